@@ -1,0 +1,195 @@
+"""The command line: `passl-sot train|eval|predict|print-config|list`, and what the scripts in tools/ call.
+
+Paddle is imported only after the arguments are read and the environment is tuned.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from passl_sot.utils.logger import get_logger
+from passl_sot.utils.tuning import tune
+
+USAGE_ERROR = 2
+
+
+class _Faults(tuple):
+    """Exception types that mean a fault of the user's input: one message, status 2, no traceback."""
+
+
+def _user_faults() -> tuple[type[BaseException], ...]:
+    from passl_sot.data.errors import DataError
+    from passl_sot.engine.checkpoint import CheckpointError
+
+    return (ValueError, FileNotFoundError, DataError, CheckpointError)
+
+
+def _parser(name: str, description: str, config: bool = True) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=name, description=description)
+    if config:
+        parser.add_argument("-c", "--config", required=True, metavar="CFG", help="YAML file or model name")
+        parser.add_argument(
+            "-o",
+            "--override",
+            nargs="+",
+            action="extend",
+            default=[],
+            metavar="KEY=VALUE",
+            help="a.b.0.c=value, value as in YAML; +a.b=value adds a key that nothing asks for",
+        )
+    parser.add_argument("--no-tune", action="store_true", help="leave Paddle's CPU settings alone")
+    return parser
+
+
+def _fail(error: BaseException) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return USAGE_ERROR
+
+
+def train(argv: list[str] | None = None) -> int:
+    """`tools/train.py`: trains, resumes, or checks a run."""
+    parser = _parser("train", "Train from a YAML config, on one device or under paddle.distributed.launch.")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--resume", metavar="auto|PATH", help="go on with a run exactly where it stopped")
+    start.add_argument("--init-from", metavar="PATH", help="begin a new run from these weights")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check config, data and model, estimate, and stop"
+    )
+    parser.add_argument("--evaluate-only", action="store_true", help="evaluate and stop")
+    parser.add_argument(
+        "--check-all-files", action="store_true", help="decode every image before the first epoch"
+    )
+    args = parser.parse_args(argv)
+    line = tune(not args.no_tune)
+    from passl_sot.utils.config import ConfigError
+    from passl_sot.zoo import find_config
+
+    try:
+        path = find_config(args.config)
+        from passl_sot.engine.experiment import load_config
+
+        cfg = load_config(path, args.override)
+    except (ConfigError, ValueError) as error:
+        return _fail(error)
+    from passl_sot.engine.runs import check_run, train_run
+
+    try:
+        if args.dry_run:
+            check_run(cfg, check_all_files=args.check_all_files)
+        else:
+            train_run(cfg, path, args, note=line)
+    except _user_faults() as error:
+        return _fail(error)
+    return 0
+
+
+def evaluate(argv: list[str] | None = None) -> int:
+    """`tools/eval.py`: accuracy, per-class scores and confusion matrix of a checkpoint."""
+    parser = _parser("eval", "Evaluate weights on the validation split of a config.")
+    parser.add_argument(
+        "--weights", required=True, metavar="W", help="a checkpoint, .safetensors or .pdparams"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="metrics.json to write; tables and pictures go beside it"
+    )
+    args = parser.parse_args(argv)
+    line = tune(not args.no_tune)
+    from passl_sot.zoo import find_config
+
+    try:
+        path = find_config(args.config)
+        from passl_sot.engine.experiment import load_config
+        from passl_sot.engine.runs import evaluate_run
+
+        cfg = load_config(path, args.override)
+        get_logger().info(line)
+        evaluate_run(cfg, args.weights, Path(args.out) if args.out else None)
+    except _user_faults() as error:
+        return _fail(error)
+    return 0
+
+
+def predict(argv: list[str] | None = None) -> int:
+    """`tools/predict.py`: class names and probabilities of files, folders, patterns or lists."""
+    parser = _parser("predict", "Predict images with a checkpoint.", config=False)
+    parser.add_argument("--weights", required=True, metavar="W", help="a checkpoint that training wrote")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="image, folder, pattern, or .txt list of images"
+    )
+    parser.add_argument("--out", nargs="+", default=[], metavar="FILE", help=".csv and/or .json to write")
+    parser.add_argument("--top-k", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--use", choices=("raw", "ema"), help="which weights; default: what chose the best")
+    args = parser.parse_args(argv)
+    tune(not args.no_tune)
+    from passl_sot.engine.predict import Predictor, collect_images, write_predictions
+
+    try:
+        files = collect_images(args.paths)
+        outputs = [Path(name) for name in args.out]
+        wrong = [str(p) for p in outputs if p.suffix not in (".csv", ".json")]
+        if wrong:
+            raise ValueError(f"can't tell the format of {', '.join(wrong)}: name it .csv or .json")
+        predictor = Predictor(args.weights, prefer=args.use, batch_size=args.batch_size, top_k=args.top_k)
+        results = list(predictor.predict(files, progress=True))
+        for output in outputs:
+            write_predictions(results, output)
+    except _user_faults() as error:
+        return _fail(error)
+    for result in results[:20]:
+        shown = f"{result.names[0]}  {100 * result.probabilities[0]:.2f} %" if result.names else "unreadable"
+        print(f"{result.path}  {shown}")
+    if len(results) > 20:
+        print(f"... and {len(results) - 20} more")
+    unreadable = [r for r in results if r.error]
+    for result in unreadable:
+        print(f"unreadable: {result.error}", file=sys.stderr)
+    if unreadable:
+        print(f"{len(unreadable)} of {len(results)} images could not be read", file=sys.stderr)
+    return 1 if len(unreadable) == len(results) else 0
+
+
+def print_config(argv: list[str] | None = None) -> int:
+    """`tools/print_config.py`: the resolved config, with the origin of every value, or a difference."""
+    parser = _parser("print-config", "Show a resolved config and where each value comes from.")
+    parser.add_argument("--diff", metavar="OTHER", help="show how OTHER (a file or name) differs from CFG")
+    args = parser.parse_args(argv)
+    from passl_sot.utils.config import diff, format_tree, get_config
+    from passl_sot.zoo import find_config
+
+    try:
+        cfg = get_config(find_config(args.config), args.override)
+        if args.diff:
+            print(diff(cfg, get_config(find_config(args.diff))))
+        else:
+            print(format_tree(cfg))
+    except ValueError as error:
+        return _fail(error)
+    return 0
+
+
+def list_command(argv: list[str] | None = None) -> int:
+    """`passl-sot list [PATTERN]`: the models that `create_model` knows."""
+    from passl_sot.zoo import list_models
+
+    parser = argparse.ArgumentParser(prog="list", description="List models by name.")
+    parser.add_argument("pattern", nargs="?", default="*")
+    print("\n".join(list_models(parser.parse_args(argv).pattern)))
+    return 0
+
+
+COMMANDS = {
+    "train": train,
+    "eval": evaluate,
+    "predict": predict,
+    "print-config": print_config,
+    "list": list_command,
+}
+
+
+def main() -> int:
+    """The console command `passl-sot`."""
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        print(f"usage: passl-sot {{{','.join(COMMANDS)}}} ...   (each has --help)", file=sys.stderr)
+        return USAGE_ERROR
+    return COMMANDS[sys.argv[1]](sys.argv[2:])

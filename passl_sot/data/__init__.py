@@ -1,0 +1,123 @@
+"""From files on disk to batches: datasets, transforms, samplers, the loader, and checks before a run.
+
+Importing this package doesn't import paddle; `build_dataloader` does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from passl_sot.data.datasets import DATASETS, ImageFolder, LabelledImages, ListFile
+from passl_sot.data.decode import decode, resize
+from passl_sot.data.errors import DataError, ImageError
+from passl_sot.data.preflight import check_data
+from passl_sot.data.sampler import EvalBatchSampler, ShardedBatchSampler
+from passl_sot.data.sections import LoaderSection, SamplerSection, SplitSection
+from passl_sot.data.transforms import TRANSFORMS, build_transforms
+
+if TYPE_CHECKING:
+    from passl_sot.data.loader import ImageLoader
+
+__all__ = [
+    "DATASETS",
+    "TRANSFORMS",
+    "DataError",
+    "EvalBatchSampler",
+    "ImageError",
+    "ImageFolder",
+    "LabelledImages",
+    "ListFile",
+    "LoaderSection",
+    "SamplerSection",
+    "ShardedBatchSampler",
+    "SplitSection",
+    "build_dataloader",
+    "build_dataset",
+    "build_transforms",
+    "check_data",
+    "decode",
+    "resize",
+]
+
+
+def build_dataset(cfg: Mapping[str, Any], *, class_names: Sequence[str] | None = None) -> LabelledImages:
+    """Builds the dataset that a `dataset:` section describes. Doesn't import paddle.
+
+    Args:
+        cfg: The section.
+        class_names: Names of all classes in label order, such as a checkpoint's; by default the data's own.
+
+    Raises:
+        ConfigError: The section is wrong.
+        DataError: The data aren't there, aren't laid out as they should be, or hold an unknown class.
+    """
+    dataset = DATASETS.build(cfg)
+    if class_names is not None:
+        dataset.use_class_names(class_names)
+    return dataset
+
+
+def build_dataloader(
+    cfg: Mapping[str, Any],
+    *,
+    mode: Literal["train", "val"],
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    class_names: Sequence[str] | None = None,
+    dataset: LabelledImages | None = None,
+) -> ImageLoader:
+    """Builds the loader that `dataloader.train` or `dataloader.val` of a config describes.
+
+    Args:
+        cfg: Mapping with `loader`, `sampler` and `dataset` (see `SplitSection`).
+        mode: "train": shuffled, equal batches, unreadable files replaced. "val": every image once over all
+            processes, the first unreadable file stops the run.
+        seed: Seed of order and augmentation; the same in all processes.
+        rank: Number of this process.
+        world_size: Number of processes.
+        class_names: As for `build_dataset`.
+        dataset: The dataset of `cfg`, where it is already built.
+
+    Returns:
+        The loader: `len()` batches, iterable once per epoch, with `dataset`, `sampler`, `class_names`,
+        `bad_files`, `wait_seconds`.
+
+    Raises:
+        ConfigError: The section is wrong.
+        DataError: As for `build_dataset`; or there are fewer images than a batch needs.
+    """
+    from passl_sot.data.loader import ImageLoader
+    from passl_sot.utils.schema import make_section
+
+    if mode not in ("train", "val"):
+        raise ValueError(f'mode is {mode!r}; it must be "train" or "val"')
+    section = make_section(SplitSection, cfg)
+    if dataset is None:
+        dataset = build_dataset(section.dataset, class_names=class_names)
+    elif class_names is not None:
+        dataset.use_class_names(class_names)
+    dataset.seed = seed
+    sampler: ShardedBatchSampler | EvalBatchSampler
+    options = {"num_samples": len(dataset), "batch_size": section.sampler.batch_size}
+    if mode == "train":
+        sampler = ShardedBatchSampler(
+            **options,
+            shuffle=section.sampler.shuffle is not False,
+            drop_last=section.sampler.drop_last is not False,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
+    else:
+        for key in ("shuffle", "drop_last"):
+            if getattr(section.sampler, key):
+                raise DataError(
+                    f"dataloader.val.sampler.{key} is true; evaluation reads every image exactly once, in "
+                    f"order: write {key}: false, or leave it out / 验证集的 {key} 应为 false"
+                )
+        sampler = EvalBatchSampler(**options, rank=rank, world_size=world_size)
+    local = int(os.environ.get("PADDLE_LOCAL_SIZE", world_size))
+    return ImageLoader(dataset, sampler, section.loader, training=mode == "train", world_size=local)

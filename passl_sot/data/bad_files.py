@@ -1,0 +1,150 @@
+"""Files that can't be read: replaced and counted in training, the end of the run in evaluation.
+
+Workers can't raise: of an error in a worker process Paddle's main process only learns that a queue was
+killed. So errors travel with the batch as text and are raised, or counted, in the main process.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from typing import Any
+
+import numpy as np
+
+from passl_sot.data.datasets import LabelledImages
+from passl_sot.data.errors import DataError, ImageError
+
+_LOGGER = logging.getLogger("passl_sot.data")
+# So many unreadable files on end are no accident of single files, but a missing disk or a wrong list.
+_TRIES = 100
+_SHOWN = 10
+
+
+class GuardedReader:
+    """The dataset as the loader's workers see it: `reader[(epoch, index)]` never raises.
+
+    Args:
+        dataset: The dataset.
+        replace: Take the next readable image in place of one that can't be read (training). Otherwise the
+            first one ends the run (evaluation).
+    """
+
+    def __init__(self, dataset: LabelledImages, *, replace: bool):
+        self.dataset = dataset
+        self.replace = replace
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        """A sample of the dataset with `bad`, a list of [index, reason] of the files that were passed over.
+
+        Where there is no sample, `error` says why: [path, reason], or ["", text] for anything unforeseen.
+        """
+        epoch, asked = key
+        bad: list[list[Any]] = []
+        for step in range(min(_TRIES, len(self)) if self.replace else 1):
+            index = (asked + step) % len(self)
+            try:
+                return {**self.dataset[(epoch, index)], "bad": bad}
+            except ImageError as error:
+                bad.append([index, error.reason])
+                if not self.replace:
+                    return {"bad": bad, "error": [error.path, error.reason]}
+            except Exception:
+                # Whatever it is, the user needs the file's name and the traceback of the worker.
+                where = f"while reading image {index} ({self.dataset.path(index)}):"
+                return {"bad": bad, "error": ["", f"{where}\n{traceback.format_exc()}"]}
+        return {"bad": bad, "error": ["", f"{len(bad)} images in a row can't be read / 连续多张图像无法读取"]}
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Joins samples of a `GuardedReader` into a batch of arrays.
+
+    Returns:
+        `image` float32 [B, 3, H, W], `label` and `index` int64 [B], `bad` (list of [index, reason]); after an
+        error one-element arrays and `error`.
+    """
+    bad = [entry for sample in samples for entry in sample["bad"]]
+    error = next((sample["error"] for sample in samples if "error" in sample), None)
+    if error is None:
+        shapes = {sample["image"].shape: sample["index"] for sample in samples}
+        if len(shapes) > 1:
+            listed = ", ".join(f"{list(shape)} (image {index})" for shape, index in shapes.items())
+            error = [
+                "",
+                f"the images of a batch differ in size after the transforms: {listed}. End the transforms "
+                "with CenterCrop, RandomResizedCrop or Resize with size: [height, width] before Normalize",
+            ]
+    if error is not None:
+        # Paddle's queue wants at least one array.
+        return {"image": np.zeros(1, np.float32), "bad": bad, "error": error}
+    return {
+        "image": np.stack([sample["image"] for sample in samples]),
+        "label": np.array([sample["label"] for sample in samples], np.int64),
+        "index": np.array([sample["index"] for sample in samples], np.int64),
+        "bad": bad,
+    }
+
+
+class BadFiles:
+    """The unreadable files of a run: each is named once, and too many end the run.
+
+    Args:
+        dataset: The dataset they belong to.
+        max_bad: Count or share (see `LoaderSection`).
+
+    Attributes:
+        limit: How many files may be bad.
+        reasons: Path and reason of those found so far, in the order they were met.
+    """
+
+    def __init__(self, dataset: LabelledImages, max_bad: int | float | None):
+        self._dataset = dataset
+        self.limit = bad_file_limit(len(dataset), max_bad)
+        self.reasons: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+    def add(self, entries: list[list[Any]]) -> None:
+        """Notes [index, reason] entries of a batch.
+
+        Raises:
+            DataError: More files than the limit are bad; it lists the first ten.
+        """
+        for index, reason in entries:
+            path = self._dataset.path(index)
+            if path in self.reasons:
+                continue
+            self.reasons[path] = reason
+            _LOGGER.warning(
+                "unreadable image %d (at most %d may be skipped), another one takes its place: %s: %s",
+                len(self.reasons),
+                self.limit,
+                path,
+                reason,
+            )
+        if len(self.reasons) > self.limit:
+            shown = [f"{path}: {reason}" for path, reason in list(self.reasons.items())[:_SHOWN]]
+            raise DataError(
+                [
+                    f"{len(self.reasons)} unreadable images, more than the {self.limit} that may be skipped "
+                    "(dataloader.train.loader.max_bad) / 无法读取的图像过多",
+                    *shown,
+                ]
+            )
+
+
+def bad_file_limit(num_samples: int, max_bad: int | float | None) -> int:
+    """How many files may be bad among `num_samples`.
+
+    Raises:
+        ValueError: `max_bad` is below 0, or a fraction of 1 or more.
+    """
+    if max_bad is None:
+        return max(10, num_samples // 100)
+    if max_bad < 0 or (isinstance(max_bad, float) and max_bad >= 1):
+        raise ValueError(f"loader.max_bad is {max_bad}; it must be a count (int) or a share below 1 (float)")
+    return max_bad if isinstance(max_bad, int) else int(num_samples * max_bad)

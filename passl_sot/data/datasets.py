@@ -1,0 +1,206 @@
+"""Labelled images on disk: ImageNet-layout folders and list files.
+
+A dataset is read as `dataset[index]` or `dataset[(epoch, index)]`. The second form is what the samplers
+give; random augmentation depends on (seed, epoch, index) alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+
+from passl_sot.data.decode import decode
+from passl_sot.data.errors import DataError
+from passl_sot.data.folders import EXTENSIONS, scan_folder
+from passl_sot.data.list_files import read_class_names, read_list
+from passl_sot.data.strings import StringTable
+from passl_sot.data.transforms import TRANSFORMS, build_transforms
+from passl_sot.utils.registry import Registry
+
+DATASETS = Registry("dataset", "passl_sot.data.datasets")
+
+
+class LabelledImages:
+    """What all datasets of labelled image files share.
+
+    Attributes:
+        labels: int64 [N].
+        class_names: Name of each label.
+        found_classes: Names of the classes that the data themselves hold; differs from `class_names` after
+            `use_class_names`.
+        transforms: The `Compose` that each image passes through.
+        seed: Seed of the random augmentation; set by `build_dataloader`.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        paths: StringTable,
+        labels: np.ndarray,
+        class_names: Sequence[str],
+        transforms: Sequence[dict[str, Any]],
+        apply_exif: bool,
+    ):
+        self.root = root
+        self.paths = paths
+        self.labels = np.asarray(labels, np.int64)
+        self.class_names = list(class_names)
+        self.found_classes = list(class_names)
+        self.transforms = build_transforms(transforms)
+        if not self.transforms.normalizes:
+            raise ValueError(
+                "dataset.transforms must end with {name: Normalize}, which makes the model's float input"
+            )
+        self.apply_exif = apply_exif
+        self.seed = 0
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, index: int) -> str:
+        """The file of one image."""
+        return os.path.join(self.root, self.paths[index])
+
+    def read(self, index: int) -> np.ndarray:
+        """One image before any transform, uint8 [H, W, 3].
+
+        Raises:
+            ImageError: The file can't be read.
+        """
+        return decode(self.path(index), apply_exif=self.apply_exif)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """One sample.
+
+        Args:
+            key: Index, or (epoch, index).
+
+        Returns:
+            `image` (float32 [3, H, W]), `label` and `index`.
+
+        Raises:
+            ImageError: The file can't be read.
+        """
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        size = len(self)
+        if not -size <= index < size:
+            raise IndexError(f"image {index} of {size}")
+        index = int(index) % size
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, int(epoch), index])))
+        image = self.transforms(self.read(index), rng)
+        return {"image": image, "label": int(self.labels[index]), "index": index}
+
+    def class_counts(self) -> np.ndarray:
+        """Images per class, int64 [C]; labels out of range aren't counted."""
+        valid = self.labels[(self.labels >= 0) & (self.labels < len(self.class_names))]
+        return np.bincount(valid, minlength=len(self.class_names))
+
+    def use_class_names(self, class_names: Sequence[str]) -> None:
+        """Numbers the classes as another list does, such as that of a checkpoint.
+
+        Args:
+            class_names: All names in label order; may hold more classes than these data.
+
+        Raises:
+            DataError: These data hold a class that the list doesn't.
+        """
+        number = {name: label for label, name in enumerate(class_names)}
+        strangers = [name for name in self.found_classes if name not in number]
+        if strangers:
+            faults = [
+                f"{self.root} holds class '{name}', which {nearest(name, class_names)}" for name in strangers
+            ]
+            raise DataError(faults)
+        table = np.array([number[name] for name in self.class_names], np.int64)
+        known = (self.labels >= 0) & (self.labels < len(table))
+        self.labels = np.where(known, table[np.where(known, self.labels, 0)], self.labels)
+        self.class_names = list(class_names)
+
+
+@DATASETS.register()
+class ImageFolder(LabelledImages):
+    """A folder with one folder of images per class, as ImageNet has it: `dataroot/<class>/**/*.jpg`.
+
+    Classes are numbered in natural order of their folders' names (0, 1, 2, 10). Folders inside a class folder
+    belong to it, links to folders are followed; hidden files and files with other endings are left out and
+    counted in `ignored_files`.
+
+    Args:
+        dataroot: The folder that holds the class folders, such as `data/imagenet/train`.
+        transforms: List of transforms, `Normalize` last.
+        apply_exif: Turn photographs upright by their EXIF orientation.
+        extensions: Endings of image files, in any case.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataroot: str,
+        transforms: Annotated[list, TRANSFORMS],
+        apply_exif: bool = True,
+        extensions: tuple[str, ...] = EXTENSIONS,
+    ):
+        root = os.path.expanduser(dataroot)
+        scan = scan_folder(root, extensions)
+        self.ignored_files = scan.ignored_files
+        super().__init__(
+            root=root,
+            paths=StringTable(scan.paths),
+            labels=np.array(scan.labels, np.int64),
+            class_names=scan.class_names,
+            transforms=transforms,
+            apply_exif=apply_exif,
+        )
+
+
+@DATASETS.register()
+class ListFile(LabelledImages):
+    """Images and labels from a text file with a line `path<tab or space>label` per image.
+
+    UTF-8 with or without byte-order mark, any line ends; paths may hold spaces and are relative to
+    `dataroot` unless absolute; empty lines and lines that begin with `#` are skipped.
+
+    Args:
+        dataroot: Folder that paths start from.
+        list_file: The list.
+        transforms: List of transforms, `Normalize` last.
+        class_names: File with the name of each class: one per line in label order, or `label name` lines.
+            Without it classes are named "0", "1", ... up to the largest label.
+        apply_exif: Turn photographs upright by their EXIF orientation.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataroot: str,
+        list_file: str,
+        transforms: Annotated[list, TRANSFORMS],
+        class_names: str | None = None,
+        apply_exif: bool = True,
+    ):
+        paths, labels = read_list(os.path.expanduser(list_file))
+        if class_names is None:
+            names = [str(label) for label in range(max(labels) + 1)]
+        else:
+            names = read_class_names(os.path.expanduser(class_names))
+        self.list_file = list_file
+        super().__init__(
+            root=os.path.expanduser(dataroot),
+            paths=StringTable(paths),
+            labels=np.array(labels, np.int64),
+            class_names=names,
+            transforms=transforms,
+            apply_exif=apply_exif,
+        )
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Words for an error about an unknown class name: "is not among the 10 known classes (nearest: ...)"."""
+    text = f"is not among the {len(names)} known classes"
+    close = difflib.get_close_matches(name, list(names)[:5000], n=2)
+    return text + (f" (nearest: {', '.join(repr(c) for c in close)})" if close else "")

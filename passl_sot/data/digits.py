@@ -1,0 +1,123 @@
+"""The handwritten digits of scikit-learn as image files: a small real dataset that needs no download."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+
+import numpy as np
+from PIL import Image
+
+from passl_sot.data.errors import DataError
+
+_NOTE = """Optical recognition of handwritten digits
+
+1,797 images of 8x8 pixels, 10 classes, written as PNG files from scikit-learn's
+`sklearn.datasets.load_digits`. In scikit-learn's words, "a copy of the test set of the UCI ML hand-written
+digits datasets", https://archive.ics.uci.edu/ml/datasets/Optical+Recognition+of+Handwritten+Digits
+Creator: E. Alpaydin, July 1998. scikit-learn is distributed under the BSD 3-Clause licence; its description
+of the data states no further terms.
+
+Values 0 to 16 are scaled to 0 to 255. In each class a fifth of the images, drawn with seed {seed}, is in val,
+the rest in train. The number in a file's name is the image's place in scikit-learn's array.
+"""
+
+
+def write_digits(root: str, seed: int = 0) -> int:
+    """Writes the digits as an ImageNet-layout folder: `root/{train,val}/{0..9}/digit_0001.png`.
+
+    A second call checks every file and writes only what is missing or damaged.
+
+    Args:
+        root: The folder; made where it doesn't exist.
+        seed: Chooses which fifth of each class is in val.
+
+    Returns:
+        How many files were written; 0 where all were there.
+
+    Raises:
+        DataError: scikit-learn isn't installed, or `root` holds files that aren't these.
+    """
+    images = _expected(seed)
+    root = os.path.abspath(os.path.expanduser(root))
+    if not os.path.exists(root):
+        # All or nothing: whoever finds the folder finds it whole.
+        parent = os.path.dirname(root)
+        os.makedirs(parent, exist_ok=True)
+        temporary = tempfile.mkdtemp(prefix=".digits-", dir=parent)
+        try:
+            _fill(temporary, images, seed)
+            os.chmod(temporary, 0o755)
+            os.rename(temporary, root)
+            return len(images)
+        except OSError:
+            if not os.path.isdir(root):
+                raise
+            # Another process was first; what it wrote is checked below.
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    _refuse_strangers(root, images)
+    return _fill(root, images, seed)
+
+
+def _expected(seed: int) -> dict[str, np.ndarray]:
+    """Pixels (uint8 [8, 8]) of each file by its path relative to the root."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DataError(
+            "the digits come with scikit-learn, which isn't installed: `pip install scikit-learn` "
+            "/ 缺少 scikit-learn，请先 pip install scikit-learn"
+        ) from error
+    digits = load_digits()
+    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    generator = np.random.Generator(np.random.PCG64(seed))
+    files = {}
+    for label in range(10):
+        members = np.flatnonzero(digits.target == label)
+        in_val = set(generator.permutation(members)[: round(len(members) / 5)].tolist())
+        for index in members.tolist():
+            split = "val" if index in in_val else "train"
+            files[f"{split}/{label}/digit_{index:04d}.png"] = pixels[index]
+    return files
+
+
+def _refuse_strangers(root: str, images: dict[str, np.ndarray]) -> None:
+    for split in ("train", "val"):
+        for folder, _, names in os.walk(os.path.join(root, split)):
+            for name in names:
+                path = os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
+                if path not in images and not name.startswith("."):
+                    raise DataError(
+                        f"{root} holds {path}, which isn't of the digits with this seed; choose another "
+                        "folder, or remove this one / 目标目录中有其他文件，请换一个目录"
+                    )
+
+
+def _fill(root: str, images: dict[str, np.ndarray], seed: int) -> int:
+    """Writes the files that are missing or differ; returns how many."""
+    written = 0
+    for path, pixels in images.items():
+        target = os.path.join(root, path)
+        if _holds(target, pixels):
+            continue
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        # Hidden until it is whole, so that an interrupted call leaves nothing that counts as an image.
+        partial = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.{os.getpid()}")
+        Image.fromarray(pixels).save(partial, format="PNG")
+        os.replace(partial, target)
+        written += 1
+    note = os.path.join(root, "README.txt")
+    if not os.path.exists(note):
+        with open(note, "w", encoding="utf-8") as file:
+            file.write(_NOTE.format(seed=seed))
+    return written
+
+
+def _holds(path: str, pixels: np.ndarray) -> bool:
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return np.array_equal(np.asarray(image), pixels)
+    except (OSError, SyntaxError, ValueError):
+        return False

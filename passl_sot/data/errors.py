@@ -1,0 +1,45 @@
+"""The two errors of the data layer. Both name what is wrong and where, in words meant for the user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class DataError(ValueError):
+    """The data on disk don't fit what the run asks of them.
+
+    Args:
+        faults: One message, or one per fault found; all are shown.
+
+    Attributes:
+        faults: The messages as a list.
+    """
+
+    def __init__(self, faults: str | Sequence[str]):
+        self.faults = [faults] if isinstance(faults, str) else list(faults)
+        super().__init__(self.faults)
+
+    def __str__(self) -> str:
+        if len(self.faults) == 1:
+            return self.faults[0]
+        lines = [f"{len(self.faults)} faults in the data:"]
+        lines += [f"  {number}. {fault}" for number, fault in enumerate(self.faults, 1)]
+        return "\n".join(lines)
+
+
+class ImageError(DataError):
+    """One file can't be read as an image.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong with it, in words.
+    """
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self):
+        # The default would call ImageError(faults) with one argument.
+        return ImageError, (self.path, self.reason)

@@ -1,0 +1,227 @@
+"""Checks of the data before a run: all faults at once, each with what to do about it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import numpy as np
+
+from passl_sot.data.bad_files import bad_file_limit
+from passl_sot.data.datasets import ImageFolder, LabelledImages, ListFile, nearest
+from passl_sot.data.errors import DataError, ImageError
+
+_LOGGER = logging.getLogger("passl_sot.data")
+_SHOWN = 10
+
+
+def check_data(
+    train: LabelledImages | None,
+    val: LabelledImages | None,
+    num_classes: int | None,
+    *,
+    sample: int | Literal["all"] = 64,
+    progress: bool = False,
+    max_bad: int | float | None = None,
+) -> list[str]:
+    """Checks the datasets of a run against each other and against the model.
+
+    Class sets and their order agree, no class is empty, labels are 0 to C-1, the model has as many classes,
+    files decode. Pass datasets as they were built, without another list of class names.
+
+    Args:
+        train: Training set, or None.
+        val: Validation set, or None.
+        num_classes: Classes of the model's head; None leaves that check out.
+        sample: How many files of each set are decoded, spread evenly; "all" decodes every one.
+        progress: Draw progress bars while decoding.
+        max_bad: The `loader.max_bad` of training; so many unreadable training files are only warned of.
+
+    Returns:
+        Warnings, which have been logged too.
+
+    Raises:
+        DataError: There are faults; it lists them all.
+    """
+    faults: list[str] = []
+    warnings: list[str] = []
+    if train is not None and val is not None:
+        faults += _class_sets(train, val)
+        warnings += _shared_files(train, val)
+    for name, dataset in _named(train, val):
+        faults += _labels(name, dataset)
+        if _from_one(dataset):
+            # A small validation list may lack class 0 while the training list has it.
+            sure = name == "train" or train is None or _from_one(train)
+            (faults if sure else warnings).append(_from_one_line(name, dataset))
+        if name == "train" or train is None:
+            faults += _model_classes(dataset, num_classes)
+        empty = _empty_classes(name, dataset)
+        # A list file of a val split may leave classes out on purpose; training without images can't be meant.
+        (faults if name == "train" or isinstance(dataset, ImageFolder) else warnings).extend(empty)
+    for name, dataset in _named(train, val):
+        limit = bad_file_limit(len(dataset), max_bad) if name == "train" else 0
+        bad, looked = _unreadable(name, dataset, sample, progress)
+        (faults if len(bad) > limit else warnings).extend(
+            _bad_file_lines(name, bad, looked, len(dataset), limit)
+        )
+    for warning in warnings:
+        _LOGGER.warning("%s", warning)
+    if faults:
+        raise DataError(faults)
+    return warnings
+
+
+def _named(train: LabelledImages | None, val: LabelledImages | None) -> Iterator[tuple[str, LabelledImages]]:
+    if train is not None:
+        yield "train", train
+    if val is not None:
+        yield "val", val
+
+
+def _class_sets(train: LabelledImages, val: LabelledImages) -> list[str]:
+    faults = []
+    for name, names, other, other_names in (
+        ("val", val.found_classes, "train", train.found_classes),
+        ("train", train.found_classes, "val", val.found_classes),
+    ):
+        root = (val if name == "val" else train).root
+        known = set(other_names)
+        strangers = [entry for entry in names if entry not in known]
+        for entry in strangers[:_SHOWN]:
+            hint = nearest(entry, other_names).partition(" (")[2]
+            faults.append(
+                f"class '{entry}' is in {name} ({root}) but not in {other}{' (' + hint if hint else ''} "
+                "/ 训练集与验证集类别不一致"
+            )
+        if len(strangers) > _SHOWN:
+            faults.append(f"and {len(strangers) - _SHOWN} more classes that only {name} has")
+    if not faults and train.found_classes != val.found_classes:
+        place = next(
+            i
+            for i, pair in enumerate(zip(train.found_classes, val.found_classes, strict=True))
+            if pair[0] != pair[1]
+        )
+        faults.append(
+            f"train and val number their classes differently: label {place} is "
+            f"'{train.found_classes[place]}' in train and '{val.found_classes[place]}' in val; give both the "
+            "same class_names file / 训练集与验证集类别顺序不一致"
+        )
+    return faults
+
+
+def _labels(name: str, dataset: LabelledImages) -> list[str]:
+    labels = dataset.labels
+    count = len(dataset.class_names)
+    wrong = np.flatnonzero((labels < 0) | (labels >= count))
+    if not len(wrong):
+        return []
+    first = int(wrong[0])
+    hint = ""
+    if labels.min() == 1 and labels.max() == count:
+        hint = "; labels seem to count from 1: subtract 1 from each"
+    return [
+        f"{name}: {len(wrong)} labels are not in 0 to {count - 1} ({count} classes), the first is "
+        f"{int(labels[first])} of {dataset.path(first)}{hint} / 标签超出范围，应从 0 开始"
+    ]
+
+
+def _from_one(dataset: LabelledImages) -> bool:
+    """Whether all labels are valid and a list file has no label 0."""
+    labels = dataset.labels
+    return isinstance(dataset, ListFile) and labels.min() == 1 and labels.max() < len(dataset.class_names)
+
+
+def _from_one_line(name: str, dataset: LabelledImages) -> str:
+    return (
+        f"{name}: no image has label 0, so labels seem to count from 1 (up to {int(dataset.labels.max())}): "
+        f"subtract 1 from each in {dataset.list_file} / 标签似乎从 1 开始，应从 0 开始"
+    )
+
+
+def _model_classes(dataset: LabelledImages, num_classes: int | None) -> list[str]:
+    count = len(dataset.class_names)
+    if num_classes is None or num_classes == count:
+        return []
+    return [
+        f"the model's head has {num_classes} classes, the data ({dataset.root}) have {count}: write "
+        f"model.head.num_classes={count} / 模型类别数与数据不符，请设 model.head.num_classes={count}"
+    ]
+
+
+def _empty_classes(name: str, dataset: LabelledImages) -> list[str]:
+    empty = [dataset.class_names[i] for i in np.flatnonzero(dataset.class_counts() == 0)]
+    # Where labels count from 1, class 0 is empty; that is said already.
+    if not empty or (_from_one(dataset) and empty == dataset.class_names[:1]):
+        return []
+    if isinstance(dataset, ImageFolder):
+        shown = ", ".join(os.path.join(dataset.root, entry) for entry in empty[:_SHOWN])
+        what = f"{len(empty)} class folders hold no images: {shown}"
+    else:
+        what = f"{len(empty)} classes have no images: {', '.join(empty[:_SHOWN])}"
+    more = f" and {len(empty) - _SHOWN} more" if len(empty) > _SHOWN else ""
+    return [f"{name}: {what}{more} / 有类别没有图像"]
+
+
+def _shared_files(train: LabelledImages, val: LabelledImages) -> list[str]:
+    """Files that are in both sets: of those with equal names, the ones whose real paths are equal."""
+    by_name: dict[str, list[str]] = {}
+    for i in range(len(val)):
+        path = val.path(i)
+        by_name.setdefault(os.path.basename(path), []).append(path)
+    shared = []
+    for i in range(len(train)):
+        path = train.path(i)
+        others = by_name.get(os.path.basename(path))
+        if others and os.path.realpath(path) in map(os.path.realpath, others):
+            shared.append(path)
+    if not shared:
+        return []
+    return [
+        f"{len(shared)} files are in train and in val, such as {shared[0]}: validation accuracy will be too "
+        "good / 训练集与验证集有相同的文件"
+    ]
+
+
+def _unreadable(
+    name: str, dataset: LabelledImages, sample: int | Literal["all"], progress: bool
+) -> tuple[list[ImageError], int]:
+    """The unreadable files among those looked at, and how many were looked at."""
+    count = len(dataset) if sample == "all" else min(int(sample), len(dataset))
+    indices: Sequence[int] = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64).tolist()
+
+    def look(index: int) -> ImageError | None:
+        try:
+            dataset.read(index)
+        except ImageError as error:
+            return error
+        return None
+
+    threads = min(
+        8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    # Pillow gives way to other threads while it decodes.
+    with ThreadPoolExecutor(threads) as pool:
+        results = pool.map(look, indices)
+        if progress:
+            from tqdm import tqdm
+
+            results = tqdm(results, total=count, desc=f"checking {name} images", unit="img", leave=False)
+        return [error for error in results if error is not None], count
+
+
+def _bad_file_lines(name: str, bad: list[ImageError], looked: int, total: int, limit: int) -> list[str]:
+    if not bad:
+        return []
+    lines = [f"{name}: unreadable image {error} / 图像无法读取" for error in bad[:_SHOWN]]
+    if len(bad) > _SHOWN:
+        lines.append(f"{name}: and {len(bad) - _SHOWN} more unreadable images")
+    if name == "train" and len(bad) > limit:
+        lines.append(
+            f"train: {len(bad)} of {looked} images looked at ({total} in all) are unreadable, more than the "
+            f"{limit} that may be skipped (dataloader.train.loader.max_bad) / 无法读取的图像过多"
+        )
+    return lines

@@ -1,0 +1,180 @@
+"""Which image is read when, and by which process.
+
+Samplers yield batches of (epoch, index) pairs. Order is a function of (seed, epoch) alone, so every process
+knows it, and a run can go on in the middle of an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from passl_sot.data.errors import DataError
+
+Batch = list[tuple[int, int]]
+
+
+class ShardedBatchSampler:
+    """Training batches: W processes with batch B together see one process's batch of B·W.
+
+    Global batch t is `order[t·B·W : (t+1)·B·W]`, and process r takes images `r·B` to `(r+1)·B` of it.
+
+    Args:
+        num_samples: Images in the dataset.
+        batch_size: Images per process and batch (B).
+        shuffle: Draw a new order for each epoch.
+        drop_last: Leave out the images that don't fill a global batch (a different few in each epoch).
+            Otherwise the last batch is filled up from the epoch's beginning, so that all batches and all
+            processes stay equal.
+        seed: Seed of the order.
+        rank: Number of this process.
+        world_size: Number of processes (W).
+
+    Attributes:
+        epoch: The current epoch.
+        consumed: Batches of this epoch that have been used so far. The loader counts them when it hands them
+            out: the iterator itself runs ahead, as batches are prepared in advance.
+
+    Raises:
+        DataError: `drop_last` and fewer images than one global batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_samples: int,
+        batch_size: int,
+        shuffle: bool,
+        drop_last: bool,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        _check_counts(num_samples, batch_size, rank, world_size)
+        global_batch = batch_size * world_size
+        if drop_last and num_samples < global_batch:
+            raise DataError(
+                f"the training set has {num_samples} images, fewer than one batch of "
+                f"{global_batch} (batch_size {batch_size} x {world_size} processes), and drop_last leaves out "
+                f"incomplete ones. Set dataloader.train.sampler.batch_size to {max(1, num_samples // world_size)} "
+                "or less, or drop_last: false / 训练图像数少于一个批次，请减小 batch_size 或设 drop_last: false"
+            )
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.consumed = 0
+        self._resumed = False
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch, the same for every process."""
+        global_batch = self.batch_size * self.world_size
+        return self.num_samples // global_batch if self.drop_last else -(-self.num_samples // global_batch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """This process's batches from the epoch's beginning, or once, after `load_state_dict`, from there."""
+        if not self._resumed:
+            self.consumed = 0
+        self._resumed = False
+        return self._batches(self.epoch, self.consumed)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch; another one than the current starts from its first batch."""
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.consumed = 0
+            self._resumed = False
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Order of all images in an epoch, int64 [num_samples], the same in every process."""
+        if not self.shuffle:
+            return np.arange(self.num_samples)
+        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch])))
+        return generator.permutation(self.num_samples)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run stands; the same for every process."""
+        return {
+            "epoch": self.epoch,
+            "consumed": self.consumed,
+            "seed": self.seed,
+            "num_samples": self.num_samples,
+            "global_batch": self.batch_size * self.world_size,
+            "shuffle": self.shuffle,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where `state_dict` was taken.
+
+        Raises:
+            DataError: The state is from the middle of an epoch and its order of images was another one.
+        """
+        if state["consumed"]:
+            mine = self.state_dict()
+            changed = [
+                key for key in ("seed", "num_samples", "global_batch", "shuffle") if state[key] != mine[key]
+            ]
+            if changed:
+                listed = ", ".join(f"{key} was {state[key]} and is {mine[key]}" for key in changed)
+                raise DataError(
+                    f"can't go on in the middle of epoch {state['epoch']}, because the order of images has "
+                    f"changed: {listed}. Restore these settings, or resume from the end of an epoch"
+                )
+        self.epoch = int(state["epoch"])
+        self.consumed = int(state["consumed"])
+        self._resumed = True
+
+    def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        global_batch = self.batch_size * self.world_size
+        order = self.order(epoch)
+        # Repeats the order from its beginning as often as the last batch needs.
+        order = np.resize(order, len(self) * global_batch)
+        for t in range(first, len(self)):
+            begin = t * global_batch + self.rank * self.batch_size
+            yield [(epoch, int(index)) for index in order[begin : begin + self.batch_size]]
+
+
+class EvalBatchSampler:
+    """Evaluation batches: every image exactly once over all processes, in order, nothing added.
+
+    Process r takes the r-th of W nearly equal consecutive parts, so processes may differ by one batch or have
+    none.
+
+    Args:
+        num_samples: Images in the dataset.
+        batch_size: Largest number of images per process and batch.
+        rank: Number of this process.
+        world_size: Number of processes (W).
+    """
+
+    def __init__(self, *, num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1):
+        _check_counts(num_samples, batch_size, rank, world_size)
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.consumed = 0
+        self._begin = num_samples * rank // world_size
+        self._end = num_samples * (rank + 1) // world_size
+
+    def __len__(self) -> int:
+        """Batches of this process."""
+        return -(-(self._end - self._begin) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.consumed = 0
+        for begin in range(self._begin, self._end, self.batch_size):
+            yield [(0, index) for index in range(begin, min(begin + self.batch_size, self._end))]
+
+
+def _check_counts(num_samples: int, batch_size: int, rank: int, world_size: int) -> None:
+    if num_samples < 1:
+        raise DataError("the dataset is empty")
+    if batch_size < 1:
+        raise DataError(f"sampler.batch_size is {batch_size}; it must be 1 or more")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} of {world_size} processes")

@@ -1,0 +1,56 @@
+"""The sections of `dataloader.train` and `dataloader.val` in a config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from passl_sot.data.datasets import DATASETS
+
+
+@dataclass(kw_only=True)
+class LoaderSection:
+    """`loader:`, how images are read.
+
+    Attributes:
+        num_workers: Processes that read images, per training process; 0 reads in a thread of the main
+            process; "auto" takes what the machine's cores allow, at most 8.
+        use_shared_memory: Hand batches over through /dev/shm; turned off by itself where that is too small.
+        max_bad: How many unreadable files a training run may skip: a count (int), or a share of the set
+            (float below 1). By default 1 % of the set, but at least 10.
+    """
+
+    num_workers: int | Literal["auto"] = "auto"
+    use_shared_memory: bool = True
+    max_bad: int | float | None = None
+
+
+@dataclass(kw_only=True)
+class SamplerSection:
+    """`sampler:`, which images make a batch.
+
+    Attributes:
+        batch_size: Images per batch and process.
+        shuffle: New order in each epoch. By default true for training, false otherwise.
+        drop_last: Leave out the images of an incomplete last batch. By default true for training, false
+            otherwise. Evaluation always sees each image exactly once, so there both can't be true.
+    """
+
+    batch_size: int
+    shuffle: bool | None = None
+    drop_last: bool | None = None
+
+
+@dataclass(kw_only=True)
+class SplitSection:
+    """`dataloader.train` or `dataloader.val`.
+
+    Attributes:
+        loader: How images are read.
+        sampler: Which images make a batch.
+        dataset: Where images and labels are, and what is done to an image.
+    """
+
+    sampler: SamplerSection
+    dataset: Annotated[dict, DATASETS]
+    loader: LoaderSection = field(default_factory=LoaderSection)

@@ -1,0 +1,292 @@
+"""What is done to an image between the file and the model.
+
+A transform is called as `t(image, rng)`: `image` is uint8 [H, W, 3] RGB, `rng` a `numpy.random.Generator`
+that depends on (seed, epoch, index) alone, so results don't depend on the number of worker processes. All
+give uint8 [H, W, 3] again, but `Normalize`, the last one, gives float32 [3, H, W].
+
+Semantics are those of torchvision and timm on Pillow images, with which published accuracies were measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from passl_sot.data.decode import Interpolation, resize
+from passl_sot.utils.registry import Registry
+
+TRANSFORMS = Registry("transform", "passl_sot.data.transforms")
+
+Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+class Compose:
+    """Applies transforms in order.
+
+    Attributes:
+        transforms: The transforms.
+        output_hw: Height and width that every result has, or None where they depend on the input.
+        normalizes: Whether results are float32 [3, H, W] rather than uint8 [H, W, 3].
+    """
+
+    def __init__(self, transforms: Sequence[Transform]):
+        self.transforms = list(transforms)
+        self.normalizes = bool(self.transforms) and isinstance(self.transforms[-1], Normalize)
+        self.output_hw: tuple[int, int] | None = None
+        for transform in self.transforms:
+            if hasattr(transform, "output_hw"):
+                self.output_hw = transform.output_hw
+        for transform in self.transforms[:-1]:
+            if isinstance(transform, Normalize):
+                raise ValueError("transforms: Normalize must come last; the others work on uint8 images")
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The image after all transforms."""
+        for transform in self.transforms:
+            image = transform(image, rng)
+        return image
+
+
+def build_transforms(nodes: Sequence[dict[str, Any]]) -> Compose:
+    """Builds the transforms that a `transforms:` list of a config describes.
+
+    Args:
+        nodes: Mappings with a `name` and the arguments of that transform.
+
+    Raises:
+        ConfigError: A name or an argument is wrong.
+        ValueError: A value is out of range, or `Normalize` isn't last.
+    """
+    return Compose([TRANSFORMS.build(node) for node in nodes])
+
+
+@TRANSFORMS.register()
+class RandomResizedCrop:
+    """Cuts out a random region and resizes it (Szegedy et al., 2015), as torchvision and timm do.
+
+    Area and aspect ratio are drawn up to 10 times, the ratio log-uniformly; when none fits into the image,
+    the largest central region within the bounds of `ratio` is taken.
+
+    Args:
+        size: Side of the square result, or [height, width].
+        scale: Bounds of the region's share of the image's area.
+        ratio: Bounds of the region's width divided by its height.
+        interpolation: Filter; "random" draws bilinear or bicubic for each image.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int | list[int],
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic",
+    ):
+        self.output_hw = _height_width("RandomResizedCrop.size", size)
+        self.scale = _bounds("RandomResizedCrop.scale", scale, highest=1.0)
+        self.ratio = _bounds("RandomResizedCrop.ratio", ratio)
+        self.interpolation = interpolation
+
+    def region(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        """Draws (top, left, height, width) of the region to cut out of an image of the given size."""
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for _ in range(10):
+            area = height * width * rng.uniform(*self.scale)
+            aspect = math.exp(rng.uniform(low, high))
+            w = round(math.sqrt(area * aspect))
+            h = round(math.sqrt(area / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+        w, h = width, height
+        if width / height < self.ratio[0]:
+            h = max(1, min(height, round(width / self.ratio[0])))
+        elif width / height > self.ratio[1]:
+            w = max(1, min(width, round(height * self.ratio[1])))
+        return (height - h) // 2, (width - w) // 2, h, w
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A random region, resized: uint8 [*output_hw, 3]."""
+        top, left, h, w = self.region(image.shape[0], image.shape[1], rng)
+        interpolation: Any = self.interpolation
+        if interpolation == "random":
+            interpolation = ("bilinear", "bicubic")[int(rng.integers(2))]
+        # Sliced first rather than by `box`: pixels outside of the region take no part, as in torchvision.
+        return resize(image[top : top + h, left : left + w], self.output_hw, interpolation=interpolation)
+
+
+@TRANSFORMS.register()
+class RandomHorizontalFlip:
+    """Mirrors left and right.
+
+    Args:
+        prob: Share of images that are mirrored.
+    """
+
+    def __init__(self, *, prob: float = 0.5):
+        if not 0 <= prob <= 1:
+            raise ValueError(f"RandomHorizontalFlip.prob is {prob}; it must be between 0 and 1")
+        self.prob = prob
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The image or its mirror image, of the same shape."""
+        return image[:, ::-1] if rng.random() < self.prob else image
+
+
+@TRANSFORMS.register()
+class ColorJitter:
+    """Changes brightness, contrast, saturation and hue by random amounts in random order.
+
+    Factors are uniform in [max(0, 1 - j), 1 + j] and applied as `PIL.ImageEnhance` does.
+
+    Args:
+        brightness: Largest change j of the brightness factor; 0 leaves it alone.
+        contrast: The same of contrast.
+        saturation: The same of colour saturation.
+        hue: Largest turn of the hue to either side as a share of the colour circle, at most 0.5.
+    """
+
+    def __init__(
+        self, *, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0
+    ):
+        for name, value in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
+            if not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"ColorJitter.{name} is {value}; it must be 0 or more")
+        if not 0 <= hue <= 0.5:
+            raise ValueError(f"ColorJitter.hue is {hue}; it must be between 0 and 0.5")
+        self.strengths = (brightness, contrast, saturation)
+        self.hue = hue
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The image with other colours, of the same shape."""
+        picture = Image.fromarray(image)
+        enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+        for which in rng.permutation(4):
+            if which < 3 and self.strengths[which] > 0:
+                strength = self.strengths[which]
+                factor = rng.uniform(max(0.0, 1 - strength), 1 + strength)
+                picture = enhancers[which](picture).enhance(factor)
+            elif which == 3 and self.hue > 0:
+                picture = _turn_hue(picture, rng.uniform(-self.hue, self.hue))
+        return np.asarray(picture)
+
+
+@TRANSFORMS.register()
+class Resize:
+    """Resizes with antialiasing.
+
+    Args:
+        size: Length of the shorter side, the longer one following in proportion (rounded down, as torchvision
+            does); or [height, width] exactly.
+        crop_pct: Share of the resized side that the centre crop after it keeps: the side becomes
+            floor(size / crop_pct), so 224 at 0.875 resizes to 256. One `size` then serves both.
+        interpolation: Filter.
+    """
+
+    def __init__(
+        self, *, size: int | list[int], crop_pct: float = 1.0, interpolation: Interpolation = "bicubic"
+    ):
+        if not 0 < crop_pct <= 1:
+            raise ValueError(f"Resize.crop_pct is {crop_pct}; it must be above 0 and at most 1")
+        height, width = (math.floor(side / crop_pct) for side in _height_width("Resize.size", size))
+        self.output_hw = None if isinstance(size, int) else (height, width)
+        self.short_side = height
+        self.interpolation: Interpolation = interpolation
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The resized image."""
+        h, w = image.shape[:2]
+        if self.output_hw is not None:
+            target = self.output_hw
+        elif w <= h:
+            target = (int(self.short_side * h / w), self.short_side)
+        else:
+            target = (self.short_side, int(self.short_side * w / h))
+        return image if target == (h, w) else resize(image, target, interpolation=self.interpolation)
+
+
+@TRANSFORMS.register()
+class CenterCrop:
+    """Cuts out the centre; an image smaller than that gets black borders, as in torchvision.
+
+    Args:
+        size: Side of the square result, or [height, width].
+    """
+
+    def __init__(self, *, size: int | list[int]):
+        self.output_hw = _height_width("CenterCrop.size", size)
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The centre: uint8 [*output_hw, 3]."""
+        height, width = self.output_hw
+        missing_h = max(0, height - image.shape[0])
+        missing_w = max(0, width - image.shape[1])
+        if missing_h or missing_w:
+            borders = ((missing_h // 2, (missing_h + 1) // 2), (missing_w // 2, (missing_w + 1) // 2), (0, 0))
+            image = np.pad(image, borders)
+        # Python's round, to even at .5, as torchvision's.
+        top = round((image.shape[0] - height) / 2)
+        left = round((image.shape[1] - width) / 2)
+        return image[top : top + height, left : left + width]
+
+
+@TRANSFORMS.register()
+class Normalize:
+    """Gives float32 [3, H, W] of (x / 255 - mean) / std.
+
+    Args:
+        mean: Per channel, of values in 0 to 1. Defaults to ImageNet's.
+        std: Per channel, above 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
+        std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+    ):
+        if len(mean) != 3 or len(std) != 3:
+            raise ValueError("Normalize.mean and Normalize.std need three values each: red, green, blue")
+        if not all(math.isfinite(s) and s > 0 for s in std):
+            raise ValueError(f"Normalize.std is {list(std)}; all must be above 0")
+        if not all(math.isfinite(m) and abs(m) <= 1 for m in mean):
+            raise ValueError(f"Normalize.mean is {list(mean)}; it is of values in 0 to 1, not 0 to 255")
+        self.scale = [np.float32(1 / (255 * s)) for s in std]
+        self.bias = [np.float32(-m / s) for m, s in zip(mean, std, strict=True)]
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """float32 [3, H, W]."""
+        out = np.empty((3, *image.shape[:2]), np.float32)
+        for channel in range(3):
+            np.multiply(image[:, :, channel], self.scale[channel], out=out[channel], dtype=np.float32)
+            out[channel] += self.bias[channel]
+        return out
+
+
+def _turn_hue(picture: Image.Image, turn: float) -> Image.Image:
+    hue, saturation, value = picture.convert("HSV").split()
+    # uint8 wraps around, as the colour circle does.
+    turned = np.asarray(hue) + np.int32(turn * 255).astype(np.uint8)
+    return Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert("RGB")
+
+
+def _height_width(what: str, size: int | Sequence[int]) -> tuple[int, int]:
+    pair = [size, size] if isinstance(size, int) else list(size)
+    if len(pair) != 2:
+        raise ValueError(f"{what} is {list(pair)}; it must be one number or [height, width]")
+    if min(pair) < 1:
+        raise ValueError(f"{what} is {size}; it must be 1 or more")
+    return pair[0], pair[1]
+
+
+def _bounds(what: str, pair: Sequence[float], highest: float = math.inf) -> tuple[float, float]:
+    if len(pair) != 2:
+        raise ValueError(f"{what} is {list(pair)}; it needs two values, lowest and highest")
+    low, high = pair
+    if not 0 < low <= high <= highest or math.isinf(high):
+        limit = "" if math.isinf(highest) else f" <= {highest:g}"
+        raise ValueError(f"{what} is [{low}, {high}]; it must hold 0 < lowest <= highest{limit}")
+    return float(low), float(high)

@@ -1,0 +1,251 @@
+"""Checkpoints that can't be half written and can't run code.
+
+One safetensors file holds everything: tensors under `model.`, `ema.` and `optimizer.`, and in its header
+a JSON text with the config, class names, preprocessing, versions and the run's position. It is written to
+a temporary name, read back, compared, and only then renamed.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import shutil
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialize
+
+FORMAT = 1
+META_KEY = "passl_sot"
+DIGEST_KEY = "sha256"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint can't be written or read; the message names the file and what to do."""
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        path: The file.
+        tensors: All arrays by prefixed name.
+        meta: The JSON part.
+    """
+
+    path: Path
+    tensors: dict[str, np.ndarray]
+    meta: dict
+
+    def part(self, prefix: str) -> dict[str, np.ndarray]:
+        """The arrays below `prefix.`, with it removed; empty where there are none."""
+        start = prefix + "."
+        return {k[len(start) :]: v for k, v in self.tensors.items() if k.startswith(start)}
+
+
+def _digest(tensors: dict[str, np.ndarray]) -> str:
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(name.encode())
+        total.update(np.ascontiguousarray(tensors[name]).data)
+    return total.hexdigest()
+
+
+def write_checkpoint(path: Path, tensors: dict[str, np.ndarray], meta: dict) -> None:
+    """Writes a checkpoint so that `path` always holds a whole one: the old or the new.
+
+    Args:
+        path: Target file.
+        tensors: Arrays by name.
+        meta: Anything JSON can hold.
+
+    Raises:
+        CheckpointError: The disk is full or read-only, or the file read back differs; `path` is untouched.
+    """
+    header = {META_KEY: json.dumps({"format": FORMAT, **meta}), DIGEST_KEY: _digest(tensors)}
+    blob = serialize({k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata=header)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        if hashlib.sha256(temporary.read_bytes()).digest() != hashlib.sha256(blob).digest():
+            raise CheckpointError(f"{temporary} differs from what was written to it: check the disk")
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise CheckpointError(
+            f"can't write checkpoint {path}: {error.strerror or error}. The previous one is untouched; free "
+            f"some space ({len(blob) / 1e6:.0f} MB needed) or set output_dir to another place"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Gives a written checkpoint a second name, atomically; a hard link where the file system has them."""
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes temporary files of writers that were killed."""
+    for file in folder.glob("*.safetensors.*.tmp"):
+        file.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads and verifies a checkpoint of this framework.
+
+    Raises:
+        CheckpointError: It is missing, truncated, altered, or something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint {path}{_siblings(path)}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or no checkpoint of passl_sot ({error})") from error
+    if META_KEY not in header:
+        raise CheckpointError(
+            f"{path} holds tensors but no passl_sot header: it is weights, not a checkpoint"
+        )
+    if header.get(DIGEST_KEY) != _digest(tensors):
+        raise CheckpointError(f"{path} is damaged: its contents don't match the checksum in its header")
+    return Checkpoint(path, tensors, json.loads(header[META_KEY]))
+
+
+def find_latest(folder: Path, warn) -> Checkpoint | None:
+    """The newest whole checkpoint of a run folder; damaged ones are named through `warn` and passed over."""
+    epochs = sorted(folder.glob("epoch_*.safetensors"), reverse=True)
+    candidates = [
+        p for p in (folder / "last.safetensors", *epochs, folder / "best.safetensors") if p.exists()
+    ]
+    for path in candidates:
+        try:
+            return read_checkpoint(path)
+        except CheckpointError as error:
+            warn(f"{error}; trying the one before it")
+    if candidates:
+        raise CheckpointError(f"no checkpoint in {folder} can be read; move the folder away to start anew")
+    return None
+
+
+def read_weights(path: str | Path, prefer: str | None = None) -> tuple[dict[str, np.ndarray], dict]:
+    """Reads model weights from any file this project trusts, without running code from it.
+
+    Args:
+        path: A checkpoint of ours (raw or averaged weights are chosen by `prefer`, else by what the run
+            selected its best by), a plain `.safetensors`, or a `.pdparams`. The suffix may be left out.
+        prefer: "raw" or "ema".
+
+    Returns:
+        Arrays by Paddle name, and the checkpoint's JSON part ({} for plain weights).
+
+    Raises:
+        CheckpointError: Missing, damaged, of a foreign kind, or without the weights that `prefer` asks for.
+    """
+    path = _with_suffix(Path(path))
+    with path.open("rb") as file:
+        head = file.read(2)
+    if head == b"PK" or path.suffix in (".pth", ".pt", ".tar"):
+        raise CheckpointError(
+            f"{path} is a PyTorch file: convert it with passl_sot.interop.convert_state_dict first"
+        )
+    if head[:1] == b"\x80":
+        return _read_pdparams(path), {}
+    try:
+        with safe_open(path, framework="numpy") as file:
+            is_checkpoint = META_KEY in (file.metadata() or {})
+            plain = {} if is_checkpoint else {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or holds no weights this project reads ({error})"
+        ) from error
+    if not is_checkpoint:
+        return plain, {}
+    checkpoint = read_checkpoint(path)
+    kind = prefer or checkpoint.meta.get("best_by", "raw")
+    weights = checkpoint.part({"raw": "model", "ema": "ema"}[kind])
+    if not weights:
+        raise CheckpointError(f"{path} has no {kind} weights; it holds {', '.join(kinds_of(checkpoint))}")
+    return weights, checkpoint.meta
+
+
+def kinds_of(checkpoint: Checkpoint) -> list[str]:
+    """Which of "raw" and "ema" a checkpoint holds."""
+    return [kind for kind, prefix in (("raw", "model"), ("ema", "ema")) if checkpoint.part(prefix)]
+
+
+def _with_suffix(path: Path) -> Path:
+    for candidate in (path, *(Path(f"{path}{s}") for s in (".safetensors", ".pdparams"))):
+        if candidate.is_file():
+            return candidate
+    raise CheckpointError(f"no weights file {path}{_siblings(path)}")
+
+
+def _siblings(path: Path) -> str:
+    folder = path if path.is_dir() else path.parent
+    names = sorted(p.name for p in folder.glob("*") if p.suffix in (".safetensors", ".pdparams"))
+    return f"; {folder} has {', '.join(names[:8])}" if names else ""
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickles what Paddle's own weight files hold and refuses everything else by name."""
+
+    ALLOWED = re.compile(
+        r"numpy(\._core|\.core)?\.(multiarray|numeric)\.(_reconstruct|_frombuffer|scalar)|numpy\.(ndarray|dtype)"
+        r"|collections\.OrderedDict|_codecs\.encode|builtins\.tuple"
+    )
+
+    def find_class(self, module: str, name: str):
+        """Looks a global up if it is one of the few that arrays need."""
+        if not self.ALLOWED.fullmatch(f"{module}.{name}"):
+            raise CheckpointError(
+                f"it asks for {module}.{name}, which weights don't need; refused, nothing was run"
+            )
+        return super().find_class(module, name)
+
+
+def _read_pdparams(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as file:
+            content = _ArraysOnly(file).load()
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except (pickle.UnpicklingError, EOFError, ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged or no .pdparams file ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
+    arrays = {}
+    for name, value in content.items():
+        if name == "StructuredToParameterName@@":
+            continue
+        array = value[1] if isinstance(value, tuple) and len(value) == 2 else value
+        if not isinstance(array, np.ndarray):
+            raise CheckpointError(f"{path}: entry {name!r} is a {type(array).__name__}, not an array")
+        arrays[name] = array
+    return OrderedDict(arrays)

@@ -1,0 +1,73 @@
+"""What a run will need, measured on a small piece of it (`--dry-run`)."""
+
+import math
+import time
+
+import paddle
+
+from passl_sot.engine.experiment import Experiment
+from passl_sot.engine.run_info import memory_gb
+from passl_sot.engine.tasks import ClassificationTask
+from passl_sot.modeling.classifier import Classifier
+from passl_sot.modeling.losses import LOSSES
+from passl_sot.modeling.stats import count_macs, count_parameters
+from passl_sot.optim import build_optimizer
+from passl_sot.optim.ema import ModelEMA
+
+
+def describe_run(experiment: Experiment, cfg, train_images: int, world_size: int) -> list[str]:
+    """Builds the model, takes two small training steps, and extrapolates.
+
+    Args:
+        experiment: The checked experiment.
+        cfg: Its config.
+        train_images: Images in the training split.
+        world_size: Processes the run will have.
+
+    Returns:
+        Lines to print: parameters, multiply-adds, and estimates of memory and time.
+    """
+    model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+    parameters = count_parameters(model)
+    macs = count_macs(model)
+    batch_size = experiment.dataloader.train.sampler.batch_size
+    seconds, fixed, per_image = _probe(model, experiment, cfg, min(batch_size, 4))
+    per_epoch = math.ceil(train_images / world_size) * seconds
+    total = per_epoch * experiment.epochs / 3600
+    return [
+        f"parameters   {parameters / 1e6:.3f} M trainable",
+        f"compute      {macs / 1e9:.3f} GMACs ({2 * macs / 1e9:.2f} GFLOPs) a forward pass of one image",
+        f"memory       about {fixed + per_image * batch_size:.1f} GB per process at batch {batch_size} "
+        f"({fixed:.2f} GB + {1000 * per_image:.0f} MB an image)",
+        f"time         about {1 / seconds:.1f} images/s per process on this device, input not counted: "
+        f"{per_epoch / 60:.1f} min an epoch, {total:.1f} h for {experiment.epochs} epochs",
+    ]
+
+
+def _probe(model, experiment: Experiment, cfg, batch: int) -> tuple[float, float, float]:
+    """Seconds per image, fixed GB, and GB per image of a training step at a small batch."""
+    task = ClassificationTask(LOSSES.build(cfg.loss))
+    optimizer = build_optimizer(cfg.optimizer)(model)
+    ema = ModelEMA(model, experiment.ema.decay) if experiment.ema else None
+    size = cfg.model.architecture.img_size
+    height, width = (size, size) if isinstance(size, int) else size
+    shape = [batch, cfg.model.architecture.get("in_chans", 3), height, width]
+    images = {"image": paddle.randn(shape), "label": paddle.zeros([batch], "int64")}
+    model.train()
+
+    def step() -> None:
+        task(model, images)["loss"].backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        if ema:
+            ema.update()
+
+    before = memory_gb()
+    step()  # the first step also allocates the optimiser's state
+    began = time.perf_counter()
+    step()
+    seconds = (time.perf_counter() - began) / batch
+    states = 4 + (1 if ema else 0)  # weights, gradients, two moments, average
+    weights = sum(p.size for p in model.parameters()) * 4 / 1e9
+    activations = max(memory_gb() - before - (states - 1) * weights, 0.0)
+    return seconds, before + (states - 1) * weights, activations / batch

@@ -1,0 +1,128 @@
+"""The schema of a whole experiment file. What is not declared here or by a registered class is an error."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from passl_sot.data import SplitSection
+from passl_sot.modeling.backbones import BACKBONES
+from passl_sot.modeling.heads import HEADS
+from passl_sot.modeling.losses import LOSSES
+from passl_sot.optim import OPTIMIZERS, SCHEDULERS
+from passl_sot.utils.config import Config, get_config
+
+
+@dataclass(kw_only=True)
+class ModelSection:
+    """`model:` a backbone (PASSL's `architecture`) and the head on it."""
+
+    architecture: Annotated[dict, BACKBONES]
+    head: Annotated[dict, HEADS]
+    name: Literal["Classifier"] = "Classifier"
+
+
+@dataclass(kw_only=True)
+class DataSection:
+    """`dataloader:` the two splits."""
+
+    train: SplitSection
+    val: SplitSection
+
+
+@dataclass(kw_only=True)
+class EMASection:
+    """`ema:` an exponential moving average of the weights, evaluated beside the raw ones."""
+
+    decay: float
+
+
+@dataclass(kw_only=True)
+class CheckpointSection:
+    """`checkpoint:` what is kept beside `last` and `best`.
+
+    Attributes:
+        interval: Also keep every N-th epoch's checkpoint; null keeps none.
+        best_by: Which weights' top-1 chooses `best` and is used for prediction; "ema" needs `ema:`.
+    """
+
+    interval: int | None = None
+    best_by: Literal["raw", "ema"] = "raw"
+
+
+@dataclass(kw_only=True)
+class LogSection:
+    """`log:` a line every `interval` updates, and whether VisualDL records are written."""
+
+    interval: int = 50
+    visualdl: bool = True
+
+
+@dataclass(kw_only=True)
+class MetaSection:
+    """`meta:` the model card of a leaf config; counts are checked by a test.
+
+    Attributes:
+        paper: Where the model is published.
+        params_m: Trainable parameters in millions.
+        gmacs: Multiply-adds of one forward pass in thousands of millions, attention products included.
+        published_top1: ImageNet-1K top-1 (%) as published, or null.
+        measured_top1: What this project measured (%), or "not trained here".
+        weights: Where weights come from, or "none released".
+        license: Licence of these weights, "not stated" where it is not.
+    """
+
+    paper: str
+    params_m: float
+    gmacs: float
+    published_top1: float | None = None
+    measured_top1: float | str = "not trained here"
+    weights: str = "none released"
+    license: str = "not stated"
+
+
+@dataclass(kw_only=True)
+class Experiment:
+    """A whole file.
+
+    Attributes:
+        epochs: Epochs to run, cool-down included.
+        device: "auto" takes the GPU where Paddle has one, else the CPU.
+        output_dir: A run writes into `output_dir/<name of the config file>`.
+        eval_interval: Evaluate after every N-th epoch and after the last.
+        nonfinite_limit: Updates in a row with a non-finite loss or gradient that stop the run.
+    """
+
+    epochs: int
+    model: ModelSection
+    dataloader: DataSection
+    optimizer: Annotated[dict, OPTIMIZERS]
+    lr_scheduler: Annotated[dict, SCHEDULERS]
+    loss: Annotated[dict, LOSSES]
+    ema: EMASection | None = None
+    checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
+    log: LogSection = field(default_factory=LogSection)
+    seed: int = 0
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    output_dir: str = "output"
+    eval_interval: int = 1
+    nonfinite_limit: int = 10
+    meta: MetaSection | None = None
+
+    def __post_init__(self):
+        for name in ("epochs", "eval_interval", "nonfinite_limit"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.checkpoint.best_by == "ema" and self.ema is None:
+            raise ValueError(
+                "checkpoint.best_by is 'ema' but there is no ema section: add `ema: {decay: 0.9999}`"
+            )
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads an experiment file with overrides and checks every section of it.
+
+    Raises:
+        ConfigError: Lists all faults at once, before any device or data is touched.
+    """
+    return get_config(path, overrides, schema=Experiment)

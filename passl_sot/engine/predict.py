@@ -1,0 +1,186 @@
+"""Predictions with class names, by the preprocessing that travels in the checkpoint."""
+
+import csv
+import glob
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import paddle
+from PIL import Image
+from tqdm import tqdm
+
+from passl_sot.data.decode import decode
+from passl_sot.data.errors import ImageError
+from passl_sot.data.folders import EXTENSIONS
+from passl_sot.data.strings import natural_key
+from passl_sot.data.transforms import build_transforms
+from passl_sot.engine import state
+from passl_sot.engine.checkpoint import CheckpointError, read_weights
+from passl_sot.engine.evaluate import softmax
+from passl_sot.modeling.classifier import Classifier
+from passl_sot.utils.config import Config
+
+
+@dataclass
+class Prediction:
+    """What a model says of one image.
+
+    Attributes:
+        path: The file; empty for an array.
+        classes: Indices of the most probable classes, best first; empty if the image can't be read.
+        names: Their names.
+        probabilities: Their probabilities.
+        error: Why the image can't be read; empty if it can.
+    """
+
+    path: str = ""
+    classes: list[int] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    probabilities: list[float] = field(default_factory=list)
+    error: str = ""
+
+
+class Predictor:
+    """Classifies images as evaluation does: same resizing, normalisation and class order.
+
+    Args:
+        weights: A checkpoint that training wrote.
+        prefer: "raw" or "ema" weights; default: those by which the run chose its best.
+        batch_size: Images per forward pass.
+        top_k: Classes per prediction, clamped to the class count.
+
+    Raises:
+        CheckpointError: `weights` is no checkpoint, or lacks what is asked for.
+    """
+
+    def __init__(
+        self, weights: str | Path, *, prefer: str | None = None, batch_size: int = 32, top_k: int = 5
+    ):
+        arrays, meta = read_weights(weights, prefer)
+        if not meta:
+            raise CheckpointError(
+                f"{weights} holds bare weights: prediction needs a checkpoint, which also knows its model, "
+                f"preprocessing and class names"
+            )
+        model = Config(meta["config"]["model"])
+        self.model = Classifier(architecture=model["architecture"], head=model["head"])
+        state.load_model(self.model, arrays, str(weights))
+        self.model.eval()
+        self.class_names: list[str] = meta["class_names"]
+        self.apply_exif: bool = meta["preprocessing"].get("apply_exif", True)
+        self.transforms = build_transforms(meta["preprocessing"]["transforms"])
+        self.batch_size = batch_size
+        self.top_k = min(top_k, len(self.class_names))
+
+    def __call__(self, images: str | Path | np.ndarray | Image.Image | Sequence) -> list[Prediction]:
+        """Predicts one image or several, in order.
+
+        Args:
+            images: A path, a uint8 array [H, W, 3] (RGB), a PIL image, or a sequence of these.
+        """
+        if isinstance(images, str | Path | np.ndarray | Image.Image):
+            images = [images]
+        return list(self.predict(images))
+
+    def predict(self, images: Sequence, progress: bool = False) -> Iterator[Prediction]:
+        """Yields a prediction for each image, in order; unreadable ones carry an `error`."""
+        with (
+            ThreadPoolExecutor(2) as pool,
+            tqdm(total=len(images), desc="predict", disable=not progress) as bar,
+        ):
+            for start in range(0, len(images), self.batch_size):
+                prepared = list(pool.map(self._prepare, images[start : start + self.batch_size]))
+                yield from self._predict_batch(prepared)
+                bar.update(len(prepared))
+
+    def _prepare(self, image) -> tuple[str, np.ndarray | None, str]:
+        path = str(image) if isinstance(image, str | Path) else ""
+        try:
+            if path:
+                array = decode(path, apply_exif=self.apply_exif)
+            elif isinstance(image, Image.Image):
+                array = np.asarray(image.convert("RGB"))
+            else:
+                array = image
+            if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+                raise ImageError(
+                    path or "the array", f"expected uint8 [H, W, 3], got {array.dtype} {list(array.shape)}"
+                )
+            return path, self.transforms(array, np.random.default_rng(0)), ""
+        except ImageError as error:
+            return path, None, str(error)
+
+    @paddle.no_grad()
+    def _predict_batch(self, prepared: list[tuple[str, np.ndarray | None, str]]) -> Iterator[Prediction]:
+        pixels = [array for _, array, _ in prepared if array is not None]
+        rows = iter(softmax(self.model(paddle.to_tensor(np.stack(pixels))).numpy()) if pixels else ())
+        for path, array, error in prepared:
+            if array is None:
+                yield Prediction(path=path, error=error)
+                continue
+            probabilities = next(rows)
+            best = np.argsort(-probabilities, kind="stable")[: self.top_k].tolist()
+            names = [self.class_names[i] for i in best]
+            yield Prediction(path, best, names, [float(probabilities[i]) for i in best])
+
+
+def collect_images(arguments: Sequence[str]) -> list[str]:
+    """Turns the command line's paths into files: a file, a folder (searched below), a glob or a list.
+
+    Args:
+        arguments: `.txt` files hold a path a line (relative ones count from the list's folder). The order
+            given is kept; folders and globs are sorted naturally.
+
+    Raises:
+        FileNotFoundError: An argument names nothing.
+    """
+    files: list[str] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            found = [str(p) for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS]
+            files += sorted(found, key=natural_key)
+            if not found:
+                raise FileNotFoundError(f"no image below {argument}")
+        elif path.is_file() and path.suffix.lower() == ".txt":
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            files += [str(path.parent / line.strip()) for line in lines if line.strip()]
+        elif path.is_file():
+            files.append(argument)
+        else:
+            found = sorted(glob.glob(argument, recursive=True), key=natural_key)
+            if not found:
+                raise FileNotFoundError(f"no such file, folder or pattern: {argument}")
+            files += found
+    return files
+
+
+def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
+    """Writes a `.csv` (a row an image) or a `.json` (a list of objects), whole or not at all.
+
+    Raises:
+        ValueError: Another suffix.
+    """
+    if path.suffix not in (".csv", ".json"):
+        raise ValueError(f"can't tell the format of {path}: name it .csv or .json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    if path.suffix == ".json":
+        text = json.dumps([vars(p) for p in predictions], ensure_ascii=False, indent=1)
+        temporary.write_text(text + "\n", encoding="utf-8")
+    else:
+        depth = max((len(p.classes) for p in predictions), default=0)
+        with temporary.open("w", newline="", encoding="utf-8-sig") as file:  # spreadsheets read names right
+            writer = csv.writer(file)
+            more = [f"{key}{k}" for k in range(2, depth + 1) for key in ("class", "name", "probability")]
+            writer.writerow(["path", "class", "name", "probability", *more, "error"])
+            for p in predictions:
+                cells: list = []
+                for index, name, probability in zip(p.classes, p.names, p.probabilities, strict=True):
+                    cells += [index, name, f"{probability:.6f}"]
+                writer.writerow([p.path, *cells, *[""] * (3 * depth - len(cells)), p.error])
+    temporary.replace(path)

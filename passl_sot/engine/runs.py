@@ -1,0 +1,169 @@
+"""Whole runs as the command line starts them: train, check, evaluate."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from passl_sot.data import build_dataloader, check_data
+from passl_sot.engine import state
+from passl_sot.engine.checkpoint import CheckpointError, kinds_of, read_checkpoint, read_weights
+from passl_sot.engine.distributed import World, start
+from passl_sot.engine.evaluate import evaluate, softmax
+from passl_sot.engine.experiment import Experiment
+from passl_sot.engine.trainer import Trainer
+from passl_sot.metrics import ClassificationMeter, write_report
+from passl_sot.modeling.classifier import Classifier
+from passl_sot.utils.config import Config, diff
+from passl_sot.utils.logger import get_logger
+from passl_sot.utils.schema import make_section
+
+log = get_logger()
+
+
+def train_run(cfg: Config, config_path: Path, args, note: str) -> None:
+    """Trains (or, with `--evaluate-only`, evaluates) what `cfg` describes.
+
+    Args:
+        cfg: A checked experiment.
+        config_path: Its file; the run's folder is named after it.
+        args: The command line's `resume`, `init_from`, `evaluate_only`, `check_all_files`, `override`.
+        note: A line about the environment to log first.
+    """
+    world = start(cfg.get("device", "auto"))
+    if world.is_main:
+        log.info(note)
+    trainer = Trainer(
+        cfg,
+        Path(cfg.get("output_dir", "output")) / config_path.stem,
+        world,
+        resume=args.resume,
+        init_from=args.init_from,
+        check_all_files=args.check_all_files,
+        overrides=tuple(args.override),
+        evaluate_only=args.evaluate_only,
+    )
+    if args.evaluate_only:
+        trainer.evaluate()
+        return
+    results = trainer.fit()
+    if results and world.is_main:
+        log.info("finished: best top-1 %.2f %%; files in %s", trainer.progress.best, trainer.folder.path)
+
+
+def check_run(cfg: Config, *, check_all_files: bool) -> None:
+    """`--dry-run`: data layout and model, then an estimate of what the run needs. Writes nothing."""
+    from passl_sot.engine.estimate import describe_run  # traces a static program; training doesn't need it
+
+    experiment: Experiment = make_section(Experiment, cfg)
+    world = start(cfg.get("device", "auto"))
+    train = build_dataloader(cfg.dataloader.train, mode="train", seed=experiment.seed)
+    val = build_dataloader(cfg.dataloader.val, mode="val", seed=experiment.seed)
+    sample = "all" if check_all_files else 64
+    check_data(train.dataset, val.dataset, cfg.model.head.num_classes, sample=sample)
+    if not world.is_main:
+        return
+    log.info(
+        "config and data are in order: %d training, %d validation images, %d classes",
+        len(train.dataset),
+        len(val.dataset),
+        len(train.class_names),
+    )
+    for line in describe_run(experiment, cfg, len(train.dataset), world.size):
+        log.info(line)
+
+
+def evaluate_run(cfg: Config, weights: str, out: Path | None) -> dict:
+    """`tools/eval.py`: evaluates every kind of weights that `weights` holds on the validation split.
+
+    A checkpoint brings its own model, preprocessing and class names; the config brings the data.
+
+    Args:
+        cfg: A checked experiment.
+        weights: A checkpoint or bare weights.
+        out: `metrics.json`; `per_class.csv`, `confusion.csv`, `confusion.png` and `predictions.csv` are
+            written beside it.
+
+    Returns:
+        What `out` holds: results by kind of weights, and the kind that the files beside it show.
+
+    Raises:
+        CheckpointError: The weights don't fit the model, or their classes aren't those of the data.
+    """
+    world = start(cfg.get("device", "auto"))
+    arrays, meta = read_weights(weights)
+    kinds = kinds_of(read_checkpoint(weights)) if meta else ["raw"]
+    model_cfg, split = cfg.model, cfg.dataloader.val
+    if meta:
+        model_cfg, split = _from_checkpoint(cfg, meta)
+    loader = build_dataloader(
+        split, mode="val", seed=0, rank=world.rank, world_size=world.size, class_names=meta.get("class_names")
+    )
+    names = loader.class_names
+    num_classes = model_cfg.head.num_classes
+    if num_classes < len(names):
+        raise CheckpointError(
+            f"the model has {num_classes} classes, the data {len(names)}: set model.head.num_classes"
+        )
+    names = names + [str(i) for i in range(len(names), num_classes)]
+    model = Classifier(architecture=model_cfg.architecture, head=model_cfg.head)
+    shown = meta.get("best_by", "raw")
+    report: dict = {"weights": str(weights), "shown": shown, "results": {}}
+    for kind in sorted(kinds, key=lambda k: k == shown):  # the one that the files show comes last
+        state.load_model(model, read_weights(weights, kind)[0] if meta else arrays, weights)
+        rows = _Rows(len(loader.dataset))
+        meter = evaluate(model, loader, num_classes, world, description=f"eval {kind}", on_batch=rows.take)
+        report["results"][kind] = meter.result()
+        if world.is_main:
+            log.info("%s  %s", kind, "  ".join(f"{k} {v:.4g}" for k, v in meter.result().items()))
+    rows.gather(world)
+    if out and world.is_main:
+        _write_evaluation(out, report, meter, rows, names, loader.dataset)
+    return report
+
+
+def _from_checkpoint(cfg: Config, meta: dict) -> tuple[Config, Config]:
+    model = Config(meta["config"]["model"])
+    difference = diff(Config(cfg.model), model)
+    if difference:
+        log.warning("the checkpoint's own model is used; it differs from the config's:\n%s", difference)
+    split = Config(cfg.dataloader.val)
+    split.dataset = Config({**split.dataset, **meta["preprocessing"]})
+    return model, split
+
+
+class _Rows:
+    """What was predicted for each image, by its index in the dataset."""
+
+    def __init__(self, images: int):
+        self.label = np.zeros(images, np.int64)
+        self.predicted = np.zeros(images, np.int64)
+        self.probability = np.zeros(images, np.float64)
+
+    def take(self, index: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> None:
+        probabilities = softmax(logits)
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, 0]
+        self.label[index], self.predicted[index] = labels, best
+        self.probability[index] = probabilities[np.arange(len(best)), best]
+
+    def gather(self, world: World) -> None:
+        """Every image is evaluated by one process, so the sum over processes is the whole."""
+        self.label, self.predicted = world.sum(self.label), world.sum(self.predicted)
+        self.probability = world.sum(self.probability)
+
+
+def _write_evaluation(
+    out: Path, report: dict, meter: ClassificationMeter, rows: _Rows, names: list[str], dataset
+) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    files = write_report(meter, names, out.parent)
+    table = out.parent / "predictions.csv"
+    with table.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "class", "name", "probability"])
+        for i, (label, best, p) in enumerate(zip(rows.label, rows.predicted, rows.probability, strict=True)):
+            writer.writerow([dataset.path(i), int(label), int(best), names[best], f"{p:.6f}"])
+    report["files"] = [str(p) for p in (*files, table)]
+    out.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    log.info("written: %s", ", ".join(map(str, (out, *files, table))))

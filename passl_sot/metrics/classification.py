@@ -1,0 +1,134 @@
+"""Exact counts of a classification run, in NumPy, and the files that show them."""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+
+
+class ClassificationMeter:
+    """Counts that add up over batches and processes: no average of averages anywhere.
+
+    Args:
+        num_classes: Number of classes K.
+        k: The k of the top-k accuracy, clamped to K.
+    """
+
+    def __init__(self, num_classes: int, k: int = 5):
+        self.num_classes = num_classes
+        self.k = min(k, num_classes)
+        self.confusion = np.zeros((num_classes, num_classes), np.int64)  # rows: true, columns: predicted
+        self.sums = np.zeros(3, np.float64)  # images, correct within top k, summed loss
+
+    def update(self, logits: np.ndarray, labels: np.ndarray) -> None:
+        """Takes in a batch.
+
+        Args:
+            logits: [B, K] scores.
+            labels: [B] integer classes.
+        """
+        logits = logits.astype(np.float64)
+        order = np.argsort(-logits, axis=1, kind="stable")  # ties go to the lower class, as in argmax
+        np.add.at(self.confusion, (labels, order[:, 0]), 1)
+        top = logits.max(axis=1)
+        log_sum = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+        loss = log_sum - logits[np.arange(len(labels)), labels]
+        self.sums += (len(labels), (order[:, : self.k] == labels[:, None]).any(axis=1).sum(), loss.sum())
+
+    def result(self) -> dict[str, float]:
+        """Accuracies in per cent, mean cross-entropy (nats), macro F1 and the number of images.
+
+        An empty meter gives NaN rather than an accuracy of nothing.
+        """
+        images = int(self.sums[0])
+        if not images:
+            return {
+                "top1": math.nan,
+                f"top{self.k}": math.nan,
+                "loss": math.nan,
+                "macro_f1": math.nan,
+                "images": 0,
+            }
+        result = {"top1": 100 * float(np.trace(self.confusion)) / images}
+        if self.k > 1:
+            result[f"top{self.k}"] = 100 * float(self.sums[1]) / images
+        result["loss"] = float(self.sums[2]) / images
+        result["macro_f1"] = float(np.mean([row["f1"] for row in self.per_class() if row["images"]]))
+        result["images"] = images
+        return result
+
+    def per_class(self) -> list[dict[str, float]]:
+        """Images, precision, recall and F1 (0 to 1) of each class; 0 where a quotient has no denominator."""
+        hits = np.diag(self.confusion).astype(np.float64)
+        true = self.confusion.sum(axis=1)
+        predicted = self.confusion.sum(axis=0)
+        precision = hits / np.maximum(predicted, 1)
+        recall = hits / np.maximum(true, 1)
+        f1 = 2 * hits / np.maximum(true + predicted, 1)
+        return [
+            {"images": int(n), "precision": float(p), "recall": float(r), "f1": float(f)}
+            for n, p, r, f in zip(true, precision, recall, f1, strict=True)
+        ]
+
+
+def write_report(meter: ClassificationMeter, class_names: list[str], folder: Path) -> list[Path]:
+    """Writes `per_class.csv`, `confusion.csv` and `confusion.png` into `folder`.
+
+    Args:
+        meter: The counts.
+        class_names: K names in class order.
+        folder: Made if missing.
+
+    Returns:
+        The files written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    per_class, confusion, picture = (folder / n for n in ("per_class.csv", "confusion.csv", "confusion.png"))
+    # utf-8-sig: spreadsheets then read Chinese class names right.
+    with per_class.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "name", "images", "precision", "recall", "f1"])
+        for index, (name, row) in enumerate(zip(class_names, meter.per_class(), strict=True)):
+            scores = (f"{row[key]:.6f}" for key in ("precision", "recall", "f1"))
+            writer.writerow([index, name, row["images"], *scores])
+    with confusion.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file)
+        writer.writerow(["true \\ predicted", *class_names])
+        for name, row in zip(class_names, meter.confusion.tolist(), strict=True):
+            writer.writerow([name, *row])
+    picture.write_bytes(confusion_picture(meter.confusion))
+    return [per_class, confusion, picture]
+
+
+def confusion_picture(confusion: np.ndarray, side: int = 720) -> bytes:
+    """The confusion matrix as a PNG: rows are true classes (each scaled to its own sum), columns predicted.
+
+    Up to 20 classes get their indices and counts written in.
+    """
+    import cv2  # only pictures need it
+
+    num_classes = len(confusion)
+    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    cell = max(1, side // num_classes)
+    shade = np.round(255 * (1 - np.sqrt(share))).astype(np.uint8)  # the root lets rare confusions show
+    matrix = cv2.applyColorMap(shade, cv2.COLORMAP_BONE)
+    matrix = cv2.resize(matrix, (cell * num_classes,) * 2, interpolation=cv2.INTER_NEAREST)
+    margin = 56
+    height, width = matrix.shape[:2]
+    canvas = np.full((height + margin + 10, width + margin + 10, 3), 255, np.uint8)
+    canvas[margin : margin + height, margin : margin + width] = matrix
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    cv2.putText(canvas, "predicted class", (margin, 18), font, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    cv2.putText(canvas, "true", (4, margin - 8), font, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    if num_classes <= 20:
+        for i in range(num_classes):
+            middle = margin + i * cell + cell // 2
+            cv2.putText(canvas, str(i), (middle - 6, 46), font, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+            cv2.putText(canvas, str(i), (24, middle + 6), font, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+            for j in range(num_classes):
+                if confusion[i, j]:
+                    ink = (255, 255, 255) if share[i, j] > 0.4 else (0, 0, 0)
+                    place = (margin + j * cell + 4, middle + 5)
+                    cv2.putText(canvas, str(confusion[i, j]), place, font, 0.45, ink, 1, cv2.LINE_AA)
+    return cv2.imencode(".png", canvas)[1].tobytes()

@@ -1,0 +1,24 @@
+"""`Model(cfg_file)`: PASSL's way of building a model from a YAML file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from passl_sot.modeling.classifier import Classifier
+from passl_sot.zoo import model_config
+
+
+class Model(Classifier):
+    """The model that a config file describes, with new weights.
+
+    Args:
+        cfg_file: Path of a YAML file (or a name of `list_models()`) with `model.architecture` and
+            `model.head`.
+        overrides: `a.b=value` strings, as after `-o`.
+
+    Raises:
+        ConfigError: The file or an override is faulty.
+    """
+
+    def __init__(self, cfg_file: str | Path, overrides: Sequence[str] = ()):
+        cfg = model_config(cfg_file, tuple(overrides))
+        super().__init__(architecture=cfg.model.architecture, head=cfg.model.head)

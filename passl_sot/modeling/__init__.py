@@ -1,0 +1,1 @@
+"""Models: backbones, heads, the classifier that joins them, and losses."""

@@ -1,0 +1,20 @@
+"""Backbones: images in, normalised tokens out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from passl_sot.modeling.backbones.base import Backbone
+from passl_sot.utils.registry import Registry
+
+__all__ = ["BACKBONES", "Backbone", "build_backbone"]
+
+BACKBONES = Registry("backbone", "passl_sot.modeling.backbones")
+
+
+def build_backbone(cfg: Mapping[str, Any]) -> Backbone:
+    """Build the backbone that a node ``{name: ..., ...}`` describes; the node is not changed.
+
+    Raises:
+        ConfigError: The node does not fit its class; every fault is listed.
+    """
+    return BACKBONES.build(cfg)

@@ -1,0 +1,135 @@
+"""The contract every backbone keeps, and what all of them share.
+
+Legend: B batch, P prefix tokens (class, distillation), N = H·W word tokens, C width.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import paddle
+from paddle import nn
+from paddle.distributed.fleet.utils import recompute
+
+__all__ = ["Backbone", "as_pair"]
+
+
+def as_pair(img_size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width from one number or two.
+
+    Raises:
+        ValueError: Not one or two positive whole numbers.
+    """
+    pair = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    if len(pair) != 2 or any(not isinstance(side, int) or side < 1 for side in pair):
+        raise ValueError(f"img_size must be a positive number or [height, width], got {img_size!r}")
+    return pair[0], pair[1]
+
+
+def _differs(got: Any, wanted: int) -> bool:
+    """Whether a size is known and is another one; a traced graph has -1 or a variable for unknown."""
+    return isinstance(got, int) and got >= 0 and got != wanted
+
+
+class Backbone(nn.Layer):
+    """Base of all backbones: ``forward(images)`` gives normalised tokens ``[B, P+N, C]``.
+
+    Attributes:
+        img_size: Input height and width in pixels.
+        num_features: Width C of the tokens given.
+        num_prefix_tokens: Number P of tokens before the word tokens: 0, 1 (class) or 2.
+        feature_info: One dict per map that ``forward_intermediates`` can give, in order:
+            ``module`` (name of the layer), ``num_chs`` and ``reduction`` (pixels per token).
+        num_layers: The greatest number ``layer_of`` gives.
+        torch_key_rules: How names of the official PyTorch state dict become names of a
+            ``Classifier`` (``backbone.*``, ``head.*``): pairs of a regular expression and its
+            replacement, all applied in order.
+    """
+
+    img_size: tuple[int, int]
+    num_features: int
+    num_prefix_tokens: int
+    feature_info: list[dict[str, Any]]
+    num_layers: int
+    torch_key_rules: tuple[tuple[str, str], ...] = ((r"^(?!head\.)", "backbone."),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._recompute = False
+
+    def forward_intermediates(
+        self, x_bchw: paddle.Tensor, indices: int | Sequence[int] | None = None
+    ) -> list[paddle.Tensor]:
+        """Feature maps ``[B, C, H, W]`` from inside the network.
+
+        Args:
+            x_bchw: Images.
+            indices: Positions in ``feature_info`` (negative ones count from the end), the number
+                of last maps, or None for all.
+        """
+        raise NotImplementedError
+
+    def resize(self, img_size: int | Sequence[int]) -> None:
+        """Change the input size; the weights stay.
+
+        Raises:
+            ValueError: The size is impossible; the message names the nearest valid one.
+        """
+        raise NotImplementedError
+
+    def layer_of(self, name: str) -> int:
+        """Depth of a parameter for layer-wise decay, by its name in this backbone.
+
+        0 for what comes before the first block, i+1 for block i, ``num_layers`` for what comes
+        after the last.
+        """
+        raise NotImplementedError
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters of two or more dimensions that are not decayed all the same."""
+        return set()
+
+    def set_recompute(self, on: bool = True) -> None:
+        """Trade time for memory: recompute activations of the blocks in the backward pass."""
+        self._recompute = on
+
+    def run_block(self, block: Callable[[paddle.Tensor], paddle.Tensor], x: paddle.Tensor) -> paddle.Tensor:
+        """Call a block, with recomputation when it is on and the network trains."""
+        if self._recompute and self.training and paddle.in_dynamic_mode():
+            # The re-entrant form breaks inside DataParallel.
+            return recompute(block, x, use_reentrant=False)
+        return block(x)
+
+    def check_images(self, x_bchw: paddle.Tensor, in_chans: int) -> None:
+        """Raise a readable error for images of another shape than the model is planned for.
+
+        Sizes that a traced graph leaves open (negative) are not checked.
+        """
+        shape = list(x_bchw.shape)
+        wanted = [in_chans, *self.img_size]
+        name = type(self).__name__
+        if len(shape) != 4 or _differs(shape[1], in_chans):
+            raise ValueError(f"{name} takes images [batch, {', '.join(map(str, wanted))}], got {shape}")
+        if _differs(shape[2], self.img_size[0]) or _differs(shape[3], self.img_size[1]):
+            raise ValueError(
+                f"{name} is planned for images of {self.img_size[0]}x{self.img_size[1]} pixels, got "
+                f"{shape[2]}x{shape[3]}: resize the images, or the model with "
+                f".resize([{shape[2]}, {shape[3]}]) (img_size in the configuration)"
+            )
+
+    def pick(self, indices: int | Sequence[int] | None) -> list[int]:
+        """Positions in ``feature_info`` that ``indices`` of ``forward_intermediates`` mean.
+
+        Raises:
+            ValueError: One lies outside.
+        """
+        count = len(self.feature_info)
+        if indices is None:
+            return list(range(count))
+        if isinstance(indices, int):
+            if not 1 <= indices <= count:
+                raise ValueError(f"there are {count} feature maps, cannot take the last {indices}")
+            return list(range(count - indices, count))
+        wrong = [i for i in indices if not -count <= i < count]
+        if wrong:
+            raise ValueError(f"no feature map {wrong[0]}: there are {count}, numbered from 0")
+        return [i % count for i in indices]

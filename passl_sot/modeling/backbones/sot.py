@@ -1,0 +1,174 @@
+"""SoT: second-order transformer (Xie, Zeng, Wang, Zhou, Li, "So-ViT: Mind Visual Tokens for
+Vision Transformer" / "SoT: Delving Deeper into Classification Head for Transformer",
+arXiv 2104.10935).
+
+A small densely connected network turns the image into visual words, a learned class token goes
+before them, a fixed sinusoid tells positions, and plain pre-norm transformer blocks follow. What
+sets SoT apart is its head, which classifies by the class token AND by second-order statistics
+of the words; that head is ``SecondOrderHead`` and fits any backbone.
+
+Differences from the official code (jiangtaoxie/SoT):
+
+* any input size that gives a token works, non-square and odd ones too: the position table is
+  rebuilt for the grid, where the official one is fixed to 14×14;
+* the position table is no parameter and is not in the state dict;
+* any number of models per process: nothing is shared, no configuration is changed;
+* ``class_token: false`` works. The table then starts at row 1, so that a word has the same
+  position with and without a class token;
+* ``pos_drop`` and the other dropouts are there, at 0 in every published recipe.
+
+Kept from it: LayerNorm epsilon 1e-5, no bias on the query-key-value projection, the class token
+decayed like any matrix (its class names no exceptions), drop-path growing linearly to the last
+block.
+
+Legend: B batch, N = H·W word tokens, C width.
+"""
+
+from collections.abc import Sequence
+
+import paddle
+from paddle import nn
+
+from passl_sot.modeling.backbones import BACKBONES
+from passl_sot.modeling.backbones.base import Backbone, as_pair
+from passl_sot.nn.block import Block
+from passl_sot.nn.drop_path import drop_path_rates
+from passl_sot.nn.initializers import trunc_normal_
+from passl_sot.nn.position import sinusoid_table
+from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
+
+__all__ = ["SoT"]
+
+
+@BACKBONES.register()
+class SoT(Backbone):
+    """The SoT backbone; sizes Tiny, Small and Base are in ``configs/sot/``.
+
+    Args:
+        img_size: Input size in pixels, or [height, width].
+        in_chans: Input channels.
+        embed_dim: Width C of the tokens.
+        depth: Number of blocks.
+        num_heads: Attention heads; must divide ``embed_dim``.
+        mlp_ratio: Hidden width of the perceptrons over C.
+        qkv_bias: Whether the query-key-value projection has a bias.
+        drop_rate: Dropout after the position table, in the perceptrons, and after projections.
+        attn_drop_rate: Dropout on attention weights.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
+        token_embed: The network that makes visual words.
+        token_dim: Width of its stem (64 in every published model).
+        large_output: Words at a quarter of the image size; DenseNet only.
+        class_token: Whether a learned class token goes before the words.
+
+    Raises:
+        ValueError: The numbers contradict each other, or the size gives no token.
+    """
+
+    torch_key_rules = ((r"^classifier\.", "head."), (r"^(?!head\.)", "backbone."))
+
+    def __init__(
+        self,
+        *,
+        img_size: int | list[int] = 224,
+        in_chans: int = 3,
+        embed_dim: int = 384,
+        depth: int = 14,
+        num_heads: int = 6,
+        mlp_ratio: float = 3.5,
+        qkv_bias: bool = False,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        token_embed: TokenEmbedName = "DenseNet",
+        token_dim: int = 64,
+        large_output: bool = False,
+        class_token: bool = True,
+    ) -> None:
+        super().__init__()
+        if depth < 1:
+            raise ValueError(f"SoT: depth must be at least 1, got {depth}")
+        size = as_pair(img_size)
+        self.in_chans = in_chans
+        self.class_token = class_token
+        self.num_features = embed_dim
+        self.num_prefix_tokens = 1 if class_token else 0
+        self.num_layers = depth + 1
+        self.visual_tokens = TokenEmbed(token_embed, size, in_chans, embed_dim, token_dim, large_output)
+        if class_token:
+            self.cls_token = self.create_parameter(
+                [1, 1, embed_dim], default_initializer=nn.initializer.Constant(0.0)
+            )
+            trunc_normal_(self.cls_token, std=0.02)
+        self.pos_drop = nn.Dropout(drop_rate)
+        self.blocks = nn.LayerList(
+            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, rate)
+            for rate in drop_path_rates(drop_path_rate, depth)
+        )
+        self.norm = nn.LayerNorm(embed_dim, epsilon=1e-5)
+        self.resize(size)
+
+    def resize(self, img_size: int | Sequence[int]) -> None:
+        """Change the input size: the stride and the position table follow, the weights stay.
+
+        Args:
+            img_size: Side in pixels, or height and width.
+
+        Raises:
+            ValueError: The size gives no token; the message names the nearest that does.
+        """
+        size = as_pair(img_size)
+        self.visual_tokens.resize(size)
+        self.img_size = size
+        self.grid_size = self.visual_tokens.grid_size(*size)
+        words = self.grid_size[0] * self.grid_size[1]
+        table = sinusoid_table(1 + words, self.num_features)[:, 1 - self.num_prefix_tokens :]
+        table = table.astype(self.norm.weight.dtype)
+        # Recomputed from the size, hence never saved: checkpoints of any size load.
+        self.register_buffer("pos_embed", table, persistable=False)
+        stride = self.visual_tokens.stride
+        self.feature_info = [
+            {"module": f"blocks.{i}", "num_chs": self.num_features, "reduction": stride}
+            for i in range(len(self.blocks))
+        ]
+
+    def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, P+N, C]``."""
+        self.check_images(x_bchw, self.in_chans)
+        x = self.visual_tokens(x_bchw)
+        if self.num_prefix_tokens:
+            # Broadcast by adding to zeros: no arithmetic on the batch size, which may be unknown.
+            cls_b1c = paddle.zeros_like(x[:, :1]) + self.cls_token
+            x = paddle.concat([cls_b1c, x], axis=1)
+        return self.pos_drop(x + self.pos_embed)
+
+    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Images ``[B, in_chans, H, W]`` to normalised tokens ``[B, P+N, C]``.
+
+        Raises:
+            ValueError: The images have another size than the model is planned for.
+        """
+        x = self.embed(x_bchw)
+        for block in self.blocks:
+            x = self.run_block(block, x)
+        return self.norm(x)
+
+    def forward_intermediates(
+        self, x_bchw: paddle.Tensor, indices: int | Sequence[int] | None = None
+    ) -> list[paddle.Tensor]:
+        """Outputs of blocks as maps ``[B, C, H, W]``, without prefix tokens, not normalised."""
+        chosen = self.pick(indices)
+        maps: dict[int, paddle.Tensor] = {}
+        x = self.embed(x_bchw)
+        for i, block in enumerate(self.blocks[: max(chosen, default=-1) + 1]):
+            x = self.run_block(block, x)
+            if i in chosen:
+                words = x[:, self.num_prefix_tokens :].transpose([0, 2, 1])
+                maps[i] = words.reshape([0, 0, *self.grid_size])
+        return [maps[i] for i in chosen]
+
+    def layer_of(self, name: str) -> int:
+        """See :meth:`Backbone.layer_of`; the final norm counts as coming after the last block."""
+        parts = name.split(".")
+        if parts[0] == "blocks":
+            return int(parts[1]) + 1
+        return self.num_layers if parts[0] == "norm" else 0

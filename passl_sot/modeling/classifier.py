@@ -1,0 +1,119 @@
+"""The classifier: a backbone and a head that fit each other."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from passl_sot.modeling.backbones import Backbone, build_backbone
+from passl_sot.modeling.heads import Head, build_head
+from passl_sot.utils.config import Config, ConfigError, Fault
+
+__all__ = ["Classifier"]
+
+
+class Classifier(nn.Layer):
+    """Backbone and head from their configuration nodes, checked against each other.
+
+    Parameters are named ``backbone.*`` and ``head.*``.
+
+    Args:
+        architecture: Node of the backbone, ``{name: ..., ...}``; not changed.
+        head: Node of the head.
+
+    Raises:
+        ConfigError: A node is faulty, or the two do not fit; the message says what to write.
+    """
+
+    def __init__(self, architecture: Mapping[str, Any], head: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.backbone: Backbone = build_backbone(architecture)
+        self.head: Head = build_head(head)
+        faults = self._misfits(architecture, head)
+        if faults:
+            raise ConfigError(faults)
+
+    def _misfits(self, architecture: Mapping[str, Any], head: Mapping[str, Any]) -> list[Fault]:
+        arch_path, head_path = _path(architecture, "model.architecture"), _path(head, "model.head")
+        faults = []
+        gives, takes = self.backbone.num_features, self.head.in_channels
+        if gives != takes:
+            source = f"{arch_path}.embed_dim" if architecture.get("embed_dim") == gives else arch_path
+            faults.append(
+                Fault(
+                    f"{head_path}.in_channels",
+                    f"the head takes tokens of width {takes}, but the backbone {architecture['name']} gives "
+                    f"{gives} ({source}): write {head_path}.in_channels: {gives}",
+                    _origin(head, "in_channels"),
+                )
+            )
+        gives, takes = self.backbone.num_prefix_tokens, self.head.num_prefix_tokens
+        if gives != takes:
+            switch = f" ({arch_path}.class_token)" if hasattr(self.backbone, "class_token") else ""
+            faults.append(
+                Fault(
+                    f"{head_path}.num_prefix_tokens",
+                    f"the head expects {takes} token(s) before the words, but the backbone "
+                    f"{architecture['name']} gives {gives}{switch}: write "
+                    f"{head_path}.num_prefix_tokens: {gives}",
+                    _origin(head, "num_prefix_tokens"),
+                )
+            )
+        return faults
+
+    @property
+    def num_classes(self) -> int:
+        """Number K of classes."""
+        return self.head.num_classes
+
+    @property
+    def torch_key_rules(self) -> tuple[tuple[str, str], ...]:
+        """How names of the family's official PyTorch checkpoints become names of this model."""
+        return self.backbone.torch_key_rules
+
+    @property
+    def num_layers(self) -> int:
+        """The greatest number that ``layer_of`` gives."""
+        return self.backbone.num_layers
+
+    def forward_features(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Images ``[B, in_chans, H, W]`` to tokens ``[B, P+N, C]``."""
+        return self.backbone(x_bchw)
+
+    def forward_head(self, x_bnc: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, ...]:
+        """Tokens ``[B, P+N, C]`` to logits ``[B, K]`` (or to parts of them, see the head)."""
+        return self.head(x_bnc)
+
+    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, ...]:
+        """Images ``[B, in_chans, H, W]`` to logits ``[B, K]`` (or to parts of them, see the head)."""
+        return self.head(self.backbone(x_bchw))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """New last layers for ``num_classes`` classes; everything else stays."""
+        self.head.reset_classifier(num_classes)
+
+    def resize(self, img_size: int | Sequence[int]) -> None:
+        """Change the input size; the weights stay."""
+        self.backbone.resize(img_size)
+
+    def set_recompute(self, on: bool = True) -> None:
+        """Recompute the blocks' activations in the backward pass, to save memory."""
+        self.backbone.set_recompute(on)
+
+    def no_weight_decay(self) -> set[str]:
+        """Full names of parameters that are not decayed though they have two dimensions or more."""
+        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+    def layer_of(self, name: str) -> int:
+        """Depth of a parameter, by its full name, for layer-wise decay: the head is the last."""
+        part, _, rest = name.partition(".")
+        return self.backbone.layer_of(rest) if part == "backbone" else self.num_layers
+
+
+def _path(cfg: Mapping[str, Any], default: str) -> str:
+    return (cfg.node_path() if isinstance(cfg, Config) else "") or default
+
+
+def _origin(cfg: Mapping[str, Any], key: str) -> Any:
+    return cfg.origin_of(key) if isinstance(cfg, Config) else None

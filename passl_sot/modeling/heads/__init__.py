@@ -1,0 +1,20 @@
+"""Heads: tokens in, logits out. A head owns its pooling."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from passl_sot.modeling.heads.base import Head
+from passl_sot.utils.registry import Registry
+
+__all__ = ["HEADS", "Head", "build_head"]
+
+HEADS = Registry("head", "passl_sot.modeling.heads")
+
+
+def build_head(cfg: Mapping[str, Any]) -> Head:
+    """Build the head that a node ``{name: ..., ...}`` describes; the node is not changed.
+
+    Raises:
+        ConfigError: The node does not fit its class; every fault is listed.
+    """
+    return HEADS.build(cfg)

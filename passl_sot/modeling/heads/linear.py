@@ -1,0 +1,56 @@
+"""The plain head: one Linear on the class token or on the mean of the word tokens."""
+
+from typing import Literal
+
+import paddle
+from paddle import nn
+
+from passl_sot.modeling.heads import HEADS
+from passl_sot.modeling.heads.base import Head
+from passl_sot.nn.initializers import linear
+
+__all__ = ["LinearHead"]
+
+
+@HEADS.register()
+class LinearHead(Head):
+    """Dropout and one Linear on a pooled token.
+
+    Args:
+        num_classes: Number K of classes.
+        in_channels: Width C of the tokens.
+        pool: "token" takes the first prefix token, "mean" averages the word tokens.
+        num_prefix_tokens: Number P of tokens before the word tokens.
+        dropout: Dropout on the pooled features.
+
+    Raises:
+        ValueError: ``pool="token"`` without a prefix token.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int,
+        pool: Literal["token", "mean"] = "token",
+        num_prefix_tokens: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(num_classes, in_channels, num_prefix_tokens)
+        if pool == "token" and num_prefix_tokens == 0:
+            raise ValueError("LinearHead: pool 'token' needs a class token; write pool: mean")
+        self.pool = pool
+        self.drop = nn.Dropout(dropout)
+        self.fc = linear(in_channels, num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the Linear by a new one for ``num_classes`` classes."""
+        self.num_classes = num_classes
+        self.fc = linear(self.in_channels, num_classes)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Args: x: tokens ``[B, P+N, C]``, or pooled ``[B, C]``. Returns: logits ``[B, K]``."""
+        self.check_tokens(x, pooled_allowed=True)
+        if x.ndim == 3:
+            x = x[:, 0] if self.pool == "token" else x[:, self.num_prefix_tokens :].mean(axis=1)
+        return self.fc(self.drop(x))

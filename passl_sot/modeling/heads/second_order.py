@@ -1,0 +1,180 @@
+"""The second-order head: classify by the class token and by pooled word tokens together.
+
+The class token gathers what it can by attention; the word tokens keep detail that it misses.
+SoT (arXiv 2104.10935, section 3.2) pools the words by multi-head cross-covariances with
+singular-value power normalisation, and adds the logits of both. The head fits any backbone,
+with or without a class token.
+
+Differences from the official code: one class serves backbones with and without a class token
+(officially ``Classifier`` and ``OnlyVisualTokensClassifier``), ``sum_loss`` adds the logits by
+itself in evaluation, and combinations that cannot work are refused with a reason.
+
+Legend: B batch, P prefix tokens, N word tokens, C width, K classes, h heads, d ``wr_dim``.
+"""
+
+import math
+from typing import Annotated, Literal
+
+import paddle
+
+from passl_sot.modeling.heads import HEADS
+from passl_sot.modeling.heads.base import Head
+from passl_sot.nn.initializers import linear
+from passl_sot.nn.normalization import ISQRTCOV, NORMALIZATIONS, MatrixNorm, SvPN, build_normalization
+from passl_sot.nn.second_order import GAP, GCP, MGCrP
+
+__all__ = ["SecondOrderHead"]
+
+
+@HEADS.register()
+class SecondOrderHead(Head):
+    """Class-token logits fused with logits of pooled word tokens.
+
+    Args:
+        num_classes: Number K of classes.
+        in_channels: Width C of the tokens.
+        representation: How words are pooled. "MGCrP" and "GCP": second order; "GAP": mean; "fc":
+            no words, the class token goes through a Linear to ``fc_dim`` first; "none": no words,
+            the class token alone.
+        fusion_type: "sum_fc" adds the logits of both; "concat" classifies the joined features;
+            "sum_loss" trains both logits with a loss each and adds them in evaluation;
+            "aggre_all" pools all tokens, prefix included, and uses nothing else. With "concat"
+            and "aggre_all" ``cls_fc`` exists and gets no gradient, as in the official code.
+        num_heads: Heads h of MGCrP; with ``wr_dim`` it also settles the width √(2hd²) of GCP.
+        wr_dim: Width d of one MGCrP head.
+        qkv_bias: Whether MGCrP's projection has a bias.
+        normalization: Normalisation of the second-order matrix, a node ``{name: ...}``; null for
+            none; "default" for the official one: SvPN for MGCrP, ISQRTCOV for GCP. The other
+            representations have no matrix and do not read it.
+        num_prefix_tokens: Number P of tokens before the words. With 0 all tokens are pooled and
+            there is no ``cls_fc``.
+        fc_dim: Width of the "fc" representation.
+
+    Raises:
+        ValueError: The choices exclude each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int,
+        representation: Literal["MGCrP", "GAP", "GCP", "fc", "none"] = "MGCrP",
+        fusion_type: Literal["sum_fc", "concat", "sum_loss", "aggre_all"] = "sum_fc",
+        num_heads: int = 6,
+        wr_dim: int = 24,
+        qkv_bias: bool = False,
+        normalization: Annotated[dict, NORMALIZATIONS] | Literal["default"] | None = "default",
+        num_prefix_tokens: int = 1,
+        fc_dim: int = 1280,
+    ) -> None:
+        super().__init__(num_classes, in_channels, num_prefix_tokens)
+        self.representation_name = representation
+        self.fusion_type = fusion_type
+        self._check_choices()
+        word_dim, cls_dim = 0, in_channels
+        if representation == "MGCrP":
+            norm = self._normalization(normalization, wr_dim)
+            self.representation = MGCrP(in_channels, num_heads, wr_dim, norm, qkv_bias)
+            word_dim = self.representation.out_features
+        elif representation == "GCP":
+            width = math.isqrt(2 * num_heads * wr_dim**2)
+            self.dr = linear(in_channels, width)
+            self.representation = GCP()
+            self.normalization = self._normalization(normalization, width)
+            word_dim = self.normalization.out_features
+        elif representation == "GAP":
+            self.representation = GAP()
+            word_dim = in_channels
+        elif representation == "fc":
+            self.dim = linear(in_channels, fc_dim)
+            cls_dim = fc_dim
+        if fusion_type == "concat":
+            word_dim += in_channels
+        self._cls_dim = cls_dim if num_prefix_tokens else 0
+        self._word_dim = word_dim if representation not in ("fc", "none") else 0
+        self.reset_classifier(num_classes)
+
+    def _check_choices(self) -> None:
+        name, fusion = self.representation_name, self.fusion_type
+        if name in ("fc", "none"):
+            if self.num_prefix_tokens == 0:
+                raise ValueError(
+                    f"SecondOrderHead: representation '{name}' classifies the class token, and with "
+                    "num_prefix_tokens 0 there is none; choose MGCrP, GCP or GAP"
+                )
+            if fusion != "sum_fc":
+                raise ValueError(
+                    f"SecondOrderHead: representation '{name}' uses no words, so fusion_type "
+                    f"'{fusion}' has nothing to fuse; leave fusion_type at sum_fc"
+                )
+        elif self.num_prefix_tokens == 0 and fusion != "sum_fc":
+            raise ValueError(
+                f"SecondOrderHead: fusion_type '{fusion}' needs a class token, and with num_prefix_tokens "
+                "0 there is none; leave fusion_type at sum_fc"
+            )
+
+    def _normalization(self, cfg: dict | str | None, side: int) -> MatrixNorm:
+        gcp = self.representation_name == "GCP"
+        if cfg == "default":
+            return ISQRTCOV(input_dim=side) if gcp else SvPN(input_dim=side)
+        if cfg is None and gcp:
+            return MatrixNorm(input_dim=side, vec="triu")  # symmetric: half of it says it all
+        norm = build_normalization(cfg, side)
+        if isinstance(norm, ISQRTCOV) and not gcp:
+            raise ValueError(
+                "SecondOrderHead: ISQRTCOV takes the square root of a covariance, and MGCrP gives "
+                "cross-covariances, which have none; choose SvPN, or representation GCP"
+            )
+        return norm
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace ``visual_fc`` and ``cls_fc`` by new ones for ``num_classes`` classes."""
+        self.num_classes = num_classes
+        if self._word_dim:
+            self.visual_fc = linear(self._word_dim, num_classes)
+        if self._cls_dim:
+            self.cls_fc = linear(self._cls_dim, num_classes)
+
+    def pool(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
+        """Pooled words (all tokens for "aggre_all"), ``[B, features]``."""
+        words = x_bnc if self.fusion_type == "aggre_all" else x_bnc[:, self.num_prefix_tokens :]
+        if self.representation_name == "GCP":
+            pooled = self.normalization(self.representation(self.dr(words)))
+            return pooled.astype(x_bnc.dtype)
+        return self.representation(words)
+
+    def forward_parts(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
+        """Logits by the class token and logits by the words; None where a head has no such part.
+
+        Args:
+            x_bnc: Tokens ``[B, P+N, C]``.
+
+        Returns:
+            Two of ``[B, K]`` or None. With "concat" and "aggre_all" the second is all there is.
+        """
+        self.check_tokens(x_bnc, pooled_allowed=False)
+        if self.representation_name == "none":
+            return self.cls_fc(x_bnc[:, 0]), None
+        if self.representation_name == "fc":
+            return self.cls_fc(self.dim(x_bnc[:, 0])), None
+        pooled = self.pool(x_bnc)
+        if self.fusion_type == "concat":
+            return None, self.visual_fc(paddle.concat([x_bnc[:, 0], pooled], axis=1))
+        if self.fusion_type == "aggre_all" or self.num_prefix_tokens == 0:
+            return None, self.visual_fc(pooled)
+        return self.cls_fc(x_bnc[:, 0]), self.visual_fc(pooled)
+
+    def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, paddle.Tensor]:
+        """Tokens ``[B, P+N, C]`` to logits ``[B, K]``.
+
+        With "sum_loss" and while training: the two parts, for a loss each.
+        """
+        by_class, by_words = self.forward_parts(x_bnc)
+        if by_class is None:
+            return by_words
+        if by_words is None:
+            return by_class
+        if self.fusion_type == "sum_loss" and self.training:
+            return by_class, by_words
+        return by_class + by_words

@@ -1,0 +1,1 @@
+"""Blocks written once and shared by every family of models."""

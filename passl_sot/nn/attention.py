@@ -1,0 +1,100 @@
+"""Multi-head self-attention.
+
+Shape legend: B batch, N tokens, C width, h heads, d = C / h.
+"""
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from passl_sot.nn.initializers import linear
+from passl_sot.nn.precision import at_least_float32, is_low_precision
+
+__all__ = ["Attention", "attend", "softmax"]
+
+
+def softmax(x: paddle.Tensor, axis: int = -1) -> paddle.Tensor:
+    """Softmax computed in float32 for 16-bit inputs; the result has the input's type."""
+    if is_low_precision(x):
+        return F.softmax(at_least_float32(x), axis=axis).astype(x.dtype)
+    return F.softmax(x, axis=axis)
+
+
+def _use_fused(q: paddle.Tensor) -> bool:
+    # Paddle's CPU kernel for fused attention is slower than the products written out, and the
+    # GPU one serves 16-bit types with head widths that are multiples of 8, up to 256.
+    on_gpu = paddle.is_compiled_with_cuda() and paddle.get_device().startswith("gpu")
+    return on_gpu and is_low_precision(q) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
+
+
+def attend(
+    q_bhnd: paddle.Tensor,
+    k_bhnd: paddle.Tensor,
+    v_bhnd: paddle.Tensor,
+    scale: float,
+    dropout: float = 0.0,
+    training: bool = False,
+) -> paddle.Tensor:
+    """softmax(scale · q kᵀ) v, fused on a GPU, written out elsewhere.
+
+    Args:
+        q_bhnd: Queries ``[B, h, N, d]``.
+        k_bhnd: Keys ``[B, h, M, d]``.
+        v_bhnd: Values ``[B, h, M, d]``.
+        scale: Factor on the products, applied after them.
+        dropout: Probability of dropping an attention weight while training.
+        training: Whether dropout is active.
+
+    Returns:
+        ``[B, h, N, d]``.
+    """
+    if _use_fused(q_bhnd):
+        q, k, v = (t.transpose([0, 2, 1, 3]) for t in (q_bhnd, k_bhnd, v_bhnd))
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, training=training, scale=scale)
+        return out.transpose([0, 2, 1, 3])
+    attn_bhnm = softmax(paddle.matmul(q_bhnd, k_bhnd, transpose_y=True) * scale)
+    if dropout > 0.0 and training:
+        attn_bhnm = F.dropout(attn_bhnm, p=dropout, training=True)
+    return paddle.matmul(attn_bhnm, v_bhnd)
+
+
+class Attention(nn.Layer):
+    """Multi-head self-attention with one joint projection for queries, keys and values.
+
+    Args:
+        dim: Width C.
+        num_heads: Number of heads h; must divide ``dim``.
+        qkv_bias: Whether the joint projection has a bias.
+        attn_dropout: Dropout on the attention weights.
+        proj_dropout: Dropout after the output projection.
+
+    Raises:
+        ValueError: ``num_heads`` does not divide ``dim``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qkv_bias: bool = False,
+        attn_dropout: float = 0.0,
+        proj_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"num_heads ({num_heads}) must divide the width ({dim})")
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.scale = self.head_dim**-0.5
+        self.attn_dropout = attn_dropout
+        self.qkv = linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_dropout)
+
+    def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
+        """Args: x_bnc: ``[B, N, C]``. Returns: the same shape."""
+        qkv = self.qkv(x_bnc).reshape([0, 0, 3, self.num_heads, self.head_dim])
+        q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)
+        out = attend(q, k, v, self.scale, self.attn_dropout, self.training)
+        out = out.transpose([0, 2, 1, 3]).reshape([0, 0, self.num_heads * self.head_dim])
+        return self.proj_drop(self.proj(out))

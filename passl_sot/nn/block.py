@@ -1,0 +1,48 @@
+"""The pre-norm transformer block."""
+
+import paddle
+from paddle import nn
+
+from passl_sot.nn.attention import Attention
+from passl_sot.nn.drop_path import DropPath
+from passl_sot.nn.mlp import Mlp
+
+__all__ = ["Block"]
+
+
+class Block(nn.Layer):
+    """x += DropPath(Attention(LN(x))); x += DropPath(Mlp(LN(x))).
+
+    Args:
+        dim: Width C.
+        num_heads: Attention heads; must divide ``dim``.
+        mlp_ratio: Hidden width of the perceptron over C (rounded down).
+        qkv_bias: Whether the query-key-value projection has a bias.
+        dropout: Dropout after both projections and inside the perceptron.
+        attn_dropout: Dropout on the attention weights.
+        drop_path: Probability of dropping a residual branch per sample.
+        norm_epsilon: LayerNorm's epsilon: 1e-5 for SoT and T2T-ViT, 1e-6 for DeiT and PiT.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = False,
+        dropout: float = 0.0,
+        attn_dropout: float = 0.0,
+        drop_path: float = 0.0,
+        norm_epsilon: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, epsilon=norm_epsilon)
+        self.attn = Attention(dim, num_heads, qkv_bias, attn_dropout, dropout)
+        self.norm2 = nn.LayerNorm(dim, epsilon=norm_epsilon)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
+        """Args: x_bnc: ``[B, N, C]``. Returns: the same shape."""
+        x_bnc = x_bnc + self.drop_path(self.attn(self.norm1(x_bnc)))
+        return x_bnc + self.drop_path(self.mlp(self.norm2(x_bnc)))

@@ -1,0 +1,45 @@
+"""Stochastic depth."""
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+__all__ = ["DropPath", "drop_path_rates"]
+
+
+class DropPath(nn.Layer):
+    """Drops a whole residual branch for some samples of a batch while training.
+
+    One Bernoulli draw per sample; kept samples are divided by the keep probability, so the
+    expectation is unchanged (Huang et al., "Deep Networks with Stochastic Depth", 2016).
+
+    Args:
+        rate: Probability of dropping, in [0, 1).
+
+    Raises:
+        ValueError: ``rate`` lies outside [0, 1).
+    """
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"drop-path rate must lie in [0, 1), got {rate}")
+        self.rate = rate
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Args: x: ``[B, ...]``. Returns: the same shape."""
+        if self.rate == 0.0 or not self.training:
+            return x
+        # A dropout over one number per sample: no arithmetic on shapes, so any traced batch works.
+        axes = list(range(1, x.ndim))
+        corner = paddle.slice(x, axes=axes, starts=[0] * len(axes), ends=[1] * len(axes))
+        return x * F.dropout(paddle.ones_like(corner), p=self.rate, training=True)
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        return f"rate={self.rate:g}"
+
+
+def drop_path_rates(last: float, depth: int) -> list[float]:
+    """Rates that grow linearly over the blocks, from 0 for the first to ``last`` for the last."""
+    return [last * i / (depth - 1) if depth > 1 else 0.0 for i in range(depth)]

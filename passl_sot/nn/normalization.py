@@ -1,0 +1,299 @@
+"""Normalisations of second-order (covariance) matrices, chosen by name in the configuration.
+
+Every class takes matrices ``[B, r, c]`` and gives vectors ``[B, out_features]``, row by row
+(``vec="full"``) or the upper triangle only (``vec="triu"``, for symmetric matrices). All are
+islands of float32: 16-bit inputs are cast up and the result is cast back.
+
+Legend: P the matrix, u and v its left and right singular vectors, s the singular value, d its side.
+"""
+
+import math
+from typing import Any, Literal
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from passl_sot.nn.precision import at_least_float32, autocast_off
+from passl_sot.utils.registry import Registry
+
+__all__ = [
+    "EPN",
+    "ISQRTCOV",
+    "LN",
+    "NORMALIZATIONS",
+    "MatrixNorm",
+    "SqrtD",
+    "SqrtT",
+    "SvPN",
+    "build_normalization",
+    "safe_unit",
+]
+
+Vec = Literal["full", "triu"]
+NORMALIZATIONS = Registry("normalization", "passl_sot.nn")
+
+_UNIT_EPS = 1e-12  # torch.nn.functional.normalize's; shorter vectors have no direction here
+
+
+def safe_unit(x: paddle.Tensor, axis: int = 1) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """Divide vectors by their Euclidean length, with finite gradients at and near zero.
+
+    Vectors shorter than 1e-12 become exactly zero and get zero gradient. (Dividing them by
+    1e-12, as PyTorch does, makes gradients of 1e12 per step, which overflow after a few.)
+
+    Args:
+        x: Any shape.
+        axis: The axis the vectors lie along.
+
+    Returns:
+        The unit vectors, and the lengths with ``axis`` kept as 1 (0 for the zeroed vectors).
+    """
+    square = (x * x).sum(axis=axis, keepdim=True)
+    long_enough = square > _UNIT_EPS**2
+    zero = paddle.zeros_like(square)
+    length = paddle.sqrt(paddle.where(long_enough, square, paddle.ones_like(square)))
+    unit = x * paddle.where(long_enough, 1.0 / length, zero)
+    return unit, paddle.where(long_enough, length, zero)
+
+
+def _power(s: paddle.Tensor, exponent: float) -> paddle.Tensor:
+    """s ** exponent for s >= 0, with zero (not infinite) gradient where s is 0."""
+    positive = s > 0
+    base = paddle.where(positive, s, paddle.ones_like(s))
+    raised = paddle.sqrt(base) if exponent == 0.5 else paddle.pow(base, exponent)
+    return paddle.where(positive, raised, paddle.zeros_like(s))
+
+
+class MatrixNorm(nn.Layer):
+    """Base of the normalisations, and by itself the identity (``normalization: null``).
+
+    Args:
+        input_dim: Side d of the square matrices. The head that owns the layer passes it; a
+            configuration node leaves it out.
+        vec: "full" flattens row by row; "triu" keeps the upper triangle with the diagonal.
+
+    Attributes:
+        out_features: Length of the vectors given.
+    """
+
+    def __init__(self, *, input_dim: int | None = None, vec: Vec = "full") -> None:
+        super().__init__()
+        if input_dim is None or input_dim < 1:
+            raise ValueError(f"{type(self).__name__}: input_dim must be at least 1, got {input_dim}")
+        self.input_dim = input_dim
+        self.vec = vec
+        self.out_features = input_dim**2 if vec == "full" else input_dim * (input_dim + 1) // 2
+        if vec == "triu":
+            rows = [r * input_dim + c for r in range(input_dim) for c in range(r, input_dim)]
+            self.register_buffer("triangle", paddle.to_tensor(rows, dtype="int64"), persistable=False)
+
+    def _normalize(self, p_brc: paddle.Tensor) -> paddle.Tensor:
+        """Args: p_brc: ``[B, d, d]``, float32 or float64. Returns: the same shape."""
+        return p_brc
+
+    def forward(self, p_brc: paddle.Tensor) -> paddle.Tensor:
+        """Args: p_brc: ``[B, d, d]``. Returns: ``[B, out_features]``, of the input's type."""
+        with autocast_off():
+            normal = self._normalize(at_least_float32(p_brc))
+            vector = normal.flatten(1)
+            if self.vec == "triu":
+                vector = paddle.index_select(vector, self.triangle, axis=1)
+        return vector if vector.dtype == p_brc.dtype else vector.astype(p_brc.dtype)
+
+
+@NORMALIZATIONS.register()
+class SvPN(MatrixNorm):
+    """Singular-value power normalisation by power iteration (SoT, arXiv 2104.10935).
+
+    The K leading singular triples come from ``num_iters`` steps u = Pv/|Pv|, v = Pᵀu/|Pᵀu|
+    from a start vector v₀, with deflation P ← P - s u vᵀ between them; every round starts from
+    the same v₀. The result is Σ sₖ^α uₖ vₖᵀ + E / (s_K^(1-α) + 1e-5), E being what remains of
+    P. The last triple enters as ε s^α u vᵀ / (s^(1-α) + ε), which is the same number without
+    subtracting two nearly equal ones.
+
+    Differences from the official code: values and gradients stay finite for zero and
+    rank-deficient matrices, and 16-bit inputs are computed in float32.
+
+    With one iteration and more than one triple the deflated matrix sends v₀ to exactly zero,
+    so the second direction is rounding noise: use ``num_iters >= 2`` there.
+
+    Args:
+        input_dim: Side d of the matrices and length of v₀.
+        alpha: The power α, in (0, 1].
+        num_iters: Power iterations per triple.
+        num_sv: Number K of triples; None takes all d and leaves no remainder.
+        init_weight: "learn" makes v₀ a parameter (normal, mean 0, deviation 1), "one" all ones.
+        vec: See :class:`MatrixNorm`.
+        dropout: Dropout on the resulting vector.
+
+    Raises:
+        ValueError: A number lies outside its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_dim: int | None = None,
+        alpha: float = 0.5,
+        num_iters: int = 1,
+        num_sv: int | None = 1,
+        init_weight: Literal["learn", "one"] = "learn",
+        vec: Vec = "full",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(input_dim=input_dim, vec=vec)
+        if not 0.0 < alpha <= 1.0:
+            raise ValueError(f"SvPN: alpha must lie in (0, 1], got {alpha}")
+        if num_iters < 1:
+            raise ValueError(f"SvPN: num_iters must be at least 1, got {num_iters}")
+        if num_sv is not None and not 1 <= num_sv <= self.input_dim:
+            raise ValueError(f"SvPN: num_sv must lie in 1..{self.input_dim} or be null, got {num_sv}")
+        self.alpha = alpha
+        self.num_iters = num_iters
+        self.num_sv = num_sv
+        self.drop = nn.Dropout(dropout)
+        if init_weight == "learn":
+            self.weight = self.create_parameter(
+                [self.input_dim], default_initializer=nn.initializer.Normal(0.0, 1.0)
+            )
+        else:
+            ones = paddle.ones([self.input_dim], dtype=paddle.get_default_dtype())
+            self.register_buffer("weight", ones, persistable=False)
+
+    def _triple(self, p_brc: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+        """u ``[B, r, 1]``, s ``[B, 1, 1]`` and v ``[B, c, 1]`` of the leading singular direction."""
+        v = self.weight.astype(p_brc.dtype).unsqueeze(-1)
+        for _ in range(self.num_iters):
+            u, _length = safe_unit(paddle.matmul(p_brc, v))
+            # |Pᵀu| is uᵀPv of the v it gives: the singular value comes for free.
+            v, s = safe_unit(paddle.matmul(p_brc, u, transpose_x=True))
+        return u, s, v
+
+    def _normalize(self, p_brc: paddle.Tensor) -> paddle.Tensor:
+        eps = 1e-5
+        count = self.input_dim if self.num_sv is None else self.num_sv
+        total, rest = None, p_brc
+        for k in range(count):
+            u, s, v = self._triple(rest)
+            outer = paddle.matmul(u, v, transpose_y=True)
+            if k == count - 1 and self.num_sv is not None:
+                divisor = _power(s, 1.0 - self.alpha) + eps
+                term = (rest + outer * (_power(s, self.alpha) * eps)) / divisor
+            else:
+                term = outer * _power(s, self.alpha)
+                rest = rest - outer * s
+            total = term if total is None else total + term
+        return total
+
+    def forward(self, p_brc: paddle.Tensor) -> paddle.Tensor:
+        """Args: p_brc: ``[B, d, d]``. Returns: ``[B, out_features]``, of the input's type."""
+        return self.drop(super().forward(p_brc))
+
+
+@NORMALIZATIONS.register()
+class ISQRTCOV(MatrixNorm):
+    """Matrix square root of a covariance by Newton-Schulz steps (iSQRT-COV, arXiv 1712.01034).
+
+    Only for symmetric positive semi-definite matrices, that is for GCP: Σ is divided by its
+    trace, ``num_iters`` coupled steps approach the root, which is multiplied by √trace.
+    A matrix whose trace is at most 1e-12 gives zeros.
+
+    Args:
+        input_dim: Side d.
+        num_iters: Newton-Schulz steps; the official head uses 3.
+        vec: The result is symmetric, so the upper triangle says it all.
+    """
+
+    def __init__(self, *, input_dim: int | None = None, num_iters: int = 3, vec: Vec = "triu") -> None:
+        super().__init__(input_dim=input_dim, vec=vec)
+        if num_iters < 1:
+            raise ValueError(f"ISQRTCOV: num_iters must be at least 1, got {num_iters}")
+        self.num_iters = num_iters
+
+    def _normalize(self, p_brc: paddle.Tensor) -> paddle.Tensor:
+        eye = paddle.eye(self.input_dim, dtype=p_brc.dtype)
+        trace = (p_brc * eye).sum(axis=[1, 2], keepdim=True)
+        usable = trace > _UNIT_EPS
+        safe = paddle.where(usable, trace, paddle.ones_like(trace))
+        y = paddle.where(usable, p_brc / safe, paddle.zeros_like(p_brc))
+        z = None
+        for step in range(self.num_iters):
+            # Z starts as the identity, so the first product is spared; the last Z is never used.
+            half = 0.5 * (3.0 * eye - (y if z is None else paddle.matmul(z, y)))
+            y = paddle.matmul(y, half)
+            if step < self.num_iters - 1:
+                z = half if z is None else paddle.matmul(half, z)
+        return y * paddle.sqrt(safe)
+
+
+@NORMALIZATIONS.register()
+class EPN(MatrixNorm):
+    """Element-wise power normalisation: sign(x)·√(|x| + eps), then unit columns (along axis 1)."""
+
+    def __init__(self, *, input_dim: int | None = None, eps: float = 1e-8, vec: Vec = "full") -> None:
+        super().__init__(input_dim=input_dim, vec=vec)
+        if eps <= 0:
+            raise ValueError(f"EPN: eps must be positive, got {eps}")
+        self.eps = eps
+
+    def _normalize(self, p_brc: paddle.Tensor) -> paddle.Tensor:
+        root = paddle.sign(p_brc) * paddle.sqrt(paddle.abs(p_brc) + self.eps)
+        return safe_unit(root, axis=1)[0]
+
+
+@NORMALIZATIONS.register()
+class SqrtD(MatrixNorm):
+    """Multiplication by 1/√d."""
+
+    def __init__(self, *, input_dim: int | None = None, vec: Vec = "full") -> None:
+        super().__init__(input_dim=input_dim, vec=vec)
+
+    def _normalize(self, p_brc: paddle.Tensor) -> paddle.Tensor:
+        return p_brc * self.input_dim**-0.5
+
+
+@NORMALIZATIONS.register()
+class SqrtT(MatrixNorm):
+    """Multiplication by a learned scalar (``factor``) that starts at 1/√d."""
+
+    def __init__(self, *, input_dim: int | None = None, vec: Vec = "full") -> None:
+        super().__init__(input_dim=input_dim, vec=vec)
+        start = nn.initializer.Constant(1.0 / math.sqrt(self.input_dim))
+        self.factor = self.create_parameter([], default_initializer=start)
+
+    def _normalize(self, p_brc: paddle.Tensor) -> paddle.Tensor:
+        return p_brc * self.factor.astype(p_brc.dtype)
+
+
+@NORMALIZATIONS.register()
+class LN(MatrixNorm):
+    """LayerNorm over each row of the matrix (its last axis), with learned scale and shift."""
+
+    def __init__(self, *, input_dim: int | None = None, eps: float = 1e-5, vec: Vec = "full") -> None:
+        super().__init__(input_dim=input_dim, vec=vec)
+        self.eps = eps
+        self.weight = self.create_parameter([self.input_dim], default_initializer=nn.initializer.Constant(1.0))
+        self.bias = self.create_parameter([self.input_dim], is_bias=True)
+
+    def _normalize(self, p_brc: paddle.Tensor) -> paddle.Tensor:
+        weight, bias = self.weight.astype(p_brc.dtype), self.bias.astype(p_brc.dtype)
+        return F.layer_norm(p_brc, [self.input_dim], weight, bias, self.eps)
+
+
+def build_normalization(cfg: dict[str, Any] | None, input_dim: int) -> MatrixNorm:
+    """Build the normalisation a configuration node names, for matrices of side ``input_dim``.
+
+    Args:
+        cfg: ``{name: ..., ...}``, or None for none at all.
+        input_dim: Side of the matrices.
+
+    Returns:
+        The layer.
+
+    Raises:
+        ConfigError: The node does not fit its class.
+    """
+    if cfg is None:
+        return MatrixNorm(input_dim=input_dim)
+    return NORMALIZATIONS.build(cfg, input_dim=input_dim)

@@ -1,0 +1,27 @@
+"""Islands of float32 inside mixed-precision models.
+
+Softmax, covariances and matrix normalisations lose their meaning in 16 bits: in float16 an
+epsilon of 1e-8 is exactly zero. Such code casts its input up, switches autocasting off, and
+casts its result back. float64 passes through untouched, so that double-precision checks stay exact.
+"""
+
+from contextlib import AbstractContextManager
+
+import paddle
+
+__all__ = ["at_least_float32", "autocast_off", "is_low_precision"]
+
+
+def is_low_precision(x: paddle.Tensor) -> bool:
+    """Whether ``x`` is float16 or bfloat16."""
+    return x.dtype in (paddle.float16, paddle.bfloat16)
+
+
+def at_least_float32(x: paddle.Tensor) -> paddle.Tensor:
+    """``x`` as float32 when it is float16 or bfloat16, else ``x`` itself."""
+    return x.astype("float32") if is_low_precision(x) else x
+
+
+def autocast_off() -> AbstractContextManager[None]:
+    """A block in which ``paddle.amp.auto_cast`` of an outer block has no effect."""
+    return paddle.amp.auto_cast(enable=False)

@@ -1,0 +1,377 @@
+"""Token embedding modules: small convolutional networks that turn an image into visual words.
+
+They replace a patch projection (SoT, arXiv 2104.10935, section 3.1) and serve any backbone: each
+gives ``[B, N, C]`` tokens, row by row, and says its grid (``grid_size``) and total ``stride``.
+
+A stem (3×3 convolution, 3×3 max-pooling by 2) and three stages lead to a 1×1 projection. The
+total stride is 16 from 224 pixels up and 8 below, where the last down-sampling is dropped, as
+the official code does at 112; 4 with ``large_output`` (DenseNet only); always 8 for Non-local.
+
+Legend: B batch, N = H·W tokens, C embedding width.
+"""
+
+from typing import Literal
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from passl_sot.nn.attention import softmax
+from passl_sot.nn.initializers import batch_norm, conv2d
+from passl_sot.nn.precision import at_least_float32, autocast_off
+
+__all__ = ["TokenEmbed", "TokenEmbedName"]
+
+TokenEmbedName = Literal["DenseNet", "ResNet", "Inception", "Non-local", "Naive_linear"]
+
+_FULL_SIZE = 224  # from this many pixels on, the total stride is 16
+
+
+def _set_stride(conv: nn.Conv2D, stride: int) -> None:
+    # Paddle keeps a convolution's stride in this attribute and offers no other way to change it.
+    conv._stride = [stride, stride]
+
+
+class _DenseLayer(nn.Layer):
+    """ReLU, 1×1 convolution, ReLU, 3×3 convolution; the first ReLU is done by the block.
+
+    There is no BatchNorm in here: the official code passes none to timm 0.3.4's DenseBlock,
+    whose default "norm layer" is a ReLU.
+    """
+
+    def __init__(self, in_channels: int, growth: int, bottleneck: int) -> None:
+        super().__init__()
+        self.conv1 = conv2d(in_channels, bottleneck * growth, 1, bias=False)
+        self.conv2 = conv2d(bottleneck * growth, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.conv2(F.relu(self.conv1(x)))
+
+
+class _DenseBlock(nn.Layer):
+    """Dense layers, each fed by the outputs of all before it."""
+
+    def __init__(
+        self, in_channels: int, num_layers: int = 6, growth: int = 16, bottleneck: int = 2
+    ) -> None:
+        super().__init__()
+        self.layer_names = [f"denselayer{i + 1}" for i in range(num_layers)]
+        for i, name in enumerate(self.layer_names):
+            self.add_sublayer(name, _DenseLayer(in_channels + i * growth, growth, bottleneck))
+        self.out_channels = in_channels + num_layers * growth
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        features = [x]
+        active = F.relu(x)  # rectified once and extended, not once per layer
+        for name in self.layer_names[:-1]:
+            features.append(self._sub_layers[name](active))
+            active = paddle.concat([active, F.relu(features[-1])], axis=1)
+        features.append(self._sub_layers[self.layer_names[-1]](active))
+        return paddle.concat(features, axis=1)
+
+
+class _DenseTransition(nn.Layer):
+    """BatchNorm (no activation), 1×1 convolution, and 2×2 average pooling where ``pool`` is set."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm = batch_norm(in_channels)
+        self.conv = conv2d(in_channels, out_channels, 1, bias=False)
+        self.pool = True
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = self.conv(self.norm(x))
+        return F.avg_pool2d(x, 2, 2) if self.pool else x
+
+
+class _Bottleneck(nn.Layer):
+    """ResNet bottleneck with a projection shortcut; ``stride`` sits on the 3×3 convolution."""
+
+    def __init__(self, in_channels: int, width: int, expansion: int = 4) -> None:
+        super().__init__()
+        out_channels = width * expansion
+        self.conv1 = conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = batch_norm(width, 1e-3, 0.01)
+        self.conv2 = conv2d(width, width, 3, stride=2, padding=1, bias=False)
+        self.bn2 = batch_norm(width, 1e-3, 0.01)
+        self.conv3 = conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = batch_norm(out_channels, 1e-3, 0.01)
+        self.downsample = nn.Sequential(
+            conv2d(in_channels, out_channels, 1, stride=2, bias=False), batch_norm(out_channels)
+        )
+
+    def set_stride(self, stride: int) -> None:
+        _set_stride(self.conv2, stride)
+        _set_stride(self.downsample[0], stride)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        return F.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+
+
+class _ConvBnRelu(nn.Layer):
+    """Convolution without bias, BatchNorm (epsilon 1e-3), ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
+        self.bn = batch_norm(out_channels, 1e-3)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return F.relu(self.bn(self.conv(x)))
+
+
+class _InceptionBlock(nn.Layer):
+    """Branches 1×1; 1×1, 3×3; 1×1, 5×5; max-pool, 1×1 → 32 + 64 + 16 + 16 channels."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.stride = 2
+        self.branch0 = _ConvBnRelu(in_channels, 32, 1, stride=2)
+        self.branch1 = nn.Sequential(_ConvBnRelu(in_channels, 32, 1), _ConvBnRelu(32, 64, 3, stride=2))
+        self.branch2 = nn.Sequential(_ConvBnRelu(in_channels, 16, 1), _ConvBnRelu(16, 16, 5, stride=2))
+        # Index 0 is the max-pooling's place in the official state dict; forward does the pooling.
+        self.branch3 = nn.Sequential(nn.Identity(), _ConvBnRelu(in_channels, 16, 1))
+
+    def set_stride(self, stride: int) -> None:
+        self.stride = stride
+        for unit in (self.branch0, self.branch1[1], self.branch2[1]):
+            _set_stride(unit.conv, stride)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        pooled = F.max_pool2d(x, 3, self.stride, 1)
+        branches = [self.branch0(x), self.branch1(x), self.branch2(x), self.branch3(pooled)]
+        return paddle.concat(branches, axis=1)
+
+
+class _NonLocalBlock(nn.Layer):
+    """Embedded-Gaussian non-local block with a projection shortcut and a closing BatchNorm.
+
+    The output projection W starts at zero, so the block begins as its shortcut. The products of
+    the pairwise weights are not scaled.
+    """
+
+    def __init__(self, in_channels: int, inter_channels: int, out_channels: int) -> None:
+        super().__init__()
+
+        def projection(width: int) -> nn.Sequential:
+            return nn.Sequential(conv2d(in_channels, width, 1), batch_norm(width))
+
+        self.bn_norm = batch_norm(out_channels)
+        self.g = projection(inter_channels)
+        self.W = conv2d(inter_channels, out_channels, 1)
+        with paddle.no_grad():
+            for parameter in self.W.parameters():
+                parameter.set_value(paddle.zeros_like(parameter))
+        self.theta = projection(inter_channels)
+        self.phi = projection(inter_channels)
+        self.shortcut = projection(out_channels)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        theta, phi, g = self.theta(x), self.phi(x), self.g(x)
+        with autocast_off():
+            queries, keys = at_least_float32(theta).flatten(2), at_least_float32(phi).flatten(2)
+            weights = softmax(paddle.matmul(queries, keys, transpose_x=True))
+        mixed = paddle.matmul(g.flatten(2), weights.astype(g.dtype), transpose_y=True)
+        mixed = mixed.reshape([0, 0, *g.shape[2:]])
+        return self.bn_norm(self.W(mixed) + self.shortcut(x))
+
+
+class _ConvTokens(nn.Layer):
+    """Stem, three stages and the 1×1 projection; the kinds below fill in the stages."""
+
+    ceil_halving = True  # a strided, padded convolution rounds an odd size up; pooling rounds down
+
+    def __init__(self, in_chans: int, token_dim: int, embed_dim: int, stage_dim: int) -> None:
+        super().__init__()
+        self.stride = 16
+        stem_conv = conv2d(in_chans, token_dim, 3, padding=1)
+        self.stem = nn.Sequential(stem_conv, nn.MaxPool2D(3, 2, 1))
+        self.stage = self.make_stage(token_dim)
+        self.transition = conv2d(stage_dim, embed_dim, 1)
+
+    def make_stage(self, token_dim: int) -> nn.Sequential:
+        raise NotImplementedError
+
+    def set_stride(self, stride: int) -> None:
+        """Choose which of the stages after the stem halve the size, for a total of ``stride``."""
+        raise NotImplementedError
+
+    def grid_size(self, size: int) -> int:
+        size, halved = (size + 1) // 2, 2
+        while halved < self.stride:
+            size, halved = (size + self.ceil_halving) // 2, halved * 2
+        return size
+
+    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        x_bchw = self.transition(self.stage(self.stem(x_bchw)))
+        return x_bchw.flatten(2).transpose([0, 2, 1])
+
+
+class _DenseNetTokens(_ConvTokens):
+    ceil_halving = False
+
+    def __init__(self, in_chans: int, token_dim: int, embed_dim: int) -> None:
+        super().__init__(in_chans, token_dim, embed_dim, stage_dim=128)
+
+    def make_stage(self, token_dim: int) -> nn.Sequential:
+        layers: list[nn.Layer] = []
+        for width in (token_dim, 128, 128):
+            layers.append(_DenseBlock(width))
+            layers.append(_DenseTransition(layers[-1].out_channels, 128))
+        return nn.Sequential(*layers)
+
+    def set_stride(self, stride: int) -> None:
+        self.stride = stride
+        for i, index in enumerate((1, 3, 5)):
+            self.stage[index].pool = stride >= 2 ** (i + 2)
+
+
+class _ResNetTokens(_ConvTokens):
+    def __init__(self, in_chans: int, token_dim: int, embed_dim: int) -> None:
+        super().__init__(in_chans, token_dim, embed_dim, stage_dim=256)
+
+    def make_stage(self, token_dim: int) -> nn.Sequential:
+        return nn.Sequential(_Bottleneck(token_dim, 64), _Bottleneck(256, 64), _Bottleneck(256, 64))
+
+    def set_stride(self, stride: int) -> None:
+        self.stride = stride
+        self.stage[2].set_stride(2 if stride == 16 else 1)
+
+
+class _InceptionTokens(_ConvTokens):
+    def __init__(self, in_chans: int, token_dim: int, embed_dim: int) -> None:
+        super().__init__(in_chans, token_dim, embed_dim, stage_dim=128)
+
+    def make_stage(self, token_dim: int) -> nn.Sequential:
+        return nn.Sequential(_InceptionBlock(token_dim), _InceptionBlock(128), _InceptionBlock(128))
+
+    def set_stride(self, stride: int) -> None:
+        self.stride = stride
+        self.stage[2].set_stride(2 if stride == 16 else 1)
+
+
+class _NonLocalTokens(_ConvTokens):
+    def __init__(self, in_chans: int, token_dim: int, embed_dim: int) -> None:
+        super().__init__(in_chans, token_dim, embed_dim, stage_dim=256)
+        self.stride = 8
+
+    def make_stage(self, token_dim: int) -> nn.Sequential:
+        layers: list[nn.Layer] = []
+        for width, out_channels in ((token_dim, 128), (128, 256)):
+            layers += [conv2d(width, 64, 3, stride=2, padding=1), batch_norm(64, 1e-3, 0.01), nn.ReLU()]
+            layers.append(_NonLocalBlock(64, 64, out_channels))
+        return nn.Sequential(*layers)
+
+    def set_stride(self, stride: int) -> None:
+        """Two halving stages only: the stride is 8 at every size."""
+
+
+class _LinearTokens(nn.Layer):
+    """One convolution whose kernel is its stride: ViT's patch projection."""
+
+    def __init__(self, in_chans: int, embed_dim: int, patch: int) -> None:
+        super().__init__()
+        self.stride = patch
+        self.proj = conv2d(in_chans, embed_dim, patch, stride=patch)
+
+    def set_stride(self, stride: int) -> None:
+        """The kernel is the patch: it stays what it was built with, at every size."""
+
+    def grid_size(self, size: int) -> int:
+        return size // self.stride
+
+    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        return self.proj(x_bchw).flatten(2).transpose([0, 2, 1])
+
+
+class TokenEmbed(nn.Layer):
+    """A token embedding module, chosen by name.
+
+    Args:
+        name: Which network.
+        img_size: Input height and width in pixels; settles the total stride (by the shorter side).
+        in_chans: Input channels.
+        embed_dim: Width C of the tokens.
+        token_dim: Width of the stem. The official code works with 64 only.
+        large_output: Stop at a quarter of the size (for Swin); DenseNet only.
+
+    Raises:
+        ValueError: ``large_output`` with another network than DenseNet, an unknown name, or a
+            size too small to give a token (the message names the nearest that does).
+    """
+
+    def __init__(
+        self,
+        name: TokenEmbedName = "DenseNet",
+        img_size: tuple[int, int] = (224, 224),
+        in_chans: int = 3,
+        embed_dim: int = 384,
+        token_dim: int = 64,
+        large_output: bool = False,
+    ) -> None:
+        super().__init__()
+        if large_output and name != "DenseNet":
+            raise ValueError(
+                f"large_output needs the DenseNet token embedding, not {name}: of the published "
+                "modules only that one can stop at a quarter of the image size"
+            )
+        self.name = name
+        self.large_output = large_output
+        self.tokens = self._make(name, in_chans, token_dim, embed_dim, self._wanted_stride(img_size))
+        self.resize(img_size)
+
+    @staticmethod
+    def _make(name: str, in_chans: int, token_dim: int, embed_dim: int, patch: int) -> nn.Layer:
+        if name == "DenseNet":
+            return _DenseNetTokens(in_chans, token_dim, embed_dim)
+        if name == "ResNet":
+            return _ResNetTokens(in_chans, token_dim, embed_dim)
+        if name == "Inception":
+            return _InceptionTokens(in_chans, token_dim, embed_dim)
+        if name == "Non-local":
+            return _NonLocalTokens(in_chans, token_dim, embed_dim)
+        if name == "Naive_linear":
+            return _LinearTokens(in_chans, embed_dim, patch)
+        raise ValueError(f"unknown token embedding {name!r}: one of {', '.join(TokenEmbedName.__args__)}")
+
+    def _wanted_stride(self, img_size: tuple[int, int]) -> int:
+        if self.large_output:
+            return 4
+        return 16 if min(img_size) >= _FULL_SIZE else 8
+
+    @property
+    def stride(self) -> int:
+        """Pixels per token along each side."""
+        return self.tokens.stride
+
+    def grid_size(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of tokens for an image of that size, at the present stride."""
+        return self.tokens.grid_size(height), self.tokens.grid_size(width)
+
+    def resize(self, img_size: tuple[int, int]) -> None:
+        """Plan for another input size: the stride follows, the weights stay.
+
+        (The linear embedding keeps the patch it was built with, as the patch is its kernel.)
+
+        Raises:
+            ValueError: The size gives no token.
+        """
+        self.tokens.set_stride(self._wanted_stride(img_size))
+        if min(self.grid_size(*img_size)) < 1:
+            nearest = tuple(self._smallest_valid(side) for side in img_size)
+            raise ValueError(
+                f"an image of {img_size[0]}x{img_size[1]} gives no token with the {self.name} embedding "
+                f"(stride {self.stride}): the nearest valid size is {nearest[0]}x{nearest[1]}"
+            )
+
+    def _smallest_valid(self, side: int) -> int:
+        side = max(side, 1)
+        while self.tokens.grid_size(side) < 1:
+            side += 1
+        return side
+
+    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Args: x_bchw: images ``[B, in_chans, H, W]``. Returns: ``[B, N, C]``, row by row."""
+        return self.tokens(x_bchw)

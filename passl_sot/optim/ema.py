@@ -1,0 +1,54 @@
+"""Exponential moving average of a model's weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import paddle
+
+
+class ModelEMA:
+    """Average of every floating-point state-dict entry, BatchNorm statistics included.
+
+    After each update `average = decay * average + (1 - decay) * weight`, from a copy of the initial
+    weights, without bias correction (timm's ModelEma, which the papers' code uses). Kept in float32.
+
+    Args:
+        model: The model to follow.
+        decay: 0.99996 makes an average over about 25,000 updates.
+    """
+
+    def __init__(self, model: paddle.nn.Layer, decay: float):
+        if not 0 <= decay < 1:
+            raise ValueError(f"ema.decay is {decay}; it must lie in [0, 1)")
+        self.decay = decay
+        self.updates = 0
+        self._sources = {k: v for k, v in model.state_dict().items() if paddle.is_floating_point(v)}
+        self.average = {k: v.detach().astype("float32").clone() for k, v in self._sources.items()}
+
+    @paddle.no_grad()
+    def update(self) -> None:
+        """Takes in the model's weights as they are now."""
+        for name, average in self.average.items():
+            average.scale_(self.decay).add_(self._sources[name].astype("float32") * (1 - self.decay))
+        self.updates += 1
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Gives the model the averaged weights inside a `with` block, and its own back afterwards."""
+        own = {k: v.detach().clone() for k, v in self._sources.items()}
+        self._write(self.average)
+        try:
+            yield
+        finally:
+            self._write(own)
+
+    def load(self, average: dict, updates: int) -> None:
+        """Restores what `average` and `updates` held when a checkpoint was written."""
+        for name, value in average.items():
+            self.average[name].set_value(value)
+        self.updates = updates
+
+    @paddle.no_grad()
+    def _write(self, values: dict) -> None:
+        for name, target in self._sources.items():
+            target.set_value(values[name].astype(target.dtype))

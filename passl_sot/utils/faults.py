@@ -1,0 +1,166 @@
+"""What is wrong with a configuration, said once for all of it: faults, their places, and nearest names."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+COMMAND_LINE = "command line"
+
+# One short Chinese phrase per kind of fault: most Paddle users read Chinese.
+_CHINESE = {
+    "unknown": "未知的配置项",
+    "missing": "缺少必需的配置项",
+    "type": "值的类型不对",
+    "choice": "值不在可选范围内",
+    "name": "未注册的名称",
+    "file": "无法读取配置文件",
+    "yaml": "YAML 格式错误",
+    "duplicate": "重复的配置项",
+    "base": "_base_ 有误",
+    "reference": "${...} 引用有误",
+    "value": "取值不合理",
+    "override": "命令行 -o 参数有误",
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value was written.
+
+    Attributes:
+        file: Path as the user gave it, or "command line".
+        line: Line number from 1; None for the command line.
+    """
+
+    file: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with a configuration.
+
+    Attributes:
+        path: Dotted path of the key ("model.head.num_classes"); "" for the file as a whole.
+        message: What is wrong and what would be right.
+        origin: Where it was written, if known.
+        kind: One word for the sort of fault: unknown, missing, type, choice, name, value, file, yaml,
+            duplicate, base, reference, override.
+        suggestion: The nearest valid name, if there is one.
+    """
+
+    path: str
+    message: str
+    origin: Origin | None = None
+    kind: str = ""
+    suggestion: str | None = None
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (str(self.origin or ""), self.path, self.message) if part)
+
+
+class ConfigError(ValueError):
+    """All faults of a configuration at once.
+
+    Args:
+        faults: At least one fault; `str()` of the error counts them, lists them one to a line, and ends
+            with one line in Chinese.
+    """
+
+    def __init__(self, faults: Sequence[Fault]):
+        # The faults themselves are the exception's argument, so that the error survives pickling.
+        super().__init__(list(faults))
+        self.faults: list[Fault] = list(faults)
+
+    def __str__(self) -> str:
+        count = len(self.faults)
+        head = f"{count} fault{'' if count == 1 else 's'} in the configuration:"
+        lines = [head, *map(str, self.faults)]
+        chinese = _chinese_summary(self.faults)
+        return "\n".join([*lines, chinese] if chinese else lines)
+
+
+class RegistryError(ValueError):
+    """A wrong registration, an unknown name, or a module of a registry that cannot be imported."""
+
+
+def _chinese_summary(faults: Sequence[Fault]) -> str:
+    kinds = [kind for kind in dict.fromkeys(fault.kind for fault in faults) if kind in _CHINESE]
+    if not kinds:
+        return ""
+    text = "、".join(_CHINESE[kind] for kind in kinds)
+    names = list(dict.fromkeys(fault.suggestion for fault in faults if fault.suggestion))
+    if names:
+        text += "；是否想写 " + "、".join(f"'{name}'" for name in names[:3]) + "？"
+    return f"（{text}）"
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str | None:
+    """The candidate most likely meant by `word`, or None when none is near.
+
+    Tried in turn: the same letters apart from case, underscores and hyphens; initials ("bs" for
+    "batch_size"); the greatest similarity by `difflib`, at least 0.6.
+    """
+    names = [name for name in dict.fromkeys(candidates) if name != word]
+    plain = _plain(word)
+    if not plain:
+        return None
+    for name in names:
+        if _plain(name) == plain:
+            return name
+    for name in names:
+        parts = [part for part in re.split(r"[_\-\s]+", name) if part]
+        if len(parts) > 1 and "".join(part[0] for part in parts).lower() == plain:
+            return name
+    scored = [(difflib.SequenceMatcher(None, plain, _plain(name)).ratio(), name) for name in names]
+    best = max(scored, key=lambda pair: pair[0], default=(0.0, ""))
+    return best[1] if best[0] >= 0.6 else None
+
+
+def same_letters(a: str, b: str) -> bool:
+    """Whether two names are equal apart from case, underscores and hyphens."""
+    return _plain(a) == _plain(b)
+
+
+def _plain(word: str) -> str:
+    return re.sub(r"[_\-\s]", "", word).casefold()
+
+
+def did_you_mean(name: str | None) -> str:
+    """The tail of a message: "; did you mean 'x'?", or nothing."""
+    return f"; did you mean '{name}'?" if name else ""
+
+
+def show(value: object, limit: int = 60) -> str:
+    """A value as a reader of YAML knows it, on one line and not too long."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        text = repr(value)
+    elif isinstance(value, dict):
+        text = "{" + ", ".join(f"{key}: {show(item)}" for key, item in value.items()) + "}"
+    elif isinstance(value, (list, tuple)):
+        text = "[" + ", ".join(show(item) for item in value) + "]"
+    else:
+        text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def join_path(path: str, key: object) -> str:
+    """`path` extended by one key or list index."""
+    return f"{path}.{key}" if path else str(key)
+
+
+def listing(names: Iterable[str], limit: int = 20) -> str:
+    """Names with commas; beyond `limit` only how many more there are."""
+    every = list(names)
+    text = ", ".join(every[:limit])
+    return text if len(every) <= limit else f"{text} and {len(every) - limit} more"

@@ -1,0 +1,50 @@
+"""Metadata and packaging. Paddle is not required: its CPU and GPU builds have different names."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (HERE / "passl_sot" / "version.py").read_text(encoding="utf-8"))[
+    1
+]
+
+# The YAML files at the top of the checkout become data of the package inside a wheel.
+config_packages = ["passl_sot.configs"]
+config_packages += [f"passl_sot.configs.{p.name}" for p in sorted((HERE / "configs").iterdir()) if p.is_dir()]
+
+setup(
+    name="passl_sot",
+    version=version,
+    description="Second-order and token-based vision transformers on PaddlePaddle, from YAML",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["passl_sot", "passl_sot.*"]) + config_packages,
+    package_dir={"passl_sot.configs": "configs"},
+    package_data={name: ["*.yaml"] for name in config_packages},
+    install_requires=["numpy>=2,<2.6", "pyyaml>=6.0", "tqdm>=4.66", "pillow>=11", "safetensors>=0.5"],
+    extras_require={
+        "logs": ["visualdl==2.5.3"],
+        "pictures": ["opencv-python-headless>=4.9"],
+        "digits": ["scikit-learn>=1.5"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3",
+            "hypothesis>=6",
+            "scikit-learn>=1.5",
+            "ruff>=0.8",
+            "mypy>=1.13",
+            "types-PyYAML",
+        ],
+    },
+    entry_points={"console_scripts": ["passl-sot = passl_sot.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

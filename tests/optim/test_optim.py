@@ -1,0 +1,146 @@
+"""Schedules, batch plans, decay groups, clipping, averaging: against their formulas and against torch's rules."""
+
+import math
+
+import numpy as np
+import paddle
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from passl_sot.optim import build_lr_scheduler, build_optimizer
+from passl_sot.optim.clip import clip_by_global_norm, global_grad_norm
+from passl_sot.optim.ema import ModelEMA
+from passl_sot.optim.groups import decay_groups
+from passl_sot.optim.schedules import CosineSchedule, plan_batch
+
+SOT = {"learning_rate": 1e-3, "T_max": 300, "warmup_epochs": 5, "warmup_lr": 1e-6, "min_lr": 1e-5}
+
+
+def test_cosine_has_timms_values():
+    schedule = CosineSchedule(**SOT)
+    assert schedule.lr(0, 0.0, 310) == pytest.approx(1e-6)
+    assert schedule.lr(1, 0.0, 310) == pytest.approx(1e-6 + (1e-3 - 1e-6) / 5)
+    # The warm-up lies inside the cosine: at its end the rate is .9993 of the peak, not the peak.
+    assert schedule.lr(5, 0.0, 310) / 1e-3 == pytest.approx(0.9993, abs=1e-4)
+    assert schedule.lr(150, 0.0, 310) == pytest.approx(1e-5 + 0.5 * (1e-3 - 1e-5))
+    assert [schedule.lr(e, 0.0, 310) for e in (300, 309)] == [1e-5, 1e-5]
+
+
+def test_epoch_unit_is_constant_inside_an_epoch_and_step_unit_is_not():
+    assert CosineSchedule(**SOT).lr(2, 0.9, 310) == CosineSchedule(**SOT).lr(2, 0.0, 310)
+    by_step = CosineSchedule(**SOT, unit="step")
+    assert by_step.lr(2, 0.5, 310) == pytest.approx(1e-6 + 2.5 * (1e-3 - 1e-6) / 5)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "world", "batches", "rule", "expected"),
+    [
+        (128, 8, 1251, "accumulate", (1, 1024, 1.0)),
+        (128, 1, 10009, "accumulate", (8, 1024, 1.0)),
+        (96, 1, 13000, "accumulate", (11, 1056, 1056 / 1024)),  # what can't be accumulated scales the rate
+        (16, 1, 5, "accumulate", (5, 80, 80 / 1024)),  # an epoch shorter than the accumulation limits it
+        (256, 8, 625, "accumulate", (1, 2048, 2.0)),
+        (64, 2, 1000, "scale_lr", (1, 128, 0.125)),
+    ],
+)
+def test_batch_plan(batch_size, world, batches, rule, expected):
+    schedule = CosineSchedule(**SOT, reference_batch=1024, batch_rule=rule)
+    plan = plan_batch(schedule, batch_size, world, batches)
+    assert (plan.accumulate, plan.effective, plan.lr_factor) == expected
+
+
+@given(st.integers(1, 512), st.integers(1, 64), st.integers(1, 5000), st.integers(1, 4096))
+def test_rate_per_image_is_the_recipes_whatever_the_devices(batch_size, world, batches, reference):
+    schedule = CosineSchedule(**SOT, reference_batch=reference)
+    plan = plan_batch(schedule, batch_size, world, batches)
+    assert plan.lr_factor / plan.effective == pytest.approx(1 / reference)
+    assert 1 <= plan.accumulate <= max(1, batches)
+
+
+class Small(paddle.nn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.fc = paddle.nn.Linear(3, 4)
+        self.bn = paddle.nn.BatchNorm1D(4)
+        self.token = self.create_parameter([1, 1, 4])
+        self.frozen = self.create_parameter([4, 4])
+        self.frozen.stop_gradient = True
+
+    def no_weight_decay(self):
+        return {"token"}
+
+    def forward(self, x):
+        return self.bn(self.fc(x)) + self.token.sum()
+
+
+def test_decay_groups():
+    with_decay, without = decay_groups(Small())
+    assert with_decay == ["fc.weight"]
+    assert sorted(without) == ["bn.bias", "bn.weight", "fc.bias", "token"]
+
+
+def test_adamw_decays_only_its_group():
+    model = Small()
+    paddle.nn.Linear(2, 2)  # another layer's internal names must not matter
+    optimizer = build_optimizer({"name": "AdamW", "weight_decay": 0.5})(model)
+    optimizer.set_lr(0.1)
+    before = {k: v.numpy() for k, v in model.named_parameters()}
+    for p in model.parameters():
+        if not p.stop_gradient:
+            (p.sum() * 0.0).backward()
+    optimizer.step()
+    after = {k: v.numpy() for k, v in model.named_parameters()}
+    np.testing.assert_allclose(after["fc.weight"], before["fc.weight"] * (1 - 0.1 * 0.5), rtol=1e-6)
+    for name in ("fc.bias", "token", "bn.weight", "frozen"):
+        np.testing.assert_array_equal(after[name], before[name])
+
+
+def test_clipping_is_by_the_global_norm():
+    weights = [paddle.create_parameter([n], "float32") for n in (2, 3)]
+    weights[0].grad = paddle.to_tensor([3.0, 0.0])
+    weights[1].grad = paddle.to_tensor([0.0, 4.0, 0.0])
+    norm = global_grad_norm(weights)
+    assert norm == pytest.approx(5.0)
+    clip_by_global_norm(weights, norm, 10.0)
+    np.testing.assert_allclose(weights[1].grad.numpy(), [0, 4, 0])
+    clip_by_global_norm(weights, norm, 1.0)
+    np.testing.assert_allclose(weights[0].grad.numpy(), [0.6, 0], rtol=1e-5)
+    np.testing.assert_allclose(weights[1].grad.numpy(), [0, 0.8, 0], rtol=1e-5)
+    weights[0].grad = paddle.to_tensor([math.nan, 0.0])
+    assert not math.isfinite(global_grad_norm(weights))
+
+
+def test_ema_follows_weights_and_statistics_and_gives_the_weights_back():
+    model = Small()
+    ema = ModelEMA(model, 0.75)
+    first = {k: v.numpy() for k, v in model.state_dict().items()}
+    model.train()
+    model(paddle.randn([8, 3]))  # moves the running statistics
+    model.fc.weight.set_value(model.fc.weight + 1.0)
+    ema.update()
+    own = {k: v.numpy() for k, v in model.state_dict().items()}
+    with ema.applied():
+        for name, value in model.state_dict().items():
+            np.testing.assert_allclose(value.numpy(), 0.75 * first[name] + 0.25 * own[name], rtol=1e-5, atol=1e-7)
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), own[name])
+    assert any("_mean" in name for name in ema.average)
+    assert ema.updates == 1
+
+
+def test_weights_come_back_after_an_error_inside():
+    model = Small()
+    ema = ModelEMA(model, 0.5)
+    model.fc.bias.set_value(paddle.ones([4]))
+    with pytest.raises(KeyError), ema.applied():
+        raise KeyError
+    np.testing.assert_array_equal(model.fc.bias.numpy(), np.ones(4))
+
+
+def test_values_out_of_range_are_refused():
+    for section in ({"learning_rate": 0.0}, {"learning_rate": 1e-3, "reference_batch": 0}):
+        with pytest.raises(ValueError, match="must be"):
+            build_lr_scheduler({"name": "CosineSchedule", **section})
+    with pytest.raises(ValueError, match="above 0"):
+        build_optimizer({"name": "AdamW", "clip_grad": 0.0})

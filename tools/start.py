@@ -1,0 +1,104 @@
+"""Sets everything up on a fresh machine and runs the demonstration or the tests. Standard library only.
+
+    python3 tools/start.py demo [--seed N]      train, evaluate and predict on handwritten digits
+    python3 tools/start.py test [pytest args]   lint, type-check and test
+
+Both make `.venv` beside this checkout and install into it; a second call finds it there and goes on.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+EXTRAS = "digits,test"
+
+
+def call(*command: str | Path, **more) -> None:
+    """Runs a command in the checkout; its failure ends this script with its status."""
+    status = subprocess.run([str(part) for part in command], cwd=ROOT, check=False, **more).returncode
+    if status:
+        print(f"failed (status {status}): {' '.join(str(part) for part in command)}", file=sys.stderr)
+        sys.exit(status)
+
+
+def set_up() -> None:
+    """Makes the virtual environment and installs the requirements, if they aren't installed already."""
+    if sys.version_info < (3, 10):
+        sys.exit(f"Python 3.10 or newer is needed (3.11 is what CI runs); this is {sys.version.split()[0]}")
+    files = [*sorted(ROOT.glob("requirements*.txt")), ROOT / "setup.py", ROOT / "pyproject.toml"]
+    wanted = hashlib.sha256(b"".join(f.read_bytes() for f in files) + str(ROOT).encode()).hexdigest()
+    stamp = VENV / "installed.sha256"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    print(f"setting up {VENV} (about 250 MB to download, a minute or two)", flush=True)
+    if not PYTHON.exists():
+        made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=False, capture_output=True)
+        if made.returncode:  # Debian's Python comes without ensurepip; pip can then install from outside
+            call(sys.executable, "-m", "venv", "--without-pip", VENV)
+    pip = [PYTHON, "-m", "pip"]
+    if subprocess.run([*pip, "--version"], check=False, capture_output=True).returncode:
+        pip = [sys.executable, "-m", "pip", "--python", PYTHON]
+    quiet = ["--quiet", "--disable-pip-version-check"]
+    call(*pip, "install", *quiet, "-r", "requirements.txt", "-e", f".[{EXTRAS}]")
+    stamp.write_text(wanted)
+
+
+def demo(seed: int) -> None:
+    """Trains the small SoT on the digits, evaluates it, and predicts a few images."""
+    began = time.time()
+    output = f"output/demo-seed{seed}"
+    run, data = ROOT / output / "sot_digits", "data/digits"
+    config = "configs/sot/sot_digits.yaml"
+    settings = ["-o", f"seed={seed}", f"output_dir={output}"]
+    call(PYTHON, "-c", f"from passl_sot.data.digits import write_digits; write_digits({data!r})")
+    call(PYTHON, "tools/train.py", "-c", config, *settings, "--resume", "auto")
+    best, report = run / "best.safetensors", run / "evaluation" / "metrics.json"
+    call(PYTHON, "tools/eval.py", "-c", config, *settings, "--weights", best, "--out", report)
+    images = [sorted((ROOT / data / "val" / str(digit)).glob("*.png"))[0] for digit in (3, 5, 8)]
+    call(PYTHON, "tools/predict.py", "--weights", best, *images, "--out", run / "predictions.csv")
+    result = json.loads(report.read_text())
+    top1 = result["results"][result["shown"]]["top1"]
+    print(
+        f"\ndone in {time.time() - began:.0f} s: top-1 accuracy {top1:.2f} % on 360 held-out digits"
+        f"\nfiles of the run: {run}"
+        f"\n  best.safetensors, metrics.jsonl, evaluation/confusion.png, predictions.csv"
+        f"\n  curves: {VENV.name}/bin/visualdl --logdir {run.relative_to(ROOT)}/visualdl"
+    )
+
+
+def test(arguments: list[str]) -> None:
+    """Lint, types, tests: what CI runs."""
+    call(PYTHON, "-m", "ruff", "check", ".")
+    call(PYTHON, "-m", "ruff", "format", "--check", ".")
+    call(PYTHON, "-m", "mypy")
+    processes = [] if arguments else ["-n", str(os.cpu_count() or 1)]
+    call(PYTHON, "tests/run.py", *processes, *arguments)
+
+
+def main() -> None:
+    """Parses the command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("demo").add_argument("--seed", type=int, default=0)
+    commands.add_parser("test", add_help=False)
+    args, rest = parser.parse_known_args()
+    if rest and args.command != "test":
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    set_up()
+    if args.command == "demo":
+        demo(args.seed)
+    else:
+        test(rest)
+
+
+if __name__ == "__main__":
+    main()
