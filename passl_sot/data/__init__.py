@@ -94,6 +94,8 @@ def build_dataloader(
 
     if mode not in ("train", "val"):
         raise ValueError(f'mode is {mode!r}; it must be "train" or "val"')
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; it must be 0 or more")
     section = make_section(SplitSection, cfg)
     if dataset is None:
         dataset = build_dataset(section.dataset, class_names=class_names)

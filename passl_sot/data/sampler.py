@@ -15,6 +15,9 @@ from passl_sot.data.errors import DataError
 
 Batch = list[tuple[int, int]]
 
+# Sets the stream of the order apart from that of any image, which is seeded with [seed, epoch, index].
+_ORDER = 1
+
 
 class ShardedBatchSampler:
     """Training batches: W processes with batch B together see one process's batch of B·W.
@@ -56,10 +59,10 @@ class ShardedBatchSampler:
         global_batch = batch_size * world_size
         if drop_last and num_samples < global_batch:
             raise DataError(
-                f"the training set has {num_samples} images, fewer than one batch of "
-                f"{global_batch} (batch_size {batch_size} x {world_size} processes), and drop_last leaves out "
-                f"incomplete ones. Set dataloader.train.sampler.batch_size to {max(1, num_samples // world_size)} "
-                "or less, or drop_last: false / 训练图像数少于一个批次，请减小 batch_size 或设 drop_last: false"
+                f"the training set has {num_samples} images, fewer than one batch of {global_batch} "
+                f"(batch_size {batch_size} x {world_size} processes), and drop_last leaves out incomplete "
+                f"ones. Set dataloader.train.sampler.batch_size to {max(1, num_samples // world_size)} or "
+                "less, or drop_last: false / 训练图像数少于一个批次，请减小 batch_size 或设 drop_last: false"
             )
         self.num_samples = num_samples
         self.batch_size = batch_size
@@ -95,7 +98,9 @@ class ShardedBatchSampler:
         """Order of all images in an epoch, int64 [num_samples], the same in every process."""
         if not self.shuffle:
             return np.arange(self.num_samples)
-        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch])))
+        generator = np.random.Generator(
+            np.random.PCG64(np.random.SeedSequence([self.seed, epoch, 0, _ORDER]))
+        )
         return generator.permutation(self.num_samples)
 
     def state_dict(self) -> dict[str, Any]:

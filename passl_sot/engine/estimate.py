@@ -10,7 +10,7 @@ from passl_sot.engine.run_info import memory_gb
 from passl_sot.engine.tasks import ClassificationTask
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.losses import LOSSES
-from passl_sot.modeling.stats import count_macs, count_parameters
+from passl_sot.modeling.stats import model_stats
 from passl_sot.optim import build_optimizer
 from passl_sot.optim.ema import ModelEMA
 
@@ -28,15 +28,14 @@ def describe_run(experiment: Experiment, cfg, train_images: int, world_size: int
         Lines to print: parameters, multiply-adds, and estimates of memory and time.
     """
     model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
-    parameters = count_parameters(model)
-    macs = count_macs(model)
+    stats = model_stats(model)
     batch_size = experiment.dataloader.train.sampler.batch_size
     seconds, fixed, per_image = _probe(model, experiment, cfg, min(batch_size, 4))
     per_epoch = math.ceil(train_images / world_size) * seconds
     total = per_epoch * experiment.epochs / 3600
     return [
-        f"parameters   {parameters / 1e6:.3f} M trainable",
-        f"compute      {macs / 1e9:.3f} GMACs ({2 * macs / 1e9:.2f} GFLOPs) a forward pass of one image",
+        f"parameters   {stats.parameters / 1e6:.3f} M trainable",
+        f"compute      {stats.macs / 1e9:.3f} GMACs ({2 * stats.macs / 1e9:.2f} GFLOPs) a forward pass of one image",
         f"memory       about {fixed + per_image * batch_size:.1f} GB per process at batch {batch_size} "
         f"({fixed:.2f} GB + {1000 * per_image:.0f} MB an image)",
         f"time         about {1 / seconds:.1f} images/s per process on this device, input not counted: "
@@ -49,10 +48,7 @@ def _probe(model, experiment: Experiment, cfg, batch: int) -> tuple[float, float
     task = ClassificationTask(LOSSES.build(cfg.loss))
     optimizer = build_optimizer(cfg.optimizer)(model)
     ema = ModelEMA(model, experiment.ema.decay) if experiment.ema else None
-    size = cfg.model.architecture.img_size
-    height, width = (size, size) if isinstance(size, int) else size
-    shape = [batch, cfg.model.architecture.get("in_chans", 3), height, width]
-    images = {"image": paddle.randn(shape), "label": paddle.zeros([batch], "int64")}
+    images = {"image": paddle.randn([batch, model.backbone.in_chans, *model.backbone.img_size]), "label": paddle.zeros([batch], "int64")}
     model.train()
 
     def step() -> None:

@@ -30,13 +30,13 @@ def load_model(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: st
 def compare(model: paddle.nn.Layer, arrays: dict[str, np.ndarray]) -> list[str]:
     """What keeps `arrays` from filling `model`: missing, unexpected and misshapen entries, one line each."""
     target = model.state_dict()
-    faults = [f"missing {name} {list(t.shape)}" for name, t in target.items() if name not in arrays]
-    faults += [f"unexpected {name} {list(a.shape)}" for name, a in arrays.items() if name not in target]
-    faults += [
+    faults = [
         f"{name} is {list(a.shape)} in the file and {list(target[name].shape)} in the model"
         for name, a in arrays.items()
         if name in target and list(a.shape) != list(target[name].shape)
     ]
+    faults += [f"missing {name} {list(t.shape)}" for name, t in target.items() if name not in arrays]
+    faults += [f"unexpected {name} {list(a.shape)}" for name, a in arrays.items() if name not in target]
     return faults
 
 

@@ -181,9 +181,9 @@ class Trainer:
         results: dict[str, float] | None = None
         with self._signals():
             for epoch in range(self.progress.epoch, self.exp.epochs):
-                self._train_epoch(epoch)
-                if self.stop_signal:
-                    self._stop()
+                stop = self._train_epoch(epoch)
+                if stop:
+                    self._stop(stop, self._save())
                     return None
                 self.progress.epoch, self.progress.batches = epoch + 1, 0
                 best = False
@@ -192,12 +192,21 @@ class Trainer:
                     best = results[f"{self.exp.checkpoint.best_by}_top1"] > self.progress.best
                     if best:
                         self.progress.best = results[f"{self.exp.checkpoint.best_by}_top1"]
-                self._save(best=best)
+                path = self._save(best=best)
+                _, stop = self._agree(False, self.stop_signal)
+                if stop and epoch + 1 < self.exp.epochs:
+                    self._stop(stop, path)
+                    return None
         if self.metrics:
             self.metrics.close()
         return results
 
-    def _train_epoch(self, epoch: int) -> None:
+    def _train_epoch(self, epoch: int) -> int:
+        """Runs, or finishes, one epoch.
+
+        Returns:
+            The signal that all processes agreed to stop for, after the current update; else 0.
+        """
         loader, accumulate = self.train_loader, self.plan.accumulate
         loader.sampler.set_epoch(epoch)
         self.net.train()
@@ -251,9 +260,10 @@ class Trainer:
             if update % self.exp.log.interval == 0 or update + 1 == self.updates_per_epoch:
                 self._log_update(epoch, update, loss_sum, norm, rate, meter)
             if stop:
-                self.stop_signal = stop
-                break
+                bar.close()
+                return stop
         bar.close()
+        return 0
 
     def _agree(self, bad: bool, stop: int) -> tuple[bool, int]:
         """Makes one decision of all processes: skip if any has a bad update, stop if any was told to."""
@@ -392,12 +402,11 @@ class Trainer:
             self.progress.best,
         )
 
-    def _stop(self) -> None:
-        path = self._save()
+    def _stop(self, number: int, path: Path) -> None:
         self._say(
             "stopped by %s; saved %s. Go on with the same command and --resume auto / "
             "已保存，用相同命令加 --resume auto 继续",
-            signal.Signals(self.stop_signal).name,
+            signal.Signals(number).name,
             path,
         )
         if self.metrics:

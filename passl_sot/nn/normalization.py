@@ -84,9 +84,6 @@ class MatrixNorm(nn.Layer):
         self.input_dim = input_dim
         self.vec = vec
         self.out_features = input_dim**2 if vec == "full" else input_dim * (input_dim + 1) // 2
-        if vec == "triu":
-            rows = [r * input_dim + c for r in range(input_dim) for c in range(r, input_dim)]
-            self.register_buffer("triangle", paddle.to_tensor(rows, dtype="int64"), persistable=False)
 
     def _normalize(self, p_brc: paddle.Tensor) -> paddle.Tensor:
         """Args: p_brc: ``[B, d, d]``, float32 or float64. Returns: the same shape."""
@@ -98,7 +95,9 @@ class MatrixNorm(nn.Layer):
             normal = self._normalize(at_least_float32(p_brc))
             vector = normal.flatten(1)
             if self.vec == "triu":
-                vector = paddle.index_select(vector, self.triangle, axis=1)
+                # Not kept as a buffer: Layer.to(dtype) would make its integers floats.
+                row, column = paddle.triu_indices(self.input_dim, self.input_dim)
+                vector = paddle.index_select(vector, row * self.input_dim + column, axis=1)
         return vector if vector.dtype == p_brc.dtype else vector.astype(p_brc.dtype)
 
 

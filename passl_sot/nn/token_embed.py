@@ -85,9 +85,12 @@ class _DenseTransition(nn.Layer):
 
 
 class _Bottleneck(nn.Layer):
-    """ResNet bottleneck with a projection shortcut; ``stride`` sits on the 3×3 convolution."""
+    """ResNet bottleneck, down-sampling in its 3×3 convolution and its projection shortcut.
 
-    def __init__(self, in_channels: int, width: int, expansion: int = 4) -> None:
+    Without ``project`` the shortcut is the input itself, and the stride is 1 for good.
+    """
+
+    def __init__(self, in_channels: int, width: int, expansion: int = 4, project: bool = True) -> None:
         super().__init__()
         out_channels = width * expansion
         self.conv1 = conv2d(in_channels, width, 1, bias=False)
@@ -96,18 +99,21 @@ class _Bottleneck(nn.Layer):
         self.bn2 = batch_norm(width, 1e-3, 0.01)
         self.conv3 = conv2d(width, out_channels, 1, bias=False)
         self.bn3 = batch_norm(out_channels, 1e-3, 0.01)
-        self.downsample = nn.Sequential(
-            conv2d(in_channels, out_channels, 1, stride=2, bias=False), batch_norm(out_channels)
-        )
+        self.downsample = None
+        if project:
+            shortcut = conv2d(in_channels, out_channels, 1, stride=2, bias=False)
+            self.downsample = nn.Sequential(shortcut, batch_norm(out_channels))
 
     def set_stride(self, stride: int) -> None:
         _set_stride(self.conv2, stride)
-        _set_stride(self.downsample[0], stride)
+        if self.downsample is not None:
+            _set_stride(self.downsample[0], stride)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
-        return F.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return F.relu(self.bn3(self.conv3(y)) + shortcut)
 
 
 class _ConvBnRelu(nn.Layer):
@@ -229,15 +235,19 @@ class _DenseNetTokens(_ConvTokens):
 
 
 class _ResNetTokens(_ConvTokens):
-    def __init__(self, in_chans: int, token_dim: int, embed_dim: int) -> None:
+    """Three bottlenecks; built for stride 8, the last has no projection and never down-samples."""
+
+    def __init__(self, in_chans: int, token_dim: int, embed_dim: int, stride: int) -> None:
+        self._built_small = stride == 8
         super().__init__(in_chans, token_dim, embed_dim, stage_dim=256)
 
     def make_stage(self, token_dim: int) -> nn.Sequential:
-        return nn.Sequential(_Bottleneck(token_dim, 64), _Bottleneck(256, 64), _Bottleneck(256, 64))
+        last = _Bottleneck(256, 64, project=not self._built_small)
+        return nn.Sequential(_Bottleneck(token_dim, 64), _Bottleneck(256, 64), last)
 
     def set_stride(self, stride: int) -> None:
-        self.stride = stride
-        self.stage[2].set_stride(2 if stride == 16 else 1)
+        self.stride = 8 if self._built_small else stride
+        self.stage[2].set_stride(2 if self.stride == 16 else 1)
 
 
 class _InceptionTokens(_ConvTokens):
@@ -323,17 +333,17 @@ class TokenEmbed(nn.Layer):
         self.resize(img_size)
 
     @staticmethod
-    def _make(name: str, in_chans: int, token_dim: int, embed_dim: int, patch: int) -> nn.Layer:
+    def _make(name: str, in_chans: int, token_dim: int, embed_dim: int, stride: int) -> nn.Layer:
         if name == "DenseNet":
             return _DenseNetTokens(in_chans, token_dim, embed_dim)
         if name == "ResNet":
-            return _ResNetTokens(in_chans, token_dim, embed_dim)
+            return _ResNetTokens(in_chans, token_dim, embed_dim, stride)
         if name == "Inception":
             return _InceptionTokens(in_chans, token_dim, embed_dim)
         if name == "Non-local":
             return _NonLocalTokens(in_chans, token_dim, embed_dim)
         if name == "Naive_linear":
-            return _LinearTokens(in_chans, embed_dim, patch)
+            return _LinearTokens(in_chans, embed_dim, stride)
         raise ValueError(f"unknown token embedding {name!r}: one of {', '.join(TokenEmbedName.__args__)}")
 
     def _wanted_stride(self, img_size: tuple[int, int]) -> int:
@@ -353,7 +363,9 @@ class TokenEmbed(nn.Layer):
     def resize(self, img_size: tuple[int, int]) -> None:
         """Plan for another input size: the stride follows, the weights stay.
 
-        (The linear embedding keeps the patch it was built with, as the patch is its kernel.)
+        Two cannot follow everywhere: the linear embedding keeps the patch it was built with, as the
+        patch is its kernel; the ResNet one built below 224 pixels keeps stride 8, as it has no
+        weights for the last down-sampling.
 
         Raises:
             ValueError: The size gives no token.

@@ -18,7 +18,7 @@ from passl_sot.utils.faults import (
     show,
 )
 from passl_sot.utils.node import Config
-from passl_sot.utils.yaml_io import MAX_DEPTH, compose_text, scalar_value
+from passl_sot.utils.yaml_io import MAX_DEPTH, compose_text, no_such_tag, scalar_value
 
 # Aliases and references can make a short file enormous; no honest configuration comes near this.
 MAX_VALUES = 100_000
@@ -50,16 +50,14 @@ class Builder:
             return self._scalar(node, path)
         kind = "map" if isinstance(node, yaml.MappingNode) else "seq"
         if node.tag != f"tag:yaml.org,2002:{kind}":
-            self.faults.append(
-                self._fault(node, path, f"the tag '{_short(node.tag)}' is not supported", "yaml")
-            )
+            self.faults.append(self._fault(node, path, no_such_tag(node.tag), "yaml"))
         if id(node) in self._active:
             self.faults.append(
                 self._fault(node, path, "an alias (*) stands inside what it stands for", "yaml")
             )
             return None
         if len(self._active) >= MAX_DEPTH:
-            raise ConfigError([self._fault(node, path, "nested too deeply", "yaml")])
+            raise ConfigError([self._fault(node, "", "nested too deeply", "yaml")])
         self._active.add(id(node))
         try:
             if isinstance(node, yaml.MappingNode):
@@ -99,7 +97,10 @@ class Builder:
             if key == "_base_" and path:
                 message = "'_base_' works only at the top level of a file"
                 self.faults.append(self._fault(key_node, place, message, "base"))
-            result.set_with_origin(key, self.value(value_node, place), self.origin(key_node))
+            value = self.value(value_node, place)
+            if isinstance(value, Config):
+                value.place(self.origin(key_node), place)  # its key is what a reader looks for
+            result.set_with_origin(key, value, self.origin(key_node))
             result.note_items(key, dict(self._items(value_node, key_node.start_mark.line)))
         return result
 
@@ -107,7 +108,8 @@ class Builder:
         if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
             return str(node.value)
         if isinstance(node, yaml.ScalarNode):
-            message = f"keys are text; YAML reads {node.value or 'an empty key'} as something else"
+            kind = {"bool": "true or false", "null": "null"}.get(node.tag.rpartition(":")[2], "a number")
+            message = f"keys are text; YAML reads {node.value or 'an empty key'} as {kind}"
             message += f", so write '{node.value}' with the quotes" if node.value else ""
         else:
             message = "a key must be a single word, not a list or mapping (is a '{' or '[' meant as text?)"
@@ -140,10 +142,6 @@ class Builder:
 
     def _fault(self, node: yaml.Node, path: str, message: str, kind: str) -> Fault:
         return Fault(path, message, self.origin(node), kind)
-
-
-def _short(tag: str) -> str:
-    return "!!" + tag.rpartition(":")[2] if tag.startswith("tag:yaml.org,2002:") else tag
 
 
 def load_file(path: str) -> tuple[Config, list[Fault]]:
@@ -235,7 +233,7 @@ class _FileLoader:
 
 
 def _no_such_base(base: str, target: str, path: str, place: Origin | None) -> Fault:
-    near = nearby_file(target)
+    near = None if os.path.isdir(target) else nearby_file(target)
     if near:  # as it would have to be written in this file
         near = os.path.relpath(near, os.path.dirname(path) or ".").replace(os.sep, "/")
     what = "is a folder" if os.path.isdir(target) else "does not exist"

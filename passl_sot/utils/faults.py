@@ -101,11 +101,11 @@ def _chinese_summary(faults: Sequence[Fault]) -> str:
     return f"（{text}）"
 
 
-def nearest(word: str, candidates: Iterable[str]) -> str | None:
+def nearest(word: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The candidate most likely meant by `word`, or None when none is near.
 
     Tried in turn: the same letters apart from case, underscores and hyphens; initials ("bs" for
-    "batch_size"); the greatest similarity by `difflib`, at least 0.6.
+    "batch_size"); the greatest similarity by `difflib`, at least `cutoff`.
     """
     names = [name for name in dict.fromkeys(candidates) if name != word]
     plain = _plain(word)
@@ -120,7 +120,7 @@ def nearest(word: str, candidates: Iterable[str]) -> str | None:
             return name
     scored = [(difflib.SequenceMatcher(None, plain, _plain(name)).ratio(), name) for name in names]
     best = max(scored, key=lambda pair: pair[0], default=(0.0, ""))
-    return best[1] if best[0] >= 0.6 else None
+    return best[1] if best[0] >= cutoff else None
 
 
 def same_letters(a: str, b: str) -> bool:

@@ -81,18 +81,12 @@ def parse_override(text: str) -> Override:
         node = compose_text(source, COMMAND_LINE)
         value = None if node is None else builder.value(node, key)
     except ConfigError as err:
-        problem = err.faults[0].message.partition(";")[0]
-        raise _Refused(
-            key, f"the value {show(source)} is {_lower(problem)}; put quotes around text"
-        ) from None
+        problem = err.faults[0].message.partition("; the line reads")[0]
+        raise _Refused(key, f"the value {show(source)}: {problem}") from None
     if builder.faults:
         first = builder.faults[0]
         raise _Refused(first.path, f"in the value {show(source)}: {first.message}")
     return Override(parts, value, add)
-
-
-def _lower(problem: str) -> str:
-    return problem if problem.startswith("not valid") else f"not valid YAML: {problem}"
 
 
 def _names_first(overrides: list[Override]) -> list[Override]:

@@ -75,7 +75,8 @@ def suggest_path(root: Any, path: str, limit: int = 2000) -> str | None:
     homes = [place for place in paths if place.rpartition(".")[2] == parts[-1] and parts[-1] != "name"]
     if len(homes) == 1:
         return homes[0]
-    return nearest(path, paths)
+    # With the right section and no similar key in it, a key that shares only the section would mislead.
+    return nearest(path, paths) if position < len(parts) - 1 else None
 
 
 def _exists(root: Any, path: str) -> bool:

@@ -37,9 +37,10 @@ class _Found:
 
 
 class _Dangling(Exception):
-    def __init__(self, message: str, near: str | None = None):
+    def __init__(self, message: str, near: str | None = None, ring: frozenset[str] = frozenset()):
         super().__init__(message)
         self.near = near
+        self.ring = ring
 
 
 def resolve(config: Config) -> tuple[Config, list[Fault]]:
@@ -57,6 +58,7 @@ class _Resolver:
     def __init__(self, root: Config):
         self.root = root
         self.faults: list[Fault] = []
+        self._rings: set[frozenset[str]] = set()
         self._count = 0
 
     def copy(self, found: _Found, active: dict[int, str]) -> Any:
@@ -100,6 +102,9 @@ class _Resolver:
             if id(target.value) in active:
                 raise _Dangling(f"'{text}' stands inside what it refers to")
         except _Dangling as err:
+            if err.ring and err.ring in self._rings:  # each cycle is told of once
+                return None
+            self._rings.add(err.ring)
             self.faults.append(Fault(found.path, str(err), found.origin(), "reference", err.near))
             return None
         return self.copy(target, active)
@@ -109,7 +114,7 @@ class _Resolver:
         while isinstance(found.value, str) and (match := _WHOLE.match(found.value)):
             if found.path in chain:
                 ring = [*chain[chain.index(found.path) :], found.path]
-                raise _Dangling("the references form a cycle: " + " -> ".join(ring))
+                raise _Dangling("the references form a cycle: " + " -> ".join(ring), ring=frozenset(ring))
             chain = (*chain, found.path)
             if len(chain) > MAX_DEPTH:
                 raise _Dangling("the chain of references is too long")

@@ -133,8 +133,8 @@ class Registry:
             **runtime: Further arguments, which the constructor must accept and the node must not hold.
 
         Raises:
-            ConfigError: All faults of the node at once; or what the constructor says against the values, if it
-                raises ValueError.
+            ConfigError: All faults of the node at once; or what the constructor itself says against the
+                values by a ValueError.
             RegistryError: A runtime argument is not accepted, or is in the node too.
         """
         path = self._path(cfg, None)

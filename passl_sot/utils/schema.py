@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from passl_sot.utils.faults import (
+    COMMAND_LINE,
     ConfigError,
     Fault,
     Origin,
@@ -272,24 +273,27 @@ class Checker:
             text = f"'{item.section.rpartition('.')[2]}' has no key '{item.key}'"
         else:
             text = f"unknown key '{item.key}'"
+        path, inner = join_path(item.section, item.key), item.value
+        while item.origin == Origin(COMMAND_LINE) and isinstance(inner, Mapping) and len(inner) == 1:
+            ((key, inner),) = inner.items()  # `-o Gloabl.epochs=1` made the section; show what was typed
+            path = join_path(path, key)
         near, elsewhere = item.near, self._elsewhere(item.key, item.section)
         if not near and not elsewhere and isinstance(item.value, Mapping):
             # `Global: {epochs: 3}` of another framework: say where the keys inside belong.
             inside = [(key, self._elsewhere(str(key), None)) for key in item.value]
-            text += "".join(
-                f"; its '{key}' belongs to {_section_name(place)}" for key, place in inside if place
-            )
-            elsewhere = next((place for _, place in inside if place), None)
-            if elsewhere:
-                return Fault(join_path(item.section, item.key), text, item.origin, "unknown", elsewhere)
-        if near or not elsewhere:
-            near = near or self._farther(item.key)
-            text += did_you_mean(near)
-        if elsewhere:
-            text += f"; '{elsewhere.rpartition('.')[2]}' belongs to {_section_name(elsewhere)}"
+            homes = [f"; its '{key}' belongs to {_section_name(place)}" for key, place in inside if place]
+            if homes:
+                first = next(place for _, place in inside if place)
+                return Fault(path, text + "".join(homes), item.origin, "unknown", first)
+        if not near and not elsewhere:
+            near = self._farther(item.key)
+        text += did_you_mean(near)
+        if elsewhere and not (near and same_letters(near, item.key)):
+            name, home = elsewhere.rpartition(".")[2], _section_name(elsewhere)
+            text += f" ('{name}' belongs to {home})" if near else f"; '{name}' belongs to {home}"
         if not near and not elsewhere:
             text += f"; it takes {item.takes}" if item.takes else "; it takes no arguments"
-        return Fault(join_path(item.section, item.key), text, item.origin, "unknown", near or elsewhere)
+        return Fault(path, text, item.origin, "unknown", near or elsewhere)
 
     def _elsewhere(self, key: str, section: str | None) -> str | None:
         """The path of a key of that name in another section."""
@@ -305,7 +309,7 @@ class Checker:
         for path, names in self._takes.items():
             for name in names:
                 paths.setdefault(name, join_path(path, name))
-        near = nearest(key, paths)
+        near = nearest(key, paths, cutoff=0.75)
         return paths[near] if near else None
 
 
@@ -403,7 +407,8 @@ def construct(
         raise
     except Exception as err:
         if type(err) is ValueError and _raised_in(err) == target.__module__.partition(".")[0]:
-            raise ConfigError([Fault(path, f"{target.__name__}: {err}", origin, "value")]) from err
+            who = "" if is_section(target) else f"{target.__name__}: "
+            raise ConfigError([Fault(path, f"{who}{err}", origin, "value")]) from err
         if hasattr(err, "add_note"):
             place = f" ({origin})" if origin else ""
             err.add_note(f"while building {target.__name__} from {path or 'the config'}{place}")

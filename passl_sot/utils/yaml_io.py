@@ -99,9 +99,8 @@ def compose_text(text: str, file: str) -> yaml.Node | None:
         message = f"the character {chr(err.character)!r} is not allowed in YAML"
         raise _yaml_error(file, line, message) from None
     except yaml.MarkedYAMLError as err:
-        mark = err.problem_mark or err.context_mark
-        line = mark.line + 1 if mark else 1
-        raise _yaml_error(file, line, _plain_words(err, text, line)) from None
+        line, message = _plain_words(err, text)
+        raise _yaml_error(file, line, message) from None
     except RecursionError:
         raise _yaml_error(file, 1, "nested too deeply") from None
     except (ValueError, TypeError, IndexError) as err:  # PyYAML leaks a few, e.g. for "\UFFFFFFFF"
@@ -112,17 +111,45 @@ def _yaml_error(file: str, line: int, message: str) -> ConfigError:
     return ConfigError([Fault("", message, Origin(file, line), "yaml")])
 
 
-def _plain_words(err: yaml.MarkedYAMLError, text: str, line: int) -> str:
-    source = (text.splitlines() or [""])[min(line, len(text.splitlines()) or 1) - 1]
-    if "\\t" in (err.problem or "") and "cannot start any token" in (err.problem or ""):
-        return "a tab stands where YAML wants spaces; indent with spaces"
-    problem = err.problem or "syntax error"
-    context = f" {err.context}" if err.context else ""
-    if err.context_mark and err.context_mark.line + 1 != line:
-        context += f" from line {err.context_mark.line + 1}"
-    near = source.strip()
-    near = near if len(near) <= 60 else near[:57] + "..."
-    return f"not valid YAML: {problem}{context}" + (f"; the line reads: {near}" if near else "")
+# What PyYAML's problem contains, and the same in words for someone who does not know its grammar.
+_IN_WORDS = (
+    ("found character '\\t'", "a tab stands where YAML wants spaces; indent with spaces"),
+    (
+        "mapping values are not allowed",
+        "a ':' where no key can stand; mend the indentation, or put quotes around text",
+    ),
+    ("expected <block end>", "the line's indentation fits none of the lines above"),
+    ("could not find expected ':'", "a key without ':' behind it, or a wrong indentation"),
+    ("found another document", "a second document begins; a file holds only one"),
+    ("found undefined alias", "there is no anchor of that name; put quotes around text that begins with '*'"),
+    ("expected alphabetic or numeric", "put quotes around text that begins with '*' or '&'"),
+    ("that cannot start any token", "put quotes around text that begins with a special character"),
+)
+
+
+def _plain_words(err: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
+    """The line to look at, and what is wrong there."""
+    mark = err.problem_mark or err.context_mark
+    line = mark.line + 1 if mark else 1
+    opened = err.context_mark.line + 1 if err.context_mark else line
+    problem, context = err.problem or "syntax error", err.context or ""
+    lines = text.splitlines()
+    reference = any("${" in source for source in lines[opened - 1 : line])
+    if "quoted scalar" in context and "end of stream" in problem:
+        line, words = opened, "a quote is opened and never closed"
+    elif "flow" in context and reference:
+        words = 'inside [ ] or { } a reference needs quotes: "${...}"'
+    elif "flow" in context:
+        since = "" if opened == line else f" of line {opened}"
+        bracket = "'['" if "sequence" in context else "'{'"
+        words = f"a comma is missing, or the {bracket}{since} is never closed"
+    else:
+        words = next((words for part, words in _IN_WORDS if part in problem), f"{problem} {context}".strip())
+    source = lines[line - 1].strip() if line <= len(lines) else ""
+    source = source if len(source) <= 60 else source[:57] + "..."
+    return min(line, max(len(lines), 1)), f"not valid YAML: {words}" + (
+        f"; the line reads: {source}" if source else ""
+    )
 
 
 def scalar_value(node: yaml.ScalarNode) -> Any:
@@ -143,10 +170,14 @@ def scalar_value(node: yaml.ScalarNode) -> Any:
     if tag == "int":
         return _to_int(text)
     if tag == "float":
-        plain = text.replace("_", "").lower()
-        special = plain.lstrip("+-") in (".inf", ".nan")
-        return float(plain.replace(".", "") if special else plain)
-    raise ValueError(f"the tag '{node.tag}' is not supported")
+        return _to_float(text)
+    raise ValueError(no_such_tag(node.tag))
+
+
+def no_such_tag(tag: str) -> str:
+    """The sentence about a tag that is not understood."""
+    short = "!!" + tag.removeprefix(_TAG) if tag.startswith(_TAG) else tag
+    return f"the tag '{short}' is not supported; values are plain YAML"
 
 
 def _to_int(text: str) -> int:
@@ -155,7 +186,19 @@ def _to_int(text: str) -> int:
         raise ValueError(f"an integer of {len(plain)} digits is too long")
     digits = plain.lstrip("+-")
     base = {"0x": 16, "0o": 8, "0b": 2}.get(digits[:2], 10)
-    return int(plain, base)
+    try:
+        return int(plain, base)
+    except ValueError:
+        raise ValueError(f"'{text}' is not an integer") from None
+
+
+def _to_float(text: str) -> float:
+    plain = text.replace("_", "").lower()
+    special = plain.lstrip("+-") in (".inf", ".nan")
+    try:
+        return float(plain.replace(".", "") if special else plain)
+    except ValueError:
+        raise ValueError(f"'{text}' is not a number") from None
 
 
 def dump_yaml(value: Any) -> str:

@@ -88,7 +88,8 @@ def test_grey_is_repeated(tmp_path, ending):
     assert result.shape == (40, 60, 3)
     assert result.dtype == np.uint8
     assert (result == result[:, :, :1]).all()
-    np.testing.assert_allclose(result[:, :, 0], grey.astype(float), atol=0 if ending != "jpg" else 12)
+    difference = np.abs(result[:, :, 0].astype(int) - grey)
+    assert difference.mean() < 4 if ending == "jpg" else not difference.any()
 
 
 def test_bilevel(tmp_path):
@@ -156,7 +157,12 @@ def test_16_bit_colour_png_takes_the_high_byte(tmp_path):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", 4, 3, 16, 2, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    data = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
     path = tmp_path / "a.png"
     path.write_bytes(data)
     np.testing.assert_array_equal(decode(path, apply_exif=True), values >> 8)
@@ -166,7 +172,9 @@ def test_16_bit_colour_png_takes_the_high_byte(tmp_path):
 def test_undefined_ranges_are_refused(tmp_path, mode):
     path = tmp_path / "a.tif"
     Image.new(mode, (4, 4)).save(path)
-    with pytest.raises(ImageError, match=r"a\.tif: a (32-bit integer|floating-point) image, .*save it with 8 or 16"):
+    with pytest.raises(
+        ImageError, match=r"a\.tif: a (32-bit integer|floating-point) image, .*save it with 8 or 16"
+    ):
         decode(path, apply_exif=True)
 
 
@@ -233,7 +241,8 @@ def _bytes(kind: str) -> bytes:
         ("half.webp", lambda: _bytes("WEBP")[:500], "damaged"),
         ("half.gif", lambda: _bytes("GIF")[:5000], "damaged or truncated image"),
         ("half.bmp", lambda: _bytes("BMP")[:5000], "damaged or truncated image"),
-        ("head.jpg", lambda: _bytes("JPEG")[:12], "damaged image: its header"),
+        ("head.jpg", lambda: _bytes("JPEG")[:12], "damaged or truncated image"),
+        ("start.jpg", lambda: _bytes("JPEG")[:3], "damaged"),
         ("head.png", lambda: _bytes("PNG")[:20], "damaged"),
         ("zeros.jpg", lambda: bytes(5000), "begins with zeros"),
         ("page.jpg", lambda: b"\n<!DOCTYPE html><html><body>404</body></html>", "HTML, XML or SVG page"),
@@ -297,7 +306,7 @@ def test_pillows_settings_stay(tmp_path):
     Image.fromarray(_picture()).save(tmp_path / "a.jpg")
     before = (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, ImageFile.MAXBLOCK)
     decode(tmp_path / "a.jpg", apply_exif=True)
-    assert (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, ImageFile.MAXBLOCK) == before
+    assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, ImageFile.MAXBLOCK)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import collections
+import glob
+import logging
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+import passl_sot.data.loader as loader_module
+from passl_sot.data import DataError, ImageError, build_dataloader, build_dataset
+from passl_sot.data.bad_files import bad_file_limit
+from passl_sot.utils.config import ConfigError
+
+_EVAL = [{"name": "Resize", "size": 18}, {"name": "CenterCrop", "size": 16}, {"name": "Normalize"}]
+
+
+def _spoil(root: str, *names: str) -> list[str]:
+    for name in names:
+        with open(f"{root}/{name}", "wb") as file:
+            file.write(b"<html>404</html>")
+    return [f"{root}/{name}" for name in names]
+
+
+def _epoch(loader, epoch: int = 0) -> list[tuple[np.ndarray, ...]]:
+    loader.sampler.set_epoch(epoch)
+    return [tuple(batch[key].numpy() for key in ("image", "label", "index")) for batch in loader]
+
+
+def _equal(a, b) -> bool:
+    return len(a) == len(b) and all(
+        np.array_equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True)
+    )
+
+
+@pytest.fixture
+def warnings_of(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("passl_sot"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="passl_sot.data")
+    return caplog
+
+
+# -- what comes out ---------------------------------------------------------------------------------
+def test_batches(folder, split):
+    loader = build_dataloader(split(folder({"a": 5, "b": 5})), mode="train", seed=0)
+    assert len(loader) == 2 and loader.class_names == ["a", "b"] and len(loader.dataset) == 10
+    for batch in loader:
+        assert set(batch) == {"image", "label", "index"}
+        assert batch["image"].shape == [4, 3, 16, 16] and "float32" in str(batch["image"].dtype)
+        assert "int64" in str(batch["label"].dtype) and "int64" in str(batch["index"].dtype)
+        np.testing.assert_array_equal(batch["label"].numpy(), loader.dataset.labels[batch["index"].numpy()])
+    assert loader.wait_seconds > 0
+    assert len(loader.bad_files) == 0
+
+
+def test_independent_of_workers(folder, split):
+    root = folder({"a": 9, "b": 8})
+    results = {}
+    for workers in (0, 1, 2):
+        loader = build_dataloader(split(root, workers=workers), mode="train", seed=3)
+        assert loader.num_workers == workers
+        results[workers] = [_epoch(loader, epoch) for epoch in (0, 1)]
+    assert all(_equal(results[0][e], results[w][e]) for w in (1, 2) for e in (0, 1))
+    assert not _equal(results[0][0], results[0][1])
+    other = build_dataloader(split(root), mode="train", seed=4)
+    assert not _equal(_epoch(other), results[0][0])
+
+
+def test_without_shared_memory(folder, split):
+    root = folder({"a": 6})
+    config = split(root, workers=1)
+    config["loader"]["use_shared_memory"] = False
+    assert _equal(
+        _epoch(build_dataloader(config, mode="train", seed=0)),
+        _epoch(build_dataloader(split(root), mode="train", seed=0)),
+    )
+
+
+def test_two_processes_are_one(folder, split):
+    root = folder({"a": 9, "b": 8})
+    one = _epoch(build_dataloader(split(root, batch_size=6), mode="train", seed=3), 1)
+    two = [
+        _epoch(build_dataloader(split(root, batch_size=3), mode="train", seed=3, rank=r, world_size=2), 1)
+        for r in (0, 1)
+    ]
+    joined = [
+        tuple(np.concatenate(pair) for pair in zip(a, b, strict=True)) for a, b in zip(*two, strict=True)
+    ]
+    assert _equal(joined, one)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_in_mid_epoch(folder, split, workers):
+    root = folder({"a": 20})
+    loader = build_dataloader(split(root, workers=workers), mode="train", seed=0)
+    whole = _epoch(loader, 2)
+    for number, _ in enumerate(loader, 1):
+        if number == 2:
+            break
+    state = loader.sampler.state_dict()
+    assert (state["epoch"], state["consumed"]) == (2, 2)  # not what workers have prepared ahead
+    again = build_dataloader(split(root, workers=workers), mode="train", seed=0)
+    again.sampler.load_state_dict(state)
+    assert _equal(_epoch(again, 2), whole[2:])
+    assert _equal(_epoch(again, 3), _epoch(loader, 3))
+
+
+def test_iterating_twice_gives_the_epoch_twice(folder, split):
+    loader = build_dataloader(split(folder({"a": 9})), mode="train", seed=0)
+    assert _equal(_epoch(loader), _epoch(loader))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_evaluation_is_exact(folder, split, world_size):
+    root = folder({"a": 6, "b": 7})
+    seen = collections.Counter()
+    for rank in range(world_size):
+        config = split(root, transforms=_EVAL, workers=rank % 2)
+        loader = build_dataloader(config, mode="val", seed=0, rank=rank, world_size=world_size)
+        batches = _epoch_of_val(loader)
+        assert len(batches) == len(loader)
+        seen.update(int(i) for _, _, index in batches for i in index)
+    assert seen == collections.Counter(range(13))
+
+
+def _epoch_of_val(loader) -> list[tuple[np.ndarray, ...]]:
+    return [tuple(batch[key].numpy() for key in ("image", "label", "index")) for batch in loader]
+
+
+# -- configuration ----------------------------------------------------------------------------------
+def test_wrong_keys_are_all_told(folder, split):
+    config = split(folder({"a": 4}))
+    config["loader"]["num_worker"] = 2
+    config["sampler"]["batchsize"] = 2
+    config["dataset"]["data_root"] = "x"
+    with pytest.raises(ConfigError) as caught:
+        build_dataloader(config, mode="train", seed=0)
+    text = str(caught.value)
+    assert "num_workers" in text and "batch_size" in text and "dataroot" in text
+
+
+@pytest.mark.parametrize("key", ["shuffle", "drop_last"])
+def test_evaluation_refuses_what_loses_images(folder, split, key):
+    with pytest.raises(DataError, match=f"val.sampler.{key} is true"):
+        build_dataloader(split(folder({"a": 4}), transforms=_EVAL, **{key: True}), mode="val", seed=0)
+    build_dataloader(split(folder({"a": 4}, name="v"), transforms=_EVAL, **{key: False}), mode="val", seed=0)
+
+
+def test_defaults(folder, split):
+    config = split(folder({"a": 4}))
+    del config["loader"]
+    loader = build_dataloader(config, mode="train", seed=0)
+    assert loader.sampler.shuffle and loader.sampler.drop_last
+    cores = len(os.sched_getaffinity(0))
+    assert loader.num_workers == min(8, cores - 1)
+    with pytest.raises(ValueError, match="num_workers is -1"):
+        build_dataloader(split(folder({"a": 4}, name="b"), workers=-1), mode="train", seed=0)
+
+
+def test_class_names_and_ready_dataset(folder, split):
+    config = split(folder({"b": 4}), transforms=_EVAL)
+    loader = build_dataloader(config, mode="val", seed=0, class_names=["a", "b"])
+    assert loader.class_names == ["a", "b"]
+    assert _epoch_of_val(loader)[0][1].tolist() == [1, 1, 1, 1]
+    dataset = build_dataset(config["dataset"])
+    assert build_dataloader(config, mode="val", seed=0, dataset=dataset).dataset is dataset
+
+
+def test_images_of_different_sizes(folder, split):
+    from PIL import Image
+
+    root = folder({"a": 4})
+    Image.new("RGB", (90, 40)).save(f"{root}/a/train_002.png")
+    transforms = [{"name": "Resize", "size": 16}, {"name": "Normalize"}]
+    for workers in (0, 1):
+        loader = build_dataloader(split(root, workers=workers, transforms=transforms), mode="val", seed=0)
+        with pytest.raises(DataError, match=r"differ in size .*\[3, 16, 24\] .*\[3, 16, 36\] \(image 2\)"):
+            _epoch_of_val(loader)
+
+
+# -- bad files --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_skips_counts_and_names_bad_files(folder, split, workers, warnings_of):
+    root = folder({"a": 10, "b": 10})
+    spoiled = _spoil(root, "a/train_003.png", "a/train_004.png", "b/train_009.png")
+    loader = build_dataloader(split(root, workers=workers), mode="train", seed=0)
+    for epoch in range(3):
+        batches = _epoch(loader, epoch)
+        assert [len(batch[0]) for batch in batches] == [4] * 5
+        used = sorted(int(i) for _, _, index in batches for i in index)
+        # 3 and 4 are replaced by 5, the last by the first.
+        assert used == sorted([*range(3), 5, 5, 5, *range(6, 19), 0])
+        for _, labels, index in batches:
+            np.testing.assert_array_equal(labels, loader.dataset.labels[index])
+    assert len(loader.bad_files) == 3
+    assert set(loader.bad_files.reasons) == set(spoiled)
+    assert all("HTML" in reason for reason in loader.bad_files.reasons.values())
+    for path in spoiled:  # named once, not once an epoch
+        assert sum(path in record.getMessage() for record in warnings_of.records) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_bad_files_stop_training(folder, split, workers):
+    root = folder({"a": 30})
+    spoiled = _spoil(root, *(f"a/train_{i:03d}.png" for i in range(0, 28, 2)))
+    config = split(root, workers=workers)
+    with pytest.raises(
+        DataError, match=r"1\d unreadable images, more than the 10 that may be skipped"
+    ) as caught:
+        _epoch(build_dataloader(config, mode="train", seed=0))
+    assert len(caught.value.faults) == 11
+    assert all(any(path in fault for path in spoiled) for fault in caught.value.faults[1:])
+    config["loader"]["max_bad"] = 14
+    assert len(_epoch(build_dataloader(config, mode="train", seed=0))) == 7
+    config["loader"]["max_bad"] = 0
+    with pytest.raises(DataError, match="more than the 0 that may be skipped"):
+        _epoch(build_dataloader(config, mode="train", seed=0))
+
+
+def test_no_readable_file_at_all(folder, split):
+    root = folder({"a": 4})
+    _spoil(root, *(f"a/train_{i:03d}.png" for i in range(4)))
+    with pytest.raises(DataError, match="4 images in a row can't be read"):
+        _epoch(build_dataloader(split(root), mode="train", seed=0))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_evaluation_stops_at_a_bad_file_and_names_it(folder, split, workers):
+    root = folder({"a": 6, "b": 6})
+    (spoiled,) = _spoil(root, "b/train_001.png")
+    loader = build_dataloader(split(root, workers=workers, transforms=_EVAL), mode="val", seed=0)
+    with pytest.raises(ImageError, match="not an image but an HTML") as caught:
+        _epoch_of_val(loader)
+    assert caught.value.path == spoiled
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_any_error_of_a_worker_reaches_the_user_with_the_path(folder, split, workers):
+    root = folder({"a": 8})
+    loader = build_dataloader(split(root, workers=workers), mode="train", seed=0)
+    loader.dataset.transforms.transforms[0] = _fail
+    with pytest.raises(DataError, match="a transform's own trouble") as caught:
+        _epoch(loader)
+    assert f"({root}/a/train_" in str(caught.value) and "Traceback" in str(caught.value)
+
+
+def _fail(image, rng):
+    raise KeyError("a transform's own trouble")
+
+
+@pytest.mark.parametrize(
+    ("size", "max_bad", "limit"),
+    [(100, None, 10), (5000, None, 50), (100, 0, 0), (100, 7, 7), (1000, 0.05, 50), (1000, 0.0, 0)],
+)
+def test_limit(size, max_bad, limit):
+    assert bad_file_limit(size, max_bad) == limit
+
+
+@pytest.mark.parametrize("max_bad", [-1, 1.0, 1.5, -0.1])
+def test_limit_out_of_range(max_bad):
+    with pytest.raises(ValueError, match=r"loader.max_bad is"):
+        bad_file_limit(10, max_bad)
+
+
+# -- processes and memory ---------------------------------------------------------------------------
+def _segments() -> set[str]:
+    return set(glob.glob(f"/dev/shm/paddle_{os.getpid()}_*")) | set(glob.glob("/dev/shm/paddle_*"))
+
+
+def test_breaking_off_leaves_nothing_behind(folder, split):
+    loader = build_dataloader(split(folder({"a": 40}), workers=2), mode="train", seed=0)
+    started = time.perf_counter()
+    pids = set()
+    for _ in range(3):
+        for _ in loader:
+            pids |= {worker.pid for worker in _workers()}
+            break
+    assert time.perf_counter() - started < 20
+    assert pids
+    time.sleep(0.2)
+    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}") and _state(pid) != "Z"]
+    assert not [path for pid in pids for path in glob.glob(f"/dev/shm/paddle_{pid}_*")]
+
+
+def _workers() -> list:
+    import multiprocessing
+
+    return multiprocessing.active_children()
+
+
+def _state(pid: int) -> str:
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
+def test_breaking_off_without_workers_is_quick(folder, split):
+    loader = build_dataloader(split(folder({"a": 40})), mode="train", seed=0)
+    started = time.perf_counter()
+    for _ in loader:
+        break
+    assert time.perf_counter() - started < 0.9
+
+
+def test_workers_are_out_of_reach_of_ctrl_c(folder, split):
+    loader = build_dataloader(split(folder({"a": 40}), workers=1), mode="train", seed=0)
+    for _ in loader:
+        groups = {os.getpgid(worker.pid) for worker in _workers()}
+        break
+    assert groups and os.getpgid(0) not in groups
+
+
+def test_killed_worker_is_explained(folder, split):
+    loader = build_dataloader(split(folder({"a": 400}), workers=1), mode="train", seed=0)
+    previous = signal.getsignal(signal.SIGCHLD)
+    try:
+        with pytest.raises(DataError, match="a data worker process died"):
+            for _ in loader:
+                for worker in _workers():
+                    os.kill(worker.pid, signal.SIGKILL)
+    finally:
+        signal.signal(signal.SIGCHLD, previous)
+
+
+def test_small_shared_memory_is_turned_off_with_advice(folder, split, monkeypatch, warnings_of):
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(loader_module.shutil, "disk_usage", lambda path: usage(64 << 20, 0, 64 << 20))
+    root = folder({"a": 8})
+    large = [{"name": "RandomResizedCrop", "size": 512}, {"name": "Normalize"}]
+    loader = build_dataloader(split(root, workers=2, transforms=large, batch_size=8), mode="train", seed=0)
+    assert not loader.use_shared_memory
+    (record,) = warnings_of.records
+    # 8 images of 3 MB, 2 workers with 2 batches each and 3 beside them.
+    assert "has 64 MB free and the batches under way need up to 168 MB" in record.getMessage()
+    assert "--shm-size=1g" in record.getMessage()
+    assert len(_epoch(loader)) == 1
+    small = build_dataloader(split(root, workers=2), mode="train", seed=0)
+    assert small.use_shared_memory

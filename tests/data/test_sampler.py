@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from passl_sot.data import DataError, EvalBatchSampler, ShardedBatchSampler
+
+_SIZES = {
+    "num_samples": st.integers(1, 60),
+    "batch_size": st.integers(1, 7),
+    "world_size": st.integers(1, 5),
+    "seed": st.integers(0, 3),
+    "epoch": st.integers(0, 3),
+}
+
+
+def _all(num_samples, batch_size, world_size, seed, epoch=0, shuffle=True, drop_last=False):
+    """The batches of every rank, as index lists."""
+    ranks = []
+    for rank in range(world_size):
+        sampler = ShardedBatchSampler(
+            num_samples=num_samples,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert len(batches) == len(sampler)
+        assert all(e == epoch for batch in batches for e, _ in batch)
+        ranks.append([[i for _, i in batch] for batch in batches])
+    return ranks
+
+
+@settings(max_examples=150, deadline=None)
+@given(**_SIZES, shuffle=st.booleans(), drop_last=st.booleans())
+def test_ranks_together_are_one_process(num_samples, batch_size, world_size, seed, epoch, shuffle, drop_last):
+    if drop_last and num_samples < batch_size * world_size:
+        return
+    ranks = _all(num_samples, batch_size, world_size, seed, epoch, shuffle, drop_last)
+    one = _all(num_samples, batch_size * world_size, 1, seed, epoch, shuffle, drop_last)[0]
+    assert len({len(batches) for batches in ranks}) == 1
+    joined = [list(itertools.chain(*parts)) for parts in zip(*ranks, strict=True)]
+    assert joined == one
+    seen = list(itertools.chain(*joined))
+    if drop_last:
+        assert len(set(seen)) == len(seen) > num_samples - batch_size * world_size
+    else:
+        assert set(seen) == set(range(num_samples))
+        assert len(seen) - num_samples < batch_size * world_size
+    if not shuffle:
+        assert seen == [i % num_samples for i in range(len(seen))]
+
+
+@settings(max_examples=100, deadline=None)
+@given(**_SIZES, stop=st.integers(0, 20), drop_last=st.booleans())
+def test_resume_continues_exactly(num_samples, batch_size, world_size, seed, epoch, stop, drop_last):
+    if drop_last and num_samples < batch_size * world_size:
+        return
+    options = {"num_samples": num_samples, "batch_size": batch_size, "shuffle": True, "drop_last": drop_last}
+    options |= {"seed": seed, "rank": world_size - 1, "world_size": world_size}
+    whole = ShardedBatchSampler(**options)
+    whole.set_epoch(epoch)
+    batches = list(whole)
+    stop = min(stop, len(batches))
+    whole.consumed = stop  # what the loader counts
+    again = ShardedBatchSampler(**options)
+    again.load_state_dict(whole.state_dict())
+    again.set_epoch(epoch)  # as a trainer's loop does
+    assert list(again) == batches[stop:]
+    assert list(again) == batches  # and only once
+    again.set_epoch(epoch + 1)
+    assert again.consumed == 0
+
+
+def test_epochs_and_seeds_differ():
+    orders = {tuple(_all(50, 50, 1, seed, epoch)[0][0]) for seed in range(4) for epoch in range(4)}
+    assert len(orders) == 16
+    assert _all(50, 50, 1, 1, 2) == _all(50, 50, 1, 1, 2)
+
+
+def test_order_is_fixed():
+    """Checkpoints of half-finished epochs rely on this order: a change breaks their resume."""
+    sampler = ShardedBatchSampler(num_samples=10, batch_size=5, shuffle=True, drop_last=True, seed=42)
+    expected = np.random.Generator(np.random.PCG64(np.random.SeedSequence([42, 3, 0, 1]))).permutation(10)
+    assert sampler.order(3).tolist() == expected.tolist()
+
+
+def test_resume_at_another_world_size_of_the_same_global_batch():
+    options = {"num_samples": 24, "shuffle": True, "drop_last": True, "seed": 1}
+    two = ShardedBatchSampler(**options, batch_size=4, rank=1, world_size=2)
+    two.set_epoch(2)
+    list(two)
+    two.consumed = 1
+    one = ShardedBatchSampler(**options, batch_size=8)
+    one.load_state_dict(two.state_dict())
+    assert [i for _, i in next(iter(one))] == one.order(2)[8:16].tolist()
+
+
+def test_resume_in_mid_epoch_refuses_another_order():
+    sampler = ShardedBatchSampler(num_samples=24, batch_size=4, shuffle=True, drop_last=True, seed=1)
+    state = {**sampler.state_dict(), "consumed": 2, "num_samples": 30, "global_batch": 8}
+    with pytest.raises(DataError, match="num_samples was 30 and is 24, global_batch was 8 and is 4"):
+        sampler.load_state_dict(state)
+    sampler.load_state_dict({**state, "consumed": 0, "epoch": 5})
+    assert sampler.epoch == 5
+
+
+def test_too_few_images():
+    with pytest.raises(
+        DataError, match=r"has 30 images, fewer than one batch of 64 \(batch_size 32 x 2 processes\)"
+    ) as e:
+        _all(30, 32, 2, 0, drop_last=True)
+    assert "batch_size to 15 or less" in str(e.value)
+    assert len(_all(30, 32, 2, 0)[0]) == 1
+
+
+@pytest.mark.parametrize("sampler", [ShardedBatchSampler, EvalBatchSampler])
+def test_wrong_numbers(sampler):
+    more = {"shuffle": True, "drop_last": False, "seed": 0} if sampler is ShardedBatchSampler else {}
+    with pytest.raises(DataError, match="batch_size is 0"):
+        sampler(num_samples=5, batch_size=0, **more)
+    with pytest.raises(DataError, match="empty"):
+        sampler(num_samples=0, batch_size=1, **more)
+    with pytest.raises(ValueError, match="rank 2 of 2"):
+        sampler(num_samples=5, batch_size=1, rank=2, world_size=2, **more)
+
+
+@settings(max_examples=150, deadline=None)
+@given(num_samples=st.integers(1, 60), batch_size=st.integers(1, 7), world_size=st.integers(1, 70))
+def test_evaluation_sees_each_image_once(num_samples, batch_size, world_size):
+    seen = []
+    for rank in range(world_size):
+        sampler = EvalBatchSampler(
+            num_samples=num_samples, batch_size=batch_size, rank=rank, world_size=world_size
+        )
+        batches = list(sampler)
+        assert len(batches) == len(sampler)
+        assert all(1 <= len(batch) <= batch_size for batch in batches)
+        seen += [i for batch in batches for _, i in batch]
+    assert seen == list(range(num_samples))

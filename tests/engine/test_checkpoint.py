@@ -1,0 +1,187 @@
+"""Checkpoints: whole or not at all, verified, and nothing in them is ever run."""
+
+import errno
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from passl_sot.engine import checkpoint as ckpt
+from passl_sot.engine.checkpoint import CheckpointError, read_checkpoint, read_weights, write_checkpoint
+
+TENSORS = {
+    "model.a": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "ema.a": np.ones((2, 3), np.float32),
+    "model.b": np.zeros((0,), np.float32),
+    "optimizer.a|_m": np.float32([1]),
+}
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    path = tmp_path / "last.safetensors"
+    write_checkpoint(path, TENSORS, {"class_names": ["猫", "b"], "best_by": "ema"})
+    return path
+
+
+def test_round_trip(file):
+    saved = read_checkpoint(file)
+    assert saved.meta["class_names"] == ["猫", "b"]
+    assert saved.tensors.keys() == TENSORS.keys()
+    for name, value in TENSORS.items():
+        np.testing.assert_array_equal(saved.tensors[name], value)
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_weights_of_the_kind_asked_for(file):
+    np.testing.assert_array_equal(read_weights(file)[0]["a"], TENSORS["ema.a"])
+    np.testing.assert_array_equal(read_weights(file, "raw")[0]["a"], TENSORS["model.a"])
+    only_raw = file.with_name("raw.safetensors")
+    write_checkpoint(only_raw, {"model.a": TENSORS["model.a"]}, {})
+    with pytest.raises(CheckpointError, match="no ema weights; it holds raw"):
+        read_weights(only_raw, "ema")
+
+
+@pytest.mark.parametrize("cut", [1, 7, 100, 400])
+def test_truncated(file, cut):
+    file.write_bytes(file.read_bytes()[:-cut])
+    with pytest.raises(CheckpointError, match=r"last\.safetensors is damaged"):
+        read_checkpoint(file)
+
+
+def test_one_flipped_bit(file):
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match="don't match the checksum"):
+        read_checkpoint(file)
+
+
+def test_missing_names_the_neighbours(file):
+    with pytest.raises(CheckpointError, match=r"no checkpoint .*bset\.safetensors; .* has last\.safetensors"):
+        read_checkpoint(file.with_name("bset.safetensors"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_failed_write_leaves_the_old_one(file, monkeypatch, number):
+    before = file.read_bytes()
+
+    def fail(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(ckpt.os, "fsync", fail)
+    with pytest.raises(CheckpointError, match="can't write checkpoint .*The previous one is untouched"):
+        write_checkpoint(file, {"model.a": np.ones(9, np.float32)}, {})
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_really_full_disk(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    mount = tmp_path / "small"
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(mount)]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("this machine doesn't allow mounting")
+    try:
+        path = mount / "last.safetensors"
+        write_checkpoint(path, TENSORS, {})
+        with pytest.raises(CheckpointError, match="No space left on device"):
+            write_checkpoint(path, {"model.a": np.zeros(100_000, np.float32)}, {})
+        assert read_checkpoint(path).tensors.keys() == TENSORS.keys()
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_kill_in_the_middle_of_writing(tmp_path):
+    """A writer is killed many times at random moments; the file is whole every time."""
+    script = tmp_path / "writer.py"
+    script.write_text(
+        "import sys, itertools, numpy as np\n"
+        "from pathlib import Path\n"
+        "from passl_sot.engine.checkpoint import write_checkpoint\n"
+        "for i in itertools.count():\n"
+        "    write_checkpoint(Path(sys.argv[1]), {'model.a': np.full(4_000_000, i, np.float32)}, {'i': i})\n"
+        "    print(i, flush=True)\n"
+    )
+    path = tmp_path / "last.safetensors"
+    seen = -1
+    for round_ in range(5):
+        writer = subprocess.Popen([sys.executable, script, path], stdout=subprocess.PIPE, text=True)
+        assert writer.stdout.readline()
+        time.sleep(0.013 * round_)
+        writer.send_signal(signal.SIGKILL)
+        writer.communicate()
+        saved = read_checkpoint(path)
+        assert (saved.tensors["model.a"] == saved.meta["i"]).all()
+        seen = max(seen, saved.meta["i"])
+    ckpt.remove_leftovers(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"writer.py", "last.safetensors"}
+
+
+def test_damaged_latest_falls_back_and_says_so(file):
+    ckpt.copy_checkpoint(file, file.with_name("epoch_0003.safetensors"))
+    ckpt.copy_checkpoint(file, file.with_name("epoch_0012.safetensors"))
+    file.unlink()
+    file.write_bytes(b"\x10\x00\x00")
+    said: list[str] = []
+    saved = ckpt.find_latest(file.parent, said.append)
+    assert saved.path.name == "epoch_0012.safetensors"
+    assert "last.safetensors is damaged" in said[0]
+    for path in file.parent.glob("epoch*"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match="no checkpoint in .* can be read"):
+        ckpt.find_latest(file.parent, said.append)
+    file.unlink()
+    assert ckpt.find_latest(file.parent, said.append) is None
+
+
+def test_pdparams_are_read_without_running_them(tmp_path):
+    layer = paddle.nn.Linear(3, 2)
+    path = tmp_path / "weights.pdparams"
+    paddle.save(layer.state_dict(), str(path))
+    for name in (path, tmp_path / "weights"):  # the suffix may be left out
+        arrays, meta = read_weights(name)
+        assert meta == {}
+        np.testing.assert_array_equal(arrays["weight"], layer.weight.numpy())
+
+
+class Evil:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.target}",)
+
+
+def test_a_pickle_that_asks_for_more_is_refused_by_name(tmp_path):
+    path, target = tmp_path / "evil.pdparams", tmp_path / "ran"
+    path.write_bytes(pickle.dumps({"a": np.ones(2), "b": Evil(target)}))
+    with pytest.raises(CheckpointError, match=r"asks for posix\.system"):
+        read_weights(path)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.pdparams", pickle.dumps([1, 2]), "holds a list, not a state dict"),
+        ("a.pdparams", pickle.dumps({"a": "text"}), "entry 'a' is a str, not an array"),
+        ("a.pdparams", pickle.dumps({"a": np.ones(50)})[:-20], "is damaged"),
+        ("a.safetensors", b"", "is damaged"),
+        ("a.pth", b"PK\x03\x04", "PyTorch file: convert it"),
+        ("a.pdparams", b"PK\x03\x04", "PyTorch file: convert it"),
+    ],
+)
+def test_other_files(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        read_weights(tmp_path / name)

@@ -1,0 +1,263 @@
+"""Real training runs on real files: records, resuming, signals, processes, faults."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from visualdl import LogReader
+
+from passl_sot.engine.checkpoint import read_checkpoint
+from passl_sot.engine.distributed import World
+from passl_sot.engine.experiment import load_config
+from passl_sot.engine.loggers import read_metrics
+from passl_sot.engine.trainer import NonFiniteError, Trainer
+
+ROOT = Path(__file__).parents[2]
+
+
+def train(experiment: Path, *overrides: str, folder: Path | None = None, **more) -> Trainer:
+    cfg = load_config(experiment, overrides)
+    trainer = Trainer(cfg, folder or experiment.parent / "output" / "run", World(), **more)
+    trainer.fit()
+    return trainer
+
+
+def same_tensors(first: Path, second: Path, tolerance: float = 0.0) -> None:
+    a, b = read_checkpoint(first).tensors, read_checkpoint(second).tensors
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], rtol=0, atol=tolerance, err_msg=name)
+
+
+def test_records_of_a_run(experiment):
+    trainer = train(experiment, "log.visualdl=true", "checkpoint.interval=1")
+    folder = trainer.folder.path
+    rows = read_metrics(folder / "metrics.jsonl")
+    losses = [row["loss"] for row in rows if row["kind"] == "train"]
+    assert len(losses) == 6
+    assert {"grad_norm", "lr", "images_per_s", "data_wait", "memory_gb"} <= rows[0].keys()
+    assert [row["step"] for row in rows if row["kind"] == "val_ema"] == [3, 6]
+    record = next((folder / "visualdl").iterdir())
+    reader = LogReader(file_path=str(record))
+    assert {"train/loss", "train/lr", "val_raw/top1", "val_ema/top1"} <= set(reader.get_tags()["scalar"])
+    assert [r.value for r in reader.get_data("scalar", "train/loss")] == pytest.approx(losses, rel=1e-6)
+    files = {p.name for p in folder.iterdir()}
+    assert {"last.safetensors", "best.safetensors", "epoch_0001.safetensors", "epoch_0002.safetensors"} <= files
+    assert json.loads((folder / "run.json").read_text())["version"]
+    meta = read_checkpoint(folder / "best.safetensors").meta
+    assert meta["class_names"] == ["a b", "c", "猫"]
+    assert meta["config"]["model"]["head"]["num_classes"] == 3
+    assert meta["preprocessing"]["transforms"][-1]["name"] == "Normalize"
+    assert load_config(folder / "config.yaml") == load_config(experiment, ["log.visualdl=true", "checkpoint.interval=1"])
+
+
+def test_a_run_is_not_overwritten(experiment):
+    train(experiment, "epochs=1")
+    with pytest.raises(RuntimeError, match="already holds a run: add --resume auto"):
+        train(experiment, "epochs=1")
+
+
+def test_same_seed_same_run(experiment, tmp_path):
+    for name in ("one", "two"):
+        train(experiment, folder=tmp_path / name)
+    same_tensors(tmp_path / "one" / "last.safetensors", tmp_path / "two" / "last.safetensors")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resuming_inside_an_epoch_equals_never_stopping(experiment, tmp_path, workers):
+    settings = (f"dataloader.train.loader.num_workers={workers}", "epochs=3", "lr_scheduler.reference_batch=16")
+    whole = train(experiment, *settings, "dataloader.train.sampler.batch_size=4", folder=tmp_path / "whole")
+    cfg = load_config(experiment, [*settings, "dataloader.train.sampler.batch_size=4"])
+    cut = Trainer(cfg, tmp_path / "cut", World())
+    assert cut.plan.accumulate == 4
+    step = cut.optimizer.step
+
+    def stop_soon():
+        step()
+        if cut.progress.step == 1:  # after the second update; noticed by the third
+            cut.stop_signal = signal.SIGTERM
+
+    cut.optimizer.step = stop_soon
+    assert cut.fit() is None
+    assert (cut.progress.epoch, cut.progress.batches, cut.progress.step) == (1, 4, 3)
+    again = Trainer(cfg, tmp_path / "cut", World(), resume="auto")
+    again.fit()
+    same_tensors(whole.folder.path / "last.safetensors", again.folder.path / "last.safetensors")
+    steps = [row["step"] for row in read_metrics(again.folder.path / "metrics.jsonl") if row["kind"] == "train"]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_accumulation_equals_the_large_batch(experiment, tmp_path):
+    quiet = ("model.architecture.drop_path_rate=0", "model.architecture.drop_rate=0", "epochs=1")
+    for name, size in (("large", 8), ("small", 2)):
+        train(experiment, *quiet, f"dataloader.train.sampler.batch_size={size}", folder=tmp_path / name)
+    same_tensors(tmp_path / "large" / "last.safetensors", tmp_path / "small" / "last.safetensors", 2e-5)
+
+
+def test_bad_files_are_skipped_and_named(experiment, caplog):
+    (experiment.parent / "train" / "c" / "3.png").write_bytes(b"not an image")
+    trainer = train(experiment, "epochs=1")
+    assert len(trainer.train_loader.bad_files) == 1
+    assert read_metrics(trainer.folder.path / "metrics.jsonl")[2]["bad_files"] == 1
+
+
+def test_nonfinite_losses_are_skipped_then_named(experiment):
+    cfg = load_config(experiment, ["epochs=2", "nonfinite_limit=2", "ema=null", "checkpoint.best_by=raw"])
+    trainer = Trainer(cfg, experiment.parent / "output" / "nan", World())
+    before = {k: v.numpy() for k, v in trainer.model.state_dict().items()}
+    layer = trainer.model.backbone.blocks[1].mlp.fc1
+    calls = []
+
+    def spoil(_, inputs, output):
+        calls.append(1)
+        return output * float("nan") if len(calls) != 2 else output
+
+    layer.register_forward_post_hook(spoil)
+    trainer.model.head.cls_fc.weight.stop_gradient = False
+    with pytest.raises(NonFiniteError, match=r"2 updates in a row; it begins in the output of "
+                                              r"backbone\.blocks\.1\.mlp\.fc1 \(Linear\)"):
+        trainer.fit()
+    assert trainer.progress.skipped == 3
+    assert all(np.isfinite(v.numpy()).all() for v in trainer.model.state_dict().values())
+    assert any((v.numpy() != before[k]).any() for k, v in trainer.model.state_dict().items())
+
+
+def test_init_from_starts_anew_and_keeps_what_fits(experiment, tmp_path):
+    trained = train(experiment, "epochs=1", folder=tmp_path / "first").folder.path / "best.safetensors"
+    cfg = load_config(experiment, ["epochs=1", "model.head.wr_dim=3"])
+    fresh = Trainer(cfg, tmp_path / "second", World(), init_from=str(trained))
+    assert fresh.progress.step == 0
+    saved = read_checkpoint(trained)
+    np.testing.assert_array_equal(fresh.model.backbone.cls_token.numpy(), saved.tensors["ema.backbone.cls_token"])
+    cfg = load_config(experiment, ["model.architecture.embed_dim=32"])
+    with pytest.raises(ValueError, match=r"blocks\.0\.attn\.proj\.bias is \[16\] in the file and \[32\]"):
+        Trainer(cfg, tmp_path / "third", World(), init_from=str(trained))
+
+
+# -- whole processes ------------------------------------------------------------------------------
+
+
+def test_evaluation_and_prediction_agree_row_for_row(experiment, tmp_path, tool):
+    assert tool("train", "-c", experiment).returncode == 0
+    best = experiment.parent / "output" / "run" / "best.safetensors"
+    out = tmp_path / "eval" / "metrics.json"
+    done = tool("eval", "-c", experiment, "--weights", best, "--out", out)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(out.read_text())
+    assert report["shown"] == "ema"
+    assert set(report["results"]) == {"raw", "ema"}
+    assert report["results"]["ema"]["images"] == 9
+    assert all(Path(p).stat().st_size for p in report["files"])
+    table = tmp_path / "out.csv"
+    done = tool("predict", "--weights", best, experiment.parent / "val", "--out", table, tmp_path / "out.json")
+    assert done.returncode == 0, done.stderr
+    evaluated = (tmp_path / "eval" / "predictions.csv").read_text(encoding="utf-8-sig").splitlines()[1:]
+    predicted = table.read_text(encoding="utf-8-sig").splitlines()[1:]
+    rows = {line.split(",")[0]: line.split(",")[1:4] for line in predicted}
+    assert len(rows) == 9
+    for line in evaluated:
+        path, _, best_class, name, probability = line.split(",")
+        assert rows[path] == [best_class, name, probability]
+    assert len(json.loads((tmp_path / "out.json").read_text())) == 9
+
+
+def test_wrong_keys_end_with_status_2_and_one_message(experiment, tool):
+    text = experiment.read_text()
+    experiment.write_text(text.replace("decay: 0.9", "decai: 0.9").replace("epochs: 2", "epochs: two"))
+    for name in ("train", "eval"):
+        done = tool(name, "-c", experiment, *(["--weights", "x"] if name == "eval" else []))
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+        assert "2 faults" in done.stderr
+        assert re.search(r"run\.yaml:\d+: ema\.decai: .*did you mean 'decay'\?", done.stderr)
+    assert not (experiment.parent / "output").exists()
+
+
+def test_dry_run_estimates_and_writes_nothing(experiment, tool):
+    done = tool("train", "-c", experiment, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    for word in ("parameters", "GMACs", "memory", "images/s", "config and data are in order"):
+        assert word in done.stdout
+    assert not (experiment.parent / "output").exists()
+    (experiment.parent / "val" / "c").rename(experiment.parent / "val" / "d")
+    done = tool("train", "-c", experiment, "--dry-run")
+    assert done.returncode == 2
+    assert "'d'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_save_and_say_how_to_go_on(experiment, tool, number):
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), "-c", str(experiment), "-o", "epochs=500"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            if "epoch 2/500  update 2/3" in line:
+                process.send_signal(number)
+                break
+        rest = process.stdout.read()
+    assert process.returncode == 0, rest
+    assert f"stopped by {number.name}; saved" in rest
+    assert "--resume auto" in rest
+    assert "Traceback" not in rest
+    saved = read_checkpoint(experiment.parent / "output" / "run" / "last.safetensors").meta["progress"]
+    assert saved["step"] >= 5
+    done = tool("train", "-c", experiment, "-o", "epochs=3", "--resume", "auto")
+    # Fewer epochs than done already: nothing is trained, the run is evaluated.
+    expected = "already complete" if saved["epoch"] >= 3 else "resuming from"
+    assert expected in done.stdout
+
+
+@pytest.mark.slow
+def test_kill_9_then_resume(experiment, tool, tmp_path):
+    whole = tool("train", "-c", experiment, "-o", "epochs=6", f"output_dir={tmp_path}/whole")
+    assert whole.returncode == 0, whole.stderr
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), "-c", str(experiment), "-o", "epochs=6"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if "epoch 4/6  update 2/3" in line:
+                process.kill()
+                break
+    done = tool("train", "-c", experiment, "-o", "epochs=6", "--resume", "auto")
+    assert done.returncode == 0, done.stderr
+    assert "resuming from" in done.stdout
+    same_tensors(tmp_path / "whole" / "run" / "last.safetensors", tmp_path / "output" / "run" / "last.safetensors")
+
+
+def launch(experiment: Path, processes: int, folder: Path, *overrides: str) -> subprocess.CompletedProcess:
+    script = str(ROOT / "tools" / "train.py")
+    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]
+    command += ["--log_dir", str(folder / "log"), script, "-c", str(experiment)]
+    command += ["-o", f"output_dir={folder}", *overrides]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PADDLE")}
+    return subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=300, cwd=folder.parent, env=environment
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_on_the_joined_batch(experiment, tmp_path):
+    quiet = ("model.architecture.drop_path_rate=0", "model.architecture.drop_rate=0")
+    train(experiment, *quiet, folder=tmp_path / "one")
+    done = launch(experiment, 2, tmp_path / "two", *quiet, "dataloader.train.sampler.batch_size=4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    same_tensors(tmp_path / "one" / "last.safetensors", tmp_path / "two" / "run" / "last.safetensors", 1e-5)
+    one = [r for r in read_metrics(tmp_path / "one" / "metrics.jsonl") if r["kind"].startswith("val")]
+    two = [r for r in read_metrics(tmp_path / "two" / "run" / "metrics.jsonl") if r["kind"].startswith("val")]
+    # Nine images over two processes: each is counted once.
+    assert [(r["kind"], r["top1"], r["images"]) for r in one] == [(r["kind"], r["top1"], r["images"]) for r in two]
+
+
+def test_time_to_help(tool):
+    began = time.perf_counter()
+    assert "--dry-run" in tool("train", "--help").stdout
+    assert time.perf_counter() - began < 5
+    code = "import sys, passl_sot, passl_sot.cli; assert 'paddle' not in sys.modules and 'numpy' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
