@@ -48,7 +48,10 @@ def _probe(model, experiment: Experiment, cfg, batch: int) -> tuple[float, float
     task = ClassificationTask(LOSSES.build(cfg.loss))
     optimizer = build_optimizer(cfg.optimizer)(model)
     ema = ModelEMA(model, experiment.ema.decay) if experiment.ema else None
-    images = {"image": paddle.randn([batch, model.backbone.in_chans, *model.backbone.img_size]), "label": paddle.zeros([batch], "int64")}
+    images = {
+        "image": paddle.randn([batch, model.backbone.in_chans, *model.backbone.img_size]),
+        "label": paddle.zeros([batch], "int64"),
+    }
     model.train()
 
     def step() -> None:

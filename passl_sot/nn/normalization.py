@@ -61,7 +61,10 @@ def _power(s: paddle.Tensor, exponent: float) -> paddle.Tensor:
     """s ** exponent for s >= 0, with zero (not infinite) gradient where s is 0."""
     positive = s > 0
     base = paddle.where(positive, s, paddle.ones_like(s))
-    raised = paddle.sqrt(base) if exponent == 0.5 else paddle.pow(base, exponent)
+    if exponent == 0.5:
+        raised = paddle.sqrt(base)
+    else:  # as a tensor: Paddle rounds a plain exponent to float32 even for float64 bases
+        raised = paddle.pow(base, paddle.full([], exponent, base.dtype))
     return paddle.where(positive, raised, paddle.zeros_like(s))
 
 

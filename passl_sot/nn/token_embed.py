@@ -185,20 +185,19 @@ class _NonLocalBlock(nn.Layer):
 
 
 class _ConvTokens(nn.Layer):
-    """Stem, three stages and the 1×1 projection; the kinds below fill in the stages."""
+    """Stem, three stages and the 1×1 projection; the kinds below bring the stages."""
 
     ceil_halving = True  # a strided, padded convolution rounds an odd size up; pooling rounds down
 
-    def __init__(self, in_chans: int, token_dim: int, embed_dim: int, stage_dim: int) -> None:
+    def __init__(
+        self, in_chans: int, token_dim: int, embed_dim: int, stage: nn.Sequential, stage_dim: int
+    ) -> None:
         super().__init__()
         self.stride = 16
         stem_conv = conv2d(in_chans, token_dim, 3, padding=1)
         self.stem = nn.Sequential(stem_conv, nn.MaxPool2D(3, 2, 1))
-        self.stage = self.make_stage(token_dim)
+        self.stage = stage
         self.transition = conv2d(stage_dim, embed_dim, 1)
-
-    def make_stage(self, token_dim: int) -> nn.Sequential:
-        raise NotImplementedError
 
     def set_stride(self, stride: int) -> None:
         """Choose which of the stages after the stem halve the size, for a total of ``stride``."""
@@ -219,14 +218,11 @@ class _DenseNetTokens(_ConvTokens):
     ceil_halving = False
 
     def __init__(self, in_chans: int, token_dim: int, embed_dim: int) -> None:
-        super().__init__(in_chans, token_dim, embed_dim, stage_dim=128)
-
-    def make_stage(self, token_dim: int) -> nn.Sequential:
         layers: list[nn.Layer] = []
         for width in (token_dim, 128, 128):
             layers.append(_DenseBlock(width))
             layers.append(_DenseTransition(layers[-1].out_channels, 128))
-        return nn.Sequential(*layers)
+        super().__init__(in_chans, token_dim, embed_dim, nn.Sequential(*layers), 128)
 
     def set_stride(self, stride: int) -> None:
         self.stride = stride
@@ -238,24 +234,20 @@ class _ResNetTokens(_ConvTokens):
     """Three bottlenecks; built for stride 8, the last has no projection and never down-samples."""
 
     def __init__(self, in_chans: int, token_dim: int, embed_dim: int, stride: int) -> None:
-        self._built_small = stride == 8
-        super().__init__(in_chans, token_dim, embed_dim, stage_dim=256)
-
-    def make_stage(self, token_dim: int) -> nn.Sequential:
-        last = _Bottleneck(256, 64, project=not self._built_small)
-        return nn.Sequential(_Bottleneck(token_dim, 64), _Bottleneck(256, 64), last)
+        blocks = [_Bottleneck(token_dim, 64), _Bottleneck(256, 64)]
+        blocks.append(_Bottleneck(256, 64, project=stride == 16))
+        super().__init__(in_chans, token_dim, embed_dim, nn.Sequential(*blocks), 256)
+        self.largest_stride = stride
 
     def set_stride(self, stride: int) -> None:
-        self.stride = 8 if self._built_small else stride
+        self.stride = min(stride, self.largest_stride)
         self.stage[2].set_stride(2 if self.stride == 16 else 1)
 
 
 class _InceptionTokens(_ConvTokens):
     def __init__(self, in_chans: int, token_dim: int, embed_dim: int) -> None:
-        super().__init__(in_chans, token_dim, embed_dim, stage_dim=128)
-
-    def make_stage(self, token_dim: int) -> nn.Sequential:
-        return nn.Sequential(_InceptionBlock(token_dim), _InceptionBlock(128), _InceptionBlock(128))
+        blocks = [_InceptionBlock(width) for width in (token_dim, 128, 128)]
+        super().__init__(in_chans, token_dim, embed_dim, nn.Sequential(*blocks), 128)
 
     def set_stride(self, stride: int) -> None:
         self.stride = stride
@@ -264,15 +256,12 @@ class _InceptionTokens(_ConvTokens):
 
 class _NonLocalTokens(_ConvTokens):
     def __init__(self, in_chans: int, token_dim: int, embed_dim: int) -> None:
-        super().__init__(in_chans, token_dim, embed_dim, stage_dim=256)
-        self.stride = 8
-
-    def make_stage(self, token_dim: int) -> nn.Sequential:
         layers: list[nn.Layer] = []
         for width, out_channels in ((token_dim, 128), (128, 256)):
             layers += [conv2d(width, 64, 3, stride=2, padding=1), batch_norm(64, 1e-3, 0.01), nn.ReLU()]
             layers.append(_NonLocalBlock(64, 64, out_channels))
-        return nn.Sequential(*layers)
+        super().__init__(in_chans, token_dim, embed_dim, nn.Sequential(*layers), 256)
+        self.stride = 8
 
     def set_stride(self, stride: int) -> None:
         """Two halving stages only: the stride is 8 at every size."""

@@ -122,6 +122,7 @@ class Checker:
         signature = target if isinstance(target, Signature) else Signature.of(target)
         spot = spot or _Spot(path, fallback=cfg.node_origin() if isinstance(cfg, Config) else None)
         if not isinstance(cfg, Mapping):
+            self._takes[spot.path] = list(signature.parameters)
             message = f"expected a section with {signature.takes()}; got {show(cfg)}"
             return self._add(spot, message, "type")
         self._arguments(signature, cfg, spot, self._node_origin(cfg, spot))
@@ -347,9 +348,9 @@ def _advice(hint: Any, value: Any) -> str:
         return f"; write {int(value)}"
     if isinstance(value, (bool, int, float)) and str in arms:
         return "; put it in quotes"
-    if not isinstance(value, (list, tuple, Mapping)) and all(
-        kind_of(arm) in ("list", "null") for arm in arms
-    ):
+    nodes = any(unwrap(arm)[1] for arm in (hint, *arms_of(unwrap(hint)[0])))
+    only_lists = all(kind_of(arm) in ("list", "null") for arm in arms)
+    if only_lists and not nodes and not isinstance(value, (list, tuple, Mapping)):
         return f"; write [{show(value)}]"
     return ""
 

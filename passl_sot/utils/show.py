@@ -69,10 +69,12 @@ def diff(cfg_a: Mapping[str, Any], cfg_b: Mapping[str, Any]) -> str:
 
 def inline(value: Any) -> str:
     """A value as YAML on one line."""
-    if isinstance(value, dict) and not value:
-        return "{}"
-    text = dump_yaml({"": value}).partition(":")[2].strip()
-    return text
+    return dump_yaml({"": value}).partition(":")[2].strip()
+
+
+def _inline_key(key: str) -> str:
+    """A key as YAML; unlike a value it is written as it is, `${` included."""
+    return inline(key.replace("${", "\0")).replace("\\0", "${") if "${" in key else inline(key)
 
 
 def _leaves(value: Any, path: str, origin: Origin | None) -> Any:
@@ -103,7 +105,7 @@ def _tree_rows(value: Any, depth: int) -> Any:
     indent = "  " * depth
     if isinstance(value, dict):
         for key, item in value.items():
-            label = f"{indent}{inline(key)}:"
+            label = f"{indent}{_inline_key(key)}:"
             yield from _entry(label, item, _origin(value, key), depth + 1)
         return
     for item in value:

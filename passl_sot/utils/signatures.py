@@ -215,8 +215,9 @@ def describe(hint: Any) -> str:
         words = [describe(Annotated[arm, catalog] if catalog else arm) for arm in args]
         return " or ".join(dict.fromkeys(sorted(words, key=lambda word: word == "null")))
     if catalog is not None and kind_of(inner) != "null":
-        node = f"{catalog.kind} section with a name"
-        return f"a list of {node}s" if kind_of(inner) == "list" else f"a {node}"
+        if kind_of(inner) == "list":
+            return f"a list of {catalog.kind} sections, each with a name"
+        return f"a {catalog.kind} section with a name"
     if inner is None or inner in _SCALARS:
         return _SCALARS[type(None) if inner is None else inner]
     if origin is Literal:

@@ -166,9 +166,9 @@ def test_files_in_both_sets(folder, tmp_path):
 
 
 def test_checks_start_without_paddle(folder):
+    config = {"name": "ImageFolder", "dataroot": folder({"a": 1}), "transforms": _EVAL}
     code = (
-        "import sys; from passl_sot.data import build_dataset, check_data;"
-        f"d = build_dataset({{'name': 'ImageFolder', 'dataroot': {folder({'a': 1})!r}, 'transforms': {_EVAL!r}}});"
-        "check_data(d, None, 1); assert 'paddle' not in sys.modules"
+        "import sys; from passl_sot.data import build_dataset, check_data; "
+        f"check_data(build_dataset({config!r}), None, 1); assert 'paddle' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=os.getcwd())

@@ -49,13 +49,20 @@ def test_records_of_a_run(experiment):
     assert {"train/loss", "train/lr", "val_raw/top1", "val_ema/top1"} <= set(reader.get_tags()["scalar"])
     assert [r.value for r in reader.get_data("scalar", "train/loss")] == pytest.approx(losses, rel=1e-6)
     files = {p.name for p in folder.iterdir()}
-    assert {"last.safetensors", "best.safetensors", "epoch_0001.safetensors", "epoch_0002.safetensors"} <= files
+    assert {
+        "last.safetensors",
+        "best.safetensors",
+        "epoch_0001.safetensors",
+        "epoch_0002.safetensors",
+    } <= files
     assert json.loads((folder / "run.json").read_text())["version"]
     meta = read_checkpoint(folder / "best.safetensors").meta
     assert meta["class_names"] == ["a b", "c", "猫"]
     assert meta["config"]["model"]["head"]["num_classes"] == 3
     assert meta["preprocessing"]["transforms"][-1]["name"] == "Normalize"
-    assert load_config(folder / "config.yaml") == load_config(experiment, ["log.visualdl=true", "checkpoint.interval=1"])
+    assert load_config(folder / "config.yaml") == load_config(
+        experiment, ["log.visualdl=true", "checkpoint.interval=1"]
+    )
 
 
 def test_a_run_is_not_overwritten(experiment):
@@ -72,25 +79,31 @@ def test_same_seed_same_run(experiment, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resuming_inside_an_epoch_equals_never_stopping(experiment, tmp_path, workers):
-    settings = (f"dataloader.train.loader.num_workers={workers}", "epochs=3", "lr_scheduler.reference_batch=16")
+    settings = (
+        f"dataloader.train.loader.num_workers={workers}",
+        "epochs=3",
+        "lr_scheduler.reference_batch=16",
+    )
     whole = train(experiment, *settings, "dataloader.train.sampler.batch_size=4", folder=tmp_path / "whole")
     cfg = load_config(experiment, [*settings, "dataloader.train.sampler.batch_size=4"])
     cut = Trainer(cfg, tmp_path / "cut", World())
     assert cut.plan.accumulate == 4
-    step = cut.optimizer.step
+    task = cut.task
 
-    def stop_soon():
-        step()
-        if cut.progress.step == 1:  # after the second update; noticed by the third
+    def stop_at_the_third_update(model, batch):
+        if cut.progress.step == 2:
             cut.stop_signal = signal.SIGTERM
+        return task(model, batch)
 
-    cut.optimizer.step = stop_soon
+    cut.task = stop_at_the_third_update
     assert cut.fit() is None
     assert (cut.progress.epoch, cut.progress.batches, cut.progress.step) == (1, 4, 3)
     again = Trainer(cfg, tmp_path / "cut", World(), resume="auto")
     again.fit()
     same_tensors(whole.folder.path / "last.safetensors", again.folder.path / "last.safetensors")
-    steps = [row["step"] for row in read_metrics(again.folder.path / "metrics.jsonl") if row["kind"] == "train"]
+    steps = [
+        row["step"] for row in read_metrics(again.folder.path / "metrics.jsonl") if row["kind"] == "train"
+    ]
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
@@ -121,8 +134,11 @@ def test_nonfinite_losses_are_skipped_then_named(experiment):
 
     layer.register_forward_post_hook(spoil)
     trainer.model.head.cls_fc.weight.stop_gradient = False
-    with pytest.raises(NonFiniteError, match=r"2 updates in a row; it begins in the output of "
-                                              r"backbone\.blocks\.1\.mlp\.fc1 \(Linear\)"):
+    with pytest.raises(
+        NonFiniteError,
+        match=r"2 updates in a row; it begins in the output of "
+        r"backbone\.blocks\.1\.mlp\.fc1 \(Linear\)",
+    ):
         trainer.fit()
     assert trainer.progress.skipped == 3
     assert all(np.isfinite(v.numpy()).all() for v in trainer.model.state_dict().values())
@@ -135,7 +151,9 @@ def test_init_from_starts_anew_and_keeps_what_fits(experiment, tmp_path):
     fresh = Trainer(cfg, tmp_path / "second", World(), init_from=str(trained))
     assert fresh.progress.step == 0
     saved = read_checkpoint(trained)
-    np.testing.assert_array_equal(fresh.model.backbone.cls_token.numpy(), saved.tensors["ema.backbone.cls_token"])
+    np.testing.assert_array_equal(
+        fresh.model.backbone.cls_token.numpy(), saved.tensors["ema.backbone.cls_token"]
+    )
     cfg = load_config(experiment, ["model.architecture.embed_dim=32"])
     with pytest.raises(ValueError, match=r"blocks\.0\.attn\.proj\.bias is \[16\] in the file and \[32\]"):
         Trainer(cfg, tmp_path / "third", World(), init_from=str(trained))
@@ -156,7 +174,9 @@ def test_evaluation_and_prediction_agree_row_for_row(experiment, tmp_path, tool)
     assert report["results"]["ema"]["images"] == 9
     assert all(Path(p).stat().st_size for p in report["files"])
     table = tmp_path / "out.csv"
-    done = tool("predict", "--weights", best, experiment.parent / "val", "--out", table, tmp_path / "out.json")
+    done = tool(
+        "predict", "--weights", best, experiment.parent / "val", "--out", table, tmp_path / "out.json"
+    )
     assert done.returncode == 0, done.stderr
     evaluated = (tmp_path / "eval" / "predictions.csv").read_text(encoding="utf-8-sig").splitlines()[1:]
     predicted = table.read_text(encoding="utf-8-sig").splitlines()[1:]
@@ -228,7 +248,9 @@ def test_kill_9_then_resume(experiment, tool, tmp_path):
     done = tool("train", "-c", experiment, "-o", "epochs=6", "--resume", "auto")
     assert done.returncode == 0, done.stderr
     assert "resuming from" in done.stdout
-    same_tensors(tmp_path / "whole" / "run" / "last.safetensors", tmp_path / "output" / "run" / "last.safetensors")
+    same_tensors(
+        tmp_path / "whole" / "run" / "last.safetensors", tmp_path / "output" / "run" / "last.safetensors"
+    )
 
 
 def launch(experiment: Path, processes: int, folder: Path, *overrides: str) -> subprocess.CompletedProcess:
@@ -252,7 +274,9 @@ def test_two_processes_equal_one_on_the_joined_batch(experiment, tmp_path):
     one = [r for r in read_metrics(tmp_path / "one" / "metrics.jsonl") if r["kind"].startswith("val")]
     two = [r for r in read_metrics(tmp_path / "two" / "run" / "metrics.jsonl") if r["kind"].startswith("val")]
     # Nine images over two processes: each is counted once.
-    assert [(r["kind"], r["top1"], r["images"]) for r in one] == [(r["kind"], r["top1"], r["images"]) for r in two]
+    assert [(r["kind"], r["top1"], r["images"]) for r in one] == [
+        (r["kind"], r["top1"], r["images"]) for r in two
+    ]
 
 
 def test_time_to_help(tool):

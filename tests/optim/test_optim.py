@@ -122,7 +122,9 @@ def test_ema_follows_weights_and_statistics_and_gives_the_weights_back():
     own = {k: v.numpy() for k, v in model.state_dict().items()}
     with ema.applied():
         for name, value in model.state_dict().items():
-            np.testing.assert_allclose(value.numpy(), 0.75 * first[name] + 0.25 * own[name], rtol=1e-5, atol=1e-7)
+            np.testing.assert_allclose(
+                value.numpy(), 0.75 * first[name] + 0.25 * own[name], rtol=1e-5, atol=1e-7
+            )
     for name, value in model.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), own[name])
     assert any("_mean" in name for name in ema.average)
