@@ -32,6 +32,7 @@ class LabelledImages:
         class_names: Name of each label.
         found_classes: Names of the classes that the data themselves hold; differs from `class_names` after
             `use_class_names`.
+        named: Whether the data say what their classes are called; a list file alone only has numbers.
         transforms: The `Compose` that each image passes through.
         seed: Seed of the random augmentation; set by `build_dataloader`.
     """
@@ -45,8 +46,10 @@ class LabelledImages:
         class_names: Sequence[str],
         transforms: Sequence[dict[str, Any]],
         apply_exif: bool,
+        named: bool = True,
     ):
         self.root = root
+        self.named = named
         self.paths = paths
         self.labels = np.asarray(labels, np.int64)
         self.class_names = list(class_names)
@@ -109,6 +112,14 @@ class LabelledImages:
         Raises:
             DataError: These data hold a class that the list doesn't.
         """
+        if not self.named:
+            if len(self.found_classes) > len(class_names):
+                raise DataError(
+                    f"{self.root}: labels go up to {len(self.found_classes) - 1}, but there are "
+                    f"{len(class_names)} classes / 标签超出类别数"
+                )
+            self.class_names = list(class_names)
+            return
         number = {name: label for label, name in enumerate(class_names)}
         strangers = [name for name in self.found_classes if name not in number]
         if strangers:
@@ -196,6 +207,7 @@ class ListFile(LabelledImages):
             class_names=names,
             transforms=transforms,
             apply_exif=apply_exif,
+            named=class_names is not None,
         )
 
 

@@ -83,6 +83,14 @@ def _named(train: LabelledImages | None, val: LabelledImages | None) -> Iterator
 
 
 def _class_sets(train: LabelledImages, val: LabelledImages) -> list[str]:
+    if not (train.named and val.named):
+        # Numbers alone can't be compared by name; a small list may well lack the last classes.
+        if len(val.found_classes) <= len(train.found_classes):
+            return []
+        return [
+            f"val ({val.root}) has labels up to {len(val.found_classes) - 1}, train ({train.root}) has "
+            f"{len(train.found_classes)} classes / 验证集标签超出训练集类别数"
+        ]
     faults = []
     for name, names, other, other_names in (
         ("val", val.found_classes, "train", train.found_classes),

@@ -51,7 +51,7 @@ class RunFolder:
         if (self.path / "last.safetensors").exists():
             raise ckpt.CheckpointError(
                 f"{self.path} already holds a run: add --resume auto to go on with it, or keep it and write "
-                f"elsewhere with -o output_dir=DIR / 该目录已有训练结果：加 --resume auto 继续，或换 output_dir"
+                f"elsewhere with -o output_dir=DIR / 该目录已有训练结果：加 --resume auto 继续，或换目录"
             )
 
     def record(self, cfg: Config, overrides: tuple[str, ...], world_size: int) -> None:

@@ -193,6 +193,15 @@ def test_list(folder, tmp_path):
     assert dataset.path(3) == f"{root}/狗/train_001.png"
 
 
+def test_list_without_names_takes_those_of_a_checkpoint(tmp_path):
+    dataset = _list(".", tmp_path, "a.jpg 0\nb.jpg 2\n")
+    assert not dataset.named
+    dataset.use_class_names(["cat", "dog", "fox", "gnu"])
+    assert dataset.class_names == ["cat", "dog", "fox", "gnu"] and dataset.labels.tolist() == [0, 2]
+    with pytest.raises(DataError, match="labels go up to 2, but there are 2 classes"):
+        dataset.use_class_names(["cat", "dog"])
+
+
 def test_list_faults_have_lines(tmp_path):
     with pytest.raises(DataError) as caught:
         _list(".", tmp_path, "a.jpg 0\nb.jpg\n\nc.jpg x\nd.jpg -1\ne.jpg 1.0\nf.jpg 20251231\ng.jpg\t\n")

@@ -122,6 +122,14 @@ def test_val_list_without_class_0_is_only_warned_of(folder, tmp_path):
     assert len(warnings) == 1 and "no image has label 0" in warnings[0]
 
 
+def test_lists_without_names_are_compared_by_count(folder, tmp_path):
+    root, val_root = folder({"a": 1, "b": 1}), folder({"a": 1, "b": 1}, name="val")
+    train = _list(tmp_path, root, "train", "a/train_000.png 0\nb/train_000.png 1\n")
+    assert check_data(train, _list(tmp_path, val_root, "val", "a/val_000.png 0\n"), 2) == []
+    faults = _faults(train, _list(tmp_path, val_root, "val", "a/val_000.png 0\nb/val_000.png 2\n"), 2)
+    assert faults == [f"val ({val_root}) has labels up to 2, train ({root}) has 2 classes"]
+
+
 def test_empty_class_in_a_list(folder, tmp_path):
     root = folder({"a": 1, "b": 1})
     train = _list(tmp_path, root, "train", "a/train_000.png 0\nb/train_000.png 2\n", "a\nz\nb\n")

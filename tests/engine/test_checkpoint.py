@@ -77,7 +77,7 @@ def test_failed_write_leaves_the_old_one(file, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(ckpt.os, "fsync", fail)
-    with pytest.raises(CheckpointError, match="can't write checkpoint .*The previous one is untouched"):
+    with pytest.raises(CheckpointError, match=r"can't write checkpoint .*The previous one is untouched"):
         write_checkpoint(file, {"model.a": np.ones(9, np.float32)}, {})
     assert file.read_bytes() == before
     assert list(file.parent.iterdir()) == [file]
@@ -138,7 +138,7 @@ def test_damaged_latest_falls_back_and_says_so(file):
     assert "last.safetensors is damaged" in said[0]
     for path in file.parent.glob("epoch*"):
         path.unlink()
-    with pytest.raises(CheckpointError, match="no checkpoint in .* can be read"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be read"):
         ckpt.find_latest(file.parent, said.append)
     file.unlink()
     assert ckpt.find_latest(file.parent, said.append) is None

@@ -1,4 +1,4 @@
-"""Schedules, batch plans, decay groups, clipping, averaging: against their formulas and against torch's rules."""
+"""Schedules, batch plans, decay groups, clipping, averaging: against their formulas and torch's rules."""
 
 import math
 

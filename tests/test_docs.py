@@ -1,0 +1,87 @@
+"""The documents are run: every command and every Python example in them, in order, as a reader would."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "docs/first_hour.md", "docs/zh/first_hour.md", "docs/config.md", "docs/data.md")
+# Run elsewhere: the demo by test_demo below, the tests by whoever runs this one, the ImageNet trainings by
+# somebody with ImageNet (they are checked with --dry-run's config check in test_configs).
+ELSEWHERE = ("tools/start.py", "source ", "tools/train.py -c configs/sot/sot_small.yaml")
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    return re.findall(r"^```(bash|python)\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
+
+
+def run(kind: str, text: str, folder: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PADDLE")}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    for command in text.strip().splitlines() if kind == "bash" else [text]:
+        if kind == "bash" and any(part in command for part in ELSEWHERE):
+            continue
+        arguments = ["bash", "-c", command] if kind == "bash" else [sys.executable, "-c", command]
+        done = subprocess.run(
+            arguments, check=False, capture_output=True, text=True, cwd=folder, env=environment, timeout=600
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+@pytest.fixture
+def copy_of_the_checkout(tmp_path) -> Path:
+    """A folder that looks like the checkout, with the demo's data in it, so that nothing is left in ours."""
+    for name in ("configs", "tools", "ppcls_tools", "passl_sot"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    from passl_sot.data.digits import write_digits
+
+    write_digits(str(tmp_path / "data" / "digits"))
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_page(page, copy_of_the_checkout):
+    found = blocks(page)
+    assert found
+    for kind, text in found:
+        run(kind, text, copy_of_the_checkout)
+
+
+def test_every_page_is_tested_or_has_nothing_to_run():
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        page = str(path.relative_to(ROOT))
+        assert page in PAGES or not blocks(page), page
+
+
+def test_links_between_pages_lead_somewhere():
+    for path in [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+            assert target.startswith("https://") or (path.parent / target).exists(), f"{path}: {target}"
+
+
+@pytest.mark.slow
+def test_demo(tmp_path):
+    """The README's first command, as written, from a checkout that is set up: trains to 97 % and says so."""
+    command = next(text for kind, text in blocks("README.md") if "demo" in text).strip()
+    if not (ROOT / ".venv" / "installed.sha256").exists():
+        pytest.skip("this checkout was set up by other means than tools/start.py")
+    done = subprocess.run(
+        ["bash", "-c", f"{command} --seed 3"], check=False, capture_output=True, text=True, cwd=ROOT, timeout=1500
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    top1 = float(re.search(r"top-1 accuracy ([\d.]+) %", done.stdout)[1])
+    assert top1 >= 97
+    folder = Path(re.search(r"files of the run: (.+)", done.stdout)[1])
+    for name in ("best.safetensors", "metrics.jsonl", "evaluation/confusion.png", "predictions.csv"):
+        assert (folder / name).stat().st_size
+    again = subprocess.run(
+        ["bash", "-c", f"{command} --seed 3"], check=False, capture_output=True, text=True, cwd=ROOT, timeout=600
+    )
+    assert again.returncode == 0
+    assert "already complete" in again.stdout
+    assert float(re.search(r"top-1 accuracy ([\d.]+) %", again.stdout)[1]) == top1
