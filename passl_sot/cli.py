@@ -5,6 +5,7 @@ Paddle is imported only after the arguments are read and the environment is tune
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from passl_sot.utils.logger import get_logger
@@ -13,15 +14,26 @@ from passl_sot.utils.tuning import tune
 USAGE_ERROR = 2
 
 
-class _Faults(tuple):
-    """Exception types that mean a fault of the user's input: one message, status 2, no traceback."""
+def _guarded(run: Callable[[], int]) -> int:
+    """Runs a command. What the user can mend becomes one message and status 2; anything else a traceback."""
+    from passl_sot.utils.require import MissingPaddleError, require_paddle
 
-
-def _user_faults() -> tuple[type[BaseException], ...]:
+    try:
+        require_paddle()
+    except MissingPaddleError as error:
+        return _fail(error)
     from passl_sot.data.errors import DataError
     from passl_sot.engine.checkpoint import CheckpointError
+    from passl_sot.engine.diagnose import NonFiniteError
+    from passl_sot.utils.config import ConfigError
+    from passl_sot.utils.registry import RegistryError
 
-    return (ValueError, FileNotFoundError, DataError, CheckpointError)
+    try:
+        return run()
+    except (ConfigError, RegistryError, DataError, CheckpointError, FileNotFoundError) as error:
+        return _fail(error)
+    except NonFiniteError as error:
+        return _fail(error, status=1)
 
 
 def _parser(name: str, description: str, config: bool = True) -> argparse.ArgumentParser:
@@ -41,9 +53,9 @@ def _parser(name: str, description: str, config: bool = True) -> argparse.Argume
     return parser
 
 
-def _fail(error: BaseException) -> int:
+def _fail(error: BaseException, status: int = USAGE_ERROR) -> int:
     print(f"error: {error}", file=sys.stderr)
-    return USAGE_ERROR
+    return status
 
 
 def train(argv: list[str] | None = None) -> int:
@@ -52,35 +64,29 @@ def train(argv: list[str] | None = None) -> int:
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--resume", metavar="auto|PATH", help="go on with a run exactly where it stopped")
     start.add_argument("--init-from", metavar="PATH", help="begin a new run from these weights")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check config, data and model, estimate, and stop"
-    )
-    parser.add_argument("--evaluate-only", action="store_true", help="evaluate and stop")
-    parser.add_argument(
-        "--check-all-files", action="store_true", help="decode every image before the first epoch"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="check everything, estimate, and stop")
+    parser.add_argument("--evaluate-only", action="store_true", help="evaluate the weights given and stop")
+    parser.add_argument("--check-all-files", action="store_true", help="decode every image first")
     args = parser.parse_args(argv)
-    line = tune(not args.no_tune)
-    from passl_sot.utils.config import ConfigError
-    from passl_sot.zoo import find_config
+    if args.evaluate_only and not (args.resume or args.init_from):
+        parser.error("--evaluate-only needs weights: --resume auto, --resume PATH or --init-from PATH")
+    note = tune(not args.no_tune)
 
-    try:
-        path = find_config(args.config)
+    def run() -> int:
         from passl_sot.engine.experiment import load_config
+        from passl_sot.zoo import find_config
 
+        path = find_config(args.config)
         cfg = load_config(path, args.override)
-    except (ConfigError, ValueError) as error:
-        return _fail(error)
-    from passl_sot.engine.runs import check_run, train_run
+        from passl_sot.engine.runs import check_run, train_run
 
-    try:
         if args.dry_run:
-            check_run(cfg, check_all_files=args.check_all_files)
+            check_run(cfg, check_all_files=args.check_all_files, note=note)
         else:
-            train_run(cfg, path, args, note=line)
-    except _user_faults() as error:
-        return _fail(error)
-    return 0
+            train_run(cfg, path, args, note=note)
+        return 0
+
+    return _guarded(run)
 
 
 def evaluate(argv: list[str] | None = None) -> int:
@@ -93,20 +99,18 @@ def evaluate(argv: list[str] | None = None) -> int:
         "--out", metavar="FILE", help="metrics.json to write; tables and pictures go beside it"
     )
     args = parser.parse_args(argv)
-    line = tune(not args.no_tune)
-    from passl_sot.zoo import find_config
+    note = tune(not args.no_tune)
 
-    try:
-        path = find_config(args.config)
+    def run() -> int:
         from passl_sot.engine.experiment import load_config
         from passl_sot.engine.runs import evaluate_run
+        from passl_sot.zoo import find_config
 
-        cfg = load_config(path, args.override)
-        get_logger().info(line)
-        evaluate_run(cfg, args.weights, Path(args.out) if args.out else None)
-    except _user_faults() as error:
-        return _fail(error)
-    return 0
+        cfg = load_config(find_config(args.config), args.override)
+        evaluate_run(cfg, args.weights, Path(args.out) if args.out else None, note=note)
+        return 0
+
+    return _guarded(run)
 
 
 def predict(argv: list[str] | None = None) -> int:
@@ -117,31 +121,40 @@ def predict(argv: list[str] | None = None) -> int:
         "paths", nargs="+", metavar="PATH", help="image, folder, pattern, or .txt list of images"
     )
     parser.add_argument("--out", nargs="+", default=[], metavar="FILE", help=".csv and/or .json to write")
-    parser.add_argument("--top-k", type=int, default=5)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--top-k", type=int, default=5, help="classes per image (default 5)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images per forward pass (default 32)")
     parser.add_argument("--use", choices=("raw", "ema"), help="which weights; default: what chose the best")
     args = parser.parse_args(argv)
-    tune(not args.no_tune)
-    from passl_sot.engine.predict import Predictor, collect_images, write_predictions
+    outputs = [Path(name) for name in args.out]
+    wrong = [str(path) for path in outputs if path.suffix not in (".csv", ".json")]
+    if wrong:
+        parser.error(f"can't tell the format of {', '.join(wrong)}: name it .csv or .json")
+    if min(args.top_k, args.batch_size) < 1:
+        parser.error("--top-k and --batch-size must be at least 1")
+    note = tune(not args.no_tune)
 
-    try:
+    def run() -> int:
+        from passl_sot.engine.predict import Predictor, collect_images, write_predictions
+
+        get_logger().info(note)
         files = collect_images(args.paths)
-        outputs = [Path(name) for name in args.out]
-        wrong = [str(p) for p in outputs if p.suffix not in (".csv", ".json")]
-        if wrong:
-            raise ValueError(f"can't tell the format of {', '.join(wrong)}: name it .csv or .json")
         predictor = Predictor(args.weights, prefer=args.use, batch_size=args.batch_size, top_k=args.top_k)
         results = list(predictor.predict(files, progress=True))
         for output in outputs:
             write_predictions(results, output)
-    except _user_faults() as error:
-        return _fail(error)
-    for result in results[:20]:
+        return _show_predictions(results)
+
+    return _guarded(run)
+
+
+def _show_predictions(results: list, most: int = 20) -> int:
+    """Prints the first predictions and every unreadable file; 1 if nothing could be read."""
+    for result in results[:most]:
         shown = f"{result.names[0]}  {100 * result.probabilities[0]:.2f} %" if result.names else "unreadable"
         print(f"{result.path}  {shown}")
-    if len(results) > 20:
-        print(f"... and {len(results) - 20} more")
-    unreadable = [r for r in results if r.error]
+    if len(results) > most:
+        print(f"... and {len(results) - most} more")
+    unreadable = [result for result in results if result.error]
     for result in unreadable:
         print(f"unreadable: {result.error}", file=sys.stderr)
     if unreadable:
@@ -154,7 +167,7 @@ def print_config(argv: list[str] | None = None) -> int:
     parser = _parser("print-config", "Show a resolved config and where each value comes from.")
     parser.add_argument("--diff", metavar="OTHER", help="show how OTHER (a file or name) differs from CFG")
     args = parser.parse_args(argv)
-    from passl_sot.utils.config import diff, format_tree, get_config
+    from passl_sot.utils.config import ConfigError, diff, format_tree, get_config
     from passl_sot.zoo import find_config
 
     try:
@@ -163,7 +176,7 @@ def print_config(argv: list[str] | None = None) -> int:
             print(diff(cfg, get_config(find_config(args.diff))))
         else:
             print(format_tree(cfg))
-    except ValueError as error:
+    except ConfigError as error:
         return _fail(error)
     return 0
 

@@ -1,9 +1,10 @@
 """Models by name: every name is a YAML file under configs/, and sizes live there alone."""
 
+import difflib
 import fnmatch
 from pathlib import Path
 
-from passl_sot.utils.config import Config, ConfigError, get_config
+from passl_sot.utils.config import Config, ConfigError, Fault, get_config
 
 
 def config_folder() -> Path:
@@ -26,7 +27,7 @@ def find_config(name: str | Path) -> Path:
     """The config file that a path or a model's name means.
 
     Raises:
-        ValueError: There is neither; names the nearest models.
+        ConfigError: There is neither; names the nearest models.
     """
     path = Path(name)
     if path.is_file():
@@ -34,11 +35,9 @@ def find_config(name: str | Path) -> Path:
     files = _files()
     if str(name) in files:
         return files[str(name)]
-    import difflib
-
     near = difflib.get_close_matches(path.stem, files, n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else f"; models: {', '.join(sorted(files))}"
-    raise ValueError(f"no config file or model {str(name)!r}{hint}")
+    raise ConfigError([Fault("", f"no config file or model {str(name)!r}{hint}", kind="file")])
 
 
 def create_model(
@@ -61,13 +60,12 @@ def create_model(
         A `Classifier`: [B, 3, H, W] to logits [B, num_classes].
 
     Raises:
-        ValueError: Unknown name, or weights that don't fit.
+        ConfigError: Unknown name, or values that the model refuses.
+        CheckpointError: Weights that can't be read or don't fit.
     """
     from passl_sot.modeling.classifier import Classifier
 
-    cfg = get_config(find_config(name))
-    if "model" not in cfg:
-        raise ValueError(f"{name} has no `model:` section")
+    cfg = model_config(name)
     if num_classes is not None:
         cfg.model.head.num_classes = num_classes
     if img_size is not None:
@@ -99,5 +97,5 @@ def model_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     """
     cfg = get_config(find_config(path), overrides)
     if "model" not in cfg:
-        raise ConfigError(f"{path} has no `model:` section")
+        raise ConfigError([Fault("model", f"{path} has no such section")])
     return cfg

@@ -33,7 +33,8 @@ def test_add_a_backbone(tmp_path):
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     commands = re.search(r"3\. .*?```bash\n(.*?)   ```", text, re.S)[1].strip().splitlines()
     # Step 4, narrowed to the new model and to this copy.
-    commands.append("python -m pytest tests/modeling/test_models.py tests/test_architecture.py -k 'MyNet or my_net'")
+    tests = "tests/modeling/test_models.py tests/test_architecture.py"
+    commands.append(f"python -m pytest {tests} -k 'MyNet or my_net'")
     for command in commands:
         done = subprocess.run(
             ["bash", "-c", command.strip()],

@@ -70,18 +70,19 @@ def test_demo(tmp_path):
     command = next(text for kind, text in blocks("README.md") if "demo" in text).strip()
     if not (ROOT / ".venv" / "installed.sha256").exists():
         pytest.skip("this checkout was set up by other means than tools/start.py")
-    done = subprocess.run(
-        ["bash", "-c", f"{command} --seed 3"], check=False, capture_output=True, text=True, cwd=ROOT, timeout=1500
-    )
+
+    def demo() -> subprocess.CompletedProcess:
+        shell = ["bash", "-c", f"{command} --seed 3"]
+        return subprocess.run(shell, check=False, capture_output=True, text=True, cwd=ROOT, timeout=1500)
+
+    done = demo()
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     top1 = float(re.search(r"top-1 accuracy ([\d.]+) %", done.stdout)[1])
     assert top1 >= 97
     folder = Path(re.search(r"files of the run: (.+)", done.stdout)[1])
     for name in ("best.safetensors", "metrics.jsonl", "evaluation/confusion.png", "predictions.csv"):
         assert (folder / name).stat().st_size
-    again = subprocess.run(
-        ["bash", "-c", f"{command} --seed 3"], check=False, capture_output=True, text=True, cwd=ROOT, timeout=600
-    )
+    again = demo()
     assert again.returncode == 0
     assert "already complete" in again.stdout
     assert float(re.search(r"top-1 accuracy ([\d.]+) %", again.stdout)[1]) == top1

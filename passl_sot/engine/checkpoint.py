@@ -24,7 +24,7 @@ META_KEY = "passl_sot"
 DIGEST_KEY = "sha256"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ValueError):
     """A checkpoint can't be written or read; the message names the file and what to do."""
 
 

@@ -3,6 +3,10 @@
 import paddle
 
 
+class NonFiniteError(RuntimeError):
+    """The loss stayed non-finite; the message names where it begins."""
+
+
 def _finite(value) -> bool:
     if isinstance(value, paddle.Tensor):
         return not paddle.is_floating_point(value) or bool(paddle.isfinite(value).all())

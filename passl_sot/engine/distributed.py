@@ -14,6 +14,8 @@ import paddle
 import paddle.distributed as dist
 from paddle.distributed import fleet
 
+from passl_sot.utils.config import ConfigError, Fault
+
 
 @dataclass
 class World:
@@ -74,14 +76,15 @@ def start(device: str) -> World:
         device: "auto", "cpu" or "gpu".
 
     Raises:
-        ValueError: A GPU was asked for and this Paddle has none.
+        ConfigError: A GPU was asked for and this Paddle has none.
     """
     has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if device == "gpu" and not has_gpu:
-        raise ValueError(
+        message = (
             "device is 'gpu' but Paddle sees none: install paddlepaddle-gpu (requirements-gpu.txt) on a "
             "machine with a GPU, or write device: auto"
         )
+        raise ConfigError([Fault("device", message)])
     size = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
     if device == "cpu" or not has_gpu:
         os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"  # else a set CUDA_VISIBLE_DEVICES misleads Paddle

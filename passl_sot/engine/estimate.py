@@ -35,7 +35,7 @@ def describe_run(experiment: Experiment, cfg, train_images: int, world_size: int
     total = per_epoch * experiment.epochs / 3600
     return [
         f"parameters   {stats.parameters / 1e6:.3f} M trainable",
-        f"compute      {stats.macs / 1e9:.3f} GMACs ({2 * stats.macs / 1e9:.2f} GFLOPs) a forward pass of one image",
+        f"compute      {stats.macs / 1e9:.3f} GMACs ({2 * stats.macs / 1e9:.2f} GFLOPs) forward, one image",
         f"memory       about {fixed + per_image * batch_size:.1f} GB per process at batch {batch_size} "
         f"({fixed:.2f} GB + {1000 * per_image:.0f} MB an image)",
         f"time         about {1 / seconds:.1f} images/s per process on this device, input not counted: "

@@ -36,6 +36,10 @@ class EMASection:
 
     decay: float
 
+    def __post_init__(self):
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay is {self.decay}; it must lie in [0, 1)")
+
 
 @dataclass(kw_only=True)
 class CheckpointSection:

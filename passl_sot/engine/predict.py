@@ -160,13 +160,7 @@ def collect_images(arguments: Sequence[str]) -> list[str]:
 
 
 def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
-    """Writes a `.csv` (a row an image) or a `.json` (a list of objects), whole or not at all.
-
-    Raises:
-        ValueError: Another suffix.
-    """
-    if path.suffix not in (".csv", ".json"):
-        raise ValueError(f"can't tell the format of {path}: name it .csv or .json")
+    """Writes a `.json` (a list of objects) or else a CSV (a row an image), whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     if path.suffix == ".json":

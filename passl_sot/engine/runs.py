@@ -52,7 +52,7 @@ def train_run(cfg: Config, config_path: Path, args, note: str) -> None:
         log.info("finished: best top-1 %.2f %%; files in %s", trainer.progress.best, trainer.folder.path)
 
 
-def check_run(cfg: Config, *, check_all_files: bool) -> None:
+def check_run(cfg: Config, *, check_all_files: bool, note: str) -> None:
     """`--dry-run`: data layout and model, then an estimate of what the run needs. Writes nothing."""
     from passl_sot.engine.estimate import describe_run  # traces a static program; training doesn't need it
 
@@ -60,10 +60,17 @@ def check_run(cfg: Config, *, check_all_files: bool) -> None:
     world = start(cfg.get("device", "auto"))
     train = build_dataloader(cfg.dataloader.train, mode="train", seed=experiment.seed)
     val = build_dataloader(cfg.dataloader.val, mode="val", seed=experiment.seed)
-    sample = "all" if check_all_files else 64
-    check_data(train.dataset, val.dataset, cfg.model.head.num_classes, sample=sample)
     if not world.is_main:
         return
+    log.info(note)
+    check_data(
+        train.dataset,
+        val.dataset,
+        cfg.model.head.num_classes,
+        sample="all" if check_all_files else 64,
+        progress=check_all_files,
+        max_bad=experiment.dataloader.train.loader.max_bad,
+    )
     log.info(
         "config and data are in order: %d training, %d validation images, %d classes",
         len(train.dataset),
@@ -74,7 +81,7 @@ def check_run(cfg: Config, *, check_all_files: bool) -> None:
         log.info(line)
 
 
-def evaluate_run(cfg: Config, weights: str, out: Path | None) -> dict:
+def evaluate_run(cfg: Config, weights: str, out: Path | None, *, note: str) -> dict:
     """`tools/eval.py`: evaluates every kind of weights that `weights` holds on the validation split.
 
     A checkpoint brings its own model, preprocessing and class names; the config brings the data.
@@ -84,6 +91,7 @@ def evaluate_run(cfg: Config, weights: str, out: Path | None) -> dict:
         weights: A checkpoint or bare weights.
         out: `metrics.json`; `per_class.csv`, `confusion.csv`, `confusion.png` and `predictions.csv` are
             written beside it.
+        note: A line about the environment to log first.
 
     Returns:
         What `out` holds: results by kind of weights, and the kind that the files beside it show.
@@ -92,6 +100,8 @@ def evaluate_run(cfg: Config, weights: str, out: Path | None) -> dict:
         CheckpointError: The weights don't fit the model, or their classes aren't those of the data.
     """
     world = start(cfg.get("device", "auto"))
+    if world.is_main:
+        log.info(note)
     arrays, meta = read_weights(weights)
     kinds = kinds_of(read_checkpoint(weights)) if meta else ["raw"]
     model_cfg, split = cfg.model, cfg.dataloader.val

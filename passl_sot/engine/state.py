@@ -3,6 +3,7 @@
 import numpy as np
 import paddle
 
+from passl_sot.engine.checkpoint import CheckpointError
 from passl_sot.optim.ema import ModelEMA
 
 
@@ -15,14 +16,14 @@ def load_model(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: st
     """Fills every entry of `model` from `arrays`, or changes nothing.
 
     Raises:
-        ValueError: Names or shapes differ; lists them.
+        CheckpointError: Names or shapes differ; lists them.
     """
     faults = compare(model, arrays)
     if faults:
         shown = "\n  ".join(faults[:20]) + (
             f"\n  ... and {len(faults) - 20} more" if len(faults) > 20 else ""
         )
-        raise ValueError(f"{source} doesn't fit the model:\n  {shown}")
+        raise CheckpointError(f"{source} doesn't fit the model:\n  {shown}")
     for name, tensor in model.state_dict().items():
         tensor.set_value(paddle.to_tensor(arrays[name]).astype(tensor.dtype))
 
@@ -47,7 +48,7 @@ def start_from(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: st
         One sentence on what was loaded and what was left at its initial values.
 
     Raises:
-        ValueError: Anything outside the head is missing, unexpected or misshapen, or nothing fits.
+        CheckpointError: Anything outside the head is missing, unexpected or misshapen, or nothing fits.
     """
     target = model.state_dict()
     kept = [n for n, t in target.items() if n.startswith("head.") and not _fits(t, arrays.get(n))]

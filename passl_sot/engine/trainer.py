@@ -15,7 +15,7 @@ from tqdm import tqdm
 from passl_sot.data import build_dataloader, check_data
 from passl_sot.engine import checkpoint as ckpt
 from passl_sot.engine import state
-from passl_sot.engine.diagnose import first_nonfinite
+from passl_sot.engine.diagnose import NonFiniteError, first_nonfinite
 from passl_sot.engine.distributed import World, format_duration
 from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.experiment import Experiment
@@ -54,10 +54,6 @@ class Progress:
     best: float = -1.0
     skipped: int = 0
     skipped_in_a_row: int = 0
-
-
-class NonFiniteError(RuntimeError):
-    """The loss stayed non-finite; the message names where it begins."""
 
 
 class Trainer:
@@ -139,7 +135,15 @@ class Trainer:
         if self.world.is_main:
             classes = self.cfg.model.head.num_classes
             sample = "all" if all_files else 64
-            check_data(self.train_loader.dataset, self.val_loader.dataset, classes, sample=sample)
+            max_bad = self.exp.dataloader.train.loader.max_bad
+            check_data(
+                self.train_loader.dataset,
+                self.val_loader.dataset,
+                classes,
+                sample=sample,
+                progress=all_files,
+                max_bad=max_bad,
+            )
         self.world.wait_for_main()
 
     def _announce(self, batch_size: int) -> None:

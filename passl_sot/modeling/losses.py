@@ -55,7 +55,9 @@ class CrossEntropyLoss(nn.Layer):
         logits = at_least_float32(logits)
         if paddle.is_floating_point(target):
             if list(target.shape) != list(logits.shape):
-                raise ValueError(f"soft targets must have the shape {list(logits.shape)}, got {list(target.shape)}")
+                raise ValueError(
+                    f"soft targets must have the shape {list(logits.shape)}, got {list(target.shape)}"
+                )
             log_p = F.log_softmax(logits, axis=-1)
             return -(target.astype(log_p.dtype) * log_p).sum(axis=-1).mean()
         if target.ndim != 1:

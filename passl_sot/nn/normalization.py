@@ -275,7 +275,9 @@ class LN(MatrixNorm):
     def __init__(self, *, input_dim: int | None = None, eps: float = 1e-5, vec: Vec = "full") -> None:
         super().__init__(input_dim=input_dim, vec=vec)
         self.eps = eps
-        self.weight = self.create_parameter([self.input_dim], default_initializer=nn.initializer.Constant(1.0))
+        self.weight = self.create_parameter(
+            [self.input_dim], default_initializer=nn.initializer.Constant(1.0)
+        )
         self.bias = self.create_parameter([self.input_dim], is_bias=True)
 
     def _normalize(self, p_brc: paddle.Tensor) -> paddle.Tensor:

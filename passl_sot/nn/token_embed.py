@@ -51,9 +51,7 @@ class _DenseLayer(nn.Layer):
 class _DenseBlock(nn.Layer):
     """Dense layers, each fed by the outputs of all before it."""
 
-    def __init__(
-        self, in_channels: int, num_layers: int = 6, growth: int = 16, bottleneck: int = 2
-    ) -> None:
+    def __init__(self, in_channels: int, num_layers: int = 6, growth: int = 16, bottleneck: int = 2) -> None:
         super().__init__()
         self.layer_names = [f"denselayer{i + 1}" for i in range(num_layers)]
         for i, name in enumerate(self.layer_names):
@@ -359,12 +357,15 @@ class TokenEmbed(nn.Layer):
         Raises:
             ValueError: The size gives no token.
         """
+        before = self.stride
         self.tokens.set_stride(self._wanted_stride(img_size))
         if min(self.grid_size(*img_size)) < 1:
             nearest = tuple(self._smallest_valid(side) for side in img_size)
+            tried = self.stride
+            self.tokens.set_stride(before)
             raise ValueError(
                 f"an image of {img_size[0]}x{img_size[1]} gives no token with the {self.name} embedding "
-                f"(stride {self.stride}): the nearest valid size is {nearest[0]}x{nearest[1]}"
+                f"(stride {tried}): the nearest valid size is {nearest[0]}x{nearest[1]}"
             )
 
     def _smallest_valid(self, side: int) -> int:

@@ -5,6 +5,9 @@ file says; calling the result with a model gives Paddle's optimiser.
 """
 
 from passl_sot.utils.registry import Registry
+from passl_sot.utils.require import require_paddle
+
+require_paddle()
 
 OPTIMIZERS = Registry("optimizer", "passl_sot.optim")
 SCHEDULERS = Registry("lr_scheduler", "passl_sot.optim")

@@ -18,8 +18,6 @@ class ModelEMA:
     """
 
     def __init__(self, model: paddle.nn.Layer, decay: float):
-        if not 0 <= decay < 1:
-            raise ValueError(f"ema.decay is {decay}; it must lie in [0, 1)")
         self.decay = decay
         self.updates = 0
         self._sources = {k: v for k, v in model.state_dict().items() if paddle.is_floating_point(v)}

@@ -60,9 +60,7 @@ def get_config(
     faults += broken
     place_all(config)
     if schema is not None:
-        # What a broken reference stands for is unknown, so nothing is said about its type.
-        unknown = {fault.path for fault in broken}
-        faults += [fault for fault in check_section(schema, config) if fault.path not in unknown]
+        faults += check_section(schema, config)
     if faults:
         raise ConfigError(faults)
     return config

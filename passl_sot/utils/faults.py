@@ -9,6 +9,16 @@ from dataclasses import dataclass
 
 COMMAND_LINE = "command line"
 
+
+class _Broken:
+    """Stands for the value of a broken reference until all faults have been found."""
+
+    def __repr__(self) -> str:
+        return "(broken reference)"
+
+
+BROKEN = _Broken()
+
 # One short Chinese phrase per kind of fault: most Paddle users read Chinese.
 _CHINESE = {
     "unknown": "未知的配置项",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from passl_sot.utils.compose import MAX_VALUES
-from passl_sot.utils.faults import ConfigError, Fault, Origin, did_you_mean, join_path
+from passl_sot.utils.faults import BROKEN, ConfigError, Fault, Origin, did_you_mean, join_path
 from passl_sot.utils.node import Config
 from passl_sot.utils.paths import step, suggest_path
 from passl_sot.utils.yaml_io import MAX_DEPTH
@@ -47,7 +47,7 @@ def resolve(config: Config) -> tuple[Config, list[Fault]]:
     """Replaces every reference by a copy of what it names; `config` is not changed.
 
     Returns:
-        The resolved tree, in which a broken reference is null, and the faults.
+        The resolved tree, in which `BROKEN` stands for a broken reference, and the faults.
     """
     resolver = _Resolver(config)
     resolved = resolver.copy(_Found(config, ""), {})
@@ -95,7 +95,7 @@ class _Resolver:
                     "for a literal '${' write '$${'"
                 )
                 self.faults.append(Fault(found.path, message, found.origin(), "reference"))
-                return None
+                return BROKEN
             return text.replace("$${", "${")
         try:
             target = self._follow(found, ())
@@ -103,10 +103,10 @@ class _Resolver:
                 raise _Dangling(f"'{text}' stands inside what it refers to")
         except _Dangling as err:
             if err.ring and err.ring in self._rings:  # each cycle is told of once
-                return None
+                return BROKEN
             self._rings.add(err.ring)
             self.faults.append(Fault(found.path, str(err), found.origin(), "reference", err.near))
-            return None
+            return BROKEN
         return self.copy(target, active)
 
     def _follow(self, found: _Found, chain: tuple[str, ...]) -> _Found:

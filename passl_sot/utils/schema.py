@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from passl_sot.utils.faults import (
+    BROKEN,
     COMMAND_LINE,
     ConfigError,
     Fault,
@@ -91,6 +92,8 @@ class Checker:
         spot: _Spot | None = None,
     ) -> None:
         """Checks a mapping whose `name` chooses a class from `catalog`; `given` comes from the program."""
+        if cfg is BROKEN:
+            return None
         spot = spot or _Spot(path, fallback=cfg.node_origin() if isinstance(cfg, Config) else None)
         if not isinstance(cfg, Mapping):
             named = f"; write {{name: {cfg}}}" if isinstance(cfg, str) and catalog.find(cfg) else ""
@@ -98,6 +101,8 @@ class Checker:
             return self._add(spot, message, "type")
         origin = self._node_origin(cfg, spot)
         name = cfg.get("name")
+        if name is BROKEN:
+            return None
         if not isinstance(name, str):
             what = "has no 'name'" if "name" not in cfg else f"'name' is {show(name)}"
             message = (
@@ -175,7 +180,8 @@ class Checker:
     def value(self, hint: Any, value: Any, spot: _Spot) -> None:
         """Checks one value against one type hint."""
         inner, catalog = unwrap(hint)
-        if inner is Any:
+        # What a broken reference stands for is unknown, so nothing is said about its type.
+        if inner is Any or value is BROKEN:
             return
         if is_union(inner):
             arms = [Annotated[arm, catalog] if catalog else arm for arm in get_args(inner)]

@@ -7,7 +7,7 @@ import numpy as np
 import paddle
 import pytest
 
-from passl_sot.nn.normalization import NORMALIZATIONS, LN, MatrixNorm, SvPN, build_normalization
+from passl_sot.nn.normalization import LN, NORMALIZATIONS, MatrixNorm, SvPN, build_normalization
 from passl_sot.nn.second_order import GCP, MGCrP, remove_scalar_mean
 from passl_sot.utils.config import ConfigError
 
@@ -189,7 +189,11 @@ def test_gradients_by_finite_differences(setting):
     layer = build_normalization(setting, side)
     layer.to(dtype="float64")
     a = rng.standard_normal((2, side, 9))
-    value = a @ a.transpose(0, 2, 1) / 9 if setting["name"] == "ISQRTCOV" else rng.standard_normal((2, side, side))
+    value = (
+        a @ a.transpose(0, 2, 1) / 9
+        if setting["name"] == "ISQRTCOV"
+        else rng.standard_normal((2, side, side))
+    )
     upstream = rng.standard_normal((2, layer.out_features))
 
     def objective(p: np.ndarray) -> float:

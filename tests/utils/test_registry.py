@@ -381,7 +381,23 @@ def test_missing_and_misspelt_required_key_is_one_fault():
 
 def test_nothing_is_said_about_the_type_of_a_broken_reference(tmp_path: Path):
     file = tmp_path / "x.yaml"
-    file.write_text("epochs: ${epoch}\nhead: {name: linear_head, num_classes: 1}\n", encoding="utf-8")
+    file.write_text(
+        "epochs: ${epoch}\n"
+        "head: {name: Head, num_classes: 1, norm: '${nothing.here}', scale: ['${scale}']}\n"
+        "data: {sampler: {batch_size: '${optimizer.weight_decay}'}, steps: ['${step}', {name: '${step}'}]}\n"
+        "optimizer: {weight_decay: '${data.sampler.batch_size}'}\n",
+        encoding="utf-8",
+    )
     with pytest.raises(ConfigError) as caught:
         get_config(file, schema=Whole)
-    assert [fault.kind for fault in caught.value.faults] == ["reference"]
+    assert [(fault.kind, fault.path) for fault in caught.value.faults] == [
+        ("reference", path)
+        for path in (
+            "epochs",
+            "head.norm",
+            "head.scale.0",
+            "data.sampler.batch_size",
+            "data.steps.0",
+            "data.steps.1.name",
+        )
+    ]

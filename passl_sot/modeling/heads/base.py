@@ -20,16 +20,23 @@ class Head(nn.Layer):
 
     def __init__(self, num_classes: int, in_channels: int, num_prefix_tokens: int) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         if num_prefix_tokens < 0:
             raise ValueError(f"num_prefix_tokens must not be negative, got {num_prefix_tokens}")
-        self.num_classes = num_classes
         self.in_channels = in_channels
         self.num_prefix_tokens = num_prefix_tokens
+        self._set_num_classes(num_classes)
+
+    def _set_num_classes(self, num_classes: int) -> None:
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        self.num_classes = num_classes
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last layers by new ones for ``num_classes`` classes; the rest stays."""
+        """Replace the last layers by new ones for ``num_classes`` classes; the rest stays.
+
+        Raises:
+            ValueError: There is not at least one class.
+        """
         raise NotImplementedError
 
     def check_tokens(self, x: paddle.Tensor, pooled_allowed: bool) -> None:

@@ -45,7 +45,7 @@ class LinearHead(Head):
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the Linear by a new one for ``num_classes`` classes."""
-        self.num_classes = num_classes
+        self._set_num_classes(num_classes)
         self.fc = linear(self.in_channels, num_classes)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:

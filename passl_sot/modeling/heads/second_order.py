@@ -130,7 +130,7 @@ class SecondOrderHead(Head):
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace ``visual_fc`` and ``cls_fc`` by new ones for ``num_classes`` classes."""
-        self.num_classes = num_classes
+        self._set_num_classes(num_classes)
         if self._word_dim:
             self.visual_fc = linear(self._word_dim, num_classes)
         if self._cls_dim:

@@ -1,0 +1,24 @@
+"""Says in one sentence what to install when Paddle is missing."""
+
+import importlib.util
+
+
+class MissingPaddleError(ImportError):
+    """PaddlePaddle is not installed in this environment."""
+
+
+def require_paddle() -> None:
+    """Checks that Paddle can be found, without importing it.
+
+    Raises:
+        MissingPaddleError: It can't; the message says what to install.
+    """
+    try:
+        found = importlib.util.find_spec("paddle") is not None
+    except ImportError:
+        found = False
+    if not found:
+        raise MissingPaddleError(
+            "PaddlePaddle is not installed: run `pip install paddlepaddle==3.3.1` for a CPU, or see "
+            "docs/gpu.md for a GPU / 未安装 PaddlePaddle：CPU 请执行 pip install paddlepaddle==3.3.1，GPU 见 docs/gpu.md"
+        )

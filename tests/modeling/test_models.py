@@ -1,0 +1,316 @@
+"""The backbone contract, for every registered backbone at a tiny size."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from passl_sot.modeling.backbones import BACKBONES, build_backbone
+from passl_sot.modeling.stats import count_parameters
+
+# One line per registered backbone; a new family adds its own. Two sizes each, one not square.
+TINY = {
+    "SoT": {
+        "base": {
+            "img_size": 32,
+            "embed_dim": 24,
+            "depth": 3,
+            "num_heads": 2,
+            "mlp_ratio": 2.0,
+            "token_dim": 8,
+        },
+        "sizes": [[32, 32], [40, 24]],
+        "variants": [
+            {},
+            {"class_token": False},
+            {"large_output": True},
+            {"token_embed": "ResNet"},
+            {"token_embed": "Inception"},
+            {"token_embed": "Non-local"},
+            {"token_embed": "Naive_linear", "qkv_bias": True},
+        ],
+    }
+}
+CASES = [(name, i) for name, spec in TINY.items() for i in range(len(spec["variants"]))]
+every_case = pytest.mark.parametrize(("name", "variant"), CASES)
+every_name = pytest.mark.parametrize("name", TINY)
+
+
+def node(name: str, variant: int = 0, **more) -> dict:
+    return {"name": name, **TINY[name]["base"], **TINY[name]["variants"][variant], **more}
+
+
+def build(name: str, variant: int = 0, seed: int = 0, **more):
+    paddle.seed(seed)
+    return build_backbone(node(name, variant, **more))
+
+
+def images(model, batch: int = 2) -> paddle.Tensor:
+    generator = np.random.default_rng(batch)
+    return paddle.to_tensor(generator.standard_normal((batch, 3, *model.img_size)).astype("float32"))
+
+
+def tokens_of(model) -> int:
+    return model.num_prefix_tokens + model.grid_size[0] * model.grid_size[1]
+
+
+def test_every_backbone_is_tested():
+    assert BACKBONES.names() == sorted(TINY)
+
+
+@every_case
+def test_shapes_at_two_sizes(name, variant):
+    for size in TINY[name]["sizes"]:
+        model = build(name, variant, img_size=size)
+        assert model.img_size == tuple(size)
+        assert model(images(model)).shape == [2, tokens_of(model), model.num_features]
+
+
+@every_case
+def test_backward_reaches_every_trainable_parameter(name, variant):
+    model = build(name, variant)
+    for parameter in model.parameters():
+        if not parameter.stop_gradient:
+            # Some layers start at zero, which would hide those behind them.
+            parameter.set_value(parameter + 0.05 * paddle.randn(parameter.shape))
+    out = model(images(model, 4))
+    (out * paddle.randn(out.shape)).sum().backward()
+    for key, parameter in model.named_parameters():
+        if parameter.stop_gradient:
+            continue
+        assert parameter.grad is not None, key
+        assert np.isfinite(parameter.grad.numpy()).all(), key
+        # A shift of all keys leaves a softmax unchanged: the Non-local keys' biases get zero.
+        assert ".phi." in key or float(parameter.grad.abs().max()) > 0, key
+
+
+@every_case
+def test_tokens_are_normalised_and_eval_is_deterministic(name, variant):
+    model = build(name, variant, drop_path_rate=0.5)
+    model.eval()
+    x = images(model)
+    out = model(x)
+    assert np.array_equal(out.numpy(), model(x).numpy())
+    np.testing.assert_allclose(out.numpy().mean(axis=-1), 0, atol=1e-5)
+    # A sample's result does not depend on its batch.
+    np.testing.assert_allclose(model(x[:1]).numpy(), out[:1].numpy(), atol=1e-5)
+
+
+def gradients(model, x: paddle.Tensor, upstream: np.ndarray) -> dict[str, np.ndarray]:
+    model.clear_gradients()
+    paddle.seed(3)
+    (model(x) * paddle.to_tensor(upstream)).sum().backward()
+    return {key: p.grad.numpy() for key, p in model.named_parameters() if not p.stop_gradient}
+
+
+@every_name
+def test_recompute_gives_the_same_gradients(name):
+    model = build(name, drop_path_rate=0.3, drop_rate=0.1, attn_drop_rate=0.1)
+    model.train()
+    x = images(model)
+    upstream = np.random.default_rng(0).standard_normal(model(x).shape).astype("float32")
+    plain = gradients(model, x, upstream)
+    model.set_recompute(True)
+    again = gradients(model, x, upstream)
+    for key, value in plain.items():
+        np.testing.assert_allclose(again[key], value, rtol=1e-5, atol=1e-6, err_msg=key)
+    model.set_recompute(False)
+
+
+@every_case
+def test_state_dict_round_trip(name, variant, tmp_path):
+    model = build(name, variant)
+    path = str(tmp_path / "weights.pdparams")
+    paddle.save(model.state_dict(), path)
+    other = build(name, variant, seed=5)
+    missing, unexpected = other.set_state_dict(paddle.load(path))
+    assert not missing and not unexpected
+    model.eval()
+    other.eval()
+    x = images(model)
+    np.testing.assert_array_equal(model(x).numpy(), other(x).numpy())
+
+
+@every_case
+def test_intermediates_match_feature_info(name, variant):
+    model = build(name, variant, img_size=TINY[name]["sizes"][1])
+    model.eval()
+    x = images(model)
+    modules = dict(model.named_sublayers())
+    maps = model.forward_intermediates(x)
+    assert len(maps) == len(model.feature_info)
+    for info, feature_map in zip(model.feature_info, maps, strict=True):
+        assert info["module"] in modules
+        rows, columns = (-(-side // info["reduction"]) for side in model.img_size)
+        assert feature_map.shape[:2] == [2, info["num_chs"]]
+        assert abs(feature_map.shape[2] - rows) <= 1 and abs(feature_map.shape[3] - columns) <= 1
+    last, first = model.forward_intermediates(x, [-1, 0])
+    np.testing.assert_array_equal(last.numpy(), maps[-1].numpy())
+    np.testing.assert_array_equal(first.numpy(), maps[0].numpy())
+    np.testing.assert_array_equal(model.forward_intermediates(x, 1)[0].numpy(), maps[-1].numpy())
+    for wrong in (0, len(maps) + 1, [len(maps)]):
+        with pytest.raises(ValueError, match="feature map"):
+            model.forward_intermediates(x, wrong)
+
+
+@every_case
+def test_resize_equals_building_at_that_size(name, variant):
+    first, second = TINY[name]["sizes"]
+    model = build(name, variant, img_size=first)
+    before = {key: value.numpy().copy() for key, value in model.state_dict().items()}
+    model.resize(second)
+    model.eval()
+    x = images(model)
+    fresh = build(name, variant, seed=9, img_size=second)
+    fresh.eval()
+    assert fresh.set_state_dict(model.state_dict()) == ([], [])
+    np.testing.assert_array_equal(model(x).numpy(), fresh(x).numpy())
+    for key, value in model.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), before[key])
+    assert [info["reduction"] for info in model.feature_info] == [
+        info["reduction"] for info in fresh.feature_info
+    ]
+
+
+@every_case
+def test_static_graph_equals_eager(name, variant):
+    model = build(name, variant)
+    model.eval()
+    x = images(model, 3)
+    expected = model(x).numpy()
+    spec = paddle.static.InputSpec([None, 3, *model.img_size], "float32")
+    traced = paddle.jit.to_static(model, input_spec=[spec], full_graph=True)
+    np.testing.assert_allclose(traced(x).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(traced(x[:1]).numpy(), expected[:1], atol=1e-5)
+
+
+@every_name
+def test_exported_and_loaded(name, tmp_path):
+    model = build(name)
+    model.eval()
+    x = images(model)
+    expected = model(x).numpy()
+    spec = paddle.static.InputSpec([None, 3, *model.img_size], "float32")
+    paddle.jit.save(model, str(tmp_path / "model"), input_spec=[spec])
+    loaded = paddle.jit.load(str(tmp_path / "model"))
+    np.testing.assert_allclose(loaded(x).numpy(), expected, atol=1e-5)
+
+
+@every_case
+def test_two_builds_are_alike_and_share_nothing(name, variant):
+    cfg = node(name, variant)
+    kept = copy.deepcopy(cfg)
+    one, two = build(name, variant, seed=4), build(name, variant, seed=4)
+    assert cfg == kept
+    for (key, a), (_, b) in zip(one.named_parameters(), two.named_parameters(), strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=key)
+    with paddle.no_grad():
+        for parameter in one.parameters():
+            parameter.set_value(paddle.zeros_like(parameter))
+    one.resize(TINY[name]["sizes"][1])
+    one.feature_info[0]["num_chs"] = -1
+    three = build(name, variant, seed=4)
+    for (key, a), (_, b) in zip(two.named_parameters(), three.named_parameters(), strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=key)
+    assert two.img_size == three.img_size and two.feature_info == three.feature_info
+
+
+@every_name
+def test_building_leaves_the_node_unchanged(name):
+    cfg = node(name)
+    kept = copy.deepcopy(cfg)
+    build_backbone(cfg)
+    build_backbone(cfg)
+    assert cfg == kept
+
+
+@every_case
+def test_layers_and_decay(name, variant):
+    model = build(name, variant)
+    names = [key for key, p in model.named_parameters() if not p.stop_gradient]
+    depths = {key: model.layer_of(key) for key in names}
+    assert set(depths.values()) == set(range(model.num_layers + 1))
+    assert depths["norm.weight"] == model.num_layers
+    assert model.no_weight_decay() <= set(names)
+    assert count_parameters(model) == sum(model.state_dict()[key].size for key in names)
+
+
+@every_name
+def test_images_of_another_shape_are_refused(name):
+    model = build(name)
+    with pytest.raises(ValueError, match=r"planned for images of 32x32 pixels, got 40x40.*resize"):
+        model(paddle.zeros([1, 3, 40, 40]))
+    with pytest.raises(ValueError, match=r"takes images \[batch, 3, 32, 32\], got \[1, 1, 32, 32\]"):
+        model(paddle.zeros([1, 1, 32, 32]))
+    with pytest.raises(ValueError, match="takes images"):
+        model(paddle.zeros([3, 32, 32]))
+
+
+@every_name
+def test_impossible_sizes(name):
+    model = build(name)
+    with pytest.raises(ValueError, match="nearest valid size"):
+        model.resize(3)
+    assert model.img_size == (32, 32)
+    model(images(model))  # a refused resize leaves the model as it was
+    for wrong in (0, [32], [32, 32, 32], [32, -1]):
+        with pytest.raises(ValueError, match="img_size"):
+            model.resize(wrong)
+
+
+def test_sot_without_class_token_keeps_positions():
+    with_token, without = build("SoT", 0), build("SoT", 1)
+    np.testing.assert_array_equal(with_token.pos_embed[:, 1:].numpy(), without.pos_embed.numpy())
+    assert not any("pos_embed" in key or "cls_token" in key for key in without.state_dict())
+    assert "pos_embed" not in with_token.state_dict()
+
+
+def test_sot_starts_as_the_recipe_says():
+    model = build("SoT", embed_dim=96, token_dim=64)
+    assert abs(float(model.cls_token.std()) - 0.02) < 0.006
+    assert abs(float(model.blocks[0].mlp.fc1.weight.std()) - 0.02) < 1e-3
+    assert [block.drop_path.rate for block in build("SoT", drop_path_rate=0.2).blocks] == pytest.approx(
+        [0.0, 0.1, 0.2]
+    )
+    assert model.blocks[0].attn.qkv.bias is None
+    assert model.norm._epsilon == 1e-5
+
+
+PROBE = """
+import sys
+import numpy as np, paddle
+from passl_sot.modeling.classifier import Classifier
+paddle.seed(0)
+arch = {"name": "SoT", "img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2, "token_dim": 8}
+rows = []
+for kind in ("DenseNet", "ResNet", "Inception", "Non-local", "Naive_linear"):
+    head = {"name": "SecondOrderHead", "num_classes": 5, "in_channels": 24, "num_heads": 2, "wr_dim": 4}
+    model = Classifier(architecture={**arch, "token_embed": kind}, head=head)
+    x = paddle.to_tensor(np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype("float32"))
+    y = model(x)
+    (y * y).sum().backward()
+    rows.append(y.numpy().ravel())
+    rows += [p.grad.numpy().ravel() for p in model.parameters() if not p.stop_gradient]
+np.save(sys.argv[1], np.concatenate(rows))
+"""
+
+
+def test_views_make_no_difference(tmp_path):
+    # With the stride kernels off, slices are copies: code that wrote through one would differ.
+    results = []
+    for flag in ("0", "1"):
+        out = tmp_path / f"{flag}.npy"
+        env = {"FLAGS_use_stride_kernel": flag, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        root = Path(__file__).parents[2]
+        subprocess.run(
+            [sys.executable, "-c", PROBE, str(out)],
+            check=True,
+            cwd=root,
+            env={**__import__("os").environ, **env, "PYTHONPATH": str(root)},
+        )
+        results.append(np.load(out))
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,114 @@
+"""Initialisers, drop path, attention, blocks, position tables."""
+
+import math
+
+import numpy as np
+import paddle
+import pytest
+
+from passl_sot.nn.attention import Attention, attend, softmax
+from passl_sot.nn.block import Block
+from passl_sot.nn.drop_path import DropPath, drop_path_rates
+from passl_sot.nn.initializers import batch_norm, conv2d, linear, trunc_normal_
+from passl_sot.nn.position import sinusoid_table
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    paddle.seed(7)
+
+
+def test_trunc_normal_cuts_at_absolute_values():
+    wide = trunc_normal_(paddle.zeros([400, 400]), std=0.02).numpy()
+    # Cut at 2 standard deviations the deviation would be 0.0176.
+    assert abs(wide.std() - 0.02) < 1e-4 and abs(wide.mean()) < 2e-4
+    assert 0.07 < np.abs(wide).max() < 0.12
+    cut = trunc_normal_(paddle.zeros([400, 400]), std=1.0).numpy()
+    assert np.abs(cut).max() <= 2.0
+    assert abs(cut.std() - 0.8796) < 5e-3  # of a normal cut at two deviations
+    shifted = trunc_normal_(paddle.zeros([400, 400]), mean=1.0, std=1.0, a=0.0, b=1.0).numpy()
+    assert shifted.min() >= 0.0 and shifted.max() <= 1.0
+
+
+def test_linear_and_convolution_start_as_in_pytorch():
+    layer = linear(300, 400)
+    assert abs(float(layer.weight.std()) - 0.02) < 3e-4 and float(layer.bias.abs().max()) == 0.0
+    assert linear(3, 4, bias=False).bias is None
+    conv = conv2d(64, 96, 3)
+    bound = 1 / math.sqrt(64 * 9)
+    for value in (conv.weight, conv.bias):
+        assert float(value.abs().max()) <= bound
+        assert float(value.abs().max()) > 0.9 * bound
+    assert abs(float(conv.weight.std()) - bound / math.sqrt(3)) < 1e-3 * bound * 10
+    assert conv2d(4, 4, 1, bias=False).bias is None
+
+
+def test_batch_norm_momentum_is_translated():
+    layer = batch_norm(2, 1e-3, torch_momentum=0.01)
+    layer(paddle.full([4, 2, 3, 3], 10.0))
+    np.testing.assert_allclose(layer._mean.numpy(), 0.1, rtol=1e-5)
+
+
+def test_drop_path():
+    layer = DropPath(0.25)
+    x = paddle.ones([4000, 3, 2])
+    out = layer(x).numpy()
+    np.testing.assert_allclose(np.unique(out), [0.0, 1 / 0.75], rtol=1e-6)
+    assert (out == out[:, :1, :1]).all()  # whole samples
+    assert abs((out[:, 0, 0] == 0).mean() - 0.25) < 0.03
+    layer.eval()
+    assert layer(x) is x
+    with pytest.raises(ValueError, match="drop-path"):
+        DropPath(1.0)
+    assert drop_path_rates(0.3, 4) == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    assert drop_path_rates(0.3, 1) == [0.0]
+
+
+def test_attention_equals_its_definition():
+    layer = Attention(12, 3, qkv_bias=True)
+    layer.qkv.bias.set_value(paddle.randn([36]))
+    x = paddle.randn([2, 5, 12])
+    qkv = (x.numpy() @ layer.qkv.weight.numpy() + layer.qkv.bias.numpy()).reshape(2, 5, 3, 3, 4)
+    q, k, v = qkv.transpose(2, 0, 3, 1, 4)
+    scores = np.exp(q @ k.transpose(0, 1, 3, 2) / 2.0)
+    out = (scores / scores.sum(-1, keepdims=True)) @ v
+    out = out.transpose(0, 2, 1, 3).reshape(2, 5, 12) @ layer.proj.weight.numpy()
+    np.testing.assert_allclose(layer(x).numpy(), out, atol=1e-6)
+    with pytest.raises(ValueError, match="divide"):
+        Attention(10, 3)
+
+
+def test_attention_dropout_only_in_training():
+    q = paddle.randn([1, 2, 50, 4])
+    calm = attend(q, q, q, 0.5, dropout=0.5, training=False)
+    assert np.array_equal(calm.numpy(), attend(q, q, q, 0.5).numpy())
+    assert not np.allclose(calm.numpy(), attend(q, q, q, 0.5, dropout=0.5, training=True).numpy())
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_softmax_of_sixteen_bits(kind):
+    # Scores beyond float16's exponent range of exp, and equal scores over many tokens.
+    scores = paddle.to_tensor([[60000.0, 0.0, -60000.0], [11.5, 11.5, 11.5]]).astype(kind)
+    out = softmax(scores)
+    assert str(out.dtype).endswith(kind)
+    np.testing.assert_allclose(out.astype("float32").numpy(), [[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]], atol=2e-3)
+    wide = softmax(paddle.zeros([1, 5000]).astype(kind)).astype("float32").numpy()
+    assert abs(wide.sum() - 1) < 0.01
+
+
+def test_block_without_branches_is_the_identity():
+    block = Block(8, 2, mlp_ratio=2.5)
+    assert block.mlp.fc1.weight.shape == [8, 20]
+    for layer in (block.attn.proj, block.mlp.fc2):
+        layer.weight.set_value(paddle.zeros_like(layer.weight))
+    x = paddle.randn([2, 3, 8])
+    np.testing.assert_array_equal(block(x).numpy(), x.numpy())
+    assert block.norm1._epsilon == 1e-5
+
+
+def test_sinusoid_table():
+    table = sinusoid_table(5, 6)
+    assert table.shape == [1, 5, 6] and str(table.dtype) == "paddle.float32"
+    np.testing.assert_array_equal(table[0, 0].numpy(), [0, 1, 0, 1, 0, 1])
+    np.testing.assert_allclose(table[0, 3, :2].numpy(), [math.sin(3), math.cos(3)], rtol=1e-6)
+    np.testing.assert_allclose(table[0, 3, 4].numpy(), math.sin(3 / 10000 ** (4 / 6)), rtol=1e-6)
