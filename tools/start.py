@@ -1,6 +1,7 @@
 """Sets everything up on a fresh machine and runs the demonstration or the tests. Standard library only.
 
-    python3 tools/start.py demo [--seed N]      train, evaluate and predict on handwritten digits
+    python3 tools/start.py demo [--seed N] [--nproc auto|N]
+                                                train, evaluate and predict on handwritten digits
     python3 tools/start.py test [pytest args]   lint, type-check and test
 
 Both make `.venv` beside this checkout and install into it; a second call finds it there and goes on.
@@ -51,15 +52,23 @@ def set_up() -> None:
     stamp.write_text(wanted)
 
 
-def demo(seed: int) -> None:
-    """Trains the small SoT on the digits, evaluates it, and predicts a few images."""
+def demo(seed: int, processes: int) -> None:
+    """Trains the small SoT on the digits, evaluates it, and predicts a few images.
+
+    Two processes are twice as fast as one on two cores; one shows a smoother progress bar.
+    """
     began = time.time()
     output = f"output/demo-seed{seed}"
     run, data = ROOT / output / "sot_digits", "data/digits"
     config = "configs/sot/sot_digits.yaml"
     settings = ["-o", f"seed={seed}", f"output_dir={output}"]
     call(PYTHON, "-c", f"from passl_sot.data.digits import write_digits; write_digits({data!r})")
-    call(PYTHON, "tools/train.py", "-c", config, *settings, "--resume", "auto")
+    train = [PYTHON]
+    if processes > 1:
+        train += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]
+        train += ["--log_level", "ERROR", "--log_dir", f"{output}/log"]
+    share = [f"dataloader.train.sampler.batch_size={32 // processes}"]
+    call(*train, "tools/train.py", "-c", config, *settings, *share, "--resume", "auto")
     best, report = run / "best.safetensors", run / "evaluation" / "metrics.json"
     call(PYTHON, "tools/eval.py", "-c", config, *settings, "--weights", best, "--out", report)
     images = [sorted((ROOT / data / "val" / str(digit)).glob("*.png"))[0] for digit in (3, 5, 8)]
@@ -89,14 +98,16 @@ def main() -> None:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("demo").add_argument("--seed", type=int, default=0)
+    options = commands.add_parser("demo", help="train, evaluate and predict on handwritten digits")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--nproc", default="1", help="processes that train: a number, or auto for all cores")
     commands.add_parser("test", add_help=False)
     args, rest = parser.parse_known_args()
     if rest and args.command != "test":
         parser.error(f"unknown arguments: {' '.join(rest)}")
     set_up()
     if args.command == "demo":
-        demo(args.seed)
+        demo(args.seed, min(os.cpu_count() or 1, 8) if args.nproc == "auto" else int(args.nproc))
     else:
         test(rest)
 

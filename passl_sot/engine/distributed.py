@@ -13,6 +13,7 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle.distributed import fleet
+from tqdm import tqdm
 
 from passl_sot.utils.config import ConfigError, Fault
 
@@ -57,6 +58,15 @@ class World:
         for tensor in model.state_dict().values():
             if tensor.stop_gradient:
                 dist.broadcast(tensor, src=0)
+
+    def bar(self, **options: object) -> tqdm:
+        """A progress bar, drawn by the main process only.
+
+        Under the launcher, which shows a process's output line by line, it is a line every 5 seconds.
+        """
+        interval = 0.1 if self.size == 1 else 5.0
+        disabled = not self.is_main
+        return tqdm(disable=disabled, mininterval=interval, leave=False, dynamic_ncols=True, **options)
 
     def distribute(self, model: paddle.nn.Layer, optimizer) -> tuple:
         """Wraps model and optimiser by fleet; gradients are then averaged over the processes."""

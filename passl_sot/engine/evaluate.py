@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 import paddle
 import paddle.nn.functional as F
-from tqdm import tqdm
 
 from passl_sot.engine.distributed import World
 from passl_sot.metrics import ClassificationMeter
@@ -37,7 +36,7 @@ def evaluate(
     meter = ClassificationMeter(num_classes)
     training = model.training
     model.eval()
-    for batch in tqdm(loader, desc=description, disable=not world.is_main, leave=False, dynamic_ncols=True):
+    for batch in world.bar(iterable=loader, desc=description):
         logits = model(batch["image"]).numpy()
         labels, index = batch["label"].numpy(), batch["index"].numpy()
         meter.update(logits, labels)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import paddle
-from tqdm import tqdm
 
 from passl_sot.data import build_dataloader, check_data
 from passl_sot.engine import checkpoint as ckpt
@@ -215,13 +214,8 @@ class Trainer:
         loader.sampler.set_epoch(epoch)
         self.net.train()
         meter = _Speed(loader)
-        bar = tqdm(
-            total=len(loader),
-            initial=self.progress.batches,
-            desc=f"epoch {epoch + 1}/{self.exp.epochs}",
-            disable=not self.world.is_main,
-            leave=False,
-            dynamic_ncols=True,
+        bar = self.world.bar(
+            total=len(loader), initial=self.progress.batches, desc=f"epoch {epoch + 1}/{self.exp.epochs}"
         )
         loss_sum = 0.0
         for batch in loader:

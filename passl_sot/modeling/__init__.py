@@ -1,1 +1,5 @@
 """Models: backbones, heads, the classifier that joins them, and losses."""
+
+from passl_sot.utils.require import require_paddle
+
+require_paddle()

@@ -8,9 +8,10 @@ between Paddle 2.6 (cut at two standard deviations) and 3.0 (cut at absolute val
 import math
 
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 
-__all__ = ["batch_norm", "conv2d", "linear", "trunc_normal_", "uniform_fan_in_"]
+__all__ = ["BatchNorm2D", "batch_norm", "conv2d", "linear", "trunc_normal_", "uniform_fan_in_"]
 
 
 def trunc_normal_(
@@ -98,6 +99,24 @@ def conv2d(
     return layer
 
 
+class BatchNorm2D(nn.BatchNorm2D):
+    """``nn.BatchNorm2D`` without the warning that it gives at every training run."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Args: x: ``[B, C, H, W]``. Returns: the same shape."""
+        return F.batch_norm(
+            x,
+            self._mean,
+            self._variance,
+            weight=self.weight,
+            bias=self.bias,
+            training=self.training,
+            momentum=self._momentum,
+            epsilon=self._epsilon,
+            data_format=self._data_format,
+        )
+
+
 def batch_norm(channels: int, epsilon: float = 1e-5, torch_momentum: float = 0.1) -> nn.BatchNorm2D:
-    """``nn.BatchNorm2D`` with the momentum given as PyTorch counts it (Paddle's is 1 minus that)."""
-    return nn.BatchNorm2D(channels, momentum=1.0 - torch_momentum, epsilon=epsilon)
+    """BatchNorm with the momentum given as PyTorch counts it (Paddle's is 1 minus that)."""
+    return BatchNorm2D(channels, momentum=1.0 - torch_momentum, epsilon=epsilon)

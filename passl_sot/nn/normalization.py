@@ -7,6 +7,7 @@ islands of float32: 16-bit inputs are cast up and the result is cast back.
 Legend: P the matrix, u and v its left and right singular vectors, s the singular value, d its side.
 """
 
+import logging
 import math
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ __all__ = [
 Vec = Literal["full", "triu"]
 NORMALIZATIONS = Registry("normalization", "passl_sot.nn")
 
+_LOG = logging.getLogger(__name__)
 _UNIT_EPS = 1e-12  # torch.nn.functional.normalize's; shorter vectors have no direction here
 
 
@@ -50,22 +52,21 @@ def safe_unit(x: paddle.Tensor, axis: int = 1) -> tuple[paddle.Tensor, paddle.Te
         The unit vectors, and the lengths with ``axis`` kept as 1 (0 for the zeroed vectors).
     """
     square = (x * x).sum(axis=axis, keepdim=True)
-    long_enough = square > _UNIT_EPS**2
-    zero = paddle.zeros_like(square)
-    length = paddle.sqrt(paddle.where(long_enough, square, paddle.ones_like(square)))
-    unit = x * paddle.where(long_enough, 1.0 / length, zero)
-    return unit, paddle.where(long_enough, length, zero)
+    long_enough = (square > _UNIT_EPS**2).astype(x.dtype)
+    # Too short ones are given the length 1 before the root, whose slope at 0 is infinite.
+    length = paddle.sqrt(square * long_enough + (1.0 - long_enough))
+    return x * (long_enough / length), length * long_enough
 
 
 def _power(s: paddle.Tensor, exponent: float) -> paddle.Tensor:
     """s ** exponent for s >= 0, with zero (not infinite) gradient where s is 0."""
-    positive = s > 0
-    base = paddle.where(positive, s, paddle.ones_like(s))
+    positive = (s > 0).astype(s.dtype)
+    base = s + (1.0 - positive)
     if exponent == 0.5:
         raised = paddle.sqrt(base)
     else:  # as a tensor: Paddle rounds a plain exponent to float32 even for float64 bases
         raised = paddle.pow(base, paddle.full([], exponent, base.dtype))
-    return paddle.where(positive, raised, paddle.zeros_like(s))
+    return raised * positive
 
 
 class MatrixNorm(nn.Layer):
@@ -151,6 +152,10 @@ class SvPN(MatrixNorm):
             raise ValueError(f"SvPN: num_iters must be at least 1, got {num_iters}")
         if num_sv is not None and not 1 <= num_sv <= self.input_dim:
             raise ValueError(f"SvPN: num_sv must lie in 1..{self.input_dim} or be null, got {num_sv}")
+        if num_iters == 1 and num_sv != 1:
+            _LOG.warning(
+                "SvPN: with num_iters 1 every direction after the first is rounding noise; use num_iters >= 2"
+            )
         self.alpha = alpha
         self.num_iters = num_iters
         self.num_sv = num_sv
@@ -216,9 +221,9 @@ class ISQRTCOV(MatrixNorm):
     def _normalize(self, p_brc: paddle.Tensor) -> paddle.Tensor:
         eye = paddle.eye(self.input_dim, dtype=p_brc.dtype)
         trace = (p_brc * eye).sum(axis=[1, 2], keepdim=True)
-        usable = trace > _UNIT_EPS
-        safe = paddle.where(usable, trace, paddle.ones_like(trace))
-        y = paddle.where(usable, p_brc / safe, paddle.zeros_like(p_brc))
+        usable = (trace > _UNIT_EPS).astype(p_brc.dtype)
+        safe = trace * usable + (1.0 - usable)
+        y = p_brc * (usable / safe)
         z = None
         for step in range(self.num_iters):
             # Z starts as the identity, so the first product is spared; the last Z is never used.

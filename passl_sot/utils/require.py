@@ -20,5 +20,6 @@ def require_paddle() -> None:
     if not found:
         raise MissingPaddleError(
             "PaddlePaddle is not installed: run `pip install paddlepaddle==3.3.1` for a CPU, or see "
-            "docs/gpu.md for a GPU / 未安装 PaddlePaddle：CPU 请执行 pip install paddlepaddle==3.3.1，GPU 见 docs/gpu.md"
+            "docs/gpu.md for a GPU / 未安装 PaddlePaddle：CPU 执行 pip install paddlepaddle==3.3.1，"
+            "GPU 见 docs/gpu.md"
         )

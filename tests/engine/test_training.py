@@ -67,7 +67,7 @@ def test_records_of_a_run(experiment):
 
 def test_a_run_is_not_overwritten(experiment):
     train(experiment, "epochs=1")
-    with pytest.raises(RuntimeError, match="already holds a run: add --resume auto"):
+    with pytest.raises(ValueError, match="already holds a run: add --resume auto"):
         train(experiment, "epochs=1")
 
 

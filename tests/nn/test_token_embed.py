@@ -77,7 +77,7 @@ def test_those_that_cannot_follow_say_so_by_their_stride():
 
 
 def test_sizes_without_a_token():
-    with pytest.raises(ValueError, match="6x40 gives no token .* nearest valid size is 7x40"):
+    with pytest.raises(ValueError, match=r"6x40 gives no token .* nearest valid size is 7x40"):
         make("DenseNet", (6, 40))
     with pytest.raises(ValueError, match="nearest valid size is 8x8"):
         make("Naive_linear", (7, 3))

@@ -136,9 +136,8 @@ class SoT(Backbone):
         self.check_images(x_bchw, self.in_chans)
         x = self.visual_tokens(x_bchw)
         if self.num_prefix_tokens:
-            # Broadcast by adding to zeros: no arithmetic on the batch size, which may be unknown.
-            cls_b1c = paddle.zeros_like(x[:, :1]) + self.cls_token
-            x = paddle.concat([cls_b1c, x], axis=1)
+            # Expanded to a tensor, not to a number: a traced graph may not know the batch size.
+            x = paddle.concat([self.cls_token.expand_as(x[:, :1]), x], axis=1)
         return self.pos_drop(x + self.pos_embed)
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:

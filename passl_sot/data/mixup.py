@@ -1,0 +1,172 @@
+"""Mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019) of whole batches, as timm does them.
+
+Legend: B batch, K classes, λ the share of an image in its mixture.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from passl_sot.data.errors import DataError
+from passl_sot.data.transforms import TRANSFORMS, Stage
+
+Box = tuple[int, int, int, int]
+
+
+@TRANSFORMS.register()
+class Mixup:
+    """Mixes each image of a batch with one other, and their labels with them. Stands in `batch_transforms`.
+
+    Image i is mixed with image B-1-i, by one λ, and in CutMix one box, for the whole batch. In a batch of odd
+    size, the last batch of a small list or a batch of one, the middle image is its own partner: it stays
+    as it is, with its own (smoothed) label. On uint8 images mixtures are rounded to the nearest integer.
+
+    Targets are λ·y + (1-λ)·y_partner, where y is 1-ε+ε/K for the image's class and ε/K for the others, also in
+    batches that aren't mixed. The loss must not smooth them again (`CrossEntropyLoss` doesn't).
+
+    Args:
+        num_classes: K.
+        mixup_alpha: λ of Mixup is drawn from Beta(α, α); 0 turns Mixup off.
+        cutmix_alpha: The same of CutMix.
+        prob: Share of batches that are mixed.
+        switch_prob: Share of CutMix among these, where neither is off.
+        label_smoothing: ε, in [0, 1).
+    """
+
+    stage: Stage = "batch"
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        mixup_alpha: float = 0.8,
+        cutmix_alpha: float = 1.0,
+        prob: float = 1.0,
+        switch_prob: float = 0.5,
+        label_smoothing: float = 0.1,
+    ):
+        for name, value in (("mixup_alpha", mixup_alpha), ("cutmix_alpha", cutmix_alpha)):
+            if not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"Mixup.{name} is {value}; it must be 0 or more")
+        if mixup_alpha == cutmix_alpha == 0:
+            raise ValueError(
+                "Mixup.mixup_alpha and Mixup.cutmix_alpha are both 0, so nothing is mixed: take Mixup out of "
+                "batch_transforms; the loss smooths labels by itself"
+            )
+        for name, value in (("prob", prob), ("switch_prob", switch_prob)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"Mixup.{name} is {value}; it must be between 0 and 1")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"Mixup.label_smoothing is {label_smoothing}; it must lie in [0, 1)")
+        if num_classes < 1:
+            raise ValueError(f"Mixup.num_classes is {num_classes}; it must be 1 or more")
+        self.num_classes = num_classes
+        self.mixup_alpha = mixup_alpha
+        self.cutmix_alpha = cutmix_alpha
+        self.prob = prob
+        self.switch_prob = switch_prob
+        self.label_smoothing = label_smoothing
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> tuple[float, Box | None]:
+        """Draws what is done to one batch.
+
+        Returns:
+            λ, 1 where nothing is mixed; and CutMix's box (top, bottom, left, right), for which λ is the share
+            of the area outside of it, or None for Mixup.
+        """
+        if rng.random() >= self.prob:
+            return 1.0, None
+        if self.mixup_alpha and self.cutmix_alpha:
+            cut = rng.random() < self.switch_prob
+        else:
+            cut = self.cutmix_alpha > 0
+        alpha = self.cutmix_alpha if cut else self.mixup_alpha
+        share = float(rng.beta(alpha, alpha))
+        if not cut:
+            return share, None
+        side = math.sqrt(1 - share)
+        top, bottom = _span(height, int(height * side), rng)
+        left, right = _span(width, int(width * side), rng)
+        # The box is smaller than was drawn where it sticks out of the image.
+        return 1 - (bottom - top) * (right - left) / (height * width), (top, bottom, left, right)
+
+    def targets(self, labels: np.ndarray, share: float) -> np.ndarray:
+        """Soft targets of a mixed batch.
+
+        Args:
+            labels: int64 [B].
+            share: λ.
+
+        Returns:
+            float32 [B, K], rows summing to 1.
+
+        Raises:
+            DataError: A label isn't below `num_classes`.
+        """
+        if labels.min() < 0 or labels.max() >= self.num_classes:
+            worst = labels[(labels < 0) | (labels >= self.num_classes)][0]
+            raise DataError(
+                f"an image has label {worst}, but Mixup.num_classes is {self.num_classes}: write "
+                "num_classes: ${model.head.num_classes} / 标签超出 Mixup.num_classes"
+            )
+        targets = np.full((len(labels), self.num_classes), self.label_smoothing / self.num_classes, np.float32)
+        rows = np.arange(len(labels))
+        targets[rows, labels] += share * (1 - self.label_smoothing)
+        targets[rows, labels[::-1]] += (1 - share) * (1 - self.label_smoothing)
+        return targets
+
+    def __call__(
+        self, images: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mixes a batch.
+
+        Args:
+            images: uint8 [B, H, W, 3], or float32 [B, 3, H, W]; not changed.
+            labels: int64 [B].
+            rng: Source of the batch's one draw.
+
+        Returns:
+            Images of the same kind, and soft targets float32 [B, K].
+
+        Raises:
+            DataError: A label isn't below `num_classes`.
+        """
+        height, width = images.shape[1:3] if images.dtype == np.uint8 else images.shape[2:]
+        share, box = self.draw(height, width, rng)
+        targets = self.targets(labels, share)
+        if box is not None:
+            images = _swap_boxes(images, box)
+        elif share < 1:
+            images = _blend(images, share)
+        return images, targets
+
+
+def _span(length: int, side: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Begin and end of a box's side: its centre is uniform, what sticks out is cut off."""
+    centre = int(rng.integers(length))
+    # Halved first, as in CutMix's own code, so sides are even.
+    return max(centre - side // 2, 0), min(centre + side // 2, length)
+
+
+def _swap_boxes(images: np.ndarray, box: Box) -> np.ndarray:
+    top, bottom, left, right = box
+    rows, columns = slice(top, bottom), slice(left, right)
+    where = (slice(None), rows, columns) if images.dtype == np.uint8 else (slice(None), slice(None), rows, columns)
+    result = images.copy()
+    result[where] = images[::-1][where]
+    return result
+
+
+def _blend(images: np.ndarray, share: float) -> np.ndarray:
+    result = np.empty_like(images)
+    # Pair by pair rather than at once: what is worked on stays in the processor's cache.
+    for i in range(len(images) // 2):
+        j = len(images) - 1 - i
+        a, b = images[i].astype(np.float32), images[j].astype(np.float32)
+        for place, mixture in ((i, a * share + b * (1 - share)), (j, b * share + a * (1 - share))):
+            result[place] = np.rint(mixture, out=mixture) if images.dtype == np.uint8 else mixture
+    if len(images) % 2:
+        result[len(images) // 2] = images[len(images) // 2]
+    return result
