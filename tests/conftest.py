@@ -30,7 +30,13 @@ dataloader:
   train:
     loader: {{num_workers: 0}}
     sampler: {{batch_size: 8}}
-    dataset: {{dataroot: {folder}/train}}
+    dataset:
+      dataroot: {folder}/train
+      transforms:
+        - {{name: RandomResizedCrop, size: 32, interpolation: random}}
+        - {{name: RandomHorizontalFlip}}
+        - {{name: Normalize}}
+      batch_transforms: null
   val:
     loader: {{num_workers: 0}}
     sampler: {{batch_size: 8}}

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from passl_sot.data.datasets import DATASETS, ImageFolder, LabelledImages, ListFile
 from passl_sot.data.decode import decode, resize
+from passl_sot.data.erasing import RandomErasing
 from passl_sot.data.errors import DataError, ImageError
+from passl_sot.data.mixup import Mixup
 from passl_sot.data.preflight import check_data
+from passl_sot.data.rand_augment import RandAugment
 from passl_sot.data.sampler import EvalBatchSampler, ShardedBatchSampler
 from passl_sot.data.sections import LoaderSection, SamplerSection, SplitSection
 from passl_sot.data.transforms import TRANSFORMS, build_transforms
@@ -30,6 +33,9 @@ __all__ = [
     "LabelledImages",
     "ListFile",
     "LoaderSection",
+    "Mixup",
+    "RandAugment",
+    "RandomErasing",
     "SamplerSection",
     "ShardedBatchSampler",
     "SplitSection",
@@ -101,6 +107,12 @@ def build_dataloader(
         dataset = build_dataset(section.dataset, class_names=class_names)
     elif class_names is not None:
         dataset.use_class_names(class_names)
+    if mode == "val" and dataset.batch_stage is not None:
+        raise DataError(
+            "dataloader.val.dataset.batch_transforms is set, but batches are mixed and erased in training "
+            "alone: leave it out, or write batch_transforms: null, with Normalize in transforms "
+            "/ 验证集不应设置 batch_transforms"
+        )
     dataset.seed = seed
     sampler: ShardedBatchSampler | EvalBatchSampler
     options = {"num_samples": len(dataset), "batch_size": section.sampler.batch_size}

@@ -10,8 +10,6 @@ import logging
 import traceback
 from typing import Any
 
-import numpy as np
-
 from passl_sot.data.datasets import LabelledImages
 from passl_sot.data.errors import DataError, ImageError
 
@@ -38,7 +36,7 @@ class GuardedReader:
         return len(self.dataset)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        """A sample of the dataset with `bad`, a list of [index, reason] of the files that were passed over.
+        """A sample of the dataset with `asked`, the key, and `bad`, [index, reason] of files passed over.
 
         Where there is no sample, `error` says why: [path, reason], or ["", text] for anything unforeseen.
         """
@@ -47,7 +45,7 @@ class GuardedReader:
         for step in range(min(_TRIES, len(self)) if self.replace else 1):
             index = (asked + step) % len(self)
             try:
-                return {**self.dataset[(epoch, index)], "bad": bad}
+                return {**self.dataset[(epoch, index)], "asked": key, "bad": bad}
             except ImageError as error:
                 bad.append([index, error.reason])
                 if not self.replace:
@@ -57,35 +55,6 @@ class GuardedReader:
                 where = f"while reading image {index} ({self.dataset.path(index)}):"
                 return {"bad": bad, "error": ["", f"{where}\n{traceback.format_exc()}"]}
         return {"bad": bad, "error": ["", f"{len(bad)} images in a row can't be read / 连续多张图像无法读取"]}
-
-
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Joins samples of a `GuardedReader` into a batch of arrays.
-
-    Returns:
-        `image` float32 [B, 3, H, W], `label` and `index` int64 [B], `bad` (list of [index, reason]); after an
-        error one-element arrays and `error`.
-    """
-    bad = [entry for sample in samples for entry in sample["bad"]]
-    error = next((sample["error"] for sample in samples if "error" in sample), None)
-    if error is None:
-        shapes = {sample["image"].shape: sample["index"] for sample in samples}
-        if len(shapes) > 1:
-            listed = ", ".join(f"{list(shape)} (image {index})" for shape, index in shapes.items())
-            error = [
-                "",
-                f"the images of a batch differ in size after the transforms: {listed}. End the transforms "
-                "with CenterCrop, RandomResizedCrop or Resize with size: [height, width] before Normalize",
-            ]
-    if error is not None:
-        # Paddle's queue wants at least one array.
-        return {"image": np.zeros(1, np.float32), "bad": bad, "error": error}
-    return {
-        "image": np.stack([sample["image"] for sample in samples]),
-        "label": np.array([sample["label"] for sample in samples], np.int64),
-        "index": np.array([sample["index"] for sample in samples], np.int64),
-        "bad": bad,
-    }
 
 
 class BadFiles:

@@ -1,13 +1,106 @@
-"""What is done to a batch as a whole, after each of its images has passed through `transforms`."""
+"""The batch stage: what is done to a batch after each of its images has passed through `transforms`."""
 
 from __future__ import annotations
 
 import itertools
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from passl_sot.data.datasets import LabelledImages
-from passl_sot.data.errors import DataError
+from passl_sot.data.mixup import Mixup
+from passl_sot.data.transforms import TRANSFORMS, Compose, Transform, stage_of
+
+# Set these streams apart from each other, from an image's first one, [seed, epoch, index], and the sampler's.
+_MIXED = 2
+_LATER = 3
+
+
+class BatchStage:
+    """Applies `batch_transforms`: `Mixup` to the batch, transforms of single images to one after the other.
+
+    Randomness is a function of seed, epoch and the images asked for. So it doesn't depend on the number of
+    worker processes; that of a single image doesn't depend on the rest of the batch either.
+
+    Args:
+        transforms: At most one `Mixup`, and transforms of single images.
+        normalized: Whether images arrive as float32 [3, H, W] rather than as uint8 [H, W, 3].
+
+    Attributes:
+        transforms: The transforms.
+        normalizes: Whether results are float32 [B, 3, H, W].
+        num_classes: Width of the soft targets; None where there is no `Mixup` and labels stay as they are.
+
+    Raises:
+        ValueError: There are two `Mixup`, or a transform doesn't fit what comes before it.
+    """
+
+    def __init__(self, transforms: Sequence[Transform | Mixup], *, normalized: bool):
+        self.transforms = list(transforms)
+        self.num_classes: int | None = None
+        self._steps: list[Compose | Mixup] = []
+        for single, group in itertools.groupby(self.transforms, key=lambda t: stage_of(t) != "batch"):
+            if single:
+                compose = Compose(list(group), normalized=normalized, where="batch_transforms")
+                normalized = compose.normalizes
+                self._steps.append(compose)
+                continue
+            for mixup in group:
+                if self.num_classes is not None:
+                    raise ValueError("batch_transforms: Mixup stands twice")
+                self.num_classes = mixup.num_classes
+                self._steps.append(mixup)
+        self.normalizes = normalized
+
+    def __call__(
+        self, images: np.ndarray, labels: np.ndarray, *, seed: int, keys: Sequence[tuple[int, int]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The batch after all transforms.
+
+        Args:
+            images: uint8 [B, H, W, 3], or float32 [B, 3, H, W] if they are normalised already.
+            labels: int64 [B].
+            seed: The run's seed.
+            keys: (epoch, index) of each image as the sampler asked for it.
+
+        Returns:
+            Images, and labels: int64 [B], or float32 [B, K] after `Mixup`.
+        """
+        rngs = [_generator(seed, epoch, index, _LATER) for epoch, index in keys]
+        for step in self._steps:
+            if isinstance(step, Compose):
+                images = _each(images, step, rngs)
+            else:
+                indices = [index for _, index in keys]
+                images, labels = step(images, labels, _generator(seed, keys[0][0], 0, _MIXED, *indices))
+        return images, labels
+
+
+def build_batch_transforms(nodes: Sequence[dict[str, Any]] | None, *, normalized: bool) -> BatchStage | None:
+    """Builds what a `batch_transforms:` list of a config describes.
+
+    Args:
+        nodes: Mappings with a `name` and the arguments of that transform; None or none.
+        normalized: Whether the transforms before end in normalised images.
+
+    Returns:
+        The stage, or None where there is nothing to do.
+
+    Raises:
+        ConfigError: A name or an argument is wrong.
+        ValueError: A value is out of range, or the order can't be.
+    """
+    return BatchStage([TRANSFORMS.build(node) for node in nodes], normalized=normalized) if nodes else None
+
+
+def _each(images: np.ndarray, transform: Compose, rngs: Sequence[np.random.Generator]) -> np.ndarray:
+    first = transform(images[0], rngs[0])
+    out = np.empty((len(images), *first.shape), first.dtype)
+    out[0] = first
+    for i in range(1, len(images)):
+        out[i] = transform(images[i], rngs[i])
+    return out
+
+
+def _generator(*numbers: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(numbers)))

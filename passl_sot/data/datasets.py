@@ -1,7 +1,7 @@
 """Labelled images on disk: ImageNet-layout folders and list files.
 
 A dataset is read as `dataset[index]` or `dataset[(epoch, index)]`. The second form is what the samplers
-give; random augmentation depends on (seed, epoch, index) alone.
+give; random augmentation depends on (seed, epoch, index) alone. What is done to whole batches is in `batch`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from passl_sot.data.batch import build_batch_transforms
 from passl_sot.data.decode import decode
 from passl_sot.data.errors import DataError
 from passl_sot.data.folders import EXTENSIONS, scan_folder
 from passl_sot.data.list_files import read_class_names, read_list
 from passl_sot.data.strings import StringTable
-from passl_sot.data.transforms import TRANSFORMS, build_transforms
+from passl_sot.data.transforms import TRANSFORMS, build_transforms, output_size
 from passl_sot.utils.registry import Registry
 
 DATASETS = Registry("dataset", "passl_sot.data.datasets")
@@ -34,6 +35,8 @@ class LabelledImages:
             `use_class_names`.
         named: Whether the data say what their classes are called; a list file alone only has numbers.
         transforms: The `Compose` that each image passes through.
+        batch_stage: The `BatchStage` that batches pass through; None where there is none.
+        output_hw: Height and width of all images in the end, or None where they depend on the file.
         seed: Seed of the random augmentation; set by `build_dataloader`.
     """
 
@@ -46,6 +49,7 @@ class LabelledImages:
         class_names: Sequence[str],
         transforms: Sequence[dict[str, Any]],
         apply_exif: bool,
+        batch_transforms: Sequence[dict[str, Any]] | None = None,
         named: bool = True,
     ):
         self.root = root
@@ -55,10 +59,14 @@ class LabelledImages:
         self.class_names = list(class_names)
         self.found_classes = list(class_names)
         self.transforms = build_transforms(transforms)
-        if not self.transforms.normalizes:
+        self.batch_stage = build_batch_transforms(batch_transforms, normalized=self.transforms.normalizes)
+        if not (self.batch_stage or self.transforms).normalizes:
             raise ValueError(
-                "dataset.transforms must end with {name: Normalize}, which makes the model's float input"
+                "dataset.transforms must hold {name: Normalize}, which makes the model's float input: last, "
+                "or before RandomErasing; or it stands after Mixup in dataset.batch_transforms"
             )
+        later = self.batch_stage.transforms if self.batch_stage else []
+        self.output_hw = output_size([*self.transforms.transforms, *later])
         self.apply_exif = apply_exif
         self.seed = 0
 
@@ -84,7 +92,8 @@ class LabelledImages:
             key: Index, or (epoch, index).
 
         Returns:
-            `image` (float32 [3, H, W]), `label` and `index`.
+            `image`, `label` and `index`. The image is float32 [3, H, W], or uint8 [H, W, 3] where it is
+            `batch_transforms` that normalise.
 
         Raises:
             ImageError: The file can't be read.
@@ -143,7 +152,9 @@ class ImageFolder(LabelledImages):
 
     Args:
         dataroot: The folder that holds the class folders, such as `data/imagenet/train`.
-        transforms: List of transforms, `Normalize` last.
+        transforms: List of transforms, one after the other; see `transforms`, `rand_augment`, `erasing`.
+        batch_transforms: What is done to batches, in training: `Mixup`, and transforms of single images that
+            shall come after it. `Normalize` must be in one of the two lists.
         apply_exif: Turn photographs upright by their EXIF orientation.
         extensions: Endings of image files, in any case.
     """
@@ -153,6 +164,7 @@ class ImageFolder(LabelledImages):
         *,
         dataroot: str,
         transforms: Annotated[list, TRANSFORMS],
+        batch_transforms: Annotated[list, TRANSFORMS] | None = None,
         apply_exif: bool = True,
         extensions: tuple[str, ...] = EXTENSIONS,
     ):
@@ -165,6 +177,7 @@ class ImageFolder(LabelledImages):
             labels=np.array(scan.labels, np.int64),
             class_names=scan.class_names,
             transforms=transforms,
+            batch_transforms=batch_transforms,
             apply_exif=apply_exif,
         )
 
@@ -179,9 +192,11 @@ class ListFile(LabelledImages):
     Args:
         dataroot: Folder that paths start from.
         list_file: The list.
-        transforms: List of transforms, `Normalize` last.
+        transforms: List of transforms, one after the other; see `transforms`, `rand_augment`, `erasing`.
         class_names: File with the name of each class: one per line in label order, or `label name` lines.
             Without it classes are named "0", "1", ... up to the largest label.
+        batch_transforms: What is done to batches, in training: `Mixup`, and transforms of single images that
+            shall come after it. `Normalize` must be in one of the two lists.
         apply_exif: Turn photographs upright by their EXIF orientation.
     """
 
@@ -191,6 +206,7 @@ class ListFile(LabelledImages):
         dataroot: str,
         list_file: str,
         transforms: Annotated[list, TRANSFORMS],
+        batch_transforms: Annotated[list, TRANSFORMS] | None = None,
         class_names: str | None = None,
         apply_exif: bool = True,
     ):
@@ -206,6 +222,7 @@ class ListFile(LabelledImages):
             labels=np.array(labels, np.int64),
             class_names=names,
             transforms=transforms,
+            batch_transforms=batch_transforms,
             apply_exif=apply_exif,
             named=class_names is not None,
         )

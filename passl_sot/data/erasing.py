@@ -14,7 +14,7 @@ _TRIES = 10
 
 @TRANSFORMS.register()
 class RandomErasing:
-    """Replaces random rectangles by noise. Stands after `Normalize`: the noise has its mean 0 and deviation 1.
+    """Replaces random rectangles by noise; works on what `Normalize` gives.
 
     Area and aspect (height divided by width, log-uniform) are drawn up to 10 times, until the rectangle is
     lower and narrower than the image; otherwise nothing is erased.

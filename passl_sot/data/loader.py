@@ -13,7 +13,8 @@ from typing import Any
 
 import paddle
 
-from passl_sot.data.bad_files import BadFiles, GuardedReader, collate
+from passl_sot.data.bad_files import BadFiles, GuardedReader
+from passl_sot.data.collate import Collate
 from passl_sot.data.datasets import LabelledImages
 from passl_sot.data.errors import DataError, ImageError
 from passl_sot.data.sampler import EvalBatchSampler, ShardedBatchSampler
@@ -30,8 +31,9 @@ _MOST_WORKERS = 8
 class ImageLoader:
     """Batches of one split, epoch after epoch; make one per split and keep it for the whole run.
 
-    Iterating gives dicts of tensors: `image` float32 [B, 3, H, W], `label` int64 [B], and `index` int64 [B],
-    the places of these images in the dataset. The iteration follows `sampler.epoch`.
+    Iterating gives dicts of tensors: `image` float32 [B, 3, H, W], `label` int64 [B] (after `Mixup` soft
+    targets, float32 [B, K]), and `index` int64 [B], the places of these images in the dataset. The iteration
+    follows `sampler.epoch`.
 
     Args:
         dataset: What to read.
@@ -67,13 +69,14 @@ class ImageLoader:
         self.wait_seconds = 0.0
         self.use_shared_memory = section.use_shared_memory and self.num_workers > 0
         if self.use_shared_memory:
-            height, width = dataset.transforms.output_hw or (224, 224)
-            batch_bytes = sampler.batch_size * 3 * height * width * 4
+            height, width = dataset.output_hw or (224, 224)
+            targets = (dataset.batch_stage and dataset.batch_stage.num_classes) or 0
+            batch_bytes = sampler.batch_size * 4 * (3 * height * width + targets)
             self.use_shared_memory = shared_memory_suffices(batch_bytes, self.num_workers, world_size)
         self._loader = paddle.io.DataLoader(
             GuardedReader(dataset, replace=training),
             batch_sampler=sampler,
-            collate_fn=collate,
+            collate_fn=Collate(dataset),
             num_workers=self.num_workers,
             use_shared_memory=self.use_shared_memory,
             prefetch_factor=_PREFETCH,

@@ -23,8 +23,8 @@ class Mixup:
     size, the last batch of a small list or a batch of one, the middle image is its own partner: it stays
     as it is, with its own (smoothed) label. On uint8 images mixtures are rounded to the nearest integer.
 
-    Targets are λ·y + (1-λ)·y_partner, where y is 1-ε+ε/K for the image's class and ε/K for the others, also in
-    batches that aren't mixed. The loss must not smooth them again (`CrossEntropyLoss` doesn't).
+    Targets are λ·y + (1-λ)·y_partner, where y is 1-ε+ε/K for the image's class and ε/K for the others. That
+    holds for batches that aren't mixed, too. The loss must not smooth again; `CrossEntropyLoss` doesn't.
 
     Args:
         num_classes: K.
@@ -111,7 +111,8 @@ class Mixup:
                 f"an image has label {worst}, but Mixup.num_classes is {self.num_classes}: write "
                 "num_classes: ${model.head.num_classes} / 标签超出 Mixup.num_classes"
             )
-        targets = np.full((len(labels), self.num_classes), self.label_smoothing / self.num_classes, np.float32)
+        shape = (len(labels), self.num_classes)
+        targets = np.full(shape, self.label_smoothing / self.num_classes, np.float32)
         rows = np.arange(len(labels))
         targets[rows, labels] += share * (1 - self.label_smoothing)
         targets[rows, labels[::-1]] += (1 - share) * (1 - self.label_smoothing)
@@ -153,7 +154,7 @@ def _span(length: int, side: int, rng: np.random.Generator) -> tuple[int, int]:
 def _swap_boxes(images: np.ndarray, box: Box) -> np.ndarray:
     top, bottom, left, right = box
     rows, columns = slice(top, bottom), slice(left, right)
-    where = (slice(None), rows, columns) if images.dtype == np.uint8 else (slice(None), slice(None), rows, columns)
+    where = np.s_[:, rows, columns] if images.dtype == np.uint8 else np.s_[..., rows, columns]
     result = images.copy()
     result[where] = images[::-1][where]
     return result

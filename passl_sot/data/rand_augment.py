@@ -66,7 +66,7 @@ class Step:
         return OPERATIONS[self.name](picture, self)
 
     def warp(self, picture: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
-        """Moves pixels by an affine map (a, b, c, d, e, f) from places in the result to places in `picture`."""
+        """Moves pixels by an affine map (a, b, c, d, e, f), from places in the result to `picture`'s."""
         return picture.transform(
             picture.size,
             Image.Transform.AFFINE,
@@ -178,7 +178,7 @@ def _misread(text: str, what: str) -> ValueError:
 class RandAugment:
     """Draws operations with replacement, each carried out half of the time, with a magnitude of its own.
 
-    Equal to Pillow's `ImageOps`, `ImageEnhance` and `Image.transform` to the bit. Belongs after crop and flip.
+    Belongs after crop and flip. The operations are Pillow's own.
 
     Args:
         policy: Magnitude and number of operations in timm's spelling; see `parse_policy`.

@@ -2,7 +2,9 @@
 
 A transform is called as `t(image, rng)`: `image` is uint8 [H, W, 3] RGB, `rng` a `numpy.random.Generator`
 that depends on (seed, epoch, index) alone, so results don't depend on the number of worker processes. All
-give uint8 [H, W, 3] again, but `Normalize`, the last one, gives float32 [3, H, W].
+give uint8 [H, W, 3] again, but `Normalize` gives float32 [3, H, W]; what follows it works on that.
+
+More transforms are in `rand_augment`, `erasing` and, of whole batches, `mixup`.
 
 Semantics are those of torchvision and timm on Pillow images, with which published accuracies were measured.
 """
@@ -22,33 +24,68 @@ from passl_sot.utils.registry import Registry
 TRANSFORMS = Registry("transform", "passl_sot.data.transforms")
 
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+# What a transform works on: images of uint8, as most do and need not say; the same to make them floats; these
+# floats; a batch of either kind.
+Stage = Literal["pixels", "normalize", "normalized", "batch"]
 
 
 class Compose:
     """Applies transforms in order.
 
+    Args:
+        transforms: The transforms.
+        normalized: Whether images arrive normalised already.
+        where: Key of the list, for messages.
+
     Attributes:
         transforms: The transforms.
         output_hw: Height and width that every result has, or None where they depend on the input.
         normalizes: Whether results are float32 [3, H, W] rather than uint8 [H, W, 3].
+
+    Raises:
+        ValueError: A transform doesn't fit what comes before it.
     """
 
-    def __init__(self, transforms: Sequence[Transform]):
+    def __init__(
+        self, transforms: Sequence[Transform], *, normalized: bool = False, where: str = "transforms"
+    ):
         self.transforms = list(transforms)
-        self.normalizes = bool(self.transforms) and isinstance(self.transforms[-1], Normalize)
-        self.output_hw: tuple[int, int] | None = None
+        self.output_hw = output_size(self.transforms)
         for transform in self.transforms:
-            if hasattr(transform, "output_hw"):
-                self.output_hw = transform.output_hw
-        for transform in self.transforms[:-1]:
-            if isinstance(transform, Normalize):
-                raise ValueError("transforms: Normalize must come last; the others work on uint8 images")
+            stage, name = stage_of(transform), type(transform).__name__
+            if stage == "batch":
+                raise ValueError(f"{where}: {name} works on whole batches; move it to batch_transforms")
+            if stage == "normalized" and not normalized:
+                raise ValueError(f"{where}: {name} works on normalised images; put it after Normalize")
+            if stage == "normalize" and normalized:
+                raise ValueError(
+                    f"{where}: images are normalised twice; keep one Normalize, in transforms or in "
+                    "batch_transforms (batch_transforms: null leaves out mixing and all that comes after it)"
+                )
+            if stage == "pixels" and normalized:
+                raise ValueError(
+                    f"{where}: {name} works on uint8 images; put it before Normalize, after which only "
+                    "transforms of normalised images may stand (RandomErasing)"
+                )
+            normalized = normalized or stage == "normalize"
+        self.normalizes = normalized
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The image after all transforms."""
         for transform in self.transforms:
             image = transform(image, rng)
         return image
+
+
+def stage_of(transform: Any) -> Stage:
+    """What a transform works on."""
+    return getattr(transform, "stage", "pixels")
+
+
+def output_size(transforms: Sequence[Any]) -> tuple[int, int] | None:
+    """Height and width that every result of these transforms has, or None where they depend on the input."""
+    sizes = [transform.output_hw for transform in transforms if hasattr(transform, "output_hw")]
+    return sizes[-1] if sizes else None
 
 
 def build_transforms(nodes: Sequence[dict[str, Any]]) -> Compose:
@@ -59,7 +96,7 @@ def build_transforms(nodes: Sequence[dict[str, Any]]) -> Compose:
 
     Raises:
         ConfigError: A name or an argument is wrong.
-        ValueError: A value is out of range, or `Normalize` isn't last.
+        ValueError: A value is out of range, or the order can't be.
     """
     return Compose([TRANSFORMS.build(node) for node in nodes])
 
@@ -87,8 +124,8 @@ class RandomResizedCrop:
         interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic",
     ):
         self.output_hw = _height_width("RandomResizedCrop.size", size)
-        self.scale = _bounds("RandomResizedCrop.scale", scale, highest=1.0)
-        self.ratio = _bounds("RandomResizedCrop.ratio", ratio)
+        self.scale = bounds("RandomResizedCrop.scale", scale, highest=1.0)
+        self.ratio = bounds("RandomResizedCrop.ratio", ratio)
         self.interpolation = interpolation
 
     def region(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -242,6 +279,8 @@ class Normalize:
         std: Per channel, above 0.
     """
 
+    stage: Stage = "normalize"
+
     def __init__(
         self,
         *,
@@ -282,7 +321,8 @@ def _height_width(what: str, size: int | Sequence[int]) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def _bounds(what: str, pair: Sequence[float], highest: float = math.inf) -> tuple[float, float]:
+def bounds(what: str, pair: Sequence[float], highest: float = math.inf) -> tuple[float, float]:
+    """The two values, lowest and highest, after checking that they are in order and above 0."""
     if len(pair) != 2:
         raise ValueError(f"{what} is {list(pair)}; it needs two values, lowest and highest")
     low, high = pair

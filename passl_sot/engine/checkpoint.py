@@ -140,10 +140,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 def find_latest(folder: Path, warn) -> Checkpoint | None:
     """The newest whole checkpoint of a run folder; damaged ones are named through `warn` and passed over."""
-    epochs = sorted(folder.glob("epoch_*.safetensors"), reverse=True)
-    candidates = [
-        p for p in (folder / "last.safetensors", *epochs, folder / "best.safetensors") if p.exists()
-    ]
+    files = [p for p in folder.glob("*.safetensors") if re.fullmatch(r"last|best|epoch_\d+", p.stem)]
+    # Copies are links that share the original's time; `last` goes first among equals.
+    candidates = sorted(files, key=lambda p: (p.stat().st_mtime_ns, p.stem == "last", p.stem), reverse=True)
     for path in candidates:
         try:
             return read_checkpoint(path)

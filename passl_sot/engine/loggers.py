@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+from passl_sot.utils.logger import get_logger
+
 
 class MetricsWriter:
     """Writes scalars to `metrics.jsonl` and, if asked, as VisualDL scalars of the same names and steps.
@@ -27,9 +29,12 @@ class MetricsWriter:
         self._file = self.path.open("a", encoding="utf-8")
         self._visualdl = None
         if visualdl:
-            from visualdl import LogWriter  # takes a second to import; eval and predict don't need it
-
-            self._visualdl = LogWriter(logdir=str(folder / "visualdl"))
+            try:
+                from visualdl import LogWriter  # takes a second to import; eval and predict don't need it
+            except ImportError:
+                get_logger().warning("no curves: pip install visualdl; %s is written all the same", self.path)
+            else:
+                self._visualdl = LogWriter(logdir=str(folder / "visualdl"))
 
     def write(self, kind: str, step: int, epoch: int, values: dict[str, float]) -> None:
         """Appends one row; `kind` ("train", "val", "val_ema") groups the curves."""

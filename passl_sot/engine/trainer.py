@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -114,6 +114,11 @@ class Trainer:
         batch_size = self.exp.dataloader.train.sampler.batch_size
         self.plan = plan_batch(self.schedule, batch_size, world.size, len(self.train_loader))
         self.updates_per_epoch = math.ceil(len(self.train_loader) / self.plan.accumulate)
+        if self.progress.batches % self.plan.accumulate:
+            raise ckpt.CheckpointError(
+                f"{saved.path} stands at batch {self.progress.batches} of an epoch, inside an update of "
+                f"{self.plan.accumulate} batches: resume with the batch settings that it was written with"
+            )
         self.stop_signal = 0
         self.metrics: MetricsWriter | None = None
         if world.is_main and not evaluate_only:
@@ -299,15 +304,12 @@ class Trainer:
         Returns:
             Values by name: `raw_top1` (%), `raw_loss`, ... and `ema_top1`, ...
         """
-        self.world.broadcast_statistics(self.model)
         classes = self.cfg.model.head.num_classes
         results = {}
         for kind in ("raw", "ema") if self.ema else ("raw",):
-            if kind == "ema":
-                with self.ema.applied():
-                    meter = evaluate(self.model, self.val_loader, classes, self.world, description="eval ema")
-            else:
-                meter = evaluate(self.model, self.val_loader, classes, self.world)
+            with self.ema.applied() if kind == "ema" else nullcontext():
+                self.world.broadcast_statistics(self.model)
+                meter = evaluate(self.model, self.val_loader, classes, self.world, description=f"eval {kind}")
             values = meter.result()
             results.update({f"{kind}_{name}": value for name, value in values.items()})
             if self.metrics:
@@ -412,10 +414,11 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the run after the current update; a second one ends it at once."""
+        """SIGINT and SIGTERM end the run after the current update; a second Ctrl-C ends it at once."""
 
         def note(number: int, frame: object) -> None:
-            if self.stop_signal:
+            # Paddle's launcher sends SIGTERM three times within a second: no sign of impatience.
+            if self.stop_signal == number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.stop_signal = number
 

@@ -156,7 +156,7 @@ def test_unreadable_file_raises(folder):
 
 
 def test_transforms_must_normalize(folder):
-    with pytest.raises(ValueError, match=r"must end with {name: Normalize}"):
+    with pytest.raises(ValueError, match=r"must hold {name: Normalize}"):
         _folder(folder({"a": 1}), transforms=[{"name": "CenterCrop", "size": 4}])
 
 

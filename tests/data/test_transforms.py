@@ -294,6 +294,13 @@ def test_values_out_of_range(node, words):
         build_transforms([node])
 
 
-def test_normalize_comes_last():
-    with pytest.raises(ValueError, match="Normalize must come last"):
+def test_after_normalize_only_what_works_on_floats():
+    assert build_transforms([{"name": "Normalize"}, {"name": "RandomErasing"}]).normalizes
+    with pytest.raises(ValueError, match="CenterCrop works on uint8 images; put it before Normalize"):
         build_transforms([{"name": "Normalize"}, {"name": "CenterCrop", "size": 8}])
+    with pytest.raises(ValueError, match="RandomErasing works on normalised images; put it after Normalize"):
+        build_transforms([{"name": "RandomErasing"}, {"name": "Normalize"}])
+    with pytest.raises(ValueError, match="normalised twice; keep one Normalize"):
+        build_transforms([{"name": "Normalize"}, {"name": "Normalize"}])
+    with pytest.raises(ValueError, match="transforms: Mixup works on whole batches; move it"):
+        build_transforms([{"name": "Mixup", "num_classes": 2}, {"name": "Normalize"}])

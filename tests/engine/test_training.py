@@ -279,6 +279,26 @@ def test_two_processes_equal_one_on_the_joined_batch(experiment, tmp_path):
     ]
 
 
+@pytest.mark.slow
+def test_stopping_the_launcher_saves_too(experiment, tmp_path):
+    """Paddle's launcher passes any signal on as SIGTERM, three times."""
+    script = str(ROOT / "tools" / "train.py")
+    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
+    command += ["--log_dir", str(tmp_path / "log"), script, "-c", str(experiment), "-o", "epochs=500"]
+    command += ["dataloader.train.sampler.batch_size=4"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            if "epoch 2/500  update 2/3" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        process.stdout.read()
+    log = (tmp_path / "log" / "workerlog.0").read_text()
+    assert "stopped by SIGTERM; saved" in log
+    assert "Traceback" not in log + (tmp_path / "log" / "workerlog.1").read_text()
+    saved = read_checkpoint(experiment.parent / "output" / "run" / "last.safetensors")
+    assert saved.meta["progress"]["step"] >= 5
+
+
 def test_time_to_help(tool):
     began = time.perf_counter()
     assert "--dry-run" in tool("train", "--help").stdout

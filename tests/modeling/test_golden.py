@@ -122,6 +122,24 @@ def test_sot_tiny(tiny, dtype):
         np.testing.assert_allclose(got.reshape(-1)[:8], want["first8"], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize(
+    ("name", "dim", "depth", "heads", "ratio", "wr_dim"),
+    [("SoT_Small", 384, 14, 6, 3.5, 24), ("SoT_Base", 528, 24, 8, 3.0, 38)],
+)
+def test_sot_small_and_base(name, dim, depth, heads, ratio, wr_dim):
+    facts, arrays = golden.load(name)
+    arch = {"name": "SoT", "embed_dim": dim, "depth": depth, "num_heads": heads, "mlp_ratio": ratio}
+    norm = {"name": "SvPN", "dropout": 0.5}
+    head = {**TINY["head"], "in_channels": dim, "wr_dim": wr_dim, "normalization": norm}
+    model = Classifier(architecture=arch, head=head)
+    table = {"pos_embed": model.backbone.pos_embed.numpy()}
+    parameters = loaded(model, facts["entries"], "float32", table)
+    logits = model(paddle.to_tensor(golden.images(224)))
+    F.cross_entropy(logits, paddle.to_tensor([1, 7])).backward()
+    check_output(logits, arrays["logits_f64"], "float32")
+    check_gradients(parameters, facts["grad_names"], arrays["grad_norms_f64"], "float32")
+
+
 def test_sot_tiny_size(tiny):
     facts, _ = golden.load("SoT_Tiny")
     stats = model_stats(tiny)
