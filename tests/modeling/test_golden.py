@@ -57,7 +57,8 @@ def check_output(got: paddle.Tensor, expected: np.ndarray, dtype: str) -> None:
 
 
 def check_gradients(parameters: dict, names: list[str], norms: np.ndarray, dtype: str) -> None:
-    floor = 1e-12 if dtype == "float64" else 1e-6  # mathematically zero gradients are noise
+    double = dtype == "float64"
+    floor = 1e-12 if double else 1e-6  # mathematically zero gradients are noise
     for name, expected in zip(names, norms, strict=True):
         grad = parameters[name].grad
         if np.isnan(expected):
@@ -65,7 +66,10 @@ def check_gradients(parameters: dict, names: list[str], norms: np.ndarray, dtype
             continue
         got = np.linalg.norm(grad.numpy().astype("float64"))
         start_vector = name.endswith("norm.weight") and parameters[name].shape[0] < 40
-        tolerance = 1e-3 if start_vector else 1e-4
+        # In float32 a ReLU whose input is nearly 0 may switch with the order of summation, which
+        # differs between BLAS paths; in the convolutional embeddings that moves norms by 2e-4.
+        switching = "tokens." in name and not double
+        tolerance = 1e-6 if double else 1e-3 if start_vector or switching else 1e-4
         assert abs(got - expected) <= tolerance * expected + floor, (name, got, expected)
 
 
