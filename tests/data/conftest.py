@@ -26,7 +26,7 @@ def photos() -> list[np.ndarray]:
     from sklearn.datasets import load_sample_images
 
     temple, flower = load_sample_images().images
-    cuts = [temple[120:344, 80:304], flower[60:260, 180:420], temple[200:297, 400:531], flower[10:74, 300:364]]
+    cuts = [temple[120:344, 80:304], flower[60:260, 180:420], temple[200:297, 400:531], flower[9:73, 300:364]]
     return [np.ascontiguousarray(cut) for cut in cuts]
 
 

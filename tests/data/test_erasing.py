@@ -73,7 +73,7 @@ def test_ten_thousand_draws():
     top, left, h, w = np.array([erase.region(1000, 1000, rng) for _ in range(10_000)], float).T
     area, aspect = h * w / 1e6, h / w
     assert 0.019 < area.min() < 0.021 and 0.32 < area.max() < 0.334
-    assert 0.299 < aspect.min() < 0.31 and 3.2 < aspect.max() < 3.34
+    assert 0.297 < aspect.min() < 0.31 and 3.2 < aspect.max() < 3.36  # sides are whole pixels
     # Below 0.3 no rectangle is refused, so area is uniform and the aspect log-uniform there.
     share = np.histogram(area[area < 0.3], bins=7, range=(0.02, 0.3))[0] / (area < 0.3).sum()
     np.testing.assert_allclose(share, 1 / 7, atol=0.015)
@@ -90,7 +90,10 @@ def test_ten_thousand_draws():
 def test_share_of_images(prob):
     image, rng = np.full((3, 8, 8), 9, np.float32), _rng(0)
     erase = RandomErasing(prob=prob)
-    assert abs(np.mean([erase(image, rng) is not image for _ in range(10_000)]) - prob) < 0.015 * (0 < prob < 1) + 1e-9
+    assert (
+        abs(np.mean([erase(image, rng) is not image for _ in range(10_000)]) - prob)
+        < 0.015 * (0 < prob < 1) + 1e-9
+    )
 
 
 def test_several_rectangles_share_the_area():
@@ -99,7 +102,7 @@ def test_several_rectangles_share_the_area():
     assert abs((one(image, rng) != 9).all(0).mean() - 0.3) < 0.01
     three = RandomErasing(prob=1, scale=(0.3, 0.3), ratio=1.0, count=3)
     areas = [(three(image, rng) != 9).all(0).mean() for _ in range(50)]
-    assert max(areas) < 0.302 and 0.2 < np.mean(areas)  # less than 0.3 where they overlap
+    assert max(areas) < 0.302 and np.mean(areas) > 0.2  # less than 0.3 where they overlap
     assert three.region(300, 300, rng)[2:] == (95, 95)
 
 

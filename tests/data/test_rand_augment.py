@@ -223,7 +223,7 @@ def test_magnitudes_are_clipped_on_both_sides():
     for policy, edge in (("rand-m10-mstd3-inc1", 10), ("rand-m0-mstd3-inc1", 0)):
         augment, rng = RandAugment(policy=policy), _rng(0)
         magnitudes = np.array([step.magnitude for _ in range(2000) for step in augment.draw(rng)])
-        assert 0 <= magnitudes.min() and magnitudes.max() <= 10
+        assert magnitudes.min() >= 0 and magnitudes.max() <= 10
         assert abs((magnitudes == edge).mean() - 0.5) < 0.05
 
 

@@ -73,7 +73,8 @@ def test_a_missing_paddle_gives_one_clear_sentence(tmp_path):
     done = run(NO_PADDLE + "from passl_sot import Model")
     assert done.returncode == 1
     assert "PaddlePaddle is not installed: run `pip install paddlepaddle" in done.stderr.splitlines()[-1]
-    done = run(NO_PADDLE + "from passl_sot.cli import train; sys.exit(train(['-c', 'sot_tiny', '--no-tune']))")
+    call = "from passl_sot.cli import train; sys.exit(train(['-c', 'sot_tiny', '--no-tune']))"
+    done = run(NO_PADDLE + call)
     assert done.returncode == 2
     assert done.stderr.startswith("error: PaddlePaddle is not installed")
     assert len(done.stderr.splitlines()) == 1
