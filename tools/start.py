@@ -74,10 +74,9 @@ def demo(seed: int, processes: int) -> None:
     images = [sorted((ROOT / data / "val" / str(digit)).glob("*.png"))[0] for digit in (3, 5, 8)]
     call(PYTHON, "tools/predict.py", "--weights", best, *images, "--out", run / "predictions.csv")
     result = json.loads(report.read_text())
-    shown = result["results"][result["shown"]]
     print(
-        f"\ndone in {time.time() - began:.0f} s: top-1 accuracy {shown['top1']:.2f} % "
-        f"on {shown['images']} held-out digits"
+        f"\ndone in {time.time() - began:.0f} s: top-1 accuracy {result['top1']:.2f} % "
+        f"on {result['images']} held-out digits"
         f"\nfiles of the run: {run}"
         f"\n  best.safetensors, metrics.jsonl, evaluation/confusion.png, predictions.csv"
         f"\n  curves: {VENV.name}/bin/visualdl --logdir {run.relative_to(ROOT)}/visualdl"

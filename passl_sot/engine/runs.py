@@ -94,7 +94,8 @@ def evaluate_run(cfg: Config, weights: str, out: Path | None, *, note: str) -> d
         note: A line about the environment to log first.
 
     Returns:
-        What `out` holds: results by kind of weights, and the kind that the files beside it show.
+        What `out` holds: accuracies (%), loss and per-class scores of the weights by which the run chose
+        its best ("shown"), and the results of each kind of weights under "raw" and "ema".
 
     Raises:
         CheckpointError: The weights don't fit the model, or their classes aren't those of the data.
@@ -119,15 +120,18 @@ def evaluate_run(cfg: Config, weights: str, out: Path | None, *, note: str) -> d
     names = names + [str(i) for i in range(len(names), num_classes)]
     model = Classifier(architecture=model_cfg.architecture, head=model_cfg.head)
     shown = meta.get("best_by", "raw")
-    report: dict = {"weights": str(weights), "shown": shown, "results": {}}
+    results = {}
     for kind in sorted(kinds, key=lambda k: k == shown):  # the one that the files show comes last
         state.load_model(model, read_weights(weights, kind)[0] if meta else arrays, weights)
         rows = _Rows(len(loader.dataset))
         meter = evaluate(model, loader, num_classes, world, description=f"eval {kind}", on_batch=rows.take)
-        report["results"][kind] = meter.result()
+        results[kind] = meter.result()
         if world.is_main:
             log.info("%s  %s", kind, "  ".join(f"{k} {v:.4g}" for k, v in meter.result().items()))
     rows.gather(world)
+    per_class = [{"name": n, **row} for n, row in zip(names, meter.per_class(), strict=True)]
+    facts = {"weights": str(weights), "shown": shown}
+    report = {**facts, **results[shown], **results, "per_class": per_class}
     if out and world.is_main:
         _write_evaluation(out, report, meter, rows, names, loader.dataset)
     return report

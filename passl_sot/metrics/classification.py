@@ -129,6 +129,7 @@ def confusion_picture(confusion: np.ndarray, side: int = 720) -> bytes:
             for j in range(num_classes):
                 if confusion[i, j]:
                     ink = (255, 255, 255) if share[i, j] > 0.4 else (0, 0, 0)
-                    place = (margin + j * cell + 4, middle + 5)
-                    cv2.putText(canvas, str(confusion[i, j]), place, font, 0.45, ink, 1, cv2.LINE_AA)
+                    text = str(confusion[i, j])
+                    left = margin + j * cell + (cell - cv2.getTextSize(text, font, 0.45, 1)[0][0]) // 2
+                    cv2.putText(canvas, text, (left, middle + 5), font, 0.45, ink, 1, cv2.LINE_AA)
     return cv2.imencode(".png", canvas)[1].tobytes()

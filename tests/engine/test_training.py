@@ -170,8 +170,9 @@ def test_evaluation_and_prediction_agree_row_for_row(experiment, tmp_path, tool)
     assert done.returncode == 0, done.stderr
     report = json.loads(out.read_text())
     assert report["shown"] == "ema"
-    assert set(report["results"]) == {"raw", "ema"}
-    assert report["results"]["ema"]["images"] == 9
+    assert report["images"] == report["raw"]["images"] == 9
+    assert report["top1"] == report["ema"]["top1"]
+    assert [row["name"] for row in report["per_class"]] == ["a b", "c", "猫"]
     assert all(Path(p).stat().st_size for p in report["files"])
     table = tmp_path / "out.csv"
     done = tool(
