@@ -20,6 +20,7 @@ from passl_sot.engine.loggers import read_metrics
 from passl_sot.engine.trainer import NonFiniteError, Trainer
 
 ROOT = Path(__file__).parents[2]
+CURVE = [1.0941, 1.1350, 1.0996, 0.9995, 1.0530, 0.9073, 0.8848, 0.8040, 0.7333, 0.6765, 0.5371, 0.4563]
 
 
 def train(experiment: Path, *overrides: str, folder: Path | None = None, **more) -> Trainer:
@@ -63,6 +64,16 @@ def test_records_of_a_run(experiment):
     assert load_config(folder / "config.yaml") == load_config(
         experiment, ["log.visualdl=true", "checkpoint.interval=1"]
     )
+
+
+def test_loss_curve_is_pinned(experiment):
+    """A change of any part of training (order, augmentation, rate, model, loss) shows as another curve."""
+    faster = ("epochs=8", "loss.label_smoothing=0", "lr_scheduler.learning_rate=0.01")
+    trainer = train(experiment, *faster)
+    rows = read_metrics(trainer.folder.path / "metrics.jsonl")
+    losses = [row["loss"] for row in rows if row["kind"] == "train"]
+    assert losses[: len(CURVE)] == pytest.approx(CURVE, abs=2e-3)
+    assert losses[-1] < 0.3
 
 
 def test_a_run_is_not_overwritten(experiment):

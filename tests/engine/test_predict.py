@@ -1,0 +1,99 @@
+"""The predictor: what it takes, what it refuses, and what it writes."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from passl_sot import Predictor
+from passl_sot.engine.checkpoint import CheckpointError, write_checkpoint
+from passl_sot.engine.distributed import World
+from passl_sot.engine.experiment import load_config
+from passl_sot.engine.predict import collect_images, write_predictions
+from passl_sot.engine.trainer import Trainer
+
+
+@pytest.fixture
+def checkpoint(experiment):
+    trainer = Trainer(load_config(experiment, ["epochs=1"]), experiment.parent / "run", World())
+    trainer.fit()
+    return trainer.folder.path / "best.safetensors"
+
+
+def test_a_path_an_array_and_a_picture_are_the_same_image(checkpoint, experiment):
+    predictor = Predictor(checkpoint)
+    path = experiment.parent / "val" / "猫" / "1.png"
+    picture = Image.open(path)
+    results = predictor([str(path), path, np.asarray(picture), picture])
+    assert predictor(path)[0] == results[0]
+    for result in results:
+        assert result.names == results[0].names
+        assert result.probabilities == pytest.approx(results[0].probabilities, abs=1e-6)
+        assert sum(result.probabilities) == pytest.approx(1, abs=1e-5)  # all three classes are shown
+        assert result.probabilities == sorted(result.probabilities, reverse=True)
+    assert predictor.class_names == ["a b", "c", "猫"]
+    assert Predictor(checkpoint, prefer="raw")(path)[0].probabilities != results[0].probabilities
+    assert len(Predictor(checkpoint, top_k=1)(path)[0].names) == 1
+
+
+def test_the_batch_size_does_not_matter(checkpoint, experiment):
+    files = collect_images([str(experiment.parent / "val")])
+    one, many = (Predictor(checkpoint, batch_size=size)(files) for size in (1, 4))
+    for first, second in zip(one, many, strict=True):
+        assert first.path == second.path
+        assert first.probabilities == pytest.approx(second.probabilities, abs=1e-6)
+
+
+def test_unreadable_files_keep_their_place_and_are_reported(checkpoint, experiment, tmp_path, tool):
+    folder = experiment.parent / "val" / "c"
+    (folder / "0.png").write_bytes(b"<html>")
+    (folder / "10.png").write_bytes((folder / "1.png").read_bytes())
+    table, objects = tmp_path / "r.csv", tmp_path / "r.json"
+    done = tool("predict", "--weights", checkpoint, folder, "--out", table, objects)
+    assert done.returncode == 0
+    assert "1 of 4 images could not be read" in done.stderr
+    assert "Traceback" not in done.stderr
+    with table.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"].rsplit("/", 1)[1] for row in rows] == ["0.png", "1.png", "2.png", "10.png"]
+    assert rows[0]["error"]
+    assert not rows[0]["name"]
+    assert rows[1]["name"] in ("a b", "c", "猫")
+    assert rows[1]["class2"]
+    assert [bool(entry["error"]) for entry in json.loads(objects.read_text())] == [True, False, False, False]
+    done = tool("predict", "--weights", checkpoint, folder / "0.png")
+    assert done.returncode == 1
+
+
+def test_ways_to_name_images(experiment, tmp_path):
+    val = experiment.parent / "val"
+    listed = tmp_path / "val" / "list.txt"
+    listed.write_text("c/2.png\n\na b/0.png\n", encoding="utf-8-sig")
+    assert collect_images([str(listed)]) == [str(val / "c" / "2.png"), str(val / "a b" / "0.png")]
+    assert collect_images([str(val / "*" / "1.png")]) == [str(val / n / "1.png") for n in ("a b", "c", "猫")]
+    assert len(collect_images([str(val), str(val / "c" / "0.png")])) == 10
+    for wrong in ("nothing.jpg", str(val / "*.bmp")):
+        with pytest.raises(FileNotFoundError, match="no such file, folder or pattern"):
+            collect_images([wrong])
+
+
+def test_foreign_weights_and_formats_are_refused(checkpoint, tmp_path, tool):
+    bare = tmp_path / "bare.safetensors"
+    write_checkpoint(bare, {"model.a": np.ones(2, np.float32)}, {"best_by": "ema"})
+    with pytest.raises(CheckpointError, match="no ema weights; it holds raw"):
+        Predictor(bare)
+    done = tool("predict", "--weights", checkpoint, tmp_path / "val", "--out", tmp_path / "r.xlsx")
+    assert done.returncode == 2
+    assert "name it .csv or .json" in done.stderr
+    wrong = np.zeros((4, 4), np.uint8)
+    assert "expected uint8 [H, W, 3]" in Predictor(checkpoint)(wrong)[0].error
+
+
+def test_nothing_half_written(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("old")
+    with pytest.raises(AttributeError):
+        write_predictions([object()], path)
+    assert path.read_text() == "old"
