@@ -89,6 +89,15 @@ def test_single_images_have_draws_of_their_own(photos):
         assert not np.array_equal(stage(pixels, labels, **other)[0], images)
 
 
+def test_the_batch_stage_does_not_repeat_the_draws_of_the_images(files):
+    """Drawn from the same numbers, the second flip would undo the first one in every image."""
+    resize, flip = {"name": "Resize", "size": [32, 32]}, {"name": "RandomHorizontalFlip"}
+    twice = _epoch(_section(files, ([resize, flip], [flip, _FLOAT]), batch_size=18, shuffle=False))
+    never = _epoch(_section(files, ([resize, _FLOAT], None), batch_size=18, shuffle=False))
+    same = (twice[0]["image"] == never[0]["image"]).all((1, 2, 3)).sum()
+    assert 4 <= same <= 14
+
+
 def test_one_draw_per_batch_from_seed_epoch_and_indices(photos):
     pixels = _pixels(photos)
     stage = BatchStage([Mixup(num_classes=6)], normalized=False)
