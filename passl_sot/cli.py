@@ -1,9 +1,10 @@
-"""The command line: `passl-sot train|eval|predict|print-config|list`, and what the scripts in tools/ call.
+"""The command line: `passl-sot train|eval|predict|...`, and what the scripts in tools/ call.
 
 Paddle is imported only after the arguments are read and the environment is tuned.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ def _guarded(run: Callable[[], int]) -> int:
     except MissingPaddleError as error:
         return _fail(error)
     from passl_sot.data.errors import DataError
+    from passl_sot.engine.benchmark import PeerError
     from passl_sot.engine.checkpoint import CheckpointError
     from passl_sot.engine.diagnose import NonFiniteError
     from passl_sot.utils.config import ConfigError
@@ -30,7 +32,7 @@ def _guarded(run: Callable[[], int]) -> int:
 
     try:
         return run()
-    except (ConfigError, RegistryError, DataError, CheckpointError, FileNotFoundError) as error:
+    except (ConfigError, RegistryError, DataError, CheckpointError, PeerError, FileNotFoundError) as error:
         return _fail(error)
     except NonFiniteError as error:
         return _fail(error, status=1)
@@ -181,6 +183,45 @@ def print_config(argv: list[str] | None = None) -> int:
     return 0
 
 
+def benchmark(argv: list[str] | None = None) -> int:
+    """`tools/benchmark.py`: speed and memory of a model, beside another program's in the same run."""
+    parser = _parser("benchmark", "Time a model on this device.")
+    parser.add_argument("--mode", choices=("infer", "train"), default="infer")
+    parser.add_argument("--batch", type=int, default=8, help="images per batch (default 8)")
+    parser.add_argument("--repeats", type=int, default=10, help="batches that count (default 10)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    compare = (
+        "a program that prints `ready` and, for each line on stdin, runs one batch and prints its seconds"
+    )
+    parser.add_argument("--compare", metavar="COMMAND", help=compare)
+    args = parser.parse_args(argv)
+    if min(args.batch, args.repeats) < 1:
+        parser.error("--batch and --repeats must be at least 1")
+    note = tune(not args.no_tune)
+
+    def run() -> int:
+        from passl_sot.engine.benchmark import measure
+        from passl_sot.engine.distributed import start
+        from passl_sot.engine.experiment import load_config
+        from passl_sot.zoo import find_config
+
+        cfg = load_config(find_config(args.config), args.override)
+        start(cfg.get("device", "auto"))
+        result = measure(
+            cfg, mode=args.mode, batch=args.batch, repeats=args.repeats, compare=args.compare
+        ).as_dict()
+        if args.json:
+            print(json.dumps({"config": args.config, **result}))
+        else:
+            get_logger().info(note)
+            for name, value in result.items():
+                if value is not None:
+                    print(f"{name:14} {value:.4g}" if isinstance(value, float) else f"{name:14} {value}")
+        return 0
+
+    return _guarded(run)
+
+
 def list_command(argv: list[str] | None = None) -> int:
     """`passl-sot list [PATTERN]`: the models that `create_model` knows."""
     from passl_sot.zoo import list_models
@@ -195,6 +236,7 @@ COMMANDS = {
     "train": train,
     "eval": evaluate,
     "predict": predict,
+    "benchmark": benchmark,
     "print-config": print_config,
     "list": list_command,
 }
