@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import glob
 import logging
 import os
@@ -26,6 +27,8 @@ _SHM = "/dev/shm"
 _PREFETCH = 2
 _HELD = 3
 _MOST_WORKERS = 8
+# Seconds that a worker gets to end by itself.
+_PATIENCE = 5.0
 
 
 class ImageLoader:
@@ -100,8 +103,8 @@ class ImageLoader:
             DataError: Too many files can't be read, in training; a transform failed; a worker died.
         """
         started = time.perf_counter()
-        batches = iter(self._loader)
-        workers = [worker.pid for worker in getattr(batches, "_workers", [])]
+        batches = self._start()
+        workers = list(getattr(batches, "_workers", []))
         finished = False
         try:
             while True:
@@ -115,8 +118,20 @@ class ImageLoader:
                 yield batch
                 started = time.perf_counter()
         finally:
-            if not finished and not sys.is_finalizing():
-                _stop(batches, workers)
+            if not sys.is_finalizing():
+                if not finished:
+                    _stop(batches, workers)
+                _join_reader(batches)
+
+    def _start(self) -> Iterator[dict[str, Any]]:
+        # Workers are forked. Frozen, what they inherit is never collected in them: an earlier iteration that
+        # waits here for the garbage collector, as after an exception, would wait there for threads that no
+        # fork takes along.
+        gc.freeze()
+        try:
+            return iter(self._loader)
+        finally:
+            gc.unfreeze()
 
     def _next(self, batches: Iterator[dict[str, Any]], started: float) -> dict[str, Any] | None:
         try:
@@ -195,7 +210,7 @@ def _start_worker(worker_id: int) -> None:
         os.setpgid(0, 0)
 
 
-def _stop(batches: Any, workers: list[int]) -> None:
+def _stop(batches: Any, workers: list[Any]) -> None:
     """Ends an iteration before its end: worker processes, threads, and what they left in /dev/shm."""
     thread = getattr(batches, "_thread", None)
     if not workers and thread is not None:
@@ -205,13 +220,31 @@ def _stop(batches: Any, workers: list[int]) -> None:
     shut_down = getattr(batches, "_try_shutdown_all", None)
     if shut_down is not None:
         shut_down()
-    for pid in workers:
+    for worker in workers:
+        # One that hangs (forked while a thread of Paddle's held a lock) would outlive this process.
+        worker.join(_PATIENCE)
+        if worker.is_alive():
+            worker.kill()
         # Batches that were never fetched; Paddle forgets them.
-        for path in glob.glob(f"{_SHM}/paddle_{pid}_*"):
+        for path in glob.glob(f"{_SHM}/paddle_{worker.pid}_*"):
             try:
                 os.unlink(path)
             except OSError:
                 _LOGGER.debug("%s is already gone", path)
+
+
+def _join_reader(batches: Any) -> None:
+    """Waits for the thread that fetches batches from workers; Paddle leaves it running for up to 5 s more.
+
+    When it ends or frees memory while the next iteration forks its workers, these inherit a lock of Paddle's
+    memory statistics in its locked state, and wait for it forever.
+    """
+    thread, queue = getattr(batches, "_thread", None), getattr(batches, "_data_queue", None)
+    if thread is None or queue is None:
+        return
+    # It waits for data that don't come any more; with the last writer gone it wakes up.
+    queue._writer.close()
+    thread.join(10)
 
 
 def _first_line(error: BaseException) -> str:

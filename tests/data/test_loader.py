@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import collections
+import gc
 import glob
 import logging
 import os
 import signal
+import threading
 import time
 
 import numpy as np
@@ -302,6 +304,32 @@ def test_breaking_off_without_workers_is_quick(folder, split):
     for _ in loader:
         break
     assert time.perf_counter() - started < 0.9
+
+
+@pytest.mark.parametrize("stop_after", [1, 100])
+def test_no_thread_of_paddle_outlives_the_iteration(folder, split, stop_after):
+    """Workers that are forked while such a thread ends would at times wait for a lock forever."""
+    loader = build_dataloader(split(folder({"a": 40}), workers=2), mode="train", seed=0)
+    started = time.perf_counter()
+    for _ in range(3):
+        for number, _ in enumerate(loader, 1):
+            if number == stop_after:
+                break
+        assert not [t.name for t in threading.enumerate() if "_thread_loop" in t.name]
+    assert time.perf_counter() - started < 10
+
+
+def test_workers_never_collect_what_they_inherit(folder, split):
+    """An earlier iteration in a cycle, as after an exception, would be destroyed in a worker, and hang it."""
+    loader = build_dataloader(split(folder({"a": 8}), workers=1), mode="train", seed=0)
+    loader.dataset.transforms.transforms[0] = _tell_frozen
+    with pytest.raises(DataError, match=r"frozen: \d{5,}"):
+        _epoch(loader)
+    assert gc.get_freeze_count() == 0
+
+
+def _tell_frozen(image, rng):
+    raise KeyError(f"frozen: {gc.get_freeze_count()}")
 
 
 def test_workers_are_out_of_reach_of_ctrl_c(folder, split):
