@@ -17,6 +17,7 @@ LAYERS = {
     "data": 2,
     "optim": 2,
     "metrics": 2,
+    "weights": 2,
     "engine": 3,
     "interop": 3,
     "zoo": 4,

@@ -8,10 +8,8 @@ a temporary name, read back, compared, and only then renamed.
 import hashlib
 import json
 import os
-import pickle
 import re
 import shutil
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +17,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
+from passl_sot.weights import CheckpointError
+from passl_sot.weights.pdparams import read_pdparams
+
 FORMAT = 1
 META_KEY = "passl_sot"
 DIGEST_KEY = "sha256"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint can't be written or read; the message names the file and what to do."""
 
 
 @dataclass
@@ -171,11 +168,9 @@ def read_weights(path: str | Path, prefer: str | None = None) -> tuple[dict[str,
     with path.open("rb") as file:
         head = file.read(2)
     if head == b"PK" or path.suffix in (".pth", ".pt", ".tar"):
-        raise CheckpointError(
-            f"{path} is a PyTorch file: convert it with passl_sot.interop.convert_state_dict first"
-        )
+        raise CheckpointError(f"{path} is a PyTorch file: convert it with tools/convert_torch.py first")
     if head[:1] == b"\x80":
-        return _read_pdparams(path), {}
+        return read_pdparams(path), {}
     try:
         with safe_open(path, framework="numpy") as file:
             is_checkpoint = META_KEY in (file.metadata() or {})
@@ -210,41 +205,3 @@ def _siblings(path: Path) -> str:
     folder = path if path.is_dir() else path.parent
     names = sorted(p.name for p in folder.glob("*") if p.suffix in (".safetensors", ".pdparams"))
     return f"; {folder} has {', '.join(names[:8])}" if names else ""
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles what Paddle's own weight files hold and refuses everything else by name."""
-
-    ALLOWED = re.compile(
-        r"numpy(\._core|\.core)?\.(multiarray|numeric)\.(_reconstruct|_frombuffer|scalar)|numpy\.(ndarray|dtype)"
-        r"|collections\.OrderedDict|_codecs\.encode|builtins\.tuple"
-    )
-
-    def find_class(self, module: str, name: str):
-        """Looks a global up if it is one of the few that arrays need."""
-        if not self.ALLOWED.fullmatch(f"{module}.{name}"):
-            raise CheckpointError(
-                f"it asks for {module}.{name}, which weights don't need; refused, nothing was run"
-            )
-        return super().find_class(module, name)
-
-
-def _read_pdparams(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as file:
-            content = _ArraysOnly(file).load()
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    except (pickle.UnpicklingError, EOFError, ValueError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged or no .pdparams file ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
-    arrays = {}
-    for name, value in content.items():
-        if name == "StructuredToParameterName@@":
-            continue
-        array = value[1] if isinstance(value, tuple) and len(value) == 2 else value
-        if not isinstance(array, np.ndarray):
-            raise CheckpointError(f"{path}: entry {name!r} is a {type(array).__name__}, not an array")
-        arrays[name] = array
-    return OrderedDict(arrays)

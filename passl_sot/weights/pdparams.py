@@ -1,0 +1,109 @@
+"""Paddle's `.pdparams`: read without running them, written whole or not at all."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from passl_sot.weights.errors import CheckpointError
+from passl_sot.weights.pickles import load_pickle, plain
+
+__all__ = ["as_array", "load_paddle_pickle", "read_pdparams", "same_arrays", "write_whole"]
+
+_NAME_TABLE = "StructuredToParameterName@@"
+_SLICED = "UnpackBigParamInfor@@"
+
+
+def read_pdparams(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a flat `.pdparams`.
+
+    Raises:
+        CheckpointError: It is damaged, asks for anything but arrays, or holds something else.
+    """
+    content = load_paddle_pickle(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
+    arrays = {}
+    for name, value in content.items():
+        array = as_array(value)
+        if array is None:
+            raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, not an array")
+        arrays[name] = array
+    return arrays
+
+
+def load_paddle_pickle(path: Path) -> Any:
+    """What `paddle.save` wrote, with its own book-keeping removed from every dictionary.
+
+    Raises:
+        CheckpointError: It is damaged or asks for what weights don't need; nothing was run.
+    """
+    try:
+        with path.open("rb") as file:
+            content = load_pickle(file)
+        return _tidy(content)
+    except CheckpointError as error:
+        text = str(error).removeprefix("it ")
+        if text.startswith("is damaged"):
+            raise CheckpointError(f"{path} is damaged or no .pdparams file: {text}") from error
+        raise CheckpointError(f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: the table of its sliced parameters is wrong") from error
+
+
+def _tidy(content: Any, depth: int = 2) -> Any:
+    """Removes the table of internal names and joins parameters that protocols 2 and 3 had to slice."""
+    if not isinstance(content, dict):
+        return content
+    tidy = {name: value for name, value in content.items() if name not in (_NAME_TABLE, _SLICED)}
+    for name, info in content.get(_SLICED, {}).items():
+        parts = [plain(tidy.pop(part)) for part in info["slices"]]
+        tidy[name] = np.concatenate(parts).reshape(info["OriginShape"])
+    if depth == 0:
+        return tidy
+    return {name: _tidy(value, depth - 1) for name, value in tidy.items()}
+
+
+def as_array(value: Any) -> np.ndarray | None:
+    """The array of an entry, which may be (internal name, array); None where it is none."""
+    array = plain(value[1] if isinstance(value, tuple) and len(value) == 2 else value)
+    return array if isinstance(array, np.ndarray) and array.dtype.kind in "biufc" else None
+
+
+def write_whole(path: Path, write: Callable[[Path], None], check: Callable[[Path], None]) -> None:
+    """Writes a file under a temporary name, checks it, and only then gives it its name.
+
+    Args:
+        path: The file; an older one of this name stays until the new one is known to be good.
+        write: Writes to the name it is given.
+        check: Raises if what it finds under that name is not what was meant.
+
+    Raises:
+        CheckpointError: The disk is full or read-only; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        check(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CheckpointError(f"can't write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def same_arrays(got: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], path: Path) -> None:
+    """Raises CheckpointError unless both hold the same arrays, bit for bit."""
+    equal = got.keys() == wanted.keys() and all(
+        got[name].dtype == value.dtype
+        and got[name].shape == value.shape
+        and got[name].tobytes() == value.tobytes()
+        for name, value in wanted.items()
+    )
+    if not equal:
+        raise CheckpointError(f"{path} differs from what was written to it: check the disk")

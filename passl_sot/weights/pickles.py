@@ -1,0 +1,340 @@
+"""Pickles as data: a machine that builds containers and numbers, and can't import or call anything.
+
+A pickle is a program: Python's own `pickle.load` runs whatever the file says. Here its instructions are
+decoded with `pickletools` and carried out on plain values. A name in the file (`GLOBAL`) stays a name; where
+the file "calls" one, a function that the reader provided for exactly that name makes the value. A name that
+is on no list ends the reading with an error that spells it.
+"""
+
+import pickletools
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from passl_sot.weights.errors import CheckpointError
+
+__all__ = ["NUMPY_LEAVES", "NUMPY_MAKERS", "Array", "Inert", "Name", "Record", "load_pickle", "plain"]
+
+Maker = Callable[..., Any]
+_SCALARS = (str, bytes, int, float, complex, type(None))
+_MARK = object()
+_PUSHED = frozenset(
+    {"INT", "LONG", "LONG1", "LONG4", "BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT"}
+    | {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+    | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
+)
+_FRESH: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": set,
+    "EMPTY_TUPLE": tuple,
+    "MARK": lambda: _MARK,
+}
+_TAKES_FROM_MARK = {"LIST": list, "TUPLE": tuple, "FROZENSET": frozenset}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+@dataclass(frozen=True)
+class Name:
+    """A dotted name that a pickle mentions. Nothing was imported."""
+
+    text: str
+
+
+class Inert:
+    """Base of values that take a state after they were made (what pickle calls `__setstate__`)."""
+
+    def build(self, state: Any) -> None:
+        """Takes the state."""
+        raise NotImplementedError
+
+
+class Record(Inert):
+    """An object of a class that is not loaded: its class's name, arguments and state."""
+
+    def __init__(self, kind: str, *args: Any) -> None:
+        self.kind, self.args, self.state = kind, args, None
+
+    def build(self, state: Any) -> None:
+        """Keeps the state, unread."""
+        self.state = state
+
+    def __repr__(self) -> str:
+        return f"<{self.kind}>"
+
+
+class DType(Inert):
+    """A NumPy type in the making; plain numbers and texts only."""
+
+    def __init__(self, code: str = "", *_: Any) -> None:
+        if not isinstance(code, str) or not re.fullmatch(r"[<>|=]?[?biufcUS]\d*", code):
+            raise CheckpointError(f"it holds an array of type {code!r}, not of numbers")
+        self.dtype = np.dtype(code)
+
+    def build(self, state: Any) -> None:
+        """Takes the byte order, the one thing a number's state adds."""
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class Array(Inert):
+    """A NumPy array in the making; `value` is the array."""
+
+    def __init__(self, *_: Any) -> None:
+        self.value = np.zeros(0)
+
+    def build(self, state: Any) -> None:
+        """Takes shape, type, order and bytes."""
+        shape, dtype, fortran, raw = state[-4:]
+        self.value = _array(raw, dtype, shape, "F" if fortran else "C")
+
+
+def _array(raw: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+    if isinstance(raw, str):
+        raw = raw.encode("latin1")
+    if not isinstance(dtype, DType) or not isinstance(raw, bytes | bytearray):
+        raise CheckpointError("it holds an array of Python objects, not of numbers")
+    array = np.frombuffer(raw, dtype.dtype) if raw else np.zeros(0, dtype.dtype)
+    return array.reshape(shape, order=order)
+
+
+def _from_buffer(raw: Any, dtype: Any, shape: Any, order: str) -> Array:
+    array = Array()
+    array.value = _array(raw, dtype, shape, order)
+    return array
+
+
+def _scalar(dtype: Any, raw: Any = b"") -> Any:
+    return _array(raw, dtype, (), "C")[()]
+
+
+def _encode(text: str, encoding: str = "latin1", *_: Any) -> bytes:
+    if encoding not in ("latin1", "latin-1", "utf-8", "utf8", "ascii"):
+        raise CheckpointError(f"it asks for the encoding {encoding!r}, which weights don't need")
+    return text.encode(encoding)
+
+
+def _set(items: Iterable[Any] = ()) -> set:
+    return {_key(item) for item in items}
+
+
+def _mapping(*args: Any) -> dict:
+    # OrderedDict(pairs), Counter(mapping) and defaultdict(factory, mapping) alike become a dict.
+    content = args[-1] if args and not isinstance(args[-1], Name) else ()
+    pairs = content.items() if isinstance(content, Mapping) else content or ()
+    return {_key(key): value for key, value in pairs}
+
+
+NUMPY_MAKERS: dict[str, Maker] = {
+    "builtins.tuple": tuple,
+    "builtins.list": list,
+    "builtins.dict": _mapping,
+    "builtins.set": _set,
+    "builtins.frozenset": lambda items=(): frozenset(_set(items)),
+    "builtins.complex": complex,
+    "collections.OrderedDict": _mapping,
+    "collections.defaultdict": _mapping,
+    "collections.Counter": _mapping,
+    "_codecs.encode": _encode,
+    "numpy.dtype": DType,
+    **{f"numpy.{core}.multiarray._reconstruct": Array for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")},
+}
+NUMPY_LEAVES = frozenset({"numpy.ndarray", "builtins.int", "builtins.float", "builtins.bool", "builtins.str"})
+
+
+def plain(value: Any) -> Any:
+    """The array of an `Array`, anything else as it is."""
+    return value.value if isinstance(value, Array) else value
+
+
+def load_pickle(
+    file: BinaryIO,
+    makers: Mapping[str, Maker] = NUMPY_MAKERS,
+    leaves: frozenset[str] = NUMPY_LEAVES,
+    persistent: Maker | None = None,
+) -> Any:
+    """Reads one pickle from where `file` stands, up to and with its last instruction.
+
+    Args:
+        file: Binary file.
+        makers: Functions that make a value where the pickle calls one of these names.
+        leaves: Names that a pickle may mention and not call.
+        persistent: Makes a value from a persistent identifier; None refuses them.
+
+    Raises:
+        CheckpointError: It asks for a name on neither list, or is damaged. The message has no file name.
+    """
+    machine = _Machine(makers, leaves, persistent)
+    try:
+        for opcode, argument, _ in pickletools.genops(file):
+            machine.step(opcode.name, argument)
+        return machine.result()
+    except CheckpointError:
+        raise
+    except MemoryError as error:
+        raise CheckpointError("it is damaged (it asks for more memory than there is)") from error
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
+        text = f"{type(error).__name__}: {error}" if isinstance(error, KeyError | IndexError) else error
+        raise CheckpointError(f"it is damaged ({text})") from error
+
+
+def _key(value: Any) -> Any:
+    """Refuses what is odd as a key: hashing deeply nested tuples would exhaust the C stack."""
+    parts = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(part, (*_SCALARS, Name, np.generic)) for part in parts):
+        raise CheckpointError(f"it has a {type(value).__name__} as a key, which weights don't need")
+    return value
+
+
+class _Machine:
+    """The stack and memory of one pickle."""
+
+    def __init__(self, makers: Mapping[str, Maker], leaves: frozenset[str], persistent: Maker | None) -> None:
+        self.makers, self.leaves, self.persistent = makers, leaves, persistent
+        self.stack: list[Any] = []
+        self.memory: dict[int, Any] = {}
+
+    def result(self) -> Any:
+        if len(self.stack) != 1:
+            raise CheckpointError(f"it is damaged ({len(self.stack)} values at the end of a pickle)")
+        return self.stack[0]
+
+    def step(self, name: str, argument: Any) -> None:
+        """Carries out one instruction."""
+        stack = self.stack
+        if name in _PUSHED:
+            stack.append(argument)
+        elif name in _FRESH:
+            stack.append(_FRESH[name]())
+        elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
+            self.memory[len(self.memory) if argument is None else argument] = stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(self.memory[argument])
+        elif name in _TUPLES:
+            count = _TUPLES[name]
+            stack[-count:] = [tuple(stack[-count:])]
+        elif name in _TAKES_FROM_MARK:
+            items = self.from_mark()
+            kind = _TAKES_FROM_MARK[name]
+            stack.append(frozenset(_set(items)) if kind is frozenset else kind(items))
+        elif name not in ("PROTO", "FRAME", "STOP"):
+            handler = getattr(self, f"do_{name}", None)
+            if handler is None:
+                raise CheckpointError(f"it has the pickle instruction {name}, which weights don't need")
+            handler(argument)
+
+    def from_mark(self) -> list[Any]:
+        for i in range(len(self.stack) - 1, -1, -1):
+            if self.stack[i] is _MARK:
+                items = self.stack[i + 1 :]
+                del self.stack[i:]
+                return items
+        raise CheckpointError("it is damaged (a pickle that closes what it never opened)")
+
+    def do_POP(self, _: None) -> None:
+        self.stack.pop()
+
+    def do_POP_MARK(self, _: None) -> None:
+        self.from_mark()
+
+    def do_DUP(self, _: None) -> None:
+        self.stack.append(self.stack[-1])
+
+    def do_APPEND(self, _: None) -> None:
+        self.extend([self.stack.pop()])
+
+    def do_APPENDS(self, _: None) -> None:
+        self.extend(self.from_mark())
+
+    def extend(self, items: list[Any]) -> None:
+        if not isinstance(self.stack[-1], list):
+            raise CheckpointError("it is damaged (values appended to what is no list)")
+        self.stack[-1].extend(items)
+
+    def do_ADDITEMS(self, _: None) -> None:
+        items = self.from_mark()
+        if not isinstance(self.stack[-1], set):
+            raise CheckpointError("it is damaged (values added to what is no set)")
+        self.stack[-1].update(_set(items))
+
+    def do_DICT(self, _: None) -> None:
+        items = self.from_mark()
+        self.stack.append({})
+        self.set_items(items)
+
+    def do_SETITEM(self, _: None) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.set_items([key, value])
+
+    def do_SETITEMS(self, _: None) -> None:
+        self.set_items(self.from_mark())
+
+    def set_items(self, items: list[Any]) -> None:
+        if not isinstance(self.stack[-1], dict) or len(items) % 2:
+            raise CheckpointError("it is damaged (entries set in what is no dictionary)")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self.stack[-1][_key(key)] = value
+
+    def do_GLOBAL(self, argument: str) -> None:
+        self.stack.append(self.name(argument.replace(" ", ".", 1)))
+
+    def do_STACK_GLOBAL(self, _: None) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        self.stack.append(self.name(f"{module}.{name}"))
+
+    def name(self, text: str) -> Name:
+        text = text.replace("__builtin__.", "builtins.", 1)  # Python 2's
+        if text not in self.makers and text not in self.leaves:
+            raise CheckpointError(f"it asks for {text}, which weights don't need; refused, nothing was run")
+        return Name(text)
+
+    def do_REDUCE(self, _: None) -> None:
+        arguments, function = self.stack.pop(), self.stack.pop()
+        self.stack.append(self.make(function, arguments))
+
+    do_NEWOBJ = do_REDUCE  # cls.__new__(cls, *arguments): the same to a maker
+
+    def do_NEWOBJ_EX(self, _: None) -> None:
+        if self.stack.pop():
+            raise CheckpointError("it makes an object with named arguments, which weights don't need")
+        self.do_REDUCE(None)
+
+    def do_OBJ(self, _: None) -> None:
+        function, *arguments = self.from_mark()
+        self.stack.append(self.make(function, tuple(arguments)))
+
+    def do_INST(self, argument: str) -> None:
+        arguments = tuple(self.from_mark())
+        self.stack.append(self.make(self.name(argument.replace(" ", ".", 1)), arguments))
+
+    def make(self, function: Any, arguments: Any) -> Any:
+        if not isinstance(function, Name) or function.text not in self.makers:
+            shown = function.text if isinstance(function, Name) else f"a {type(function).__name__}"
+            raise CheckpointError(f"it calls {shown}, which weights don't need; refused, nothing was run")
+        if not isinstance(arguments, tuple):
+            raise CheckpointError(f"it is damaged ({function.text} without its arguments)")
+        return self.makers[function.text](*arguments)
+
+    def do_BUILD(self, _: None) -> None:
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if isinstance(target, Inert):
+            target.build(state)
+        elif not isinstance(target, dict):  # what hangs on a dictionary, such as versions, is not needed
+            raise CheckpointError(f"it is damaged (a state for a {type(target).__name__})")
+
+    def do_BINPERSID(self, _: None) -> None:
+        self.do_PERSID(self.stack.pop())
+
+    def do_PERSID(self, identifier: Any) -> None:
+        if self.persistent is None:
+            raise CheckpointError("it refers to data outside the pickle, which weights of this kind don't")
+        self.stack.append(self.persistent(identifier))
