@@ -2,7 +2,7 @@
 
 What is general is here: Paddle keeps a Linear's weight as ``[in, out]`` where PyTorch has
 ``[out, in]``, and names BatchNorm's statistics ``_mean`` and ``_variance``. Which names a family
-changes stands next to that family, as data (``torch_key_rules``).
+changes stands next to that family, as data (``torch_key_rules``, ``foreign_key_rules``).
 
 Whether a weight is transposed depends on the kind of LAYER that takes it, never on its number
 of dimensions or its shape: square Linear weights must be turned, embedding tables must not.
@@ -10,139 +10,98 @@ of dimensions or its shape: square Linear weights must be turned, embedding tabl
 
 import difflib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import paddle
 from paddle import nn
 
+from passl_sot.interop.report import ConversionError, ConversionReport
 from passl_sot.modeling.backbones.base import Backbone
 
-__all__ = ["ConversionError", "ConversionReport", "convert_state_dict"]
+__all__ = [
+    "ConversionError",
+    "ConversionReport",
+    "Slot",
+    "backbone_of",
+    "computed_tables",
+    "convert_state_dict",
+    "model_slots",
+    "rename",
+]
 
+Rules = Iterable[tuple[str, str]]
+
+_WRAPPERS = r"^((module|_orig_mod)\.)+"  # DataParallel's and torch.compile's
 _STATISTICS = ((r"(^|\.)running_mean$", r"\1_mean"), (r"(^|\.)running_var$", r"\1_variance"))
 _TABLE_TOLERANCE = 1e-5  # sinusoids of two libraries differ in the last bits only
-
-
-class ConversionError(ValueError):
-    """A state dict does not fit the model; the text is the report."""
-
-
-@dataclass
-class ConversionReport:
-    """What became of every key of both sides.
-
-    Attributes:
-        loaded: Names in the model that got a value.
-        renamed: (name in PyTorch, name in the model) where the two differ.
-        ignored: (name in PyTorch, reason) for keys that rightly have no place.
-        missing: Names in the model that got nothing.
-        unexpected: (name in PyTorch, nearest free names in the model) for keys without a place.
-        mismatched: (name in PyTorch, name in the model, shape there, shape wanted), shapes as
-            PyTorch has them.
-        conflicts: Sentences about keys that contradict the model or each other.
-    """
-
-    loaded: list[str] = field(default_factory=list)
-    renamed: list[tuple[str, str]] = field(default_factory=list)
-    ignored: list[tuple[str, str]] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[tuple[str, list[str]]] = field(default_factory=list)
-    mismatched: list[tuple[str, str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
-    conflicts: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether every key of both sides is accounted for."""
-        return not (self.missing or self.unexpected or self.mismatched or self.conflicts)
-
-    def raise_if_bad(self) -> None:
-        """Raise :class:`ConversionError` unless ``ok``."""
-        if not self.ok:
-            raise ConversionError(str(self))
-
-    def __str__(self) -> str:
-        head = f"{len(self.loaded)} loaded ({len(self.renamed)} renamed), {len(self.ignored)} ignored"
-        bad = {
-            "missing": self.missing,
-            "unexpected": self.unexpected,
-            "mismatched": self.mismatched,
-            "in conflict": self.conflicts,
-        }
-        counts = [f"{len(items)} {word}" for word, items in bad.items() if items]
-        lines = [("the state dict does not fit: " if counts else "all keys accounted for: ") + head]
-        lines[0] += "".join(f", {count}" for count in counts)
-        lines += [f"  ignored     {name}: {reason}" for name, reason in self.ignored]
-        lines += [f"  missing     {name}" for name in self.missing]
-        lines += [
-            f"  unexpected  {name}" + (f" (did you mean {' or '.join(near)}?)" if near else "")
-            for name, near in self.unexpected
-        ]
-        lines += [
-            f"  mismatched  {name} {list(got)} -> {target}, which wants {list(want)}{_class_hint(got, want)}"
-            for name, target, got, want in self.mismatched
-        ]
-        lines += [f"  in conflict {sentence}" for sentence in self.conflicts]
-        return "\n".join(lines)
-
-
-def _class_hint(got: tuple[int, ...], want: tuple[int, ...]) -> str:
-    same_rest = len(got) == len(want) and got[1:] == want[1:] and len(got) in (1, 2)
-    return f" (another number of classes? {got[0]} there, {want[0]} here)" if same_rest else ""
+_MOST_GUESSES = 100  # names that get "did you mean": of a wrong family's hundreds no guess is any use
 
 
 def convert_state_dict(
-    model: nn.Layer, state: Mapping[str, Any]
+    model: nn.Layer,
+    state: Mapping[str, Any],
+    *,
+    layout: Literal["torch", "paddle"] = "torch",
+    new_head: bool = False,
 ) -> tuple[dict[str, np.ndarray], ConversionReport]:
     """Turn a PyTorch state dict into one for ``model``; the model is not changed.
 
     Args:
         model: A classifier, a backbone, or one piece of them (a head, a token embedding) with
             the state dict of that piece.
-        state: Names of the official code to arrays, flat; a leading ``module.`` is removed.
+        state: Names of the official code to arrays, flat; a leading ``module.`` is removed. Other
+            namings that the backbone lists in ``foreign_key_rules`` are tried in turn where the
+            official one leaves keys over; the report says which one it was.
+        layout: "paddle" for a state dict of another Paddle project (PASSL, PaddleClas) or of this
+            one, in which a Linear's weight is ``[in, out]`` already.
+        new_head: Whether the head's last layers may be missing or for another number of classes;
+            they then have no entry in the result and are named in ``report.left_new``.
 
     Returns:
         The state dict for ``model.set_state_dict`` (NumPy arrays in the model's types), and the
         report. Nothing raises on a misfit: see ``report.ok`` and ``report.raise_if_bad()``.
     """
-    report = ConversionReport()
-    slots, tables = _slots(model), _tables(model)
-    out: dict[str, np.ndarray] = {}
-    source_of: dict[str, str] = {}
-    strays: list[tuple[str, str]] = []
-    for source, raw in state.items():
-        if source.endswith("num_batches_tracked"):
-            report.ignored.append((source, "PyTorch's step counter of a BatchNorm; Paddle keeps none"))
-            continue
-        target = _rename(model, source)
-        value = np.asarray(raw)
-        if target in tables:
-            _check_table(source, value, tables[target], report)
-        elif target not in slots:
-            strays.append((source, target))
-        elif target in source_of:
-            report.conflicts.append(f"{source} and {source_of[target]} both mean {target}")
-        else:
-            source_of[target] = source
-            _place(source, target, value, slots[target], out, report)
-    report.missing = [name for name in slots if name not in source_of]
-    for source, target in strays:
-        report.unexpected.append((source, difflib.get_close_matches(target, report.missing, n=2)))
-    return out, report
+    attempts = []
+    for naming, rules in _namings(model, layout).items():
+        attempt = _Conversion(model, rules, layout, new_head)
+        attempt.report.naming = naming
+        attempt.run(state)
+        attempts.append(attempt)
+        if attempt.report.ok:
+            break
+    best = min(attempts, key=lambda attempt: attempt.report.faults)
+    best.guess()
+    return best.out, best.report
 
 
-def _rename(model: nn.Layer, name: str) -> str:
-    name = re.sub(r"^(module\.)+", "", name)
-    for pattern, replacement in (*getattr(model, "torch_key_rules", ()), *_STATISTICS):
+def backbone_of(model: nn.Layer) -> Backbone | None:
+    """The backbone of a classifier, or a backbone itself; None for other pieces."""
+    found = model if isinstance(model, Backbone) else getattr(model, "backbone", None)
+    return found if isinstance(found, Backbone) else None
+
+
+def _namings(model: nn.Layer, layout: str) -> dict[str, Rules]:
+    backbone = backbone_of(model)
+    official = getattr(model, "torch_key_rules", ())
+    foreign = backbone.foreign_key_rules if backbone else {}
+    own = {"passl_sot": ()} if layout == "paddle" else {}
+    return {**own, "official": official, **foreign}
+
+
+def rename(model: nn.Layer, name: str, rules: Rules) -> str:
+    """The name in ``model`` that a name of a foreign state dict means under ``rules``."""
+    name = re.sub(_WRAPPERS, "", name)
+    for pattern, replacement in (*rules, *_STATISTICS):
         name = re.sub(pattern, replacement, name)
     # The rules give a classifier's names; a backbone by itself has no such prefix.
     return name.removeprefix("backbone.") if isinstance(model, Backbone) else name
 
 
 @dataclass(frozen=True)
-class _Slot:
+class Slot:
     """A place in the model: shape and type there, and whether a Linear's weight lies in it."""
 
     shape: tuple[int, ...]
@@ -151,10 +110,11 @@ class _Slot:
 
     @property
     def torch_shape(self) -> tuple[int, ...]:
+        """The shape that PyTorch would have."""
         return self.shape[::-1] if self.is_linear else self.shape
 
 
-def _slots(model: nn.Layer) -> dict[str, _Slot]:
+def model_slots(model: nn.Layer) -> dict[str, Slot]:
     """All keys of the model's state dict, with the kind of layer that owns each."""
     linear_weights = {
         f"{prefix}.weight" if prefix else "weight"
@@ -162,12 +122,12 @@ def _slots(model: nn.Layer) -> dict[str, _Slot]:
         if isinstance(layer, nn.Linear)
     }
     return {
-        name: _Slot(tuple(value.shape), _numpy_type(value), name in linear_weights)
+        name: Slot(tuple(value.shape), _numpy_type(value), name in linear_weights)
         for name, value in model.state_dict().items()
     }
 
 
-def _tables(model: nn.Layer) -> dict[str, paddle.Tensor]:
+def computed_tables(model: nn.Layer) -> dict[str, paddle.Tensor]:
     """Buffers that the model computes by itself and never saves, such as sinusoid tables."""
     saved = model.state_dict().keys()
     return {name: value for name, value in model.named_buffers() if name not in saved}
@@ -178,25 +138,100 @@ def _numpy_type(value: paddle.Tensor) -> np.dtype:
     return np.dtype("float32") if value.dtype == paddle.bfloat16 else value.numpy().dtype
 
 
-def _place(
-    source: str,
-    target: str,
-    value: np.ndarray,
-    slot: _Slot,
-    out: dict[str, np.ndarray],
-    report: ConversionReport,
-) -> None:
-    got = value.shape
-    if slot.is_linear and value.ndim == 4 and got[2:] == (1, 1):
-        value = value[:, :, 0, 0]  # a 1×1 convolution is a Linear
-    if value.shape != slot.torch_shape:
-        report.mismatched.append((source, target, got, slot.torch_shape))
-        return
-    out[target] = np.ascontiguousarray(value.T if slot.is_linear else value).astype(slot.dtype)
-    out[target] = out[target].reshape(slot.shape)  # ascontiguousarray gives a scalar one axis
-    report.loaded.append(target)
-    if source != target:
-        report.renamed.append((source, target))
+class _Conversion:
+    """One attempt: a state dict under one naming."""
+
+    def __init__(self, model: nn.Layer, rules: Rules, layout: str, new_head: bool) -> None:
+        self.model, self.rules, self.new_head = model, rules, new_head
+        self.turned = layout == "torch"  # whether a Linear's weight is turned
+        self.slots, self.tables = model_slots(model), computed_tables(model)
+        self.report = ConversionReport()
+        self.out: dict[str, np.ndarray] = {}
+        self.strays: list[tuple[str, str]] = []
+
+    def run(self, state: Mapping[str, Any]) -> None:
+        report = self.report
+        for source, raw in state.items():
+            if source.endswith("num_batches_tracked"):
+                report.ignored.append((source, "PyTorch's step counter of a BatchNorm; Paddle keeps none"))
+            else:
+                self.take(source, rename(self.model, source, self.rules), np.asarray(raw))
+        report.missing = [name for name in self.slots if name not in report.sources]
+        if self.new_head:
+            self.leave_the_last_layers_new()
+        report.unexpected = [(source, []) for source, _ in self.strays]
+
+    def take(self, source: str, target: str, raw: np.ndarray) -> None:
+        report = self.report
+        try:
+            value = self.adapted(target, raw)
+        except ValueError as error:
+            report.conflicts.append(f"{source}: {error}")
+            value = raw
+        if target in self.tables:
+            _check_table(source, value, self.tables[target], report)
+        elif target not in self.slots:
+            self.strays.append((source, target))
+        elif target in report.sources:
+            report.conflicts.append(f"{source} and {report.sources[target]} both mean {target}")
+        else:
+            report.sources[target] = source
+            self.place(source, target, value)
+            if value.shape != raw.shape and target in self.out:
+                report.adapted.append((source, raw.shape, value.shape))
+
+    def adapted(self, target: str, value: np.ndarray) -> np.ndarray:
+        backbone = backbone_of(self.model)
+        if backbone is None or (backbone is not self.model and not target.startswith("backbone.")):
+            return value
+        return np.asarray(backbone.adapt_torch_entry(target.removeprefix("backbone."), value))
+
+    def place(self, source: str, target: str, value: np.ndarray) -> None:
+        slot, got = self.slots[target], value.shape
+        if slot.is_linear and self.turned and value.ndim == 4 and got[2:] == (1, 1):
+            value = value[:, :, 0, 0]  # a 1×1 convolution is a Linear
+        wanted = slot.torch_shape if self.turned else slot.shape
+        if value.shape != wanted:
+            self.report.mismatched.append((source, target, got, wanted))
+            return
+        value = np.ascontiguousarray(value.T if slot.is_linear and self.turned else value)
+        # ascontiguousarray gives a scalar one axis
+        self.out[target] = value.astype(slot.dtype).reshape(slot.shape)
+        self.report.loaded.append(target)
+        if source != target:
+            self.report.renamed.append((source, target))
+
+    def leave_the_last_layers_new(self) -> None:
+        """Takes what depends on the number of classes off the lists of faults."""
+        classes = getattr(self.model, "num_classes", None)
+
+        def is_last(target: str) -> bool:
+            return target.startswith("head.") and self.slots[target].torch_shape[:1] == (classes,)
+
+        report = self.report
+        new = [target for target in report.missing if is_last(target)]
+        new += [
+            target
+            for _, target, got, want in report.mismatched
+            if is_last(target)
+            and len(got) == len(want)
+            and sum(a != b for a, b in zip(got, want, strict=True)) == 1
+        ]
+        report.left_new = [target for target in self.slots if target in new]
+        report.missing = [target for target in report.missing if target not in new]
+        for source, target, *_ in report.mismatched:
+            if target in new:
+                report.ignored.append((source, "of another number of classes"))
+                del report.sources[target]
+        report.mismatched = [entry for entry in report.mismatched if entry[1] not in new]
+
+    def guess(self) -> None:
+        """Names the nearest free places of keys without one."""
+        free = self.report.missing
+        self.report.unexpected = [
+            (source, difflib.get_close_matches(target, free, n=2) if i < _MOST_GUESSES else [])
+            for i, (source, target) in enumerate(self.strays)
+        ]
 
 
 def _check_table(source: str, value: np.ndarray, table: paddle.Tensor, report: ConversionReport) -> None:
@@ -204,7 +239,7 @@ def _check_table(source: str, value: np.ndarray, table: paddle.Tensor, report: C
         reason = f"a fixed table for another size ({list(value.shape)}); the model computes its own"
         report.ignored.append((source, reason))
         return
-    worst = float(np.abs(value.astype("float64") - table.numpy().astype("float64")).max())
+    worst = float(np.abs(value.astype("float64") - table.numpy().astype("float64")).max(initial=0.0))
     if worst <= _TABLE_TOLERANCE:
         report.ignored.append((source, f"a fixed table, equal to the model's own (within {worst:.1e})"))
     else:

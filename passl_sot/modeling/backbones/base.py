@@ -3,9 +3,11 @@
 Legend: B batch, P prefix tokens (class, distillation), N = H·W word tokens, C width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
@@ -43,6 +45,15 @@ class Backbone(nn.Layer):
         torch_key_rules: How names of the official PyTorch state dict become names of a
             ``Classifier`` (``backbone.*``, ``head.*``): pairs of a regular expression and its
             replacement, all applied in order.
+        foreign_key_rules: The same for other namings ("timm", "PaddleClas", "PASSL"), by their
+            names; each starts from the foreign file's own names. The naming that accounts for
+            all keys is taken.
+        paddle_key_rules: The way back, from names of a ``Classifier`` to official ones. A
+            conversion checks that ``torch_key_rules`` lead every name back to where it came from.
+        torch_tables: Regular expressions of tables that the model computes (buffers that are not
+            saved, by their names in the backbone) and that official state dicts hold all the same.
+        torch_pointwise: Regular expressions of official names of 1×1 convolutions that are a
+            Linear here.
     """
 
     img_size: tuple[int, int]
@@ -51,6 +62,14 @@ class Backbone(nn.Layer):
     feature_info: list[dict[str, Any]]
     num_layers: int
     torch_key_rules: tuple[tuple[str, str], ...] = ((r"^(?!head\.)", "backbone."),)
+    foreign_key_rules: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType({})
+    paddle_key_rules: tuple[tuple[str, str], ...] = (
+        (r"^backbone\.", ""),
+        (r"^head\.(fc|head)\.", "head."),
+        (r"^head\.head_dist\.", "head_dist."),
+    )
+    torch_tables: tuple[str, ...] = (r"(.*\.)?pos_embed", r".*\.relative_position_index", r".*\.attn_mask")
+    torch_pointwise: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,6 +94,27 @@ class Backbone(nn.Layer):
             ValueError: The size is impossible; the message names the nearest valid one.
         """
         raise NotImplementedError
+
+    def adapt_torch_entry(self, name: str, array: np.ndarray) -> np.ndarray:
+        """An entry of a foreign state dict as this model takes it, such as a resized position table.
+
+        Called for every entry of the backbone before its shape is checked.
+
+        Args:
+            name: Its name in this backbone (after the key rules, without ``backbone.``).
+            array: Its value, laid out as in the file.
+
+        Returns:
+            The value to take, in the same layout; the array itself where nothing is to be done.
+
+        Raises:
+            ValueError: It can't be adapted; the message becomes part of the report.
+        """
+        return array
+
+    def restore_torch_entry(self, name: str, array: np.ndarray) -> np.ndarray:
+        """The reverse of ``adapt_torch_entry`` for an entry laid out as in PyTorch; see there."""
+        return array
 
     def layer_of(self, name: str) -> int:
         """Depth of a parameter for layer-wise decay, by its name in this backbone.

@@ -65,6 +65,7 @@ class SoT(Backbone):
     """
 
     torch_key_rules = ((r"^classifier\.", "head."), (r"^(?!head\.)", "backbone."))
+    paddle_key_rules = ((r"^head\.", "classifier."), (r"^backbone\.", ""))
 
     def __init__(
         self,

@@ -1,0 +1,112 @@
+"""The account of a conversion: what became of every key of both sides."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+__all__ = ["ConversionError", "ConversionReport"]
+
+_MOST_SHOWN = 3  # names of one reason; the rest is a number
+_MOST_ON_A_SCREEN = 20
+
+
+class ConversionError(ValueError):
+    """A state dict does not fit the model; the text is the report."""
+
+
+@dataclass
+class ConversionReport:
+    """What became of every key of both sides.
+
+    Attributes:
+        naming: The naming that the source's keys follow: "official", or a name of the backbone's
+            ``foreign_key_rules``, or "passl_sot" for this project's own.
+        loaded: Names in the model that got a value.
+        renamed: (name in the source, name in the model) where the two differ.
+        sources: Name in the model to name in the source, for all that were loaded.
+        adapted: (name in the source, shape there, shape taken) for what the backbone changed to fit.
+        left_new: Names in the model that keep new values, as was asked for.
+        ignored: (name in the source, reason) for keys that rightly have no place.
+        missing: Names in the model that got nothing.
+        unexpected: (name in the source, nearest free names in the model) for keys without a place.
+        mismatched: (name in the source, name in the model, shape there, shape wanted), shapes as
+            the source has them.
+        conflicts: Sentences about keys that contradict the model or each other.
+    """
+
+    naming: str = "official"
+    loaded: list[str] = field(default_factory=list)
+    renamed: list[tuple[str, str]] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
+    adapted: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    left_new: list[str] = field(default_factory=list)
+    ignored: list[tuple[str, str]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[tuple[str, list[str]]] = field(default_factory=list)
+    mismatched: list[tuple[str, str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
+
+    @property
+    def faults(self) -> int:
+        """Number of keys of both sides that are not accounted for."""
+        return sum(map(len, (self.missing, self.unexpected, self.mismatched, self.conflicts)))
+
+    @property
+    def ok(self) -> bool:
+        """Whether every key of both sides is accounted for."""
+        return not self.faults
+
+    def raise_if_bad(self) -> None:
+        """Raise :class:`ConversionError` unless ``ok``."""
+        if not self.ok:
+            raise ConversionError(str(self))
+
+    def __str__(self) -> str:
+        lines = [self._summary(), *self._details()]
+        if self.faults > _MOST_ON_A_SCREEN:
+            lines.append(lines[0])  # the first line is out of sight by now
+        return "\n".join(lines)
+
+    def _summary(self) -> str:
+        head = f"{len(self.loaded)} loaded ({len(self.renamed)} renamed), {len(self.ignored)} ignored"
+        if self.left_new:
+            head += f", {len(self.left_new)} left new"
+        bad = {
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "mismatched": self.mismatched,
+            "in conflict": self.conflicts,
+        }
+        counts = [f"{len(items)} {word}" for word, items in bad.items() if items]
+        if not counts:
+            return f"all keys accounted for ({self.naming} naming): {head}"
+        text = f"the state dict does not fit: {head}" + "".join(f", {count}" for count in counts)
+        wanted = len(self.loaded) + len(self.missing) + len(self.mismatched)
+        if 2 * len(self.loaded) < wanted:
+            text += f"\n  these are weights of another model: {len(self.loaded)} of {wanted} entries fit"
+        return text
+
+    def _details(self) -> Iterable[str]:
+        for name, got, taken in self.adapted:
+            yield f"  resized     {name} {list(got)} -> {list(taken)}"
+        for name in self.left_new:
+            yield f"  left new    {name}"
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.ignored:
+            reasons.setdefault(reason, []).append(name)
+        for reason, names in reasons.items():
+            more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
+            yield f"  ignored     {', '.join(names[:_MOST_SHOWN])}{more}: {reason}"
+        for name in self.missing:
+            yield f"  missing     {name}"
+        for name, near in self.unexpected:
+            yield f"  unexpected  {name}" + (f" (did you mean {' or '.join(near)}?)" if near else "")
+        for name, target, got, want in self.mismatched:
+            hint = "" if target.startswith("backbone.") else _class_hint(got, want)
+            yield f"  mismatched  {name} {list(got)} -> {target}, which wants {list(want)}{hint}"
+        for sentence in self.conflicts:
+            yield f"  in conflict {sentence}"
+
+
+def _class_hint(got: tuple[int, ...], want: tuple[int, ...]) -> str:
+    same_rest = len(got) == len(want) and got[1:] == want[1:] and len(got) in (1, 2)
+    return f" (another number of classes? {got[0]} there, {want[0]} here)" if same_rest else ""
