@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/first_hour.md", "docs/zh/first_hour.md", "docs/config.md", "docs/data.md")
+PAGES = (
+    "README.md",
+    "docs/first_hour.md",
+    "docs/zh/first_hour.md",
+    "docs/config.md",
+    "docs/data.md",
+    "docs/convert.md",
+)
 # Run elsewhere: the demo by test_demo below, the tests by whoever runs this one, the ImageNet trainings by
 # somebody with ImageNet (they are checked with --dry-run's config check in test_configs).
 ELSEWHERE = ("tools/start.py", "source ", "tools/train.py -c configs/sot/sot_small.yaml")

@@ -211,7 +211,8 @@ def _state_dicts(content: Any, prefix: str = "", depth: int = 3) -> dict[str, di
     if not isinstance(content, Mapping) or depth == 0:
         return {}
     found: dict[str, dict] = {}
-    if any(isinstance(name, str) and _tensor(value) is not None for name, value in content.items()):
+    tensors = [_tensor(value) for name, value in content.items() if isinstance(name, str)]
+    if any(tensor is not None and tensor.shape for tensor in tensors):  # a lone number is an accuracy
         found[prefix] = dict(content)
     for name, value in content.items():
         if isinstance(name, str):

@@ -223,9 +223,8 @@ def _storage(identifier: Any, read: Callable[[str, int], bytes], big_endian: boo
         raise CheckpointError(f"it refers to a {kind!r} outside its pickle, which weights don't; refused")
     _, kind, key, _location, count = identifier[:5]
     if not isinstance(kind, Name) or kind.text not in _STORAGE_TYPES:
-        raise CheckpointError(
-            f"it holds a storage of type {getattr(kind, 'text', kind)!r}, which is not read here"
-        )
+        shown = kind.text if isinstance(kind, Name) else repr(kind)
+        raise CheckpointError(f"it holds a storage of type {shown}, which is not read here")
     if not isinstance(key, str) or type(count) is not int or count < 0:
         raise CheckpointError(f"it is damaged (a storage {key!r} of {count!r} elements)")
     storage = Storage(key, _STORAGE_TYPES[kind.text], count, read, big_endian)

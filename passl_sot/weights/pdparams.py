@@ -1,5 +1,6 @@
 """Paddle's `.pdparams`: read without running them, written whole or not at all."""
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -94,7 +95,8 @@ def write_whole(path: Path, write: Callable[[Path], None], check: Callable[[Path
     except OSError as error:
         raise CheckpointError(f"can't write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def same_arrays(got: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], path: Path) -> None:

@@ -120,6 +120,10 @@ def _encode(text: str, encoding: str = "latin1", *_: Any) -> bytes:
     return text.encode(encoding)
 
 
+def _no_bytes() -> bytes:
+    return b""  # protocols before 3 have no instruction for it
+
+
 def _set(items: Iterable[Any] = ()) -> set:
     return {_key(item) for item in items}
 
@@ -132,6 +136,7 @@ def _mapping(*args: Any) -> dict:
 
 
 NUMPY_MAKERS: dict[str, Maker] = {
+    "builtins.bytes": _no_bytes,
     "builtins.tuple": tuple,
     "builtins.list": list,
     "builtins.dict": _mapping,

@@ -111,8 +111,10 @@ class _Pickler(pickle.Pickler):
         given = self.keys[number] if self.keys and number < len(self.keys) else str(number)
         key = self.storages.setdefault(id(obj), (given, obj))[0]
         kind = getattr(MODULES["torch"], f"{STORAGES[obj.kind]}Storage")
-        identifier = ("storage", kind, key, "cpu", obj.count)
-        return (*identifier, None) if self.legacy else identifier
+        if not self.legacy:
+            return "storage", kind, key, "cpu", obj.count
+        fresh = (key + " ")[:-1]  # a string of its own every time, so that it is never a reference
+        return "storage", kind, fresh, "cpu", obj.count, None
 
 
 def pickled(content: Any, legacy: bool = False, keys: list[str] | None = None, protocol: int = 2) -> tuple:
