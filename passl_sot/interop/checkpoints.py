@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from passl_sot.interop.torch_files import MAGIC, TorchTensor, read_legacy, read_zip
+from passl_sot.interop.torch_files import MAGIC, ZIP_ERRORS, TorchTensor, read_legacy, read_zip
 from passl_sot.weights import CheckpointError
 from passl_sot.weights.pdparams import as_array, load_paddle_pickle
 from passl_sot.weights.pickles import load_pickle
@@ -134,7 +134,7 @@ def _is_npz(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile as error:
+    except ZIP_ERRORS as error:
         raise CheckpointError(f"it is damaged or cut short ({error})") from error
     return bool(names) and all(name.endswith(".npy") for name in names)
 
@@ -143,7 +143,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+    except (*ZIP_ERRORS, ValueError, MemoryError) as error:
         raise CheckpointError(f"it is damaged or holds Python objects, refused ({error})") from error
 
 

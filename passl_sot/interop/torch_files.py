@@ -13,7 +13,9 @@ inert records, and a name that is on no list here ends the reading.
 
 import io
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +26,11 @@ import numpy as np
 from passl_sot.weights import CheckpointError
 from passl_sot.weights.pickles import NUMPY_LEAVES, NUMPY_MAKERS, Inert, Name, Record, load_pickle
 
-__all__ = ["MAGIC", "TorchTensor", "read_legacy", "read_zip"]
+__all__ = ["MAGIC", "ZIP_ERRORS", "TorchTensor", "read_legacy", "read_zip"]
 
 MAGIC = 0x1950A86A20F9469CFC6C
+# What zipfile raises on damaged archives; RuntimeError on flags that make no sense, such as encryption.
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, OSError, UnicodeError)
 _MOST_EXPANDED = 2**28  # elements of a tensor that repeats a smaller storage (stride 0)
 
 _DTYPES = {
@@ -253,7 +257,7 @@ def read_zip(path: Path) -> Any:
         if any(name.startswith(f"{root}code/") for name in names):
             raise CheckpointError("it is a TorchScript program, not weights; save model.state_dict()")
         order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except ZIP_ERRORS as error:
         raise CheckpointError(f"it is damaged or cut short ({error})") from error
 
     def read(key: str, length: int) -> bytes:
@@ -273,7 +277,7 @@ def _member(archive: zipfile.ZipFile, name: str, length: int | None = None) -> b
         return archive.read(info)[:length]
     except KeyError:
         raise CheckpointError(f"it is damaged (there is no {name} in it)") from None
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except ZIP_ERRORS as error:
         raise CheckpointError(f"it is damaged ({name}: {error})") from error
 
 

@@ -1,6 +1,5 @@
 """Checks a converted model against logits that the original computed."""
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import paddle
 from paddle import nn
 
 from passl_sot.interop.report import ConversionError
+from passl_sot.interop.torch_files import ZIP_ERRORS
 from passl_sot.utils.logger import get_logger
 from passl_sot.weights import CheckpointError
 
@@ -74,7 +74,7 @@ def _read(fixture: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(fixture, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name in ("input", *_USUAL)}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+    except (*ZIP_ERRORS, ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{fixture} is damaged or no .npz of arrays ({error})") from error
     if "input" not in arrays or len(arrays) < 2:
         raise CheckpointError(f"{fixture} needs the arrays input and logits (or logits_f64)")
