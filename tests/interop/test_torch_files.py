@@ -223,3 +223,18 @@ def test_protocol_4_and_short_files(writer, tmp_path):
     content = {"w": writer.Tensor.of(np.ones(3, "f4"))}
     path = writer.write_legacy(tmp_path / "a.pt", content, protocol=4)
     assert list(arrays(path)) == ["w"]
+
+
+def test_files_with_wrong_bytes_give_numbers_or_one_kind_of_error(save, writer):
+    path = save({"state_dict": {"w": writer.Tensor.of(np.ones((2, 3), "f4"))}, "epoch": 3})
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        data = bytearray(whole)
+        for place in rng.integers(0, len(data), rng.integers(1, 4)):
+            data[place] = rng.integers(0, 256)
+        path.write_bytes(data)
+        try:
+            arrays(path)
+        except CheckpointError as error:
+            assert str(path) in str(error)
