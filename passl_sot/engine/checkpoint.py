@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
 from passl_sot.weights import CheckpointError
+from passl_sot.weights.kinds import is_safetensors
 from passl_sot.weights.pdparams import read_pdparams
 
 FORMAT = 1
@@ -166,11 +167,12 @@ def read_weights(path: str | Path, prefer: str | None = None) -> tuple[dict[str,
     """
     path = _with_suffix(Path(path))
     with path.open("rb") as file:
-        head = file.read(2)
-    if head == b"PK" or path.suffix in (".pth", ".pt", ".tar"):
-        raise CheckpointError(f"{path} is a PyTorch file: convert it with tools/convert_torch.py first")
-    if head[:1] == b"\x80":
-        return read_pdparams(path), {}
+        head = file.read(16)
+    if not is_safetensors(path, head):
+        if head[:2] == b"PK" or path.suffix in (".pth", ".pt", ".tar"):
+            raise CheckpointError(f"{path} is a PyTorch file: convert it with tools/convert_torch.py first")
+        if head[:1] == b"\x80":
+            return read_pdparams(path), {}
     try:
         with safe_open(path, framework="numpy") as file:
             is_checkpoint = META_KEY in (file.metadata() or {})

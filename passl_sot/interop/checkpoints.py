@@ -12,6 +12,7 @@ import numpy as np
 
 from passl_sot.interop.torch_files import MAGIC, ZIP_ERRORS, TorchTensor, read_legacy, read_zip
 from passl_sot.weights import CheckpointError
+from passl_sot.weights.kinds import is_safetensors
 from passl_sot.weights.pdparams import as_array, load_paddle_pickle
 from passl_sot.weights.pickles import load_pickle
 
@@ -96,14 +97,16 @@ def read_source(path: str | Path) -> Source:
 
 
 def _open(path: Path, head: bytes) -> Source:
+    if is_safetensors(path, head):
+        return _open_safetensors(path)
+    if path.suffix == ".safetensors":
+        raise CheckpointError("it is damaged or cut short (its header doesn't fit)")
     if head[:2] == b"PK":
         if _is_npz(path):
             return Source(path, "NumPy .npz", "torch", _read_npz(path))
         return Source(path, "PyTorch file (zip format)", "torch", read_zip(path))
     if head[:1] == b"\x80":
         return _open_pickle(path)
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
-        return _open_safetensors(path)
     for found, what in (
         (head.startswith(b"\x1f\x8b"), "it is compressed by gzip: unpack it first"),
         (
@@ -115,8 +118,6 @@ def _open(path: Path, head: bytes) -> Source:
     ):
         if found:
             raise CheckpointError(what)
-    if path.suffix == ".safetensors":
-        raise CheckpointError("it is damaged or cut short (its header doesn't fit)")
     raise CheckpointError("it is damaged, or no .pth, .pt, .pth.tar, .safetensors, .npz or .pdparams file")
 
 

@@ -185,3 +185,20 @@ def test_other_files(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
         read_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize("mark", [b"\x80", b"PK"])
+def test_a_length_that_looks_like_another_kind_of_file(tmp_path, mark):
+    """The header's length comes first in the file; its bytes may be a pickle's or a zip's mark."""
+    path = tmp_path / "a.safetensors"
+    for padding in range(0, 20000, 8):
+        write_checkpoint(path, TENSORS, {"note": "x" * padding, "best_by": "raw"})
+        if path.read_bytes().startswith(mark):
+            break
+        if mark == b"PK":  # straight to the length that begins so
+            length = int.from_bytes(path.read_bytes()[:8], "little")
+            write_checkpoint(path, TENSORS, {"note": "x" * (0x4B50 - length), "best_by": "raw"})
+            break
+    assert path.read_bytes().startswith(mark)
+    arrays, _ = read_weights(path)
+    np.testing.assert_array_equal(arrays["a"], TENSORS["model.a"])

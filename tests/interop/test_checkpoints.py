@@ -127,6 +127,16 @@ def test_safetensors_by_hand(tmp_path):
             find_state_dict(read_source(path))
 
 
+@pytest.mark.parametrize("mark", [b"\x80", b"PK", b"\x1f\x8b", b"<"])
+def test_safetensors_whose_length_looks_like_another_kind(tmp_path, mark):
+    length = int.from_bytes(mark, "little") + (1024 if len(mark) == 1 else 0)
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(length)
+    path = tmp_path / "a.pth"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert path.read_bytes().startswith(mark)
+    assert find_state_dict(read_source(path)).arrays["a"] == 0
+
+
 def test_files_of_this_project_and_of_paddle(tmp_path):
     raw, ema = {"model.w": W["w"]}, {"ema.w": W["w"] * 2, "optimizer.w|m": W["w"]}
     write_checkpoint(tmp_path / "a.safetensors", {**raw, **ema}, {"best_by": "ema"})
