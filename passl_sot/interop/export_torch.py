@@ -47,10 +47,9 @@ def export_state_dict(model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> dict
         for name, official in names.items()
     }
     out |= _tables(model)
-    for prefix, layer in model.named_sublayers():
-        if isinstance(layer, nn.BatchNorm1D | nn.BatchNorm2D | nn.BatchNorm3D | nn.BatchNorm):
-            statistic = _official(model, f"{prefix}._mean")
-            out[f"{statistic.removesuffix('running_mean')}num_batches_tracked"] = np.zeros((), "int64")
+    means = [official for official in names.values() if official.endswith("running_mean")]
+    counters = [f"{name.removesuffix('running_mean')}num_batches_tracked" for name in means]
+    out |= {name: np.zeros((), "int64") for name in counters}
     _check_the_way_back(model, arrays, out)
     return out
 
