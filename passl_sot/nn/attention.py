@@ -41,7 +41,7 @@ def attend(
         q_bhnd: Queries ``[B, h, N, d]``.
         k_bhnd: Keys ``[B, h, M, d]``.
         v_bhnd: Values ``[B, h, M, d]``.
-        scale: Factor on the products, applied after them.
+        scale: Factor on the products, applied after them; 1 costs nothing.
         dropout: Probability of dropping an attention weight while training.
         training: Whether dropout is active.
 
@@ -52,7 +52,8 @@ def attend(
         q, k, v = (t.transpose([0, 2, 1, 3]) for t in (q_bhnd, k_bhnd, v_bhnd))
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, training=training, scale=scale)
         return out.transpose([0, 2, 1, 3])
-    attn_bhnm = softmax(paddle.matmul(q_bhnd, k_bhnd, transpose_y=True) * scale)
+    products = paddle.matmul(q_bhnd, k_bhnd, transpose_y=True)
+    attn_bhnm = softmax(products if scale == 1.0 else products * scale)
     if dropout > 0.0 and training:
         attn_bhnm = F.dropout(attn_bhnm, p=dropout, training=True)
     return paddle.matmul(attn_bhnm, v_bhnd)

@@ -2,8 +2,9 @@
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 
-__all__ = ["sinusoid_table"]
+__all__ = ["resample_table", "sinusoid_table"]
 
 
 def sinusoid_table(num_positions: int, dim: int) -> paddle.Tensor:
@@ -24,3 +25,19 @@ def sinusoid_table(num_positions: int, dim: int) -> paddle.Tensor:
     angle = np.arange(num_positions)[:, None] / np.power(10000.0, 2.0 * (column // 2) / dim)[None, :]
     table = np.where(column % 2 == 0, np.sin(angle), np.cos(angle))
     return paddle.to_tensor(table[None].astype("float32"))
+
+
+def resample_table(table_bchw: paddle.Tensor, grid_size: tuple[int, int]) -> paddle.Tensor:
+    """A learned position table for another grid: bicubic, corners not aligned, as DeiT's authors do.
+
+    Args:
+        table_bchw: Table ``[1, C, H, W]``.
+        grid_size: Rows and columns wanted.
+
+    Returns:
+        ``[1, C, *grid_size]``, of the same type; the table itself where the grid is its own.
+    """
+    if tuple(table_bchw.shape[2:]) == tuple(grid_size):
+        return table_bchw
+    with paddle.no_grad():
+        return F.interpolate(table_bchw, size=list(grid_size), mode="bicubic", align_corners=False)
