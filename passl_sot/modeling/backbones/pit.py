@@ -27,6 +27,7 @@ Legend: B batch, P class tokens, N = H·W word tokens, C width of a stage, s sta
 
 from collections.abc import Sequence
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -34,7 +35,7 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Backbone, as_pair
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import conv2d, linear, torch_default_, trunc_normal_
-from passl_sot.nn.position import resample_table
+from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
 
 __all__ = ["PiT"]
 
@@ -76,6 +77,14 @@ class _Pool(nn.Layer):
         words = x_bnc[:, prefix:].transpose([0, 2, 1]).reshape([0, 0, *grid])
         words = self.conv(words).flatten(2).transpose([0, 2, 1])
         return paddle.concat([self.fc(x_bnc[:, :prefix]), words], axis=1)
+
+
+def _resize_map(values_bchw: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """A position map ``[1, C, H, W]`` interpolated to another grid."""
+    _, width, *old = values_bchw.shape
+    rows = np.moveaxis(values_bchw, 1, 3).reshape(1, -1, width)
+    rows = resize_position_table(rows, 0, (old[0], old[1]), grid)
+    return np.ascontiguousarray(np.moveaxis(rows.reshape(1, *grid, width), 3, 1))
 
 
 @BACKBONES.register()
@@ -130,6 +139,14 @@ class PiT(Backbone):
         own = r"^(head|head_dist)\.(weight|bias)$"
         head_rule = (own, r"head.\1.\2") if distilled else (r"^head\.(weight|bias)$", r"head.fc.\1")
         self.torch_key_rules = (head_rule, (r"^(?!head\.)", "backbone."))
+        # timm keeps a pooling inside the stage that it leads to; older releases in the stage before.
+        self.foreign_key_rules = {
+            naming: (
+                *((rf"^transformers\.{s + shift}\.pool\.", f"pools.{s}.") for s in range(len(dims) - 1)),
+                *self.torch_key_rules,
+            )
+            for naming, shift in (("timm", 1), ("timm (older)", 0))
+        }
         grid = self._first_grid(as_pair(img_size))
         zero = nn.initializer.Constant(0.0)
         self.pos_embed = self.create_parameter([1, dims[0], *grid], default_initializer=zero)
@@ -192,15 +209,7 @@ class PiT(Backbone):
         size = as_pair(img_size)
         grid = self._first_grid(size)
         if tuple(self.pos_embed.shape[2:]) != grid:
-            table = resample_table(self.pos_embed, grid)
-            frozen = self.pos_embed.stop_gradient
-            self.pos_embed = self.create_parameter(
-                table.shape,
-                dtype=table.dtype,
-                default_initializer=nn.initializer.Constant(0.0),
-            )
-            self.pos_embed.set_value(table)
-            self.pos_embed.stop_gradient = frozen
+            replace_parameter(self, "pos_embed", _resize_map(table_values(self.pos_embed), grid))
         self.img_size = size
         self._grids = [grid]
         for _ in self.pools:
@@ -211,6 +220,20 @@ class PiT(Backbone):
             {"module": f"transformers.{s}", "num_chs": dim, "reduction": self.stride * 2**s}
             for s, dim in enumerate(self.dims)
         ]
+
+    def adapt_torch_entry(self, name: str, array: np.ndarray) -> np.ndarray:
+        """A position map of another grid, interpolated as ``resize`` does it.
+
+        Args:
+            name: Name of the entry in this backbone.
+            array: Its value in a foreign state dict.
+
+        Returns:
+            The map for this model's size; every other entry as it is.
+        """
+        if name != "pos_embed" or array.ndim != 4:
+            return array
+        return _resize_map(array, tuple(self.pos_embed.shape[2:]))
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, P+N, C]``."""

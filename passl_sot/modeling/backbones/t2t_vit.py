@@ -27,6 +27,7 @@ Legend: B batch, T tokens between the cuts, N = H·W word tokens, C width.
 """
 
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 import paddle
@@ -102,6 +103,7 @@ class T2TViT(Backbone):
     """
 
     torch_key_rules = ((r"^head\.(weight|bias)$", r"head.fc.\1"), (r"^(?!head\.)", "backbone."))
+    foreign_key_rules = MappingProxyType({"PASSL": ((r"^head\.fc_cls\.", "head.fc."),)})
 
     def __init__(
         self,
