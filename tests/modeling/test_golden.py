@@ -382,7 +382,7 @@ def test_whole_model_size(name):
     model = Classifier(*WHOLE_MODELS[name])
     stats = model_stats(model)
     assert stats.parameters == facts["params_trainable"]
-    # The official totals hold the frozen tables: the sinusoid, here no parameter, and the performer's features.
+    # The official totals hold the frozen tables: the sinusoid, here no parameter, and the random features.
     frozen = sum(p.size for p in model.parameters() if p.stop_gradient)
     sinusoid = sum(math.prod(e["shape"]) for e in facts["entries"] if e["kind"] == "keep")
     assert stats.parameters + frozen + sinusoid == facts["params_total"]

@@ -26,6 +26,7 @@ Legend: B batch, P class tokens, N = H·W word tokens, C width of a stage, s sta
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import paddle
@@ -150,9 +151,7 @@ class PiT(Backbone):
         grid = self._first_grid(as_pair(img_size))
         zero = nn.initializer.Constant(0.0)
         self.pos_embed = self.create_parameter([1, dims[0], *grid], default_initializer=zero)
-        self.cls_token = self.create_parameter(
-            [1, self.num_prefix_tokens, dims[0]], default_initializer=zero
-        )
+        self.cls_token = self.create_parameter([1, self.num_prefix_tokens, dims[0]], default_initializer=zero)
         trunc_normal_(self.pos_embed, std=0.02)
         trunc_normal_(self.cls_token, std=0.02)
         self.patch_embed = _PatchEmbed(in_chans, dims[0], patch_size, stride)
@@ -163,7 +162,7 @@ class PiT(Backbone):
             _Stage(dim, heads, mlp_ratio, rates[start : start + depth], (drop_rate, attn_drop_rate))
             for dim, heads, start, depth in zip(dims, num_heads, starts, depths, strict=True)
         )
-        self.pools = nn.LayerList(_Pool(a, b) for a, b in zip(dims, dims[1:], strict=False))
+        self.pools = nn.LayerList(_Pool(a, b) for a, b in pairwise(dims))
         self.norm = nn.LayerNorm(dims[-1], epsilon=1e-6)
         torch_default_(self)
         self.resize(img_size)
@@ -172,9 +171,10 @@ class PiT(Backbone):
     def _check_stages(depths: Sequence[int], num_heads: Sequence[int]) -> None:
         if len(depths) != len(num_heads) or not depths or min(*depths, *num_heads) < 1:
             raise ValueError(
-                f"PiT: depths and num_heads name the stages one by one, got {list(depths)} and {list(num_heads)}"
+                "PiT: depths and num_heads name the stages one by one, got "
+                f"{list(depths)} and {list(num_heads)}"
             )
-        for before, after in zip(num_heads, num_heads[1:], strict=False):
+        for before, after in pairwise(num_heads):
             if after % before:
                 raise ValueError(
                     f"PiT: num_heads must be multiples of the stage before, got {before} and then {after}"
@@ -240,9 +240,9 @@ class PiT(Backbone):
         self.check_images(x_bchw, self.in_chans)
         words = self.pos_drop(self.patch_embed(x_bchw) + self.pos_embed)
         words = words.flatten(2).transpose([0, 2, 1])
-        # Broadcast against a tensor, not to a number: a traced graph may not know the batch size.
-        tokens = self.cls_token + paddle.zeros_like(words[:, :1])
-        return paddle.concat([tokens, words], axis=1)
+        # Expanded to a tensor, not to a number: a traced graph may not know the batch size.
+        tokens = [self.cls_token[:, i : i + 1].expand_as(words[:, :1]) for i in range(self.num_prefix_tokens)]
+        return paddle.concat([*tokens, words], axis=1)
 
     def run_stage(self, s: int, x_bnc: paddle.Tensor) -> paddle.Tensor:
         """The blocks of stage s, on ``[B, P+N, C]``; before them the pooling that leads to it."""
