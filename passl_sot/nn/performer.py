@@ -106,8 +106,7 @@ class _NarrowingAttention(nn.Layer):
 
     def forward(self, x_btd: paddle.Tensor) -> paddle.Tensor:
         q, k, v = self.qkv(x_btd).unsqueeze(1).split(3, axis=-1)
-        # Scaling the queries spares a pass over T² products.
-        y = attend(q * self.scale, k, v, 1.0)
+        y = attend(q, k, v, self.scale)
         return v.squeeze(1) + self.proj(y.squeeze(1))
 
 
