@@ -12,6 +12,8 @@ from passl_sot.nn.precision import at_least_float32, is_low_precision
 
 __all__ = ["Attention", "attend", "softmax"]
 
+_MANY_KEYS = 10  # times the head width; above, scaling the products costs several % of a block
+
 
 def softmax(x: paddle.Tensor, axis: int = -1) -> paddle.Tensor:
     """Softmax computed in float32 for 16-bit inputs; the result has the input's type."""
@@ -41,7 +43,8 @@ def attend(
         q_bhnd: Queries ``[B, h, N, d]``.
         k_bhnd: Keys ``[B, h, M, d]``.
         v_bhnd: Values ``[B, h, M, d]``.
-        scale: Factor on the products, applied after them.
+        scale: Factor on the products, applied after them, or to the queries where these are far
+            fewer numbers.
         dropout: Probability of dropping an attention weight while training.
         training: Whether dropout is active.
 
@@ -52,7 +55,10 @@ def attend(
         q, k, v = (t.transpose([0, 2, 1, 3]) for t in (q_bhnd, k_bhnd, v_bhnd))
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, training=training, scale=scale)
         return out.transpose([0, 2, 1, 3])
-    attn_bhnm = softmax(paddle.matmul(q_bhnd, k_bhnd, transpose_y=True) * scale)
+    if k_bhnd.shape[-2] > _MANY_KEYS * q_bhnd.shape[-1]:
+        q_bhnd, scale = q_bhnd * scale, 1.0
+    products = paddle.matmul(q_bhnd, k_bhnd, transpose_y=True)
+    attn_bhnm = softmax(products if scale == 1.0 else products * scale)
     if dropout > 0.0 and training:
         attn_bhnm = F.dropout(attn_bhnm, p=dropout, training=True)
     return paddle.matmul(attn_bhnm, v_bhnd)

@@ -1,6 +1,7 @@
 """Models against numbers of the official code, through the converter."""
 
 import importlib.util
+import math
 from pathlib import Path
 
 import numpy as np
@@ -299,3 +300,91 @@ def test_head_variant(name, dtype):
     norm = np.linalg.norm(tokens.grad.numpy().astype("float64"))
     expected = float(VARIANTS_NPZ[f"{name}/input_grad_norm{end}"])
     assert abs(norm / expected - 1) < (1e-4 if dtype == "float32" else 1e-8)
+
+
+def t2t(width: int, **more) -> tuple[dict, dict]:
+    head = {"name": "LinearHead", "num_classes": 1000, "in_channels": width}
+    return {"name": "T2TViT", "embed_dim": width, **more}, head
+
+
+def pit_ti(head: str, distilled: bool) -> tuple[dict, dict]:
+    architecture = {"name": "PiT", "head_dim": 32, "num_heads": [2, 4, 8], "distilled": distilled}
+    return architecture, {"name": head, "num_classes": 1000, "in_channels": 256}
+
+
+WHOLE_MODELS = {
+    "t2t_vit_7": t2t(256, depth=7, num_heads=4, mlp_ratio=2.0),
+    "t2t_vit_t_14": t2t(384, depth=14, num_heads=6, tokens_type="transformer"),
+    "pit_ti": pit_ti("LinearHead", False),
+    "pit_ti_distilled": pit_ti("DistilledHead", True),
+}
+
+
+def watch_outputs(model: Classifier, names: list[str]) -> dict[str, np.ndarray]:
+    seen: dict[str, np.ndarray] = {}
+    parts = dict(model.backbone.named_sublayers())
+    for name in names:
+        hook = lambda _l, _i, out, name=name: seen.__setitem__(name, out.numpy())  # noqa: E731
+        parts[name].register_forward_post_hook(hook)
+    return seen
+
+
+def check_summary(got: np.ndarray, want: dict, name: str) -> None:
+    got = got.astype("float64")
+    assert list(got.shape) == want["shape"], name
+    assert abs(np.linalg.norm(got) / want["l2"] - 1) < 1e-5, name
+    np.testing.assert_allclose(got.reshape(-1)[:8], want["first8"], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", WHOLE_MODELS)
+def test_whole_model(name, dtype):
+    facts, arrays = golden.load(name)
+    model = Classifier(*WHOLE_MODELS[name])
+    tables = [e["name"] for e in facts["entries"] if e["kind"] == "keep"]
+    keep = {table: dict(model.backbone.named_buffers())[table].numpy() for table in tables}
+    for entry in facts["entries"]:
+        if entry["kind"] == "keep":
+            norm = np.linalg.norm(keep[entry["name"]].astype("float64"))
+            assert abs(norm - entry["keep_l2"]) < 1e-6
+    parameters = loaded(model, facts["entries"], dtype, keep)
+    parts = dict(model.backbone.named_sublayers())
+    seen = watch_outputs(model, [part for part in facts["intermediates"] if part in parts])
+    images = paddle.to_tensor(golden.images(224)).astype(dtype)
+    images.stop_gradient = False
+    tokens = model.forward_features(images)
+    logits = model.forward_head(tokens)
+    loss = F.cross_entropy(logits, paddle.to_tensor(facts["labels"]))
+    loss.backward()
+    end = suffix(dtype)
+    check_output(logits, arrays["logits" + end], dtype)
+    check_gradients(parameters, facts["grad_names"], arrays["grad_norms" + end], dtype)
+    assert abs(float(loss) - facts["loss_f64"]) < (1e-5 if dtype == "float32" else 1e-9)
+    input_norm = np.linalg.norm(images.grad.numpy().astype("float64"))
+    assert abs(input_norm / facts["input_grad"]["l2"] - 1) < 1e-4
+    if "distilled" in name:
+        parts = model.head.forward_parts(tokens)
+        for part, key in zip(parts, ("logits_head", "logits_head_dist"), strict=True):
+            check_output(part, arrays[key + end], dtype)
+    if name.startswith("pit"):
+        # Officially the final norm and the poolings see class tokens and words apart.
+        prefix = model.backbone.num_prefix_tokens
+        seen["norm"] = seen["norm"][:, :prefix]
+        first = model.backbone.forward_intermediates(images, [0])[0].numpy()
+        check_summary(first, facts["intermediates"]["transformers.0[0]"], "transformers.0[0]")
+    for part, got in seen.items():
+        check_summary(got, facts["intermediates"][part], part)
+
+
+@pytest.mark.parametrize("name", WHOLE_MODELS)
+def test_whole_model_size(name):
+    facts, _ = golden.load(name)
+    model = Classifier(*WHOLE_MODELS[name])
+    stats = model_stats(model)
+    assert stats.parameters == facts["params_trainable"]
+    # The official totals hold the frozen tables: the sinusoid, here no parameter, and the random features.
+    frozen = sum(p.size for p in model.parameters() if p.stop_gradient)
+    sinusoid = sum(math.prod(e["shape"]) for e in facts["entries"] if e["kind"] == "keep")
+    assert stats.parameters + frozen + sinusoid == facts["params_total"]
+    assert stats.macs == facts["macs"]["all_matmul_conv_macs"]
+    assert stats.layer_macs == facts["macs"]["linear_conv_module_macs"]

@@ -7,7 +7,7 @@ from paddle import nn
 
 from passl_sot.modeling.heads import HEADS
 from passl_sot.modeling.heads.base import Head
-from passl_sot.nn.initializers import linear
+from passl_sot.nn.initializers import linear, torch_default_
 
 __all__ = ["LinearHead"]
 
@@ -22,6 +22,8 @@ class LinearHead(Head):
         pool: "token" takes the first prefix token, "mean" averages the word tokens.
         num_prefix_tokens: Number P of tokens before the word tokens.
         dropout: Dropout on the pooled features.
+        init: How the Linear starts: "trunc_normal" (deviation 0.02, zero bias) or "torch" (PyTorch's
+            default; PiT).
 
     Raises:
         ValueError: ``pool="token"`` without a prefix token.
@@ -35,18 +37,22 @@ class LinearHead(Head):
         pool: Literal["token", "mean"] = "token",
         num_prefix_tokens: int = 1,
         dropout: float = 0.0,
+        init: Literal["trunc_normal", "torch"] = "trunc_normal",
     ) -> None:
         super().__init__(num_classes, in_channels, num_prefix_tokens)
         if pool == "token" and num_prefix_tokens == 0:
             raise ValueError("LinearHead: pool 'token' needs a class token; write pool: mean")
         self.pool = pool
         self.drop = nn.Dropout(dropout)
-        self.fc = linear(in_channels, num_classes)
+        self.init = init
+        self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the Linear by a new one for ``num_classes`` classes."""
         self._set_num_classes(num_classes)
         self.fc = linear(self.in_channels, num_classes)
+        if self.init == "torch":
+            torch_default_(self.fc)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Args: x: tokens ``[B, P+N, C]``, or pooled ``[B, C]``. Returns: logits ``[B, K]``."""

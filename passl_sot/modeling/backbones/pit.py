@@ -1,0 +1,291 @@
+"""PiT: pooling-based vision transformer (Heo, Yun, Han, Chun, Choe, Oh, "Rethinking Spatial Dimensions
+of Vision Transformers", ICCV 2021, arXiv 2103.16302).
+
+Convolutional networks shrink the image and widen the channels as they go deeper; ViT keeps both
+fixed. PiT gives a transformer their shape: overlapping patches, then three stages of plain blocks,
+and between stages a pooling that halves the grid of words by a strided depth-wise convolution (two
+output channels per input channel) while one Linear widens the class tokens alongside. The learned
+position map has the form of the image and is added to the words only.
+
+Differences from the official code (naver-ai/pit), and why:
+
+* any input size from one patch up works, non-square ones too, where the official grid is fixed by
+  the constructor: ``resize`` interpolates the position map bicubically (the official code has no
+  interpolation; no class token lies in the map, so nothing stands in its way);
+* the final norm covers ALL tokens, not the class tokens only, so that heads which use words (the
+  second-order head) get normalised ones. LayerNorm works token by token: the class tokens' numbers
+  are the same, and with a head that reads these alone no gradient reaches the words' side of it;
+* ``distilled`` is one switch instead of a second class; the head for the second token is
+  ``DistilledHead``.
+
+Kept from it: LayerNorm epsilon 1e-6, drop-path of block i at rate·i/L (so that not even the last block
+reaches the rate), and the initialisation: position map and class tokens normal with deviation 0.02,
+every Linear and convolution at PyTorch's default.
+
+Legend: B batch, P class tokens, N = H·W word tokens, C width of a stage, s stage.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from passl_sot.modeling.backbones import BACKBONES
+from passl_sot.modeling.backbones.base import Backbone, as_pair
+from passl_sot.nn.block import Block
+from passl_sot.nn.initializers import conv2d, linear, torch_default_, trunc_normal_
+from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
+
+__all__ = ["PiT"]
+
+
+class _PatchEmbed(nn.Layer):
+    """Overlapping patches by one convolution without padding."""
+
+    def __init__(self, in_chans: int, dim: int, patch_size: int, stride: int) -> None:
+        super().__init__()
+        self.conv = conv2d(in_chans, dim, patch_size, stride)
+
+    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        return self.conv(x_bchw)
+
+
+class _Stage(nn.Layer):
+    """Blocks of one width."""
+
+    def __init__(
+        self, dim: int, num_heads: int, mlp_ratio: float, rates: list[float], drops: tuple[float, float]
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.LayerList(
+            Block(dim, num_heads, mlp_ratio, True, drops[0], drops[1], rate, norm_epsilon=1e-6)
+            for rate in rates
+        )
+
+
+class _Pool(nn.Layer):
+    """Half the grid and another width: depth-wise convolution for words, Linear for class tokens."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.conv = conv2d(in_dim, out_dim, 3, stride=2, padding=1, groups=in_dim)
+        self.fc = linear(in_dim, out_dim)
+
+    def forward(self, x_bnc: paddle.Tensor, prefix: int, grid: tuple[int, int]) -> paddle.Tensor:
+        """Tokens ``[B, P+N, C]`` over that grid to ``[B, P+N', C']``."""
+        words = x_bnc[:, prefix:].transpose([0, 2, 1]).reshape([0, 0, *grid])
+        words = self.conv(words).flatten(2).transpose([0, 2, 1])
+        return paddle.concat([self.fc(x_bnc[:, :prefix]), words], axis=1)
+
+
+def _resize_map(values_bchw: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """A position map ``[1, C, H, W]`` interpolated to another grid."""
+    _, width, *old = values_bchw.shape
+    rows = np.moveaxis(values_bchw, 1, 3).reshape(1, -1, width)
+    rows = resize_position_table(rows, 0, (old[0], old[1]), grid)
+    return np.ascontiguousarray(np.moveaxis(rows.reshape(1, *grid, width), 3, 1))
+
+
+@BACKBONES.register()
+class PiT(Backbone):
+    """The PiT backbone; all published sizes are in ``configs/pit/``.
+
+    Args:
+        img_size: Input size in pixels, or [height, width]; at least one patch.
+        in_chans: Input channels.
+        patch_size: Side of a patch in pixels.
+        stride: Pixels from one patch to the next.
+        head_dim: Width of one attention head, the same in all stages.
+        depths: Blocks of each stage.
+        num_heads: Heads of each stage; its width C is ``head_dim`` times as many. Each a multiple of
+            the one before, as the pooling convolution is depth-wise.
+        mlp_ratio: Hidden width of the perceptrons over C.
+        distilled: Whether a second class token, for distillation, goes along.
+        drop_rate: Dropout after the position map, in the perceptrons, and after projections.
+        attn_drop_rate: Dropout on attention weights.
+        drop_path_rate: Stochastic depth; block i of L drops with this rate times i/L.
+
+    Raises:
+        ValueError: The numbers contradict each other, or the size gives no patch.
+    """
+
+    def __init__(
+        self,
+        *,
+        img_size: int | list[int] = 224,
+        in_chans: int = 3,
+        patch_size: int = 16,
+        stride: int = 8,
+        head_dim: int = 48,
+        depths: list[int] | tuple[int, ...] = (2, 6, 4),
+        num_heads: list[int] | tuple[int, ...] = (3, 6, 12),
+        mlp_ratio: float = 4.0,
+        distilled: bool = False,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self._check_stages(depths, num_heads)
+        dims = [head_dim * heads for heads in num_heads]
+        self.in_chans = in_chans
+        self.patch_size, self.stride = patch_size, stride
+        self.depths = list(depths)
+        self.dims = dims
+        self.num_features = dims[-1]
+        self.num_prefix_tokens = 2 if distilled else 1
+        self.num_layers = sum(depths) + 1
+        own = r"^(head|head_dist)\.(weight|bias)$"
+        head_rule = (own, r"head.\1.\2") if distilled else (r"^head\.(weight|bias)$", r"head.fc.\1")
+        self.torch_key_rules = (head_rule, (r"^(?!head\.)", "backbone."))
+        # timm keeps a pooling inside the stage that it leads to; older releases in the stage before.
+        self.foreign_key_rules = {
+            naming: (
+                *((rf"^transformers\.{s + shift}\.pool\.", f"pools.{s}.") for s in range(len(dims) - 1)),
+                *self.torch_key_rules,
+            )
+            for naming, shift in (("timm", 1), ("timm (older)", 0))
+        }
+        grid = self._first_grid(as_pair(img_size))
+        zero = nn.initializer.Constant(0.0)
+        self.pos_embed = self.create_parameter([1, dims[0], *grid], default_initializer=zero)
+        self.cls_token = self.create_parameter([1, self.num_prefix_tokens, dims[0]], default_initializer=zero)
+        trunc_normal_(self.pos_embed, std=0.02)
+        trunc_normal_(self.cls_token, std=0.02)
+        self.patch_embed = _PatchEmbed(in_chans, dims[0], patch_size, stride)
+        self.pos_drop = nn.Dropout(drop_rate)
+        rates = [drop_path_rate * i / sum(depths) for i in range(sum(depths))]
+        starts = [sum(depths[:s]) for s in range(len(depths))]
+        self.transformers = nn.LayerList(
+            _Stage(dim, heads, mlp_ratio, rates[start : start + depth], (drop_rate, attn_drop_rate))
+            for dim, heads, start, depth in zip(dims, num_heads, starts, depths, strict=True)
+        )
+        self.pools = nn.LayerList(_Pool(a, b) for a, b in pairwise(dims))
+        self.norm = nn.LayerNorm(dims[-1], epsilon=1e-6)
+        torch_default_(self)
+        self.resize(img_size)
+
+    @staticmethod
+    def _check_stages(depths: Sequence[int], num_heads: Sequence[int]) -> None:
+        if len(depths) != len(num_heads) or not depths or min(*depths, *num_heads) < 1:
+            raise ValueError(
+                "PiT: depths and num_heads name the stages one by one, got "
+                f"{list(depths)} and {list(num_heads)}"
+            )
+        for before, after in pairwise(num_heads):
+            if after % before:
+                raise ValueError(
+                    f"PiT: num_heads must be multiples of the stage before, got {before} and then {after}"
+                )
+
+    def _first_grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of patches for an image of that size.
+
+        Raises:
+            ValueError: There are none.
+        """
+        if min(size) < self.patch_size:
+            nearest = " x ".join(str(max(side, self.patch_size)) for side in size)
+            raise ValueError(
+                f"PiT: an image of {size[0]}x{size[1]} pixels holds no patch of {self.patch_size}: "
+                f"the nearest valid size is {nearest}"
+            )
+        rows, columns = ((side - self.patch_size) // self.stride + 1 for side in size)
+        return rows, columns
+
+    def resize(self, img_size: int | Sequence[int]) -> None:
+        """Change the input size: the position map is interpolated, the other weights stay.
+
+        The map becomes a new parameter where its size changes: resize before an optimiser is built.
+
+        Args:
+            img_size: Side in pixels, or height and width.
+
+        Raises:
+            ValueError: A side below one patch; the message names the nearest valid size.
+        """
+        size = as_pair(img_size)
+        grid = self._first_grid(size)
+        if tuple(self.pos_embed.shape[2:]) != grid:
+            replace_parameter(self, "pos_embed", _resize_map(table_values(self.pos_embed), grid))
+        self.img_size = size
+        self._grids = [grid]
+        for _ in self.pools:
+            rows, columns = self._grids[-1]
+            self._grids.append(((rows + 1) // 2, (columns + 1) // 2))
+        self.grid_size = self._grids[-1]
+        self.feature_info = [
+            {"module": f"transformers.{s}", "num_chs": dim, "reduction": self.stride * 2**s}
+            for s, dim in enumerate(self.dims)
+        ]
+
+    def adapt_torch_entry(self, name: str, array: np.ndarray) -> np.ndarray:
+        """A position map of another grid, interpolated as ``resize`` does it.
+
+        Args:
+            name: Name of the entry in this backbone.
+            array: Its value in a foreign state dict.
+
+        Returns:
+            The map for this model's size; every other entry as it is.
+        """
+        if name != "pos_embed" or array.ndim != 4:
+            return array
+        return _resize_map(array, tuple(self.pos_embed.shape[2:]))
+
+    def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, P+N, C]``."""
+        self.check_images(x_bchw, self.in_chans)
+        words = self.pos_drop(self.patch_embed(x_bchw) + self.pos_embed)
+        words = words.flatten(2).transpose([0, 2, 1])
+        # Expanded to a tensor, not to a number: a traced graph may not know the batch size.
+        tokens = [self.cls_token[:, i : i + 1].expand_as(words[:, :1]) for i in range(self.num_prefix_tokens)]
+        return paddle.concat([*tokens, words], axis=1)
+
+    def run_stage(self, s: int, x_bnc: paddle.Tensor) -> paddle.Tensor:
+        """The blocks of stage s, on ``[B, P+N, C]``; before them the pooling that leads to it."""
+        if s:
+            x_bnc = self.pools[s - 1](x_bnc, self.num_prefix_tokens, self._grids[s - 1])
+        for block in self.transformers[s].blocks:
+            x_bnc = self.run_block(block, x_bnc)
+        return x_bnc
+
+    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Images ``[B, in_chans, H, W]`` to normalised tokens ``[B, P+N, C]`` of the last stage.
+
+        Raises:
+            ValueError: The images have another size than the model is planned for.
+        """
+        x = self.embed(x_bchw)
+        for s in range(len(self.transformers)):
+            x = self.run_stage(s, x)
+        return self.norm(x)
+
+    def forward_intermediates(
+        self, x_bchw: paddle.Tensor, indices: int | Sequence[int] | None = None
+    ) -> list[paddle.Tensor]:
+        """Outputs of stages as maps ``[B, C, H, W]``: a pyramid, without class tokens, not normalised."""
+        chosen = self.pick(indices)
+        maps: dict[int, paddle.Tensor] = {}
+        x = self.embed(x_bchw)
+        for s in range(max(chosen, default=-1) + 1):
+            x = self.run_stage(s, x)
+            if s in chosen:
+                words = x[:, self.num_prefix_tokens :].transpose([0, 2, 1])
+                maps[s] = words.reshape([0, 0, *self._grids[s]])
+        return [maps[s] for s in chosen]
+
+    def layer_of(self, name: str) -> int:
+        """See :meth:`Backbone.layer_of`; blocks count through, a pooling has its last block's depth."""
+        parts = name.split(".")
+        if parts[0] == "transformers":
+            return sum(self.depths[: int(parts[1])]) + int(parts[3]) + 1
+        if parts[0] == "pools":
+            return sum(self.depths[: int(parts[1]) + 1])
+        return self.num_layers if parts[0] == "norm" else 0
+
+    def no_weight_decay(self) -> set[str]:
+        """The position map and the class tokens, as in the official code."""
+        return {"pos_embed", "cls_token"}

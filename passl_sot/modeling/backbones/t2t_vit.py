@@ -1,0 +1,215 @@
+"""T2T-ViT: tokens to token (Yuan, Chen, Wang, Yu, Shi, Jiang, Tay, Feng, Yan, "Tokens-to-Token ViT:
+Training Vision Transformers from Scratch on ImageNet", ICCV 2021, arXiv 2101.11986).
+
+ViT cuts an image into hard patches and loses the lines that run through their borders. T2T cuts
+softly, three times: overlapping windows (7×7 every 4 pixels, then twice 3×3 every 2) are each
+flattened to one token, and between the cuts a light attention layer mixes all tokens and narrows
+them to 64 numbers. What comes out (a sixteenth of the image's size) goes through a deep and narrow
+transformer with a class token and a fixed sinusoid of positions.
+
+Differences from the official code (yitu-opensource/T2T-ViT), and why:
+
+* any input size from 16 pixels up works, non-square and odd ones too: the grid is carried along
+  where the official code takes the square root of the number of tokens. A size that is no multiple
+  of 16 gets the tokens that its windows give (rounded up), and the table their number of rows;
+* the sinusoid is no parameter and is not in the state dict (a frozen parameter officially). It is
+  rebuilt at every size, as the authors did for 384 pixels; their interpolating loader for transfer
+  cannot run, as it misses two imports;
+* the ``qk_scale`` that official factories set under ``pretrained=True`` is left out: no checkpoint
+  comes that way, and the published weights are evaluated with d^-0.5;
+* its "convolution" token type, a stub without a forward pass, is left out.
+
+Kept from it: LayerNorm epsilon 1e-5, no bias on the query-key-value projection, the performer's frozen
+random features as an entry of the state dict, its two dropouts of 0.1 whatever ``drop_rate`` says,
+the skip connection at the values, and the class token as the only matrix without weight decay.
+
+Legend: B batch, T tokens between the cuts, N = H·W word tokens, C width.
+"""
+
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
+from typing import Literal
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from passl_sot.modeling.backbones import BACKBONES
+from passl_sot.modeling.backbones.base import Backbone, as_pair
+from passl_sot.nn.block import Block
+from passl_sot.nn.drop_path import drop_path_rates
+from passl_sot.nn.initializers import linear, trunc_normal_
+from passl_sot.nn.performer import TokenPerformer, TokenTransformer
+from passl_sot.nn.position import sinusoid_table
+
+__all__ = ["T2TViT"]
+
+_STRIDE = 16  # of the three cuts together: 4, 2, 2
+
+
+def _soft_split(x_bchw: paddle.Tensor, kernel: int, stride: int) -> paddle.Tensor:
+    """Overlapping windows as tokens ``[B, T, C·kernel²]``, channels outermost, zeros beyond the border."""
+    return F.unfold(x_bchw, kernel, stride, kernel // 2 if kernel == 3 else 2).transpose([0, 2, 1])
+
+
+def _cut_sizes(side: int) -> tuple[int, int, int]:
+    """Tokens along a side of that many pixels after each of the three cuts."""
+    first = (side - 3) // 4 + 1
+    second = (first + 1) // 2
+    return first, second, (second + 1) // 2
+
+
+class _TokensToToken(nn.Layer):
+    """Cut, attend, cut, attend, cut, project."""
+
+    def __init__(self, tokens_type: str, in_chans: int, embed_dim: int, token_dim: int) -> None:
+        super().__init__()
+        kind = TokenPerformer if tokens_type == "performer" else TokenTransformer
+        narrow = {"num_features": token_dim // 2} if tokens_type == "performer" else {}
+        self.attention1 = kind(in_chans * 49, token_dim, **narrow)
+        self.attention2 = kind(token_dim * 9, token_dim, **narrow)
+        self.project = linear(token_dim * 9, embed_dim)
+
+    def forward(
+        self, x_bchw: paddle.Tensor, grids: list[tuple[int, int]], run: Callable[..., paddle.Tensor]
+    ) -> paddle.Tensor:
+        """Images to tokens ``[B, N, C]``; ``run`` calls a layer (with recomputation where wanted)."""
+        x = run(self.attention1, _soft_split(x_bchw, 7, 4)).transpose([0, 2, 1])
+        x = run(self.attention2, _soft_split(x.reshape([0, 0, *grids[0]]), 3, 2)).transpose([0, 2, 1])
+        return self.project(_soft_split(x.reshape([0, 0, *grids[1]]), 3, 2))
+
+
+@BACKBONES.register()
+class T2TViT(Backbone):
+    """The T2T-ViT backbone; all published sizes are in ``configs/t2t_vit/``.
+
+    Args:
+        img_size: Input size in pixels, or [height, width]; at least 16.
+        in_chans: Input channels.
+        embed_dim: Width C of the tokens.
+        depth: Number of blocks.
+        num_heads: Attention heads; must divide ``embed_dim``.
+        mlp_ratio: Hidden width of the perceptrons over C.
+        tokens_type: Attention between the cuts: "performer" (linear time) or "transformer" (softmax;
+            the published ``t`` models).
+        token_dim: Width of the tokens between the cuts (64 in every published model).
+        qkv_bias: Whether the query-key-value projection has a bias.
+        drop_rate: Dropout after the position table, in the perceptrons, and after projections.
+        attn_drop_rate: Dropout on attention weights.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
+
+    Raises:
+        ValueError: The numbers contradict each other, or the size gives no token.
+    """
+
+    torch_key_rules = ((r"^head\.(weight|bias)$", r"head.fc.\1"), (r"^(?!head\.)", "backbone."))
+    foreign_key_rules = MappingProxyType({"PASSL": ((r"^head\.fc_cls\.", "head.fc."),)})
+
+    def __init__(
+        self,
+        *,
+        img_size: int | list[int] = 224,
+        in_chans: int = 3,
+        embed_dim: int = 384,
+        depth: int = 14,
+        num_heads: int = 6,
+        mlp_ratio: float = 3.0,
+        tokens_type: Literal["performer", "transformer"] = "performer",
+        token_dim: int = 64,
+        qkv_bias: bool = False,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if depth < 1:
+            raise ValueError(f"T2TViT: depth must be at least 1, got {depth}")
+        if token_dim < 2:
+            raise ValueError(f"T2TViT: token_dim must be at least 2, got {token_dim}")
+        self.in_chans = in_chans
+        self.num_features = embed_dim
+        self.num_prefix_tokens = 1
+        self.num_layers = depth + 1
+        self.tokens_to_token = _TokensToToken(tokens_type, in_chans, embed_dim, token_dim)
+        self.cls_token = self.create_parameter(
+            [1, 1, embed_dim], default_initializer=nn.initializer.Constant(0.0)
+        )
+        trunc_normal_(self.cls_token, std=0.02)
+        self.pos_drop = nn.Dropout(drop_rate)
+        self.blocks = nn.LayerList(
+            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, rate)
+            for rate in drop_path_rates(drop_path_rate, depth)
+        )
+        self.norm = nn.LayerNorm(embed_dim, epsilon=1e-5)
+        self.resize(img_size)
+
+    def resize(self, img_size: int | Sequence[int]) -> None:
+        """Change the input size: the position table is rebuilt, the weights stay.
+
+        Args:
+            img_size: Side in pixels, or height and width.
+
+        Raises:
+            ValueError: A side below 16 pixels, which holds no whole token; the message names the
+                nearest size that does.
+        """
+        size = as_pair(img_size)
+        if min(size) < _STRIDE:
+            nearest = " x ".join(str(max(side, _STRIDE)) for side in size)
+            raise ValueError(
+                f"T2TViT: an image of {size[0]}x{size[1]} pixels holds no whole token of {_STRIDE}: "
+                f"the nearest valid size is {nearest}"
+            )
+        self.img_size = size
+        self._cut_grids = list(zip(_cut_sizes(size[0]), _cut_sizes(size[1]), strict=True))
+        self.grid_size = self._cut_grids[-1]
+        table = sinusoid_table(1 + self.grid_size[0] * self.grid_size[1], self.num_features)
+        # Recomputed from the size, hence never saved: checkpoints of any size load.
+        self.register_buffer("pos_embed", table.astype(self.norm.weight.dtype), persistable=False)
+        self.feature_info = [
+            {"module": f"blocks.{i}", "num_chs": self.num_features, "reduction": _STRIDE}
+            for i in range(len(self.blocks))
+        ]
+
+    def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, 1+N, C]``."""
+        self.check_images(x_bchw, self.in_chans)
+        x = self.tokens_to_token(x_bchw, self._cut_grids[:2], self.run_block)
+        # Expanded to a tensor, not to a number: a traced graph may not know the batch size.
+        x = paddle.concat([self.cls_token.expand_as(x[:, :1]), x], axis=1)
+        return self.pos_drop(x + self.pos_embed)
+
+    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Images ``[B, in_chans, H, W]`` to normalised tokens ``[B, 1+N, C]``.
+
+        Raises:
+            ValueError: The images have another size than the model is planned for.
+        """
+        x = self.embed(x_bchw)
+        for block in self.blocks:
+            x = self.run_block(block, x)
+        return self.norm(x)
+
+    def forward_intermediates(
+        self, x_bchw: paddle.Tensor, indices: int | Sequence[int] | None = None
+    ) -> list[paddle.Tensor]:
+        """Outputs of blocks as maps ``[B, C, H, W]``, without the class token, not normalised."""
+        chosen = self.pick(indices)
+        maps: dict[int, paddle.Tensor] = {}
+        x = self.embed(x_bchw)
+        for i, block in enumerate(self.blocks[: max(chosen, default=-1) + 1]):
+            x = self.run_block(block, x)
+            if i in chosen:
+                maps[i] = x[:, 1:].transpose([0, 2, 1]).reshape([0, 0, *self.grid_size])
+        return [maps[i] for i in chosen]
+
+    def layer_of(self, name: str) -> int:
+        """See :meth:`Backbone.layer_of`; the whole tokens-to-token module comes before block 0."""
+        parts = name.split(".")
+        if parts[0] == "blocks":
+            return int(parts[1]) + 1
+        return self.num_layers if parts[0] == "norm" else 0
+
+    def no_weight_decay(self) -> set[str]:
+        """The class token, as in the official code."""
+        return {"cls_token"}

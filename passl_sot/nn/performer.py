@@ -1,0 +1,134 @@
+"""Token modules of T2T-ViT: attention that also changes the width of its tokens.
+
+Both take the wide tokens of a soft split (7·7·3 or 3·3·64 numbers) to a narrow width E. As input and
+output differ in width, the skip connection starts at the VALUES, not at the input.
+
+Legend: B batch, T tokens, D width taken, E width given, m random features.
+"""
+
+import math
+
+import paddle
+from paddle import nn
+
+from passl_sot.nn.attention import attend
+from passl_sot.nn.initializers import linear
+from passl_sot.nn.mlp import Mlp
+from passl_sot.nn.precision import at_least_float32, autocast_off
+
+__all__ = ["TokenPerformer", "TokenTransformer", "orthogonal_features"]
+
+_EPSILON = 1e-8  # of the official code; it keeps a token without any neighbour from dividing by zero
+
+
+def orthogonal_features(rows: int, columns: int) -> paddle.Tensor:
+    """Random matrix ``[rows, columns]`` with orthogonal rows (or columns, where they are fewer).
+
+    Rows have the length √rows. Drawn as torch's ``orthogonal_`` does: the Q of a Gaussian matrix,
+    its signs settled by R, which makes it uniform over all rotations.
+    """
+    tall = paddle.randn([max(rows, columns), min(rows, columns)], dtype="float64")
+    q, r = paddle.linalg.qr(tall)
+    q = q * paddle.sign(paddle.diag(r))
+    q = q.t() if rows < columns else q
+    return (q * math.sqrt(rows)).astype(paddle.get_default_dtype())
+
+
+class TokenPerformer(nn.Layer):
+    """Attention in linear time by positive random features (Choromanski et al. 2021; T2T-ViT).
+
+    With φ(x) = exp(x·wᵀ - |x|²/2) / √m: y = φ(q)·Σφ(k)ᵀv / (φ(q)·Σφ(k) + 1e-8), then
+    out = v + Dropout(Linear(y)), and out + Mlp(LN(out)). The joint projection gives keys, queries
+    and values in THIS order and has a bias.
+
+    The features w are drawn once and never trained, yet they belong to the weights: the network has
+    learned around these very numbers, so they are saved and loaded with it.
+
+    exp is not stabilised by a maximum, and float16 has no 1e-8: from φ to the division all is done in
+    float32 at least, autocasting or not.
+
+    Args:
+        dim: Width D taken.
+        out_dim: Width E given.
+        num_features: Random features m.
+        dropout: Dropout after both branches; the official code has it fixed.
+    """
+
+    def __init__(self, dim: int, out_dim: int = 64, num_features: int = 32, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.out_dim = out_dim
+        self.num_features = num_features
+        self.w = self.create_parameter(
+            [num_features, out_dim], default_initializer=nn.initializer.Constant(0.0)
+        )
+        self.w.set_value(orthogonal_features(num_features, out_dim))
+        self.w.stop_gradient = True
+        self.kqv = linear(dim, 3 * out_dim)
+        self.proj = linear(out_dim, out_dim)
+        self.drop = nn.Dropout(dropout)
+        self.norm1 = nn.LayerNorm(dim, epsilon=1e-5)
+        self.norm2 = nn.LayerNorm(out_dim, epsilon=1e-5)
+        self.mlp = nn.Sequential(
+            linear(out_dim, out_dim), nn.GELU(), linear(out_dim, out_dim), nn.Dropout(dropout)
+        )
+
+    def mix(self, kqv_btx: paddle.Tensor) -> paddle.Tensor:
+        """The attention itself: ``[B, T, 3·E]`` to ``[B, T, E]``, float32 for 16-bit inputs."""
+        with autocast_off():
+            kqv = at_least_float32(kqv_btx)
+            kq = kqv[:, :, : 2 * self.out_dim].reshape([0, 0, 2, self.out_dim])
+            v = kqv[:, :, 2 * self.out_dim :]
+            w = self.w.astype(kqv.dtype)
+            exponent = paddle.matmul(kq, w, transpose_y=True) - 0.5 * kq.square().sum(axis=-1, keepdim=True)
+            # 1/√m stands in every φ: taken out of the fraction, it only multiplies the epsilon by m.
+            k, q = paddle.exp(exponent).unbind(2)
+            total = paddle.matmul(q, k.sum(axis=1).unsqueeze(-1)) + self.num_features * _EPSILON
+            # q is divided, not the product: it has half its width.
+            return paddle.matmul(q / total, paddle.matmul(k, v, transpose_x=True))
+
+    def forward(self, x_btd: paddle.Tensor) -> paddle.Tensor:
+        """Args: x_btd: ``[B, T, D]``. Returns: ``[B, T, E]``."""
+        kqv = self.kqv(self.norm1(x_btd))
+        y = self.mix(kqv).astype(kqv.dtype)
+        out = kqv[:, :, 2 * self.out_dim :] + self.drop(self.proj(y))
+        return out + self.mlp(self.norm2(out))
+
+
+class _NarrowingAttention(nn.Layer):
+    """Single-head attention from width D to E with the skip at the values."""
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.out_dim = out_dim
+        self.scale = dim**-0.5  # by the width taken, not by that of the queries: as published
+        self.qkv = linear(dim, 3 * out_dim, bias=False)
+        self.proj = linear(out_dim, out_dim)
+
+    def forward(self, x_btd: paddle.Tensor) -> paddle.Tensor:
+        q, k, v = self.qkv(x_btd).unsqueeze(1).split(3, axis=-1)
+        y = attend(q, k, v, self.scale)
+        return v.squeeze(1) + self.proj(y.squeeze(1))
+
+
+class TokenTransformer(nn.Layer):
+    """The same with softmax attention over all tokens (the ``t`` models of T2T-ViT).
+
+    out = v + Linear(attention), then out + Mlp(LN(out)); the joint projection gives queries, keys and
+    values, without a bias, and there is no dropout.
+
+    Args:
+        dim: Width D taken.
+        out_dim: Width E given.
+    """
+
+    def __init__(self, dim: int, out_dim: int = 64) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, epsilon=1e-5)
+        self.attn = _NarrowingAttention(dim, out_dim)
+        self.norm2 = nn.LayerNorm(out_dim, epsilon=1e-5)
+        self.mlp = Mlp(out_dim, out_dim)
+
+    def forward(self, x_btd: paddle.Tensor) -> paddle.Tensor:
+        """Args: x_btd: ``[B, T, D]``. Returns: ``[B, T, E]``."""
+        out = self.attn(self.norm1(x_btd))
+        return out + self.mlp(self.norm2(out))
