@@ -1,9 +1,19 @@
-"""Position tables."""
+"""Position tables, and learned tables brought to another size."""
 
 import numpy as np
 import paddle
+from paddle import nn
 
-__all__ = ["sinusoid_table"]
+from passl_sot.nn.precision import at_least_float32
+
+__all__ = [
+    "bicubic_matrix",
+    "replace_parameter",
+    "resize_bias_table",
+    "resize_position_table",
+    "sinusoid_table",
+    "table_values",
+]
 
 
 def sinusoid_table(num_positions: int, dim: int) -> paddle.Tensor:
@@ -24,3 +34,87 @@ def sinusoid_table(num_positions: int, dim: int) -> paddle.Tensor:
     angle = np.arange(num_positions)[:, None] / np.power(10000.0, 2.0 * (column // 2) / dim)[None, :]
     table = np.where(column % 2 == 0, np.sin(angle), np.cos(angle))
     return paddle.to_tensor(table[None].astype("float32"))
+
+
+def bicubic_matrix(new: int, old: int) -> np.ndarray:
+    """Weights ``[new, old]`` of bicubic interpolation along one axis, float64; rows sum to 1.
+
+    Keys' kernel with a = -0.75, centres of pixels aligned (``align_corners=False``), the border
+    repeated, no antialiasing: PyTorch's ``interpolate(mode="bicubic")``, with which DeiT's and
+    Swin's authors bring their tables to another size.
+    """
+    a = -0.75
+    centre = (np.arange(new) + 0.5) * old / new - 0.5
+    first = np.floor(centre)
+    matrix = np.zeros((new, old))
+    for tap in range(-1, 3):
+        t = np.abs(first + tap - centre)
+        near = (a + 2) * t**3 - (a + 3) * t**2 + 1
+        far = a * (t**3 - 5 * t**2 + 8 * t - 4)
+        column = np.clip(first + tap, 0, old - 1).astype("int64")
+        np.add.at(matrix, (np.arange(new), column), np.where(t <= 1, near, far))
+    return matrix
+
+
+def _resize_grid(grid_hwc: np.ndarray, new: tuple[int, int]) -> np.ndarray:
+    rows, columns = (bicubic_matrix(n, o) for n, o in zip(new, grid_hwc.shape[:2], strict=True))
+    return np.einsum("hi,wj,ijc->hwc", rows, columns, grid_hwc.astype("float64"), optimize=True)
+
+
+def resize_position_table(
+    table: np.ndarray, prefix: int, old: tuple[int, int], new: tuple[int, int]
+) -> np.ndarray:
+    """A learned position table interpolated to another grid; rows of prefix tokens stay.
+
+    Args:
+        table: ``[1, P+N, C]``.
+        prefix: Number P of prefix tokens.
+        old: Rows and columns of the grid it was made for.
+        new: Those wanted.
+
+    Returns:
+        ``[1, P+N', C]`` in the table's type; the table itself where nothing changes.
+    """
+    if old == new:
+        return table
+    words = _resize_grid(table[0, prefix:].reshape(*old, -1), new).reshape(new[0] * new[1], -1)
+    return np.concatenate([table[0, :prefix], words.astype(table.dtype)])[None]
+
+
+def resize_bias_table(table: np.ndarray, old: int, new: int) -> np.ndarray:
+    """A table of relative position biases interpolated to another window.
+
+    Args:
+        table: ``[(2·old - 1)², h]``, one row per offset, row by row.
+        old: Side of the window it was made for.
+        new: Side wanted.
+
+    Returns:
+        ``[(2·new - 1)², h]`` in the table's type; the table itself where nothing changes.
+    """
+    if old == new:
+        return table
+    before, after = 2 * old - 1, 2 * new - 1
+    grid = _resize_grid(table.reshape(before, before, -1), (after, after))
+    return grid.reshape(after * after, -1).astype(table.dtype)
+
+
+def table_values(table: paddle.Tensor) -> np.ndarray:
+    """The values of a table as float32 or float64; NumPy has no bfloat16."""
+    return at_least_float32(table).numpy()
+
+
+def replace_parameter(layer: nn.Layer, name: str, values: np.ndarray) -> None:
+    """Put ``values`` into the parameter ``name`` of ``layer``.
+
+    The parameter stays the same object where the shape does. Otherwise it is a new one of the
+    same type, frozen if the old one was: an optimiser built before holds the old one still.
+    """
+    old = getattr(layer, name)
+    if tuple(old.shape) != values.shape:
+        zero = nn.initializer.Constant(0.0)
+        parameter = layer.create_parameter(list(values.shape), dtype=old.dtype, default_initializer=zero)
+        parameter.stop_gradient = old.stop_gradient
+        setattr(layer, name, parameter)
+    with paddle.no_grad():
+        getattr(layer, name).set_value(paddle.to_tensor(values).astype(old.dtype))
