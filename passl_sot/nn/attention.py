@@ -42,7 +42,7 @@ def attend(
         q_bhnd: Queries ``[B, h, N, d]``.
         k_bhnd: Keys ``[B, h, M, d]``.
         v_bhnd: Values ``[B, h, M, d]``.
-        scale: Factor on the products, applied after them.
+        scale: Factor on the products, applied after them; 1 costs nothing.
         dropout: Probability of dropping an attention weight while training.
         training: Whether dropout is active.
         bias_whnm: Added to the scaled products, ``[h, N, M]``, or ``[W, h, N, M]`` repeated along
@@ -55,10 +55,9 @@ def attend(
         q, k, v = (t.transpose([0, 2, 1, 3]) for t in (q_bhnd, k_bhnd, v_bhnd))
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, training=training, scale=scale)
         return out.transpose([0, 2, 1, 3])
-    products_bhnm = paddle.matmul(q_bhnd, k_bhnd, transpose_y=True) * scale
-    if bias_whnm is not None:
-        products_bhnm = _add_repeated(products_bhnm, bias_whnm)
-    attn_bhnm = softmax(products_bhnm)
+    products = paddle.matmul(q_bhnd, k_bhnd, transpose_y=True)
+    products = products if scale == 1.0 else products * scale
+    attn_bhnm = softmax(products if bias_whnm is None else _add_repeated(products, bias_whnm))
     if dropout > 0.0 and training:
         attn_bhnm = F.dropout(attn_bhnm, p=dropout, training=True)
     return paddle.matmul(attn_bhnm, v_bhnd)

@@ -11,7 +11,15 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-__all__ = ["BatchNorm2D", "batch_norm", "conv2d", "linear", "trunc_normal_", "uniform_fan_in_"]
+__all__ = [
+    "BatchNorm2D",
+    "batch_norm",
+    "conv2d",
+    "linear",
+    "torch_default_",
+    "trunc_normal_",
+    "uniform_fan_in_",
+]
 
 
 def trunc_normal_(
@@ -68,6 +76,23 @@ def linear(in_features: int, out_features: int, bias: bool = True, std: float = 
         bias_attr=paddle.ParamAttr(initializer=zero) if bias else False,
     )
     trunc_normal_(layer.weight, std=std)
+    return layer
+
+
+def torch_default_(layer: nn.Layer) -> nn.Layer:
+    """Start every Linear inside ``layer`` as PyTorch does by default: uniform, ±1/sqrt(inputs).
+
+    For models whose authors initialise no Linear (PiT). Biases are drawn too, not zero.
+
+    Returns:
+        ``layer`` itself.
+    """
+    for part in layer.sublayers(include_self=True):
+        if isinstance(part, nn.Linear):
+            fan_in = part.weight.shape[0]
+            uniform_fan_in_(part.weight, fan_in)
+            if part.bias is not None:
+                uniform_fan_in_(part.bias, fan_in)
     return layer
 
 

@@ -13,7 +13,8 @@ from passl_sot.modeling.backbones import BACKBONES, build_backbone
 from passl_sot.modeling.stats import count_parameters
 
 # One entry per registered backbone; a new family adds its own. Two sizes each, one not square; what it
-# has of random layers is switched on where they matter. "interpolated" are learned tables that follow the size.
+# has of random layers is switched on where they matter.
+# "interpolated" are learned tables that follow the size.
 TINY = {
     "SoT": {
         "base": {

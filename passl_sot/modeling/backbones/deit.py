@@ -21,8 +21,10 @@ exceptions in timm 0.3.2 names ``pos_embed`` and ``cls_token`` only (today's tim
 Legend: B batch, P prefix tokens, N = H·W word tokens, C width.
 """
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -135,6 +137,29 @@ class DeiT(Backbone):
             {"module": f"blocks.{i}", "num_chs": self.num_features, "reduction": self.patch_embed.stride}
             for i in range(len(self.blocks))
         ]
+
+    def adapt_torch_entry(self, name: str, array: np.ndarray) -> np.ndarray:
+        """A position table of another (square) grid, interpolated as the official fine-tuning does it.
+
+        Args:
+            name: Name of the entry in this backbone.
+            array: Its value in a foreign state dict.
+
+        Returns:
+            The table for this model's size; every other entry as it is.
+
+        Raises:
+            ValueError: The table is for no square grid.
+        """
+        prefix, grid = self.num_prefix_tokens, self.grid_size
+        if name != "pos_embed" or array.ndim != 3 or array.shape[1] == prefix + grid[0] * grid[1]:
+            return array
+        side = math.isqrt(max(array.shape[1] - prefix, 0))
+        if side < 1 or side * side != array.shape[1] - prefix:
+            raise ValueError(
+                f"a position table of {array.shape[1]} rows is no square grid with {prefix} prefix token(s)"
+            )
+        return resize_position_table(array, prefix, (side, side), grid)
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, P+N, C]``."""

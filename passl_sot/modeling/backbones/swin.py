@@ -25,9 +25,12 @@ Kept from it: a window as large as the grid's shorter side or larger shrinks to 
 Legend: B batch, L = H·W tokens of a stage, C its width.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
+from types import MappingProxyType
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
@@ -38,6 +41,7 @@ from passl_sot.nn.block import Block
 from passl_sot.nn.drop_path import drop_path_rates
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.patch_embed import PatchEmbed
+from passl_sot.nn.position import resize_bias_table
 from passl_sot.nn.token_embed import TokenEmbed
 from passl_sot.nn.window import WindowAttention
 
@@ -130,6 +134,20 @@ class Swin(Backbone):
         (r"\.attn_mask$", ".attn.attn_mask"),
         (r"^(?!head\.)", "backbone."),
     )
+    # Today's timm counts a merging with the stage behind it.
+    foreign_key_rules: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
+        {
+            "timm": (
+                *((rf"^layers\.{s + 1}\.downsample\.", f"layers.{s}.downsample.") for s in range(9)),
+                (r"^(?!head\.)", "backbone."),
+            )
+        }
+    )
+    paddle_key_rules = (
+        (r"^backbone\.", ""),
+        (r"^head\.fc\.", "head."),
+        (r"\.attn\.attn_mask$", ".attn_mask"),
+    )
 
     def __init__(
         self,
@@ -153,7 +171,8 @@ class Swin(Backbone):
         super().__init__()
         if not depths or len(depths) != len(num_heads) or min(depths) < 1:
             raise ValueError(
-                f"Swin: depths and num_heads must be as many, and depths at least 1, got {depths}, {num_heads}"
+                "Swin: depths and num_heads must be as many, and depths at least 1, got "
+                f"{depths}, {num_heads}"
             )
         size = as_pair(img_size)
         self.in_chans = in_chans
@@ -221,6 +240,28 @@ class Swin(Backbone):
             }
             for s, stage in enumerate(self.layers)
         ]
+
+    def adapt_torch_entry(self, name: str, array: np.ndarray) -> np.ndarray:
+        """A bias table of another window, interpolated as the authors' loading does it.
+
+        Args:
+            name: Name of the entry in this backbone.
+            array: Its value in a foreign state dict.
+
+        Returns:
+            The table for this model's window; every other entry as it is.
+
+        Raises:
+            ValueError: The table is for no square window.
+        """
+        if not name.endswith(".relative_position_bias_table") or array.ndim != 2:
+            return array
+        _, stage, _, block, *_ = name.split(".")
+        window = self.layers[int(stage)].blocks[int(block)].attn.window
+        side = math.isqrt(len(array))
+        if side * side != len(array) or side % 2 == 0:
+            raise ValueError(f"a bias table of {len(array)} rows is for no square window")
+        return resize_bias_table(array, (side + 1) // 2, window)
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, L, C]``."""

@@ -1,41 +1,51 @@
-"""The head of distilled models: a Linear each on the class and on the distillation token.
+"""The head of distilled models: a class token and a distillation token with a Linear each.
 
-DeiT (arXiv 2012.12877, section 4): the second token learns from a teacher's predictions, and
-both classifiers agree by averaging when the model is used.
-
-Legend: B batch, P prefix tokens, N word tokens, C width, K classes.
+The second token learns from a teacher's decisions (Touvron et al., "Training data-efficient image
+transformers & distillation through attention", arXiv 2012.12877); in evaluation both answer, and their
+mean counts.
 """
+
+from typing import Literal
 
 import paddle
 
 from passl_sot.modeling.heads import HEADS
 from passl_sot.modeling.heads.base import Head
-from passl_sot.nn.initializers import linear
+from passl_sot.nn.initializers import linear, torch_default_
 
 __all__ = ["DistilledHead"]
 
 
 @HEADS.register()
 class DistilledHead(Head):
-    """Class token and distillation token, classified apart.
+    """A Linear on token 0 and another on token 1.
 
     Args:
         num_classes: Number K of classes.
         in_channels: Width C of the tokens.
-        num_prefix_tokens: Number P of tokens before the words: the class token, then the
-            distillation token.
+        num_prefix_tokens: Number P of tokens before the words; at least 2.
+        init: How the Linears start: "trunc_normal" (deviation 0.02, zero bias; DeiT) or "torch"
+            (PyTorch's default; PiT).
 
     Raises:
-        ValueError: There are not two prefix tokens.
+        ValueError: Fewer than two prefix tokens.
     """
 
-    def __init__(self, *, num_classes: int, in_channels: int, num_prefix_tokens: int = 2) -> None:
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int,
+        num_prefix_tokens: int = 2,
+        init: Literal["trunc_normal", "torch"] = "trunc_normal",
+    ) -> None:
         super().__init__(num_classes, in_channels, num_prefix_tokens)
         if num_prefix_tokens < 2:
             raise ValueError(
-                "DistilledHead classifies a class token and a distillation token, but num_prefix_tokens is "
-                f"{num_prefix_tokens}"
+                f"DistilledHead: needs a class token and a distillation token, got num_prefix_tokens "
+                f"{num_prefix_tokens}; choose LinearHead for one token"
             )
+        self.init = init
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
@@ -43,17 +53,17 @@ class DistilledHead(Head):
         self._set_num_classes(num_classes)
         self.head = linear(self.in_channels, num_classes)
         self.head_dist = linear(self.in_channels, num_classes)
+        if self.init == "torch":
+            torch_default_(self)
 
     def forward_parts(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """Logits ``[B, K]`` by the class token and by the distillation token.
-
-        Args:
-            x_bnc: Tokens ``[B, P+N, C]``.
-        """
+        """Tokens ``[B, P+N, C]`` to the logits ``[B, K]`` of the class and the distillation token."""
         self.check_tokens(x_bnc, pooled_allowed=False)
         return self.head(x_bnc[:, 0]), self.head_dist(x_bnc[:, 1])
 
     def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, paddle.Tensor]:
-        """Tokens ``[B, P+N, C]`` to logits: both while training, their mean ``[B, K]`` otherwise."""
+        """Tokens ``[B, P+N, C]`` to logits ``[B, K]``; while training to those of both tokens."""
         by_class, by_teacher = self.forward_parts(x_bnc)
-        return (by_class, by_teacher) if self.training else (by_class + by_teacher) / 2
+        if self.training:
+            return by_class, by_teacher
+        return (by_class + by_teacher) / 2
