@@ -21,7 +21,9 @@ class Block(nn.Layer):
         dropout: Dropout after both projections and inside the perceptron.
         attn_dropout: Dropout on the attention weights.
         drop_path: Probability of dropping a residual branch per sample.
-        norm_epsilon: LayerNorm's epsilon: 1e-5 for SoT and T2T-ViT, 1e-6 for DeiT and PiT.
+        norm_epsilon: LayerNorm's epsilon: 1e-5 for SoT, T2T-ViT and Swin, 1e-6 for DeiT and PiT.
+        attn: Another attention than the plain one over all tokens, taken as it is; ``num_heads``,
+            ``qkv_bias`` and ``attn_dropout`` are then not read.
     """
 
     def __init__(
@@ -34,10 +36,11 @@ class Block(nn.Layer):
         attn_dropout: float = 0.0,
         drop_path: float = 0.0,
         norm_epsilon: float = 1e-5,
+        attn: nn.Layer | None = None,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, epsilon=norm_epsilon)
-        self.attn = Attention(dim, num_heads, qkv_bias, attn_dropout, dropout)
+        self.attn = attn or Attention(dim, num_heads, qkv_bias, attn_dropout, dropout)
         self.norm2 = nn.LayerNorm(dim, epsilon=norm_epsilon)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
         self.drop_path = DropPath(drop_path)

@@ -388,3 +388,88 @@ def test_whole_model_size(name):
     assert stats.parameters + frozen + sinusoid == facts["params_total"]
     assert stats.macs == facts["macs"]["all_matmul_conv_macs"]
     assert stats.layer_macs == facts["macs"]["linear_conv_module_macs"]
+
+
+def linear(width: int, **more) -> dict:
+    return {"name": "LinearHead", "num_classes": 1000, "in_channels": width, **more}
+
+
+BASELINES = {
+    "deit_tiny_patch16_224": (
+        {"name": "DeiT", "embed_dim": 192, "num_heads": 3},
+        linear(192),
+        ["patch_embed", "blocks.0", "norm"],
+    ),
+    "deit_tiny_distilled_patch16_224": (
+        {"name": "DeiT", "embed_dim": 192, "num_heads": 3, "distilled": True},
+        {"name": "DistilledHead", "num_classes": 1000, "in_channels": 192},
+        ["patch_embed", "blocks.0", "norm"],
+    ),
+    "swin_tiny_patch4_window7_224": (
+        {"name": "Swin", "embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]},
+        linear(768, pool="mean", num_prefix_tokens=0),
+        ["patch_embed", "layers.0.blocks.0", "layers.0.blocks.1", "layers.0", "layers.1.blocks.1", "norm"],
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", BASELINES)
+def test_baseline(name, dtype):
+    architecture, head, watched = BASELINES[name]
+    facts, arrays = golden.load(name)
+    model = Classifier(architecture=architecture, head=head)
+    if dtype == "float32":
+        stats = model_stats(model)
+        assert stats.parameters == facts["params_total"] == facts["params_trainable"]
+        assert stats.macs == facts["macs"]["all_matmul_conv_macs"]
+        assert stats.layer_macs == facts["macs"]["linear_conv_module_macs"]
+    parameters = loaded(model, facts["entries"], dtype)
+    seen = {}
+    for part in watched:
+        layer = dict(model.backbone.named_sublayers())[part]
+        layer.register_forward_post_hook(lambda _l, _i, out, part=part: seen.__setitem__(part, out.numpy()))
+    images = paddle.to_tensor(golden.images(224)).astype(dtype)
+    images.stop_gradient = False
+    logits = model(images)
+    loss = F.cross_entropy(logits, paddle.to_tensor(facts["labels"]))
+    loss.backward()
+    check_output(logits, arrays["logits" + suffix(dtype)], dtype)
+    check_gradients(parameters, facts["grad_names"], arrays["grad_norms" + suffix(dtype)], dtype)
+    assert abs(float(loss) - facts["loss_f64"]) < (1e-5 if dtype == "float32" else 1e-9)
+    input_norm = np.linalg.norm(images.grad.numpy().astype("float64"))
+    assert abs(input_norm / facts["input_grad"]["l2"] - 1) < 1e-4
+    for part in watched:
+        want, got = facts["intermediates"][part], seen[part].astype("float64")
+        assert list(got.shape) == want["shape"], part
+        assert abs(np.linalg.norm(got) / want["l2"] - 1) < 1e-5, part
+        np.testing.assert_allclose(got.reshape(-1)[:8], want["first8"], rtol=1e-4, atol=1e-5, err_msg=part)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_distilled_heads(dtype):
+    name = "deit_tiny_distilled_patch16_224"
+    facts, arrays = golden.load(name)
+    model = Classifier(*BASELINES[name][:2])
+    loaded(model, facts["entries"], dtype)
+    tokens = model.forward_features(paddle.to_tensor(golden.images(224)).astype(dtype))
+    for got, key in zip(model.head.forward_parts(tokens), ("logits_head", "logits_head_dist"), strict=True):
+        check_output(got, arrays[key + suffix(dtype)], dtype)
+    model.head.train()
+    assert [list(part.shape) for part in model.head(tokens)] == [[2, 1000]] * 2
+
+
+def test_swin_recognises_the_official_tables():
+    model = Classifier(*BASELINES["swin_tiny_patch4_window7_224"][:2])
+    facts, _ = golden.load("swin_tiny_patch4_window7_224")
+    tables = dict(model.backbone.named_buffers())
+    kept = {}
+    for entry in facts["entries"]:
+        if entry["kind"] == "keep":
+            table = tables[entry["name"].replace(".attn_mask", ".attn.attn_mask")]
+            assert list(table.shape) == entry["shape"]
+            assert float(table.astype("float64").sum()) == entry["keep_sum"]
+            kept[entry["name"]] = table.numpy()
+    converted, report = convert_state_dict(model, golden.state_dict(facts["entries"]) | kept)
+    assert report.ok and len(report.ignored) == len(kept) == 17
+    assert set(converted) == set(model.state_dict())

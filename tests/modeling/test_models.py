@@ -65,6 +65,25 @@ TINY = {
         "interpolated": "pos_embed",
         "variants": [{}, {"distilled": True}],
     },
+    "DeiT": {
+        "base": {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2},
+        "sizes": [[32, 32], [40, 24]],
+        "random": {"drop_path_rate": 0.3, "drop_rate": 0.1, "attn_drop_rate": 0.1},
+        "interpolated": "pos_embed",
+        "variants": [{}, {"distilled": True}, {"token_embed": "DenseNet", "token_dim": 8}],
+    },
+    "Swin": {
+        "base": {"img_size": 32, "embed_dim": 12, "depths": [2, 3], "num_heads": [2, 4], "window_size": 3},
+        "sizes": [[32, 32], [40, 24]],
+        "random": {"drop_path_rate": 0.3, "drop_rate": 0.1, "attn_drop_rate": 0.1},
+        "interpolated": "relative_position_bias_table",
+        "variants": [
+            {},
+            {"window_size": 4},
+            {"window_size": 2, "patch_norm": False},
+            {"token_embed": "DenseNet", "token_dim": 8},
+        ],
+    },
 }
 CASES = [(name, i) for name, spec in TINY.items() for i in range(len(spec["variants"]))]
 every_case = pytest.mark.parametrize(("name", "variant"), CASES)

@@ -1,0 +1,207 @@
+"""DeiT: data-efficient image transformer (Touvron, Cord, Douze, Massa, Sablayrolles, Jégou, "Training
+data-efficient image transformers & distillation through attention", arXiv 2012.12877).
+
+ViT as it is: patches through one Linear, a learned class token before them, a learned position table
+added to all tokens, plain pre-norm blocks. DeiT's part is the training recipe, and a second token
+that learns from a teacher (``distilled``), read by ``DistilledHead``.
+
+With ``token_embed`` the patch projection gives way to one of SoT's token embedding modules
+(arXiv 2104.10935, section 4: "DeiT + ours"), usually with ``SecondOrderHead`` behind.
+
+Differences from the official code (facebookresearch/deit on timm 0.3.2):
+
+* any input size that gives a patch works, non-square ones too; ``resize`` interpolates the position
+  table bicubically as the official fine-tuning does (there from square to square);
+* the heads are layers of their own, so that any head fits.
+
+Kept from it: LayerNorm epsilon 1e-6, a bias on the query-key-value projection, the convolution's
+default initialisation for the patch projection, and that ``dist_token`` IS decayed: the list of
+exceptions in timm 0.3.2 names ``pos_embed`` and ``cls_token`` only (today's timm names it too).
+
+Legend: B batch, P prefix tokens, N = H·W word tokens, C width.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from passl_sot.modeling.backbones import BACKBONES
+from passl_sot.modeling.backbones.base import Backbone, as_pair
+from passl_sot.nn.block import Block
+from passl_sot.nn.drop_path import drop_path_rates
+from passl_sot.nn.initializers import trunc_normal_
+from passl_sot.nn.patch_embed import PatchEmbed
+from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
+from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
+
+__all__ = ["DeiT"]
+
+
+@BACKBONES.register()
+class DeiT(Backbone):
+    """The DeiT backbone; sizes Tiny, Small and Base are in ``configs/deit/``.
+
+    Args:
+        img_size: Input size in pixels, or [height, width].
+        patch_size: Side of a patch in pixels; not read with ``token_embed``.
+        in_chans: Input channels.
+        embed_dim: Width C of the tokens.
+        depth: Number of blocks.
+        num_heads: Attention heads; must divide ``embed_dim``.
+        mlp_ratio: Hidden width of the perceptrons over C.
+        qkv_bias: Whether the query-key-value projection has a bias.
+        drop_rate: Dropout after the position table, in the perceptrons, and after projections.
+        attn_drop_rate: Dropout on attention weights.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
+        distilled: Whether a distillation token goes behind the class token.
+        token_embed: A network that makes visual words in place of the patch projection.
+        token_dim: Width of its stem.
+
+    Raises:
+        ValueError: The numbers contradict each other, or the size gives no token.
+    """
+
+    def __init__(
+        self,
+        *,
+        img_size: int | list[int] = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        embed_dim: int = 384,
+        depth: int = 12,
+        num_heads: int = 6,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        distilled: bool = False,
+        token_embed: TokenEmbedName | None = None,
+        token_dim: int = 64,
+    ) -> None:
+        super().__init__()
+        if depth < 1:
+            raise ValueError(f"DeiT: depth must be at least 1, got {depth}")
+        size = as_pair(img_size)
+        self.in_chans = in_chans
+        self.distilled = distilled
+        self.num_features = embed_dim
+        self.num_prefix_tokens = 2 if distilled else 1
+        self.num_layers = depth + 1
+        heads = (r"^head(_dist)?\.(weight|bias)$", r"head.head\1.\2" if distilled else r"head.fc.\2")
+        self.torch_key_rules = (heads, (r"^(?!head\.)", "backbone."))
+        if token_embed is None:
+            self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
+            self.patch_embed.resize(size)
+        else:
+            self.patch_embed = TokenEmbed(token_embed, size, in_chans, embed_dim, token_dim)
+        self.grid_size = self.patch_embed.grid_size(*size)
+        tokens = self.num_prefix_tokens + self.grid_size[0] * self.grid_size[1]
+        self.cls_token = self._learned([1, 1, embed_dim])
+        if distilled:
+            self.dist_token = self._learned([1, 1, embed_dim])
+        self.pos_embed = self._learned([1, tokens, embed_dim])
+        self.pos_drop = nn.Dropout(drop_rate)
+        self.blocks = nn.LayerList(
+            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, rate, 1e-6)
+            for rate in drop_path_rates(drop_path_rate, depth)
+        )
+        self.norm = nn.LayerNorm(embed_dim, epsilon=1e-6)
+        self.resize(size)
+
+    def _learned(self, shape: list[int]) -> paddle.Tensor:
+        parameter = self.create_parameter(shape, default_initializer=nn.initializer.Constant(0.0))
+        return trunc_normal_(parameter, std=0.02)
+
+    def resize(self, img_size: int | Sequence[int]) -> None:
+        """Change the input size: the position table is interpolated, all other weights stay.
+
+        Args:
+            img_size: Side in pixels, or height and width.
+
+        Raises:
+            ValueError: The size gives no token; the message names the nearest that does.
+        """
+        size = as_pair(img_size)
+        self.patch_embed.resize(size)
+        grid = self.patch_embed.grid_size(*size)
+        if grid != self.grid_size:
+            table = table_values(self.pos_embed)
+            table = resize_position_table(table, self.num_prefix_tokens, self.grid_size, grid)
+            replace_parameter(self, "pos_embed", table)
+        self.img_size, self.grid_size = size, grid
+        self.feature_info = [
+            {"module": f"blocks.{i}", "num_chs": self.num_features, "reduction": self.patch_embed.stride}
+            for i in range(len(self.blocks))
+        ]
+
+    def adapt_torch_entry(self, name: str, array: np.ndarray) -> np.ndarray:
+        """A position table of another (square) grid, interpolated as the official fine-tuning does it.
+
+        Args:
+            name: Name of the entry in this backbone.
+            array: Its value in a foreign state dict.
+
+        Returns:
+            The table for this model's size; every other entry as it is.
+
+        Raises:
+            ValueError: The table is for no square grid.
+        """
+        prefix, grid = self.num_prefix_tokens, self.grid_size
+        if name != "pos_embed" or array.ndim != 3 or array.shape[1] == prefix + grid[0] * grid[1]:
+            return array
+        side = math.isqrt(max(array.shape[1] - prefix, 0))
+        if side < 1 or side * side != array.shape[1] - prefix:
+            raise ValueError(
+                f"a position table of {array.shape[1]} rows is no square grid with {prefix} prefix token(s)"
+            )
+        return resize_position_table(array, prefix, (side, side), grid)
+
+    def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, P+N, C]``."""
+        self.check_images(x_bchw, self.in_chans)
+        x = self.patch_embed(x_bchw)
+        prefix = [self.cls_token, self.dist_token] if self.distilled else [self.cls_token]
+        # Expanded to a tensor, not to a number: a traced graph may not know the batch size.
+        x = paddle.concat([*(token.expand_as(x[:, :1]) for token in prefix), x], axis=1)
+        return self.pos_drop(x + self.pos_embed)
+
+    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Images ``[B, in_chans, H, W]`` to normalised tokens ``[B, P+N, C]``.
+
+        Raises:
+            ValueError: The images have another size than the model is planned for.
+        """
+        x = self.embed(x_bchw)
+        for block in self.blocks:
+            x = self.run_block(block, x)
+        return self.norm(x)
+
+    def forward_intermediates(
+        self, x_bchw: paddle.Tensor, indices: int | Sequence[int] | None = None
+    ) -> list[paddle.Tensor]:
+        """Outputs of blocks as maps ``[B, C, H, W]``, without prefix tokens, not normalised."""
+        chosen = self.pick(indices)
+        maps: dict[int, paddle.Tensor] = {}
+        x = self.embed(x_bchw)
+        for i, block in enumerate(self.blocks[: max(chosen, default=-1) + 1]):
+            x = self.run_block(block, x)
+            if i in chosen:
+                words = x[:, self.num_prefix_tokens :].transpose([0, 2, 1])
+                maps[i] = words.reshape([0, 0, *self.grid_size])
+        return [maps[i] for i in chosen]
+
+    def layer_of(self, name: str) -> int:
+        """See :meth:`Backbone.layer_of`; the final norm counts as coming after the last block."""
+        parts = name.split(".")
+        if parts[0] == "blocks":
+            return int(parts[1]) + 1
+        return self.num_layers if parts[0] == "norm" else 0
+
+    def no_weight_decay(self) -> set[str]:
+        """The position table and the class token, as in the official recipe."""
+        return {"pos_embed", "cls_token"}

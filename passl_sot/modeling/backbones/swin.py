@@ -1,0 +1,313 @@
+"""Swin: hierarchical transformer with shifted windows (Liu, Lin, Cao, Hu, Wei, Zhang, Lin, Guo, "Swin
+Transformer: Hierarchical Vision Transformer using Shifted Windows", arXiv 2103.14030).
+
+Attention inside windows of 7×7 tokens costs no more per token on a large image than on a small one;
+every second block shifts its windows by half a side, so that neighbours meet. Between stages, 2×2
+tokens become one of twice the width. There is no class token: ``LinearHead`` with ``pool: mean``,
+or ``SecondOrderHead`` with ``num_prefix_tokens: 0``, reads the tokens of the last stage.
+
+With ``token_embed`` SoT's densely connected embedding, stopped at a quarter of the image size, takes
+the place of the patch projection and its norm (arXiv 2104.10935, section 4: "Swin + ours").
+
+Differences from the official code (microsoft/Swin-Transformer):
+
+* any size works, non-square ones too. A grid that windows do not divide is padded inside attention,
+  and an odd one before merging, by zeros on the right and below: the authors' detection code does
+  both, and their classification code refuses such sizes. Where neither happens, results are equal;
+* padding, shift and partition are one look-up, and position bias and mask are added as one;
+* masks and index tables are no part of the state dict;
+* ``resize`` interpolates bias tables bicubically where windows change, as the authors' loading does;
+* no absolute position table (off in every published model).
+
+Kept from it: a window as large as the grid's shorter side or larger shrinks to it and is not shifted,
+-100 for masked pairs, LayerNorm epsilon 1e-5, bias tables not decayed.
+
+Legend: B batch, L = H·W tokens of a stage, C its width.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from types import MappingProxyType
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from passl_sot.modeling.backbones import BACKBONES
+from passl_sot.modeling.backbones.base import Backbone, as_pair
+from passl_sot.nn.block import Block
+from passl_sot.nn.drop_path import drop_path_rates
+from passl_sot.nn.initializers import linear
+from passl_sot.nn.patch_embed import PatchEmbed
+from passl_sot.nn.position import resize_bias_table
+from passl_sot.nn.token_embed import TokenEmbed
+from passl_sot.nn.window import WindowAttention
+
+__all__ = ["Swin"]
+
+Run = Callable[[Callable[[paddle.Tensor], paddle.Tensor], paddle.Tensor], paddle.Tensor]
+
+
+class _PatchMerging(nn.Layer):
+    """2×2 tokens side by side, LayerNorm, Linear without bias: half the sides, twice the width."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.grid = (0, 0)
+        self.norm = nn.LayerNorm(4 * dim, epsilon=1e-5)
+        self.reduction = linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x_blc: paddle.Tensor) -> paddle.Tensor:
+        """Args: x_blc: ``[B, L, C]``. Returns: ``[B, L/4, 2C]``, odd grids rounded up."""
+        height, width = self.grid
+        if height % 2 or width % 2:
+            x = x_blc.reshape([-1, height, width, self.dim])
+            x_blc = F.pad(x, [0, width % 2, 0, height % 2], data_format="NHWC")
+        rows, columns = (height + 1) // 2, (width + 1) // 2
+        # The official order is down before right: (0,0), (1,0), (0,1), (1,1).
+        x = x_blc.reshape([-1, 2, columns, 2, self.dim]).transpose([0, 2, 3, 1, 4])
+        return self.reduction(self.norm(x.reshape([-1, rows * columns, 4 * self.dim])))
+
+
+class _Stage(nn.Layer):
+    """Blocks at one width, alternating plain and shifted windows, and the merging behind them."""
+
+    def __init__(self, dim: int, blocks: Sequence[Block], merge: bool) -> None:
+        super().__init__()
+        self.dim = dim
+        self.blocks = nn.LayerList(blocks)
+        self.downsample = _PatchMerging(dim) if merge else None
+
+    def plan(self, grid: tuple[int, int], window_size: int) -> None:
+        self.grid = grid
+        for block in self.blocks:
+            block.attn.plan(grid, window_size)
+        if self.downsample is not None:
+            self.downsample.grid = grid
+
+    def before_merging(self, x_blc: paddle.Tensor, run: Run) -> paddle.Tensor:
+        for block in self.blocks:
+            x_blc = run(block, x_blc)
+        return x_blc
+
+    def forward(self, x_blc: paddle.Tensor, run: Run) -> paddle.Tensor:
+        """Args: x_blc: ``[B, L, C]``. Returns: ``[B, L/4, 2C]``, or ``[B, L, C]`` at the end."""
+        x_blc = self.before_merging(x_blc, run)
+        return x_blc if self.downsample is None else self.downsample(x_blc)
+
+
+def _grids(first: tuple[int, int], stages: int) -> list[tuple[int, int]]:
+    """Rows and columns of every stage."""
+    return list(accumulate(range(stages - 1), lambda g, _: ((g[0] + 1) // 2, (g[1] + 1) // 2), initial=first))
+
+
+@BACKBONES.register()
+class Swin(Backbone):
+    """The Swin backbone; sizes Tiny, Small and Base are in ``configs/swin/``.
+
+    Args:
+        img_size: Input size in pixels, or [height, width].
+        patch_size: Side of a patch in pixels; not read with ``token_embed``.
+        in_chans: Input channels.
+        embed_dim: Width of the first stage; it doubles with every further one.
+        depths: Blocks per stage.
+        num_heads: Attention heads per stage; must divide the stage's width.
+        window_size: Side of a window in tokens.
+        mlp_ratio: Hidden width of the perceptrons over the stage's width.
+        qkv_bias: Whether the query-key-value projection has a bias.
+        drop_rate: Dropout after the embedding, in the perceptrons, and after projections.
+        attn_drop_rate: Dropout on attention weights.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
+        patch_norm: Whether a LayerNorm follows the patch projection.
+        token_embed: "DenseNet" for SoT's embedding in place of the patch projection and its norm.
+        token_dim: Width of its stem.
+
+    Raises:
+        ValueError: The numbers contradict each other, or the size gives no token.
+    """
+
+    torch_key_rules = (
+        (r"^head\.(weight|bias)$", r"head.fc.\1"),
+        (r"\.attn_mask$", ".attn.attn_mask"),
+        (r"^(?!head\.)", "backbone."),
+    )
+    # Today's timm counts a merging with the stage behind it.
+    foreign_key_rules: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
+        {
+            "timm": (
+                *((rf"^layers\.{s + 1}\.downsample\.", f"layers.{s}.downsample.") for s in range(9)),
+                (r"^(?!head\.)", "backbone."),
+            )
+        }
+    )
+    paddle_key_rules = (
+        (r"^backbone\.", ""),
+        (r"^head\.fc\.", "head."),
+        (r"\.attn\.attn_mask$", ".attn_mask"),
+    )
+
+    def __init__(
+        self,
+        *,
+        img_size: int | list[int] = 224,
+        patch_size: int = 4,
+        in_chans: int = 3,
+        embed_dim: int = 96,
+        depths: list[int],
+        num_heads: list[int],
+        window_size: int = 7,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        patch_norm: bool = True,
+        token_embed: str | None = None,
+        token_dim: int = 64,
+    ) -> None:
+        super().__init__()
+        if not depths or len(depths) != len(num_heads) or min(depths) < 1:
+            raise ValueError(
+                "Swin: depths and num_heads must be as many, and depths at least 1, got "
+                f"{depths}, {num_heads}"
+            )
+        size = as_pair(img_size)
+        self.in_chans = in_chans
+        self.window_size = window_size
+        self.num_features = embed_dim * 2 ** (len(depths) - 1)
+        self.num_prefix_tokens = 0
+        self.num_layers = sum(depths) + 1
+        self._first_block = [0, *accumulate(depths)]
+        if token_embed is None:
+            self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, 1e-5 if patch_norm else None)
+            self.patch_embed.resize(size)
+        else:
+            self.patch_embed = TokenEmbed(
+                token_embed, size, in_chans, embed_dim, token_dim, large_output=True
+            )
+        self.pos_drop = nn.Dropout(drop_rate)
+        rates = drop_path_rates(drop_path_rate, sum(depths))
+        grids = _grids(self.patch_embed.grid_size(*size), len(depths))
+        self.layers = nn.LayerList()
+        for s, (depth, heads, grid) in enumerate(zip(depths, num_heads, grids, strict=True)):
+            dim = embed_dim * 2**s
+            blocks = []
+            for i in range(depth):
+                attn = WindowAttention(
+                    dim, heads, grid, window_size, i % 2 == 1, qkv_bias, attn_drop_rate, drop_rate
+                )
+                rate = rates[self._first_block[s] + i]
+                blocks.append(
+                    Block(
+                        dim, heads, mlp_ratio, dropout=drop_rate, drop_path=rate, norm_epsilon=1e-5, attn=attn
+                    )
+                )
+            self.layers.append(_Stage(dim, blocks, merge=s < len(depths) - 1))
+        self.norm = nn.LayerNorm(self.num_features, epsilon=1e-5)
+        self.resize(size)
+
+    def resize(self, img_size: int | Sequence[int], window_size: int | None = None) -> None:
+        """Change the input size: windows are planned anew, weights stay.
+
+        Bias tables are interpolated in blocks whose window changes: where a grid becomes smaller than
+        the window, or with another ``window_size`` (12 for the published models at 384 pixels).
+
+        Args:
+            img_size: Side in pixels, or height and width.
+            window_size: Side of a window in tokens; None leaves it as it is.
+
+        Raises:
+            ValueError: The size gives no token; the message names the nearest that does.
+        """
+        size = as_pair(img_size)
+        window_size = self.window_size if window_size is None else window_size
+        if window_size < 1:
+            raise ValueError(f"window_size must be at least 1, got {window_size}")
+        self.patch_embed.resize(size)
+        self.img_size, self.window_size = size, window_size
+        grids = _grids(self.patch_embed.grid_size(*size), len(self.layers))
+        for stage, grid in zip(self.layers, grids, strict=True):
+            stage.plan(grid, window_size)
+        self.grid_size = grids[-1]
+        self.feature_info = [
+            {
+                "module": f"layers.{s}.blocks.{len(stage.blocks) - 1}",
+                "num_chs": stage.dim,
+                "reduction": self.patch_embed.stride * 2**s,
+            }
+            for s, stage in enumerate(self.layers)
+        ]
+
+    def adapt_torch_entry(self, name: str, array: np.ndarray) -> np.ndarray:
+        """A bias table of another window, interpolated as the authors' loading does it.
+
+        Args:
+            name: Name of the entry in this backbone.
+            array: Its value in a foreign state dict.
+
+        Returns:
+            The table for this model's window; every other entry as it is.
+
+        Raises:
+            ValueError: The table is for no square window.
+        """
+        if not name.endswith(".relative_position_bias_table") or array.ndim != 2:
+            return array
+        _, stage, _, block, *_ = name.split(".")
+        window = self.layers[int(stage)].blocks[int(block)].attn.window
+        side = math.isqrt(len(array))
+        if side * side != len(array) or side % 2 == 0:
+            raise ValueError(f"a bias table of {len(array)} rows is for no square window")
+        return resize_bias_table(array, (side + 1) // 2, window)
+
+    def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, L, C]``."""
+        self.check_images(x_bchw, self.in_chans)
+        return self.pos_drop(self.patch_embed(x_bchw))
+
+    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Images ``[B, in_chans, H, W]`` to normalised tokens of the last stage ``[B, L, C]``.
+
+        Raises:
+            ValueError: The images have another size than the model is planned for.
+        """
+        x = self.embed(x_bchw)
+        for stage in self.layers:
+            x = stage(x, self.run_block)
+        return self.norm(x)
+
+    def forward_intermediates(
+        self, x_bchw: paddle.Tensor, indices: int | Sequence[int] | None = None
+    ) -> list[paddle.Tensor]:
+        """Outputs of stages before merging as maps ``[B, C, H, W]``, not normalised."""
+        chosen = self.pick(indices)
+        maps: dict[int, paddle.Tensor] = {}
+        x = self.embed(x_bchw)
+        last = max(chosen, default=-1)
+        for s, stage in enumerate(self.layers[: last + 1]):
+            x = stage.before_merging(x, self.run_block)
+            if s in chosen:
+                maps[s] = x.transpose([0, 2, 1]).reshape([0, 0, *stage.grid])
+            if s < last:
+                x = stage.downsample(x)
+        return [maps[s] for s in chosen]
+
+    def layer_of(self, name: str) -> int:
+        """See :meth:`Backbone.layer_of`; blocks count through all stages.
+
+        As in the official fine-tuning, a merging counts with the last block before it.
+        """
+        parts = name.split(".")
+        if parts[0] == "layers":
+            stage = int(parts[1])
+            if parts[2] == "downsample":
+                return self._first_block[stage + 1]
+            return self._first_block[stage] + int(parts[3]) + 1
+        return self.num_layers if parts[0] == "norm" else 0
+
+    def no_weight_decay(self) -> set[str]:
+        """The bias tables of relative positions."""
+        return {name for name, _ in self.named_parameters() if name.endswith("relative_position_bias_table")}

@@ -1,0 +1,171 @@
+"""Attention inside windows of a token grid, plain or shifted (Swin, arXiv 2103.14030, section 3.2).
+
+Shape legend: B batch, L = H·W tokens of the grid, C width, h heads, w side of a window, N = w²
+tokens of a window, W windows of the (padded) grid.
+"""
+
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from passl_sot.nn.attention import Attention
+from passl_sot.nn.initializers import trunc_normal_
+from passl_sot.nn.position import replace_parameter, resize_bias_table, table_values
+
+__all__ = ["WindowAttention", "relative_position_index", "shift_mask", "window_order"]
+
+_BLOCKED = -100.0  # what a pair of tokens from different regions gets in place of minus infinity
+
+
+def relative_position_index(window: int) -> np.ndarray:
+    """Row of the bias table for each pair of tokens of a window, int64 ``[N, N]``."""
+    rows, columns = np.divmod(np.arange(window * window), window)
+    dy = rows[:, None] - rows[None] + window - 1
+    dx = columns[:, None] - columns[None] + window - 1
+    return dy * (2 * window - 1) + dx
+
+
+def _padded(grid: tuple[int, int], window: int) -> tuple[int, int]:
+    return -(-grid[0] // window) * window, -(-grid[1] // window) * window
+
+
+def _cut(plane: np.ndarray, window: int) -> np.ndarray:
+    """A plane ``[H, W]`` cut into windows ``[windows, N]``."""
+    height, width = plane.shape
+    cut = plane.reshape(height // window, window, width // window, window)
+    return cut.transpose(0, 2, 1, 3).reshape(-1, window * window)
+
+
+def window_order(grid: tuple[int, int], window: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where tokens go: padding, cyclic shift and partition in one.
+
+    Args:
+        grid: Rows and columns of tokens.
+        window: Side w of a window.
+        shift: By how many tokens the padded grid is rolled up and to the left.
+
+    Returns:
+        For each place of each window, the token that stands there, int64 ``[W·N]``; padding is
+        token L, one after the last. And for each token its place, int64 ``[L]``.
+    """
+    height, width = _padded(grid, window)
+    plane = np.full((height, width), grid[0] * grid[1], dtype="int64")
+    plane[: grid[0], : grid[1]] = np.arange(grid[0] * grid[1]).reshape(grid)
+    order = _cut(np.roll(plane, (-shift, -shift), (0, 1)), window).reshape(-1)
+    places = np.argsort(order, kind="stable")[: grid[0] * grid[1]]
+    return order, places
+
+
+def shift_mask(grid: tuple[int, int], window: int, shift: int) -> np.ndarray:
+    """What keeps apart tokens that are neighbours only by the cyclic shift, float32 ``[W, N, N]``.
+
+    0 within a region, -100 between regions. A window at the border holds up to four regions.
+    """
+    height, width = _padded(grid, window)
+
+    def regions(length: int) -> np.ndarray:
+        place = np.arange(length)
+        return (place >= length - window).astype("int64") + (place >= length - shift)
+
+    label = _cut(regions(height)[:, None] * 3 + regions(width)[None], window)
+    return np.where(label[:, :, None] == label[:, None, :], 0.0, _BLOCKED).astype("float32")
+
+
+class WindowAttention(Attention):
+    """Self-attention inside windows, with a learned bias per head and relative position.
+
+    A grid that the window does not divide is padded by zeros on the right and below, as in the
+    authors' detection code; the padding takes part in attention, as there. A window larger than
+    the grid shrinks to the grid's shorter side, and then nothing is shifted.
+
+    Args:
+        dim: Width C.
+        num_heads: Number of heads h; must divide ``dim``.
+        grid: Rows and columns of tokens.
+        window_size: Side of a window, where the grid holds one.
+        shifted: Whether windows are shifted by half their side.
+        qkv_bias: Whether the query-key-value projection has a bias.
+        attn_dropout: Dropout on the attention weights.
+        proj_dropout: Dropout after the output projection.
+
+    Attributes:
+        window: Side of the windows in use.
+        shift: Tokens by which they are shifted in use.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        grid: tuple[int, int],
+        window_size: int = 7,
+        shifted: bool = False,
+        qkv_bias: bool = True,
+        attn_dropout: float = 0.0,
+        proj_dropout: float = 0.0,
+    ) -> None:
+        super().__init__(dim, num_heads, qkv_bias, attn_dropout, proj_dropout)
+        if window_size < 1:
+            raise ValueError(f"window_size must be at least 1, got {window_size}")
+        self.shifted = shifted
+        self.window = min(window_size, *grid)
+        self.relative_position_bias_table = self.create_parameter(
+            [(2 * self.window - 1) ** 2, num_heads], default_initializer=nn.initializer.Constant(0.0)
+        )
+        trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.plan(grid, window_size)
+
+    def plan(self, grid: tuple[int, int], window_size: int) -> None:
+        """Plan for another grid or window; the bias table is interpolated where the window changes."""
+        window = min(window_size, *grid)
+        self.shift = window_size // 2 if self.shifted and min(grid) > window_size else 0
+        if window != self.window:
+            table = table_values(self.relative_position_bias_table)
+            replace_parameter(
+                self, "relative_position_bias_table", resize_bias_table(table, self.window, window)
+            )
+            self.window = window
+        self.grid = grid
+        # What follows from the size is not saved: checkpoints of any size load.
+        if self.shift:
+            dtype = self.relative_position_bias_table.dtype
+            mask = paddle.to_tensor(shift_mask(grid, window, self.shift)).astype(dtype)
+            self.register_buffer("attn_mask", mask, persistable=False)
+        elif "attn_mask" in self._buffers:
+            del self.attn_mask
+        self._set_indices()
+
+    def _set_indices(self) -> None:
+        order, places = window_order(self.grid, self.window, self.shift)
+        self.padded = len(order) > len(places)
+        tables = {
+            "relative_position_index": relative_position_index(self.window),
+            "order": order,
+            "places": places,
+        }
+        for name, values in tables.items():
+            self.register_buffer(name, paddle.to_tensor(values), persistable=False)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> None:
+        # Layer.to(dtype=...) turns buffers of integers into floats as well; 16 bits cannot hold them.
+        super()._apply(*args, **kwargs)
+        if self.order.dtype != paddle.int64:
+            self._set_indices()
+
+    def bias(self) -> paddle.Tensor:
+        """Position bias, and mask where windows are shifted: ``[h, N, N]`` or ``[W, h, N, N]``."""
+        places = self.window**2
+        bias = paddle.gather(self.relative_position_bias_table, self.relative_position_index.flatten())
+        bias = bias.t().reshape([self.num_heads, places, places])
+        return bias + self.attn_mask.unsqueeze(1) if self.shift else bias
+
+    def forward(self, x_blc: paddle.Tensor) -> paddle.Tensor:
+        """Args: x_blc: ``[B, L, C]``, row by row. Returns: the same shape."""
+        dim = self.num_heads * self.head_dim
+        if self.padded:
+            x_blc = paddle.concat([x_blc, paddle.zeros_like(x_blc[:, :1])], axis=1)
+        windows = paddle.gather(x_blc, self.order, axis=1).reshape([-1, self.window**2, dim])
+        out = super().forward(windows, self.bias())
+        return paddle.gather(out.reshape([-1, self.order.shape[0], dim]), self.places, axis=1)
