@@ -101,6 +101,10 @@ class Classifier(nn.Layer):
         """Recompute the blocks' activations in the backward pass, to save memory."""
         self.backbone.set_recompute(on)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Told before each epoch of training, counted from 0; for what follows a schedule."""
+        self.backbone.set_epoch(epoch)
+
     def no_weight_decay(self) -> set[str]:
         """Full names of parameters that are not decayed though they have two dimensions or more."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}

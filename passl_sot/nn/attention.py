@@ -83,6 +83,8 @@ class Attention(nn.Layer):
         qkv_bias: Whether the joint projection has a bias.
         attn_dropout: Dropout on the attention weights.
         proj_dropout: Dropout after the output projection.
+        qkv_by_head: How the joint projection orders its outputs: all queries, all keys, all values;
+            or, if set, queries, keys and values of the first head, then of the second, and so on.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``dim``.
@@ -95,6 +97,7 @@ class Attention(nn.Layer):
         qkv_bias: bool = False,
         attn_dropout: float = 0.0,
         proj_dropout: float = 0.0,
+        qkv_by_head: bool = False,
     ) -> None:
         super().__init__()
         if num_heads < 1 or dim % num_heads:
@@ -103,14 +106,19 @@ class Attention(nn.Layer):
         self.head_dim = dim // num_heads
         self.scale = self.head_dim**-0.5
         self.attn_dropout = attn_dropout
+        self.qkv_by_head = qkv_by_head
         self.qkv = linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_dropout)
 
     def forward(self, x_bnc: paddle.Tensor, bias_whnm: paddle.Tensor | None = None) -> paddle.Tensor:
         """Args: x_bnc: ``[B, N, C]``; bias_whnm: see :func:`attend`. Returns: ``[B, N, C]``."""
-        qkv = self.qkv(x_bnc).reshape([0, 0, 3, self.num_heads, self.head_dim])
-        q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)
+        if self.qkv_by_head:
+            qkv = self.qkv(x_bnc).reshape([0, 0, self.num_heads, 3, self.head_dim])
+            q, k, v = qkv.transpose([3, 0, 2, 1, 4]).unbind(0)
+        else:
+            qkv = self.qkv(x_bnc).reshape([0, 0, 3, self.num_heads, self.head_dim])
+            q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)
         out = attend(q, k, v, self.scale, self.attn_dropout, self.training, bias_whnm)
         out = out.transpose([0, 2, 1, 3]).reshape([0, 0, self.num_heads * self.head_dim])
         return self.proj_drop(self.proj(out))

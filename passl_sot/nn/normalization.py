@@ -93,11 +93,19 @@ class MatrixNorm(nn.Layer):
         """Args: p_brc: ``[B, d, d]``, float32 or float64. Returns: the same shape."""
         return p_brc
 
+    def matrix(self, p_brc: paddle.Tensor) -> paddle.Tensor:
+        """The normalised matrices as matrices, ``[B, r, c]`` with c = d; float32 for 16-bit inputs.
+
+        Unlike ``forward`` this takes rectangular matrices too, where the normalisation has a meaning for
+        them, and drops nothing out.
+        """
+        with autocast_off():
+            return self._normalize(at_least_float32(p_brc))
+
     def forward(self, p_brc: paddle.Tensor) -> paddle.Tensor:
         """Args: p_brc: ``[B, d, d]``. Returns: ``[B, out_features]``, of the input's type."""
         with autocast_off():
-            normal = self._normalize(at_least_float32(p_brc))
-            vector = normal.flatten(1)
+            vector = self.matrix(p_brc).flatten(1)
             if self.vec == "triu":
                 # Not kept as a buffer: Layer.to(dtype) would make its integers floats.
                 row, column = paddle.triu_indices(self.input_dim, self.input_dim)

@@ -3,14 +3,17 @@
 Legend: B batch, N tokens, C width, h heads, d width of one head's branch (``wr_dim``).
 """
 
+import math
+
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.nn.initializers import linear
+from passl_sot.nn.initializers import batch_norm, linear
 from passl_sot.nn.normalization import MatrixNorm
 from passl_sot.nn.precision import at_least_float32, autocast_off
 
-__all__ = ["GAP", "GCP", "MGCrP", "remove_scalar_mean"]
+__all__ = ["CrossCovariance", "GAP", "GCP", "MGCrP", "remove_scalar_mean"]
 
 
 def remove_scalar_mean(x_bnc: paddle.Tensor) -> paddle.Tensor:
@@ -92,3 +95,40 @@ class MGCrP(nn.Layer):
         """Args: x_bnc: ``[B, N, C]``. Returns: ``[B, h·d²]``."""
         pooled = self.norm(self.cross_covariance(x_bnc))
         return pooled.reshape([-1, self.out_features]).astype(x_bnc.dtype)
+
+
+class CrossCovariance(nn.Layer):
+    """Cross-covariance between two reductions of the words (So-ViT, arXiv 2104.10935v1).
+
+    X = ReLU(BN(x Wₐ)) and Y = ReLU(BN(x W_b)) lose their means per channel; the result is
+    (X Yᵀ / N)ᵀ, the matrix that the official code normalises.
+
+    Args:
+        dim: Width C of the tokens.
+        first: Width a of X, the number of columns.
+        second: Width b of Y, the number of rows.
+    """
+
+    def __init__(self, dim: int, first: int, second: int) -> None:
+        super().__init__()
+        branches = []
+        for width in (first, second):
+            # Kaiming-normal by the number of outputs, as the official code starts them.
+            reduce = linear(dim, width, bias=False, std=math.sqrt(2.0 / width))
+            branches.append(nn.Sequential(reduce, batch_norm(width)))
+        self.conv_dr_block = nn.Sequential(*branches)
+
+    def _reduced(self, branch: nn.Sequential, x_bnc: paddle.Tensor) -> paddle.Tensor:
+        reduce, norm = branch
+        y = reduce(x_bnc)
+        # As one axis of tokens: BatchNorm takes no [B, N, C].
+        return F.relu(norm(y.flatten(0, 1))).reshape([-1, *y.shape[1:]])
+
+    def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
+        """Args: x_bnc: ``[B, N, C]``. Returns: ``[B, b, a]``, float32 for 16-bit inputs."""
+        x, y = (self._reduced(branch, x_bnc) for branch in self.conv_dr_block)
+        with autocast_off():
+            x, y = at_least_float32(x), at_least_float32(y)
+            x = x - x.mean(axis=1, keepdim=True)
+            y = y - y.mean(axis=1, keepdim=True)
+            return paddle.matmul(y, x, transpose_x=True) / _length(x_bnc, 1)

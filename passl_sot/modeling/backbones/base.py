@@ -132,6 +132,9 @@ class Backbone(nn.Layer):
         """Trade time for memory: recompute activations of the blocks in the backward pass."""
         self._recompute = on
 
+    def set_epoch(self, epoch: int) -> None:
+        """Told before each epoch of training, counted from 0; for what follows a schedule."""
+
     def run_block(self, block: Callable[[paddle.Tensor], paddle.Tensor], x: paddle.Tensor) -> paddle.Tensor:
         """Call a block, with recomputation when it is on and the network trains."""
         if self._recompute and self.training and paddle.in_dynamic_mode():

@@ -1,0 +1,101 @@
+"""The head of So-ViT, the first version of SoT (arXiv 2104.10935v1).
+
+Like SoT's it adds the logits of the class token and of pooled words. The words are pooled by a
+single cross-covariance between two reductions of different widths, each with BatchNorm and ReLU;
+every channel loses its mean over the tokens, so that it is a covariance in the strict sense (SoT
+removes one number per head).
+
+Differences from the official code (jiangtaoxie/SoT, commit c2d076e): none in values. The power
+normalisation runs on the transposed matrix there and here: the learned start vector has the length
+of the first width.
+
+Legend: B batch, P prefix tokens, N word tokens, C width, K classes, a and b the two widths.
+"""
+
+from typing import Annotated
+
+import paddle
+
+from passl_sot.modeling.heads import HEADS
+from passl_sot.modeling.heads.base import Head
+from passl_sot.nn.initializers import linear
+from passl_sot.nn.normalization import ISQRTCOV, NORMALIZATIONS, MatrixNorm, build_normalization
+from passl_sot.nn.second_order import CrossCovariance
+
+__all__ = ["CrossCovarianceHead"]
+
+
+@HEADS.register()
+class CrossCovarianceHead(Head):
+    """Class-token logits plus logits of the words' normalised cross-covariance.
+
+    Args:
+        num_classes: Number K of classes.
+        in_channels: Width C of the tokens.
+        reduction: The two widths a and b.
+        normalization: Normalisation of the ``[b, a]`` matrix, a node ``{name: ...}``; null for none.
+            It must suit a matrix that is not square: SvPN (the official one), EPN, SqrtD, SqrtT, LN.
+        num_prefix_tokens: Number P of tokens before the words. With 0 all tokens are pooled and there
+            is no ``cls_fc``.
+
+    Raises:
+        ValueError: The widths or the normalisation don't fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int,
+        reduction: list[int] = (64, 48),
+        normalization: Annotated[dict, NORMALIZATIONS] | None = None,
+        num_prefix_tokens: int = 1,
+    ) -> None:
+        super().__init__(num_classes, in_channels, num_prefix_tokens)
+        if len(reduction) != 2 or min(reduction) < 1:
+            raise ValueError(f"CrossCovarianceHead: reduction is two positive widths, got {list(reduction)}")
+        self.representation = CrossCovariance(in_channels, *reduction)
+        self.normalization = self._normalization(normalization, reduction[0])
+        self._word_dim = reduction[0] * reduction[1]
+        self.reset_classifier(num_classes)
+
+    @staticmethod
+    def _normalization(cfg: dict | None, columns: int) -> MatrixNorm:
+        norm = build_normalization(cfg, columns)
+        if isinstance(norm, ISQRTCOV):
+            raise ValueError(
+                "CrossCovarianceHead: ISQRTCOV takes the square root of a covariance, and a "
+                "cross-covariance has none; choose SvPN"
+            )
+        if norm.vec != "full":
+            raise ValueError("CrossCovarianceHead: the matrix is not symmetric; write vec: full")
+        return norm
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace ``visual_fc`` and ``cls_fc`` by new ones for ``num_classes`` classes."""
+        self._set_num_classes(num_classes)
+        self.visual_fc = linear(self._word_dim, num_classes)
+        if self.num_prefix_tokens:
+            self.cls_fc = linear(self.in_channels, num_classes)
+
+    def pool(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
+        """Pooled words, ``[B, a·b]``."""
+        transposed = self.normalization.matrix(self.representation(x_bnc[:, self.num_prefix_tokens :]))
+        pooled = transposed.transpose([0, 2, 1]).flatten(1).astype(x_bnc.dtype)
+        drop = getattr(self.normalization, "drop", None)
+        return pooled if drop is None else drop(pooled)
+
+    def forward_parts(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor]:
+        """Logits by the class token (None without one) and by the words.
+
+        Args:
+            x_bnc: Tokens ``[B, P+N, C]``.
+        """
+        self.check_tokens(x_bnc, pooled_allowed=False)
+        by_class = self.cls_fc(x_bnc[:, 0]) if self.num_prefix_tokens else None
+        return by_class, self.visual_fc(self.pool(x_bnc))
+
+    def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
+        """Tokens ``[B, P+N, C]`` to logits ``[B, K]``."""
+        by_class, by_words = self.forward_parts(x_bnc)
+        return by_words if by_class is None else by_class + by_words

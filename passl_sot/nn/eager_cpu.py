@@ -1,0 +1,163 @@
+"""Formulations that are fast in Paddle's eager mode on a CPU, for operations that are slow there.
+
+Each function has one meaning everywhere: on a GPU, in a traced graph and for 16-bit types it calls
+Paddle's own operation. On a CPU it is the same mathematics from operations that run well there, with a
+backward pass of its own where Paddle's takes several times the forward's time.
+
+Legend: B batch, C channels, H rows, W columns, N = H·W pixels.
+"""
+
+import math
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle.autograd import PyLayer
+
+__all__ = [
+    "applies",
+    "bias_gelu",
+    "channel_bias",
+    "depthwise_conv3x3",
+    "depthwise_packed",
+    "pack",
+    "unpack",
+    "use_packed",
+]
+
+_WIDE = 16  # up to this many columns the convolution kernel spends its time on borders
+
+
+def applies(x: paddle.Tensor) -> bool:
+    """Whether the formulations for the CPU are used for ``x``."""
+    return paddle.in_dynamic_mode() and x.place.is_cpu_place() and x.dtype in (paddle.float32, paddle.float64)
+
+
+def _needs_grad(*tensors: paddle.Tensor) -> bool:
+    return paddle.is_grad_enabled() and any(not t.stop_gradient for t in tensors)
+
+
+def channel_bias(x_bchw: paddle.Tensor, bias_c: paddle.Tensor) -> paddle.Tensor:
+    """Add one number per channel to maps ``[B, C, H, W]``.
+
+    With two axes after the channel's, Paddle's CPU kernel takes twenty times as long as with one.
+    """
+    return (x_bchw.flatten(2) + bias_c.unsqueeze(-1)).reshape([0, 0, *x_bchw.shape[2:]])
+
+
+class _BiasGelu(PyLayer):
+    @staticmethod
+    def forward(ctx, x_bcn, bias_c):
+        y = x_bcn + bias_c.unsqueeze(-1)
+        cdf = _normal_cdf(y)
+        ctx.save_for_backward(y, cdf)
+        return y * cdf
+
+    @staticmethod
+    def backward(ctx, grad):
+        y, cdf = ctx.saved_tensor()
+        slope = (y * y).scale_(-0.5).exp_().multiply_(y).scale_(1.0 / math.sqrt(2.0 * math.pi))
+        slope = slope.add_(cdf).multiply_(grad)
+        # A product with ones: Paddle's sums over outer axes are slow.
+        ones = paddle.ones([slope.shape[-1], 1], dtype=slope.dtype)
+        return slope, paddle.matmul(slope, ones).sum(axis=0).squeeze(-1)
+
+
+def _normal_cdf(y: paddle.Tensor) -> paddle.Tensor:
+    return paddle.erf(y * math.sqrt(0.5)).scale_(0.5, 0.5)
+
+
+def bias_gelu(x_bcn: paddle.Tensor, bias_c: paddle.Tensor) -> paddle.Tensor:
+    """Exact GELU of ``x + bias``, the bias per channel.
+
+    Args:
+        x_bcn: ``[B, C, N]``; without gradients its memory is used for the result.
+        bias_c: ``[C]``.
+
+    Returns:
+        ``[B, C, N]``.
+    """
+    if not applies(x_bcn):
+        return F.gelu(x_bcn + bias_c.unsqueeze(-1))
+    if _needs_grad(x_bcn, bias_c):
+        return _BiasGelu.apply(x_bcn, bias_c)
+    y = x_bcn.add_(bias_c.unsqueeze(-1))
+    return y.multiply_(_normal_cdf(y))
+
+
+class _DepthwiseConv(PyLayer):
+    """The gradient to the input is a convolution with the turned kernel: the forward's fast kernel."""
+
+    @staticmethod
+    def forward(ctx, x_bchw, weight):
+        with paddle.enable_grad():
+            kernel = weight.detach()
+            kernel.stop_gradient = False
+            out = F.conv2d(x_bchw.detach(), kernel, padding=1, groups=kernel.shape[0])
+        ctx.inner = out, kernel
+        return out.detach()
+
+    @staticmethod
+    def backward(ctx, grad):
+        out, kernel = ctx.inner
+        (grad_kernel,) = paddle.grad(out, kernel, grad)
+        grad_x = F.conv2d(grad, kernel.detach().flip([2, 3]), padding=1, groups=kernel.shape[0])
+        return grad_x, grad_kernel
+
+
+def _bands(weight: paddle.Tensor, width: int) -> list[paddle.Tensor]:
+    """For each of the three kernel rows the banded matrices ``[C, W, W]`` of a convolution along a row."""
+    basis = np.stack([np.eye(width, k=1 - tap) for tap in range(3)]).reshape(3, -1)
+    basis = paddle.to_tensor(basis, dtype=weight.dtype)
+    bands = paddle.matmul(weight.reshape([-1, 3]), basis)
+    return bands.reshape([weight.shape[0], 3, width, width]).unbind(1)
+
+
+def depthwise_packed(x_chbw: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor:
+    """The same as :func:`depthwise_conv3x3` for maps ``[C, H, B, W]``, as products with banded matrices.
+
+    For few columns: the work grows with W, and Paddle's convolution kernel takes longer up to about 28.
+    """
+    channels, height, batch, width = x_chbw.shape
+    row = paddle.zeros([channels, batch, width], dtype=x_chbw.dtype)
+    padded = paddle.concat([row, x_chbw.reshape([channels, height * batch, width]), row], axis=1)
+    out = None
+    for i, band in enumerate(_bands(weight, width)):
+        part = paddle.matmul(padded[:, i * batch : (i + height) * batch], band)
+        if out is None:
+            out = part
+        else:
+            out = out + part if _needs_grad(part) else out.add_(part)
+    return out.reshape(x_chbw.shape)
+
+
+def use_packed(x_bchw: paddle.Tensor) -> bool:
+    """Whether :func:`depthwise_packed` is the faster form for maps of that size."""
+    return applies(x_bchw) and x_bchw.shape[3] <= _WIDE
+
+
+def pack(x_bchw: paddle.Tensor) -> paddle.Tensor:
+    """``[B, C, H, W]`` to ``[C, H, B, W]``: each channel of the batch side by side."""
+    return x_bchw.transpose([1, 2, 0, 3])
+
+
+def unpack(x_chbw: paddle.Tensor) -> paddle.Tensor:
+    """``[C, H, B, W]`` to ``[B, C, H, W]``."""
+    return x_chbw.transpose([2, 0, 1, 3])
+
+
+def depthwise_conv3x3(x_bchw: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor:
+    """Depth-wise 3×3 convolution, stride 1, zeros around, without bias.
+
+    Args:
+        x_bchw: Maps ``[B, C, H, W]``.
+        weight: Kernels ``[C, 1, 3, 3]``.
+
+    Returns:
+        ``[B, C, H, W]``.
+    """
+    if use_packed(x_bchw):
+        return unpack(depthwise_packed(pack(x_bchw), weight))
+    if applies(x_bchw) and _needs_grad(x_bchw, weight):
+        return _DepthwiseConv.apply(x_bchw, weight)
+    return F.conv2d(x_bchw, weight, padding=1, groups=weight.shape[0])

@@ -1,0 +1,194 @@
+"""Super-token attention: few tokens, gathered from many by soft association (STViT, arXiv 2211.11167).
+
+An image is cut into windows; the mean of each is the start of a super token. Every pixel is
+associated with the nine super tokens around it, a weighted mean of the pixels makes the super
+tokens anew, self-attention mixes them, and the same association gives them back to the pixels.
+
+The official code gathers neighbours by a convolution with nine frozen kernels and adds them up by
+its transpose. Here both are look-ups in a table with a row of zeros at the end for neighbours
+outside the grid; the products run channel-last. The values are the same.
+
+Legend: B batch, M = m_h·m_w super tokens (one per window), n = s·s pixels of a window, C width,
+9 neighbours row by row (4 is the window's own).
+"""
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from passl_sot.nn.attention import Attention, softmax
+from passl_sot.nn.precision import at_least_float32, autocast_off
+
+__all__ = ["SuperTokenAttention", "neighbour_table"]
+
+_MASS_EPS = 1e-12
+
+
+def neighbour_table(rows: int, columns: int) -> np.ndarray:
+    """Numbers of the nine neighbours of every cell of a grid, ``[rows·columns, 9]``.
+
+    Cells count row by row; a neighbour outside the grid has the number ``rows·columns``.
+    """
+    grid = np.full((rows + 2, columns + 2), rows * columns, dtype="int64")
+    grid[1:-1, 1:-1] = np.arange(rows * columns).reshape(rows, columns)
+    shifts = [grid[i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
+    return np.stack(shifts, axis=-1).reshape(rows * columns, 9)
+
+
+def _gather_rows(x_bmc: paddle.Tensor, index: paddle.Tensor) -> paddle.Tensor:
+    """Rows of ``[B, M, C]`` by number, M meaning a row of zeros; ``[B, len(index), C]``."""
+    table = paddle.concat([x_bmc, paddle.zeros_like(x_bmc[:, :1])], axis=1)
+    return paddle.index_select(table, index, axis=1)
+
+
+def _pad(x: paddle.Tensor, axis: int, amount: int) -> paddle.Tensor:
+    """Zeros at the end of an axis. (Paddle's own padding is slow on a CPU.)"""
+    if amount == 0:
+        return x
+    shape = [*x.shape]
+    shape[axis] = amount
+    zeros = paddle.zeros_like(paddle.slice(x, [axis], [0], [1])).expand(shape)
+    return paddle.concat([x, zeros], axis=axis)
+
+
+class _Kernels(nn.Layer):
+    """A frozen table of the official state dict, where conversion finds and checks it; never used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        eye = paddle.eye(9, dtype=paddle.get_default_dtype()).reshape([9, 1, 3, 3])
+        self.register_buffer("weights", eye, persistable=False)
+
+
+class SuperTokenAttention(nn.Layer):
+    """Attention among super tokens, or plain attention where every token is its own super token.
+
+    The association has no gradient: what is learned flows through the means it weighs.
+    Neighbours outside the grid are vectors of zeros: they take their part of the softmax, and it is
+    lost. Rows and columns of zeros are added at the bottom and right where windows don't fit; they
+    are pooled and associated like pixels.
+
+    Args:
+        dim: Width C.
+        num_heads: Heads of the attention among super tokens.
+        window: Side s of a window in pixels; 1 for plain attention.
+        num_iters: Rounds of association; the published models use 1.
+        qkv_bias: Whether the query-key-value projection has a bias.
+        attn_dropout: Dropout on attention weights.
+        proj_dropout: Dropout after the output projection.
+
+    Raises:
+        ValueError: A number lies outside its range.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window: int,
+        num_iters: int = 1,
+        qkv_bias: bool = True,
+        attn_dropout: float = 0.0,
+        proj_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if window < 1 or num_iters < 1:
+            raise ValueError(f"window ({window}) and num_iters ({num_iters}) must be at least 1")
+        self.window = window
+        self.num_iters = num_iters
+        self.scale = dim**-0.5
+        self.unfold = _Kernels()
+        self.fold = _Kernels()
+        self.stoken_refine = Attention(
+            dim, num_heads, qkv_bias, attn_dropout, proj_dropout, qkv_by_head=True
+        )
+
+    def forward(self, x_bchw: paddle.Tensor, norm: nn.LayerNorm) -> paddle.Tensor:
+        """Attention of the normalised map; the norm is applied where channels come last anyway.
+
+        Args:
+            x_bchw: ``[B, C, H, W]``.
+            norm: LayerNorm over the channels.
+
+        Returns:
+            ``[B, C, H, W]``.
+        """
+        height, width = x_bchw.shape[2:]
+        if self.window == 1:
+            tokens = x_bchw.flatten(2).transpose([0, 2, 1])
+            out = self.stoken_refine(norm(tokens)).transpose([0, 2, 1])
+            return out.reshape([0, 0, height, width])
+        s = self.window
+        rows, columns = -(-height // s), -(-width // s)
+        padded = rows * s != height or columns * s != width
+        if padded:
+            x_bchw = _pad(_pad(x_bchw, 2, rows * s - height), 3, columns * s - width)
+        pixels = x_bchw.reshape([0, 0, rows, s, columns, s]).transpose([0, 2, 4, 3, 5, 1])
+        pixels = norm(pixels.reshape([0, rows * columns, s * s, x_bchw.shape[1]]))
+        if padded:
+            pixels = pixels * self._inside(height, width, rows, columns).astype(pixels.dtype)
+        out = self._attend(pixels, rows, columns)
+        out = out.reshape([0, rows, columns, s, s, x_bchw.shape[1]]).transpose([0, 5, 1, 3, 2, 4])
+        out = out.reshape([0, 0, rows * s, columns * s])
+        return out[:, :, :height, :width] if padded else out
+
+    def _inside(self, height: int, width: int, rows: int, columns: int) -> paddle.Tensor:
+        """1 for pixels of the image, 0 for added ones, ``[M, n, 1]``: the norm's shift falls on both."""
+        s = self.window
+        inside = np.zeros((rows * s, columns * s), dtype="float32")
+        inside[:height, :width] = 1.0
+        inside = inside.reshape(rows, s, columns, s).transpose(0, 2, 1, 3)
+        return paddle.to_tensor(inside.reshape(rows * columns, s * s, 1))
+
+    def associate(
+        self, pixels_bmnc: paddle.Tensor, rows: int, columns: int
+    ) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Association of pixels with the nine super tokens around them, without gradient.
+
+        Args:
+            pixels_bmnc: Normalised pixels by window, ``[B, M, n, C]``, at least float32.
+            rows: Windows m_h from top to bottom.
+            columns: Windows m_w from left to right.
+
+        Returns:
+            Weights ``[B, M, n, 9]`` whose rows sum to 1, and each super token's mass ``[B, M, 1]``.
+        """
+        with paddle.no_grad():
+            pixels = pixels_bmnc.detach()
+            pool = paddle.full([1, pixels.shape[2]], 1.0 / pixels.shape[2], dtype=pixels.dtype)
+            tokens = paddle.matmul(pool, pixels).squeeze(2)
+            for i in range(self.num_iters):
+                near = self._spread(tokens, rows, columns)
+                weights = softmax(paddle.matmul(pixels, near, transpose_y=True) * self.scale)
+                mass = self._collect(weights.sum(axis=2).unsqueeze(-1), rows, columns)
+                if i < self.num_iters - 1:
+                    sums = paddle.matmul(weights, pixels, transpose_x=True)
+                    tokens = self._collect(sums, rows, columns) / (mass + _MASS_EPS)
+        return weights, mass
+
+    def _spread(self, tokens_bmc: paddle.Tensor, rows: int, columns: int) -> paddle.Tensor:
+        """The nine super tokens around each window: ``[B, M, C]`` to ``[B, M, 9, C]``."""
+        index = paddle.to_tensor(neighbour_table(rows, columns).reshape(-1))
+        near = _gather_rows(tokens_bmc, index)
+        return near.reshape([-1, rows * columns, 9, tokens_bmc.shape[-1]])
+
+    def _collect(self, parts_bm9c: paddle.Tensor, rows: int, columns: int) -> paddle.Tensor:
+        """The adjoint of ``_spread``: what nine windows hold for a super token, summed; ``[B, M, C]``."""
+        count = rows * columns
+        # Neighbour k of window m is the window for which m is neighbour 8 - k.
+        window = neighbour_table(rows, columns)
+        place = np.where(window < count, window * 9 + np.arange(8, -1, -1), count * 9)
+        index = paddle.to_tensor(place.reshape(-1))
+        parts = _gather_rows(parts_bm9c.flatten(1, 2), index)
+        return parts.reshape([-1, count, 9, parts_bm9c.shape[-1]]).sum(axis=2)
+
+    def _attend(self, pixels: paddle.Tensor, rows: int, columns: int) -> paddle.Tensor:
+        """``[B, M, n, C]`` to the same shape: sample super tokens, attend, give back."""
+        with autocast_off():
+            exact = at_least_float32(pixels)
+            weights, mass = self.associate(exact, rows, columns)
+            sums = paddle.matmul(weights, exact, transpose_x=True)
+            tokens = self._collect(sums, rows, columns) / (mass + _MASS_EPS)
+        tokens = self.stoken_refine(tokens.astype(pixels.dtype))
+        near = self._spread(tokens, rows, columns)
+        return paddle.matmul(weights.astype(near.dtype), near)
