@@ -13,14 +13,19 @@ from passl_sot.zoo import model_config
 
 
 def smallest_of_each() -> list[str]:
-    """A config for each kind of backbone on each kind of head."""
+    """A config for each kind of backbone on each kind of head that its authors gave it."""
     best: dict[tuple[str, str], tuple[float, str]] = {}
     for name in list_models():
         cfg = model_config(name)
         size = cfg.meta.params_m if "meta" in cfg else 0.0
         key = cfg.model.architecture.name, cfg.model.head.name
         best[key] = min(best.get(key, (np.inf, "")), (size, name))
-    return sorted(name for _, name in best.values())
+    linear = {backbone for backbone, head in best if head != "SecondOrderHead"}
+    return sorted(
+        name
+        for (backbone, head), (_, name) in best.items()
+        if head != "SecondOrderHead" or backbone not in linear
+    )
 
 
 NAMES = smallest_of_each()
