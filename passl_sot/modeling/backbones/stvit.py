@@ -164,6 +164,12 @@ class STViT(Backbone):
     """
 
     torch_key_rules = ((r"^head\.", "head.fc."), (r"^(?!head\.)", "backbone."))
+    torch_tables = (r".*\.(un)?fold\.weights",)
+    torch_pointwise = (
+        r".*\.stoken_refine\.(qkv|proj)\.weight",
+        r".*\.mlp\d?\.fc\d\.weight",
+        r"proj\.weight",
+    )
 
     def __init__(
         self,
