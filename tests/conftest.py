@@ -24,7 +24,7 @@ model:
     token_embed: Naive_linear, drop_rate: 0.1}}
   head: {{num_classes: 3, num_heads: 2, wr_dim: 4}}
 lr_scheduler: {{T_max: null, warmup_epochs: 0, reference_batch: 8, unit: step}}
-ema: {{decay: 0.9}}
+ema: {{decay: 0.1}}
 log: {{interval: 1, visualdl: false}}
 dataloader:
   train:

@@ -6,6 +6,7 @@ import time
 import paddle
 
 from passl_sot.engine.experiment import Experiment
+from passl_sot.engine.fit import check_fit
 from passl_sot.engine.run_info import memory_gb
 from passl_sot.engine.tasks import ClassificationTask
 from passl_sot.modeling.classifier import Classifier
@@ -15,23 +16,25 @@ from passl_sot.optim import build_optimizer
 from passl_sot.optim.ema import ModelEMA
 
 
-def describe_run(experiment: Experiment, cfg, train_images: int, world_size: int) -> list[str]:
+def describe_run(experiment: Experiment, cfg, train, val, world_size: int) -> list[str]:
     """Builds the model, takes two small training steps, and extrapolates.
 
     Args:
         experiment: The checked experiment.
         cfg: Its config.
-        train_images: Images in the training split.
+        train: Training dataset.
+        val: Validation dataset.
         world_size: Processes the run will have.
 
     Returns:
         Lines to print: parameters, multiply-adds, and estimates of memory and time.
     """
     model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+    check_fit(model, train, val)
     stats = model_stats(model)
     batch_size = experiment.dataloader.train.sampler.batch_size
     seconds, fixed, per_image = _probe(model, experiment, cfg, min(batch_size, 4))
-    per_epoch = math.ceil(train_images / world_size) * seconds
+    per_epoch = math.ceil(len(train) / world_size) * seconds
     total = per_epoch * experiment.epochs / 3600
     return [
         f"parameters   {stats.parameters / 1e6:.3f} M trainable",

@@ -1,6 +1,7 @@
 """Where a run's numbers go: `metrics.jsonl` always, VisualDL records beside it."""
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -38,7 +39,9 @@ class MetricsWriter:
 
     def write(self, kind: str, step: int, epoch: int, values: dict[str, float]) -> None:
         """Appends one row; `kind` ("train", "val", "val_ema") groups the curves."""
-        row = {"kind": kind, "step": step, "epoch": epoch, **values}
+        # JSON has no NaN; null keeps the row readable everywhere.
+        known = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        row = {"kind": kind, "step": step, "epoch": epoch, **known}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         if self._visualdl:

@@ -1,11 +1,15 @@
 """A run's folder and what is recorded about how it came to be."""
 
+import fcntl
 import json
 import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import paddle
@@ -27,6 +31,8 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self.best = path / "best.safetensors"
+        self._lock: TextIO | None = None
         self.info = {
             "version": __version__,
             "paddle": paddle.__version__,
@@ -41,14 +47,60 @@ class RunFolder:
             return None
         if resume != "auto":
             return ckpt.read_checkpoint(resume)
-        saved = ckpt.find_latest(self.path, log.warning)
+        saved = self.latest()
         if saved is None:
             log.info("nothing to resume in %s: a new run", self.path)
         return saved
 
-    def refuse_to_overwrite(self) -> None:
-        """Stops a new run from replacing another's checkpoints."""
-        if (self.path / "last.safetensors").exists():
+    def latest(self) -> ckpt.Checkpoint | None:
+        """The newest whole checkpoint here; None where there is none."""
+        return ckpt.find_latest(self.path, log.warning)
+
+    def claim(self) -> None:
+        """Makes the folder, sees that it can be written to, and keeps other runs out until this one ends.
+
+        Raises:
+            CheckpointError: It can't be written to, or another process trains in it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("a")
+        except OSError as error:
+            raise ckpt.CheckpointError(
+                f"can't write to {self.path}: {error.strerror}; set output_dir elsewhere / 输出目录不可写"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ckpt.CheckpointError(
+                f"another process is training in {self.path}: wait for it, or write elsewhere with "
+                f"-o output_dir=DIR / 另一进程正在使用该目录"
+            ) from error
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Gives the folder free when a `with` block ends."""
+        try:
+            yield
+        finally:
+            if self._lock:
+                self._lock.close()
+
+    def mend_best(self, saved: ckpt.Checkpoint, best_step: int) -> None:
+        """Gives `best` its file where a kill came between saving the best epoch and naming it so."""
+        if saved.meta["progress"]["step"] != best_step:
+            return
+        try:
+            stands = ckpt.read_checkpoint(self.best).meta["progress"]["step"] == best_step
+        except ckpt.CheckpointError:
+            stands = False
+        if not stands:
+            ckpt.copy_checkpoint(saved.path, self.best)
+
+    def refuse_to_overwrite(self, saved: ckpt.Checkpoint | None) -> None:
+        """Stops a run from replacing the checkpoints of another than the one it goes on with (`saved`)."""
+        own = saved is not None and saved.path.resolve().parent == self.path.resolve()
+        if (self.path / "last.safetensors").exists() and not own:
             raise ckpt.CheckpointError(
                 f"{self.path} already holds a run: add --resume auto to go on with it, or keep it and write "
                 f"elsewhere with -o output_dir=DIR / 该目录已有训练结果：加 --resume auto 继续，或换目录"

@@ -12,6 +12,7 @@ from passl_sot.engine.checkpoint import CheckpointError, kinds_of, read_checkpoi
 from passl_sot.engine.distributed import World, start
 from passl_sot.engine.evaluate import evaluate, softmax
 from passl_sot.engine.experiment import Experiment
+from passl_sot.engine.run_info import RunFolder
 from passl_sot.engine.trainer import Trainer
 from passl_sot.metrics import ClassificationMeter, write_report
 from passl_sot.modeling.classifier import Classifier
@@ -31,25 +32,36 @@ def train_run(cfg: Config, config_path: Path, args, note: str) -> None:
         args: The command line's `resume`, `init_from`, `evaluate_only`, `check_all_files`, `override`.
         note: A line about the environment to log first.
     """
+    folder = Path(cfg.get("output_dir", "output")) / config_path.stem
+    if args.evaluate_only:
+        evaluate_run(cfg, _weights_to_evaluate(folder, args), None, note=note)
+        return
     world = start(cfg.get("device", "auto"))
     if world.is_main:
         log.info(note)
     trainer = Trainer(
         cfg,
-        Path(cfg.get("output_dir", "output")) / config_path.stem,
+        folder,
         world,
         resume=args.resume,
         init_from=args.init_from,
         check_all_files=args.check_all_files,
         overrides=tuple(args.override),
-        evaluate_only=args.evaluate_only,
     )
-    if args.evaluate_only:
-        trainer.evaluate()
-        return
     results = trainer.fit()
     if results and world.is_main:
         log.info("finished: best top-1 %.2f %%; files in %s", trainer.progress.best, trainer.folder.path)
+
+
+def _weights_to_evaluate(folder: Path, args) -> str:
+    if args.init_from:
+        return args.init_from
+    if args.resume != "auto":
+        return args.resume
+    saved = RunFolder(folder).latest()
+    if saved is None:
+        raise CheckpointError(f"nothing to evaluate: no checkpoint in {folder} / 该目录没有可评估的断点")
+    return str(saved.path)
 
 
 def check_run(cfg: Config, *, check_all_files: bool, note: str) -> None:
@@ -77,7 +89,7 @@ def check_run(cfg: Config, *, check_all_files: bool, note: str) -> None:
         len(val.dataset),
         len(train.class_names),
     )
-    for line in describe_run(experiment, cfg, len(train.dataset), world.size):
+    for line in describe_run(experiment, cfg, train.dataset, val.dataset, world.size):
         log.info(line)
 
 

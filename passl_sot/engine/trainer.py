@@ -2,10 +2,9 @@
 
 import math
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,9 @@ from passl_sot.engine.diagnose import NonFiniteError, first_nonfinite
 from passl_sot.engine.distributed import World, format_duration
 from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.experiment import Experiment
+from passl_sot.engine.fit import check_fit
 from passl_sot.engine.loggers import MetricsWriter
+from passl_sot.engine.progress import Progress, Speed, mix_seed
 from passl_sot.engine.run_info import RunFolder, memory_gb, preprocessing_of
 from passl_sot.engine.tasks import ClassificationTask
 from passl_sot.modeling.classifier import Classifier
@@ -27,32 +28,11 @@ from passl_sot.optim import build_lr_scheduler, build_optimizer
 from passl_sot.optim.clip import clip_by_global_norm, global_grad_norm
 from passl_sot.optim.ema import ModelEMA
 from passl_sot.optim.schedules import plan_batch
-from passl_sot.utils.config import Config
+from passl_sot.utils.config import Config, diff
 from passl_sot.utils.logger import get_logger
 from passl_sot.utils.schema import make_section
 
 log = get_logger()
-
-
-@dataclass
-class Progress:
-    """Where a run stands; saved and restored as it is.
-
-    Attributes:
-        epoch: The epoch being trained (finished epochs before it).
-        batches: Batches of that epoch already used by each process.
-        step: Updates since the beginning.
-        best: Best top-1 (%) so far, by the weights that `checkpoint.best_by` names.
-        skipped: Updates left out because of a non-finite loss or gradient.
-        skipped_in_a_row: Those since the last good update.
-    """
-
-    epoch: int = 0
-    batches: int = 0
-    step: int = 0
-    best: float = -1.0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
 
 
 class Trainer:
@@ -66,7 +46,6 @@ class Trainer:
         init_from: Weights to start a new run from; not together with `resume`.
         check_all_files: Decode every image before the first epoch instead of a sample.
         overrides: The command line's overrides, for the record.
-        evaluate_only: Nothing will be trained, so nothing is recorded and an existing run is no obstacle.
     """
 
     def __init__(
@@ -79,15 +58,15 @@ class Trainer:
         init_from: str | None = None,
         check_all_files: bool = False,
         overrides: tuple[str, ...] = (),
-        evaluate_only: bool = False,
     ):
         self.cfg = cfg
         self.exp: Experiment = make_section(Experiment, cfg)
         self.world = world
         self.folder = RunFolder(folder)
+        if world.is_main:
+            self.folder.claim()
         saved = self.folder.checkpoint_to_resume(resume)
-        if saved is None and not evaluate_only:
-            self.folder.refuse_to_overwrite()
+        self.folder.refuse_to_overwrite(saved)
         self.train_loader = build_dataloader(
             cfg.dataloader.train, mode="train", seed=self.exp.seed, **self._place
         )
@@ -107,6 +86,7 @@ class Trainer:
             weights, _ = ckpt.read_weights(init_from)
             self._say("starting from %s", state.start_from(self.model, weights, str(init_from)))
         self.ema = ModelEMA(self.model, self.exp.ema.decay) if self.exp.ema else None
+        check_fit(self.model, self.train_loader.dataset, self.val_loader.dataset)
         if saved:
             self._restore(saved)
         self.net, self.optimizer = world.distribute(self.model, self.inner_optimizer)
@@ -114,6 +94,7 @@ class Trainer:
         batch_size = self.exp.dataloader.train.sampler.batch_size
         self.plan = plan_batch(self.schedule, batch_size, world.size, len(self.train_loader))
         self.updates_per_epoch = math.ceil(len(self.train_loader) / self.plan.accumulate)
+        self.best_by = self._choose_best_by()
         if self.progress.batches % self.plan.accumulate:
             raise ckpt.CheckpointError(
                 f"{saved.path} stands at batch {self.progress.batches} of an epoch, inside an update of "
@@ -121,7 +102,8 @@ class Trainer:
             )
         self.stop_signal = 0
         self.metrics: MetricsWriter | None = None
-        if world.is_main and not evaluate_only:
+        complete = self.progress.epoch >= self.exp.epochs and not self.progress.pending_evaluation
+        if world.is_main and not complete:
             self.folder.record(cfg, overrides, world.size)
             step = self.progress.step if saved else None
             self.metrics = MetricsWriter(folder, visualdl=self.exp.log.visualdl, resume_step=step)
@@ -183,31 +165,40 @@ class Trainer:
         Raises:
             NonFiniteError: `nonfinite_limit` updates in a row had a non-finite loss or gradient.
         """
-        if self.progress.epoch >= self.exp.epochs:
-            self._say("already complete: %d of %d epochs", self.progress.epoch, self.exp.epochs)
-            return self.evaluate()
+        progress = self.progress
         results: dict[str, float] | None = None
-        with self._signals():
-            for epoch in range(self.progress.epoch, self.exp.epochs):
-                stop = self._train_epoch(epoch)
-                if stop:
-                    self._stop(stop, self._save())
-                    return None
-                self.progress.epoch, self.progress.batches = epoch + 1, 0
-                best = False
-                if (epoch + 1) % self.exp.eval_interval == 0 or epoch + 1 == self.exp.epochs:
+        with self._signals(), self.folder.claimed():
+            if progress.epoch >= self.exp.epochs and not progress.pending_evaluation:
+                self._say("already complete: %d of %d epochs", progress.epoch, self.exp.epochs)
+                return self.evaluate(record=False)
+            while True:
+                if progress.pending_evaluation:
                     results = self.evaluate()
-                    best = results[f"{self.exp.checkpoint.best_by}_top1"] > self.progress.best
-                    if best:
-                        self.progress.best = results[f"{self.exp.checkpoint.best_by}_top1"]
-                path = self._save(best=best)
+                    self._keep_best(results[f"{self.best_by}_top1"])
+                if progress.epoch >= self.exp.epochs:
+                    break
                 _, stop = self._agree(False, self.stop_signal)
-                if stop and epoch + 1 < self.exp.epochs:
+                stop = stop or self._train_epoch(progress.epoch)
+                if not stop:
+                    progress.epoch, progress.batches = progress.epoch + 1, 0
+                    last = progress.epoch == self.exp.epochs
+                    progress.pending_evaluation = last or progress.epoch % self.exp.eval_interval == 0
+                path = self._save()  # before the evaluation: whatever happens there, the epoch is kept
+                if stop:
                     self._stop(stop, path)
                     return None
         if self.metrics:
             self.metrics.close()
         return results
+
+    def _keep_best(self, top1: float) -> None:
+        self.progress.pending_evaluation = False
+        best = top1 > self.progress.best
+        if best:
+            self.progress.best, self.progress.best_step = top1, self.progress.step
+        last = self._save()
+        if best and self.world.is_main:
+            ckpt.copy_checkpoint(last, self.folder.best)
 
     def _train_epoch(self, epoch: int) -> int:
         """Runs, or finishes, one epoch.
@@ -217,8 +208,9 @@ class Trainer:
         """
         loader, accumulate = self.train_loader, self.plan.accumulate
         loader.sampler.set_epoch(epoch)
+        self.model.set_epoch(epoch)
         self.net.train()
-        meter = _Speed(loader)
+        meter = Speed(loader)
         bar = self.world.bar(
             total=len(loader), initial=self.progress.batches, desc=f"epoch {epoch + 1}/{self.exp.epochs}"
         )
@@ -235,7 +227,7 @@ class Trainer:
                 loss_sum = 0.0
             last = index % accumulate == group - 1
             # Dropout and drop-path draw from (seed, position, rank) alone: resuming needs no generator state.
-            paddle.seed(_mix(self.exp.seed, epoch, index, self.world.rank))
+            paddle.seed(mix_seed(self.exp.seed, epoch, index, self.world.rank))
             with self.world.accumulating(self.net, more=not last):
                 loss = self.task(self.net, batch)["loss"] / group
                 loss.backward()
@@ -298,8 +290,11 @@ class Trainer:
 
     # -- evaluation and records -------------------------------------------------------------------
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, *, record: bool = True) -> dict[str, float]:
         """Evaluates the raw and, if kept, the averaged weights on the validation split.
+
+        Args:
+            record: Write the results to the logs.
 
         Returns:
             Values by name: `raw_top1` (%), `raw_loss`, ... and `ema_top1`, ...
@@ -312,7 +307,7 @@ class Trainer:
                 meter = evaluate(self.model, self.val_loader, classes, self.world, description=f"eval {kind}")
             values = meter.result()
             results.update({f"{kind}_{name}": value for name, value in values.items()})
-            if self.metrics:
+            if self.metrics and record:
                 self.metrics.write(f"val_{kind}", self.progress.step, self.progress.epoch, values)
         self._say(
             "epoch %d/%d  %s",
@@ -327,7 +322,7 @@ class Trainer:
         return results
 
     def _log_update(
-        self, epoch: int, update: int, loss: float, norm: float, rate: float, meter: "_Speed"
+        self, epoch: int, update: int, loss: float, norm: float, rate: float, meter: "Speed"
     ) -> None:
         speed, wait = meter.read()
         done = epoch * self.updates_per_epoch + update + 1
@@ -362,7 +357,7 @@ class Trainer:
 
     # -- checkpoints ------------------------------------------------------------------------------
 
-    def _save(self, *, best: bool = False) -> Path:
+    def _save(self) -> Path:
         last = self.folder.path / "last.safetensors"
         if self.world.is_main:
             meta = {
@@ -370,29 +365,45 @@ class Trainer:
                 "progress": asdict(self.progress),
                 "sampler": self.train_loader.sampler.state_dict(),
                 "ema_updates": self.ema.updates if self.ema else 0,
-                "best_by": self.exp.checkpoint.best_by,
+                "best_by": self.best_by,
                 "config": self.cfg.to_dict(),
                 "class_names": self.train_loader.class_names,
                 "preprocessing": preprocessing_of(self.cfg.dataloader.val.dataset),
             }
-            arrays = state.training_arrays(self.model, self.ema, self.inner_optimizer)
-            ckpt.write_checkpoint(last, arrays, meta)
-            if best:
-                ckpt.copy_checkpoint(last, self.folder.path / "best.safetensors")
-            interval = self.exp.checkpoint.interval
-            if interval and self.progress.batches == 0 and self.progress.epoch % interval == 0:
-                ckpt.copy_checkpoint(last, self.folder.path / f"epoch_{self.progress.epoch:04d}.safetensors")
+            ckpt.write_checkpoint(
+                last, state.training_arrays(self.model, self.ema, self.inner_optimizer), meta
+            )
+            interval, progress = self.exp.checkpoint.interval, self.progress
+            if interval and progress.batches == 0 and progress.epoch % interval == 0:
+                ckpt.copy_checkpoint(last, self.folder.path / f"epoch_{progress.epoch:04d}.safetensors")
         self.world.wait_for_main()
         return last
 
     def _restore(self, saved: ckpt.Checkpoint) -> None:
+        names = self.train_loader.class_names
+        if saved.meta["class_names"] != names:
+            raise ckpt.CheckpointError(
+                f"{saved.path} was trained on the classes {saved.meta['class_names'][:8]}, the data have "
+                f"{names[:8]}: resume with the same class folders, or begin anew by --init-from / 类别不一致"
+            )
+        changed = diff(Config(saved.meta["config"]), self.cfg)
+        if changed and self.world.is_main:
+            log.warning("settings changed since %s was written:\n%s", saved.path, changed)
         state.load_model(self.model, saved.part("model"), str(saved.path))
         state.load_optimizer(self.inner_optimizer, self.model, saved.part("optimizer"))
-        if self.ema:
-            self.ema.load(saved.part("ema"), saved.meta["ema_updates"])
+        average = saved.part("ema")
+        if self.ema and average:
+            self.ema.load(average, saved.meta["ema_updates"])
+        elif self.ema:
+            self.ema = ModelEMA(self.model, self.ema.decay)
+            self._say("the checkpoint has no average: it begins anew from the weights resumed")
+        elif average:
+            self._say("the checkpoint's averaged weights are dropped: there is no ema section any more")
         self.progress = Progress(**saved.meta["progress"])
         if self.progress.batches:
             self.train_loader.sampler.load_state_dict(saved.meta["sampler"])
+        if self.world.is_main:
+            self.folder.mend_best(saved, self.progress.best_step)
         self._say(
             "resuming from %s: epoch %d, batch %d, %d updates, best top-1 %.2f %%",
             saved.path,
@@ -401,6 +412,20 @@ class Trainer:
             self.progress.step,
             self.progress.best,
         )
+
+    def _choose_best_by(self) -> str:
+        """The weights that choose `best`: the recipe's, unless its average can't have forgotten its start."""
+        wanted = self.exp.checkpoint.best_by
+        left = self.ema.decay ** (self.exp.epochs * self.updates_per_epoch) if self.ema else 0.0
+        if wanted == "ema" and left > 0.01:
+            self._say(
+                "checkpoint.best_by: raw instead of ema, because %.0f %% of the average will still be the "
+                "initial weights after this run's %d updates; a smaller ema.decay makes it usable",
+                100 * left,
+                self.exp.epochs * self.updates_per_epoch,
+            )
+            return "raw"
+        return wanted
 
     def _stop(self, number: int, path: Path) -> None:
         self._say(
@@ -428,32 +453,3 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-class _Speed:
-    """Images per second and the share of the time spent waiting for data, since the last reading."""
-
-    def __init__(self, loader):
-        self.loader = loader
-        self.images = 0
-        self.began = time.perf_counter()
-        self.waited = loader.wait_seconds
-
-    def add(self, images: int) -> None:
-        self.images += images
-
-    def read(self) -> tuple[float, float]:
-        now = time.perf_counter()
-        seconds = max(now - self.began, 1e-9)
-        result = self.images / seconds, min(1.0, (self.loader.wait_seconds - self.waited) / seconds)
-        self.images, self.began, self.waited = 0, now, self.loader.wait_seconds
-        return result
-
-
-def _mix(*numbers: int) -> int:
-    """One 31-bit seed out of several numbers, different for different tuples in practice (FNV-1a)."""
-    value = 0x811C9DC5
-    for number in numbers:
-        for byte in number.to_bytes(8, "little", signed=True):
-            value = ((value ^ byte) * 0x01000193) & 0xFFFFFFFF
-    return value & 0x7FFFFFFF

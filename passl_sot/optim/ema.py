@@ -27,7 +27,8 @@ class ModelEMA:
     def update(self) -> None:
         """Takes in the model's weights as they are now."""
         for name, average in self.average.items():
-            average.scale_(self.decay).add_(self._sources[name].astype("float32") * (1 - self.decay))
+            # As a step towards the weight, what never changes (frozen features) stays exactly as it is.
+            average.add_((self._sources[name].astype("float32") - average) * (1 - self.decay))
         self.updates += 1
 
     @contextmanager

@@ -1,6 +1,7 @@
 """Real training runs on real files: records, resuming, signals, processes, faults."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -188,6 +189,92 @@ def test_init_from_starts_anew_and_keeps_what_fits(experiment, tmp_path):
         Trainer(cfg, tmp_path / "third", World(), init_from=str(trained))
 
 
+def test_an_average_added_on_resuming_begins_from_the_weights_resumed(experiment, tmp_path):
+    without = ("ema=null", "checkpoint.best_by=raw")
+    train(experiment, "epochs=1", *without, folder=tmp_path / "run")
+    saved = read_checkpoint(tmp_path / "run" / "last.safetensors")
+    cfg = load_config(experiment, ["ema.decay=0.1"])
+    resumed = Trainer(cfg, tmp_path / "run", World(), resume="auto")
+    for name, value in saved.part("model").items():
+        np.testing.assert_array_equal(resumed.ema.average[name].numpy(), value)
+
+
+def test_an_average_that_remembers_its_start_does_not_choose_the_best(experiment, tmp_path):
+    short = train(experiment, "epochs=1", "ema.decay=0.99", folder=tmp_path / "short")
+    assert short.best_by == "raw"
+    assert read_checkpoint(tmp_path / "short" / "best.safetensors").meta["best_by"] == "raw"
+    assert train(experiment, "epochs=1", folder=tmp_path / "long").best_by == "ema"
+
+
+def test_an_epoch_is_kept_when_its_evaluation_fails(experiment, tmp_path):
+    cfg = load_config(experiment)
+    trainer = Trainer(cfg, tmp_path / "run", World())
+    broken = experiment.parent / "val" / "c" / "1.png"
+    content = broken.read_bytes()
+    broken.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"1\.png"):
+        trainer.fit()
+    assert read_checkpoint(tmp_path / "run" / "last.safetensors").meta["progress"]["pending_evaluation"]
+    broken.write_bytes(content)
+    again = Trainer(cfg, tmp_path / "run", World(), resume="auto")
+    again.fit()
+    steps = [r["step"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "val_raw"]
+    assert steps == [3, 6]
+
+
+def test_a_kill_before_best_gets_its_name_is_mended(experiment, tmp_path):
+    trainer = train(experiment, "epochs=1", folder=tmp_path / "run")
+    trainer.folder.best.unlink()
+    Trainer(load_config(experiment), tmp_path / "run", World(), resume="auto")
+    saved = read_checkpoint(trainer.folder.best).meta["progress"]
+    assert saved["step"] == saved["best_step"] == 3
+
+
+def test_two_runs_do_not_share_a_folder(experiment, tmp_path):
+    cfg = load_config(experiment)
+    first = Trainer(cfg, tmp_path / "run", World())
+    with pytest.raises(ValueError, match="another process is training in"):
+        Trainer(cfg, tmp_path / "run", World())
+    first.fit()
+    with pytest.raises(ValueError, match="already holds a run"):
+        train(experiment, folder=tmp_path / "run")
+    train(experiment, "epochs=1", folder=tmp_path / "other")
+    with pytest.raises(ValueError, match="already holds a run"):
+        Trainer(cfg, tmp_path / "run", World(), resume=str(tmp_path / "other" / "last.safetensors"))
+
+
+def test_resuming_with_other_classes_or_settings(experiment, tmp_path, caplog, monkeypatch):
+    train(experiment, "epochs=1", folder=tmp_path / "run")
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    monkeypatch.setattr(logging.getLogger("passl_sot"), "propagate", True)
+    # Nothing is left to train: the record of what was trained stays as it is.
+    train(experiment, "epochs=1", "optimizer.weight_decay=0.5", folder=tmp_path / "run", resume="auto")
+    assert "optimizer.weight_decay: 0.03 -> 0.5" in caplog.text
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+    for split in ("train", "val"):
+        (experiment.parent / split / "c").rename(experiment.parent / split / "zebra")
+    with pytest.raises(ValueError, match=r"was trained on the classes \['a b', 'c', '猫'\]"):
+        Trainer(load_config(experiment), tmp_path / "run", World(), resume="auto")
+
+
+def test_transforms_and_model_must_agree_on_the_size(experiment, tmp_path):
+    for override, message in (
+        ("dataloader.train.dataset.transforms.0.size=48", r"train\.dataset\.transforms: images become 48x48"),
+        ("dataloader.val.dataset.transforms.1.size=40", r"val\.dataset\.transforms: images become 40x40"),
+        (
+            "dataloader.val.dataset.transforms=[{name: Resize, size: 32}, {name: Normalize}]",
+            "different sizes",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Trainer(load_config(experiment, [override]), tmp_path / "run", World())
+
+
+def test_photos_of_any_shape_evaluate(experiment, tmp_path):
+    """The images are 36x40: the centre crop makes them square."""
+    assert train(experiment, "epochs=1", folder=tmp_path / "run").val_loader.dataset.output_hw == (32, 32)
+
+
 # -- whole processes ------------------------------------------------------------------------------
 
 
@@ -220,7 +307,7 @@ def test_evaluation_and_prediction_agree_row_for_row(experiment, tmp_path, tool)
 
 def test_wrong_keys_end_with_status_2_and_one_message(experiment, tool):
     text = experiment.read_text()
-    experiment.write_text(text.replace("decay: 0.9", "decai: 0.9").replace("epochs: 2", "epochs: two"))
+    experiment.write_text(text.replace("decay: 0.1", "decai: 0.1").replace("epochs: 2", "epochs: two"))
     for name in ("train", "eval"):
         done = tool(name, "-c", experiment, *(["--weights", "x"] if name == "eval" else []))
         assert done.returncode == 2

@@ -1,0 +1,45 @@
+"""Whether model and data fit each other, checked before the first batch."""
+
+from passl_sot.data import LabelledImages
+from passl_sot.modeling.classifier import Classifier
+from passl_sot.utils.config import ConfigError, Fault
+
+
+def check_fit(model: Classifier, train: LabelledImages, val: LabelledImages) -> None:
+    """Compares what the transforms give with what the model takes.
+
+    Args:
+        model: The model.
+        train: Training dataset.
+        val: Validation dataset.
+
+    Raises:
+        ConfigError: Image sizes differ, depend on the file, or mixing knows another number of classes.
+    """
+    faults = []
+    height, width = model.backbone.img_size
+    wanted = height if height == width else [height, width]
+    for split, dataset in (("train", train), ("val", val)):
+        path = f"dataloader.{split}.dataset.transforms"
+        given = dataset.output_hw
+        if given is None:
+            message = (
+                f"images keep different sizes, and the model takes {height}x{width}: end with "
+                f"{{name: CenterCrop, size: {wanted}}}, or give Resize [{height}, {width}] / 图像尺寸不一"
+            )
+            faults.append(Fault(path, message))
+        elif tuple(given) != (height, width):
+            message = (
+                f"images become {given[0]}x{given[1]}, and model.architecture.img_size is {height}x{width}: "
+                f"write size: ${{model.architecture.img_size}} in the transforms / 图像尺寸与 img_size 不符"
+            )
+            faults.append(Fault(path, message))
+    stage = getattr(train, "batch_stage", None)
+    mixed = getattr(stage, "num_classes", None)
+    if mixed is not None and mixed != model.num_classes:
+        message = (
+            f"Mixup has num_classes {mixed}, the head {model.num_classes}: write ${{model.head.num_classes}}"
+        )
+        faults.append(Fault("dataloader.train.dataset.batch_transforms", message))
+    if faults:
+        raise ConfigError(faults)
