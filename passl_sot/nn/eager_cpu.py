@@ -33,8 +33,9 @@ def applies(x: paddle.Tensor) -> bool:
     return paddle.in_dynamic_mode() and x.place.is_cpu_place() and x.dtype in (paddle.float32, paddle.float64)
 
 
-def _needs_grad(*tensors: paddle.Tensor) -> bool:
-    return paddle.is_grad_enabled() and any(not t.stop_gradient for t in tensors)
+def _learning(*tensors: paddle.Tensor) -> int:
+    """How many of the tensors get a gradient."""
+    return sum(not t.stop_gradient for t in tensors) if paddle.is_grad_enabled() else 0
 
 
 def channel_bias(x_bchw: paddle.Tensor, bias_c: paddle.Tensor) -> paddle.Tensor:
@@ -77,10 +78,11 @@ def bias_gelu(x_bcn: paddle.Tensor, bias_c: paddle.Tensor) -> paddle.Tensor:
     Returns:
         ``[B, C, N]``.
     """
-    if not applies(x_bcn):
-        return F.gelu(x_bcn + bias_c.unsqueeze(-1))
-    if _needs_grad(x_bcn, bias_c):
+    learning = _learning(x_bcn, bias_c)
+    if learning == 2 and applies(x_bcn):
         return _BiasGelu.apply(x_bcn, bias_c)
+    if learning or not applies(x_bcn):
+        return F.gelu(x_bcn + bias_c.unsqueeze(-1))
     y = x_bcn.add_(bias_c.unsqueeze(-1))
     return y.multiply_(_normal_cdf(y))
 
@@ -127,7 +129,7 @@ def depthwise_packed(x_chbw: paddle.Tensor, weight: paddle.Tensor) -> paddle.Ten
         if out is None:
             out = part
         else:
-            out = out + part if _needs_grad(part) else out.add_(part)
+            out = out + part if _learning(part) else out.add_(part)
     return out.reshape(x_chbw.shape)
 
 
@@ -158,6 +160,6 @@ def depthwise_conv3x3(x_bchw: paddle.Tensor, weight: paddle.Tensor) -> paddle.Te
     """
     if use_packed(x_bchw):
         return unpack(depthwise_packed(pack(x_bchw), weight))
-    if applies(x_bchw) and _needs_grad(x_bchw, weight):
+    if applies(x_bchw) and _learning(x_bchw, weight) == 2:
         return _DepthwiseConv.apply(x_bchw, weight)
     return F.conv2d(x_bchw, weight, padding=1, groups=weight.shape[0])

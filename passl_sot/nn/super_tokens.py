@@ -99,9 +99,7 @@ class SuperTokenAttention(nn.Layer):
         self.scale = dim**-0.5
         self.unfold = _Kernels()
         self.fold = _Kernels()
-        self.stoken_refine = Attention(
-            dim, num_heads, qkv_bias, attn_dropout, proj_dropout, qkv_by_head=True
-        )
+        self.stoken_refine = Attention(dim, num_heads, qkv_bias, attn_dropout, proj_dropout, qkv_by_head=True)
 
     def forward(self, x_bchw: paddle.Tensor, norm: nn.LayerNorm) -> paddle.Tensor:
         """Attention of the normalised map; the norm is applied where channels come last anyway.
