@@ -6,7 +6,7 @@ import paddle.nn.functional as F
 import pytest
 
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, Pointwise, ResidualDepthwise
-from passl_sot.nn.eager_cpu import bias_gelu, channel_bias, depthwise_conv3x3
+from passl_sot.nn.eager_cpu import LayerNorm, bias_gelu, channel_bias, depthwise_conv3x3
 
 
 def numbers(shape: list[int], seed: int, dtype: str = "float64") -> paddle.Tensor:
@@ -37,7 +37,29 @@ def test_bias_gelu(dtype, tolerance):
 
 
 def test_channel_bias():
-    both(channel_bias, lambda x, b: x + b.reshape([1, -1, 1, 1]), [[2, 3, 4, 5], [3]])
+    both(channel_bias, lambda x, b: x + b.unsqueeze(-1), [[2, 3, 20], [3]])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-8), ("float32", 2e-5)])  # Paddle rounds epsilon to float32
+def test_layer_norm(dtype, tolerance):
+    layer = LayerNorm(12, epsilon=1e-3)
+    layer.weight.set_value(numbers([12], 1, "float32"))
+    layer.bias.set_value(numbers([12], 2, "float32"))
+    layer.to(dtype=dtype)
+    results = []
+    for f in (layer, lambda x: F.layer_norm(x, [12], layer.weight, layer.bias, 1e-3)):
+        layer.clear_gradients()
+        x = numbers([3, 5, 12], 0, dtype)
+        x.stop_gradient = False
+        out = f(x)
+        (out * numbers(out.shape, 9, dtype)).sum().backward()
+        results.append([t.numpy() for t in (out, x.grad, layer.weight.grad, layer.bias.grad)])
+    for got, want in zip(*results, strict=True):
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
+    constant = paddle.full([2, 12], 3.0, dtype=dtype)
+    constant.stop_gradient = False
+    layer(constant).sum().backward()
+    assert float(constant.grad.abs().max()) < 1e-2
 
 
 @pytest.mark.parametrize("size", [(5, 7), (1, 1), (3, 16), (4, 17), (20, 24)])
