@@ -39,7 +39,7 @@ class Pointwise(nn.Linear):
     def forward(self, x_bcn: paddle.Tensor, add_bias: bool = True) -> paddle.Tensor:
         """Args: x_bcn: ``[B, C, N]``; add_bias: False leaves it to the caller. Returns: ``[B, out, N]``."""
         out = paddle.matmul(self.weight, x_bcn, transpose_x=True)
-        return out + self.bias.unsqueeze(-1) if add_bias else out
+        return channel_bias(out, self.bias) if add_bias else out
 
 
 class Conv3x3(nn.Conv2D):
@@ -91,7 +91,8 @@ class ResidualDepthwise(nn.Layer):
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Args: x_bchw: ``[B, C, H, W]``. Returns: the same shape."""
-        return channel_bias(self.conv(x_bchw), self.conv.bias)
+        out = self.conv(x_bchw)
+        return channel_bias(out.flatten(2), self.conv.bias).reshape([0, 0, *x_bchw.shape[2:]])
 
 
 class ConvMlp(nn.Layer):
@@ -124,6 +125,6 @@ class ConvMlp(nn.Layer):
         hidden = self.conv.conv(hidden.reshape([-1, *rows] if packed else [0, 0, *rows]), packed)
         hidden = hidden.flatten(1).unsqueeze(0) if packed else hidden.flatten(2)
         bias = self.fc2.bias + paddle.matmul(self.conv.conv.bias, self.fc2.weight)
-        out = self.fc2(hidden, add_bias=False) + bias.unsqueeze(-1)
+        out = channel_bias(self.fc2(hidden, add_bias=False), bias)
         out = unpack(out.reshape([-1, *rows])) if packed else out.reshape([0, 0, *rows])
         return self.drop(out)

@@ -121,13 +121,15 @@ class SuperTokenAttention(nn.Layer):
         padded = rows * s != height or columns * s != width
         if padded:
             x_bchw = _pad(_pad(x_bchw, 2, rows * s - height), 3, columns * s - width)
-        pixels = x_bchw.reshape([0, 0, rows, s, columns, s]).transpose([0, 2, 4, 3, 5, 1])
-        pixels = norm(pixels.reshape([0, rows * columns, s * s, x_bchw.shape[1]]))
+        # In two steps, each of which moves longer pieces than one transposition of six axes would.
+        dim = x_bchw.shape[1]
+        pixels = x_bchw.transpose([0, 2, 3, 1]).reshape([0, rows, s, columns, s * dim])
+        pixels = norm(pixels.transpose([0, 1, 3, 2, 4]).reshape([0, rows * columns, s * s, dim]))
         if padded:
             pixels = pixels * self._inside(height, width, rows, columns).astype(pixels.dtype)
         out = self._attend(pixels, rows, columns)
-        out = out.reshape([0, rows, columns, s, s, x_bchw.shape[1]]).transpose([0, 5, 1, 3, 2, 4])
-        out = out.reshape([0, 0, rows * s, columns * s])
+        out = out.reshape([0, rows, columns, s, s * dim]).transpose([0, 1, 3, 2, 4])
+        out = out.reshape([0, rows * s, columns * s, dim]).transpose([0, 3, 1, 2])
         return out[:, :, :height, :width] if padded else out
 
     def _inside(self, height: int, width: int, rows: int, columns: int) -> paddle.Tensor:

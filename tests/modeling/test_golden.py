@@ -145,6 +145,136 @@ def test_sot_small_and_base(name, dim, depth, heads, ratio, wr_dim):
     check_gradients(parameters, facts["grad_names"], arrays["grad_norms_f64"], "float32")
 
 
+STVIT_HEAD = {
+    "name": "LinearHead",
+    "num_classes": 1000,
+    "in_channels": 1024,
+    "pool": "mean",
+    "num_prefix_tokens": 0,
+}
+SO_VIT_7 = {
+    "architecture": {
+        "name": "SoT",
+        "token_embed": "ResNet",
+        "embed_dim": 256,
+        "depth": 7,
+        "num_heads": 4,
+        "mlp_ratio": 2.0,
+    },
+    "head": {
+        "name": "CrossCovarianceHead",
+        "num_classes": 1000,
+        "in_channels": 256,
+        "reduction": [48, 24],
+        "normalization": {"name": "SvPN"},
+    },
+}
+
+
+def check_whole(model: Classifier, name: str, dtype: str, names: dict[str, str], keep: dict) -> None:
+    """Logits, loss, gradients, and outputs of the parts that ``names`` maps from their names to ours."""
+    facts, arrays = golden.load(name)
+    seen = {}
+    parts = dict(model.named_sublayers())
+
+    def watch(theirs: str, ours: str):
+        def note(_layer, _inputs, out):
+            seen[theirs] = out.numpy()
+
+        return parts[ours].register_forward_post_hook(note)
+
+    hooks = [watch(theirs, ours) for theirs, ours in names.items()]
+    model.clear_gradients()
+    parameters = loaded(model, facts["entries"], dtype, keep)
+    images = paddle.to_tensor(golden.images(facts["img_size"])).astype(dtype)
+    with paddle.no_grad():
+        check_output(model(images), arrays["logits" + suffix(dtype)], dtype)  # another path on a CPU
+    images.stop_gradient = False
+    logits = model(images)
+    loss = F.cross_entropy(logits, paddle.to_tensor(facts["labels"]))
+    loss.backward()
+    for hook in hooks:
+        hook.remove()
+    check_output(logits, arrays["logits" + suffix(dtype)], dtype)
+    check_gradients(parameters, facts["grad_names"], arrays["grad_norms" + suffix(dtype)], dtype)
+    assert abs(float(loss) - facts["loss_f64"]) < (1e-5 if dtype == "float32" else 1e-9)
+    norm = np.linalg.norm(images.grad.numpy().astype("float64"))
+    assert abs(norm / facts["input_grad"]["l2"] - 1) < 1e-4
+    for theirs, got in seen.items():
+        want = facts["intermediates"][theirs]
+        got = got.astype("float64")
+        if got.ndim == 3 and len(want["shape"]) == 4:  # tokens of ours, a map of theirs
+            got = got.transpose(0, 2, 1).reshape(want["shape"])
+        assert list(got.shape) == want["shape"], theirs
+        assert abs(np.linalg.norm(got) / want["l2"] - 1) < 1e-5, theirs
+        np.testing.assert_allclose(got.reshape(-1)[:8], want["first8"], rtol=1e-4, atol=2e-5, err_msg=theirs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["stvit_small", "stvit_small_240"])
+def test_stvit_small(name, dtype):
+    facts, _ = golden.load(name)
+    model = Classifier({"name": "STViT", "img_size": facts["img_size"]}, STVIT_HEAD)
+    kernels = np.eye(9, dtype="float32").reshape(9, 1, 3, 3)
+    keep = {e["name"]: kernels for e in facts["entries"] if e["name"].endswith("fold.weights")}
+    blocks = [f"layers.{i}.blocks.0" for i in range(3)]
+    first = ["patch_embed", "layers.0.blocks.0.pos_embed", "layers.0.blocks.0.attn"]
+    names = {part: f"backbone.{part}" for part in [*first, *blocks]}
+    names |= {"layers.0": "backbone.layers.0.downsample", "swish": "backbone"}
+    check_whole(model, name, dtype, names, keep)
+
+
+def test_stvit_small_size():
+    for name in ("stvit_small", "stvit_small_240"):
+        facts, _ = golden.load(name)
+        model = Classifier({"name": "STViT", "img_size": facts["img_size"]}, STVIT_HEAD)
+        stats = model_stats(model)
+        assert stats.parameters == facts["params_trainable"]
+        kernels = 2 * 20 * 81  # theirs counts two frozen banks of nine 3×3 kernels per block
+        assert stats.parameters + kernels == facts["params_total"]
+        assert stats.layer_macs == facts["macs"]["linear_conv_module_macs"]
+        rows = -(-facts["img_size"] // 32)
+        spared = 0
+        for blocks, dim, window in ((3, 64, 8), (5, 128, 4)):
+            tokens = rows * rows
+            # Three gatherings or scatterings of the features and one of the masses by convolution;
+            # here the means of the windows are a product.
+            spared += blocks * (81 * tokens * (3 * dim + 1) - dim * tokens * window**2)
+        # The bias of the depth-wise convolution goes through fc2 by itself.
+        merged = sum(blocks * 4 * dim**2 for blocks, dim in ((3, 64), (5, 128), (9, 320), (3, 512)))
+        assert stats.macs == facts["macs"]["all_matmul_conv_macs"] - spared + merged
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_so_vit_7(dtype):
+    facts, _ = golden.load("So_vit_7")
+    model = Classifier(**SO_VIT_7)
+    keep = {"pos_embed": model.backbone.pos_embed.numpy()}
+    own = ["visual_tokens.tokens.stem", "visual_tokens.tokens.stage.0", "visual_tokens", "blocks.0", "norm"]
+    check_whole(model, "So_vit_7", dtype, {name: f"backbone.{name}" for name in own}, keep)
+    stats = model_stats(model) if dtype == "float32" else None
+    if stats:
+        assert stats.parameters == facts["params_trainable"]
+        assert stats.parameters + 197 * 256 == facts["params_total"]
+        assert stats.layer_macs == facts["macs"]["linear_conv_module_macs"]
+        # Our svPN makes three products of a·b where the official one makes five, and some of a or b more.
+        spared = 2 * 48 * 24 + 2 * 48
+        assert stats.macs == facts["macs"]["all_matmul_conv_macs"] - spared
+
+
+def test_stvit_kernels_are_checked_and_dropped():
+    facts, _ = golden.load("stvit_small")
+    model = Classifier({"name": "STViT"}, STVIT_HEAD)
+    kernels = np.eye(9, dtype="float32").reshape(9, 1, 3, 3)
+    keep = {e["name"]: kernels for e in facts["entries"] if e["name"].endswith("fold.weights")}
+    state = golden.state_dict(facts["entries"]) | keep
+    _, report = convert_state_dict(model, state)
+    assert report.ok and {name for name, _ in report.ignored} == set(keep)
+    assert not any("fold" in name for name in model.state_dict())
+    _, report = convert_state_dict(model, state | {"layers.0.blocks.0.attn.fold.weights": kernels + 0.1})
+    assert not report.ok and "layers.0.blocks.0.attn.fold.weights" in str(report)
+
+
 def test_sot_tiny_size(tiny):
     facts, _ = golden.load("SoT_Tiny")
     stats = model_stats(tiny)

@@ -34,7 +34,7 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Backbone, as_pair
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, ResidualDepthwise
 from passl_sot.nn.drop_path import DropPath, drop_path_rates, rate_of_epoch
-from passl_sot.nn.eager_cpu import bias_gelu, channel_bias
+from passl_sot.nn.eager_cpu import LayerNorm, bias_gelu, channel_bias
 from passl_sot.nn.initializers import batch_norm, uniform_fan_in_
 from passl_sot.nn.super_tokens import SuperTokenAttention
 
@@ -71,7 +71,8 @@ class _Downsample(nn.Layer):
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         conv, norm = self.proj
-        return norm(channel_bias(conv(x_bchw), conv.bias))
+        maps = conv(x_bchw)
+        return norm(channel_bias(maps.flatten(2), conv.bias).reshape([0, 0, *maps.shape[2:]]))
 
 
 class _LayerNorm2d(nn.Layer):
@@ -79,7 +80,7 @@ class _LayerNorm2d(nn.Layer):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim, epsilon=1e-6)
+        self.norm = LayerNorm(dim, epsilon=1e-6)
 
 
 class _Block(nn.Layer):

@@ -1,0 +1,115 @@
+"""The formulations for the CPU against Paddle's own operations, values and gradients."""
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+
+from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, Pointwise, ResidualDepthwise
+from passl_sot.nn.eager_cpu import LayerNorm, bias_gelu, channel_bias, depthwise_conv3x3
+
+
+def numbers(shape: list[int], seed: int, dtype: str = "float64") -> paddle.Tensor:
+    return paddle.to_tensor(np.random.default_rng(seed).standard_normal(shape).astype(dtype))
+
+
+def both(function, reference, shapes, dtype="float64", tolerance=1e-11) -> None:
+    """Values without and with gradients, and the gradients to every argument."""
+    results = []
+    for f in (function, reference):
+        inputs = [numbers(shape, i, dtype) for i, shape in enumerate(shapes)]
+        with paddle.no_grad():
+            plain = f(*[t.clone() for t in inputs])
+        for t in inputs:
+            t.stop_gradient = False
+        out = f(*inputs)
+        np.testing.assert_allclose(plain.numpy(), out.numpy(), rtol=tolerance, atol=tolerance)
+        (out * numbers(out.shape, 9, dtype)).sum().backward()
+        results.append([out.numpy(), *(t.grad.numpy() for t in inputs)])
+    for got, want in zip(*results, strict=True):
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
+def test_bias_gelu(dtype, tolerance):
+    reference = lambda x, b: F.gelu(x + b.unsqueeze(-1))  # noqa: E731
+    both(bias_gelu, reference, [[3, 5, 7], [5]], dtype, tolerance)
+
+
+def test_channel_bias():
+    both(channel_bias, lambda x, b: x + b.unsqueeze(-1), [[2, 3, 20], [3]])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float64", 1e-8), ("float32", 2e-5)]
+)  # Paddle rounds epsilon to float32
+def test_layer_norm(dtype, tolerance):
+    layer = LayerNorm(12, epsilon=1e-3)
+    layer.weight.set_value(numbers([12], 1, "float32"))
+    layer.bias.set_value(numbers([12], 2, "float32"))
+    layer.to(dtype=dtype)
+    results = []
+    for f in (layer, lambda x: F.layer_norm(x, [12], layer.weight, layer.bias, 1e-3)):
+        layer.clear_gradients()
+        x = numbers([3, 5, 12], 0, dtype)
+        x.stop_gradient = False
+        out = f(x)
+        (out * numbers(out.shape, 9, dtype)).sum().backward()
+        results.append([t.numpy() for t in (out, x.grad, layer.weight.grad, layer.bias.grad)])
+    for got, want in zip(*results, strict=True):
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
+    constant = paddle.full([2, 12], 3.0, dtype=dtype)
+    constant.stop_gradient = False
+    layer(constant).sum().backward()
+    assert float(constant.grad.abs().max()) < 1e-2
+
+
+@pytest.mark.parametrize("size", [(5, 7), (1, 1), (3, 16), (4, 17), (20, 24)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-11), ("float32", 2e-4)])
+def test_depthwise(size, dtype, tolerance):
+    reference = lambda x, w: F.conv2d(x, w, padding=1, groups=6)  # noqa: E731
+    both(depthwise_conv3x3, reference, [[2, 6, *size], [6, 1, 3, 3]], dtype, tolerance)
+
+
+@pytest.mark.parametrize("width", [5, 20])
+def test_depthwise_with_a_frozen_side(width):
+    for frozen in (0, 1):
+        inputs = [numbers([2, 3, 4, width], 0), numbers([3, 1, 3, 3], 1)]
+        inputs[1 - frozen].stop_gradient = False
+        depthwise_conv3x3(*inputs).sum().backward()
+        assert inputs[frozen].grad is None and inputs[1 - frozen].grad is not None
+
+
+def reference_mlp(mlp: ConvMlp, x: paddle.Tensor) -> paddle.Tensor:
+    """The perceptron as a sum of plain convolutions."""
+    conv = mlp.conv.conv
+    hidden = F.gelu(F.conv2d(x, mlp.fc1.weight.t().unsqueeze(-1).unsqueeze(-1), mlp.fc1.bias))
+    hidden = hidden + F.conv2d(hidden, conv.weight, conv.bias, padding=1, groups=hidden.shape[1])
+    return F.conv2d(hidden, mlp.fc2.weight.t().unsqueeze(-1).unsqueeze(-1), mlp.fc2.bias)
+
+
+@pytest.mark.parametrize("size", [(6, 5), (18, 20)])
+def test_conv_mlp_is_what_its_layers_say(size):
+    paddle.seed(0)
+    mlp = ConvMlp(4, 12)
+    mlp.to(dtype="float64")
+    results = []
+    for f in (mlp, lambda x: reference_mlp(mlp, x)):
+        mlp.clear_gradients()
+        x = numbers([3, 4, *size], 3)
+        x.stop_gradient = False
+        f(x).sin().sum().backward()
+        results.append([x.grad.numpy(), *(p.grad.numpy() for p in mlp.parameters())])
+    for got, want in zip(*results, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
+
+
+def test_layers_start_as_convolutions_in_pytorch():
+    for layer, fan_in in (
+        (Pointwise(64, 96), 64),
+        (Conv3x3(16, 96, 2), 144),
+        (ResidualDepthwise(900).conv, 9),
+    ):
+        for value in (layer.weight, layer.bias):
+            assert float(value.abs().max()) <= fan_in**-0.5
+            assert abs(float(value.std()) - (3 * fan_in) ** -0.5) < 0.1 * fan_in**-0.5
