@@ -7,15 +7,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.nn.eager_cpu import (
-    bias_gelu,
-    channel_bias,
-    depthwise_conv3x3,
-    depthwise_packed,
-    pack,
-    unpack,
-    use_packed,
-)
+from passl_sot.nn.eager_cpu import channel_bias, depthwise_conv3x3, gelu, pack, unpack, use_packed
 from passl_sot.nn.initializers import uniform_fan_in_
 
 __all__ = ["Conv3x3", "ConvMlp", "Pointwise", "ResidualDepthwise"]
@@ -36,10 +28,15 @@ class Pointwise(nn.Linear):
         uniform_fan_in_(self.weight, in_features)
         uniform_fan_in_(self.bias, in_features)
 
-    def forward(self, x_bcn: paddle.Tensor, add_bias: bool = True) -> paddle.Tensor:
-        """Args: x_bcn: ``[B, C, N]``; add_bias: False leaves it to the caller. Returns: ``[B, out, N]``."""
+    def forward(self, x_bcn: paddle.Tensor, bias: paddle.Tensor | None = None) -> paddle.Tensor:
+        """Args: x_bcn: ``[B, C, N]``; bias: instead of the layer's own. Returns: ``[B, out, N]``."""
         out = paddle.matmul(self.weight, x_bcn, transpose_x=True)
-        return channel_bias(out, self.bias) if add_bias else out
+        return channel_bias(out, self.bias if bias is None else bias)
+
+    def with_ones(self, x_cn: paddle.Tensor) -> paddle.Tensor:
+        """The same where a channel of ones is the input's last: ``[C+1, N]`` to ``[out, N]``."""
+        weight = paddle.concat([self.weight, self.bias.unsqueeze(0)], axis=0)
+        return paddle.matmul(weight, x_cn, transpose_x=True)
 
 
 class Conv3x3(nn.Conv2D):
@@ -70,12 +67,12 @@ class _Depthwise(nn.Conv2D):
         uniform_fan_in_(self.weight, 9)
         uniform_fan_in_(self.bias, 9)
 
-    def forward(self, x: paddle.Tensor, packed: bool = False) -> paddle.Tensor:
-        """Args: x: ``[B, C, H, W]``, or ``[C, H, B, W]`` if packed. Returns: x + conv(x), no bias."""
+    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Args: x_bchw: ``[B, C, H, W]``. Returns: x + conv(x), without the bias."""
         one = paddle.zeros([1, 1, 9], dtype=self.weight.dtype)
         one[:, :, 4] = 1.0
         kernel = self.weight + one.reshape([1, 1, 3, 3])
-        return depthwise_packed(x, kernel) if packed else depthwise_conv3x3(x, kernel)
+        return depthwise_conv3x3(x_bchw, kernel)
 
 
 class ResidualDepthwise(nn.Layer):
@@ -98,8 +95,8 @@ class ResidualDepthwise(nn.Layer):
 class ConvMlp(nn.Layer):
     """1×1 convolution, exact GELU, residual depth-wise 3×3 convolution, 1×1 convolution.
 
-    Written with three passes less than the layers it is made of: the depth-wise bias goes through
-    the last product, the first bias into the GELU, the residual into the kernel.
+    Written with fewer passes than the layers it is made of: the depth-wise bias goes through the
+    last product, the residual into the kernel's centre, and, packed, the first bias into the product.
 
     Args:
         dim: Channels C of input and output.
@@ -116,15 +113,14 @@ class ConvMlp(nn.Layer):
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Args: x_bchw: ``[B, C, H, W]``. Returns: the same shape."""
-        packed = use_packed(x_bchw)
-        # Packed, the batch is part of N: one matrix product for all images.
-        x = pack(x_bchw) if packed else x_bchw
-        rows = x.shape[1:] if packed else x.shape[2:]
-        hidden = self.fc1(x.flatten(1).unsqueeze(0) if packed else x.flatten(2), add_bias=False)
-        hidden = self.drop(bias_gelu(hidden, self.fc1.bias))
-        hidden = self.conv.conv(hidden.reshape([-1, *rows] if packed else [0, 0, *rows]), packed)
-        hidden = hidden.flatten(1).unsqueeze(0) if packed else hidden.flatten(2)
         bias = self.fc2.bias + paddle.matmul(self.conv.conv.bias, self.fc2.weight)
-        out = channel_bias(self.fc2(hidden, add_bias=False), bias)
-        out = unpack(out.reshape([-1, *rows])) if packed else out.reshape([0, 0, *rows])
-        return self.drop(out)
+        if use_packed(x_bchw):
+            # All images side by side from the first product to the last.
+            packed = pack(x_bchw, ones=True)
+            hidden = self.drop(gelu(self.fc1.with_ones(packed.flatten(1))))
+            hidden = self.conv.conv(hidden.reshape([1, -1, *packed.shape[1:]])).flatten(2)
+            out = self.fc2(hidden, bias).squeeze(0)
+            return self.drop(unpack(out.reshape([-1, *packed.shape[1:]]), x_bchw.shape[0]))
+        hidden = self.drop(gelu(self.fc1(x_bchw.flatten(2))))
+        hidden = self.conv.conv(hidden.reshape([0, 0, *x_bchw.shape[2:]])).flatten(2)
+        return self.drop(self.fc2(hidden, bias).reshape([0, 0, *x_bchw.shape[2:]]))

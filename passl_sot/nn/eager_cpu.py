@@ -9,7 +9,6 @@ Legend: B batch, C channels, H rows, W columns, N = H·W pixels.
 
 import math
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
@@ -18,16 +17,15 @@ from paddle.autograd import PyLayer
 __all__ = [
     "LayerNorm",
     "applies",
-    "bias_gelu",
     "channel_bias",
     "depthwise_conv3x3",
-    "depthwise_packed",
+    "gelu",
     "pack",
     "unpack",
     "use_packed",
 ]
 
-_WIDE = 16  # up to this many columns the convolution kernel spends its time on borders
+_SHORT = 48  # rows of so many pixels are short for the convolution kernel; measured
 
 
 def applies(x: paddle.Tensor) -> bool:
@@ -70,44 +68,31 @@ def channel_bias(x_bcn: paddle.Tensor, bias_c: paddle.Tensor) -> paddle.Tensor:
     return x_bcn.add_(bias_c.unsqueeze(-1))
 
 
-class _BiasGelu(PyLayer):
+class _Gelu(PyLayer):
     @staticmethod
-    def forward(ctx, x_bcn, bias_c):
-        y = x_bcn + bias_c.unsqueeze(-1)
+    def forward(ctx, y):
         cdf = _normal_cdf(y)
         # The slope Φ(y) + y·φ(y), computed here so that one tensor is kept and not two.
         density = (y * y).scale_(-0.5, -0.5 * math.log(2.0 * math.pi)).exp_()
         ctx.save_for_backward(density.multiply_(y).add_(cdf))
-        return y.multiply_(cdf)
+        return y * cdf
 
     @staticmethod
     def backward(ctx, grad):
         (slope,) = ctx.saved_tensor()
-        slope = slope * grad
-        return slope, _sum_per_channel(slope)
+        return slope * grad
 
 
 def _normal_cdf(y: paddle.Tensor) -> paddle.Tensor:
     return paddle.erf(y * math.sqrt(0.5)).scale_(0.5, 0.5)
 
 
-def bias_gelu(x_bcn: paddle.Tensor, bias_c: paddle.Tensor) -> paddle.Tensor:
-    """Exact GELU of ``x + bias``, the bias per channel.
-
-    Args:
-        x_bcn: ``[B, C, N]``; without gradients its memory is used for the result.
-        bias_c: ``[C]``.
-
-    Returns:
-        ``[B, C, N]``.
-    """
-    learning = _learning(x_bcn, bias_c)
-    if learning == 2 and applies(x_bcn):
-        return _BiasGelu.apply(x_bcn, bias_c)
-    if learning or not applies(x_bcn):
-        return F.gelu(x_bcn + bias_c.unsqueeze(-1))
-    y = x_bcn.add_(bias_c.unsqueeze(-1))
-    return y.multiply_(_normal_cdf(y))
+def gelu(x: paddle.Tensor) -> paddle.Tensor:
+    """Exact GELU; without gradients in the memory of ``x``. Any shape."""
+    learning = _learning(x)
+    if not applies(x):
+        return F.gelu(x)
+    return _Gelu.apply(x) if learning else x.multiply_(_normal_cdf(x))
 
 
 class _LayerNorm(PyLayer):
@@ -176,45 +161,38 @@ class _DepthwiseConv(PyLayer):
         return grad_x, grad_kernel
 
 
-def _bands(weight: paddle.Tensor, width: int) -> list[paddle.Tensor]:
-    """For each of the three kernel rows the banded matrices ``[C, W, W]`` of a convolution along a row."""
-    basis = np.stack([np.eye(width, k=1 - tap) for tap in range(3)]).reshape(3, -1)
-    basis = paddle.to_tensor(basis, dtype=weight.dtype)
-    bands = paddle.matmul(weight.reshape([-1, 3]), basis)
-    return bands.reshape([weight.shape[0], 3, width, width]).unbind(1)
-
-
-def depthwise_packed(x_chbw: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor:
-    """The same as :func:`depthwise_conv3x3` for maps ``[C, H, B, W]``, as products with banded matrices.
-
-    For few columns: the work grows with W, and Paddle's convolution kernel takes longer up to about 28.
-    """
-    channels, height, batch, width = x_chbw.shape
-    row = paddle.zeros([channels, batch, width], dtype=x_chbw.dtype)
-    padded = paddle.concat([row, x_chbw.reshape([channels, height * batch, width]), row], axis=1)
-    out = None
-    for i, band in enumerate(_bands(weight, width)):
-        part = paddle.matmul(padded[:, i * batch : (i + height) * batch], band)
-        if out is None:
-            out = part
-        else:
-            out = out + part if _learning(part) else out.add_(part)
-    return out.reshape(x_chbw.shape)
-
-
 def use_packed(x_bchw: paddle.Tensor) -> bool:
-    """Whether :func:`depthwise_packed` is the faster form for maps of that size."""
-    return applies(x_bchw) and x_bchw.shape[3] <= _WIDE
+    """Whether :func:`pack` pays for a depth-wise convolution of maps ``[B, C, H, W]``.
+
+    The convolution kernel takes several times as long per pixel where rows are short.
+    """
+    return applies(x_bchw) and 1 < x_bchw.shape[3] + 1 <= _SHORT and x_bchw.shape[0] > 1
 
 
-def pack(x_bchw: paddle.Tensor) -> paddle.Tensor:
-    """``[B, C, H, W]`` to ``[C, H, B, W]``: each channel of the batch side by side."""
-    return x_bchw.transpose([1, 2, 0, 3])
+def pack(x_bchw: paddle.Tensor, ones: bool = False) -> paddle.Tensor:
+    """The images of a batch side by side, a column of zeros after each: ``[C, H, B·(W+1)]``.
+
+    A 3×3 convolution of the result sees zeros at the borders of every image.
+
+    Args:
+        x_bchw: Maps ``[B, C, H, W]``.
+        ones: Append a channel of ones (zeros in the gaps): a bias in a matrix product then needs no pass
+            of its own, and leaves the gaps zero.
+    """
+    batch, channels, height, width = x_bchw.shape
+    x = x_bchw.transpose([1, 2, 0, 3])
+    if ones:
+        x = paddle.concat([x, paddle.ones([1, height, batch, width], dtype=x.dtype)], axis=0)
+        channels += 1
+    gaps = paddle.zeros([channels, height, batch, 1], dtype=x.dtype)
+    return paddle.concat([x, gaps], axis=3).reshape([channels, height, batch * (width + 1)])
 
 
-def unpack(x_chbw: paddle.Tensor) -> paddle.Tensor:
-    """``[C, H, B, W]`` to ``[B, C, H, W]``."""
-    return x_chbw.transpose([2, 0, 1, 3])
+def unpack(x_chl: paddle.Tensor, batch: int) -> paddle.Tensor:
+    """The reverse of :func:`pack`, whatever lies in the gaps: ``[B, C, H, W]``."""
+    channels, height, length = x_chl.shape
+    x = x_chl.reshape([channels, height, batch, length // batch])[:, :, :, :-1]
+    return x.transpose([2, 0, 1, 3])
 
 
 def depthwise_conv3x3(x_bchw: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor:
@@ -228,7 +206,8 @@ def depthwise_conv3x3(x_bchw: paddle.Tensor, weight: paddle.Tensor) -> paddle.Te
         ``[B, C, H, W]``.
     """
     if use_packed(x_bchw):
-        return unpack(depthwise_packed(pack(x_bchw), weight))
+        packed = depthwise_conv3x3(pack(x_bchw).unsqueeze(0), weight)
+        return unpack(packed.squeeze(0), x_bchw.shape[0])
     if applies(x_bchw) and _learning(x_bchw, weight) == 2:
         return _DepthwiseConv.apply(x_bchw, weight)
     return F.conv2d(x_bchw, weight, padding=1, groups=weight.shape[0])

@@ -34,7 +34,7 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Backbone, as_pair
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, ResidualDepthwise
 from passl_sot.nn.drop_path import DropPath, drop_path_rates, rate_of_epoch
-from passl_sot.nn.eager_cpu import LayerNorm, bias_gelu, channel_bias
+from passl_sot.nn.eager_cpu import LayerNorm, channel_bias, gelu
 from passl_sot.nn.initializers import batch_norm, uniform_fan_in_
 from passl_sot.nn.super_tokens import SuperTokenAttention
 
@@ -58,7 +58,8 @@ class _Stem(nn.Layer):
         for i in range(0, len(self.proj), 3):
             conv, norm = self.proj[i], self.proj[i + 2]
             maps = conv(x)
-            x = norm(bias_gelu(maps.flatten(2), conv.bias).reshape([0, 0, *maps.shape[2:]]))
+            maps = gelu(channel_bias(maps.flatten(2), conv.bias)).reshape([0, 0, *maps.shape[2:]])
+            x = norm(maps)
         return x
 
 
