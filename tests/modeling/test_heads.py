@@ -193,3 +193,9 @@ def test_start_of_linear_and_distilled_heads(make):
                 assert float(layer.bias.abs().max()) == 0.0
     head.reset_classifier(5)
     assert 0.0 < float(head.parameters()[1].abs().max()) <= 0.05
+
+
+@pytest.mark.parametrize("key", ["num_heads", "wr_dim", "in_channels", "num_classes", "fc_dim"])
+def test_counts_are_at_least_one(key: str):
+    with pytest.raises(ConfigError, match=f"head.{key}: must be at least 1, got 0"):
+        second_order(**{key: 0})
