@@ -19,7 +19,7 @@ def linear(**more) -> paddle.nn.Layer:
 
 
 def test_names():
-    assert HEADS.names() == ["DistilledHead", "LinearHead", "SecondOrderHead"]
+    assert HEADS.names() == ["CrossCovarianceHead", "DistilledHead", "LinearHead", "SecondOrderHead"]
 
 
 @pytest.mark.parametrize("representation", ["MGCrP", "GAP", "GCP"])
