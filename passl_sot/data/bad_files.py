@@ -12,6 +12,7 @@ from typing import Any
 
 from passl_sot.data.datasets import LabelledImages
 from passl_sot.data.errors import DataError, ImageError
+from passl_sot.data.sections import BadFileRule
 
 _LOGGER = logging.getLogger("passl_sot.data")
 # So many unreadable files on end are no accident of single files, but a missing disk or a wrong list.
@@ -114,6 +115,7 @@ def bad_file_limit(num_samples: int, max_bad: int | float | None) -> int:
     """
     if max_bad is None:
         return max(10, num_samples // 100)
-    if max_bad < 0 or (isinstance(max_bad, float) and max_bad >= 1):
-        raise ValueError(f"loader.max_bad is {max_bad}; it must be a count (int) or a share below 1 (float)")
+    complaint = BadFileRule().complaint(max_bad)
+    if complaint:
+        raise ValueError(f"loader.max_bad {complaint}")
     return max_bad if isinstance(max_bad, int) else int(num_samples * max_bad)

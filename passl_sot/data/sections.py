@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from passl_sot.data.datasets import DATASETS
+from passl_sot.utils.ranges import Count, Natural, Rule
+
+
+@dataclass(frozen=True)
+class BadFileRule(Rule):
+    """A count (an integer, 0 or more) or a share (0 to below 1); 1.0 could be meant as either."""
+
+    def complaint(self, value: Any) -> str | None:
+        """As `Rule.complaint`."""
+        if value is None or 0 <= value < 1 or (isinstance(value, int) and value > 0):
+            return None
+        return f"must be a count (an integer, 0 or more) or a share below 1, got {value}"
 
 
 @dataclass(kw_only=True)
@@ -20,9 +32,9 @@ class LoaderSection:
             (float below 1). By default 1 % of the set, but at least 10.
     """
 
-    num_workers: int | Literal["auto"] = "auto"
+    num_workers: Natural | Literal["auto"] = "auto"
     use_shared_memory: bool = True
-    max_bad: int | float | None = None
+    max_bad: Annotated[int | float | None, BadFileRule()] = None
 
 
 @dataclass(kw_only=True)
@@ -36,7 +48,7 @@ class SamplerSection:
             otherwise. Evaluation always sees each image exactly once, so there both can't be true.
     """
 
-    batch_size: int
+    batch_size: Count
     shuffle: bool | None = None
     drop_last: bool | None = None
 

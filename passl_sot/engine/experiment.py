@@ -11,6 +11,8 @@ from passl_sot.modeling.heads import HEADS
 from passl_sot.modeling.losses import LOSSES
 from passl_sot.optim import OPTIMIZERS, SCHEDULERS
 from passl_sot.utils.config import Config, get_config
+from passl_sot.utils.ranges import Count, NotEmpty, Range, Share
+from passl_sot.utils.schema import make_section
 
 
 @dataclass(kw_only=True)
@@ -34,11 +36,7 @@ class DataSection:
 class EMASection:
     """`ema:` an exponential moving average of the weights, evaluated beside the raw ones."""
 
-    decay: float
-
-    def __post_init__(self):
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"decay is {self.decay}; it must lie in [0, 1)")
+    decay: Share
 
 
 @dataclass(kw_only=True)
@@ -50,7 +48,7 @@ class CheckpointSection:
         best_by: Which weights' top-1 chooses `best` and is used for prediction; "ema" needs `ema:`.
     """
 
-    interval: int | None = None
+    interval: Count | None = None
     best_by: Literal["raw", "ema"] = "raw"
 
 
@@ -58,7 +56,7 @@ class CheckpointSection:
 class LogSection:
     """`log:` a line every `interval` updates, and whether VisualDL records are written."""
 
-    interval: int = 50
+    interval: Count = 50
     visualdl: bool = True
 
 
@@ -97,7 +95,7 @@ class Experiment:
         nonfinite_limit: Updates in a row with a non-finite loss or gradient that stop the run.
     """
 
-    epochs: int
+    epochs: Count
     model: ModelSection
     dataloader: DataSection
     optimizer: Annotated[dict, OPTIMIZERS]
@@ -106,17 +104,14 @@ class Experiment:
     ema: EMASection | None = None
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
     log: LogSection = field(default_factory=LogSection)
-    seed: int = 0
+    seed: Annotated[int, Range(min=0, max=2**31 - 1)] = 0
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    output_dir: str = "output"
-    eval_interval: int = 1
-    nonfinite_limit: int = 10
+    output_dir: Annotated[str, NotEmpty()] = "output"
+    eval_interval: Count = 1
+    nonfinite_limit: Count = 10
     meta: MetaSection | None = None
 
     def __post_init__(self):
-        for name in ("epochs", "eval_interval", "nonfinite_limit"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.checkpoint.best_by == "ema" and self.ema is None:
             raise ValueError(
                 "checkpoint.best_by is 'ema' but there is no ema section: add `ema: {decay: 0.9999}`"
@@ -129,4 +124,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: Lists all faults at once, before any device or data is touched.
     """
-    return get_config(path, overrides, schema=Experiment)
+    cfg = get_config(path, overrides, schema=Experiment)
+    make_section(Experiment, cfg)  # what the sections say about each other
+    return cfg

@@ -8,6 +8,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from passl_sot.nn.precision import at_least_float32
+from passl_sot.utils.ranges import Share
 from passl_sot.utils.registry import Registry
 
 __all__ = ["LOSSES", "CrossEntropyLoss"]
@@ -29,7 +30,7 @@ class CrossEntropyLoss(nn.Layer):
         ValueError: ε lies outside its range.
     """
 
-    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+    def __init__(self, *, label_smoothing: Share = 0.0) -> None:
         super().__init__()
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")

@@ -16,6 +16,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from passl_sot.nn.precision import at_least_float32, autocast_off
+from passl_sot.utils.ranges import Count, Positive, Share
 from passl_sot.utils.registry import Registry
 
 __all__ = [
@@ -147,11 +148,11 @@ class SvPN(MatrixNorm):
         *,
         input_dim: int | None = None,
         alpha: float = 0.5,
-        num_iters: int = 1,
-        num_sv: int | None = 1,
+        num_iters: Count = 1,
+        num_sv: Count | None = 1,
         init_weight: Literal["learn", "one"] = "learn",
         vec: Vec = "full",
-        dropout: float = 0.0,
+        dropout: Share = 0.0,
     ) -> None:
         super().__init__(input_dim=input_dim, vec=vec)
         if not 0.0 < alpha <= 1.0:
@@ -220,7 +221,7 @@ class ISQRTCOV(MatrixNorm):
         vec: The result is symmetric, so the upper triangle says it all.
     """
 
-    def __init__(self, *, input_dim: int | None = None, num_iters: int = 3, vec: Vec = "triu") -> None:
+    def __init__(self, *, input_dim: int | None = None, num_iters: Count = 3, vec: Vec = "triu") -> None:
         super().__init__(input_dim=input_dim, vec=vec)
         if num_iters < 1:
             raise ValueError(f"ISQRTCOV: num_iters must be at least 1, got {num_iters}")
@@ -246,7 +247,7 @@ class ISQRTCOV(MatrixNorm):
 class EPN(MatrixNorm):
     """Element-wise power normalisation: sign(x)·√(|x| + eps), then unit columns (along axis 1)."""
 
-    def __init__(self, *, input_dim: int | None = None, eps: float = 1e-8, vec: Vec = "full") -> None:
+    def __init__(self, *, input_dim: int | None = None, eps: Positive = 1e-8, vec: Vec = "full") -> None:
         super().__init__(input_dim=input_dim, vec=vec)
         if eps <= 0:
             raise ValueError(f"EPN: eps must be positive, got {eps}")
@@ -285,7 +286,7 @@ class SqrtT(MatrixNorm):
 class LN(MatrixNorm):
     """LayerNorm over each row of the matrix (its last axis), with learned scale and shift."""
 
-    def __init__(self, *, input_dim: int | None = None, eps: float = 1e-5, vec: Vec = "full") -> None:
+    def __init__(self, *, input_dim: int | None = None, eps: Positive = 1e-5, vec: Vec = "full") -> None:
         super().__init__(input_dim=input_dim, vec=vec)
         self.eps = eps
         self.weight = self.create_parameter(

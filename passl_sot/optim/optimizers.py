@@ -4,6 +4,7 @@ import paddle
 
 from passl_sot.optim import OPTIMIZERS
 from passl_sot.optim.groups import decay_groups
+from passl_sot.utils.ranges import NonNegative, Positive, Share
 
 
 @OPTIMIZERS.register()
@@ -21,11 +22,11 @@ class AdamW:
     def __init__(
         self,
         *,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        epsilon: float = 1e-8,
-        weight_decay: float = 0.05,
-        clip_grad: float | None = None,
+        beta1: Share = 0.9,
+        beta2: Share = 0.999,
+        epsilon: Positive = 1e-8,
+        weight_decay: NonNegative = 0.05,
+        clip_grad: Positive | None = None,
     ):
         if clip_grad is not None and clip_grad <= 0:
             raise ValueError(

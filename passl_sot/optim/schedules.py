@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from passl_sot.optim import SCHEDULERS
+from passl_sot.utils.ranges import Count, NonNegative, Positive
 
 
 @SCHEDULERS.register()
@@ -30,13 +31,13 @@ class CosineSchedule:
     def __init__(
         self,
         *,
-        learning_rate: float,
-        T_max: int | None = None,
-        warmup_epochs: float = 0,
-        warmup_lr: float = 1e-6,
-        min_lr: float = 1e-5,
+        learning_rate: Positive,
+        T_max: Count | None = None,
+        warmup_epochs: NonNegative = 0,
+        warmup_lr: NonNegative = 1e-6,
+        min_lr: NonNegative = 1e-5,
         unit: Literal["epoch", "step"] = "epoch",
-        reference_batch: int | None = None,
+        reference_batch: Count | None = None,
         batch_rule: Literal["accumulate", "scale_lr"] = "accumulate",
     ):
         if learning_rate <= 0:

@@ -42,8 +42,9 @@ def get_config(
     Args:
         path: The file.
         overrides: "a.b.0.c=value" with the value in YAML. They change keys that exist, or that the schema
-            (without one: the class of the named node they stand in) accepts; "+a.b=value" adds others. A
-            changed `name` replaces its node before the other overrides inside that node are applied.
+            (without one: the class of the named node they stand in) accepts; "+a.b=value" also makes
+            sections that don't exist yet, appends to lists, and without a schema adds any key. A changed
+            `name` replaces its node before the other overrides inside that node are applied.
         schema: Keyword-only dataclass or function that describes the whole file.
 
     Returns:

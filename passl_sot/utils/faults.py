@@ -133,6 +133,27 @@ def nearest(word: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | 
     return best[1] if best[0] >= cutoff else None
 
 
+def same_stem(word: str, candidates: Iterable[str]) -> str | None:
+    """The first candidate that shares the stem of every part of `word`: "iterations" and "num_iters".
+
+    Two parts share a stem when one of them, without a final "s", begins the other, by at least 4 letters.
+    """
+    parts = _stems(word)
+    for name in candidates:
+        others = _stems(name)
+        if parts and all(any(_begins(part, other) for other in others) for part in parts):
+            return name
+    return None
+
+
+def _stems(word: str) -> list[str]:
+    return [part.lower().removesuffix("s") for part in re.split(r"[_\-\s]+", word) if part]
+
+
+def _begins(a: str, b: str) -> bool:
+    return a == b or (min(len(a), len(b)) >= 4 and (a.startswith(b) or b.startswith(a)))
+
+
 def same_letters(a: str, b: str) -> bool:
     """Whether two names are equal apart from case, underscores and hyphens."""
     return _plain(a) == _plain(b)

@@ -19,9 +19,11 @@ from passl_sot.utils.faults import (
     listing,
     nearest,
     same_letters,
+    same_stem,
     show,
 )
 from passl_sot.utils.node import Config
+from passl_sot.utils.ranges import is_finite
 from passl_sot.utils.signatures import (
     Catalog,
     Signature,
@@ -30,6 +32,7 @@ from passl_sot.utils.signatures import (
     is_section,
     is_union,
     kind_of,
+    rules_of,
     unwrap,
 )
 
@@ -178,7 +181,17 @@ class Checker:
 
     # -- values ---------------------------------------------------------------------------------------------
     def value(self, hint: Any, value: Any, spot: _Spot) -> None:
-        """Checks one value against one type hint."""
+        """Checks one value against one type hint and the rules noted in it."""
+        before = len(self._found)
+        self._typed(hint, value, spot)
+        if value is BROKEN or len(self._found) > before:
+            return
+        for rule in rules_of(hint):
+            complaint = rule.complaint(value)
+            if complaint:
+                return self._add(spot, complaint, "value")
+
+    def _typed(self, hint: Any, value: Any, spot: _Spot) -> None:
         inner, catalog = unwrap(hint)
         # What a broken reference stands for is unknown, so nothing is said about its type.
         if inner is Any or value is BROKEN:
@@ -204,7 +217,9 @@ class Checker:
         if kind_of(inner) == "mapping":
             return self._mapping(hint, args, value, spot)
         if not _is_scalar(inner, value):
-            self._wrong_type(hint, value, spot)
+            return self._wrong_type(hint, value, spot)
+        if inner is float and not is_finite(value):
+            self._add(spot, f"must be a finite number, got {show(value)}", "value")
 
     def _union(self, arms: list[Any], hint: Any, value: Any, spot: _Spot) -> None:
         trials = []
@@ -228,6 +243,11 @@ class Checker:
             best = min(fitting, key=lambda trial: len(trial._found))
             self._takes.update(best._takes)
             self._found.extend(best._found)
+            return
+        # Of the right type for one of the arms, but out of its range.
+        refused = [trial for _, trial in trials if all(_is_value_fault(item) for item in trial._found)]
+        if refused:
+            self._found.extend(refused[0]._found)
             return
         options = [arg for arm in arms if get_origin(arm) is Literal for arg in get_args(arm)]
         near = nearest(value, [o for o in options if isinstance(o, str)]) if isinstance(value, str) else None
@@ -293,7 +313,8 @@ class Checker:
                 first = next(place for _, place in inside if place)
                 return Fault(path, text + "".join(homes), item.origin, "unknown", first)
         if not near and not elsewhere:
-            near = self._farther(item.key)
+            own = [name for name in self._takes.get(item.section, []) if name != "name"]
+            near = same_stem(item.key, own) or self._farther(item.key)
         text += did_you_mean(near)
         if elsewhere and not (near and same_letters(near, item.key)):
             name, home = elsewhere.rpartition(".")[2], _section_name(elsewhere)
@@ -332,6 +353,10 @@ def _is_scalar(hint: Any, value: Any) -> bool:
     if hint is float:
         return isinstance(value, (int, float))
     return isinstance(value, hint)
+
+
+def _is_value_fault(item: Fault | _Unknown) -> bool:
+    return isinstance(item, Fault) and item.kind == "value"
 
 
 def _advice(hint: Any, value: Any) -> str:

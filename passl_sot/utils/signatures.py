@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, runtime_checkable
 
 from passl_sot.utils.faults import RegistryError, listing, show
+from passl_sot.utils.ranges import Rule
 
 _SCALARS = {bool: "true or false", int: "an integer", float: "a number", str: "text", type(None): "null"}
 
@@ -179,6 +180,12 @@ def unwrap(hint: Any) -> tuple[Any, Catalog | None]:
     return inner, next((note for note in notes if isinstance(note, Catalog)), None)
 
 
+def rules_of(hint: Any) -> list[Rule]:
+    """The rules among the notes of a hint."""
+    notes = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return [note for note in notes if isinstance(note, Rule)]
+
+
 def is_union(hint: Any) -> bool:
     """Whether a hint offers alternatives."""
     return get_origin(hint) in (Union, types.UnionType)
@@ -223,12 +230,13 @@ def describe(hint: Any) -> str:
     if origin is Literal:
         return ("one of " if len(args) > 1 else "") + ", ".join(show(arg) for arg in args)
     plain = {int: "integers", float: "numbers", str: "texts"}
+    items = [arg if unwrap(arg)[1] else unwrap(arg)[0] for arg in args]  # rules are told when they are broken
     if origin is tuple and Ellipsis not in args:
-        if len(set(args)) == 1 and args[0] in plain:
-            return f"a list of {len(args)} {plain[args[0]]}"
+        if len(set(items)) == 1 and items[0] in plain:
+            return f"a list of {len(args)} {plain[items[0]]}"
         return f"a list of {len(args)}: " + ", ".join(map(describe, args))
     if origin in (list, tuple):
-        return "a list of " + plain.get(args[0], f"values, each {describe(args[0])}")
+        return "a list of " + plain.get(items[0], f"values, each {describe(args[0])}")
     if inner in (list, tuple):
         return "a list"
     return "anything" if inner is Any else "a section (key: value)"

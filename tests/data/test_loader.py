@@ -158,7 +158,7 @@ def test_defaults(folder, split):
     assert loader.sampler.shuffle and loader.sampler.drop_last
     cores = len(os.sched_getaffinity(0))
     assert loader.num_workers == min(8, cores - 1)
-    with pytest.raises(ValueError, match="num_workers is -1"):
+    with pytest.raises(ValueError, match="num_workers: must be at least 0, got -1"):
         build_dataloader(split(folder({"a": 4}, name="b"), workers=-1), mode="train", seed=0)
 
 
@@ -263,7 +263,7 @@ def test_limit(size, max_bad, limit):
 
 @pytest.mark.parametrize("max_bad", [-1, 1.0, 1.5, -0.1])
 def test_limit_out_of_range(max_bad):
-    with pytest.raises(ValueError, match=r"loader.max_bad is"):
+    with pytest.raises(ValueError, match=r"loader.max_bad must be a count"):
         bad_file_limit(10, max_bad)
 
 

@@ -13,6 +13,7 @@ from passl_sot.optim.clip import clip_by_global_norm, global_grad_norm
 from passl_sot.optim.ema import ModelEMA
 from passl_sot.optim.groups import decay_groups
 from passl_sot.optim.schedules import CosineSchedule, plan_batch
+from passl_sot.utils.config import ConfigError
 
 SOT = {"learning_rate": 1e-3, "T_max": 300, "warmup_epochs": 5, "warmup_lr": 1e-6, "min_lr": 1e-5}
 
@@ -146,3 +147,29 @@ def test_values_out_of_range_are_refused():
             build_lr_scheduler({"name": "CosineSchedule", **section})
     with pytest.raises(ValueError, match="above 0"):
         build_optimizer({"name": "AdamW", "clip_grad": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("beta1", 1.0), ("beta2", -0.1), ("epsilon", 0), ("weight_decay", -1), ("weight_decay", math.nan)],
+)
+def test_optimizer_values_out_of_range(key: str, value: float):
+    with pytest.raises(ConfigError, match=f"optimizer.{key}: must "):
+        build_optimizer({"name": "AdamW", key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("learning_rate", 0),
+        ("learning_rate", math.nan),
+        ("warmup_lr", -1e-6),
+        ("min_lr", math.inf),
+        ("warmup_epochs", -1),
+        ("warmup_epochs", math.nan),
+        ("T_max", 0),
+    ],
+)
+def test_schedule_values_out_of_range(key: str, value: float):
+    with pytest.raises(ConfigError, match=f"lr_scheduler.{key}: must "):
+        build_lr_scheduler({"name": "CosineSchedule", "learning_rate": 1e-3, key: value})

@@ -36,6 +36,7 @@ from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.patch_embed import PatchEmbed
 from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
+from passl_sot.utils.ranges import Count, Positive, Share
 
 __all__ = ["DeiT"]
 
@@ -67,20 +68,20 @@ class DeiT(Backbone):
     def __init__(
         self,
         *,
-        img_size: int | list[int] = 224,
-        patch_size: int = 16,
-        in_chans: int = 3,
-        embed_dim: int = 384,
-        depth: int = 12,
-        num_heads: int = 6,
-        mlp_ratio: float = 4.0,
+        img_size: Count | list[Count] = 224,
+        patch_size: Count = 16,
+        in_chans: Count = 3,
+        embed_dim: Count = 384,
+        depth: Count = 12,
+        num_heads: Count = 6,
+        mlp_ratio: Positive = 4.0,
         qkv_bias: bool = True,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
+        drop_rate: Share = 0.0,
+        attn_drop_rate: Share = 0.0,
+        drop_path_rate: Share = 0.0,
         distilled: bool = False,
         token_embed: TokenEmbedName | None = None,
-        token_dim: int = 64,
+        token_dim: Count = 64,
     ) -> None:
         super().__init__()
         if depth < 1:

@@ -37,6 +37,7 @@ from passl_sot.modeling.backbones.base import Backbone, as_pair
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import conv2d, linear, torch_default_, trunc_normal_
 from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
+from passl_sot.utils.ranges import Count, Positive, Share
 
 __all__ = ["PiT"]
 
@@ -114,18 +115,18 @@ class PiT(Backbone):
     def __init__(
         self,
         *,
-        img_size: int | list[int] = 224,
-        in_chans: int = 3,
-        patch_size: int = 16,
-        stride: int = 8,
-        head_dim: int = 48,
-        depths: list[int] | tuple[int, ...] = (2, 6, 4),
-        num_heads: list[int] | tuple[int, ...] = (3, 6, 12),
-        mlp_ratio: float = 4.0,
+        img_size: Count | list[Count] = 224,
+        in_chans: Count = 3,
+        patch_size: Count = 16,
+        stride: Count = 8,
+        head_dim: Count = 48,
+        depths: list[Count] | tuple[Count, ...] = (2, 6, 4),
+        num_heads: list[Count] | tuple[Count, ...] = (3, 6, 12),
+        mlp_ratio: Positive = 4.0,
         distilled: bool = False,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
+        drop_rate: Share = 0.0,
+        attn_drop_rate: Share = 0.0,
+        drop_path_rate: Share = 0.0,
     ) -> None:
         super().__init__()
         self._check_stages(depths, num_heads)

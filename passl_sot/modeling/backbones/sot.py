@@ -36,6 +36,7 @@ from passl_sot.nn.drop_path import drop_path_rates
 from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.position import sinusoid_table
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
+from passl_sot.utils.ranges import Count, Positive, Share
 
 __all__ = ["SoT"]
 
@@ -70,18 +71,18 @@ class SoT(Backbone):
     def __init__(
         self,
         *,
-        img_size: int | list[int] = 224,
-        in_chans: int = 3,
-        embed_dim: int = 384,
-        depth: int = 14,
-        num_heads: int = 6,
-        mlp_ratio: float = 3.5,
+        img_size: Count | list[Count] = 224,
+        in_chans: Count = 3,
+        embed_dim: Count = 384,
+        depth: Count = 14,
+        num_heads: Count = 6,
+        mlp_ratio: Positive = 3.5,
         qkv_bias: bool = False,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
+        drop_rate: Share = 0.0,
+        attn_drop_rate: Share = 0.0,
+        drop_path_rate: Share = 0.0,
         token_embed: TokenEmbedName = "DenseNet",
-        token_dim: int = 64,
+        token_dim: Count = 64,
         large_output: bool = False,
         class_token: bool = True,
     ) -> None:

@@ -37,6 +37,7 @@ from passl_sot.nn.drop_path import DropPath, drop_path_rates, rate_of_epoch
 from passl_sot.nn.eager_cpu import LayerNorm, channel_bias, gelu
 from passl_sot.nn.initializers import batch_norm, uniform_fan_in_
 from passl_sot.nn.super_tokens import SuperTokenAttention
+from passl_sot.utils.ranges import Count, Positive, Share
 
 __all__ = ["STViT"]
 
@@ -176,21 +177,21 @@ class STViT(Backbone):
     def __init__(
         self,
         *,
-        img_size: int | list[int] = 224,
-        in_chans: int = 3,
-        embed_dim: list[int] = (64, 128, 320, 512),
-        depths: list[int] = (3, 5, 9, 3),
-        num_heads: list[int] = (1, 2, 5, 8),
-        stoken_size: list[int] = (8, 4, 1, 1),
-        n_iter: list[int] = (1, 1, 1, 1),
-        mlp_ratio: float = 4.0,
+        img_size: Count | list[Count] = 224,
+        in_chans: Count = 3,
+        embed_dim: list[Count] = (64, 128, 320, 512),
+        depths: list[Count] = (3, 5, 9, 3),
+        num_heads: list[Count] = (1, 2, 5, 8),
+        stoken_size: list[Count] = (8, 4, 1, 1),
+        n_iter: list[Count] = (1, 1, 1, 1),
+        mlp_ratio: Positive = 4.0,
         qkv_bias: bool = True,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float | dict[str, float] = 0.0,
+        drop_rate: Share = 0.0,
+        attn_drop_rate: Share = 0.0,
+        drop_path_rate: Share | dict[str, Share] = 0.0,
         layerscale: list[bool] = (False, False, False, False),
-        init_values: float = 1e-6,
-        projection: int = 1024,
+        init_values: Positive = 1e-6,
+        projection: Count = 1024,
     ) -> None:
         super().__init__()
         per_stage = [embed_dim, depths, num_heads, stoken_size, n_iter, layerscale]

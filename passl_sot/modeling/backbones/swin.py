@@ -44,6 +44,7 @@ from passl_sot.nn.patch_embed import PatchEmbed
 from passl_sot.nn.position import resize_bias_table
 from passl_sot.nn.token_embed import TokenEmbed
 from passl_sot.nn.window import WindowAttention
+from passl_sot.utils.ranges import Count, Positive, Share
 
 __all__ = ["Swin"]
 
@@ -152,21 +153,21 @@ class Swin(Backbone):
     def __init__(
         self,
         *,
-        img_size: int | list[int] = 224,
-        patch_size: int = 4,
-        in_chans: int = 3,
-        embed_dim: int = 96,
-        depths: list[int],
-        num_heads: list[int],
-        window_size: int = 7,
-        mlp_ratio: float = 4.0,
+        img_size: Count | list[Count] = 224,
+        patch_size: Count = 4,
+        in_chans: Count = 3,
+        embed_dim: Count = 96,
+        depths: list[Count],
+        num_heads: list[Count],
+        window_size: Count = 7,
+        mlp_ratio: Positive = 4.0,
         qkv_bias: bool = True,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
+        drop_rate: Share = 0.0,
+        attn_drop_rate: Share = 0.0,
+        drop_path_rate: Share = 0.0,
         patch_norm: bool = True,
         token_embed: str | None = None,
-        token_dim: int = 64,
+        token_dim: Count = 64,
     ) -> None:
         super().__init__()
         if not depths or len(depths) != len(num_heads) or min(depths) < 1:

@@ -41,6 +41,7 @@ from passl_sot.nn.drop_path import drop_path_rates
 from passl_sot.nn.initializers import linear, trunc_normal_
 from passl_sot.nn.performer import TokenPerformer, TokenTransformer
 from passl_sot.nn.position import sinusoid_table
+from passl_sot.utils.ranges import Count, Positive, Share
 
 __all__ = ["T2TViT"]
 
@@ -108,18 +109,18 @@ class T2TViT(Backbone):
     def __init__(
         self,
         *,
-        img_size: int | list[int] = 224,
-        in_chans: int = 3,
-        embed_dim: int = 384,
-        depth: int = 14,
-        num_heads: int = 6,
-        mlp_ratio: float = 3.0,
+        img_size: Count | list[Count] = 224,
+        in_chans: Count = 3,
+        embed_dim: Count = 384,
+        depth: Count = 14,
+        num_heads: Count = 6,
+        mlp_ratio: Positive = 3.0,
         tokens_type: Literal["performer", "transformer"] = "performer",
-        token_dim: int = 64,
+        token_dim: Count = 64,
         qkv_bias: bool = False,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
+        drop_rate: Share = 0.0,
+        attn_drop_rate: Share = 0.0,
+        drop_path_rate: Share = 0.0,
     ) -> None:
         super().__init__()
         if depth < 1:

@@ -12,6 +12,7 @@ import paddle
 from passl_sot.modeling.heads import HEADS
 from passl_sot.modeling.heads.base import Head
 from passl_sot.nn.initializers import linear, torch_default_
+from passl_sot.utils.ranges import Count, Natural
 
 __all__ = ["DistilledHead"]
 
@@ -34,9 +35,9 @@ class DistilledHead(Head):
     def __init__(
         self,
         *,
-        num_classes: int,
-        in_channels: int,
-        num_prefix_tokens: int = 2,
+        num_classes: Count,
+        in_channels: Count,
+        num_prefix_tokens: Natural = 2,
         init: Literal["trunc_normal", "torch"] = "trunc_normal",
     ) -> None:
         super().__init__(num_classes, in_channels, num_prefix_tokens)

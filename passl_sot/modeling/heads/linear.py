@@ -8,6 +8,7 @@ from paddle import nn
 from passl_sot.modeling.heads import HEADS
 from passl_sot.modeling.heads.base import Head
 from passl_sot.nn.initializers import linear, torch_default_
+from passl_sot.utils.ranges import Count, Natural, Share
 
 __all__ = ["LinearHead"]
 
@@ -32,11 +33,11 @@ class LinearHead(Head):
     def __init__(
         self,
         *,
-        num_classes: int,
-        in_channels: int,
+        num_classes: Count,
+        in_channels: Count,
         pool: Literal["token", "mean"] = "token",
-        num_prefix_tokens: int = 1,
-        dropout: float = 0.0,
+        num_prefix_tokens: Natural = 1,
+        dropout: Share = 0.0,
         init: Literal["trunc_normal", "torch"] = "trunc_normal",
     ) -> None:
         super().__init__(num_classes, in_channels, num_prefix_tokens)

@@ -22,6 +22,7 @@ from passl_sot.modeling.heads.base import Head
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.normalization import ISQRTCOV, NORMALIZATIONS, MatrixNorm, SvPN, build_normalization
 from passl_sot.nn.second_order import GAP, GCP, MGCrP
+from passl_sot.utils.ranges import Count, Natural
 
 __all__ = ["SecondOrderHead"]
 
@@ -57,16 +58,16 @@ class SecondOrderHead(Head):
     def __init__(
         self,
         *,
-        num_classes: int,
-        in_channels: int,
+        num_classes: Count,
+        in_channels: Count,
         representation: Literal["MGCrP", "GAP", "GCP", "fc", "none"] = "MGCrP",
         fusion_type: Literal["sum_fc", "concat", "sum_loss", "aggre_all"] = "sum_fc",
-        num_heads: int = 6,
-        wr_dim: int = 24,
+        num_heads: Count = 6,
+        wr_dim: Count = 24,
         qkv_bias: bool = False,
         normalization: Annotated[dict, NORMALIZATIONS] | Literal["default"] | None = "default",
-        num_prefix_tokens: int = 1,
-        fc_dim: int = 1280,
+        num_prefix_tokens: Natural = 1,
+        fc_dim: Count = 1280,
     ) -> None:
         super().__init__(num_classes, in_channels, num_prefix_tokens)
         self.representation_name = representation

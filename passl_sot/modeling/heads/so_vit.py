@@ -21,6 +21,7 @@ from passl_sot.modeling.heads.base import Head
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.normalization import ISQRTCOV, NORMALIZATIONS, MatrixNorm, build_normalization
 from passl_sot.nn.second_order import CrossCovariance
+from passl_sot.utils.ranges import Count, Natural
 
 __all__ = ["CrossCovarianceHead"]
 
@@ -45,11 +46,11 @@ class CrossCovarianceHead(Head):
     def __init__(
         self,
         *,
-        num_classes: int,
-        in_channels: int,
-        reduction: list[int] = (64, 48),
+        num_classes: Count,
+        in_channels: Count,
+        reduction: list[Count] = (64, 48),
         normalization: Annotated[dict, NORMALIZATIONS] | None = None,
-        num_prefix_tokens: int = 1,
+        num_prefix_tokens: Natural = 1,
     ) -> None:
         super().__init__(num_classes, in_channels, num_prefix_tokens)
         if len(reduction) != 2 or min(reduction) < 1:
