@@ -4,15 +4,73 @@ Paddle is imported only after the arguments are read and the environment is tune
 """
 
 import argparse
+import errno
+import functools
 import json
+import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from passl_sot.utils.logger import get_logger
 from passl_sot.utils.tuning import tune
 
+if TYPE_CHECKING:
+    from passl_sot.utils.config import Config, ConfigError
+
 USAGE_ERROR = 2
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+# What a path given by the user can be wrong in, and what to do then. Other OSErrors are ours: a traceback.
+_PATH_FAULTS = {
+    errno.ENOENT: "check the path",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ENOTDIR: "a file stands where a folder is needed; name another place",
+    errno.EEXIST: "a file stands where a folder is needed; name another place",
+    errno.EACCES: "choose a place that you may use, or change its permissions",
+    errno.EPERM: "choose a place that you may use, or change its permissions",
+    errno.EROFS: "choose a place that can be written to",
+    errno.ENOSPC: "free some space or choose another place",
+    errno.EDQUOT: "free some space or choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+def _command(run: Callable[[list[str] | None], int]) -> Callable[[list[str] | None], int]:
+    """Makes Ctrl-C end a command with one word and its usual status."""
+
+    @functools.wraps(run)
+    def interruptible(argv: list[str] | None = None) -> int:
+        try:
+            return run(argv)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
+
+    return interruptible
+
+
+@contextmanager
+def _importing() -> Iterator[None]:
+    """Makes Ctrl-C end the process at once: inside Paddle's core, Python's own way becomes an ImportError."""
+
+    def leave(number: int, frame: object) -> None:
+        os.write(2, b"interrupted\n")
+        os._exit(INTERRUPTED)
+
+    ours = threading.current_thread() is threading.main_thread()
+    # A process that was started to ignore Ctrl-C, or handles it already, goes on doing so.
+    ours = ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _guarded(run: Callable[[], int]) -> int:
@@ -23,19 +81,53 @@ def _guarded(run: Callable[[], int]) -> int:
         require_paddle()
     except MissingPaddleError as error:
         return _fail(error)
-    from passl_sot.data.errors import DataError
-    from passl_sot.engine.benchmark import PeerError
-    from passl_sot.engine.checkpoint import CheckpointError
-    from passl_sot.engine.diagnose import NonFiniteError
-    from passl_sot.utils.config import ConfigError
-    from passl_sot.utils.registry import RegistryError
+    with _importing():
+        from passl_sot.data.errors import DataError
+        from passl_sot.engine.benchmark import PeerError
+        from passl_sot.engine.checkpoint import CheckpointError
+        from passl_sot.engine.diagnose import NonFiniteError
+        from passl_sot.engine.experiment import load_config  # noqa: F401  # for what it imports
+        from passl_sot.utils.config import ConfigError
+        from passl_sot.utils.registry import RegistryError
 
     try:
         return run()
-    except (ConfigError, RegistryError, DataError, CheckpointError, PeerError, FileNotFoundError) as error:
+    except (ConfigError, RegistryError, DataError, CheckpointError, PeerError) as error:
         return _fail(error)
     except NonFiniteError as error:
         return _fail(error, status=1)
+    except OSError as error:
+        if error.errno not in _PATH_FAULTS:
+            raise
+        return _fail(_explain(error))
+
+
+def _explain(error: OSError) -> str:
+    """One line: the path, where the system named one, what is wrong with it, and what to do."""
+    return ": ".join(
+        str(part)
+        for part in (error.filename, error.strerror, _PATH_FAULTS.get(error.errno or 0))
+        if part is not None
+    )
+
+
+def _try_outputs(paths: Sequence[Path]) -> None:
+    """Finds out before any work is done whether its results can be written; leaves no file behind.
+
+    Raises:
+        OSError: They can't; names the output.
+    """
+    import tempfile
+
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                path.open("ab").close()
+            else:
+                tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _parser(name: str, description: str, config: bool = True) -> argparse.ArgumentParser:
@@ -49,17 +141,18 @@ def _parser(name: str, description: str, config: bool = True) -> argparse.Argume
             action="extend",
             default=[],
             metavar="KEY=VALUE",
-            help="a.b.0.c=value, value as in YAML; +a.b=value adds a key that nothing asks for",
+            help="a.b.0.c=value, value as in YAML; +a.b=value adds a key whose section isn't there yet",
         )
     parser.add_argument("--no-tune", action="store_true", help="leave Paddle's CPU settings alone")
     return parser
 
 
-def _fail(error: BaseException, status: int = USAGE_ERROR) -> int:
+def _fail(error: BaseException | str, status: int = USAGE_ERROR) -> int:
     print(f"error: {error}", file=sys.stderr)
     return status
 
 
+@_command
 def train(argv: list[str] | None = None) -> int:
     """`tools/train.py`: trains, resumes, or checks a run."""
     parser = _parser("train", "Train from a YAML config, on one device or under paddle.distributed.launch.")
@@ -83,7 +176,7 @@ def train(argv: list[str] | None = None) -> int:
         from passl_sot.engine.runs import check_run, train_run
 
         if args.dry_run:
-            check_run(cfg, check_all_files=args.check_all_files, note=note)
+            check_run(cfg, path, args, note=note)
         else:
             train_run(cfg, path, args, note=note)
         return 0
@@ -91,6 +184,7 @@ def train(argv: list[str] | None = None) -> int:
     return _guarded(run)
 
 
+@_command
 def evaluate(argv: list[str] | None = None) -> int:
     """`tools/eval.py`: accuracy, per-class scores and confusion matrix of a checkpoint."""
     parser = _parser("eval", "Evaluate weights on the validation split of a config.")
@@ -109,12 +203,15 @@ def evaluate(argv: list[str] | None = None) -> int:
         from passl_sot.zoo import find_config
 
         cfg = load_config(find_config(args.config), args.override)
-        evaluate_run(cfg, args.weights, Path(args.out) if args.out else None, note=note)
+        out = Path(args.out) if args.out else None
+        _try_outputs([out] if out else [])
+        evaluate_run(cfg, args.weights, out, note=note)
         return 0
 
     return _guarded(run)
 
 
+@_command
 def predict(argv: list[str] | None = None) -> int:
     """`tools/predict.py`: class names and probabilities of files, folders, patterns or lists."""
     parser = _parser("predict", "Predict images with a checkpoint.", config=False)
@@ -139,6 +236,7 @@ def predict(argv: list[str] | None = None) -> int:
         from passl_sot.engine.predict import Predictor, collect_images, write_predictions
 
         get_logger().info(note)
+        _try_outputs(outputs)
         files = collect_images(args.paths)
         predictor = Predictor(args.weights, prefer=args.use, batch_size=args.batch_size, top_k=args.top_k)
         results = list(predictor.predict(files, progress=True))
@@ -183,6 +281,7 @@ def _convert_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@_command
 def convert(argv: list[str] | None = None) -> int:
     """`tools/convert_torch.py`: weights from PyTorch to Paddle, or back."""
     parser = _convert_parser()
@@ -224,25 +323,66 @@ def convert(argv: list[str] | None = None) -> int:
     return _guarded(run)
 
 
+@_command
 def print_config(argv: list[str] | None = None) -> int:
     """`tools/print_config.py`: the resolved config, with the origin of every value, or a difference."""
     parser = _parser("print-config", "Show a resolved config and where each value comes from.")
     parser.add_argument("--diff", metavar="OTHER", help="show how OTHER (a file or name) differs from CFG")
     args = parser.parse_args(argv)
-    from passl_sot.utils.config import ConfigError, diff, format_tree, get_config
-    from passl_sot.zoo import find_config
+    tune(enabled=False)  # no speed is needed, only quiet imports
+    from passl_sot.utils.config import ConfigError, diff, format_tree
 
     try:
-        cfg = get_config(find_config(args.config), args.override)
-        if args.diff:
-            print(diff(cfg, get_config(find_config(args.diff))))
-        else:
-            print(format_tree(cfg))
+        cfg, faults = _resolve(args.config, args.override)
+        other, more = _resolve(args.diff, ()) if args.diff else (None, None)
     except ConfigError as error:
         return _fail(error)
-    return 0
+    _show(format_tree(cfg) if other is None else diff(cfg, other))
+    for found in (faults, more):
+        if found is not None:
+            _fail(found)
+    return USAGE_ERROR if faults or more else 0
 
 
+def _resolve(name: str, overrides: Sequence[str]) -> "tuple[Config, ConfigError | None]":
+    """A resolved file, and what training would refuse in it.
+
+    A file with a `model:` section alone, which `Model` reads, isn't checked so; neither is one in a folder
+    such as `_base_`, a part to build files on.
+    """
+    from passl_sot.utils.config import ConfigError, get_config
+    from passl_sot.utils.require import MissingPaddleError, require_paddle
+    from passl_sot.zoo import find_config
+
+    path = find_config(name)
+    if path.resolve().parent.name.startswith("_") or set(get_config(path)) <= {"model"}:
+        return get_config(path, overrides), None
+    try:
+        require_paddle()
+    except MissingPaddleError as error:
+        print(f"not checked: {error}", file=sys.stderr)
+        return get_config(path, overrides), None
+    with _importing():
+        from passl_sot.engine.experiment import load_config
+
+    try:
+        return load_config(path, overrides), None
+    except ConfigError as error:
+        try:
+            return get_config(path, overrides), error
+        except ConfigError:
+            raise error from None  # it lists these faults too
+
+
+def _show(text: str) -> None:
+    """Prints; a reader such as `head` that has gone is no fault."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@_command
 def benchmark(argv: list[str] | None = None) -> int:
     """`tools/benchmark.py`: speed and memory of a model, beside another program's in the same run."""
     parser = _parser("benchmark", "Time a model on this device.")
@@ -282,13 +422,14 @@ def benchmark(argv: list[str] | None = None) -> int:
     return _guarded(run)
 
 
+@_command
 def list_command(argv: list[str] | None = None) -> int:
     """`passl-sot list [PATTERN]`: the models that `create_model` knows."""
     from passl_sot.zoo import list_models
 
     parser = argparse.ArgumentParser(prog="list", description="List models by name.")
     parser.add_argument("pattern", nargs="?", default="*")
-    print("\n".join(list_models(parser.parse_args(argv).pattern)))
+    _show("\n".join(list_models(parser.parse_args(argv).pattern)))
     return 0
 
 

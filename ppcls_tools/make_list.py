@@ -11,6 +11,7 @@ natural order (0, 1, 2, 10), as passl_sot's ImageFolder does.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -99,7 +100,8 @@ def write_lists(
     """Writes the lists and the class map, each whole or not at all; returns the separator used.
 
     Raises:
-        DataError: A file is there already and not `force`, or a path can't be written in this form.
+        DataError: A file is there already and not `force`, a path can't be written in this form, or the
+            folder can't be made or written to.
     """
     paths = [path for rows in splits.values() for path, _ in rows]
     broken = next((path for path in paths if not _writable(path)), None)
@@ -123,13 +125,28 @@ def write_lists(
             f"{out_dir} already holds {', '.join(there)}; add --force to overwrite "
             "/ 文件已存在，覆盖请加 --force"
         )
-    os.makedirs(out_dir, exist_ok=True)
-    for name, text in files.items():
-        partial = os.path.join(out_dir, f".{name}.{os.getpid()}")
+    try:
+        os.makedirs(out_dir, exist_ok=True)
+        for name, text in files.items():
+            _write_whole(os.path.join(out_dir, name), text)
+    except OSError as error:
+        raise DataError(
+            f"can't write to {out_dir}: {error.strerror or error}; name a folder that exists or can be made "
+            "/ 无法写入该目录，请换一个"
+        ) from error
+    return mark
+
+
+def _write_whole(path: str, text: str) -> None:
+    folder, name = os.path.split(path)
+    partial = os.path.join(folder, f".{name}.{os.getpid()}")
+    try:
         with open(partial, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
-        os.replace(partial, os.path.join(out_dir, name))
-    return mark
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
 
 
 def _writable(path: str) -> bool:

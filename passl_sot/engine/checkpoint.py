@@ -2,7 +2,7 @@
 
 One safetensors file holds everything: tensors under `model.`, `ema.` and `optimizer.`, and in its header
 a JSON text with the config, class names, preprocessing, versions and the run's position. It is written to
-a temporary name, read back, compared, and only then renamed.
+a temporary name, read back, compared, and only then renamed. A checksum in the header covers all of it.
 """
 
 import hashlib
@@ -21,7 +21,8 @@ from passl_sot.weights import CheckpointError
 from passl_sot.weights.kinds import is_safetensors
 from passl_sot.weights.pdparams import read_pdparams
 
-FORMAT = 1
+# 1: the checksum covers names and contents of tensors. 2: also their shapes and types, and the JSON text.
+FORMAT = 2
 META_KEY = "passl_sot"
 DIGEST_KEY = "sha256"
 
@@ -46,11 +47,13 @@ class Checkpoint:
         return {k[len(start) :]: v for k, v in self.tensors.items() if k.startswith(start)}
 
 
-def _digest(tensors: dict[str, np.ndarray]) -> str:
-    total = hashlib.sha256()
+def _digest(tensors: dict[str, np.ndarray], text: str, version: int) -> str:
+    """The checksum of tensors and JSON text as the format of that number defines it."""
+    total = hashlib.sha256(text.encode() if version > 1 else b"")
     for name in sorted(tensors):
-        total.update(name.encode())
-        total.update(np.ascontiguousarray(tensors[name]).data)
+        array = np.asarray(tensors[name], order="C")
+        total.update((f"\n{name} {array.dtype} {array.shape}\n" if version > 1 else name).encode())
+        total.update(array.tobytes() if array.ndim == 0 else array.data)
     return total.hexdigest()
 
 
@@ -65,8 +68,9 @@ def write_checkpoint(path: Path, tensors: dict[str, np.ndarray], meta: dict) -> 
     Raises:
         CheckpointError: The disk is full or read-only, or the file read back differs; `path` is untouched.
     """
-    header = {META_KEY: json.dumps({"format": FORMAT, **meta}), DIGEST_KEY: _digest(tensors)}
-    blob = serialize({k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata=header)
+    text = json.dumps({**meta, "format": FORMAT})
+    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    blob = serialize(arrays, metadata={META_KEY: text, DIGEST_KEY: _digest(arrays, text, FORMAT)})
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,15 +116,18 @@ def remove_leftovers(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path, *, complete: bool = True) -> Checkpoint:
     """Reads and verifies a checkpoint of this framework.
 
+    Args:
+        path: The file; its suffix may be left out.
+        complete: Also require everything that evaluating, predicting and resuming take from it
+            (`check_complete`); False where only tensors are wanted.
+
     Raises:
-        CheckpointError: It is missing, truncated, altered, or something else.
+        CheckpointError: It is missing, truncated, altered, incomplete, of a newer version, or something else.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint {path}{_siblings(path)}")
+    path = _with_suffix(Path(path), "checkpoint")
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
@@ -131,9 +138,72 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} holds tensors but no passl_sot header: it is weights, not a checkpoint"
         )
-    if header.get(DIGEST_KEY) != _digest(tensors):
+    text = header[META_KEY]
+    meta = _parse(path, text)
+    if header.get(DIGEST_KEY) != _digest(tensors, text, meta["format"]):
         raise CheckpointError(f"{path} is damaged: its contents don't match the checksum in its header")
-    return Checkpoint(path, tensors, json.loads(header[META_KEY]))
+    if complete:
+        check_complete(path, meta)
+    return Checkpoint(path, tensors, meta)
+
+
+def _parse(path: Path, text: str) -> dict:
+    """The JSON part, of a format that this version knows."""
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: its header is no JSON text ({error})") from error
+    version = meta.get("format") if isinstance(meta, dict) else None
+    if type(version) is not int or version < 1:
+        raise CheckpointError(f"{path} is damaged: its header has no format number")
+    if version > FORMAT:
+        raise CheckpointError(
+            f"{path} is of format {version}, written by a newer version of passl_sot; this one reads up to "
+            f"format {FORMAT}: update passl_sot / 该文件由更新版本的 passl_sot 写出，请升级"
+        )
+    return meta
+
+
+def check_complete(path: str | Path, meta: dict) -> None:
+    """Checks that a checkpoint's JSON part has what evaluation, prediction and resuming take from it.
+
+    Args:
+        path: The file, for messages.
+        meta: Its JSON part.
+
+    Raises:
+        CheckpointError: A key is missing or holds something of another kind, or the class names are not as
+            many as the model's classes. The message names file and key.
+    """
+    wanted: tuple[tuple[str, type], ...] = (
+        ("config", dict),
+        ("config.model", dict),
+        ("config.model.architecture", dict),
+        ("config.model.head", dict),
+        ("config.model.head.num_classes", int),
+        ("class_names", list),
+        ("preprocessing", dict),
+        ("preprocessing.transforms", list),
+        ("progress", dict),
+    )
+    for key, kind in wanted:
+        value: object = meta
+        for part in key.split("."):
+            if part not in value:  # type: ignore[operator]  # what it is in has been found to be a dict
+                raise CheckpointError(f"{path} is incomplete: its header has no {key}")
+            value = value[part]  # type: ignore[index]
+        if not isinstance(value, kind):
+            raise CheckpointError(
+                f"{path} is damaged: {key} in its header is a {type(value).__name__}, not a {kind.__name__}"
+            )
+    names, classes = meta["class_names"], meta["config"]["model"]["head"]["num_classes"]
+    if not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{path} is damaged: class_names in its header holds something else than names")
+    if len(names) != classes:
+        raise CheckpointError(
+            f"{path} is damaged: class_names in its header has {len(names)} entries, but its model "
+            f"{classes} classes (config.model.head.num_classes)"
+        )
 
 
 def find_latest(folder: Path, warn) -> Checkpoint | None:
@@ -172,7 +242,7 @@ def read_weights(path: str | Path, prefer: str | None = None) -> tuple[dict[str,
         if head[:2] == b"PK" or path.suffix in (".pth", ".pt", ".tar"):
             raise CheckpointError(f"{path} is a PyTorch file: convert it with tools/convert_torch.py first")
         if head[:1] == b"\x80":
-            return read_pdparams(path), {}
+            return _named(read_pdparams(path), path), {}
     try:
         with safe_open(path, framework="numpy") as file:
             is_checkpoint = META_KEY in (file.metadata() or {})
@@ -183,8 +253,10 @@ def read_weights(path: str | Path, prefer: str | None = None) -> tuple[dict[str,
         ) from error
     if not is_checkpoint:
         return plain, {}
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, complete=False)
     kind = prefer or checkpoint.meta.get("best_by", "raw")
+    if kind not in ("raw", "ema"):
+        raise CheckpointError(f"{path} is damaged: best_by in its header is {kind!r}, not 'raw' or 'ema'")
     weights = checkpoint.part({"raw": "model", "ema": "ema"}[kind])
     if not weights:
         raise CheckpointError(f"{path} has no {kind} weights; it holds {', '.join(kinds_of(checkpoint))}")
@@ -196,11 +268,18 @@ def kinds_of(checkpoint: Checkpoint) -> list[str]:
     return [kind for kind, prefix in (("raw", "model"), ("ema", "ema")) if checkpoint.part(prefix)]
 
 
-def _with_suffix(path: Path) -> Path:
+def _named(arrays: dict, path: Path) -> dict[str, np.ndarray]:
+    wrong = next((name for name in arrays if not isinstance(name, str)), None)
+    if wrong is not None:
+        raise CheckpointError(f"{path}: entry {wrong!r} has a {type(wrong).__name__} for its name, not text")
+    return arrays
+
+
+def _with_suffix(path: Path, what: str = "weights file") -> Path:
     for candidate in (path, *(Path(f"{path}{s}") for s in (".safetensors", ".pdparams"))):
         if candidate.is_file():
             return candidate
-    raise CheckpointError(f"no weights file {path}{_siblings(path)}")
+    raise CheckpointError(f"no {what} {path}{_siblings(path)}")
 
 
 def _siblings(path: Path) -> str:

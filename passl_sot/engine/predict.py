@@ -1,8 +1,10 @@
 """Predictions with class names, by the preprocessing that travels in the checkpoint."""
 
+import contextlib
 import csv
 import glob
 import json
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,12 +16,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from passl_sot.data.decode import decode
-from passl_sot.data.errors import ImageError
+from passl_sot.data.errors import DataError, ImageError
 from passl_sot.data.folders import EXTENSIONS
 from passl_sot.data.strings import natural_key
 from passl_sot.data.transforms import build_transforms
 from passl_sot.engine import state
-from passl_sot.engine.checkpoint import CheckpointError, read_weights
+from passl_sot.engine.checkpoint import CheckpointError, check_complete, read_weights
 from passl_sot.engine.evaluate import softmax
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.utils.config import Config
@@ -48,13 +50,13 @@ class Predictor:
     """Classifies images as evaluation does: same resizing, normalisation and class order.
 
     Args:
-        weights: A checkpoint that training wrote.
+        weights: A checkpoint that training wrote; the suffix may be left out.
         prefer: "raw" or "ema" weights; default: those by which the run chose its best.
         batch_size: Images per forward pass.
         top_k: Classes per prediction, clamped to the class count.
 
     Raises:
-        CheckpointError: `weights` is no checkpoint, or lacks what is asked for.
+        CheckpointError: `weights` is no checkpoint, or lacks what is asked for or needed.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Predictor:
                 f"{weights} holds bare weights: prediction needs a checkpoint, which also knows its model, "
                 f"preprocessing and class names"
             )
+        check_complete(weights, meta)
         model = Config(meta["config"]["model"])
         self.model = Classifier(architecture=model["architecture"], head=model["head"])
         state.load_model(self.model, arrays, str(weights))
@@ -80,9 +83,16 @@ class Predictor:
         """Predicts one image or several, in order.
 
         Args:
-            images: A path, a uint8 array [H, W, 3] (RGB), a PIL image, or a sequence of these.
+            images: A path, a uint8 array [H, W, 3] (RGB), a PIL image, or a sequence of these; or one folder,
+                pattern or `.txt` list, which stands for its images (see `collect_images`).
+
+        Raises:
+            FileNotFoundError: The folder or pattern holds no image.
+            DataError: The list can't be read.
         """
-        if isinstance(images, str | Path | np.ndarray | Image.Image):
+        if isinstance(images, str | Path) and _stands_for_many(images):
+            images = collect_images([str(images)])
+        elif isinstance(images, str | Path | np.ndarray | Image.Image):
             images = [images]
         return list(self.predict(images))
 
@@ -132,11 +142,13 @@ def collect_images(arguments: Sequence[str]) -> list[str]:
     """Turns the command line's paths into files: a file, a folder (searched below), a glob or a list.
 
     Args:
-        arguments: `.txt` files hold a path a line (relative ones count from the list's folder). The order
-            given is kept; folders and globs are sorted naturally.
+        arguments: `.txt` files hold a path a line (relative ones count from the list's folder), with or
+            without a label after it, as make_list writes them; UTF-8 or GB 18030. The order given is kept;
+            folders and globs are sorted naturally.
 
     Raises:
         FileNotFoundError: An argument names nothing.
+        DataError: A list is empty or in another encoding.
     """
     files: list[str] = []
     for argument in arguments:
@@ -147,8 +159,7 @@ def collect_images(arguments: Sequence[str]) -> list[str]:
             if not found:
                 raise FileNotFoundError(f"no image below {argument}")
         elif path.is_file() and path.suffix.lower() == ".txt":
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-            files += [str(path.parent / line.strip()) for line in lines if line.strip()]
+            files += _read_list(path)
         elif path.is_file():
             files.append(argument)
         else:
@@ -159,22 +170,71 @@ def collect_images(arguments: Sequence[str]) -> list[str]:
     return files
 
 
+def _stands_for_many(path: str | Path) -> bool:
+    name = str(path)
+    if os.path.isfile(name):
+        return name.lower().endswith(".txt")
+    return os.path.isdir(name) or glob.has_magic(name)
+
+
+def _read_list(path: Path) -> list[str]:
+    data = path.read_bytes()
+    readings: list[list[str]] = []
+    for encoding in ("utf-8-sig", "gb18030"):
+        with contextlib.suppress(UnicodeDecodeError):
+            text = data.decode(encoding)
+            if "\0" not in text:  # UTF-16 without a mark decodes as UTF-8 with zeros
+                lines = [line.strip(" \r") for line in text.split("\n")]
+                names = [_without_label(line, path.parent) for line in lines if line.strip()]
+                readings.append([str(path.parent / name) for name in names])
+    if not readings:
+        raise DataError(f"{path} is neither UTF-8 nor GBK: save the list as UTF-8 / 请将列表存为 UTF-8")
+    if not readings[0]:
+        raise DataError(f"{path} lists no images: write one path a line / 列表为空，每行一个图片路径")
+    if readings[0] == readings[-1]:
+        return readings[0]
+    # A few GBK names are valid UTF-8 as well (a lone "猫" reads as "è"): the files that exist decide.
+    return max(readings, key=lambda files: sum(map(os.path.exists, files)))
+
+
+def _without_label(line: str, folder: Path) -> str:
+    """The path of a line `path`, `path<tab>label` or `path label`; paths may hold spaces and digits."""
+    if "\t" in line:
+        return line.rpartition("\t")[0].strip()
+    name, _, label = line.rpartition(" ")
+    if label.isdecimal() and not os.path.exists(folder / line) and os.path.exists(folder / name.strip()):
+        return name.strip()
+    return line
+
+
 def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
-    """Writes a `.json` (a list of objects) or else a CSV (a row an image), whole or not at all."""
+    """Writes a `.json` (a list of objects) or else a CSV (a row an image), whole or not at all.
+
+    Raises:
+        OSError: The place can't be written to.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    if path.suffix == ".json":
-        text = json.dumps([vars(p) for p in predictions], ensure_ascii=False, indent=1)
-        temporary.write_text(text + "\n", encoding="utf-8")
-    else:
-        depth = max((len(p.classes) for p in predictions), default=0)
-        with temporary.open("w", newline="", encoding="utf-8-sig") as file:  # spreadsheets read names right
-            writer = csv.writer(file)
-            more = [f"{key}{k}" for k in range(2, depth + 1) for key in ("class", "name", "probability")]
-            writer.writerow(["path", "class", "name", "probability", *more, "error"])
-            for p in predictions:
-                cells: list = []
-                for index, name, probability in zip(p.classes, p.names, p.probabilities, strict=True):
-                    cells += [index, name, f"{probability:.6f}"]
-                writer.writerow([p.path, *cells, *[""] * (3 * depth - len(cells)), p.error])
-    temporary.replace(path)
+    try:
+        if path.suffix == ".json":
+            text = json.dumps([vars(p) for p in predictions], ensure_ascii=False, indent=1)
+            temporary.write_text(text + "\n", encoding="utf-8")
+        else:
+            _write_table(predictions, temporary)
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _write_table(predictions: Sequence[Prediction], path: Path) -> None:
+    depth = max((len(p.classes) for p in predictions), default=0)
+    with path.open("w", newline="", encoding="utf-8-sig") as file:  # spreadsheets read names right
+        writer = csv.writer(file)
+        more = [f"{key}{k}" for k in range(2, depth + 1) for key in ("class", "name", "probability")]
+        writer.writerow(["path", "class", "name", "probability", *more, "error"])
+        for p in predictions:
+            cells: list = []
+            for index, name, probability in zip(p.classes, p.names, p.probabilities, strict=True):
+                cells += [index, name, f"{probability:.6f}"]
+            writer.writerow([p.path, *cells, *[""] * (3 * depth - len(cells)), p.error])

@@ -8,7 +8,7 @@ import numpy as np
 
 from passl_sot.data import build_dataloader, check_data
 from passl_sot.engine import state
-from passl_sot.engine.checkpoint import CheckpointError, kinds_of, read_checkpoint, read_weights
+from passl_sot.engine.checkpoint import CheckpointError, find_latest, kinds_of, read_checkpoint, read_weights
 from passl_sot.engine.distributed import World, start
 from passl_sot.engine.evaluate import evaluate, softmax
 from passl_sot.engine.experiment import Experiment
@@ -64,8 +64,19 @@ def _weights_to_evaluate(folder: Path, args) -> str:
     return str(saved.path)
 
 
-def check_run(cfg: Config, *, check_all_files: bool, note: str) -> None:
-    """`--dry-run`: data layout and model, then an estimate of what the run needs. Writes nothing."""
+def check_run(cfg: Config, config_path: Path, args, note: str) -> None:
+    """`--dry-run`: data layout, model and weights, then an estimate of what the run needs. Writes nothing.
+
+    Args:
+        cfg: A checked experiment.
+        config_path: Its file; the run's folder is named after it.
+        args: The command line's `resume`, `init_from`, `evaluate_only`, `check_all_files`.
+        note: A line about the environment to log first.
+
+    Raises:
+        DataError: The data aren't laid out as the run needs them.
+        CheckpointError: The weights to start from can't be read or don't fit the model.
+    """
     from passl_sot.engine.estimate import describe_run  # traces a static program; training doesn't need it
 
     experiment: Experiment = make_section(Experiment, cfg)
@@ -79,8 +90,8 @@ def check_run(cfg: Config, *, check_all_files: bool, note: str) -> None:
         train.dataset,
         val.dataset,
         cfg.model.head.num_classes,
-        sample="all" if check_all_files else 64,
-        progress=check_all_files,
+        sample="all" if args.check_all_files else 64,
+        progress=args.check_all_files,
         max_bad=experiment.dataloader.train.loader.max_bad,
     )
     log.info(
@@ -89,8 +100,28 @@ def check_run(cfg: Config, *, check_all_files: bool, note: str) -> None:
         len(val.dataset),
         len(train.class_names),
     )
+    _check_start(cfg, Path(cfg.get("output_dir", "output")) / config_path.stem, args)
     for line in describe_run(experiment, cfg, train.dataset, val.dataset, world.size):
         log.info(line)
+
+
+def _check_start(cfg: Config, folder: Path, args) -> None:
+    """Tries the weights that `--init-from` or `--resume` name on a model that is then thrown away."""
+    if args.init_from:
+        model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+        text = state.start_from(model, read_weights(args.init_from)[0], str(args.init_from))
+        log.info("would start from %s", text)
+    elif args.resume:
+        auto = args.resume == "auto"
+        saved = find_latest(folder, log.warning) if auto else read_checkpoint(args.resume)
+        if saved is None and args.evaluate_only:
+            raise CheckpointError(f"nothing to evaluate: {folder} holds no checkpoint")
+        if saved is None:
+            log.info("nothing to resume in %s: it would be a new run", folder)
+            return
+        model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+        state.load_model(model, saved.part("model"), str(saved.path))
+        log.info("would resume from %s", saved.path)
 
 
 def evaluate_run(cfg: Config, weights: str, out: Path | None, *, note: str) -> dict:
@@ -100,7 +131,7 @@ def evaluate_run(cfg: Config, weights: str, out: Path | None, *, note: str) -> d
 
     Args:
         cfg: A checked experiment.
-        weights: A checkpoint or bare weights.
+        weights: A checkpoint or bare weights; the suffix may be left out.
         out: `metrics.json`; `per_class.csv`, `confusion.csv`, `confusion.png` and `predictions.csv` are
             written beside it.
         note: A line about the environment to log first.

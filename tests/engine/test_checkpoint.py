@@ -1,6 +1,9 @@
 """Checkpoints: whole or not at all, verified, and nothing in them is ever run."""
 
+import copy
 import errno
+import hashlib
+import json
 import os
 import pickle
 import signal
@@ -12,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from safetensors.numpy import save
 
+from passl_sot import Predictor
 from passl_sot.engine import checkpoint as ckpt
 from passl_sot.engine.checkpoint import CheckpointError, read_checkpoint, read_weights, write_checkpoint
 
@@ -22,12 +27,19 @@ TENSORS = {
     "model.b": np.zeros((0,), np.float32),
     "optimizer.a|_m": np.float32([1]),
 }
+META = {
+    "class_names": ["猫", "b"],
+    "best_by": "ema",
+    "config": {"model": {"architecture": {"name": "SoT"}, "head": {"name": "LinearHead", "num_classes": 2}}},
+    "preprocessing": {"transforms": []},
+    "progress": {"epoch": 1},
+}
 
 
 @pytest.fixture
 def file(tmp_path) -> Path:
     path = tmp_path / "last.safetensors"
-    write_checkpoint(path, TENSORS, {"class_names": ["猫", "b"], "best_by": "ema"})
+    write_checkpoint(path, TENSORS, META)
     return path
 
 
@@ -64,6 +76,108 @@ def test_one_flipped_bit(file):
         read_checkpoint(file)
 
 
+def rewrite(path: Path, change) -> None:
+    """Writes the file anew with its JSON text changed but the old checksum, as a fault of a disk would."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"]["passl_sot"] = change(header["__metadata__"]["passl_sot"])
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+
+
+def test_the_checksum_covers_the_json_text_and_the_shapes(file):
+    before = file.read_bytes()
+    rewrite(file, lambda text: text)
+    assert read_checkpoint(file).meta["class_names"] == ["猫", "b"]
+    rewrite(file, lambda text: text.replace('"b"', '"c"'))
+    with pytest.raises(CheckpointError, match="don't match the checksum"):
+        read_checkpoint(file)
+    file.write_bytes(before.replace(b"[2,3]", b"[3,2]", 1))
+    with pytest.raises(CheckpointError, match="don't match the checksum"):
+        read_checkpoint(file)
+    file.write_bytes(before)
+    rewrite(file, lambda text: text.replace('"format": 2', '"format": 1'))
+    with pytest.raises(CheckpointError, match="don't match the checksum"):
+        read_checkpoint(file)
+
+
+def test_format_1_is_still_read(tmp_path):
+    total = hashlib.sha256()
+    for name in sorted(TENSORS):
+        total.update(name.encode())
+        total.update(TENSORS[name].tobytes())
+    header = {"passl_sot": json.dumps({"format": 1, **META}), "sha256": total.hexdigest()}
+    path = tmp_path / "old.safetensors"
+    path.write_bytes(save(TENSORS, metadata=header))
+    assert read_checkpoint(path).meta["class_names"] == ["猫", "b"]
+    np.testing.assert_array_equal(read_weights(path)[0]["a"], TENSORS["ema.a"])
+
+
+@pytest.mark.parametrize(
+    ("new", "message"),
+    [
+        ('"format": 3', r"last\.safetensors is of format 3, written by a newer version"),
+        ('"format": "x"', r"last\.safetensors is damaged: its header has no format number"),
+        ('"form": 2', r"last\.safetensors is damaged: its header has no format number"),
+        ('"format": 2,', r"last\.safetensors is damaged: its header is no JSON text"),
+    ],
+)
+def test_headers_that_are_not_ours(file, new, message):
+    rewrite(file, lambda text: text.replace('"format": 2', new))
+    for read in (read_checkpoint, read_weights):
+        with pytest.raises(CheckpointError, match=message):
+            read(file)
+    file.write_bytes(save({"a": np.ones(1)}, metadata={"passl_sot": "[" * 100_000, "sha256": ""}))
+    with pytest.raises(CheckpointError, match="is no JSON text"):
+        read_checkpoint(file)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("config", None, "has no config$"),
+        ("config.model", None, r"has no config\.model$"),
+        ("config.model.head.num_classes", None, r"has no config\.model\.head\.num_classes$"),
+        ("config.model.head", [1], r"config\.model\.head in its header is a list, not a dict"),
+        ("class_names", None, "has no class_names$"),
+        ("class_names", [1, 2], "class_names in its header holds something else than names"),
+        ("class_names", ["a"], r"class_names in its header has 1 entries, but its model 2 classes"),
+        ("preprocessing", None, "has no preprocessing$"),
+        ("preprocessing.transforms", None, r"has no preprocessing\.transforms$"),
+        ("progress", None, "has no progress$"),
+    ],
+)
+def test_what_is_missing_is_named(file, key, value, message):
+    meta = copy.deepcopy(META)
+    *way, last = key.split(".")
+    node = meta
+    for part in way:
+        node = node[part]
+    if value is None:
+        del node[last]
+    else:
+        node[last] = value
+    write_checkpoint(file, TENSORS, meta)
+    for read in (read_checkpoint, Predictor):
+        with pytest.raises(CheckpointError, match=message) as caught:
+            read(file)
+        assert "last.safetensors" in str(caught.value)
+    with pytest.raises(CheckpointError, match="can be read"):
+        ckpt.find_latest(file.parent, lambda _: None)
+
+
+def test_an_unknown_choice_of_weights(file):
+    write_checkpoint(file, TENSORS, {**META, "best_by": "swa"})
+    with pytest.raises(CheckpointError, match="best_by in its header is 'swa'"):
+        read_weights(file)
+
+
+def test_the_suffix_may_be_left_out(file):
+    assert read_checkpoint(file.with_suffix("")).path == file
+    assert read_checkpoint(str(file.with_suffix(""))).path == file
+
+
 def test_missing_names_the_neighbours(file):
     with pytest.raises(CheckpointError, match=r"no checkpoint .*bset\.safetensors; .* has last\.safetensors"):
         read_checkpoint(file.with_name("bset.safetensors"))
@@ -96,7 +210,7 @@ def test_really_full_disk(tmp_path):
         write_checkpoint(path, TENSORS, {})
         with pytest.raises(CheckpointError, match="No space left on device"):
             write_checkpoint(path, {"model.a": np.zeros(100_000, np.float32)}, {})
-        assert read_checkpoint(path).tensors.keys() == TENSORS.keys()
+        assert read_checkpoint(path, complete=False).tensors.keys() == TENSORS.keys()
     finally:
         subprocess.run(["umount", str(mount)], check=True)
 
@@ -120,7 +234,7 @@ def test_kill_in_the_middle_of_writing(tmp_path):
         time.sleep(0.013 * round_)
         writer.send_signal(signal.SIGKILL)
         writer.communicate()
-        saved = read_checkpoint(path)
+        saved = read_checkpoint(path, complete=False)
         assert (saved.tensors["model.a"] == saved.meta["i"]).all()
         seen = max(seen, saved.meta["i"])
     ckpt.remove_leftovers(tmp_path)
@@ -176,6 +290,7 @@ def test_a_pickle_that_asks_for_more_is_refused_by_name(tmp_path):
         ("a.pdparams", pickle.dumps([1, 2]), "holds a list, not a state dict"),
         ("a.pdparams", pickle.dumps({"a": "text"}), "entry 'a' is a str, not an array"),
         ("a.pdparams", pickle.dumps({"a": np.ones(50)})[:-20], "is damaged"),
+        ("a.pdparams", pickle.dumps({"a": np.ones(2), 3: np.ones(2)}), "entry 3 has a int for its name"),
         ("a.safetensors", b"", "is damaged"),
         ("a.pth", b"PK\x03\x04", "PyTorch file: convert it"),
         ("a.pdparams", b"PK\x03\x04", "PyTorch file: convert it"),

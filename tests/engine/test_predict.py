@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from passl_sot import Predictor
+from passl_sot.data.errors import DataError
 from passl_sot.engine.checkpoint import CheckpointError, write_checkpoint
 from passl_sot.engine.distributed import World
 from passl_sot.engine.experiment import load_config
@@ -77,6 +78,49 @@ def test_ways_to_name_images(experiment, tmp_path):
     for wrong in ("nothing.jpg", str(val / "*.bmp")):
         with pytest.raises(FileNotFoundError, match="no such file, folder or pattern"):
             collect_images([wrong])
+
+
+def test_lists_in_other_encodings_and_with_labels(experiment, tmp_path):
+    val = tmp_path / "val"
+    (val / "c 7").write_bytes(b"a file whose name ends as a label would")
+    text = "猫/0.png\t2\r\n猫/1.png 2\r\n\r\na b/0.png\t0\r\na b/2.png 0\r\nc/1.png\r\nc 7\r\nnot there 3\r\n"
+    wanted = ["猫/0.png", "猫/1.png", "a b/0.png", "a b/2.png", "c/1.png", "c 7", "not there 3"]
+    for encoding in ("utf-8", "utf-8-sig", "gbk", "gb18030"):
+        (val / "list.txt").write_bytes(text.encode(encoding))
+        assert collect_images([str(val / "list.txt")]) == [str(val / name) for name in wanted]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "lists no images"),
+        (b"\r\n  \n", "lists no images"),
+        ("café.png".encode("latin-1"), "neither UTF-8 nor GBK"),
+        ("a.png\n".encode("utf-16"), "neither UTF-8 nor GBK"),
+        ("a.png\n".encode("utf-16-le"), "neither UTF-8 nor GBK"),
+    ],
+)
+def test_lists_that_cannot_be_used(tmp_path, content, message):
+    path = tmp_path / "list.txt"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"list\.txt .*{message}|{message}"):
+        collect_images([str(path)])
+
+
+def test_a_folder_a_pattern_and_a_list_stand_for_their_images(checkpoint, experiment):
+    predictor, val = Predictor(checkpoint), experiment.parent / "val"
+    (val / "list.txt").write_text("c/0.png\nc/2.png\n")
+    (val / "c" / "a[1].png").write_bytes((val / "c" / "1.png").read_bytes())
+    assert [r.path for r in predictor(val / "猫")] == [str(val / "猫" / f"{i}.png") for i in range(3)]
+    assert [r.path for r in predictor(str(val / "*" / "1.png"))] == [
+        str(val / name / "1.png") for name in ("a b", "c", "猫")
+    ]
+    assert len(predictor(val / "list.txt")) == 2
+    assert [r.path for r in predictor(val / "c" / "a[1].png")] == [str(val / "c" / "a[1].png")]
+    assert predictor(val / "nothing.png")[0].error
+    (val / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no image below"):
+        predictor(val / "empty")
 
 
 def test_foreign_weights_and_formats_are_refused(checkpoint, tmp_path, tool):
