@@ -206,11 +206,23 @@ def check_complete(path: str | Path, meta: dict) -> None:
         )
 
 
+def _position(path: Path) -> tuple[float, ...]:
+    """How far a checkpoint's run had come; unreadable ones come first, so that they are named.
+
+    Not the file's time, which copying changes.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            progress = json.loads((file.metadata() or {})[META_KEY])["progress"]
+        return (progress["epoch"], progress["batches"], progress["step"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return (float("inf"),)
+
+
 def find_latest(folder: Path, warn) -> Checkpoint | None:
     """The newest whole checkpoint of a run folder; damaged ones are named through `warn` and passed over."""
     files = [p for p in folder.glob("*.safetensors") if re.fullmatch(r"last|best|epoch_\d+", p.stem)]
-    # Copies are links that share the original's time; `last` goes first among equals.
-    candidates = sorted(files, key=lambda p: (p.stat().st_mtime_ns, p.stem == "last", p.stem), reverse=True)
+    candidates = sorted(files, key=lambda p: (_position(p), p.stem == "last"), reverse=True)
     for path in candidates:
         try:
             return read_checkpoint(path)

@@ -230,6 +230,12 @@ def test_a_kill_before_best_gets_its_name_is_mended(experiment, tmp_path):
     assert saved["step"] == saved["best_step"] == 3
 
 
+def test_resuming_goes_by_progress_not_by_the_files_times(experiment, tmp_path):
+    train(experiment, "checkpoint.interval=1", folder=tmp_path / "run")
+    os.utime(tmp_path / "run" / "last.safetensors", (1, 1))
+    assert Trainer(load_config(experiment), tmp_path / "run", World(), resume="auto").progress.epoch == 2
+
+
 def test_two_runs_do_not_share_a_folder(experiment, tmp_path):
     cfg = load_config(experiment)
     first = Trainer(cfg, tmp_path / "run", World())
