@@ -86,7 +86,7 @@ def test_other_normalisations(name):
     ("more", "message"),
     [
         ({"reduction": [4]}, "two positive widths"),
-        ({"reduction": [4, 0]}, "two positive widths"),
+        ({"reduction": [4, 0]}, r"reduction\.1: must be at least 1, got 0"),
         ({"normalization": {"name": "ISQRTCOV"}}, "choose SvPN"),
         ({"normalization": {"name": "SvPN", "vec": "triu"}}, "vec: full"),
     ],

@@ -66,8 +66,12 @@ def test_starts_as_the_recipe_says():
 
 
 def test_numbers_per_stage_must_agree():
-    for wrong in ({"depths": [2]}, {"stoken_size": [4, 1, 1]}, {"depths": [0, 2]}):
-        with pytest.raises(ValueError, match="one entry per stage"):
+    for wrong, message in (
+        ({"depths": [2]}, "one entry per stage"),
+        ({"stoken_size": [4, 1, 1]}, "one entry per stage"),
+        ({"depths": [0, 2]}, r"depths\.0: must be at least 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
             build_backbone({**TINY, **wrong})
 
 
