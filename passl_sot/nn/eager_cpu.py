@@ -179,7 +179,7 @@ def pack(x_bchw: paddle.Tensor, ones: bool = False) -> paddle.Tensor:
         ones: Append a channel of ones (zeros in the gaps): a bias in a matrix product then needs no pass
             of its own, and leaves the gaps zero.
     """
-    batch, channels, height, width = x_bchw.shape
+    batch, _, height, width = x_bchw.shape
     # A product with a wide identity appends the zeros: many short copies take twice as long.
     x = paddle.matmul(x_bchw, paddle.eye(width, width + 1, dtype=x_bchw.dtype)).transpose([1, 2, 0, 3])
     if ones:
