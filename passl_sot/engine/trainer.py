@@ -221,7 +221,7 @@ class Trainer:
                 update = index // accumulate
                 group = min(accumulate, len(loader) - index)  # the last group of an epoch may be smaller
                 fraction = update / self.updates_per_epoch
-                rate = self.plan.lr_factor * self.schedule.lr(epoch, fraction, self.exp.epochs)
+                rate = self.schedule.lr(epoch, fraction, self.exp.epochs, self.plan.lr_factor)
                 self.inner_optimizer.set_lr(rate)
                 statistics = self._statistics()
                 loss_sum = 0.0

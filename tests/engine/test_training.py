@@ -94,6 +94,17 @@ def test_loss_curve_is_pinned(experiment):
     assert losses[-1] < 0.3
 
 
+def test_a_late_rate_of_another_batch(experiment):
+    """Epochs 0 and 1 at the warm-up rate, then up; the batch of 8 for one of 16 halves the peak alone."""
+    schedule = {"unit": "epoch", "lag": 1, "warmup_epochs": 2, "learning_rate": 0.002, "warmup_lr": 1e-4}
+    schedule |= {"reference_batch": 16, "batch_rule": "scale_lr", "scaled": "peak"}
+    settings = [f"lr_scheduler.{key}={value}" for key, value in schedule.items()]
+    trainer = train(experiment, "epochs=3", *settings)
+    rows = read_metrics(trainer.folder.path / "metrics.jsonl")
+    rates = [row["lr"] for row in rows if row["kind"] == "train"]
+    assert rates == pytest.approx([1e-4] * 6 + [1e-4 + (0.001 - 1e-4) / 2] * 3)
+
+
 def test_a_run_is_not_overwritten(experiment):
     train(experiment, "epochs=1")
     with pytest.raises(ValueError, match="already holds a run: add --resume auto"):
