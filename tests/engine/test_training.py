@@ -117,10 +117,11 @@ def test_same_seed_same_run(experiment, tmp_path):
     same_tensors(tmp_path / "one" / "last.safetensors", tmp_path / "two" / "last.safetensors")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resuming_inside_an_epoch_equals_never_stopping(experiment, tmp_path, workers):
+@pytest.mark.parametrize(("workers", "repeats"), [(0, 1), (2, 1), (0, 3)])
+def test_resuming_inside_an_epoch_equals_never_stopping(experiment, tmp_path, workers, repeats):
     settings = (
         f"dataloader.train.loader.num_workers={workers}",
+        f"dataloader.train.sampler.repeats={repeats}",
         "epochs=3",
         "lr_scheduler.reference_batch=16",
     )
