@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from passl_sot.data import SplitSection
+from passl_sot.engine.tasks import TASKS
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.heads import HEADS
 from passl_sot.modeling.losses import LOSSES
@@ -89,6 +90,7 @@ class Experiment:
 
     Attributes:
         epochs: Epochs to run, cool-down included.
+        task: What a training step computes; null takes ClassificationTask.
         device: "auto" takes the GPU where Paddle has one, else the CPU.
         output_dir: A run writes into `output_dir/<name of the config file>`.
         eval_interval: Evaluate after every N-th epoch and after the last.
@@ -101,6 +103,7 @@ class Experiment:
     optimizer: Annotated[dict, OPTIMIZERS]
     lr_scheduler: Annotated[dict, SCHEDULERS]
     loss: Annotated[dict, LOSSES]
+    task: Annotated[dict, TASKS] | None = None
     ema: EMASection | None = None
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
     log: LogSection = field(default_factory=LogSection)
