@@ -8,6 +8,7 @@ import paddle
 
 from passl_sot.engine.experiment import Experiment
 from passl_sot.engine.fit import check_fit
+from passl_sot.engine.modes import set_training_mode
 from passl_sot.engine.run_info import memory_gb
 from passl_sot.engine.tasks import build_task
 from passl_sot.modeling.classifier import Classifier
@@ -57,7 +58,7 @@ def _probe(
         "image": paddle.randn([batch, model.backbone.in_chans, *model.backbone.img_size]),
         "label": paddle.zeros([batch], "int64"),
     }
-    model.train()
+    set_training_mode(model, experiment.training_mode)
 
     def step() -> None:
         task(model, images)["loss"].backward()

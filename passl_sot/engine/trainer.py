@@ -19,6 +19,7 @@ from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.experiment import Experiment
 from passl_sot.engine.fit import check_fit
 from passl_sot.engine.loggers import MetricsWriter
+from passl_sot.engine.modes import set_training_mode
 from passl_sot.engine.progress import Progress, Speed, mix_seed
 from passl_sot.engine.run_info import RunFolder, memory_gb, preprocessing_of
 from passl_sot.engine.tasks import build_task
@@ -208,7 +209,7 @@ class Trainer:
         loader, accumulate = self.train_loader, self.plan.accumulate
         loader.sampler.set_epoch(epoch)
         self.model.set_epoch(epoch)
-        self.net.train()
+        set_training_mode(self.net, self.exp.training_mode)
         meter = Speed(loader)
         bar = self.world.bar(
             total=len(loader), initial=self.progress.batches, desc=f"epoch {epoch + 1}/{self.exp.epochs}"
