@@ -1,5 +1,6 @@
 """Real training runs on real files: records, resuming, signals, processes, faults."""
 
+import itertools
 import json
 import logging
 import os
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import paddle
+import paddle.nn.functional as F
 import pytest
 from visualdl import LogReader
 
@@ -18,6 +21,7 @@ from passl_sot.engine.checkpoint import read_checkpoint
 from passl_sot.engine.distributed import World
 from passl_sot.engine.experiment import load_config
 from passl_sot.engine.loggers import read_metrics
+from passl_sot.engine.progress import mix_seed
 from passl_sot.engine.trainer import NonFiniteError, Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +107,40 @@ def test_a_late_rate_of_another_batch(experiment):
     rows = read_metrics(trainer.folder.path / "metrics.jsonl")
     rates = [row["lr"] for row in rows if row["kind"] == "train"]
     assert rates == pytest.approx([1e-4] * 6 + [1e-4 + (0.001 - 1e-4) / 2] * 3)
+
+
+def test_sums_of_two_losses(experiment, tmp_path):
+    """SoT's `sum_loss`: class token and words have a loss each; evaluation adds their logits."""
+    quiet = ("model.architecture.drop_path_rate=0", "model.architecture.drop_rate=0", "epochs=1")
+    cfg = load_config(experiment, [*quiet, "model.head.fusion_type=sum_loss"])
+    trainer = Trainer(cfg, tmp_path / "run", World())
+    task, differences = trainer.task, []
+
+    def compare(model, batch):
+        values = task(model, batch)
+        parts = model.head.forward_parts(model.backbone(batch["image"]))
+        losses = [F.cross_entropy(part, batch["label"], label_smoothing=0.1) for part in parts]
+        differences.append(float(values["loss"] - sum(losses)))
+        return values
+
+    trainer.task = compare
+    results = trainer.fit()
+    assert len(differences) == 3 and max(map(abs, differences)) < 1e-5
+    logits, labels = [], []
+    trainer.model.eval()
+    for batch in trainer.val_loader:
+        logits.append(sum(trainer.model.head.forward_parts(trainer.model.backbone(batch["image"]))))
+        labels.append(batch["label"])
+    loss = F.cross_entropy(paddle.concat(logits), paddle.concat(labels))
+    assert results["raw_loss"] == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_processes_draw_dropout_of_their_own():
+    """One seed for the whole run: what processes draw differs by rank, as with the official seed + rank."""
+    places = list(itertools.product((0, 42), range(3), range(100), range(8)))
+    seeds = [mix_seed(*place) for place in places]
+    assert len(set(seeds)) == len(places)
+    assert all(0 <= seed < 2**31 for seed in seeds)
 
 
 def test_a_run_is_not_overwritten(experiment):
