@@ -13,8 +13,8 @@ def set_training_mode(net: nn.Layer, mode: TrainingMode) -> None:
 
     Args:
         net: The network; its weights train in every mode.
-        mode: "train"; "eval", with BatchNorm's running statistics used and kept, and without dropout and
-            drop-path, as STViT is fine-tuned; "frozen_batch_norm", of which BatchNorm alone is so.
+        mode: "train"; "eval", for fine-tuning with BatchNorm's running statistics used and kept, without
+            dropout and drop-path; "frozen_batch_norm", with BatchNorm alone in that mode.
     """
     if mode == "eval":
         net.eval()

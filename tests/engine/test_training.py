@@ -454,6 +454,25 @@ def test_two_processes_equal_one_on_the_joined_batch(experiment, tmp_path):
 
 
 @pytest.mark.slow
+def test_students_and_copies_in_two_processes_equal_one(experiment, tmp_path):
+    """Repeated augmentation deals the same global batch out another way; each process has the teacher."""
+    train(experiment, "epochs=1", folder=tmp_path / "teacher")
+    teacher = f"{{config: {tmp_path}/teacher/config.yaml, weights: {tmp_path}/teacher/best.safetensors}}"
+    settings = (
+        "epochs=1",
+        "model.architecture={name: DeiT, img_size: 32, patch_size: 8, embed_dim: 16, depth: 2, num_heads: 2,"
+        " distilled: true}",
+        "model.head={name: DistilledHead, num_classes: 3, in_channels: 16}",
+        f"+task={{name: DistillationTask, kind: soft, teacher: {teacher}}}",
+        "dataloader.train.sampler.repeats=3",
+    )
+    train(experiment, *settings, "dataloader.train.sampler.batch_size=24", folder=tmp_path / "one")
+    done = launch(experiment, 2, tmp_path / "two", *settings, "dataloader.train.sampler.batch_size=12")
+    assert done.returncode == 0, done.stdout + done.stderr
+    same_gradient(tmp_path / "one" / "last.safetensors", tmp_path / "two" / "run" / "last.safetensors")
+
+
+@pytest.mark.slow
 def test_stopping_the_launcher_saves_too(experiment, tmp_path):
     """Paddle's launcher passes any signal on as SIGTERM, three times."""
     script = str(ROOT / "tools" / "train.py")
