@@ -31,6 +31,7 @@ __all__ = [
 _SHORT = 48  # rows of so many pixels are short for the convolution kernel; measured
 
 
+@paddle.jit.not_to_static
 def applies(x: paddle.Tensor) -> bool:
     """Whether the formulations for the CPU are used for ``x``."""
     if not paddle.in_dynamic_mode():
