@@ -32,6 +32,7 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Backbone, as_pair
 from passl_sot.nn.block import Block
 from passl_sot.nn.drop_path import drop_path_rates
+from passl_sot.nn.eager_cpu import LayerNorm
 from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.patch_embed import PatchEmbed
 from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
@@ -119,7 +120,7 @@ class DeiT(Backbone):
             Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, rate, 1e-6)
             for rate in drop_path_rates(drop_path_rate, depth)
         )
-        self.norm = nn.LayerNorm(embed_dim, epsilon=1e-6)
+        self.norm = LayerNorm(embed_dim, epsilon=1e-6)
         self.resize(size)
 
     def _learned(self, shape: list[int]) -> paddle.Tensor:
