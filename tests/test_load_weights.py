@@ -3,8 +3,10 @@
 import numpy as np
 import paddle
 import pytest
+from safetensors.numpy import save_file
 
 from passl_sot import create_model
+from passl_sot.interop import export_state_dict
 from passl_sot.weights import CheckpointError
 from passl_sot.zoo import load_weights
 
@@ -74,6 +76,16 @@ def test_without_being_asked_the_head_must_fit(weights):
     for name, value in model.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), before[name])
     assert load_weights(model, weights, new_head=True).left_new == [n for n in before if n in HEAD]
+
+
+def test_weights_in_pytorchs_layout(source, tmp_path):
+    path = tmp_path / "official.safetensors"
+    arrays = {name: value.numpy() for name, value in source.state_dict().items()}
+    save_file(export_state_dict(source, arrays), path)
+    with pytest.raises(
+        CheckpointError, match="if they are PyTorch's, convert them with tools/convert_torch.py"
+    ):
+        create_model("sot_digits", weights=path)
 
 
 def test_weights_of_another_model(weights):
