@@ -35,14 +35,14 @@ class Pointwise(nn.Linear):
     def forward(
         self, x_bcn: paddle.Tensor, bias: paddle.Tensor | None = None, factor: float = 1.0
     ) -> paddle.Tensor:
-        """Args: x_bcn: ``[B, C, N]``; bias: not the layer's own; factor: of both. Returns: ``[B, out, N]``."""
+        """Args: x_bcn: ``[B, C, N]``; bias: for the own; factor: of both. Returns: ``[B, out, N]``."""
         weight, bias = self.weight, self.bias if bias is None else bias
         if factor != 1.0:
             weight, bias = weight * factor, bias * factor
         return channel_bias(paddle.matmul(weight, x_bcn, transpose_x=True), bias)
 
     def with_ones(self, x_cn: paddle.Tensor, factor: float) -> paddle.Tensor:
-        """``factor`` times the same, a channel of ones being the input's last: ``[C+1, N]`` to ``[out, N]``."""
+        """``factor`` times the same, the input's last channel being ones: ``[C+1, N]`` to ``[out, N]``."""
         weight = paddle.concat([self.weight, self.bias.unsqueeze(0)], axis=0) * factor
         return paddle.matmul(weight, x_cn, transpose_x=True)
 

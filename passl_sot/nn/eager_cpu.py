@@ -16,6 +16,7 @@ from paddle.autograd import PyLayer
 
 __all__ = [
     "GELU",
+    "Conv2D",
     "LayerNorm",
     "Linear",
     "affine",
@@ -73,6 +74,34 @@ def channel_bias(x_bcn: paddle.Tensor, bias_c: paddle.Tensor) -> paddle.Tensor:
     if learning or not applies(x_bcn):
         return x_bcn + bias_c.unsqueeze(-1)
     return x_bcn.add_(bias_c.unsqueeze(-1))
+
+
+class Conv2D(nn.Conv2D):
+    """``nn.Conv2D`` with its bias added by :func:`channel_bias`, and 1×1 kernels as a matrix product."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Args: x: ``[B, C, H, W]``. Returns: ``[B, out, H', W']``."""
+        if not applies(x):
+            return super().forward(x)
+        point = self._kernel_size == [1, 1] and self._groups == 1 and self._updated_padding in (0, [0, 0])
+        if point:
+            down, right = self._stride
+            x = x if down == right == 1 else x[:, :, ::down, ::right]
+            maps, size = paddle.matmul(self.weight.flatten(1), x.flatten(2)), x.shape[2:]
+        else:
+            maps = F.conv2d(
+                x,
+                self.weight,
+                stride=self._stride,
+                padding=self._updated_padding,
+                dilation=self._dilation,
+                groups=self._groups,
+            )
+            size = maps.shape[2:]
+            maps = maps.flatten(2)
+        if self.bias is not None:
+            maps = channel_bias(maps, self.bias)
+        return maps.reshape([0, 0, *size])
 
 
 class _Gelu(PyLayer):
