@@ -32,6 +32,32 @@ def _differs(got: Any, wanted: int) -> bool:
     return isinstance(got, int) and got >= 0 and got != wanted
 
 
+def _statistics_once(block: Callable[[paddle.Tensor], paddle.Tensor]) -> Callable[..., paddle.Tensor]:
+    """The block, whose second call leaves BatchNorm's running statistics alone.
+
+    Recomputation calls a block again in the backward pass: the statistics would move twice a step.
+    """
+    layers = block.sublayers() if isinstance(block, nn.Layer) else []
+    norms = [layer for layer in layers if isinstance(layer, nn.BatchNorm2D)]
+    calls = 0
+
+    def run(x: paddle.Tensor) -> paddle.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            return block(x)
+        momenta = [norm._momentum for norm in norms]
+        for norm in norms:
+            norm._momentum = 1.0  # Paddle's momentum is the old statistics' share
+        try:
+            return block(x)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm._momentum = momentum
+
+    return run if norms else block
+
+
 class Backbone(nn.Layer):
     """Base of all backbones: ``forward(images)`` gives normalised tokens ``[B, P+N, C]``.
 
@@ -139,7 +165,7 @@ class Backbone(nn.Layer):
         """Call a block, with recomputation when it is on and the network trains."""
         if self._recompute and self.training and paddle.in_dynamic_mode():
             # The re-entrant form breaks inside DataParallel.
-            return recompute(block, x, use_reentrant=False)
+            return recompute(_statistics_once(block), x, use_reentrant=False)
         return block(x)
 
     def check_images(self, x_bchw: paddle.Tensor, in_chans: int) -> None:
