@@ -1,6 +1,7 @@
 """The backbone contract, for every registered backbone at a tiny size."""
 
 import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -340,8 +341,19 @@ def test_impossible_sizes(name):
         small = build(name, img_size=[1, 3])
         assert small(images(small)).shape == [2, tokens_of(small), small.num_features]
     else:
-        with pytest.raises(ValueError, match="nearest valid size"):
-            model.resize(3)
+        for size in (3, [3, 64], [64, 3]):
+            with pytest.raises(ValueError, match="nearest valid size") as caught:
+                model.resize(size)
+            assert model.img_size == (32, 32)
+            nearest = re.search(r"nearest valid size\D*(\d+)\D+(\d+)", str(caught.value))
+            sides = [int(side) for side in nearest.groups()]
+            given = [3, 3] if size == 3 else size
+            assert [side for side in given if side == 64] == [side for side in sides if side == 64]
+            smaller = [side - (old == 3) for side, old in zip(sides, given, strict=True)]
+            with pytest.raises(ValueError, match="nearest valid size"):
+                model.resize(smaller)
+            other = build(name, img_size=sides)
+            assert other(images(other)).shape == [2, tokens_of(other), other.num_features]
     assert model.img_size == (32, 32)
     model(images(model))  # a refused resize leaves the model as it was
     for wrong in (0, [32], [32, 32, 32], [32, -1]):

@@ -83,8 +83,6 @@ class DeiT(PlainBackbone):
         token_dim: Count = 64,
     ) -> None:
         super().__init__()
-        if depth < 1:
-            raise ValueError(f"DeiT: depth must be at least 1, got {depth}")
         size = as_pair(img_size)
         self.in_chans = in_chans
         self.distilled = distilled

@@ -86,8 +86,6 @@ class SoT(PlainBackbone):
         class_token: bool = True,
     ) -> None:
         super().__init__()
-        if depth < 1:
-            raise ValueError(f"SoT: depth must be at least 1, got {depth}")
         size = as_pair(img_size)
         self.in_chans = in_chans
         self.class_token = class_token

@@ -123,8 +123,6 @@ class T2TViT(PlainBackbone):
         drop_path_rate: Share = 0.0,
     ) -> None:
         super().__init__()
-        if depth < 1:
-            raise ValueError(f"T2TViT: depth must be at least 1, got {depth}")
         if token_dim < 2:
             raise ValueError(f"T2TViT: token_dim must be at least 2, got {token_dim}")
         self.in_chans = in_chans
