@@ -121,16 +121,18 @@ def build_dataloader(
             **options,
             shuffle=section.sampler.shuffle is not False,
             drop_last=section.sampler.drop_last is not False,
+            repeats=section.sampler.repeats,
             seed=seed,
             rank=rank,
             world_size=world_size,
         )
     else:
-        for key in ("shuffle", "drop_last"):
-            if getattr(section.sampler, key):
+        for key, only in (("shuffle", "false"), ("drop_last", "false"), ("repeats", "1")):
+            value = str(getattr(section.sampler, key)).lower()
+            if value not in (only, "none"):
                 raise DataError(
-                    f"dataloader.val.sampler.{key} is true; evaluation reads every image exactly once, in "
-                    f"order: write {key}: false, or leave it out / 验证集的 {key} 应为 false"
+                    f"dataloader.val.sampler.{key} is {value}; evaluation reads every image exactly once, in "
+                    f"order: write {key}: {only}, or leave it out / 验证集的 {key} 应为 {only}"
                 )
         sampler = EvalBatchSampler(**options, rank=rank, world_size=world_size)
     local = int(os.environ.get("PADDLE_LOCAL_SIZE", world_size))

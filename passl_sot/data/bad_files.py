@@ -11,6 +11,7 @@ import traceback
 from typing import Any
 
 from passl_sot.data.datasets import LabelledImages
+from passl_sot.data.draws import Key
 from passl_sot.data.errors import DataError, ImageError
 from passl_sot.data.sections import BadFileRule
 
@@ -21,7 +22,7 @@ _SHOWN = 10
 
 
 class GuardedReader:
-    """The dataset as the loader's workers see it: `reader[(epoch, index)]` never raises.
+    """The dataset as the loader's workers see it: `reader[key]` never raises.
 
     Args:
         dataset: The dataset.
@@ -36,17 +37,17 @@ class GuardedReader:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: Key) -> dict[str, Any]:
         """A sample of the dataset with `asked`, the key, and `bad`, [index, reason] of files passed over.
 
         Where there is no sample, `error` says why: [path, reason], or ["", text] for anything unforeseen.
         """
-        epoch, asked = key
+        epoch, asked, *copy = key
         bad: list[list[Any]] = []
         for step in range(min(_TRIES, len(self)) if self.replace else 1):
             index = (asked + step) % len(self)
             try:
-                return {**self.dataset[(epoch, index)], "asked": key, "bad": bad}
+                return {**self.dataset[(epoch, index, *copy)], "asked": key, "bad": bad}
             except ImageError as error:
                 bad.append([index, error.reason])
                 if not self.replace:

@@ -8,12 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from passl_sot.data.draws import Key, of_batch, of_image_later
 from passl_sot.data.mixup import Mixup
 from passl_sot.data.transforms import TRANSFORMS, Compose, Transform, stage_of
-
-# Set these streams apart from each other, from an image's first one, [seed, epoch, index], and the sampler's.
-_MIXED = 2
-_LATER = 3
 
 
 class BatchStage:
@@ -53,7 +50,7 @@ class BatchStage:
         self.normalizes = normalized
 
     def __call__(
-        self, images: np.ndarray, labels: np.ndarray, *, seed: int, keys: Sequence[tuple[int, int]]
+        self, images: np.ndarray, labels: np.ndarray, *, seed: int, keys: Sequence[Key]
     ) -> tuple[np.ndarray, np.ndarray]:
         """The batch after all transforms.
 
@@ -61,18 +58,17 @@ class BatchStage:
             images: uint8 [B, H, W, 3], or float32 [B, 3, H, W] if they are normalised already.
             labels: int64 [B].
             seed: The run's seed.
-            keys: (epoch, index) of each image as the sampler asked for it.
+            keys: (epoch, index), or (epoch, index, copy), of each image as the sampler asked for it.
 
         Returns:
             Images, and labels: int64 [B], or float32 [B, K] after `Mixup`.
         """
-        rngs = [_generator(seed, epoch, index, _LATER) for epoch, index in keys]
+        rngs = [of_image_later(seed, key) for key in keys]
         for step in self._steps:
             if isinstance(step, Compose):
                 images = _each(images, step, rngs)
             else:
-                indices = [index for _, index in keys]
-                images, labels = step(images, labels, _generator(seed, keys[0][0], 0, _MIXED, *indices))
+                images, labels = step(images, labels, of_batch(seed, keys))
         return images, labels
 
 
@@ -100,7 +96,3 @@ def _each(images: np.ndarray, transform: Compose, rngs: Sequence[np.random.Gener
     for i in range(1, len(images)):
         out[i] = transform(images[i], rngs[i])
     return out
-
-
-def _generator(*numbers: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(numbers)))

@@ -1,7 +1,8 @@
 """Labelled images on disk: ImageNet-layout folders and list files.
 
-A dataset is read as `dataset[index]` or `dataset[(epoch, index)]`. The second form is what the samplers
-give; random augmentation depends on (seed, epoch, index) alone. What is done to whole batches is in `batch`.
+A dataset is read as `dataset[index]` or by the keys of the samplers, `dataset[(epoch, index)]` and
+`dataset[(epoch, index, copy)]`; random augmentation depends on the seed and the key alone (see `draws`).
+What is done to whole batches is in `batch`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from passl_sot.data.batch import build_batch_transforms
 from passl_sot.data.decode import decode
+from passl_sot.data.draws import Key, of_image
 from passl_sot.data.errors import DataError
 from passl_sot.data.folders import EXTENSIONS, scan_folder
 from passl_sot.data.list_files import read_class_names, read_list
@@ -85,11 +87,11 @@ class LabelledImages:
         """
         return decode(self.path(index), apply_exif=self.apply_exif)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: int | Key) -> dict[str, Any]:
         """One sample.
 
         Args:
-            key: Index, or (epoch, index).
+            key: Index, (epoch, index), or (epoch, index, copy).
 
         Returns:
             `image`, `label` and `index`. The image is float32 [3, H, W], or uint8 [H, W, 3] where it is
@@ -98,13 +100,12 @@ class LabelledImages:
         Raises:
             ImageError: The file can't be read.
         """
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+        epoch, index, *copy = key if isinstance(key, tuple) else (0, key)
         size = len(self)
         if not -size <= index < size:
             raise IndexError(f"image {index} of {size}")
         index = int(index) % size
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, int(epoch), index])))
-        image = self.transforms(self.read(index), rng)
+        image = self.transforms(self.read(index), of_image(self.seed, (epoch, index, *copy)))
         return {"image": image, "label": int(self.labels[index]), "index": index}
 
     def class_counts(self) -> np.ndarray:

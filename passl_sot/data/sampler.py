@@ -1,7 +1,7 @@
 """Which image is read when, and by which process.
 
-Samplers yield batches of (epoch, index) pairs. Order is a function of (seed, epoch) alone, so every process
-knows it, and a run can go on in the middle of an epoch.
+Samplers yield batches of keys: (epoch, index), or (epoch, index, copy) with repeated augmentation. Order is a
+function of (seed, epoch) alone, so every process knows it, and a run can go on in the middle of an epoch.
 """
 
 from __future__ import annotations
@@ -11,18 +11,24 @@ from typing import Any
 
 import numpy as np
 
+from passl_sot.data.draws import Key, of_order
 from passl_sot.data.errors import DataError
 
-Batch = list[tuple[int, int]]
+Batch = list[Key]
 
-# Sets the stream of the order apart from that of any image, which is seeded with [seed, epoch, index].
-_ORDER = 1
+# With repeated augmentation an epoch's length is a multiple of this, as in the authors' code.
+_ROUND = 256
 
 
 class ShardedBatchSampler:
     """Training batches: W processes with batch B together see one process's batch of B·W.
 
     Global batch t is `order[t·B·W : (t+1)·B·W]`, and process r takes images `r·B` to `(r+1)·B` of it.
+
+    Repeated augmentation (Hoffer et al., "Augment your batch", CVPR 2020; as DeiT's sampler has it): each
+    image of the order stands `repeats` times in a row, and process r takes places r, r+W, r+2W, ..., so that
+    with W of at least `repeats` the copies of an image are on different processes. An epoch is not longer for
+    it: of the N·repeats places it uses the first ⌊N/256⌋·256, or the first N in a set of fewer than 256.
 
     Args:
         num_samples: Images in the dataset.
@@ -34,6 +40,7 @@ class ShardedBatchSampler:
         seed: Seed of the order.
         rank: Number of this process.
         world_size: Number of processes (W).
+        repeats: Copies of each image; 1 for plain epochs.
 
     Attributes:
         epoch: The current epoch.
@@ -54,14 +61,19 @@ class ShardedBatchSampler:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        repeats: int = 1,
     ):
         _check_counts(num_samples, batch_size, rank, world_size)
+        if repeats < 1:
+            raise DataError(f"sampler.repeats is {repeats}; it must be 1 or more")
         global_batch = batch_size * world_size
-        if drop_last and num_samples < global_batch:
+        self._places = (num_samples // _ROUND * _ROUND or num_samples) if repeats > 1 else num_samples
+        if drop_last and self._places < global_batch:
+            used = "" if self._places == num_samples else f" ({self._places} used with repeats: {repeats})"
             raise DataError(
-                f"the training set has {num_samples} images, fewer than one batch of {global_batch} "
+                f"the training set has {num_samples} images{used}, fewer than one batch of {global_batch} "
                 f"(batch_size {batch_size} x {world_size} processes), and drop_last leaves out incomplete "
-                f"ones. Set dataloader.train.sampler.batch_size to {max(1, num_samples // world_size)} or "
+                f"ones. Set dataloader.train.sampler.batch_size to {max(1, self._places // world_size)} or "
                 "less, or drop_last: false / 训练图像数少于一个批次，请减小 batch_size 或设 drop_last: false"
             )
         self.num_samples = num_samples
@@ -71,6 +83,7 @@ class ShardedBatchSampler:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.repeats = repeats
         self.epoch = 0
         self.consumed = 0
         self._resumed = False
@@ -78,7 +91,7 @@ class ShardedBatchSampler:
     def __len__(self) -> int:
         """Batches in a whole epoch, the same for every process."""
         global_batch = self.batch_size * self.world_size
-        return self.num_samples // global_batch if self.drop_last else -(-self.num_samples // global_batch)
+        return self._places // global_batch if self.drop_last else -(-self._places // global_batch)
 
     def __iter__(self) -> Iterator[Batch]:
         """This process's batches from the epoch's beginning, or once, after `load_state_dict`, from there."""
@@ -98,10 +111,7 @@ class ShardedBatchSampler:
         """Order of all images in an epoch, int64 [num_samples], the same in every process."""
         if not self.shuffle:
             return np.arange(self.num_samples)
-        generator = np.random.Generator(
-            np.random.PCG64(np.random.SeedSequence([self.seed, epoch, 0, _ORDER]))
-        )
-        return generator.permutation(self.num_samples)
+        return of_order(self.seed, epoch).permutation(self.num_samples)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run stands; the same for every process."""
@@ -112,6 +122,7 @@ class ShardedBatchSampler:
             "num_samples": self.num_samples,
             "global_batch": self.batch_size * self.world_size,
             "shuffle": self.shuffle,
+            "repeats": self.repeats,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -122,11 +133,11 @@ class ShardedBatchSampler:
         """
         if state["consumed"]:
             mine = self.state_dict()
-            changed = [
-                key for key in ("seed", "num_samples", "global_batch", "shuffle") if state[key] != mine[key]
-            ]
+            before = {"repeats": 1, **state}
+            keys = ("seed", "num_samples", "global_batch", "shuffle", "repeats")
+            changed = [key for key in keys if before[key] != mine[key]]
             if changed:
-                listed = ", ".join(f"{key} was {state[key]} and is {mine[key]}" for key in changed)
+                listed = ", ".join(f"{key} was {before[key]} and is {mine[key]}" for key in changed)
                 raise DataError(
                     f"can't go on in the middle of epoch {state['epoch']}, because the order of images has "
                     f"changed: {listed}. Restore these settings, or resume from the end of an epoch"
@@ -138,11 +149,19 @@ class ShardedBatchSampler:
     def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
         global_batch = self.batch_size * self.world_size
         order = self.order(epoch)
-        # Repeats the order from its beginning as often as the last batch needs.
-        order = np.resize(order, len(self) * global_batch)
+        ours = np.arange(self.batch_size)
+        if self.repeats == 1:
+            ours += self.rank * self.batch_size
+        else:
+            ours = ours * self.world_size + self.rank
         for t in range(first, len(self)):
-            begin = t * global_batch + self.rank * self.batch_size
-            yield [(epoch, int(index)) for index in order[begin : begin + self.batch_size]]
+            # The last batch is filled up from the epoch's beginning, as often as it needs.
+            places = (t * global_batch + ours) % self._places
+            if self.repeats == 1:
+                yield [(epoch, int(index)) for index in order[places]]
+            else:
+                copies = zip(order[places // self.repeats], places % self.repeats, strict=True)
+                yield [(epoch, int(index), int(copy)) for index, copy in copies]
 
 
 class EvalBatchSampler:

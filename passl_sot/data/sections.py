@@ -46,11 +46,14 @@ class SamplerSection:
         shuffle: New order in each epoch. By default true for training, false otherwise.
         drop_last: Leave out the images of an incomplete last batch. By default true for training, false
             otherwise. Evaluation always sees each image exactly once, so there both can't be true.
+        repeats: Repeated augmentation: how often an image that an epoch uses stands in it, each time with
+            other draws; an epoch is as long as without, so it uses as many fewer images. Training only.
     """
 
     batch_size: Count
     shuffle: bool | None = None
     drop_last: bool | None = None
+    repeats: Count = 1
 
 
 @dataclass(kw_only=True)

@@ -2,15 +2,16 @@
 
 import math
 import time
+from collections.abc import Sequence
 
 import paddle
 
 from passl_sot.engine.experiment import Experiment
 from passl_sot.engine.fit import check_fit
+from passl_sot.engine.modes import set_training_mode
 from passl_sot.engine.run_info import memory_gb
-from passl_sot.engine.tasks import ClassificationTask
+from passl_sot.engine.tasks import build_task
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.modeling.losses import LOSSES
 from passl_sot.modeling.stats import model_stats
 from passl_sot.optim import build_optimizer
 from passl_sot.optim.ema import ModelEMA
@@ -33,7 +34,7 @@ def describe_run(experiment: Experiment, cfg, train, val, world_size: int) -> li
     check_fit(model, train, val)
     stats = model_stats(model)
     batch_size = experiment.dataloader.train.sampler.batch_size
-    seconds, fixed, per_image = _probe(model, experiment, cfg, min(batch_size, 4))
+    seconds, fixed, per_image = _probe(model, experiment, cfg, min(batch_size, 4), train.class_names)
     per_epoch = math.ceil(len(train) / world_size) * seconds
     total = per_epoch * experiment.epochs / 3600
     return [
@@ -46,16 +47,18 @@ def describe_run(experiment: Experiment, cfg, train, val, world_size: int) -> li
     ]
 
 
-def _probe(model, experiment: Experiment, cfg, batch: int) -> tuple[float, float, float]:
+def _probe(
+    model, experiment: Experiment, cfg, batch: int, class_names: Sequence[str]
+) -> tuple[float, float, float]:
     """Seconds per image, fixed GB, and GB per image of a training step at a small batch."""
-    task = ClassificationTask(LOSSES.build(cfg.loss))
+    task = build_task(cfg, model, class_names, trial=True)
     optimizer = build_optimizer(cfg.optimizer)(model)
     ema = ModelEMA(model, experiment.ema.decay) if experiment.ema else None
     images = {
         "image": paddle.randn([batch, model.backbone.in_chans, *model.backbone.img_size]),
         "label": paddle.zeros([batch], "int64"),
     }
-    model.train()
+    set_training_mode(model, experiment.training_mode)
 
     def step() -> None:
         task(model, images)["loss"].backward()

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from passl_sot.data import SplitSection
+from passl_sot.engine.modes import TrainingMode
+from passl_sot.engine.tasks import TASKS
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.heads import HEADS
 from passl_sot.modeling.losses import LOSSES
@@ -89,6 +91,9 @@ class Experiment:
 
     Attributes:
         epochs: Epochs to run, cool-down included.
+        task: What a training step computes; null takes ClassificationTask.
+        training_mode: "train"; "eval" trains in evaluation mode (BatchNorm's statistics frozen, no dropout,
+            no drop-path), "frozen_batch_norm" with BatchNorm alone in it; for fine-tuning.
         device: "auto" takes the GPU where Paddle has one, else the CPU.
         output_dir: A run writes into `output_dir/<name of the config file>`.
         eval_interval: Evaluate after every N-th epoch and after the last.
@@ -101,6 +106,8 @@ class Experiment:
     optimizer: Annotated[dict, OPTIMIZERS]
     lr_scheduler: Annotated[dict, SCHEDULERS]
     loss: Annotated[dict, LOSSES]
+    task: Annotated[dict, TASKS] | None = None
+    training_mode: TrainingMode = "train"
     ema: EMASection | None = None
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
     log: LogSection = field(default_factory=LogSection)
@@ -115,6 +122,11 @@ class Experiment:
         if self.checkpoint.best_by == "ema" and self.ema is None:
             raise ValueError(
                 "checkpoint.best_by is 'ema' but there is no ema section: add `ema: {decay: 0.9999}`"
+            )
+        if self.training_mode == "eval" and self.task and self.task["name"] == "DistillationTask":
+            raise ValueError(
+                "training_mode is 'eval', in which the two heads of a distilled model answer as one: take "
+                "frozen_batch_norm, or task: null"
             )
 
 

@@ -1,27 +1,146 @@
-"""What a training step computes. Another objective is another task, not a flag in the loop."""
+"""What a training step computes. Another objective is another task, not a flag in the loop.
+
+A task is configured from YAML (`task:`; left out, it is `ClassificationTask`), prepared with what the run has
+built, and then called with the model and a batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import paddle
 
+from passl_sot.engine.teacher import TeacherSection, build_teacher
+from passl_sot.modeling.classifier import Classifier
+from passl_sot.modeling.heads.distilled import DistilledHead
+from passl_sot.modeling.losses import LOSSES, hard_distillation, soft_distillation
+from passl_sot.utils.config import Config, ConfigError, Fault
+from passl_sot.utils.logger import get_logger
+from passl_sot.utils.ranges import Positive, UnitInterval
+from passl_sot.utils.registry import Registry
 
-class ClassificationTask:
-    """Images to logits to a loss.
+log = get_logger()
+TASKS = Registry("task", "passl_sot.engine.tasks")
 
-    Args:
-        loss: Called with (logits, labels); heads with two outputs hand it a tuple of logits.
+
+class Task(Protocol):
+    """What the trainer needs of a task.
+
+    Attributes:
+        missing: Path of a setting that training needs and the config leaves empty; "" where none is.
     """
 
-    def __init__(self, loss):
-        self.loss = loss
+    missing: str
+
+    def prepare(self, loss, model: Classifier, class_names: Sequence[str] | None) -> None:
+        """Takes what the run has built; see `build_task`."""
 
     def __call__(self, model: paddle.nn.Layer, batch: dict) -> dict[str, paddle.Tensor]:
-        """One forward pass.
+        """One forward pass of `model`, which may be wrapped for several processes.
 
         Args:
             model: Maps [B, 3, H, W] to logits.
-            batch: `image` [B, 3, H, W] float32 and `label` [B] int64.
+            batch: `image` [B, 3, H, W] float32, and `label` int64 [B] or soft targets float32 [B, K].
 
         Returns:
-            Named values; `loss` is the one to differentiate.
+            Named scalars; `loss` is the one to differentiate, others are logged.
         """
-        logits = model(batch["image"])
-        return {"loss": self.loss(logits, batch["label"])}
+
+
+def build_task(
+    cfg: Config, model: Classifier, class_names: Sequence[str] | None = None, *, trial: bool = False
+) -> Task:
+    """Builds the task that an experiment's `task:` and `loss:` describe.
+
+    Args:
+        cfg: A checked experiment.
+        model: The model to be trained, without any wrapper.
+        class_names: Classes of the data in label order, where they are known.
+        trial: For an estimate: take `ClassificationTask` where something that training needs is missing.
+
+    Raises:
+        ConfigError: The task doesn't fit the model.
+        CheckpointError: A teacher's weights can't be read or don't fit.
+    """
+    node: Mapping[str, Any] = cfg.get("task") or {"name": "ClassificationTask"}
+    task: Task = TASKS.build(node)
+    if trial and task.missing:
+        log.warning("%s is not given: the estimate is for training without it", task.missing)
+        task = ClassificationTask()
+    task.prepare(LOSSES.build(cfg.loss), model, class_names)
+    return task
+
+
+@TASKS.register()
+class ClassificationTask:
+    """Images to logits to the `loss:` section's loss; heads with two outputs hand it a tuple of logits."""
+
+    missing = ""
+
+    def prepare(self, loss, model: Classifier, class_names: Sequence[str] | None = None) -> None:
+        """As `Task.prepare`."""
+        self.loss = loss
+
+    def __call__(self, model: paddle.nn.Layer, batch: dict) -> dict[str, paddle.Tensor]:
+        """As `Task.__call__`."""
+        return {"loss": self.loss(model(batch["image"]), batch["label"])}
+
+
+@TASKS.register()
+class DistillationTask:
+    """Distillation through a token (Touvron et al., arXiv 2012.12877, section 4), by the official formula.
+
+    The class head learns the labels, with the `loss:` section's loss; the distillation head learns what a
+    frozen teacher makes of the same images, augmented and mixed as the student gets them:
+    `(1 - alpha) * loss(class head, labels) + alpha * distillation(distillation head, teacher)`.
+
+    Args:
+        teacher: The teacher's config and weights.
+        kind: "hard": cross entropy with the teacher's decision, without smoothing. "soft": tau² KL(teacher
+            || student) of distributions at temperature tau, divided by batch times classes.
+        alpha: Share of the distillation loss.
+        tau: Temperature of "soft".
+    """
+
+    def __init__(
+        self,
+        *,
+        teacher: TeacherSection,
+        kind: Literal["hard", "soft"] = "hard",
+        alpha: UnitInterval = 0.5,
+        tau: Positive = 1.0,
+    ):
+        self.section = teacher
+        self.missing = "" if teacher.weights else "task.teacher.weights"
+        self.kind = kind
+        self.alpha = alpha
+        self.tau = tau
+
+    def prepare(self, loss, model: Classifier, class_names: Sequence[str] | None = None) -> None:
+        """Builds the teacher; as `Task.prepare`.
+
+        Raises:
+            ConfigError: The head isn't `DistilledHead`, or the teacher doesn't fit the student.
+            CheckpointError: The teacher's weights can't be read, don't fit or are of other classes.
+        """
+        if not isinstance(model.head, DistilledHead):
+            message = (
+                f"DistillationTask needs a head with a distillation token, and {type(model.head).__name__} "
+                "has none: take DistilledHead and a backbone with distilled: true, or write task: null "
+                "/ 蒸馏需要 DistilledHead"
+            )
+            raise ConfigError([Fault("model.head.name", message)])
+        self.loss = loss
+        self.teacher = build_teacher(self.section, model, class_names)
+
+    def __call__(self, model: paddle.nn.Layer, batch: dict) -> dict[str, paddle.Tensor]:
+        """As `Task.__call__`, with the two losses apart as `base_loss` and `distillation_loss`."""
+        by_class, by_teacher = model(batch["image"])
+        with paddle.no_grad():
+            taught = self.teacher(batch["image"])
+        base = self.loss(by_class, batch["label"])
+        if self.kind == "hard":
+            distillation = hard_distillation(by_teacher, taught)
+        else:
+            distillation = soft_distillation(by_teacher, taught, self.tau)
+        total = (1 - self.alpha) * base + self.alpha * distillation
+        return {"loss": total, "base_loss": base, "distillation_loss": distillation}

@@ -19,11 +19,11 @@ from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.experiment import Experiment
 from passl_sot.engine.fit import check_fit
 from passl_sot.engine.loggers import MetricsWriter
+from passl_sot.engine.modes import set_training_mode
 from passl_sot.engine.progress import Progress, Speed, mix_seed
 from passl_sot.engine.run_info import RunFolder, memory_gb, preprocessing_of
-from passl_sot.engine.tasks import ClassificationTask
+from passl_sot.engine.tasks import build_task
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.modeling.losses import LOSSES
 from passl_sot.optim import build_lr_scheduler, build_optimizer
 from passl_sot.optim.clip import clip_by_global_norm, global_grad_norm
 from passl_sot.optim.ema import ModelEMA
@@ -75,7 +75,7 @@ class Trainer:
 
         paddle.seed(self.exp.seed)
         self.model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
-        self.task = ClassificationTask(LOSSES.build(cfg.loss))
+        self.task = build_task(cfg, self.model, self.train_loader.class_names)
         self.parameters = [p for p in self.model.parameters() if not p.stop_gradient]
         factory = build_optimizer(cfg.optimizer)
         self.clip_grad = factory.clip_grad
@@ -209,7 +209,7 @@ class Trainer:
         loader, accumulate = self.train_loader, self.plan.accumulate
         loader.sampler.set_epoch(epoch)
         self.model.set_epoch(epoch)
-        self.net.train()
+        set_training_mode(self.net, self.exp.training_mode)
         meter = Speed(loader)
         bar = self.world.bar(
             total=len(loader), initial=self.progress.batches, desc=f"epoch {epoch + 1}/{self.exp.epochs}"
@@ -221,7 +221,7 @@ class Trainer:
                 update = index // accumulate
                 group = min(accumulate, len(loader) - index)  # the last group of an epoch may be smaller
                 fraction = update / self.updates_per_epoch
-                rate = self.plan.lr_factor * self.schedule.lr(epoch, fraction, self.exp.epochs)
+                rate = self.schedule.lr(epoch, fraction, self.exp.epochs, self.plan.lr_factor)
                 self.inner_optimizer.set_lr(rate)
                 statistics = self._statistics()
                 loss_sum = 0.0
@@ -229,7 +229,8 @@ class Trainer:
             # Dropout and drop-path draw from (seed, position, rank) alone: resuming needs no generator state.
             paddle.seed(mix_seed(self.exp.seed, epoch, index, self.world.rank))
             with self.world.accumulating(self.net, more=not last):
-                loss = self.task(self.net, batch)["loss"] / group
+                values = self.task(self.net, batch)
+                loss = values["loss"] / group
                 loss.backward()
             loss_sum += float(loss)
             meter.add(len(batch["label"]) * self.world.size)
@@ -253,7 +254,7 @@ class Trainer:
             self.progress.step += 1
             bar.set_postfix(loss=f"{loss_sum:.3f}", lr=f"{rate:.1e}", refresh=False)
             if update % self.exp.log.interval == 0 or update + 1 == self.updates_per_epoch:
-                self._log_update(epoch, update, loss_sum, norm, rate, meter)
+                self._log_update(epoch, update, {**values, "loss": loss_sum}, norm, rate, meter)
             if stop:
                 bar.close()
                 return stop
@@ -322,14 +323,14 @@ class Trainer:
         return results
 
     def _log_update(
-        self, epoch: int, update: int, loss: float, norm: float, rate: float, meter: "Speed"
+        self, epoch: int, update: int, losses: dict, norm: float, rate: float, meter: "Speed"
     ) -> None:
         speed, wait = meter.read()
         done = epoch * self.updates_per_epoch + update + 1
         images_left = (self.exp.epochs * self.updates_per_epoch - done) * self.plan.effective
         eta = images_left / speed if speed else 0.0
         values = {
-            "loss": loss,
+            **{name: float(value) for name, value in losses.items()},
             "grad_norm": norm,
             "lr": rate,
             "images_per_s": speed,
@@ -347,7 +348,7 @@ class Trainer:
             self.exp.epochs,
             update + 1,
             self.updates_per_epoch,
-            loss,
+            losses["loss"],
             rate,
             speed,
             100 * wait,

@@ -11,7 +11,7 @@ from passl_sot.nn.precision import at_least_float32
 from passl_sot.utils.ranges import Share
 from passl_sot.utils.registry import Registry
 
-__all__ = ["LOSSES", "CrossEntropyLoss"]
+__all__ = ["LOSSES", "CrossEntropyLoss", "hard_distillation", "soft_distillation"]
 
 LOSSES = Registry("loss", "passl_sot.modeling.losses")
 
@@ -69,3 +69,28 @@ class CrossEntropyLoss(nn.Layer):
             even = (paddle.logsumexp(logits, axis=-1) - logits.mean(axis=-1)).mean()
             loss = (1.0 - self.label_smoothing) * loss + self.label_smoothing * even
         return loss
+
+
+def hard_distillation(logits: paddle.Tensor, teacher: paddle.Tensor) -> paddle.Tensor:
+    """Cross entropy with the teacher's decisions, a scalar (arXiv 2012.12877, equation 3).
+
+    Args:
+        logits: The student's ``[B, K]``.
+        teacher: The teacher's ``[B, K]``.
+    """
+    return F.cross_entropy(at_least_float32(logits), teacher.argmax(axis=-1))
+
+
+def soft_distillation(logits: paddle.Tensor, teacher: paddle.Tensor, tau: float) -> paddle.Tensor:
+    """τ² KL(teacher ‖ student) at temperature τ, a scalar (arXiv 2012.12877, equation 2).
+
+    The sum over the batch is divided by B·K, not by B, as DeiT's code does.
+
+    Args:
+        logits: The student's ``[B, K]``.
+        teacher: The teacher's ``[B, K]``.
+        tau: Temperature τ.
+    """
+    log_q = F.log_softmax(at_least_float32(logits) / tau, axis=-1)
+    log_p = F.log_softmax(at_least_float32(teacher) / tau, axis=-1)
+    return (log_p.exp() * (log_p - log_q)).mean() * tau**2

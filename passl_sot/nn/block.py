@@ -5,6 +5,7 @@ from paddle import nn
 
 from passl_sot.nn.attention import Attention
 from passl_sot.nn.drop_path import DropPath
+from passl_sot.nn.eager_cpu import LayerNorm
 from passl_sot.nn.mlp import Mlp
 
 __all__ = ["Block"]
@@ -39,9 +40,9 @@ class Block(nn.Layer):
         attn: nn.Layer | None = None,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, epsilon=norm_epsilon)
+        self.norm1 = LayerNorm(dim, epsilon=norm_epsilon)
         self.attn = attn or Attention(dim, num_heads, qkv_bias, attn_dropout, dropout)
-        self.norm2 = nn.LayerNorm(dim, epsilon=norm_epsilon)
+        self.norm2 = LayerNorm(dim, epsilon=norm_epsilon)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
         self.drop_path = DropPath(drop_path)
 

@@ -11,6 +11,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from passl_sot.nn.eager_cpu import Linear
+
 __all__ = [
     "BatchNorm2D",
     "batch_norm",
@@ -69,7 +71,7 @@ def uniform_fan_in_(param: paddle.Tensor, fan_in: int) -> paddle.Tensor:
 def linear(in_features: int, out_features: int, bias: bool = True, std: float = 0.02) -> nn.Linear:
     """``nn.Linear`` with truncated-normal weights (``std``, cut at ±2) and zero bias."""
     zero = nn.initializer.Constant(0.0)
-    layer = nn.Linear(
+    layer = Linear(
         in_features,
         out_features,
         weight_attr=paddle.ParamAttr(initializer=zero),

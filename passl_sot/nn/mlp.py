@@ -1,9 +1,9 @@
 """The two-layer perceptron of a transformer block."""
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
+from passl_sot.nn.eager_cpu import gelu
 from passl_sot.nn.initializers import linear
 
 __all__ = ["Mlp"]
@@ -26,5 +26,5 @@ class Mlp(nn.Layer):
 
     def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
         """Args: x_bnc: ``[B, N, C]``. Returns: the same shape."""
-        hidden = self.drop(F.gelu(self.fc1(x_bnc)))
+        hidden = self.drop(gelu(self.fc1(x_bnc)))
         return self.drop(self.fc2(hidden))

@@ -4,9 +4,9 @@ Legend: B batch, N = H·W patches, C embedding width, p side of a patch.
 """
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
+from passl_sot.nn.eager_cpu import LayerNorm, affine
 from passl_sot.nn.initializers import uniform_fan_in_
 
 __all__ = ["PatchEmbed"]
@@ -26,7 +26,7 @@ class _PatchProjection(nn.Conv2D):
             x_bchw = x_bchw[:, :, : rows * p, : columns * p]
         patches = x_bchw.reshape([-1, in_chans, rows, p, columns, p]).transpose([0, 2, 4, 1, 3, 5])
         patches = patches.reshape([-1, rows * columns, in_chans * p * p])
-        return F.linear(patches, self.weight.reshape([width, -1]).t(), self.bias)
+        return affine(patches, self.weight.reshape([width, -1]).t(), self.bias)
 
 
 class PatchEmbed(nn.Layer):
@@ -51,7 +51,7 @@ class PatchEmbed(nn.Layer):
         self.proj = _PatchProjection(in_chans, embed_dim, patch_size, stride=patch_size)
         for parameter in self.proj.parameters():
             uniform_fan_in_(parameter, in_chans * patch_size**2)
-        self.norm = None if norm_epsilon is None else nn.LayerNorm(embed_dim, epsilon=norm_epsilon)
+        self.norm = None if norm_epsilon is None else LayerNorm(embed_dim, epsilon=norm_epsilon)
 
     def grid_size(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches in an image of that size."""

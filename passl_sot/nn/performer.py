@@ -12,6 +12,7 @@ import paddle
 from paddle import nn
 
 from passl_sot.nn.attention import attend
+from passl_sot.nn.eager_cpu import GELU, LayerNorm
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.mlp import Mlp
 from passl_sot.nn.precision import at_least_float32, autocast_off
@@ -66,10 +67,10 @@ class TokenPerformer(nn.Layer):
         self.kqv = linear(dim, 3 * out_dim)
         self.proj = linear(out_dim, out_dim)
         self.drop = nn.Dropout(dropout)
-        self.norm1 = nn.LayerNorm(dim, epsilon=1e-5)
-        self.norm2 = nn.LayerNorm(out_dim, epsilon=1e-5)
+        self.norm1 = LayerNorm(dim, epsilon=1e-5)
+        self.norm2 = LayerNorm(out_dim, epsilon=1e-5)
         self.mlp = nn.Sequential(
-            linear(out_dim, out_dim), nn.GELU(), linear(out_dim, out_dim), nn.Dropout(dropout)
+            linear(out_dim, out_dim), GELU(), linear(out_dim, out_dim), nn.Dropout(dropout)
         )
 
     def mix(self, kqv_btx: paddle.Tensor) -> paddle.Tensor:
@@ -123,9 +124,9 @@ class TokenTransformer(nn.Layer):
 
     def __init__(self, dim: int, out_dim: int = 64) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, epsilon=1e-5)
+        self.norm1 = LayerNorm(dim, epsilon=1e-5)
         self.attn = _NarrowingAttention(dim, out_dim)
-        self.norm2 = nn.LayerNorm(out_dim, epsilon=1e-5)
+        self.norm2 = LayerNorm(out_dim, epsilon=1e-5)
         self.mlp = Mlp(out_dim, out_dim)
 
     def forward(self, x_btd: paddle.Tensor) -> paddle.Tensor:

@@ -74,6 +74,7 @@ Count = Annotated[int, Range(min=1)]
 Natural = Annotated[int, Range(min=0)]
 Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(min=0)]
+UnitInterval = Annotated[float, Range(min=0, max=1)]
 # A probability to drop something, or a decay: at 1 nothing would be left.
 Share = Annotated[float, Range(min=0, below=1)]
 

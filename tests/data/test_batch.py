@@ -160,6 +160,45 @@ def test_independent_of_workers(files, order):
         np.testing.assert_allclose(batch["label"].sum(1), 1, atol=1e-6)
 
 
+# -- repeated augmentation --------------------------------------------------------------------------
+@pytest.mark.parametrize("order", ["sot", "deit"])
+def test_copies_differ_and_do_not_depend_on_workers(files, order):
+    sections = [
+        _section(files, _ORDERS[order], workers=workers, batch_size=6, repeats=3) for workers in (0, 2)
+    ]
+    batches = _epoch(sections[0], seed=3)
+    assert _equal(_epoch(sections[1], seed=3), batches)
+    assert len(batches) == 3
+    for batch in batches:
+        assert len(set(batch["index"][:3])) == len(set(batch["index"][3:])) == 1
+        assert len({image.tobytes() for image in batch["image"]}) == 6
+
+
+def test_a_copy_does_not_depend_on_the_number_of_processes(files):
+    order = ([*_CROP, {"name": "RandAugment"}, _FLOAT, _ERASE], [{"name": "RandomErasing", "prob": 0.9}])
+    section = _section(files, order, repeats=3)
+    one = _epoch({**section, "sampler": {"batch_size": 12, "repeats": 3}}, seed=3)
+    three = [_epoch(section, seed=3, rank=rank, world_size=3) for rank in range(3)]
+    assert len(one) == len(three[0]) == 1
+    for rank, ((batch,), joined) in enumerate(zip(three, [one[0]] * 3, strict=True)):
+        np.testing.assert_array_equal(batch["index"], joined["index"][rank::3])
+        np.testing.assert_array_equal(batch["image"], joined["image"][rank::3])
+
+
+def test_processes_with_the_same_images_mix_them_differently(files):
+    """With three processes each holds one copy of every image: the same indices, another λ."""
+    section = _section(files, _ORDERS["deit"], repeats=3)
+    batches = [_epoch(section, seed=3, rank=rank, world_size=3)[0] for rank in range(3)]
+    assert len({batch["index"].tobytes() for batch in batches}) == 1
+    assert len({batch["label"].tobytes() for batch in batches}) == 3
+
+
+def test_evaluation_has_no_copies(files):
+    section = _section(files, ([*_CROP, _FLOAT], None), repeats=3)
+    with pytest.raises(DataError, match=r"val\.sampler\.repeats is 3; .* write repeats: 1, or leave it out"):
+        build_dataloader(section, mode="val", seed=0)
+
+
 def _shares(batch: dict[str, np.ndarray], labels: np.ndarray) -> float:
     """λ, read off the targets of a batch in which some pair has two classes."""
     own, partner = labels[batch["index"]], labels[batch["index"][::-1]]

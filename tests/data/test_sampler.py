@@ -122,6 +122,90 @@ def test_too_few_images():
     assert len(_all(30, 32, 2, 0)[0]) == 1
 
 
+# -- repeated augmentation ----------------------------------------------------------------------------
+def _repeated(num_samples, batch_size, world_size, *, seed=5, epoch=2, drop_last=True, repeats=3):
+    """One sampler per rank."""
+    samplers = []
+    for rank in range(world_size):
+        options = {"num_samples": num_samples, "batch_size": batch_size, "seed": seed, "repeats": repeats}
+        sampler = ShardedBatchSampler(
+            **options, shuffle=True, drop_last=drop_last, rank=rank, world_size=world_size
+        )
+        sampler.set_epoch(epoch)
+        samplers.append(sampler)
+    return samplers
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    num_samples=st.integers(1, 1500),
+    batch_size=st.integers(1, 40),
+    world_size=st.integers(1, 9),
+    repeats=st.integers(2, 4),
+)
+def test_repeated_augmentation_has_deits_definition(num_samples, batch_size, world_size, repeats):
+    used = num_samples // 256 * 256 or num_samples
+    if used < batch_size * world_size:
+        return
+    samplers = _repeated(num_samples, batch_size, world_size, repeats=repeats)
+    order = samplers[0].order(2).tolist()
+    places = [(2, index, copy) for index in order for copy in range(repeats)]
+    for rank, sampler in enumerate(samplers):
+        share = places[rank::world_size][: used // world_size]
+        batches = [share[i : i + batch_size] for i in range(0, len(share), batch_size)]
+        whole = [batch for batch in batches if len(batch) == batch_size]
+        assert list(sampler) == whole
+        assert len(sampler) == len(whole)
+
+
+def test_copies_are_neighbours_in_one_process_and_apart_in_three():
+    (one,) = _repeated(600, 12, 1)
+    batch = next(iter(one))
+    assert [copy for _, _, copy in batch] == [0, 1, 2] * 4
+    assert [index for _, index, _ in batch[::3]] == [index for _, index, _ in batch[2::3]]
+    three = [next(iter(sampler)) for sampler in _repeated(600, 4, 3)]
+    assert [{copy for _, _, copy in batch} for batch in three] == [{0}, {1}, {2}]
+    assert len({tuple(index for _, index, _ in batch) for batch in three}) == 1
+    assert len(list(one)) * 12 == 504  # of 512: the epoch is not longer, and has a third of the images
+    assert len({index for batch in one for _, index, _ in batch}) == 168
+
+
+@pytest.mark.parametrize(("stop", "world_size"), [(0, 2), (3, 2), (3, 1), (3, 6), (7, 3)])
+def test_resuming_repeated_augmentation_on_any_number_of_processes(stop, world_size):
+    before = _repeated(300, 6, 2)
+    whole = [sorted(itertools.chain(*parts)) for parts in zip(*map(list, before), strict=True)]
+    before[0].consumed = stop
+    after = _repeated(300, 12 // world_size, world_size, epoch=0)
+    for sampler in after:
+        sampler.load_state_dict(before[0].state_dict())
+        sampler.set_epoch(2)
+    assert [sorted(itertools.chain(*parts)) for parts in zip(*map(list, after), strict=True)] == whole[stop:]
+
+
+def test_resuming_with_other_repeats_is_refused():
+    (sampler,) = _repeated(300, 4, 1, repeats=1)
+    old = {**sampler.state_dict(), "consumed": 2}
+    del old["repeats"]  # as checkpoints had it before there was this setting
+    sampler.load_state_dict(old)
+    with pytest.raises(DataError, match="repeats was 1 and is 3"):
+        _repeated(300, 4, 1)[0].load_state_dict(old)
+
+
+def test_repeated_augmentation_of_small_sets():
+    """Below 256 images, where the rule would leave nothing, an epoch has as many places as images."""
+    (sampler,) = _repeated(100, 10, 1)
+    assert len(sampler) == 10
+    assert len({index for batch in sampler for _, index, _ in batch}) == 34
+    assert [len(batch) for batch in _repeated(10, 4, 1, drop_last=False)[0]] == [4, 4, 4]
+    with pytest.raises(
+        DataError,
+        match=r"has 400 images \(256 used with repeats: 3\), fewer than one batch of 300 .* to 128 or",
+    ):
+        _repeated(400, 150, 2)
+    with pytest.raises(DataError, match="repeats is 0"):
+        _repeated(400, 150, 2, repeats=0)
+
+
 @pytest.mark.parametrize("sampler", [ShardedBatchSampler, EvalBatchSampler])
 def test_wrong_numbers(sampler):
     more = {"shuffle": True, "drop_last": False, "seed": 0} if sampler is ShardedBatchSampler else {}

@@ -1,5 +1,6 @@
 """Real training runs on real files: records, resuming, signals, processes, faults."""
 
+import itertools
 import json
 import logging
 import os
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import paddle
+import paddle.nn.functional as F
 import pytest
 from visualdl import LogReader
 
@@ -18,6 +21,7 @@ from passl_sot.engine.checkpoint import read_checkpoint
 from passl_sot.engine.distributed import World
 from passl_sot.engine.experiment import load_config
 from passl_sot.engine.loggers import read_metrics
+from passl_sot.engine.progress import mix_seed
 from passl_sot.engine.trainer import NonFiniteError, Trainer
 from passl_sot.modeling.classifier import Classifier
 
@@ -139,6 +143,51 @@ def stop_after(epochs: int, keep_best):
     return keep
 
 
+def test_a_late_rate_of_another_batch(experiment):
+    """Epochs 0 and 1 at the warm-up rate, then up; the batch of 8 for one of 16 halves the peak alone."""
+    schedule = {"unit": "epoch", "lag": 1, "warmup_epochs": 2, "learning_rate": 0.002, "warmup_lr": 1e-4}
+    schedule |= {"reference_batch": 16, "batch_rule": "scale_lr", "scaled": "peak"}
+    settings = [f"lr_scheduler.{key}={value}" for key, value in schedule.items()]
+    trainer = train(experiment, "epochs=3", *settings)
+    rows = read_metrics(trainer.folder.path / "metrics.jsonl")
+    rates = [row["lr"] for row in rows if row["kind"] == "train"]
+    assert rates == pytest.approx([1e-4] * 6 + [1e-4 + (0.001 - 1e-4) / 2] * 3)
+
+
+def test_sums_of_two_losses(experiment, tmp_path):
+    """SoT's `sum_loss`: class token and words have a loss each; evaluation adds their logits."""
+    quiet = ("model.architecture.drop_path_rate=0", "model.architecture.drop_rate=0", "epochs=1")
+    cfg = load_config(experiment, [*quiet, "model.head.fusion_type=sum_loss"])
+    trainer = Trainer(cfg, tmp_path / "run", World())
+    task, differences = trainer.task, []
+
+    def compare(model, batch):
+        values = task(model, batch)
+        parts = model.head.forward_parts(model.backbone(batch["image"]))
+        losses = [F.cross_entropy(part, batch["label"], label_smoothing=0.1) for part in parts]
+        differences.append(float(values["loss"] - sum(losses)))
+        return values
+
+    trainer.task = compare
+    results = trainer.fit()
+    assert len(differences) == 3 and max(map(abs, differences)) < 1e-5
+    logits, labels = [], []
+    trainer.model.eval()
+    for batch in trainer.val_loader:
+        logits.append(sum(trainer.model.head.forward_parts(trainer.model.backbone(batch["image"]))))
+        labels.append(batch["label"])
+    loss = F.cross_entropy(paddle.concat(logits), paddle.concat(labels))
+    assert results["raw_loss"] == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_processes_draw_dropout_of_their_own():
+    """One seed for the whole run: what processes draw differs by rank, as with the official seed + rank."""
+    places = list(itertools.product((0, 42), range(3), range(100), range(8)))
+    seeds = [mix_seed(*place) for place in places]
+    assert len(set(seeds)) == len(places)
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
 def test_a_run_is_not_overwritten(experiment):
     train(experiment, "epochs=1")
     with pytest.raises(ValueError, match="already holds a run: add --resume auto"):
@@ -151,10 +200,11 @@ def test_same_seed_same_run(experiment, tmp_path):
     same_tensors(tmp_path / "one" / "last.safetensors", tmp_path / "two" / "last.safetensors")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resuming_inside_an_epoch_equals_never_stopping(experiment, tmp_path, workers):
+@pytest.mark.parametrize(("workers", "repeats"), [(0, 1), (2, 1), (0, 3)])
+def test_resuming_inside_an_epoch_equals_never_stopping(experiment, tmp_path, workers, repeats):
     settings = (
         f"dataloader.train.loader.num_workers={workers}",
+        f"dataloader.train.sampler.repeats={repeats}",
         "epochs=3",
         "lr_scheduler.reference_batch=16",
     )
@@ -446,6 +496,25 @@ def test_two_processes_equal_one_on_the_joined_batch(experiment, tmp_path):
     # Nine images over two processes: each is counted once.
     assert one == two
     assert {images for _, _, images in two} == {9}
+
+
+@pytest.mark.slow
+def test_students_and_copies_in_two_processes_equal_one(experiment, tmp_path):
+    """Repeated augmentation deals the same global batch out another way; each process has the teacher."""
+    train(experiment, "epochs=1", folder=tmp_path / "teacher")
+    teacher = f"{{config: {tmp_path}/teacher/config.yaml, weights: {tmp_path}/teacher/best.safetensors}}"
+    settings = (
+        "epochs=1",
+        "model.architecture={name: DeiT, img_size: 32, patch_size: 8, embed_dim: 16, depth: 2, num_heads: 2,"
+        " distilled: true}",
+        "model.head={name: DistilledHead, num_classes: 3, in_channels: 16}",
+        f"+task={{name: DistillationTask, kind: soft, teacher: {teacher}}}",
+        "dataloader.train.sampler.repeats=3",
+    )
+    train(experiment, *settings, "dataloader.train.sampler.batch_size=24", folder=tmp_path / "one")
+    done = launch(experiment, 2, tmp_path / "two", *settings, "dataloader.train.sampler.batch_size=12")
+    assert done.returncode == 0, done.stdout + done.stderr
+    same_gradient(tmp_path / "one" / "last.safetensors", tmp_path / "two" / "run" / "last.safetensors")
 
 
 @pytest.mark.slow

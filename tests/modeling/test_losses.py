@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from passl_sot.modeling.losses import LOSSES, CrossEntropyLoss
+from passl_sot.modeling.losses import LOSSES, CrossEntropyLoss, hard_distillation, soft_distillation
 
 LOGITS = np.random.default_rng(0).standard_normal((4, 6)) * 3
 LABELS = np.array([0, 5, 2, 2])
@@ -35,6 +35,18 @@ def test_parts_are_added():
     one, two = paddle.to_tensor(LOGITS), paddle.to_tensor(LOGITS[::-1].copy())
     labels = paddle.to_tensor(LABELS)
     assert abs(float(loss((one, two), labels)) - float(loss(one, labels)) - float(loss(two, labels))) < 1e-12
+
+
+def test_distillation_by_deits_formulas():
+    """Hard: cross entropy with the teacher's class. Soft: tau squared KL, over batch times classes."""
+    teacher = np.random.default_rng(2).standard_normal((4, 6)) * 2
+    student = paddle.to_tensor(LOGITS)
+    hard = -log_p()[np.arange(4), teacher.argmax(axis=1)].mean()
+    assert abs(float(hard_distillation(student, paddle.to_tensor(teacher))) - hard) < 1e-12
+    for tau in (1.0, 3.0):
+        p, q = (np.exp(x / tau) / np.exp(x / tau).sum(axis=1, keepdims=True) for x in (teacher, LOGITS))
+        soft = (p * np.log(p / q)).sum() * tau**2 / (4 * 6)
+        assert abs(float(soft_distillation(student, paddle.to_tensor(teacher), tau)) - soft) < 1e-12
 
 
 def test_large_logits():

@@ -6,7 +6,7 @@ import paddle.nn.functional as F
 import pytest
 
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, Pointwise, ResidualDepthwise
-from passl_sot.nn.eager_cpu import LayerNorm, channel_bias, depthwise_conv3x3, gelu, pack, unpack
+from passl_sot.nn.eager_cpu import LayerNorm, affine, channel_bias, depthwise_conv3x3, gelu, pack, unpack
 
 
 def numbers(shape: list[int], seed: int, dtype: str = "float64") -> paddle.Tensor:
@@ -46,6 +46,44 @@ def test_packed_and_back():
 
 def test_channel_bias():
     both(channel_bias, lambda x, b: x + b.unsqueeze(-1), [[2, 3, 20], [3]])
+
+
+@pytest.mark.parametrize("shape", [[3, 5, 7], [4, 7], [0, 7]])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
+def test_affine(shape, dtype, tolerance):
+    both(affine, F.linear, [shape, [7, 6], [6]], dtype, tolerance)
+
+
+@pytest.mark.parametrize("frozen", [(0,), (1,), (2,), (0, 1), (1, 2)])
+def test_affine_with_frozen_parts(frozen):
+    results = []
+    for f in (affine, F.linear):
+        inputs = [numbers(shape, i) for i, shape in enumerate([[2, 3, 7], [7, 6], [6]])]
+        for i, t in enumerate(inputs):
+            t.stop_gradient = i in frozen
+        f(*inputs).sin().sum().backward()
+        assert [t.grad is None for t in inputs] == [i in frozen for i in range(3)]
+        results.append([t.grad.numpy() for t in inputs if t.grad is not None])
+    for got, want in zip(*results, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e3])
+@pytest.mark.parametrize("spread", [1.0, 1e-4])
+def test_layer_norm_where_the_mean_is_large_or_the_variance_small(mean, spread):
+    layer = LayerNorm(64, epsilon=1e-6)
+    grads = []
+    for dtype in ("float32", "float64"):
+        x = (numbers([6, 64], 0) * spread + mean).astype("float32").astype(dtype)
+        x.stop_gradient = False
+        layer.to(dtype=dtype)
+        (layer(x) * numbers([6, 64], 1, dtype)).sum().backward()
+        grads.append(x.grad.numpy())
+    # What float32 numbers of this mean can tell of their deviations bounds what is possible.
+    tolerance = 1e-5 + 3e-7 * mean / spread
+    if tolerance < 1.0:
+        assert np.abs(grads[0] - grads[1]).max() < tolerance * np.abs(grads[1]).max()
+    assert np.isfinite(grads[0]).all()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-8), ("float32", 2e-5)])

@@ -34,6 +34,45 @@ def test_epoch_unit_is_constant_inside_an_epoch_and_step_unit_is_not():
     assert by_step.lr(2, 0.5, 310) == pytest.approx(1e-6 + 2.5 * (1e-3 - 1e-6) / 5)
 
 
+def test_a_lag_of_one_epoch():
+    """DeiT's script sets the rate of epoch e after it: epoch e runs at that of e - 1."""
+    late = CosineSchedule(**SOT, lag=1)
+    assert [late.lr(e, 0.5, 300) for e in (0, 1)] == [1e-6, 1e-6]
+    assert late.lr(2, 0.0, 300) == pytest.approx(1e-6 + 0.999e-3 / 5)
+    assert late.lr(5, 0.0, 300) == pytest.approx(1e-6 + 4 * 0.999e-3 / 5)
+    assert late.lr(151, 0.0, 300) == pytest.approx(5.05e-4)
+    # 298 of 300: half of 0.99e-3 times 1 + cos(pi * 298 / 300) = 2.19e-4, above the last rate.
+    assert late.lr(299, 0.0, 300) == pytest.approx(1e-5 + 0.5 * 0.99e-3 * 2.1931e-4, rel=1e-6)
+    punctual = CosineSchedule(**SOT)
+    assert [late.lr(e + 1, 0.0, 300) for e in range(299)] == [punctual.lr(e, 0.0, 300) for e in range(299)]
+    with pytest.raises(ConfigError, match=r"lag is 1, and it counts epochs: with unit: step write lag: 0"):
+        build_lr_scheduler({"name": "CosineSchedule", "learning_rate": 1e-3, "lag": 1, "unit": "step"})
+
+
+def test_a_cosine_after_the_warm_up():
+    """Swin's present code: 20 epochs of warm-up, then 280 of cosine that begin at the peak."""
+    swin = {**SOT, "T_max": 280, "warmup_epochs": 20, "unit": "step"}
+    after = CosineSchedule(**swin, warmup_prefix=True)
+    assert after.lr(19, 0.5, 300) == pytest.approx(1e-6 + 19.5 * 0.999e-3 / 20)
+    assert after.lr(20, 0.0, 300) == 1e-3
+    assert after.lr(90, 0.0, 300) == pytest.approx(1e-5 + 0.5 * 0.99e-3 * (1 + math.sqrt(0.5)))
+    assert after.lr(160, 0.0, 300) == pytest.approx(5.05e-4)
+    assert after.lr(300, 0.0, 310) == 1e-5
+    by_default = CosineSchedule(**{**swin, "T_max": None}, warmup_prefix=True)
+    assert by_default.lr(160, 0.25, 300) == after.lr(160, 0.25, 300)
+    within = CosineSchedule(**{**swin, "T_max": 300})
+    assert within.lr(20, 0.0, 300) == pytest.approx(1e-5 + 0.5 * 0.99e-3 * (1 + math.cos(math.pi / 15)))
+
+
+def test_what_another_batch_scales():
+    everything, peak = (CosineSchedule(**SOT, scaled=scaled) for scaled in ("all", "peak"))
+    for epoch in (0, 3, 5, 200, 305):
+        assert everything.lr(epoch, 0.0, 310, 0.25) == pytest.approx(0.25 * everything.lr(epoch, 0.0, 310))
+    assert [peak.lr(e, 0.0, 310, 0.25) for e in (0, 305)] == [1e-6, 1e-5]
+    assert peak.lr(2, 0.0, 310, 0.25) == pytest.approx(1e-6 + 2 * (2.5e-4 - 1e-6) / 5)
+    assert peak.lr(150, 0.0, 310, 0.25) == pytest.approx(1e-5 + 0.5 * (2.5e-4 - 1e-5))
+
+
 @pytest.mark.parametrize(
     ("batch_size", "world", "batches", "rule", "expected"),
     [

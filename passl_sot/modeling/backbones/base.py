@@ -175,8 +175,8 @@ class Backbone(nn.Layer):
         """Told before each epoch of training, counted from 0; for what follows a schedule."""
 
     def run_block(self, block: Callable[[paddle.Tensor], paddle.Tensor], x: paddle.Tensor) -> paddle.Tensor:
-        """Call a block, with recomputation when it is on and the network trains."""
-        if self._recompute and self.training and paddle.in_dynamic_mode():
+        """Call a block, with recomputation when it is on and there are gradients to save for."""
+        if self._recompute and (self.training or not x.stop_gradient) and paddle.in_dynamic_mode():
             # The re-entrant form breaks inside DataParallel.
             return recompute(_statistics_once(block), x, use_reentrant=False)
         return block(x)

@@ -32,6 +32,7 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair, prepend
 from passl_sot.nn.block import Block
 from passl_sot.nn.drop_path import drop_path_rates
+from passl_sot.nn.eager_cpu import LayerNorm
 from passl_sot.nn.patch_embed import PatchEmbed
 from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
@@ -107,7 +108,7 @@ class DeiT(PlainBackbone):
             Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, rate, 1e-6)
             for rate in drop_path_rates(drop_path_rate, depth)
         )
-        self.norm = nn.LayerNorm(embed_dim, epsilon=1e-6)
+        self.norm = LayerNorm(embed_dim, epsilon=1e-6)
         self.resize(size)
 
     def resize(self, img_size: int | Sequence[int]) -> None:

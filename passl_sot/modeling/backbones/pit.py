@@ -35,6 +35,7 @@ from paddle import nn
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Backbone, as_pair, prepend
 from passl_sot.nn.block import Block
+from passl_sot.nn.eager_cpu import LayerNorm
 from passl_sot.nn.initializers import conv2d, linear, torch_default_
 from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
 from passl_sot.utils.ranges import Count, Positive, Share
@@ -161,7 +162,7 @@ class PiT(Backbone):
             for dim, heads, start, depth in zip(dims, num_heads, starts, depths, strict=True)
         )
         self.pools = nn.LayerList(_Pool(a, b) for a, b in pairwise(dims))
-        self.norm = nn.LayerNorm(dims[-1], epsilon=1e-6)
+        self.norm = LayerNorm(dims[-1], epsilon=1e-6)
         torch_default_(self)
         self.resize(img_size)
 

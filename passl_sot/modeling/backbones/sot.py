@@ -33,6 +33,7 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair, prepend
 from passl_sot.nn.block import Block
 from passl_sot.nn.drop_path import drop_path_rates
+from passl_sot.nn.eager_cpu import LayerNorm
 from passl_sot.nn.position import sinusoid_table
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
 from passl_sot.utils.ranges import Count, Positive, Share
@@ -100,7 +101,7 @@ class SoT(PlainBackbone):
             Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, rate)
             for rate in drop_path_rates(drop_path_rate, depth)
         )
-        self.norm = nn.LayerNorm(embed_dim, epsilon=1e-5)
+        self.norm = LayerNorm(embed_dim, epsilon=1e-5)
         self.resize(size)
 
     def resize(self, img_size: int | Sequence[int]) -> None:

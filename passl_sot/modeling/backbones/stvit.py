@@ -34,7 +34,7 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Backbone, as_pair
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, ResidualDepthwise
 from passl_sot.nn.drop_path import DropPath, drop_path_rates, rate_of_epoch
-from passl_sot.nn.eager_cpu import LayerNorm, channel_bias, gelu
+from passl_sot.nn.eager_cpu import LayerNorm, Linear, channel_bias, gelu
 from passl_sot.nn.initializers import batch_norm, uniform_fan_in_
 from passl_sot.nn.super_tokens import SuperTokenAttention
 from passl_sot.utils.ranges import Count, Positive, Share
@@ -227,7 +227,7 @@ class STViT(Backbone):
             ]
             last = i == len(depths) - 1
             self.layers.append(_Stage(blocks, None if last else _Downsample(dim, embed_dim[i + 1])))
-        self.proj = nn.Linear(embed_dim[-1], projection)
+        self.proj = Linear(embed_dim[-1], projection)
         uniform_fan_in_(self.proj.weight, embed_dim[-1])
         uniform_fan_in_(self.proj.bias, embed_dim[-1])
         self.norm = batch_norm(projection)

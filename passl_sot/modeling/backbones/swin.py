@@ -40,6 +40,7 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Backbone, as_pair
 from passl_sot.nn.block import Block
 from passl_sot.nn.drop_path import drop_path_rates
+from passl_sot.nn.eager_cpu import LayerNorm
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.patch_embed import PatchEmbed
 from passl_sot.nn.position import resize_bias_table
@@ -59,7 +60,7 @@ class _PatchMerging(nn.Layer):
         super().__init__()
         self.dim = dim
         self.grid = (0, 0)
-        self.norm = nn.LayerNorm(4 * dim, epsilon=1e-5)
+        self.norm = LayerNorm(4 * dim, epsilon=1e-5)
         self.reduction = linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x_blc: paddle.Tensor) -> paddle.Tensor:
@@ -208,7 +209,7 @@ class Swin(Backbone):
                     )
                 )
             self.layers.append(_Stage(dim, blocks, merge=s < len(depths) - 1))
-        self.norm = nn.LayerNorm(self.num_features, epsilon=1e-5)
+        self.norm = LayerNorm(self.num_features, epsilon=1e-5)
         self.resize(size)
 
     def resize(self, img_size: int | Sequence[int], window_size: int | None = None) -> None:

@@ -38,6 +38,7 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair, prepend
 from passl_sot.nn.block import Block
 from passl_sot.nn.drop_path import drop_path_rates
+from passl_sot.nn.eager_cpu import LayerNorm
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.performer import TokenPerformer, TokenTransformer
 from passl_sot.nn.position import sinusoid_table
@@ -136,7 +137,7 @@ class T2TViT(PlainBackbone):
             Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, rate)
             for rate in drop_path_rates(drop_path_rate, depth)
         )
-        self.norm = nn.LayerNorm(embed_dim, epsilon=1e-5)
+        self.norm = LayerNorm(embed_dim, epsilon=1e-5)
         self.resize(img_size)
 
     def resize(self, img_size: int | Sequence[int]) -> None:

@@ -1,0 +1,177 @@
+"""Distillation: DeiT's formula, the frozen teacher, what doesn't fit, and whole runs."""
+
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from passl_sot import create_model, list_models
+from passl_sot.engine.checkpoint import CheckpointError, read_checkpoint
+from passl_sot.engine.distributed import World
+from passl_sot.engine.experiment import load_config
+from passl_sot.engine.loggers import read_metrics
+from passl_sot.engine.tasks import ClassificationTask, DistillationTask, build_task
+from passl_sot.engine.trainer import Trainer
+from passl_sot.modeling.classifier import Classifier
+from passl_sot.utils.config import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+STUDENT = (
+    "model.architecture={name: DeiT, img_size: 32, patch_size: 16, embed_dim: 16, depth: 2, num_heads: 2,"
+    " distilled: true}",
+    "model.head={name: DistilledHead, num_classes: 3, in_channels: 16}",
+)
+
+
+@pytest.fixture
+def taught(experiment, tmp_path) -> tuple[Path, list[str]]:
+    """An experiment file and the overrides that make a student of its trained model out of it."""
+    cfg = load_config(experiment, ["epochs=1"])
+    folder = tmp_path / "teacher"
+    Trainer(cfg, folder, World()).fit()
+    teacher = f"{{config: {folder}/config.yaml, weights: {folder}/best.safetensors}}"
+    return experiment, [*STUDENT, f"+task={{name: DistillationTask, teacher: {teacher}}}"]
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_deits_formula(taught, kind):
+    experiment, overrides = taught
+    cfg = load_config(experiment, [*overrides, f"task.kind={kind}", "task.alpha=0.3", "task.tau=2.5"])
+    model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+    task = build_task(cfg, model, ["a b", "c", "猫"])
+    model.train()
+    images = paddle.randn([4, 3, 32, 32])
+    target = np.random.default_rng(0).dirichlet(np.ones(3), size=4).astype(np.float32)
+    values = task(model, {"image": images, "label": paddle.to_tensor(target)})
+    by_class, by_teacher = (
+        part.numpy().astype(np.float64) for part in model.head.forward_parts(model.backbone(images))
+    )
+    logits = task.teacher(images).numpy().astype(np.float64)
+    base = -(target * log_softmax(by_class)).sum(axis=1).mean()
+    if kind == "hard":
+        distillation = -log_softmax(by_teacher)[np.arange(4), logits.argmax(axis=1)].mean()
+    else:
+        p, q = log_softmax(logits / 2.5), log_softmax(by_teacher / 2.5)
+        distillation = (np.exp(p) * (p - q)).sum() * 2.5**2 / by_teacher.size
+    assert float(values["base_loss"]) == pytest.approx(base, rel=1e-5)
+    assert float(values["distillation_loss"]) == pytest.approx(distillation, rel=1e-5, abs=1e-6)
+    assert float(values["loss"]) == pytest.approx(0.7 * base + 0.3 * distillation, rel=1e-5)
+
+
+def test_each_head_learns_from_its_own_loss(taught):
+    experiment, overrides = taught
+    for alpha, learns, rests in ((0.0, "head", "head_dist"), (1.0, "head_dist", "head")):
+        cfg = load_config(experiment, [*overrides, f"task.alpha={alpha}"])
+        model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+        task = build_task(cfg, model)
+        model.train()
+        batch = {"image": paddle.randn([4, 3, 32, 32]), "label": paddle.to_tensor([0, 1, 2, 0])}
+        task(model, batch)["loss"].backward()
+        assert float(getattr(model.head, learns).weight.grad.abs().max()) > 0
+        assert float(getattr(model.head, rests).weight.grad.abs().max()) == 0
+        assert not task.teacher.training
+        assert all(p.stop_gradient and p.grad is None for p in task.teacher.parameters())
+
+
+def test_a_run_with_a_teacher(taught, tmp_path):
+    experiment, overrides = taught
+    cfg = load_config(experiment, [*overrides, "epochs=2"])
+    trainer = Trainer(cfg, tmp_path / "student", World())
+    saved = read_checkpoint(tmp_path / "teacher" / "best.safetensors")
+    trainer.fit()
+    for name, value in trainer.task.teacher.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), saved.part(saved.meta["best_by"])[name], err_msg=name)
+    rows = [r for r in read_metrics(tmp_path / "student" / "metrics.jsonl") if r["kind"] == "train"]
+    assert len(rows) == 6
+    for row in rows:
+        assert row["loss"] == pytest.approx(0.5 * (row["base_loss"] + row["distillation_loss"]), rel=1e-5)
+    tensors = read_checkpoint(tmp_path / "student" / "last.safetensors").tensors
+    assert not any("teacher" in name or "token_embed" in name for name in tensors)
+    again = Trainer(cfg, tmp_path / "again", World())
+    again.fit()
+    for name, value in read_checkpoint(tmp_path / "again" / "last.safetensors").tensors.items():
+        np.testing.assert_array_equal(value, tensors[name], err_msg=name)
+
+
+def test_teachers_that_do_not_fit(taught):
+    experiment, overrides = taught
+    for more, message in (
+        (
+            ["model.head.num_classes=5"],
+            r"task\.teacher\.config: .*knows 3 classes and the student 5 \(model\.head\.num_classes\)",
+        ),
+        (["model.architecture.img_size=48"], r"takes images of size 32x32 and the student 48x48"),
+        (["model.architecture.in_chans=1"], r"takes images with channels 3 and the student 1"),
+        (
+            [
+                "model.architecture.distilled=false",
+                "model.head={name: LinearHead, num_classes: 3, in_channels: 16}",
+            ],
+            r"model\.head\.name: .* LinearHead has none: take DistilledHead .* or write task: null",
+        ),
+        (["task.teacher.config=swin_bas"], "did you mean swin_base"),
+        (["task.teacher.weights=null"], r"task\.teacher\.weights: .*write task\.teacher\.weights=FILE"),
+    ):
+        cfg = load_config(experiment, [*overrides, *more])
+        model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+        with pytest.raises(ConfigError, match=message):
+            build_task(cfg, model, ["a b", "c", "猫"])
+    cfg = load_config(experiment, overrides)
+    model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+    with pytest.raises(
+        CheckpointError, match=r"was trained on the classes \['a b', 'c', '猫'\], the data have"
+    ):
+        build_task(cfg, model, ["a", "b", "c"])
+    cfg = load_config(
+        experiment, [*overrides, "task.teacher.config=deit_tiny", "model.head.num_classes=1000"]
+    )
+    cfg.model.architecture.img_size = 224
+    model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+    with pytest.raises(CheckpointError, match=r"best\.safetensors doesn't fit the model"):
+        build_task(cfg, model)
+
+
+@pytest.mark.parametrize("name", list_models("*_distilled"))
+def test_the_zoos_recipes_want_a_teacher(name):
+    cfg = load_config(CONFIGS / name.split("_")[0] / f"{name}.yaml")
+    model = create_model(name)
+    assert isinstance(build_task(cfg, model, trial=True), ClassificationTask)
+    with pytest.raises(ConfigError, match="or train without one by task=null"):
+        build_task(cfg, model)
+    assert cfg.task == {
+        "name": "DistillationTask",
+        "kind": "hard",
+        "alpha": 0.5,
+        "teacher": {"config": "swin_base", "weights": None},
+    }
+    task = DistillationTask(teacher=cfg.task.teacher)
+    assert (task.kind, task.alpha, task.tau) == ("hard", 0.5, 1.0)
+
+
+def test_dry_run_and_training_of_a_recipe_without_a_teacher(experiment, tool):
+    small = ["img_size=32", "embed_dim=16", "depth=2", "num_heads=2"]
+    overrides = [f"model.architecture.{setting}" for setting in small]
+    overrides += [
+        "model.head.num_classes=3",
+        "model.head.in_channels=16",
+        f"output_dir={experiment.parent}/o",
+    ]
+    for split in ("train", "val"):
+        overrides += [f"dataloader.{split}.dataset.dataroot={experiment.parent}/{split}"]
+        overrides += [f"dataloader.{split}.loader.num_workers=0"]
+    overrides += ["dataloader.train.sampler.batch_size=8"]
+    command = ("train", "-c", "deit_tiny_distilled", "-o", *overrides)
+    done = tool(*command, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "task.teacher.weights is not given: the estimate is for training without it" in done.stdout
+    done = tool(*command)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "task.teacher.weights: the recipe learns from a teacher" in done.stderr
+    done = tool(*command, "task=null", "epochs=1")
+    assert done.returncode == 0, done.stderr
