@@ -157,7 +157,7 @@ class STViT(Backbone):
         drop_rate: Dropout after the stem, in the perceptrons, and after projections.
         attn_drop_rate: Dropout on attention weights.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
-            Or a schedule, first epochs to rates: ``{"0": 0.4, "260": 0.6}``; ``set_epoch`` follows it.
+            Or a schedule, first epochs to rates: ``{0: 0.4, 260: 0.6}``; ``set_epoch`` follows it.
         layerscale: Whether the branches of each stage have a learned factor per channel.
         init_values: What those factors start at.
         projection: Width of the tokens given.
