@@ -1,30 +1,36 @@
 """Models by name: every name is a YAML file under configs/, and sizes live there alone."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from passl_sot.utils.shipped import config_folder, find_config, list_models, model_config
 
-__all__ = ["config_folder", "create_model", "find_config", "list_models", "model_config"]
+if TYPE_CHECKING:
+    from passl_sot.interop import ConversionReport
+    from passl_sot.modeling.classifier import Classifier
+
+__all__ = ["config_folder", "create_model", "find_config", "list_models", "load_weights", "model_config"]
 
 
 def create_model(
     name: str,
     *,
     num_classes: int | None = None,
+    in_chans: int | None = None,
     img_size: int | list[int] | None = None,
     weights: str | Path | None = None,
-):
+) -> "Classifier":
     """Builds a model by its config's name, in evaluation mode.
 
     Args:
         name: One of `list_models()`, or the path of a YAML file.
         num_classes: Other than the config's; the head's last layers are then new.
+        in_chans: Channels of the images, other than the config's.
         img_size: Side in pixels, or [height, width], other than the config's.
-        weights: Weights to load (a checkpoint of ours, `.safetensors` or `.pdparams`). Everything must fit,
-            but for the head's last layers where `num_classes` differs; what was left new is logged.
+        weights: Weights to load, see `load_weights`; its report is kept as `model.weights_report`.
 
     Returns:
-        A `Classifier`: [B, 3, H, W] to logits [B, num_classes].
+        A `Classifier`: [B, in_chans, H, W] to logits [B, num_classes].
 
     Raises:
         ConfigError: Unknown name, or values that the model refuses.
@@ -35,22 +41,49 @@ def create_model(
     cfg = model_config(name)
     if num_classes is not None:
         cfg.model.head.num_classes = num_classes
+    if in_chans is not None:
+        cfg.model.architecture.in_chans = in_chans
     if img_size is not None:
         cfg.model.architecture.img_size = img_size
     model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
     if weights is not None:
-        _load(model, weights, may_differ=num_classes is not None)
+        model.weights_report = load_weights(model, weights, new_head=num_classes is not None)
     model.eval()
     return model
 
 
-def _load(model, weights: str | Path, *, may_differ: bool) -> None:
-    from passl_sot.engine import state
-    from passl_sot.engine.checkpoint import read_weights
+def load_weights(model: "Classifier", weights: str | Path, *, new_head: bool = False) -> "ConversionReport":
+    """Loads weights into a model that may have another input size, other channels or other classes.
+
+    Position and bias tables are resized and weights over the image's channels adapted, as by
+    `tools/convert_torch.py`; what was changed or left new is logged and in the report.
+
+    Args:
+        model: The model; unchanged where the weights don't fit.
+        weights: A checkpoint of ours, or `.safetensors` or `.pdparams` laid out as Paddle does it, under our
+            names or PASSL's or PaddleClas's.
+        new_head: Whether the head's last layers may be missing or for another number of classes; they are
+            then left as they are.
+
+    Returns:
+        What became of every entry of both sides.
+
+    Raises:
+        CheckpointError: The weights can't be read or don't fit.
+    """
+    import paddle
+
+    from passl_sot.engine.checkpoint import CheckpointError, read_weights
+    from passl_sot.interop import convert_state_dict
     from passl_sot.utils.logger import get_logger
 
-    arrays, _ = read_weights(weights)
-    if may_differ:
-        get_logger().info(state.start_from(model, arrays, str(weights)))
-    else:
-        state.load_model(model, arrays, str(weights))
+    arrays, report = convert_state_dict(model, read_weights(weights)[0], layout="paddle", new_head=new_head)
+    if not report.ok:
+        foreign = report.naming != "passl_sot"
+        hint = "\n  if they are PyTorch's, convert them with tools/convert_torch.py first" if foreign else ""
+        raise CheckpointError(f"{weights} doesn't fit the model: {report}{hint}")
+    for name, tensor in model.state_dict().items():
+        if name in arrays:
+            tensor.set_value(paddle.to_tensor(arrays[name]).astype(tensor.dtype))
+    get_logger().info("%s: %s", weights, report)
+    return report

@@ -22,7 +22,10 @@ _PADDLE_SUFFIXES = (".pdparams", ".pdema", ".pd", ".pdmodel")
 _OWN_HEADER = "passl_sot"
 # In this order: training files of timm's kind hold averaged weights, and the accuracies published from them
 # are theirs; DeiT's and Swin's evaluate `model`.
-_USUAL = ("state_dict_ema", "state_dict", "model", "model_ema", "module", "net")
+_USUAL = (
+    "state_dict_ema", "state_dict", "model", "model_state_dict", "model_state", "model_ema", "ema_state_dict",
+    "ema", "module", "net",
+)  # fmt: skip
 _SAFETENSORS_TYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
     "I8": "|i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
@@ -207,7 +210,7 @@ def _numbers(value: Any, name: str, path: Path) -> np.ndarray:
         raise CheckpointError(f"{path}: {name}: {error or 'too large for this memory'}") from None
 
 
-def _state_dicts(content: Any, prefix: str = "", depth: int = 3) -> dict[str, dict]:
+def _state_dicts(content: Any, prefix: str = "", depth: int = 4) -> dict[str, dict]:
     """Every dictionary in the file that has tensors with names, by its dotted key."""
     if not isinstance(content, Mapping) or depth == 0:
         return {}
@@ -222,16 +225,17 @@ def _state_dicts(content: Any, prefix: str = "", depth: int = 3) -> dict[str, di
 
 
 def _choose(found: dict[str, dict], preferred: str | None) -> str:
-    for key in (preferred, *_USUAL):
-        if key in found:
-            return key
-    for key in _USUAL:  # such as {"model": {"state_dict": ...}}
-        below = [name for name in found if name.split(".")[0] == key]
-        if below:
-            return min(below, key=len)
-    if "" in found:
-        return ""
+    if preferred in found:
+        return preferred
     candidates = [key for key in found if "optim" not in key]
+    for key in _USUAL:
+        below = [name for name in candidates if name.split(".")[0] == key]
+        if below:  # itself, or such as {"model": {"state_dict": ...}}
+            return min(below, key=len)
+    counts = {key: sum(_tensor(value) is not None for value in found[key].values()) for key in candidates}
+    if "" in counts and counts[""] == max(counts.values()):
+        return ""  # and not because of a lone tensor beside the state dicts, such as a generator's state
+    candidates = [key for key in candidates if key]
     if len(candidates) == 1:
         return candidates[0]
     raise CheckpointError(f"it holds several state dicts: choose one with --key {'|'.join(found)}")

@@ -36,6 +36,10 @@ Rules = Iterable[tuple[str, str]]
 
 _WRAPPERS = r"^((module|_orig_mod)\.)+"  # DataParallel's and torch.compile's
 _STATISTICS = ((r"(^|\.)running_mean$", r"\1_mean"), (r"(^|\.)running_var$", r"\1_variance"))
+_COUNTERS = {
+    "num_batches_tracked": "PyTorch's step counter of a BatchNorm; Paddle keeps none",
+    "n_averaged": "PyTorch's counter of averaged models",
+}
 _TABLE_TOLERANCE = 1e-5  # sinusoids of two libraries differ in the last bits only
 _MOST_GUESSES = 100  # names that get "did you mean": of a wrong family's hundreds no guess is any use
 
@@ -152,8 +156,9 @@ class _Conversion:
     def run(self, state: Mapping[str, Any]) -> None:
         report = self.report
         for source, raw in state.items():
-            if source.endswith("num_batches_tracked"):
-                report.ignored.append((source, "PyTorch's step counter of a BatchNorm; Paddle keeps none"))
+            reason = _COUNTERS.get(source.rpartition(".")[2])
+            if reason:
+                report.ignored.append((source, reason))
             else:
                 self.take(source, rename(self.model, source, self.rules), np.asarray(raw))
         report.missing = [name for name in self.slots if name not in report.sources]
@@ -164,12 +169,15 @@ class _Conversion:
     def take(self, source: str, target: str, raw: np.ndarray) -> None:
         report = self.report
         try:
-            value = self.adapted(target, raw)
+            recoloured = self.recoloured(target, raw)
+            value = self.adapted(target, recoloured)
         except ValueError as error:
             report.conflicts.append(f"{source}: {error}")
-            value = raw
+            value = recoloured = raw
         if target in self.tables:
             _check_table(source, value, self.tables[target], report)
+        elif target not in self.slots and self.is_table(target):
+            report.ignored.append((source, "a table computed from the rest; this model has no use for it"))
         elif target not in self.slots:
             self.strays.append((source, target))
         elif target in report.sources:
@@ -177,12 +185,31 @@ class _Conversion:
         else:
             report.sources[target] = source
             self.place(source, target, value)
-            if value.shape != raw.shape and target in self.out:
-                report.adapted.append((source, raw.shape, value.shape))
+            if recoloured.shape != raw.shape and target in self.out:
+                report.channels.append((source, raw.shape, recoloured.shape))
+            if value.shape != recoloured.shape and target in self.out:
+                report.adapted.append((source, recoloured.shape, value.shape))
+
+    def backbone_for(self, target: str) -> Backbone | None:
+        backbone = backbone_of(self.model)
+        return backbone if backbone is self.model or target.startswith("backbone.") else None
+
+    def is_table(self, target: str) -> bool:
+        backbone = self.backbone_for(target)
+        name = target.removeprefix("backbone.")
+        return backbone is not None and any(re.fullmatch(table, name) for table in backbone.torch_tables)
+
+    def recoloured(self, target: str, value: np.ndarray) -> np.ndarray:
+        backbone, slot = self.backbone_for(target), self.slots.get(target)
+        if backbone is None or slot is None:
+            return value
+        turn = slot.is_linear and not self.turned and value.ndim == 2
+        got = backbone.adapt_input_channels(target.removeprefix("backbone."), value.T if turn else value)
+        return got.T if turn else got
 
     def adapted(self, target: str, value: np.ndarray) -> np.ndarray:
-        backbone = backbone_of(self.model)
-        if backbone is None or (backbone is not self.model and not target.startswith("backbone.")):
+        backbone = self.backbone_for(target)
+        if backbone is None:
             return value
         return np.asarray(backbone.adapt_torch_entry(target.removeprefix("backbone."), value))
 

@@ -24,6 +24,8 @@ class ConversionReport:
         renamed: (name in the source, name in the model) where the two differ.
         sources: Name in the model to name in the source, for all that were loaded.
         adapted: (name in the source, shape there, shape taken) for what the backbone changed to fit.
+        channels: (name in the source, shape there, shape taken) for what was brought to another number of
+            image channels.
         left_new: Names in the model that keep new values, as was asked for.
         ignored: (name in the source, reason) for keys that rightly have no place.
         missing: Names in the model that got nothing.
@@ -38,6 +40,7 @@ class ConversionReport:
     renamed: list[tuple[str, str]] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
     adapted: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    channels: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     left_new: list[str] = field(default_factory=list)
     ignored: list[tuple[str, str]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -88,6 +91,8 @@ class ConversionReport:
     def _details(self) -> Iterable[str]:
         for name, got, taken in self.adapted:
             yield f"  resized     {name} {list(got)} -> {list(taken)}"
+        for name, got, taken in self.channels:
+            yield f"  channels    {name} {list(got)} -> {list(taken)}"
         for name in self.left_new:
             yield f"  left new    {name}"
         reasons: dict[str, list[str]] = {}

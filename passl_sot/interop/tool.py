@@ -162,6 +162,7 @@ def _card(
         "keys": {"loaded": len(report.loaded), "ignored": len(report.ignored)},
         "key_map_sha256": _key_map_digest(report),
         "resized": [[name, list(got), list(taken)] for name, got, taken in report.adapted],
+        "channels": [[name, list(got), list(taken)] for name, got, taken in report.channels],
         "left_new": report.left_new,
         "verified": None,
         "versions": {

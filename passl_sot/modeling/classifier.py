@@ -22,9 +22,15 @@ class Classifier(nn.Layer):
         architecture: Node of the backbone, ``{name: ..., ...}``; not changed.
         head: Node of the head.
 
+    Attributes:
+        weights_report: What became of the weights that ``create_model`` loaded, a ``ConversionReport``;
+            None for a new model.
+
     Raises:
         ConfigError: A node is faulty, or the two do not fit; the message says what to write.
     """
+
+    weights_report: Any = None
 
     def __init__(self, architecture: Mapping[str, Any], head: Mapping[str, Any]) -> None:
         super().__init__()

@@ -6,6 +6,7 @@ that only look at layers leave out.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,7 +103,9 @@ def count_macs(model: nn.Layer, input_shape: Sequence[int]) -> int:
     def run(x: paddle.Tensor) -> Any:
         return model(x)
 
-    with _evaluating(model):
+    with _evaluating(model), warnings.catch_warnings():
+        # Said by Paddle of its own zeros_like in a traced graph.
+        warnings.filterwarnings("ignore", message="Tensor do not have 'place' interface")
         traced = paddle.jit.to_static(run, input_spec=[spec], full_graph=True)
         program = traced.concrete_program.main_program
     return sum(_macs(op) for op in _walk(program.global_block()))

@@ -3,12 +3,16 @@
 Legend: B batch, C channels, H rows, W columns, N = H·W.
 """
 
+import math
+
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.nn.eager_cpu import channel_bias, depthwise_conv3x3, gelu, pack, unpack, use_packed
+from passl_sot.nn.eager_cpu import channel_bias, depthwise_conv3x3, erf_gate, pack, unpack, use_packed
 from passl_sot.nn.initializers import uniform_fan_in_
+
+_HALF = math.sqrt(0.5)
 
 __all__ = ["Conv3x3", "ConvMlp", "Pointwise", "ResidualDepthwise"]
 
@@ -28,14 +32,18 @@ class Pointwise(nn.Linear):
         uniform_fan_in_(self.weight, in_features)
         uniform_fan_in_(self.bias, in_features)
 
-    def forward(self, x_bcn: paddle.Tensor, bias: paddle.Tensor | None = None) -> paddle.Tensor:
-        """Args: x_bcn: ``[B, C, N]``; bias: instead of the layer's own. Returns: ``[B, out, N]``."""
-        out = paddle.matmul(self.weight, x_bcn, transpose_x=True)
-        return channel_bias(out, self.bias if bias is None else bias)
+    def forward(
+        self, x_bcn: paddle.Tensor, bias: paddle.Tensor | None = None, factor: float = 1.0
+    ) -> paddle.Tensor:
+        """Args: x_bcn: ``[B, C, N]``; bias: for the own; factor: of both. Returns: ``[B, out, N]``."""
+        weight, bias = self.weight, self.bias if bias is None else bias
+        if factor != 1.0:
+            weight, bias = weight * factor, bias * factor
+        return channel_bias(paddle.matmul(weight, x_bcn, transpose_x=True), bias)
 
-    def with_ones(self, x_cn: paddle.Tensor) -> paddle.Tensor:
-        """The same where a channel of ones is the input's last: ``[C+1, N]`` to ``[out, N]``."""
-        weight = paddle.concat([self.weight, self.bias.unsqueeze(0)], axis=0)
+    def with_ones(self, x_cn: paddle.Tensor, factor: float) -> paddle.Tensor:
+        """``factor`` times the same, the input's last channel being ones: ``[C+1, N]`` to ``[out, N]``."""
+        weight = paddle.concat([self.weight, self.bias.unsqueeze(0)], axis=0) * factor
         return paddle.matmul(weight, x_cn, transpose_x=True)
 
 
@@ -67,12 +75,12 @@ class _Depthwise(nn.Conv2D):
         uniform_fan_in_(self.weight, 9)
         uniform_fan_in_(self.bias, 9)
 
-    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Args: x_bchw: ``[B, C, H, W]``. Returns: x + conv(x), without the bias."""
+    def forward(self, x_bchw: paddle.Tensor, factor: float = 1.0) -> paddle.Tensor:
+        """Args: x_bchw: ``[B, C, H, W]``; factor: of the result. Returns: x + conv(x), without the bias."""
         one = paddle.zeros([1, 1, 9], dtype=self.weight.dtype)
         one[:, :, 4] = 1.0
         kernel = self.weight + one.reshape([1, 1, 3, 3])
-        return depthwise_conv3x3(x_bchw, kernel)
+        return depthwise_conv3x3(x_bchw, kernel * factor)
 
 
 class ResidualDepthwise(nn.Layer):
@@ -97,6 +105,7 @@ class ConvMlp(nn.Layer):
 
     Written with fewer passes than the layers it is made of: the depth-wise bias goes through the
     last product, the residual into the kernel's centre, and, packed, the first bias into the product.
+    GELU(y) is √½·G(√½·y), G by :func:`erf_gate`; the weights on both sides take the factors.
 
     Args:
         dim: Channels C of input and output.
@@ -117,10 +126,10 @@ class ConvMlp(nn.Layer):
         if use_packed(x_bchw):
             # All images side by side from the first product to the last.
             packed = pack(x_bchw, ones=True)
-            hidden = self.drop(gelu(self.fc1.with_ones(packed.flatten(1))))
-            hidden = self.conv.conv(hidden.reshape([1, -1, *packed.shape[1:]])).flatten(2)
+            hidden = self.drop(erf_gate(self.fc1.with_ones(packed.flatten(1), _HALF)))
+            hidden = self.conv.conv(hidden.reshape([1, -1, *packed.shape[1:]]), _HALF).flatten(2)
             out = self.fc2(hidden, bias).squeeze(0)
             return self.drop(unpack(out.reshape([-1, *packed.shape[1:]]), x_bchw.shape[0]))
-        hidden = self.drop(gelu(self.fc1(x_bchw.flatten(2))))
-        hidden = self.conv.conv(hidden.reshape([0, 0, *x_bchw.shape[2:]])).flatten(2)
+        hidden = self.drop(erf_gate(self.fc1(x_bchw.flatten(2), factor=_HALF)))
+        hidden = self.conv.conv(hidden.reshape([0, 0, *x_bchw.shape[2:]]), _HALF).flatten(2)
         return self.drop(self.fc2(hidden, bias).reshape([0, 0, *x_bchw.shape[2:]]))

@@ -2,10 +2,12 @@
 
 import json
 import os
+import pickle
 
 import numpy as np
 import paddle
 import pytest
+from safetensors.numpy import save_file
 
 from passl_sot import create_model
 from passl_sot.cli import convert
@@ -148,6 +150,85 @@ def test_other_classes_and_sizes(writer, tmp_path, config, official, capsys):
     assert loaded(paddle.zeros([1, 3, 48, 64])).shape == [1, 7]
     with pytest.raises(SystemExit):
         convert([*arguments, "--num-classes", "0"])
+
+
+def test_other_channels(writer, tmp_path, config, official, capsys):
+    src = writer.write_zip(tmp_path / "a.pth", tensors(writer, official))
+    dst = tmp_path / "a.pdparams"
+    arguments = ["--config", str(config), "--src", str(src), "--dst", str(dst)]
+    assert convert([*arguments, "--num-classes", "7", "-o", "model.architecture.in_chans=1"]) == 0
+    said = capsys.readouterr().out
+    stem = "visual_tokens.tokens.stem.0.weight"
+    assert f"channels    {stem} [8, 3, 3, 3] -> [8, 1, 3, 3]" in said
+    assert said.count("left new    head.") == 4
+    card = json.loads(dst.with_suffix(".json").read_text())
+    assert card["channels"] == [[stem, [8, 3, 3, 3], [8, 1, 3, 3]]] and len(card["left_new"]) == 4
+    arrays, _ = read_weights(dst)
+    summed = official[stem].sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(arrays[f"backbone.{stem}"], summed, rtol=1e-5, atol=1e-6)
+
+
+class Call:
+    """What a hostile file hides: its own command, run by an ordinary unpickling."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.target}",)
+
+
+def bad_files(writer, folder, official) -> dict[str, tuple[str, str]]:
+    """Files that must be refused: name to what the error says."""
+    good = {"state_dict": tensors(writer, official), "epoch": 3}
+    hostile = {**good, "args": Call(folder / "ran")}
+    for name, content in (("good", good), ("hostile", hostile)):
+        writer.write_zip(folder / f"{name}.pth", content)
+        writer.write_legacy(folder / f"{name}_old.pth", content)
+    save_file(official, folder / "good.safetensors")
+    (folder / "hostile.pdparams").write_bytes(pickle.dumps(hostile["args"], protocol=2))
+    (folder / "hostile_raw.pth").write_bytes(pickle.dumps(hostile["args"], protocol=2))
+    np.savez(folder / "hostile.npz", w=np.array([Call(folder / "ran")], dtype=object))
+    hidden = ("hostile.pth", "hostile_old.pth", "hostile.pdparams", "hostile_raw.pth")
+    found = dict.fromkeys(hidden, "asks for posix.system")
+    found["hostile.npz"] = "Python objects, refused"
+    for name in ("good.pth", "good_old.pth", "good.safetensors"):
+        whole = (folder / name).read_bytes()
+        for share in (0, 0.0005, 0.1, 0.5, 0.9, 0.999):
+            cut = f"cut_{share}_{name}"
+            (folder / cut).write_bytes(whole[: int(share * len(whole))])
+            found[cut] = cut  # every error names its file
+    (folder / "text.pth").write_text("see releases")
+    return found | {"text.pth": "is damaged, or no .pth"}
+
+
+def test_bad_files_leave_nothing(writer, tmp_path, config, official, capsys):
+    files = bad_files(writer, tmp_path, official)
+    out = tmp_path / "out"
+    arguments = ["--config", str(config), "--dst", str(out / "a.pdparams")]
+    before = listing(tmp_path)
+    for name, message in files.items():
+        assert convert([*arguments, "--src", str(tmp_path / name)]) == 2, name
+        said = capsys.readouterr()
+        assert said.err.startswith("error: ") and message in said.err and "Traceback" not in said.err, name
+    assert listing(tmp_path) == before  # neither an output folder nor what the hostile ones would have made
+    out.mkdir()
+    for name in ("a.pdparams", "a.json"):
+        (out / name).write_text("older")
+    for name in files:
+        assert convert([*arguments, "--src", str(tmp_path / name)]) == 2
+    assert listing(out) == ["a.json", "a.pdparams"]
+    assert all((out / name).read_text() == "older" for name in listing(out))
+
+
+@pytest.mark.parametrize("name", ["deit_tiny", "t2t_vit_7", "so_vit_7"])
+def test_weights_of_another_family_leave_nothing(writer, tmp_path, official, name, capsys):
+    src = writer.write_zip(tmp_path / "a.pth", {"state_dict": tensors(writer, official)})
+    dst = tmp_path / "out" / "a.pdparams"
+    assert convert(["--config", name, "--src", str(src), "--dst", str(dst), "--num-classes", "5"]) == 1
+    said = capsys.readouterr().err
+    assert "these are weights of another model" in said and len(said.splitlines()) > 20
+    assert listing(tmp_path) == ["a.pth", "small.yaml"]
 
 
 def test_there_and_back(writer, tmp_path, config, official, fixture):

@@ -13,6 +13,7 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
 from passl_sot.nn.initializers import trunc_normal_
+from passl_sot.nn.input_channels import adapt_channels
 
 __all__ = ["Backbone", "PlainBackbone", "as_pair", "prepend"]
 
@@ -86,8 +87,12 @@ class Backbone(nn.Layer):
             conversion checks that ``torch_key_rules`` lead every name back to where it came from.
         torch_tables: Regular expressions of tables that the model computes (buffers that are not
             saved, by their names in the backbone) and that official state dicts hold all the same.
+            A file's table for which a model of this size has no use is left aside.
         torch_pointwise: Regular expressions of official names of 1×1 convolutions that are a
             Linear here.
+        in_chans: Channels of the images.
+        input_weights: Names in the backbone of convolutions over the image, of which at most one is
+            there; their weights follow ``in_chans`` when weights of other channels are loaded.
     """
 
     img_size: tuple[int, int]
@@ -102,8 +107,10 @@ class Backbone(nn.Layer):
         (r"^head\.(fc|head)\.", "head."),
         (r"^head\.head_dist\.", "head_dist."),
     )
-    torch_tables: tuple[str, ...] = (r"(.*\.)?pos_embed", r".*\.relative_position_index", r".*\.attn_mask")
+    torch_tables: tuple[str, ...] = (r"(.*\.)?pos_embed",)
     torch_pointwise: tuple[str, ...] = ()
+    in_chans: int
+    input_weights: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,6 +157,25 @@ class Backbone(nn.Layer):
             ValueError: It can't be adapted; the message becomes part of the report.
         """
         return array
+
+    def adapt_input_channels(self, name: str, array: np.ndarray) -> np.ndarray:
+        """An entry over the channels of the image, for images of ``in_chans`` channels.
+
+        Called for every entry of the backbone before ``adapt_torch_entry``.
+
+        Args:
+            name: Its name in this backbone.
+            array: Its value, laid out as in PyTorch.
+
+        Returns:
+            The value to take, in the same layout; the array itself where nothing is to be done.
+
+        Raises:
+            ValueError: It can't be adapted; the message becomes part of the report.
+        """
+        if name not in self.input_weights or array.ndim != 4:
+            return array
+        return adapt_channels(array, self.in_chans)
 
     def restore_torch_entry(self, name: str, array: np.ndarray) -> np.ndarray:
         """The reverse of ``adapt_torch_entry`` for an entry laid out as in PyTorch; see there."""

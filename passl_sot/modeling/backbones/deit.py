@@ -65,6 +65,12 @@ class DeiT(PlainBackbone):
         ValueError: The numbers contradict each other, or the size gives no token.
     """
 
+    input_weights = (
+        "patch_embed.proj.weight",
+        "patch_embed.tokens.stem.0.weight",
+        "patch_embed.tokens.proj.weight",
+    )
+
     def __init__(
         self,
         *,
@@ -92,6 +98,9 @@ class DeiT(PlainBackbone):
         self.num_layers = depth + 1
         heads = (r"^head(_dist)?\.(weight|bias)$", r"head.head\1.\2" if distilled else r"head.fc.\2")
         self.torch_key_rules = (heads, (r"^(?!head\.)", "backbone."))
+        # Of PASSL's first version, which counts the heads to the backbone; the second one's names, and
+        # PaddleClas's, are the official ones.
+        self.foreign_key_rules = {"PASSL": ((r"^backbone\.", ""), *self.torch_key_rules)}
         if token_embed is None:
             self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
             self.patch_embed.resize(size)

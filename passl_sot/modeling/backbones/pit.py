@@ -113,6 +113,8 @@ class PiT(Backbone):
         ValueError: The numbers contradict each other, or the size gives no patch.
     """
 
+    input_weights = ("patch_embed.conv.weight",)
+
     def __init__(
         self,
         *,

@@ -168,6 +168,7 @@ class STViT(Backbone):
 
     torch_key_rules = ((r"^head\.", "head.fc."), (r"^(?!head\.)", "backbone."))
     torch_tables = (r".*\.(un)?fold\.weights",)
+    input_weights = ("patch_embed.proj.0.weight",)
     torch_pointwise = (
         r".*\.stoken_refine\.(qkv|proj)\.weight",
         r".*\.mlp\d?\.fc\d\.weight",

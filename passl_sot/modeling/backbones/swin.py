@@ -137,19 +137,28 @@ class Swin(Backbone):
         (r"\.attn_mask$", ".attn.attn_mask"),
         (r"^(?!head\.)", "backbone."),
     )
-    # Today's timm counts a merging with the stage behind it.
+    # Today's timm counts a merging with the stage behind it. PASSL's names are for its first version: the
+    # second one's, and PaddleClas's, are the official ones.
     foreign_key_rules: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
         {
+            "PASSL": ((r"^head\.fc_cls\.", "head.fc."), (r"\.attn_mask$", ".attn.attn_mask")),
             "timm": (
                 *((rf"^layers\.{s + 1}\.downsample\.", f"layers.{s}.downsample.") for s in range(9)),
                 (r"^(?!head\.)", "backbone."),
-            )
+            ),
         }
     )
     paddle_key_rules = (
         (r"^backbone\.", ""),
         (r"^head\.fc\.", "head."),
         (r"\.attn\.attn_mask$", ".attn_mask"),
+    )
+    # PaddleClas adds the bias of every pair, looked up in the table of biases, when it evaluates.
+    torch_tables = (r".*\.relative_position_(index|bias)", r".*\.attn_mask")
+    input_weights = (
+        "patch_embed.proj.weight",
+        "patch_embed.tokens.stem.0.weight",
+        "patch_embed.tokens.proj.weight",
     )
 
     def __init__(
