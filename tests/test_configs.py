@@ -114,7 +114,7 @@ def test_a_wrong_start_has_another_text(golden):
     for text, values in starts.items():
         assert golden.start_of(values, *fans) == text
     for wrong in (
-        0.021 * rng.standard_normal(shape),
+        0.022 * rng.standard_normal(shape),
         0.002 + 0.02 * rng.standard_normal(shape),
         0.02 * math.sqrt(3) * rng.uniform(-1, 1, shape),
         0.02 * rng.laplace(size=shape) / math.sqrt(2),
