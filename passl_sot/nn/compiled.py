@@ -57,7 +57,10 @@ def _compiled(function: Callable) -> Callable:
     if numba is None:
         return function
     flags = {"nsz", "contract", "reassoc", "arcp"}  # not nnan, ninf: what is not finite must stay visible
-    return numba.njit(error_model="numpy", fastmath=flags, cache=True)(function)
+    try:
+        return numba.njit(error_model="numpy", fastmath=flags, cache=True)(function)
+    except RuntimeError:  # no folder to keep it in
+        return numba.njit(error_model="numpy", fastmath=flags)(function)
 
 
 @_compiled
