@@ -19,6 +19,7 @@ from passl_sot.modeling.classifier import Classifier
 from passl_sot.utils.config import Config, diff
 from passl_sot.utils.logger import get_logger
 from passl_sot.utils.schema import make_section
+from passl_sot.utils.supervisor import generation
 
 log = get_logger()
 
@@ -39,12 +40,15 @@ def train_run(cfg: Config, config_path: Path, args, note: str) -> None:
     world = start(cfg.get("device", "auto"))
     if world.is_main:
         log.info(note)
+    resume, init_from = args.resume, args.init_from
+    if generation() and (folder / "last.safetensors").exists():
+        resume, init_from = "auto", None  # restarted after a process died
     trainer = Trainer(
         cfg,
         folder,
         world,
-        resume=args.resume,
-        init_from=args.init_from,
+        resume=resume,
+        init_from=init_from,
         check_all_files=args.check_all_files,
         overrides=tuple(args.override),
     )
