@@ -96,12 +96,13 @@ def _guarded(run: Callable[[], int]) -> int:
         from passl_sot.engine.checkpoint import CheckpointError
         from passl_sot.engine.diagnose import NonFiniteError
         from passl_sot.engine.experiment import load_config  # noqa: F401  # for what it imports
+        from passl_sot.engine.joining import JoinError
         from passl_sot.utils.config import ConfigError
         from passl_sot.utils.registry import RegistryError
 
     try:
         return run()
-    except (ConfigError, RegistryError, DataError, CheckpointError, PeerError) as error:
+    except (ConfigError, RegistryError, DataError, CheckpointError, PeerError, JoinError) as error:
         return _fail(error)
     except NonFiniteError as error:
         return _fail(error, status=1)
@@ -227,6 +228,9 @@ def evaluate(argv: list[str] | None = None) -> int:
         "--out", metavar="FILE", help="metrics.json to write; tables and pictures go beside it"
     )
     args = parser.parse_args(argv)
+    status = _supervised(0)
+    if status is not None:
+        return status
     note = tune(not args.no_tune)
 
     def run() -> int:

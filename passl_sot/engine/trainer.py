@@ -215,7 +215,7 @@ class Trainer:
             total=len(loader), initial=self.progress.batches, desc=f"epoch {epoch + 1}/{self.exp.epochs}"
         )
         loss_sum = 0.0
-        for batch in loader:
+        for batch in self.world.in_step(loader):
             index = self.progress.batches
             if index % accumulate == 0:
                 update = index // accumulate

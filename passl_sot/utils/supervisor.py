@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -43,6 +44,17 @@ def report_failure(text: str, *, final: bool) -> None:
     path = os.environ.get(REPORT)
     if path and not os.path.exists(path):
         Path(path).write_text(json.dumps({"text": text, "final": final, "time": time.time()}))
+
+
+@contextlib.contextmanager
+def report_if_killed(text: str) -> Iterator[None]:
+    """A block in which this process may be ended with no chance to say why: `text` is laid down before."""
+    report_failure(text, final=True)
+    try:
+        yield
+    finally:
+        if REPORT in os.environ:
+            Path(os.environ[REPORT]).unlink(missing_ok=True)
 
 
 def generation() -> int | None:

@@ -166,3 +166,11 @@ def test_what_supervision_needs(monkeypatch):
         should_supervise(1)
     monkeypatch.setitem(os.environ, "PASSL_SOT_GENERATION", "0")
     assert not should_supervise(1)
+
+
+@pytest.mark.slow
+def test_work_of_one_process_may_take_longer_than_gloo_waits(experiment, launch, faulty):
+    """Half a minute is what gloo's collectives endure."""
+    done = launch(2, "-c", experiment, *SMALL, "epochs=2", script=faulty("time.sleep(33)", rank=1))
+    assert done.returncode == 0, done.stdout
+    assert "finished" in done.stdout
