@@ -20,6 +20,7 @@ from paddle.distributed import fleet
 from tqdm import tqdm
 
 from passl_sot.engine.joining import JOIN_LIMIT, JoinError, check_gpu, joining
+from passl_sot.engine.sync_batch_norm import synchronise_batch_norm
 from passl_sot.utils.config import ConfigError, Fault
 
 
@@ -30,6 +31,7 @@ class World:
     rank: int = 0
     size: int = 1
     gloo: bool = False
+    sharding: int = 0
     _waits: int = field(default=0, repr=False)
     _meetings: int = field(default=0, repr=False)
 
@@ -90,15 +92,48 @@ class World:
         return tqdm(disable=disabled, mininterval=interval, leave=False, dynamic_ncols=True, **options)
 
     def distribute(self, model: paddle.nn.Layer, optimizer) -> tuple:
-        """Wraps model and optimiser by fleet; gradients are then averaged over the processes."""
+        """Wraps model and optimiser by fleet; gradients are then averaged over the processes.
+
+        With sharding stage 1 too every process gets the whole gradient, so that its norm, clipping and the
+        skipping of non-finite updates are as ever; its optimiser then updates its share of the parameters and
+        hands it to the others. What is saved is memory: the optimiser's state is divided by the processes.
+        """
         if self.size == 1:
             return model, optimizer
         self.meet()
+        if self.sharding > 1:  # never run: Paddle has it for GPUs alone
+            level = {2: "os_g", 3: "p_g_os"}[self.sharding]
+            return dist.sharding.group_sharded_parallel(model, optimizer, level)[:2]
+        if self.sharding == 1:
+            return paddle.DataParallel(model), fleet.distributed_optimizer(optimizer)
         return fleet.distributed_model(model), fleet.distributed_optimizer(optimizer)
+
+    def synchronise_batch_norm(self, model: paddle.nn.Layer) -> None:
+        """Has BatchNorm layers take their statistics from the images of all processes."""
+        if self.size == 1:
+            return
+        if self.gloo:
+            synchronise_batch_norm(model, _summed)
+        else:  # never run
+            paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+    def union(self, arrays: Callable[[], dict]) -> dict:
+        """What `arrays()` gives on the main process; with sharding, on all of them together."""
+        if self.size == 1 or not self.sharding:
+            return arrays() if self.is_main else {}
+        self.meet()
+        parts: list[dict] = []
+        dist.all_gather_object(parts, arrays())
+        return {name: array for part in parts for name, array in part.items()}
 
     def accumulating(self, model: paddle.nn.Layer, more: bool) -> AbstractContextManager:
         """Holds back the gradient exchange while `more` batches of the same update follow."""
         return model.no_sync() if self.size > 1 and more else nullcontext()
+
+
+def _summed(tensor: paddle.Tensor) -> paddle.Tensor:
+    dist.all_reduce(tensor)
+    return tensor
 
 
 def _count(key: str, more: int) -> int:
@@ -119,15 +154,16 @@ def _poll(done: Callable[[], bool]) -> None:
         pause = min(1.5 * pause, 0.05)
 
 
-def start(device: str, *, limit: float = JOIN_LIMIT) -> World:
+def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World:
     """Chooses the device and joins the processes that `python -m paddle.distributed.launch` started.
 
     Args:
         device: "auto", "cpu" or "gpu".
+        sharding: Stage of sharding, 0 for none.
         limit: Seconds within which all processes must have joined.
 
     Raises:
-        ConfigError: A GPU was asked for and this Paddle has none, or not so many.
+        ConfigError: A GPU was asked for and this Paddle has none, or not so many; or sharding it can't do.
         JoinError: The processes didn't find each other.
     """
     count = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
@@ -144,16 +180,26 @@ def start(device: str, *, limit: float = JOIN_LIMIT) -> World:
         paddle.set_device("cpu")
     else:
         paddle.set_device(f"gpu:{check_gpu(os.environ.get('FLAGS_selected_gpus', '0'), count)}")
+    if gloo and sharding > 1:
+        message = (
+            f"stage {sharding} works on GPUs only, Paddle has none of it for CPUs: write sharding: 1, which "
+            "divides the optimiser's state, or 0 / CPU 上仅支持 sharding: 0 或 1"
+        )
+        raise ConfigError([Fault("distributed.sharding", message)])
     if size == 1:
         return World()
+    strategy = fleet.DistributedStrategy()
+    if sharding == 1:
+        degrees = {"dp_degree": 1, "mp_degree": 1, "pp_degree": 1, "sharding_degree": size}
+        strategy.hybrid_configs = degrees
     rank = int(os.environ["PADDLE_TRAINER_ID"])
     with joining(rank, size, os.environ.get("PADDLE_MASTER", ""), limit):
-        fleet.init(is_collective=True)
+        fleet.init(is_collective=True, strategy=strategy)
         ones = paddle.ones([1])
         dist.all_reduce(ones)
     if ones.item() != size:
         raise JoinError(f"{size} processes were started and the sum of a one from each is {ones.item():g}")
-    return World(rank=dist.get_rank(), size=dist.get_world_size(), gloo=gloo)
+    return World(rank=dist.get_rank(), size=dist.get_world_size(), gloo=gloo, sharding=sharding)
 
 
 def format_duration(seconds: float) -> str:

@@ -55,6 +55,20 @@ class CheckpointSection:
 
 
 @dataclass(kw_only=True)
+class DistributedSection:
+    """`distributed:` how several processes work together; without effect in one.
+
+    Attributes:
+        sync_batch_norm: BatchNorm takes its statistics from the images of all processes.
+        sharding: 1 divides the optimiser's state over the processes. 2 (gradients too) and 3 (weights too)
+            are Paddle's for GPUs alone, and have never been run here.
+    """
+
+    sync_batch_norm: bool = False
+    sharding: Literal[0, 1, 2, 3] = 0
+
+
+@dataclass(kw_only=True)
 class LogSection:
     """`log:` a line every `interval` updates, and whether VisualDL records are written."""
 
@@ -110,6 +124,7 @@ class Experiment:
     training_mode: TrainingMode = "train"
     ema: EMASection | None = None
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
+    distributed: DistributedSection = field(default_factory=DistributedSection)
     log: LogSection = field(default_factory=LogSection)
     seed: Annotated[int, Range(min=0, max=2**31 - 1)] = 0
     device: Literal["auto", "cpu", "gpu"] = "auto"

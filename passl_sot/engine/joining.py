@@ -74,7 +74,8 @@ def _check_port(master: str) -> None:
     try:
         socket.create_server((host, int(port))).close()
     except OSError as error:
+        fault = os.strerror(error.errno or 0)
         raise JoinError(
-            f"process 0 can't listen on {master} ({os.strerror(error.errno or 0)}): start again, and the launcher takes "
-            "another free port, or name this machine's address by the launcher's --host / 端口不可用"
+            f"process 0 can't listen on {master} ({fault}): start again, and the launcher takes another free "
+            "port, or name this machine's address by the launcher's --host / 端口不可用"
         ) from error

@@ -37,7 +37,8 @@ def train_run(cfg: Config, config_path: Path, args, note: str) -> None:
     if args.evaluate_only:
         evaluate_run(cfg, _weights_to_evaluate(folder, args), None, note=note)
         return
-    world = start(cfg.get("device", "auto"))
+    distributed = make_section(Experiment, cfg).distributed
+    world = start(cfg.get("device", "auto"), sharding=distributed.sharding)
     if world.is_main:
         log.info(note)
     resume, init_from = args.resume, args.init_from

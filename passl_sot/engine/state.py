@@ -96,9 +96,11 @@ def _owner(key: str, parameters: dict[str, str]) -> str:
     raise KeyError(f"optimiser state {key!r} belongs to no parameter of the model")
 
 
-def training_arrays(model: paddle.nn.Layer, ema: ModelEMA | None, optimizer) -> dict[str, np.ndarray]:
-    """All tensors of a training run under their checkpoint prefixes."""
-    parts = {"model": model_arrays(model), "optimizer": optimizer_arrays(optimizer, model)}
+def training_arrays(
+    model: paddle.nn.Layer, ema: ModelEMA | None, optimizer: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """All tensors of a training run under their checkpoint prefixes; `optimizer` as of `optimizer_arrays`."""
+    parts = {"model": model_arrays(model), "optimizer": optimizer}
     if ema is not None:
         parts["ema"] = {name: tensor.numpy() for name, tensor in ema.average.items()}
     return {f"{prefix}.{name}": array for prefix, part in parts.items() for name, array in part.items()}

@@ -75,6 +75,8 @@ class Trainer:
 
         paddle.seed(self.exp.seed)
         self.model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+        if self.exp.distributed.sync_batch_norm:
+            world.synchronise_batch_norm(self.model)
         self.task = build_task(cfg, self.model, self.train_loader.class_names)
         self.parameters = [p for p in self.model.parameters() if not p.stop_gradient]
         factory = build_optimizer(cfg.optimizer)
@@ -360,6 +362,7 @@ class Trainer:
 
     def _save(self) -> Path:
         last = self.folder.path / "last.safetensors"
+        optimizer = self.world.union(lambda: state.optimizer_arrays(self.inner_optimizer, self.model))
         if self.world.is_main:
             meta = {
                 **self.folder.info,
@@ -371,9 +374,7 @@ class Trainer:
                 "class_names": self.train_loader.class_names,
                 "preprocessing": preprocessing_of(self.cfg.dataloader.val.dataset),
             }
-            ckpt.write_checkpoint(
-                last, state.training_arrays(self.model, self.ema, self.inner_optimizer), meta
-            )
+            ckpt.write_checkpoint(last, state.training_arrays(self.model, self.ema, optimizer), meta)
             interval, progress = self.exp.checkpoint.interval, self.progress
             if interval and progress.batches == 0 and progress.epoch % interval == 0:
                 ckpt.copy_checkpoint(last, self.folder.path / f"epoch_{progress.epoch:04d}.safetensors")
