@@ -19,7 +19,7 @@ import paddle.distributed as dist
 from paddle.distributed import fleet
 from tqdm import tqdm
 
-from passl_sot.engine.joining import JOIN_LIMIT, JoinError, check_gpu, joining
+from passl_sot.engine.joining import JOIN_LIMIT, JoinError, check_gpu, choose_network, joining
 from passl_sot.engine.sync_batch_norm import synchronise_batch_norm
 from passl_sot.utils.config import ConfigError, Fault
 
@@ -188,6 +188,8 @@ def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World
         raise ConfigError([Fault("distributed.sharding", message)])
     if size == 1:
         return World()
+    if gloo:
+        choose_network(os.environ.get("PADDLE_CURRENT_ENDPOINT", "").rsplit(":", 1)[0])
     strategy = fleet.DistributedStrategy()
     if sharding == 1:
         degrees = {"dp_degree": 1, "mp_degree": 1, "pp_degree": 1, "sharding_degree": size}

@@ -1,14 +1,17 @@
 """What is looked at before the processes of a run talk to each other, and what to say when they can't."""
 
 import faulthandler
+import fcntl
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from passl_sot.utils.config import ConfigError, Fault
 from passl_sot.utils.supervisor import report_if_killed
 
+_SIOCGIFADDR = 0x8915  # Linux: the address of a network interface
 JOIN_LIMIT = 120.0  # seconds; Paddle itself would wait for a quarter of an hour
 
 
@@ -34,6 +37,22 @@ def check_gpu(selected: str, count: int) -> int:
         )
         raise ConfigError([Fault("device", message)])
     return number
+
+
+def choose_network(address: str) -> None:
+    """Has gloo use the network that `address`, this process's, is on; by itself it may take the loopback.
+
+    Args:
+        address: An IPv4 address; where it is another machine's or none, nothing is chosen.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            try:
+                answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+            except OSError:
+                continue  # it has no address
+            if socket.inet_ntoa(answer[20:24]) == address:
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
 @contextmanager
