@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from passl_sot.data import SplitSection
+from passl_sot.engine.mixed_precision import AmpSection
 from passl_sot.engine.modes import TrainingMode
 from passl_sot.engine.tasks import TASKS
 from passl_sot.modeling.backbones import BACKBONES
@@ -123,6 +124,7 @@ class Experiment:
     task: Annotated[dict, TASKS] | None = None
     training_mode: TrainingMode = "train"
     ema: EMASection | None = None
+    amp: AmpSection | None = None
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
     distributed: DistributedSection = field(default_factory=DistributedSection)
     log: LogSection = field(default_factory=LogSection)

@@ -19,6 +19,7 @@ from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.experiment import Experiment
 from passl_sot.engine.fit import check_fit
 from passl_sot.engine.loggers import MetricsWriter
+from passl_sot.engine.mixed_precision import Precision
 from passl_sot.engine.modes import set_training_mode
 from passl_sot.engine.progress import Progress, Speed, mix_seed
 from passl_sot.engine.run_info import RunFolder, memory_gb, preprocessing_of
@@ -83,6 +84,8 @@ class Trainer:
         self.clip_grad = factory.clip_grad
         self.inner_optimizer = factory(self.model)
         self.schedule = build_lr_scheduler(cfg.lr_scheduler)
+        self.precision = Precision.of_this_device(self.exp.amp)
+        self.precision.prepare(self.model, self.inner_optimizer)
         self.progress = Progress()
         if init_from:
             weights, _ = ckpt.read_weights(init_from)
@@ -135,6 +138,8 @@ class Trainer:
         self.world.wait_for_main()
 
     def _announce(self, batch_size: int) -> None:
+        if self.precision.note:
+            self._say("%s", self.precision.note)
         plan, schedule = self.plan, self.schedule
         reference = schedule.reference_batch or plan.effective
         self._say(
@@ -231,9 +236,10 @@ class Trainer:
             # Dropout and drop-path draw from (seed, position, rank) alone: resuming needs no generator state.
             paddle.seed(mix_seed(self.exp.seed, epoch, index, self.world.rank))
             with self.world.accumulating(self.net, more=not last):
-                values = self.task(self.net, batch)
+                with self.precision.autocast():
+                    values = self.task(self.net, batch)
                 loss = values["loss"] / group
-                loss.backward()
+                self.precision.backward(loss, self.progress)
             loss_sum += float(loss)
             meter.add(len(batch["label"]) * self.world.size)
             self.progress.batches += 1
@@ -241,10 +247,12 @@ class Trainer:
             if not last:
                 continue
 
+            self.precision.unscale(self.parameters, self.progress)
             norm = global_grad_norm(self.parameters)
             bad, stop = self._agree(not math.isfinite(loss_sum + norm), self.stop_signal)
+            curable = self.precision.adapt(bad, self.progress)
             if bad:
-                self._skip(statistics, batch)
+                self._skip(statistics, batch, curable)
             else:
                 if self.clip_grad:
                     clip_by_global_norm(self.parameters, norm, self.clip_grad)
@@ -275,7 +283,7 @@ class Trainer:
         entries = self.model.state_dict().values()
         return [(t, t.clone()) for t in entries if t.stop_gradient and paddle.is_floating_point(t)]
 
-    def _skip(self, statistics: list, batch: dict) -> None:
+    def _skip(self, statistics: list, batch: dict, curable: bool) -> None:
         for tensor, before in statistics:
             tensor.set_value(before)
         self.progress.skipped += 1
@@ -284,7 +292,7 @@ class Trainer:
         self._say(
             "update %d skipped: loss or gradient is not finite (%d in a row)", self.progress.step, count
         )
-        if count >= limit:
+        if count >= limit and not curable:
             raise NonFiniteError(
                 f"the loss was not finite in {count} updates in a row; it begins in "
                 f"{first_nonfinite(self.model, batch)}. The last checkpoint is untouched; lower the learning "
@@ -307,7 +315,10 @@ class Trainer:
         for kind in ("raw", "ema") if self.ema else ("raw",):
             with self.ema.applied() if kind == "ema" else nullcontext():
                 self.world.broadcast_statistics(self.model)
-                meter = evaluate(self.model, self.val_loader, classes, self.world, description=f"eval {kind}")
+                with self.precision.autocast():
+                    meter = evaluate(
+                        self.model, self.val_loader, classes, self.world, description=f"eval {kind}"
+                    )
             values = meter.result()
             results.update({f"{kind}_{name}": value for name, value in values.items()})
             if self.metrics and record:
