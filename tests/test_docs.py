@@ -16,6 +16,7 @@ PAGES = (
     "docs/config.md",
     "docs/data.md",
     "docs/convert.md",
+    "docs/performance.md",
 )
 # Run elsewhere: the demo by test_demo below, the tests by whoever runs this one, the ImageNet trainings by
 # somebody with ImageNet (they are checked with --dry-run's config check in test_configs).

@@ -52,7 +52,7 @@ def rate_of_epoch(rate: float | Mapping[str, float], epoch: int) -> float:
 
     Args:
         rate: One number for all epochs, or a schedule: first epochs (counted from 0) to rates, such as
-            ``{"0": 0.4, "260": 0.6}``. A YAML file's keys are text; numbers will do as well.
+            ``{0: 0.4, 260: 0.6}``; the keys may be text, as a YAML file gives them.
         epoch: Epoch, counted from 0.
 
     Raises:
