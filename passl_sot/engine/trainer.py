@@ -415,6 +415,7 @@ class Trainer:
         self.progress = Progress(**saved.meta["progress"])
         if self.progress.batches:
             self.train_loader.sampler.load_state_dict(saved.meta["sampler"])
+            self.progress.batches = self.train_loader.sampler.consumed
         if self.world.is_main:
             self.folder.mend_best(saved, self.progress.best_step)
         self._say(

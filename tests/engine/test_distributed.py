@@ -1,5 +1,6 @@
 """Several processes on gloo: what they compute equals what one computes on the joined batch."""
 
+import signal
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -115,6 +116,33 @@ def test_sharding_equals_plain_and_resumes(experiment, launch, tmp_path):
         assert a.keys() == b.keys()
         for name in a:
             np.testing.assert_allclose(b[name], a[name], rtol=0, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.slow
+def test_resuming_in_another_number_of_processes(experiment, launch, tmp_path):
+    """Stopped after one of three updates in one process; two then read the images that are left."""
+    settings = (*QUIET, "lr_scheduler.reference_batch=8")
+    cfg = load_config(experiment, [*settings, "dataloader.train.sampler.batch_size=8"])
+    whole = Trainer(cfg, tmp_path / "whole", World())
+    whole.fit()
+    cut = Trainer(cfg, tmp_path / "cut" / "run", World())
+    task = cut.task
+
+    def stop(model, batch):
+        cut.stop_signal = signal.SIGTERM
+        return task(model, batch)
+
+    cut.task = stop
+    assert cut.fit() is None
+    assert cut.progress.step == 1
+    more = ("dataloader.train.sampler.batch_size=2", f"output_dir={tmp_path}/cut", "--resume", "auto")
+    done = launch(2, "-c", experiment, "-o", *settings, *more)
+    assert done.returncode == 0, done.stdout
+    assert "epoch 1, batch 2, 1 updates" in done.stdout
+    a, b = (read_checkpoint(tmp_path / name / "last.safetensors") for name in ("whole", "cut/run"))
+    assert b.meta["progress"]["step"] == a.meta["progress"]["step"] == 3
+    for name, value in a.part("optimizer").items():
+        np.testing.assert_allclose(b.part("optimizer")[name], value, rtol=1e-3, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("stage", [2, 3])
