@@ -15,6 +15,7 @@ from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.stats import model_stats
 from passl_sot.optim import build_optimizer
 from passl_sot.optim.ema import ModelEMA
+from passl_sot.optim.groups import describe_groups, freeze, group_parameters
 
 
 def describe_run(experiment: Experiment, cfg, train, val, world_size: int) -> list[str]:
@@ -28,16 +29,24 @@ def describe_run(experiment: Experiment, cfg, train, val, world_size: int) -> li
         world_size: Processes the run will have.
 
     Returns:
-        Lines to print: parameters, multiply-adds, and estimates of memory and time.
+        Lines to print: parameters and their groups, multiply-adds, and estimates of memory and time.
     """
     model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
     check_fit(model, train, val)
+    frozen = freeze(model, experiment.parameters.freeze)
+    groups = group_parameters(model, experiment.parameters)
+    table = describe_groups(
+        groups,
+        build_optimizer(cfg.optimizer).weight_decay,
+        {name: p for name, p in model.named_parameters() if name in frozen},
+    )
     stats = model_stats(model)
     batch_size = experiment.dataloader.train.sampler.batch_size
     seconds, fixed, per_image = _probe(model, experiment, cfg, min(batch_size, 4), train.class_names)
     per_epoch = math.ceil(len(train) / world_size) * seconds
     total = per_epoch * experiment.epochs / 3600
     return [
+        *table,
         f"parameters   {stats.parameters / 1e6:.3f} M trainable",
         f"compute      {stats.macs / 1e9:.3f} GMACs ({2 * stats.macs / 1e9:.2f} GFLOPs) forward, one image",
         f"memory       about {fixed + per_image * batch_size:.1f} GB per process at batch {batch_size} "
@@ -72,7 +81,10 @@ def _probe(
     began = time.perf_counter()
     step()
     seconds = (time.perf_counter() - began) / batch
-    states = 4 + (1 if ema else 0)  # weights, gradients, two moments, average
-    weights = sum(p.size for p in model.parameters()) * 4 / 1e9
-    activations = max(memory_gb() - before - (states - 1) * weights, 0.0)
-    return seconds, before + (states - 1) * weights, activations / batch
+    # Gradients, what the optimiser keeps, and the average.
+    kept = sum(int(p.size) for p in model.parameters() if not p.stop_gradient)
+    kept += sum(int(v.size) for v in optimizer.state_dict().values() if isinstance(v, paddle.Tensor))
+    kept += sum(int(v.size) for v in ema.average.values()) if ema else 0
+    states = kept * 4 / 1e9
+    activations = max(memory_gb() - before - states, 0.0)
+    return seconds, before + states, activations / batch

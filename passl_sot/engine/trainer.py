@@ -27,6 +27,7 @@ from passl_sot.modeling.classifier import Classifier
 from passl_sot.optim import build_lr_scheduler, build_optimizer
 from passl_sot.optim.clip import clip_by_global_norm, global_grad_norm
 from passl_sot.optim.ema import ModelEMA
+from passl_sot.optim.groups import describe_groups, freeze, group_parameters, set_rates
 from passl_sot.optim.schedules import plan_batch
 from passl_sot.utils.config import Config, diff
 from passl_sot.utils.logger import get_logger
@@ -75,11 +76,13 @@ class Trainer:
 
         paddle.seed(self.exp.seed)
         self.model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+        self.frozen = freeze(self.model, self.exp.parameters.freeze)
         self.task = build_task(cfg, self.model, self.train_loader.class_names)
         self.parameters = [p for p in self.model.parameters() if not p.stop_gradient]
         factory = build_optimizer(cfg.optimizer)
-        self.clip_grad = factory.clip_grad
-        self.inner_optimizer = factory(self.model)
+        self.clip_grad, self.weight_decay = factory.clip_grad, factory.weight_decay
+        self.groups = group_parameters(self.model, self.exp.parameters)
+        self.inner_optimizer = factory(self.model, self.groups)
         self.schedule = build_lr_scheduler(cfg.lr_scheduler)
         self.progress = Progress()
         if init_from:
@@ -133,6 +136,9 @@ class Trainer:
         self.world.wait_for_main()
 
     def _announce(self, batch_size: int) -> None:
+        frozen = {name: p for name, p in self.model.named_parameters() if name in self.frozen}
+        for line in describe_groups(self.groups, self.weight_decay, frozen):
+            self._say("%s", line)
         plan, schedule = self.plan, self.schedule
         reference = schedule.reference_batch or plan.effective
         self._say(
@@ -221,8 +227,8 @@ class Trainer:
                 update = index // accumulate
                 group = min(accumulate, len(loader) - index)  # the last group of an epoch may be smaller
                 fraction = update / self.updates_per_epoch
-                rate = self.schedule.lr(epoch, fraction, self.exp.epochs, self.plan.lr_factor)
-                self.inner_optimizer.set_lr(rate)
+                at = (epoch, fraction, self.exp.epochs)
+                rate = set_rates(self.inner_optimizer, self.groups, self.schedule, at, self.plan.lr_factor)
                 statistics = self._statistics()
                 loss_sum = 0.0
             last = index % accumulate == group - 1
@@ -270,7 +276,7 @@ class Trainer:
 
     def _statistics(self) -> list[tuple[paddle.Tensor, paddle.Tensor]]:
         # A forward pass on bad numbers spoils BatchNorm's running statistics, which no skipped update undoes.
-        entries = self.model.state_dict().values()
+        entries = [t for name, t in self.model.state_dict().items() if name not in self.frozen]
         return [(t, t.clone()) for t in entries if t.stop_gradient and paddle.is_floating_point(t)]
 
     def _skip(self, statistics: list, batch: dict) -> None:
