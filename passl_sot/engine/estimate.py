@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Sequence
 
 import paddle
 
@@ -10,7 +9,7 @@ from passl_sot.engine.experiment import Experiment
 from passl_sot.engine.fit import check_fit
 from passl_sot.engine.modes import set_training_mode
 from passl_sot.engine.run_info import memory_gb
-from passl_sot.engine.tasks import build_task
+from passl_sot.engine.tasks import Task, build_task
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.stats import model_stats
 from passl_sot.optim import build_optimizer
@@ -42,7 +41,8 @@ def describe_run(experiment: Experiment, cfg, train, val, world_size: int) -> li
     )
     stats = model_stats(model)
     batch_size = experiment.dataloader.train.sampler.batch_size
-    seconds, fixed, per_image = _probe(model, experiment, cfg, min(batch_size, 4), train.class_names)
+    task = build_task(cfg, model, train.class_names, class_counts=train.class_counts(), trial=True)
+    seconds, fixed, per_image = _probe(model, task, experiment, cfg, min(batch_size, 4))
     per_epoch = math.ceil(len(train) / world_size) * seconds
     total = per_epoch * experiment.epochs / 3600
     return [
@@ -56,11 +56,8 @@ def describe_run(experiment: Experiment, cfg, train, val, world_size: int) -> li
     ]
 
 
-def _probe(
-    model, experiment: Experiment, cfg, batch: int, class_names: Sequence[str]
-) -> tuple[float, float, float]:
+def _probe(model, task: Task, experiment: Experiment, cfg, batch: int) -> tuple[float, float, float]:
     """Seconds per image, fixed GB, and GB per image of a training step at a small batch."""
-    task = build_task(cfg, model, class_names, trial=True)
     optimizer = build_optimizer(cfg.optimizer)(model)
     ema = ModelEMA(model, experiment.ema.decay) if experiment.ema else None
     images = {
