@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from passl_sot.data.decode import Interpolation, resize
+from passl_sot.data.errors import DataError
 from passl_sot.utils.registry import Registry
 
 TRANSFORMS = Registry("transform", "passl_sot.data.transforms")
@@ -153,6 +154,40 @@ class RandomResizedCrop:
             interpolation = ("bilinear", "bicubic")[int(rng.integers(2))]
         # Sliced first rather than by `box`: pixels outside of the region take no part, as in torchvision.
         return resize(image[top : top + h, left : left + w], self.output_hw, interpolation=interpolation)
+
+
+@TRANSFORMS.register()
+class RandomCrop:
+    """Cuts out a random place, after black borders were added on all sides, as torchvision does.
+
+    Args:
+        size: Side of the square result, or [height, width].
+        padding: Width of the borders in pixels.
+    """
+
+    def __init__(self, *, size: int | list[int], padding: int = 0):
+        self.output_hw = _height_width("RandomCrop.size", size)
+        if padding < 0:
+            raise ValueError(f"RandomCrop.padding is {padding}; it must be 0 or more")
+        self.padding = padding
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A random place: uint8 [*output_hw, 3].
+
+        Raises:
+            DataError: The image is smaller than that.
+        """
+        height, width = self.output_hw
+        if self.padding:
+            image = np.pad(image, ((self.padding,) * 2, (self.padding,) * 2, (0, 0)))
+        if image.shape[0] < height or image.shape[1] < width:
+            raise DataError(
+                f"RandomCrop.size is {height}x{width} and an image {image.shape[0]}x{image.shape[1]}, "
+                f"{self.padding} pixels of padding on each side included: put Resize before it / 图像过小"
+            )
+        top = int(rng.integers(image.shape[0] - height + 1))
+        left = int(rng.integers(image.shape[1] - width + 1))
+        return image[top : top + height, left : left + width]
 
 
 @TRANSFORMS.register()
