@@ -15,6 +15,7 @@ PAGES = (
     "docs/zh/first_hour.md",
     "docs/config.md",
     "docs/data.md",
+    "docs/recipes.md",
     "docs/convert.md",
 )
 # Run elsewhere: the demo by test_demo below, the tests by whoever runs this one, the ImageNet trainings by

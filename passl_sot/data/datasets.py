@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -18,10 +18,12 @@ from passl_sot.data.batch import build_batch_transforms
 from passl_sot.data.decode import decode
 from passl_sot.data.draws import Key, of_image
 from passl_sot.data.errors import DataError
-from passl_sot.data.folders import EXTENSIONS, scan_folder
+from passl_sot.data.folders import EXTENSIONS, FolderScan, scan_folder
 from passl_sot.data.list_files import read_class_names, read_list
+from passl_sot.data.own_folder import VAL_SHARE, hold_out
 from passl_sot.data.strings import StringTable
 from passl_sot.data.transforms import TRANSFORMS, build_transforms, output_size
+from passl_sot.utils.ranges import Range
 from passl_sot.utils.registry import Registry
 
 DATASETS = Registry("dataset", "passl_sot.data.datasets")
@@ -158,6 +160,9 @@ class ImageFolder(LabelledImages):
             shall come after it. `Normalize` must be in one of the two lists.
         apply_exif: Turn photographs upright by their EXIF orientation.
         extensions: Endings of image files, in any case.
+        part: "all" images; or, for a folder without splits of its own, those for "train" or for "val", by a
+            rule that depends on the paths alone (see `own_folder.hold_out`).
+        val_share: Share of each class that is for "val".
     """
 
     def __init__(
@@ -168,9 +173,13 @@ class ImageFolder(LabelledImages):
         batch_transforms: Annotated[list, TRANSFORMS] | None = None,
         apply_exif: bool = True,
         extensions: tuple[str, ...] = EXTENSIONS,
+        part: Literal["all", "train", "val"] = "all",
+        val_share: Annotated[float, Range(above=0, below=1)] = VAL_SHARE,
     ):
         root = os.path.expanduser(dataroot)
         scan = scan_folder(root, extensions)
+        if part != "all":
+            _keep_part(scan, part, val_share)
         self.ignored_files = scan.ignored_files
         super().__init__(
             root=root,
@@ -181,6 +190,20 @@ class ImageFolder(LabelledImages):
             batch_transforms=batch_transforms,
             apply_exif=apply_exif,
         )
+
+
+def _keep_part(scan: FolderScan, part: str, val_share: float) -> None:
+    """Leaves the images of one part in `scan`."""
+    by_class: dict[int, list[str]] = {label: [] for label in range(len(scan.class_names))}
+    for path, label in zip(scan.paths, scan.labels, strict=True):
+        by_class[label].append(path)
+    held_out = [
+        flag
+        for label, paths in by_class.items()
+        for flag in hold_out(paths, val_share, scan.class_names[label])
+    ]
+    kept = [i for i, flag in enumerate(held_out) if flag == (part == "val")]
+    scan.paths, scan.labels = [scan.paths[i] for i in kept], [scan.labels[i] for i in kept]
 
 
 @DATASETS.register()

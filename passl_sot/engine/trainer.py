@@ -2,7 +2,7 @@
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +34,8 @@ from passl_sot.utils.logger import get_logger
 from passl_sot.utils.schema import make_section
 
 log = get_logger()
+# Gives a new model weights from elsewhere, and says what became of them.
+Fill = Callable[[Classifier], object]
 
 
 class Trainer:
@@ -45,6 +47,7 @@ class Trainer:
         world: The processes.
         resume: "auto" (newest checkpoint of `folder`), a checkpoint's path, or None for a new run.
         init_from: Weights to start a new run from; not together with `resume`.
+        pretrained: Called with the model of a new run, gives it weights that are fitted to it.
         check_all_files: Decode every image before the first epoch instead of a sample.
         overrides: The command line's overrides, for the record.
     """
@@ -57,6 +60,7 @@ class Trainer:
         *,
         resume: str | None = None,
         init_from: str | None = None,
+        pretrained: Fill | None = None,
         check_all_files: bool = False,
         overrides: tuple[str, ...] = (),
     ):
@@ -89,6 +93,8 @@ class Trainer:
         if init_from:
             weights, _ = ckpt.read_weights(init_from)
             self._say("starting from %s", state.start_from(self.model, weights, str(init_from)))
+        if pretrained and not saved:
+            pretrained(self.model)
         self.ema = ModelEMA(self.model, self.exp.ema.decay) if self.exp.ema else None
         check_fit(self.model, self.train_loader.dataset, self.val_loader.dataset)
         if saved:
