@@ -64,11 +64,12 @@ class BatchStage:
             Images, and labels: int64 [B], or float32 [B, K] after `Mixup`.
         """
         rngs = [of_image_later(seed, key) for key in keys]
+        epoch = int(keys[0][0])
         for step in self._steps:
             if isinstance(step, Compose):
-                images = _each(images, step, rngs)
+                images = _each(images, step, rngs, epoch)
             else:
-                images, labels = step(images, labels, of_batch(seed, keys))
+                images, labels = step(images, labels, of_batch(seed, keys), epoch)
         return images, labels
 
 
@@ -89,10 +90,12 @@ def build_batch_transforms(nodes: Sequence[dict[str, Any]] | None, *, normalized
     return BatchStage([TRANSFORMS.build(node) for node in nodes], normalized=normalized) if nodes else None
 
 
-def _each(images: np.ndarray, transform: Compose, rngs: Sequence[np.random.Generator]) -> np.ndarray:
-    first = transform(images[0], rngs[0])
+def _each(
+    images: np.ndarray, transform: Compose, rngs: Sequence[np.random.Generator], epoch: int
+) -> np.ndarray:
+    first = transform(images[0], rngs[0], epoch)
     out = np.empty((len(images), *first.shape), first.dtype)
     out[0] = first
     for i in range(1, len(images)):
-        out[i] = transform(images[i], rngs[i])
+        out[i] = transform(images[i], rngs[i], epoch)
     return out

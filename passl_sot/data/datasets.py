@@ -107,7 +107,7 @@ class LabelledImages:
         if not -size <= index < size:
             raise IndexError(f"image {index} of {size}")
         index = int(index) % size
-        image = self.transforms(self.read(index), of_image(self.seed, (epoch, index, *copy)))
+        image = self.transforms(self.read(index), of_image(self.seed, (epoch, index, *copy)), int(epoch))
         return {"image": image, "label": int(self.labels[index]), "index": index}
 
     def class_counts(self) -> np.ndarray:

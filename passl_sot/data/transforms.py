@@ -4,7 +4,9 @@ A transform is called as `t(image, rng)`: `image` is uint8 [H, W, 3] RGB, `rng` 
 that depends on (seed, epoch, index) alone, so results don't depend on the number of worker processes. All
 give uint8 [H, W, 3] again, but `Normalize` gives float32 [3, H, W]; what follows it works on that.
 
-More transforms are in `rand_augment`, `erasing` and, of whole batches, `mixup`.
+One whose class says `by_epoch = True` is called with the epoch as well; `colours = True` stands for one that
+takes RGB alone. More transforms are in `auto_augment`, `by_epoch`, `erasing`, `rand_augment` and, of whole
+batches, `mixup`.
 
 Semantics are those of torchvision and timm on Pillow images, with which published accuracies were measured.
 """
@@ -24,7 +26,7 @@ from passl_sot.utils.registry import Registry
 
 TRANSFORMS = Registry("transform", "passl_sot.data.transforms")
 
-Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Transform = Callable[..., np.ndarray]
 # What a transform works on: images of uint8, as most do and need not say; the same to make them floats; these
 # floats; a batch of either kind.
 Stage = Literal["pixels", "normalize", "normalized", "batch"]
@@ -71,10 +73,11 @@ class Compose:
             normalized = normalized or stage == "normalize"
         self.normalizes = normalized
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The image after all transforms."""
+    def __call__(self, image: np.ndarray, rng: np.random.Generator, epoch: int = 0) -> np.ndarray:
+        """The image after all transforms, in an epoch counted from 0."""
         for transform in self.transforms:
-            image = transform(image, rng)
+            more: tuple = (epoch,) if getattr(transform, "by_epoch", False) else ()
+            image = transform(image, rng, *more)
         return image
 
 
