@@ -15,6 +15,7 @@ PAGES = (
     "docs/zh/first_hour.md",
     "docs/config.md",
     "docs/data.md",
+    "docs/recipes.md",
     "docs/convert.md",
     "docs/performance.md",
 )

@@ -9,20 +9,29 @@ from pathlib import Path
 
 import pytest
 
-from passl_sot import list_models
+from passl_sot import create_model, list_models
 from passl_sot.data import TRANSFORMS
 from passl_sot.engine.experiment import load_config
 from passl_sot.optim import build_lr_scheduler, build_optimizer
+from passl_sot.optim.groups import ParametersSection, freeze, group_parameters
 from passl_sot.optim.schedules import plan_batch
+from passl_sot.utils.schema import make_section
 from passl_sot.zoo import find_config
 
 ROOT = Path(__file__).parent.parent
-NAMES = [name for name in list_models() if name != "sot_digits"]
+TRANSFERS = {
+    "t2t_vit_14_cifar10": ("cifar10", 10),
+    "t2t_vit_14_cifar100": ("cifar100", 100),
+    "t2t_vit_19_cifar10": ("cifar10", 10),
+    "t2t_vit_19_cifar100": ("cifar100", 100),
+}
+NAMES = [name for name in list_models() if name != "sot_digits" and name not in TRANSFERS]
 AUGMENTATION = ["RandomResizedCrop", "RandomHorizontalFlip", "RandAugment"]
 MIXING = ("mixup_alpha", "cutmix_alpha", "prob", "switch_prob", "label_smoothing")
 MIXED_FIRST = ["Mixup", "Normalize", "RandomErasing"]
 ERASED_FIRST = ["Normalize", "RandomErasing", "Mixup"]
 COMMON = {
+    "augmentation": AUGMENTATION,
     "betas": (0.9, 0.999),
     "epsilon": 1e-8,
     "clip": None,
@@ -104,6 +113,18 @@ FINE_TUNED = {
     "mode": "eval",
     "eval": (384, 384, "bicubic"),
 }
+DEIT_384 = {**FINE_TUNED, "warmup_epochs": 5, "eval": (438, 384, "bicubic")}
+# "Vanilla" and "+CutMix" of PiT's table, whose exact values aren't published: without DeiT's augmentation.
+VANILLA = {
+    "augmentation": ["RandomResizedCrop", "RandomHorizontalFlip", "Normalize"],
+    **dict.fromkeys(("mixup", "randaugment", "erasing", "erased_area", "erased_ratio")),
+    "order": [],
+    "interpolation": ("bicubic", None),
+    "smoothing": 0.0,
+    "repeats": 1,
+    "drop_path": 0.0,
+}
+CUTMIX = {**VANILLA, "mixup": (0.0, 1.0, 1.0, 0.5, 0.0), "order": ["Mixup"]}
 HARD = {"distillation": ("hard", 0.5)}
 T2T_SMALL, T2T_LARGE = {"lr": 1e-3, "decay": 0.03}, {"lr": 5e-4, "decay": 0.065}
 T2T_14 = {"lr": 5e-4, "decay": 0.05}
@@ -122,7 +143,10 @@ SIZES = {
     "t2t_vit_14_384": {**T2T_14, "eval": (426, 384, "bicubic")},
     **{f"deit_{size}{kind}": {} for size in ("tiny", "small", "base") for kind in ("", "_sot")},
     **{f"deit_{size}_distilled": HARD for size in ("tiny", "small", "base")},
+    "deit_base_384": DEIT_384,
     **{f"pit_{size}": {} for size in ("ti", "xs", "s", "b")},
+    **{f"pit_{size}_vanilla": VANILLA for size in ("ti", "xs", "s", "b")},
+    **{f"pit_{size}_cutmix": CUTMIX for size in ("ti", "xs", "s", "b")},
     **{f"pit_{size}_distilled": HARD for size in ("ti", "xs", "s", "b")},
     "pit_s_sot": {},
     "stvit_small": {"drop_path": 0.1},
@@ -158,21 +182,20 @@ def recipe(name: str) -> dict:
     cfg = load_config(find_config(name))
     train, val = cfg.dataloader.train, cfg.dataloader.val
     optimizer, schedule = build_optimizer(cfg.optimizer), build_lr_scheduler(cfg.lr_scheduler)
-    crop, flip, policy = (TRANSFORMS.build(node) for node in train.dataset.transforms)
-    later = {node.name: TRANSFORMS.build(node) for node in train.dataset.batch_transforms}
-    mixup, erasing = later["Mixup"], later["RandomErasing"]
+    nodes = train.dataset.transforms
+    crop, flip, third = (TRANSFORMS.build(node) for node in nodes)
+    policy = third if nodes[2].name == "RandAugment" else None
+    later = {node.name: TRANSFORMS.build(node) for node in train.dataset.batch_transforms or ()}
+    mixup, erasing = later.get("Mixup"), later.get("RandomErasing")
     resize, centre = (TRANSFORMS.build(node) for node in val.dataset.transforms[:2])
-    order = [node.name for node in (*train.dataset.transforms, *val.dataset.transforms)]
-    assert order == [*AUGMENTATION, "Resize", "CenterCrop", "Normalize"]
+    assert [node.name for node in val.dataset.transforms] == ["Resize", "CenterCrop", "Normalize"]
     assert cfg.optimizer.name == "AdamW" and cfg.loss.name == "CrossEntropyLoss"
     size = cfg.model.architecture.img_size
     assert crop.output_hw == centre.output_hw == (size, size)
-    assert (mixup.num_classes, cfg.model.head.num_classes) == (1000, 1000)
-    norms = [
-        next(n for n in nodes if n.name == "Normalize")
-        for nodes in (train.dataset.batch_transforms, val.dataset.transforms)
-    ]
-    assert norms[0] == norms[1]
+    assert cfg.model.head.num_classes == 1000 and (mixup is None or mixup.num_classes == 1000)
+    every = (*nodes, *(train.dataset.batch_transforms or ()), *val.dataset.transforms)
+    norms = [node for node in every if node.name == "Normalize"]
+    assert len(norms) == 2 and norms[0] == norms[1]
     assert train.sampler.shuffle and train.sampler.drop_last and not train.dataset.apply_exif
     task = cfg.get("task")
     return {
@@ -195,16 +218,18 @@ def recipe(name: str) -> dict:
         "clip": optimizer.clip_grad,
         "drop_path": cfg.model.architecture.drop_path_rate,
         "smoothing": cfg.loss.label_smoothing,
-        "mixup": tuple(getattr(mixup, key) for key in MIXING),
-        "randaugment": (policy.policy.magnitude, policy.policy.std, policy.policy.operations, policy.fill),
-        "erasing": (erasing.prob, erasing.mode, erasing.count),
-        "erased_area": erasing.scale,
-        "erased_ratio": erasing.ratio,
+        "augmentation": [node.name for node in nodes],
+        "mixup": mixup and tuple(getattr(mixup, key) for key in MIXING),
+        "randaugment": policy
+        and (policy.policy.magnitude, policy.policy.std, policy.policy.operations, policy.fill),
+        "erasing": erasing and (erasing.prob, erasing.mode, erasing.count),
+        "erased_area": erasing and erasing.scale,
+        "erased_ratio": erasing and erasing.ratio,
         "order": list(later),
         "crop_area": crop.scale,
         "crop_ratio": crop.ratio,
         "flip": flip.prob,
-        "interpolation": (crop.interpolation, policy.filters),
+        "interpolation": (crop.interpolation, policy and policy.filters),
         "repeats": train.sampler.get("repeats", 1),
         "ema": cfg.ema.decay if cfg.ema else None,
         "best_by": cfg.checkpoint.best_by,
@@ -221,10 +246,44 @@ def test_recipe(name):
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         bounds = key.endswith(("_area", "_ratio"))
-        assert found[key] == (pytest.approx(value) if bounds else value), key
+        assert found[key] == (pytest.approx(value) if bounds and value else value), key
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_transfer_to_cifar(name):
+    """T2T-ViT's transfer_learning.py with `--lr 0.05 --b 64`."""
+    data, classes = TRANSFERS[name]
+    cfg = load_config(find_config(name))
+    original = load_config(find_config(name.rpartition("_")[0]))
+    assert cfg.model.architecture == original.model.architecture
+    assert cfg.model.architecture.drop_path_rate == 0.1 and cfg.model.head.num_classes == classes
+    assert cfg.loss == {"name": "CrossEntropyLoss", "label_smoothing": 0.0}
+    assert cfg.optimizer == {"name": "Momentum", "momentum": 0.9, "weight_decay": 5e-4}
+    assert cfg.parameters.weight_decay_on == "all"
+    schedule = build_lr_scheduler(cfg.lr_scheduler)
+    assert (cfg.epochs, schedule.reference_batch, schedule.unit, schedule.lag) == (60, 64, "epoch", 0)
+    model = create_model(name)
+    frozen = freeze(model, cfg.parameters.freeze)
+    assert frozen == {"backbone.norm.weight", "backbone.norm.bias", "backbone.cls_token"}
+    groups = group_parameters(model, make_section(ParametersSection, cfg.parameters))
+    assert all(group.decayed for group in groups)
+    peaks = {name.split(".")[0]: group.peak for group in groups for name in group.parameters}
+    assert peaks == {"backbone": 0.01, "head": 1.0} and {group.factor for group in groups} == {1.0}
+    for epoch, head, body in ((0, 0.05, 5e-4), (30, 0.0251, 3.5e-4), (59, 2.3412e-4, 2.00206e-4)):
+        assert schedule.lr(epoch, 0.0, 60) == pytest.approx(head, rel=1e-4)
+        assert schedule.lr(epoch, 0.0, 60, peak=0.01) == pytest.approx(body, rel=1e-4)
+    train, val = cfg.dataloader.train.dataset, cfg.dataloader.val.dataset
+    resize = {"name": "Resize", "size": 224, "interpolation": "bilinear"}
+    normalize = {"name": "Normalize", "mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]}
+    crop, flip = ({"name": "RandomCrop", "size": 224, "padding": 28}, {"name": "RandomHorizontalFlip"})
+    assert train.transforms == [resize, crop, {**flip, "prob": 0.5}, normalize]
+    assert val.transforms == [resize, {"name": "CenterCrop", "size": 224}, normalize]
+    assert train.batch_transforms is None
+    assert (train.dataroot, val.dataroot) == (f"data/{data}/train", f"data/{data}/val")
+    assert (cfg.ema, cfg.checkpoint.best_by, cfg.dataloader.train.sampler.drop_last) == (None, "raw", False)
+
+
+@pytest.mark.parametrize("name", [*NAMES, *TRANSFERS])
 def test_the_stated_devices_make_the_recipes_batch_without_scaling(name):
     cfg = load_config(find_config(name))
     stated = re.search(r"(\d+) GPUs x (\d+) images", find_config(name).read_text())
@@ -269,6 +328,7 @@ RATES = {
     "sot_base": {0: 1e-6, 1: 1.008e-4, 150: 2.55e-4, 309: 1e-5},
     "t2t_vit_14": {0: 1e-6, 1: 5.09e-5, 9: 4.501e-4, 150: 2.55e-4, 309: 1e-5},
     "deit_small": {0: 1e-6, 1: 1e-6, 2: 2.008e-4, 5: 8.002e-4, 151: 5.05e-4},
+    "deit_base_384": {0: 1e-6, 1: 1e-6, 2: 1.8e-6, 6: 5e-6, 29: 5e-6},
     "pit_s": {0: 1e-6, 1: 1e-6, 2: 2.008e-4, 5: 8.002e-4, 151: 5.05e-4},
     "stvit_large": {0: 1e-6, 1: 1e-6, 2: 2.008e-4, 5: 8.002e-4, 151: 5.05e-4},
     "stvit_large_384": {0: 5e-6, 1: 5e-6, 15: 5e-6, 29: 5e-6},

@@ -9,6 +9,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from passl_sot.data.auto_augment import AutoAugment, ThreeAugment
+from passl_sot.data.by_epoch import ByEpoch
 from passl_sot.data.datasets import DATASETS, ImageFolder, LabelledImages, ListFile
 from passl_sot.data.decode import decode, resize
 from passl_sot.data.erasing import RandomErasing
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DATASETS",
     "TRANSFORMS",
+    "AutoAugment",
+    "ByEpoch",
     "DataError",
     "EvalBatchSampler",
     "ImageError",
@@ -39,6 +43,7 @@ __all__ = [
     "SamplerSection",
     "ShardedBatchSampler",
     "SplitSection",
+    "ThreeAugment",
     "build_dataloader",
     "build_dataset",
     "build_transforms",
@@ -46,6 +51,10 @@ __all__ = [
     "decode",
     "resize",
 ]
+
+
+# What a validation sampler may say, as nothing else would read every image exactly once.
+_EVERY_IMAGE_ONCE = (("shuffle", "false"), ("drop_last", "false"), ("repeats", "1"), ("balanced", "false"))
 
 
 def build_dataset(cfg: Mapping[str, Any], *, class_names: Sequence[str] | None = None) -> LabelledImages:
@@ -122,12 +131,13 @@ def build_dataloader(
             shuffle=section.sampler.shuffle is not False,
             drop_last=section.sampler.drop_last is not False,
             repeats=section.sampler.repeats,
+            labels=dataset.labels if section.sampler.balanced else None,
             seed=seed,
             rank=rank,
             world_size=world_size,
         )
     else:
-        for key, only in (("shuffle", "false"), ("drop_last", "false"), ("repeats", "1")):
+        for key, only in _EVERY_IMAGE_ONCE:
             value = str(getattr(section.sampler, key)).lower()
             if value not in (only, "none"):
                 raise DataError(

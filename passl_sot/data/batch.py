@@ -22,6 +22,7 @@ class BatchStage:
     Args:
         transforms: At most one `Mixup`, and transforms of single images.
         normalized: Whether images arrive as float32 [3, H, W] rather than as uint8 [H, W, 3].
+        channels: Their channels.
 
     Attributes:
         transforms: The transforms.
@@ -32,13 +33,19 @@ class BatchStage:
         ValueError: There are two `Mixup`, or a transform doesn't fit what comes before it.
     """
 
-    def __init__(self, transforms: Sequence[Transform | Mixup], *, normalized: bool):
+    def __init__(self, transforms: Sequence[Transform | Mixup], *, normalized: bool, channels: int = 3):
         self.transforms = list(transforms)
         self.num_classes: int | None = None
         self._steps: list[Compose | Mixup] = []
         for single, group in itertools.groupby(self.transforms, key=lambda t: stage_of(t) != "batch"):
             if single:
-                compose = Compose(list(group), normalized=normalized, where="batch_transforms")
+                compose = Compose(
+                    list(group),
+                    normalized=normalized,
+                    where="batch_transforms",
+                    channels=channels,
+                    grey=channels == 1,
+                )
                 normalized = compose.normalizes
                 self._steps.append(compose)
                 continue
@@ -64,20 +71,24 @@ class BatchStage:
             Images, and labels: int64 [B], or float32 [B, K] after `Mixup`.
         """
         rngs = [of_image_later(seed, key) for key in keys]
+        epoch = int(keys[0][0])
         for step in self._steps:
             if isinstance(step, Compose):
-                images = _each(images, step, rngs)
+                images = _each(images, step, rngs, epoch)
             else:
-                images, labels = step(images, labels, of_batch(seed, keys))
+                images, labels = step(images, labels, of_batch(seed, keys), epoch)
         return images, labels
 
 
-def build_batch_transforms(nodes: Sequence[dict[str, Any]] | None, *, normalized: bool) -> BatchStage | None:
+def build_batch_transforms(
+    nodes: Sequence[dict[str, Any]] | None, *, normalized: bool, channels: int = 3
+) -> BatchStage | None:
     """Builds what a `batch_transforms:` list of a config describes.
 
     Args:
         nodes: Mappings with a `name` and the arguments of that transform; None or none.
         normalized: Whether the transforms before end in normalised images.
+        channels: Channels of the images.
 
     Returns:
         The stage, or None where there is nothing to do.
@@ -86,13 +97,18 @@ def build_batch_transforms(nodes: Sequence[dict[str, Any]] | None, *, normalized
         ConfigError: A name or an argument is wrong.
         ValueError: A value is out of range, or the order can't be.
     """
-    return BatchStage([TRANSFORMS.build(node) for node in nodes], normalized=normalized) if nodes else None
+    if not nodes:
+        return None
+    built = [TRANSFORMS.build(node) for node in nodes]
+    return BatchStage(built, normalized=normalized, channels=channels)
 
 
-def _each(images: np.ndarray, transform: Compose, rngs: Sequence[np.random.Generator]) -> np.ndarray:
-    first = transform(images[0], rngs[0])
+def _each(
+    images: np.ndarray, transform: Compose, rngs: Sequence[np.random.Generator], epoch: int
+) -> np.ndarray:
+    first = transform(images[0], rngs[0], epoch)
     out = np.empty((len(images), *first.shape), first.dtype)
     out[0] = first
     for i in range(1, len(images)):
-        out[i] = transform(images[i], rngs[i])
+        out[i] = transform(images[i], rngs[i], epoch)
     return out

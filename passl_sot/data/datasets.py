@@ -10,18 +10,20 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from passl_sot.data.bands import ARRAY_ENDING, read_image
 from passl_sot.data.batch import build_batch_transforms
-from passl_sot.data.decode import decode
 from passl_sot.data.draws import Key, of_image
 from passl_sot.data.errors import DataError
-from passl_sot.data.folders import EXTENSIONS, scan_folder
+from passl_sot.data.folders import EXTENSIONS, FolderScan, scan_folder
 from passl_sot.data.list_files import read_class_names, read_list
+from passl_sot.data.own_folder import VAL_SHARE, hold_out
 from passl_sot.data.strings import StringTable
 from passl_sot.data.transforms import TRANSFORMS, build_transforms, output_size
+from passl_sot.utils.ranges import Count, Range
 from passl_sot.utils.registry import Registry
 
 DATASETS = Registry("dataset", "passl_sot.data.datasets")
@@ -39,6 +41,7 @@ class LabelledImages:
         transforms: The `Compose` that each image passes through.
         batch_stage: The `BatchStage` that batches pass through; None where there is none.
         output_hw: Height and width of all images in the end, or None where they depend on the file.
+        channels: Channels of the images in the end.
         seed: Seed of the random augmentation; set by `build_dataloader`.
     """
 
@@ -53,6 +56,7 @@ class LabelledImages:
         apply_exif: bool,
         batch_transforms: Sequence[dict[str, Any]] | None = None,
         named: bool = True,
+        channels: int = 3,
     ):
         self.root = root
         self.named = named
@@ -60,8 +64,11 @@ class LabelledImages:
         self.labels = np.asarray(labels, np.int64)
         self.class_names = list(class_names)
         self.found_classes = list(class_names)
-        self.transforms = build_transforms(transforms)
-        self.batch_stage = build_batch_transforms(batch_transforms, normalized=self.transforms.normalizes)
+        self.channels = channels
+        self.transforms = build_transforms(transforms, channels=channels)
+        self.batch_stage = build_batch_transforms(
+            batch_transforms, normalized=self.transforms.normalizes, channels=channels
+        )
         if not (self.batch_stage or self.transforms).normalizes:
             raise ValueError(
                 "dataset.transforms must hold {name: Normalize}, which makes the model's float input: last, "
@@ -80,12 +87,12 @@ class LabelledImages:
         return os.path.join(self.root, self.paths[index])
 
     def read(self, index: int) -> np.ndarray:
-        """One image before any transform, uint8 [H, W, 3].
+        """One image before any transform: uint8 [H, W, 3], grey ones too, or [H, W, channels].
 
         Raises:
             ImageError: The file can't be read.
         """
-        return decode(self.path(index), apply_exif=self.apply_exif)
+        return read_image(self.path(index), apply_exif=self.apply_exif, channels=self.channels)
 
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
         """One sample.
@@ -105,7 +112,7 @@ class LabelledImages:
         if not -size <= index < size:
             raise IndexError(f"image {index} of {size}")
         index = int(index) % size
-        image = self.transforms(self.read(index), of_image(self.seed, (epoch, index, *copy)))
+        image = self.transforms(self.read(index), of_image(self.seed, (epoch, index, *copy)), int(epoch))
         return {"image": image, "label": int(self.labels[index]), "index": index}
 
     def class_counts(self) -> np.ndarray:
@@ -158,6 +165,11 @@ class ImageFolder(LabelledImages):
             shall come after it. `Normalize` must be in one of the two lists.
         apply_exif: Turn photographs upright by their EXIF orientation.
         extensions: Endings of image files, in any case.
+        part: "all" images; or, for a folder without splits of its own, those for "train" or for "val", by a
+            rule that depends on the paths alone (see `own_folder.hold_out`).
+        val_share: Share of each class that is for "val".
+        channels: 3 for colours; 1 for grey, into which pictures of any kind turn after augmentation; or what
+            files of several bands have (see `bands`), on which transforms of colours don't work.
     """
 
     def __init__(
@@ -168,9 +180,14 @@ class ImageFolder(LabelledImages):
         batch_transforms: Annotated[list, TRANSFORMS] | None = None,
         apply_exif: bool = True,
         extensions: tuple[str, ...] = EXTENSIONS,
+        part: Literal["all", "train", "val"] = "all",
+        val_share: Annotated[float, Range(above=0, below=1)] = VAL_SHARE,
+        channels: Count = 3,
     ):
         root = os.path.expanduser(dataroot)
-        scan = scan_folder(root, extensions)
+        scan = scan_folder(root, extensions if channels in (1, 3) else (*extensions, ARRAY_ENDING))
+        if part != "all":
+            _keep_part(scan, part, val_share)
         self.ignored_files = scan.ignored_files
         super().__init__(
             root=root,
@@ -180,7 +197,22 @@ class ImageFolder(LabelledImages):
             transforms=transforms,
             batch_transforms=batch_transforms,
             apply_exif=apply_exif,
+            channels=channels,
         )
+
+
+def _keep_part(scan: FolderScan, part: str, val_share: float) -> None:
+    """Leaves the images of one part in `scan`."""
+    by_class: dict[int, list[str]] = {label: [] for label in range(len(scan.class_names))}
+    for path, label in zip(scan.paths, scan.labels, strict=True):
+        by_class[label].append(path)
+    held_out = [
+        flag
+        for label, paths in by_class.items()
+        for flag in hold_out(paths, val_share, scan.class_names[label])
+    ]
+    kept = [i for i, flag in enumerate(held_out) if flag == (part == "val")]
+    scan.paths, scan.labels = [scan.paths[i] for i in kept], [scan.labels[i] for i in kept]
 
 
 @DATASETS.register()
@@ -199,6 +231,7 @@ class ListFile(LabelledImages):
         batch_transforms: What is done to batches, in training: `Mixup`, and transforms of single images that
             shall come after it. `Normalize` must be in one of the two lists.
         apply_exif: Turn photographs upright by their EXIF orientation.
+        channels: As for `ImageFolder`.
     """
 
     def __init__(
@@ -210,6 +243,7 @@ class ListFile(LabelledImages):
         batch_transforms: Annotated[list, TRANSFORMS] | None = None,
         class_names: str | None = None,
         apply_exif: bool = True,
+        channels: Count = 3,
     ):
         paths, labels = read_list(os.path.expanduser(list_file))
         if class_names is None:
@@ -226,6 +260,7 @@ class ListFile(LabelledImages):
             batch_transforms=batch_transforms,
             apply_exif=apply_exif,
             named=class_names is not None,
+            channels=channels,
         )
 
 

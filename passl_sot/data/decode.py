@@ -79,7 +79,7 @@ def decode(path: str | os.PathLike[str], *, apply_exif: bool) -> np.ndarray:
             "not read, because some code in this process has set PIL.ImageFile.LOAD_TRUNCATED_IMAGES, which "
             "would let damaged images pass as grey areas; set it back to False",
         )
-    data = _read(name)
+    data = read_file(name)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -93,7 +93,7 @@ def decode(path: str | os.PathLike[str], *, apply_exif: bool) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise ImageError(name, f"too large to be safe to decode ({error})") from error
     except Image.UnidentifiedImageError as error:
-        raise ImageError(name, _what_it_is(data)) from error
+        raise ImageError(name, what_it_is(data)) from error
     except Exception as error:
         # Damaged files make Pillow's plugins raise errors of nearly any type; all of them mean the same.
         raise ImageError(name, f"damaged or truncated image ({_words(error)})") from error
@@ -109,7 +109,7 @@ def resize(
     """Resizes with Pillow's antialiased filters, bit-equal to `PIL.Image.resize`.
 
     Args:
-        image: uint8 [H, W, 3].
+        image: uint8 [H, W, C]; where C isn't 3, each channel is a picture of its own.
         size_hw: Height and width of the result.
         box: Region (left, top, right, bottom) of `image` that the result shows; may be fractional. As in
             Pillow, pixels just outside take part in filtering at its edges; slice the array first where
@@ -117,14 +117,24 @@ def resize(
         interpolation: The filter.
 
     Returns:
-        uint8 [size_hw[0], size_hw[1], 3].
+        uint8 [size_hw[0], size_hw[1], C].
     """
     height, width = size_hw
+    if image.shape[2] != 3:
+        # As colours Pillow would multiply them by what it takes for alpha.
+        planes = [Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(image.shape[2])]
+        sized = [plane.resize((width, height), _FILTERS[interpolation], box=box) for plane in planes]
+        return np.stack([np.asarray(plane) for plane in sized], axis=2)
     resized = Image.fromarray(image).resize((width, height), _FILTERS[interpolation], box=box)
     return np.asarray(resized)
 
 
-def _read(path: str) -> bytes:
+def read_file(path: str) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        ImageError: It can't be read or is empty.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -162,7 +172,7 @@ def _to_rgb(image: Image.Image, path: str) -> Image.Image:
     return image if mode == "RGB" else image.convert("RGB")
 
 
-def _what_it_is(data: bytes) -> str:
+def what_it_is(data: bytes) -> str:
     """Says what a file that is no image looks like; web servers' error pages are the most common case."""
     start = data[:512].lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<svg")):

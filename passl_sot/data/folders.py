@@ -63,15 +63,7 @@ def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: 
         DataError: The folder is missing or empty, or isn't laid out by classes; it shows the layout.
     """
     endings = tuple(_ending(extension) for extension in extensions)
-    folders, files = _top_level(root, endings)
-    if not folders:
-        if files:
-            raise DataError(
-                f"{root} holds {len(files)} images (such as {files[0]}) but no class folders, so their "
-                "classes are unknown. Sort them into one folder per class, or use {name: ListFile} with a "
-                f"list of labels.\n{LAYOUT}"
-            )
-        raise DataError(f"{root} is empty: no class folders in it.\n{LAYOUT}")
+    folders = list_classes(root, extensions)
     splits = [name for name in folders if name.lower() in _SPLITS]
     if len(splits) > 1 and len(splits) == len(folders):
         raise DataError(
@@ -85,7 +77,7 @@ def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: 
 
         numbered = tqdm(numbered, total=len(folders), desc=f"reading {root}", unit="class")
     for label, name in numbered:
-        for path in _walk(os.path.join(root, name), name, endings, scan, ()):
+        for path in walk_class(root, name, extensions, scan):
             scan.paths.append(path)
             scan.labels.append(label)
     if not scan.paths:
@@ -94,6 +86,30 @@ def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: 
             f"{scan.ignored_files} other files).\n{LAYOUT}"
         )
     return scan
+
+
+def list_classes(root: str, extensions: Sequence[str] = EXTENSIONS) -> list[str]:
+    """Names of the class folders of `root`, in natural order.
+
+    Raises:
+        DataError: The folder is missing or holds none; it shows the layout.
+    """
+    folders, files = _top_level(root, tuple(_ending(extension) for extension in extensions))
+    if folders:
+        return folders
+    if files:
+        raise DataError(
+            f"{root} holds {len(files)} images (such as {files[0]}) but no class folders, so their "
+            "classes are unknown. Sort them into one folder per class, or use {name: ListFile} with a "
+            f"list of labels.\n{LAYOUT}"
+        )
+    raise DataError(f"{root} is empty: no class folders in it.\n{LAYOUT}")
+
+
+def walk_class(root: str, name: str, extensions: Sequence[str], scan: FolderScan) -> Iterator[str]:
+    """Yields the images of one class, relative to `root`, and counts in `scan` what it leaves out."""
+    endings = tuple(_ending(extension) for extension in extensions)
+    return _walk(os.path.join(root, name), name, endings, scan, ())
 
 
 def _ending(extension: str) -> str:

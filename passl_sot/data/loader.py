@@ -34,7 +34,7 @@ _PATIENCE = 5.0
 class ImageLoader:
     """Batches of one split, epoch after epoch; make one per split and keep it for the whole run.
 
-    Iterating gives dicts of tensors: `image` float32 [B, 3, H, W], `label` int64 [B] (after `Mixup` soft
+    Iterating gives dicts of tensors: `image` float32 [B, C, H, W], `label` int64 [B] (after `Mixup` soft
     targets, float32 [B, K]), and `index` int64 [B], the places of these images in the dataset. The iteration
     follows `sampler.epoch`.
 
@@ -74,7 +74,7 @@ class ImageLoader:
         if self.use_shared_memory:
             height, width = dataset.output_hw or (224, 224)
             targets = (dataset.batch_stage and dataset.batch_stage.num_classes) or 0
-            batch_bytes = sampler.batch_size * 4 * (3 * height * width + targets)
+            batch_bytes = sampler.batch_size * 4 * (dataset.channels * height * width + targets)
             self.use_shared_memory = shared_memory_suffices(batch_bytes, self.num_workers, world_size)
         self._loader = paddle.io.DataLoader(
             GuardedReader(dataset, replace=training),

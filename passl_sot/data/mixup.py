@@ -11,6 +11,7 @@ import numpy as np
 
 from passl_sot.data.errors import DataError
 from passl_sot.data.transforms import TRANSFORMS, Stage
+from passl_sot.utils.ranges import Natural
 
 Box = tuple[int, int, int, int]
 
@@ -33,6 +34,8 @@ class Mixup:
         prob: Share of batches that are mixed.
         switch_prob: Share of CutMix among these, where neither is off.
         label_smoothing: ε, in [0, 1).
+        off_epoch: First epoch, counted from 0, in which nothing is mixed any more; labels stay smoothed. null
+            mixes to the end.
     """
 
     stage: Stage = "batch"
@@ -46,6 +49,7 @@ class Mixup:
         prob: float = 1.0,
         switch_prob: float = 0.5,
         label_smoothing: float = 0.1,
+        off_epoch: Natural | None = None,
     ):
         for name, value in (("mixup_alpha", mixup_alpha), ("cutmix_alpha", cutmix_alpha)):
             if not (value >= 0 and math.isfinite(value)):
@@ -68,6 +72,7 @@ class Mixup:
         self.prob = prob
         self.switch_prob = switch_prob
         self.label_smoothing = label_smoothing
+        self.off_epoch = off_epoch
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> tuple[float, Box | None]:
         """Draws what is done to one batch.
@@ -119,7 +124,7 @@ class Mixup:
         return targets
 
     def __call__(
-        self, images: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+        self, images: np.ndarray, labels: np.ndarray, rng: np.random.Generator, epoch: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
         """Mixes a batch.
 
@@ -127,6 +132,7 @@ class Mixup:
             images: uint8 [B, H, W, 3], or float32 [B, 3, H, W]; not changed.
             labels: int64 [B].
             rng: Source of the batch's one draw.
+            epoch: The epoch, counted from 0.
 
         Returns:
             Images of the same kind, and soft targets float32 [B, K].
@@ -135,7 +141,8 @@ class Mixup:
             DataError: A label isn't below `num_classes`.
         """
         height, width = images.shape[1:3] if images.dtype == np.uint8 else images.shape[2:]
-        share, box = self.draw(height, width, rng)
+        off = self.off_epoch is not None and epoch >= self.off_epoch
+        share, box = (1.0, None) if off else self.draw(height, width, rng)
         targets = self.targets(labels, share)
         if box is not None:
             images = _swap_boxes(images, box)

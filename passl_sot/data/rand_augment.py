@@ -29,7 +29,9 @@ from passl_sot.data.transforms import TRANSFORMS
 _HIGHEST = 10.0
 # Every operation that was drawn is carried out with this probability.
 _APPLIED = 0.5
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+# ImageNet's mean, rounded.
+MEAN = (124, 116, 104)
 _PART = re.compile(r"(mstd|inc|m|n)(\d+(?:\.\d+)?)")
 
 
@@ -71,13 +73,13 @@ class Step:
             picture.size,
             Image.Transform.AFFINE,
             matrix,
-            resample=_FILTERS[self.interpolation],
+            resample=FILTERS[self.interpolation],
             fillcolor=self.fill,
         )
 
 
 def _rotate(picture: Image.Image, step: Step) -> Image.Image:
-    return picture.rotate(30 * step.signed, resample=_FILTERS[step.interpolation], fillcolor=step.fill)
+    return picture.rotate(30 * step.signed, resample=FILTERS[step.interpolation], fillcolor=step.fill)
 
 
 def _posterize(picture: Image.Image, step: Step) -> Image.Image:
@@ -174,6 +176,18 @@ def _misread(text: str, what: str) -> ValueError:
     )
 
 
+def check_fill(what: str, fill: tuple[int, int, int]) -> tuple[int, int, int]:
+    """A colour, if it is one.
+
+    Raises:
+        ValueError: A value lies outside of 0 to 255.
+    """
+    if not all(0 <= value <= 255 for value in fill):
+        raise ValueError(f"{what} is {list(fill)}; it must be red, green, blue in 0 to 255")
+    red, green, blue = fill
+    return red, green, blue
+
+
 @TRANSFORMS.register()
 class RandAugment:
     """Draws operations with replacement, each carried out half of the time, with a magnitude of its own.
@@ -186,18 +200,18 @@ class RandAugment:
         fill: Red, green and blue of what comes in from outside of the image; by default ImageNet's mean.
     """
 
+    colours = True
+
     def __init__(
         self,
         *,
         policy: str = "rand-m9-mstd0.5-inc1",
         interpolation: Literal["bilinear", "bicubic", "random"] = "random",
-        fill: tuple[int, int, int] = (124, 116, 104),
+        fill: tuple[int, int, int] = MEAN,
     ):
         self.policy = parse_policy(policy)
-        if not all(0 <= value <= 255 for value in fill):
-            raise ValueError(f"RandAugment.fill is {list(fill)}; it must be red, green, blue in 0 to 255")
-        self.filters = tuple(_FILTERS) if interpolation == "random" else (interpolation,)
-        self.fill = tuple(fill)
+        self.filters = tuple(FILTERS) if interpolation == "random" else (interpolation,)
+        self.fill = check_fill("RandAugment.fill", fill)
 
     def draw(self, rng: np.random.Generator) -> list[Step]:
         """Draws what is done to one image: 0 to n steps."""

@@ -30,6 +30,10 @@ class ShardedBatchSampler:
     with W of at least `repeats` the copies of an image are on different processes. An epoch is not longer for
     it: of the N·repeats places it uses the first ⌊N/256⌋·256, or the first N in a set of fewer than 256.
 
+    Balanced (given `labels`), an epoch has as many places, and each class that has images the same number of
+    them, but for one: of large classes some images are drawn, those of small ones stand there several times,
+    equally often but for one, as copies with draws of their own.
+
     Args:
         num_samples: Images in the dataset.
         batch_size: Images per process and batch (B).
@@ -41,6 +45,7 @@ class ShardedBatchSampler:
         rank: Number of this process.
         world_size: Number of processes (W).
         repeats: Copies of each image; 1 for plain epochs.
+        labels: Class of each image, to balance by; None for plain epochs.
 
     Attributes:
         epoch: The current epoch.
@@ -48,7 +53,8 @@ class ShardedBatchSampler:
             out: the iterator itself runs ahead, as batches are prepared in advance.
 
     Raises:
-        DataError: `drop_last` and fewer images than one global batch.
+        DataError: `drop_last` and fewer images than one global batch; or balancing together with repeats or
+            without shuffling.
     """
 
     def __init__(
@@ -62,8 +68,14 @@ class ShardedBatchSampler:
         rank: int = 0,
         world_size: int = 1,
         repeats: int = 1,
+        labels: np.ndarray | None = None,
     ):
         _check_counts(num_samples, batch_size, rank, world_size)
+        if labels is not None and (repeats > 1 or not shuffle):
+            raise DataError(
+                "sampler.balanced draws an order of its own: leave out repeats, and shuffle: false / "
+                "balanced 不能与 repeats 或 shuffle: false 同用"
+            )
         if repeats < 1:
             raise DataError(f"sampler.repeats is {repeats}; it must be 1 or more")
         global_batch = batch_size * world_size
@@ -84,6 +96,7 @@ class ShardedBatchSampler:
         self.rank = rank
         self.world_size = world_size
         self.repeats = repeats
+        self.labels = labels
         self.epoch = 0
         self.consumed = 0
         self._resumed = False
@@ -113,6 +126,20 @@ class ShardedBatchSampler:
             return np.arange(self.num_samples)
         return of_order(self.seed, epoch).permutation(self.num_samples)
 
+    def balanced_order(self, labels: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images of a balanced epoch and which copy of each stands there, int64 [num_samples] each."""
+        rng = of_order(self.seed, epoch)
+        classes = rng.permutation(np.unique(labels))
+        images, copies = [], []
+        for place, label in enumerate(classes):
+            members = np.flatnonzero(labels == label)
+            share = self.num_samples // len(classes) + (place < self.num_samples % len(classes))
+            rounds = -(-share // len(members))
+            images.append(np.concatenate([rng.permutation(members) for _ in range(rounds)])[:share])
+            copies.append(np.arange(share) // len(members))
+        order = rng.permutation(self.num_samples)
+        return np.concatenate(images)[order], np.concatenate(copies)[order]
+
     def state_dict(self) -> dict[str, Any]:
         """Where the run stands; the same for every process."""
         return {
@@ -123,6 +150,7 @@ class ShardedBatchSampler:
             "global_batch": self.batch_size * self.world_size,
             "shuffle": self.shuffle,
             "repeats": self.repeats,
+            "balanced": self.labels is not None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -135,8 +163,8 @@ class ShardedBatchSampler:
         consumed = int(state["consumed"])
         if consumed:
             mine = self.state_dict()
-            before = {"repeats": 1, **state}
-            keys = ("seed", "num_samples", "global_batch", "shuffle", "repeats")
+            before = {"repeats": 1, "balanced": False, **state}
+            keys = ("seed", "num_samples", "global_batch", "shuffle", "repeats", "balanced")
             changed = [key for key in keys if before[key] != mine[key]]
             if changed == ["global_batch"]:
                 consumed, over = divmod(consumed * before["global_batch"], mine["global_batch"])
@@ -153,7 +181,10 @@ class ShardedBatchSampler:
 
     def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
         global_batch = self.batch_size * self.world_size
-        order = self.order(epoch)
+        if self.labels is None:
+            order, copy_of = self.order(epoch), None
+        else:
+            order, copy_of = self.balanced_order(self.labels, epoch)
         ours = np.arange(self.batch_size)
         if self.repeats == 1:
             ours += self.rank * self.batch_size
@@ -162,7 +193,9 @@ class ShardedBatchSampler:
         for t in range(first, len(self)):
             # The last batch is filled up from the epoch's beginning, as often as it needs.
             places = (t * global_batch + ours) % self._places
-            if self.repeats == 1:
+            if copy_of is not None:
+                yield [(epoch, int(order[place]), int(copy_of[place])) for place in places]
+            elif self.repeats == 1:
                 yield [(epoch, int(index)) for index in order[places]]
             else:
                 copies = zip(order[places // self.repeats], places % self.repeats, strict=True)

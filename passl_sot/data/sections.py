@@ -48,12 +48,15 @@ class SamplerSection:
             otherwise. Evaluation always sees each image exactly once, so there both can't be true.
         repeats: Repeated augmentation: how often an image that an epoch uses stands in it, each time with
             other draws; an epoch is as long as without, so it uses as many fewer images. Training only.
+        balanced: Give each class the same share of an epoch: images of small classes stand in it several
+            times, each time with other draws, and of large ones some are drawn. Training only.
     """
 
     batch_size: Count
     shuffle: bool | None = None
     drop_last: bool | None = None
     repeats: Count = 1
+    balanced: bool = False
 
 
 @dataclass(kw_only=True)

@@ -4,7 +4,9 @@ A transform is called as `t(image, rng)`: `image` is uint8 [H, W, 3] RGB, `rng` 
 that depends on (seed, epoch, index) alone, so results don't depend on the number of worker processes. All
 give uint8 [H, W, 3] again, but `Normalize` gives float32 [3, H, W]; what follows it works on that.
 
-More transforms are in `rand_augment`, `erasing` and, of whole batches, `mixup`.
+One whose class says `by_epoch = True` is called with the epoch as well; `colours = True` stands for one that
+takes RGB alone. More transforms are in `auto_augment`, `by_epoch`, `erasing`, `rand_augment` and, of whole
+batches, `mixup`.
 
 Semantics are those of torchvision and timm on Pillow images, with which published accuracies were measured.
 """
@@ -19,11 +21,12 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from passl_sot.data.decode import Interpolation, resize
+from passl_sot.data.errors import DataError
 from passl_sot.utils.registry import Registry
 
 TRANSFORMS = Registry("transform", "passl_sot.data.transforms")
 
-Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Transform = Callable[..., np.ndarray]
 # What a transform works on: images of uint8, as most do and need not say; the same to make them floats; these
 # floats; a batch of either kind.
 Stage = Literal["pixels", "normalize", "normalized", "batch"]
@@ -36,6 +39,9 @@ class Compose:
         transforms: The transforms.
         normalized: Whether images arrive normalised already.
         where: Key of the list, for messages.
+        channels: Channels of the results. For 1, pictures stay RGB until the end of the transforms of uint8
+            images, and turn grey there (ITU-R 601, Pillow's "L").
+        grey: Whether one-channel images arrive as such already.
 
     Attributes:
         transforms: The transforms.
@@ -47,9 +53,18 @@ class Compose:
     """
 
     def __init__(
-        self, transforms: Sequence[Transform], *, normalized: bool = False, where: str = "transforms"
+        self,
+        transforms: Sequence[Transform],
+        *,
+        normalized: bool = False,
+        where: str = "transforms",
+        channels: int = 3,
+        grey: bool = False,
     ):
         self.transforms = list(transforms)
+        # Where in the list pictures turn grey: after all that works on their colours.
+        later = [i for i, t in enumerate(self.transforms) if stage_of(t) in ("normalize", "normalized")]
+        self._grey_at = min(later, default=len(self.transforms)) if channels == 1 and not grey else None
         self.output_hw = output_size(self.transforms)
         for transform in self.transforms:
             stage, name = stage_of(transform), type(transform).__name__
@@ -67,14 +82,24 @@ class Compose:
                     f"{where}: {name} works on uint8 images; put it before Normalize, after which only "
                     "transforms of normalised images may stand (RandomErasing)"
                 )
+            if getattr(transform, "colours", False) and (channels not in (1, 3) or grey):
+                raise ValueError(
+                    f"{where}: {name} works on RGB images, and dataset.channels is {channels}: leave it out "
+                    "/ 该变换只支持 RGB"
+                )
+            if stage == "normalize":
+                transform.fit(channels)
             normalized = normalized or stage == "normalize"
         self.normalizes = normalized
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The image after all transforms."""
-        for transform in self.transforms:
-            image = transform(image, rng)
-        return image
+    def __call__(self, image: np.ndarray, rng: np.random.Generator, epoch: int = 0) -> np.ndarray:
+        """The image after all transforms, in an epoch counted from 0."""
+        for place, transform in enumerate(self.transforms):
+            if place == self._grey_at:
+                image = _turn_grey(image)
+            more: tuple = (epoch,) if getattr(transform, "by_epoch", False) else ()
+            image = transform(image, rng, *more)
+        return _turn_grey(image) if self._grey_at == len(self.transforms) else image
 
 
 def stage_of(transform: Any) -> Stage:
@@ -88,17 +113,18 @@ def output_size(transforms: Sequence[Any]) -> tuple[int, int] | None:
     return sizes[-1] if sizes else None
 
 
-def build_transforms(nodes: Sequence[dict[str, Any]]) -> Compose:
+def build_transforms(nodes: Sequence[dict[str, Any]], *, channels: int = 3) -> Compose:
     """Builds the transforms that a `transforms:` list of a config describes.
 
     Args:
         nodes: Mappings with a `name` and the arguments of that transform.
+        channels: Channels of the results; see `Compose`.
 
     Raises:
         ConfigError: A name or an argument is wrong.
         ValueError: A value is out of range, or the order can't be.
     """
-    return Compose([TRANSFORMS.build(node) for node in nodes])
+    return Compose([TRANSFORMS.build(node) for node in nodes], channels=channels)
 
 
 @TRANSFORMS.register()
@@ -156,6 +182,40 @@ class RandomResizedCrop:
 
 
 @TRANSFORMS.register()
+class RandomCrop:
+    """Cuts out a random place, after black borders were added on all sides, as torchvision does.
+
+    Args:
+        size: Side of the square result, or [height, width].
+        padding: Width of the borders in pixels.
+    """
+
+    def __init__(self, *, size: int | list[int], padding: int = 0):
+        self.output_hw = _height_width("RandomCrop.size", size)
+        if padding < 0:
+            raise ValueError(f"RandomCrop.padding is {padding}; it must be 0 or more")
+        self.padding = padding
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A random place: uint8 [*output_hw, 3].
+
+        Raises:
+            DataError: The image is smaller than that.
+        """
+        height, width = self.output_hw
+        if self.padding:
+            image = np.pad(image, ((self.padding,) * 2, (self.padding,) * 2, (0, 0)))
+        if image.shape[0] < height or image.shape[1] < width:
+            raise DataError(
+                f"RandomCrop.size is {height}x{width} and an image {image.shape[0]}x{image.shape[1]}, "
+                f"{self.padding} pixels of padding on each side included: put Resize before it / 图像过小"
+            )
+        top = int(rng.integers(image.shape[0] - height + 1))
+        left = int(rng.integers(image.shape[1] - width + 1))
+        return image[top : top + height, left : left + width]
+
+
+@TRANSFORMS.register()
 class RandomHorizontalFlip:
     """Mirrors left and right.
 
@@ -185,6 +245,8 @@ class ColorJitter:
         saturation: The same of colour saturation.
         hue: Largest turn of the hue to either side as a share of the colour circle, at most 0.5.
     """
+
+    colours = True
 
     def __init__(
         self, *, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0
@@ -272,11 +334,12 @@ class CenterCrop:
 
 @TRANSFORMS.register()
 class Normalize:
-    """Gives float32 [3, H, W] of (x / 255 - mean) / std.
+    """Gives float32 [C, H, W] of (x / 255 - mean) / std.
 
     Args:
-        mean: Per channel, of values in 0 to 1. Defaults to ImageNet's.
-        std: Per channel, above 0.
+        mean: Per channel, of values in 0 to 1; one value serves all channels, and the average of three serves
+            grey images. Defaults to ImageNet's.
+        std: Per channel, above 0; likewise.
     """
 
     stage: Stage = "normalize"
@@ -284,25 +347,54 @@ class Normalize:
     def __init__(
         self,
         *,
-        mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
-        std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+        mean: tuple[float, ...] = (0.485, 0.456, 0.406),
+        std: tuple[float, ...] = (0.229, 0.224, 0.225),
     ):
-        if len(mean) != 3 or len(std) != 3:
-            raise ValueError("Normalize.mean and Normalize.std need three values each: red, green, blue")
+        if not mean or len(mean) != len(std):
+            raise ValueError(
+                f"Normalize.mean has {len(mean)} values and Normalize.std {len(std)}; both need one a channel"
+            )
         if not all(math.isfinite(s) and s > 0 for s in std):
             raise ValueError(f"Normalize.std is {list(std)}; all must be above 0")
         if not all(math.isfinite(m) and abs(m) <= 1 for m in mean):
             raise ValueError(f"Normalize.mean is {list(mean)}; it is of values in 0 to 1, not 0 to 255")
+        self._set(mean, std)
+
+    def _set(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.mean, self.std = tuple(mean), tuple(std)
         self.scale = [np.float32(1 / (255 * s)) for s in std]
         self.bias = [np.float32(-m / s) for m, s in zip(mean, std, strict=True)]
 
+    def fit(self, channels: int) -> None:
+        """Brings mean and std to a number of channels.
+
+        Raises:
+            ValueError: They are for another number, and not one value or, for grey images, three.
+        """
+        given = len(self.mean)
+        if channels == given:
+            return
+        if channels == 1 and given == 3:
+            self._set([sum(self.mean) / 3], [sum(self.std) / 3])
+        elif given == 1:
+            self._set(self.mean * channels, self.std * channels)
+        else:
+            raise ValueError(
+                f"Normalize.mean has {given} values and dataset.channels is {channels}: write {channels} "
+                "values, or one for all / Normalize 的均值个数与通道数不符"
+            )
+
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """float32 [3, H, W]."""
-        out = np.empty((3, *image.shape[:2]), np.float32)
-        for channel in range(3):
+        """float32 [C, H, W]."""
+        out = np.empty((len(self.mean), *image.shape[:2]), np.float32)
+        for channel in range(len(self.mean)):
             np.multiply(image[:, :, channel], self.scale[channel], out=out[channel], dtype=np.float32)
             out[channel] += self.bias[channel]
         return out
+
+
+def _turn_grey(image: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).convert("L"))[:, :, None]
 
 
 def _turn_hue(picture: Image.Image, turn: float) -> Image.Image:

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Sequence
 
 import paddle
 
@@ -10,11 +9,12 @@ from passl_sot.engine.experiment import Experiment
 from passl_sot.engine.fit import check_fit
 from passl_sot.engine.modes import set_training_mode
 from passl_sot.engine.run_info import memory_gb
-from passl_sot.engine.tasks import build_task
+from passl_sot.engine.tasks import Task, build_task
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.stats import model_stats
 from passl_sot.optim import build_optimizer
 from passl_sot.optim.ema import ModelEMA
+from passl_sot.optim.groups import describe_groups, freeze, group_parameters
 
 
 def describe_run(experiment: Experiment, cfg, train, val, world_size: int) -> list[str]:
@@ -28,16 +28,25 @@ def describe_run(experiment: Experiment, cfg, train, val, world_size: int) -> li
         world_size: Processes the run will have.
 
     Returns:
-        Lines to print: parameters, multiply-adds, and estimates of memory and time.
+        Lines to print: parameters and their groups, multiply-adds, and estimates of memory and time.
     """
     model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
     check_fit(model, train, val)
+    frozen = freeze(model, experiment.parameters.freeze)
+    groups = group_parameters(model, experiment.parameters)
+    table = describe_groups(
+        groups,
+        build_optimizer(cfg.optimizer).weight_decay,
+        {name: p for name, p in model.named_parameters() if name in frozen},
+    )
     stats = model_stats(model)
     batch_size = experiment.dataloader.train.sampler.batch_size
-    seconds, fixed, per_image = _probe(model, experiment, cfg, min(batch_size, 4), train.class_names)
+    task = build_task(cfg, model, train.class_names, class_counts=train.class_counts(), trial=True)
+    seconds, fixed, per_image = _probe(model, task, experiment, cfg, min(batch_size, 4))
     per_epoch = math.ceil(len(train) / world_size) * seconds
     total = per_epoch * experiment.epochs / 3600
     return [
+        *table,
         f"parameters   {stats.parameters / 1e6:.3f} M trainable",
         f"compute      {stats.macs / 1e9:.3f} GMACs ({2 * stats.macs / 1e9:.2f} GFLOPs) forward, one image",
         f"memory       about {fixed + per_image * batch_size:.1f} GB per process at batch {batch_size} "
@@ -47,11 +56,8 @@ def describe_run(experiment: Experiment, cfg, train, val, world_size: int) -> li
     ]
 
 
-def _probe(
-    model, experiment: Experiment, cfg, batch: int, class_names: Sequence[str]
-) -> tuple[float, float, float]:
+def _probe(model, task: Task, experiment: Experiment, cfg, batch: int) -> tuple[float, float, float]:
     """Seconds per image, fixed GB, and GB per image of a training step at a small batch."""
-    task = build_task(cfg, model, class_names, trial=True)
     optimizer = build_optimizer(cfg.optimizer)(model)
     ema = ModelEMA(model, experiment.ema.decay) if experiment.ema else None
     images = {
@@ -72,7 +78,10 @@ def _probe(
     began = time.perf_counter()
     step()
     seconds = (time.perf_counter() - began) / batch
-    states = 4 + (1 if ema else 0)  # weights, gradients, two moments, average
-    weights = sum(p.size for p in model.parameters()) * 4 / 1e9
-    activations = max(memory_gb() - before - (states - 1) * weights, 0.0)
-    return seconds, before + (states - 1) * weights, activations / batch
+    # Gradients, what the optimiser keeps, and the average.
+    kept = sum(int(p.size) for p in model.parameters() if not p.stop_gradient)
+    kept += sum(int(v.size) for v in optimizer.state_dict().values() if isinstance(v, paddle.Tensor))
+    kept += sum(int(v.size) for v in ema.average.values()) if ema else 0
+    states = kept * 4 / 1e9
+    activations = max(memory_gb() - before - states, 0.0)
+    return seconds, before + states, activations / batch

@@ -13,6 +13,7 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.heads import HEADS
 from passl_sot.modeling.losses import LOSSES
 from passl_sot.optim import OPTIMIZERS, SCHEDULERS
+from passl_sot.optim.groups import ParametersSection
 from passl_sot.utils.config import Config, get_config
 from passl_sot.utils.ranges import Count, NotEmpty, Range, Share
 from passl_sot.utils.schema import make_section
@@ -109,6 +110,7 @@ class Experiment:
         task: What a training step computes; null takes ClassificationTask.
         training_mode: "train"; "eval" trains in evaluation mode (BatchNorm's statistics frozen, no dropout,
             no drop-path), "frozen_batch_norm" with BatchNorm alone in it; for fine-tuning.
+        parameters: What is frozen, and shares of the learning rate.
         device: "auto" takes the GPU where Paddle has one, else the CPU.
         output_dir: A run writes into `output_dir/<name of the config file>`.
         eval_interval: Evaluate after every N-th epoch and after the last.
@@ -123,6 +125,7 @@ class Experiment:
     loss: Annotated[dict, LOSSES]
     task: Annotated[dict, TASKS] | None = None
     training_mode: TrainingMode = "train"
+    parameters: ParametersSection = field(default_factory=ParametersSection)
     ema: EMASection | None = None
     amp: AmpSection | None = None
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)

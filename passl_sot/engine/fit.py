@@ -14,7 +14,8 @@ def check_fit(model: Classifier, train: LabelledImages, val: LabelledImages) -> 
         val: Validation dataset.
 
     Raises:
-        ConfigError: Image sizes differ, depend on the file, or mixing knows another number of classes.
+        ConfigError: Image sizes or channels differ, sizes depend on the file, or mixing knows another number
+            of classes.
     """
     faults = []
     height, width = model.backbone.img_size
@@ -34,6 +35,12 @@ def check_fit(model: Classifier, train: LabelledImages, val: LabelledImages) -> 
                 f"write size: ${{model.architecture.img_size}} in the transforms / 图像尺寸与 img_size 不符"
             )
             faults.append(Fault(path, message))
+        if dataset.channels != model.backbone.in_chans:
+            message = (
+                f"images have {dataset.channels} channel(s), and model.architecture.in_chans is "
+                f"{model.backbone.in_chans}: write one number in both / 通道数不符"
+            )
+            faults.append(Fault(f"dataloader.{split}.dataset.channels", message))
     stage = getattr(train, "batch_stage", None)
     mixed = getattr(stage, "num_classes", None)
     if mixed is not None and mixed != model.num_classes:

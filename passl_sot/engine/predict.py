@@ -15,7 +15,7 @@ import paddle
 from PIL import Image
 from tqdm import tqdm
 
-from passl_sot.data.decode import decode
+from passl_sot.data.bands import read_image
 from passl_sot.data.errors import DataError, ImageError
 from passl_sot.data.folders import EXTENSIONS
 from passl_sot.data.strings import natural_key
@@ -75,7 +75,8 @@ class Predictor:
         self.model.eval()
         self.class_names: list[str] = meta["class_names"]
         self.apply_exif: bool = meta["preprocessing"].get("apply_exif", True)
-        self.transforms = build_transforms(meta["preprocessing"]["transforms"])
+        self.channels: int = meta["preprocessing"].get("channels", 3)
+        self.transforms = build_transforms(meta["preprocessing"]["transforms"], channels=self.channels)
         self.batch_size = batch_size
         self.top_k = min(top_k, len(self.class_names))
 
@@ -111,14 +112,17 @@ class Predictor:
         path = str(image) if isinstance(image, str | Path) else ""
         try:
             if path:
-                array = decode(path, apply_exif=self.apply_exif)
+                array = read_image(path, apply_exif=self.apply_exif, channels=self.channels)
             elif isinstance(image, Image.Image):
                 array = np.asarray(image.convert("RGB"))
             else:
                 array = image
-            if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+            # Grey is made of RGB, as in training.
+            channels = 3 if self.channels == 1 else self.channels
+            if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != channels:
                 raise ImageError(
-                    path or "the array", f"expected uint8 [H, W, 3], got {array.dtype} {list(array.shape)}"
+                    path or "the array",
+                    f"expected uint8 [H, W, {channels}], got {array.dtype} {list(array.shape)}",
                 )
             return path, self.transforms(array, np.random.default_rng(0)), ""
         except ImageError as error:

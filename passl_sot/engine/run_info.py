@@ -119,7 +119,7 @@ class RunFolder:
 
 def preprocessing_of(dataset: Config) -> dict:
     """What evaluation and prediction need to treat an image as training's evaluation did."""
-    return {key: dataset[key] for key in ("transforms", "apply_exif") if key in dataset}
+    return {key: dataset[key] for key in ("transforms", "apply_exif", "channels") if key in dataset}
 
 
 def memory_gb() -> float:

@@ -13,7 +13,7 @@ from passl_sot.engine.distributed import World, start
 from passl_sot.engine.evaluate import evaluate, softmax
 from passl_sot.engine.experiment import Experiment
 from passl_sot.engine.run_info import RunFolder
-from passl_sot.engine.trainer import Trainer
+from passl_sot.engine.trainer import Fill, Trainer
 from passl_sot.metrics import ClassificationMeter, write_report
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.utils.config import Config, diff
@@ -24,7 +24,7 @@ from passl_sot.utils.supervisor import generation
 log = get_logger()
 
 
-def train_run(cfg: Config, config_path: Path, args, note: str) -> None:
+def train_run(cfg: Config, config_path: Path, args, note: str, pretrained: Fill | None = None) -> None:
     """Trains (or, with `--evaluate-only`, evaluates) what `cfg` describes.
 
     Args:
@@ -32,6 +32,7 @@ def train_run(cfg: Config, config_path: Path, args, note: str) -> None:
         config_path: Its file; the run's folder is named after it.
         args: The command line's `resume`, `init_from`, `evaluate_only`, `check_all_files`, `override`.
         note: A line about the environment to log first.
+        pretrained: What gives a new model the weights that `--pretrained` names.
     """
     folder = Path(cfg.get("output_dir", "output")) / config_path.stem
     if args.evaluate_only:
@@ -43,13 +44,14 @@ def train_run(cfg: Config, config_path: Path, args, note: str) -> None:
         log.info(note)
     resume, init_from = args.resume, args.init_from
     if generation() and (folder / "last.safetensors").exists():
-        resume, init_from = "auto", None  # restarted after a process died
+        resume, init_from, pretrained = "auto", None, None  # restarted after a process died
     trainer = Trainer(
         cfg,
         folder,
         world,
         resume=resume,
         init_from=init_from,
+        pretrained=pretrained,
         check_all_files=args.check_all_files,
         overrides=tuple(args.override),
     )
@@ -69,7 +71,7 @@ def _weights_to_evaluate(folder: Path, args) -> str:
     return str(saved.path)
 
 
-def check_run(cfg: Config, config_path: Path, args, note: str) -> None:
+def check_run(cfg: Config, config_path: Path, args, note: str, pretrained: Fill | None = None) -> None:
     """`--dry-run`: data layout, model and weights, then an estimate of what the run needs. Writes nothing.
 
     Args:
@@ -77,6 +79,7 @@ def check_run(cfg: Config, config_path: Path, args, note: str) -> None:
         config_path: Its file; the run's folder is named after it.
         args: The command line's `resume`, `init_from`, `evaluate_only`, `check_all_files`.
         note: A line about the environment to log first.
+        pretrained: What gives a new model the weights that `--pretrained` names.
 
     Raises:
         DataError: The data aren't laid out as the run needs them.
@@ -105,13 +108,15 @@ def check_run(cfg: Config, config_path: Path, args, note: str) -> None:
         len(val.dataset),
         len(train.class_names),
     )
-    _check_start(cfg, Path(cfg.get("output_dir", "output")) / config_path.stem, args)
+    _check_start(cfg, Path(cfg.get("output_dir", "output")) / config_path.stem, args, pretrained)
     for line in describe_run(experiment, cfg, train.dataset, val.dataset, world.size):
         log.info(line)
 
 
-def _check_start(cfg: Config, folder: Path, args) -> None:
-    """Tries the weights that `--init-from` or `--resume` name on a model that is then thrown away."""
+def _check_start(cfg: Config, folder: Path, args, pretrained: Fill | None) -> None:
+    """Tries the weights that the command line names on a model that is then thrown away."""
+    if pretrained:
+        pretrained(Classifier(architecture=cfg.model.architecture, head=cfg.model.head))
     if args.init_from:
         model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
         text = state.start_from(model, read_weights(args.init_from)[0], str(args.init_from))

@@ -5,7 +5,7 @@ built, and then called with the model and a batch.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import paddle
 
@@ -13,9 +13,10 @@ from passl_sot.engine.teacher import TeacherSection, build_teacher
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.heads.distilled import DistilledHead
 from passl_sot.modeling.losses import LOSSES, hard_distillation, soft_distillation
+from passl_sot.utils.by_epoch import value_of_epoch
 from passl_sot.utils.config import Config, ConfigError, Fault
 from passl_sot.utils.logger import get_logger
-from passl_sot.utils.ranges import Positive, UnitInterval
+from passl_sot.utils.ranges import NonNegative, NotEmpty, Positive, UnitInterval
 from passl_sot.utils.registry import Registry
 
 log = get_logger()
@@ -34,6 +35,9 @@ class Task(Protocol):
     def prepare(self, loss, model: Classifier, class_names: Sequence[str] | None) -> None:
         """Takes what the run has built; see `build_task`."""
 
+    def set_epoch(self, epoch: int) -> None:
+        """Told before each epoch, counted from 0; for what follows a schedule."""
+
     def __call__(self, model: paddle.nn.Layer, batch: dict) -> dict[str, paddle.Tensor]:
         """One forward pass of `model`, which may be wrapped for several processes.
 
@@ -47,7 +51,12 @@ class Task(Protocol):
 
 
 def build_task(
-    cfg: Config, model: Classifier, class_names: Sequence[str] | None = None, *, trial: bool = False
+    cfg: Config,
+    model: Classifier,
+    class_names: Sequence[str] | None = None,
+    *,
+    class_counts: Sequence[int] | None = None,
+    trial: bool = False,
 ) -> Task:
     """Builds the task that an experiment's `task:` and `loss:` describe.
 
@@ -55,10 +64,11 @@ def build_task(
         cfg: A checked experiment.
         model: The model to be trained, without any wrapper.
         class_names: Classes of the data in label order, where they are known.
+        class_counts: Training images of each class, where they are known; for the loss's class weights.
         trial: For an estimate: take `ClassificationTask` where something that training needs is missing.
 
     Raises:
-        ConfigError: The task doesn't fit the model.
+        ConfigError: The task doesn't fit the model, or the loss the data.
         CheckpointError: A teacher's weights can't be read or don't fit.
     """
     node: Mapping[str, Any] = cfg.get("task") or {"name": "ClassificationTask"}
@@ -66,23 +76,59 @@ def build_task(
     if trial and task.missing:
         log.warning("%s is not given: the estimate is for training without it", task.missing)
         task = ClassificationTask()
-    task.prepare(LOSSES.build(cfg.loss), model, class_names)
+    loss = LOSSES.build(cfg.loss)
+    if class_counts is not None:
+        try:
+            loss.use_class_counts(class_counts)
+        except ValueError as error:
+            raise ConfigError([Fault("loss.class_weights", str(error))]) from error
+    task.prepare(loss, model, class_names)
     return task
 
 
 @TASKS.register()
 class ClassificationTask:
-    """Images to logits to the `loss:` section's loss; heads with two outputs hand it a tuple of logits."""
+    """Images to logits to the `loss:` section's loss.
+
+    A head with several outputs (`fusion_type: sum_loss`, `DistilledHead`) has their losses added.
+
+    Args:
+        weights: What the loss of each output is multiplied by: a number, or a schedule of first epochs to
+            numbers, `{"0": 0.0, "10": 1.0}`; null adds them as they are. The log then also has each loss.
+    """
 
     missing = ""
+
+    def __init__(
+        self, *, weights: Annotated[list[NonNegative | dict[str, NonNegative]], NotEmpty()] | None = None
+    ):
+        self.weights = weights
+        self.set_epoch(0)
 
     def prepare(self, loss, model: Classifier, class_names: Sequence[str] | None = None) -> None:
         """As `Task.prepare`."""
         self.loss = loss
 
+    def set_epoch(self, epoch: int) -> None:
+        """Follows the schedules of the weights."""
+        self.now = [value_of_epoch("task.weights", weight, epoch) for weight in self.weights or ()]
+
     def __call__(self, model: paddle.nn.Layer, batch: dict) -> dict[str, paddle.Tensor]:
-        """As `Task.__call__`."""
-        return {"loss": self.loss(model(batch["image"]), batch["label"])}
+        """As `Task.__call__`.
+
+        Raises:
+            ConfigError: There are more or fewer weights than outputs.
+        """
+        logits = model(batch["image"])
+        if not self.now:
+            return {"loss": self.loss(logits, batch["label"])}
+        parts = logits if isinstance(logits, (tuple, list)) else [logits]
+        if len(parts) != len(self.now):
+            message = f"has {len(self.now)} entries, and the head gives {len(parts)} outputs / 权重数不符"
+            raise ConfigError([Fault("task.weights", message)])
+        losses = [self.loss(part, batch["label"]) for part in parts]
+        total = sum(weight * loss for weight, loss in zip(self.now, losses, strict=True))
+        return {"loss": total, **{f"loss_{i}": loss for i, loss in enumerate(losses)}}
 
 
 @TASKS.register()
@@ -97,7 +143,7 @@ class DistillationTask:
         teacher: The teacher's config and weights.
         kind: "hard": cross entropy with the teacher's decision, without smoothing. "soft": tau² KL(teacher
             || student) of distributions at temperature tau, divided by batch times classes.
-        alpha: Share of the distillation loss.
+        alpha: Share of the distillation loss, or a schedule of first epochs to shares.
         tau: Temperature of "soft".
     """
 
@@ -106,7 +152,7 @@ class DistillationTask:
         *,
         teacher: TeacherSection,
         kind: Literal["hard", "soft"] = "hard",
-        alpha: UnitInterval = 0.5,
+        alpha: UnitInterval | dict[str, UnitInterval] = 0.5,
         tau: Positive = 1.0,
     ):
         self.section = teacher
@@ -114,6 +160,7 @@ class DistillationTask:
         self.kind = kind
         self.alpha = alpha
         self.tau = tau
+        self.set_epoch(0)
 
     def prepare(self, loss, model: Classifier, class_names: Sequence[str] | None = None) -> None:
         """Builds the teacher; as `Task.prepare`.
@@ -132,6 +179,10 @@ class DistillationTask:
         self.loss = loss
         self.teacher = build_teacher(self.section, model, class_names)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Follows the schedule of alpha."""
+        self.share = value_of_epoch("task.alpha", self.alpha, epoch)
+
     def __call__(self, model: paddle.nn.Layer, batch: dict) -> dict[str, paddle.Tensor]:
         """As `Task.__call__`, with the two losses apart as `base_loss` and `distillation_loss`."""
         by_class, by_teacher = model(batch["image"])
@@ -142,5 +193,5 @@ class DistillationTask:
             distillation = hard_distillation(by_teacher, taught)
         else:
             distillation = soft_distillation(by_teacher, taught, self.tau)
-        total = (1 - self.alpha) * base + self.alpha * distillation
+        total = (1 - self.share) * base + self.share * distillation
         return {"loss": total, "base_loss": base, "distillation_loss": distillation}

@@ -2,7 +2,7 @@
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -28,12 +28,15 @@ from passl_sot.modeling.classifier import Classifier
 from passl_sot.optim import build_lr_scheduler, build_optimizer
 from passl_sot.optim.clip import clip_by_global_norm, global_grad_norm
 from passl_sot.optim.ema import ModelEMA
+from passl_sot.optim.groups import describe_groups, freeze, group_parameters, set_rates
 from passl_sot.optim.schedules import plan_batch
 from passl_sot.utils.config import Config, diff
 from passl_sot.utils.logger import get_logger
 from passl_sot.utils.schema import make_section
 
 log = get_logger()
+# Gives a new model weights from elsewhere, and says what became of them.
+Fill = Callable[[Classifier], object]
 
 
 class Trainer:
@@ -45,6 +48,7 @@ class Trainer:
         world: The processes.
         resume: "auto" (newest checkpoint of `folder`), a checkpoint's path, or None for a new run.
         init_from: Weights to start a new run from; not together with `resume`.
+        pretrained: Called with the model of a new run, gives it weights that are fitted to it.
         check_all_files: Decode every image before the first epoch instead of a sample.
         overrides: The command line's overrides, for the record.
     """
@@ -57,6 +61,7 @@ class Trainer:
         *,
         resume: str | None = None,
         init_from: str | None = None,
+        pretrained: Fill | None = None,
         check_all_files: bool = False,
         overrides: tuple[str, ...] = (),
     ):
@@ -78,11 +83,14 @@ class Trainer:
         self.model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
         if self.exp.distributed.sync_batch_norm:
             world.synchronise_batch_norm(self.model)
-        self.task = build_task(cfg, self.model, self.train_loader.class_names)
+        self.frozen = freeze(self.model, self.exp.parameters.freeze)
+        dataset = self.train_loader.dataset
+        self.task = build_task(cfg, self.model, dataset.class_names, class_counts=dataset.class_counts())
         self.parameters = [p for p in self.model.parameters() if not p.stop_gradient]
         factory = build_optimizer(cfg.optimizer)
-        self.clip_grad = factory.clip_grad
-        self.inner_optimizer = factory(self.model)
+        self.clip_grad, self.weight_decay = factory.clip_grad, factory.weight_decay
+        self.groups = group_parameters(self.model, self.exp.parameters)
+        self.inner_optimizer = factory(self.model, self.groups)
         self.schedule = build_lr_scheduler(cfg.lr_scheduler)
         self.precision = Precision.of_this_device(self.exp.amp)
         self.precision.prepare(self.model, self.inner_optimizer)
@@ -90,6 +98,8 @@ class Trainer:
         if init_from:
             weights, _ = ckpt.read_weights(init_from)
             self._say("starting from %s", state.start_from(self.model, weights, str(init_from)))
+        if pretrained and not saved:
+            pretrained(self.model)
         self.ema = ModelEMA(self.model, self.exp.ema.decay) if self.exp.ema else None
         check_fit(self.model, self.train_loader.dataset, self.val_loader.dataset)
         if saved:
@@ -140,6 +150,9 @@ class Trainer:
     def _announce(self, batch_size: int) -> None:
         if self.precision.note:
             self._say("%s", self.precision.note)
+        frozen = {name: p for name, p in self.model.named_parameters() if name in self.frozen}
+        for line in describe_groups(self.groups, self.weight_decay, frozen):
+            self._say("%s", line)
         plan, schedule = self.plan, self.schedule
         reference = schedule.reference_batch or plan.effective
         self._say(
@@ -216,6 +229,7 @@ class Trainer:
         loader, accumulate = self.train_loader, self.plan.accumulate
         loader.sampler.set_epoch(epoch)
         self.model.set_epoch(epoch)
+        self.task.set_epoch(epoch)
         set_training_mode(self.net, self.exp.training_mode)
         meter = Speed(loader)
         bar = self.world.bar(
@@ -228,8 +242,8 @@ class Trainer:
                 update = index // accumulate
                 group = min(accumulate, len(loader) - index)  # the last group of an epoch may be smaller
                 fraction = update / self.updates_per_epoch
-                rate = self.schedule.lr(epoch, fraction, self.exp.epochs, self.plan.lr_factor)
-                self.inner_optimizer.set_lr(rate)
+                at = (epoch, fraction, self.exp.epochs)
+                rate = set_rates(self.inner_optimizer, self.groups, self.schedule, at, self.plan.lr_factor)
                 statistics = self._statistics()
                 loss_sum = 0.0
             last = index % accumulate == group - 1
@@ -280,7 +294,7 @@ class Trainer:
 
     def _statistics(self) -> list[tuple[paddle.Tensor, paddle.Tensor]]:
         # A forward pass on bad numbers spoils BatchNorm's running statistics, which no skipped update undoes.
-        entries = self.model.state_dict().values()
+        entries = [t for name, t in self.model.state_dict().items() if name not in self.frozen]
         return [(t, t.clone()) for t in entries if t.stop_gradient and paddle.is_floating_point(t)]
 
     def _skip(self, statistics: list, batch: dict, curable: bool) -> None:

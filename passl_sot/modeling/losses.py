@@ -3,38 +3,57 @@
 Legend: B batch, K classes.
 """
 
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
 from passl_sot.nn.precision import at_least_float32
-from passl_sot.utils.ranges import Share
+from passl_sot.utils.ranges import NonNegative, Share
 from passl_sot.utils.registry import Registry
 
-__all__ = ["LOSSES", "CrossEntropyLoss", "hard_distillation", "soft_distillation"]
+__all__ = [
+    "LOSSES",
+    "BinaryCrossEntropyLoss",
+    "CrossEntropyLoss",
+    "Loss",
+    "hard_distillation",
+    "soft_distillation",
+]
 
 LOSSES = Registry("loss", "passl_sot.modeling.losses")
 
+ClassWeights = list[NonNegative] | Literal["auto"] | None
 
-@LOSSES.register()
-class CrossEntropyLoss(nn.Layer):
-    """Softmax cross entropy, as timm's recipes use it.
 
-    Class indices are smoothed: (1-ε)·(-log p_y) + ε·mean over classes of (-log p). Soft targets
-    are taken as they are: mixup smooths when it mixes, and smoothing twice is a usual mistake.
+class Loss(nn.Layer):
+    """What all losses share: weights of classes, and tuples of logits.
 
     Args:
-        label_smoothing: ε, in [0, 1).
-
-    Raises:
-        ValueError: ε lies outside its range.
+        class_weights: A weight for each class; "auto" takes N / (K·n) for a class with n of the N training
+            images, so that all classes count alike; None weighs none.
     """
 
-    def __init__(self, *, label_smoothing: Share = 0.0) -> None:
+    def __init__(self, class_weights: ClassWeights) -> None:
         super().__init__()
-        if not 0.0 <= label_smoothing < 1.0:
-            raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
-        self.label_smoothing = label_smoothing
+        self.automatic = class_weights == "auto"
+        given = None if class_weights is None or self.automatic else class_weights
+        self.weights: paddle.Tensor | None = None if given is None else paddle.to_tensor(given, "float32")
+
+    def use_class_counts(self, counts: Sequence[int]) -> None:
+        """Told the number of training images of each class; "auto" weights follow from it.
+
+        Raises:
+            ValueError: Weights were given for another number of classes.
+        """
+        if self.automatic:
+            n = np.maximum(np.asarray(counts, np.float64), 1)
+            self.weights = paddle.to_tensor(n.sum() / (len(n) * n), "float32")
+        elif self.weights is not None and len(self.weights) != len(counts):
+            raise ValueError(f"has {len(self.weights)} entries for {len(counts)} classes / 类别权重数不符")
 
     def forward(
         self, logits: paddle.Tensor | tuple[paddle.Tensor, ...], target: paddle.Tensor
@@ -49,26 +68,123 @@ class CrossEntropyLoss(nn.Layer):
             A scalar, float32 for 16-bit logits.
 
         Raises:
-            ValueError: The shapes do not fit.
+            ValueError: The shapes do not fit, or class counts for automatic weights are not known.
         """
         if isinstance(logits, (tuple, list)):
             return sum(self.forward(part, target) for part in logits)
-        logits = at_least_float32(logits)
-        if paddle.is_floating_point(target):
-            if list(target.shape) != list(logits.shape):
-                raise ValueError(
-                    f"soft targets must have the shape {list(logits.shape)}, got {list(target.shape)}"
-                )
-            log_p = F.log_softmax(logits, axis=-1)
-            return -(target.astype(log_p.dtype) * log_p).sum(axis=-1).mean()
-        if target.ndim != 1:
+        soft = paddle.is_floating_point(target)
+        if soft and list(target.shape) != list(logits.shape):
+            raise ValueError(
+                f"soft targets must have the shape {list(logits.shape)}, got {list(target.shape)}"
+            )
+        if not soft and target.ndim != 1:
             raise ValueError(f"class indices must have the shape [batch], got {list(target.shape)}")
-        loss = F.cross_entropy(logits, target)
+        if self.automatic and self.weights is None:
+            raise ValueError("class_weights 'auto' needs use_class_counts() first")
+        logits = at_least_float32(logits)
+        return self.of_soft(logits, target.astype(logits.dtype)) if soft else self.of_classes(logits, target)
+
+    def of_soft(self, logits_bk: paddle.Tensor, target_bk: paddle.Tensor) -> paddle.Tensor:
+        """The loss with soft targets."""
+        raise NotImplementedError
+
+    def of_classes(self, logits_bk: paddle.Tensor, label_b: paddle.Tensor) -> paddle.Tensor:
+        """The loss with class indices."""
+        raise NotImplementedError
+
+
+@LOSSES.register()
+class CrossEntropyLoss(Loss):
+    """Softmax cross entropy, as timm's recipes use it, with class weights as in PyTorch.
+
+    Class indices are smoothed: (1-ε)·(-log p_y) + ε·mean over classes of (-log p). Soft targets
+    are taken as they are: mixup smooths when it mixes, and smoothing twice is a usual mistake.
+
+    With weights, -log p of each class is multiplied by the class's; with class indices the sum over the
+    batch is divided by the sum of the labels' weights, with soft targets by B.
+
+    Args:
+        label_smoothing: ε, in [0, 1).
+        class_weights: A weight for each class, or "auto"; see ``Loss``.
+
+    Raises:
+        ValueError: ε lies outside its range.
+    """
+
+    def __init__(self, *, label_smoothing: Share = 0.0, class_weights: ClassWeights = None) -> None:
+        super().__init__(class_weights)
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
+        self.label_smoothing = label_smoothing
+
+    def of_soft(self, logits_bk: paddle.Tensor, target_bk: paddle.Tensor) -> paddle.Tensor:
+        """As ``Loss.of_soft``."""
+        log_p = F.log_softmax(logits_bk, axis=-1)
+        if self.weights is not None:
+            log_p = log_p * self.weights.astype(log_p.dtype)
+        return -(target_bk * log_p).sum(axis=-1).mean()
+
+    def of_classes(self, logits_bk: paddle.Tensor, label_b: paddle.Tensor) -> paddle.Tensor:
+        """As ``Loss.of_classes``."""
+        if self.weights is not None:
+            weights = self.weights.astype(logits_bk.dtype)
+            target = _smoothed(label_b, logits_bk, self.label_smoothing)
+            total = -(target * F.log_softmax(logits_bk, axis=-1) * weights).sum()
+            return total / paddle.gather(weights, label_b).sum()
+        loss = F.cross_entropy(logits_bk, label_b)
         if self.label_smoothing:
             # The mean of -log p over the classes is logsumexp(x) - mean(x).
-            even = (paddle.logsumexp(logits, axis=-1) - logits.mean(axis=-1)).mean()
+            even = (paddle.logsumexp(logits_bk, axis=-1) - logits_bk.mean(axis=-1)).mean()
             loss = (1.0 - self.label_smoothing) * loss + self.label_smoothing * even
         return loss
+
+
+@LOSSES.register()
+class BinaryCrossEntropyLoss(Loss):
+    """A yes-or-no question for each class: the mean over batch and classes of the sigmoid's cross entropy.
+
+    For several labels per image, and for one as in "ResNet strikes back" (arXiv 2110.00476) and DeiT III
+    (arXiv 2204.07118), which count every class in a mixture as present: ``target_threshold: 0.0``.
+
+    Args:
+        label_smoothing: ε of class indices; they become 1-ε+ε/K and ε/K, as in timm. Soft targets are taken
+            as they are.
+        target_threshold: Targets above it become 1, others 0; None leaves them.
+        sum_classes: Add the classes' losses up instead of taking their mean.
+        class_weights: A weight for each class, or "auto"; see ``Loss``.
+    """
+
+    def __init__(
+        self,
+        *,
+        label_smoothing: Share = 0.0,
+        target_threshold: Share | None = None,
+        sum_classes: bool = False,
+        class_weights: ClassWeights = None,
+    ) -> None:
+        super().__init__(class_weights)
+        self.label_smoothing = label_smoothing
+        self.target_threshold = target_threshold
+        self.sum_classes = sum_classes
+
+    def of_soft(self, logits_bk: paddle.Tensor, target_bk: paddle.Tensor) -> paddle.Tensor:
+        """As ``Loss.of_soft``."""
+        if self.target_threshold is not None:
+            target_bk = (target_bk > self.target_threshold).astype(logits_bk.dtype)
+        loss = F.binary_cross_entropy_with_logits(logits_bk, target_bk, reduction="none")
+        if self.weights is not None:
+            loss = loss * self.weights.astype(loss.dtype)
+        return loss.sum(axis=-1).mean() if self.sum_classes else loss.mean()
+
+    def of_classes(self, logits_bk: paddle.Tensor, label_b: paddle.Tensor) -> paddle.Tensor:
+        """As ``Loss.of_classes``."""
+        return self.of_soft(logits_bk, _smoothed(label_b, logits_bk, self.label_smoothing))
+
+
+def _smoothed(label_b: paddle.Tensor, logits_bk: paddle.Tensor, smoothing: float) -> paddle.Tensor:
+    classes = logits_bk.shape[-1]
+    target = F.one_hot(label_b, classes).astype(logits_bk.dtype)
+    return target * (1.0 - smoothing) + smoothing / classes
 
 
 def hard_distillation(logits: paddle.Tensor, teacher: paddle.Tensor) -> paddle.Tensor:

@@ -1,12 +1,10 @@
 """Stochastic depth."""
 
-from collections.abc import Mapping
-
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-__all__ = ["DropPath", "drop_path_rates", "rate_of_epoch"]
+__all__ = ["DropPath", "drop_path_rates"]
 
 
 class DropPath(nn.Layer):
@@ -45,25 +43,3 @@ class DropPath(nn.Layer):
 def drop_path_rates(last: float, depth: int) -> list[float]:
     """Rates that grow linearly over the blocks, from 0 for the first to ``last`` for the last."""
     return [last * i / (depth - 1) if depth > 1 else 0.0 for i in range(depth)]
-
-
-def rate_of_epoch(rate: float | Mapping[str, float], epoch: int) -> float:
-    """The drop-path rate in an epoch.
-
-    Args:
-        rate: One number for all epochs, or a schedule: first epochs (counted from 0) to rates, such as
-            ``{0: 0.4, 260: 0.6}``; the keys may be text, as a YAML file gives them.
-        epoch: Epoch, counted from 0.
-
-    Raises:
-        ValueError: A key is no whole number, or the schedule does not start at epoch 0.
-    """
-    if not isinstance(rate, Mapping):
-        return rate
-    try:
-        steps = {int(first): value for first, value in rate.items()}
-    except ValueError:
-        raise ValueError(f"drop_path_rate: the keys of a schedule are epochs, got {list(rate)}") from None
-    if min(steps, default=-1) != 0:
-        raise ValueError(f"drop_path_rate: a schedule starts at epoch 0, got {list(rate)}")
-    return steps[max(first for first in steps if first <= max(epoch, 0))]

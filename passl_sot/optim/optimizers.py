@@ -1,54 +1,158 @@
 """Optimisers by name. Each is configured from YAML and then called with the model."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
 import paddle
 
 from passl_sot.optim import OPTIMIZERS
-from passl_sot.optim.groups import decay_groups
-from passl_sot.utils.ranges import NonNegative, Positive, Share
+from passl_sot.optim.groups import ParameterGroup, group_parameters
+from passl_sot.utils.ranges import NonNegative, Positive, Range, Share
 
 
-@OPTIMIZERS.register()
-class AdamW:
-    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019), as torch and timm have it.
+@dataclass(kw_only=True)
+class OptimizerFactory:
+    """What every optimiser has. The result of a call starts at rate 0; `groups.set_rates` sets it.
 
-    Args:
-        beta1: Decay of the first moment.
-        beta2: Decay of the second moment.
-        epsilon: Added to the root of the second moment.
-        weight_decay: Decay per unit of learning rate, on the parameters that `decay_groups` selects.
+    Attributes:
+        weight_decay: On the groups that are decayed.
         clip_grad: Largest global L2 norm of the gradient; null doesn't clip.
     """
 
-    def __init__(
-        self,
-        *,
-        beta1: Share = 0.9,
-        beta2: Share = 0.999,
-        epsilon: Positive = 1e-8,
-        weight_decay: NonNegative = 0.05,
-        clip_grad: Positive | None = None,
-    ):
-        if clip_grad is not None and clip_grad <= 0:
-            raise ValueError(
-                f"optimizer.clip_grad is {clip_grad}; it must be above 0, or null for no clipping"
-            )
-        self.beta1 = beta1
-        self.beta2 = beta2
-        self.epsilon = epsilon
-        self.weight_decay = weight_decay
-        self.clip_grad = clip_grad
+    weight_decay: NonNegative = 0.05
+    clip_grad: Positive | None = None
 
-    def __call__(self, model: paddle.nn.Layer) -> paddle.optimizer.AdamW:
-        """Builds Paddle's optimiser over the trainable parameters of `model`."""
-        with_decay = set(decay_groups(model)[0])
+    def __call__(
+        self, model: paddle.nn.Layer, groups: Sequence[ParameterGroup] | None = None
+    ) -> paddle.optimizer.Optimizer:
+        """Builds Paddle's optimiser over the trainable parameters of `model`.
+
+        Args:
+            model: The model.
+            groups: Its trainable parameters in groups; by default those of `group_parameters(model)`.
+        """
+        groups = group_parameters(model) if groups is None else groups
+        decayed = [p for group in groups if group.decayed for p in group.parameters.values()]
+        return self.build([p for p in model.parameters() if not p.stop_gradient], decayed)
+
+    def build(self, parameters: list, decayed: list) -> paddle.optimizer.Optimizer:
+        """Builds Paddle's optimiser.
+
+        Args:
+            parameters: All that train, in the model's order.
+            decayed: Those with weight decay.
+        """
+        raise NotImplementedError
+
+
+@OPTIMIZERS.register()
+@dataclass(kw_only=True)
+class AdamW(OptimizerFactory):
+    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019), as torch and timm have it.
+
+    Attributes:
+        beta1: Decay of the first moment.
+        beta2: Decay of the second moment.
+        epsilon: Added to the root of the second moment.
+        weight_decay: Decay per unit of learning rate.
+    """
+
+    beta1: Share = 0.9
+    beta2: Share = 0.999
+    epsilon: Positive = 1e-8
+
+    def build(self, parameters: list, decayed: list) -> paddle.optimizer.Optimizer:
+        """As `OptimizerFactory.build`."""
         # Paddle hands its own parameter name ("linear_0.w_0") to the function, not the structured one.
-        decayed = {p.name for name, p in model.named_parameters() if name in with_decay}
+        names = {p.name for p in decayed}
         return paddle.optimizer.AdamW(
-            learning_rate=0.0,  # the trainer sets the rate before every update
+            learning_rate=0.0,
             beta1=self.beta1,
             beta2=self.beta2,
             epsilon=self.epsilon,
             weight_decay=self.weight_decay,
-            apply_decay_param_fun=decayed.__contains__,
-            parameters=[p for p in model.parameters() if not p.stop_gradient],
+            apply_decay_param_fun=names.__contains__,
+            parameters=parameters,
         )
+
+
+@OPTIMIZERS.register()
+@dataclass(kw_only=True)
+class Lamb(OptimizerFactory):
+    """LAMB (You et al., arXiv 1904.00962), for large batches; DeiT III trains with it.
+
+    Each tensor's step, Adam's with the decay added, is scaled by the norm of its weights over that of the
+    step; where weights are not decayed the step is Adam's. timm's and apex's LAMB also clip gradients at a
+    global norm of 1, which is `clip_grad: 1.0` here.
+
+    Attributes:
+        beta1: Decay of the first moment.
+        beta2: Decay of the second moment.
+        epsilon: Added to the root of the second moment.
+    """
+
+    beta1: Share = 0.9
+    beta2: Share = 0.999
+    epsilon: Positive = 1e-6
+
+    def build(self, parameters: list, decayed: list) -> paddle.optimizer.Optimizer:
+        """As `OptimizerFactory.build`."""
+        names = {p.name for p in decayed}
+        return paddle.optimizer.Lamb(
+            learning_rate=0.0,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.epsilon,
+            lamb_weight_decay=self.weight_decay,
+            exclude_from_weight_decay_fn=lambda p: p.name not in names,
+            parameters=parameters,
+        )
+
+
+@OPTIMIZERS.register()
+@dataclass(kw_only=True)
+class SGD(OptimizerFactory):
+    """Stochastic gradient descent without memory.
+
+    Attributes:
+        weight_decay: Share of the weights that is added to their gradients.
+    """
+
+    weight_decay: NonNegative = 0.0
+
+    def build(self, parameters: list, decayed: list) -> paddle.optimizer.Optimizer:
+        """As `OptimizerFactory.build`."""
+        _add_decay(parameters, decayed, self.weight_decay)
+        return paddle.optimizer.SGD(learning_rate=0.0, parameters=parameters)
+
+
+@OPTIMIZERS.register()
+@dataclass(kw_only=True)
+class Momentum(OptimizerFactory):
+    """SGD with momentum, as torch's SGD: `velocity = momentum * velocity + gradient`, then a step along it.
+
+    Attributes:
+        weight_decay: Share of the weights that is added to their gradients.
+        momentum: Share of the velocity that stays.
+        nesterov: Step along the gradient at the place where the velocity leads.
+    """
+
+    weight_decay: NonNegative = 0.0
+    momentum: Annotated[float, Range(above=0, below=1)] = 0.9
+    nesterov: bool = False
+
+    def build(self, parameters: list, decayed: list) -> paddle.optimizer.Optimizer:
+        """As `OptimizerFactory.build`."""
+        _add_decay(parameters, decayed, self.weight_decay)
+        return paddle.optimizer.Momentum(
+            learning_rate=0.0, momentum=self.momentum, use_nesterov=self.nesterov, parameters=parameters
+        )
+
+
+def _add_decay(parameters: list, decayed: list, weight_decay: float) -> None:
+    """Has Paddle add the decay to the gradients of some parameters."""
+    names = {p.name for p in decayed}
+    for parameter in parameters:
+        coupled = weight_decay and parameter.name in names
+        parameter.regularizer = paddle.regularizer.L2Decay(weight_decay) if coupled else None

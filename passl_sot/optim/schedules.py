@@ -1,30 +1,36 @@
-"""Learning-rate schedules as pure functions of the time in epochs: nothing to save, nothing to restore."""
+"""Learning-rate schedules as pure functions of the time in epochs: nothing to save, nothing to restore.
+
+All begin with an optional linear warm-up and share the settings of `Schedule`; a `lr_scheduler:` section
+names one of them.
+"""
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
+from typing import Annotated, Literal
 
 from passl_sot.optim import SCHEDULERS
-from passl_sot.utils.ranges import Count, Natural, NonNegative, Positive
+from passl_sot.utils.ranges import Count, Natural, NonNegative, NotEmpty, Positive, Range
+
+# What a step multiplies a rate by.
+_Gamma = Annotated[float, Range(above=0, max=1)]
 
 
-@SCHEDULERS.register()
-class CosineSchedule:
-    """Cosine decay with linear warm-up, with timm's semantics.
+@dataclass(kw_only=True)
+class Schedule:
+    """What every schedule has: a peak, a linear warm-up to it, and rules for another batch.
 
-    For t epochs, warm-up W, cosine length T: `t < W` gives `warmup_lr + t (lr - warmup_lr) / W`;
-    `W <= t < T` gives `min_lr + (lr - min_lr)(1 + cos(pi t / T)) / 2`, so the warm-up lies inside the T
-    epochs; later epochs (the cool-down) run at `min_lr`. With `warmup_prefix` the cosine begins anew where
-    the warm-up ends: t - W takes the place of t in the second formula.
+    For t epochs and warm-up W: `t < W` gives `warmup_lr + t (lr - warmup_lr) / W`, later ones what `after`
+    says. The warm-up lies inside the schedule, as in timm: at t = W it stands where it would without one.
+    With `warmup_prefix` the schedule begins where the warm-up ends: t - W takes the place of t.
 
-    Args:
+    Attributes:
         learning_rate: Peak rate, for `reference_batch` images per update.
-        T_max: Length T of the cosine in epochs; null takes the run's `epochs` (less W with `warmup_prefix`).
         warmup_epochs: W.
-        warmup_lr: Rate at t = 0.
-        warmup_prefix: Whether the cosine follows the warm-up (Swin's present code) or contains it (timm's
+        warmup_lr: Rate at t = 0, where W is above 0.
+        warmup_prefix: Whether the schedule follows the warm-up (Swin's present code) or contains it (timm's
             default, all others).
-        min_lr: Final rate.
         unit: "epoch" changes the rate between epochs only; "step" at every update.
         lag: Epochs by which the rate is late, with unit "epoch": epoch e runs at the rate of t = e - lag,
             and the first ones at that of t = 0. DeiT's training script, which PiT and STViT share, sets
@@ -39,42 +45,23 @@ class CosineSchedule:
         ValueError: A lag with unit "step".
     """
 
-    def __init__(
-        self,
-        *,
-        learning_rate: Positive,
-        T_max: Count | None = None,
-        warmup_epochs: NonNegative = 0,
-        warmup_lr: NonNegative = 1e-6,
-        warmup_prefix: bool = False,
-        min_lr: NonNegative = 1e-5,
-        unit: Literal["epoch", "step"] = "epoch",
-        lag: Natural = 0,
-        reference_batch: Count | None = None,
-        batch_rule: Literal["accumulate", "scale_lr"] = "accumulate",
-        scaled: Literal["all", "peak"] = "all",
-    ):
-        if learning_rate <= 0:
-            raise ValueError(f"lr_scheduler.learning_rate is {learning_rate}; it must be above 0")
-        if reference_batch is not None and reference_batch < 1:
-            raise ValueError(f"lr_scheduler.reference_batch is {reference_batch}; it must be at least 1")
-        if T_max is not None and T_max < 1:
-            raise ValueError(f"lr_scheduler.T_max is {T_max}; it must be at least 1 epoch")
-        if lag and unit == "step":
-            raise ValueError(f"lr_scheduler.lag is {lag}, and it counts epochs: with unit: step write lag: 0")
-        self.learning_rate = learning_rate
-        self.T_max = T_max
-        self.warmup_epochs = warmup_epochs
-        self.warmup_lr = warmup_lr
-        self.warmup_prefix = warmup_prefix
-        self.min_lr = min_lr
-        self.unit = unit
-        self.lag = lag
-        self.reference_batch = reference_batch
-        self.batch_rule = batch_rule
-        self.scaled = scaled
+    learning_rate: Positive
+    warmup_epochs: NonNegative = 0
+    warmup_lr: NonNegative = 1e-6
+    warmup_prefix: bool = False
+    unit: Literal["epoch", "step"] = "epoch"
+    lag: Natural = 0
+    reference_batch: Count | None = None
+    batch_rule: Literal["accumulate", "scale_lr"] = "accumulate"
+    scaled: Literal["all", "peak"] = "all"
 
-    def lr(self, epoch: int, fraction: float, epochs: int, factor: float = 1.0) -> float:
+    def __post_init__(self) -> None:
+        if self.lag and self.unit == "step":
+            raise ValueError(
+                f"lr_scheduler.lag is {self.lag}, and it counts epochs: with unit: step write lag: 0"
+            )
+
+    def lr(self, epoch: int, fraction: float, epochs: int, factor: float = 1.0, peak: float = 1.0) -> float:
         """The rate at a point of the run.
 
         Args:
@@ -82,17 +69,138 @@ class CosineSchedule:
             fraction: How much of it is done, in [0, 1).
             epochs: Epochs of the whole run.
             factor: What the batch scales the rate by; see `scaled`.
+            peak: What a group of parameters scales the peak by, and nothing else.
         """
         others = factor if self.scaled == "all" else 1.0
-        peak, start, end = self.learning_rate * factor, self.warmup_lr * others, self.min_lr * others
+        top, start = self.learning_rate * factor * peak, self.warmup_lr * others
         t = epoch + fraction if self.unit == "step" else max(epoch - self.lag, 0)
         if t < self.warmup_epochs:
-            return start + t * (peak - start) / self.warmup_epochs
+            return start + t * (top - start) / self.warmup_epochs
         before = self.warmup_epochs if self.warmup_prefix else 0
-        length = self.T_max or epochs - before
-        if t - before >= length:
-            return end
-        return end + 0.5 * (peak - end) * (1 + math.cos(math.pi * (t - before) / length))
+        return self.after(t - before, epochs - before, top, others)
+
+    def after(self, t: float, epochs: float, peak: float, others: float) -> float:
+        """The rate after the warm-up.
+
+        Args:
+            t: Epochs since the schedule began.
+            epochs: Epochs from there to the end of the run.
+            peak: The peak rate, scaled.
+            others: What scales other rates, such as the final one.
+        """
+        raise NotImplementedError
+
+
+@SCHEDULERS.register()
+@dataclass(kw_only=True)
+class ConstantSchedule(Schedule):
+    """The peak rate throughout, after the warm-up."""
+
+    def after(self, t: float, epochs: float, peak: float, others: float) -> float:
+        """As `Schedule.after`."""
+        return peak
+
+
+@SCHEDULERS.register()
+@dataclass(kw_only=True)
+class StepSchedule(Schedule):
+    """Every `step_size` epochs the rate is multiplied by `gamma`.
+
+    Attributes:
+        step_size: Epochs between two steps.
+        gamma: The factor.
+    """
+
+    step_size: Positive
+    gamma: _Gamma = 0.1
+
+    def after(self, t: float, epochs: float, peak: float, others: float) -> float:
+        """As `Schedule.after`."""
+        return peak * self.gamma ** math.floor(t / self.step_size)
+
+
+@SCHEDULERS.register()
+@dataclass(kw_only=True)
+class MultiStepSchedule(Schedule):
+    """At each of the `milestones` the rate is multiplied by `gamma`.
+
+    Attributes:
+        milestones: Epochs, ascending; the epoch of that number (from 0) is the first at the lower rate.
+        gamma: The factor.
+
+    Raises:
+        ValueError: The milestones don't ascend.
+    """
+
+    milestones: Annotated[list[Positive], NotEmpty()]
+    gamma: _Gamma = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any(a >= b for a, b in pairwise(self.milestones)):
+            raise ValueError(f"lr_scheduler.milestones must ascend, got {self.milestones}")
+
+    def after(self, t: float, epochs: float, peak: float, others: float) -> float:
+        """As `Schedule.after`."""
+        return peak * self.gamma ** bisect_right(self.milestones, t)
+
+
+@dataclass(kw_only=True)
+class FallingSchedule(Schedule):
+    """A curve from the peak to `min_lr` over T epochs, and `min_lr` from there on (the cool-down).
+
+    Attributes:
+        min_lr: Final rate.
+        T_max: T; null takes the run's `epochs` (less the warm-up with `warmup_prefix`).
+    """
+
+    min_lr: NonNegative = 1e-5
+    T_max: Count | None = None
+
+    def after(self, t: float, epochs: float, peak: float, others: float) -> float:
+        """As `Schedule.after`."""
+        end, length = self.min_lr * others, self.T_max or epochs
+        return end if t >= length else end + (peak - end) * self.left(t / length)
+
+    def left(self, done: float) -> float:
+        """How much of the way down is left, 1 to 0, when the share `done`, in [0, 1), of T has passed."""
+        raise NotImplementedError
+
+
+@SCHEDULERS.register()
+@dataclass(kw_only=True)
+class CosineSchedule(FallingSchedule):
+    """Half a cosine from the peak to `min_lr` (Loshchilov & Hutter, 2017), as timm has it."""
+
+    def left(self, done: float) -> float:
+        """As `FallingSchedule.left`."""
+        return 0.5 * (1 + math.cos(math.pi * done))
+
+
+@SCHEDULERS.register()
+@dataclass(kw_only=True)
+class LinearSchedule(FallingSchedule):
+    """A straight line from the peak to `min_lr`."""
+
+    def left(self, done: float) -> float:
+        """As `FallingSchedule.left`."""
+        return 1 - done
+
+
+@SCHEDULERS.register()
+@dataclass(kw_only=True)
+class PolySchedule(FallingSchedule):
+    """`(1 - t / T)` to a power, from the peak to `min_lr`.
+
+    Attributes:
+        power: The power; 1 is `LinearSchedule`.
+    """
+
+    power: Positive = 0.9
+
+    def left(self, done: float) -> float:
+        """As `FallingSchedule.left`."""
+        return (1 - done) ** self.power
 
 
 @dataclass(frozen=True)
@@ -110,7 +218,7 @@ class BatchPlan:
     lr_factor: float
 
 
-def plan_batch(schedule: CosineSchedule, batch_size: int, world_size: int, num_batches: int) -> BatchPlan:
+def plan_batch(schedule: Schedule, batch_size: int, world_size: int, num_batches: int) -> BatchPlan:
     """Accumulates towards, or scales the rate for, `schedule.reference_batch`.
 
     An epoch shorter than the accumulation limits it: a small folder still gets one update an epoch, at a

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passl_sot.data import DataError, EvalBatchSampler, ShardedBatchSampler
+from passl_sot.data import DataError, EvalBatchSampler, ShardedBatchSampler, build_dataloader
 
 _SIZES = {
     "num_samples": st.integers(1, 60),
@@ -244,3 +244,87 @@ def test_evaluation_sees_each_image_once(num_samples, batch_size, world_size):
         assert all(1 <= len(batch) <= batch_size for batch in batches)
         seen += [i for batch in batches for _, i in batch]
     assert seen == list(range(num_samples))
+
+
+# -- balanced ---------------------------------------------------------------------------------------
+def _balanced(labels, batch_size, world_size, *, epoch=0, seed=3, drop_last=True):
+    samplers = [
+        ShardedBatchSampler(
+            num_samples=len(labels),
+            batch_size=batch_size,
+            shuffle=True,
+            drop_last=drop_last,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            labels=np.asarray(labels),
+        )
+        for rank in range(world_size)
+    ]
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+    return samplers
+
+
+def test_balanced_epochs_give_each_class_its_share():
+    labels = np.repeat([0, 2, 5], [70, 25, 5])  # class numbers without images don't count
+    (sampler,) = _balanced(labels, 10, 1)
+    assert len(sampler) == 10
+    keys = list(itertools.chain(*sampler))
+    assert len(keys) == 100 == len(set(keys))  # copies have draws of their own
+    counts = {label: sum(labels[index] == label for _, index, _ in keys) for label in (0, 2, 5)}
+    assert sorted(counts.values()) == [33, 33, 34]
+    for label, members in ((0, 70), (2, 25), (5, 5)):
+        per_image = np.bincount([index for _, index, _ in keys if labels[index] == label], minlength=100)
+        per_image = per_image[labels == label]
+        assert per_image.max() - per_image.min() <= 1 and per_image.sum() == counts[label]
+        copies = [copy for _, index, copy in keys if labels[index] == label]
+        assert max(copies) == -(-counts[label] // members) - 1
+    # Classes are spread over the epoch, and the next one is another.
+    firsts = [labels[index] for _, index, _ in keys[:50]]
+    assert min(firsts.count(label) for label in (0, 2, 5)) >= 8
+    sampler.set_epoch(1)
+    assert list(itertools.chain(*sampler)) != keys
+    large = {index for _, index, _ in keys if labels[index] == 0}
+    assert len(large) == counts[0]
+
+
+def test_balanced_epochs_on_several_processes_and_resumed():
+    labels = np.repeat([0, 1], [40, 8])
+    (alone,) = _balanced(labels, 12, 1, epoch=2)
+    whole = list(alone)
+    pair = _balanced(labels, 6, 2, epoch=2)
+    assert [a + b for a, b in zip(*map(list, pair), strict=True)] == whole
+    alone.set_epoch(0)
+    alone.set_epoch(2)
+    alone.consumed = 2
+    later = _balanced(labels, 4, 3)
+    for sampler in later:
+        sampler.load_state_dict(alone.state_dict())
+        sampler.set_epoch(2)
+    assert [a + b + c for a, b, c in zip(*map(list, later), strict=True)] == whole[2:]
+    plain = ShardedBatchSampler(num_samples=48, batch_size=12, shuffle=True, drop_last=True, seed=3)
+    with pytest.raises(DataError, match="balanced was True and is False"):
+        plain.load_state_dict(alone.state_dict())
+
+
+def test_what_balancing_goes_without():
+    options = {"num_samples": 4, "batch_size": 2, "drop_last": True, "seed": 0, "labels": np.zeros(4)}
+    for more in ({"shuffle": False}, {"shuffle": True, "repeats": 3}):
+        with pytest.raises(DataError, match="balanced draws an order of its own"):
+            ShardedBatchSampler(**options, **more)
+
+
+def test_balanced_loader(folder, split):
+    """From a config, on real files: eight of each class in an epoch of 16, other draws for each copy."""
+    root = folder({"many": 14, "few": 2})
+    section = split(root, batch_size=16, balanced=True)
+    loader = build_dataloader(section, mode="train", seed=0)
+    (batch,) = list(loader)
+    assert np.bincount(batch["label"].numpy()).tolist() == [8, 8]
+    first = batch["index"].numpy() == 0
+    assert first.sum() == 4 and len(np.unique(batch["image"].numpy()[first], axis=0)) == 4
+    with pytest.raises(
+        DataError, match=r"sampler.balanced is true; evaluation reads every image exactly once"
+    ):
+        build_dataloader(section, mode="val", seed=0)

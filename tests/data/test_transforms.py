@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from passl_sot.data import build_transforms
+from passl_sot.data import DataError, build_transforms
 from passl_sot.data.transforms import (
     CenterCrop,
     ColorJitter,
@@ -304,3 +304,29 @@ def test_after_normalize_only_what_works_on_floats():
         build_transforms([{"name": "Normalize"}, {"name": "Normalize"}])
     with pytest.raises(ValueError, match="transforms: Mixup works on whole batches; move it"):
         build_transforms([{"name": "Mixup", "num_classes": 2}, {"name": "Normalize"}])
+
+
+# -- RandomCrop -------------------------------------------------------------------------------------
+def test_random_crop_is_a_place_in_the_padded_image():
+    image = np.arange(20 * 24 * 3, dtype=np.uint32).reshape(20, 24, 3).astype(np.uint8)
+    crop = build_transforms([{"name": "RandomCrop", "size": [16, 22], "padding": 4}])
+    assert crop.output_hw == (16, 22)
+    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)))
+    places = set()
+    for seed in range(3000):
+        result = crop(image, np.random.default_rng(seed))
+        draws = np.random.default_rng(seed)
+        top, left = int(draws.integers(28 - 16 + 1)), int(draws.integers(32 - 22 + 1))
+        np.testing.assert_array_equal(result, padded[top : top + 16, left : left + 22])
+        places.add((top, left))
+    assert places == {(top, left) for top in range(13) for left in range(11)}
+
+
+def test_random_crop_of_too_small_an_image():
+    crop = build_transforms([{"name": "RandomCrop", "size": 32, "padding": 2}])
+    with pytest.raises(
+        DataError, match=r"RandomCrop.size is 32x32 and an image 34x24, .* put Resize before it"
+    ):
+        crop(np.zeros((30, 20, 3), np.uint8), np.random.default_rng(0))
+    with pytest.raises(ConfigError, match=r"RandomCrop.padding is -1"):
+        build_transforms([{"name": "RandomCrop", "size": 32, "padding": -1}])

@@ -175,3 +175,17 @@ def test_dry_run_and_training_of_a_recipe_without_a_teacher(experiment, tool):
     assert "task.teacher.weights: the recipe learns from a teacher" in done.stderr
     done = tool(*command, "task=null", "epochs=1")
     assert done.returncode == 0, done.stderr
+
+
+def test_alpha_may_be_a_schedule(taught):
+    experiment, overrides = taught
+    cfg = load_config(experiment, [*overrides, "task.alpha={'0': 0.75, '2': 0.25}"])
+    model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+    task = build_task(cfg, model, ["a b", "c", "猫"])
+    model.train()
+    batch = {"image": paddle.randn([2, 3, 32, 32]), "label": paddle.to_tensor([0, 1])}
+    for epoch, alpha in ((0, 0.75), (1, 0.75), (2, 0.25), (9, 0.25)):
+        task.set_epoch(epoch)
+        values = {name: float(value) for name, value in task(model, batch).items()}
+        expected = (1 - alpha) * values["base_loss"] + alpha * values["distillation_loss"]
+        assert abs(values["loss"] - expected) < 1e-6

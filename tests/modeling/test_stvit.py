@@ -7,8 +7,8 @@ import pytest
 from passl_sot import create_model
 from passl_sot.modeling.backbones import build_backbone
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.nn.drop_path import rate_of_epoch
 from passl_sot.optim.groups import decay_groups
+from passl_sot.utils.by_epoch import value_of_epoch
 
 TINY = {
     "name": "STViT",
@@ -35,7 +35,7 @@ def test_drop_path_follows_its_schedule():
         model.set_epoch(epoch)
         assert rates(model)[-1] == pytest.approx(last)
     assert rates(build_backbone({**TINY, "drop_path_rate": 0.2}))[-1] == pytest.approx(0.2)
-    assert rate_of_epoch({0: 0.1, 3: 0.2}, 2) == 0.1
+    assert value_of_epoch("drop_path_rate", {0: 0.1, 3: 0.2}, 2) == 0.1
     head = {"name": "LinearHead", "num_classes": 3, "in_channels": 24, "pool": "mean", "num_prefix_tokens": 0}
     classifier = Classifier({**TINY, "drop_path_rate": {"0": 0.0, "2": 0.5}}, head)
     classifier.set_epoch(2)

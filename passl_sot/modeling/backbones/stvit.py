@@ -34,10 +34,11 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Backbone, as_pair
 from passl_sot.nn.compiled import available, bias_gelu
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, ResidualDepthwise
-from passl_sot.nn.drop_path import DropPath, drop_path_rates, rate_of_epoch
+from passl_sot.nn.drop_path import DropPath, drop_path_rates
 from passl_sot.nn.eager_cpu import LayerNorm, Linear, channel_bias, gelu
 from passl_sot.nn.initializers import batch_norm, uniform_fan_in_
 from passl_sot.nn.super_tokens import SuperTokenAttention
+from passl_sot.utils.by_epoch import value_of_epoch
 from passl_sot.utils.ranges import Count, Positive, Share
 
 __all__ = ["STViT"]
@@ -265,7 +266,8 @@ class STViT(Backbone):
         Raises:
             ValueError: The schedule is faulty.
         """
-        rates = drop_path_rates(rate_of_epoch(self.drop_path_rate, epoch), sum(self.depths))
+        last = value_of_epoch("drop_path_rate", self.drop_path_rate, epoch)
+        rates = drop_path_rates(last, sum(self.depths))
         blocks = [block for stage in self.layers for block in stage.blocks]
         for block, rate in zip(blocks, rates, strict=True):
             block.drop_path = DropPath(rate)
