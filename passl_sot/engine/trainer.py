@@ -83,6 +83,7 @@ class Trainer:
         self.frozen = freeze(self.model, self.exp.parameters.freeze)
         dataset = self.train_loader.dataset
         self.task = build_task(cfg, self.model, dataset.class_names, class_counts=dataset.class_counts())
+        self.schedules = (self.model.set_epoch, self.task.set_epoch)
         self.parameters = [p for p in self.model.parameters() if not p.stop_gradient]
         factory = build_optimizer(cfg.optimizer)
         self.clip_grad, self.weight_decay = factory.clip_grad, factory.weight_decay
@@ -221,8 +222,8 @@ class Trainer:
         """
         loader, accumulate = self.train_loader, self.plan.accumulate
         loader.sampler.set_epoch(epoch)
-        self.model.set_epoch(epoch)
-        self.task.set_epoch(epoch)
+        for follow in self.schedules:
+            follow(epoch)
         set_training_mode(self.net, self.exp.training_mode)
         meter = Speed(loader)
         bar = self.world.bar(

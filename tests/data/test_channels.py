@@ -141,7 +141,7 @@ def test_colours_are_for_rgb(name, tmp_path):
 
 def test_values_for_another_number_of_channels():
     with pytest.raises(
-        ValueError, match="mean has 3 values and dataset.channels is 4: write 4 values, or one"
+        ValueError, match=r"mean has 3 values and dataset.channels is 4: write 4 values, or one"
     ):
         build_transforms([{"name": "Normalize"}], channels=4)
     with pytest.raises(ValueError, match=r"mean has 1 values and Normalize.std 2"):
