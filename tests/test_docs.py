@@ -61,6 +61,16 @@ def test_page(page, copy_of_the_checkout):
         run(kind, text, copy_of_the_checkout)
 
 
+def test_configs_on_the_page_of_recipes(copy_of_the_checkout):
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    found = re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S)
+    assert found
+    for block in found:
+        path = copy_of_the_checkout / "own.yaml"
+        path.write_text(block)
+        run("bash", f"python tools/print_config.py -c {path}", copy_of_the_checkout)
+
+
 def test_every_page_is_tested_or_has_nothing_to_run():
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         page = str(path.relative_to(ROOT))

@@ -126,6 +126,11 @@ def build_dataloader(
     sampler: ShardedBatchSampler | EvalBatchSampler
     options = {"num_samples": len(dataset), "batch_size": section.sampler.batch_size}
     if mode == "train":
+        if section.sampler.balanced and dataset.multi_hot is not None:
+            raise DataError(
+                "sampler.balanced is for one label per image; with multi_label weigh the classes by "
+                "loss.class_weights: auto / 多标签数据不支持 balanced"
+            )
         sampler = ShardedBatchSampler(
             **options,
             shuffle=section.sampler.shuffle is not False,

@@ -25,7 +25,8 @@ class Collate:
         """The batch.
 
         Returns:
-            `image` float32 [B, 3, H, W], `label` int64 [B] or float32 [B, K] (soft targets of `Mixup`),
+            `image` float32 [B, C, H, W], `label` int64 [B] or float32 [B, K] (soft targets of `Mixup`, or
+            several labels),
             `index` int64 [B], `bad` (list of [index, reason]); after an error a one-element `image`, `bad`
             and `error`.
         """
@@ -44,7 +45,8 @@ class Collate:
 
     def _join(self, samples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
         images = np.stack([sample["image"] for sample in samples])
-        labels = np.array([sample["label"] for sample in samples], np.int64)
+        several = self.dataset.multi_hot is not None
+        labels = np.array([sample["label"] for sample in samples], np.float32 if several else np.int64)
         if self.dataset.batch_stage is not None:
             keys = [sample["asked"] for sample in samples]
             images, labels = self.dataset.batch_stage(images, labels, seed=self.dataset.seed, keys=keys)

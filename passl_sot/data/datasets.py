@@ -8,6 +8,7 @@ What is done to whole batches is in `batch`.
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -19,7 +20,7 @@ from passl_sot.data.batch import build_batch_transforms
 from passl_sot.data.draws import Key, of_image
 from passl_sot.data.errors import DataError
 from passl_sot.data.folders import EXTENSIONS, FolderScan, scan_folder
-from passl_sot.data.list_files import read_class_names, read_list
+from passl_sot.data.list_files import read_class_names, read_labels, read_list
 from passl_sot.data.own_folder import VAL_SHARE, hold_out
 from passl_sot.data.strings import StringTable
 from passl_sot.data.transforms import TRANSFORMS, build_transforms, output_size
@@ -33,7 +34,8 @@ class LabelledImages:
     """What all datasets of labelled image files share.
 
     Attributes:
-        labels: int64 [N].
+        labels: int64 [N]; without a meaning where there are several per image.
+        multi_hot: Several labels per image, uint8 [N, C] of 0 and 1; None for one each.
         class_names: Name of each label.
         found_classes: Names of the classes that the data themselves hold; differs from `class_names` after
             `use_class_names`.
@@ -57,11 +59,13 @@ class LabelledImages:
         batch_transforms: Sequence[dict[str, Any]] | None = None,
         named: bool = True,
         channels: int = 3,
+        multi_hot: np.ndarray | None = None,
     ):
         self.root = root
         self.named = named
         self.paths = paths
         self.labels = np.asarray(labels, np.int64)
+        self.multi_hot = multi_hot
         self.class_names = list(class_names)
         self.found_classes = list(class_names)
         self.channels = channels
@@ -101,8 +105,8 @@ class LabelledImages:
             key: Index, (epoch, index), or (epoch, index, copy).
 
         Returns:
-            `image`, `label` and `index`. The image is float32 [3, H, W], or uint8 [H, W, 3] where it is
-            `batch_transforms` that normalise.
+            `image`, `label` (an integer, or float32 [C] of 0 and 1) and `index`. The image is float32
+            [3, H, W], or uint8 [H, W, 3] where it is `batch_transforms` that normalise.
 
         Raises:
             ImageError: The file can't be read.
@@ -113,10 +117,14 @@ class LabelledImages:
             raise IndexError(f"image {index} of {size}")
         index = int(index) % size
         image = self.transforms(self.read(index), of_image(self.seed, (epoch, index, *copy)), int(epoch))
-        return {"image": image, "label": int(self.labels[index]), "index": index}
+        several = self.multi_hot
+        label = int(self.labels[index]) if several is None else several[index].astype(np.float32)
+        return {"image": image, "label": label, "index": index}
 
     def class_counts(self) -> np.ndarray:
         """Images per class, int64 [C]; labels out of range aren't counted."""
+        if self.multi_hot is not None:
+            return self.multi_hot.sum(axis=0, dtype=np.int64)
         valid = self.labels[(self.labels >= 0) & (self.labels < len(self.class_names))]
         return np.bincount(valid, minlength=len(self.class_names))
 
@@ -136,6 +144,9 @@ class LabelledImages:
                     f"{len(class_names)} classes / 标签超出类别数"
                 )
             self.class_names = list(class_names)
+            if self.multi_hot is not None:
+                more = len(class_names) - self.multi_hot.shape[1]
+                self.multi_hot = np.pad(self.multi_hot, ((0, 0), (0, more)))
             return
         number = {name: label for label, name in enumerate(class_names)}
         strangers = [name for name in self.found_classes if name not in number]
@@ -145,6 +156,10 @@ class LabelledImages:
             ]
             raise DataError(faults)
         table = np.array([number[name] for name in self.class_names], np.int64)
+        if self.multi_hot is not None:
+            columns = np.zeros((len(self), len(class_names)), np.uint8)
+            columns[:, table] = self.multi_hot
+            self.multi_hot = columns
         known = (self.labels >= 0) & (self.labels < len(table))
         self.labels = np.where(known, table[np.where(known, self.labels, 0)], self.labels)
         self.class_names = list(class_names)
@@ -232,6 +247,7 @@ class ListFile(LabelledImages):
             shall come after it. `Normalize` must be in one of the two lists.
         apply_exif: Turn photographs upright by their EXIF orientation.
         channels: As for `ImageFolder`.
+        multi_label: Lines give any number of labels, `path<tab>0,3`, or `path<tab>-` for none.
     """
 
     def __init__(
@@ -244,10 +260,16 @@ class ListFile(LabelledImages):
         class_names: str | None = None,
         apply_exif: bool = True,
         channels: Count = 3,
+        multi_label: bool = False,
     ):
-        paths, labels = read_list(os.path.expanduser(list_file))
+        several: list[list[int]] = []
+        if multi_label:
+            paths, several = read_labels(os.path.expanduser(list_file))
+            labels = [0] * len(paths)
+        else:
+            paths, labels = read_list(os.path.expanduser(list_file))
         if class_names is None:
-            names = [str(label) for label in range(max(labels) + 1)]
+            names = [str(label) for label in range(max(itertools.chain(labels, *several)) + 1)]
         else:
             names = read_class_names(os.path.expanduser(class_names))
         self.list_file = list_file
@@ -261,7 +283,20 @@ class ListFile(LabelledImages):
             apply_exif=apply_exif,
             named=class_names is not None,
             channels=channels,
+            multi_hot=_multi_hot(several, len(names), list_file) if multi_label else None,
         )
+
+
+def _multi_hot(labels: list[list[int]], classes: int, list_file: str) -> np.ndarray:
+    """uint8 [N, C] of 0 and 1."""
+    result = np.zeros((len(labels), classes), np.uint8)
+    for row, numbers in enumerate(labels):
+        if max(numbers, default=0) >= classes:
+            raise DataError(
+                f"{list_file} has label {max(numbers)}, and class_names holds {classes} / 标签超出类别数"
+            )
+        result[row, numbers] = 1
+    return result
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

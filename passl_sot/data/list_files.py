@@ -59,6 +59,40 @@ def read_list(path: str) -> tuple[list[str], list[int]]:
     return paths, labels
 
 
+def read_labels(path: str) -> tuple[list[str], list[list[int]]]:
+    """Reads paths and, for each, any number of labels: `path<tab>0,3`, and `path<tab>-` for none.
+
+    Args:
+        path: The list file; split as by `read_list`.
+
+    Raises:
+        DataError: The file can't be read, or a line is wrong; each fault is given as file:line.
+    """
+    paths: list[str] = []
+    labels: list[list[int]] = []
+    faults: list[str] = []
+    for number, line in _lines(path):
+        if line.startswith("#"):
+            continue
+        name, _, field = line.rpartition("\t") if "\t" in line else line.rpartition(" ")
+        numbers = [] if field.strip() == "-" else field.split(",")
+        if not name.strip() or not all(n.strip().isdecimal() and int(n) <= _LARGEST_LABEL for n in numbers):
+            faults.append(
+                f"{path}:{number}: {line!r} isn't 'path 0,3' (class numbers with commas) or 'path -' (none) "
+                "/ 多标签的每行应为“路径 0,3”"
+            )
+            continue
+        paths.append(name.strip())
+        labels.append([int(n) for n in numbers])
+    if len(faults) > _SHOWN_FAULTS:
+        faults = [*faults[:_SHOWN_FAULTS], f"and {len(faults) - _SHOWN_FAULTS} more lines of {path}"]
+    if faults:
+        raise DataError(faults)
+    if not any(labels):
+        raise DataError(f"{path} gives no image a label; a line is 'path 0,3' / 列表文件没有标签")
+    return paths, labels
+
+
 def read_class_names(path: str) -> list[str]:
     """Reads class names in label order.
 

@@ -101,15 +101,17 @@ class Mixup:
         """Soft targets of a mixed batch.
 
         Args:
-            labels: int64 [B].
+            labels: int64 [B]; or several per image, float32 [B, K] of 0 and 1, which aren't smoothed.
             share: λ.
 
         Returns:
-            float32 [B, K], rows summing to 1.
+            float32 [B, K]; of single labels rows sum to 1.
 
         Raises:
             DataError: A label isn't below `num_classes`.
         """
+        if labels.ndim == 2:
+            return share * labels + np.float32(1 - share) * labels[::-1]
         if labels.min() < 0 or labels.max() >= self.num_classes:
             worst = labels[(labels < 0) | (labels >= self.num_classes)][0]
             raise DataError(

@@ -50,6 +50,10 @@ def check_data(
     warnings: list[str] = []
     if train is not None and val is not None:
         faults += _class_sets(train, val)
+        if (train.multi_hot is None) != (val.multi_hot is None):
+            faults.append(
+                "multi_label is set for one of train and val: write it in both / 训练与验证集须一致"
+            )
         warnings += _shared_files(train, val)
     for name, dataset in _named(train, val):
         faults += _labels(name, dataset)
@@ -122,6 +126,8 @@ def _class_sets(train: LabelledImages, val: LabelledImages) -> list[str]:
 
 
 def _labels(name: str, dataset: LabelledImages) -> list[str]:
+    if dataset.multi_hot is not None:
+        return []
     labels = dataset.labels
     count = len(dataset.class_names)
     wrong = np.flatnonzero((labels < 0) | (labels >= count))
@@ -139,6 +145,8 @@ def _labels(name: str, dataset: LabelledImages) -> list[str]:
 
 def _from_one(dataset: LabelledImages) -> bool:
     """Whether all labels are valid and a list file has no label 0."""
+    if dataset.multi_hot is not None:
+        return False
     labels = dataset.labels
     return isinstance(dataset, ListFile) and labels.min() == 1 and labels.max() < len(dataset.class_names)
 

@@ -31,7 +31,7 @@ def describe_run(experiment: Experiment, cfg, train, val, world_size: int) -> li
         Lines to print: parameters and their groups, multiply-adds, and estimates of memory and time.
     """
     model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
-    check_fit(model, train, val)
+    check_fit(model, train, val, cfg.loss.name)
     frozen = freeze(model, experiment.parameters.freeze)
     groups = group_parameters(model, experiment.parameters)
     table = describe_groups(

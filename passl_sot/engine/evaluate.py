@@ -7,7 +7,7 @@ import paddle
 import paddle.nn.functional as F
 
 from passl_sot.engine.distributed import World
-from passl_sot.metrics import ClassificationMeter
+from passl_sot.metrics import ClassificationMeter, MultiLabelMeter
 from passl_sot.nn.precision import at_least_float32
 
 
@@ -20,7 +20,7 @@ def evaluate(
     *,
     description: str = "eval",
     on_batch: Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None = None,
-) -> ClassificationMeter:
+) -> ClassificationMeter | MultiLabelMeter:
     """Runs `model` over `loader` and adds the counts of all processes.
 
     Args:
@@ -29,26 +29,28 @@ def evaluate(
         num_classes: Number of classes K.
         world: The processes.
         description: Title of the progress bar.
-        on_batch: Called with (index [B], label [B], logits [B, K]) of each batch of this process.
+        on_batch: Called with (index [B], label [B] or [B, K], logits [B, K]) of each batch of this process.
 
     Raises:
         RuntimeError: The images counted are not the images of the dataset.
     """
-    meter = ClassificationMeter(num_classes)
+    dataset = loader.dataset
+    meter: ClassificationMeter | MultiLabelMeter = ClassificationMeter(num_classes)
+    if dataset.multi_hot is not None:
+        meter = MultiLabelMeter(num_classes, len(dataset))
     training = model.training
     model.eval()
     for batch in world.bar(iterable=loader, desc=description):
         logits = at_least_float32(model(batch["image"])).numpy()
         labels, index = batch["label"].numpy(), batch["index"].numpy()
-        meter.update(logits, labels)
+        meter.take(index, logits, labels)
         if on_batch:
             on_batch(index, labels, logits)
     if training:
         model.train()
-    meter.confusion = world.sum(meter.confusion)
-    meter.sums = world.sum(meter.sums)
-    if int(meter.sums[0]) != len(loader.dataset):
-        raise RuntimeError(f"evaluated {int(meter.sums[0])} images of {len(loader.dataset)}")
+    meter.gather(world.sum)
+    if meter.images != len(dataset):
+        raise RuntimeError(f"evaluated {meter.images} images of {len(dataset)}")
     return meter
 
 

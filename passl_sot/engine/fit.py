@@ -5,13 +5,14 @@ from passl_sot.modeling.classifier import Classifier
 from passl_sot.utils.config import ConfigError, Fault
 
 
-def check_fit(model: Classifier, train: LabelledImages, val: LabelledImages) -> None:
+def check_fit(model: Classifier, train: LabelledImages, val: LabelledImages, loss: str) -> None:
     """Compares what the transforms give with what the model takes.
 
     Args:
         model: The model.
         train: Training dataset.
         val: Validation dataset.
+        loss: Name of the loss.
 
     Raises:
         ConfigError: Image sizes or channels differ, sizes depend on the file, or mixing knows another number
@@ -48,5 +49,11 @@ def check_fit(model: Classifier, train: LabelledImages, val: LabelledImages) -> 
             f"Mixup has num_classes {mixed}, the head {model.num_classes}: write ${{model.head.num_classes}}"
         )
         faults.append(Fault("dataloader.train.dataset.batch_transforms", message))
+    if train.multi_hot is not None and loss == "CrossEntropyLoss":
+        message = (
+            "CrossEntropyLoss takes one label per image to be true, and the data have several (multi_label): "
+            "write loss: {name: BinaryCrossEntropyLoss} / 多标签数据请用 BinaryCrossEntropyLoss"
+        )
+        faults.append(Fault("loss.name", message))
     if faults:
         raise ConfigError(faults)

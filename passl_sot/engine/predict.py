@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
@@ -77,6 +78,9 @@ class Predictor:
         self.apply_exif: bool = meta["preprocessing"].get("apply_exif", True)
         self.channels: int = meta["preprocessing"].get("channels", 3)
         self.transforms = build_transforms(meta["preprocessing"]["transforms"], channels=self.channels)
+        # With several labels per image every class has a probability of its own.
+        trained_on = meta["config"].get("dataloader", {}).get("train", {}).get("dataset", {})
+        self.several = bool(trained_on.get("multi_label", False))
         self.batch_size = batch_size
         self.top_k = min(top_k, len(self.class_names))
 
@@ -128,10 +132,14 @@ class Predictor:
         except ImageError as error:
             return path, None, str(error)
 
+    def _probabilities(self, pixels: list[np.ndarray]) -> np.ndarray:
+        logits = self.model(paddle.to_tensor(np.stack(pixels)))
+        return F.sigmoid(logits).numpy() if self.several else softmax(logits.numpy())
+
     @paddle.no_grad()
     def _predict_batch(self, prepared: list[tuple[str, np.ndarray | None, str]]) -> Iterator[Prediction]:
         pixels = [array for _, array, _ in prepared if array is not None]
-        rows = iter(softmax(self.model(paddle.to_tensor(np.stack(pixels))).numpy()) if pixels else ())
+        rows = iter(self._probabilities(pixels) if pixels else ())
         for path, array, error in prepared:
             if array is None:
                 yield Prediction(path=path, error=error)

@@ -57,7 +57,8 @@ def train_run(cfg: Config, config_path: Path, args, note: str, pretrained: Fill 
     )
     results = trainer.fit()
     if results and world.is_main:
-        log.info("finished: best top-1 %.2f %%; files in %s", trainer.progress.best, trainer.folder.path)
+        score = {"top1": "top-1", "map": "mean average precision"}[trainer.score]
+        log.info("finished: best %s %.2f %%; files in %s", score, trainer.progress.best, trainer.folder.path)
 
 
 def _weights_to_evaluate(folder: Path, args) -> str:
@@ -143,7 +144,7 @@ def evaluate_run(cfg: Config, weights: str, out: Path | None, *, note: str) -> d
         cfg: A checked experiment.
         weights: A checkpoint or bare weights; the suffix may be left out.
         out: `metrics.json`; `per_class.csv`, `confusion.csv`, `confusion.png` and `predictions.csv` are
-            written beside it.
+            written beside it, but not where images have several labels.
         note: A line about the environment to log first.
 
     Returns:
@@ -177,7 +178,9 @@ def evaluate_run(cfg: Config, weights: str, out: Path | None, *, note: str) -> d
     for kind in sorted(kinds, key=lambda k: k == shown):  # the one that the files show comes last
         state.load_model(model, read_weights(weights, kind)[0] if meta else arrays, weights)
         rows = _Rows(len(loader.dataset))
-        meter = evaluate(model, loader, num_classes, world, description=f"eval {kind}", on_batch=rows.take)
+        several = loader.dataset.multi_hot is not None
+        take = None if several else rows.take
+        meter = evaluate(model, loader, num_classes, world, description=f"eval {kind}", on_batch=take)
         results[kind] = meter.result()
         if world.is_main:
             log.info("%s  %s", kind, "  ".join(f"{k} {v:.4g}" for k, v in meter.result().items()))
@@ -185,8 +188,11 @@ def evaluate_run(cfg: Config, weights: str, out: Path | None, *, note: str) -> d
     per_class = [{"name": n, **row} for n, row in zip(names, meter.per_class(), strict=True)]
     facts = {"weights": str(weights), "shown": shown}
     report = {**facts, **results[shown], **results, "per_class": per_class}
-    if out and world.is_main:
+    if out and world.is_main and isinstance(meter, ClassificationMeter):
         _write_evaluation(out, report, meter, rows, names, loader.dataset)
+    elif out and world.is_main:
+        _write_json(out, report)
+        log.info("written: %s", out)
     return report
 
 
@@ -220,6 +226,11 @@ class _Rows:
         self.probability = world.sum(self.probability)
 
 
+def _write_json(out: Path, report: dict) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def _write_evaluation(
     out: Path, report: dict, meter: ClassificationMeter, rows: _Rows, names: list[str], dataset
 ) -> None:
@@ -232,5 +243,5 @@ def _write_evaluation(
         for i, (label, best, p) in enumerate(zip(rows.label, rows.predicted, rows.probability, strict=True)):
             writer.writerow([dataset.path(i), int(label), int(best), names[best], f"{p:.6f}"])
     report["files"] = [str(p) for p in (*files, table)]
-    out.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write_json(out, report)
     log.info("written: %s", ", ".join(map(str, (out, *files, table))))

@@ -86,6 +86,7 @@ class Trainer:
         self.frozen = freeze(self.model, self.exp.parameters.freeze)
         dataset = self.train_loader.dataset
         self.task = build_task(cfg, self.model, dataset.class_names, class_counts=dataset.class_counts())
+        self.schedules = (self.model.set_epoch, self.task.set_epoch)
         self.parameters = [p for p in self.model.parameters() if not p.stop_gradient]
         factory = build_optimizer(cfg.optimizer)
         self.clip_grad, self.weight_decay = factory.clip_grad, factory.weight_decay
@@ -101,7 +102,8 @@ class Trainer:
         if pretrained and not saved:
             pretrained(self.model)
         self.ema = ModelEMA(self.model, self.exp.ema.decay) if self.exp.ema else None
-        check_fit(self.model, self.train_loader.dataset, self.val_loader.dataset)
+        check_fit(self.model, dataset, self.val_loader.dataset, cfg.loss.name)
+        self.score = "top1" if dataset.multi_hot is None else "map"
         if saved:
             self._restore(saved)
         self.net, self.optimizer = world.distribute(self.model, self.inner_optimizer)
@@ -194,7 +196,7 @@ class Trainer:
             while True:
                 if progress.pending_evaluation:
                     results = self.evaluate()
-                    self._keep_best(results[f"{self.best_by}_top1"])
+                    self._keep_best(results[f"{self.best_by}_{self.score}"])
                 if progress.epoch >= self.exp.epochs:
                     break
                 _, stop = self._agree(False, self.stop_signal)
@@ -211,11 +213,11 @@ class Trainer:
             self.metrics.close()
         return results
 
-    def _keep_best(self, top1: float) -> None:
+    def _keep_best(self, score: float) -> None:
         self.progress.pending_evaluation = False
-        best = top1 > self.progress.best
+        best = score > self.progress.best
         if best:
-            self.progress.best, self.progress.best_step = top1, self.progress.step
+            self.progress.best, self.progress.best_step = score, self.progress.step
         last = self._save()
         if best and self.world.is_main:
             ckpt.copy_checkpoint(last, self.folder.best)
@@ -228,8 +230,8 @@ class Trainer:
         """
         loader, accumulate = self.train_loader, self.plan.accumulate
         loader.sampler.set_epoch(epoch)
-        self.model.set_epoch(epoch)
-        self.task.set_epoch(epoch)
+        for follow in self.schedules:
+            follow(epoch)
         set_training_mode(self.net, self.exp.training_mode)
         meter = Speed(loader)
         bar = self.world.bar(
@@ -322,7 +324,7 @@ class Trainer:
             record: Write the results to the logs.
 
         Returns:
-            Values by name: `raw_top1` (%), `raw_loss`, ... and `ema_top1`, ...
+            Values by name: `raw_top1` (%; `raw_map` with several labels), `raw_loss`, ... and `ema_top1`, ...
         """
         classes = self.cfg.model.head.num_classes
         results = {}
@@ -342,9 +344,9 @@ class Trainer:
             self.progress.epoch,
             self.exp.epochs,
             "  ".join(
-                f"{k} {results[f'{k}_top1']:.2f} % (loss {results[f'{k}_loss']:.3f})"
+                f"{k} {results[f'{k}_{self.score}']:.2f} % (loss {results[f'{k}_loss']:.3f})"
                 for k in ("raw", "ema")
-                if f"{k}_top1" in results
+                if f"{k}_{self.score}" in results
             ),
         )
         return results
@@ -433,7 +435,7 @@ class Trainer:
         if self.world.is_main:
             self.folder.mend_best(saved, self.progress.best_step)
         self._say(
-            "resuming from %s: epoch %d, batch %d, %d updates, best top-1 %.2f %%",
+            "resuming from %s: epoch %d, batch %d, %d updates, best so far %.2f %%",
             saved.path,
             self.progress.epoch + 1,
             self.progress.batches,

@@ -1,5 +1,6 @@
 """What is measured of a classifier's outputs."""
 
 from passl_sot.metrics.classification import ClassificationMeter, write_report
+from passl_sot.metrics.multi_label import MultiLabelMeter
 
-__all__ = ["ClassificationMeter", "write_report"]
+__all__ = ["ClassificationMeter", "MultiLabelMeter", "write_report"]

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ class ClassificationMeter:
         num_classes: Number of classes K.
         k: The k of the top-k accuracy, clamped to K.
     """
+
+    main = "top1"
 
     def __init__(self, num_classes: int, k: int = 5):
         self.num_classes = num_classes
@@ -35,6 +38,19 @@ class ClassificationMeter:
         log_sum = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
         loss = log_sum - logits[np.arange(len(labels)), labels]
         self.sums += (len(labels), (order[:, : self.k] == labels[:, None]).any(axis=1).sum(), loss.sum())
+
+    def take(self, index: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
+        """As `update`; the places `index` of the images don't matter."""
+        self.update(logits, labels)
+
+    def gather(self, total: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Adds the counts of all processes up, by a function that sums an array over them."""
+        self.confusion, self.sums = total(self.confusion), total(self.sums)
+
+    @property
+    def images(self) -> int:
+        """Images taken in."""
+        return int(self.sums[0])
 
     def result(self) -> dict[str, float]:
         """Accuracies in per cent, mean cross-entropy (nats), macro F1 and the number of images.

@@ -40,7 +40,6 @@ def test_what_moves_in_each_mode(experiment, tmp_path, mode, statistics_move, la
                 tensor.set_value(value)
         return task(model, batch)
 
-    watch.set_epoch = task.set_epoch
     trainer.task = watch
     trainer.fit()
     # Six updates in two epochs, with an evaluation in between, which leaves the mode as it was.

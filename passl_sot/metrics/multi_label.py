@@ -1,0 +1,92 @@
+"""Exact scores of images with several labels each, in NumPy."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+
+class MultiLabelMeter:
+    """Average precision and F1 of every class.
+
+    Scores of all images are kept, as an average precision is one of the whole set.
+
+    Args:
+        num_classes: Number of classes K.
+        images: Images of the whole set, over all processes.
+    """
+
+    main = "map"
+
+    def __init__(self, num_classes: int, images: int):
+        self.num_classes = num_classes
+        self.logits = np.zeros((images, num_classes), np.float64)
+        self.labels = np.zeros((images, num_classes), np.int64)
+        self.counted = np.zeros(images, np.int64)
+
+    def take(self, index: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
+        """Takes in a batch.
+
+        Args:
+            index: [B] places of the images in the set.
+            logits: [B, K] scores; above 0 is yes.
+            labels: [B, K] of 0 and 1.
+        """
+        self.logits[index] = logits
+        self.labels[index, : labels.shape[1]] = labels  # a model may know more classes than the data
+        self.counted[index] += 1
+
+    def gather(self, total: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Joins what processes have taken in, other images each, by a function that sums an array."""
+        self.logits, self.labels, self.counted = map(total, (self.logits, self.labels, self.counted))
+
+    @property
+    def images(self) -> int:
+        """Images taken in."""
+        return int(self.counted.sum())
+
+    def result(self) -> dict[str, float]:
+        """Mean average precision and macro F1 in per cent, mean binary cross entropy, and number of images.
+
+        Classes without an image are left out of the means.
+        """
+        rows = [row for row in self.per_class() if row["images"]]
+        x, y = self.logits, self.labels
+        # log(1 + exp(-|x|)) can't overflow.
+        loss = np.maximum(x, 0) - x * y + np.log1p(np.exp(-np.abs(x)))
+        return {
+            "map": 100 * float(np.mean([row["ap"] for row in rows])) if rows else math.nan,
+            "macro_f1": 100 * float(np.mean([row["f1"] for row in rows])) if rows else math.nan,
+            "loss": float(loss.mean()) if self.images else math.nan,
+            "images": self.images,
+        }
+
+    def per_class(self) -> list[dict[str, float]]:
+        """Images, average precision, precision, recall and F1 (0 to 1) of each class; 0 where undefined."""
+        predicted, true = self.logits > 0, self.labels > 0
+        hits = (predicted & true).sum(axis=0)
+        rows = []
+        for k in range(self.num_classes):
+            yes, said = int(true[:, k].sum()), int(predicted[:, k].sum())
+            rows.append(
+                {
+                    "images": yes,
+                    "ap": _average_precision(self.logits[:, k], true[:, k]),
+                    "precision": float(hits[k] / max(said, 1)),
+                    "recall": float(hits[k] / max(yes, 1)),
+                    "f1": float(2 * hits[k] / max(said + yes, 1)),
+                }
+            )
+        return rows
+
+
+def _average_precision(scores: np.ndarray, true: np.ndarray) -> float:
+    """The mean, over the images of the class, of the precision among all that score at least as high."""
+    if not true.any():
+        return 0.0
+    order = np.argsort(-scores, kind="stable")
+    ranked, hits = scores[order], np.cumsum(true[order])
+    # Of equal scores all count: the last place of each run of them.
+    last = np.searchsorted(-ranked, -ranked, side="right") - 1
+    precision = hits[last] / (last + 1)
+    return float(precision[true[order]].mean())

@@ -1,0 +1,138 @@
+"""Several labels per image as a switch: list files, whole runs, evaluation and prediction."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from passl_sot import cli
+from passl_sot.data import DataError, ListFile, Mixup, build_dataloader
+from passl_sot.engine.checkpoint import read_checkpoint
+from passl_sot.engine.loggers import read_metrics
+from passl_sot.engine.predict import Predictor
+
+LISTS = """
+_base_: run.yaml
+epochs: 12
+model: {{head: {{num_classes: 3}}}}
+loss: {{name: BinaryCrossEntropyLoss}}
+lr_scheduler: {{learning_rate: 0.01}}
+dataloader:
+  train:
+    dataset: &data
+      name: ListFile
+      dataroot: {folder}/images
+      list_file: {folder}/train.txt
+      multi_label: true
+      transforms: [{{name: Resize, size: [32, 32]}}, {{name: Normalize}}]
+  val:
+    dataset: {{<<: *data, list_file: {folder}/val.txt}}
+"""
+PLAIN = [{"name": "Resize", "size": [8, 8]}, {"name": "Normalize"}]
+
+
+@pytest.fixture
+def config(experiment, tmp_path):
+    """Pictures of which each colour that is bright is a label."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for split, count in (("train", 48), ("val", 16)):
+        lines = []
+        for i in range(count):
+            labels = np.flatnonzero([i & 1, i & 2, i & 4])
+            image = rng.integers(0, 60, (32, 32, 3))
+            image[..., labels] += 150
+            Image.fromarray(image.astype(np.uint8)).save(tmp_path / "images" / f"{split} {i}.png")
+            lines.append(f"{split} {i}.png\t{','.join(map(str, labels)) or '-'}")
+        (tmp_path / f"{split}.txt").write_text("\n".join(lines) + "\n")
+    path = tmp_path / "several.yaml"
+    path.write_text(LISTS.format(folder=tmp_path))
+    return path
+
+
+def test_a_run(config, tmp_path, capfd):
+    assert cli.train(["-c", str(config)]) == 0
+    assert "finished: best mean average precision" in capfd.readouterr().out
+    folder = tmp_path / "output" / "several"
+    rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "val_raw"]
+    assert rows[-1]["map"] > 90 and rows[-1]["images"] == 16 and "top1" not in rows[-1]
+    best = read_checkpoint(folder / "best.safetensors").meta
+    assert best["progress"]["best"] == max(
+        row["map"]
+        for row in read_metrics(folder / "metrics.jsonl")
+        if row["kind"] == f"val_{best['best_by']}"
+    )
+    out = tmp_path / "evaluation" / "metrics.json"
+    assert cli.evaluate(["-c", str(config), "--weights", str(folder / "best"), "--out", str(out)]) == 0
+    report = json.loads(out.read_text())
+    assert report["map"] == pytest.approx(best["progress"]["best"])
+    assert [row["images"] for row in report["per_class"]] == [8, 8, 8]
+    (one,) = Predictor(folder / "best")(str(tmp_path / "images" / "val 7.png"))  # all three
+    (none,) = Predictor(folder / "best")(str(tmp_path / "images" / "val 8.png"))
+    assert min(one.probabilities) > max(none.probabilities)
+    assert sum(one.probabilities) > 1.5
+
+
+def test_targets_reach_the_loss(config):
+    from passl_sot.engine.experiment import load_config
+
+    cfg = load_config(config)
+    loader = build_dataloader(cfg.dataloader.val, mode="val", seed=0)
+    batch = next(iter(loader))
+    assert str(batch["label"].dtype) == "paddle.float32"
+    expected = [[i & 1, (i & 2) // 2, (i & 4) // 4] for i in range(8)]
+    np.testing.assert_array_equal(batch["label"].numpy(), expected)
+    assert loader.dataset.class_counts().tolist() == [8, 8, 8]
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    labels = np.array(expected[:4], np.float32)
+    mixup = Mixup(num_classes=3, cutmix_alpha=0.0, label_smoothing=0.1)
+    for seed in range(3):
+        _, mixed = mixup(images, labels, np.random.default_rng(seed))
+        share, _ = mixup.draw(8, 8, np.random.default_rng(seed))
+        np.testing.assert_allclose(mixed, share * labels + (1 - share) * labels[::-1], rtol=1e-5)
+
+
+def refused(config, capfd, *overrides: str) -> str:
+    assert cli.train(["-c", str(config), "--dry-run", "-o", *overrides]) == 2
+    return capfd.readouterr().err
+
+
+def test_what_does_not_go_with_several_labels(config, capfd):
+    assert "loss.name: CrossEntropyLoss takes one label" in refused(
+        config, capfd, "loss={name: CrossEntropyLoss}"
+    )
+    balanced = refused(config, capfd, "dataloader.train.sampler.balanced=true")
+    assert "balanced is for one label per image" in balanced
+    single = config.parent / "single.txt"
+    single.write_text("val 0.png\t0\nval 1.png\t1\nval 2.png\t2\n")
+    mixed = ("dataloader.val.dataset.multi_label=false", f"dataloader.val.dataset.list_file={single}")
+    assert "multi_label is set for one of train and val" in refused(config, capfd, *mixed)
+
+
+def test_lines(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a b.png")
+    path = tmp_path / "list.txt"
+
+    def read(text: str, **more) -> ListFile:
+        path.write_text(text)
+        return ListFile(
+            dataroot=str(tmp_path), list_file=str(path), transforms=PLAIN, multi_label=True, **more
+        )
+
+    found = read("# all\na b.png\t0,2\na b.png -\na b.png 1\n")
+    np.testing.assert_array_equal(found.multi_hot, [[1, 0, 1], [0, 0, 0], [0, 1, 0]])
+    assert found.path(1).endswith("a b.png") and found[0]["label"].dtype == np.float32
+    found.use_class_names(["0", "1", "2", "3"])
+    assert found.multi_hot.shape == (3, 4)
+    (tmp_path / "names.txt").write_text("x\ny\nz\n")
+    named = read("a b.png\t0,2\n", class_names=str(tmp_path / "names.txt"))
+    named.use_class_names(["w", "z", "y", "x"])
+    np.testing.assert_array_equal(named.multi_hot, [[0, 1, 0, 1]])
+    for text in ("a b.png\t0,x\n", "a b.png\t0,,1\n", "a b.png\t-1\n", "0\n"):
+        with pytest.raises(DataError, match=r"list.txt:1: .* isn't 'path 0,3'"):
+            read(text)
+    with pytest.raises(DataError, match="gives no image a label"):
+        read("a b.png\t-\n")
+    with pytest.raises(DataError, match="has label 3, and class_names holds 3"):
+        read("a b.png\t3\n", class_names=str(tmp_path / "names.txt"))

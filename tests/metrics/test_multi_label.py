@@ -1,0 +1,54 @@
+"""Scores of several labels per image, against scikit-learn."""
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, f1_score, log_loss, precision_score, recall_score
+
+from passl_sot.metrics import MultiLabelMeter
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    labels = (rng.random((200, 5)) < [0.5, 0.2, 0.1, 0.02, 0.0]).astype(np.float32)
+    logits = np.round(rng.standard_normal((200, 5)) * 2 + 2 * labels, 1)  # with ties
+    return logits, labels
+
+
+def test_scikit_learns_numbers(data):
+    logits, labels = data
+    meter = MultiLabelMeter(5, 200)
+    order = np.random.default_rng(1).permutation(200)
+    for batch in np.split(order, [30, 90]):
+        meter.take(batch, logits[batch], labels[batch])
+    assert meter.images == 200
+    rows, said = meter.per_class(), logits > 0
+    for k in range(4):
+        assert rows[k]["ap"] == pytest.approx(average_precision_score(labels[:, k], logits[:, k]))
+        assert rows[k]["f1"] == pytest.approx(f1_score(labels[:, k], said[:, k]))
+        assert rows[k]["precision"] == pytest.approx(precision_score(labels[:, k], said[:, k]))
+        assert rows[k]["recall"] == pytest.approx(recall_score(labels[:, k], said[:, k]))
+    assert rows[4] == {"images": 0, "ap": 0.0, "precision": 0.0, "recall": 0.0, "f1": 0.0}
+    result = meter.result()
+    assert result["map"] == pytest.approx(100 * np.mean([row["ap"] for row in rows[:4]]))
+    assert result["macro_f1"] == pytest.approx(100 * np.mean([row["f1"] for row in rows[:4]]))
+    p = 1 / (1 + np.exp(-logits))
+    assert result["loss"] == pytest.approx(log_loss(labels.ravel(), np.c_[1 - p.ravel(), p.ravel()]))
+
+
+def test_processes_join(data):
+    logits, labels = data
+    whole, parts = MultiLabelMeter(5, 200), [MultiLabelMeter(5, 200) for _ in range(2)]
+    whole.take(np.arange(200), logits, labels)
+    for part, index in zip(parts, (np.arange(120), np.arange(120, 200)), strict=True):
+        part.take(index, logits[index], labels[index])
+    arrays = iter([(p.logits, p.labels, p.counted) for p in parts][1])
+    parts[0].gather(lambda array: array + next(arrays))
+    assert parts[0].result() == whole.result()
+
+
+def test_nothing_taken_in():
+    result = MultiLabelMeter(3, 4).result()
+    assert result["images"] == 0 and all(math.isnan(result[key]) for key in ("map", "macro_f1", "loss"))
