@@ -11,12 +11,21 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from passl_sot.utils.logger import get_logger
+from passl_sot.utils.supervisor import (
+    SupervisionError,
+    end_with_parent,
+    generation,
+    report_failure,
+    should_supervise,
+    supervise,
+)
 from passl_sot.utils.tuning import tune
 
 if TYPE_CHECKING:
@@ -87,19 +96,24 @@ def _guarded(run: Callable[[], int]) -> int:
         from passl_sot.engine.checkpoint import CheckpointError
         from passl_sot.engine.diagnose import NonFiniteError
         from passl_sot.engine.experiment import load_config  # noqa: F401  # for what it imports
+        from passl_sot.engine.joining import JoinError
         from passl_sot.utils.config import ConfigError
         from passl_sot.utils.registry import RegistryError
 
     try:
         return run()
-    except (ConfigError, RegistryError, DataError, CheckpointError, PeerError) as error:
+    except (ConfigError, RegistryError, DataError, CheckpointError, PeerError, JoinError) as error:
         return _fail(error)
     except NonFiniteError as error:
         return _fail(error, status=1)
     except OSError as error:
         if error.errno not in _PATH_FAULTS:
+            report_failure(traceback.format_exc(), final=False)
             raise
         return _fail(_explain(error))
+    except Exception:
+        report_failure(traceback.format_exc(), final=False)
+        raise
 
 
 def _explain(error: OSError) -> str:
@@ -148,8 +162,20 @@ def _parser(name: str, description: str, config: bool = True) -> argparse.Argume
 
 
 def _fail(error: BaseException | str, status: int = USAGE_ERROR) -> int:
+    report_failure(f"error: {error}", final=True)
     print(f"error: {error}", file=sys.stderr)
     return status
+
+
+def _supervised(restarts: int) -> int | None:
+    """The whole run in children of this process, where it is to be supervised; else None: go on and work."""
+    if generation() is not None:
+        end_with_parent(signal.SIGKILL)
+        return None
+    try:
+        return supervise(restarts) if should_supervise(restarts) else None
+    except SupervisionError as error:
+        return _fail(error)
 
 
 @_command
@@ -165,11 +191,18 @@ def train(argv: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="check everything, estimate, and stop")
     parser.add_argument("--evaluate-only", action="store_true", help="evaluate the weights given and stop")
     parser.add_argument("--check-all-files", action="store_true", help="decode every image first")
+    restarts = "start the processes again, from the last checkpoint, up to N times after one died"
+    parser.add_argument("--max-restarts", type=int, default=0, metavar="N", help=restarts)
     args = parser.parse_args(argv)
+    if args.max_restarts < 0:
+        parser.error("--max-restarts must be 0 or more")
     if args.resume and args.init_from:
         parser.error("argument --init-from: not allowed with argument --resume")
     if args.evaluate_only and not (args.resume or args.init_from):
         parser.error("--evaluate-only needs weights: --resume auto, --resume PATH or --init-from PATH")
+    status = None if args.dry_run else _supervised(args.max_restarts)
+    if status is not None:
+        return status
     note = tune(not args.no_tune)
 
     def run() -> int:
@@ -207,6 +240,9 @@ def evaluate(argv: list[str] | None = None) -> int:
         "--out", metavar="FILE", help="metrics.json to write; tables and pictures go beside it"
     )
     args = parser.parse_args(argv)
+    status = _supervised(0)
+    if status is not None:
+        return status
     note = tune(not args.no_tune)
 
     def run() -> int:

@@ -1,5 +1,7 @@
 """Every shipped config: it checks, it builds, its card is measured; and the doors that lead to it."""
 
+import importlib.util
+import math
 import subprocess
 import sys
 import zipfile
@@ -8,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+import yaml
 
 from passl_sot import Model, create_model, list_models
+from passl_sot.cli import train
 from passl_sot.engine.experiment import load_config
 from passl_sot.modeling.backbones import build_backbone
+from passl_sot.modeling.backbones.pit import PiT
 from passl_sot.modeling.heads import build_head
 from passl_sot.modeling.stats import model_stats
-from passl_sot.optim.groups import decay_groups
 from passl_sot.utils.config import get_config
 from passl_sot.zoo import find_config
 
@@ -22,19 +26,53 @@ ROOT = Path(__file__).parent.parent
 NAMES = list_models()
 
 
+FAMILIES = {
+    "sot": "tiny small base digits",
+    "so_vit": "7 10 14 19",
+    "t2t_vit": "7 10 12 14 19 24 14_384 14_sot t_14 t_19 t_24 14_cifar10 14_cifar100 19_cifar10 19_cifar100",
+    "pit": "ti xs s b s_sot "
+    + " ".join(
+        f"{size}_{kind}" for size in ("ti", "xs", "s", "b") for kind in ("vanilla", "cutmix", "distilled")
+    ),
+    "stvit": "small base large small_384 base_384 large_384 small_sot",
+    "deit": "tiny small base tiny_distilled small_distilled base_distilled tiny_sot small_sot base_sot "
+    "base_384",
+    "swin": "tiny small base tiny_sot base_sot",
+}
+
+
 def test_names():
-    assert {"sot_tiny", "sot_small", "sot_base", "sot_digits"} <= set(NAMES)
+    assert sorted(f"{family}_{size}" for family, sizes in FAMILIES.items() for size in sizes.split()) == NAMES
+    assert list_models("pit_?_distilled") == ["pit_b_distilled", "pit_s_distilled"]
+    sizes = ["deit_base_384", "stvit_base_384", "stvit_large_384", "stvit_small_384", "t2t_vit_14_384"]
+    assert list_models("*_384") == sizes
+    assert list_models("resnet*") == []
     assert list_models("sot_s*") == ["sot_small"]
     with pytest.raises(ValueError, match="did you mean sot_small"):
         find_config("sot_smal")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_config_checks_and_its_card_is_measured(name):
+@pytest.fixture(scope="module")
+def golden():
+    """What writes the golden texts; `python tests/fixtures/golden_text.py` writes them anew."""
+    path = ROOT / "tests" / "fixtures" / "golden_text.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where its dataclass looks for itself
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def built(request, golden):
+    """Name and model of each config in turn: built once, for tests that leave it as it is."""
+    paddle.seed(golden.SEED)
+    return request.param, create_model(request.param)
+
+
+def test_card_is_measured(built):
+    name, model = built
     cfg = load_config(find_config(name))
-    before = repr(cfg)
-    model = create_model(name)
-    assert repr(cfg) == before
     if "meta" in cfg:
         stats = model_stats(model)
         assert cfg.meta.params_m == round(stats.parameters / 1e6, 3)
@@ -45,17 +83,153 @@ def test_config_checks_and_its_card_is_measured(name):
         assert numbers == [cfg.meta.params_m, cfg.meta.gmacs, cfg.meta.published_top1]
 
 
+def test_parameters_against_the_golden_text(built, golden):
+    """Shape, trainable or not, decayed or not, depth and start of every parameter."""
+    name, model = built
+    assert golden.parameter_lines(model) == golden.golden_file("parameters", name).read_text().splitlines()
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_parameters_against_the_golden_list(name):
-    """Shape, trainable or not, decayed or not, of every parameter: a change shows as a difference of text."""
-    model = create_model(name)
-    decayed = set(decay_groups(model)[0])
-    lines = [
-        f"{key} {list(p.shape)}{' frozen' if p.stop_gradient else ''}{' decay' if key in decayed else ''}"
-        for key, p in model.named_parameters()
+def test_values_against_the_golden_text(golden, name):
+    """Every value of the experiment, defaults of all classes included: what a change of either changes."""
+    text = golden.golden_file("resolved", name).read_text(encoding="utf-8")
+    assert golden.resolved_lines(name) == text.splitlines()
+
+
+def test_no_golden_text_is_left_over(golden):
+    for kind in ("parameters", "resolved"):
+        assert {path.stem for path in (golden.FOLDER / kind).iterdir()} == set(NAMES)
+
+
+def test_a_wrong_start_has_another_text(golden):
+    rng = np.random.default_rng(0)
+    shape, fans = (64, 96), (64, 96)
+    cut = rng.standard_normal(20_000)
+    cut = cut[np.abs(cut) < 2][: 64 * 96].reshape(shape)
+    starts = {
+        "normal 0.02": 0.02 * rng.standard_normal(shape),
+        "normal 0.02 cut at 2 deviations": 0.02 * cut,  # Paddle 2.6's TruncatedNormal
+        "normal sqrt(2/96)": math.sqrt(2 / 96) * rng.standard_normal(shape),
+        "uniform 1/sqrt(64)": rng.uniform(-1 / 8, 1 / 8, shape),
+        "uniform sqrt(6/160)": rng.uniform(-1, 1, shape) * math.sqrt(6 / 160),  # Paddle's Linear
+        "0": np.zeros(shape),
+        "1e-06": np.full(shape, 1e-6, "float32"),
+        "orthogonal, length sqrt(64)": 8 * np.linalg.qr(rng.standard_normal((96, 64)))[0].T,
+    }
+    for text, values in starts.items():
+        assert golden.start_of(values, *fans) == text
+    for wrong in (
+        0.022 * rng.standard_normal(shape),
+        0.002 + 0.02 * rng.standard_normal(shape),
+        0.02 * math.sqrt(3) * rng.uniform(-1, 1, shape),
+        0.02 * rng.laplace(size=shape) / math.sqrt(2),
+        np.append(0.02 * rng.standard_normal(6143), -2.0),
+    ):
+        assert golden.start_of(wrong, *fans).startswith("mean ")
+    for fitting in range(200):  # none that is right is misjudged, short ones included
+        values = np.random.default_rng(fitting).standard_normal(14 + fitting)
+        assert golden.start_of(values, 14, 14) == "normal 1"
+
+
+SHALLOW = {
+    "SoT": {"depth": 2},
+    "T2TViT": {"depth": 2},
+    "DeiT": {"depth": 2},
+    "PiT": {"depths": [1, 1, 2]},
+    "STViT": {"depths": [1, 1, 2, 1]},
+    "Swin": {"depths": [1, 2, 2, 1]},
+}
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def shallow(request, tmp_path_factory):
+    """A config with few blocks, and its model at 160x288; the widths are the config's own."""
+    path = tmp_path_factory.mktemp("shallow") / "shallow.yaml"
+    family = load_config(find_config(request.param)).model.architecture.name
+    content = {"_base_": str(find_config(request.param)), "model": {"architecture": SHALLOW[family]}}
+    path.write_text(yaml.safe_dump(content))
+    return create_model(path, img_size=[160, 288])
+
+
+def test_any_config_at_160x288(shallow):
+    backbone = shallow.backbone
+    x = paddle.randn([1, 3, 160, 288])
+    with paddle.no_grad():
+        tokens = shallow.forward_features(x)
+        maps = backbone.forward_intermediates(x)
+        assert shallow.forward_head(tokens).shape == [1, shallow.num_classes]
+    rows, columns = backbone.grid_size
+    assert tokens.shape == [1, backbone.num_prefix_tokens + rows * columns, backbone.num_features]
+    assert len(maps) == len(backbone.feature_info)
+    for info, feature_map in zip(backbone.feature_info, maps, strict=True):
+        # PiT's patches are twice as wide as their stride, and none reaches beyond the image; others round up.
+        less = 2 if isinstance(backbone, PiT) else 0
+        sides = [160 / info["reduction"], 288 / info["reduction"]]
+        assert feature_map.shape[:2] == [1, info["num_chs"]]
+        for got, side in zip(feature_map.shape[2:], sides, strict=True):
+            assert math.ceil(side) - less <= got <= math.ceil(side)
+        assert np.isfinite(feature_map.numpy()).all()
+
+
+def test_depths_grow_from_input_to_head(shallow):
+    """For layer-wise decay: layers that come later in the forward pass have no smaller depth."""
+    order = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda _layer, _x, name=name: order.append(name))
+        for name, layer in shallow.named_sublayers()
+        if layer.parameters(include_sublayers=False)
     ]
-    golden = ROOT / "tests" / "fixtures" / "parameters" / f"{name}.txt"
-    assert golden.read_text().splitlines() == lines
+    with paddle.no_grad():
+        shallow(paddle.randn([1, 3, 160, 288]))
+    for hook in hooks:
+        hook.remove()
+    layers = dict(shallow.named_sublayers())
+    depths = [
+        shallow.layer_of(f"{name}.{key}")
+        for name in dict.fromkeys(order)
+        for key, _ in layers[name].named_parameters(include_sublayers=False)
+    ]
+    assert depths == sorted(depths)
+    named = {key: shallow.layer_of(key) for key, _ in shallow.named_parameters()}
+    assert set(named.values()) == set(range(shallow.num_layers + 1))
+    assert {depth for key, depth in named.items() if key.startswith("head.")} == {shallow.num_layers}
+
+
+def data_of(folder: Path) -> list[str]:
+    """Overrides that put the three classes and the few images of `folder` in place of ImageNet."""
+    return [
+        f"dataloader.train.dataset.dataroot={folder / 'train'}",
+        f"dataloader.val.dataset.dataroot={folder / 'val'}",
+        "dataloader.train.sampler.batch_size=2",
+        "dataloader.train.loader.num_workers=0",
+        "dataloader.val.loader.num_workers=0",
+        "model.head.num_classes=3",
+    ]
+
+
+@pytest.mark.slow
+def test_every_config_under_dry_run(experiment, caplog):
+    """The recipe as it is, on few blocks and small images."""
+    for name in NAMES:
+        family = load_config(find_config(name)).model.architecture.name
+        blocks = [f"model.architecture.{key}={value}" for key, value in SHALLOW[family].items()]
+        small = ["model.architecture.img_size=64", *blocks] if name != "sot_digits" else blocks
+        with caplog.at_level("INFO"):
+            assert train(["-c", name, "--dry-run", "-o", *data_of(experiment.parent), *small]) == 0
+        lines = [line for line in caplog.text.splitlines() if "images/s" in line or "in order: 24" in line]
+        assert len(lines) == 2, name
+        caplog.clear()
+    assert not (ROOT / "output" / "sot_tiny").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["t2t_vit_7", "pit_ti_distilled", "deit_tiny_sot", "swin_tiny", "stvit_small"]
+)
+def test_dry_run_on_the_command_line(experiment, tool, name):
+    done = tool("train", "-c", name, "--dry-run", "-o", *data_of(experiment.parent))
+    assert done.returncode == 0, done.stderr
+    assert "GMACs" in done.stderr + done.stdout and "images/s per process" in done.stderr + done.stdout
 
 
 def test_three_ways_to_the_same_model():

@@ -17,6 +17,7 @@ PAGES = (
     "docs/data.md",
     "docs/recipes.md",
     "docs/convert.md",
+    "docs/performance.md",
 )
 # Run elsewhere: the demo by test_demo below, the tests by whoever runs this one, the ImageNet trainings by
 # somebody with ImageNet (they are checked with --dry-run's config check in test_configs).

@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-EXTRAS = "digits,test"
+EXTRAS = "digits,fast,test"
 
 
 def call(*command: str | Path, **more) -> None:
@@ -39,7 +39,7 @@ def set_up() -> None:
     stamp = VENV / "installed.sha256"
     if stamp.exists() and stamp.read_text() == wanted:
         return
-    print(f"setting up {VENV} (about 250 MB to download, a minute or two)", flush=True)
+    print(f"setting up {VENV} (about 300 MB to download, a minute or two)", flush=True)
     if not PYTHON.exists():
         made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=False, capture_output=True)
         if made.returncode:  # Debian's Python comes without ensurepip; pip can then install from outside

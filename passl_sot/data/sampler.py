@@ -154,16 +154,21 @@ class ShardedBatchSampler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state_dict` was taken.
+        """Goes on where `state_dict` was taken; with another global batch, after as many images.
 
         Raises:
-            DataError: The state is from the middle of an epoch and its order of images was another one.
+            DataError: The state is from the middle of an epoch and its order of images was another one, or no
+                global batch of this size begins there.
         """
-        if state["consumed"]:
+        consumed = int(state["consumed"])
+        if consumed:
             mine = self.state_dict()
             before = {"repeats": 1, "balanced": False, **state}
             keys = ("seed", "num_samples", "global_batch", "shuffle", "repeats", "balanced")
             changed = [key for key in keys if before[key] != mine[key]]
+            if changed == ["global_batch"]:
+                consumed, over = divmod(consumed * before["global_batch"], mine["global_batch"])
+                changed = changed if over else []
             if changed:
                 listed = ", ".join(f"{key} was {before[key]} and is {mine[key]}" for key in changed)
                 raise DataError(
@@ -171,7 +176,7 @@ class ShardedBatchSampler:
                     f"changed: {listed}. Restore these settings, or resume from the end of an epoch"
                 )
         self.epoch = int(state["epoch"])
-        self.consumed = int(state["consumed"])
+        self.consumed = consumed
         self._resumed = True
 
     def _batches(self, epoch: int, first: int) -> Iterator[Batch]:

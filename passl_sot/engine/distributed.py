@@ -1,10 +1,14 @@
 """Processes: everything that calls Paddle's collectives is in this file.
 
-On CPU the processes talk through gloo, whose collectives die after 30 s of waiting for another rank; work
-that only the main process does is therefore awaited through the key-value store, which has no such limit.
+On CPU the processes talk through gloo, whose collectives die after 30 s of waiting for another rank. What a
+process does alone (reading data, writing checkpoints) may take longer, so all meet through the key-value
+store, which has no such limit, before each collective and before each batch.
 """
 
 import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,6 +19,8 @@ import paddle.distributed as dist
 from paddle.distributed import fleet
 from tqdm import tqdm
 
+from passl_sot.engine.joining import JOIN_LIMIT, JoinError, check_gpu, choose_network, joining
+from passl_sot.engine.sync_batch_norm import synchronise_batch_norm
 from passl_sot.utils.config import ConfigError, Fault
 
 
@@ -24,7 +30,10 @@ class World:
 
     rank: int = 0
     size: int = 1
+    gloo: bool = False
+    sharding: int = 0
     _waits: int = field(default=0, repr=False)
+    _meetings: int = field(default=0, repr=False)
 
     @property
     def is_main(self) -> bool:
@@ -35,6 +44,7 @@ class World:
         """Sum of `array` (int64 or float64, one shape everywhere) over all processes, on each of them."""
         if self.size == 1:
             return array
+        self.meet()
         tensor = paddle.to_tensor(array)
         dist.all_reduce(tensor)
         return tensor.numpy()
@@ -44,17 +54,30 @@ class World:
         if self.size == 1:
             return
         self._waits += 1
-        key = f"passl_sot/wait/{self._waits}"
-        store = paddle.base.core.create_or_get_global_tcp_store()
         if self.is_main:
-            store.set(key, b"1")
+            _count("passl_sot/main", 1)
         else:
-            store.wait(key)
+            _poll(lambda: _count("passl_sot/main", 0) >= self._waits)
+
+    def meet(self) -> None:
+        """On gloo, processes wait here, without a time limit, until all have come."""
+        if self.size == 1 or not self.gloo:
+            return
+        self._meetings += 1
+        if _count("passl_sot/meetings", 1) < self._meetings * self.size:
+            _poll(lambda: _count("passl_sot/meetings", 0) >= self._meetings * self.size)
+
+    def in_step(self, batches: Iterable[dict]) -> Iterator[dict]:
+        """Gives training batches, of which every process has as many, when all processes have theirs."""
+        for batch in batches:
+            self.meet()
+            yield batch
 
     def broadcast_statistics(self, model: paddle.nn.Layer) -> None:
         """Gives every process the main one's BatchNorm statistics, so that all evaluate one model."""
         if self.size == 1:
             return
+        self.meet()
         for tensor in model.state_dict().values():
             if tensor.stop_gradient:
                 dist.broadcast(tensor, src=0)
@@ -69,42 +92,116 @@ class World:
         return tqdm(disable=disabled, mininterval=interval, leave=False, dynamic_ncols=True, **options)
 
     def distribute(self, model: paddle.nn.Layer, optimizer) -> tuple:
-        """Wraps model and optimiser by fleet; gradients are then averaged over the processes."""
+        """Wraps model and optimiser by fleet; gradients are then averaged over the processes.
+
+        With sharding stage 1 too every process gets the whole gradient, so that its norm, clipping and the
+        skipping of non-finite updates are as ever; its optimiser then updates its share of the parameters and
+        hands it to the others. What is saved is memory: the optimiser's state is divided by the processes.
+        """
         if self.size == 1:
             return model, optimizer
+        self.meet()
+        if self.sharding > 1:  # never run: Paddle has it for GPUs alone
+            level = {2: "os_g", 3: "p_g_os"}[self.sharding]
+            return dist.sharding.group_sharded_parallel(model, optimizer, level)[:2]
+        if self.sharding == 1:
+            return paddle.DataParallel(model), fleet.distributed_optimizer(optimizer)
         return fleet.distributed_model(model), fleet.distributed_optimizer(optimizer)
+
+    def synchronise_batch_norm(self, model: paddle.nn.Layer) -> None:
+        """Has BatchNorm layers take their statistics from the images of all processes."""
+        if self.size == 1:
+            return
+        if self.gloo:
+            synchronise_batch_norm(model, _summed)
+        else:  # never run
+            paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+    def union(self, arrays: Callable[[], dict]) -> dict:
+        """What `arrays()` gives on the main process; with sharding, on all of them together."""
+        if self.size == 1 or not self.sharding:
+            return arrays() if self.is_main else {}
+        self.meet()
+        parts: list[dict] = []
+        dist.all_gather_object(parts, arrays())
+        return {name: array for part in parts for name, array in part.items()}
 
     def accumulating(self, model: paddle.nn.Layer, more: bool) -> AbstractContextManager:
         """Holds back the gradient exchange while `more` batches of the same update follow."""
         return model.no_sync() if self.size > 1 and more else nullcontext()
 
 
-def start(device: str) -> World:
+def _summed(tensor: paddle.Tensor) -> paddle.Tensor:
+    dist.all_reduce(tensor)
+    return tensor
+
+
+def _count(key: str, more: int) -> int:
+    """Adds to a number in the store that all processes share; the new number."""
+    # A signal's arrival would end the store's reading of a socket with an error; it can wait a millisecond.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
+    try:
+        return paddle.base.core.create_or_get_global_tcp_store().add(key, more)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _poll(done: Callable[[], bool]) -> None:
+    """Asks until it is so, in steps that grow to 50 ms."""
+    pause = 1e-4
+    while not done():
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.05)
+
+
+def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World:
     """Chooses the device and joins the processes that `python -m paddle.distributed.launch` started.
 
     Args:
         device: "auto", "cpu" or "gpu".
+        sharding: Stage of sharding, 0 for none.
+        limit: Seconds within which all processes must have joined.
 
     Raises:
-        ConfigError: A GPU was asked for and this Paddle has none.
+        ConfigError: A GPU was asked for and this Paddle has none, or not so many; or sharding it can't do.
+        JoinError: The processes didn't find each other.
     """
-    has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
-    if device == "gpu" and not has_gpu:
+    count = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+    if device == "gpu" and not count:
         message = (
             "device is 'gpu' but Paddle sees none: install paddlepaddle-gpu (requirements-gpu.txt) on a "
             "machine with a GPU, or write device: auto"
         )
         raise ConfigError([Fault("device", message)])
     size = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
-    if device == "cpu" or not has_gpu:
+    gloo = device == "cpu" or not count
+    if gloo:
         os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"  # else a set CUDA_VISIBLE_DEVICES misleads Paddle
         paddle.set_device("cpu")
     else:
-        paddle.set_device(f"gpu:{os.environ.get('FLAGS_selected_gpus', '0').split(',')[0]}")
+        paddle.set_device(f"gpu:{check_gpu(os.environ.get('FLAGS_selected_gpus', '0'), count)}")
+    if gloo and sharding > 1:
+        message = (
+            f"stage {sharding} works on GPUs only, Paddle has none of it for CPUs: write sharding: 1, which "
+            "divides the optimiser's state, or 0 / CPU 上仅支持 sharding: 0 或 1"
+        )
+        raise ConfigError([Fault("distributed.sharding", message)])
     if size == 1:
         return World()
-    fleet.init(is_collective=True)
-    return World(rank=dist.get_rank(), size=dist.get_world_size())
+    if gloo:
+        choose_network(os.environ.get("PADDLE_CURRENT_ENDPOINT", "").rsplit(":", 1)[0])
+    strategy = fleet.DistributedStrategy()
+    if sharding == 1:
+        degrees = {"dp_degree": 1, "mp_degree": 1, "pp_degree": 1, "sharding_degree": size}
+        strategy.hybrid_configs = degrees
+    rank = int(os.environ["PADDLE_TRAINER_ID"])
+    with joining(rank, size, os.environ.get("PADDLE_MASTER", ""), limit):
+        fleet.init(is_collective=True, strategy=strategy)
+        ones = paddle.ones([1])
+        dist.all_reduce(ones)
+    if ones.item() != size:
+        raise JoinError(f"{size} processes were started and the sum of a one from each is {ones.item():g}")
+    return World(rank=dist.get_rank(), size=dist.get_world_size(), gloo=gloo, sharding=sharding)
 
 
 def format_duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ import paddle.nn.functional as F
 
 from passl_sot.engine.distributed import World
 from passl_sot.metrics import ClassificationMeter, MultiLabelMeter
+from passl_sot.nn.precision import at_least_float32
 
 
 @paddle.no_grad()
@@ -40,7 +41,7 @@ def evaluate(
     training = model.training
     model.eval()
     for batch in world.bar(iterable=loader, desc=description):
-        logits = model(batch["image"]).numpy()
+        logits = at_least_float32(model(batch["image"])).numpy()
         labels, index = batch["label"].numpy(), batch["index"].numpy()
         meter.take(index, logits, labels)
         if on_batch:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from passl_sot.data import SplitSection
+from passl_sot.engine.mixed_precision import AmpSection
 from passl_sot.engine.modes import TrainingMode
 from passl_sot.engine.tasks import TASKS
 from passl_sot.modeling.backbones import BACKBONES
@@ -53,6 +54,20 @@ class CheckpointSection:
 
     interval: Count | None = None
     best_by: Literal["raw", "ema"] = "raw"
+
+
+@dataclass(kw_only=True)
+class DistributedSection:
+    """`distributed:` how several processes work together; without effect in one.
+
+    Attributes:
+        sync_batch_norm: BatchNorm takes its statistics from the images of all processes.
+        sharding: 1 divides the optimiser's state over the processes. 2 (gradients too) and 3 (weights too)
+            are Paddle's for GPUs alone, and have never been run here.
+    """
+
+    sync_batch_norm: bool = False
+    sharding: Literal[0, 1, 2, 3] = 0
 
 
 @dataclass(kw_only=True)
@@ -112,7 +127,9 @@ class Experiment:
     training_mode: TrainingMode = "train"
     parameters: ParametersSection = field(default_factory=ParametersSection)
     ema: EMASection | None = None
+    amp: AmpSection | None = None
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
+    distributed: DistributedSection = field(default_factory=DistributedSection)
     log: LogSection = field(default_factory=LogSection)
     seed: Annotated[int, Range(min=0, max=2**31 - 1)] = 0
     device: Literal["auto", "cpu", "gpu"] = "auto"

@@ -17,6 +17,8 @@ class Progress:
         skipped_in_a_row: Those since the last good update.
         pending_evaluation: The epoch just finished is saved but not evaluated yet.
         best_step: `step` when `best` was reached.
+        loss_scale: What float16 multiplies the loss by; 0 before its first update.
+        scaled_updates: Updates since that changed.
     """
 
     epoch: int = 0
@@ -27,6 +29,8 @@ class Progress:
     skipped_in_a_row: int = 0
     pending_evaluation: bool = False
     best_step: int = -1
+    loss_scale: float = 0.0
+    scaled_updates: int = 0
 
 
 class Speed:

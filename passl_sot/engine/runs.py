@@ -19,6 +19,7 @@ from passl_sot.modeling.classifier import Classifier
 from passl_sot.utils.config import Config, diff
 from passl_sot.utils.logger import get_logger
 from passl_sot.utils.schema import make_section
+from passl_sot.utils.supervisor import generation
 
 log = get_logger()
 
@@ -37,15 +38,19 @@ def train_run(cfg: Config, config_path: Path, args, note: str, pretrained: Fill 
     if args.evaluate_only:
         evaluate_run(cfg, _weights_to_evaluate(folder, args), None, note=note)
         return
-    world = start(cfg.get("device", "auto"))
+    distributed = make_section(Experiment, cfg).distributed
+    world = start(cfg.get("device", "auto"), sharding=distributed.sharding)
     if world.is_main:
         log.info(note)
+    resume, init_from = args.resume, args.init_from
+    if generation() and (folder / "last.safetensors").exists():
+        resume, init_from, pretrained = "auto", None, None  # restarted after a process died
     trainer = Trainer(
         cfg,
         folder,
         world,
-        resume=args.resume,
-        init_from=args.init_from,
+        resume=resume,
+        init_from=init_from,
         pretrained=pretrained,
         check_all_files=args.check_all_files,
         overrides=tuple(args.override),

@@ -4,12 +4,15 @@ import numpy as np
 import paddle
 
 from passl_sot.engine.checkpoint import CheckpointError
+from passl_sot.nn.precision import at_least_float32
 from passl_sot.optim.ema import ModelEMA
+
+_MASTERS = "master_weights"  # Paddle's name
 
 
 def model_arrays(model: paddle.nn.Layer) -> dict[str, np.ndarray]:
-    """The state dict as NumPy arrays."""
-    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    """The state dict as NumPy arrays, 16 bits as float32: NumPy has no bfloat16."""
+    return {name: at_least_float32(tensor).numpy() for name, tensor in model.state_dict().items()}
 
 
 def load_model(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: str) -> None:
@@ -69,7 +72,11 @@ def optimizer_arrays(optimizer, model: paddle.nn.Layer) -> dict[str, np.ndarray]
     """
     structured = {p.name: name for name, p in model.named_parameters()}
     arrays = {}
-    for key, value in optimizer.state_dict().items():
+    entries = optimizer.state_dict()
+    # Weights in float32 beside those in 16 bits, with level O2 of mixed precision; by parameter name.
+    for parameter, value in entries.get(_MASTERS, {}).items():
+        arrays[f"{structured[parameter]}|{_MASTERS}"] = value.numpy()
+    for key, value in entries.items():
         if isinstance(value, paddle.Tensor):
             parameter = _owner(key, structured)
             arrays[f"{structured[parameter]}|{key[len(parameter) :]}"] = value.numpy()
@@ -79,10 +86,13 @@ def optimizer_arrays(optimizer, model: paddle.nn.Layer) -> dict[str, np.ndarray]
 def load_optimizer(optimizer, model: paddle.nn.Layer, arrays: dict[str, np.ndarray]) -> None:
     """Restores what `optimizer_arrays` gave, into an optimiser of this process."""
     internal = {name: p.name for name, p in model.named_parameters()}
-    state = {}
+    state: dict = {}
     for key, value in arrays.items():
         name, suffix = key.split("|")
-        state[internal[name] + suffix] = paddle.to_tensor(value)
+        if suffix == _MASTERS:
+            state.setdefault(_MASTERS, {})[internal[name]] = paddle.to_tensor(value)
+        else:
+            state[internal[name] + suffix] = paddle.to_tensor(value)
     optimizer.set_state_dict(state)
 
 
@@ -96,9 +106,11 @@ def _owner(key: str, parameters: dict[str, str]) -> str:
     raise KeyError(f"optimiser state {key!r} belongs to no parameter of the model")
 
 
-def training_arrays(model: paddle.nn.Layer, ema: ModelEMA | None, optimizer) -> dict[str, np.ndarray]:
-    """All tensors of a training run under their checkpoint prefixes."""
-    parts = {"model": model_arrays(model), "optimizer": optimizer_arrays(optimizer, model)}
+def training_arrays(
+    model: paddle.nn.Layer, ema: ModelEMA | None, optimizer: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """All tensors of a training run under their checkpoint prefixes; `optimizer` as of `optimizer_arrays`."""
+    parts = {"model": model_arrays(model), "optimizer": optimizer}
     if ema is not None:
         parts["ema"] = {name: tensor.numpy() for name, tensor in ema.average.items()}
     return {f"{prefix}.{name}": array for prefix, part in parts.items() for name, array in part.items()}

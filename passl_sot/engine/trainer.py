@@ -19,6 +19,7 @@ from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.experiment import Experiment
 from passl_sot.engine.fit import check_fit
 from passl_sot.engine.loggers import MetricsWriter
+from passl_sot.engine.mixed_precision import Precision
 from passl_sot.engine.modes import set_training_mode
 from passl_sot.engine.progress import Progress, Speed, mix_seed
 from passl_sot.engine.run_info import RunFolder, memory_gb, preprocessing_of
@@ -80,6 +81,8 @@ class Trainer:
 
         paddle.seed(self.exp.seed)
         self.model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+        if self.exp.distributed.sync_batch_norm:
+            world.synchronise_batch_norm(self.model)
         self.frozen = freeze(self.model, self.exp.parameters.freeze)
         dataset = self.train_loader.dataset
         self.task = build_task(cfg, self.model, dataset.class_names, class_counts=dataset.class_counts())
@@ -90,6 +93,8 @@ class Trainer:
         self.groups = group_parameters(self.model, self.exp.parameters)
         self.inner_optimizer = factory(self.model, self.groups)
         self.schedule = build_lr_scheduler(cfg.lr_scheduler)
+        self.precision = Precision.of_this_device(self.exp.amp)
+        self.precision.prepare(self.model, self.inner_optimizer)
         self.progress = Progress()
         if init_from:
             weights, _ = ckpt.read_weights(init_from)
@@ -145,6 +150,8 @@ class Trainer:
         self.world.wait_for_main()
 
     def _announce(self, batch_size: int) -> None:
+        if self.precision.note:
+            self._say("%s", self.precision.note)
         frozen = {name: p for name, p in self.model.named_parameters() if name in self.frozen}
         for line in describe_groups(self.groups, self.weight_decay, frozen):
             self._say("%s", line)
@@ -231,7 +238,7 @@ class Trainer:
             total=len(loader), initial=self.progress.batches, desc=f"epoch {epoch + 1}/{self.exp.epochs}"
         )
         loss_sum = 0.0
-        for batch in loader:
+        for batch in self.world.in_step(loader):
             index = self.progress.batches
             if index % accumulate == 0:
                 update = index // accumulate
@@ -245,9 +252,10 @@ class Trainer:
             # Dropout and drop-path draw from (seed, position, rank) alone: resuming needs no generator state.
             paddle.seed(mix_seed(self.exp.seed, epoch, index, self.world.rank))
             with self.world.accumulating(self.net, more=not last):
-                values = self.task(self.net, batch)
+                with self.precision.autocast():
+                    values = self.task(self.net, batch)
                 loss = values["loss"] / group
-                loss.backward()
+                self.precision.backward(loss, self.progress)
             loss_sum += float(loss)
             meter.add(len(batch["label"]) * self.world.size)
             self.progress.batches += 1
@@ -255,10 +263,12 @@ class Trainer:
             if not last:
                 continue
 
+            self.precision.unscale(self.parameters, self.progress)
             norm = global_grad_norm(self.parameters)
             bad, stop = self._agree(not math.isfinite(loss_sum + norm), self.stop_signal)
+            curable = self.precision.adapt(bad, self.progress)
             if bad:
-                self._skip(statistics, batch)
+                self._skip(statistics, batch, curable)
             else:
                 if self.clip_grad:
                     clip_by_global_norm(self.parameters, norm, self.clip_grad)
@@ -289,7 +299,7 @@ class Trainer:
         entries = [t for name, t in self.model.state_dict().items() if name not in self.frozen]
         return [(t, t.clone()) for t in entries if t.stop_gradient and paddle.is_floating_point(t)]
 
-    def _skip(self, statistics: list, batch: dict) -> None:
+    def _skip(self, statistics: list, batch: dict, curable: bool) -> None:
         for tensor, before in statistics:
             tensor.set_value(before)
         self.progress.skipped += 1
@@ -298,7 +308,7 @@ class Trainer:
         self._say(
             "update %d skipped: loss or gradient is not finite (%d in a row)", self.progress.step, count
         )
-        if count >= limit:
+        if count >= limit and not curable:
             raise NonFiniteError(
                 f"the loss was not finite in {count} updates in a row; it begins in "
                 f"{first_nonfinite(self.model, batch)}. The last checkpoint is untouched; lower the learning "
@@ -321,7 +331,10 @@ class Trainer:
         for kind in ("raw", "ema") if self.ema else ("raw",):
             with self.ema.applied() if kind == "ema" else nullcontext():
                 self.world.broadcast_statistics(self.model)
-                meter = evaluate(self.model, self.val_loader, classes, self.world, description=f"eval {kind}")
+                with self.precision.autocast():
+                    meter = evaluate(
+                        self.model, self.val_loader, classes, self.world, description=f"eval {kind}"
+                    )
             values = meter.result()
             results.update({f"{kind}_{name}": value for name, value in values.items()})
             if self.metrics and record:
@@ -376,6 +389,7 @@ class Trainer:
 
     def _save(self) -> Path:
         last = self.folder.path / "last.safetensors"
+        optimizer = self.world.union(lambda: state.optimizer_arrays(self.inner_optimizer, self.model))
         if self.world.is_main:
             meta = {
                 **self.folder.info,
@@ -387,9 +401,7 @@ class Trainer:
                 "class_names": self.train_loader.class_names,
                 "preprocessing": preprocessing_of(self.cfg.dataloader.val.dataset),
             }
-            ckpt.write_checkpoint(
-                last, state.training_arrays(self.model, self.ema, self.inner_optimizer), meta
-            )
+            ckpt.write_checkpoint(last, state.training_arrays(self.model, self.ema, optimizer), meta)
             interval, progress = self.exp.checkpoint.interval, self.progress
             if interval and progress.batches == 0 and progress.epoch % interval == 0:
                 ckpt.copy_checkpoint(last, self.folder.path / f"epoch_{progress.epoch:04d}.safetensors")
@@ -419,6 +431,7 @@ class Trainer:
         self.progress = Progress(**saved.meta["progress"])
         if self.progress.batches:
             self.train_loader.sampler.load_state_dict(saved.meta["sampler"])
+            self.progress.batches = self.train_loader.sampler.consumed
         if self.world.is_main:
             self.folder.mend_best(saved, self.progress.best_step)
         self._say(

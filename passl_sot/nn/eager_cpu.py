@@ -16,12 +16,14 @@ from paddle.autograd import PyLayer
 
 __all__ = [
     "GELU",
+    "Conv2D",
     "LayerNorm",
     "Linear",
     "affine",
     "applies",
     "channel_bias",
     "depthwise_conv3x3",
+    "erf_gate",
     "gelu",
     "pack",
     "unpack",
@@ -74,6 +76,34 @@ def channel_bias(x_bcn: paddle.Tensor, bias_c: paddle.Tensor) -> paddle.Tensor:
     return x_bcn.add_(bias_c.unsqueeze(-1))
 
 
+class Conv2D(nn.Conv2D):
+    """``nn.Conv2D`` with its bias added by :func:`channel_bias`, and 1×1 kernels as a matrix product."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Args: x: ``[B, C, H, W]``. Returns: ``[B, out, H', W']``."""
+        if not applies(x):
+            return super().forward(x)
+        point = self._kernel_size == [1, 1] and self._groups == 1 and self._updated_padding in (0, [0, 0])
+        if point:
+            down, right = self._stride
+            x = x if down == right == 1 else x[:, :, ::down, ::right]
+            maps, size = paddle.matmul(self.weight.flatten(1), x.flatten(2)), x.shape[2:]
+        else:
+            maps = F.conv2d(
+                x,
+                self.weight,
+                stride=self._stride,
+                padding=self._updated_padding,
+                dilation=self._dilation,
+                groups=self._groups,
+            )
+            size = maps.shape[2:]
+            maps = maps.flatten(2)
+        if self.bias is not None:
+            maps = channel_bias(maps, self.bias)
+        return maps.reshape([0, 0, *size])
+
+
 class _Gelu(PyLayer):
     @staticmethod
     def forward(ctx, y):
@@ -99,6 +129,30 @@ def gelu(x: paddle.Tensor) -> paddle.Tensor:
     if not applies(x):
         return F.gelu(x)
     return _Gelu.apply(x) if learning else x.multiply_(_normal_cdf(x))
+
+
+class _ErfGate(PyLayer):
+    @staticmethod
+    def forward(ctx, u):
+        gate = paddle.erf(u).scale_(1.0, 1.0)
+        slope = (u * u).scale_(-1.0, math.log(2.0 / math.sqrt(math.pi))).exp_()
+        ctx.save_for_backward(slope.multiply_(u).add_(gate))
+        return gate.multiply_(u)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (slope,) = ctx.saved_tensor()
+        return slope * grad
+
+
+def erf_gate(u: paddle.Tensor) -> paddle.Tensor:
+    """u·(1 + erf u), which is √2·gelu(√2·u); without gradients in the memory of ``u``. Any shape.
+
+    Where the layers before and after take a factor √½ into their weights, this is a GELU with a pass less.
+    """
+    if not applies(u):
+        return u * (1.0 + paddle.erf(u))
+    return _ErfGate.apply(u) if _learning(u) else u.multiply_(paddle.erf(u).scale_(1.0, 1.0))
 
 
 class GELU(nn.GELU):

@@ -11,7 +11,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.nn.eager_cpu import Linear
+from passl_sot.nn.eager_cpu import Conv2D, Linear
 
 __all__ = [
     "BatchNorm2D",
@@ -109,7 +109,7 @@ def conv2d(
 ) -> nn.Conv2D:
     """``nn.Conv2D`` with PyTorch's default initialisation of weight and bias."""
     zero = nn.initializer.Constant(0.0)
-    layer = nn.Conv2D(
+    layer = Conv2D(
         in_channels,
         out_channels,
         kernel_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import yaml
@@ -24,6 +25,7 @@ from passl_sot.utils.yaml_io import MAX_DEPTH, compose_text, no_such_tag, scalar
 MAX_VALUES = 100_000
 _MAX_FILES = 200
 _MERGE = "tag:yaml.org,2002:merge"
+_WHOLE_NUMBER = re.compile("0|[1-9][0-9]*")
 
 
 class Builder:
@@ -107,6 +109,8 @@ class Builder:
     def _key(self, node: yaml.Node, path: str) -> str | None:
         if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
             return str(node.value)
+        if isinstance(node, yaml.ScalarNode) and path and _WHOLE_NUMBER.fullmatch(node.value):
+            return str(node.value)  # of a schedule, such as {0: 0.4, 260: 0.6}
         if isinstance(node, yaml.ScalarNode):
             kind = {"bool": "true or false", "null": "null"}.get(node.tag.rpartition(":")[2], "a number")
             message = f"keys are text; YAML reads {node.value or 'an empty key'} as {kind}"

@@ -439,7 +439,8 @@ def construct(
         raise
     except Exception as err:
         if type(err) is ValueError and _raised_in(err) == target.__module__.partition(".")[0]:
-            who = "" if is_section(target) else f"{target.__name__}: "
+            who = f"{target.__name__}: "
+            who = "" if is_section(target) or str(err).startswith(who) else who
             raise ConfigError([Fault(path, f"{who}{err}", origin, "value")]) from err
         if hasattr(err, "add_note"):
             place = f" ({origin})" if origin else ""

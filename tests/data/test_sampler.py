@@ -104,6 +104,20 @@ def test_resume_at_another_world_size_of_the_same_global_batch():
     assert [i for _, i in next(iter(one))] == one.order(2)[8:16].tolist()
 
 
+def test_resume_with_another_global_batch_goes_on_at_the_same_image():
+    options = {"num_samples": 24, "shuffle": True, "drop_last": True, "seed": 1}
+    two = ShardedBatchSampler(**options, batch_size=4, rank=1, world_size=2)
+    two.set_epoch(2)
+    two.consumed = 1
+    one = ShardedBatchSampler(**options, batch_size=4)
+    one.load_state_dict(two.state_dict())
+    assert one.consumed == 2
+    assert [i for batch in one for _, i in batch] == one.order(2)[8:].tolist()
+    three = ShardedBatchSampler(**options, batch_size=4, world_size=3)
+    with pytest.raises(DataError, match="global_batch was 8 and is 12"):
+        three.load_state_dict(two.state_dict())
+
+
 def test_resume_in_mid_epoch_refuses_another_order():
     sampler = ShardedBatchSampler(num_samples=24, batch_size=4, shuffle=True, drop_last=True, seed=1)
     state = {**sampler.state_dict(), "consumed": 2, "num_samples": 30, "global_batch": 8}

@@ -23,6 +23,7 @@ from passl_sot.engine.experiment import load_config
 from passl_sot.engine.loggers import read_metrics
 from passl_sot.engine.progress import mix_seed
 from passl_sot.engine.trainer import NonFiniteError, Trainer
+from passl_sot.modeling.classifier import Classifier
 
 ROOT = Path(__file__).parents[2]
 CURVE = [1.0941, 1.1350, 1.0996, 0.9995, 1.0530, 0.9073, 0.8848, 0.8040, 0.7333, 0.6765, 0.5371, 0.4563]
@@ -96,6 +97,50 @@ def test_loss_curve_is_pinned(experiment):
     losses = [row["loss"] for row in rows if row["kind"] == "train"]
     assert losses[: len(CURVE)] == pytest.approx(CURVE, abs=2e-3)
     assert losses[-1] < 0.3
+
+
+def test_drop_path_follows_its_schedule_through_a_run(experiment, tmp_path, monkeypatch):
+    architecture = (
+        "{name: STViT, img_size: 32, embed_dim: [8, 16], depths: [1, 2], num_heads: [1, 2], n_iter: [1, 1],"
+        " stoken_size: [4, 1], layerscale: [false, true], projection: 16, drop_path_rate: {0: 0.2, 2: 0.6}}"
+    )
+    head = "{name: LinearHead, num_classes: 3, in_channels: 16, pool: mean, num_prefix_tokens: 0}"
+    overrides = ["epochs=4", f"model.architecture={architecture}", f"model.head={head}"]
+    seen = []
+    forward = Classifier.forward
+
+    def watched(model, x):
+        if model.training:
+            seen.append([round(b.drop_path.rate, 6) for stage in model.backbone.layers for b in stage.blocks])
+        return forward(model, x)
+
+    monkeypatch.setattr(Classifier, "forward", watched)
+    train(experiment, *overrides)
+    assert seen == [[0.0, 0.1, 0.2]] * 6 + [[0.0, 0.3, 0.6]] * 6  # three batches an epoch
+    # A run that stops inside the schedule goes on with the rates of where it stands.
+    folder = tmp_path / "stopped"
+    monkeypatch.setattr(Trainer, "_keep_best", stop_after(3, Trainer._keep_best))
+    with pytest.raises(KeyboardInterrupt):
+        train(experiment, *overrides, folder=folder)
+    monkeypatch.undo()
+    monkeypatch.setattr(Classifier, "forward", watched)
+    seen.clear()
+    train(experiment, *overrides, folder=folder, resume="auto")
+    assert seen == [[0.0, 0.3, 0.6]] * 3
+    same_tensors(experiment.parent / "output" / "run" / "last.safetensors", folder / "last.safetensors")
+
+
+def stop_after(epochs: int, keep_best):
+    """The trainer's method, which is interrupted behind that many epochs' evaluation."""
+    kept = []
+
+    def keep(trainer: Trainer, top1: float) -> None:
+        keep_best(trainer, top1)
+        kept.append(top1)
+        if len(kept) == epochs:
+            raise KeyboardInterrupt
+
+    return keep
 
 
 def test_a_late_rate_of_another_batch(experiment):

@@ -1,6 +1,7 @@
 """The backbone contract, for every registered backbone at a tiny size."""
 
 import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -182,15 +183,21 @@ def gradients(model, x: paddle.Tensor, upstream: np.ndarray) -> dict[str, np.nda
     return {key: p.grad.numpy() for key, p in model.named_parameters() if not p.stop_gradient}
 
 
-@every_name
-def test_recompute_gives_the_same_gradients(name):
-    model = build(name, **TINY[name].get("random", {}))
+@every_case
+def test_recompute_gives_the_same_gradients(name, variant):
+    model = build(name, variant, **TINY[name].get("random", {}))
     model.train()
+    start = {key: value.numpy().copy() for key, value in model.state_dict().items()}
     x = images(model)
     upstream = np.random.default_rng(0).standard_normal(model(x).shape).astype("float32")
+    model.set_state_dict(start)
     plain = gradients(model, x, upstream)
+    moved = {key: value.numpy().copy() for key, value in model.state_dict().items()}
+    model.set_state_dict(start)
     model.set_recompute(True)
     again = gradients(model, x, upstream)
+    for key, value in model.state_dict().items():  # BatchNorm's statistics move once
+        np.testing.assert_allclose(value.numpy(), moved[key], rtol=1e-5, atol=1e-6, err_msg=key)
     for key, value in plain.items():
         np.testing.assert_allclose(again[key], value, rtol=1e-5, atol=1e-6, err_msg=key)
     model.set_recompute(False)
@@ -334,8 +341,19 @@ def test_impossible_sizes(name):
         small = build(name, img_size=[1, 3])
         assert small(images(small)).shape == [2, tokens_of(small), small.num_features]
     else:
-        with pytest.raises(ValueError, match="nearest valid size"):
-            model.resize(3)
+        for size in (3, [3, 64], [64, 3]):
+            with pytest.raises(ValueError, match="nearest valid size") as caught:
+                model.resize(size)
+            assert model.img_size == (32, 32)
+            nearest = re.search(r"nearest valid size\D*(\d+)\D+(\d+)", str(caught.value))
+            sides = [int(side) for side in nearest.groups()]
+            given = [3, 3] if size == 3 else size
+            assert [side for side in given if side == 64] == [side for side in sides if side == 64]
+            smaller = [side - (old == 3) for side, old in zip(sides, given, strict=True)]
+            with pytest.raises(ValueError, match="nearest valid size"):
+                model.resize(smaller)
+            other = build(name, img_size=sides)
+            assert other(images(other)).shape == [2, tokens_of(other), other.num_features]
     assert model.img_size == (32, 32)
     model(images(model))  # a refused resize leaves the model as it was
     for wrong in (0, [32], [32, 32, 32], [32, -1]):

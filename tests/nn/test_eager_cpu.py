@@ -6,7 +6,16 @@ import paddle.nn.functional as F
 import pytest
 
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, Pointwise, ResidualDepthwise
-from passl_sot.nn.eager_cpu import LayerNorm, affine, channel_bias, depthwise_conv3x3, gelu, pack, unpack
+from passl_sot.nn.eager_cpu import (
+    LayerNorm,
+    affine,
+    channel_bias,
+    depthwise_conv3x3,
+    erf_gate,
+    gelu,
+    pack,
+    unpack,
+)
 
 
 def numbers(shape: list[int], seed: int, dtype: str = "float64") -> paddle.Tensor:
@@ -33,6 +42,12 @@ def both(function, reference, shapes, dtype="float64", tolerance=1e-11) -> None:
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
 def test_gelu(dtype, tolerance):
     both(gelu, F.gelu, [[3, 5, 7]], dtype, tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
+def test_erf_gate(dtype, tolerance):
+    half = 0.5**0.5
+    both(lambda x: erf_gate(x * half) * half, F.gelu, [[3, 5, 7]], dtype, tolerance)
 
 
 def test_packed_and_back():

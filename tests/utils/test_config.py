@@ -141,6 +141,18 @@ def test_anchors_give_independent_copies_and_merge_keys_yield():
     assert cfg.a.p == [1] and cfg.c == {"p": [1], "q": 3} and cfg.d == {"r": 1, "s": 3}
 
 
+def test_whole_numbers_are_keys_below_the_top_level(write: Write):
+    text = "m: {drop_path_rate: {0: 0.4, 260: 0.6}}"
+    write(x=text)
+    assert get_config("x.yaml").m.drop_path_rate == {"0": 0.4, "260": 0.6}
+    assert get_config("x.yaml", ["m.drop_path_rate={0: 0.1}"]).m.drop_path_rate == {"0": 0.1}
+    assert get_config("x.yaml", ["m.drop_path_rate.260=0.5"]).m.drop_path_rate == {"0": 0.4, "260": 0.5}
+    assert parse_config(parse_config(text).dump()) == parse_config(text)
+    for wrong in ("01", "1_0", "-1", "0x1", "1e3"):
+        with pytest.raises(ConfigError, match=f"reads {wrong} as a number"):
+            parse_config(f"m: {{{wrong}: a}}")
+
+
 def test_byte_order_mark_is_tolerated(tmp_path: Path):
     (tmp_path / "x.yaml").write_bytes("\ufeffa: 图\n".encode())
     assert get_config(tmp_path / "x.yaml").a == "图"

@@ -41,6 +41,8 @@ CASES = {
             "the line reads: ---"),
     "tag": ("a:\n  b: !foo c\n", "x.yaml:2: a.b: the tag '!foo' is not supported; values are plain YAML"),
     "number_key": ("1: a\n", "x.yaml:1: keys are text; YAML reads 1 as a number, so write '1' with the quotes"),
+    "nested_number_key": ("m:\n  1.5: a\n", "x.yaml:2: m: keys are text; YAML reads 1.5 as a number, so write '1.5' "
+                          "with the quotes"),
     "bool_key": ("m:\n  on: a\n", "x.yaml:2: m: keys are text; YAML reads on as true or false, so write 'on' with "
                  "the quotes"),
     "template": ("a: {{ b }}\n", "x.yaml:1: a: a key must be a single word, not a list or mapping (is a '{' or '[' "

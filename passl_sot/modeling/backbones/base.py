@@ -12,9 +12,10 @@ import paddle
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
+from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.input_channels import adapt_channels
 
-__all__ = ["Backbone", "as_pair"]
+__all__ = ["Backbone", "PlainBackbone", "as_pair", "prepend"]
 
 
 def as_pair(img_size: int | Sequence[int]) -> tuple[int, int]:
@@ -32,6 +33,38 @@ def as_pair(img_size: int | Sequence[int]) -> tuple[int, int]:
 def _differs(got: Any, wanted: int) -> bool:
     """Whether a size is known and is another one; a traced graph has -1 or a variable for unknown."""
     return isinstance(got, int) and got >= 0 and got != wanted
+
+
+def prepend(tokens: Sequence[paddle.Tensor], x_bnc: paddle.Tensor) -> paddle.Tensor:
+    """Learned tokens, each ``[1, 1, C]``, before those of every sample ``[B, N, C]``."""
+    # Expanded to a tensor, not to a number: a traced graph may not know the batch size.
+    return paddle.concat([*(token.expand_as(x_bnc[:, :1]) for token in tokens), x_bnc], axis=1)
+
+
+def _statistics_once(block: Callable[[paddle.Tensor], paddle.Tensor]) -> Callable[..., paddle.Tensor]:
+    """The block, whose second call leaves BatchNorm's running statistics alone.
+
+    Recomputation calls a block again in the backward pass: the statistics would move twice a step.
+    """
+    layers = block.sublayers() if isinstance(block, nn.Layer) else []
+    norms = [layer for layer in layers if isinstance(layer, nn.BatchNorm2D)]
+    calls = 0
+
+    def run(x: paddle.Tensor) -> paddle.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            return block(x)
+        momenta = [norm._momentum for norm in norms]
+        for norm in norms:
+            norm._momentum = 1.0  # Paddle's momentum is the old statistics' share
+        try:
+            return block(x)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm._momentum = momentum
+
+    return run if norms else block
 
 
 class Backbone(nn.Layer):
@@ -82,6 +115,11 @@ class Backbone(nn.Layer):
     def __init__(self) -> None:
         super().__init__()
         self._recompute = False
+
+    def learned(self, shape: list[int]) -> paddle.Tensor:
+        """A new parameter as class tokens and position tables start: normal, deviation 0.02."""
+        zero = nn.initializer.Constant(0.0)
+        return trunc_normal_(self.create_parameter(shape, default_initializer=zero), std=0.02)
 
     def forward_intermediates(
         self, x_bchw: paddle.Tensor, indices: int | Sequence[int] | None = None
@@ -166,7 +204,7 @@ class Backbone(nn.Layer):
         """Call a block, with recomputation when it is on and there are gradients to save for."""
         if self._recompute and (self.training or not x.stop_gradient) and paddle.in_dynamic_mode():
             # The re-entrant form breaks inside DataParallel.
-            return recompute(block, x, use_reentrant=False)
+            return recompute(_statistics_once(block), x, use_reentrant=False)
         return block(x)
 
     def check_images(self, x_bchw: paddle.Tensor, in_chans: int) -> None:
@@ -203,3 +241,60 @@ class Backbone(nn.Layer):
         if wrong:
             raise ValueError(f"no feature map {wrong[0]}: there are {count}, numbered from 0")
         return [i % count for i in indices]
+
+
+class PlainBackbone(Backbone):
+    """Base of backbones of one width and one grid: ``embed``, then ``blocks``, then ``norm``.
+
+    Attributes:
+        blocks: Blocks from ``[B, P+N, C]`` to the same shape.
+        norm: The norm after the last.
+        grid_size: Rows and columns of the word tokens.
+    """
+
+    blocks: nn.LayerList
+    norm: nn.Layer
+    grid_size: tuple[int, int]
+
+    def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, P+N, C]``."""
+        raise NotImplementedError
+
+    def set_stride(self, stride: int) -> None:
+        """Note in ``feature_info`` how many pixels a token has along each side."""
+        self.feature_info = [
+            {"module": f"blocks.{i}", "num_chs": self.num_features, "reduction": stride}
+            for i in range(len(self.blocks))
+        ]
+
+    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Images ``[B, in_chans, H, W]`` to normalised tokens ``[B, P+N, C]``.
+
+        Raises:
+            ValueError: The images have another size than the model is planned for.
+        """
+        x = self.embed(x_bchw)
+        for block in self.blocks:
+            x = self.run_block(block, x)
+        return self.norm(x)
+
+    def forward_intermediates(
+        self, x_bchw: paddle.Tensor, indices: int | Sequence[int] | None = None
+    ) -> list[paddle.Tensor]:
+        """Outputs of blocks as maps ``[B, C, H, W]``, without prefix tokens, not normalised."""
+        chosen = self.pick(indices)
+        maps: dict[int, paddle.Tensor] = {}
+        x = self.embed(x_bchw)
+        for i, block in enumerate(self.blocks[: max(chosen, default=-1) + 1]):
+            x = self.run_block(block, x)
+            if i in chosen:
+                words = x[:, self.num_prefix_tokens :].transpose([0, 2, 1])
+                maps[i] = words.reshape([0, 0, *self.grid_size])
+        return [maps[i] for i in chosen]
+
+    def layer_of(self, name: str) -> int:
+        """See :meth:`Backbone.layer_of`: the embedding is one layer, the final norm comes last."""
+        parts = name.split(".")
+        if parts[0] == "blocks":
+            return int(parts[1]) + 1
+        return self.num_layers if parts[0] == "norm" else 0

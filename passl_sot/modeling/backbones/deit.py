@@ -29,11 +29,10 @@ import paddle
 from paddle import nn
 
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Backbone, as_pair
+from passl_sot.modeling.backbones.base import PlainBackbone, as_pair, prepend
 from passl_sot.nn.block import Block
 from passl_sot.nn.drop_path import drop_path_rates
 from passl_sot.nn.eager_cpu import LayerNorm
-from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.patch_embed import PatchEmbed
 from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
@@ -43,7 +42,7 @@ __all__ = ["DeiT"]
 
 
 @BACKBONES.register()
-class DeiT(Backbone):
+class DeiT(PlainBackbone):
     """The DeiT backbone; sizes Tiny, Small and Base are in ``configs/deit/``.
 
     Args:
@@ -91,8 +90,6 @@ class DeiT(Backbone):
         token_dim: Count = 64,
     ) -> None:
         super().__init__()
-        if depth < 1:
-            raise ValueError(f"DeiT: depth must be at least 1, got {depth}")
         size = as_pair(img_size)
         self.in_chans = in_chans
         self.distilled = distilled
@@ -111,10 +108,10 @@ class DeiT(Backbone):
             self.patch_embed = TokenEmbed(token_embed, size, in_chans, embed_dim, token_dim)
         self.grid_size = self.patch_embed.grid_size(*size)
         tokens = self.num_prefix_tokens + self.grid_size[0] * self.grid_size[1]
-        self.cls_token = self._learned([1, 1, embed_dim])
+        self.cls_token = self.learned([1, 1, embed_dim])
         if distilled:
-            self.dist_token = self._learned([1, 1, embed_dim])
-        self.pos_embed = self._learned([1, tokens, embed_dim])
+            self.dist_token = self.learned([1, 1, embed_dim])
+        self.pos_embed = self.learned([1, tokens, embed_dim])
         self.pos_drop = nn.Dropout(drop_rate)
         self.blocks = nn.LayerList(
             Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, rate, 1e-6)
@@ -122,10 +119,6 @@ class DeiT(Backbone):
         )
         self.norm = LayerNorm(embed_dim, epsilon=1e-6)
         self.resize(size)
-
-    def _learned(self, shape: list[int]) -> paddle.Tensor:
-        parameter = self.create_parameter(shape, default_initializer=nn.initializer.Constant(0.0))
-        return trunc_normal_(parameter, std=0.02)
 
     def resize(self, img_size: int | Sequence[int]) -> None:
         """Change the input size: the position table is interpolated, all other weights stay.
@@ -144,10 +137,7 @@ class DeiT(Backbone):
             table = resize_position_table(table, self.num_prefix_tokens, self.grid_size, grid)
             replace_parameter(self, "pos_embed", table)
         self.img_size, self.grid_size = size, grid
-        self.feature_info = [
-            {"module": f"blocks.{i}", "num_chs": self.num_features, "reduction": self.patch_embed.stride}
-            for i in range(len(self.blocks))
-        ]
+        self.set_stride(self.patch_embed.stride)
 
     def adapt_torch_entry(self, name: str, array: np.ndarray) -> np.ndarray:
         """A position table of another (square) grid, interpolated as the official fine-tuning does it.
@@ -177,41 +167,7 @@ class DeiT(Backbone):
         self.check_images(x_bchw, self.in_chans)
         x = self.patch_embed(x_bchw)
         prefix = [self.cls_token, self.dist_token] if self.distilled else [self.cls_token]
-        # Expanded to a tensor, not to a number: a traced graph may not know the batch size.
-        x = paddle.concat([*(token.expand_as(x[:, :1]) for token in prefix), x], axis=1)
-        return self.pos_drop(x + self.pos_embed)
-
-    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Images ``[B, in_chans, H, W]`` to normalised tokens ``[B, P+N, C]``.
-
-        Raises:
-            ValueError: The images have another size than the model is planned for.
-        """
-        x = self.embed(x_bchw)
-        for block in self.blocks:
-            x = self.run_block(block, x)
-        return self.norm(x)
-
-    def forward_intermediates(
-        self, x_bchw: paddle.Tensor, indices: int | Sequence[int] | None = None
-    ) -> list[paddle.Tensor]:
-        """Outputs of blocks as maps ``[B, C, H, W]``, without prefix tokens, not normalised."""
-        chosen = self.pick(indices)
-        maps: dict[int, paddle.Tensor] = {}
-        x = self.embed(x_bchw)
-        for i, block in enumerate(self.blocks[: max(chosen, default=-1) + 1]):
-            x = self.run_block(block, x)
-            if i in chosen:
-                words = x[:, self.num_prefix_tokens :].transpose([0, 2, 1])
-                maps[i] = words.reshape([0, 0, *self.grid_size])
-        return [maps[i] for i in chosen]
-
-    def layer_of(self, name: str) -> int:
-        """See :meth:`Backbone.layer_of`; the final norm counts as coming after the last block."""
-        parts = name.split(".")
-        if parts[0] == "blocks":
-            return int(parts[1]) + 1
-        return self.num_layers if parts[0] == "norm" else 0
+        return self.pos_drop(prepend(prefix, x) + self.pos_embed)
 
     def no_weight_decay(self) -> set[str]:
         """The position table and the class token, as in the official recipe."""

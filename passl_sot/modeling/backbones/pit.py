@@ -33,10 +33,10 @@ import paddle
 from paddle import nn
 
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Backbone, as_pair
+from passl_sot.modeling.backbones.base import Backbone, as_pair, prepend
 from passl_sot.nn.block import Block
 from passl_sot.nn.eager_cpu import LayerNorm
-from passl_sot.nn.initializers import conv2d, linear, torch_default_, trunc_normal_
+from passl_sot.nn.initializers import conv2d, linear, torch_default_
 from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
 from passl_sot.utils.ranges import Count, Positive, Share
 
@@ -153,11 +153,8 @@ class PiT(Backbone):
             for naming, shift in (("timm", 1), ("timm (older)", 0))
         }
         grid = self._first_grid(as_pair(img_size))
-        zero = nn.initializer.Constant(0.0)
-        self.pos_embed = self.create_parameter([1, dims[0], *grid], default_initializer=zero)
-        self.cls_token = self.create_parameter([1, self.num_prefix_tokens, dims[0]], default_initializer=zero)
-        trunc_normal_(self.pos_embed, std=0.02)
-        trunc_normal_(self.cls_token, std=0.02)
+        self.pos_embed = self.learned([1, dims[0], *grid])
+        self.cls_token = self.learned([1, self.num_prefix_tokens, dims[0]])
         self.patch_embed = _PatchEmbed(in_chans, dims[0], patch_size, stride)
         self.pos_drop = nn.Dropout(drop_rate)
         rates = [drop_path_rate * i / sum(depths) for i in range(sum(depths))]
@@ -244,9 +241,7 @@ class PiT(Backbone):
         self.check_images(x_bchw, self.in_chans)
         words = self.pos_drop(self.patch_embed(x_bchw) + self.pos_embed)
         words = words.flatten(2).transpose([0, 2, 1])
-        # Expanded to a tensor, not to a number: a traced graph may not know the batch size.
-        tokens = [self.cls_token[:, i : i + 1].expand_as(words[:, :1]) for i in range(self.num_prefix_tokens)]
-        return paddle.concat([*tokens, words], axis=1)
+        return prepend([self.cls_token[:, i : i + 1] for i in range(self.num_prefix_tokens)], words)
 
     def run_stage(self, s: int, x_bnc: paddle.Tensor) -> paddle.Tensor:
         """The blocks of stage s, on ``[B, P+N, C]``; before them the pooling that leads to it."""

@@ -30,11 +30,10 @@ import paddle
 from paddle import nn
 
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Backbone, as_pair
+from passl_sot.modeling.backbones.base import PlainBackbone, as_pair, prepend
 from passl_sot.nn.block import Block
 from passl_sot.nn.drop_path import drop_path_rates
 from passl_sot.nn.eager_cpu import LayerNorm
-from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.position import sinusoid_table
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
 from passl_sot.utils.ranges import Count, Positive, Share
@@ -43,7 +42,7 @@ __all__ = ["SoT"]
 
 
 @BACKBONES.register()
-class SoT(Backbone):
+class SoT(PlainBackbone):
     """The SoT backbone; sizes Tiny, Small and Base are in ``configs/sot/``.
 
     Args:
@@ -90,8 +89,6 @@ class SoT(Backbone):
         class_token: bool = True,
     ) -> None:
         super().__init__()
-        if depth < 1:
-            raise ValueError(f"SoT: depth must be at least 1, got {depth}")
         size = as_pair(img_size)
         self.in_chans = in_chans
         self.class_token = class_token
@@ -100,10 +97,7 @@ class SoT(Backbone):
         self.num_layers = depth + 1
         self.visual_tokens = TokenEmbed(token_embed, size, in_chans, embed_dim, token_dim, large_output)
         if class_token:
-            self.cls_token = self.create_parameter(
-                [1, 1, embed_dim], default_initializer=nn.initializer.Constant(0.0)
-            )
-            trunc_normal_(self.cls_token, std=0.02)
+            self.cls_token = self.learned([1, 1, embed_dim])
         self.pos_drop = nn.Dropout(drop_rate)
         self.blocks = nn.LayerList(
             Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, rate)
@@ -130,49 +124,12 @@ class SoT(Backbone):
         table = table.astype(self.norm.weight.dtype)
         # Recomputed from the size, hence never saved: checkpoints of any size load.
         self.register_buffer("pos_embed", table, persistable=False)
-        stride = self.visual_tokens.stride
-        self.feature_info = [
-            {"module": f"blocks.{i}", "num_chs": self.num_features, "reduction": stride}
-            for i in range(len(self.blocks))
-        ]
+        self.set_stride(self.visual_tokens.stride)
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, P+N, C]``."""
         self.check_images(x_bchw, self.in_chans)
         x = self.visual_tokens(x_bchw)
         if self.num_prefix_tokens:
-            # Expanded to a tensor, not to a number: a traced graph may not know the batch size.
-            x = paddle.concat([self.cls_token.expand_as(x[:, :1]), x], axis=1)
+            x = prepend([self.cls_token], x)
         return self.pos_drop(x + self.pos_embed)
-
-    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Images ``[B, in_chans, H, W]`` to normalised tokens ``[B, P+N, C]``.
-
-        Raises:
-            ValueError: The images have another size than the model is planned for.
-        """
-        x = self.embed(x_bchw)
-        for block in self.blocks:
-            x = self.run_block(block, x)
-        return self.norm(x)
-
-    def forward_intermediates(
-        self, x_bchw: paddle.Tensor, indices: int | Sequence[int] | None = None
-    ) -> list[paddle.Tensor]:
-        """Outputs of blocks as maps ``[B, C, H, W]``, without prefix tokens, not normalised."""
-        chosen = self.pick(indices)
-        maps: dict[int, paddle.Tensor] = {}
-        x = self.embed(x_bchw)
-        for i, block in enumerate(self.blocks[: max(chosen, default=-1) + 1]):
-            x = self.run_block(block, x)
-            if i in chosen:
-                words = x[:, self.num_prefix_tokens :].transpose([0, 2, 1])
-                maps[i] = words.reshape([0, 0, *self.grid_size])
-        return [maps[i] for i in chosen]
-
-    def layer_of(self, name: str) -> int:
-        """See :meth:`Backbone.layer_of`; the final norm counts as coming after the last block."""
-        parts = name.split(".")
-        if parts[0] == "blocks":
-            return int(parts[1]) + 1
-        return self.num_layers if parts[0] == "norm" else 0

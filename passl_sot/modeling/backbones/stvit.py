@@ -32,6 +32,7 @@ from paddle import nn
 
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Backbone, as_pair
+from passl_sot.nn.compiled import available, bias_gelu
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, ResidualDepthwise
 from passl_sot.nn.drop_path import DropPath, drop_path_rates
 from passl_sot.nn.eager_cpu import LayerNorm, Linear, channel_bias, gelu
@@ -60,8 +61,9 @@ class _Stem(nn.Layer):
         for i in range(0, len(self.proj), 3):
             conv, norm = self.proj[i], self.proj[i + 2]
             maps = conv(x)
-            maps = gelu(channel_bias(maps.flatten(2), conv.bias)).reshape([0, 0, *maps.shape[2:]])
-            x = norm(maps)
+            flat = maps.flatten(2)
+            flat = bias_gelu(flat, conv.bias) if available(flat) else gelu(channel_bias(flat, conv.bias))
+            x = norm(flat.reshape([0, 0, *maps.shape[2:]]))
         return x
 
 
@@ -158,7 +160,7 @@ class STViT(Backbone):
         drop_rate: Dropout after the stem, in the perceptrons, and after projections.
         attn_drop_rate: Dropout on attention weights.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
-            Or a schedule, first epochs to rates: ``{"0": 0.4, "260": 0.6}``; ``set_epoch`` follows it.
+            Or a schedule, first epochs to rates: ``{0: 0.4, 260: 0.6}``; ``set_epoch`` follows it.
         layerscale: Whether the branches of each stage have a learned factor per channel.
         init_values: What those factors start at.
         projection: Width of the tokens given.

@@ -29,6 +29,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import paddle
@@ -176,7 +177,7 @@ class Swin(Backbone):
         attn_drop_rate: Share = 0.0,
         drop_path_rate: Share = 0.0,
         patch_norm: bool = True,
-        token_embed: str | None = None,
+        token_embed: Literal["DenseNet"] | None = None,
         token_dim: Count = 64,
     ) -> None:
         super().__init__()

@@ -36,11 +36,11 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Backbone, as_pair
+from passl_sot.modeling.backbones.base import PlainBackbone, as_pair, prepend
 from passl_sot.nn.block import Block
 from passl_sot.nn.drop_path import drop_path_rates
 from passl_sot.nn.eager_cpu import LayerNorm
-from passl_sot.nn.initializers import linear, trunc_normal_
+from passl_sot.nn.initializers import linear
 from passl_sot.nn.input_channels import adapt_channels
 from passl_sot.nn.performer import TokenPerformer, TokenTransformer
 from passl_sot.nn.position import sinusoid_table
@@ -84,7 +84,7 @@ class _TokensToToken(nn.Layer):
 
 
 @BACKBONES.register()
-class T2TViT(Backbone):
+class T2TViT(PlainBackbone):
     """The T2T-ViT backbone; all published sizes are in ``configs/t2t_vit/``.
 
     Args:
@@ -126,8 +126,6 @@ class T2TViT(Backbone):
         drop_path_rate: Share = 0.0,
     ) -> None:
         super().__init__()
-        if depth < 1:
-            raise ValueError(f"T2TViT: depth must be at least 1, got {depth}")
         if token_dim < 2:
             raise ValueError(f"T2TViT: token_dim must be at least 2, got {token_dim}")
         self.in_chans = in_chans
@@ -135,10 +133,7 @@ class T2TViT(Backbone):
         self.num_prefix_tokens = 1
         self.num_layers = depth + 1
         self.tokens_to_token = _TokensToToken(tokens_type, in_chans, embed_dim, token_dim)
-        self.cls_token = self.create_parameter(
-            [1, 1, embed_dim], default_initializer=nn.initializer.Constant(0.0)
-        )
-        trunc_normal_(self.cls_token, std=0.02)
+        self.cls_token = self.learned([1, 1, embed_dim])
         self.pos_drop = nn.Dropout(drop_rate)
         self.blocks = nn.LayerList(
             Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, rate)
@@ -170,10 +165,7 @@ class T2TViT(Backbone):
         table = sinusoid_table(1 + self.grid_size[0] * self.grid_size[1], self.num_features)
         # Recomputed from the size, hence never saved: checkpoints of any size load.
         self.register_buffer("pos_embed", table.astype(self.norm.weight.dtype), persistable=False)
-        self.feature_info = [
-            {"module": f"blocks.{i}", "num_chs": self.num_features, "reduction": _STRIDE}
-            for i in range(len(self.blocks))
-        ]
+        self.set_stride(_STRIDE)
 
     def adapt_input_channels(self, name: str, array: np.ndarray) -> np.ndarray:
         """The entries that see the cut image, whose columns are channel by channel 7×7 pixels.
@@ -207,40 +199,7 @@ class T2TViT(Backbone):
         """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, 1+N, C]``."""
         self.check_images(x_bchw, self.in_chans)
         x = self.tokens_to_token(x_bchw, self._cut_grids[:2], self.run_block)
-        # Expanded to a tensor, not to a number: a traced graph may not know the batch size.
-        x = paddle.concat([self.cls_token.expand_as(x[:, :1]), x], axis=1)
-        return self.pos_drop(x + self.pos_embed)
-
-    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Images ``[B, in_chans, H, W]`` to normalised tokens ``[B, 1+N, C]``.
-
-        Raises:
-            ValueError: The images have another size than the model is planned for.
-        """
-        x = self.embed(x_bchw)
-        for block in self.blocks:
-            x = self.run_block(block, x)
-        return self.norm(x)
-
-    def forward_intermediates(
-        self, x_bchw: paddle.Tensor, indices: int | Sequence[int] | None = None
-    ) -> list[paddle.Tensor]:
-        """Outputs of blocks as maps ``[B, C, H, W]``, without the class token, not normalised."""
-        chosen = self.pick(indices)
-        maps: dict[int, paddle.Tensor] = {}
-        x = self.embed(x_bchw)
-        for i, block in enumerate(self.blocks[: max(chosen, default=-1) + 1]):
-            x = self.run_block(block, x)
-            if i in chosen:
-                maps[i] = x[:, 1:].transpose([0, 2, 1]).reshape([0, 0, *self.grid_size])
-        return [maps[i] for i in chosen]
-
-    def layer_of(self, name: str) -> int:
-        """See :meth:`Backbone.layer_of`; the whole tokens-to-token module comes before block 0."""
-        parts = name.split(".")
-        if parts[0] == "blocks":
-            return int(parts[1]) + 1
-        return self.num_layers if parts[0] == "norm" else 0
+        return self.pos_drop(prepend([self.cls_token], x) + self.pos_embed)
 
     def no_weight_decay(self) -> set[str]:
         """The class token, as in the official code."""

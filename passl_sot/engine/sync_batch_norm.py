@@ -1,0 +1,90 @@
+"""BatchNorm over the joined batch of all processes.
+
+On a GPU that is Paddle's `SyncBatchNorm`. It has no CPU kernel, so on a CPU it is written out here.
+"""
+
+from collections.abc import Callable
+
+import paddle
+from paddle import nn
+from paddle.autograd import PyLayer
+
+from passl_sot.nn.initializers import BatchNorm2D
+
+Reduce = Callable[[paddle.Tensor], paddle.Tensor]
+
+
+def synchronise_batch_norm(model: nn.Layer, reduce: Reduce) -> int:
+    """Replaces each BatchNorm2D inside `model`; parameters, statistics and names stay.
+
+    Args:
+        model: The model, not yet wrapped.
+        reduce: Sums a tensor over all processes.
+
+    Returns:
+        How many there are.
+    """
+    count = 0
+    for parent in model.sublayers(include_self=True):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, nn.BatchNorm2D):
+                setattr(parent, name, SyncBatchNorm2D(layer, reduce))
+                count += 1
+    return count
+
+
+class SyncBatchNorm2D(BatchNorm2D):
+    """BatchNorm whose mean and (biased) variance are those of the images of all processes.
+
+    Args:
+        layer: The BatchNorm that it takes the place of, whose tensors it goes on with.
+        reduce: Sums a tensor over all processes.
+    """
+
+    def __init__(self, layer: nn.BatchNorm2D, reduce: Reduce):
+        super().__init__(
+            layer.weight.shape[0],
+            momentum=layer._momentum,
+            epsilon=layer._epsilon,
+            data_format=layer._data_format,
+        )
+        self.weight, self.bias = layer.weight, layer.bias
+        self._mean, self._variance = layer._mean, layer._variance
+        self.training = layer.training
+        self._reduce = reduce
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Args: x: ``[B, C, H, W]``; B may differ between processes. Returns: the same shape."""
+        if not self.training:
+            return super().forward(x)
+        with paddle.no_grad():
+            # Two passes: the variance from squares of differences, as sums of squares would cancel.
+            size = paddle.full([1], x.size / x.shape[1], x.dtype)
+            sums = self._reduce(paddle.concat([x.sum([0, 2, 3]), size]))
+            count, mean = sums[-1], sums[:-1] / sums[-1]
+            centred = x - mean.reshape([1, -1, 1, 1])
+            variance = self._reduce(centred.square().sum([0, 2, 3])) / count
+            keep = self._momentum
+            self._mean.set_value(self._mean * keep + mean * (1 - keep))
+            self._variance.set_value(self._variance * keep + variance * (1 - keep))
+            scale = (variance + self._epsilon).rsqrt()
+        return _Normalise.apply(x, self.weight, self.bias, mean, scale, count, self._reduce)
+
+
+class _Normalise(PyLayer):
+    @staticmethod
+    def forward(ctx, x, weight, bias, mean, scale, count, reduce):
+        normal = (x - mean.reshape([1, -1, 1, 1])) * scale.reshape([1, -1, 1, 1])
+        ctx.save_for_backward(normal, weight, scale, count)
+        ctx.reduce = reduce
+        return normal * weight.reshape([1, -1, 1, 1]) + bias.reshape([1, -1, 1, 1])
+
+    @staticmethod
+    def backward(ctx, grad):
+        """Mean and variance depend on the images of every process, so the two sums go over all of them."""
+        normal, weight, scale, count = ctx.saved_tensor()
+        of_bias, of_weight = grad.sum([0, 2, 3]), (grad * normal).sum([0, 2, 3])
+        means = ctx.reduce(paddle.concat([of_bias, of_weight])) / count
+        first, second = (part.reshape([1, -1, 1, 1]) for part in means.split(2))
+        of_x = (grad - first - normal * second) * (weight * scale).reshape([1, -1, 1, 1])
+        return of_x, of_weight, of_bias, None, None, None
