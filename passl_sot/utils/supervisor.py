@@ -32,6 +32,7 @@ GENERATION = "PASSL_SOT_GENERATION"  # which start of the job a child belongs to
 REPORT = "PASSL_SOT_REPORT"  # where a child writes why it fails
 USAGE_ERROR = 2
 _PR_SET_PDEATHSIG = 1
+_SAME = 10.0  # seconds within which another signal is the same request
 
 
 def report_failure(text: str, *, final: bool) -> None:
@@ -137,7 +138,7 @@ class Supervisor:
     def __init__(self, rank: int, address: tuple[str, int], folder: Path):
         self.rank, self.address, self.folder = rank, address, folder
         self.child: subprocess.Popen | None = None
-        self.asked = 0
+        self.asked, self.asked_at = 0, 0.0
         self.report = folder / "report"
 
     def run(self) -> int:
@@ -152,7 +153,11 @@ class Supervisor:
                 signal.signal(number, handler)
 
     def _forward(self, number: int, frame: object) -> None:
-        self.asked = number
+        # Paddle's launcher sends the same signal several times within seconds; one that reaches a child
+        # that has saved and is on its way out would end it with a traceback.
+        if self.asked and time.monotonic() - self.asked_at < _SAME:
+            return
+        self.asked, self.asked_at = number, time.monotonic()
         if self.child and self.child.poll() is None:
             self.child.send_signal(number)
 
