@@ -29,10 +29,14 @@ NAMES = list_models()
 FAMILIES = {
     "sot": "tiny small base digits",
     "so_vit": "7 10 14 19",
-    "t2t_vit": "7 10 12 14 19 24 14_384 14_sot t_14 t_19 t_24",
-    "pit": "ti xs s b ti_distilled xs_distilled s_distilled b_distilled s_sot",
+    "t2t_vit": "7 10 12 14 19 24 14_384 14_sot t_14 t_19 t_24 14_cifar10 14_cifar100 19_cifar10 19_cifar100",
+    "pit": "ti xs s b s_sot "
+    + " ".join(
+        f"{size}_{kind}" for size in ("ti", "xs", "s", "b") for kind in ("vanilla", "cutmix", "distilled")
+    ),
     "stvit": "small base large small_384 base_384 large_384 small_sot",
-    "deit": "tiny small base tiny_distilled small_distilled base_distilled tiny_sot small_sot base_sot",
+    "deit": "tiny small base tiny_distilled small_distilled base_distilled tiny_sot small_sot base_sot "
+    "base_384",
     "swin": "tiny small base tiny_sot base_sot",
 }
 
@@ -40,7 +44,8 @@ FAMILIES = {
 def test_names():
     assert sorted(f"{family}_{size}" for family, sizes in FAMILIES.items() for size in sizes.split()) == NAMES
     assert list_models("pit_?_distilled") == ["pit_b_distilled", "pit_s_distilled"]
-    assert list_models("*_384") == ["stvit_base_384", "stvit_large_384", "stvit_small_384", "t2t_vit_14_384"]
+    sizes = ["deit_base_384", "stvit_base_384", "stvit_large_384", "stvit_small_384", "t2t_vit_14_384"]
+    assert list_models("*_384") == sizes
     assert list_models("resnet*") == []
     assert list_models("sot_s*") == ["sot_small"]
     with pytest.raises(ValueError, match="did you mean sot_small"):

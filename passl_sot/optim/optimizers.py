@@ -110,6 +110,31 @@ class Lamb(OptimizerFactory):
         )
 
 
+class _Decaying:
+    """Adds a share of some parameters to their gradients, in Paddle's hook for regularisation.
+
+    A regulariser of each parameter, Paddle's own way to leave others out, is refused by its sharding.
+    """
+
+    _decayed: frozenset[str] = frozenset()
+    _share = 0.0
+
+    def decays(self, parameters: list, share: float) -> None:
+        """Says which, and what share."""
+        self._decayed, self._share = frozenset(p.name for p in parameters), share
+
+    def _create_regularization_of_grad(self, param, grad, regularization=None):
+        return grad + self._share * param if self._share and param.name in self._decayed else grad
+
+
+class _DecayingSGD(_Decaying, paddle.optimizer.SGD):
+    pass
+
+
+class _DecayingMomentum(_Decaying, paddle.optimizer.Momentum):
+    pass
+
+
 @OPTIMIZERS.register()
 @dataclass(kw_only=True)
 class SGD(OptimizerFactory):
@@ -123,8 +148,9 @@ class SGD(OptimizerFactory):
 
     def build(self, parameters: list, decayed: list) -> paddle.optimizer.Optimizer:
         """As `OptimizerFactory.build`."""
-        _add_decay(parameters, decayed, self.weight_decay)
-        return paddle.optimizer.SGD(learning_rate=0.0, parameters=parameters)
+        optimizer = _DecayingSGD(learning_rate=0.0, parameters=parameters)
+        optimizer.decays(decayed, self.weight_decay)
+        return optimizer
 
 
 @OPTIMIZERS.register()
@@ -144,15 +170,8 @@ class Momentum(OptimizerFactory):
 
     def build(self, parameters: list, decayed: list) -> paddle.optimizer.Optimizer:
         """As `OptimizerFactory.build`."""
-        _add_decay(parameters, decayed, self.weight_decay)
-        return paddle.optimizer.Momentum(
+        optimizer = _DecayingMomentum(
             learning_rate=0.0, momentum=self.momentum, use_nesterov=self.nesterov, parameters=parameters
         )
-
-
-def _add_decay(parameters: list, decayed: list, weight_decay: float) -> None:
-    """Has Paddle add the decay to the gradients of some parameters."""
-    names = {p.name for p in decayed}
-    for parameter in parameters:
-        coupled = weight_decay and parameter.name in names
-        parameter.regularizer = paddle.regularizer.L2Decay(weight_decay) if coupled else None
+        optimizer.decays(decayed, self.weight_decay)
+        return optimizer

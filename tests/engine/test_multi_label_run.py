@@ -136,3 +136,25 @@ def test_lines(tmp_path):
         read("a b.png\t-\n")
     with pytest.raises(DataError, match="has label 3, and class_names holds 3"):
         read("a b.png\t3\n", class_names=str(tmp_path / "names.txt"))
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one(config, launch, tmp_path):
+    """Each has other images; the mean average precision is that of all."""
+    assert cli.train(["-c", str(config), "-o", "epochs=1", f"output_dir={tmp_path}/one"]) == 0
+    half = ("dataloader.train.sampler.batch_size=4", "dataloader.val.sampler.batch_size=3")
+    done = launch(2, "-c", config, "-o", "epochs=1", *half, f"output_dir={tmp_path}/two")
+    assert done.returncode == 0, done.stdout
+    for kind in ("val_raw", "val_ema"):
+        one, two = (
+            next(
+                row
+                for row in read_metrics(tmp_path / name / "several" / "metrics.jsonl")
+                if row["kind"] == kind
+            )
+            for name in ("one", "two")
+        )
+        assert two["images"] == one["images"] == 16
+        assert two["map"] == pytest.approx(one["map"], abs=8) and two["loss"] == pytest.approx(
+            one["loss"], rel=0.1
+        )
