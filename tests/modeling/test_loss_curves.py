@@ -1,4 +1,4 @@
-"""Twenty updates of every family at a tiny size, pinned: another start, model or gradient gives other losses."""
+"""Twenty updates of every family at a tiny size, pinned: another start or gradient gives other losses."""
 
 import numpy as np
 import paddle
@@ -10,6 +10,7 @@ from passl_sot.modeling.losses import CrossEntropyLoss
 from passl_sot.optim import build_optimizer
 
 LINEAR = {"name": "LinearHead", "num_classes": 3, "pool": "mean", "in_channels": 24, "num_prefix_tokens": 1}
+SIZE = {"img_size": 32}
 PLAIN = {"img_size": 32, "embed_dim": 24, "depth": 3, "num_heads": 2, "mlp_ratio": 2.0}
 PIT = {"img_size": 32, "patch_size": 4, "stride": 2, "head_dim": 6, "mlp_ratio": 2.0}
 STVIT = {
@@ -56,6 +57,7 @@ MODELS = {
             "layerscale": [False, False, True],
             "init_values": 0.1,
             "projection": 24,
+            "mlp_ratio": 2.0,
             **STVIT,
         },
         {**LINEAR, "num_prefix_tokens": 0},
