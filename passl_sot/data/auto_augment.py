@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from passl_sot.data.rand_augment import FILTERS, MEAN, OPERATIONS, Step, check_fill
+from passl_sot.data.rand_augment import FILTERS, MEAN, OPERATIONS, Step, carry_out, check_fill
 from passl_sot.data.transforms import TRANSFORMS
 
 
@@ -112,13 +112,7 @@ class AutoAugment:
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The augmented image, of the same shape."""
-        steps = self.draw(rng)
-        if not steps:
-            return image
-        picture = Image.fromarray(image)
-        for step in steps:
-            picture = POLICY_OPERATIONS[step.name](picture, step)
-        return np.asarray(picture)
+        return carry_out(self.draw(rng), image, POLICY_OPERATIONS)
 
 
 @TRANSFORMS.register()

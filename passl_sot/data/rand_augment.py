@@ -126,6 +126,18 @@ OPERATIONS: dict[str, Callable[[Image.Image, Step], Image.Image]] = {
 _NAMES = tuple(OPERATIONS)
 
 
+def carry_out(
+    steps: list[Step], image: np.ndarray, operations: dict[str, Callable[[Image.Image, Step], Image.Image]]
+) -> np.ndarray:
+    """The image after all steps, by the operations of their names; without a step, the image itself."""
+    if not steps:
+        return image
+    picture = Image.fromarray(image)
+    for step in steps:
+        picture = operations[step.name](picture, step)
+    return np.asarray(picture)
+
+
 @dataclass(frozen=True)
 class Policy:
     """What a policy string says.
@@ -227,10 +239,4 @@ class RandAugment:
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The augmented image, of the same shape."""
-        steps = self.draw(rng)
-        if not steps:
-            return image
-        picture = Image.fromarray(image)
-        for step in steps:
-            picture = step(picture)
-        return np.asarray(picture)
+        return carry_out(self.draw(rng), image, OPERATIONS)
