@@ -13,10 +13,10 @@ from passl_sot.engine.teacher import TeacherSection, build_teacher
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.heads.distilled import DistilledHead
 from passl_sot.modeling.losses import LOSSES, hard_distillation, soft_distillation
-from passl_sot.utils.by_epoch import value_of_epoch
+from passl_sot.utils.by_epoch import NonNegativeByEpoch, UnitIntervalByEpoch, value_of_epoch
 from passl_sot.utils.config import Config, ConfigError, Fault
 from passl_sot.utils.logger import get_logger
-from passl_sot.utils.ranges import NonNegative, NotEmpty, Positive, UnitInterval
+from passl_sot.utils.ranges import NotEmpty, Positive
 from passl_sot.utils.registry import Registry
 
 log = get_logger()
@@ -93,15 +93,13 @@ class ClassificationTask:
     A head with several outputs (`fusion_type: sum_loss`, `DistilledHead`) has their losses added.
 
     Args:
-        weights: What the loss of each output is multiplied by: a number, or a schedule of first epochs to
-            numbers, `{"0": 0.0, "10": 1.0}`; null adds them as they are. The log then also has each loss.
+        weights: What the loss of each output is multiplied by: a number, or a schedule over epochs as in
+            `utils.by_epoch`; null adds them as they are. The log then also has each loss.
     """
 
     missing = ""
 
-    def __init__(
-        self, *, weights: Annotated[list[NonNegative | dict[str, NonNegative]], NotEmpty()] | None = None
-    ):
+    def __init__(self, *, weights: Annotated[list[NonNegativeByEpoch], NotEmpty()] | None = None):
         self.weights = weights
         self.set_epoch(0)
 
@@ -143,7 +141,7 @@ class DistillationTask:
         teacher: The teacher's config and weights.
         kind: "hard": cross entropy with the teacher's decision, without smoothing. "soft": tau² KL(teacher
             || student) of distributions at temperature tau, divided by batch times classes.
-        alpha: Share of the distillation loss, or a schedule of first epochs to shares.
+        alpha: Share of the distillation loss, or a schedule over epochs as in `utils.by_epoch`.
         tau: Temperature of "soft".
     """
 
@@ -152,7 +150,7 @@ class DistillationTask:
         *,
         teacher: TeacherSection,
         kind: Literal["hard", "soft"] = "hard",
-        alpha: UnitInterval | dict[str, UnitInterval] = 0.5,
+        alpha: UnitIntervalByEpoch = 0.5,
         tau: Positive = 1.0,
     ):
         self.section = teacher
