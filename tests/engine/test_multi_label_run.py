@@ -138,6 +138,46 @@ def test_lines(tmp_path):
         read("a b.png\t3\n", class_names=str(tmp_path / "names.txt"))
 
 
+def test_paddleclass_lists_of_zeros_and_ones(config, tmp_path):
+    """The same images in both formats are the same targets; which format it is is said, not guessed."""
+    from passl_sot.engine.experiment import load_config
+
+    cfg = load_config(config)
+    given = build_dataloader(cfg.dataloader.val, mode="val", seed=0).dataset
+    lines = [
+        f"{given.paths[i]}\t{','.join(map(str, row))}\n" for i, row in enumerate(given.multi_hot.tolist())
+    ]
+    path = tmp_path / "hot.txt"
+
+    def read(text: str, multi_label: bool | str = "multi_hot", **more) -> ListFile:
+        path.write_text(text)
+        options = {"dataroot": given.root, "list_file": str(path), "transforms": PLAIN, **more}
+        return ListFile(multi_label=multi_label, **options)
+
+    found = read("".join(lines))
+    np.testing.assert_array_equal(found.multi_hot, given.multi_hot)
+    assert found.class_names == ["0", "1", "2"] and found.path(7) == given.path(7)
+    np.testing.assert_array_equal(found[3]["label"], [1, 1, 0])
+    # Two classes: 0,1 is either both classes or the second alone.
+    np.testing.assert_array_equal(read("a.png\t0,1\nb.png\t1,0\n").multi_hot, [[0, 1], [1, 0]])
+    np.testing.assert_array_equal(read("a.png\t0,1\nb.png\t1,0\n", True).multi_hot, [[1, 1], [1, 1]])
+    wrong = r"hot\.txt:2: '0,1,1' names a class twice \(a 0 or 1 .* is read by multi_label: multi_hot\)"
+    with pytest.raises(DataError, match=wrong):
+        read("a.png\t0,1\nb.png\t0,1,1\n", True)
+    with pytest.raises(DataError, match=r"hot.txt:1: '2,2' names a class twice / "):
+        read("a.png\t2,2\n", True)
+    with pytest.raises(
+        DataError, match=r"hot.txt:2: 'b.png\\t0,3' isn't 'path 0,1,0' .* by multi_label: true"
+    ):
+        read("a.png\t0,1\nb.png\t0,3\n")
+    with pytest.raises(DataError, match=r"hot\.txt:2: has 3 zeros and ones, and the first line 2"):
+        read("a.png\t0,1\nb.png\t0,1,1\n")
+    (tmp_path / "names.txt").write_text("x\ny\nz\n")
+    assert read("a.png\t0,1,1\n", class_names=str(tmp_path / "names.txt")).class_names == ["x", "y", "z"]
+    with pytest.raises(DataError, match="has 2 zeros and ones a line, and class_names holds 3"):
+        read("a.png\t0,1\n", class_names=str(tmp_path / "names.txt"))
+
+
 @pytest.mark.slow
 def test_two_processes_score_as_one(config, launch, tmp_path):
     """Each has other images; the mean average precision is that of all."""
