@@ -12,6 +12,7 @@ from passl_sot.engine.checkpoint import CheckpointError, find_latest, kinds_of, 
 from passl_sot.engine.distributed import World, start
 from passl_sot.engine.evaluate import evaluate, softmax
 from passl_sot.engine.experiment import Experiment
+from passl_sot.engine.resume import accept_changes
 from passl_sot.engine.run_info import RunFolder
 from passl_sot.engine.trainer import Fill, Trainer
 from passl_sot.metrics import ClassificationMeter, write_report
@@ -30,7 +31,8 @@ def train_run(cfg: Config, config_path: Path, args, note: str, pretrained: Fill 
     Args:
         cfg: A checked experiment.
         config_path: Its file; the run's folder is named after it.
-        args: The command line's `resume`, `init_from`, `evaluate_only`, `check_all_files`, `override`.
+        args: The command line's `resume`, `resume_override`, `init_from`, `evaluate_only`, `check_all_files`,
+            `override`.
         note: A line about the environment to log first.
         pretrained: What gives a new model the weights that `--pretrained` names.
     """
@@ -50,6 +52,7 @@ def train_run(cfg: Config, config_path: Path, args, note: str, pretrained: Fill 
         folder,
         world,
         resume=resume,
+        resume_override=args.resume_override,
         init_from=init_from,
         pretrained=pretrained,
         check_all_files=args.check_all_files,
@@ -78,7 +81,7 @@ def check_run(cfg: Config, config_path: Path, args, note: str, pretrained: Fill 
     Args:
         cfg: A checked experiment.
         config_path: Its file; the run's folder is named after it.
-        args: The command line's `resume`, `init_from`, `evaluate_only`, `check_all_files`.
+        args: The command line's `resume`, `resume_override`, `init_from`, `evaluate_only`, `check_all_files`.
         note: A line about the environment to log first.
         pretrained: What gives a new model the weights that `--pretrained` names.
 
@@ -130,9 +133,10 @@ def _check_start(cfg: Config, folder: Path, args, pretrained: Fill | None) -> No
         if saved is None:
             log.info("nothing to resume in %s: it would be a new run", folder)
             return
+        changes = accept_changes(saved, cfg, args.resume_override)
         model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
         state.load_model(model, saved.part("model"), str(saved.path))
-        log.info("would resume from %s", saved.path)
+        log.info("would resume from %s%s", saved.path, f" with other settings:\n{changes}" if changes else "")
 
 
 def evaluate_run(cfg: Config, weights: str, out: Path | None, *, note: str) -> dict:
