@@ -68,6 +68,16 @@ def test_a_run(config, tmp_path, capfd):
     report = json.loads(out.read_text())
     assert report["map"] == pytest.approx(best["progress"]["best"])
     assert [row["images"] for row in report["per_class"]] == [8, 8, 8]
+    files = [out.parent / name for name in ("per_class.csv", "predictions.csv")]
+    assert report["files"] == [str(file) for file in files]
+    scores, predictions = (file.read_text(encoding="utf-8-sig").splitlines() for file in files)
+    assert scores[0] == "class,name,images,ap,precision,recall,f1" and len(scores) == 4
+    means = np.array([line.split(",")[2:] for line in scores[1:]], float).mean(axis=0)
+    assert 100 * means[1] == pytest.approx(report["map"], abs=1e-3)
+    assert 100 * means[4] == pytest.approx(report["macro_f1"], abs=1e-3)
+    assert predictions[0] == "path,labels,predicted,0,1,2" and len(predictions) == 17
+    assert predictions[8].startswith(f'{tmp_path}/images/val 7.png,"0,1,2",')
+    assert predictions[9].startswith(f"{tmp_path}/images/val 8.png,-,")
     (one,) = Predictor(folder / "best")(str(tmp_path / "images" / "val 7.png"))  # all three
     (none,) = Predictor(folder / "best")(str(tmp_path / "images" / "val 8.png"))
     assert min(one.probabilities) > max(none.probabilities)
