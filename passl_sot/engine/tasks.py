@@ -5,17 +5,19 @@ built, and then called with the model and a batch.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Protocol
 
 import paddle
 
-from passl_sot.engine.teacher import TeacherSection, build_teacher
+from passl_sot.engine.teacher import Normalization, TeacherSection, build_teacher, normalization_of
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.heads.distilled import DistilledHead
 from passl_sot.modeling.losses import LOSSES, hard_distillation, soft_distillation
 from passl_sot.utils.by_epoch import NonNegativeByEpoch, UnitIntervalByEpoch, value_of_epoch
 from passl_sot.utils.config import Config, ConfigError, Fault
 from passl_sot.utils.logger import get_logger
+from passl_sot.utils.paths import origin_at
 from passl_sot.utils.ranges import NotEmpty, Positive
 from passl_sot.utils.registry import Registry
 
@@ -32,8 +34,14 @@ class Task(Protocol):
 
     missing: str
 
-    def prepare(self, loss, model: Classifier, class_names: Sequence[str] | None) -> None:
-        """Takes what the run has built; see `build_task`."""
+    def prepare(
+        self,
+        loss,
+        model: Classifier,
+        class_names: Sequence[str] | None,
+        normalization: Normalization | None,
+    ) -> None:
+        """Takes what the run has built (see `build_task`), and how its training images are normalised."""
 
     def set_epoch(self, epoch: int) -> None:
         """Told before each epoch, counted from 0; for what follows a schedule."""
@@ -81,8 +89,13 @@ def build_task(
         try:
             loss.use_class_counts(class_counts)
         except ValueError as error:
-            raise ConfigError([Fault("loss.class_weights", str(error))]) from error
-    task.prepare(loss, model, class_names)
+            where = origin_at(cfg, "loss.class_weights")
+            raise ConfigError([Fault("loss.class_weights", str(error), where)]) from error
+    try:
+        task.prepare(loss, model, class_names, normalization_of(cfg.dataloader.train.dataset))
+    except ConfigError as error:
+        placed = [replace(f, origin=f.origin or origin_at(cfg, f.path)) for f in error.faults]
+        raise ConfigError(placed) from error
     return task
 
 
@@ -103,7 +116,13 @@ class ClassificationTask:
         self.weights = weights
         self.set_epoch(0)
 
-    def prepare(self, loss, model: Classifier, class_names: Sequence[str] | None = None) -> None:
+    def prepare(
+        self,
+        loss,
+        model: Classifier,
+        class_names: Sequence[str] | None = None,
+        normalization: Normalization | None = None,
+    ) -> None:
         """As `Task.prepare`."""
         self.loss = loss
 
@@ -160,7 +179,13 @@ class DistillationTask:
         self.tau = tau
         self.set_epoch(0)
 
-    def prepare(self, loss, model: Classifier, class_names: Sequence[str] | None = None) -> None:
+    def prepare(
+        self,
+        loss,
+        model: Classifier,
+        class_names: Sequence[str] | None = None,
+        normalization: Normalization | None = None,
+    ) -> None:
         """Builds the teacher; as `Task.prepare`.
 
         Raises:
@@ -175,7 +200,7 @@ class DistillationTask:
             )
             raise ConfigError([Fault("model.head.name", message)])
         self.loss = loss
-        self.teacher = build_teacher(self.section, model, class_names)
+        self.teacher = build_teacher(self.section, model, class_names, normalization)
 
     def set_epoch(self, epoch: int) -> None:
         """Follows the schedule of alpha."""
