@@ -191,7 +191,7 @@ def test_processes_draw_dropout_of_their_own():
 def test_all_generators_follow_the_position():
     def draw(*place):
         seed_all(*place)
-        return [random.random(), np.random.random(), float(paddle.rand([1]))]
+        return [random.random(), np.random.random(), paddle.rand([1]).item()]
 
     first = draw(3, 0, 7, 1)
     assert draw(3, 0, 7, 1) == first
