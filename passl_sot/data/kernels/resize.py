@@ -68,13 +68,22 @@ def resample(
     part = image[int(y[0]) : y_end, int(x[0]) : x_end]
     if part.strides[1:] != (channels, 1) or part.strides[0] < 0:
         part = np.ascontiguousarray(part)
-    rows, columns = part.shape[:2]
-    pitch = part.strides[0]
+    rows, n, pitch = part.shape[0], part.shape[1] * channels, part.strides[0]
     # Every byte from the first pixel to the last: the layout that compiles best.
-    span = (rows - 1) * pitch + columns * channels
-    flat = np.lib.stride_tricks.as_strided(part, (span,), (1,), writeable=False)
-    run = _down_first if _begins_below(height, width, size_hw) else _across_first
-    return run(flat, pitch, rows, columns, channels, x, across, y, down).reshape(h, w, channels)
+    source = np.lib.stride_tricks.as_strided(part, ((rows - 1) * pitch + n,), (1,), writeable=False)
+    if _begins_below(height, width, size_hw):
+        between = _down(source, rows, pitch, n, y, down)
+        out = _across(_frozen(between), h, n, n, channels, x, across)
+    else:
+        between = _across(source, rows, pitch, n, channels, x, across)
+        out = _down(_frozen(between), rows, w * channels, w * channels, y, down)
+    return out.reshape(h, w, channels)
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    """As what comes from outside; for another kind of array all would be compiled a second time."""
+    array.flags.writeable = False
+    return array
 
 
 def _begins_below(height: int, width: int, size_hw: tuple[int, int]) -> bool:
@@ -135,55 +144,38 @@ def _plan(length, start, end, size, first, count, reach):
 
 
 @compiled
-def _across_first(image, pitch, rows, columns, channels, x, across, y, down):
-    """The rows of ``image`` are ``pitch`` bytes apart. Gives [h, w·C]."""
-    # Weights are filled up to K by zeros, which may touch rows after the last one.
-    between = np.empty((rows + down.shape[1], x.size * channels), np.uint8)
-    _across(image, pitch, rows, columns, channels, x, across, between)
-    out = np.empty((y.size, between.shape[1]), np.uint8)
-    _down(between, y, down, out)
-    return out
-
-
-@compiled
-def _down_first(image, pitch, rows, columns, channels, x, across, y, down):
-    n = columns * channels
-    copy = np.empty((rows + down.shape[1], n), np.uint8)
-    for r in range(rows):
-        copy[r] = image[r * pitch :][:n]
-    between = np.empty((y.size, n), np.uint8)
-    _down(copy, y, down, between)
-    out = np.empty((y.size, x.size * channels), np.uint8)
-    _across(between.reshape(-1), n, y.size, columns, channels, x, across, out)
-    return out
-
-
-@compiled
-def _across(image, pitch, rows, columns, channels, x, weights, out):
-    """The horizontal pass: the first rows of ``out`` [>= H, w·C]."""
-    n = x.size * channels
+def _across(image, rows, pitch, n, channels, x, weights):
+    """The horizontal pass over rows of ``n`` bytes that begin every ``pitch`` bytes. Gives [rows · w·C]."""
+    width = x.size * channels
+    out = np.empty(rows * width, np.uint8)
     blocks = (rows + _BLOCK - 1) // _BLOCK
     block = ((rows + blocks - 1) // blocks + 31) // 32 * 32
-    words = np.empty(((columns + weights.shape[1]) * channels, block // 8), np.uint64)
-    done = np.empty((n, block // 8), np.uint64)
-    by_column, means = words.view(np.uint8), done.view(np.uint8)
+    words = np.empty((n, block // 8), np.uint64)
+    done = np.empty((width, block // 8), np.uint64)
+    by_column, means = words.view(np.uint8).reshape(-1), done.view(np.uint8)
     sums = np.empty(block, np.int32)
+    step = channels * block
     for top in range(0, rows, block):
         here = min(block, rows - top)
-        _turn(image, pitch, top, here, columns * channels, words)
+        _turn(image, pitch, top, here, n, words)
         for i in range(x.size):
             for c in range(channels):
-                at = (x[i] - x[0]) * channels + c
-                _mean(by_column, at, channels, weights[i], sums, means[i * channels + c])
-        _turn_back(done, here, out[top:])
+                first = ((x[i] - x[0]) * channels + c) * block
+                last = (n - channels + c) * block
+                _mean(by_column, first, step, last, weights[i], sums, means[i * channels + c])
+        _turn_back(done, here, out[top * width :])
+    return out
 
 
 @compiled
-def _down(rows, y, weights, out):
-    """The vertical pass: ``rows`` [>= H + K, n] to ``out`` [h, n]."""
-    sums = np.empty(out.shape[1], np.int32)
+def _down(image, rows, pitch, n, y, weights):
+    """The vertical pass over rows of ``n`` bytes that begin every ``pitch`` bytes. Gives [h · n]."""
+    out = np.empty(y.size * n, np.uint8)
+    sums = np.empty(n, np.int32)
     for i in range(y.size):
-        _mean(rows, y[i] - y[0], 1, weights[i], sums, out[i])
+        first, last = (y[i] - y[0]) * pitch, (rows - 1) * pitch
+        _mean(image, first, pitch, last, weights[i], sums, out[i * n :][:n])
+    return out
 
 
 @compiled
@@ -209,36 +201,35 @@ def _turn(image, pitch, top, rows, n, words):
 
 @compiled
 def _turn_back(words, rows, out):
-    """Columns, eight bytes to a word, into ``rows`` rows."""
+    """Columns, eight bytes to a word, into ``rows`` rows one after the other."""
     n = words.shape[0]
     eight = np.empty(n, np.uint64)
     for y in range((rows + 7) // 8):
         for j in range(n):
             eight[j] = words[j, y]
         for r in range(min(8, rows - 8 * y)):
-            row, shift = out[8 * y + r], np.uint64(8 * r)
+            row, shift = out[(8 * y + r) * n :][:n], np.uint64(8 * r)
             for j in range(n):
                 row[j] = np.uint8(eight[j] >> shift & _BYTE)
 
 
 @compiled
-def _mean(rows, at, step, k, sums, out):
-    """Weighted mean of the K rows ``at``, ``at + step``, …, rounded to uint8."""
+def _mean(data, first, step, last, k, sums, out):
+    """Weighted mean of the K rows that begin at ``first``, ``first + step``, …, rounded to uint8.
+
+    None begins after ``last``, which stands in for those that would; their weights are 0.
+    """
     n = out.size
-    _first_four(rows, at, step, k, sums, n)
+    a, b = data[first:][:n], data[min(first + step, last) :][:n]
+    c, d = data[min(first + 2 * step, last) :][:n], data[min(first + 3 * step, last) :][:n]
+    p, q, r, s = k[0], k[1], k[2], k[3]
+    for j in range(n):
+        low = np.int32(p * np.int32(a[j]) + q * np.int32(b[j]))
+        sums[j] = _HALF + low + np.int32(r * np.int32(c[j]) + s * np.int32(d[j]))
     for t in range(4, k.size, 2):
-        a, b = rows[at + t * step], rows[at + (t + 1) * step]
+        a, b = data[min(first + t * step, last) :][:n], data[min(first + (t + 1) * step, last) :][:n]
         p, q = k[t], k[t + 1]
         for j in range(n):
             sums[j] += np.int32(p * np.int32(a[j]) + q * np.int32(b[j]))
     for j in range(n):
         out[j] = min(max(sums[j] >> _SHIFT, _LOW), _HIGH)
-
-
-@compiled
-def _first_four(rows, at, step, k, sums, n):
-    a, b, c, d = rows[at], rows[at + step], rows[at + 2 * step], rows[at + 3 * step]
-    p, q, r, s = k[0], k[1], k[2], k[3]
-    for j in range(n):
-        low = np.int32(p * np.int32(a[j]) + q * np.int32(b[j]))
-        sums[j] = _HALF + low + np.int32(r * np.int32(c[j]) + s * np.int32(d[j]))
