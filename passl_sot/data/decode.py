@@ -117,12 +117,12 @@ class _JpegFile:
 
     def __getitem__(self, rectangle: tuple[slice, slice]) -> np.ndarray:
         rows, columns = rectangle
-        bottom = rows.indices(self.shape[0])[1]
+        top, bottom, _ = rows.indices(self.shape[0])
         try:
             pixels = jpeg.decode_rows(self._data, self._header, bottom)
         except ValueError:  # damaged; Pillow may still read it, or says what is wrong
             pixels = _decode_by_pillow(self._data, self._name, apply_exif=False)
-        return pixels[rows.start : bottom, columns]
+        return pixels[top:bottom, columns]
 
 
 def _decode_by_pillow(data: bytes, name: str, apply_exif: bool) -> np.ndarray:
