@@ -2,8 +2,8 @@
 
 All of the data layer goes through `decode`, or `open_image`, and `resize`. Published accuracies were measured
 with Pillow's decoder and its antialiased bicubic filter, and every result is Pillow's to the bit. With the
-extra `[fast]` installed, plain JPEG files are decoded through `jpeg`, only as far down as pixels are asked
-for, and compiled loops resize (`kernels.resize`). Pillow does all else.
+extra `[fast]` installed, plain JPEG files are decoded through `jpeg`, no further than pixels are asked for,
+and compiled loops resize (`kernels.resize`). Pillow does all else.
 
 What `decode` makes of a file:
 
@@ -116,13 +116,13 @@ class _JpegFile:
         self.shape = (header.height, header.width, 3)
 
     def __getitem__(self, rectangle: tuple[slice, slice]) -> np.ndarray:
-        rows, columns = rectangle
-        top, bottom, _ = rows.indices(self.shape[0])
+        (top, bottom, _), (left, right, _) = (
+            part.indices(side) for part, side in zip(rectangle, self.shape, strict=False)
+        )
         try:
-            pixels = jpeg.decode_rows(self._data, self._header, bottom)
+            return jpeg.decode_part(self._data, self._header, top, bottom, left, right)
         except ValueError:  # damaged; Pillow may still read it, or says what is wrong
-            pixels = _decode_by_pillow(self._data, self._name, apply_exif=False)
-        return pixels[top:bottom, columns]
+            return _decode_by_pillow(self._data, self._name, apply_exif=False)[top:bottom, left:right]
 
 
 def _decode_by_pillow(data: bytes, name: str, apply_exif: bool) -> np.ndarray:

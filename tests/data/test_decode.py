@@ -337,7 +337,13 @@ _KINDS = {
     "4:4:4": {"quality": 90, "subsampling": 0},
     "4:2:2": {"quality": 70, "subsampling": 1},
     "4:2:0": {"quality": 85, "subsampling": 2},
-    "4:2:0 with restarts": {"quality": 95, "subsampling": 2, "restart_marker_blocks": 3},
+    "4:2:0 with restarts": {"quality": 95, "subsampling": 2, "restart_marker_blocks": 4},
+    "4:2:0 in tiles": {"quality": 95, "subsampling": 2, "restart_marker_blocks": 1},
+    "4:2:2 in tiles": {"quality": 60, "subsampling": 1, "restart_marker_blocks": 3},
+    "4:4:4 in tiles": {"quality": 90, "subsampling": 0, "restart_marker_blocks": 2, "optimize": True},
+    "4:2:0 in bands": {"quality": 90, "subsampling": 2, "restart_marker_rows": 1},
+    "4:4:4 in double bands": {"quality": 90, "subsampling": 0, "restart_marker_rows": 2},
+    "grey in tiles": {"quality": 90, "restart_marker_blocks": 1},
     "progressive": {"quality": 80, "progressive": True},
     "RGB": {"quality": 80, "keep_rgb": True},
     "grey": {"quality": 80},
@@ -359,8 +365,9 @@ def _jpeg(image: np.ndarray, **how) -> bytes:
 def test_parts_of_a_jpeg_equal_pillows(tmp_path, photos, kind, monkeypatch):
     pytest.importorskip("simplejpeg")
     path = tmp_path / "a.jpg"
+    rng = np.random.default_rng(0)
     for photo in [*photos, photos[0][:17, :31], photos[0][:16, :16]]:
-        image = photo[..., 0] if kind == "grey" else photo
+        image = photo[..., 0] if kind.startswith("grey") else photo
         path.write_bytes(_jpeg(image, **_KINDS[kind]))
         expected = np.asarray(Image.open(path).convert("RGB"))
         with monkeypatch.context() as here:
@@ -368,20 +375,41 @@ def test_parts_of_a_jpeg_equal_pillows(tmp_path, photos, kind, monkeypatch):
             stored = open_image(path, apply_exif=True)
             assert stored.shape == expected.shape
             np.testing.assert_array_equal(stored[:, :], expected)
-            height, width = photo.shape[:2]
-            for bottom in {1, 2, 7, 8, 9, 13, 15, 16, height // 2, height - 2, height - 1}:
-                top = max(0, bottom - 5)
-                part = stored[top:bottom, 3 : width - 2]
-                np.testing.assert_array_equal(part, expected[top:bottom, 3 : width - 2])
+            for _ in range(40):
+                top, bottom = np.sort(rng.choice(photo.shape[0] + 1, 2, replace=False))
+                left, right = np.sort(rng.choice(photo.shape[1] + 1, 2, replace=False))
+                part = stored[top:bottom, left:right]
+                np.testing.assert_array_equal(part, expected[top:bottom, left:right])
 
 
-def test_rows_below_a_part_are_not_decoded(photos):
-    pytest.importorskip("simplejpeg")
-    data = _jpeg(photos[1], **_KINDS["4:2:0"])
-    header = _MODULE.jpeg.read_header(data)
-    assert (header.height, header.width, header.band, header.sequential) == (200, 240, 16, True)
-    rows = [_MODULE.jpeg.decode_rows(data, header, bottom).shape[0] for bottom in (1, 14, 15, 190, 200)]
-    assert rows == [16, 16, 32, 192, 200]
+@pytest.mark.parametrize(
+    ("kind", "decoded"),
+    [
+        ("4:2:0", (112, 240)),  # down to row 98, and 2 more for the chroma, in blocks of 16
+        ("4:2:0 in tiles", (64, 48)),
+        ("4:4:4 in tiles", (56, 48)),
+        ("grey in tiles", (56, 48)),
+        ("4:2:0 in bands", (64, 240)),
+        ("4:4:4 in double bands", (64, 240)),
+        ("4:2:2 in tiles", (56, 96)),
+        ("progressive", (200, 240)),
+    ],
+)
+def test_no_more_is_decoded_than_a_part_needs(photos, kind, decoded, monkeypatch):
+    simplejpeg = pytest.importorskip("simplejpeg")
+    image = photos[1][..., 0] if kind.startswith("grey") else photos[1]
+    data = _jpeg(image, **_KINDS[kind])
+    sizes = []
+
+    def watched(part, **how):
+        pixels = whole(part, **how)
+        sizes.append(pixels.shape[:2])
+        return pixels
+
+    whole = simplejpeg.decode_jpeg
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", watched)
+    _MODULE.jpeg.decode_part(data, _MODULE.jpeg.read_header(data), 50, 98, 66, 110)
+    assert sizes == [decoded]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -444,7 +472,7 @@ def _damage(name: str, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["a gap", "zeros", "half, but with an end", "an impossible table"])
-@pytest.mark.parametrize("kind", ["4:4:4", "4:2:0 with restarts", "progressive"])
+@pytest.mark.parametrize("kind", ["4:4:4", "4:2:0 with restarts", "4:4:4 in tiles", "progressive"])
 def test_damaged_jpeg_files_are_what_they_are_to_pillow(tmp_path, photos, name, kind, monkeypatch):
     path = tmp_path / "a.jpg"
     path.write_bytes(_damage(name, _jpeg(photos[1], **_KINDS[kind])))
@@ -488,7 +516,7 @@ def test_whole_pipelines_are_the_same_by_pillow(tmp_path, photos, transforms, ch
     exif[0x0112] = 6
     for number, (kind, how) in enumerate([*_KINDS.items(), ("turned", {"exif": exif})]):
         photo = photos[number % len(photos)]
-        image = photo[..., 1] if kind == "grey" else photo
+        image = photo[..., 1] if kind.startswith("grey") else photo
         (tmp_path / "class" / f"{number}.jpg").write_bytes(_jpeg(image, **how))
     Image.fromarray(photos[0]).save(tmp_path / "class" / "8.png")
     dataset = ImageFolder(dataroot=str(tmp_path), transforms=transforms, channels=channels)
