@@ -54,7 +54,7 @@ def add_tiles(data: bytes) -> bytes | None:
     row = -(-header.width // header.block[1])
     interval = tile_blocks(header.width, header.block[1])
     there = header.interval
-    if there and row % there == 0 and there * header.block[1] <= _WIDEST:
+    if there == interval or (there and row % there == 0 and there * header.block[1] <= _WIDEST):
         return None
     tables = _read_tables(data, header)
     return None if tables is None else _write(data, header, tables, interval)

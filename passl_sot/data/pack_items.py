@@ -117,6 +117,7 @@ def _as_jpeg(image: np.ndarray, quality: int, orientation: int) -> bytes:
         "JPEG",
         quality=quality,
         subsampling="4:2:0",
+        optimize=True,
         restart_marker_blocks=tile_blocks(image.shape[1], 8 if grey else 16),
         **more,
     )
