@@ -80,7 +80,7 @@ def _pack(args: argparse.Namespace) -> int:
     out = os.path.expanduser(args.out)
     # All are looked at before the first is packed.
     jobs = [
-        make_job(open_source(data, options), os.path.join(out, name), recipe, ending)
+        make_job(open_source(data, options), os.path.join(out, name) if name else out, recipe, ending)
         for name, data in splits_of(args.data, out)
     ]
     for job in jobs:

@@ -132,7 +132,9 @@ class _FileReader:
         self._root, self._paths = root, paths
 
     def __call__(self, index: int) -> bytes:
-        return read_file(self.path(index))
+        path = self.path(index)
+        # An empty file is as unreadable as a damaged one: it is kept. One that can't be opened ends the work.
+        return b"" if os.path.isfile(path) and not os.path.getsize(path) else read_file(path)
 
     def path(self, index: int) -> str:
         return os.path.join(self._root, self._paths[index])
