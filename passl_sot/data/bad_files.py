@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from passl_sot.data.datasets import LabelledImages
@@ -21,6 +22,10 @@ _TRIES = 100
 _SHOWN = 10
 
 
+def _no_note(image: int | None) -> None:
+    pass
+
+
 class GuardedReader:
     """The dataset as the loader's workers see it: `reader[key]` never raises.
 
@@ -28,11 +33,15 @@ class GuardedReader:
         dataset: The dataset.
         replace: Take the next readable image in place of one that can't be read (training). Otherwise the
             first one ends the run (evaluation).
+
+    Attributes:
+        note: Called with an image's index before it is read, and with None afterwards.
     """
 
     def __init__(self, dataset: LabelledImages, *, replace: bool):
         self.dataset = dataset
         self.replace = replace
+        self.note: Callable[[int | None], None] = _no_note
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -42,10 +51,17 @@ class GuardedReader:
 
         Where there is no sample, `error` says why: [path, reason], or ["", text] for anything unforeseen.
         """
+        try:
+            return self._sample(key)
+        finally:
+            self.note(None)
+
+    def _sample(self, key: Key) -> dict[str, Any]:
         epoch, asked, *copy = key
         bad: list[list[Any]] = []
         for step in range(min(_TRIES, len(self)) if self.replace else 1):
             index = (asked + step) % len(self)
+            self.note(index)
             try:
                 return {**self.dataset[(epoch, index, *copy)], "asked": key, "bad": bad}
             except ImageError as error:
