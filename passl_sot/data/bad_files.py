@@ -7,6 +7,8 @@ killed. So errors travel with the batch as text and are raised, or counted, in t
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import time
 import traceback
 from typing import Any
 
@@ -28,11 +30,20 @@ class GuardedReader:
         dataset: The dataset.
         replace: Take the next readable image in place of one that can't be read (training). Otherwise the
             first one ends the run (evaluation).
+        workers: Processes that read, each in a copy of this object.
+
+    Attributes:
+        worker: Number of the process that this copy is in.
     """
 
-    def __init__(self, dataset: LabelledImages, *, replace: bool):
+    def __init__(self, dataset: LabelledImages, *, replace: bool, workers: int = 1):
         self.dataset = dataset
         self.replace = replace
+        self.worker = 0
+        # By worker, in memory that all share: the image that is being read (1 for the first, 0 for none), and
+        # since when.
+        self._image = multiprocessing.RawArray("q", max(1, workers))
+        self._since = multiprocessing.RawArray("d", max(1, workers))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -42,10 +53,25 @@ class GuardedReader:
 
         Where there is no sample, `error` says why: [path, reason], or ["", text] for anything unforeseen.
         """
+        try:
+            return self._sample(key)
+        finally:
+            self._image[self.worker] = 0
+
+    def whereabouts(self, worker: int) -> str:
+        """What a worker is doing: "had been reading image 7 (PATH) for 12 s", or that it reads none."""
+        image = self._image[worker]
+        if not image:
+            return "was not reading an image"
+        seconds = time.monotonic() - self._since[worker]
+        return f"had been reading image {image - 1} ({self.dataset.path(image - 1)}) for {seconds:.0f} s"
+
+    def _sample(self, key: Key) -> dict[str, Any]:
         epoch, asked, *copy = key
         bad: list[list[Any]] = []
         for step in range(min(_TRIES, len(self)) if self.replace else 1):
             index = (asked + step) % len(self)
+            self._since[self.worker], self._image[self.worker] = time.monotonic(), index + 1
             try:
                 return {**self.dataset[(epoch, index, *copy)], "asked": key, "bad": bad}
             except ImageError as error:

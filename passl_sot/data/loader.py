@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import glob
 import logging
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,9 +20,11 @@ import paddle
 from passl_sot.data.bad_files import BadFiles, GuardedReader
 from passl_sot.data.collate import Collate
 from passl_sot.data.datasets import LabelledImages
-from passl_sot.data.errors import DataError, ImageError
+from passl_sot.data.errors import DataError, ImageError, WorkerError
 from passl_sot.data.sampler import EvalBatchSampler, ShardedBatchSampler
 from passl_sot.data.sections import LoaderSection
+from passl_sot.data.watch import Watch, ignore_foreign_sigterm
+from passl_sot.utils.supervisor import end_with_parent
 
 _LOGGER = logging.getLogger("passl_sot.data")
 _SHM = "/dev/shm"
@@ -76,14 +81,16 @@ class ImageLoader:
             targets = (dataset.batch_stage and dataset.batch_stage.num_classes) or 0
             batch_bytes = sampler.batch_size * 4 * (dataset.channels * height * width + targets)
             self.use_shared_memory = shared_memory_suffices(batch_bytes, self.num_workers, world_size)
+        self._timeout = section.timeout
+        self._reader = GuardedReader(dataset, replace=training, workers=self.num_workers)
         self._loader = paddle.io.DataLoader(
-            GuardedReader(dataset, replace=training),
+            self._reader,
             batch_sampler=sampler,
             collate_fn=Collate(dataset),
             num_workers=self.num_workers,
             use_shared_memory=self.use_shared_memory,
             prefetch_factor=_PREFETCH,
-            worker_init_fn=_start_worker,
+            worker_init_fn=functools.partial(_start_worker, self._reader, os.getpid()),
         )
 
     @property
@@ -100,15 +107,18 @@ class ImageLoader:
 
         Raises:
             ImageError: A file can't be read, in evaluation.
-            DataError: Too many files can't be read, in training; a transform failed; a worker died.
+            DataError: Too many files can't be read, in training; a transform failed.
+            WorkerError: A worker died, or no batch came within `loader.timeout` seconds.
         """
         started = time.perf_counter()
         batches = self._start()
         workers = list(getattr(batches, "_workers", []))
+        watch = Watch(batches, self._reader, self._timeout)
+        watch.start()
         finished = False
         try:
             while True:
-                batch = self._next(batches, started)
+                batch = self._next(batches, watch, started)
                 if batch is None:
                     finished = True
                     return
@@ -119,6 +129,7 @@ class ImageLoader:
                 started = time.perf_counter()
         finally:
             if not sys.is_finalizing():
+                watch.stop()
                 if not finished:
                     _stop(batches, workers)
                 _join_reader(batches)
@@ -128,24 +139,25 @@ class ImageLoader:
         # waits here for the garbage collector, as after an exception, would wait there for threads that no
         # fork takes along.
         gc.freeze()
+        handler = signal.getsignal(signal.SIGCHLD)  # None where C code has set it
         try:
             return iter(self._loader)
         finally:
             gc.unfreeze()
+            # Paddle's would raise wherever the main thread is when a worker dies; `Watch` notices it instead.
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
-    def _next(self, batches: Iterator[dict[str, Any]], started: float) -> dict[str, Any] | None:
+    def _next(self, batches: Iterator[dict[str, Any]], watch: Watch, started: float) -> dict[str, Any] | None:
+        watch.waiting(True)
         try:
             return next(batches)
         except StopIteration:
             return None
         except SystemError as error:
-            # All that Paddle tells of a worker that is gone.
-            raise DataError(
-                f"a data worker process died ({_first_line(error)}). Often memory ran out: look for 'Killed' "
-                "in `dmesg`, lower dataloader.*.loader.num_workers or batch_size, or give the container more "
-                "/dev/shm (docker run --shm-size=8g) / 数据读取进程意外退出，多为内存或共享内存不足"
-            ) from error
+            raise WorkerError(watch.problem or f"reading images failed: {_first_line(error)}") from error
         finally:
+            watch.waiting(False)
             self.wait_seconds += time.perf_counter() - started
 
     def _raise_carried(self, batch: dict[str, Any]) -> None:
@@ -197,31 +209,33 @@ def _worker_count(num_workers: int | str, world_size: int) -> int:
     return int(num_workers)
 
 
-def _start_worker(worker_id: int) -> None:
+def _start_worker(reader: GuardedReader, parent: int, worker_id: int) -> None:
     """Runs first in each worker process."""
+    reader.worker = worker_id
     cv2 = sys.modules.get("cv2")
     if cv2 is not None:
         # Its thread pool doesn't survive a fork, and workers are the parallelism already.
         cv2.setNumThreads(0)
         cv2.ocl.setUseOpenCL(False)
+    # A worker that outlived a killed parent would hold the lock of the run's folder against its resuming.
+    end_with_parent(signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    ignore_foreign_sigterm()
     if hasattr(os, "setpgid"):
         # Ctrl-C goes to a terminal's whole process group: only the main process shall act on it and finish
-        # its step. Workers end with it all the same, as they watch their parent.
+        # its step.
         os.setpgid(0, 0)
 
 
 def _stop(batches: Any, workers: list[Any]) -> None:
     """Ends an iteration before its end: worker processes, threads, and what they left in /dev/shm."""
-    thread = getattr(batches, "_thread", None)
-    if not workers and thread is not None:
-        # Without this Paddle looks after the thread only once a second.
-        batches._exit_thread_expectedly()
-        thread.join(10)
-    shut_down = getattr(batches, "_try_shutdown_all", None)
-    if shut_down is not None:
-        shut_down()
+    if not workers:
+        _stop_thread(batches)
+        return
+    batches._try_shutdown_all(_PATIENCE)
     for worker in workers:
-        # One that hangs (forked while a thread of Paddle's held a lock) would outlive this process.
+        # One that hangs (at a file, or forked while Paddle held a lock) would outlive this process.
         worker.join(_PATIENCE)
         if worker.is_alive():
             worker.kill()
@@ -231,6 +245,16 @@ def _stop(batches: Any, workers: list[Any]) -> None:
                 os.unlink(path)
             except OSError:
                 _LOGGER.debug("%s is already gone", path)
+
+
+def _stop_thread(batches: Any) -> None:
+    """Ends the thread that reads where there are no workers; one that hangs is left to itself."""
+    # Without this Paddle looks after the thread only once a second.
+    batches._exit_thread_expectedly()
+    batches._thread.join(_PATIENCE)
+    if batches._thread.is_alive():
+        batches._shutdown = True  # else Paddle would wait for it without end
+    batches._try_shutdown_all()
 
 
 def _join_reader(batches: Any) -> None:
