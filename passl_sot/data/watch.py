@@ -62,8 +62,8 @@ class Watch(threading.Thread):
                 return (
                     f"a data worker process died: worker {number} (pid {worker.pid}) {how}; it "
                     f"{self._reader.whereabouts(number)}. Often memory ran out: look for 'Killed' in "
-                    "`dmesg`, lower dataloader.*.loader.num_workers or batch_size, or give the container more "
-                    "/dev/shm (docker run --shm-size=8g) / 数据读取进程意外退出，多为内存或共享内存不足"
+                    "`dmesg`, lower dataloader.*.loader.num_workers or batch_size, or give the container "
+                    "more /dev/shm (docker run --shm-size=8g) / 数据读取进程意外退出，多为内存或共享内存不足"
                 )
         return None
 

@@ -3,7 +3,7 @@
 import math
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from passl_sot.engine import checkpoint as ckpt
 from passl_sot.engine import state
 from passl_sot.engine.diagnose import NonFiniteError, first_nonfinite
 from passl_sot.engine.distributed import World, format_duration
-from passl_sot.engine.evaluate import evaluate
+from passl_sot.engine.evaluate import EvaluationStopped, evaluate
 from passl_sot.engine.experiment import Experiment
 from passl_sot.engine.fit import check_fit
 from passl_sot.engine.loggers import MetricsWriter
@@ -192,10 +192,16 @@ class Trainer:
         with self._signals(), self.folder.claimed():
             if progress.epoch >= self.exp.epochs and not progress.pending_evaluation:
                 self._say("already complete: %d of %d epochs", progress.epoch, self.exp.epochs)
-                return self.evaluate(record=False)
+                with suppress(EvaluationStopped):
+                    results = self.evaluate(record=False)
+                return results
             while True:
                 if progress.pending_evaluation:
-                    results = self.evaluate()
+                    try:
+                        results = self.evaluate()
+                    except EvaluationStopped:  # resuming evaluates anew
+                        self._stop(self.stop_signal or signal.SIGTERM, self._save())
+                        return None
                     self._keep_best(results[f"{self.best_by}_{self.score}"])
                 if progress.epoch >= self.exp.epochs:
                     break
@@ -325,20 +331,23 @@ class Trainer:
 
         Returns:
             Values by name: `raw_top1` (%; `raw_map` with several labels), `raw_loss`, ... and `ema_top1`, ...
+
+        Raises:
+            EvaluationStopped: SIGINT or SIGTERM came to one of the processes.
         """
         classes = self.cfg.model.head.num_classes
-        results = {}
+        found = {}
         for kind in ("raw", "ema") if self.ema else ("raw",):
             with self.ema.applied() if kind == "ema" else nullcontext():
                 self.world.broadcast_statistics(self.model)
                 with self.precision.autocast():
-                    meter = evaluate(
-                        self.model, self.val_loader, classes, self.world, description=f"eval {kind}"
-                    )
-            values = meter.result()
-            results.update({f"{kind}_{name}": value for name, value in values.items()})
+                    options = {"description": f"eval {kind}", "stop": lambda: bool(self.stop_signal)}
+                    meter = evaluate(self.model, self.val_loader, classes, self.world, **options)
+            found[kind] = meter.result()
+        for kind, values in found.items():
             if self.metrics and record:
                 self.metrics.write(f"val_{kind}", self.progress.step, self.progress.epoch, values)
+        results = {f"{kind}_{name}": v for kind, values in found.items() for name, v in values.items()}
         self._say(
             "epoch %d/%d  %s",
             self.progress.epoch,
@@ -401,7 +410,8 @@ class Trainer:
                 "class_names": self.train_loader.class_names,
                 "preprocessing": preprocessing_of(self.cfg.dataloader.val.dataset),
             }
-            ckpt.write_checkpoint(last, state.training_arrays(self.model, self.ema, optimizer), meta)
+            arrays = state.training_arrays(self.model, self.ema, optimizer)
+            ckpt.write_checkpoint(last, arrays, meta, previous=self.folder.previous)
             interval, progress = self.exp.checkpoint.interval, self.progress
             if interval and progress.batches == 0 and progress.epoch % interval == 0:
                 ckpt.copy_checkpoint(last, self.folder.path / f"epoch_{progress.epoch:04d}.safetensors")
