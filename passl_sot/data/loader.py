@@ -168,7 +168,7 @@ class ImageLoader:
         if path:
             raise ImageError(path, text)
         # The files passed over on the way say why, so they are named first.
-        self.bad_files.add(batch["bad"])
+        self.bad_files.settle(batch["bad"])
         raise DataError(text)
 
 

@@ -13,7 +13,7 @@ import paddle
 from passl_sot.data import build_dataloader, check_data
 from passl_sot.engine import checkpoint as ckpt
 from passl_sot.engine import state
-from passl_sot.engine.diagnose import NonFiniteError, first_nonfinite
+from passl_sot.engine.diagnose import NonFiniteError, first_of_all
 from passl_sot.engine.distributed import World, format_duration
 from passl_sot.engine.evaluate import EvaluationStopped, evaluate
 from passl_sot.engine.experiment import Experiment
@@ -77,6 +77,7 @@ class Trainer:
             cfg.dataloader.train, mode="train", seed=self.exp.seed, **self._place
         )
         self.val_loader = build_dataloader(cfg.dataloader.val, mode="val", seed=self.exp.seed, **self._place)
+        self.train_loader.bad_files.shared = world.size > 1
         self._check_data(all_files=check_all_files)
 
         paddle.seed(self.exp.seed)
@@ -136,16 +137,15 @@ class Trainer:
 
     def _check_data(self, *, all_files: bool) -> None:
         if self.world.is_main:
-            classes = self.cfg.model.head.num_classes
-            sample = "all" if all_files else 64
-            max_bad = self.exp.dataloader.train.loader.max_bad
+            section = self.exp.dataloader.train.loader
             check_data(
                 self.train_loader.dataset,
                 self.val_loader.dataset,
-                classes,
-                sample=sample,
+                self.cfg.model.head.num_classes,
+                sample="all" if all_files else 64,
                 progress=all_files,
-                max_bad=max_bad,
+                max_bad=section.max_bad,
+                timeout=section.timeout,
             )
         self.world.wait_for_main()
 
@@ -297,7 +297,11 @@ class Trainer:
         """Makes one decision of all processes: skip if any has a bad update, stop if any was told to."""
         if self.world.size == 1:
             return bad, stop
-        total = self.world.sum(np.array([bad, stop], np.int64))
+        files = self.train_loader.bad_files
+        total = self.world.sum(np.array([bad, stop, len(files.pending)], np.int64))
+        if total[2]:
+            found = self.world.gather(files.pending)
+            files.settle([entry for entries in found for entry in entries], name=self.world.is_main)
         return bool(total[0]), int(total[1] and (stop or signal.SIGTERM))
 
     def _statistics(self) -> list[tuple[paddle.Tensor, paddle.Tensor]]:
@@ -317,8 +321,8 @@ class Trainer:
         if count >= limit and not curable:
             raise NonFiniteError(
                 f"the loss was not finite in {count} updates in a row; it begins in "
-                f"{first_nonfinite(self.model, batch)}. The last checkpoint is untouched; lower the learning "
-                f"rate, set optimizer.clip_grad, or look at the input"
+                f"{first_of_all(self.model, batch, self.world)}. The last checkpoint is untouched; lower the "
+                f"learning rate, set optimizer.clip_grad, or look at the input"
             )
 
     # -- evaluation and records -------------------------------------------------------------------
