@@ -7,7 +7,7 @@ killed. So errors travel with the batch as text and are raised, or counted, in t
 from __future__ import annotations
 
 import logging
-import multiprocessing
+import mmap
 import time
 import traceback
 from typing import Any
@@ -40,10 +40,9 @@ class GuardedReader:
         self.dataset = dataset
         self.replace = replace
         self.worker = 0
-        # By worker, in memory that all share: the image that is being read (1 for the first, 0 for none), and
-        # since when.
-        self._image = multiprocessing.RawArray("q", max(1, workers))
-        self._since = multiprocessing.RawArray("d", max(1, workers))
+        # In memory that forked workers share, two numbers each: the image that is being read (1 for the
+        # first, 0 for none), and since when (ns).
+        self._now = memoryview(mmap.mmap(-1, 16 * max(1, workers))).cast("q")
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -56,14 +55,14 @@ class GuardedReader:
         try:
             return self._sample(key)
         finally:
-            self._image[self.worker] = 0
+            self._now[2 * self.worker] = 0
 
     def whereabouts(self, worker: int) -> str:
         """What a worker is doing: "had been reading image 7 (PATH) for 12 s", or that it reads none."""
-        image = self._image[worker]
+        image, since = self._now[2 * worker : 2 * worker + 2]
         if not image:
             return "was not reading an image"
-        seconds = time.monotonic() - self._since[worker]
+        seconds = (time.monotonic_ns() - since) / 1e9
         return f"had been reading image {image - 1} ({self.dataset.path(image - 1)}) for {seconds:.0f} s"
 
     def _sample(self, key: Key) -> dict[str, Any]:
@@ -71,7 +70,7 @@ class GuardedReader:
         bad: list[list[Any]] = []
         for step in range(min(_TRIES, len(self)) if self.replace else 1):
             index = (asked + step) % len(self)
-            self._since[self.worker], self._image[self.worker] = time.monotonic(), index + 1
+            self._now[2 * self.worker + 1], self._now[2 * self.worker] = time.monotonic_ns(), index + 1
             try:
                 return {**self.dataset[(epoch, index, *copy)], "asked": key, "bad": bad}
             except ImageError as error:
