@@ -304,8 +304,9 @@ def test_a_killed_run_gives_its_folder_free_at_once(experiment, run, left_behind
 
 def test_sigterm_to_every_process_of_a_run_saves(experiment, run, tmp_path):
     """As service managers and schedulers send it, to the data workers too."""
-    send = "[os.kill(p.pid, signal.SIGTERM) for p in multiprocessing.active_children()]; time.sleep(1); "
-    send += "os.kill(os.getpid(), signal.SIGTERM)"
+    # From a stranger: from its parent a worker takes it.
+    send = "os.system('kill -TERM ' + ' '.join(str(p.pid) for p in multiprocessing.active_children())); "
+    send += "time.sleep(1); os.kill(os.getpid(), signal.SIGTERM)"
     many = ("dataloader.train.sampler.batch_size=1", "lr_scheduler.reference_batch=4", WORKERS)
     done = run(*many, accident=AT_AN_UPDATE.format(accident=send))
     assert done.returncode == 0, done.stderr
