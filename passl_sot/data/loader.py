@@ -32,7 +32,7 @@ _SHM = "/dev/shm"
 _PREFETCH = 2
 _HELD = 3
 _MOST_WORKERS = 8
-# Seconds that a worker gets to end by itself.
+# Seconds that workers get to end by themselves.
 _PATIENCE = 5.0
 
 
@@ -233,12 +233,14 @@ def _stop(batches: Any, workers: list[Any]) -> None:
     if not workers:
         _stop_thread(batches)
         return
-    batches._try_shutdown_all(_PATIENCE)
+    batches._try_shutdown_all(0)
+    until = time.monotonic() + _PATIENCE
     for worker in workers:
         # One that hangs (at a file, or forked while Paddle held a lock) would outlive this process.
-        worker.join(_PATIENCE)
+        worker.join(max(0.0, until - time.monotonic()))
         if worker.is_alive():
             worker.kill()
+            worker.join(1)
         # Batches that were never fetched; Paddle forgets them.
         for path in glob.glob(f"{_SHM}/paddle_{worker.pid}_*"):
             try:
