@@ -14,6 +14,10 @@ def train(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--data", metavar="DIR", help="your folder: train/ and val/, or one folder per class")
     parser.add_argument("--resume", metavar="auto|PATH", help="go on with a run exactly where it stopped")
+    changed = "settings (a.b.c, or a whole section) that may differ from the checkpoint's"
+    parser.add_argument(
+        "--resume-override", nargs="+", action="extend", default=[], metavar="KEY", help=changed
+    )
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--init-from", metavar="PATH", help="begin a new run from these weights of this model")
     fitted = "begin from weights of other classes, sizes or channels, which are fitted; the head may be new"
@@ -28,6 +32,8 @@ def train(argv: list[str] | None = None) -> int:
         parser.error("--max-restarts must be 0 or more")
     if args.resume and args.init_from:
         parser.error("argument --init-from: not allowed with argument --resume")
+    if args.resume_override and not args.resume:
+        parser.error("--resume-override goes with --resume")
     if args.evaluate_only and not (args.resume or args.init_from):
         parser.error("--evaluate-only needs weights: --resume auto, --resume PATH or --init-from PATH")
     status = None if args.dry_run else supervised(args.max_restarts)
