@@ -85,12 +85,17 @@ class BadFiles:
     Attributes:
         limit: How many files may be bad.
         reasons: Path and reason of those found so far, in the order they were met.
+        shared: Whether several processes read, and exchange what they find by `pending` and `settle`, so that
+            each file is named and counted once, not once by each process.
+        pending: [index, reason] entries of this process that have not been exchanged yet.
     """
 
     def __init__(self, dataset: LabelledImages, max_bad: int | float | None):
         self._dataset = dataset
         self.limit = bad_file_limit(len(dataset), max_bad)
         self.reasons: dict[str, str] = {}
+        self.shared = False
+        self.pending: list[list[Any]] = []
 
     def __len__(self) -> int:
         return len(self.reasons)
@@ -101,18 +106,35 @@ class BadFiles:
         Raises:
             DataError: More files than the limit are bad; it lists the first ten.
         """
+        if self.shared:
+            self.pending += [entry for entry in entries if self._dataset.path(entry[0]) not in self.reasons]
+        else:
+            self.settle(entries)
+
+    def settle(self, entries: list[list[Any]], *, name: bool = True) -> None:
+        """Counts [index, reason] entries, those of all processes where several read.
+
+        Args:
+            entries: The entries.
+            name: Name the files in the log.
+
+        Raises:
+            DataError: As of `add`.
+        """
+        self.pending = []
         for index, reason in entries:
             path = self._dataset.path(index)
             if path in self.reasons:
                 continue
             self.reasons[path] = reason
-            _LOGGER.warning(
-                "unreadable image %d (at most %d may be skipped), another one takes its place: %s: %s",
-                len(self.reasons),
-                self.limit,
-                path,
-                reason,
-            )
+            if name:
+                _LOGGER.warning(
+                    "unreadable image %d (at most %d may be skipped), another one takes its place: %s: %s",
+                    len(self.reasons),
+                    self.limit,
+                    path,
+                    reason,
+                )
         if len(self.reasons) > self.limit:
             shown = [f"{path}: {reason}" for path, reason in list(self.reasons.items())[:_SHOWN]]
             raise DataError(

@@ -16,7 +16,7 @@ from passl_sot.data.collate import Collate
 from passl_sot.data.datasets import LabelledImages
 from passl_sot.data.errors import DataError, ImageError
 from passl_sot.data.nursery import nursery
-from passl_sot.data.pool import AHEAD, Pool, Reading
+from passl_sot.data.pool import AHEAD, Pool, Reading, Thread
 from passl_sot.data.ring import Ring, size_of
 from passl_sot.data.sampler import EvalBatchSampler, ShardedBatchSampler
 from passl_sot.data.sections import LoaderSection
@@ -47,6 +47,7 @@ class ImageLoader:
         bad_files: Unreadable files so far; `len()` and `.reasons`.
         wait_seconds: Time the consumer has spent waiting for batches; set it to 0 to start anew.
         num_workers: Worker processes.
+        use_shared_memory: Whether batches come through shared memory rather than pipes.
         pool: The workers of the newest iteration; None before the first, and without workers.
     """
 
@@ -65,6 +66,7 @@ class ImageLoader:
         self.num_workers = _worker_count(section.num_workers, world_size)
         self.bad_files = BadFiles(dataset, section.max_bad if training else 0)
         self.wait_seconds = 0.0
+        self.use_shared_memory = section.use_shared_memory
         self._timeout = section.timeout
         self._reader, self._collate = GuardedReader(dataset, replace=training), Collate(dataset)
         self.pool: Pool | None = None
@@ -103,7 +105,7 @@ class ImageLoader:
 
     def _batches(self) -> Generator[dict[str, Any], None, None]:
         if not self.num_workers:
-            return (self._collate([self._reader[key] for key in keys]) for keys in self.sampler)
+            return Thread(self._reader, self._collate, self._timeout).batches(self.sampler)
         if self._ring is None:
             self._ring = self._make_ring()
         reading = Reading(self._reader, self._collate, self._ring.slot_bytes)
@@ -118,7 +120,7 @@ class ImageLoader:
         height, width = self.dataset.output_hw or (0, 0)
         size = size_of((images, self.dataset.channels, height, width), 4)
         size += size_of((images, targets), 8) + size_of((images,), 8)
-        return Ring(self.num_workers * AHEAD + _KEPT, size)
+        return Ring(self.num_workers * AHEAD + _KEPT if self.use_shared_memory else 0, size)
 
     def _raise_carried(self, batch: dict[str, Any]) -> None:
         error = batch.get("error")
@@ -128,7 +130,7 @@ class ImageLoader:
         if path:
             raise ImageError(path, text)
         # The files passed over on the way say why, so they are named first.
-        self.bad_files.add(batch["bad"])
+        self.bad_files.settle(batch["bad"])
         raise DataError(text)
 
 

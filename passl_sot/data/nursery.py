@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import traceback
 import types
 import weakref
@@ -78,10 +79,19 @@ class Nursery:
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(self._control, [b"."], [theirs.fileno(), memory])
+            socket.send_fds(self._control, [bytes(4)], [theirs.fileno(), memory])
         connection = Link(ours.detach())
         connection.send_bytes(work)
         return connection
+
+    def how_it_ended(self, pid: int) -> str:
+        """Words for a worker's end: "was ended by SIGKILL", or its status."""
+        try:
+            self._control.sendall(pid.to_bytes(4, "little"))
+            status = int.from_bytes(self._control.recv(4), "little", signed=True)
+        except OSError:
+            return "ended with the server of all workers"
+        return f"left with status {status}" if status >= 0 else f"was ended by {_name(-status)}"
 
 
 @functools.cache
@@ -104,21 +114,36 @@ def nursery() -> Nursery:
 
 
 def serve(control_number: int) -> None:
-    """Forks a worker for each message, until the training process is gone; runs in the server."""
+    """Forks a worker for each pair of files, until the training process is gone; runs in the server.
+
+    Without files, a message is the number of a worker that has ended; the answer is its status.
+    """
     import passl_sot.data  # noqa: F401  # what workers need, once for all
 
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system clears dead workers away
+    ended: dict[int, int] = {}
+
+    def clear_away(number: int, frame: object) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while (child := os.waitpid(-1, os.WNOHANG))[0]:
+                ended[child[0]] = os.waitstatus_to_exitcode(child[1])
+
+    signal.signal(signal.SIGCHLD, clear_away)
     gc.freeze()  # shared with the workers, and left alone by their collections
     control = socket.socket(fileno=control_number)
     while True:
-        message, files, _, _ = socket.recv_fds(control, 1, 2)
+        message, files, _, _ = socket.recv_fds(control, 4, 2)
         if not message:
             return
-        if os.fork() == 0:
+        if files and os.fork() == 0:
             control.close()
             _work(*files)
         for number in files:
             os.close(number)
+        pid = int.from_bytes(message, "little")
+        if pid:
+            while pid not in ended:
+                time.sleep(0.01)  # its connection has ended, so will it
+            control.sendall(ended.pop(pid).to_bytes(4, "little", signed=True))
 
 
 def _work(connection_number: int, memory_number: int) -> None:
@@ -174,6 +199,13 @@ def _unpack(packed: bytes) -> Any:
         module.__dict__.update(runpy.run_path(script, run_name="__mp_main__"))
         sys.modules["__main__"] = sys.modules["__mp_main__"] = module
     return pickle.loads(text)
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _end(control: socket.socket, process: subprocess.Popen) -> None:

@@ -1,15 +1,18 @@
-"""Batches made by worker processes, in the order in which they were asked for."""
+"""Batches made by worker processes, or by a thread, in the order in which they were asked for."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import mmap
 import os
+import queue
 import signal
 import sys
+import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -53,6 +56,61 @@ class Reading:
             connection.send((number, layout, batch))
 
 
+class Thread(threading.Thread):
+    """Reads batches ahead of the consumer in this process, where there are no workers.
+
+    Args:
+        reader: Reads single images.
+        collate: Joins them.
+        timeout: Seconds that a batch may take; None for no limit.
+    """
+
+    def __init__(self, reader: GuardedReader, collate: Collate, timeout: float | None):
+        super().__init__(daemon=True, name="passl_sot reader")  # one that hangs keeps no process from ending
+        self._reader, self._collate, self._timeout = copy.copy(reader), collate, timeout
+        self._reader.note = self._note
+        self._now: tuple[int | None, float] = (None, 0.0)
+        self._asked: queue.SimpleQueue[list[Key] | None] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        """Reads until there is no more to do."""
+        while (keys := self._asked.get()) is not None:
+            self._ready.put(self._collate([self._reader[key] for key in keys]))
+
+    def batches(self, keys: Iterable[list[Key]]) -> Generator[dict[str, Any], None, None]:
+        """As of `Pool`.
+
+        Raises:
+            WorkerError: A batch took too long.
+        """
+        self.start()
+        under_way = 0
+        coming = iter(keys)
+        try:
+            while True:
+                while under_way < AHEAD and (task := next(coming, None)) is not None:
+                    self._asked.put(task)
+                    under_way += 1
+                if not under_way:
+                    return
+                try:
+                    batch = self._ready.get(timeout=self._timeout)
+                except queue.Empty:
+                    image, since = self._now
+                    doing = describe(image, time.monotonic() - since, self._reader.dataset.path)
+                    raise WorkerError(
+                        silence(self._timeout or 0.0, "the thread that reads images", doing)
+                    ) from None
+                under_way -= 1
+                yield batch
+        finally:
+            self._asked.put(None)
+
+    def _note(self, image: int | None) -> None:
+        self._now = (image, time.monotonic())
+
+
 class Pool:
     """The workers of one pass through the data.
 
@@ -89,10 +147,11 @@ class Pool:
         wanted = 0
         try:
             while True:
+                batch = ready.pop(wanted, None)
                 self._ask(coming, len(ready))
-                if wanted in ready:
-                    yield ready.pop(wanted)
+                if batch is not None:
                     wanted += 1
+                    yield batch
                 elif any(self._asked.values()):
                     ready.update(self._receive())
                 else:
@@ -178,24 +237,34 @@ class Pool:
             return False
 
     def _death(self, worker: Link) -> str:
+        how = nursery().how_it_ended(self.pids[worker]) if worker in self.pids else "never began"
         return (
-            f"a data worker process died: {self._describe(worker)}. Often memory ran out: look for 'Killed' "
-            "in `dmesg`, lower dataloader.*.loader.num_workers or batch_size "
+            f"a data worker process died: {self._name(worker)} {how}; it {self._doing(worker)}. Often memory "
+            "ran out: look for 'Killed' in `dmesg`, lower dataloader.*.loader.num_workers or batch_size "
             "/ 数据读取进程意外退出，多为内存不足"
         )
 
     def _silence(self) -> str:
         slow = min(self._workers, key=lambda w: min(self._asked[w], default=sys.maxsize))
-        return (
-            f"no batch came for {self._timeout:g} s: {self._describe(slow)}. Is that disk or server in "
-            "order? Where reading may take so long, raise dataloader.*.loader.timeout "
-            "/ 数据读取超时，请检查磁盘或网络存储"
-        )
+        return silence(self._timeout or 0.0, self._name(slow), self._doing(slow))
 
-    def _describe(self, worker: Link) -> str:
-        number = self._workers.index(worker)
-        image, seconds = self.ring.whereabouts(number)
-        name = f"worker {number} (pid {self.pids.get(worker, 'not known')})"
-        if image is None:
-            return f"{name} was not reading an image"
-        return f"{name} had been reading image {image} ({self._path(image)}) for {seconds:.0f} s"
+    def _name(self, worker: Link) -> str:
+        return f"worker {self._workers.index(worker)} (pid {self.pids.get(worker, 'not known')})"
+
+    def _doing(self, worker: Link) -> str:
+        return describe(*self.ring.whereabouts(self._workers.index(worker)), self._path)
+
+
+def describe(image: int | None, seconds: float, path: Callable[[int], str]) -> str:
+    """What a reader of images is doing."""
+    if image is None:
+        return "was not reading an image"
+    return f"had been reading image {image} ({path(image)}) for {seconds:.0f} s"
+
+
+def silence(limit: float, who: str, doing: str) -> str:
+    """The message for batches that don't come."""
+    return (
+        f"no batch came for {limit:g} s: {who} {doing}. Is that disk or server in order? Where reading may "
+        "take so long, raise dataloader.*.loader.timeout / 数据读取超时，请检查磁盘或网络存储"
+    )

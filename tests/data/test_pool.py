@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from passl_sot.data import DataError, build_dataloader
+from passl_sot.data import DataError, build_dataloader, build_dataset, check_data
 from passl_sot.data.errors import WorkerError
 
 ROOT = Path(__file__).parents[2]
@@ -118,20 +120,77 @@ def test_a_killed_worker_is_named_with_what_it_read(folder, split):
     assert sum(len(batch["label"]) for batch in loader) == 400  # with others in its place
 
 
-def test_a_file_that_never_ends(folder, split):
-    root = folder({"a": 8})
-    config = split(root, workers=2)
-    config["loader"]["timeout"] = 1.0
-    loader = build_dataloader(config, mode="train", seed=0)
-    path = Path(root) / "a" / "train_005.png"
-    path.unlink()
-    os.mkfifo(path)
+@pytest.fixture
+def silent(folder, split):
+    """A loader over 16 images of which the one in the second place of `b` never answers; its path."""
+    paths = []
+
+    def make(workers: int, **more):
+        root = folder({"a": 8, "b": 8}, name=f"set{workers}")
+        config = split(root, workers=workers, shuffle=False)
+        config["loader"].update(more)
+        dataset = build_dataset(config["dataset"])
+        path = Path(dataset.path(9))
+        path.unlink()
+        os.mkfifo(path)
+        paths.append(path)
+        return build_dataloader(config, mode="train", seed=0, dataset=dataset), path
+
+    yield make
+    for path in paths:
+        # Threads of this process that still wait there come to an end.
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+    for thread in threading.enumerate():
+        if "passl_sot reader" in thread.name:
+            thread.join(5)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_never_answers(silent, workers):
+    loader, path = silent(workers, timeout=1)
+    who = r"worker [01] \(pid \d+\)" if workers else "the thread that reads images"
+    began = time.monotonic()
     with pytest.raises(
-        WorkerError, match=r"no batch came for 1 s: worker \d \(pid \d+\) had been reading"
-    ) as e:
+        WorkerError, match=rf"no batch came for 1 s: {who} had been reading image 9 \({path}\) for"
+    ):
         list(loader)
-    assert f"image 5 ({path})" in str(e.value)
-    assert all(_gone(pid) for pid in _pids(loader))
+    assert time.monotonic() - began < 12
+    assert not workers or all(_gone(pid) for pid in loader.pool.pids.values())
+
+
+def test_leaving_while_a_worker_hangs(silent):
+    """What ends the loop is another matter, such as a signal; the worker must not hold it back."""
+    loader, _ = silent(1, timeout=None)
+    for _ in loader:  # one of four; by now the worker has been told of the third
+        until = time.monotonic() + 10
+        while loader.pool.ring.whereabouts(0)[0] != 9:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        began = time.monotonic()
+        break
+    assert time.monotonic() - began < 5
+    assert all(_gone(pid) for pid in loader.pool.pids.values())
+
+
+def test_the_check_before_a_run_does_not_wait_either(silent):
+    loader, path = silent(0)
+    with pytest.raises(WorkerError, match=rf"image 9 \({path}\) was not read within 0.5 s"):
+        check_data(loader.dataset, None, 2, timeout=0.5)
+
+
+def test_a_worker_that_dies_while_the_main_process_is_busy(folder, split):
+    """No error where the main thread happens to be; the next batch that is asked for tells."""
+    loader = build_dataloader(split(folder({"a": 100}), workers=2), mode="train", seed=0)
+    batches = iter(loader)
+    next(batches)
+    first = min(loader.pool.pids.values())
+    os.kill(first, signal.SIGSEGV)
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        sum(range(1000))
+    with pytest.raises(WorkerError, match=rf"worker [01] \(pid {first}\) was ended by SIGSEGV; it "):
+        list(batches)
 
 
 SCRIPT = """
