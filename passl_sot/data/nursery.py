@@ -29,11 +29,7 @@ from typing import Any
 from passl_sot.data.errors import DataError
 from passl_sot.utils.supervisor import end_with_parent
 
-# Nothing but the training process's own path decides what is imported.
-_BOOT = (
-    "import sys; number = int(sys.argv[1]); sys.path[:] = sys.argv[2:]; "
-    "from passl_sot.data.nursery import serve; serve(number)"
-)
+_BOOT = "import sys; from passl_sot.data.nursery import serve; serve(int(sys.argv[1]))"
 _PATIENCE = 5.0
 _WORKER = "PASSL_SOT_DATA_WORKER"  # set in workers
 
@@ -51,9 +47,11 @@ class Nursery:
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair()
         with theirs:
-            path = [place or os.getcwd() for place in sys.path]
+            path = os.pathsep.join(place or os.getcwd() for place in sys.path)
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, str(theirs.fileno()), *path],
+                [sys.executable, "-c", _BOOT, str(theirs.fileno())],
+                # Nothing but the training process's own path decides what is imported.
+                env={**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the training process alone
