@@ -22,7 +22,7 @@ from passl_sot.engine.fit import check_fit
 from passl_sot.engine.loggers import MetricsWriter
 from passl_sot.engine.mixed_precision import Precision
 from passl_sot.engine.modes import set_training_mode
-from passl_sot.engine.progress import Progress, Speed, mix_seed
+from passl_sot.engine.progress import Progress, Speed, seed_all
 from passl_sot.engine.reports import describe_batch, describe_evaluation, describe_update
 from passl_sot.engine.resume import accept_changes, same_classes
 from passl_sot.engine.run_info import RunFolder, memory_gb, preprocessing_of
@@ -88,7 +88,7 @@ class Trainer:
         self.val_loader = build_dataloader(cfg.dataloader.val, mode="val", seed=self.exp.seed, **self._place)
         self._check_data(all_files=check_all_files)
 
-        paddle.seed(self.exp.seed)
+        seed_all(self.exp.seed)
         self.model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
         if self.exp.distributed.sync_batch_norm:
             world.synchronise_batch_norm(self.model)
@@ -248,7 +248,7 @@ class Trainer:
                 loss_sum = 0.0
             last = index % accumulate == group - 1
             # Dropout and drop-path draw from (seed, position, rank) alone: resuming needs no generator state.
-            paddle.seed(mix_seed(self.exp.seed, epoch, index, self.world.rank))
+            seed_all(self.exp.seed, epoch, index, self.world.rank)
             with self.world.accumulating(self.net, more=not last):
                 with self.precision.autocast():
                     values = self.task(self.net, batch)
