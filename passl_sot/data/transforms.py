@@ -5,8 +5,10 @@ that depends on (seed, epoch, index) alone, so results don't depend on the numbe
 give uint8 [H, W, 3] again, but `Normalize` gives float32 [3, H, W]; what follows it works on that.
 
 One whose class says `by_epoch = True` is called with the epoch as well; `colours = True` stands for one that
-takes RGB alone. More transforms are in `auto_augment`, `by_epoch`, `erasing`, `rand_augment` and, of whole
-batches, `mixup`.
+takes RGB alone. One with `by_parts = True` takes any `Pixels` and asks for no more of them than it needs, so
+that the first can leave parts of a file undecoded; its method `defer`, if it has one, leaves its own work to
+be done as far as the next one asks. More transforms are in `auto_augment`, `by_epoch`, `erasing`,
+`rand_augment` and, of whole batches, `mixup`.
 
 Semantics are those of torchvision and timm on Pillow images, with which published accuracies were measured.
 """
@@ -22,6 +24,7 @@ from PIL import Image, ImageEnhance
 
 from passl_sot.data.decode import Interpolation, resize
 from passl_sot.data.errors import DataError
+from passl_sot.data.pixels import Pixels, as_array
 from passl_sot.utils.registry import Registry
 
 TRANSFORMS = Registry("transform", "passl_sot.data.transforms")
@@ -92,14 +95,17 @@ class Compose:
             normalized = normalized or stage == "normalize"
         self.normalizes = normalized
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator, epoch: int = 0) -> np.ndarray:
+    def __call__(self, image: Pixels, rng: np.random.Generator, epoch: int = 0) -> np.ndarray:
         """The image after all transforms, in an epoch counted from 0."""
         for place, transform in enumerate(self.transforms):
             if place == self._grey_at:
-                image = _turn_grey(image)
+                image = _turn_grey(as_array(image))
+            if not getattr(transform, "by_parts", False):
+                image = as_array(image)
             more: tuple = (epoch,) if getattr(transform, "by_epoch", False) else ()
-            image = transform(image, rng, *more)
-        return _turn_grey(image) if self._grey_at == len(self.transforms) else image
+            image = getattr(transform, "defer", transform)(image, rng, *more)
+        result = as_array(image)
+        return _turn_grey(result) if self._grey_at == len(self.transforms) else result
 
 
 def stage_of(transform: Any) -> Stage:
@@ -141,6 +147,8 @@ class RandomResizedCrop:
         interpolation: Filter; "random" draws bilinear or bicubic for each image.
     """
 
+    by_parts = True
+
     def __init__(
         self,
         *,
@@ -171,7 +179,7 @@ class RandomResizedCrop:
             w = max(1, min(width, round(height * self.ratio[1])))
         return (height - h) // 2, (width - w) // 2, h, w
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> np.ndarray:
         """A random region, resized: uint8 [*output_hw, 3]."""
         top, left, h, w = self.region(image.shape[0], image.shape[1], rng)
         interpolation: Any = self.interpolation
@@ -285,6 +293,8 @@ class Resize:
         interpolation: Filter.
     """
 
+    by_parts = True
+
     def __init__(
         self, *, size: int | list[int], crop_pct: float = 1.0, interpolation: Interpolation = "bicubic"
     ):
@@ -295,8 +305,12 @@ class Resize:
         self.short_side = height
         self.interpolation: Interpolation = interpolation
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> np.ndarray:
         """The resized image."""
+        return as_array(self.defer(image, rng))
+
+    def defer(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """The resized image, computed when it is asked for, and as far."""
         h, w = image.shape[:2]
         if self.output_hw is not None:
             target = self.output_hw
@@ -304,7 +318,22 @@ class Resize:
             target = (int(self.short_side * h / w), self.short_side)
         else:
             target = (self.short_side, int(self.short_side * w / h))
-        return image if target == (h, w) else resize(image, target, interpolation=self.interpolation)
+        return image if target == (h, w) else _Resized(image, target, self.interpolation)
+
+
+class _Resized:
+    """An image that is to be resized, as `Pixels`."""
+
+    def __init__(self, image: Pixels, size_hw: tuple[int, int], interpolation: Interpolation):
+        self._image, self._interpolation = image, interpolation
+        self.shape = (*size_hw, image.shape[2])
+
+    def __getitem__(self, rectangle: tuple[slice, slice]) -> np.ndarray:
+        (top, bottom, _), (left, right, _) = (
+            s.indices(n) for s, n in zip(rectangle, self.shape, strict=False)
+        )
+        window = (top, left, bottom - top, right - left)
+        return resize(self._image, self.shape[:2], interpolation=self._interpolation, window=window)
 
 
 @TRANSFORMS.register()
@@ -315,17 +344,19 @@ class CenterCrop:
         size: Side of the square result, or [height, width].
     """
 
+    by_parts = True
+
     def __init__(self, *, size: int | list[int]):
         self.output_hw = _height_width("CenterCrop.size", size)
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> np.ndarray:
         """The centre: uint8 [*output_hw, 3]."""
         height, width = self.output_hw
         missing_h = max(0, height - image.shape[0])
         missing_w = max(0, width - image.shape[1])
         if missing_h or missing_w:
             borders = ((missing_h // 2, (missing_h + 1) // 2), (missing_w // 2, (missing_w + 1) // 2), (0, 0))
-            image = np.pad(image, borders)
+            image = np.pad(as_array(image), borders)
         # Python's round, to even at .5, as torchvision's.
         top = round((image.shape[0] - height) / 2)
         left = round((image.shape[1] - width) / 2)
