@@ -1,0 +1,26 @@
+"""How the loops of this folder are compiled."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["available", "compiled"]
+
+
+@functools.cache
+def available() -> bool:
+    """Whether numba is installed. Looks without importing it, which takes half a second."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def compiled(function: Callable) -> Any:
+    """``function`` compiled at its first call and kept on disk; in plain arithmetic, no steps are fused."""
+    import numba
+
+    try:
+        return numba.njit(error_model="numpy", cache=True)(function)
+    except RuntimeError:  # no folder to keep it in
+        return numba.njit(error_model="numpy")(function)
