@@ -84,13 +84,15 @@ class Job:
     def by_kernel(self, image: np.ndarray) -> np.ndarray:
         """The same of a contiguous image, uint8 [H, W, 3], by a compiled loop; numba must be installed."""
         # Here, as this brings numba with it.
-        from passl_sot.data.kernels import affine, colour
+        from passl_sot.data.kernels import affine, blur, colour
 
         if self.kind in _MATRICES:
             matrix = _MATRICES[self.kind](self.strength, image.shape[1], image.shape[0])
             return affine.warp(image, matrix, self.interpolation, self.fill)
         if self.kind == "Rotate":
             return affine.rotate(image, self.strength, self.interpolation, self.fill)
+        if self.kind == "Blur":
+            return blur.gaussian(image, self.strength)
         if self.kind in colour.OPERATIONS:
             return colour.OPERATIONS[self.kind](image, self.strength)
         return np.asarray(self.by_pillow(Image.fromarray(image)))

@@ -211,7 +211,7 @@ class RandAugment:
         for name in rng.integers(len(_NAMES), size=self.policy.operations):
             if rng.random() >= _APPLIED:
                 continue
-            magnitude = float(np.clip(rng.normal(self.policy.magnitude, self.policy.std), 0, _HIGHEST))
+            magnitude = min(max(rng.normal(self.policy.magnitude, self.policy.std), 0.0), _HIGHEST)
             sign = 1 if rng.random() < 0.5 else -1
             interpolation = self.filters[int(rng.integers(len(self.filters)))]
             steps.append(Step(_NAMES[name], magnitude, sign, interpolation, self.fill))

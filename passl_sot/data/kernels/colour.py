@@ -18,14 +18,14 @@ import numpy as np
 
 from passl_sot.data.kernels.compiling import compiled
 
-__all__ = ["OPERATIONS", "grey"]
+__all__ = ["OPERATIONS"]
 
-_BYTE, _INT, _WORD, _SINGLE = np.uint8, np.int32, np.uint32, np.float32
+_BYTE, _SHORT, _INT, _SINGLE = np.uint8, np.uint16, np.int32, np.float32
 _LOW, _HIGH, _HALF = _SINGLE(0), _SINGLE(255), _SINGLE(0.5)
 # Grey after ITU-R 601, in 1/65536.
 _RED, _GREEN, _BLUE, _ROUND, _SHIFT = _INT(19595), _INT(38470), _INT(7471), _INT(32768), _INT(16)
-# The sum of the smoothing filter's weights: 5 in the middle, 1 around it.
-_WEIGHTS = _SINGLE(1 / 13)
+# The smoothing filter's weights are 5 in the middle and 1 around it, in thirteenths.
+_FIVE, _WEIGHT = _SHORT(5), _SINGLE(1 / 13)
 
 
 # -- by formulas ------------------------------------------------------------------------------------
@@ -125,10 +125,13 @@ def _from_smooth(x, factor, out):
         g, h, i = x[y + 1, :n], x[y + 1, 3 : 3 + n], x[y + 1, 6:]
         row = out[y, 3 : 3 + n]
         for j in range(n):
-            around = _INT(a[j]) + _INT(b[j]) + _INT(c[j]) + _INT(d[j]) + _INT(f[j]) + _INT(g[j]) + _INT(h[j])
-            total = around + _INT(i[j]) + _INT(5) * _INT(e[j])
+            # Sums of at most 13·255: 16 bits hold them, and the machine adds twice as many at once.
+            above = _SHORT(_SHORT(a[j]) + _SHORT(_SHORT(b[j]) + _SHORT(c[j])))
+            below = _SHORT(_SHORT(g[j]) + _SHORT(_SHORT(h[j]) + _SHORT(i[j])))
+            beside = _SHORT(_SHORT(d[j]) + _SHORT(f[j]))
+            total = _SHORT(_SHORT(above + below) + _SHORT(beside + _SHORT(_FIVE * _SHORT(e[j]))))
             # A thirteenth is never half-way between two integers, so this rounds as exact arithmetic does.
-            row[j] = _blend(_INT(_SINGLE(total) * _WEIGHTS + _HALF), _INT(e[j]), factor)
+            row[j] = _blend(_INT(_SINGLE(total) * _WEIGHT + _HALF), _INT(e[j]), factor)
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
@@ -200,19 +203,27 @@ def _stretch(x, out):
 @compiled
 def _even_out(x, out):
     """Spreads each channel's values evenly."""
-    counts = np.zeros((3, 256), np.int64)
-    red, green, blue = counts[0], counts[1], counts[2]
-    for i in range(x.size // 3):
-        red[x[3 * i]] += 1
-        green[x[3 * i + 1]] += 1
-        blue[x[3 * i + 2]] += 1
+    # Neighbours are often alike; counting them apart, neither waits for the other.
+    pairs, pixels = np.zeros((6, 256), np.int64), x.size // 3
+    a, b, c, d, e, f = pairs[0], pairs[1], pairs[2], pairs[3], pairs[4], pairs[5]
+    for i in range(pixels // 2):
+        a[x[6 * i]] += 1
+        b[x[6 * i + 1]] += 1
+        c[x[6 * i + 2]] += 1
+        d[x[6 * i + 3]] += 1
+        e[x[6 * i + 4]] += 1
+        f[x[6 * i + 5]] += 1
+    counts = pairs[:3] + pairs[3:]
+    if pixels % 2:
+        for k in range(3):
+            counts[k, x[3 * pixels - 3 + k]] += 1
     tables = np.empty((3, 256), np.uint8)
     for c in range(3):
         highest = 255
         while counts[c, highest] == 0 and highest > 0:
             highest -= 1
         # 0 too where a channel has one value alone.
-        step = (x.size // 3 - counts[c, highest]) // 255
+        step = (pixels - counts[c, highest]) // 255
         passed = step // 2
         for v in range(256):
             tables[c, v] = min(passed // step, 255) if step else v
@@ -240,6 +251,7 @@ OPERATIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "Color": color,
     "Contrast": contrast,
     "Equalize": lambda image, _: equalize(image),
+    "Grey": lambda image, _: grey(image),
     "Invert": lambda image, _: invert(image),
     "Posterize": lambda image, bits: posterize(image, int(bits)),
     "Sharpness": sharpness,
