@@ -49,10 +49,12 @@ class CheckpointSection:
 
     Attributes:
         interval: Also keep every N-th epoch's checkpoint; null keeps none.
+        update_interval: Also write `last` after every N-th update, for long epochs; null: after epochs.
         best_by: Which weights' top-1 chooses `best` and is used for prediction; "ema" needs `ema:`.
     """
 
     interval: Count | None = None
+    update_interval: Count | None = None
     best_by: Literal["raw", "ema"] = "raw"
 
 

@@ -2,8 +2,9 @@
 
 import math
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,15 +15,18 @@ from passl_sot.data import build_dataloader, check_data
 from passl_sot.engine import checkpoint as ckpt
 from passl_sot.engine import state
 from passl_sot.engine.diagnose import NonFiniteError, first_nonfinite
-from passl_sot.engine.distributed import World, format_duration
+from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.experiment import Experiment
 from passl_sot.engine.fit import check_fit
 from passl_sot.engine.loggers import MetricsWriter
 from passl_sot.engine.mixed_precision import Precision
 from passl_sot.engine.modes import set_training_mode
-from passl_sot.engine.progress import Progress, Speed, mix_seed
+from passl_sot.engine.progress import Progress, Speed, seed_all
+from passl_sot.engine.reports import describe_batch, describe_evaluation, describe_update
+from passl_sot.engine.resume import accept_changes, same_classes
 from passl_sot.engine.run_info import RunFolder, memory_gb, preprocessing_of
+from passl_sot.engine.stopping import StopRequest
 from passl_sot.engine.tasks import build_task
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.optim import build_lr_scheduler, build_optimizer
@@ -30,7 +34,7 @@ from passl_sot.optim.clip import clip_by_global_norm, global_grad_norm
 from passl_sot.optim.ema import ModelEMA
 from passl_sot.optim.groups import describe_groups, freeze, group_parameters, set_rates
 from passl_sot.optim.schedules import plan_batch
-from passl_sot.utils.config import Config, diff
+from passl_sot.utils.config import Config
 from passl_sot.utils.logger import get_logger
 from passl_sot.utils.schema import make_section
 
@@ -47,6 +51,7 @@ class Trainer:
         folder: Where the run's files go.
         world: The processes.
         resume: "auto" (newest checkpoint of `folder`), a checkpoint's path, or None for a new run.
+        resume_override: Settings that may differ from those that the checkpoint was written with.
         init_from: Weights to start a new run from; not together with `resume`.
         pretrained: Called with the model of a new run, gives it weights that are fitted to it.
         check_all_files: Decode every image before the first epoch instead of a sample.
@@ -60,6 +65,7 @@ class Trainer:
         world: World,
         *,
         resume: str | None = None,
+        resume_override: Sequence[str] = (),
         init_from: str | None = None,
         pretrained: Fill | None = None,
         check_all_files: bool = False,
@@ -73,13 +79,16 @@ class Trainer:
             self.folder.claim()
         saved = self.folder.checkpoint_to_resume(resume)
         self.folder.refuse_to_overwrite(saved)
+        changes = accept_changes(saved, cfg, resume_override) if saved else ""
+        if changes:
+            self._say("going on with other settings than before:\n%s", changes)
         self.train_loader = build_dataloader(
             cfg.dataloader.train, mode="train", seed=self.exp.seed, **self._place
         )
         self.val_loader = build_dataloader(cfg.dataloader.val, mode="val", seed=self.exp.seed, **self._place)
         self._check_data(all_files=check_all_files)
 
-        paddle.seed(self.exp.seed)
+        seed_all(self.exp.seed)
         self.model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
         if self.exp.distributed.sync_batch_norm:
             world.synchronise_batch_norm(self.model)
@@ -117,7 +126,8 @@ class Trainer:
                 f"{saved.path} stands at batch {self.progress.batches} of an epoch, inside an update of "
                 f"{self.plan.accumulate} batches: resume with the batch settings that it was written with"
             )
-        self.stop_signal = 0
+        self.save_every = self.exp.checkpoint.update_interval or sys.maxsize
+        self.stop = StopRequest()
         self.metrics: MetricsWriter | None = None
         complete = self.progress.epoch >= self.exp.epochs and not self.progress.pending_evaluation
         if world.is_main and not complete:
@@ -155,19 +165,7 @@ class Trainer:
         frozen = {name: p for name, p in self.model.named_parameters() if name in self.frozen}
         for line in describe_groups(self.groups, self.weight_decay, frozen):
             self._say("%s", line)
-        plan, schedule = self.plan, self.schedule
-        reference = schedule.reference_batch or plan.effective
-        self._say(
-            "batch: %d per device x %d device(s) x %d accumulated = %d images per update "
-            "(recipe: %d); peak learning rate %.4g%s",
-            batch_size,
-            self.world.size,
-            plan.accumulate,
-            plan.effective,
-            reference,
-            schedule.learning_rate * plan.lr_factor,
-            "" if plan.lr_factor == 1 else f" (recipe's {schedule.learning_rate:.4g} x {plan.lr_factor:.4g})",
-        )
+        self._say("%s", describe_batch(batch_size, self.world, self.plan, self.schedule))
         self._say(
             "%d training and %d validation images, %d classes; run folder %s",
             len(self.train_loader.dataset),
@@ -189,7 +187,7 @@ class Trainer:
         """
         progress = self.progress
         results: dict[str, float] | None = None
-        with self._signals(), self.folder.claimed():
+        with self.stop.noted(), self.folder.claimed():
             if progress.epoch >= self.exp.epochs and not progress.pending_evaluation:
                 self._say("already complete: %d of %d epochs", progress.epoch, self.exp.epochs)
                 return self.evaluate(record=False)
@@ -199,7 +197,7 @@ class Trainer:
                     self._keep_best(results[f"{self.best_by}_{self.score}"])
                 if progress.epoch >= self.exp.epochs:
                     break
-                _, stop = self._agree(False, self.stop_signal)
+                _, stop = self._agree(False, self.stop.signal)
                 stop = stop or self._train_epoch(progress.epoch)
                 if not stop:
                     progress.epoch, progress.batches = progress.epoch + 1, 0
@@ -250,7 +248,7 @@ class Trainer:
                 loss_sum = 0.0
             last = index % accumulate == group - 1
             # Dropout and drop-path draw from (seed, position, rank) alone: resuming needs no generator state.
-            paddle.seed(mix_seed(self.exp.seed, epoch, index, self.world.rank))
+            seed_all(self.exp.seed, epoch, index, self.world.rank)
             with self.world.accumulating(self.net, more=not last):
                 with self.precision.autocast():
                     values = self.task(self.net, batch)
@@ -265,7 +263,7 @@ class Trainer:
 
             self.precision.unscale(self.parameters, self.progress)
             norm = global_grad_norm(self.parameters)
-            bad, stop = self._agree(not math.isfinite(loss_sum + norm), self.stop_signal)
+            bad, stop = self._agree(not math.isfinite(loss_sum + norm), self.stop.signal)
             curable = self.precision.adapt(bad, self.progress)
             if bad:
                 self._skip(statistics, batch, curable)
@@ -284,6 +282,8 @@ class Trainer:
             if stop:
                 bar.close()
                 return stop
+            if self.progress.step % self.save_every == 0 and self.progress.batches < len(loader):
+                self._save()
         bar.close()
         return 0
 
@@ -339,25 +339,15 @@ class Trainer:
             results.update({f"{kind}_{name}": value for name, value in values.items()})
             if self.metrics and record:
                 self.metrics.write(f"val_{kind}", self.progress.step, self.progress.epoch, values)
-        self._say(
-            "epoch %d/%d  %s",
-            self.progress.epoch,
-            self.exp.epochs,
-            "  ".join(
-                f"{k} {results[f'{k}_{self.score}']:.2f} % (loss {results[f'{k}_loss']:.3f})"
-                for k in ("raw", "ema")
-                if f"{k}_{self.score}" in results
-            ),
-        )
+        self._say("%s", describe_evaluation(results, self.score, self.progress, self.exp.epochs))
         return results
 
     def _log_update(
         self, epoch: int, update: int, losses: dict, norm: float, rate: float, meter: "Speed"
     ) -> None:
         speed, wait = meter.read()
-        done = epoch * self.updates_per_epoch + update + 1
-        images_left = (self.exp.epochs * self.updates_per_epoch - done) * self.plan.effective
-        eta = images_left / speed if speed else 0.0
+        updates = self.updates_per_epoch
+        images_left = ((self.exp.epochs - epoch) * updates - update - 1) * self.plan.effective
         values = {
             **{name: float(value) for name, value in losses.items()},
             "grad_norm": norm,
@@ -370,20 +360,8 @@ class Trainer:
         }
         if self.metrics:
             self.metrics.write("train", self.progress.step, epoch + 1, values)
-        self._say(
-            "epoch %d/%d  update %d/%d  loss %.4f  lr %.2e  %.0f images/s  "
-            "data wait %.0f %%  %.1f GB  ETA %s",
-            epoch + 1,
-            self.exp.epochs,
-            update + 1,
-            self.updates_per_epoch,
-            losses["loss"],
-            rate,
-            speed,
-            100 * wait,
-            values["memory_gb"],
-            format_duration(eta),
-        )
+        at = f"{epoch + 1}/{self.exp.epochs}", f"{update + 1}/{updates}"
+        self._say("%s", describe_update(values, *at, images_left / speed if speed else 0.0))
 
     # -- checkpoints ------------------------------------------------------------------------------
 
@@ -409,15 +387,7 @@ class Trainer:
         return last
 
     def _restore(self, saved: ckpt.Checkpoint) -> None:
-        names = self.train_loader.class_names
-        if saved.meta["class_names"] != names:
-            raise ckpt.CheckpointError(
-                f"{saved.path} was trained on the classes {saved.meta['class_names'][:8]}, the data have "
-                f"{names[:8]}: resume with the same class folders, or begin anew by --init-from / 类别不一致"
-            )
-        changed = diff(Config(saved.meta["config"]), self.cfg)
-        if changed and self.world.is_main:
-            log.warning("settings changed since %s was written:\n%s", saved.path, changed)
+        same_classes(saved, self.train_loader.class_names)
         state.load_model(self.model, saved.part("model"), str(saved.path))
         state.load_optimizer(self.inner_optimizer, self.model, saved.part("optimizer"))
         average = saved.part("ema")
@@ -466,20 +436,3 @@ class Trainer:
         )
         if self.metrics:
             self.metrics.close()
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the run after the current update; a second Ctrl-C ends it at once."""
-
-        def note(number: int, frame: object) -> None:
-            # Paddle's launcher sends SIGTERM three times within a second: no sign of impatience.
-            if self.stop_signal == number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.stop_signal = number
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

@@ -48,23 +48,36 @@ def explain(cfg: Mapping[str, Any], path: str = "") -> str:
 
 
 def diff(cfg_a: Mapping[str, Any], cfg_b: Mapping[str, Any]) -> str:
-    """What differs between two configurations, one dotted path to a line.
+    """What differs between two configurations, one dotted path to a line, as `differences` says it.
+
+    Returns:
+        The lines; "" when they are equal.
+    """
+    return "\n".join(differences(cfg_a, cfg_b).values())
+
+
+def differences(cfg_a: Mapping[str, Any], cfg_b: Mapping[str, Any]) -> dict[str, str]:
+    """What differs between two configurations, by dotted path.
 
     Returns:
         Lines "~ path: old -> new", "- path: old" (only in `cfg_a`), "+ path: new" (only in `cfg_b`), in the
-        order of the files; "" when they are equal.
+        order of the files.
     """
-    a = {place: value for place, value, _ in _leaves(cfg_a, "", None)}
-    b = {place: value for place, value, _ in _leaves(cfg_b, "", None)}
-    lines = []
+    a, b = leaves(cfg_a), leaves(cfg_b)
+    lines = {}
     for place in [*a, *(place for place in b if place not in a)]:
         if place not in b:
-            lines.append(f"- {place}: {inline(a[place])}")
+            lines[place] = f"- {place}: {inline(a[place])}"
         elif place not in a:
-            lines.append(f"+ {place}: {inline(b[place])}")
+            lines[place] = f"+ {place}: {inline(b[place])}"
         elif inline(a[place]) != inline(b[place]):
-            lines.append(f"~ {place}: {inline(a[place])} -> {inline(b[place])}")
-    return "\n".join(lines)
+            lines[place] = f"~ {place}: {inline(a[place])} -> {inline(b[place])}"
+    return lines
+
+
+def leaves(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Every value by its dotted path; lists of scalars and empty sections count as values."""
+    return {place: value for place, value, _ in _leaves(cfg, "", None)}
 
 
 def inline(value: Any) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from passl_sot import cli
+from passl_sot.cli import command as cli_command
 from passl_sot.engine import predict as engine_predict
 from passl_sot.engine.checkpoint import read_checkpoint, write_checkpoint
 from passl_sot.engine.distributed import World
@@ -67,7 +68,7 @@ def test_faults_of_paths_are_the_users(number, capsys):
     def fail() -> int:
         raise OSError(number, os.strerror(number), "some/where")
 
-    refused(capsys, cli._guarded(fail), f"error: some/where: {os.strerror(number)}: ")
+    refused(capsys, cli_command.guarded(fail), f"error: some/where: {os.strerror(number)}: ")
 
 
 def test_other_faults_of_the_system_are_not_hidden(capsys):
@@ -75,7 +76,7 @@ def test_other_faults_of_the_system_are_not_hidden(capsys):
         raise OSError(errno.EIO, os.strerror(errno.EIO), "some/where")
 
     with pytest.raises(OSError, match="Input/output error"):
-        cli._guarded(fail)
+        cli_command.guarded(fail)
 
 
 def test_a_disk_that_is_full_at_the_end_leaves_the_old_table(run, tmp_path, capsys, monkeypatch):
@@ -114,12 +115,15 @@ def test_incomplete_checkpoints_are_named_by_every_command(experiment, run, tmp_
 
 
 def test_dry_run_reads_the_weights(experiment, run, tmp_path, capsys, caplog):
-    check = ["-c", str(experiment), "--dry-run"]
+    check = ["-c", str(experiment), "--dry-run", "-o", "epochs=1"]
     for more in (["--init-from", str(run / "best")], ["--resume", str(run / "last")], ["--resume", "auto"]):
         assert cli.train([*check, *more]) == 0
         other = ["-o", "model.architecture.embed_dim=32", *more]
         capsys.readouterr()
-        refused(capsys, cli.train([*check, *other]), "doesn't fit the model", "[16] in the file and [32]")
+        named = ["--resume-override", "model"] if "--resume" in more else []
+        refused(
+            capsys, cli.train([*check, *other, *named]), "doesn't fit the model", "[16] in the file and [32]"
+        )
         assert not list(tmp_path.glob("output/run/*.tmp"))
     for more in (["--init-from", "nothing"], ["--resume", "nothing"]):
         refused(capsys, cli.train([*check, *more]), "nothing")
@@ -178,7 +182,10 @@ def test_ctrl_c_while_importing(tmp_path):
             time.sleep(0.02 + wait)
             process.send_signal(signal.SIGINT)
             _, said = process.communicate()
-        assert (process.returncode, said) == (cli.INTERRUPTED, "interrupted\n") or "no weights file" in said
+        assert (process.returncode, said) == (
+            cli_command.INTERRUPTED,
+            "interrupted\n",
+        ) or "no weights file" in said
 
 
 def test_help_says_what_plus_is_for(capsys):

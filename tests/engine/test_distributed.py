@@ -128,12 +128,13 @@ def test_resuming_in_another_number_of_processes(experiment, launch, tmp_path):
     cut = Trainer(cfg, tmp_path / "cut" / "run", World())
 
     def stop(*_):
-        cut.stop_signal = signal.SIGTERM
+        cut.stop.signal = signal.SIGTERM
 
     cut.model.register_forward_post_hook(stop)
     assert cut.fit() is None
     assert cut.progress.step == 1
-    more = ("dataloader.train.sampler.batch_size=2", f"output_dir={tmp_path}/cut", "--resume", "auto")
+    size = "dataloader.train.sampler.batch_size"
+    more = (f"{size}=2", f"output_dir={tmp_path}/cut", "--resume", "auto", "--resume-override", size)
     done = launch(2, "-c", experiment, "-o", *settings, *more)
     assert done.returncode == 0, done.stdout
     assert "epoch 1, batch 2, 1 updates" in done.stdout

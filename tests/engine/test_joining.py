@@ -18,12 +18,12 @@ from passl_sot.utils.config import ConfigError
 ROOT = Path(__file__).parents[2]
 JOIN = """
 import sys
-from passl_sot.cli import _guarded
+from passl_sot.cli.command import guarded
 def run():
     from passl_sot.engine.distributed import start
     start("cpu", limit=6)
     return 0
-sys.exit(_guarded(run))
+sys.exit(guarded(run))
 """
 
 

@@ -63,7 +63,7 @@ def test_the_command(experiment, weights, tmp_path, tool):
     assert [row["images"] for row in rows if row["kind"] == "val_raw"] == [8, 8]
     # The same command goes on with the run instead of beginning anew; the weights are not read again.
     weights.unlink()
-    again = tool("train", *command, "-o", "epochs=3", "--resume", "auto")
+    again = tool("train", *command, "-o", "epochs=3", "--resume", "auto", "--resume-override", "epochs")
     assert again.returncode == 0, again.stderr
     assert "resuming from" in again.stdout and "left new" not in again.stdout
     predicted = tool("predict", photos / "val", "--weights", folder / "best")

@@ -2,8 +2,8 @@
 
 import itertools
 import json
-import logging
 import os
+import random
 import re
 import signal
 import subprocess
@@ -21,7 +21,7 @@ from passl_sot.engine.checkpoint import read_checkpoint
 from passl_sot.engine.distributed import World
 from passl_sot.engine.experiment import load_config
 from passl_sot.engine.loggers import read_metrics
-from passl_sot.engine.progress import mix_seed
+from passl_sot.engine.progress import mix_seed, seed_all
 from passl_sot.engine.trainer import NonFiniteError, Trainer
 from passl_sot.modeling.classifier import Classifier
 
@@ -188,6 +188,16 @@ def test_processes_draw_dropout_of_their_own():
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
+def test_all_generators_follow_the_position():
+    def draw(*place):
+        seed_all(*place)
+        return [random.random(), np.random.random(), paddle.rand([1]).item()]
+
+    first = draw(3, 0, 7, 1)
+    assert draw(3, 0, 7, 1) == first
+    assert not set(draw(3, 0, 8, 1)) & set(first)
+
+
 def test_a_run_is_not_overwritten(experiment):
     train(experiment, "epochs=1")
     with pytest.raises(ValueError, match="already holds a run: add --resume auto"):
@@ -216,7 +226,7 @@ def test_resuming_inside_an_epoch_equals_never_stopping(experiment, tmp_path, wo
 
     def stop_at_the_third_update(model, batch):
         if cut.progress.step == 2:
-            cut.stop_signal = signal.SIGTERM
+            cut.stop.signal = signal.SIGTERM
         return task(model, batch)
 
     cut.task = stop_at_the_third_update
@@ -289,7 +299,8 @@ def test_an_average_added_on_resuming_begins_from_the_weights_resumed(experiment
     train(experiment, "epochs=1", *without, folder=tmp_path / "run")
     saved = read_checkpoint(tmp_path / "run" / "last.safetensors")
     cfg = load_config(experiment, ["ema.decay=0.1"])
-    resumed = Trainer(cfg, tmp_path / "run", World(), resume="auto")
+    named = ("ema", "checkpoint.best_by", "epochs")
+    resumed = Trainer(cfg, tmp_path / "run", World(), resume="auto", resume_override=named)
     for name, value in saved.part("model").items():
         np.testing.assert_array_equal(resumed.ema.average[name].numpy(), value)
 
@@ -320,7 +331,7 @@ def test_an_epoch_is_kept_when_its_evaluation_fails(experiment, tmp_path):
 def test_a_kill_before_best_gets_its_name_is_mended(experiment, tmp_path):
     trainer = train(experiment, "epochs=1", folder=tmp_path / "run")
     trainer.folder.best.unlink()
-    Trainer(load_config(experiment), tmp_path / "run", World(), resume="auto")
+    Trainer(load_config(experiment, ["epochs=1"]), tmp_path / "run", World(), resume="auto")
     saved = read_checkpoint(trainer.folder.best).meta["progress"]
     assert saved["step"] == saved["best_step"] == 3
 
@@ -344,18 +355,16 @@ def test_two_runs_do_not_share_a_folder(experiment, tmp_path):
         Trainer(cfg, tmp_path / "run", World(), resume=str(tmp_path / "other" / "last.safetensors"))
 
 
-def test_resuming_with_other_classes_or_settings(experiment, tmp_path, caplog, monkeypatch):
+def test_resuming_with_other_classes(experiment, tmp_path):
     train(experiment, "epochs=1", folder=tmp_path / "run")
     before = (tmp_path / "run" / "config.yaml").read_text()
-    monkeypatch.setattr(logging.getLogger("passl_sot"), "propagate", True)
     # Nothing is left to train: the record of what was trained stays as it is.
-    train(experiment, "epochs=1", "optimizer.weight_decay=0.5", folder=tmp_path / "run", resume="auto")
-    assert "optimizer.weight_decay: 0.03 -> 0.5" in caplog.text
+    train(experiment, "epochs=1", "log.interval=7", folder=tmp_path / "run", resume="auto")
     assert (tmp_path / "run" / "config.yaml").read_text() == before
     for split in ("train", "val"):
         (experiment.parent / split / "c").rename(experiment.parent / split / "zebra")
     with pytest.raises(ValueError, match=r"was trained on the classes \['a b', 'c', '猫'\]"):
-        Trainer(load_config(experiment), tmp_path / "run", World(), resume="auto")
+        Trainer(load_config(experiment, ["epochs=1"]), tmp_path / "run", World(), resume="auto")
 
 
 def test_transforms_and_model_must_agree_on_the_size(experiment, tmp_path):
@@ -447,7 +456,8 @@ def test_signals_save_and_say_how_to_go_on(experiment, tool, number):
     assert "Traceback" not in rest
     saved = read_checkpoint(experiment.parent / "output" / "run" / "last.safetensors").meta["progress"]
     assert saved["step"] >= 5
-    done = tool("train", "-c", experiment, "-o", "epochs=3", "--resume", "auto")
+    again = ("-o", "epochs=3", "--resume", "auto", "--resume-override", "epochs")
+    done = tool("train", "-c", experiment, *again)
     # Fewer epochs than done already: nothing is trained, the run is evaluated.
     expected = "already complete" if saved["epoch"] >= 3 else "resuming from"
     assert expected in done.stdout

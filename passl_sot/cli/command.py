@@ -1,0 +1,170 @@
+"""What the commands share: arguments, environment, and how each kind of failure ends."""
+
+import argparse
+import errno
+import functools
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from passl_sot.utils.supervisor import (
+    SupervisionError,
+    end_with_parent,
+    generation,
+    report_failure,
+    should_supervise,
+    supervise,
+)
+
+USAGE_ERROR = 2
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+# What a path given by the user can be wrong in, and what to do then. Other OSErrors are ours: a traceback.
+_PATH_FAULTS = {
+    errno.ENOENT: "check the path",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ENOTDIR: "a file stands where a folder is needed; name another place",
+    errno.EEXIST: "a file stands where a folder is needed; name another place",
+    errno.EACCES: "choose a place that you may use, or change its permissions",
+    errno.EPERM: "choose a place that you may use, or change its permissions",
+    errno.EROFS: "choose a place that can be written to",
+    errno.ENOSPC: "free some space or choose another place",
+    errno.EDQUOT: "free some space or choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+def command(run: Callable[[list[str] | None], int]) -> Callable[[list[str] | None], int]:
+    """Makes Ctrl-C end a command with one word and its usual status."""
+
+    @functools.wraps(run)
+    def interruptible(argv: list[str] | None = None) -> int:
+        try:
+            return run(argv)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
+
+    return interruptible
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Makes Ctrl-C end the process at once: inside Paddle's core, Python's own way becomes an ImportError."""
+
+    def leave(number: int, frame: object) -> None:
+        os.write(2, b"interrupted\n")
+        os._exit(INTERRUPTED)
+
+    ours = threading.current_thread() is threading.main_thread()
+    # A process that was started to ignore Ctrl-C, or handles it already, goes on doing so.
+    ours = ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """Runs a command. What the user can mend becomes one message and status 2; anything else a traceback."""
+    from passl_sot.utils.require import MissingPaddleError, require_paddle
+
+    try:
+        require_paddle()
+    except MissingPaddleError as error:
+        return fail(error)
+    with importing():
+        from passl_sot.data.errors import DataError
+        from passl_sot.engine.benchmark import PeerError
+        from passl_sot.engine.checkpoint import CheckpointError
+        from passl_sot.engine.diagnose import NonFiniteError
+        from passl_sot.engine.experiment import load_config  # noqa: F401  # for what it imports
+        from passl_sot.engine.joining import JoinError
+        from passl_sot.utils.config import ConfigError
+        from passl_sot.utils.registry import RegistryError
+
+    try:
+        return run()
+    except (ConfigError, RegistryError, DataError, CheckpointError, PeerError, JoinError) as error:
+        return fail(error)
+    except NonFiniteError as error:
+        return fail(error, status=1)
+    except OSError as error:
+        if error.errno not in _PATH_FAULTS:
+            report_failure(traceback.format_exc(), final=False)
+            raise
+        return fail(_explain(error))
+    except Exception:
+        report_failure(traceback.format_exc(), final=False)
+        raise
+
+
+def _explain(error: OSError) -> str:
+    """One line: the path, where the system named one, what is wrong with it, and what to do."""
+    return ": ".join(
+        str(part)
+        for part in (error.filename, error.strerror, _PATH_FAULTS.get(error.errno or 0))
+        if part is not None
+    )
+
+
+def try_outputs(paths: Sequence[Path]) -> None:
+    """Finds out before any work is done whether its results can be written; leaves no file behind.
+
+    Raises:
+        OSError: They can't; names the output.
+    """
+    import tempfile
+
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                path.open("ab").close()
+            else:
+                tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def make_parser(name: str, description: str, config: bool = True) -> argparse.ArgumentParser:
+    """A parser with what commands share; `config`: it takes a config file and overrides."""
+    parser = argparse.ArgumentParser(prog=name, description=description)
+    if config:
+        parser.add_argument("-c", "--config", required=True, metavar="CFG", help="YAML file or model name")
+        parser.add_argument(
+            "-o",
+            "--override",
+            nargs="+",
+            action="extend",
+            default=[],
+            metavar="KEY=VALUE",
+            help="a.b.0.c=value, value as in YAML; +a.b=value adds a key whose section isn't there yet",
+        )
+    parser.add_argument("--no-tune", action="store_true", help="leave Paddle's CPU settings alone")
+    return parser
+
+
+def fail(error: BaseException | str, status: int = USAGE_ERROR) -> int:
+    """Prints one message, leaves it for the supervising process, and gives the status to end with."""
+    report_failure(f"error: {error}", final=True)
+    print(f"error: {error}", file=sys.stderr)
+    return status
+
+
+def supervised(restarts: int) -> int | None:
+    """The whole run in children of this process, where it is to be supervised; else None: go on and work."""
+    if generation() is not None:
+        end_with_parent(signal.SIGKILL)
+        return None
+    try:
+        return supervise(restarts) if should_supervise(restarts) else None
+    except SupervisionError as error:
+        return fail(error)

@@ -1,0 +1,70 @@
+"""`tools/convert_torch.py`."""
+
+import argparse
+from pathlib import Path
+
+from passl_sot.cli.command import command, fail, guarded, make_parser
+from passl_sot.utils.tuning import tune
+
+
+def _convert_parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "convert", "Convert weights between PyTorch and this project; PyTorch is not needed."
+    )
+    add = parser.add_argument
+    add("--src", required=True, metavar="FILE", help=".pth, .pth.tar, .safetensors, .npz or .pdparams")
+    add("--dst", required=True, metavar="FILE", help=".pdparams to write; a card (.json) goes beside it")
+    add("--key", help="which state dict of the file: model, state_dict, state_dict_ema ...")
+    add(
+        "--num-classes",
+        type=int,
+        metavar="N",
+        help="classes; the last layers are new if the file has others",
+    )
+    add("--verify", metavar="NPZ", help="file with input and the logits that the result must give for it")
+    add("--tolerance", type=float, help="of --verify, times max(1, std); default 1e-5 (1e-8 for logits_f64)")
+    add("--license", default="not stated", metavar="TEXT", help="licence of the weights, for the card")
+    add("--to-torch", action="store_true", help="from .pdparams to official names in .safetensors")
+    return parser
+
+
+@command
+def convert(argv: list[str] | None = None) -> int:
+    """`tools/convert_torch.py`: weights from PyTorch to Paddle, or back."""
+    parser = _convert_parser()
+    args = parser.parse_args(argv)
+    wanted = ".safetensors" if args.to_torch else ".pdparams"
+    if Path(args.dst).suffix != wanted:
+        parser.error(f"--dst must end in {wanted}, got {args.dst}")
+    overrides = list(args.override)
+    if args.num_classes is not None:
+        if args.num_classes < 1:
+            parser.error("--num-classes must be at least 1")
+        overrides.append(f"model.head.num_classes={args.num_classes}")
+    tune(not args.no_tune)
+
+    def run() -> int:
+        from passl_sot.zoo import find_config, model_config
+
+        path = find_config(args.config)
+        cfg = model_config(path, tuple(overrides))
+        from passl_sot.interop.convert import ConversionError
+        from passl_sot.interop.tool import Conversion, convert_file
+
+        request = Conversion(
+            src=args.src,
+            dst=args.dst,
+            key=args.key,
+            verify=args.verify,
+            tolerance=args.tolerance,
+            license=args.license,
+            new_head=args.num_classes is not None and not args.to_torch,
+            to_torch=args.to_torch,
+        )
+        try:
+            convert_file(request, path.stem, cfg.model)
+        except ConversionError as error:
+            return fail(error, status=1)
+        return 0
+
+    return guarded(run)

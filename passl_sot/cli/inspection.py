@@ -1,0 +1,125 @@
+"""`tools/print_config.py`, `tools/benchmark.py` and `passl-sot list`: what is there, and how fast it is."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from passl_sot.cli.command import USAGE_ERROR, command, fail, guarded, importing, make_parser
+from passl_sot.utils.logger import get_logger
+from passl_sot.utils.tuning import tune
+
+if TYPE_CHECKING:
+    from passl_sot.utils.config import Config, ConfigError
+
+
+@command
+def print_config(argv: list[str] | None = None) -> int:
+    """`tools/print_config.py`: the resolved config, with the origin of every value, or a difference."""
+    parser = make_parser("print-config", "Show a resolved config and where each value comes from.")
+    parser.add_argument("--diff", metavar="OTHER", help="show how OTHER (a file or name) differs from CFG")
+    args = parser.parse_args(argv)
+    tune(enabled=False)  # no speed is needed, only quiet imports
+    from passl_sot.utils.config import ConfigError, diff, format_tree
+
+    try:
+        cfg, faults = _resolve(args.config, args.override)
+        other, more = _resolve(args.diff, ()) if args.diff else (None, None)
+    except ConfigError as error:
+        return fail(error)
+    _show(format_tree(cfg) if other is None else diff(cfg, other))
+    for found in (faults, more):
+        if found is not None:
+            fail(found)
+    return USAGE_ERROR if faults or more else 0
+
+
+def _resolve(name: str, overrides: Sequence[str]) -> "tuple[Config, ConfigError | None]":
+    """A resolved file, and what training would refuse in it.
+
+    A file with a `model:` section alone, which `Model` reads, isn't checked so; neither is one in a folder
+    such as `_base_`, a part to build files on.
+    """
+    from passl_sot.utils.config import ConfigError, get_config
+    from passl_sot.utils.require import MissingPaddleError, require_paddle
+    from passl_sot.zoo import find_config
+
+    path = find_config(name)
+    if path.resolve().parent.name.startswith("_") or set(get_config(path)) <= {"model"}:
+        return get_config(path, overrides), None
+    try:
+        require_paddle()
+    except MissingPaddleError as error:
+        print(f"not checked: {error}", file=sys.stderr)
+        return get_config(path, overrides), None
+    with importing():
+        from passl_sot.engine.experiment import load_config
+
+    try:
+        return load_config(path, overrides), None
+    except ConfigError as error:
+        try:
+            return get_config(path, overrides), error
+        except ConfigError:
+            raise error from None  # it lists these faults too
+
+
+def _show(text: str) -> None:
+    """Prints; a reader such as `head` that has gone is no fault."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@command
+def benchmark(argv: list[str] | None = None) -> int:
+    """`tools/benchmark.py`: speed and memory of a model, beside another program's in the same run."""
+    parser = make_parser("benchmark", "Time a model on this device.")
+    parser.add_argument("--mode", choices=("infer", "train"), default="infer")
+    parser.add_argument("--batch", type=int, default=8, help="images per batch (default 8)")
+    parser.add_argument("--repeats", type=int, default=10, help="batches that count (default 10)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    compare = (
+        "a program that prints `ready` and, for each line on stdin, runs one batch and prints its seconds"
+    )
+    parser.add_argument("--compare", metavar="COMMAND", help=compare)
+    args = parser.parse_args(argv)
+    if min(args.batch, args.repeats) < 1:
+        parser.error("--batch and --repeats must be at least 1")
+    note = tune(not args.no_tune)
+
+    def run() -> int:
+        from passl_sot.engine.benchmark import measure
+        from passl_sot.engine.distributed import start
+        from passl_sot.engine.experiment import load_config
+        from passl_sot.zoo import find_config
+
+        cfg = load_config(find_config(args.config), args.override)
+        start(cfg.get("device", "auto"))
+        result = measure(
+            cfg, mode=args.mode, batch=args.batch, repeats=args.repeats, compare=args.compare
+        ).as_dict()
+        if args.json:
+            print(json.dumps({"config": args.config, **result}))
+        else:
+            get_logger().info(note)
+            for name, value in result.items():
+                if value is not None:
+                    print(f"{name:14} {value:.4g}" if isinstance(value, float) else f"{name:14} {value}")
+        return 0
+
+    return guarded(run)
+
+
+@command
+def list_command(argv: list[str] | None = None) -> int:
+    """`passl-sot list [PATTERN]`: the models that `create_model` knows."""
+    from passl_sot.zoo import list_models
+
+    parser = argparse.ArgumentParser(prog="list", description="List models by name.")
+    parser.add_argument("pattern", nargs="?", default="*")
+    _show("\n".join(list_models(parser.parse_args(argv).pattern)))
+    return 0

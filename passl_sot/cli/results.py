@@ -1,0 +1,89 @@
+"""`tools/eval.py` and `tools/predict.py`: what a trained model gives."""
+
+import sys
+from pathlib import Path
+
+from passl_sot.cli.command import command, guarded, make_parser, supervised, try_outputs
+from passl_sot.utils.logger import get_logger
+from passl_sot.utils.tuning import tune
+
+
+@command
+def evaluate(argv: list[str] | None = None) -> int:
+    """`tools/eval.py`: accuracy, per-class scores and confusion matrix of a checkpoint."""
+    parser = make_parser("eval", "Evaluate weights on the validation split of a config.")
+    parser.add_argument(
+        "--weights", required=True, metavar="W", help="a checkpoint, .safetensors or .pdparams"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="metrics.json to write; tables and pictures go beside it"
+    )
+    args = parser.parse_args(argv)
+    status = supervised(0)
+    if status is not None:
+        return status
+    note = tune(not args.no_tune)
+
+    def run() -> int:
+        from passl_sot.engine.experiment import load_config
+        from passl_sot.engine.runs import evaluate_run
+        from passl_sot.zoo import find_config
+
+        cfg = load_config(find_config(args.config), args.override)
+        out = Path(args.out) if args.out else None
+        try_outputs([out] if out else [])
+        evaluate_run(cfg, args.weights, out, note=note)
+        return 0
+
+    return guarded(run)
+
+
+@command
+def predict(argv: list[str] | None = None) -> int:
+    """`tools/predict.py`: class names and probabilities of files, folders, patterns or lists."""
+    parser = make_parser("predict", "Predict images with a checkpoint.", config=False)
+    parser.add_argument("--weights", required=True, metavar="W", help="a checkpoint that training wrote")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="image, folder, pattern, or .txt list of images"
+    )
+    parser.add_argument("--out", nargs="+", default=[], metavar="FILE", help=".csv and/or .json to write")
+    parser.add_argument("--top-k", type=int, default=5, help="classes per image (default 5)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images per forward pass (default 32)")
+    parser.add_argument("--use", choices=("raw", "ema"), help="which weights; default: what chose the best")
+    args = parser.parse_args(argv)
+    outputs = [Path(name) for name in args.out]
+    wrong = [str(path) for path in outputs if path.suffix not in (".csv", ".json")]
+    if wrong:
+        parser.error(f"can't tell the format of {', '.join(wrong)}: name it .csv or .json")
+    if min(args.top_k, args.batch_size) < 1:
+        parser.error("--top-k and --batch-size must be at least 1")
+    note = tune(not args.no_tune)
+
+    def run() -> int:
+        from passl_sot.engine.predict import Predictor, collect_images, write_predictions
+
+        get_logger().info(note)
+        try_outputs(outputs)
+        files = collect_images(args.paths)
+        predictor = Predictor(args.weights, prefer=args.use, batch_size=args.batch_size, top_k=args.top_k)
+        results = list(predictor.predict(files, progress=True))
+        for output in outputs:
+            write_predictions(results, output)
+        return _show_predictions(results)
+
+    return guarded(run)
+
+
+def _show_predictions(results: list, most: int = 20) -> int:
+    """Prints the first predictions and every unreadable file; 1 if nothing could be read."""
+    for result in results[:most]:
+        shown = f"{result.names[0]}  {100 * result.probabilities[0]:.2f} %" if result.names else "unreadable"
+        print(f"{result.path}  {shown}")
+    if len(results) > most:
+        print(f"... and {len(results) - most} more")
+    unreadable = [result for result in results if result.error]
+    for result in unreadable:
+        print(f"unreadable: {result.error}", file=sys.stderr)
+    if unreadable:
+        print(f"{len(unreadable)} of {len(results)} images could not be read", file=sys.stderr)
+    return 1 if len(unreadable) == len(results) else 0

@@ -1,0 +1,65 @@
+"""`tools/train.py`."""
+
+import functools
+
+from passl_sot.cli.command import command, guarded, make_parser, supervised
+from passl_sot.utils.tuning import tune
+
+
+@command
+def train(argv: list[str] | None = None) -> int:
+    """`tools/train.py`: trains, resumes, or checks a run."""
+    parser = make_parser(
+        "train", "Train from a YAML config, on one device or under paddle.distributed.launch."
+    )
+    parser.add_argument("--data", metavar="DIR", help="your folder: train/ and val/, or one folder per class")
+    parser.add_argument("--resume", metavar="auto|PATH", help="go on with a run exactly where it stopped")
+    changed = "settings (a.b.c, or a whole section) that may differ from the checkpoint's"
+    parser.add_argument(
+        "--resume-override", nargs="+", action="extend", default=[], metavar="KEY", help=changed
+    )
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--init-from", metavar="PATH", help="begin a new run from these weights of this model")
+    fitted = "begin from weights of other classes, sizes or channels, which are fitted; the head may be new"
+    start.add_argument("--pretrained", metavar="W", help=fitted)
+    parser.add_argument("--dry-run", action="store_true", help="check everything, estimate, and stop")
+    parser.add_argument("--evaluate-only", action="store_true", help="evaluate the weights given and stop")
+    parser.add_argument("--check-all-files", action="store_true", help="decode every image first")
+    restarts = "start the processes again, from the last checkpoint, up to N times after one died"
+    parser.add_argument("--max-restarts", type=int, default=0, metavar="N", help=restarts)
+    args = parser.parse_args(argv)
+    if args.max_restarts < 0:
+        parser.error("--max-restarts must be 0 or more")
+    if args.resume and args.init_from:
+        parser.error("argument --init-from: not allowed with argument --resume")
+    if args.resume_override and not args.resume:
+        parser.error("--resume-override goes with --resume")
+    if args.evaluate_only and not (args.resume or args.init_from):
+        parser.error("--evaluate-only needs weights: --resume auto, --resume PATH or --init-from PATH")
+    status = None if args.dry_run else supervised(args.max_restarts)
+    if status is not None:
+        return status
+    note = tune(not args.no_tune)
+
+    def run() -> int:
+        from passl_sot.engine.experiment import load_config
+        from passl_sot.engine.own_data import overrides_for
+        from passl_sot.zoo import find_config, load_weights
+
+        path, notes = find_config(args.config), [note]
+        if args.data:
+            added, said = overrides_for(path, args.data, args.override)
+            args.override, notes = [*added, *args.override], [note, *said]
+        cfg = load_config(path, args.override)
+        from passl_sot.engine.runs import check_run, train_run
+
+        # What it is is known here alone: the engine doesn't know the zoo.
+        load = functools.partial(load_weights, weights=args.pretrained, new_head=True)
+        chosen = load if args.pretrained else None
+        if args.dry_run:
+            check_run(cfg, path, args, note="\n".join(notes), pretrained=chosen)
+        else:
+            train_run(cfg, path, args, note="\n".join(notes), pretrained=chosen)
+        return 0
+
+    return guarded(run)

@@ -1,0 +1,137 @@
+"""Going on with a run: bit for bit as if it had never stopped, and never by accident with other settings."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from passl_sot import cli
+from passl_sot.engine.checkpoint import read_checkpoint
+from passl_sot.engine.distributed import World
+from passl_sot.engine.experiment import load_config
+from passl_sot.engine.loggers import read_metrics
+from passl_sot.engine.trainer import Trainer
+
+ROOT = Path(__file__).parents[2]
+# Ten updates of two batches, five an epoch, with everything in them that draws random numbers.
+EVERYTHING = """
+epochs: 2
+optimizer: {name: AdamW, clip_grad: 1.0}
+lr_scheduler: {reference_batch: 4, warmup_epochs: 1, T_max: 2}
+parameters: {layer_decay: 0.8}
+checkpoint: {update_interval: 2, best_by: ema}
+dataloader:
+  train:
+    sampler: {batch_size: 2, balanced: true}
+    dataset:
+      transforms:
+        - {name: RandomResizedCrop, size: 32, interpolation: random}
+        - {name: RandomHorizontalFlip}
+        - {name: ColorJitter, brightness: 0.3, contrast: 0.3, saturation: 0.3, hue: 0.1}
+        - {name: RandAugment, policy: rand-m9-mstd0.5-inc1}
+        - {name: AutoAugment}
+        - name: ByEpoch
+          steps: {0: [], 1: [{name: ThreeAugment}]}
+        - {name: RandomCrop, size: 32, padding: 4}
+        - {name: Normalize}
+        - {name: RandomErasing, prob: 0.5}
+      batch_transforms:
+        - {name: Mixup, num_classes: 3, off_epoch: 2}
+loss: {name: CrossEntropyLoss, label_smoothing: 0.0}
+"""
+
+
+@pytest.fixture
+def everything(experiment) -> Path:
+    (experiment.parent / "train" / "c" / "0.png").unlink()
+    (experiment.parent / "train" / "c" / "1.png").unlink()
+    (experiment.parent / "train" / "c" / "2.png").unlink()
+    path = experiment.with_name("everything.yaml")
+    path.write_text(f"_base_: {experiment.name}\n{EVERYTHING}", encoding="utf-8")
+    return path
+
+
+def command(config: Path, output: Path, workers: int, *more: str) -> list[str]:
+    settings = (f"output_dir={output}", f"dataloader.train.loader.num_workers={workers}")
+    return [sys.executable, str(ROOT / "tools/train.py"), "-c", str(config), "-o", *settings, *more]
+
+
+def kept(run: Path) -> tuple[dict, dict, list]:
+    """What a run leaves behind, without what depends on the clock and on where it ran."""
+    saved = read_checkpoint(run / "last.safetensors")
+    meta = {k: saved.meta[k] for k in ("progress", "sampler", "ema_updates", "best_by", "class_names")}
+    timed = ("images_per_s", "data_wait", "memory_gb")
+    rows = [{k: v for k, v in row.items() if k not in timed} for row in read_metrics(run / "metrics.jsonl")]
+    return saved.tensors, meta, rows
+
+
+def test_killed_runs_end_as_if_never_killed(everything, tmp_path):
+    """Ten updates equal some, kill -9 in the middle of an epoch, and the others; with 0 and 2 workers."""
+    done = subprocess.run(
+        command(everything, tmp_path / "whole", 0), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    tensors, meta, rows = kept(tmp_path / "whole" / "everything")
+    assert meta["progress"]["step"] == meta["ema_updates"] == 10
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 11))
+    assert any(name.startswith("ema.") for name in tensors)
+    for workers, last_line in ((0, "epoch 1/2  update 5/5"), (2, "epoch 2/2  update 3/5")):
+        output = tmp_path / f"{workers}"
+        with subprocess.Popen(
+            command(everything, output, workers), stdout=subprocess.PIPE, text=True
+        ) as process:
+            for line in process.stdout:
+                if last_line in line:
+                    process.kill()
+                    break
+        at = read_checkpoint(output / "everything" / "last.safetensors").meta["progress"]
+        assert 4 <= at["step"] < 10
+        again = command(everything, output, workers)
+        done = subprocess.run([*again, "--resume", "auto"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert f"epoch {at['epoch'] + 1}, batch {at['batches']}, {at['step']} updates" in done.stdout
+        others, their_meta, their_rows = kept(output / "everything")
+        assert others.keys() == tensors.keys()
+        for name, value in tensors.items():
+            np.testing.assert_array_equal(others[name], value, err_msg=name)
+        assert their_meta == meta
+        assert json.dumps(their_rows) == json.dumps(rows)
+
+
+@pytest.fixture
+def stopped(experiment) -> Path:
+    """A run of one epoch."""
+    Trainer(load_config(experiment, ["epochs=1"]), experiment.parent / "output" / "run", World()).fit()
+    return experiment
+
+
+def test_changed_settings_are_refused_with_a_difference(stopped, capsys):
+    resume = ["-c", str(stopped), "--resume", "auto", "-o"]
+    last = stopped.parent / "output" / "run" / "last.safetensors"
+    before = last.read_bytes()
+    changes = ["epochs=2", "optimizer.weight_decay=0.5", "+optimizer.clip_grad=2", "log.interval=3"]
+    for more in ([], ["--dry-run"], ["--resume-override", "epochs"]):
+        assert cli.train([*resume, *changes, *more]) == 2
+        said = capsys.readouterr().err
+        assert f"{last} was written with other settings:" in said
+        assert "  ~ optimizer.weight_decay: 0.03 -> 0.5\n  + optimizer.clip_grad: 2\n" in said
+        assert ("  ~ epochs: 1 -> 2\n" in said) == ("--resume-override" not in more)
+        assert "log.interval" not in said
+        named = "" if "--resume-override" in more else "epochs "
+        assert f"--resume-override {named}optimizer.weight_decay optimizer.clip_grad / " in said
+    assert last.read_bytes() == before
+    assert cli.train([*resume, *changes, "--resume-override", "epochs", "optimizer"]) == 0
+    assert read_checkpoint(last).meta["config"]["optimizer"]["clip_grad"] == 2
+
+
+def test_a_name_that_is_no_setting(stopped, capsys):
+    words = ["-c", str(stopped), "--resume", "auto", "--resume-override", "optimiser"]
+    assert cli.train(words) == 2
+    said = capsys.readouterr().err
+    assert "--resume-override: there is no setting 'optimiser'; did you mean 'optimizer'?" in said
+    with pytest.raises(SystemExit):
+        cli.train(["-c", str(stopped), "--resume-override", "epochs"])
+    assert "--resume-override goes with --resume" in capsys.readouterr().err
