@@ -269,11 +269,19 @@ def test_normalize_has_the_same_bits_without_numba(channels, monkeypatch):
         )
 
 
-def test_mirror_images_lie_in_memory_as_others_do():
-    image = _image()
-    result = RandomHorizontalFlip(prob=1.0)(image, _rng())
-    np.testing.assert_array_equal(result, image[:, ::-1])
-    assert result.flags.c_contiguous
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_mirror_images_lie_in_memory_as_others_do(channels, installed, monkeypatch):
+    pytest.importorskip("numba")
+    monkeypatch.setattr(transforms, "available", lambda: installed)
+    for height, width in ((1, 1), (1, 7), (9, 1), (5, 64), (40, 61)):
+        image = _rng(height).integers(0, 256, (height, width, channels), dtype=np.uint8)
+        for given in (image, image[:, 1:], image[::-1]):
+            before = given.copy()
+            result = RandomHorizontalFlip(prob=1.0)(given, _rng())
+            np.testing.assert_array_equal(result, given[:, ::-1])
+            np.testing.assert_array_equal(given, before)
+            assert result.flags.c_contiguous and result.dtype == np.uint8
 
 
 # -- building, and errors ---------------------------------------------------------------------------

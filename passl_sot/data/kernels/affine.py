@@ -50,6 +50,24 @@ def _fill(row, first, last, fill):
         row[3 * x], row[3 * x + 1], row[3 * x + 2] = fill
 
 
+@compiled
+def _words(image):
+    """Pixels as words, continued on all sides: ``image`` [H, 3·W] to [H + 4, W + 4]."""
+    height, width = image.shape[0], image.shape[1] // 3
+    out = np.empty((height + 2 * _EDGE, width + 2 * _EDGE), _WORD)
+    for y in range(height):
+        row = out[y + _EDGE, _EDGE:]
+        for x in range(width):
+            red, green, blue = _WORD(image[y, 3 * x]), _WORD(image[y, 3 * x + 1]), _WORD(image[y, 3 * x + 2])
+            row[x] = red | green << _WORD(8) | blue << _WORD(16)
+    for y in range(_EDGE, height + _EDGE):
+        for k in range(_EDGE):
+            out[y, k], out[y, width + _EDGE + k] = out[y, _EDGE], out[y, width + _EDGE - 1]
+    for k in range(_EDGE):
+        out[k], out[height + _EDGE + k] = out[_EDGE], out[height + _EDGE - 1]
+    return out
+
+
 # -- along one axis ---------------------------------------------------------------------------------
 @compiled
 def _mix(a, b, c, d, t, cubic, out):
@@ -114,16 +132,16 @@ def _along(image, m1, m2, cubic, fill, out):
 
 
 @compiled
-def _take(image, first, above, cubic, taken):
+def _take(words, first, above, cubic, column, taken):
     """Neighbours, one below the other, of a row's pixels from ``first`` on: [4, 3·n], or the inner two."""
-    one, two, three = _PLACE(1), _PLACE(2), _PLACE(3)
-    highest, pitch, flat = image.shape[0] - 1, image.shape[1], image.reshape(-1)
+    pitch, flat, n = words.shape[1], words.reshape(-1), above.size
     for k in range(0 if cubic else 1, 4 if cubic else 3):
-        row = taken[k]
-        for j in range(above.size):
-            p = _PLACE(min(max(above[j] + k - 1, 0), highest) * pitch + 3 * (first + j))
-            q = three * _PLACE(j)
-            row[q], row[q + one], row[q + two] = flat[p], flat[p + one], flat[p + two]
+        row, start = taken[k], (k - 1 + _EDGE) * pitch + first + _EDGE
+        for j in range(n):
+            column[j] = flat[_PLACE(above[j] * pitch + start + j)]
+        for j in range(n):
+            word = column[j]
+            row[3 * j], row[3 * j + 1], row[3 * j + 2] = word, word >> _WORD(8), word >> _WORD(16)
 
 
 @compiled
@@ -142,6 +160,7 @@ def _down(image, m3, m5, cubic, fill, out):
     height, n = image.shape
     width, column = n // 3, _columns(n)
     taken, t, above = np.empty((4, n), np.uint8), np.empty(n, _FLOAT), np.empty(width, _INT)
+    words, picked = _words(image) if m3 != 0.0 else np.empty((0, 0), _WORD), np.empty(width, _WORD)
     for y in range(height):
         row = out[y]
         first, last = _inside(m3, 1.0, m5, y + 0.5, 0, width, height)
@@ -156,30 +175,12 @@ def _down(image, m3, m5, cubic, fill, out):
             b, c = image[max(k, 0)], image[min(k + 1, highest)]
             _mix(image[max(k - 1, 0)], b, c, image[min(k + 2, highest)], t, cubic, row)
         else:
-            _take(image, first, above[: last - first], cubic, taken)
+            _take(words, first, above[: last - first], cubic, picked, taken)
             a, b, c, d = taken[0], taken[1], taken[2], taken[3]
             _mix(a, b, c, d, t[part], cubic, row[part])
 
 
 # -- along both -------------------------------------------------------------------------------------
-@compiled
-def _words(image):
-    """Pixels as words, continued on all sides: ``image`` [H, 3·W] to [H + 4, W + 4]."""
-    height, width = image.shape[0], image.shape[1] // 3
-    out = np.empty((height + 2 * _EDGE, width + 2 * _EDGE), _WORD)
-    for y in range(height):
-        row = out[y + _EDGE, _EDGE:]
-        for x in range(width):
-            red, green, blue = _WORD(image[y, 3 * x]), _WORD(image[y, 3 * x + 1]), _WORD(image[y, 3 * x + 2])
-            row[x] = red | green << _WORD(8) | blue << _WORD(16)
-    for y in range(_EDGE, height + _EDGE):
-        for k in range(_EDGE):
-            out[y, k], out[y, width + _EDGE + k] = out[y, _EDGE], out[y, width + _EDGE - 1]
-    for k in range(_EDGE):
-        out[k], out[height + _EDGE + k] = out[_EDGE], out[height + _EDGE - 1]
-    return out
-
-
 @compiled
 def _locate(m, y, first, pitch, by_row, by_column, places):
     """For n pixels from ``first`` on: t along the row and down the column, and which word is one to the left
@@ -262,9 +263,9 @@ def _everywhere(image, m, cubic, fill, out):
             for r in range(0 if cubic else 1, 4 if cubic else 3):
                 _mix_words(taken[r], _INT(8 * c), by_row, cubic, mixed[r, :n])
             _mix_floats(mixed, by_column, cubic, result[c, :n])
+        red, green, blue, part = result[0], result[1], result[2], row[3 * first : 3 * last]
         for x in range(n):
-            p = 3 * (first + x)
-            row[p], row[p + 1], row[p + 2] = result[0, x], result[1, x], result[2, x]
+            part[3 * x], part[3 * x + 1], part[3 * x + 2] = red[x], green[x], blue[x]
 
 
 def warp(

@@ -17,7 +17,7 @@ def available() -> bool:
 
 
 def compiled(function: Callable) -> Any:
-    """``function`` compiled at its first call and kept on disk; in plain arithmetic, no steps are fused."""
+    """``function`` compiled at its first call and kept on disk, in IEEE arithmetic, no step fused."""
     import numba
 
     try:

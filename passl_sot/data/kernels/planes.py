@@ -1,4 +1,4 @@
-"""What is done to batches, as compiled loops: normalising, and mixing two images. The numbers are NumPy's."""
+"""Mirroring, normalising, and mixing two images, as compiled loops. The numbers are NumPy's."""
 
 from __future__ import annotations
 
@@ -6,9 +6,25 @@ import numpy as np
 
 from passl_sot.data.kernels.compiling import compiled
 
-__all__ = ["blend_bytes", "blend_floats", "normalize"]
+__all__ = ["blend_bytes", "blend_floats", "mirror", "normalize"]
 
 _SINGLE = np.float32
+
+
+@compiled
+def mirror(x, out):
+    """Rows of RGB pixels from right to left, uint8 [H, 3·W]."""
+    width = x.shape[1] // 3
+    planes = np.empty((3, width), np.uint8)
+    red, green, blue = planes[0], planes[1], planes[2]
+    turned_red, turned_green, turned_blue = red[::-1], green[::-1], blue[::-1]
+    for y in range(x.shape[0]):
+        source, target = x[y], out[y]
+        for i in range(width):
+            red[i], green[i], blue[i] = source[3 * i], source[3 * i + 1], source[3 * i + 2]
+        for i in range(width):
+            target[3 * i], target[3 * i + 1] = turned_red[i], turned_green[i]
+            target[3 * i + 2] = turned_blue[i]
 
 
 @compiled
