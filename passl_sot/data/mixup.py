@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from passl_sot.data.errors import DataError
-from passl_sot.data.kernels.compiling import available
+from passl_sot.data.kernels.compiling import available, laid_out
 from passl_sot.data.transforms import TRANSFORMS, Stage
 from passl_sot.utils.ranges import Natural
 
@@ -142,7 +142,7 @@ class Mixup:
             labels: int64 [B].
             rng: Source of the batch's one draw.
             epoch: The epoch, counted from 0.
-            overwrite: Mix in `images` itself, if it is contiguous; by default it isn't changed.
+            overwrite: Mix in `images` itself, where that can be; by default it isn't changed.
 
         Returns:
             Images of the same kind, and soft targets float32 [B, K].
@@ -156,7 +156,7 @@ class Mixup:
         targets = self.targets(labels, share)
         if box is None and share == 1:
             return images, targets
-        images = np.ascontiguousarray(images) if overwrite else images.copy()
+        images = laid_out(images) if overwrite else images.copy()
         if box is not None:
             _swap_boxes(images, box)
         else:

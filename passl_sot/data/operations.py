@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from passl_sot.data.kernels.compiling import available
+from passl_sot.data.kernels.compiling import available, laid_out
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 Filter = Literal["bilinear", "bicubic"]
@@ -95,7 +95,7 @@ class Job:
             return blur.gaussian(image, self.strength)
         if self.kind in colour.OPERATIONS:
             return colour.OPERATIONS[self.kind](image, self.strength)
-        return np.asarray(self.by_pillow(Image.fromarray(image)))
+        return laid_out(np.asarray(self.by_pillow(Image.fromarray(image))))
 
 
 def carry_out(image: np.ndarray, jobs: Sequence[Job]) -> np.ndarray:
@@ -103,7 +103,7 @@ def carry_out(image: np.ndarray, jobs: Sequence[Job]) -> np.ndarray:
     if not jobs:
         return image
     if available():
-        image = np.ascontiguousarray(image)
+        image = laid_out(image)
         for job in jobs:
             image = job.by_kernel(image)
         return image

@@ -22,7 +22,7 @@ from PIL import Image
 
 from passl_sot.data.decode import Interpolation, resize
 from passl_sot.data.errors import DataError
-from passl_sot.data.kernels.compiling import available
+from passl_sot.data.kernels.compiling import available, laid_out
 from passl_sot.data.operations import Job, carry_out
 from passl_sot.utils.registry import Registry
 
@@ -238,7 +238,7 @@ class RandomHorizontalFlip:
         if available() and image.shape[2] == 3:
             from passl_sot.data.kernels import planes
 
-            rows = np.ascontiguousarray(image).reshape(len(image), -1)
+            rows = laid_out(image).reshape(len(image), -1)
             planes.mirror(rows, mirrored.reshape(rows.shape))
             return mirrored
         # NumPy copies a channel at a time several times as fast as pixels.
@@ -408,7 +408,7 @@ class Normalize:
         if available():
             from passl_sot.data.kernels import planes
 
-            flat = np.ascontiguousarray(image).reshape(-1)
+            flat = laid_out(image).reshape(-1)
             planes.normalize(flat, self.scale, self.bias, out.reshape(len(out), -1))
             return
         for channel in range(len(self.mean)):

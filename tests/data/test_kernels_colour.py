@@ -12,7 +12,7 @@ from PIL import Image
 
 from passl_sot.data import AutoAugment, RandAugment, ThreeAugment, operations
 from passl_sot.data.operations import Job, carry_out
-from passl_sot.data.transforms import ColorJitter, RandomHorizontalFlip
+from passl_sot.data.transforms import ColorJitter, Normalize, RandomHorizontalFlip
 
 pytest.importorskip("numba")
 
@@ -105,6 +105,22 @@ def test_images_that_are_not_contiguous(photos):
         expected = carry_out(np.ascontiguousarray(image), jobs)
         np.testing.assert_array_equal(carry_out(image, jobs), expected)
     assert carry_out(image, []) is image
+
+
+def test_nothing_is_compiled_twice(photos):
+    """For arrays that may not be written to, as Pillow hands them out, numba would."""
+    from passl_sot.data.kernels import colour, planes
+
+    for image in (photos[3], np.asarray(Image.fromarray(photos[3])), photos[3][:, ::-1]):
+        carry_out(image, [Job("Hue", 0.1), Job("Color", 1.5)])
+        carry_out(image, [Job("Color", 1.5)])
+        Normalize()(RandomHorizontalFlip(prob=1)(image, np.random.default_rng(0)), None)
+        Normalize()(image, None)
+    assert [len(loop.signatures) for loop in (colour._from_grey, planes.mirror, planes.normalize)] == [
+        1,
+        1,
+        1,
+    ]
 
 
 _PROGRAM = """
