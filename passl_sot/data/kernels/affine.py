@@ -11,8 +11,8 @@ A shear or shift along the rows needs neighbours of one row, all of them at the 
 over bytes that lie side by side. All else gathers the neighbours of a row's pixels, as words of four bytes,
 so that these lie side by side, and mixes them then.
 
-Legend: H, W rows and columns, n pixels of a row that lie inside of the image, K their neighbours per axis (2
-or 4), m the matrix (m0, m1, m2, m3, m4, m5).
+Legend: H, W rows and columns, n pixels of a row that lie inside of the image, t how far a place is from the
+second of its four neighbours to the third, m the matrix (m0, m1, m2, m3, m4, m5).
 """
 
 from __future__ import annotations
@@ -183,8 +183,7 @@ def _down(image, m3, m5, cubic, fill, out):
 # -- along both -------------------------------------------------------------------------------------
 @compiled
 def _locate(m, y, first, pitch, by_row, by_column, places):
-    """For n pixels from ``first`` on: t along the row and down the column, and which word is one to the left
-    and one above the neighbour before them."""
+    """For n pixels from ``first`` on: t along the row and down the column, and the first neighbour's place."""
     for j in range(by_row.size):
         x = (first + j) + 0.5
         u, v = ((m[0] * x + m[1] * y) + m[2]) - 0.5, ((m[3] * x + m[4] * y) + m[5]) - 0.5
