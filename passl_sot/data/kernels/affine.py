@@ -183,7 +183,7 @@ def _down(image, m3, m5, cubic, fill, out):
 # -- along both -------------------------------------------------------------------------------------
 @compiled
 def _locate(m, y, first, pitch, by_row, by_column, places):
-    """For n pixels from ``first`` on: t along the row and down the column, and the first neighbour's place."""
+    """For n pixels from ``first`` on: t along the row and down the column; and the first neighbour."""
     for j in range(by_row.size):
         x = (first + j) + 0.5
         u, v = ((m[0] * x + m[1] * y) + m[2]) - 0.5, ((m[3] * x + m[4] * y) + m[5]) - 0.5
