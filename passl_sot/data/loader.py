@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Generator
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 import paddle
 
+from passl_sot.data import jpeg
 from passl_sot.data.bad_files import BadFiles, GuardedReader
 from passl_sot.data.collate import Collate
 from passl_sot.data.datasets import LabelledImages
 from passl_sot.data.errors import DataError, ImageError
+from passl_sot.data.kernels import compiling
 from passl_sot.data.nursery import nursery
 from passl_sot.data.pool import AHEAD, Pool, Reading, Thread
 from passl_sot.data.ring import Ring, size_of
@@ -24,6 +27,7 @@ from passl_sot.data.sections import LoaderSection
 # Batches that a consumer may keep beside those under way before others are copied for it.
 _KEPT = 2
 _MOST_WORKERS = 8
+_LOGGER = logging.getLogger("passl_sot.data")
 
 
 class ImageLoader:
@@ -73,6 +77,14 @@ class ImageLoader:
         self._ring: Ring | None = None
         if self.num_workers:
             nursery()  # it gets ready while the model is built
+        missing = [] if compiling.available() else ["numba"]
+        missing += [] if jpeg.available() else ["simplejpeg"]
+        if training and missing:
+            _LOGGER.info(
+                "%s not installed: images are prepared by Pillow, the same but slower; pip install '.[fast]' "
+                "/ 安装 [fast] 可加快数据读取",
+                " and ".join(missing),
+            )
 
     @property
     def class_names(self) -> list[str]:

@@ -117,7 +117,10 @@ def serve(control_number: int) -> None:
     Without files, a message is the number of a worker that has ended; the answer is its status.
     """
     import passl_sot.data  # noqa: F401  # what workers need, once for all
+    from passl_sot.data.kernels import compiling
 
+    if compiling.available():
+        compiling.wake()
     ended: dict[int, int] = {}
 
     def clear_away(number: int, frame: object) -> None:

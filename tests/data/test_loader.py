@@ -262,6 +262,18 @@ def test_limit_out_of_range(max_bad):
         bad_file_limit(10, max_bad)
 
 
+def test_what_would_be_faster_is_said(folder, split, monkeypatch, warnings_of):
+    warnings_of.set_level(logging.INFO, logger="passl_sot.data")
+    root = folder({"a": 4})
+    build_dataloader(split(root), mode="train", seed=0)
+    assert not warnings_of.records
+    monkeypatch.setattr(loader_module.compiling, "available", lambda: False)
+    build_dataloader(split(root), mode="train", seed=0)
+    build_dataloader(split(root, transforms=_EVAL), mode="val", seed=0)
+    (record,) = warnings_of.records
+    assert "numba not installed: images are prepared by Pillow, the same but slower" in record.getMessage()
+
+
 def test_breaking_off_without_workers_is_quick(folder, split):
     loader = build_dataloader(split(folder({"a": 40})), mode="train", seed=0)
     started = time.perf_counter()
