@@ -237,7 +237,7 @@ class Pool:
             return False
 
     def _death(self, worker: Link) -> str:
-        how = nursery().how_it_ended(self.pids[worker]) if worker in self.pids else "never began"
+        how = nursery().how_it_ended(self.pids[worker]) if worker in self.pids else "never began, see above"
         return (
             f"a data worker process died: {self._name(worker)} {how}; it {self._doing(worker)}. Often memory "
             "ran out: look for 'Killed' in `dmesg`, lower dataloader.*.loader.num_workers or batch_size "

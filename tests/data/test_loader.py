@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+import passl_sot.data.loader as loader_module
 from passl_sot.data import DataError, ImageError, build_dataloader, build_dataset
 from passl_sot.data.bad_files import bad_file_limit
 from passl_sot.utils.config import ConfigError

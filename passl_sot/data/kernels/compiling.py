@@ -32,7 +32,7 @@ def wake() -> None:
     """Imports all loops and runs a small one: what takes the first call of any loop its second."""
     from passl_sot.data.kernels import affine, blur, colour, planes, resize  # noqa: F401
 
-    planes.mirror(np.zeros((1, 1, 3), np.uint8), np.empty((1, 1, 3), np.uint8))
+    planes.mirror(np.zeros((1, 3), np.uint8), np.empty((1, 3), np.uint8))
 
 
 def laid_out(image: np.ndarray) -> np.ndarray:
