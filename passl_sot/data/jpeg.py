@@ -27,7 +27,7 @@ _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _HUFFMAN, _QUANTISATION, _INTERVAL, _COMMENT = 0xC4, 0xDB, 0xDD, 0xFE
 _APP, _APP1, _APP2 = range(0xE0, 0xF0), 0xE1, 0xE2
 _SCAN, _RESTART, _EOI = 0xDA, 0xD0, 0xD9
-# Smoothed chroma looks at its neighbours, whose samples are up to 2 pixels wide and high.
+# Where chroma has half as many samples, their smoothing looks at pixels up to so far away.
 _MARGIN = 2
 # Below this Pillow takes no longer, and filters of chroma have special cases.
 _SMALLEST = 16
@@ -134,7 +134,7 @@ def decode_part(data: bytes, header: Header, top: int, bottom: int, left: int, r
         if joined is not None:
             part, y, x = joined
             return simplejpeg.decode_jpeg(part)[top - y : bottom - y, left - x : right - x]
-        rows = -(-(bottom + _MARGIN) // header.block[0]) * header.block[0]
+        rows = -(-(bottom + _margin(header.block[0])) // header.block[0]) * header.block[0]
         if rows < header.height:
             # Not strict: what is left over would count as a fault.
             pixels = simplejpeg.decode_jpeg(_with_size(data, header, rows, header.width), strict=False)
@@ -158,9 +158,10 @@ def _join_tiles(
     high *= max(1, header.interval // blocks_x)
     wide *= min(header.interval, blocks_x)
     rows, columns = -(-header.height // high), -(-header.width // wide)
-    first_row, first_column = max(0, top - _MARGIN) // high, max(0, left - _MARGIN) // wide
-    end_row = min(rows, -(-(bottom + _MARGIN) // high))
-    end_column = min(columns, -(-(right + _MARGIN) // wide))
+    above, beside = (_margin(side) for side in header.block)
+    first_row, first_column = max(0, top - above) // high, max(0, left - beside) // wide
+    end_row = min(rows, -(-(bottom + above) // high))
+    end_column = min(columns, -(-(right + beside) // wide))
     if (end_row - first_row) * (end_column - first_column) == rows * columns:
         return None
     codes = np.frombuffer(data, np.uint8, offset=header.codes_at)
@@ -185,6 +186,10 @@ def _join_tiles(
     part[markers] = _RESTART + np.arange(len(markers)) % 8
     part[-1] = _EOI
     return part, y, x
+
+
+def _margin(side: int) -> int:
+    return _MARGIN if side > 8 else 0
 
 
 def _with_size(data: bytes, header: Header, height: int, width: int) -> bytearray:

@@ -1,173 +1,100 @@
-"""JPEG files brought into tiles without a change of their pixels, so that crops need decode a part of them.
+"""Turning a JPEG file into one whose restart markers make tiles, without changing a pixel.
 
-The codes of a plain sequential file are written again with restart markers that divide its rows of blocks
-(see `jpeg`); coefficients, tables and metadata stay. Of the standard (ITU-T T.81) this follows annex B for
-the segments, C for the tables of codes.
+`jpeg.decode_part` then decodes only the tiles under a crop. Every coefficient stays as it is; the file grows
+by about 1 %. Any program reads it.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-
 import numpy as np
 
-from passl_sot.data import jpeg
-from passl_sot.data.kernels import compiling
+from passl_sot.data.jpeg import Header, read_header
 
-__all__ = ["add_tiles", "tile_blocks"]
+__all__ = ["tile_blocks", "tile_jpeg"]
 
-# Width of a tile in pixels: narrower ones save decoding, but each costs 3 to 5 bytes.
-_TILE, _NARROWEST, _WIDEST = 64, 32, 160
-_HUFFMAN, _INTERVAL, _SCAN = 0xC4, 0xDD, 0xDA
-# Differences of means take 0 to 11 bits where samples have 8.
-CATEGORIES = 12
-# Table K.3 of the standard, which has codes for all of them.
-_STANDARD = bytes([0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]), bytes(range(CATEGORIES))
+# Width of a tile in pixels that is aimed at, and the widest that still helps.
+_WIDTH, _WIDEST = 64, 160
+# Sizes 0 to 11 of the first codes (DC), by the lengths that the standard proposes for them (table K.3).
+_DC_COUNTS = (0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0)
+_DC_SYMBOLS = tuple(range(12))
+
+_Table = tuple[np.ndarray, np.ndarray]
 
 
-def tile_blocks(width: int, block: int) -> int:
-    """How many blocks make the best tile: a divisor of those in a row, so that tiles stand in columns.
+def tile_jpeg(data: bytes) -> bytes | None:
+    """The same image with restart markers every so many blocks.
 
     Args:
-        width: Width of the image in pixels.
-        block: Width of a block (a unit of all components) in pixels.
+        data: A whole JPEG file.
 
     Returns:
-        The number; a whole row where no divisor makes a tile 32 to 160 pixels wide.
+        A whole JPEG file of the same coefficients and metadata; None where `data` isn't a plain sequential
+        file (see `jpeg.read_header`), has restart markers already, or is damaged.
+
+    Raises:
+        ModuleNotFoundError: numba isn't installed.
     """
-    row = -(-width // block)
-    fitting = [n for n in range(1, row) if row % n == 0 and _NARROWEST <= n * block <= _WIDEST]
-    return min(fitting, key=lambda n: abs(n * block - _TILE), default=row)
+    from passl_sot.data.kernels.huffman import add_restarts
 
-
-def add_tiles(data: bytes) -> bytes | None:
-    """The file with restart markers as `tile_blocks` has them, equal in every pixel.
-
-    Returns:
-        None where there is nothing to gain or that can't be done: files that aren't plain and sequential
-        (see `jpeg.read_header`), in tiles already, or damaged; everywhere, where numba isn't installed.
-    """
-    header = jpeg.read_header(data)
-    if header is None or not header.sequential or not compiling.available():
+    header = read_header(data)
+    if header is None or not header.sequential or header.interval:
         return None
-    row = -(-header.width // header.block[1])
+    blocks = -(-header.height // header.block[0]), -(-header.width // header.block[1])
     interval = tile_blocks(header.width, header.block[1])
-    there = header.interval
-    if there == interval or (there and row % there == 0 and there * header.block[1] <= _WIDEST):
+    scan_at, tables = _scan_and_tables(data, header)
+    sampling, chosen = _components(data, header, scan_at)
+    try:
+        of_component = [(tables[dc], tables[16 + ac]) for dc, ac in chosen]
+    except KeyError:
         return None
-    tables = _read_tables(data, header)
-    return None if tables is None else _write(data, header, tables, interval)
-
-
-class _Tables:
-    """Huffman tables of a file, and which blocks use them.
-
-    Attributes:
-        dc, ac: By number: how many codes have 1 to 16 bits, and what the codes stand for.
-        blocks: Component, DC table and AC table of each block of a unit, int64 [B, 3].
-    """
-
-    def __init__(self) -> None:
-        self.dc: dict[int, tuple[bytes, bytes]] = {}
-        self.ac: dict[int, tuple[bytes, bytes]] = {}
-        self.blocks = np.empty((0, 3), np.int64)
-
-
-def _read_tables(data: bytes, header: jpeg.Header) -> _Tables | None:
-    """The tables; None where they aren't as they should be."""
-    tables, at = _Tables(), 2
-    while data[at + 1] != _SCAN:
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if data[at + 1] == _HUFFMAN and not _enter(data[at + 4 : end], tables):
-            return None
-        at = end
-    components = data[header.size_at + 4]
-    blocks = []
-    for i in range(components):
-        name, sampling = data[header.size_at + 5 + 3 * i], data[header.size_at + 6 + 3 * i]
-        dc, ac = data[at + 6 + 2 * i] >> 4, data[at + 6 + 2 * i] & 15
-        if name != data[at + 5 + 2 * i] or dc not in tables.dc or ac not in tables.ac:
-            return None
-        # One component alone is coded by single blocks whatever its sampling.
-        blocks += [(i, dc, ac)] * (1 if components == 1 else (sampling >> 4) * (sampling & 15))
-    tables.blocks = np.array(blocks, np.int64)
-    return tables
-
-
-def _enter(body: bytes, tables: _Tables) -> bool:
-    """Enters the tables of one segment; whether they are whole."""
-    while body:
-        kind, counts = body[0], body[1:17]
-        codes = sum(counts)
-        values = body[17 : 17 + codes]
-        room = sum(count << (16 - length) for length, count in enumerate(counts, 1))
-        if len(counts) < 16 or len(values) < codes or room > 1 << 16 or kind & 0xEC:
-            return False
-        (tables.ac if kind >> 4 else tables.dc)[kind & 15] = counts, values
-        body = body[17 + codes :]
-    return True
-
-
-def _write(data: bytes, header: jpeg.Header, tables: _Tables, interval: int) -> bytes | None:
-    from passl_sot.data.kernels.huffman import retile
-
-    high, wide = header.block
-    total = -(-header.height // high) * -(-header.width // wide)
-    codes = np.frombuffer(data, np.uint8, offset=header.codes_at)
-    out = np.empty(2 * len(codes) + 8 * total + 8192, np.uint8)
-    intervals = np.array([header.interval, interval], np.int64)
-    words, more, written = _by_number(tables.dc, _words), b"", -1
-    dc, ac = _by_number(tables.dc, _lookup), _by_number(tables.ac, _lookup)
-    while written < 0:
-        written = retile(codes, tables.blocks, dc, ac, words, intervals, total, out)
-        if written < 0:
-            # A table that was made for this file alone may lack a code; the standard's has them all.
-            number = -1 - written
-            words[number] = _words(*_STANDARD)
-            more += _segment(_HUFFMAN, bytes([number]) + _STANDARD[0] + _STANDARD[1])
-    if written == 0:
+    component = np.repeat(np.arange(len(sampling)), sampling)
+    codes = np.frombuffer(data, np.uint8, offset=header.codes_at)[:-2]
+    more = b""
+    count = blocks[0] * blocks[1]
+    stretches = add_restarts(codes, count, interval, component, of_component, None)
+    if stretches is None:
+        # A table made for this file may have no code for the differences that restarts bring.
+        standard = np.array(_DC_COUNTS, np.int64), np.array(_DC_SYMBOLS, np.int64)
+        stretches = add_restarts(codes, count, interval, component, of_component, standard)
+        body = b"".join(bytes([dc, *_DC_COUNTS, *_DC_SYMBOLS]) for dc in sorted({dc for dc, _ in chosen}))
+        more = b"\xff\xc4" + (2 + len(body)).to_bytes(2, "big") + body
+    if stretches is None:
         return None
-    more += _segment(_INTERVAL, interval.to_bytes(2, "big"))
-    # In front of the scan's own segment they hold in place of those before.
-    scan_at = header.codes_at - 8 - 2 * data[header.size_at + 4]
-    return b"".join((data[:scan_at], more, data[scan_at : header.codes_at], out[:written].tobytes()))
+    more += b"\xff\xdd\0\4" + interval.to_bytes(2, "big")
+    return data[:scan_at] + more + data[scan_at : header.codes_at] + stretches
 
 
-def _segment(kind: int, body: bytes) -> bytes:
-    return bytes([0xFF, kind]) + (len(body) + 2).to_bytes(2, "big") + body
+def tile_blocks(image_width: int, width: int) -> int:
+    """How many blocks of a width make a tile: a divisor of those of a row, else the whole row."""
+    blocks = -(-image_width // width)
+    divisors = [n for n in range(1, blocks + 1) if blocks % n == 0 and _WIDTH / 2 <= n * width <= _WIDEST]
+    return min(divisors, key=lambda n: abs(n * width - _WIDTH), default=blocks)
 
 
-def _by_number(
-    tables: dict[int, tuple[bytes, bytes]], make: Callable[[bytes, bytes], np.ndarray]
-) -> np.ndarray:
-    made = {number: make(*table) for number, table in tables.items()}
-    result = np.zeros((4, *next(iter(made.values())).shape), np.int64)
-    for number, row in made.items():
-        result[number] = row
-    return result
+def _scan_and_tables(data: bytes, header: Header) -> tuple[int, dict[int, _Table]]:
+    """Where the scan's header is, and Huffman tables, (codes of each length, symbols) by class and number."""
+    at, tables = 2, {}
+    while data[at + 1] != 0xDA:
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        body = data[at + 4 : at + 2 + length] if data[at + 1] == 0xC4 else b""
+        while len(body) >= 17:
+            counts = np.frombuffer(body[1:17], np.uint8).astype(np.int64)
+            size = int(counts.sum())
+            symbols = np.frombuffer(body[17 : 17 + size], np.uint8).astype(np.int64)
+            # More codes of a length than there is room for: no table.
+            room = (counts * 2.0 ** -np.arange(1, 17)).sum()
+            if len(symbols) == size and room <= 1:
+                tables[body[0]] = counts, symbols
+            body = body[17 + size :]
+        at += 2 + length
+    return at, tables
 
 
-@functools.lru_cache(maxsize=8)
-def _lookup(counts: bytes, values: bytes) -> np.ndarray:
-    """Length << 8 | value of the code that 16 bits begin with, or 0; int64 [65536]."""
-    lengths = np.repeat(np.arange(1, 17), np.frombuffer(counts, np.uint8))
-    entries = lengths << 8 | np.frombuffer(values, np.uint8)
-    table = np.zeros(1 << 16, np.int64)
-    filled = np.repeat(entries, 1 << (16 - lengths))
-    table[: len(filled)] = filled
-    return table
-
-
-def _words(counts: bytes, values: bytes) -> np.ndarray:
-    """Length << 16 | code of each category of differences, or 0; int64 [CATEGORIES]."""
-    words = np.zeros(CATEGORIES, np.int64)
-    code, place = 0, 0
-    for length, count in enumerate(counts, 1):
-        for value in values[place : place + count]:
-            if value < CATEGORIES:
-                words[value] = length << 16 | code
-            code += 1
-        place += count
-        code <<= 1
-    return words
+def _components(data: bytes, header: Header, scan_at: int) -> tuple[list[int], list[tuple[int, int]]]:
+    """Blocks of 8x8 of each component in what is coded together, and numbers of its tables for DC and AC."""
+    scan = data[scan_at + 4 : header.codes_at]
+    chosen = [(scan[2 + 2 * i] >> 4, scan[2 + 2 * i] & 15) for i in range(scan[0])]
+    if len(chosen) == 1:
+        return [1], chosen
+    frame = data[header.size_at + 4 :]
+    return [(frame[2 + 3 * i] >> 4) * (frame[2 + 3 * i] & 15) for i in range(frame[0])], chosen

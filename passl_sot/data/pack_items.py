@@ -11,7 +11,8 @@ from PIL import Image
 
 from passl_sot.data.decode import open_bytes, read_orientation, resize
 from passl_sot.data.errors import ImageError
-from passl_sot.data.jpeg_tiles import add_tiles, tile_blocks
+from passl_sot.data.jpeg_tiles import tile_blocks, tile_jpeg
+from passl_sot.data.kernels import compiling
 from passl_sot.data.pixels import as_array
 
 __all__ = ["Item", "Recipe", "pack_image"]
@@ -94,7 +95,7 @@ def pack_image(data: bytes, name: str, recipe: Recipe) -> Item:
 
 def _in_tiles(data: bytes, image: np.ndarray, name: str) -> bytes:
     """The file in tiles if that is possible and gives the same image, else as it is."""
-    tiled = add_tiles(data)
+    tiled = tile_jpeg(data) if compiling.available() else None
     if tiled is None:
         return data
     try:

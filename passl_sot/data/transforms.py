@@ -20,10 +20,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image
 
 from passl_sot.data.decode import Interpolation, resize
 from passl_sot.data.errors import DataError
+from passl_sot.data.kernels.compiling import available, laid_out
+from passl_sot.data.operations import Job, carry_out
 from passl_sot.data.pixels import Pixels, as_array
 from passl_sot.utils.registry import Registry
 
@@ -238,7 +240,19 @@ class RandomHorizontalFlip:
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The image or its mirror image, of the same shape."""
-        return image[:, ::-1] if rng.random() < self.prob else image
+        if rng.random() >= self.prob:
+            return image
+        mirrored = np.empty(image.shape, np.uint8)
+        if available() and image.shape[2] == 3:
+            from passl_sot.data.kernels import planes
+
+            rows = laid_out(image).reshape(len(image), -1)
+            planes.mirror(rows, mirrored.reshape(rows.shape))
+            return mirrored
+        # NumPy copies a channel at a time several times as fast as pixels.
+        for channel in range(image.shape[2]):
+            mirrored[:, :, channel] = image[:, ::-1, channel]
+        return mirrored
 
 
 @TRANSFORMS.register()
@@ -269,16 +283,15 @@ class ColorJitter:
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The image with other colours, of the same shape."""
-        picture = Image.fromarray(image)
-        enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+        jobs = []
         for which in rng.permutation(4):
             if which < 3 and self.strengths[which] > 0:
                 strength = self.strengths[which]
                 factor = rng.uniform(max(0.0, 1 - strength), 1 + strength)
-                picture = enhancers[which](picture).enhance(factor)
+                jobs.append(Job(("Brightness", "Contrast", "Color")[which], factor))
             elif which == 3 and self.hue > 0:
-                picture = _turn_hue(picture, rng.uniform(-self.hue, self.hue))
-        return np.asarray(picture)
+                jobs.append(Job("Hue", rng.uniform(-self.hue, self.hue)))
+        return carry_out(image, jobs)
 
 
 @TRANSFORMS.register()
@@ -393,8 +406,8 @@ class Normalize:
 
     def _set(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.mean, self.std = tuple(mean), tuple(std)
-        self.scale = [np.float32(1 / (255 * s)) for s in std]
-        self.bias = [np.float32(-m / s) for m, s in zip(mean, std, strict=True)]
+        self.scale = np.array([1 / (255 * s) for s in std], np.float32)
+        self.bias = np.array([-m / s for m, s in zip(mean, std, strict=True)], np.float32)
 
     def fit(self, channels: int) -> None:
         """Brings mean and std to a number of channels.
@@ -418,21 +431,24 @@ class Normalize:
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """float32 [C, H, W]."""
         out = np.empty((len(self.mean), *image.shape[:2]), np.float32)
+        self.into(image, out)
+        return out
+
+    def into(self, image: np.ndarray, out: np.ndarray) -> None:
+        """Writes the result of an image into an array, float32 [C, H, W], contiguous."""
+        if available():
+            from passl_sot.data.kernels import planes
+
+            flat = laid_out(image).reshape(-1)
+            planes.normalize(flat, self.scale, self.bias, out.reshape(len(out), -1))
+            return
         for channel in range(len(self.mean)):
             np.multiply(image[:, :, channel], self.scale[channel], out=out[channel], dtype=np.float32)
             out[channel] += self.bias[channel]
-        return out
 
 
 def _turn_grey(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).convert("L"))[:, :, None]
-
-
-def _turn_hue(picture: Image.Image, turn: float) -> Image.Image:
-    hue, saturation, value = picture.convert("HSV").split()
-    # uint8 wraps around, as the colour circle does.
-    turned = np.asarray(hue) + np.int32(turn * 255).astype(np.uint8)
-    return Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert("RGB")
 
 
 def _height_width(what: str, size: int | Sequence[int]) -> tuple[int, int]:

@@ -105,6 +105,7 @@ def check_run(cfg: Config, config_path: Path, args, note: str, pretrained: Fill 
         sample="all" if args.check_all_files else 64,
         progress=args.check_all_files,
         max_bad=experiment.dataloader.train.loader.max_bad,
+        timeout=experiment.dataloader.train.loader.timeout,
     )
     log.info(
         "config and data are in order: %d training, %d validation images, %d classes",

@@ -425,6 +425,15 @@ def test_orientation_of_a_jpeg(tmp_path, photos, orientation, where):
     np.testing.assert_array_equal(decode(path, apply_exif=True), _UPRIGHT[orientation](plain))
 
 
+def test_a_jpeg_too_large_is_refused_before_it_is_decoded(tmp_path):
+    data = bytearray(_bytes("JPEG"))
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = b"\xea\x60" * 2
+    (tmp_path / "a.jpg").write_bytes(data)
+    with pytest.raises(ImageError, match=r"a\.jpg: too large to be safe to decode"):
+        open_image(tmp_path / "a.jpg", apply_exif=False)
+
+
 def _cmyk() -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(_picture()).convert("CMYK").save(buffer, "JPEG")

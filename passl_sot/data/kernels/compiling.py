@@ -7,7 +7,9 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["available", "compiled"]
+import numpy as np
+
+__all__ = ["available", "compiled", "laid_out"]
 
 
 @functools.cache
@@ -24,3 +26,15 @@ def compiled(function: Callable) -> Any:
         return numba.njit(error_model="numpy", cache=True)(function)
     except RuntimeError:  # no folder to keep it in
         return numba.njit(error_model="numpy")(function)
+
+
+def wake() -> None:
+    """Imports all loops and runs a small one: what takes the first call of any loop its second."""
+    from passl_sot.data.kernels import affine, blur, colour, planes, resize  # noqa: F401
+
+    planes.mirror(np.zeros((1, 3), np.uint8), np.empty((1, 3), np.uint8))
+
+
+def laid_out(image: np.ndarray) -> np.ndarray:
+    """The image, or a copy that is contiguous and writable: for other arrays loops would be compiled anew."""
+    return np.require(image, requirements=("C_CONTIGUOUS", "WRITEABLE"))

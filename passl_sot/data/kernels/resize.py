@@ -152,17 +152,16 @@ def _across(image, rows, pitch, n, channels, x, weights):
     block = ((rows + blocks - 1) // blocks + 31) // 32 * 32
     words = np.empty((n, block // 8), np.uint64)
     done = np.empty((width, block // 8), np.uint64)
-    by_column, means = words.view(np.uint8).reshape(-1), done.view(np.uint8)
-    sums = np.empty(block, np.int32)
-    step = channels * block
+    by_column, means = words.view(np.uint8).reshape(-1), done.view(np.uint8).reshape(-1)
+    # The channels of a column lie one after the other and have the same weights.
+    column = channels * block
+    sums = np.empty(column, np.int32)
     for top in range(0, rows, block):
         here = min(block, rows - top)
         _turn(image, pitch, top, here, n, words)
         for i in range(x.size):
-            for c in range(channels):
-                first = ((x[i] - x[0]) * channels + c) * block
-                last = (n - channels + c) * block
-                _mean(by_column, first, step, last, weights[i], sums, means[i * channels + c])
+            first, last = (x[i] - x[0]) * column, n * block - column
+            _mean(by_column, first, column, last, weights[i], sums, means[i * column :][:column])
         _turn_back(done, here, out[top * width :])
     return out
 
