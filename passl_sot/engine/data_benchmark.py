@@ -36,7 +36,7 @@ def measure_data(
         cfg: A checked experiment; its training set must exist.
         batch: Images per batch.
         repeats: Rounds, each with other images.
-        compare: One of `PEERS`, which prepares the same files for the same size by DeiT's recipe, or the
+        compare: One of `PEERS`, which prepares the same files for the same size by its own recipe, or the
             command of a `Peer`.
         peer_python: The interpreter that has that peer installed.
 

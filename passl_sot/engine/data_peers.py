@@ -2,7 +2,7 @@
 
 Run as a script by an interpreter that has the library; imports nothing of this project:
 `python data_peers.py NAME FILE_OF_PATHS SIDE BATCH`. For each line on standard input it prepares the next
-BATCH images and says the processor time that took. The recipe is DeiT's: RandomResizedCrop, flip,
+BATCH images and says the processor time that took. The recipe: RandomResizedCrop, flip,
 rand-m9-mstd0.5-inc1, normalise, erasing with 0.25 (torchvision: its own RandAugment of magnitude 9).
 """
 
