@@ -17,7 +17,7 @@ import numpy as np
 
 from passl_sot.data.bands import ARRAY_ENDING, decode_bands
 from passl_sot.data.batch import build_batch_transforms
-from passl_sot.data.decode import open_image
+from passl_sot.data.decode import open_image, read_file
 from passl_sot.data.draws import Key, of_image
 from passl_sot.data.errors import DataError
 from passl_sot.data.folders import EXTENSIONS, scan_folder
@@ -99,6 +99,14 @@ class LabelledImages:
             ImageError: The file can't be read.
         """
         return as_array(self.open(index))
+
+    def stored(self, index: int) -> bytes:
+        """The bytes of one image as it lies on disk.
+
+        Raises:
+            ImageError: They can't be read.
+        """
+        return read_file(self.path(index))
 
     def open(self, index: int) -> Pixels:
         """As `read`, but decodes no more than is then asked for, where a file allows it."""

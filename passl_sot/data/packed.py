@@ -96,13 +96,19 @@ class PackedImages(LabelledImages):
         Raises:
             ImageError: It can't be read.
         """
-        self.packed.check(self._item(index))
-        return as_array(self._open(index))
+        if self.packed.shapes is not None:
+            self.packed.check(self._item(index))
+        return as_array(self.open(index))
 
     def _item(self, index: int) -> int:
         return int(index) if self._items is None else int(self._items[index])
 
-    def _open(self, index: int) -> Pixels:
+    def stored(self, index: int) -> bytes:
+        """The bytes of one image, a file's or its pixels."""
+        return bytes(self.packed.view(self._item(index)))
+
+    def open(self, index: int) -> Pixels:
+        """As `read`, but decodes no more than is then asked for; the checksum of pixels isn't compared."""
         item, packed = self._item(index), self.packed
         data = packed.view(item)
         if packed.shapes is not None and packed.orientations is not None and packed.shapes[item, 0]:

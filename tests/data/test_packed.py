@@ -762,6 +762,16 @@ def test_data_of_the_command_line(digits, folder, capfd):
         assert "289 training, 70 validation images, 10 classes" in said
 
 
+def test_where_the_time_goes(digits, capfd):
+    node = f"{{name: PackedImages, dataroot: {digits}/packed/train, transforms: [{{name: Normalize}}]}}"
+    config = ["-c", str(ROOT / "configs" / "sot" / "sot_digits.yaml"), "--mode", "data", "--repeats", "1"]
+    command = [*config, "-o", f"dataloader.train.dataset={node}"]
+    assert cli.benchmark(command) == 0
+    assert re.search(r"^read \(us/image\) +[\d.]+$", capfd.readouterr().out, re.M)
+    assert cli.benchmark([*command, "--compare", "timm"]) == 2
+    assert "--compare timm reads files, and" in capfd.readouterr().err
+
+
 # The command
 
 
