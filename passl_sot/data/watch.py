@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from typing import Any
 
 from passl_sot.data.bad_files import GuardedReader
@@ -34,12 +33,15 @@ class Watch(threading.Thread):
         self.problem: str | None = None
         self._batches, self._reader, self._limit = batches, reader, limit
         self._workers = list(getattr(batches, "_workers", []))
-        self._waits_since: float | None = None
+        self._waits, self._wait = 0, 0  # how many there were; the number of the present one, 0 between them
+        # Looks during one wait, counted rather than timed: a job suspended for an hour has not waited.
+        self._looks, self._looked_at = 0, 0
         self._over = threading.Event()
 
     def waiting(self, begins: bool) -> None:
         """Told when the main thread begins and ends waiting for a batch."""
-        self._waits_since = time.monotonic() if begins else None
+        self._waits += begins
+        self._wait = self._waits if begins else 0
 
     def run(self) -> None:
         """Until `stop`, or a problem: with it the main thread's wait for a batch ends in a SystemError."""
@@ -68,8 +70,10 @@ class Watch(threading.Thread):
         return None
 
     def _stalled(self) -> str | None:
-        since = self._waits_since
-        if since is None or self._limit is None or time.monotonic() - since < self._limit:
+        wait, before = self._wait, self._looked_at
+        self._looked_at = wait
+        self._looks = self._looks + 1 if wait and wait == before else 0
+        if self._limit is None or self._looks * _EVERY < self._limit:
             return None
         who, number = "the thread that reads images", 0
         if self._workers:

@@ -123,3 +123,24 @@ def test_a_strangers_sigterm_is_not_for_workers(folder, split):
             time.sleep(0.3)
         seen += len(batch["label"])
     assert seen == 60
+
+
+def test_a_suspended_job_has_not_waited(folder, split):
+    """As by a scheduler that gives the machine to another job for a while."""
+    config = split(folder({"a": 60}), workers=1)
+    config["loader"]["timeout"] = 1.5
+    code = (
+        "import multiprocessing, os, subprocess, time\nfrom passl_sot.data import build_dataloader\n"
+        f"loader = build_dataloader({config!r}, mode='train', seed=0)\n"
+        "for number, _ in enumerate(loader, 1):\n"
+        "    if number == 2:\n"
+        "        worker, own = multiprocessing.active_children()[0].pid, os.getpid()\n"
+        "        stop = f'kill -STOP {worker}; sleep 0.5; kill -STOP {own}; sleep 3; kill -CONT {own} {worker}'\n"
+        "        subprocess.Popen(['sh', '-c', stop])\n"
+        "        time.sleep(0.2)\n"
+        "print(number)\n"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "15\n", done.stderr
+    assert time.monotonic() - began > 3.5
