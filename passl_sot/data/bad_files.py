@@ -7,9 +7,8 @@ killed. So errors travel with the batch as text and are raised, or counted, in t
 from __future__ import annotations
 
 import logging
-import mmap
-import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from passl_sot.data.datasets import LabelledImages
@@ -23,6 +22,10 @@ _TRIES = 100
 _SHOWN = 10
 
 
+def _no_note(image: int | None) -> None:
+    pass
+
+
 class GuardedReader:
     """The dataset as the loader's workers see it: `reader[key]` never raises.
 
@@ -30,19 +33,15 @@ class GuardedReader:
         dataset: The dataset.
         replace: Take the next readable image in place of one that can't be read (training). Otherwise the
             first one ends the run (evaluation).
-        workers: Processes that read, each in a copy of this object.
 
     Attributes:
-        worker: Number of the process that this copy is in.
+        note: Called with an image's index before it is read, and with None afterwards.
     """
 
-    def __init__(self, dataset: LabelledImages, *, replace: bool, workers: int = 1):
+    def __init__(self, dataset: LabelledImages, *, replace: bool):
         self.dataset = dataset
         self.replace = replace
-        self.worker = 0
-        # In memory that forked workers share, two numbers each: the image that is being read (1 for the
-        # first, 0 for none), and since when (ns).
-        self._now = memoryview(mmap.mmap(-1, 16 * max(1, workers))).cast("q")
+        self.note: Callable[[int | None], None] = _no_note
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -55,22 +54,14 @@ class GuardedReader:
         try:
             return self._sample(key)
         finally:
-            self._now[2 * self.worker] = 0
-
-    def whereabouts(self, worker: int) -> str:
-        """What a worker is doing: "had been reading image 7 (PATH) for 12 s", or that it reads none."""
-        image, since = self._now[2 * worker : 2 * worker + 2]
-        if not image:
-            return "was not reading an image"
-        seconds = (time.monotonic_ns() - since) / 1e9
-        return f"had been reading image {image - 1} ({self.dataset.path(image - 1)}) for {seconds:.0f} s"
+            self.note(None)
 
     def _sample(self, key: Key) -> dict[str, Any]:
         epoch, asked, *copy = key
         bad: list[list[Any]] = []
         for step in range(min(_TRIES, len(self)) if self.replace else 1):
             index = (asked + step) % len(self)
-            self._now[2 * self.worker + 1], self._now[2 * self.worker] = time.monotonic_ns(), index + 1
+            self.note(index)
             try:
                 return {**self.dataset[(epoch, index, *copy)], "asked": key, "bad": bad}
             except ImageError as error:

@@ -49,7 +49,9 @@ class Collate:
         labels = np.array([sample["label"] for sample in samples], np.float32 if several else np.int64)
         if self.dataset.batch_stage is not None:
             keys = [sample["asked"] for sample in samples]
-            images, labels = self.dataset.batch_stage(images, labels, seed=self.dataset.seed, keys=keys)
+            images, labels = self.dataset.batch_stage(
+                images, labels, seed=self.dataset.seed, keys=keys, overwrite=True
+            )
         index = np.array([sample["index"] for sample in samples], np.int64)
         return {"image": images, "label": labels, "index": index}
 

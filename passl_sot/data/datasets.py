@@ -15,13 +15,15 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from passl_sot.data.bands import ARRAY_ENDING, read_image
+from passl_sot.data.bands import ARRAY_ENDING, decode_bands
 from passl_sot.data.batch import build_batch_transforms
+from passl_sot.data.decode import open_image
 from passl_sot.data.draws import Key, of_image
 from passl_sot.data.errors import DataError
 from passl_sot.data.folders import EXTENSIONS, FolderScan, scan_folder
 from passl_sot.data.list_files import read_class_names, read_labels, read_list, read_multi_hot
 from passl_sot.data.own_folder import VAL_SHARE, hold_out
+from passl_sot.data.pixels import Pixels, as_array
 from passl_sot.data.strings import StringTable
 from passl_sot.data.transforms import TRANSFORMS, build_transforms, output_size
 from passl_sot.utils.ranges import Count, Range
@@ -96,7 +98,13 @@ class LabelledImages:
         Raises:
             ImageError: The file can't be read.
         """
-        return read_image(self.path(index), apply_exif=self.apply_exif, channels=self.channels)
+        return as_array(self._open(index))
+
+    def _open(self, index: int) -> Pixels:
+        path = self.path(index)
+        if self.channels not in (1, 3):
+            return decode_bands(path, self.channels)
+        return open_image(path, apply_exif=self.apply_exif)
 
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
         """One sample.
@@ -116,7 +124,7 @@ class LabelledImages:
         if not -size <= index < size:
             raise IndexError(f"image {index} of {size}")
         index = int(index) % size
-        image = self.transforms(self.read(index), of_image(self.seed, (epoch, index, *copy)), int(epoch))
+        image = self.transforms(self._open(index), of_image(self.seed, (epoch, index, *copy)), int(epoch))
         several = self.multi_hot
         label = int(self.labels[index]) if several is None else several[index].astype(np.float32)
         return {"image": image, "label": label, "index": index}

@@ -51,9 +51,14 @@ checkpoint.os.fsync = halve
 """
 # Something happens before the decision of the third update, once.
 AT_AN_UPDATE = """
+import gc
+from passl_sot.data.pool import Pool
 from passl_sot.engine.trainer import Trainer
 from passl_sot.utils.supervisor import generation
 agree, done = Trainer._agree, []
+
+def workers():
+    return [pid for pool in gc.get_objects() if isinstance(pool, Pool) for pid in pool.pids.values()]
 
 def meet_with_it(self, *args):
     if self.progress.step == 2 and not done and not generation():
@@ -277,7 +282,7 @@ def test_two_runs_in_one_folder(experiment, start, run, tmp_path):
 # -- data workers -------------------------------------------------------------------------------------
 def test_a_killed_data_worker_is_named_and_the_run_restarted(experiment, run, left_behind, tmp_path):
     """The worker dies while the main process is in the middle of an update."""
-    kill = "[os.kill(p.pid, signal.SIGKILL) for p in multiprocessing.active_children()[:1]]; time.sleep(1)"
+    kill = "os.kill(workers()[0], signal.SIGKILL); time.sleep(1)"
     accident = AT_AN_UPDATE.format(accident=kill)
     many = ("dataloader.train.sampler.batch_size=1", "lr_scheduler.reference_batch=1", WORKERS)
     done = run("epochs=1", *many, accident=accident, more=("--max-restarts", "1"))
@@ -303,9 +308,7 @@ def test_a_killed_run_gives_its_folder_free_at_once(experiment, run, left_behind
 
 def test_sigterm_to_every_process_of_a_run_saves(experiment, run, tmp_path):
     """As service managers and schedulers send it, to the data workers too."""
-    # From a stranger: from its parent a worker takes it.
-    send = "os.system('kill -TERM ' + ' '.join(str(p.pid) for p in multiprocessing.active_children())); "
-    send += "time.sleep(1); os.kill(os.getpid(), signal.SIGTERM)"
+    send = "[os.kill(pid, signal.SIGTERM) for pid in [*workers(), os.getpid()]]; time.sleep(1)"
     many = ("dataloader.train.sampler.batch_size=1", "lr_scheduler.reference_batch=4", WORKERS)
     done = run(*many, accident=AT_AN_UPDATE.format(accident=send))
     assert done.returncode == 0, done.stderr
@@ -314,25 +317,11 @@ def test_sigterm_to_every_process_of_a_run_saves(experiment, run, tmp_path):
     assert saved["step"] == 4  # the update that it came in was decided already
 
 
-@pytest.mark.parametrize("checked", [True, False])
-def test_a_small_dev_shm(run, checked):
-    """Found out beforehand, the run does without; filled by others later on, it says what to do."""
-    accident = (
-        ""
-        if checked
-        else "from passl_sot.data import loader\nloader.shared_memory_suffices = lambda *_: True"
-    )
-    done = run(
-        "epochs=1", WORKERS, accident=accident, inside=namespace("mount -t tmpfs -o size=128k x /dev/shm")
-    )
-    assert "Traceback" not in done.stderr
-    if checked:
-        assert done.returncode == 0, done.stderr
-        assert "/dev/shm has 0 MB free and the batches under way need up to 0 MB" in done.stdout + done.stderr
-        assert "start the container with --shm-size=1g" in done.stdout + done.stderr
-    else:
-        assert done.returncode == 1
-        assert "or give the container more /dev/shm (docker run --shm-size=8g)" in done.stderr
+def test_a_small_dev_shm(run):
+    """Nothing is stored there, so its size, in containers often 64 MB or less, doesn't matter."""
+    done = run("epochs=1", WORKERS, inside=namespace("mount -t tmpfs -o size=128k x /dev/shm"))
+    assert done.returncode == 0, done.stderr
+    assert "/dev/shm" not in done.stdout + done.stderr
 
 
 # -- numbers and signals ------------------------------------------------------------------------------
