@@ -1,7 +1,6 @@
 """Files that can't be read: replaced and counted in training, the end of the run in evaluation.
 
-Workers can't raise: of an error in a worker process Paddle's main process only learns that a queue was
-killed. So errors travel with the batch as text and are raised, or counted, in the main process.
+Errors travel with the batch as text and are raised, or counted, in the main process.
 """
 
 from __future__ import annotations

@@ -98,9 +98,10 @@ class LabelledImages:
         Raises:
             ImageError: The file can't be read.
         """
-        return as_array(self._open(index))
+        return as_array(self.open(index))
 
-    def _open(self, index: int) -> Pixels:
+    def open(self, index: int) -> Pixels:
+        """As `read`, but decodes no more than is then asked for, where a file allows it."""
         path = self.path(index)
         if self.channels not in (1, 3):
             return decode_bands(path, self.channels)
@@ -124,7 +125,7 @@ class LabelledImages:
         if not -size <= index < size:
             raise IndexError(f"image {index} of {size}")
         index = int(index) % size
-        image = self.transforms(self._open(index), of_image(self.seed, (epoch, index, *copy)), int(epoch))
+        image = self.transforms(self.open(index), of_image(self.seed, (epoch, index, *copy)), int(epoch))
         several = self.multi_hot
         label = int(self.labels[index]) if several is None else several[index].astype(np.float32)
         return {"image": image, "label": label, "index": index}
