@@ -118,6 +118,35 @@ def test_a_storm_of_bad_files_ends_all_at_once(together, left_behind):
     assert len({path for _, path in named}) == count
 
 
+@pytest.mark.parametrize("times", [1, 9])
+def test_a_refused_connection_is_tried_again(together, left_behind, tmp_path, times):
+    """Not a restart: nothing had been done yet."""
+    accident = f"""
+    from paddle.distributed import fleet
+    init = fleet.init
+
+    def refuse(**more):
+        attempts = Path("{tmp_path}/attempts." + os.environ["PADDLE_TRAINER_ID"])
+        with attempts.open("a") as file:
+            file.write("x")
+        if attempts.name.endswith("1") and attempts.stat().st_size <= {times}:
+            raise RuntimeError("[gloo/transport/tcp/pair.cc] connect [127.0.0.1]:4018: Connection refused")
+        init(**more)
+
+    fleet.init = refuse
+"""
+    done = together("epochs=1", accident=accident)
+    assert left_behind() == []
+    assert "process 1 failed:\nerror: process 1 of 2 could not join the others" in done.stdout
+    assert "attempt 2 of 3 to connect the processes" in done.stdout
+    assert "restart" not in done.stdout
+    if times == 1:
+        assert done.returncode == 0 and "finished" in done.stdout, done.stdout
+    else:
+        assert done.returncode not in (0, None)
+        assert last_of(done.stdout).endswith("connect [127.0.0.1]:4018: Connection refused")
+
+
 def test_nan_in_one_process_is_traced_there(together, tmp_path):
     """Gradients are shared, so both have it; where it begins one of them knows."""
     accident = """
