@@ -219,6 +219,24 @@ def test_too_many_bad_files_stop_training(folder, split, workers):
         _epoch(build_dataloader(config, mode="train", seed=0))
 
 
+def test_several_processes_count_each_bad_file_once(folder, split, warnings_of):
+    root = folder({"a": 30})
+    files = [build_dataloader(split(root), mode="train", seed=0).bad_files for _ in range(2)]
+    for rank, own in enumerate(files):
+        own.shared = True
+        own.add([[7, "no image"], [rank, "no image"]])
+        assert len(own) == 0 and len(own.pending) == 2
+    both = [entry for own in files for entry in own.pending]
+    for rank, own in enumerate(files):
+        own.settle(both, name=rank == 0)
+        own.add([[0, "no image"], [8, "no image"]])  # another epoch, in which they are dealt out otherwise
+        assert own.pending == [[8, "no image"]]
+        assert list(own.reasons) == [f"{root}/a/train_{i:03d}.png" for i in (7, 0, 1)]
+    assert len(warnings_of.records) == 3
+    with pytest.raises(DataError, match="12 unreadable images, more than the 10 that may be skipped"):
+        files[1].settle([[i, "no image"] for i in range(12)])
+
+
 def test_no_readable_file_at_all(folder, split):
     root = folder({"a": 4})
     _spoil(root, *(f"a/train_{i:03d}.png" for i in range(4)))
