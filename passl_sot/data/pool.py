@@ -48,12 +48,14 @@ class Reading:
         connection.send(os.getpid())
         while True:
             number, keys, place = connection.recv()
+            began = time.process_time()
             batch = self.collate([self.reader[key] for key in keys])
             layout = None
             if place is not None and "error" not in batch:
                 bad = batch.pop("bad")
                 layout = put(batch, memory, place, self.slot_bytes)
                 batch = {"bad": bad} if layout else {**batch, "bad": bad}
+            batch["seconds"] = time.process_time() - began
             connection.send((number, layout, batch))
 
 
@@ -77,7 +79,9 @@ class Thread(threading.Thread):
     def run(self) -> None:
         """Reads until there is no more to do."""
         while (keys := self._asked.get()) is not None:
-            self._ready.put(self._collate([self._reader[key] for key in keys]))
+            began = time.thread_time()
+            batch = self._collate([self._reader[key] for key in keys])
+            self._ready.put({**batch, "seconds": time.thread_time() - began})
 
     def batches(self, keys: Iterable[list[Key]]) -> Generator[dict[str, Any], None, None]:
         """As of `Pool`.
@@ -142,7 +146,7 @@ class Pool:
             worker.send(number)
 
     def batches(self, keys: Iterable[list[Key]]) -> Generator[dict[str, Any], None, None]:
-        """A batch of arrays, as of `Collate`, for each list of keys.
+        """A batch of arrays, as of `Collate`, for each list of keys; `seconds`: the processor time it took.
 
         Raises:
             WorkerError: A worker died, or a batch took too long.
