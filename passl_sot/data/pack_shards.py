@@ -22,7 +22,9 @@ from passl_sot.data.tars import TarWriter
 
 __all__ = ["Job", "finished_shard", "remove_notes", "write_shard"]
 
-_MOST, _LEAST, _SHARDS = 8192, 256, 64
+# Images in a shard: as many as make 64 shards, within bounds, but no more than 512 shards, since each process
+# that reads holds all of them open.
+_LEAST, _MOST, _SHARDS, _MOST_SHARDS = 256, 8192, 64, 512
 # After so many images progress is told.
 _STEP = 16
 
@@ -48,7 +50,8 @@ class Job:
     @property
     def per_shard(self) -> int:
         """Images in each shard but the last: few where there are few, so that processes can share them."""
-        return min(_MOST, max(_LEAST, -(-len(self.source) // _SHARDS)))
+        images = len(self.source)
+        return max(min(_MOST, max(_LEAST, -(-images // _SHARDS))), -(-images // _MOST_SHARDS))
 
     @property
     def shards(self) -> int:

@@ -23,6 +23,7 @@ from passl_sot.data import DataError, ImageError, ImageFolder, ListFile, PackedI
 from passl_sot.data.decode import decode, resize
 from passl_sot.data.digits import write_digits
 from passl_sot.data.pack_items import Recipe
+from passl_sot.data.pack_shards import Job
 from passl_sot.data.pack_sources import SourceOptions, open_source
 from passl_sot.data.packed_format import read_index, write_index
 from passl_sot.data.packing import make_job, pack, verify
@@ -258,6 +259,16 @@ def many_files(photos, root: Path, count: int, side: int | None = None) -> None:
     (root / "list.txt").write_text("".join(lines))
 
 
+@pytest.mark.parametrize(
+    ("images", "shards"), [(1, 1), (257, 2), (60_000, 64), (1_281_167, 157), (20_000_000, 512)]
+)
+def test_number_of_shards(images, shards):
+    """Enough to share the work; few enough to be open all at once where 1,024 files may be."""
+    job = Job(source=range(images), folder="", recipe=TILES, ending="bin", fingerprint="")
+    assert job.shards == shards
+    assert sum(len(job.images(number)) for number in range(shards)) == images
+
+
 # What may have happened to a packed copy
 
 
@@ -378,6 +389,7 @@ PACK = """
 import sys
 from passl_sot.data.errors import DataError
 from passl_sot.data.pack_items import Recipe
+from passl_sot.data.pack_shards import Job
 from passl_sot.data.pack_sources import SourceOptions, open_source
 from passl_sot.data.packing import make_job, pack
 if __name__ == "__main__":
