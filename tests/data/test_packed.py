@@ -389,7 +389,6 @@ PACK = """
 import sys
 from passl_sot.data.errors import DataError
 from passl_sot.data.pack_items import Recipe
-from passl_sot.data.pack_shards import Job
 from passl_sot.data.pack_sources import SourceOptions, open_source
 from passl_sot.data.packing import make_job, pack
 if __name__ == "__main__":
