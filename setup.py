@@ -30,7 +30,7 @@ setup(
         "logs": ["visualdl==2.5.3"],
         "pictures": ["opencv-python-headless>=4.9"],
         "digits": ["scikit-learn>=1.5"],
-        "fast": ["numba>=0.63"],
+        "fast": ["numba>=0.63", "simplejpeg>=1.8"],
         # For tests alone: they use it in a process of its own, and skip what needs it where it is missing.
         "torch": ["torch>=2.4"],
         "test": [

@@ -81,7 +81,7 @@ def guarded(run: Callable[[], int]) -> int:
     except MissingPaddleError as error:
         return fail(error)
     with importing():
-        from passl_sot.data.errors import DataError
+        from passl_sot.data.errors import DataError, WorkerError
         from passl_sot.engine.benchmark import PeerError
         from passl_sot.engine.checkpoint import CheckpointError
         from passl_sot.engine.diagnose import NonFiniteError
@@ -92,6 +92,8 @@ def guarded(run: Callable[[], int]) -> int:
 
     try:
         return run()
+    except WorkerError as error:
+        return fail(error, status=1, final=False)
     except (ConfigError, RegistryError, DataError, CheckpointError, PeerError, JoinError) as error:
         return fail(error)
     except NonFiniteError as error:
@@ -152,9 +154,15 @@ def make_parser(name: str, description: str, config: bool = True) -> argparse.Ar
     return parser
 
 
-def fail(error: BaseException | str, status: int = USAGE_ERROR) -> int:
-    """Prints one message, leaves it for the supervising process, and gives the status to end with."""
-    report_failure(f"error: {error}", final=True)
+def fail(error: BaseException | str, status: int = USAGE_ERROR, *, final: bool = True) -> int:
+    """Prints one message, leaves it for the supervising process, and gives the status to end with.
+
+    Args:
+        error: What to say.
+        status: The status.
+        final: Starting again would end the same way.
+    """
+    report_failure(f"error: {error}", final=final)
     print(f"error: {error}", file=sys.stderr)
     return status
 

@@ -78,14 +78,16 @@ def _show(text: str) -> None:
 def benchmark(argv: list[str] | None = None) -> int:
     """`tools/benchmark.py`: speed and memory of a model, beside another program's in the same run."""
     parser = make_parser("benchmark", "Time a model on this device.")
-    parser.add_argument("--mode", choices=("infer", "train"), default="infer")
+    parser.add_argument("--mode", choices=("infer", "train", "data"), default="infer")
     parser.add_argument("--batch", type=int, default=8, help="images per batch (default 8)")
     parser.add_argument("--repeats", type=int, default=10, help="batches that count (default 10)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     compare = (
         "a program that prints `ready` and, for each line on stdin, runs one batch and prints its seconds"
     )
+    compare += "; in data mode also timm or torchvision, run by --peer-python"
     parser.add_argument("--compare", metavar="COMMAND", help=compare)
+    parser.add_argument("--peer-python", default=sys.executable, metavar="PATH", help="default: this one")
     args = parser.parse_args(argv)
     if min(args.batch, args.repeats) < 1:
         parser.error("--batch and --repeats must be at least 1")
@@ -93,22 +95,27 @@ def benchmark(argv: list[str] | None = None) -> int:
 
     def run() -> int:
         from passl_sot.engine.benchmark import measure
+        from passl_sot.engine.data_benchmark import measure_data
         from passl_sot.engine.distributed import start
         from passl_sot.engine.experiment import load_config
         from passl_sot.zoo import find_config
 
         cfg = load_config(find_config(args.config), args.override)
         start(cfg.get("device", "auto"))
-        result = measure(
-            cfg, mode=args.mode, batch=args.batch, repeats=args.repeats, compare=args.compare
-        ).as_dict()
+        options = {"batch": args.batch, "repeats": args.repeats, "compare": args.compare}
+        if args.mode == "data":
+            result = measure_data(cfg, **options, peer_python=args.peer_python)
+        else:
+            result = measure(cfg, mode=args.mode, **options).as_dict()
         if args.json:
             print(json.dumps({"config": args.config, **result}))
         else:
             get_logger().info(note)
+            width = max(map(len, result))
             for name, value in result.items():
                 if value is not None:
-                    print(f"{name:14} {value:.4g}" if isinstance(value, float) else f"{name:14} {value}")
+                    shown = f"{value:.4g}" if isinstance(value, float) else value
+                    print(f"{name:{width}} {shown}")
         return 0
 
     return guarded(run)

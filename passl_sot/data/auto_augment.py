@@ -13,27 +13,24 @@ AutoAugment's operations, with L = magnitude / 10, as timm has them under the na
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from passl_sot.data.rand_augment import FILTERS, MEAN, OPERATIONS, Step, carry_out, check_fill
+from passl_sot.data.operations import FILTERS, Job, carry_out
+from passl_sot.data.rand_augment import MEAN, OPERATIONS, Operation, Step, check_fill
 from passl_sot.data.transforms import TRANSFORMS
 
 
-def _enhance(kind: Callable) -> Callable[[Image.Image, Step], Image.Image]:
-    return lambda picture, step: kind(picture).enhance(0.1 + 1.8 * step.level)
+def _factor(step: Step) -> float:
+    return 0.1 + 1.8 * step.level
 
 
-POLICY_OPERATIONS: dict[str, Callable[[Image.Image, Step], Image.Image]] = {
+POLICY_OPERATIONS: dict[str, Operation] = {
     **{name: OPERATIONS[name] for name in ("AutoContrast", "Equalize", "Invert", "Rotate", "ShearX")},
-    "Posterize": lambda picture, step: ImageOps.posterize(picture, 4 + int(4 * step.level)),
-    "Solarize": lambda picture, step: ImageOps.solarize(picture, int(256 * step.level)),
-    "Color": _enhance(ImageEnhance.Color),
-    "Contrast": _enhance(ImageEnhance.Contrast),
-    "Sharpness": _enhance(ImageEnhance.Sharpness),
+    "Posterize": Operation("Posterize", lambda step: 4 + int(4 * step.level)),
+    "Solarize": Operation("Solarize", lambda step: int(256 * step.level)),
+    **{name: Operation(name, _factor) for name in ("Color", "Contrast", "Sharpness")},
 }
 
 # The paper's table for ImageNet: pairs of operation, probability and magnitude; some stand in it twice.
@@ -77,7 +74,8 @@ def policy_table() -> list[_Row]:
 class AutoAugment:
     """Draws one of the 25 pairs of operations; each of the two is carried out with its own probability.
 
-    Belongs after crop and flip, in place of `RandAugment`. The operations are Pillow's own.
+    Belongs after crop and flip, in place of `RandAugment`. The pixels are those of Pillow's
+    operations.
 
     Args:
         policy: "original", that of the paper.
@@ -112,7 +110,7 @@ class AutoAugment:
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The augmented image, of the same shape."""
-        return carry_out(self.draw(rng), image, POLICY_OPERATIONS)
+        return carry_out(image, [POLICY_OPERATIONS[step.name].job(step) for step in self.draw(rng)])
 
 
 @TRANSFORMS.register()
@@ -135,12 +133,7 @@ class ThreeAugment:
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The augmented image, of the same shape."""
-        picture = Image.fromarray(image)
         which = int(rng.integers(3))
-        if which == 0:
-            picture = picture.convert("L").convert("RGB")
-        elif which == 1:
-            picture = ImageOps.solarize(picture, 128)
-        else:
-            picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(*self.radius)))
-        return np.asarray(picture)
+        if which == 2:
+            return carry_out(image, [Job("Blur", rng.uniform(*self.radius))])
+        return carry_out(image, [Job("Grey") if which == 0 else Job("Solarize", 128)])

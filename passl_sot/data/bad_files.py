@@ -1,13 +1,13 @@
 """Files that can't be read: replaced and counted in training, the end of the run in evaluation.
 
-Workers can't raise: of an error in a worker process Paddle's main process only learns that a queue was
-killed. So errors travel with the batch as text and are raised, or counted, in the main process.
+Errors travel with the batch as text and are raised, or counted, in the main process.
 """
 
 from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from passl_sot.data.datasets import LabelledImages
@@ -21,6 +21,10 @@ _TRIES = 100
 _SHOWN = 10
 
 
+def _no_note(image: int | None) -> None:
+    pass
+
+
 class GuardedReader:
     """The dataset as the loader's workers see it: `reader[key]` never raises.
 
@@ -28,11 +32,15 @@ class GuardedReader:
         dataset: The dataset.
         replace: Take the next readable image in place of one that can't be read (training). Otherwise the
             first one ends the run (evaluation).
+
+    Attributes:
+        note: Called with an image's index before it is read, and with None afterwards.
     """
 
     def __init__(self, dataset: LabelledImages, *, replace: bool):
         self.dataset = dataset
         self.replace = replace
+        self.note: Callable[[int | None], None] = _no_note
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -42,10 +50,17 @@ class GuardedReader:
 
         Where there is no sample, `error` says why: [path, reason], or ["", text] for anything unforeseen.
         """
+        try:
+            return self._sample(key)
+        finally:
+            self.note(None)
+
+    def _sample(self, key: Key) -> dict[str, Any]:
         epoch, asked, *copy = key
         bad: list[list[Any]] = []
         for step in range(min(_TRIES, len(self)) if self.replace else 1):
             index = (asked + step) % len(self)
+            self.note(index)
             try:
                 return {**self.dataset[(epoch, index, *copy)], "asked": key, "bad": bad}
             except ImageError as error:
@@ -69,12 +84,17 @@ class BadFiles:
     Attributes:
         limit: How many files may be bad.
         reasons: Path and reason of those found so far, in the order they were met.
+        shared: Whether several processes read, and exchange what they find by `pending` and `settle`, so that
+            each file is named and counted once, not once by each process.
+        pending: [index, reason] entries of this process that have not been exchanged yet.
     """
 
     def __init__(self, dataset: LabelledImages, max_bad: int | float | None):
         self._dataset = dataset
         self.limit = bad_file_limit(len(dataset), max_bad)
         self.reasons: dict[str, str] = {}
+        self.shared = False
+        self.pending: list[list[Any]] = []
 
     def __len__(self) -> int:
         return len(self.reasons)
@@ -85,18 +105,35 @@ class BadFiles:
         Raises:
             DataError: More files than the limit are bad; it lists the first ten.
         """
+        if self.shared:
+            self.pending += [entry for entry in entries if self._dataset.path(entry[0]) not in self.reasons]
+        else:
+            self.settle(entries)
+
+    def settle(self, entries: list[list[Any]], *, name: bool = True) -> None:
+        """Counts [index, reason] entries, those of all processes where several read.
+
+        Args:
+            entries: The entries.
+            name: Name the files in the log.
+
+        Raises:
+            DataError: As of `add`.
+        """
+        self.pending = []
         for index, reason in entries:
             path = self._dataset.path(index)
             if path in self.reasons:
                 continue
             self.reasons[path] = reason
-            _LOGGER.warning(
-                "unreadable image %d (at most %d may be skipped), another one takes its place: %s: %s",
-                len(self.reasons),
-                self.limit,
-                path,
-                reason,
-            )
+            if name:
+                _LOGGER.warning(
+                    "unreadable image %d (at most %d may be skipped), another one takes its place: %s: %s",
+                    len(self.reasons),
+                    self.limit,
+                    path,
+                    reason,
+                )
         if len(self.reasons) > self.limit:
             shown = [f"{path}: {reason}" for path, reason in list(self.reasons.items())[:_SHOWN]]
             raise DataError(

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from passl_sot.data.draws import Key, of_batch, of_image_later
+from passl_sot.data.erasing import RandomErasing
 from passl_sot.data.mixup import Mixup
-from passl_sot.data.transforms import TRANSFORMS, Compose, Transform, stage_of
+from passl_sot.data.transforms import TRANSFORMS, Compose, Normalize, Transform, stage_of
 
 
 class BatchStage:
@@ -57,7 +58,13 @@ class BatchStage:
         self.normalizes = normalized
 
     def __call__(
-        self, images: np.ndarray, labels: np.ndarray, *, seed: int, keys: Sequence[Key]
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        seed: int,
+        keys: Sequence[Key],
+        overwrite: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The batch after all transforms.
 
@@ -66,6 +73,7 @@ class BatchStage:
             labels: int64 [B].
             seed: The run's seed.
             keys: (epoch, index), or (epoch, index, copy), of each image as the sampler asked for it.
+            overwrite: `images` may be changed.
 
         Returns:
             Images, and labels: int64 [B], or float32 [B, K] after `Mixup`.
@@ -75,8 +83,9 @@ class BatchStage:
         for step in self._steps:
             if isinstance(step, Compose):
                 images = _each(images, step, rngs, epoch)
+                overwrite = True
             else:
-                images, labels = step(images, labels, of_batch(seed, keys), epoch)
+                images, labels = step(images, labels, of_batch(seed, keys), epoch, overwrite=overwrite)
         return images, labels
 
 
@@ -106,6 +115,15 @@ def build_batch_transforms(
 def _each(
     images: np.ndarray, transform: Compose, rngs: Sequence[np.random.Generator], epoch: int
 ) -> np.ndarray:
+    normalize, *others = transform.transforms
+    if isinstance(normalize, Normalize) and all(isinstance(other, RandomErasing) for other in others):
+        # As most recipes have it: no image is copied.
+        out = np.empty((len(images), len(normalize.mean), *images.shape[1:3]), np.float32)
+        for image, result, rng in zip(images, out, rngs, strict=True):
+            normalize.into(image, result)
+            for erasing in others:
+                erasing.in_place(result, rng)
+        return out
     first = transform(images[0], rngs[0], epoch)
     out = np.empty((len(images), *first.shape), first.dtype)
     out[0] = first

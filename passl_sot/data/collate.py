@@ -27,8 +27,7 @@ class Collate:
         Returns:
             `image` float32 [B, C, H, W], `label` int64 [B] or float32 [B, K] (soft targets of `Mixup`, or
             several labels),
-            `index` int64 [B], `bad` (list of [index, reason]); after an error a one-element `image`, `bad`
-            and `error`.
+            `index` int64 [B], `bad` (list of [index, reason]); after an error `bad` and `error` alone.
         """
         bad = [entry for sample in samples for entry in sample["bad"]]
         error = next((sample["error"] for sample in samples if "error" in sample), None) or _sizes(samples)
@@ -40,8 +39,7 @@ class Collate:
             except Exception:
                 # As in the reader: the user needs the traceback of the worker.
                 error = ["", f"in batch_transforms:\n{traceback.format_exc()}"]
-        # Paddle's queue wants at least one array.
-        return {"image": np.zeros(1, np.float32), "bad": bad, "error": error}
+        return {"bad": bad, "error": error}
 
     def _join(self, samples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
         images = np.stack([sample["image"] for sample in samples])
@@ -49,7 +47,9 @@ class Collate:
         labels = np.array([sample["label"] for sample in samples], np.float32 if several else np.int64)
         if self.dataset.batch_stage is not None:
             keys = [sample["asked"] for sample in samples]
-            images, labels = self.dataset.batch_stage(images, labels, seed=self.dataset.seed, keys=keys)
+            images, labels = self.dataset.batch_stage(
+                images, labels, seed=self.dataset.seed, keys=keys, overwrite=True
+            )
         index = np.array([sample["index"] for sample in samples], np.int64)
         return {"image": images, "label": labels, "index": index}
 

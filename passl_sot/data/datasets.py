@@ -15,13 +15,15 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from passl_sot.data.bands import ARRAY_ENDING, read_image
+from passl_sot.data.bands import ARRAY_ENDING, decode_bands
 from passl_sot.data.batch import build_batch_transforms
+from passl_sot.data.decode import open_image
 from passl_sot.data.draws import Key, of_image
 from passl_sot.data.errors import DataError
 from passl_sot.data.folders import EXTENSIONS, FolderScan, scan_folder
-from passl_sot.data.list_files import read_class_names, read_labels, read_list
+from passl_sot.data.list_files import read_class_names, read_labels, read_list, read_multi_hot
 from passl_sot.data.own_folder import VAL_SHARE, hold_out
+from passl_sot.data.pixels import Pixels, as_array
 from passl_sot.data.strings import StringTable
 from passl_sot.data.transforms import TRANSFORMS, build_transforms, output_size
 from passl_sot.utils.ranges import Count, Range
@@ -96,7 +98,14 @@ class LabelledImages:
         Raises:
             ImageError: The file can't be read.
         """
-        return read_image(self.path(index), apply_exif=self.apply_exif, channels=self.channels)
+        return as_array(self.open(index))
+
+    def open(self, index: int) -> Pixels:
+        """As `read`, but decodes no more than is then asked for, where a file allows it."""
+        path = self.path(index)
+        if self.channels not in (1, 3):
+            return decode_bands(path, self.channels)
+        return open_image(path, apply_exif=self.apply_exif)
 
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
         """One sample.
@@ -116,7 +125,7 @@ class LabelledImages:
         if not -size <= index < size:
             raise IndexError(f"image {index} of {size}")
         index = int(index) % size
-        image = self.transforms(self.read(index), of_image(self.seed, (epoch, index, *copy)), int(epoch))
+        image = self.transforms(self.open(index), of_image(self.seed, (epoch, index, *copy)), int(epoch))
         several = self.multi_hot
         label = int(self.labels[index]) if several is None else several[index].astype(np.float32)
         return {"image": image, "label": label, "index": index}
@@ -247,7 +256,8 @@ class ListFile(LabelledImages):
             shall come after it. `Normalize` must be in one of the two lists.
         apply_exif: Turn photographs upright by their EXIF orientation.
         channels: As for `ImageFolder`.
-        multi_label: Lines give any number of labels, `path<tab>0,3`, or `path<tab>-` for none.
+        multi_label: true: lines give any number of labels, `path<tab>0,3`, or `path<tab>-` for none.
+            "multi_hot": lines give a 0 or 1 for each class, `path<tab>0,1,0`, as PaddleClas has them.
     """
 
     def __init__(
@@ -260,43 +270,57 @@ class ListFile(LabelledImages):
         class_names: str | None = None,
         apply_exif: bool = True,
         channels: Count = 3,
-        multi_label: bool = False,
+        multi_label: bool | Literal["multi_hot"] = False,
     ):
-        several: list[list[int]] = []
+        path = os.path.expanduser(list_file)
+        names = None if class_names is None else read_class_names(os.path.expanduser(class_names))
+        several: np.ndarray | None = None
         if multi_label:
-            paths, several = read_labels(os.path.expanduser(list_file))
-            labels = [0] * len(paths)
+            classes = None if names is None else len(names)
+            paths, several = _read_several(path, classes, zeros_and_ones=multi_label == "multi_hot")
+            labels, last = [0] * len(paths), several.shape[1] - 1
         else:
-            paths, labels = read_list(os.path.expanduser(list_file))
-        if class_names is None:
-            names = [str(label) for label in range(max(itertools.chain(labels, *several)) + 1)]
-        else:
-            names = read_class_names(os.path.expanduser(class_names))
+            paths, labels = read_list(path)
+            last = max(labels)
         self.list_file = list_file
         super().__init__(
             root=os.path.expanduser(dataroot),
             paths=StringTable(paths),
             labels=np.array(labels, np.int64),
-            class_names=names,
+            class_names=names or [str(label) for label in range(last + 1)],
             transforms=transforms,
             batch_transforms=batch_transforms,
             apply_exif=apply_exif,
-            named=class_names is not None,
+            named=names is not None,
             channels=channels,
-            multi_hot=_multi_hot(several, len(names), list_file) if multi_label else None,
+            multi_hot=several,
         )
 
 
-def _multi_hot(labels: list[list[int]], classes: int, list_file: str) -> np.ndarray:
-    """uint8 [N, C] of 0 and 1."""
-    result = np.zeros((len(labels), classes), np.uint8)
-    for row, numbers in enumerate(labels):
-        if max(numbers, default=0) >= classes:
+def _read_several(path: str, classes: int | None, *, zeros_and_ones: bool) -> tuple[list[str], np.ndarray]:
+    """Paths and uint8 [N, C] of 0 and 1 of a list of several labels per image.
+
+    Args:
+        path: The list.
+        classes: Number C of classes; None takes that of the list.
+        zeros_and_ones: Which format it has: a 0 or 1 for each class, or class numbers.
+    """
+    if zeros_and_ones:
+        paths, result = read_multi_hot(path)
+        if classes is not None and result.shape[1] != classes:
             raise DataError(
-                f"{list_file} has label {max(numbers)}, and class_names holds {classes} / 标签超出类别数"
+                f"{path} has {result.shape[1]} zeros and ones a line, and class_names holds {classes} "
+                "/ 标签数与类别数不一致"
             )
-        result[row, numbers] = 1
-    return result
+        return paths, result
+    paths, numbers = read_labels(path)
+    last = max(itertools.chain(*numbers))
+    if classes is not None and last >= classes:
+        raise DataError(f"{path} has label {last}, and class_names holds {classes} / 标签超出类别数")
+    result = np.zeros((len(paths), classes or last + 1), np.uint8)
+    for row, chosen in enumerate(numbers):
+        result[row, chosen] = 1
+    return paths, result
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

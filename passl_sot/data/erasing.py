@@ -66,10 +66,18 @@ class RandomErasing:
         if rng.random() >= self.prob:
             return image
         image = image.copy()
+        self._erase(image, rng)
+        return image
+
+    def in_place(self, image: np.ndarray, rng: np.random.Generator) -> None:
+        """The same, with the same draws, in the image itself."""
+        if rng.random() < self.prob:
+            self._erase(image, rng)
+
+    def _erase(self, image: np.ndarray, rng: np.random.Generator) -> None:
         for _ in range(self.count):
             region = self.region(image.shape[1], image.shape[2], rng)
             if region is not None:
                 top, left, h, w = region
                 noise = rng.standard_normal((len(image), h, w), dtype=np.float32)
                 image[:, top : top + h, left : left + w] = noise
-        return image

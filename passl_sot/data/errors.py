@@ -1,4 +1,4 @@
-"""The two errors of the data layer. Both name what is wrong and where, in words meant for the user."""
+"""The errors of the data layer. They name what is wrong and where, in words meant for the user."""
 
 from __future__ import annotations
 
@@ -25,6 +25,13 @@ class DataError(ValueError):
         lines = [f"{len(self.faults)} faults in the data:"]
         lines += [f"  {number}. {fault}" for number, fault in enumerate(self.faults, 1)]
         return "\n".join(lines)
+
+
+class WorkerError(DataError):
+    """Reading came to an end that the data are not to blame for: a worker was killed, or a disk is silent.
+
+    Another attempt may succeed.
+    """
 
 
 class ImageError(DataError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
+
 from passl_sot.data.errors import DataError
 
 _SHOWN_FAULTS = 10
@@ -25,38 +27,25 @@ def read_list(path: str) -> tuple[list[str], list[int]]:
     Raises:
         DataError: The file can't be read, or a line is wrong; each fault is given as file:line.
     """
-    paths: list[str] = []
+    lines = _images(path)
     labels: list[int] = []
     faults: list[str] = []
-    for number, line in _lines(path):
-        if line.startswith("#"):
-            continue
-        name, _, label = line.rpartition("\t") if "\t" in line else line.rpartition(" ")
-        name = name.strip()
+    for number, line, name, label in lines:
         where = f"{path}:{number}"
         if not name:
             faults.append(f"{where}: no label in {line!r}; a line is 'path label' / 每行应为“路径 标签”")
             continue
         try:
-            value = int(label)
+            labels.append(int(label))
         except ValueError:
             faults.append(f"{where}: label {label!r} is not a whole number / 标签必须是整数")
             continue
-        if value < 0:
-            faults.append(f"{where}: label {value} is below 0; labels are 0 to classes-1 / 标签从 0 开始")
-            continue
-        if value > _LARGEST_LABEL:
-            faults.append(f"{where}: label {value} is too large to be a class number / 标签过大")
-            continue
-        paths.append(name.replace("\\", "/") if os.sep == "/" and "\\" in name else name)
-        labels.append(value)
-    if len(faults) > _SHOWN_FAULTS:
-        faults = [*faults[:_SHOWN_FAULTS], f"and {len(faults) - _SHOWN_FAULTS} more lines of {path}"]
-    if faults:
-        raise DataError(faults)
-    if not paths:
-        raise DataError(f"{path} lists no images; a line is 'path label' / 列表文件为空，每行应为“路径 标签”")
-    return paths, labels
+        if labels[-1] < 0:
+            faults.append(f"{where}: label {label} is below 0; labels are 0 to classes-1 / 标签从 0 开始")
+        elif labels[-1] > _LARGEST_LABEL:
+            faults.append(f"{where}: label {label} is too large to be a class number / 标签过大")
+    _stop_at(faults, path)
+    return [_forward(name) for _, _, name, _ in lines], labels
 
 
 def read_labels(path: str) -> tuple[list[str], list[list[int]]]:
@@ -68,29 +57,84 @@ def read_labels(path: str) -> tuple[list[str], list[list[int]]]:
     Raises:
         DataError: The file can't be read, or a line is wrong; each fault is given as file:line.
     """
-    paths: list[str] = []
+    lines = _images(path)
     labels: list[list[int]] = []
     faults: list[str] = []
-    for number, line in _lines(path):
-        if line.startswith("#"):
-            continue
-        name, _, field = line.rpartition("\t") if "\t" in line else line.rpartition(" ")
-        numbers = [] if field.strip() == "-" else field.split(",")
-        if not name.strip() or not all(n.strip().isdecimal() and int(n) <= _LARGEST_LABEL for n in numbers):
+    for number, line, name, field in lines:
+        words = [] if field == "-" else [word.strip() for word in field.split(",")]
+        if not name or not all(word.isdecimal() and int(word) <= _LARGEST_LABEL for word in words):
             faults.append(
                 f"{path}:{number}: {line!r} isn't 'path 0,3' (class numbers with commas) or 'path -' (none) "
                 "/ 多标签的每行应为“路径 0,3”"
             )
             continue
-        paths.append(name.strip())
-        labels.append([int(n) for n in numbers])
+        labels.append([int(word) for word in words])
+        if len(set(labels[-1])) < len(words):
+            hint = ""
+            if set(words) <= {"0", "1"}:
+                hint = (
+                    " (a 0 or 1 for each class, as PaddleClas writes it, is read by multi_label: multi_hot)"
+                )
+            faults.append(f"{path}:{number}: {field!r} names a class twice{hint} / 标签重复")
+    _stop_at(faults, path)
+    if not any(labels):
+        raise DataError(f"{path} gives no image a label; a line is 'path 0,3' / 列表文件没有标签")
+    return [_forward(name) for _, _, name, _ in lines], labels
+
+
+def read_multi_hot(path: str) -> tuple[list[str], np.ndarray]:
+    """Reads paths and, for each, a 0 or 1 for every class: `path<tab>0,1,0,0,1`, PaddleClas's format.
+
+    Args:
+        path: The list file; split as by `read_list`.
+
+    Returns:
+        Paths, and uint8 [N, C] of 0 and 1.
+
+    Raises:
+        DataError: The file can't be read, or a line is wrong; each fault is given as file:line.
+    """
+    lines = _images(path)
+    rows = [[word.strip() for word in field.split(",")] for _, _, _, field in lines]
+    faults: list[str] = []
+    for (number, line, name, _), row in zip(lines, rows, strict=True):
+        if not name or not set(row) <= {"0", "1"}:
+            faults.append(
+                f"{path}:{number}: {line!r} isn't 'path 0,1,0' (a 0 or 1 for each class); class numbers "
+                "such as 'path 0,3' are read by multi_label: true / multi_hot 的标签只能为 0 和 1"
+            )
+        elif len(row) != len(rows[0]):
+            faults.append(
+                f"{path}:{number}: has {len(row)} zeros and ones, and the first line {len(rows[0])}: one for "
+                "each class / 各行标签数不一致"
+            )
+    _stop_at(faults, path)
+    return [_forward(name) for _, _, name, _ in lines], np.array(rows).astype(np.uint8)
+
+
+def _images(path: str) -> list[tuple[int, str, str, str]]:
+    """Number, text, path and label (or labels) of each line of an image; no path where there is no label."""
+    found = []
+    for number, line in _lines(path):
+        if not line.startswith("#"):
+            name, _, field = line.rpartition("\t") if "\t" in line else line.rpartition(" ")
+            found.append((number, line, name.strip(), field.strip()))
+    if not found:
+        raise DataError(f"{path} lists no images; a line is 'path label' / 列表文件为空，每行应为“路径 标签”")
+    return found
+
+
+def _forward(name: str) -> str:
+    """A path with the backslashes of Windows turned round."""
+    return name.replace("\\", "/") if os.sep == "/" and "\\" in name else name
+
+
+def _stop_at(faults: list[str], path: str) -> None:
+    """Raises the first of the faults, if there are any."""
     if len(faults) > _SHOWN_FAULTS:
         faults = [*faults[:_SHOWN_FAULTS], f"and {len(faults) - _SHOWN_FAULTS} more lines of {path}"]
     if faults:
         raise DataError(faults)
-    if not any(labels):
-        raise DataError(f"{path} gives no image a label; a line is 'path 0,3' / 列表文件没有标签")
-    return paths, labels
 
 
 def read_class_names(path: str) -> list[str]:

@@ -1,34 +1,33 @@
-"""The loader: Paddle's DataLoader with what a training run needs around it."""
+"""The loader: batches of a split for one process of a training run."""
 
 from __future__ import annotations
 
-import gc
-import glob
+import contextlib
 import logging
 import os
-import shutil
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
+import numpy as np
 import paddle
 
+from passl_sot.data import jpeg
 from passl_sot.data.bad_files import BadFiles, GuardedReader
 from passl_sot.data.collate import Collate
 from passl_sot.data.datasets import LabelledImages
 from passl_sot.data.errors import DataError, ImageError
+from passl_sot.data.kernels import compiling
+from passl_sot.data.nursery import nursery
+from passl_sot.data.pool import AHEAD, Pool, Reading, Thread
+from passl_sot.data.ring import Ring, size_of
 from passl_sot.data.sampler import EvalBatchSampler, ShardedBatchSampler
 from passl_sot.data.sections import LoaderSection
 
-_LOGGER = logging.getLogger("passl_sot.data")
-_SHM = "/dev/shm"
-# Batches that Paddle prepares ahead for each worker, and those it holds beside them.
-_PREFETCH = 2
-_HELD = 3
+# Batches that a consumer may keep beside those under way before others are copied for it.
+_KEPT = 2
 _MOST_WORKERS = 8
-# Seconds that a worker gets to end by itself.
-_PATIENCE = 5.0
+_LOGGER = logging.getLogger("passl_sot.data")
 
 
 class ImageLoader:
@@ -43,7 +42,7 @@ class ImageLoader:
         sampler: Which images make a batch.
         section: The `loader:` section.
         training: Replace unreadable files by others rather than stop at the first.
-        world_size: Processes on this machine that share its cores and /dev/shm.
+        world_size: Processes on this machine that share its cores.
 
     Attributes:
         dataset: The dataset.
@@ -52,7 +51,8 @@ class ImageLoader:
         bad_files: Unreadable files so far; `len()` and `.reasons`.
         wait_seconds: Time the consumer has spent waiting for batches; set it to 0 to start anew.
         num_workers: Worker processes.
-        use_shared_memory: Whether batches come through /dev/shm.
+        use_shared_memory: Whether batches come through shared memory rather than pipes.
+        pool: The workers of the newest iteration; None before the first, and without workers.
     """
 
     def __init__(
@@ -70,21 +70,21 @@ class ImageLoader:
         self.num_workers = _worker_count(section.num_workers, world_size)
         self.bad_files = BadFiles(dataset, section.max_bad if training else 0)
         self.wait_seconds = 0.0
-        self.use_shared_memory = section.use_shared_memory and self.num_workers > 0
-        if self.use_shared_memory:
-            height, width = dataset.output_hw or (224, 224)
-            targets = (dataset.batch_stage and dataset.batch_stage.num_classes) or 0
-            batch_bytes = sampler.batch_size * 4 * (dataset.channels * height * width + targets)
-            self.use_shared_memory = shared_memory_suffices(batch_bytes, self.num_workers, world_size)
-        self._loader = paddle.io.DataLoader(
-            GuardedReader(dataset, replace=training),
-            batch_sampler=sampler,
-            collate_fn=Collate(dataset),
-            num_workers=self.num_workers,
-            use_shared_memory=self.use_shared_memory,
-            prefetch_factor=_PREFETCH,
-            worker_init_fn=_start_worker,
-        )
+        self.use_shared_memory = section.use_shared_memory
+        self._timeout = section.timeout
+        self._reader, self._collate = GuardedReader(dataset, replace=training), Collate(dataset)
+        self.pool: Pool | None = None
+        self._ring: Ring | None = None
+        if self.num_workers:
+            nursery()  # it gets ready while the model is built
+        missing = [] if compiling.available() else ["numba"]
+        missing += [] if jpeg.available() else ["simplejpeg"]
+        if training and missing:
+            _LOGGER.info(
+                "%s not installed: images are prepared by Pillow, the same but slower; pip install '.[fast]' "
+                "/ 安装 [fast] 可加快数据读取",
+                " and ".join(missing),
+            )
 
     @property
     def class_names(self) -> list[str]:
@@ -95,58 +95,44 @@ class ImageLoader:
         """Batches in a whole epoch for this process."""
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[dict[str, paddle.Tensor]]:
+    def __iter__(self) -> Generator[dict[str, paddle.Tensor], None, None]:
         """Batches of the sampler's epoch.
 
         Raises:
             ImageError: A file can't be read, in evaluation.
             DataError: Too many files can't be read, in training; a transform failed; a worker died.
         """
-        started = time.perf_counter()
-        batches = self._start()
-        workers = list(getattr(batches, "_workers", []))
-        finished = False
-        try:
+        # Closed here, not by whoever drops the iteration.
+        with contextlib.closing(self._batches()) as batches:
             while True:
-                batch = self._next(batches, started)
+                started = time.perf_counter()
+                batch = next(batches, None)
+                self.wait_seconds += time.perf_counter() - started
                 if batch is None:
-                    finished = True
                     return
                 self._raise_carried(batch)
                 self.bad_files.add(batch.pop("bad"))
                 self.sampler.consumed += 1
-                yield batch
-                started = time.perf_counter()
-        finally:
-            if not sys.is_finalizing():
-                if not finished:
-                    _stop(batches, workers)
-                _join_reader(batches)
+                yield {name: _tensor(array) for name, array in batch.items()}
 
-    def _start(self) -> Iterator[dict[str, Any]]:
-        # Workers are forked. Frozen, what they inherit is never collected in them: an earlier iteration that
-        # waits here for the garbage collector, as after an exception, would wait there for threads that no
-        # fork takes along.
-        gc.freeze()
-        try:
-            return iter(self._loader)
-        finally:
-            gc.unfreeze()
+    def _batches(self) -> Generator[dict[str, Any], None, None]:
+        if not self.num_workers:
+            return Thread(self._reader, self._collate, self._timeout).batches(self.sampler)
+        if self._ring is None:
+            self._ring = self._make_ring()
+        reading = Reading(self._reader, self._collate, self._ring.slot_bytes)
+        self.pool = Pool(reading, self.num_workers, self._ring, self._timeout)
+        return self.pool.batches(self.sampler)
 
-    def _next(self, batches: Iterator[dict[str, Any]], started: float) -> dict[str, Any] | None:
-        try:
-            return next(batches)
-        except StopIteration:
-            return None
-        except SystemError as error:
-            # All that Paddle tells of a worker that is gone.
-            raise DataError(
-                f"a data worker process died ({_first_line(error)}). Often memory ran out: look for 'Killed' "
-                "in `dmesg`, lower dataloader.*.loader.num_workers or batch_size, or give the container more "
-                "/dev/shm (docker run --shm-size=8g) / 数据读取进程意外退出，多为内存或共享内存不足"
-            ) from error
-        finally:
-            self.wait_seconds += time.perf_counter() - started
+    def _make_ring(self) -> Ring:
+        """A slot for each batch that can be under way, or kept by the consumer."""
+        images = self.sampler.batch_size
+        stage = self.dataset.batch_stage
+        targets = (stage and stage.num_classes) or len(self.class_names)
+        height, width = self.dataset.output_hw or (0, 0)
+        size = size_of((images, self.dataset.channels, height, width), 4)
+        size += size_of((images, targets), 8) + size_of((images,), 8)
+        return Ring(self.num_workers * AHEAD + _KEPT if self.use_shared_memory else 0, size)
 
     def _raise_carried(self, batch: dict[str, Any]) -> None:
         error = batch.get("error")
@@ -156,35 +142,15 @@ class ImageLoader:
         if path:
             raise ImageError(path, text)
         # The files passed over on the way say why, so they are named first.
-        self.bad_files.add(batch["bad"])
+        self.bad_files.settle(batch["bad"])
         raise DataError(text)
 
 
-def shared_memory_suffices(batch_bytes: int, num_workers: int, world_size: int) -> bool:
-    """Whether /dev/shm can hold the batches that are under way; warns when it can't.
-
-    Args:
-        batch_bytes: Size of one batch.
-        num_workers: Workers per process.
-        world_size: Processes that share /dev/shm.
-    """
-    if not os.path.isdir(_SHM):
-        return True
-    needed = (num_workers * _PREFETCH + _HELD) * batch_bytes * world_size
-    free = shutil.disk_usage(_SHM).free
-    if needed <= 0.9 * free:
-        return True
-    _LOGGER.warning(
-        "%s has %d MB free and the batches under way need up to %d MB, so shared memory is turned off and "
-        "reading is slower. In Docker, start the container with --shm-size=%dg "
-        "/ 共享内存不足，已关闭 use_shared_memory；Docker 请加 --shm-size=%dg",
-        _SHM,
-        free >> 20,
-        needed >> 20,
-        max(1, -(-2 * needed >> 30)),
-        max(1, -(-2 * needed >> 30)),
-    )
-    return False
+def _tensor(array: np.ndarray) -> paddle.Tensor:
+    """A tensor of the array's own memory; on a GPU a copy."""
+    if paddle.device.get_device() == "cpu":
+        return paddle.utils.dlpack.from_dlpack(array)
+    return paddle.to_tensor(array)
 
 
 def _worker_count(num_workers: int | str, world_size: int) -> int:
@@ -195,58 +161,3 @@ def _worker_count(num_workers: int | str, world_size: int) -> int:
     if int(num_workers) < 0:
         raise ValueError(f'loader.num_workers is {num_workers}; it must be 0 or more, or "auto"')
     return int(num_workers)
-
-
-def _start_worker(worker_id: int) -> None:
-    """Runs first in each worker process."""
-    cv2 = sys.modules.get("cv2")
-    if cv2 is not None:
-        # Its thread pool doesn't survive a fork, and workers are the parallelism already.
-        cv2.setNumThreads(0)
-        cv2.ocl.setUseOpenCL(False)
-    if hasattr(os, "setpgid"):
-        # Ctrl-C goes to a terminal's whole process group: only the main process shall act on it and finish
-        # its step. Workers end with it all the same, as they watch their parent.
-        os.setpgid(0, 0)
-
-
-def _stop(batches: Any, workers: list[Any]) -> None:
-    """Ends an iteration before its end: worker processes, threads, and what they left in /dev/shm."""
-    thread = getattr(batches, "_thread", None)
-    if not workers and thread is not None:
-        # Without this Paddle looks after the thread only once a second.
-        batches._exit_thread_expectedly()
-        thread.join(10)
-    shut_down = getattr(batches, "_try_shutdown_all", None)
-    if shut_down is not None:
-        shut_down()
-    for worker in workers:
-        # One that hangs (forked while a thread of Paddle's held a lock) would outlive this process.
-        worker.join(_PATIENCE)
-        if worker.is_alive():
-            worker.kill()
-        # Batches that were never fetched; Paddle forgets them.
-        for path in glob.glob(f"{_SHM}/paddle_{worker.pid}_*"):
-            try:
-                os.unlink(path)
-            except OSError:
-                _LOGGER.debug("%s is already gone", path)
-
-
-def _join_reader(batches: Any) -> None:
-    """Waits for the thread that fetches batches from workers; Paddle leaves it running for up to 5 s more.
-
-    When it ends or frees memory while the next iteration forks its workers, these inherit a lock of Paddle's
-    memory statistics in its locked state, and wait for it forever.
-    """
-    thread, queue = getattr(batches, "_thread", None), getattr(batches, "_data_queue", None)
-    if thread is None or queue is None:
-        return
-    # It waits for data that don't come any more; with the last writer gone it wakes up.
-    queue._writer.close()
-    thread.join(10)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

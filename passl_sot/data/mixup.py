@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from passl_sot.data.errors import DataError
+from passl_sot.data.kernels.compiling import available, laid_out
 from passl_sot.data.transforms import TRANSFORMS, Stage
 from passl_sot.utils.ranges import Natural
 
@@ -126,15 +127,22 @@ class Mixup:
         return targets
 
     def __call__(
-        self, images: np.ndarray, labels: np.ndarray, rng: np.random.Generator, epoch: int = 0
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        rng: np.random.Generator,
+        epoch: int = 0,
+        *,
+        overwrite: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Mixes a batch.
 
         Args:
-            images: uint8 [B, H, W, 3], or float32 [B, 3, H, W]; not changed.
+            images: uint8 [B, H, W, 3], or float32 [B, 3, H, W].
             labels: int64 [B].
             rng: Source of the batch's one draw.
             epoch: The epoch, counted from 0.
+            overwrite: Mix in `images` itself, where that can be; by default it isn't changed.
 
         Returns:
             Images of the same kind, and soft targets float32 [B, K].
@@ -146,10 +154,13 @@ class Mixup:
         off = self.off_epoch is not None and epoch >= self.off_epoch
         share, box = (1.0, None) if off else self.draw(height, width, rng)
         targets = self.targets(labels, share)
+        if box is None and share == 1:
+            return images, targets
+        images = laid_out(images) if overwrite else images.copy()
         if box is not None:
-            images = _swap_boxes(images, box)
-        elif share < 1:
-            images = _blend(images, share)
+            _swap_boxes(images, box)
+        else:
+            _blend(images, share)
         return images, targets
 
 
@@ -160,23 +171,26 @@ def _span(length: int, side: int, rng: np.random.Generator) -> tuple[int, int]:
     return max(centre - side // 2, 0), min(centre + side // 2, length)
 
 
-def _swap_boxes(images: np.ndarray, box: Box) -> np.ndarray:
+def _swap_boxes(images: np.ndarray, box: Box) -> None:
     top, bottom, left, right = box
     rows, columns = slice(top, bottom), slice(left, right)
-    where = np.s_[:, rows, columns] if images.dtype == np.uint8 else np.s_[..., rows, columns]
-    result = images.copy()
-    result[where] = images[::-1][where]
-    return result
-
-
-def _blend(images: np.ndarray, share: float) -> np.ndarray:
-    result = np.empty_like(images)
-    # Pair by pair rather than at once: what is worked on stays in the processor's cache.
+    where = np.s_[rows, columns] if images.dtype == np.uint8 else np.s_[:, rows, columns]
     for i in range(len(images) // 2):
-        j = len(images) - 1 - i
-        a, b = images[i].astype(np.float32), images[j].astype(np.float32)
-        for place, mixture in ((i, a * share + b * (1 - share)), (j, b * share + a * (1 - share))):
-            result[place] = np.rint(mixture, out=mixture) if images.dtype == np.uint8 else mixture
-    if len(images) % 2:
-        result[len(images) // 2] = images[len(images) // 2]
-    return result
+        one, other = images[i][where], images[-1 - i][where]
+        one[...], other[...] = other, one.copy()
+
+
+def _blend(images: np.ndarray, share: float) -> None:
+    pairs = [(images[i], images[-1 - i]) for i in range(len(images) // 2)]
+    if available():
+        from passl_sot.data.kernels import planes
+
+        blend = planes.blend_bytes if images.dtype == np.uint8 else planes.blend_floats
+        for a, b in pairs:
+            blend(a.reshape(-1), b.reshape(-1), np.float32(share), np.float32(1 - share))
+        return
+    # Pair by pair rather than at once: what is worked on stays in the processor's cache.
+    for a, b in pairs:
+        x, y = a.astype(np.float32), b.astype(np.float32)
+        for place, mixture in ((a, x * share + y * (1 - share)), (b, y * share + x * (1 - share))):
+            place[...] = np.rint(mixture, out=mixture) if images.dtype == np.uint8 else mixture

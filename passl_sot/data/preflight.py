@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import TimeoutError as NotInTime
+from multiprocessing.pool import IMapIterator, ThreadPool
 from typing import Literal
 
 import numpy as np
 
 from passl_sot.data.bad_files import bad_file_limit
 from passl_sot.data.datasets import ImageFolder, LabelledImages, ListFile, nearest
-from passl_sot.data.errors import DataError, ImageError
+from passl_sot.data.errors import DataError, ImageError, WorkerError
 
 _LOGGER = logging.getLogger("passl_sot.data")
 _SHOWN = 10
@@ -26,6 +27,7 @@ def check_data(
     sample: int | Literal["all"] = 64,
     progress: bool = False,
     max_bad: int | float | None = None,
+    timeout: float | None = 300.0,
 ) -> list[str]:
     """Checks the datasets of a run against each other and against the model.
 
@@ -39,12 +41,14 @@ def check_data(
         sample: How many files of each set are decoded, spread evenly; "all" decodes every one.
         progress: Draw progress bars while decoding.
         max_bad: The `loader.max_bad` of training; so many unreadable training files are only warned of.
+        timeout: Seconds that a file may take (`loader.timeout`); None for no limit.
 
     Returns:
         Warnings, which have been logged too.
 
     Raises:
         DataError: There are faults; it lists them all.
+        WorkerError: A file was not read within `timeout` seconds.
     """
     faults: list[str] = []
     warnings: list[str] = []
@@ -68,7 +72,7 @@ def check_data(
         (faults if name == "train" or isinstance(dataset, ImageFolder) else warnings).extend(empty)
     for name, dataset in _named(train, val):
         limit = bad_file_limit(len(dataset), max_bad) if name == "train" else 0
-        bad, looked = _unreadable(name, dataset, sample, progress)
+        bad, looked = _unreadable(name, dataset, sample, progress, timeout)
         (faults if len(bad) > limit else warnings).extend(
             _bad_file_lines(name, bad, looked, len(dataset), limit)
         )
@@ -203,7 +207,11 @@ def _shared_files(train: LabelledImages, val: LabelledImages) -> list[str]:
 
 
 def _unreadable(
-    name: str, dataset: LabelledImages, sample: int | Literal["all"], progress: bool
+    name: str,
+    dataset: LabelledImages,
+    sample: int | Literal["all"],
+    progress: bool,
+    timeout: float | None,
 ) -> tuple[list[ImageError], int]:
     """The unreadable files among those looked at, and how many were looked at."""
     count = len(dataset) if sample == "all" else min(int(sample), len(dataset))
@@ -219,14 +227,31 @@ def _unreadable(
     threads = min(
         8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    # Pillow gives way to other threads while it decodes.
-    with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(look, indices)
+    # Pillow gives way to other threads while it decodes. The threads of another pool would hinder leaving
+    # where one hangs.
+    with ThreadPool(threads) as pool:
+        results: Iterator[ImageError | None] = _each_in_time(
+            pool.imap(look, indices), dataset, indices, timeout
+        )
         if progress:
             from tqdm import tqdm
 
             results = tqdm(results, total=count, desc=f"checking {name} images", unit="img", leave=False)
         return [error for error in results if error is not None], count
+
+
+def _each_in_time(
+    results: IMapIterator, dataset: LabelledImages, indices: Sequence[int], timeout: float | None
+) -> Iterator[ImageError | None]:
+    for index in indices:
+        try:
+            yield results.next(timeout)
+        except NotInTime:
+            raise WorkerError(
+                f"image {index} ({dataset.path(index)}) was not read within {timeout:g} s. Is that disk or "
+                "server in order? Where reading may take so long, raise dataloader.*.loader.timeout "
+                "/ 数据读取超时，请检查磁盘或网络存储"
+            ) from None
 
 
 def _bad_file_lines(name: str, bad: list[ImageError], looked: int, total: int, limit: int) -> list[str]:

@@ -22,14 +22,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image
 
+from passl_sot.data.operations import FILTERS, Fill, Filter, Job, carry_out
 from passl_sot.data.transforms import TRANSFORMS
 
 _HIGHEST = 10.0
 # Every operation that was drawn is carried out with this probability.
 _APPLIED = 0.5
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # ImageNet's mean, rounded.
 MEAN = (124, 116, 104)
 _PART = re.compile(r"(mstd|inc|m|n)(\d+(?:\.\d+)?)")
@@ -50,8 +50,8 @@ class Step:
     name: str
     magnitude: float
     sign: int
-    interpolation: Literal["bilinear", "bicubic"]
-    fill: tuple[int, int, int]
+    interpolation: Filter
+    fill: Fill
 
     @property
     def level(self) -> float:
@@ -67,75 +67,55 @@ class Step:
         """The changed image, of the same size."""
         return OPERATIONS[self.name](picture, self)
 
-    def warp(self, picture: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
-        """Moves pixels by an affine map (a, b, c, d, e, f), from places in the result to `picture`'s."""
-        return picture.transform(
-            picture.size,
-            Image.Transform.AFFINE,
-            matrix,
-            resample=FILTERS[self.interpolation],
-            fillcolor=self.fill,
-        )
+
+@dataclass(frozen=True)
+class Operation:
+    """What a step of some name does.
+
+    Attributes:
+        kind: As in `operations`.
+        strength: How strong it is in a step.
+    """
+
+    kind: str
+    strength: Callable[[Step], float]
+
+    def __call__(self, picture: Image.Image, step: Step) -> Image.Image:
+        """The picture after a step, of the same size."""
+        return self.job(step).by_pillow(picture)
+
+    def job(self, step: Step) -> Job:
+        """The step as a job."""
+        return Job(self.kind, self.strength(step), step.interpolation, step.fill)
 
 
-def _rotate(picture: Image.Image, step: Step) -> Image.Image:
-    return picture.rotate(30 * step.signed, resample=FILTERS[step.interpolation], fillcolor=step.fill)
+def _nothing(step: Step) -> float:
+    return 0
 
 
-def _posterize(picture: Image.Image, step: Step) -> Image.Image:
-    bits = 4 - int(4 * step.level)
-    # Pillow refuses 0 bits since release 13; before, it gave black.
-    return ImageOps.posterize(picture, bits) if bits else Image.new("RGB", picture.size)
+def _factor(step: Step) -> float:
+    return 1 + 0.9 * step.signed
 
 
-def _solarize(picture: Image.Image, step: Step) -> Image.Image:
-    return ImageOps.solarize(picture, 256 - int(256 * step.level))
-
-
-def _solarize_add(picture: Image.Image, step: Step) -> Image.Image:
-    added = int(110 * step.level)
-    table = [min(255, value + added) if value < 128 else value for value in range(256)]
-    return picture.point(table * 3)
-
-
-def _enhance(kind: Callable) -> Callable[[Image.Image, Step], Image.Image]:
-    return lambda picture, step: kind(picture).enhance(1 + 0.9 * step.signed)
-
-
-OPERATIONS: dict[str, Callable[[Image.Image, Step], Image.Image]] = {
-    "AutoContrast": lambda picture, step: ImageOps.autocontrast(picture),
-    "Equalize": lambda picture, step: ImageOps.equalize(picture),
-    "Invert": lambda picture, step: ImageOps.invert(picture),
-    "Rotate": _rotate,
-    "Posterize": _posterize,
-    "Solarize": _solarize,
-    "SolarizeAdd": _solarize_add,
-    "Color": _enhance(ImageEnhance.Color),
-    "Contrast": _enhance(ImageEnhance.Contrast),
-    "Brightness": _enhance(ImageEnhance.Brightness),
-    "Sharpness": _enhance(ImageEnhance.Sharpness),
-    "ShearX": lambda picture, step: step.warp(picture, (1, 0.3 * step.signed, 0, 0, 1, 0)),
-    "ShearY": lambda picture, step: step.warp(picture, (1, 0, 0, 0.3 * step.signed, 1, 0)),
-    "TranslateX": lambda picture, step: step.warp(
-        picture, (1, 0, 0.45 * step.signed * picture.width, 0, 1, 0)
-    ),
-    "TranslateY": lambda picture, step: step.warp(
-        picture, (1, 0, 0, 0, 1, 0.45 * step.signed * picture.height)
-    ),
+_STRENGTHS: dict[str, Callable[[Step], float]] = {
+    "AutoContrast": _nothing,
+    "Equalize": _nothing,
+    "Invert": _nothing,
+    "Rotate": lambda step: 30 * step.signed,
+    "Posterize": lambda step: 4 - int(4 * step.level),
+    "Solarize": lambda step: 256 - int(256 * step.level),
+    "SolarizeAdd": lambda step: int(110 * step.level),
+    "Color": _factor,
+    "Contrast": _factor,
+    "Brightness": _factor,
+    "Sharpness": _factor,
+    "ShearX": lambda step: 0.3 * step.signed,
+    "ShearY": lambda step: 0.3 * step.signed,
+    "TranslateX": lambda step: 0.45 * step.signed,
+    "TranslateY": lambda step: 0.45 * step.signed,
 }
+OPERATIONS = {kind: Operation(kind, strength) for kind, strength in _STRENGTHS.items()}
 _NAMES = tuple(OPERATIONS)
-
-
-def carry_out(
-    steps: list[Step], image: np.ndarray, operations: dict[str, Callable[[Image.Image, Step], Image.Image]]
-) -> np.ndarray:
-    """The image after all steps, by the operations of their names; without a step, the image itself."""
-    if not steps:
-        return image
-    picture = Image.fromarray(image)
-    for step in steps:
-        picture = operations[step.name](picture, step)
-    return np.asarray(picture)
 
 
 @dataclass(frozen=True)
@@ -204,7 +184,7 @@ def check_fill(what: str, fill: tuple[int, int, int]) -> tuple[int, int, int]:
 class RandAugment:
     """Draws operations with replacement, each carried out half of the time, with a magnitude of its own.
 
-    Belongs after crop and flip. The operations are Pillow's own.
+    Belongs after crop and flip. The pixels are those of Pillow's operations.
 
     Args:
         policy: Magnitude and number of operations in timm's spelling; see `parse_policy`.
@@ -231,7 +211,7 @@ class RandAugment:
         for name in rng.integers(len(_NAMES), size=self.policy.operations):
             if rng.random() >= _APPLIED:
                 continue
-            magnitude = float(np.clip(rng.normal(self.policy.magnitude, self.policy.std), 0, _HIGHEST))
+            magnitude = min(max(rng.normal(self.policy.magnitude, self.policy.std), 0.0), _HIGHEST)
             sign = 1 if rng.random() < 0.5 else -1
             interpolation = self.filters[int(rng.integers(len(self.filters)))]
             steps.append(Step(_NAMES[name], magnitude, sign, interpolation, self.fill))
@@ -239,4 +219,4 @@ class RandAugment:
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The augmented image, of the same shape."""
-        return carry_out(self.draw(rng), image, OPERATIONS)
+        return carry_out(image, [OPERATIONS[step.name].job(step) for step in self.draw(rng)])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from passl_sot.data.datasets import DATASETS
-from passl_sot.utils.ranges import Count, Natural, Rule
+from passl_sot.utils.ranges import Count, Natural, Positive, Rule
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,18 @@ class LoaderSection:
     Attributes:
         num_workers: Processes that read images, per training process; 0 reads in a thread of the main
             process; "auto" takes what the machine's cores allow, at most 8.
-        use_shared_memory: Hand batches over through /dev/shm; turned off by itself where that is too small.
+        use_shared_memory: Hand batches over in memory that the processes share, which is no part of /dev/shm;
+            false sends them through pipes.
         max_bad: How many unreadable files a training run may skip: a count (int), or a share of the set
             (float below 1). By default 1 % of the set, but at least 10.
+        timeout: Seconds that a batch, or a file of the check before training, may take until the run ends
+            with the name of the file that is being read; null waits without end.
     """
 
     num_workers: Natural | Literal["auto"] = "auto"
     use_shared_memory: bool = True
     max_bad: Annotated[int | float | None, BadFileRule()] = None
+    timeout: Positive | None = 300.0
 
 
 @dataclass(kw_only=True)

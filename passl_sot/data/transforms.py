@@ -5,8 +5,10 @@ that depends on (seed, epoch, index) alone, so results don't depend on the numbe
 give uint8 [H, W, 3] again, but `Normalize` gives float32 [3, H, W]; what follows it works on that.
 
 One whose class says `by_epoch = True` is called with the epoch as well; `colours = True` stands for one that
-takes RGB alone. More transforms are in `auto_augment`, `by_epoch`, `erasing`, `rand_augment` and, of whole
-batches, `mixup`.
+takes RGB alone. One with `by_parts = True` takes any `Pixels` and asks for no more of them than it needs, so
+that the first can leave parts of a file undecoded; its method `defer`, if it has one, leaves its own work to
+be done as far as the next one asks. More transforms are in `auto_augment`, `by_epoch`, `erasing`,
+`rand_augment` and, of whole batches, `mixup`.
 
 Semantics are those of torchvision and timm on Pillow images, with which published accuracies were measured.
 """
@@ -18,10 +20,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image
 
 from passl_sot.data.decode import Interpolation, resize
 from passl_sot.data.errors import DataError
+from passl_sot.data.kernels.compiling import available, laid_out
+from passl_sot.data.operations import Job, carry_out
+from passl_sot.data.pixels import Pixels, as_array
 from passl_sot.utils.registry import Registry
 
 TRANSFORMS = Registry("transform", "passl_sot.data.transforms")
@@ -92,14 +97,17 @@ class Compose:
             normalized = normalized or stage == "normalize"
         self.normalizes = normalized
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator, epoch: int = 0) -> np.ndarray:
+    def __call__(self, image: Pixels, rng: np.random.Generator, epoch: int = 0) -> np.ndarray:
         """The image after all transforms, in an epoch counted from 0."""
         for place, transform in enumerate(self.transforms):
             if place == self._grey_at:
-                image = _turn_grey(image)
+                image = _turn_grey(as_array(image))
+            if not getattr(transform, "by_parts", False):
+                image = as_array(image)
             more: tuple = (epoch,) if getattr(transform, "by_epoch", False) else ()
-            image = transform(image, rng, *more)
-        return _turn_grey(image) if self._grey_at == len(self.transforms) else image
+            image = getattr(transform, "defer", transform)(image, rng, *more)
+        result = as_array(image)
+        return _turn_grey(result) if self._grey_at == len(self.transforms) else result
 
 
 def stage_of(transform: Any) -> Stage:
@@ -141,6 +149,8 @@ class RandomResizedCrop:
         interpolation: Filter; "random" draws bilinear or bicubic for each image.
     """
 
+    by_parts = True
+
     def __init__(
         self,
         *,
@@ -171,7 +181,7 @@ class RandomResizedCrop:
             w = max(1, min(width, round(height * self.ratio[1])))
         return (height - h) // 2, (width - w) // 2, h, w
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> np.ndarray:
         """A random region, resized: uint8 [*output_hw, 3]."""
         top, left, h, w = self.region(image.shape[0], image.shape[1], rng)
         interpolation: Any = self.interpolation
@@ -230,7 +240,19 @@ class RandomHorizontalFlip:
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The image or its mirror image, of the same shape."""
-        return image[:, ::-1] if rng.random() < self.prob else image
+        if rng.random() >= self.prob:
+            return image
+        mirrored = np.empty(image.shape, np.uint8)
+        if available() and image.shape[2] == 3:
+            from passl_sot.data.kernels import planes
+
+            rows = laid_out(image).reshape(len(image), -1)
+            planes.mirror(rows, mirrored.reshape(rows.shape))
+            return mirrored
+        # NumPy copies a channel at a time several times as fast as pixels.
+        for channel in range(image.shape[2]):
+            mirrored[:, :, channel] = image[:, ::-1, channel]
+        return mirrored
 
 
 @TRANSFORMS.register()
@@ -261,16 +283,15 @@ class ColorJitter:
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The image with other colours, of the same shape."""
-        picture = Image.fromarray(image)
-        enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+        jobs = []
         for which in rng.permutation(4):
             if which < 3 and self.strengths[which] > 0:
                 strength = self.strengths[which]
                 factor = rng.uniform(max(0.0, 1 - strength), 1 + strength)
-                picture = enhancers[which](picture).enhance(factor)
+                jobs.append(Job(("Brightness", "Contrast", "Color")[which], factor))
             elif which == 3 and self.hue > 0:
-                picture = _turn_hue(picture, rng.uniform(-self.hue, self.hue))
-        return np.asarray(picture)
+                jobs.append(Job("Hue", rng.uniform(-self.hue, self.hue)))
+        return carry_out(image, jobs)
 
 
 @TRANSFORMS.register()
@@ -285,6 +306,8 @@ class Resize:
         interpolation: Filter.
     """
 
+    by_parts = True
+
     def __init__(
         self, *, size: int | list[int], crop_pct: float = 1.0, interpolation: Interpolation = "bicubic"
     ):
@@ -295,8 +318,12 @@ class Resize:
         self.short_side = height
         self.interpolation: Interpolation = interpolation
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> np.ndarray:
         """The resized image."""
+        return as_array(self.defer(image, rng))
+
+    def defer(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """The resized image, computed when it is asked for, and as far."""
         h, w = image.shape[:2]
         if self.output_hw is not None:
             target = self.output_hw
@@ -304,7 +331,22 @@ class Resize:
             target = (int(self.short_side * h / w), self.short_side)
         else:
             target = (self.short_side, int(self.short_side * w / h))
-        return image if target == (h, w) else resize(image, target, interpolation=self.interpolation)
+        return image if target == (h, w) else _Resized(image, target, self.interpolation)
+
+
+class _Resized:
+    """An image that is to be resized, as `Pixels`."""
+
+    def __init__(self, image: Pixels, size_hw: tuple[int, int], interpolation: Interpolation):
+        self._image, self._interpolation = image, interpolation
+        self.shape = (*size_hw, image.shape[2])
+
+    def __getitem__(self, rectangle: tuple[slice, slice]) -> np.ndarray:
+        (top, bottom, _), (left, right, _) = (
+            s.indices(n) for s, n in zip(rectangle, self.shape, strict=False)
+        )
+        window = (top, left, bottom - top, right - left)
+        return resize(self._image, self.shape[:2], interpolation=self._interpolation, window=window)
 
 
 @TRANSFORMS.register()
@@ -315,17 +357,19 @@ class CenterCrop:
         size: Side of the square result, or [height, width].
     """
 
+    by_parts = True
+
     def __init__(self, *, size: int | list[int]):
         self.output_hw = _height_width("CenterCrop.size", size)
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> np.ndarray:
         """The centre: uint8 [*output_hw, 3]."""
         height, width = self.output_hw
         missing_h = max(0, height - image.shape[0])
         missing_w = max(0, width - image.shape[1])
         if missing_h or missing_w:
             borders = ((missing_h // 2, (missing_h + 1) // 2), (missing_w // 2, (missing_w + 1) // 2), (0, 0))
-            image = np.pad(image, borders)
+            image = np.pad(as_array(image), borders)
         # Python's round, to even at .5, as torchvision's.
         top = round((image.shape[0] - height) / 2)
         left = round((image.shape[1] - width) / 2)
@@ -362,8 +406,8 @@ class Normalize:
 
     def _set(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.mean, self.std = tuple(mean), tuple(std)
-        self.scale = [np.float32(1 / (255 * s)) for s in std]
-        self.bias = [np.float32(-m / s) for m, s in zip(mean, std, strict=True)]
+        self.scale = np.array([1 / (255 * s) for s in std], np.float32)
+        self.bias = np.array([-m / s for m, s in zip(mean, std, strict=True)], np.float32)
 
     def fit(self, channels: int) -> None:
         """Brings mean and std to a number of channels.
@@ -387,21 +431,24 @@ class Normalize:
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """float32 [C, H, W]."""
         out = np.empty((len(self.mean), *image.shape[:2]), np.float32)
+        self.into(image, out)
+        return out
+
+    def into(self, image: np.ndarray, out: np.ndarray) -> None:
+        """Writes the result of an image into an array, float32 [C, H, W], contiguous."""
+        if available():
+            from passl_sot.data.kernels import planes
+
+            flat = laid_out(image).reshape(-1)
+            planes.normalize(flat, self.scale, self.bias, out.reshape(len(out), -1))
+            return
         for channel in range(len(self.mean)):
             np.multiply(image[:, :, channel], self.scale[channel], out=out[channel], dtype=np.float32)
             out[channel] += self.bias[channel]
-        return out
 
 
 def _turn_grey(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).convert("L"))[:, :, None]
-
-
-def _turn_hue(picture: Image.Image, turn: float) -> Image.Image:
-    hue, saturation, value = picture.convert("HSV").split()
-    # uint8 wraps around, as the colour circle does.
-    turned = np.asarray(hue) + np.int32(turn * 255).astype(np.uint8)
-    return Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert("RGB")
 
 
 def _height_width(what: str, size: int | Sequence[int]) -> tuple[int, int]:

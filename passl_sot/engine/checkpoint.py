@@ -10,6 +10,8 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,13 +59,16 @@ def _digest(tensors: dict[str, np.ndarray], text: str, version: int) -> str:
     return total.hexdigest()
 
 
-def write_checkpoint(path: Path, tensors: dict[str, np.ndarray], meta: dict) -> None:
+def write_checkpoint(
+    path: Path, tensors: dict[str, np.ndarray], meta: dict, *, previous: Path | None = None
+) -> None:
     """Writes a checkpoint so that `path` always holds a whole one: the old or the new.
 
     Args:
         path: Target file.
         tensors: Arrays by name.
         meta: Anything JSON can hold.
+        previous: Where the file that stood at `path` is kept.
 
     Raises:
         CheckpointError: The disk is full or read-only, or the file read back differs; `path` is untouched.
@@ -80,7 +85,11 @@ def write_checkpoint(path: Path, tensors: dict[str, np.ndarray], meta: dict) -> 
             os.fsync(file.fileno())
         if hashlib.sha256(temporary.read_bytes()).digest() != hashlib.sha256(blob).digest():
             raise CheckpointError(f"{temporary} differs from what was written to it: check the disk")
+        kept = _second_name(path, previous) if previous and path.exists() else None
         os.replace(temporary, path)
+        # Only now: the old file may be a damaged one, and what `previous` has been so far the last whole one.
+        if previous and kept:
+            os.replace(kept, previous)
         _sync_folder(path.parent)
     except OSError as error:
         raise CheckpointError(
@@ -100,14 +109,49 @@ def _sync_folder(folder: Path) -> None:
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
-    """Gives a written checkpoint a second name, atomically; a hard link where the file system has them."""
+    """Gives a written checkpoint a second name, atomically; a hard link where the file system has them.
+
+    Raises:
+        CheckpointError: The disk is full or read-only; `target` is untouched.
+    """
+    try:
+        os.replace(_second_name(source, target), target)
+    except OSError as error:
+        raise CheckpointError(
+            f"can't write checkpoint {target}: {error.strerror or error}. {source} is whole; free some space "
+            "or set output_dir to another place"
+        ) from error
+
+
+def _second_name(source: Path, target: Path) -> Path:
+    """A temporary file beside `target` with what `source` holds."""
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)
     except OSError:
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
+        try:
+            shutil.copyfile(source, temporary)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+    return temporary
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[Path]:
+    """A block that writes to `path`, another file of a run than a checkpoint.
+
+    Raises:
+        CheckpointError: It could not; names the file.
+    """
+    try:
+        yield path
+    except OSError as error:
+        raise CheckpointError(
+            f"can't write {path}: {error.strerror or error}. The checkpoints are untouched; free some space "
+            "or set output_dir to another place / 无法写入输出目录，请检查磁盘空间"
+        ) from error
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -221,7 +265,7 @@ def _position(path: Path) -> tuple[float, ...]:
 
 def find_latest(folder: Path, warn) -> Checkpoint | None:
     """The newest whole checkpoint of a run folder; damaged ones are named through `warn` and passed over."""
-    files = [p for p in folder.glob("*.safetensors") if re.fullmatch(r"last|best|epoch_\d+", p.stem)]
+    files = [p for p in folder.glob("*.safetensors") if re.fullmatch(r"last|previous|best|epoch_\d+", p.stem)]
     candidates = sorted(files, key=lambda p: (_position(p), p.stem == "last"), reverse=True)
     for path in candidates:
         try:

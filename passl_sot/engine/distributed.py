@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import paddle
@@ -34,6 +35,7 @@ class World:
     sharding: int = 0
     _waits: int = field(default=0, repr=False)
     _meetings: int = field(default=0, repr=False)
+    _asked: bool = field(default=False, repr=False)
 
     @property
     def is_main(self) -> bool:
@@ -58,6 +60,22 @@ class World:
             _count("passl_sot/main", 1)
         else:
             _poll(lambda: _count("passl_sot/main", 0) >= self._waits)
+
+    def anyone(self, here: bool) -> bool:
+        """Whether this was called with True on any process so far; nobody waits for the others."""
+        if self.size == 1 or self._asked:
+            return self._asked or here
+        self._asked = _count("passl_sot/asked", int(here)) > 0
+        return self._asked
+
+    def gather(self, value: Any) -> list:
+        """What each process gives, by rank, on all of them."""
+        if self.size == 1:
+            return [value]
+        self.meet()
+        values: list = []
+        dist.all_gather_object(values, value)
+        return values
 
     def meet(self) -> None:
         """On gloo, processes wait here, without a time limit, until all have come."""
@@ -121,10 +139,7 @@ class World:
         """What `arrays()` gives on the main process; with sharding, on all of them together."""
         if self.size == 1 or not self.sharding:
             return arrays() if self.is_main else {}
-        self.meet()
-        parts: list[dict] = []
-        dist.all_gather_object(parts, arrays())
-        return {name: array for part in parts for name, array in part.items()}
+        return {name: array for part in self.gather(arrays()) for name, array in part.items()}
 
     def accumulating(self, model: paddle.nn.Layer, more: bool) -> AbstractContextManager:
         """Holds back the gradient exchange while `more` batches of the same update follow."""

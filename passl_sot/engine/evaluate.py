@@ -11,6 +11,10 @@ from passl_sot.metrics import ClassificationMeter, MultiLabelMeter
 from passl_sot.nn.precision import at_least_float32
 
 
+class EvaluationStopped(Exception):  # no error: what was asked for
+    """The processes were told to stop and have left an evaluation before its end."""
+
+
 @paddle.no_grad()
 def evaluate(
     model: paddle.nn.Layer,
@@ -20,6 +24,7 @@ def evaluate(
     *,
     description: str = "eval",
     on_batch: Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> ClassificationMeter | MultiLabelMeter:
     """Runs `model` over `loader` and adds the counts of all processes.
 
@@ -30,17 +35,22 @@ def evaluate(
         world: The processes.
         description: Title of the progress bar.
         on_batch: Called with (index [B], label [B] or [B, K], logits [B, K]) of each batch of this process.
+        stop: Whether this process was told to stop. All then stop after their current batch.
 
     Raises:
+        EvaluationStopped: `stop` said so on one of the processes.
         RuntimeError: The images counted are not the images of the dataset.
     """
     dataset = loader.dataset
     meter: ClassificationMeter | MultiLabelMeter = ClassificationMeter(num_classes)
     if dataset.multi_hot is not None:
         meter = MultiLabelMeter(num_classes, len(dataset))
-    training = model.training
+    training, stopped = model.training, False
     model.eval()
     for batch in world.bar(iterable=loader, desc=description):
+        stopped = stop is not None and world.anyone(stop())
+        if stopped:
+            break
         logits = at_least_float32(model(batch["image"])).numpy()
         labels, index = batch["label"].numpy(), batch["index"].numpy()
         meter.take(index, logits, labels)
@@ -48,6 +58,9 @@ def evaluate(
             on_batch(index, labels, logits)
     if training:
         model.train()
+    # Some may have read their last batch when others were told.
+    if stop is not None and world.sum(np.array([stopped], np.int64))[0]:
+        raise EvaluationStopped("the evaluation was stopped before its end")
     meter.gather(world.sum)
     if meter.images != len(dataset):
         raise RuntimeError(f"evaluated {meter.images} images of {len(dataset)}")

@@ -5,6 +5,7 @@ import math
 import os
 from pathlib import Path
 
+from passl_sot.engine.checkpoint import explained
 from passl_sot.utils.logger import get_logger
 
 
@@ -25,8 +26,9 @@ class MetricsWriter:
         if resume_step is not None and self.path.exists():
             kept = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
         temporary = self.path.with_suffix(".jsonl.tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(temporary, self.path)
+        with explained(self.path):
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            os.replace(temporary, self.path)
         self._file = self.path.open("a", encoding="utf-8")
         self._visualdl = None
         if visualdl:
@@ -42,8 +44,9 @@ class MetricsWriter:
         # JSON has no NaN; null keeps the row readable everywhere.
         known = {name: value if math.isfinite(value) else None for name, value in values.items()}
         row = {"kind": kind, "step": step, "epoch": epoch, **known}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        with explained(self.path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
         if self._visualdl:
             for name, value in values.items():
                 self._visualdl.add_scalar(tag=f"{kind}/{name}", value=float(value), step=step)

@@ -1,7 +1,11 @@
 """Where a training run stands, and how fast it goes."""
 
+import random
 import time
 from dataclasses import dataclass
+
+import numpy as np
+import paddle
 
 
 @dataclass
@@ -53,6 +57,14 @@ class Speed:
         result = self.images / seconds, min(1.0, (self.loader.wait_seconds - self.waited) / seconds)
         self.images, self.began, self.waited = 0, now, self.loader.wait_seconds
         return result
+
+
+def seed_all(*numbers: int) -> None:
+    """Seeds the generators of Paddle, NumPy and Python, all that a model or a loss may draw from."""
+    seed = numbers[0] if len(numbers) == 1 else mix_seed(*numbers)
+    paddle.seed(seed)
+    np.random.seed(seed)  # a user's code may draw from it
+    random.seed(seed)
 
 
 def mix_seed(*numbers: int) -> int:

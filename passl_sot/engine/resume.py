@@ -17,6 +17,8 @@ _FREE = (
     "checkpoint.update_interval",
     "dataloader.*.loader.num_workers",
     "dataloader.*.loader.use_shared_memory",
+    "dataloader.*.loader.max_bad",
+    "dataloader.*.loader.timeout",
 )
 
 

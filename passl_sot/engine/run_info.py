@@ -34,6 +34,7 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self.best = path / "best.safetensors"
+        self.previous = path / "previous.safetensors"
         self._lock: TextIO | None = None
         self.info = {
             "version": __version__,
@@ -114,13 +115,12 @@ class RunFolder:
 
     def record(self, cfg: Config, overrides: tuple[str, ...], world_size: int) -> None:
         """Writes `config.yaml` (resolved) and `run.json` (command, versions, commit)."""
-        self.path.mkdir(parents=True, exist_ok=True)
         ckpt.remove_leftovers(self.path)
-        (self.path / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+        with ckpt.explained(self.path / "config.yaml") as path:
+            path.write_text(cfg.dump(), encoding="utf-8")
         facts = {"command": sys.argv, "overrides": list(overrides), "processes": world_size, **self.info}
-        (self.path / "run.json").write_text(
-            json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        with ckpt.explained(self.path / "run.json") as path:
+            path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def preprocessing_of(dataset: Config) -> dict:

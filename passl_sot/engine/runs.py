@@ -15,7 +15,7 @@ from passl_sot.engine.experiment import Experiment
 from passl_sot.engine.resume import accept_changes
 from passl_sot.engine.run_info import RunFolder
 from passl_sot.engine.trainer import Fill, Trainer
-from passl_sot.metrics import ClassificationMeter, write_report
+from passl_sot.metrics import ClassificationMeter, MultiLabelMeter, write_label_report, write_report
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.utils.config import Config, diff
 from passl_sot.utils.logger import get_logger
@@ -105,6 +105,7 @@ def check_run(cfg: Config, config_path: Path, args, note: str, pretrained: Fill 
         sample="all" if args.check_all_files else 64,
         progress=args.check_all_files,
         max_bad=experiment.dataloader.train.loader.max_bad,
+        timeout=experiment.dataloader.train.loader.timeout,
     )
     log.info(
         "config and data are in order: %d training, %d validation images, %d classes",
@@ -147,8 +148,8 @@ def evaluate_run(cfg: Config, weights: str, out: Path | None, *, note: str) -> d
     Args:
         cfg: A checked experiment.
         weights: A checkpoint or bare weights; the suffix may be left out.
-        out: `metrics.json`; `per_class.csv`, `confusion.csv`, `confusion.png` and `predictions.csv` are
-            written beside it, but not where images have several labels.
+        out: `metrics.json`; `per_class.csv`, `predictions.csv` and, where images have one label each,
+            `confusion.csv` and `confusion.png` are written beside it.
         note: A line about the environment to log first.
 
     Returns:
@@ -192,11 +193,15 @@ def evaluate_run(cfg: Config, weights: str, out: Path | None, *, note: str) -> d
     per_class = [{"name": n, **row} for n, row in zip(names, meter.per_class(), strict=True)]
     facts = {"weights": str(weights), "shown": shown}
     report = {**facts, **results[shown], **results, "per_class": per_class}
-    if out and world.is_main and isinstance(meter, ClassificationMeter):
-        _write_evaluation(out, report, meter, rows, names, loader.dataset)
-    elif out and world.is_main:
+    if out and world.is_main:
+        if isinstance(meter, MultiLabelMeter):
+            paths = [loader.dataset.path(i) for i in range(len(loader.dataset))]
+            files = write_label_report(meter, names, paths, out.parent)
+        else:
+            files = _write_evaluation(out.parent, meter, rows, names, loader.dataset)
+        report["files"] = [str(p) for p in files]
         _write_json(out, report)
-        log.info("written: %s", out)
+        log.info("written: %s", ", ".join(map(str, (out, *files))))
     return report
 
 
@@ -236,16 +241,13 @@ def _write_json(out: Path, report: dict) -> None:
 
 
 def _write_evaluation(
-    out: Path, report: dict, meter: ClassificationMeter, rows: _Rows, names: list[str], dataset
-) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    files = write_report(meter, names, out.parent)
-    table = out.parent / "predictions.csv"
+    folder: Path, meter: ClassificationMeter, rows: _Rows, names: list[str], dataset
+) -> list[Path]:
+    files = write_report(meter, names, folder)
+    table = folder / "predictions.csv"
     with table.open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "class", "name", "probability"])
         for i, (label, best, p) in enumerate(zip(rows.label, rows.predicted, rows.probability, strict=True)):
             writer.writerow([dataset.path(i), int(label), int(best), names[best], f"{p:.6f}"])
-    report["files"] = [str(p) for p in (*files, table)]
-    _write_json(out, report)
-    log.info("written: %s", ", ".join(map(str, (out, *files, table))))
+    return [*files, table]

@@ -5,18 +5,20 @@ built, and then called with the model and a batch.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Protocol
 
 import paddle
 
-from passl_sot.engine.teacher import TeacherSection, build_teacher
+from passl_sot.engine.teacher import Normalization, TeacherSection, build_teacher, normalization_of
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.heads.distilled import DistilledHead
 from passl_sot.modeling.losses import LOSSES, hard_distillation, soft_distillation
-from passl_sot.utils.by_epoch import value_of_epoch
+from passl_sot.utils.by_epoch import NonNegativeByEpoch, UnitIntervalByEpoch, value_of_epoch
 from passl_sot.utils.config import Config, ConfigError, Fault
 from passl_sot.utils.logger import get_logger
-from passl_sot.utils.ranges import NonNegative, NotEmpty, Positive, UnitInterval
+from passl_sot.utils.paths import origin_at
+from passl_sot.utils.ranges import NotEmpty, Positive
 from passl_sot.utils.registry import Registry
 
 log = get_logger()
@@ -32,8 +34,14 @@ class Task(Protocol):
 
     missing: str
 
-    def prepare(self, loss, model: Classifier, class_names: Sequence[str] | None) -> None:
-        """Takes what the run has built; see `build_task`."""
+    def prepare(
+        self,
+        loss,
+        model: Classifier,
+        class_names: Sequence[str] | None,
+        normalization: Normalization | None,
+    ) -> None:
+        """Takes what the run has built (see `build_task`), and how its training images are normalised."""
 
     def set_epoch(self, epoch: int) -> None:
         """Told before each epoch, counted from 0; for what follows a schedule."""
@@ -81,8 +89,13 @@ def build_task(
         try:
             loss.use_class_counts(class_counts)
         except ValueError as error:
-            raise ConfigError([Fault("loss.class_weights", str(error))]) from error
-    task.prepare(loss, model, class_names)
+            where = origin_at(cfg, "loss.class_weights")
+            raise ConfigError([Fault("loss.class_weights", str(error), where)]) from error
+    try:
+        task.prepare(loss, model, class_names, normalization_of(cfg.dataloader.train.dataset))
+    except ConfigError as error:
+        placed = [replace(f, origin=f.origin or origin_at(cfg, f.path)) for f in error.faults]
+        raise ConfigError(placed) from error
     return task
 
 
@@ -93,19 +106,23 @@ class ClassificationTask:
     A head with several outputs (`fusion_type: sum_loss`, `DistilledHead`) has their losses added.
 
     Args:
-        weights: What the loss of each output is multiplied by: a number, or a schedule of first epochs to
-            numbers, `{"0": 0.0, "10": 1.0}`; null adds them as they are. The log then also has each loss.
+        weights: What the loss of each output is multiplied by: a number, or a schedule over epochs as in
+            `utils.by_epoch`; null adds them as they are. The log then also has each loss.
     """
 
     missing = ""
 
-    def __init__(
-        self, *, weights: Annotated[list[NonNegative | dict[str, NonNegative]], NotEmpty()] | None = None
-    ):
+    def __init__(self, *, weights: Annotated[list[NonNegativeByEpoch], NotEmpty()] | None = None):
         self.weights = weights
         self.set_epoch(0)
 
-    def prepare(self, loss, model: Classifier, class_names: Sequence[str] | None = None) -> None:
+    def prepare(
+        self,
+        loss,
+        model: Classifier,
+        class_names: Sequence[str] | None = None,
+        normalization: Normalization | None = None,
+    ) -> None:
         """As `Task.prepare`."""
         self.loss = loss
 
@@ -143,7 +160,7 @@ class DistillationTask:
         teacher: The teacher's config and weights.
         kind: "hard": cross entropy with the teacher's decision, without smoothing. "soft": tau² KL(teacher
             || student) of distributions at temperature tau, divided by batch times classes.
-        alpha: Share of the distillation loss, or a schedule of first epochs to shares.
+        alpha: Share of the distillation loss, or a schedule over epochs as in `utils.by_epoch`.
         tau: Temperature of "soft".
     """
 
@@ -152,7 +169,7 @@ class DistillationTask:
         *,
         teacher: TeacherSection,
         kind: Literal["hard", "soft"] = "hard",
-        alpha: UnitInterval | dict[str, UnitInterval] = 0.5,
+        alpha: UnitIntervalByEpoch = 0.5,
         tau: Positive = 1.0,
     ):
         self.section = teacher
@@ -162,7 +179,13 @@ class DistillationTask:
         self.tau = tau
         self.set_epoch(0)
 
-    def prepare(self, loss, model: Classifier, class_names: Sequence[str] | None = None) -> None:
+    def prepare(
+        self,
+        loss,
+        model: Classifier,
+        class_names: Sequence[str] | None = None,
+        normalization: Normalization | None = None,
+    ) -> None:
         """Builds the teacher; as `Task.prepare`.
 
         Raises:
@@ -177,7 +200,7 @@ class DistillationTask:
             )
             raise ConfigError([Fault("model.head.name", message)])
         self.loss = loss
-        self.teacher = build_teacher(self.section, model, class_names)
+        self.teacher = build_teacher(self.section, model, class_names, normalization)
 
     def set_epoch(self, epoch: int) -> None:
         """Follows the schedule of alpha."""

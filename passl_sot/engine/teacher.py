@@ -1,16 +1,23 @@
 """Teachers: frozen models that others learn from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
+
+from passl_sot.data.transforms import TRANSFORMS
 from passl_sot.engine import state
 from passl_sot.engine.checkpoint import CheckpointError, read_weights
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.utils.config import ConfigError, Fault
+from passl_sot.utils.config import Config, ConfigError, Fault
+from passl_sot.utils.logger import get_logger
 from passl_sot.utils.ranges import NotEmpty
 from passl_sot.utils.shipped import model_config
 
+log = get_logger()
+# Mean and deviation of each channel.
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 _PATH = "task.teacher"
 
 
@@ -20,7 +27,7 @@ class TeacherSection:
 
     Attributes:
         config: A YAML file (of this project or a run's `config.yaml`) or a model's name; its `model:` section
-            counts.
+            counts, and, where the weights are no checkpoint of ours, how it normalises validation images.
         weights: A checkpoint, `.safetensors` or `.pdparams`; only `--dry-run` does without.
     """
 
@@ -29,7 +36,10 @@ class TeacherSection:
 
 
 def build_teacher(
-    section: TeacherSection, student: Classifier, class_names: Sequence[str] | None = None
+    section: TeacherSection,
+    student: Classifier,
+    class_names: Sequence[str] | None = None,
+    normalization: Normalization | None = None,
 ) -> Classifier:
     """The teacher with its weights, frozen, in evaluation mode.
 
@@ -37,9 +47,11 @@ def build_teacher(
         section: What it is.
         student: The model that will learn from it.
         class_names: The student's classes in label order, where they are known.
+        normalization: How the images that both get are normalised, where that is known.
 
     Raises:
-        ConfigError: No weights are named; or classes, input size or channels differ from the student's.
+        ConfigError: No weights are named; or classes, input size, channels or normalisation differ from the
+            student's.
         CheckpointError: The weights can't be read, don't fit, or belong to other classes.
     """
     if section.weights is None:
@@ -60,11 +72,48 @@ def build_teacher(
             f"the teacher {section.weights} was trained on the classes {known[:8]}, the data have "
             f"{list(class_names)[:8]} / 教师模型的类别与数据不一致"
         )
+    _check_normalization(section, meta.get("preprocessing"), cfg, normalization)
     state.load_model(teacher, arrays, str(section.weights))
     teacher.eval()
     for parameter in teacher.parameters():
         parameter.stop_gradient = True
     return teacher
+
+
+def normalization_of(dataset: Mapping[str, Any]) -> Normalization | None:
+    """How a `dataset:` section, or a checkpoint's preprocessing, normalises images; None if it doesn't."""
+    for node in (*(dataset.get("transforms") or ()), *(dataset.get("batch_transforms") or ())):
+        if node["name"] == "Normalize":
+            built = TRANSFORMS.build(node)
+            built.fit(dataset.get("channels", 3))
+            return built.mean, built.std
+    return None
+
+
+def _check_normalization(
+    section: TeacherSection, stored: Mapping[str, Any] | None, cfg: Config, ours: Normalization | None
+) -> None:
+    """Compares what the teacher was trained on, by its checkpoint or its config, with what it will get."""
+    if ours is None:
+        return
+    source, key = (section.weights, "weights") if stored else (section.config, "config")
+    theirs = normalization_of(stored or cfg.get("dataloader", {}).get("val", {}).get("dataset", {}))
+    if theirs is None:
+        log.warning(
+            "%s: neither the weights nor the config %s say how the teacher's images are normalised; see that "
+            "it is with mean %s and std %s, as the student's / 请确认教师模型使用相同的归一化",
+            _PATH,
+            section.config,
+            *map(list, ours),
+        )
+    elif not all(np.allclose(a, b, rtol=0, atol=1e-3) for a, b in zip(theirs, ours, strict=True)):
+        message = (
+            f"by {source!r} the teacher's images are normalised with mean {list(theirs[0])} and std "
+            f"{list(theirs[1])}, the student's (dataloader.train.dataset) with {list(ours[0])} and "
+            f"{list(ours[1])}, and both get the same images: give both Normalize of the student's config the "
+            "teacher's values, or take another teacher / 教师与学生的归一化不同"
+        )
+        raise ConfigError([Fault(f"{_PATH}.{key}", message)])
 
 
 def _misfits(teacher: Classifier, student: Classifier, config: str) -> list[Fault]:

@@ -4,7 +4,7 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,15 +14,15 @@ import paddle
 from passl_sot.data import build_dataloader, check_data
 from passl_sot.engine import checkpoint as ckpt
 from passl_sot.engine import state
-from passl_sot.engine.diagnose import NonFiniteError, first_nonfinite
+from passl_sot.engine.diagnose import NonFiniteError, first_of_all
 from passl_sot.engine.distributed import World
-from passl_sot.engine.evaluate import evaluate
+from passl_sot.engine.evaluate import EvaluationStopped, evaluate
 from passl_sot.engine.experiment import Experiment
 from passl_sot.engine.fit import check_fit
 from passl_sot.engine.loggers import MetricsWriter
 from passl_sot.engine.mixed_precision import Precision
 from passl_sot.engine.modes import set_training_mode
-from passl_sot.engine.progress import Progress, Speed, mix_seed
+from passl_sot.engine.progress import Progress, Speed, seed_all
 from passl_sot.engine.reports import describe_batch, describe_evaluation, describe_update
 from passl_sot.engine.resume import accept_changes, same_classes
 from passl_sot.engine.run_info import RunFolder, memory_gb, preprocessing_of
@@ -86,9 +86,10 @@ class Trainer:
             cfg.dataloader.train, mode="train", seed=self.exp.seed, **self._place
         )
         self.val_loader = build_dataloader(cfg.dataloader.val, mode="val", seed=self.exp.seed, **self._place)
+        self.train_loader.bad_files.shared = world.size > 1
         self._check_data(all_files=check_all_files)
 
-        paddle.seed(self.exp.seed)
+        seed_all(self.exp.seed)
         self.model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
         if self.exp.distributed.sync_batch_norm:
             world.synchronise_batch_norm(self.model)
@@ -146,16 +147,15 @@ class Trainer:
 
     def _check_data(self, *, all_files: bool) -> None:
         if self.world.is_main:
-            classes = self.cfg.model.head.num_classes
-            sample = "all" if all_files else 64
-            max_bad = self.exp.dataloader.train.loader.max_bad
+            section = self.exp.dataloader.train.loader
             check_data(
                 self.train_loader.dataset,
                 self.val_loader.dataset,
-                classes,
-                sample=sample,
+                self.cfg.model.head.num_classes,
+                sample="all" if all_files else 64,
                 progress=all_files,
-                max_bad=max_bad,
+                max_bad=section.max_bad,
+                timeout=section.timeout,
             )
         self.world.wait_for_main()
 
@@ -190,10 +190,16 @@ class Trainer:
         with self.stop.noted(), self.folder.claimed():
             if progress.epoch >= self.exp.epochs and not progress.pending_evaluation:
                 self._say("already complete: %d of %d epochs", progress.epoch, self.exp.epochs)
-                return self.evaluate(record=False)
+                with suppress(EvaluationStopped):
+                    results = self.evaluate(record=False)
+                return results
             while True:
                 if progress.pending_evaluation:
-                    results = self.evaluate()
+                    try:
+                        results = self.evaluate()
+                    except EvaluationStopped:  # resuming evaluates anew
+                        self._stop(self.stop.signal or signal.SIGTERM, self._save())
+                        return None
                     self._keep_best(results[f"{self.best_by}_{self.score}"])
                 if progress.epoch >= self.exp.epochs:
                     break
@@ -248,7 +254,7 @@ class Trainer:
                 loss_sum = 0.0
             last = index % accumulate == group - 1
             # Dropout and drop-path draw from (seed, position, rank) alone: resuming needs no generator state.
-            paddle.seed(mix_seed(self.exp.seed, epoch, index, self.world.rank))
+            seed_all(self.exp.seed, epoch, index, self.world.rank)
             with self.world.accumulating(self.net, more=not last):
                 with self.precision.autocast():
                     values = self.task(self.net, batch)
@@ -291,7 +297,11 @@ class Trainer:
         """Makes one decision of all processes: skip if any has a bad update, stop if any was told to."""
         if self.world.size == 1:
             return bad, stop
-        total = self.world.sum(np.array([bad, stop], np.int64))
+        files = self.train_loader.bad_files
+        total = self.world.sum(np.array([bad, stop, len(files.pending)], np.int64))
+        if total[2]:
+            found = self.world.gather(files.pending)
+            files.settle([entry for entries in found for entry in entries], name=self.world.is_main)
         return bool(total[0]), int(total[1] and (stop or signal.SIGTERM))
 
     def _statistics(self) -> list[tuple[paddle.Tensor, paddle.Tensor]]:
@@ -311,8 +321,8 @@ class Trainer:
         if count >= limit and not curable:
             raise NonFiniteError(
                 f"the loss was not finite in {count} updates in a row; it begins in "
-                f"{first_nonfinite(self.model, batch)}. The last checkpoint is untouched; lower the learning "
-                f"rate, set optimizer.clip_grad, or look at the input"
+                f"{first_of_all(self.model, batch, self.world)}. The last checkpoint is untouched; lower the "
+                f"learning rate, set optimizer.clip_grad, or look at the input"
             )
 
     # -- evaluation and records -------------------------------------------------------------------
@@ -325,20 +335,23 @@ class Trainer:
 
         Returns:
             Values by name: `raw_top1` (%; `raw_map` with several labels), `raw_loss`, ... and `ema_top1`, ...
+
+        Raises:
+            EvaluationStopped: SIGINT or SIGTERM came to one of the processes.
         """
         classes = self.cfg.model.head.num_classes
-        results = {}
+        found = {}
         for kind in ("raw", "ema") if self.ema else ("raw",):
             with self.ema.applied() if kind == "ema" else nullcontext():
                 self.world.broadcast_statistics(self.model)
                 with self.precision.autocast():
-                    meter = evaluate(
-                        self.model, self.val_loader, classes, self.world, description=f"eval {kind}"
-                    )
-            values = meter.result()
-            results.update({f"{kind}_{name}": value for name, value in values.items()})
+                    options = {"description": f"eval {kind}", "stop": lambda: bool(self.stop.signal)}
+                    meter = evaluate(self.model, self.val_loader, classes, self.world, **options)
+            found[kind] = meter.result()
+        for kind, values in found.items():
             if self.metrics and record:
                 self.metrics.write(f"val_{kind}", self.progress.step, self.progress.epoch, values)
+        results = {f"{kind}_{name}": v for kind, values in found.items() for name, v in values.items()}
         self._say("%s", describe_evaluation(results, self.score, self.progress, self.exp.epochs))
         return results
 
@@ -379,7 +392,8 @@ class Trainer:
                 "class_names": self.train_loader.class_names,
                 "preprocessing": preprocessing_of(self.cfg.dataloader.val.dataset),
             }
-            ckpt.write_checkpoint(last, state.training_arrays(self.model, self.ema, optimizer), meta)
+            arrays = state.training_arrays(self.model, self.ema, optimizer)
+            ckpt.write_checkpoint(last, arrays, meta, previous=self.folder.previous)
             interval, progress = self.exp.checkpoint.interval, self.progress
             if interval and progress.batches == 0 and progress.epoch % interval == 0:
                 ckpt.copy_checkpoint(last, self.folder.path / f"epoch_{progress.epoch:04d}.safetensors")

@@ -1,6 +1,6 @@
 """What is measured of a classifier's outputs."""
 
 from passl_sot.metrics.classification import ClassificationMeter, write_report
-from passl_sot.metrics.multi_label import MultiLabelMeter
+from passl_sot.metrics.multi_label import MultiLabelMeter, write_label_report
 
-__all__ = ["ClassificationMeter", "MultiLabelMeter", "write_report"]
+__all__ = ["ClassificationMeter", "MultiLabelMeter", "write_label_report", "write_report"]

@@ -1,7 +1,9 @@
-"""Exact scores of images with several labels each, in NumPy."""
+"""Exact scores of images with several labels each, in NumPy, and the files that show them."""
 
+import csv
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -78,6 +80,47 @@ class MultiLabelMeter:
                 }
             )
         return rows
+
+
+def write_label_report(
+    meter: MultiLabelMeter, class_names: Sequence[str], paths: Sequence[str], folder: Path
+) -> list[Path]:
+    """Writes `per_class.csv` and `predictions.csv` into `folder`.
+
+    The second has a row per image: its labels and those predicted, as lists for `ListFile` have them (`0,3`,
+    or `-` for none), then the probability of each class.
+
+    Args:
+        meter: The scores.
+        class_names: K names in class order.
+        paths: The images in the order of the set.
+        folder: Made if missing.
+
+    Returns:
+        The files written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    per_class, predictions = folder / "per_class.csv", folder / "predictions.csv"
+    # utf-8-sig: spreadsheets then read Chinese class names right.
+    with per_class.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "name", "images", "ap", "precision", "recall", "f1"])
+        for index, (name, row) in enumerate(zip(class_names, meter.per_class(), strict=True)):
+            scores = (f"{row[key]:.6f}" for key in ("ap", "precision", "recall", "f1"))
+            writer.writerow([index, name, row["images"], *scores])
+    # Beyond ±700 an exp would overflow; the probability has been 0 or 1 for long.
+    probabilities = 1 / (1 + np.exp(-np.clip(meter.logits, -700, 700)))
+    with predictions.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "labels", "predicted", *class_names])
+        for path, true, logits, row in zip(paths, meter.labels, meter.logits, probabilities, strict=True):
+            writer.writerow([path, _numbers(true), _numbers(logits), *(f"{p:.6f}" for p in row)])
+    return [per_class, predictions]
+
+
+def _numbers(row: np.ndarray) -> str:
+    """The classes whose entry is above 0, or `-`."""
+    return ",".join(map(str, np.flatnonzero(row > 0))) or "-"
 
 
 def _average_precision(scores: np.ndarray, true: np.ndarray) -> float:

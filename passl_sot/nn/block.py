@@ -12,7 +12,7 @@ __all__ = ["Block"]
 
 
 class Block(nn.Layer):
-    """x += DropPath(Attention(LN(x))); x += DropPath(Mlp(LN(x))).
+    """x += DropPath(Attention(LN(x))); x += DropPath(Mlp(LN(x))). ``drop_path`` begins at rate 0.
 
     Args:
         dim: Width C.
@@ -21,7 +21,6 @@ class Block(nn.Layer):
         qkv_bias: Whether the query-key-value projection has a bias.
         dropout: Dropout after both projections and inside the perceptron.
         attn_dropout: Dropout on the attention weights.
-        drop_path: Probability of dropping a residual branch per sample.
         norm_epsilon: LayerNorm's epsilon: 1e-5 for SoT, T2T-ViT and Swin, 1e-6 for DeiT and PiT.
         attn: Another attention than the plain one over all tokens, taken as it is; ``num_heads``,
             ``qkv_bias`` and ``attn_dropout`` are then not read.
@@ -35,7 +34,6 @@ class Block(nn.Layer):
         qkv_bias: bool = False,
         dropout: float = 0.0,
         attn_dropout: float = 0.0,
-        drop_path: float = 0.0,
         norm_epsilon: float = 1e-5,
         attn: nn.Layer | None = None,
     ) -> None:
@@ -44,7 +42,7 @@ class Block(nn.Layer):
         self.attn = attn or Attention(dim, num_heads, qkv_bias, attn_dropout, dropout)
         self.norm2 = LayerNorm(dim, epsilon=norm_epsilon)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = DropPath()
 
     def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
         """Args: x_bnc: ``[B, N, C]``. Returns: the same shape."""

@@ -22,6 +22,14 @@ class DropPath(nn.Layer):
 
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
+        self.set_rate(rate)
+
+    def set_rate(self, rate: float) -> None:
+        """Another probability from now on.
+
+        Raises:
+            ValueError: It lies outside [0, 1).
+        """
         if not 0.0 <= rate < 1.0:
             raise ValueError(f"drop-path rate must lie in [0, 1), got {rate}")
         self.rate = rate

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from passl_sot.utils.faults import join_path, nearest
+from passl_sot.utils.faults import Origin, join_path, nearest
+from passl_sot.utils.node import Config
 
 _MISSING = object()
 
@@ -37,6 +38,22 @@ def look_up(root: Any, path: str) -> Any:
     for part in path.split("."):
         root = step(root, part)
     return root
+
+
+def origin_at(root: Any, path: str) -> Origin | None:
+    """Where the value at a dotted path was written, or the section nearest to it that was.
+
+    Args:
+        root: A `Config`, or what has been made of one.
+        path: Dotted path of keys.
+    """
+    origin = None
+    for part in path.split("."):
+        if not isinstance(root, Config):
+            break
+        origin = root.origin_of(part) or origin
+        root = root.get(part)
+    return origin
 
 
 def all_paths(value: Any, path: str = "") -> Iterator[str]:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from passl_sot.data import DataError, Mixup, RandomErasing, build_dataloader, build_dataset
 from passl_sot.data.batch import BatchStage, build_batch_transforms
-from passl_sot.data.transforms import Normalize, RandomHorizontalFlip
+from passl_sot.data.draws import of_batch, of_image_later
+from passl_sot.data.transforms import Compose, Normalize, RandomHorizontalFlip
 from passl_sot.utils.config import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -87,6 +88,22 @@ def test_single_images_have_draws_of_their_own(photos):
     np.testing.assert_array_equal(turned[::-1], images)
     for other in ({"seed": 8, "keys": keys}, {"seed": 7, "keys": [(4, i) for _, i in keys]}):
         assert not np.array_equal(stage(pixels, labels, **other)[0], images)
+
+
+def test_the_whole_stage_is_its_transforms_one_image_after_the_other(photos):
+    pixels, keys = _pixels(photos), [(2, i) for i in range(6)]
+    mixup, singles = Mixup(num_classes=6), [Normalize(), RandomErasing(prob=0.7), RandomErasing()]
+    for seed in range(10):
+        stage = BatchStage([mixup, *singles], normalized=False)
+        before = pixels.copy()
+        result, targets = stage(pixels, np.arange(6), seed=seed, keys=keys)
+        np.testing.assert_array_equal(pixels, before)
+        mixed, expected = mixup(pixels, np.arange(6), of_batch(seed, keys), 2)
+        np.testing.assert_array_equal(targets, expected)
+        for i, key in enumerate(keys):
+            np.testing.assert_array_equal(result[i], Compose(singles)(mixed[i], of_image_later(seed, key)))
+        again, _ = stage(before, np.arange(6), seed=seed, keys=keys, overwrite=True)
+        np.testing.assert_array_equal(again, result)
 
 
 def test_the_batch_stage_does_not_repeat_the_draws_of_the_images(files):

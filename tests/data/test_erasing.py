@@ -45,6 +45,16 @@ def test_one_rectangle_becomes_noise(photos):
     assert abs(np.mean(np.abs(noise) < 1) - 0.6827) < 0.01
 
 
+def test_in_place_it_is_the_same():
+    image = _rng(5).standard_normal((3, 24, 40)).astype(np.float32)
+    for seed in range(200):
+        for erase in (RandomErasing(prob=0.5), RandomErasing(count=3)):
+            copy, draws, others = image.copy(), _rng(seed), _rng(seed)
+            erase.in_place(copy, draws)
+            np.testing.assert_array_equal(copy, erase(image, others))
+            assert draws.random() == others.random()
+
+
 def test_as_a_plain_transcription():
     """Draw for draw the same as the description written out."""
 

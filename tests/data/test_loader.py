@@ -1,12 +1,8 @@
 from __future__ import annotations
 
 import collections
-import gc
-import glob
 import logging
 import os
-import signal
-import threading
 import time
 
 import numpy as np
@@ -267,35 +263,16 @@ def test_limit_out_of_range(max_bad):
         bad_file_limit(10, max_bad)
 
 
-# -- processes and memory ---------------------------------------------------------------------------
-def _segments() -> set[str]:
-    return set(glob.glob(f"/dev/shm/paddle_{os.getpid()}_*")) | set(glob.glob("/dev/shm/paddle_*"))
-
-
-def test_breaking_off_leaves_nothing_behind(folder, split):
-    loader = build_dataloader(split(folder({"a": 40}), workers=2), mode="train", seed=0)
-    started = time.perf_counter()
-    pids = set()
-    for _ in range(3):
-        for _ in loader:
-            pids |= {worker.pid for worker in _workers()}
-            break
-    assert time.perf_counter() - started < 20
-    assert pids
-    time.sleep(0.2)
-    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}") and _state(pid) != "Z"]
-    assert not [path for pid in pids for path in glob.glob(f"/dev/shm/paddle_{pid}_*")]
-
-
-def _workers() -> list:
-    import multiprocessing
-
-    return multiprocessing.active_children()
-
-
-def _state(pid: int) -> str:
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0]
+def test_what_would_be_faster_is_said(folder, split, monkeypatch, warnings_of):
+    warnings_of.set_level(logging.INFO, logger="passl_sot.data")
+    root = folder({"a": 4})
+    build_dataloader(split(root), mode="train", seed=0)
+    assert not warnings_of.records
+    monkeypatch.setattr(loader_module.compiling, "available", lambda: False)
+    build_dataloader(split(root), mode="train", seed=0)
+    build_dataloader(split(root, transforms=_EVAL), mode="val", seed=0)
+    (record,) = warnings_of.records
+    assert "numba not installed: images are prepared by Pillow, the same but slower" in record.getMessage()
 
 
 def test_breaking_off_without_workers_is_quick(folder, split):
@@ -304,65 +281,3 @@ def test_breaking_off_without_workers_is_quick(folder, split):
     for _ in loader:
         break
     assert time.perf_counter() - started < 0.9
-
-
-@pytest.mark.parametrize("stop_after", [1, 100])
-def test_no_thread_of_paddle_outlives_the_iteration(folder, split, stop_after):
-    """Workers that are forked while such a thread ends would at times wait for a lock forever."""
-    loader = build_dataloader(split(folder({"a": 40}), workers=2), mode="train", seed=0)
-    started = time.perf_counter()
-    for _ in range(3):
-        for number, _ in enumerate(loader, 1):
-            if number == stop_after:
-                break
-        assert not [t.name for t in threading.enumerate() if "_thread_loop" in t.name]
-    assert time.perf_counter() - started < 10
-
-
-def test_workers_never_collect_what_they_inherit(folder, split):
-    """An earlier iteration in a cycle, as after an exception, would be destroyed in a worker, and hang it."""
-    loader = build_dataloader(split(folder({"a": 8}), workers=1), mode="train", seed=0)
-    loader.dataset.transforms.transforms[0] = _tell_frozen
-    with pytest.raises(DataError, match=r"frozen: \d{5,}"):
-        _epoch(loader)
-    assert gc.get_freeze_count() == 0
-
-
-def _tell_frozen(image, rng):
-    raise KeyError(f"frozen: {gc.get_freeze_count()}")
-
-
-def test_workers_are_out_of_reach_of_ctrl_c(folder, split):
-    loader = build_dataloader(split(folder({"a": 40}), workers=1), mode="train", seed=0)
-    for _ in loader:
-        groups = {os.getpgid(worker.pid) for worker in _workers()}
-        break
-    assert groups and os.getpgid(0) not in groups
-
-
-def test_killed_worker_is_explained(folder, split):
-    loader = build_dataloader(split(folder({"a": 400}), workers=1), mode="train", seed=0)
-    previous = signal.getsignal(signal.SIGCHLD)
-    try:
-        with pytest.raises(DataError, match="a data worker process died"):
-            for _ in loader:
-                for worker in _workers():
-                    os.kill(worker.pid, signal.SIGKILL)
-    finally:
-        signal.signal(signal.SIGCHLD, previous)
-
-
-def test_small_shared_memory_is_turned_off_with_advice(folder, split, monkeypatch, warnings_of):
-    usage = collections.namedtuple("usage", "total used free")
-    monkeypatch.setattr(loader_module.shutil, "disk_usage", lambda path: usage(64 << 20, 0, 64 << 20))
-    root = folder({"a": 8})
-    large = [{"name": "RandomResizedCrop", "size": 512}, {"name": "Normalize"}]
-    loader = build_dataloader(split(root, workers=2, transforms=large, batch_size=8), mode="train", seed=0)
-    assert not loader.use_shared_memory
-    (record,) = warnings_of.records
-    # 8 images of 3 MB, 2 workers with 2 batches each and 3 beside them.
-    assert "has 64 MB free and the batches under way need up to 168 MB" in record.getMessage()
-    assert "--shm-size=1g" in record.getMessage()
-    assert len(_epoch(loader)) == 1
-    small = build_dataloader(split(root, workers=2), mode="train", seed=0)
-    assert small.use_shared_memory

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from passl_sot.data import Mixup
+from passl_sot.data import Mixup, mixup
 from passl_sot.data.transforms import Normalize
 
 
@@ -161,6 +161,24 @@ def test_the_middle_of_an_odd_batch_stays_as_it_is(photos, count):
             expected[middle] += 0.9
             np.testing.assert_allclose(targets[middle], expected, atol=1e-6)
             np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6])
+def test_the_same_bits_without_numba_and_in_place(photos, monkeypatch, count):
+    pytest.importorskip("numba")
+    labels = np.arange(count)
+    for images in _kinds(photos, count):
+        for seed in range(30):
+            results = []
+            for installed in (True, False):
+                monkeypatch.setattr(mixup, "available", lambda installed=installed: installed)
+                for overwrite in (False, True):
+                    batch = images.copy()
+                    result, _ = Mixup(num_classes=6)(batch, labels, _rng(seed), overwrite=overwrite)
+                    assert (result is batch) if overwrite else np.array_equal(batch, images)
+                    results.append(result)
+            for other in results[1:]:
+                np.testing.assert_array_equal(other, results[0])
 
 
 @pytest.mark.parametrize(

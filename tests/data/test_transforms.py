@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from passl_sot.data import DataError, build_transforms
+from passl_sot.data import DataError, build_transforms, transforms
 from passl_sot.data.transforms import (
     CenterCrop,
     ColorJitter,
@@ -251,6 +251,37 @@ def test_normalize():
     expected = (image.astype(np.float64) / 255 - mean) / std
     np.testing.assert_allclose(result, expected.transpose(2, 0, 1), atol=1e-6)
     np.testing.assert_allclose(Normalize()(image[:, ::-1], _rng()), result[:, :, ::-1])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_normalize_has_the_same_bits_without_numba(channels, monkeypatch):
+    pytest.importorskip("numba")
+    image = _rng(3).integers(0, 256, (31, 37, channels), dtype=np.uint8)
+    normalize = Normalize(mean=(0.1, 0.45, 0.7, 0.3)[:channels], std=(0.2, 0.3, 0.25, 0.1)[:channels])
+    for given in (image, image[:, ::-1], image[3:, 5:20]):
+        results = []
+        for installed in (True, False):
+            monkeypatch.setattr(transforms, "available", lambda installed=installed: installed)
+            results.append(normalize(given, _rng()))
+        np.testing.assert_array_equal(*results)
+        np.testing.assert_array_equal(
+            results[0][-1], given[..., -1] * normalize.scale[-1] + normalize.bias[-1]
+        )
+
+
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_mirror_images_lie_in_memory_as_others_do(channels, installed, monkeypatch):
+    pytest.importorskip("numba")
+    monkeypatch.setattr(transforms, "available", lambda: installed)
+    for height, width in ((1, 1), (1, 7), (9, 1), (5, 64), (40, 61)):
+        image = _rng(height).integers(0, 256, (height, width, channels), dtype=np.uint8)
+        for given in (image, image[:, 1:], image[::-1]):
+            before = given.copy()
+            result = RandomHorizontalFlip(prob=1.0)(given, _rng())
+            np.testing.assert_array_equal(result, given[:, ::-1])
+            np.testing.assert_array_equal(given, before)
+            assert result.flags.c_contiguous and result.dtype == np.uint8
 
 
 # -- building, and errors ---------------------------------------------------------------------------

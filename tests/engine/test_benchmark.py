@@ -66,3 +66,34 @@ def test_a_peer_that_is_not_there(experiment, tool):
     done = tool("benchmark", "-c", experiment, "--compare", "no-such-program 1")
     assert done.returncode == 2
     assert "can't start 'no-such-program 1'" in done.stderr
+
+
+def test_the_input_pipeline_by_stages(experiment, tool, peer):
+    # Seconds of a batch of 4: 0.2 at the median of the two that count.
+    command = peer("[99, 0.1, 0.3][number]")
+    arguments = ["--mode", "data", "--batch", 4, "--repeats", 2, "--json", "--compare", command]
+    done = tool("benchmark", "-c", experiment, *arguments)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    stages = ["read", "decode, RandomResizedCrop", "RandomHorizontalFlip", "Normalize", "batch: stack"]
+    assert [name for name in result if name.endswith("(us/image)")] == [
+        f"{name} (us/image)" for name in [*stages, "all stages"]
+    ]
+    total = sum(result[f"{name} (us/image)"] for name in stages)
+    assert result["all stages (us/image)"] == pytest.approx(total)
+    assert result["one core (images/s)"] == pytest.approx(1e6 / total)
+    assert result["loader, 0 workers (images/s)"] > 0
+    assert result["limit: whole decode alone (images/s)"] > 0
+    assert 0.1 < result["limit: memory copy (GB/s)"] < 1000
+    assert result["peer (images/s)"] == pytest.approx(4 / 0.2)
+    assert result["ratio to peer"] == pytest.approx(0.05e6 / total)
+
+
+def test_a_peer_by_its_name_needs_its_library(experiment, tool):
+    done = tool("benchmark", "-c", experiment, "--mode", "data", "--repeats", 1, "--compare", "timm")
+    if done.returncode == 0:  # an interpreter that has it
+        assert "ratio to peer" in done.stdout
+    else:
+        assert done.returncode == 2
+        assert "data_peers.py timm" in done.stderr and "ended with status 1 before it printed" in done.stderr
+        assert "No module named" in done.stderr

@@ -115,7 +115,7 @@ def test_incomplete_checkpoints_are_named_by_every_command(experiment, run, tmp_
 
 
 def test_dry_run_reads_the_weights(experiment, run, tmp_path, capsys, caplog):
-    check = ["-c", str(experiment), "--dry-run"]
+    check = ["-c", str(experiment), "--dry-run", "-o", "epochs=1"]
     for more in (["--init-from", str(run / "best")], ["--resume", str(run / "last")], ["--resume", "auto"]):
         assert cli.train([*check, *more]) == 0
         other = ["-o", "model.architecture.embed_dim=32", *more]

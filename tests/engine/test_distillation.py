@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from safetensors.numpy import save_file
 
 from passl_sot import create_model, list_models
 from passl_sot.engine.checkpoint import CheckpointError, read_checkpoint
@@ -136,12 +137,62 @@ def test_teachers_that_do_not_fit(taught):
         build_task(cfg, model)
 
 
+def student_of(experiment, overrides) -> tuple:
+    cfg = load_config(experiment, overrides)
+    return cfg, Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+
+
+INCEPTION = "{name: Normalize, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}"
+
+
+@pytest.mark.parametrize("known_by", ["checkpoint", "config", "nothing"])
+def test_a_teacher_of_other_normalisation(taught, tmp_path, known_by, caplog):
+    """Told from the checkpoint, or for bare weights from the config; where neither says, the user has to."""
+    experiment, overrides = taught
+    saved = read_checkpoint(tmp_path / "teacher" / "best.safetensors")
+    said_by = str(saved.path)
+    if known_by != "checkpoint":
+        save_file(saved.part(saved.meta["best_by"]), tmp_path / "bare.safetensors")
+        said_by = f"{tmp_path}/teacher/config.yaml"
+        overrides = [*overrides, f"task.teacher.weights={tmp_path}/bare.safetensors"]
+    if known_by == "nothing":
+        text = load_config(experiment).model.dump().replace("\n", "\n  ")
+        (tmp_path / "model.yaml").write_text(f"model:\n  {text}")
+        overrides = [*overrides, f"task.teacher.config={tmp_path}/model.yaml"]
+    build_task(*student_of(experiment, overrides))
+    assert ("neither the weights nor the config" in caplog.text) == (known_by == "nothing")
+    other = [
+        *overrides,
+        *(f"dataloader.{split}.dataset.transforms.2={INCEPTION}" for split in ("train", "val")),
+    ]
+    cfg, model = student_of(experiment, other)
+    if known_by == "nothing":
+        caplog.clear()
+        build_task(cfg, model)
+        assert "see that it is with mean [0.5, 0.5, 0.5] and std [0.5, 0.5, 0.5]" in caplog.text
+        return
+    with pytest.raises(ConfigError) as raised:
+        build_task(cfg, model)
+    text = str(raised.value)
+    key = "weights" if known_by == "checkpoint" else "config"
+    assert (
+        f"command line: task.teacher.{key}: by '{said_by}' the teacher's images are normalised with" in text
+    )
+    assert "mean [0.485, 0.456, 0.406] and std [0.229, 0.224, 0.225], the student's" in text
+    assert (
+        "with [0.5, 0.5, 0.5] and [0.5, 0.5, 0.5], and both get the same images: give both Normalize" in text
+    )
+
+
 @pytest.mark.parametrize("name", list_models("*_distilled"))
 def test_the_zoos_recipes_want_a_teacher(name):
     cfg = load_config(CONFIGS / name.split("_")[0] / f"{name}.yaml")
     model = create_model(name)
     assert isinstance(build_task(cfg, model, trial=True), ClassificationTask)
-    with pytest.raises(ConfigError, match="or train without one by task=null"):
+    place = (
+        r"configs/_base_/distillation.yaml:\d+: task.teacher.weights: .* or train without one by task=null"
+    )
+    with pytest.raises(ConfigError, match=place):
         build_task(cfg, model)
     assert cfg.task == {
         "name": "DistillationTask",

@@ -68,6 +68,16 @@ def test_a_run(config, tmp_path, capfd):
     report = json.loads(out.read_text())
     assert report["map"] == pytest.approx(best["progress"]["best"])
     assert [row["images"] for row in report["per_class"]] == [8, 8, 8]
+    files = [out.parent / name for name in ("per_class.csv", "predictions.csv")]
+    assert report["files"] == [str(file) for file in files]
+    scores, predictions = (file.read_text(encoding="utf-8-sig").splitlines() for file in files)
+    assert scores[0] == "class,name,images,ap,precision,recall,f1" and len(scores) == 4
+    means = np.array([line.split(",")[2:] for line in scores[1:]], float).mean(axis=0)
+    assert 100 * means[1] == pytest.approx(report["map"], abs=1e-3)
+    assert 100 * means[4] == pytest.approx(report["macro_f1"], abs=1e-3)
+    assert predictions[0] == "path,labels,predicted,0,1,2" and len(predictions) == 17
+    assert predictions[8].startswith(f'{tmp_path}/images/val 7.png,"0,1,2",')
+    assert predictions[9].startswith(f"{tmp_path}/images/val 8.png,-,")
     (one,) = Predictor(folder / "best")(str(tmp_path / "images" / "val 7.png"))  # all three
     (none,) = Predictor(folder / "best")(str(tmp_path / "images" / "val 8.png"))
     assert min(one.probabilities) > max(none.probabilities)
@@ -136,6 +146,46 @@ def test_lines(tmp_path):
         read("a b.png\t-\n")
     with pytest.raises(DataError, match="has label 3, and class_names holds 3"):
         read("a b.png\t3\n", class_names=str(tmp_path / "names.txt"))
+
+
+def test_paddleclass_lists_of_zeros_and_ones(config, tmp_path):
+    """The same images in both formats are the same targets; which format it is is said, not guessed."""
+    from passl_sot.engine.experiment import load_config
+
+    cfg = load_config(config)
+    given = build_dataloader(cfg.dataloader.val, mode="val", seed=0).dataset
+    lines = [
+        f"{given.paths[i]}\t{','.join(map(str, row))}\n" for i, row in enumerate(given.multi_hot.tolist())
+    ]
+    path = tmp_path / "hot.txt"
+
+    def read(text: str, multi_label: bool | str = "multi_hot", **more) -> ListFile:
+        path.write_text(text)
+        options = {"dataroot": given.root, "list_file": str(path), "transforms": PLAIN, **more}
+        return ListFile(multi_label=multi_label, **options)
+
+    found = read("".join(lines))
+    np.testing.assert_array_equal(found.multi_hot, given.multi_hot)
+    assert found.class_names == ["0", "1", "2"] and found.path(7) == given.path(7)
+    np.testing.assert_array_equal(found[3]["label"], [1, 1, 0])
+    # Two classes: 0,1 is either both classes or the second alone.
+    np.testing.assert_array_equal(read("a.png\t0,1\nb.png\t1,0\n").multi_hot, [[0, 1], [1, 0]])
+    np.testing.assert_array_equal(read("a.png\t0,1\nb.png\t1,0\n", True).multi_hot, [[1, 1], [1, 1]])
+    wrong = r"hot\.txt:2: '0,1,1' names a class twice \(a 0 or 1 .* is read by multi_label: multi_hot\)"
+    with pytest.raises(DataError, match=wrong):
+        read("a.png\t0,1\nb.png\t0,1,1\n", True)
+    with pytest.raises(DataError, match=r"hot.txt:1: '2,2' names a class twice / "):
+        read("a.png\t2,2\n", True)
+    with pytest.raises(
+        DataError, match=r"hot.txt:2: 'b.png\\t0,3' isn't 'path 0,1,0' .* by multi_label: true"
+    ):
+        read("a.png\t0,1\nb.png\t0,3\n")
+    with pytest.raises(DataError, match=r"hot\.txt:2: has 3 zeros and ones, and the first line 2"):
+        read("a.png\t0,1\nb.png\t0,1,1\n")
+    (tmp_path / "names.txt").write_text("x\ny\nz\n")
+    assert read("a.png\t0,1,1\n", class_names=str(tmp_path / "names.txt")).class_names == ["x", "y", "z"]
+    with pytest.raises(DataError, match="has 2 zeros and ones a line, and class_names holds 3"):
+        read("a.png\t0,1\n", class_names=str(tmp_path / "names.txt"))
 
 
 @pytest.mark.slow

@@ -67,7 +67,8 @@ def test_two_machines_train_and_resume(machines, experiment, tmp_path):
     settings = ("-o", "dataloader.train.sampler.batch_size=4")
     first, _ = train_on(machines, experiment, tmp_path, *settings, "epochs=1")
     assert "4 per device x 2 device(s)" in first
-    again, _ = train_on(machines, experiment, tmp_path, *settings, "epochs=2", "--resume", "auto")
+    more = ("epochs=2", "--resume", "auto", "--resume-override", "epochs")
+    again, _ = train_on(machines, experiment, tmp_path, *settings, *more)
     assert "resuming from" in again
     saved = read_checkpoint(tmp_path / "output" / "run" / "last.safetensors")
     assert saved.meta["progress"]["epoch"] == 2

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from passl_sot.engine.checkpoint import read_checkpoint
 from passl_sot.engine.distributed import World
 from passl_sot.engine.experiment import load_config
 from passl_sot.engine.loggers import read_metrics
-from passl_sot.engine.progress import mix_seed
+from passl_sot.engine.progress import mix_seed, seed_all
 from passl_sot.engine.trainer import NonFiniteError, Trainer
 from passl_sot.modeling.classifier import Classifier
 
@@ -185,6 +186,16 @@ def test_processes_draw_dropout_of_their_own():
     seeds = [mix_seed(*place) for place in places]
     assert len(set(seeds)) == len(places)
     assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_all_generators_follow_the_position():
+    def draw(*place):
+        seed_all(*place)
+        return [random.random(), np.random.random(), paddle.rand([1]).item()]
+
+    first = draw(3, 0, 7, 1)
+    assert draw(3, 0, 7, 1) == first
+    assert not set(draw(3, 0, 8, 1)) & set(first)
 
 
 def test_a_run_is_not_overwritten(experiment):

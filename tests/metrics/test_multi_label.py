@@ -1,12 +1,14 @@
 """Scores of several labels per image, against scikit-learn."""
 
+import csv
 import math
 
 import numpy as np
 import pytest
+from scipy.special import expit
 from sklearn.metrics import average_precision_score, f1_score, log_loss, precision_score, recall_score
 
-from passl_sot.metrics import MultiLabelMeter
+from passl_sot.metrics import MultiLabelMeter, write_label_report
 
 
 @pytest.fixture
@@ -47,6 +49,29 @@ def test_processes_join(data):
     arrays = iter([(p.logits, p.labels, p.counted) for p in parts][1])
     parts[0].gather(lambda array: array + next(arrays))
     assert parts[0].result() == whole.result()
+
+
+def test_files(data, tmp_path):
+    logits, labels = data
+    logits[0, 0] = -900.0
+    meter = MultiLabelMeter(5, 200)
+    meter.take(np.arange(200), logits, labels)
+    names, paths = ["a", "b, c", "猫", "d", "e"], [f"x {i}.png" for i in range(200)]
+    per_class, predictions = write_label_report(meter, names, paths, tmp_path / "new")
+    with per_class.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == names
+    for row, expected in zip(rows, meter.per_class(), strict=True):
+        for key in ("images", "ap", "precision", "recall", "f1"):
+            assert float(row[key]) == pytest.approx(expected[key], abs=1e-6)
+    with predictions.open(encoding="utf-8-sig", newline="") as file:
+        header, *table = csv.reader(file)
+    assert header == ["path", "labels", "predicted", *names]
+    assert [row[0] for row in table] == paths
+    for i, row in enumerate(table):
+        for cell, given in ((row[1], labels[i]), (row[2], logits[i])):
+            assert cell == (",".join(str(k) for k in range(5) if given[k] > 0) or "-")
+        assert [float(p) for p in row[3:]] == pytest.approx(expit(logits[i]), abs=1e-6)
 
 
 def test_nothing_taken_in():

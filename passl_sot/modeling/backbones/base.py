@@ -12,8 +12,10 @@ import paddle
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
+from passl_sot.nn.drop_path import DropPath, drop_path_rates
 from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.input_channels import adapt_channels
+from passl_sot.utils.by_epoch import value_of_epoch
 
 __all__ = ["Backbone", "PlainBackbone", "as_pair", "prepend"]
 
@@ -115,6 +117,7 @@ class Backbone(nn.Layer):
     def __init__(self) -> None:
         super().__init__()
         self._recompute = False
+        self._drop_path_rate: float | Mapping[str, float | str] = 0.0
 
     def learned(self, shape: list[int]) -> paddle.Tensor:
         """A new parameter as class tokens and position tables start: normal, deviation 0.02."""
@@ -197,8 +200,28 @@ class Backbone(nn.Layer):
         """Trade time for memory: recompute activations of the blocks in the backward pass."""
         self._recompute = on
 
+    def schedule_drop_path(self, rate: float | Mapping[str, float | str]) -> None:
+        """Set the stochastic depth of all blocks; for the end of a constructor.
+
+        Args:
+            rate: What ``rates_of_blocks`` takes, or a schedule of such rates, as in ``utils.by_epoch``.
+
+        Raises:
+            ValueError: A rate lies outside [0, 1), or the schedule is faulty.
+        """
+        self._drop_path_rate = rate
+        self.set_epoch(0)
+
+    def rates_of_blocks(self, rate: float, depth: int) -> list[float]:
+        """The drop-path rates of ``depth`` blocks in order: from 0 up to ``rate`` for the last."""
+        return drop_path_rates(rate, depth)
+
     def set_epoch(self, epoch: int) -> None:
-        """Told before each epoch of training, counted from 0; for what follows a schedule."""
+        """Told before each epoch of training, counted from 0: drop-path follows its schedule."""
+        rate = value_of_epoch("drop_path_rate", self._drop_path_rate, epoch)
+        layers = [layer for layer in self.sublayers() if isinstance(layer, DropPath)]
+        for layer, own in zip(layers, self.rates_of_blocks(rate, len(layers)), strict=True):
+            layer.set_rate(own)
 
     def run_block(self, block: Callable[[paddle.Tensor], paddle.Tensor], x: paddle.Tensor) -> paddle.Tensor:
         """Call a block, with recomputation when it is on and there are gradients to save for."""

@@ -31,11 +31,11 @@ from paddle import nn
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair, prepend
 from passl_sot.nn.block import Block
-from passl_sot.nn.drop_path import drop_path_rates
 from passl_sot.nn.eager_cpu import LayerNorm
 from passl_sot.nn.patch_embed import PatchEmbed
 from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
+from passl_sot.utils.by_epoch import ShareByEpoch
 from passl_sot.utils.ranges import Count, Positive, Share
 
 __all__ = ["DeiT"]
@@ -56,7 +56,8 @@ class DeiT(PlainBackbone):
         qkv_bias: Whether the query-key-value projection has a bias.
         drop_rate: Dropout after the position table, in the perceptrons, and after projections.
         attn_drop_rate: Dropout on attention weights.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0. Or a schedule over
+            epochs, as in ``utils.by_epoch``.
         distilled: Whether a distillation token goes behind the class token.
         token_embed: A network that makes visual words in place of the patch projection.
         token_dim: Width of its stem.
@@ -84,7 +85,7 @@ class DeiT(PlainBackbone):
         qkv_bias: bool = True,
         drop_rate: Share = 0.0,
         attn_drop_rate: Share = 0.0,
-        drop_path_rate: Share = 0.0,
+        drop_path_rate: ShareByEpoch = 0.0,
         distilled: bool = False,
         token_embed: TokenEmbedName | None = None,
         token_dim: Count = 64,
@@ -114,10 +115,11 @@ class DeiT(PlainBackbone):
         self.pos_embed = self.learned([1, tokens, embed_dim])
         self.pos_drop = nn.Dropout(drop_rate)
         self.blocks = nn.LayerList(
-            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, rate, 1e-6)
-            for rate in drop_path_rates(drop_path_rate, depth)
+            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, 1e-6)
+            for _ in range(depth)
         )
         self.norm = LayerNorm(embed_dim, epsilon=1e-6)
+        self.schedule_drop_path(drop_path_rate)
         self.resize(size)
 
     def resize(self, img_size: int | Sequence[int]) -> None:

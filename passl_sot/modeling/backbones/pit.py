@@ -38,6 +38,7 @@ from passl_sot.nn.block import Block
 from passl_sot.nn.eager_cpu import LayerNorm
 from passl_sot.nn.initializers import conv2d, linear, torch_default_
 from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
+from passl_sot.utils.by_epoch import ShareByEpoch
 from passl_sot.utils.ranges import Count, Positive, Share
 
 __all__ = ["PiT"]
@@ -58,12 +59,12 @@ class _Stage(nn.Layer):
     """Blocks of one width."""
 
     def __init__(
-        self, dim: int, num_heads: int, mlp_ratio: float, rates: list[float], drops: tuple[float, float]
+        self, dim: int, depth: int, num_heads: int, mlp_ratio: float, drops: tuple[float, float]
     ) -> None:
         super().__init__()
         self.blocks = nn.LayerList(
-            Block(dim, num_heads, mlp_ratio, True, drops[0], drops[1], rate, norm_epsilon=1e-6)
-            for rate in rates
+            Block(dim, num_heads, mlp_ratio, True, drops[0], drops[1], norm_epsilon=1e-6)
+            for _ in range(depth)
         )
 
 
@@ -107,7 +108,8 @@ class PiT(Backbone):
         distilled: Whether a second class token, for distillation, goes along.
         drop_rate: Dropout after the position map, in the perceptrons, and after projections.
         attn_drop_rate: Dropout on attention weights.
-        drop_path_rate: Stochastic depth; block i of L drops with this rate times i/L.
+        drop_path_rate: Stochastic depth; block i of L drops with this rate times i/L. Or a schedule over
+            epochs, as in ``utils.by_epoch``.
 
     Raises:
         ValueError: The numbers contradict each other, or the size gives no patch.
@@ -129,7 +131,7 @@ class PiT(Backbone):
         distilled: bool = False,
         drop_rate: Share = 0.0,
         attn_drop_rate: Share = 0.0,
-        drop_path_rate: Share = 0.0,
+        drop_path_rate: ShareByEpoch = 0.0,
     ) -> None:
         super().__init__()
         self._check_stages(depths, num_heads)
@@ -157,16 +159,19 @@ class PiT(Backbone):
         self.cls_token = self.learned([1, self.num_prefix_tokens, dims[0]])
         self.patch_embed = _PatchEmbed(in_chans, dims[0], patch_size, stride)
         self.pos_drop = nn.Dropout(drop_rate)
-        rates = [drop_path_rate * i / sum(depths) for i in range(sum(depths))]
-        starts = [sum(depths[:s]) for s in range(len(depths))]
         self.transformers = nn.LayerList(
-            _Stage(dim, heads, mlp_ratio, rates[start : start + depth], (drop_rate, attn_drop_rate))
-            for dim, heads, start, depth in zip(dims, num_heads, starts, depths, strict=True)
+            _Stage(dim, depth, heads, mlp_ratio, (drop_rate, attn_drop_rate))
+            for dim, depth, heads in zip(dims, depths, num_heads, strict=True)
         )
         self.pools = nn.LayerList(_Pool(a, b) for a, b in pairwise(dims))
         self.norm = LayerNorm(dims[-1], epsilon=1e-6)
         torch_default_(self)
+        self.schedule_drop_path(drop_path_rate)
         self.resize(img_size)
+
+    def rates_of_blocks(self, rate: float, depth: int) -> list[float]:
+        """Not even the last block reaches the rate, as in the official code."""
+        return [rate * i / depth for i in range(depth)]
 
     @staticmethod
     def _check_stages(depths: Sequence[int], num_heads: Sequence[int]) -> None:

@@ -32,10 +32,10 @@ from paddle import nn
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair, prepend
 from passl_sot.nn.block import Block
-from passl_sot.nn.drop_path import drop_path_rates
 from passl_sot.nn.eager_cpu import LayerNorm
 from passl_sot.nn.position import sinusoid_table
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
+from passl_sot.utils.by_epoch import ShareByEpoch
 from passl_sot.utils.ranges import Count, Positive, Share
 
 __all__ = ["SoT"]
@@ -55,7 +55,8 @@ class SoT(PlainBackbone):
         qkv_bias: Whether the query-key-value projection has a bias.
         drop_rate: Dropout after the position table, in the perceptrons, and after projections.
         attn_drop_rate: Dropout on attention weights.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0. Or a schedule over
+            epochs, as in ``utils.by_epoch``.
         token_embed: The network that makes visual words.
         token_dim: Width of its stem (64 in every published model).
         large_output: Words at a quarter of the image size; DenseNet only.
@@ -82,7 +83,7 @@ class SoT(PlainBackbone):
         qkv_bias: bool = False,
         drop_rate: Share = 0.0,
         attn_drop_rate: Share = 0.0,
-        drop_path_rate: Share = 0.0,
+        drop_path_rate: ShareByEpoch = 0.0,
         token_embed: TokenEmbedName = "DenseNet",
         token_dim: Count = 64,
         large_output: bool = False,
@@ -100,10 +101,10 @@ class SoT(PlainBackbone):
             self.cls_token = self.learned([1, 1, embed_dim])
         self.pos_drop = nn.Dropout(drop_rate)
         self.blocks = nn.LayerList(
-            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, rate)
-            for rate in drop_path_rates(drop_path_rate, depth)
+            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate) for _ in range(depth)
         )
         self.norm = LayerNorm(embed_dim, epsilon=1e-5)
+        self.schedule_drop_path(drop_path_rate)
         self.resize(size)
 
     def resize(self, img_size: int | Sequence[int]) -> None:

@@ -14,8 +14,7 @@ Differences from the official code (hhb072/STViT):
 * the frozen kernels that gather super tokens (``attn.unfold``, ``attn.fold``) are index tables:
   conversion checks that a checkpoint's are the identity, and leaves them out;
 * 1×1 convolutions are matrix products, their weights those of Linear layers; biases and identities
-  of the depth-wise convolutions are merged into neighbouring products. Sums run in another order;
-* the drop-path rate may be a schedule over epochs, as the authors recommend in words.
+  of the depth-wise convolutions are merged into neighbouring products. Sums run in another order.
 
 Kept from it: GELU before BatchNorm in the stem, LayerNorm epsilon 1e-6 before attention, BatchNorm
 before the perceptron, convolutions started as PyTorch starts them, LayerScale decayed (it has four
@@ -34,11 +33,11 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Backbone, as_pair
 from passl_sot.nn.compiled import available, bias_gelu
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, ResidualDepthwise
-from passl_sot.nn.drop_path import DropPath, drop_path_rates
+from passl_sot.nn.drop_path import DropPath
 from passl_sot.nn.eager_cpu import LayerNorm, Linear, channel_bias, gelu
 from passl_sot.nn.initializers import batch_norm, uniform_fan_in_
 from passl_sot.nn.super_tokens import SuperTokenAttention
-from passl_sot.utils.by_epoch import value_of_epoch
+from passl_sot.utils.by_epoch import ShareByEpoch
 from passl_sot.utils.ranges import Count, Positive, Share
 
 __all__ = ["STViT"]
@@ -107,7 +106,7 @@ class _Block(nn.Layer):
         self.pos_embed = ResidualDepthwise(dim)
         self.norm1 = _LayerNorm2d(dim)
         self.attn = SuperTokenAttention(dim, num_heads, window, num_iters, qkv_bias, attn_dropout, dropout)
-        self.drop_path = DropPath(0.0)
+        self.drop_path = DropPath()
         self.norm2 = batch_norm(dim)
         self.mlp2 = ConvMlp(dim, int(dim * mlp_ratio), dropout)
         self.layer_scale = layer_scale
@@ -160,7 +159,7 @@ class STViT(Backbone):
         drop_rate: Dropout after the stem, in the perceptrons, and after projections.
         attn_drop_rate: Dropout on attention weights.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
-            Or a schedule, first epochs to rates: ``{0: 0.4, 260: 0.6}``; ``set_epoch`` follows it.
+            Or a schedule over epochs, as in ``utils.by_epoch`` (the authors recommend one for Large).
         layerscale: Whether the branches of each stage have a learned factor per channel.
         init_values: What those factors start at.
         projection: Width of the tokens given.
@@ -192,7 +191,7 @@ class STViT(Backbone):
         qkv_bias: bool = True,
         drop_rate: Share = 0.0,
         attn_drop_rate: Share = 0.0,
-        drop_path_rate: Share | dict[str, Share] = 0.0,
+        drop_path_rate: ShareByEpoch = 0.0,
         layerscale: list[bool] = (False, False, False, False),
         init_values: Positive = 1e-6,
         projection: Count = 1024,
@@ -209,7 +208,6 @@ class STViT(Backbone):
         self.num_prefix_tokens = 0
         self.depths = list(depths)
         self.num_layers = sum(depths) + 1
-        self.drop_path_rate = drop_path_rate
         self.widths = list(embed_dim)
         self.patch_embed = _Stem(in_chans, embed_dim[0])
         self.pos_drop = nn.Dropout(drop_rate)
@@ -235,7 +233,7 @@ class STViT(Backbone):
         uniform_fan_in_(self.proj.weight, embed_dim[-1])
         uniform_fan_in_(self.proj.bias, embed_dim[-1])
         self.norm = batch_norm(projection)
-        self.set_epoch(0)
+        self.schedule_drop_path(drop_path_rate)
         self.resize(as_pair(img_size))
 
     def resize(self, img_size: int | Sequence[int]) -> None:
@@ -256,21 +254,6 @@ class STViT(Backbone):
         stride = self.feature_info[last]["reduction"]
         # Every convolution that halves a side rounds up, so that they round up together.
         self.grid_size = (-(-self.img_size[0] // stride), -(-self.img_size[1] // stride))
-
-    def set_epoch(self, epoch: int) -> None:
-        """Follow the drop-path schedule, where there is one.
-
-        Args:
-            epoch: The epoch about to be trained, counted from 0.
-
-        Raises:
-            ValueError: The schedule is faulty.
-        """
-        last = value_of_epoch("drop_path_rate", self.drop_path_rate, epoch)
-        rates = drop_path_rates(last, sum(self.depths))
-        blocks = [block for stage in self.layers for block in stage.blocks]
-        for block, rate in zip(blocks, rates, strict=True):
-            block.drop_path = DropPath(rate)
 
     def _maps(self, x_bchw: paddle.Tensor, stages: int) -> list[paddle.Tensor]:
         """The last block's output of each of the first ``stages`` stages, ``[B, C, H, W]``."""

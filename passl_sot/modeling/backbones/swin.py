@@ -39,13 +39,13 @@ from paddle import nn
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Backbone, as_pair
 from passl_sot.nn.block import Block
-from passl_sot.nn.drop_path import drop_path_rates
 from passl_sot.nn.eager_cpu import LayerNorm
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.patch_embed import PatchEmbed
 from passl_sot.nn.position import resize_bias_table
 from passl_sot.nn.token_embed import TokenEmbed
 from passl_sot.nn.window import WindowAttention
+from passl_sot.utils.by_epoch import ShareByEpoch
 from passl_sot.utils.ranges import Count, Positive, Share
 
 __all__ = ["Swin"]
@@ -123,7 +123,8 @@ class Swin(Backbone):
         qkv_bias: Whether the query-key-value projection has a bias.
         drop_rate: Dropout after the embedding, in the perceptrons, and after projections.
         attn_drop_rate: Dropout on attention weights.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0. Or a schedule over
+            epochs, as in ``utils.by_epoch``.
         patch_norm: Whether a LayerNorm follows the patch projection.
         token_embed: "DenseNet" for SoT's embedding in place of the patch projection and its norm.
         token_dim: Width of its stem.
@@ -175,7 +176,7 @@ class Swin(Backbone):
         qkv_bias: bool = True,
         drop_rate: Share = 0.0,
         attn_drop_rate: Share = 0.0,
-        drop_path_rate: Share = 0.0,
+        drop_path_rate: ShareByEpoch = 0.0,
         patch_norm: bool = True,
         token_embed: Literal["DenseNet"] | None = None,
         token_dim: Count = 64,
@@ -201,7 +202,6 @@ class Swin(Backbone):
                 token_embed, size, in_chans, embed_dim, token_dim, large_output=True
             )
         self.pos_drop = nn.Dropout(drop_rate)
-        rates = drop_path_rates(drop_path_rate, sum(depths))
         grids = _grids(self.patch_embed.grid_size(*size), len(depths))
         self.layers = nn.LayerList()
         for s, (depth, heads, grid) in enumerate(zip(depths, num_heads, grids, strict=True)):
@@ -211,14 +211,10 @@ class Swin(Backbone):
                 attn = WindowAttention(
                     dim, heads, grid, window_size, i % 2 == 1, qkv_bias, attn_drop_rate, drop_rate
                 )
-                rate = rates[self._first_block[s] + i]
-                blocks.append(
-                    Block(
-                        dim, heads, mlp_ratio, dropout=drop_rate, drop_path=rate, norm_epsilon=1e-5, attn=attn
-                    )
-                )
+                blocks.append(Block(dim, heads, mlp_ratio, dropout=drop_rate, norm_epsilon=1e-5, attn=attn))
             self.layers.append(_Stage(dim, blocks, merge=s < len(depths) - 1))
         self.norm = LayerNorm(self.num_features, epsilon=1e-5)
+        self.schedule_drop_path(drop_path_rate)
         self.resize(size)
 
     def resize(self, img_size: int | Sequence[int], window_size: int | None = None) -> None:

@@ -38,12 +38,12 @@ from paddle import nn
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair, prepend
 from passl_sot.nn.block import Block
-from passl_sot.nn.drop_path import drop_path_rates
 from passl_sot.nn.eager_cpu import LayerNorm
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.input_channels import adapt_channels
 from passl_sot.nn.performer import TokenPerformer, TokenTransformer
 from passl_sot.nn.position import sinusoid_table
+from passl_sot.utils.by_epoch import ShareByEpoch
 from passl_sot.utils.ranges import Count, Positive, Share
 
 __all__ = ["T2TViT"]
@@ -100,7 +100,8 @@ class T2TViT(PlainBackbone):
         qkv_bias: Whether the query-key-value projection has a bias.
         drop_rate: Dropout after the position table, in the perceptrons, and after projections.
         attn_drop_rate: Dropout on attention weights.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0. Or a schedule over
+            epochs, as in ``utils.by_epoch``.
 
     Raises:
         ValueError: The numbers contradict each other, or the size gives no token.
@@ -123,7 +124,7 @@ class T2TViT(PlainBackbone):
         qkv_bias: bool = False,
         drop_rate: Share = 0.0,
         attn_drop_rate: Share = 0.0,
-        drop_path_rate: Share = 0.0,
+        drop_path_rate: ShareByEpoch = 0.0,
     ) -> None:
         super().__init__()
         if token_dim < 2:
@@ -136,10 +137,10 @@ class T2TViT(PlainBackbone):
         self.cls_token = self.learned([1, 1, embed_dim])
         self.pos_drop = nn.Dropout(drop_rate)
         self.blocks = nn.LayerList(
-            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, rate)
-            for rate in drop_path_rates(drop_path_rate, depth)
+            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate) for _ in range(depth)
         )
         self.norm = LayerNorm(embed_dim, epsilon=1e-5)
+        self.schedule_drop_path(drop_path_rate)
         self.resize(img_size)
 
     def resize(self, img_size: int | Sequence[int]) -> None:

@@ -1,0 +1,143 @@
+"""What the operations of augmentation policies do to pixels, by Pillow and by compiled loops alike.
+
+| kind | strength |
+|---|---|
+| AutoContrast, Equalize, Invert | none |
+| Rotate | degrees, counter-clockwise |
+| Posterize | bits that are kept; 0 are black |
+| Solarize | least value that is inverted |
+| SolarizeAdd | added to values below 128, up to 255 |
+| Brightness, Color, Contrast, Sharpness | factor of `PIL.ImageEnhance` |
+| ShearX, ShearY | rows' or columns' shift per pixel |
+| TranslateX, TranslateY | share of width or height |
+| Grey | none |
+| Hue | turn, as a share of the colour circle |
+| Blur | radius of `PIL.ImageFilter.GaussianBlur`, in pixels |
+
+Where numba is installed (``pip install .[fast]``) the loops of `kernels` carry them out, else Pillow does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+from passl_sot.data.kernels.compiling import available, laid_out
+
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+Filter = Literal["bilinear", "bicubic"]
+Fill = tuple[int, int, int]
+Matrix = tuple[float, float, float, float, float, float]
+
+_ENHANCERS: dict[str, Callable[[Image.Image], ImageEnhance._Enhance]] = {
+    "Brightness": ImageEnhance.Brightness,
+    "Color": ImageEnhance.Color,
+    "Contrast": ImageEnhance.Contrast,
+    "Sharpness": ImageEnhance.Sharpness,
+}
+# From places in the result to those in the image, by strength, width and height.
+_MATRICES: dict[str, Callable[[float, int, int], Matrix]] = {
+    "ShearX": lambda shift, width, height: (1, shift, 0, 0, 1, 0),
+    "ShearY": lambda shift, width, height: (1, 0, 0, shift, 1, 0),
+    "TranslateX": lambda share, width, height: (1, 0, share * width, 0, 1, 0),
+    "TranslateY": lambda share, width, height: (1, 0, 0, 0, 1, share * height),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One operation on one image.
+
+    Attributes:
+        kind: A kind of the table at the top of this module.
+        strength: Its strength.
+        interpolation: Filter of operations that move pixels.
+        fill: Colour of what comes in from outside of the image.
+    """
+
+    kind: str
+    strength: float = 0
+    interpolation: Filter = "bilinear"
+    fill: Fill = (0, 0, 0)
+
+    def by_pillow(self, picture: Image.Image) -> Image.Image:
+        """An RGB picture after the operation, of the same size."""
+        kind, strength = self.kind, self.strength
+        if kind in _ENHANCERS:
+            return _ENHANCERS[kind](picture).enhance(strength)
+        if kind in _MATRICES:
+            return picture.transform(
+                picture.size,
+                Image.Transform.AFFINE,
+                _MATRICES[kind](strength, *picture.size),
+                resample=FILTERS[self.interpolation],
+                fillcolor=self.fill,
+            )
+        if kind == "Rotate":
+            return picture.rotate(strength, resample=FILTERS[self.interpolation], fillcolor=self.fill)
+        return _BY_PILLOW[kind](picture, strength)
+
+    def by_kernel(self, image: np.ndarray) -> np.ndarray:
+        """The same of a contiguous image, uint8 [H, W, 3], by a compiled loop; numba must be installed."""
+        # Here, as this brings numba with it.
+        from passl_sot.data.kernels import affine, blur, colour
+
+        if self.kind in _MATRICES:
+            matrix = _MATRICES[self.kind](self.strength, image.shape[1], image.shape[0])
+            return affine.warp(image, matrix, self.interpolation, self.fill)
+        if self.kind == "Rotate":
+            return affine.rotate(image, self.strength, self.interpolation, self.fill)
+        if self.kind == "Blur":
+            return blur.gaussian(image, self.strength)
+        if self.kind in colour.OPERATIONS:
+            return colour.OPERATIONS[self.kind](image, self.strength)
+        return laid_out(np.asarray(self.by_pillow(Image.fromarray(image))))
+
+
+def carry_out(image: np.ndarray, jobs: Sequence[Job]) -> np.ndarray:
+    """An image, uint8 [H, W, 3], after operations in their order; without any, the image itself."""
+    if not jobs:
+        return image
+    if available():
+        image = laid_out(image)
+        for job in jobs:
+            image = job.by_kernel(image)
+        return image
+    picture = Image.fromarray(image)
+    for job in jobs:
+        picture = job.by_pillow(picture)
+    return np.asarray(picture)
+
+
+def _posterize(picture: Image.Image, bits: float) -> Image.Image:
+    # Pillow refuses 0 bits since release 13; before, it gave black.
+    return ImageOps.posterize(picture, int(bits)) if bits else Image.new("RGB", picture.size)
+
+
+def _solarize_add(picture: Image.Image, added: float) -> Image.Image:
+    table = [min(255, value + int(added)) if value < 128 else value for value in range(256)]
+    return picture.point(table * 3)
+
+
+def _turn_hue(picture: Image.Image, turn: float) -> Image.Image:
+    hue, saturation, value = picture.convert("HSV").split()
+    # uint8 wraps around, as the colour circle does.
+    turned = np.asarray(hue) + np.int32(turn * 255).astype(np.uint8)
+    return Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert("RGB")
+
+
+_BY_PILLOW: dict[str, Callable[[Image.Image, float], Image.Image]] = {
+    "AutoContrast": lambda picture, _: ImageOps.autocontrast(picture),
+    "Equalize": lambda picture, _: ImageOps.equalize(picture),
+    "Invert": lambda picture, _: ImageOps.invert(picture),
+    "Posterize": _posterize,
+    "Solarize": lambda picture, threshold: ImageOps.solarize(picture, int(threshold)),
+    "SolarizeAdd": _solarize_add,
+    "Grey": lambda picture, _: picture.convert("L").convert("RGB"),
+    "Hue": _turn_hue,
+    "Blur": lambda picture, radius: picture.filter(ImageFilter.GaussianBlur(radius)),
+}

@@ -1,0 +1,23 @@
+"""Images whose pixels are made when they're asked for, so that what a crop drops is never made."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+
+class Pixels(Protocol):
+    """An image, uint8 [H, W, C], that gives rectangles of itself: an array, or one that is yet to be made."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W, C)."""
+
+    def __getitem__(self, rectangle: tuple[slice, slice], /) -> np.ndarray:
+        """The pixels of `[top:bottom, left:right]`."""
+
+
+def as_array(image: Pixels) -> np.ndarray:
+    """The whole image."""
+    return image if isinstance(image, np.ndarray) else image[:, :]

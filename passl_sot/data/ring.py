@@ -1,0 +1,110 @@
+"""The memory that batches travel through: slots that workers write and the training process reads in place.
+
+A batch isn't copied on its way: its arrays, and the tensors that share their memory, are views of a slot. The
+slot is used again when the last of them is gone, so a consumer may keep a batch as long as it likes.
+
+The memory has no name and no file (`memfd_create`): nothing is left behind however a run ends, and it isn't
+part of /dev/shm, which containers make 64 MB small.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+import mmap
+import os
+import time
+import weakref
+from collections.abc import Mapping
+
+import numpy as np
+
+_ALIGNED = 64
+
+# Name, type, shape and place of each array in a slot.
+Layout = list[tuple[str, str, tuple[int, ...], int]]
+
+
+class Ring:
+    """Slots of one size, as the training process sees them, after a page on which workers say what they do.
+
+    Args:
+        slots: How many.
+        slot_bytes: Size of each.
+
+    Attributes:
+        file: File descriptor of the memory, for workers.
+        free: Places of the slots that are free.
+    """
+
+    def __init__(self, slots: int, slot_bytes: int):
+        self.slot_bytes = -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.file = os.memfd_create("passl_sot batches")
+        weakref.finalize(self, os.close, self.file)
+        size = mmap.PAGESIZE + slots * self.slot_bytes
+        os.ftruncate(self.file, size)
+        self._memory = mmap.mmap(self.file, size)
+        self.free = collections.deque(mmap.PAGESIZE + slot * self.slot_bytes for slot in range(slots))
+
+    def take(self) -> int | None:
+        """Place of a free slot in the memory; None while all are in use."""
+        return self.free.popleft() if self.free else None
+
+    def give_back(self, place: int) -> None:
+        """Frees a slot that nothing was written to."""
+        self.free.append(place)
+
+    def whereabouts(self, worker: int) -> tuple[int | None, float]:
+        """The image that a worker is reading, None while it reads none, and for how many seconds."""
+        image, since = _note(self._memory, worker)
+        return image - 1 if image else None, (time.monotonic_ns() - since) / 1e9
+
+    def arrays(self, place: int, layout: Layout) -> dict[str, np.ndarray]:
+        """What a worker has put into a slot; the slot is free again when all of these arrays are gone."""
+        left = [len(layout)]
+        arrays = {}
+        for name, dtype, shape, offset in layout:
+            array = np.ndarray(shape, dtype, self._memory, place + offset)
+            # Tensors made of it by DLPack keep it alive.
+            weakref.finalize(array, _forget, self.free, place, left).atexit = False
+            arrays[name] = array
+        return arrays
+
+
+def _forget(free: collections.deque[int], place: int, left: list[int]) -> None:
+    left[0] -= 1
+    if not left[0]:
+        free.append(place)
+
+
+def _note(memory: mmap.mmap, worker: int) -> np.ndarray:
+    """Two numbers: 1 + the image that a worker reads (0: none), and since when (ns)."""
+    return np.ndarray(2, np.int64, memory, 16 * worker)
+
+
+def note(memory: mmap.mmap, worker: int, image: int | None) -> None:
+    """Says which image a worker reads, None for none; called by the worker."""
+    _note(memory, worker)[:] = (0 if image is None else image + 1, time.monotonic_ns())
+
+
+def put(arrays: Mapping[str, np.ndarray], memory: mmap.mmap, place: int, slot_bytes: int) -> Layout | None:
+    """Writes arrays to a slot.
+
+    Returns:
+        What was written where, for `Ring.arrays`; None where they don't fit.
+    """
+    layout: Layout = []
+    offset = 0
+    for name, array in arrays.items():
+        layout.append((name, array.dtype.str, array.shape, offset))
+        offset += size_of(array.shape, array.itemsize)
+    if offset > slot_bytes:
+        return None
+    for name, dtype, shape, begin in layout:
+        np.ndarray(shape, dtype, memory, place + begin)[...] = arrays[name]
+    return layout
+
+
+def size_of(shape: tuple[int, ...], itemsize: int) -> int:
+    """Bytes that an array takes in a slot."""
+    return -(-math.prod(shape) * itemsize // _ALIGNED) * _ALIGNED

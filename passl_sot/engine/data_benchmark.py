@@ -1,0 +1,162 @@
+"""Where the time of an input pipeline goes, beside what this machine could do and what others do.
+
+All figures are the processor time of one core, medians over rounds; stages and other programs take turns.
+"""
+
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from passl_sot.data import build_dataloader
+from passl_sot.data.datasets import LabelledImages
+from passl_sot.data.decode import read_file
+from passl_sot.data.draws import of_image
+from passl_sot.data.loader import ImageLoader
+from passl_sot.data.pixels import as_array
+from passl_sot.data.transforms import Compose
+from passl_sot.engine.benchmark import Peer
+from passl_sot.engine.data_peers import PEERS
+from passl_sot.utils.config import Config
+
+_COPIED = 64 << 20  # bytes, more than caches hold
+
+
+def measure_data(
+    cfg: Config, *, batch: int, repeats: int, compare: str | None = None, peer_python: str = sys.executable
+) -> dict[str, float]:
+    """Times the training pipeline of an experiment stage by stage.
+
+    Args:
+        cfg: A checked experiment; its training set must exist.
+        batch: Images per batch.
+        repeats: Rounds, each with other images.
+        compare: One of `PEERS`, which prepares the same files for the same size by its own recipe, or the
+            command of a `Peer`.
+        peer_python: The interpreter that has that peer installed.
+
+    Returns:
+        Microseconds per image by stage ("read", transforms by name, "batch: ..."); their sum; images per
+        second of one core, of the loader as it is set up, of the limits of this machine, and of the peer.
+
+    Raises:
+        PeerError: The other program failed.
+        DataError: The data are not as they should be.
+    """
+    loader = build_dataloader(cfg.dataloader.train, mode="train", seed=cfg.get("seed", 0))
+    dataset = loader.dataset
+    order = np.random.default_rng(0).permutation(len(dataset)).tolist()
+    chosen = [[order[(r * batch + i) % len(order)] for i in range(batch)] for r in range(repeats + 1)]
+    stages = _stages(dataset)
+    peer = _peer(compare, peer_python, dataset, chosen) if compare else None
+    times: dict[str, list[float]] = {}
+    try:
+        for number, indices in enumerate(chosen):
+            found = {name: _seconds(run, indices) for name, run in stages.items()}
+            if peer:
+                found["peer"] = peer.run()
+            for name, seconds in found.items() if number else ():  # the first round warms up
+                times.setdefault(name, []).append(seconds / batch)
+    finally:
+        if peer:
+            peer.__exit__(None, None, None)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return _report(medians, loader, dataset, batch, repeats)
+
+
+def _report(
+    medians: dict[str, float], loader: ImageLoader, dataset: LabelledImages, batch: int, repeats: int
+) -> dict[str, float]:
+    result, before = {}, 0.0
+    prefixes = [name for name in medians if not name.startswith(("whole decode", "peer", "batch: "))]
+    for name in prefixes:  # each stage runs all before it too
+        result[f"{name} (us/image)"] = 1e6 * (medians[name] - before)
+        before = medians[name]
+    for name in [name for name in medians if name.startswith("batch: ")]:
+        result[f"{name} (us/image)"] = 1e6 * medians[name]
+        before += medians[name]
+    result["all stages (us/image)"] = 1e6 * before
+    result["one core (images/s)"] = 1 / before
+    result[f"loader, {loader.num_workers} workers (images/s)"] = _loader_speed(loader, batch * repeats)
+    result["limit: whole decode alone (images/s)"] = 1 / medians["whole decode"]
+    result["limit: memory copy (GB/s)"] = _copy_speed()
+    if "peer" in medians:
+        result["peer (images/s)"] = 1 / medians["peer"]
+        result["ratio to peer"] = medians["peer"] / before
+    return result
+
+
+def _stages(dataset: LabelledImages) -> dict[str, Callable[[Sequence[int]], object]]:
+    """By name, what runs the pipeline up to and with a stage; whole decoding and the batch by themselves."""
+    transforms = dataset.transforms.transforms
+    # Transforms that leave work to the next can't be told apart from it.
+    first = next((i for i, t in enumerate(transforms) if not getattr(t, "by_parts", False)), len(transforms))
+    names = [type(transform).__name__ for transform in transforms]
+    stages: dict[str, Callable[[Sequence[int]], object]] = {
+        "read": lambda indices: [read_file(dataset.path(i)) for i in indices]
+    }
+    for end in range(first, len(transforms) + 1):
+        name = ", ".join(["decode", *names[:first]]) if end == first else names[end - 1]
+        while name in stages:
+            name += "'"
+        compose = Compose(transforms[:end], channels=dataset.channels)
+        stages[name] = lambda indices, compose=compose: [_prepare(dataset, i, compose) for i in indices]
+    stages["whole decode"] = lambda indices: [dataset.read(i) for i in indices]
+    later = dataset.batch_stage.transforms if dataset.batch_stage else []
+    ready = np.stack([dataset[(0, 0)]["image"]])
+
+    def batch(indices: Sequence[int]) -> object:
+        images = np.repeat(ready, len(indices), axis=0)
+        if not dataset.batch_stage:
+            return images
+        keys = [(0, i) for i in indices]
+        return dataset.batch_stage(images, dataset.labels[list(indices)], seed=0, keys=keys, overwrite=True)
+
+    stages[f"batch: {', '.join(['stack', *(type(t).__name__ for t in later)])}"] = batch
+    return stages
+
+
+def _prepare(dataset: LabelledImages, index: int, compose: Compose) -> np.ndarray:
+    return as_array(compose(dataset.open(index), of_image(0, (0, index)), 0))
+
+
+def _seconds(run: Callable, *arguments: object) -> float:
+    began = time.process_time()
+    run(*arguments)
+    return time.process_time() - began
+
+
+def _loader_speed(loader: ImageLoader, images: int) -> float:
+    """Images per second of wall time, from the first batch on."""
+    seen, began = 0, 0.0
+    while seen < images:
+        for batch in loader:
+            began = began or time.perf_counter()
+            seen += len(batch["label"])
+            if seen >= images:
+                break
+    return max(seen - loader.sampler.batch_size, 1) / (time.perf_counter() - began)
+
+
+def _copy_speed() -> float:
+    """Bytes read and written per second, in thousands of millions."""
+    source, target = np.ones(_COPIED, np.uint8), np.zeros(_COPIED, np.uint8)
+    seconds = [_seconds(np.copyto, target, source) for _ in range(5)]
+    return 2 * _COPIED / statistics.median(seconds) / 1e9
+
+
+def _peer(compare: str, python: str, dataset: LabelledImages, chosen: list[list[int]]) -> Peer:
+    """The other program over the same files in the same order."""
+    if compare not in PEERS:
+        return Peer(compare)
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False, encoding="utf-8") as file:
+        file.writelines(f"{dataset.path(i)}\n" for indices in chosen for i in indices)
+    side = (dataset.output_hw or (224, 224))[0]
+    script = Path(__file__).with_name("data_peers.py")
+    words = [python, str(script), compare, file.name, str(side), str(len(chosen[0]))]
+    return Peer(shlex.join(words))

@@ -1,0 +1,258 @@
+"""Worker processes, the memory that batches travel through, and what is left of both."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from passl_sot.data import DataError, build_dataloader, build_dataset, check_data
+from passl_sot.data.errors import WorkerError
+
+ROOT = Path(__file__).parents[2]
+
+
+def _gone(pid: int, seconds: float = 10.0) -> bool:
+    for _ in range(int(seconds / 0.05)):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _pids(loader) -> list[int]:
+    return sorted(loader.pool.pids.values())
+
+
+# -- memory -----------------------------------------------------------------------------------------
+def test_batches_may_be_kept(folder, split):
+    """More of them than there is room for: each keeps its own pixels, whoever made it."""
+    root = folder({"a": 60})
+    kept = list(build_dataloader(split(root, workers=2, batch_size=2), mode="train", seed=0))
+    fresh = build_dataloader(split(root, workers=0, batch_size=2), mode="train", seed=0)
+    assert len(kept) == 30
+    for batch, expected in zip(kept, fresh, strict=True):
+        for name in ("image", "label", "index"):
+            np.testing.assert_array_equal(batch[name].numpy(), expected[name].numpy())
+
+
+def test_memory_is_used_again(folder, split):
+    loader = build_dataloader(split(folder({"a": 60}), workers=2, batch_size=2), mode="train", seed=0)
+    places = set()
+    for _ in range(3):
+        for batch in loader:
+            places.add(batch["image"].data_ptr())
+            kept = batch["image"]
+        del batch
+    ring = loader.pool.ring
+    assert len(places) <= 6 and len(ring.free) == 5
+    pixels = kept.numpy().copy()
+    for _ in loader:
+        np.testing.assert_array_equal(kept.numpy(), pixels)
+    del kept, _
+    gc.collect()
+    assert len(ring.free) == 6
+
+
+def test_batches_of_unknown_size_travel_too(folder, split):
+    transforms = [{"name": "Resize", "size": 16}, {"name": "Normalize"}]
+    loader = build_dataloader(split(folder({"a": 8}), workers=1, transforms=transforms), mode="val", seed=0)
+    assert loader.dataset.output_hw is None
+    assert sum(len(batch["label"]) for batch in loader) == 8
+
+
+# -- processes --------------------------------------------------------------------------------------
+def test_workers_know_nothing_of_paddle(folder, split):
+    loader = build_dataloader(split(folder({"a": 40}), workers=1), mode="train", seed=0)
+    for _ in loader:
+        (pid,) = _pids(loader)
+        maps = Path(f"/proc/{pid}/maps").read_text()
+        status = Path(f"/proc/{pid}/status").read_text()
+        break
+    assert "numpy" in maps and "paddle" not in maps
+    assert int(status.partition("VmHWM:")[2].split()[0]) < 200_000  # kB
+
+
+def test_breaking_off_leaves_nothing_behind(folder, split):
+    loader = build_dataloader(split(folder({"a": 40}), workers=2), mode="train", seed=0)
+    before = set(os.listdir("/dev/shm"))
+    started = time.perf_counter()
+    pids = set()
+    for _ in range(3):
+        for number, _ in enumerate(loader):
+            if number == 2:
+                pids |= set(_pids(loader))
+                break
+    assert len(pids) == 6 and time.perf_counter() - started < 20
+    assert all(_gone(pid) for pid in pids)
+    assert set(os.listdir("/dev/shm")) <= before
+    assert [len(batch["label"]) for batch in loader] == [4] * 10
+
+
+def test_signals_to_a_whole_job_leave_workers_reading(folder, split):
+    loader = build_dataloader(split(folder({"a": 40}), workers=1), mode="train", seed=0)
+    seen = 0
+    for batch in loader:
+        (pid,) = _pids(loader)
+        assert os.getpgid(pid) != os.getpgid(0)
+        os.kill(pid, signal.SIGTERM)
+        seen += len(batch["label"])
+    assert seen == 40
+
+
+def test_a_killed_worker_is_named_with_what_it_read(folder, split):
+    loader = build_dataloader(split(folder({"a": 400}), workers=1), mode="train", seed=0)
+    with pytest.raises(WorkerError, match=r"a data worker process died: worker 0 \(pid \d+\) "):
+        for _ in loader:
+            for pid in _pids(loader):
+                os.kill(pid, signal.SIGKILL)
+    assert sum(len(batch["label"]) for batch in loader) == 400  # with others in its place
+
+
+@pytest.fixture
+def silent(folder, split):
+    """A loader over 16 images of which the one in the second place of `b` never answers; its path."""
+    paths = []
+
+    def make(workers: int, **more):
+        root = folder({"a": 8, "b": 8}, name=f"set{workers}")
+        config = split(root, workers=workers, shuffle=False)
+        config["loader"].update(more)
+        dataset = build_dataset(config["dataset"])
+        path = Path(dataset.path(9))
+        path.unlink()
+        os.mkfifo(path)
+        paths.append(path)
+        return build_dataloader(config, mode="train", seed=0, dataset=dataset), path
+
+    yield make
+    for path in paths:
+        # Threads of this process that still wait there come to an end.
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+    for thread in threading.enumerate():
+        if "passl_sot reader" in thread.name:
+            thread.join(5)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_never_answers(silent, workers):
+    loader, path = silent(workers, timeout=1)
+    who = r"worker [01] \(pid \d+\)" if workers else "the thread that reads images"
+    began = time.monotonic()
+    with pytest.raises(
+        WorkerError, match=rf"no batch came for 1 s: {who} had been reading image 9 \({path}\) for"
+    ):
+        list(loader)
+    assert time.monotonic() - began < 12
+    assert not workers or all(_gone(pid) for pid in loader.pool.pids.values())
+
+
+def test_leaving_while_a_worker_hangs(silent):
+    """What ends the loop is another matter, such as a signal; the worker must not hold it back."""
+    loader, _ = silent(1, timeout=None)
+    for _ in loader:  # one of four; by now the worker has been told of the third
+        until = time.monotonic() + 10
+        while loader.pool.ring.whereabouts(0)[0] != 9:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        began = time.monotonic()
+        break
+    assert time.monotonic() - began < 5
+    assert all(_gone(pid) for pid in loader.pool.pids.values())
+
+
+def test_the_check_before_a_run_does_not_wait_either(silent):
+    loader, path = silent(0)
+    with pytest.raises(WorkerError, match=rf"image 9 \({path}\) was not read within 0.5 s"):
+        check_data(loader.dataset, None, 2, timeout=0.5)
+
+
+def test_a_worker_that_dies_while_the_main_process_is_busy(folder, split):
+    """No error where the main thread happens to be; the next batch that is asked for tells."""
+    loader = build_dataloader(split(folder({"a": 100}), workers=2), mode="train", seed=0)
+    batches = iter(loader)
+    next(batches)
+    first = min(loader.pool.pids.values())
+    os.kill(first, signal.SIGSEGV)
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        sum(range(1000))
+    with pytest.raises(WorkerError, match=rf"worker [01] \(pid {first}\) was ended by SIGSEGV; it "):
+        list(batches)
+
+
+SCRIPT = """
+import sys, time
+from passl_sot.data import TRANSFORMS, build_dataloader
+
+@TRANSFORMS.register()
+class Mine:
+    def __call__(self, image, rng):
+        return 255 - image
+
+def main():
+    transforms = [{"name": "RandomCrop", "size": 8}, {"name": "Mine"}, {"name": "Normalize"}]
+    dataset = {"name": "ImageFolder", "dataroot": sys.argv[1], "transforms": transforms}
+    config = {"loader": {"num_workers": 1}, "sampler": {"batch_size": 2}, "dataset": dataset}
+    loader = build_dataloader(config, mode="train", seed=0)
+    for batch in loader:
+        print("batch", *loader.pool.pids.values(), flush=True)
+        if sys.argv[3:]:
+            time.sleep(60)
+
+if __name__ == "__main__" or sys.argv[2] == "unguarded":
+    main()
+"""
+
+
+def test_transforms_of_a_script(folder, tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script), folder({"a": 6}), "guarded"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0 and done.stdout.count("batch") == 3, done.stderr
+    done = subprocess.run(
+        [*command[:3], "unguarded"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert 'below `if __name__ == "__main__":`' in done.stderr
+    # Without a file there is nothing that workers could import.
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *command[2:]],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert "data workers can't see what is defined in a notebook or on a command line: move it" in done.stderr
+
+
+def test_a_killed_run_leaves_no_worker(folder, tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script), folder({"a": 6}), "guarded", "wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        worker = int(process.stdout.readline().split()[1])
+        server = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+        process.kill()
+    assert _gone(worker) and _gone(server)
+
+
+def test_what_can_not_be_sent_is_named(folder, split):
+    loader = build_dataloader(split(folder({"a": 8}), workers=1), mode="train", seed=0)
+    loader.dataset.transforms.transforms[0] = lambda image, rng: image
+    with pytest.raises(DataError, match=r"can't be given a part of the dataset \(.*lambda.*\): move it"):
+        list(loader)

@@ -1,0 +1,205 @@
+"""Injected faults, two processes: all end soon, the one to blame speaks, nobody is left behind."""
+
+import collections
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from passl_sot.engine.checkpoint import read_checkpoint
+from passl_sot.engine.loggers import read_metrics
+from passl_sot.engine.run_info import RunFolder
+
+pytestmark = pytest.mark.slow
+# Trains as tools/train.py does, after some lines that arrange for an accident in the training processes.
+SCRIPT = """
+import os, resource, signal, sys, time
+from pathlib import Path
+from passl_sot import cli
+from passl_sot.utils.supervisor import generation
+
+if generation() is not None:
+    from passl_sot.engine import trainer
+    from passl_sot.engine.trainer import Trainer
+    agree, check_data = Trainer._agree, trainer.check_data
+{accident}
+
+sys.exit(cli.train())
+"""
+# The main process checks the files before training; what is done to them behind that is met in training.
+AFTER_THE_CHECK = """
+    def check_and_spoil(*args, **more):
+        check_data(*args, **more)
+        {spoil}
+
+    trainer.check_data = check_and_spoil
+"""
+AT_AN_UPDATE = """
+    def meet_with_it(self, *args):
+        if self.world.rank == {rank} and self.progress.step == 4:
+            {accident}
+        return agree(self, *args)
+
+    Trainer._agree = meet_with_it
+"""
+SMALL = ("-o", "epochs=4", "dataloader.train.sampler.batch_size=4", "dataloader.train.loader.num_workers=1")
+
+
+@pytest.fixture
+def together(experiment, launch, tmp_path):
+    """Runs two processes to their end; also how long it took and what both logged."""
+
+    def run(*more: str, accident: str):
+        script = tmp_path / "faulty.py"
+        script.write_text(SCRIPT.format(accident=accident))
+        began = time.monotonic()
+        done = launch(2, "-c", experiment, *SMALL, *more, script=script)
+        done.seconds = time.monotonic() - began
+        done.logs = "".join(path.read_text() for path in sorted((tmp_path / "log").glob("workerlog.*")))
+        return done
+
+    return run
+
+
+def last_of(text: str) -> str:
+    """The last line that isn't the launcher's own."""
+    return [line for line in text.splitlines() if line and not line.startswith("LAUNCH")][-1]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_ends_all(experiment, together, left_behind, tmp_path, rank):
+    kill = AT_AN_UPDATE.format(rank=rank, accident="os.kill(os.getpid(), signal.SIGKILL)")
+    done = together(accident=kill)
+    assert left_behind() == []  # the data workers either
+    assert done.returncode not in (0, None)
+    assert done.seconds < 40
+    assert re.search(r"it \(pid \d+ on \S+\) was ended by SIGKILL", last_of(done.stdout))
+    folder = tmp_path / "output" / "run"
+    assert read_checkpoint(folder / "last.safetensors").meta["progress"]["step"] == 3
+    RunFolder(folder).claim()
+
+
+def test_a_silent_disk_ends_all_with_the_files_name(experiment, together, left_behind, tmp_path):
+    path = tmp_path / "train" / "c" / "3.png"
+    spoil = AFTER_THE_CHECK.format(spoil=f"os.unlink('{path}'); os.mkfifo('{path}')")
+    done = together("dataloader.train.loader.timeout=2", accident=spoil)
+    assert left_behind() == []
+    assert done.returncode not in (0, None)
+    assert done.seconds < 30
+    text = rf"error: no batch came for 2 s: worker 0 \(pid \d+\) had been reading image \d+ \({path}\) for "
+    assert re.search(text, last_of(done.stdout))
+    assert "Traceback" not in done.stdout
+
+
+def spoil_every_second() -> str:
+    files = "sorted(Path('train').rglob('*.png'))[::2]"
+    return AFTER_THE_CHECK.format(spoil=f"[path.write_bytes(b'<html>') for path in {files}]")
+
+
+def test_a_storm_of_bad_files_ends_all_at_once(together, left_behind):
+    done = together("dataloader.train.loader.max_bad=5", accident=spoil_every_second())
+    assert left_behind() == []
+    assert done.returncode not in (0, None)
+    assert done.seconds < 25  # nobody waits for gloo's half minute
+    assert "Traceback" not in done.logs
+    match = re.search(
+        r"failed:\nerror: (\d+) faults in the data:\n  1\. (\d+) unreadable images, more than the 5",
+        done.stdout,
+    )
+    assert match
+    count = int(match[2])
+    assert 6 <= count <= 12 and int(match[1]) == 1 + min(count, 10)
+    named = re.findall(
+        r"WARNING unreadable image (\d+) \(at most 5 may be skipped\).*: (/.*?\.png): ", done.logs
+    )
+    assert [int(number) for number, _ in named] == list(range(1, count + 1))
+    assert len({path for _, path in named}) == count
+
+
+def test_bad_files_are_counted_and_named_once(together, tmp_path):
+    """Each process reads each of them in one epoch or another."""
+    done = together("dataloader.train.loader.max_bad=12", accident=spoil_every_second())
+    assert done.returncode == 0, done.stdout
+    named = re.findall(r"unreadable image \d+ .*: (/.*?\.png): ", done.logs)
+    counts = collections.Counter(named)
+    assert len(counts) == 12 and set(counts.values()) == {1}
+    rows = [
+        row for row in read_metrics(tmp_path / "output" / "run" / "metrics.jsonl") if row["kind"] == "train"
+    ]
+    assert rows[-1]["bad_files"] == 12
+
+
+def test_nan_in_one_process_is_traced_there(together, tmp_path):
+    """Gradients are shared, so both have it; where it begins one of them knows."""
+    accident = """
+    task = trainer.build_task
+
+    def build(cfg, model, *args, **more):
+        fc1, calls = model.backbone.blocks[1].mlp.fc1, []
+
+        def spoil(layer, inputs, output):
+            calls.append(layer.training)
+            if calls.count(True) > 4 and os.environ["PADDLE_TRAINER_ID"] == "1":
+                return output * float("nan")
+
+        fc1.register_forward_post_hook(spoil)
+        return task(cfg, model, *args, **more)
+
+    trainer.build_task = build
+"""
+    done = together("nonfinite_limit=2", accident=accident)
+    assert done.returncode == 1
+    assert done.seconds < 30
+    place = "the output of backbone.blocks.1.mlp.fc1 (Linear) in process 1"
+    assert f"not finite in 2 updates in a row; it begins in {place}. The last" in last_of(done.stdout)
+    saved = read_checkpoint(tmp_path / "output" / "run" / "last.safetensors")
+    assert saved.meta["progress"]["step"] == 3
+    assert all(np.isfinite(array).all() for array in saved.tensors.values())
+
+
+def test_a_file_that_cannot_grow_ends_all(together, left_behind, tmp_path):
+    """The second epoch's checkpoint: the others learn of it while they wait."""
+    limit = "path = Path('output/run/last.safetensors'); size = path.stat().st_size - 1; "
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))"
+    done = together(accident=AT_AN_UPDATE.format(rank=0, accident=limit))
+    assert left_behind() == []
+    assert done.returncode == 2
+    assert done.seconds < 30
+    path = tmp_path / "output" / "run" / "last.safetensors"
+    assert f"error: can't write checkpoint {path}: File too large." in last_of(done.stdout)
+    assert read_checkpoint(path).meta["progress"]["step"] == 3
+
+
+def test_sigterm_during_the_evaluation_of_one_process(experiment, together, launch, tmp_path):
+    """The other, which has more and slower batches, stops with it."""
+    accident = f"""
+    from passl_sot.modeling.classifier import Classifier
+    forward = Classifier.forward
+
+    def slow(self, x):
+        rank = int(os.environ["PADDLE_TRAINER_ID"])
+        if not self.training:
+            Path("{tmp_path}", f"evaluated.{{rank}}").open("a").write("x")
+            time.sleep(0.1 if rank else 1.0)
+            if rank and len(Path("{tmp_path}", "evaluated.1").read_text()) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return forward(self, x)
+
+    Classifier.forward = slow
+"""
+    small = "dataloader.val.sampler.batch_size=1"
+    done = together(small, "epochs=2", accident=accident)
+    assert done.returncode == 0, done.stdout
+    folder = tmp_path / "output" / "run"
+    assert f"stopped by SIGTERM; saved {folder}/last.safetensors" in done.stdout
+    first, second = (len(Path(tmp_path, f"evaluated.{rank}").read_text()) for rank in (0, 1))
+    assert first <= 2 and second == 2
+    saved = read_checkpoint(folder / "last.safetensors").meta["progress"]
+    assert saved["pending_evaluation"] and saved["step"] == 3
+    again = launch(2, "-c", experiment, *SMALL, small, "epochs=2", "--resume", "auto")
+    assert again.returncode == 0, again.stdout
+    rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "val_raw"]
+    assert [row["step"] for row in rows] == [3, 6]
+    assert {row["images"] for row in rows} == {9}
