@@ -217,9 +217,22 @@ def curves_of(results: dict, name: str, head: str) -> list[list[float]]:
     return [curve for curve in curves if len(curve) == results["settings"]["epochs"][name]]
 
 
-def summary(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation (of a sample; 0 for a single value)."""
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+def summary(values: Sequence[float]) -> str:
+    """Mean and standard deviation of a sample; of a single value no deviation is known."""
+    mean = f"{statistics.mean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def compare(name: str, one: str, other: str, last: dict[str, list[float]]) -> str:
+    """A row of the table of differences: is what lies between two heads more than what lies between seeds?"""
+    ours, theirs = last[one], last[other]
+    points = statistics.mean(ours) - statistics.mean(theirs)
+    row = f"| {name} | {one} − {other} | {points:+.2f} "
+    if min(len(ours), len(theirs)) < 2:
+        return f"{row}| unknown | one seed |"
+    pooled = math.sqrt((statistics.variance(ours) + statistics.variance(theirs)) / 2)
+    apart = min(ours) > max(theirs) or min(theirs) > max(ours)
+    return f"{row}| {pooled:.2f} | {'apart' if apart else 'overlap'} |"
 
 
 def tables(results: dict) -> str:
@@ -228,25 +241,24 @@ def tables(results: dict) -> str:
         "| data | head | parameters | top-1 (%), mean ± deviation | each seed | CPU seconds a run |",
         "|---|---|---|---|---|---|",
     ]
-    differences = ["| data | difference of means | points | seeds |", "|---|---|---|---|"]
+    differences = [
+        "| data | difference of means | points | pooled deviation | ranges of the seeds |",
+        "|---|---|---|---|---|",
+    ]
     for name, counts in results["parameters"].items():
         last = {head: [c[-1] for c in curves_of(results, name, head)] for head in HEADS}
         for head in (head for head in HEADS if last[head]):
             seconds = [
                 r["cpu_seconds"] for k, r in results["runs"].items() if k.startswith(f"{name}/{head}/")
             ]
-            mean, deviation = summary(last[head])
             each = ", ".join(f"{value:.2f}" for value in last[head])
             lines.append(
-                f"| {name} | {head} | {counts[head]:,} | {mean:.2f} ± {deviation:.2f} | {each} "
+                f"| {name} | {head} | {counts[head]:,} | {summary(last[head])} | {each} "
                 f"| {statistics.mean(seconds):.0f} |"
             )
         for one, other in (("ClassT+WordT", "ClassT"), ("ClassT+WordT", "WordT"), ("WordT", "ClassT")):
             if last[one] and last[other]:
-                points = statistics.mean(last[one]) - statistics.mean(last[other])
-                apart = min(last[one]) > max(last[other]) or min(last[other]) > max(last[one])
-                verdict = "ranges apart" if apart else "ranges overlap"
-                differences.append(f"| {name} | {one} − {other} | {points:+.2f} | {verdict} |")
+                differences.append(compare(name, one, other, last))
     return "\n".join([*lines, "", *differences, ""])
 
 
@@ -301,12 +313,17 @@ class _Axes:
         share = (value - self.ticks[0]) / (self.ticks[-1] - self.ticks[0])
         return (bottom - (bottom - top) * share) * _FINE
 
+    def grid(self, pen: ImageDraw.ImageDraw) -> None:
+        """A line across at every tick."""
+        for value in self.ticks:
+            y = self.y(value)
+            pen.line([_INSIDE[0] * _FINE, y, _INSIDE[2] * _FINE, y], fill=_GRID, width=_FINE)
+
     def draw(self, pen: ImageDraw.ImageDraw) -> None:
-        """Grid, ticks with numbers, and the two lines."""
+        """The two axes, ticks and numbers."""
         left, top, right, bottom = (v * _FINE for v in _INSIDE)
         for value in self.ticks:
             y = self.y(value)
-            pen.line([left, y, right, y], fill=_GRID, width=_FINE)
             _text(pen, (_INSIDE[0] - 8, y / _FINE), f"{value:g}", 15, "rm", _GREY)
         every = -(-self.epochs // 12)
         for epoch in range(1, self.epochs + 1, every):
@@ -328,17 +345,18 @@ def _legend(pen: ImageDraw.ImageDraw, last: dict[str, list[float]]) -> None:
         line = [v * _FINE for v in (left, y, left + 26, y)]
         pen.line(line, fill=_COLOURS[head], width=3 * _FINE)
         _text(pen, (left + 36, y), head, 15, "lm")
-        mean, deviation = summary(values)
-        _text(pen, (right - 10, y), f"{mean:.2f} ± {deviation:.2f}", 15, "rm")
+        _text(pen, (right - 10, y), summary(values), 15, "rm")
 
 
 def _panel(results: dict, name: str) -> Image.Image:
     epochs = results["settings"]["epochs"][name]
     curves = {head: curves_of(results, name, head) for head in HEADS if curves_of(results, name, head)}
-    flat = [value for several in curves.values() for curve in several for value in curve]
-    axes = _Axes(epochs, min(flat), max(flat))
+    # From the lowest accuracy after a third of the epochs: what differs at the end is then to be seen.
+    late = [value for several in curves.values() for curve in several for value in curve[epochs // 3 :]]
+    highest = max(value for several in curves.values() for curve in several for value in curve)
+    axes = _Axes(epochs, min(late), highest)
     panel = Image.new("RGBA", [v * _FINE for v in _PANEL], (255, 255, 255, 255))
-    axes.draw(ImageDraw.Draw(panel))
+    axes.grid(ImageDraw.Draw(panel))
     lines = {}
     for head, several in curves.items():
         by_epoch = list(enumerate(zip(*several, strict=True), 1))
@@ -354,9 +372,13 @@ def _panel(results: dict, name: str) -> Image.Image:
         pen.line(points, fill=_COLOURS[head], width=3 * _FINE, joint="curve")
         for x, y in points:
             pen.circle((x, y), 4 * _FINE, fill=_COLOURS[head])
+    # What lies below the axis is cut off.
+    pen.rectangle([0, _INSIDE[3] * _FINE + 1, panel.width, panel.height], fill=(255, 255, 255, 255))
+    axes.draw(pen)
     middle = (_INSIDE[0] + _INSIDE[2]) / 2
     seeds = max(len(several) for several in curves.values())
-    _text(pen, (middle, 26), f"{name}: mean and range of {seeds} seeds", 19, "mm")
+    title = f"mean and range of {seeds} seeds" if seeds > 1 else "one seed"
+    _text(pen, (middle, 26), f"{name}: {title}", 19, "mm")
     _text(pen, (middle, _PANEL[1] - 18), "epoch", 16, "mm")
     _legend(pen, {head: [curve[-1] for curve in several] for head, several in curves.items()})
     label = Image.new("RGBA", (400 * _FINE, 24 * _FINE), (255, 255, 255, 255))
