@@ -8,6 +8,7 @@ import sys
 from passl_sot.cli.command import USAGE_ERROR
 from passl_sot.cli.conversion import convert
 from passl_sot.cli.inspection import benchmark, list_command, print_config
+from passl_sot.cli.packing import make_cache
 from passl_sot.cli.results import evaluate, predict
 from passl_sot.cli.training import train
 
@@ -17,6 +18,7 @@ COMMANDS = {
     "predict": predict,
     "benchmark": benchmark,
     "convert": convert,
+    "make-cache": make_cache,
     "print-config": print_config,
     "list": list_command,
 }

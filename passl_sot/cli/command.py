@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from passl_sot.utils.hub import NOT_JOINED
 from passl_sot.utils.supervisor import (
     SupervisionError,
     end_with_parent,
@@ -86,7 +87,7 @@ def guarded(run: Callable[[], int]) -> int:
         from passl_sot.engine.checkpoint import CheckpointError
         from passl_sot.engine.diagnose import NonFiniteError
         from passl_sot.engine.experiment import load_config  # noqa: F401  # for what it imports
-        from passl_sot.engine.joining import JoinError
+        from passl_sot.engine.joining import JoinError, RefusedError
         from passl_sot.utils.config import ConfigError
         from passl_sot.utils.registry import RegistryError
 
@@ -94,6 +95,8 @@ def guarded(run: Callable[[], int]) -> int:
         return run()
     except WorkerError as error:
         return fail(error, status=1, final=False)
+    except RefusedError as error:
+        return fail(error, status=NOT_JOINED)
     except (ConfigError, RegistryError, DataError, CheckpointError, PeerError, JoinError) as error:
         return fail(error)
     except NonFiniteError as error:

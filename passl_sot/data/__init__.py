@@ -16,6 +16,7 @@ from passl_sot.data.decode import decode, resize
 from passl_sot.data.erasing import RandomErasing
 from passl_sot.data.errors import DataError, ImageError
 from passl_sot.data.mixup import Mixup
+from passl_sot.data.packed import PackedImages
 from passl_sot.data.preflight import check_data
 from passl_sot.data.rand_augment import RandAugment
 from passl_sot.data.sampler import EvalBatchSampler, ShardedBatchSampler
@@ -38,6 +39,7 @@ __all__ = [
     "ListFile",
     "LoaderSection",
     "Mixup",
+    "PackedImages",
     "RandAugment",
     "RandomErasing",
     "SamplerSection",

@@ -17,10 +17,10 @@ import numpy as np
 
 from passl_sot.data.bands import ARRAY_ENDING, decode_bands
 from passl_sot.data.batch import build_batch_transforms
-from passl_sot.data.decode import open_image
+from passl_sot.data.decode import open_image, read_file
 from passl_sot.data.draws import Key, of_image
 from passl_sot.data.errors import DataError
-from passl_sot.data.folders import EXTENSIONS, FolderScan, scan_folder
+from passl_sot.data.folders import EXTENSIONS, scan_folder
 from passl_sot.data.list_files import read_class_names, read_labels, read_list, read_multi_hot
 from passl_sot.data.own_folder import VAL_SHARE, hold_out
 from passl_sot.data.pixels import Pixels, as_array
@@ -99,6 +99,14 @@ class LabelledImages:
             ImageError: The file can't be read.
         """
         return as_array(self.open(index))
+
+    def stored(self, index: int) -> bytes:
+        """The bytes of one image as it lies on disk.
+
+        Raises:
+            ImageError: They can't be read.
+        """
+        return read_file(self.path(index))
 
     def open(self, index: int) -> Pixels:
         """As `read`, but decodes no more than is then asked for, where a file allows it."""
@@ -211,7 +219,8 @@ class ImageFolder(LabelledImages):
         root = os.path.expanduser(dataroot)
         scan = scan_folder(root, extensions if channels in (1, 3) else (*extensions, ARRAY_ENDING))
         if part != "all":
-            _keep_part(scan, part, val_share)
+            kept = choose_part(scan.paths, scan.labels, scan.class_names, part, val_share)
+            scan.paths, scan.labels = [scan.paths[i] for i in kept], [scan.labels[i] for i in kept]
         self.ignored_files = scan.ignored_files
         super().__init__(
             root=root,
@@ -225,18 +234,20 @@ class ImageFolder(LabelledImages):
         )
 
 
-def _keep_part(scan: FolderScan, part: str, val_share: float) -> None:
-    """Leaves the images of one part in `scan`."""
-    by_class: dict[int, list[str]] = {label: [] for label in range(len(scan.class_names))}
-    for path, label in zip(scan.paths, scan.labels, strict=True):
+def choose_part(
+    paths: Sequence[str], labels: Sequence[int], class_names: Sequence[str], part: str, val_share: float
+) -> list[int]:
+    """Which images are those of one part, "train" or "val"; see `ImageFolder`."""
+    by_class: dict[int, list[str]] = {label: [] for label in range(len(class_names))}
+    for path, label in zip(paths, labels, strict=True):
         by_class[label].append(path)
-    held_out = [
-        flag
-        for label, paths in by_class.items()
-        for flag in hold_out(paths, val_share, scan.class_names[label])
-    ]
-    kept = [i for i, flag in enumerate(held_out) if flag == (part == "val")]
-    scan.paths, scan.labels = [scan.paths[i] for i in kept], [scan.labels[i] for i in kept]
+    held_out = {
+        path
+        for label, members in by_class.items()
+        for path, flag in zip(members, hold_out(members, val_share, class_names[label]), strict=True)
+        if flag
+    }
+    return [i for i, path in enumerate(paths) if (path in held_out) == (part == "val")]
 
 
 @DATASETS.register()

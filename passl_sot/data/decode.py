@@ -89,13 +89,17 @@ def open_image(path: str | os.PathLike[str], *, apply_exif: bool) -> Pixels:
         ImageError: The file can't be read whole as an image; it names the path and the reason.
     """
     name = os.fspath(path)
+    return open_bytes(read_file(name), name, apply_exif=apply_exif)
+
+
+def open_bytes(data: bytes, name: str, *, apply_exif: bool) -> Pixels:
+    """As `open_image`, of a file's bytes, with the name that messages call it by."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ImageError(
             name,
             "not read, because some code in this process has set PIL.ImageFile.LOAD_TRUNCATED_IMAGES, which "
             "would let damaged images pass as grey areas; set it back to False",
         )
-    data = read_file(name)
     header = jpeg.read_header(data) if jpeg.available() else None
     # Pillow has a limit of its own that users may set, and words for it.
     if header is None or header.height * header.width > min(Image.MAX_IMAGE_PIXELS or MAX_PIXELS, MAX_PIXELS):
@@ -103,8 +107,7 @@ def open_image(path: str | os.PathLike[str], *, apply_exif: bool) -> Pixels:
     stored = _JpegFile(data, name, header)
     if not (apply_exif and header.may_turn):
         return stored
-    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        turn = _UPRIGHT.get(_orientation(image))
+    turn = _UPRIGHT.get(read_orientation(data))
     return stored if turn is None else np.asarray(Image.fromarray(stored[:, :]).transpose(turn))
 
 
@@ -219,6 +222,15 @@ def read_file(path: str) -> bytes:
     return data
 
 
+def read_orientation(data: bytes) -> int:
+    """EXIF orientation, 1 to 8, of a file that can be read; 1 where Pillow turns it by itself (TIFF), too."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if image.format != "JPEG":
+            image.load()
+        orientation = _orientation(image)
+    return orientation if orientation in _UPRIGHT else 1
+
+
 def _orientation(image: Image.Image) -> int | None:
     try:
         return image.getexif().get(_EXIF_ORIENTATION)
@@ -244,6 +256,8 @@ def _to_rgb(image: Image.Image, path: str) -> Image.Image:
 
 def what_it_is(data: bytes) -> str:
     """Says what a file that is no image looks like; web servers' error pages are the most common case."""
+    if not data:
+        return "the file is empty (0 bytes)"
     start = data[:512].lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<svg")):
         return "not an image but an HTML, XML or SVG page, as a failed download leaves behind"

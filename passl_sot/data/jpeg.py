@@ -103,7 +103,7 @@ def _header(
     height, width = _number(data, frame_at + 5), _number(data, frame_at + 7)
     sampling = [data[frame_at + 11 + 3 * i] for i in range(components)]
     high, wide = max(s & 15 for s in sampling), max(s >> 4 for s in sampling)
-    if min(height, width) < _SMALLEST or max(high, wide) > 2 or codes_at > len(data):
+    if min(height, width) < _SMALLEST or {high, wide} - {1, 2} or codes_at > len(data):
         return None
     return Header(
         height=height,

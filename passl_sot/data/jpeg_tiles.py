@@ -10,7 +10,7 @@ import numpy as np
 
 from passl_sot.data.jpeg import Header, read_header
 
-__all__ = ["tile_jpeg"]
+__all__ = ["tile_blocks", "tile_jpeg"]
 
 # Width of a tile in pixels that is aimed at, and the widest that still helps.
 _WIDTH, _WIDEST = 64, 160
@@ -40,7 +40,7 @@ def tile_jpeg(data: bytes) -> bytes | None:
     if header is None or not header.sequential or header.interval:
         return None
     blocks = -(-header.height // header.block[0]), -(-header.width // header.block[1])
-    interval = _interval(blocks[1], header.block[1])
+    interval = tile_blocks(header.width, header.block[1])
     scan_at, tables = _scan_and_tables(data, header)
     sampling, chosen = _components(data, header, scan_at)
     try:
@@ -64,8 +64,9 @@ def tile_jpeg(data: bytes) -> bytes | None:
     return data[:scan_at] + more + data[scan_at : header.codes_at] + stretches
 
 
-def _interval(blocks: int, width: int) -> int:
-    """Blocks of a tile: a divisor of those of a row, else the whole row."""
+def tile_blocks(image_width: int, width: int) -> int:
+    """How many blocks of a width make a tile: a divisor of those of a row, else the whole row."""
+    blocks = -(-image_width // width)
     divisors = [n for n in range(1, blocks + 1) if blocks % n == 0 and _WIDTH / 2 <= n * width <= _WIDEST]
     return min(divisors, key=lambda n: abs(n * width - _WIDTH), default=blocks)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
+import math
 import os
+import statistics
 import time
 from collections.abc import Generator
 from typing import Any
@@ -27,6 +30,7 @@ from passl_sot.data.sections import LoaderSection
 # Batches that a consumer may keep beside those under way before others are copied for it.
 _KEPT = 2
 _MOST_WORKERS = 8
+_ENOUGH = 16  # batches, to tell how long an image takes
 _LOGGER = logging.getLogger("passl_sot.data")
 
 
@@ -70,6 +74,8 @@ class ImageLoader:
         self.num_workers = _worker_count(section.num_workers, world_size)
         self.bad_files = BadFiles(dataset, section.max_bad if training else 0)
         self.wait_seconds = 0.0
+        self._costs: collections.deque[float] = collections.deque(maxlen=4 * _ENOUGH)
+        self._cores = max(1, _cores() // world_size)
         self.use_shared_memory = section.use_shared_memory
         self._timeout = section.timeout
         self._reader, self._collate = GuardedReader(dataset, replace=training), Collate(dataset)
@@ -77,13 +83,11 @@ class ImageLoader:
         self._ring: Ring | None = None
         if self.num_workers:
             nursery()  # it gets ready while the model is built
-        missing = [] if compiling.available() else ["numba"]
-        missing += [] if jpeg.available() else ["simplejpeg"]
-        if training and missing:
+        if training and _missing():
             _LOGGER.info(
                 "%s not installed: images are prepared by Pillow, the same but slower; pip install '.[fast]' "
                 "/ 安装 [fast] 可加快数据读取",
-                " and ".join(missing),
+                " and ".join(_missing()),
             )
 
     @property
@@ -112,8 +116,27 @@ class ImageLoader:
                     return
                 self._raise_carried(batch)
                 self.bad_files.add(batch.pop("bad"))
+                self._costs.append(batch.pop("seconds") / len(batch["index"]))
                 self.sampler.consumed += 1
                 yield {name: _tensor(array) for name, array in batch.items()}
+
+    def remedy(self, images_per_s: float) -> str:
+        """What helps most cheaply where a consumer that could take so many images per second has to wait.
+
+        Returns:
+            One line; "" as long as too few batches were read to tell.
+        """
+        if len(self._costs) < _ENOUGH:
+            return ""
+        # The median leaves out the first batches, for which loops may have been compiled.
+        rate = 1 / max(statistics.median(self._costs), 1e-9)
+        said = f"one core prepares {rate:.0f} images/s, and the model could take {images_per_s:.0f}"
+        needed = math.ceil(images_per_s / rate)
+        if self.num_workers < min(needed, self._cores):
+            return f"{said}: set dataloader.train.loader.num_workers: {min(needed, self._cores)}"
+        if _missing():
+            return f"{said}: pip install '.[fast]' ({' and '.join(_missing())} not installed)"
+        return f"{said}: tools/benchmark.py --mode data shows which step takes the time"
 
     def _batches(self) -> Generator[dict[str, Any], None, None]:
         if not self.num_workers:
@@ -153,11 +176,20 @@ def _tensor(array: np.ndarray) -> paddle.Tensor:
     return paddle.to_tensor(array)
 
 
+def _missing() -> list[str]:
+    """What of the extra `[fast]` isn't installed."""
+    found = {"numba": compiling.available(), "simplejpeg": jpeg.available()}
+    return [name for name, there in found.items() if not there]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _worker_count(num_workers: int | str, world_size: int) -> int:
     if num_workers == "auto":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         # One core is left for the process that trains.
-        return max(0, min(_MOST_WORKERS, cores // world_size - 1))
+        return max(0, min(_MOST_WORKERS, _cores() // world_size - 1))
     if int(num_workers) < 0:
         raise ValueError(f'loader.num_workers is {num_workers}; it must be 0 or more, or "auto"')
     return int(num_workers)

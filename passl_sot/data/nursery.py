@@ -86,9 +86,12 @@ class Nursery:
         """Words for a worker's end: "was ended by SIGKILL", or its status."""
         try:
             self._control.sendall(pid.to_bytes(4, "little"))
-            status = int.from_bytes(self._control.recv(4), "little", signed=True)
+            answer = self._control.recv(4)
         except OSError:
-            return "ended with the server of all workers"
+            answer = b""
+        if not answer:
+            return "ended with the server of all workers, which was killed"
+        status = int.from_bytes(answer, "little", signed=True)
         return f"left with status {status}" if status >= 0 else f"was ended by {_name(-status)}"
 
 
@@ -116,6 +119,9 @@ def serve(control_number: int) -> None:
 
     Without files, a message is the number of a worker that has ended; the answer is its status.
     """
+    # Schedulers send SIGTERM to every process of a job: the training process then finishes its step and
+    # saves, for which it may need a batch. This server and the workers end with it.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     import passl_sot.data  # noqa: F401  # what workers need, once for all
     from passl_sot.data.kernels import compiling
 
@@ -148,9 +154,6 @@ def serve(control_number: int) -> None:
 
 
 def _work(connection_number: int, memory_number: int) -> None:
-    # Schedulers send SIGTERM to every process of a job: the training process then finishes its step and
-    # saves, for which it may need a batch. Workers end with it.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     end_with_parent(signal.SIGKILL)
     os.environ[_WORKER] = "1"

@@ -1,18 +1,21 @@
 """A user's own folder of images: which parts of it are for training and which for validation.
 
 Two layouts: `train` and `val` (also valid, validation, test) with one folder per class each; or one folder
-per class alone, of which a share of each class is held out for validation.
+per class alone, of which a share of each class is held out for validation. Packed copies have the same two.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from passl_sot.data.errors import DataError
 from passl_sot.data.folders import EXTENSIONS, LAYOUT, FolderScan, list_classes, walk_class
+from passl_sot.data.packed_format import Packed, is_packed
 
 _TRAIN = ("train", "training")
 # Share of each class that is held out where there is no folder for validation.
@@ -28,11 +31,13 @@ class OwnFolder:
         train: Folder of the training classes.
         val: That of validation; the same where some of each class is to be held out.
         class_names: Names of the training classes, in natural order.
+        packed: The training images, where the folder is a packed copy.
     """
 
     train: str
     val: str
     class_names: list[str]
+    packed: Packed | None = None
 
     @property
     def held_out(self) -> bool:
@@ -42,12 +47,18 @@ class OwnFolder:
     def count_images(self, at_most: int, val_share: float) -> int:
         """Images to train on, without those held out; counting stops when there are `at_most`."""
         total = 0
-        for name in self.class_names:
-            images = sum(1 for _ in walk_class(self.train, name, EXTENSIONS, FolderScan([])))
+        for images in self._per_class():
             total += images - (_held_out(images, val_share) if self.held_out else 0)
             if total >= at_most:
                 break
         return total
+
+    def _per_class(self) -> Iterator[int]:
+        if self.packed is not None:
+            yield from np.bincount(self.packed.labels, minlength=len(self.class_names)).tolist()
+            return
+        for name in self.class_names:
+            yield sum(1 for _ in walk_class(self.train, name, EXTENSIONS, FolderScan([])))
 
 
 def find_splits(root: str) -> OwnFolder:
@@ -57,6 +68,9 @@ def find_splits(root: str) -> OwnFolder:
         DataError: It is missing or empty, holds no class folders or one alone, or no images.
     """
     root = os.path.expanduser(root)
+    packed = _find_packed(root)
+    if packed is not None:
+        return packed
     folders = list_classes(root)
     by_name = {name.lower(): name for name in reversed(folders)}
     train = next((by_name[name] for name in _TRAIN if name in by_name), None)
@@ -78,6 +92,19 @@ def find_splits(root: str) -> OwnFolder:
             f"(looked for {' '.join(EXTENSIONS)}).\n{LAYOUT}"
         )
     return found
+
+
+def _find_packed(root: str) -> OwnFolder | None:
+    """The splits of a packed copy; None where the folder is none."""
+    train, val = os.path.join(root, _TRAIN[0]), os.path.join(root, _VAL[0])
+    if is_packed(root):
+        train = val = root
+    elif not is_packed(train):
+        return None
+    elif not is_packed(val):
+        val = train
+    packed = Packed(train)
+    return OwnFolder(train, val, packed.header["class_names"], packed)
 
 
 def hold_out(paths: Sequence[str], share: float, name: str) -> list[bool]:

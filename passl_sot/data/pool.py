@@ -25,7 +25,8 @@ from passl_sot.data.ring import Ring, note, put
 
 # Batches that each worker is asked for ahead.
 AHEAD = 2
-_LOOK = 1.0  # seconds between two looks at the clock
+# Seconds of one wait. Waits are counted, whatever the clock says: a job suspended for an hour hasn't waited.
+_LOOK = 1.0
 
 
 class Reading:
@@ -47,12 +48,14 @@ class Reading:
         connection.send(os.getpid())
         while True:
             number, keys, place = connection.recv()
+            began = time.process_time()
             batch = self.collate([self.reader[key] for key in keys])
             layout = None
             if place is not None and "error" not in batch:
                 bad = batch.pop("bad")
                 layout = put(batch, memory, place, self.slot_bytes)
                 batch = {"bad": bad} if layout else {**batch, "bad": bad}
+            batch["seconds"] = time.process_time() - began
             connection.send((number, layout, batch))
 
 
@@ -76,7 +79,9 @@ class Thread(threading.Thread):
     def run(self) -> None:
         """Reads until there is no more to do."""
         while (keys := self._asked.get()) is not None:
-            self._ready.put(self._collate([self._reader[key] for key in keys]))
+            began = time.thread_time()
+            batch = self._collate([self._reader[key] for key in keys])
+            self._ready.put({**batch, "seconds": time.thread_time() - began})
 
     def batches(self, keys: Iterable[list[Key]]) -> Generator[dict[str, Any], None, None]:
         """As of `Pool`.
@@ -94,18 +99,21 @@ class Thread(threading.Thread):
                     under_way += 1
                 if not under_way:
                     return
-                try:
-                    batch = self._ready.get(timeout=self._timeout)
-                except queue.Empty:
-                    image, since = self._now
-                    doing = describe(image, time.monotonic() - since, self._reader.dataset.path)
-                    raise WorkerError(
-                        silence(self._timeout or 0.0, "the thread that reads images", doing)
-                    ) from None
+                batch = self._receive()
                 under_way -= 1
                 yield batch
         finally:
             self._asked.put(None)
+
+    def _receive(self) -> dict[str, Any]:
+        waited = 0.0
+        while self._timeout is None or waited < self._timeout:
+            with contextlib.suppress(queue.Empty):
+                return self._ready.get(timeout=_LOOK)
+            waited += _LOOK
+        image, since = self._now
+        doing = describe(image, time.monotonic() - since, self._reader.dataset.path)
+        raise WorkerError(silence(self._timeout, "the thread that reads images", doing))
 
     def _note(self, image: int | None) -> None:
         self._now = (image, time.monotonic())
@@ -130,14 +138,15 @@ class Pool:
         self.ring, self._timeout = ring, timeout
         self.pids: dict[Link, int] = {}
         work = pack(reading)
-        self._workers = [nursery().start(work, ring.file) for _ in range(workers)]
+        self._server = nursery()  # this one: a later one knows nothing of these workers
+        self._workers = [self._server.start(work, ring.file) for _ in range(workers)]
         # What each is asked for and hasn't given yet: places of slots by number.
         self._asked: dict[Link, dict[int, int | None]] = {worker: {} for worker in self._workers}
         for number, worker in enumerate(self._workers):
             worker.send(number)
 
     def batches(self, keys: Iterable[list[Key]]) -> Generator[dict[str, Any], None, None]:
-        """A batch of arrays, as of `Collate`, for each list of keys.
+        """A batch of arrays, as of `Collate`, for each list of keys; `seconds`: the processor time it took.
 
         Raises:
             WorkerError: A worker died, or a batch took too long.
@@ -181,9 +190,10 @@ class Pool:
 
     def _receive(self) -> dict[int, dict[str, Any]]:
         """Waits for at least one batch."""
-        began = time.monotonic()
+        waited = 0.0
         received: dict[int, dict[str, Any]] = {}
         while not received:
+            began = time.monotonic()
             for worker in self._speaking():
                 try:
                     message: Any = worker.recv()
@@ -204,7 +214,8 @@ class Pool:
                 elif place is not None:
                     self.ring.give_back(place)
                 received[number] = batch
-            if not received and self._timeout and time.monotonic() - began > self._timeout:
+            waited += min(time.monotonic() - began, _LOOK)
+            if not received and self._timeout and waited >= self._timeout:
                 raise WorkerError(self._silence())
         return received
 
@@ -237,7 +248,9 @@ class Pool:
             return False
 
     def _death(self, worker: Link) -> str:
-        how = nursery().how_it_ended(self.pids[worker]) if worker in self.pids else "never began, see above"
+        how = (
+            self._server.how_it_ended(self.pids[worker]) if worker in self.pids else "never began, see above"
+        )
         return (
             f"a data worker process died: {self._name(worker)} {how}; it {self._doing(worker)}. Often memory "
             "ran out: look for 'Killed' in `dmesg`, lower dataloader.*.loader.num_workers or batch_size "

@@ -15,12 +15,11 @@ import numpy as np
 
 from passl_sot.data import build_dataloader
 from passl_sot.data.datasets import LabelledImages
-from passl_sot.data.decode import read_file
 from passl_sot.data.draws import of_image
 from passl_sot.data.loader import ImageLoader
 from passl_sot.data.pixels import as_array
 from passl_sot.data.transforms import Compose
-from passl_sot.engine.benchmark import Peer
+from passl_sot.engine.benchmark import Peer, PeerError
 from passl_sot.engine.data_peers import PEERS
 from passl_sot.utils.config import Config
 
@@ -98,7 +97,7 @@ def _stages(dataset: LabelledImages) -> dict[str, Callable[[Sequence[int]], obje
     first = next((i for i, t in enumerate(transforms) if not getattr(t, "by_parts", False)), len(transforms))
     names = [type(transform).__name__ for transform in transforms]
     stages: dict[str, Callable[[Sequence[int]], object]] = {
-        "read": lambda indices: [read_file(dataset.path(i)) for i in indices]
+        "read": lambda indices: [dataset.stored(i) for i in indices]
     }
     for end in range(first, len(transforms) + 1):
         name = ", ".join(["decode", *names[:first]]) if end == first else names[end - 1]
@@ -154,6 +153,11 @@ def _peer(compare: str, python: str, dataset: LabelledImages, chosen: list[list[
     """The other program over the same files in the same order."""
     if compare not in PEERS:
         return Peer(compare)
+    if not Path(dataset.path(0)).is_file():
+        raise PeerError(
+            f"--compare {compare} reads files, and {dataset.root} is a packed copy: name the folder it was "
+            "made of in dataloader.train.dataset / 对比程序只能读取普通文件"
+        )
     with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False, encoding="utf-8") as file:
         file.writelines(f"{dataset.path(i)}\n" for indices in chosen for i in indices)
     side = (dataset.output_hw or (224, 224))[0]

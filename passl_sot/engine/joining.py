@@ -19,6 +19,10 @@ class JoinError(RuntimeError):
     """The processes of a run didn't find each other."""
 
 
+class RefusedError(JoinError):
+    """Paddle reported a fault while they connected; another attempt may well succeed."""
+
+
 def check_gpu(selected: str, count: int) -> int:
     """The number of this process's GPU.
 
@@ -66,7 +70,8 @@ def joining(rank: int, size: int, master: str, limit: float) -> Iterator[None]:
         limit: Seconds for the block.
 
     Raises:
-        JoinError: The port is taken, or Paddle reported a fault.
+        JoinError: The port is taken.
+        RefusedError: Paddle reported a fault.
     """
     advice = (
         f"process {rank} of {size} could not join the others at {master}. Have all been started? Between "
@@ -83,7 +88,7 @@ def joining(rank: int, size: int, master: str, limit: float) -> Iterator[None]:
         try:
             yield
         except (RuntimeError, OSError, ValueError) as error:
-            raise JoinError(f"{advice}\nPaddle says: {error}") from error
+            raise RefusedError(f"{advice}\nPaddle says: {error}") from error
         finally:
             faulthandler.cancel_dump_traceback_later()
 

@@ -33,7 +33,12 @@ def overrides_for(config: Path, root: str, overrides: Sequence[str]) -> tuple[li
     for split, folder in (("train", found.train), ("val", found.val)):
         path = f"dataloader.{split}.dataset"
         kind = cfg.dataloader[split].dataset.name
-        if kind != "ImageFolder":
+        if found.packed is not None:
+            # Another name begins a node anew, so what the node says is said again.
+            node = {**cfg.dataloader[split].dataset, "name": "PackedImages"}
+            node.pop("extensions", None)
+            added.append(f"{path}={json.dumps(node, ensure_ascii=False)}")
+        elif kind != "ImageFolder":
             message = f"--data is for configs that read folders (ImageFolder), and {config} has {kind}"
             faults.append(Fault(f"{path}.name", message))
         added += [f"{path}.dataroot={json.dumps(folder, ensure_ascii=False)}", f"{path}.apply_exif=true"]

@@ -39,6 +39,7 @@ from passl_sot.utils.logger import get_logger
 from passl_sot.utils.schema import make_section
 
 log = get_logger()
+_LONG_WAIT = 0.2  # share of the time from which waiting for data is worth a word
 # Gives a new model weights from elsewhere, and says what became of them.
 Fill = Callable[[Classifier], object]
 
@@ -129,6 +130,7 @@ class Trainer:
             )
         self.save_every = self.exp.checkpoint.update_interval or sys.maxsize
         self.stop = StopRequest()
+        self.advice = ""  # on waiting for data, given once
         self.metrics: MetricsWriter | None = None
         complete = self.progress.epoch >= self.exp.epochs and not self.progress.pending_evaluation
         if world.is_main and not complete:
@@ -375,6 +377,10 @@ class Trainer:
             self.metrics.write("train", self.progress.step, epoch + 1, values)
         at = f"{epoch + 1}/{self.exp.epochs}", f"{update + 1}/{updates}"
         self._say("%s", describe_update(values, *at, images_left / speed if speed else 0.0))
+        if wait > _LONG_WAIT and not self.advice:
+            self.advice = self.train_loader.remedy(speed / self.world.size / max(1 - wait, 0.01))
+            if self.advice:
+                self._say("%.0f %% of the time went by waiting for data: %s", 100 * wait, self.advice)
 
     # -- checkpoints ------------------------------------------------------------------------------
 

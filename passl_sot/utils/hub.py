@@ -10,6 +10,10 @@ from dataclasses import asdict, dataclass
 
 # Seconds: between two signs of life, without one until given up, for all to meet.
 ALIVE, SILENT, GATHER = 5.0, 60.0, 600.0
+# What a process leaves with whose first connection to others was refused, as now and then happens in gloo;
+# nothing is done yet, so all are started again, so many times in all.
+NOT_JOINED = 75
+_ATTEMPTS = 3
 # A process that only noticed that another one is gone says one of these; the other one is the cause.
 _SECONDARY = ("gloo/transport", "tcp_store", "tcp_utils", "TCPStore", "ProcessGroupNCCL", "nccl_tools")
 
@@ -89,6 +93,7 @@ class Hub(threading.Thread):
         self.address = (address[0], self._listener.getsockname()[1])
         self.size, self.restarts = size, restarts
         self.generation = 0
+        self.attempts = 1
         self.members: dict[int, Line] = {}
         self.finished: set[int] = set()
         self.stopped: set[int] | None = None  # None while the job runs
@@ -135,9 +140,14 @@ class Hub(threading.Thread):
             line.send(
                 do="start",
                 generation=self.generation,
-                restarts=self.restarts,
+                what=self._what(),
                 cause=asdict(cause) if cause else None,
             )
+
+    def _what(self) -> str:
+        if self.attempts > 1:
+            return f"attempt {self.attempts} of {_ATTEMPTS} to connect the processes"
+        return f"restart {self.generation} of {self.restarts}"
 
     def _watch(self) -> Failure | None:
         """Runs the job, as often as it may; why it failed in the end."""
@@ -159,9 +169,12 @@ class Hub(threading.Thread):
                     line.send(do="stop")
             elif self.stopped is not None and len(self.stopped) == self.size:
                 cause = self._cause()
-                if cause.final or self.asked or self.generation >= self.restarts:
+                if cause.status == NOT_JOINED and self.attempts < _ATTEMPTS and not self.asked:
+                    self.attempts += 1
+                elif cause.final or self.asked or self.generation >= self.restarts:
                     return cause
-                self.generation += 1
+                else:
+                    self.generation, self.attempts = self.generation + 1, 1
                 time.sleep(1)
                 self._start(cause)
             elif len(self.finished) == self.size:

@@ -210,8 +210,8 @@ class Supervisor:
                 line.send(event="alive")
 
     def _start(self, message: dict) -> None:
-        if message["generation"]:
-            _say(f"{Failure(**message['cause'])}\nrestart {message['generation']} of {message['restarts']}")
+        if message["cause"]:
+            _say(f"{Failure(**message['cause'])}\n{message['what']}")
         self.report.unlink(missing_ok=True)
         more = {GENERATION: str(message["generation"]), REPORT: str(self.report)}
         # A session of its own: ending its process group ends what it has started, the data workers, too.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import collections
 import logging
 import os
+import re
 import time
 
 import numpy as np
@@ -218,6 +219,24 @@ def test_too_many_bad_files_stop_training(folder, split, workers):
         _epoch(build_dataloader(config, mode="train", seed=0))
 
 
+def test_several_processes_count_each_bad_file_once(folder, split, warnings_of):
+    root = folder({"a": 30})
+    files = [build_dataloader(split(root), mode="train", seed=0).bad_files for _ in range(2)]
+    for rank, own in enumerate(files):
+        own.shared = True
+        own.add([[7, "no image"], [rank, "no image"]])
+        assert len(own) == 0 and len(own.pending) == 2
+    both = [entry for own in files for entry in own.pending]
+    for rank, own in enumerate(files):
+        own.settle(both, name=rank == 0)
+        own.add([[0, "no image"], [8, "no image"]])  # another epoch, in which they are dealt out otherwise
+        assert own.pending == [[8, "no image"]]
+        assert list(own.reasons) == [f"{root}/a/train_{i:03d}.png" for i in (7, 0, 1)]
+    assert len(warnings_of.records) == 3
+    with pytest.raises(DataError, match="12 unreadable images, more than the 10 that may be skipped"):
+        files[1].settle([[i, "no image"] for i in range(12)])
+
+
 def test_no_readable_file_at_all(folder, split):
     root = folder({"a": 4})
     _spoil(root, *(f"a/train_{i:03d}.png" for i in range(4)))
@@ -273,6 +292,25 @@ def test_what_would_be_faster_is_said(folder, split, monkeypatch, warnings_of):
     build_dataloader(split(root, transforms=_EVAL), mode="val", seed=0)
     (record,) = warnings_of.records
     assert "numba not installed: images are prepared by Pillow, the same but slower" in record.getMessage()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_cheapest_remedy_for_waiting(folder, split, workers, monkeypatch):
+    config = split(folder({"a": 40}), workers=workers, batch_size=2)
+    monkeypatch.setattr(loader_module, "_cores", lambda: 4)
+    loader = build_dataloader(config, mode="train", seed=0)
+    assert loader.remedy(1e9) == ""
+    list(loader)
+    words = r"one core prepares (\d+) images/s, and the model could take 1000000000: set "
+    rate = int(re.match(words, loader.remedy(1e9)).group(1))
+    assert 10 < rate < 100_000
+    assert loader.remedy(1e9).endswith("set dataloader.train.loader.num_workers: 4")
+    if not workers:
+        assert loader.remedy(rate / 2).endswith("num_workers: 1")
+    loader.num_workers = 4
+    assert "tools/benchmark.py --mode data shows" in loader.remedy(1e9)
+    monkeypatch.setattr(loader_module.compiling, "available", lambda: False)
+    assert loader.remedy(1e9).endswith("pip install '.[fast]' (numba not installed)")
 
 
 def test_breaking_off_without_workers_is_quick(folder, split):

@@ -31,6 +31,10 @@ def _gone(pid: int, seconds: float = 10.0) -> bool:
     return False
 
 
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def _pids(loader) -> list[int]:
     return sorted(loader.pool.pids.values())
 
@@ -120,6 +124,21 @@ def test_a_killed_worker_is_named_with_what_it_read(folder, split):
     assert sum(len(batch["label"]) for batch in loader) == 400  # with others in its place
 
 
+def test_a_killed_server_of_workers_is_named(folder, split):
+    """As the system may choose it for want of memory; its workers end with it."""
+    loader = build_dataloader(split(folder({"a": 400}), workers=2), mode="train", seed=0)
+    began = time.monotonic()
+    with pytest.raises(
+        WorkerError, match=r"worker [01] \(pid \d+\) ended with the server of all workers, which"
+    ):
+        for number, _ in enumerate(loader):
+            if number == 1:
+                os.kill(_parent(_pids(loader)[0]), signal.SIGKILL)
+    assert time.monotonic() - began < 20
+    assert all(_gone(pid) for pid in _pids(loader))
+    assert sum(len(batch["label"]) for batch in loader) == 400  # there is another server
+
+
 @pytest.fixture
 def silent(folder, split):
     """A loader over 16 images of which the one in the second place of `b` never answers; its path."""
@@ -193,6 +212,27 @@ def test_a_worker_that_dies_while_the_main_process_is_busy(folder, split):
         list(batches)
 
 
+def test_a_suspended_job_has_not_waited(folder, split):
+    """As by a scheduler that gives the machine to another job for a while."""
+    config = split(folder({"a": 60}), workers=1)
+    config["loader"]["timeout"] = 3
+    code = (
+        "import os, subprocess, time\nfrom passl_sot.data import build_dataloader\n"
+        f"loader = build_dataloader({config!r}, mode='train', seed=0)\n"
+        "for number, _ in enumerate(loader, 1):\n"
+        "    if number == 2:\n"
+        "        (worker,), own = loader.pool.pids.values(), os.getpid()\n"
+        "        stop = f'kill -STOP {worker}; sleep 0.5; kill -STOP {own}; sleep 4.5; '\n"
+        "        subprocess.Popen(['sh', '-c', f'{stop} kill -CONT {own}; sleep 0.2; kill -CONT {worker}'])\n"
+        "        time.sleep(0.2)\n"
+        "print(number)\n"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "15\n", done.stderr
+    assert time.monotonic() - began > 5
+
+
 SCRIPT = """
 import sys, time
 from passl_sot.data import TRANSFORMS, build_dataloader
@@ -246,7 +286,7 @@ def test_a_killed_run_leaves_no_worker(folder, tmp_path):
     command = [sys.executable, str(script), folder({"a": 6}), "guarded", "wait"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         worker = int(process.stdout.readline().split()[1])
-        server = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+        server = _parent(worker)
         process.kill()
     assert _gone(worker) and _gone(server)
 

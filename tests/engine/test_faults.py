@@ -307,8 +307,10 @@ def test_a_killed_run_gives_its_folder_free_at_once(experiment, run, left_behind
 
 
 def test_sigterm_to_every_process_of_a_run_saves(experiment, run, tmp_path):
-    """As service managers and schedulers send it, to the data workers too."""
-    send = "[os.kill(pid, signal.SIGTERM) for pid in [*workers(), os.getpid()]]; time.sleep(1)"
+    """As service managers and schedulers send it, to the data workers and their server too."""
+    send = "from pathlib import Path; stat = Path(f'/proc/{workers()[0]}/stat').read_text(); "
+    send += "server = int(stat.rpartition(')')[2].split()[1]); "
+    send += "[os.kill(pid, signal.SIGTERM) for pid in [server, *workers(), os.getpid()]]; time.sleep(1)"
     many = ("dataloader.train.sampler.batch_size=1", "lr_scheduler.reference_batch=4", WORKERS)
     done = run(*many, accident=AT_AN_UPDATE.format(accident=send))
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,5 @@
 """Injected faults, two processes: all end soon, the one to blame speaks, nobody is left behind."""
 
-import collections
 import re
 import time
 from pathlib import Path
@@ -9,8 +8,11 @@ import numpy as np
 import pytest
 
 from passl_sot.engine.checkpoint import read_checkpoint
+from passl_sot.engine.distributed import World
+from passl_sot.engine.experiment import load_config
 from passl_sot.engine.loggers import read_metrics
 from passl_sot.engine.run_info import RunFolder
+from passl_sot.engine.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 # Trains as tools/train.py does, after some lines that arrange for an accident in the training processes.
@@ -68,41 +70,39 @@ def last_of(text: str) -> str:
     return [line for line in text.splitlines() if line and not line.startswith("LAUNCH")][-1]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_process_ends_all(experiment, together, left_behind, tmp_path, rank):
-    kill = AT_AN_UPDATE.format(rank=rank, accident="os.kill(os.getpid(), signal.SIGKILL)")
+def test_a_killed_process_ends_all(together, left_behind, tmp_path):
+    """The one that holds the lock on the run's folder; of others, test_supervision.py."""
+    kill = AT_AN_UPDATE.format(rank=0, accident="os.kill(os.getpid(), signal.SIGKILL)")
     done = together(accident=kill)
     assert left_behind() == []  # the data workers either
     assert done.returncode not in (0, None)
-    assert done.seconds < 40
+    assert done.seconds < 60
     assert re.search(r"it \(pid \d+ on \S+\) was ended by SIGKILL", last_of(done.stdout))
     folder = tmp_path / "output" / "run"
     assert read_checkpoint(folder / "last.safetensors").meta["progress"]["step"] == 3
     RunFolder(folder).claim()
 
 
-def test_a_silent_disk_ends_all_with_the_files_name(experiment, together, left_behind, tmp_path):
+def test_a_silent_disk_ends_all_with_the_files_name(together, left_behind, tmp_path):
     path = tmp_path / "train" / "c" / "3.png"
     spoil = AFTER_THE_CHECK.format(spoil=f"os.unlink('{path}'); os.mkfifo('{path}')")
     done = together("dataloader.train.loader.timeout=2", accident=spoil)
     assert left_behind() == []
     assert done.returncode not in (0, None)
-    assert done.seconds < 30
+    assert done.seconds < 60 and "gloo/transport" not in done.logs  # nobody waited for gloo's half minute
     text = rf"error: no batch came for 2 s: worker 0 \(pid \d+\) had been reading image \d+ \({path}\) for "
     assert re.search(text, last_of(done.stdout))
     assert "Traceback" not in done.stdout
 
 
-def spoil_every_second() -> str:
-    files = "sorted(Path('train').rglob('*.png'))[::2]"
-    return AFTER_THE_CHECK.format(spoil=f"[path.write_bytes(b'<html>') for path in {files}]")
-
-
 def test_a_storm_of_bad_files_ends_all_at_once(together, left_behind):
-    done = together("dataloader.train.loader.max_bad=5", accident=spoil_every_second())
+    """Every second image is bad; each is named once, whichever process met it."""
+    files = "sorted(Path('train').rglob('*.png'))[::2]"
+    spoil = AFTER_THE_CHECK.format(spoil=f"[path.write_bytes(b'<html>') for path in {files}]")
+    done = together("dataloader.train.loader.max_bad=5", accident=spoil)
     assert left_behind() == []
     assert done.returncode not in (0, None)
-    assert done.seconds < 25  # nobody waits for gloo's half minute
+    assert done.seconds < 60 and "gloo/transport" not in done.logs
     assert "Traceback" not in done.logs
     match = re.search(
         r"failed:\nerror: (\d+) faults in the data:\n  1\. (\d+) unreadable images, more than the 5",
@@ -118,17 +118,33 @@ def test_a_storm_of_bad_files_ends_all_at_once(together, left_behind):
     assert len({path for _, path in named}) == count
 
 
-def test_bad_files_are_counted_and_named_once(together, tmp_path):
-    """Each process reads each of them in one epoch or another."""
-    done = together("dataloader.train.loader.max_bad=12", accident=spoil_every_second())
-    assert done.returncode == 0, done.stdout
-    named = re.findall(r"unreadable image \d+ .*: (/.*?\.png): ", done.logs)
-    counts = collections.Counter(named)
-    assert len(counts) == 12 and set(counts.values()) == {1}
-    rows = [
-        row for row in read_metrics(tmp_path / "output" / "run" / "metrics.jsonl") if row["kind"] == "train"
-    ]
-    assert rows[-1]["bad_files"] == 12
+@pytest.mark.parametrize("times", [1, 9])
+def test_a_refused_connection_is_tried_again(together, left_behind, tmp_path, times):
+    """Not a restart: nothing had been done yet."""
+    accident = f"""
+    from paddle.distributed import fleet
+    init = fleet.init
+
+    def refuse(**more):
+        attempts = Path("{tmp_path}/attempts." + os.environ["PADDLE_TRAINER_ID"])
+        with attempts.open("a") as file:
+            file.write("x")
+        if attempts.name.endswith("1") and attempts.stat().st_size <= {times}:
+            raise RuntimeError("[gloo/transport/tcp/pair.cc] connect [127.0.0.1]:4018: Connection refused")
+        init(**more)
+
+    fleet.init = refuse
+"""
+    done = together("epochs=1", accident=accident)
+    assert left_behind() == []
+    assert "process 1 failed:\nerror: process 1 of 2 could not join the others" in done.stdout
+    assert "attempt 2 of 3 to connect the processes" in done.stdout
+    assert "restart" not in done.stdout
+    if times == 1:
+        assert done.returncode == 0 and "finished" in done.stdout, done.stdout
+    else:
+        assert done.returncode not in (0, None)
+        assert last_of(done.stdout).endswith("connect [127.0.0.1]:4018: Connection refused")
 
 
 def test_nan_in_one_process_is_traced_there(together, tmp_path):
@@ -151,7 +167,7 @@ def test_nan_in_one_process_is_traced_there(together, tmp_path):
 """
     done = together("nonfinite_limit=2", accident=accident)
     assert done.returncode == 1
-    assert done.seconds < 30
+    assert done.seconds < 60
     place = "the output of backbone.blocks.1.mlp.fc1 (Linear) in process 1"
     assert f"not finite in 2 updates in a row; it begins in {place}. The last" in last_of(done.stdout)
     saved = read_checkpoint(tmp_path / "output" / "run" / "last.safetensors")
@@ -166,13 +182,13 @@ def test_a_file_that_cannot_grow_ends_all(together, left_behind, tmp_path):
     done = together(accident=AT_AN_UPDATE.format(rank=0, accident=limit))
     assert left_behind() == []
     assert done.returncode == 2
-    assert done.seconds < 30
+    assert done.seconds < 60
     path = tmp_path / "output" / "run" / "last.safetensors"
     assert f"error: can't write checkpoint {path}: File too large." in last_of(done.stdout)
     assert read_checkpoint(path).meta["progress"]["step"] == 3
 
 
-def test_sigterm_during_the_evaluation_of_one_process(experiment, together, launch, tmp_path):
+def test_sigterm_during_the_evaluation_of_one_process(experiment, together, tmp_path):
     """The other, which has more and slower batches, stops with it."""
     accident = f"""
     from passl_sot.modeling.classifier import Classifier
@@ -198,8 +214,9 @@ def test_sigterm_during_the_evaluation_of_one_process(experiment, together, laun
     assert first <= 2 and second == 2
     saved = read_checkpoint(folder / "last.safetensors").meta["progress"]
     assert saved["pending_evaluation"] and saved["step"] == 3
-    again = launch(2, "-c", experiment, *SMALL, small, "epochs=2", "--resume", "auto")
-    assert again.returncode == 0, again.stdout
+    # In one process, for a change: the updates are the same.
+    cfg = load_config(experiment, [*SMALL[1:], small, "epochs=2"])
+    Trainer(cfg, folder, World(), resume="auto").fit()
     rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "val_raw"]
     assert [row["step"] for row in rows] == [3, 6]
     assert {row["images"] for row in rows} == {9}

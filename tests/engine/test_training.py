@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import os
 import random
 import re
@@ -365,6 +366,16 @@ def test_resuming_with_other_classes(experiment, tmp_path):
         (experiment.parent / split / "c").rename(experiment.parent / split / "zebra")
     with pytest.raises(ValueError, match=r"was trained on the classes \['a b', 'c', '猫'\]"):
         Trainer(load_config(experiment, ["epochs=1"]), tmp_path / "run", World(), resume="auto")
+
+
+def test_waiting_for_data_is_told_once_with_a_remedy(experiment, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("passl_sot"), "propagate", True)
+    monkeypatch.setattr("passl_sot.engine.trainer._LONG_WAIT", -1.0)
+    small = ("dataloader.train.sampler.batch_size=1", "lr_scheduler.reference_batch=1")
+    with caplog.at_level(logging.INFO, logger="passl_sot"):
+        train(experiment, *small, folder=tmp_path / "run")
+    (said,) = {r.getMessage() for r in caplog.records if "waiting for data" in r.getMessage()}
+    assert re.search(r"^\d+ % of the time went by waiting for data: one core prepares \d+ images/s", said)
 
 
 def test_transforms_and_model_must_agree_on_the_size(experiment, tmp_path):

@@ -18,6 +18,7 @@ _BYTE = np.uint64(255)
 _PEEK = np.uint64(48)  # leaves 16 bits of 64
 _DC_SIZES = 12
 _NONE = 1 << 20  # beyond any coefficient
+_LARGEST_BLOCK = 64  # words of 32 bits that hold the codes of any block
 
 
 def add_restarts(
@@ -41,7 +42,8 @@ def add_restarts(
     Returns:
         The codes and the file's end; None if they aren't as they should be, or the table for DC lacks one.
     """
-    clean = np.zeros((codes.size + 15) // 4 * 4 + 8, np.uint8)
+    # With room for a block more, as damaged codes are noticed at the end of a block.
+    clean = np.zeros((codes.size + 15) // 4 * 4 + 8 + 4 * _LARGEST_BLOCK, np.uint8)
     size = _unstuff(codes, clean)
     if size < 0:
         return None
@@ -196,7 +198,7 @@ def _rewrite(words, blocks, interval, component, tables, dc_codes, out):
             written[:] = 0
         for c in component:
             difference = _first_code(words, reader, tables[c, 0])
-            if difference == _NONE or np.int64(reader[0]) >= words.size - 1:
+            if difference == _NONE or np.int64(reader[0]) >= words.size - 1 - _LARGEST_BLOCK:
                 return -1, 0
             read[c] += difference
             if not _put_first_code(out, writer, read[c] - written[c], dc_codes[c]):

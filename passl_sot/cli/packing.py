@@ -1,0 +1,115 @@
+"""`tools/make_cache.py`: a packed copy of a dataset, from which training reads faster."""
+
+import argparse
+import os
+import shlex
+from typing import Any
+
+from passl_sot.cli.command import command, fail, guarded, make_parser
+from passl_sot.utils.logger import get_logger
+from passl_sot.utils.tuning import tune
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "make-cache",
+        "Pack a dataset into a few large files; an interrupted run goes on when it is started again.",
+        config=False,
+    )
+    add = parser.add_argument
+    add(
+        "data", metavar="DATA", help="folder (train/ and val/, or classes), list file, tar files, packed copy"
+    )
+    add("out", metavar="OUT", help="folder to make; train/ and val/ in it where DATA has both")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--raw", action="store_true", help="store pixels: large, but nothing is left to decode")
+    how.add_argument("--tile-only", action="store_true", help="store files as they are, JPEG in tiles")
+    add("--short-side", type=int, metavar="N", help="pixels, default 320 (288 with --raw); never enlarges")
+    add("--quality", type=int, metavar="Q", help="of JPEG, 1 to 100, default 90")
+    add("--to-tar", action="store_true", help="write tar files for WebDataset instead")
+    add("--processes", type=int, metavar="N", help="default: one for each core")
+    add("--dataroot", default=".", metavar="DIR", help="folder that the paths of a list file start from")
+    add("--class-names", metavar="FILE", help="names of the classes of a list file or of tar files")
+    several = "the list gives several labels per image, as ListFile's multi_label says"
+    add("--multi-label", nargs="?", const=True, default=False, choices=("multi_hot",), help=several)
+    add("--verify", action="store_true", help="only compare all of OUT with its checksums")
+    return parser
+
+
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if args.tile_only and (args.short_side is not None or args.quality is not None):
+        parser.error("--tile-only leaves pixels as they are: leave out --short-side and --quality")
+    if args.raw and (args.quality is not None or args.to_tar):
+        parser.error("--raw stores pixels: leave out --quality and --to-tar")
+    if args.short_side is not None and args.short_side < 1:
+        parser.error("--short-side must be at least 1")
+    if args.quality is not None and not 1 <= args.quality <= 100:
+        parser.error("--quality must be from 1 to 100")
+    if args.processes is not None and args.processes < 1:
+        parser.error("--processes must be at least 1")
+
+
+@command
+def make_cache(argv: list[str] | None = None) -> int:
+    """`tools/make_cache.py`: packs a dataset, or what an interrupted run left of it; or verifies one."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    _check(parser, args)
+    tune(enabled=False)  # Paddle does no work here
+    return guarded(lambda: _verify(args) if args.verify else _pack(args))
+
+
+def _pack(args: argparse.Namespace) -> int:
+    from passl_sot.data.kernels import compiling
+    from passl_sot.data.pack_items import Recipe
+    from passl_sot.data.pack_sources import SourceOptions, open_source, splits_of
+    from passl_sot.data.packing import make_job, pack
+
+    if args.tile_only and not compiling.available():
+        return fail("--tile-only needs numba, which isn't installed: pip install 'passl_sot[fast]'")
+    if args.tile_only:
+        recipe = Recipe(kind="files", short_side=None)
+    elif args.raw:
+        recipe = Recipe(kind="pixels", short_side=args.short_side or 288)
+    else:
+        recipe = Recipe(kind="files", short_side=args.short_side or 320, quality=args.quality or 90)
+    options = SourceOptions(
+        dataroot=args.dataroot, class_names=args.class_names, multi_label=args.multi_label
+    )
+    ending: Any = "tar" if args.to_tar else "bin"
+    out = os.path.expanduser(args.out)
+    # All are looked at before the first is packed.
+    jobs = [
+        make_job(open_source(data, options), os.path.join(out, name) if name else out, recipe, ending)
+        for name, data in splits_of(args.data, out)
+    ]
+    for job in jobs:
+        pack(
+            job,
+            processes=args.processes or len(os.sched_getaffinity(0)),
+            command=shlex.join(["python", "tools/make_cache.py", *_words(args)]),
+            say=get_logger().info,
+            progress=True,
+        )
+    return 0
+
+
+def _words(args: argparse.Namespace) -> list[str]:
+    """The arguments, as they would be entered again."""
+    words = [args.data, args.out]
+    for name, value in vars(args).items():
+        if name not in ("data", "out", "no_tune", "processes") and value not in (None, False, "."):
+            words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    return words
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from passl_sot.data.packed_format import is_packed
+    from passl_sot.data.packing import verify
+
+    out = os.path.expanduser(args.out)
+    inside = [os.path.join(out, name) for name in ("train", "val")]
+    for folder in [path for path in inside if is_packed(path)] or [out]:
+        count = verify(folder, progress=True)
+        get_logger().info("%s: all %s images have their checksums / 校验通过", folder, f"{count:,}")
+    return 0

@@ -1,0 +1,145 @@
+"""Labelled images from a packed copy, which `packing` makes of folders, lists and tar files."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+
+from passl_sot.data.datasets import DATASETS, LabelledImages, choose_part
+from passl_sot.data.decode import open_bytes
+from passl_sot.data.errors import DataError
+from passl_sot.data.own_folder import VAL_SHARE
+from passl_sot.data.packed_format import Packed
+from passl_sot.data.pixels import Pixels, as_array
+from passl_sot.data.transforms import TRANSFORMS
+from passl_sot.utils.ranges import Range
+
+_LOGGER = logging.getLogger("passl_sot.data")
+# Pixels as stored to pixels upright, by EXIF orientation: whether rows and columns change places, and what is
+# mirrored then.
+_TURNS: dict[int, tuple[bool, tuple[slice, slice]]] = {
+    orientation: (turned, (slice(None, None, down), slice(None, None, across)))
+    for orientation, (turned, down, across) in {
+        2: (False, 1, -1),
+        3: (False, -1, -1),
+        4: (False, -1, 1),
+        5: (True, 1, 1),
+        6: (True, 1, -1),
+        7: (True, -1, -1),
+        8: (True, -1, 1),
+    }.items()
+}
+
+
+@DATASETS.register()
+class PackedImages(LabelledImages):
+    """A folder that `tools/make_cache.py` wrote: one file per shard and an index, mapped into memory.
+
+    Numbers of images, labels and names of classes are those of the folder, list or tar files it was made of;
+    so is the orientation, which is applied when an image is read. Each image that is stored as a file is
+    compared with its checksum whenever it is read; one that is stored as pixels only when it is read whole,
+    as the checks before a run do.
+
+    Args:
+        dataroot: The folder, such as `data/packed/train`.
+        transforms: List of transforms, one after the other; see `transforms`, `rand_augment`, `erasing`.
+        batch_transforms: What is done to batches, in training: `Mixup`, and transforms of single images that
+            shall come after it. `Normalize` must be in one of the two lists.
+        apply_exif: Turn photographs upright by their EXIF orientation.
+        part: As for `ImageFolder`, with the same result: by names that images had before they were packed.
+        val_share: Share of each class that is for "val".
+        channels: 3 for colours; 1 for grey, into which pictures of any kind turn after augmentation.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataroot: str,
+        transforms: Annotated[list, TRANSFORMS],
+        batch_transforms: Annotated[list, TRANSFORMS] | None = None,
+        apply_exif: bool = True,
+        part: Literal["all", "train", "val"] = "all",
+        val_share: Annotated[float, Range(above=0, below=1)] = VAL_SHARE,
+        channels: Literal[1, 3] = 3,
+    ):
+        self.packed = packed = Packed(os.path.expanduser(dataroot))
+        self._items: np.ndarray | None = None
+        names, labels, multi_hot = packed.names, packed.labels, packed.multi_hot
+        if part != "all":
+            self._items = _part(packed, part, val_share)
+            names, labels = names.select(self._items), labels[self._items]
+        super().__init__(
+            root=packed.folder,
+            paths=names,
+            labels=labels,
+            class_names=packed.header["class_names"],
+            transforms=transforms,
+            batch_transforms=batch_transforms,
+            apply_exif=apply_exif,
+            named=packed.header["named"],
+            channels=channels,
+            multi_hot=multi_hot,
+        )
+        self._warn_of_enlarging()
+
+    def path(self, index: int) -> str:
+        """Where one image is: shard, place in it, and what it was called before."""
+        return self.packed.path(self._item(index))
+
+    def read(self, index: int) -> np.ndarray:
+        """One image before any transform, as `LabelledImages.read`; its checksum is compared.
+
+        Raises:
+            ImageError: It can't be read.
+        """
+        if self.packed.shapes is not None:
+            self.packed.check(self._item(index))
+        return as_array(self.open(index))
+
+    def _item(self, index: int) -> int:
+        return int(index) if self._items is None else int(self._items[index])
+
+    def stored(self, index: int) -> bytes:
+        """The bytes of one image, a file's or its pixels."""
+        return bytes(self.packed.view(self._item(index)))
+
+    def open(self, index: int) -> Pixels:
+        """As `read`, but decodes no more than is then asked for; the checksum of pixels isn't compared."""
+        item, packed = self._item(index), self.packed
+        data = packed.view(item)
+        if packed.shapes is not None and packed.orientations is not None and packed.shapes[item, 0]:
+            image = np.frombuffer(data, np.uint8).reshape(*packed.shapes[item].tolist(), 3)
+            turn = _TURNS.get(int(packed.orientations[item])) if self.apply_exif else None
+            if turn is None:
+                return image
+            return (image.transpose(1, 0, 2) if turn[0] else image)[turn[1]]
+        packed.check(item)
+        return open_bytes(bytes(data), packed.path(item), apply_exif=self.apply_exif)
+
+    def _warn_of_enlarging(self) -> None:
+        """Says so where images were made smaller than the model takes them."""
+        stored = self.packed.header["short_side"]
+        if stored is not None and self.output_hw is not None and min(self.output_hw) > stored:
+            _LOGGER.warning(
+                "%s holds images of a short side of %d pixels at most, and the transforms give %dx%d: pack "
+                "the data with a larger --short-side / 打包图像的短边小于输入尺寸",
+                self.root,
+                stored,
+                *self.output_hw,
+            )
+
+
+def _part(packed: Packed, part: str, val_share: float) -> np.ndarray:
+    if packed.multi_hot is not None:
+        raise DataError(
+            f"{packed.folder} has several labels per image, so no share of each class can be held out: pack "
+            "a list for train and one for val / 多标签数据不支持 part"
+        )
+    names: Sequence[str] = [packed.names[i] for i in range(len(packed))]
+    labels: list[Any] = packed.labels.tolist()
+    chosen = choose_part(names, labels, packed.header["class_names"], part, val_share)
+    return np.array(chosen, np.int64)

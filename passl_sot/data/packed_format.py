@@ -1,0 +1,224 @@
+"""The files of a packed copy of a dataset.
+
+A folder of `shard-00000.bin`, `shard-00001.bin`, ..., the images one after the other, and `index.bin`, which
+is written last: who finds it finds a whole copy. Until then `packing.json` says what is being made, and each
+finished shard has an index of its own, `shard-00000.note`, from which a later run goes on.
+
+An index is: 16 bytes that tell what it is; version, checksum of all that follows and length of the header,
+little-endian of 4, 4 and 8 bytes; the header, JSON with what is said once, and under "arrays" type, shape and
+place of each array; the arrays.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from passl_sot.data.errors import DataError, ImageError
+from passl_sot.data.strings import StringTable
+
+__all__ = ["INDEX", "PLAN", "VERSION", "Packed", "is_packed", "read_index", "shard_name", "write_index"]
+
+INDEX, PLAN = "index.bin", "packing.json"
+VERSION = 1
+_MAGIC = b"passl_sot pack\r\n"
+_START = struct.Struct("<16sIIQ")
+_ALIGNED = 64
+
+
+def shard_name(number: int, ending: str = "bin") -> str:
+    """Name of a shard's file."""
+    return f"shard-{number:05d}.{ending}"
+
+
+def is_packed(folder: str) -> bool:
+    """Whether a folder holds a packed copy, or an unfinished one."""
+    return any(os.path.isfile(os.path.join(folder, name)) for name in (INDEX, PLAN))
+
+
+def write_index(path: str, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an index under another name, and renames it when it is whole."""
+    places: dict[str, list[Any]] = {}
+    at = 0
+    for name, array in arrays.items():
+        places[name] = [array.dtype.str, list(array.shape), at]
+        at += -(-array.nbytes // _ALIGNED) * _ALIGNED
+    # ASCII: names of files that aren't UTF-8 survive as escapes.
+    text = json.dumps({**header, "arrays": places}).encode("ascii")
+    text += b" " * (-(_START.size + len(text)) % _ALIGNED)
+    parts = [text]
+    for array in arrays.values():
+        parts += [np.ascontiguousarray(array).tobytes(), bytes(-array.nbytes % _ALIGNED)]
+    checksum = 0
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    temporary = f"{path}.part"
+    with open(temporary, "wb") as file:
+        file.write(_START.pack(_MAGIC, VERSION, checksum, len(text)))
+        file.writelines(parts)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_index(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays of an index; the arrays stay in the file, mapped into memory.
+
+    Raises:
+        DataError: It is no index, one of a newer version, or damaged.
+    """
+    with open(path, "rb") as file:
+        start = file.read(_START.size)
+        if len(start) < _START.size or not start.startswith(_MAGIC):
+            raise DataError(f"{path} isn't an index that tools/make_cache.py wrote / 不是打包数据的索引文件")
+        _, version, checksum, length = _START.unpack(start)
+        if version != VERSION:
+            raise DataError(
+                f"{path} has format {version}, and this version of passl_sot reads format {VERSION}: update "
+                "passl_sot, or pack the data again / 索引格式版本不符"
+            )
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if zlib.crc32(memoryview(data)[_START.size :]) != checksum:
+        raise DataError(f"{path} is damaged (its checksum differs): pack the data again / 索引文件已损坏")
+    header = json.loads(data[_START.size : _START.size + length])
+    arrays = {}
+    for name, (kind, shape, at) in header.pop("arrays").items():
+        count = int(np.prod(shape, dtype=np.int64))
+        array = np.frombuffer(data, np.dtype(kind), count, _START.size + length + at)
+        arrays[name] = array.reshape(shape)
+    return header, arrays
+
+
+class Packed:
+    """A packed copy that is read: bytes of images by their number.
+
+    Args:
+        folder: The folder.
+
+    Attributes:
+        header: What is said once: see `packing`.
+        names: What each image was called, relative to the folder it came from.
+        labels: int64 [N].
+        multi_hot: uint8 [N, C] where images may have several labels, else None.
+        shapes: Height and width of images that are stored as pixels, int32 [N, 2]; 0 for a file that couldn't
+            be read, which is kept as it was. None in copies that hold files.
+        orientations: EXIF orientation of such images, uint8 [N].
+
+    Raises:
+        DataError: There is none, it is unfinished, of a newer version, or damaged.
+    """
+
+    def __init__(self, folder: str):
+        self.folder = folder
+        path = os.path.join(folder, INDEX)
+        if not os.path.isfile(path):
+            raise DataError(_not_there(folder))
+        self.header, arrays = read_index(path)
+        self.names = StringTable.from_parts(arrays["name_ends"], arrays["names"])
+        self.labels = arrays["labels"]
+        self.multi_hot = arrays.get("multi_hot")
+        self.shapes, self.orientations = arrays.get("shapes"), arrays.get("orientations")
+        self._ends, self._checksums = arrays["ends"], arrays["checksums"]
+        self._firsts, self._sizes = arrays["shard_firsts"], arrays["shard_sizes"]
+        self._maps: dict[int, mmap.mmap] = {}
+        for number, size in enumerate(self._sizes.tolist()):
+            self._check_size(number, size)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["folder"])  # type: ignore[misc]  # another process maps the files anew
+
+    def path(self, index: int) -> str:
+        """Where an image stands, for messages: shard, place in it, and what the image was called."""
+        shard, place = self._place(index)
+        return f"{os.path.join(self.folder, shard_name(shard))}[{place}] ({self.names[index]})"
+
+    def view(self, index: int) -> memoryview:
+        """The bytes of an image, unchecked, in the mapped file."""
+        shard, place = self._place(index)
+        start, end = 0 if place == 0 else int(self._ends[index - 1]), int(self._ends[index])
+        # A file of no bytes at all can't be mapped.
+        return memoryview(self._map(shard))[start:end] if end > start else memoryview(b"")
+
+    def check(self, index: int) -> None:
+        """Compares an image's bytes with their checksum.
+
+        Raises:
+            ImageError: They differ.
+        """
+        if zlib.crc32(self.view(index)) != self._checksums[index]:
+            raise ImageError(
+                self.path(index),
+                "its bytes aren't those that were packed (their checksum differs), so the disk or a copy of "
+                "the file is faulty: remove the folder and pack the data again / 打包文件已损坏",
+            )
+
+    def _place(self, index: int) -> tuple[int, int]:
+        shard = int(np.searchsorted(self._firsts, index, side="right")) - 1
+        return shard, index - int(self._firsts[shard])
+
+    def _map(self, number: int) -> mmap.mmap:
+        found = self._maps.get(number)
+        if found is None:
+            with open(os.path.join(self.folder, shard_name(number)), "rb") as file:
+                found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._maps[number] = found
+        return found
+
+    def _check_size(self, number: int, size: int) -> None:
+        path = os.path.join(self.folder, shard_name(number))
+        there = os.path.getsize(path) if os.path.isfile(path) else None
+        if there != size:
+            what = "is missing" if there is None else f"has {there} bytes instead of {size}"
+            raise DataError(
+                f"{path} {what}: copy the whole folder again, or remove it and pack the data again "
+                "/ 打包文件缺失或不完整"
+            )
+
+
+def _not_there(folder: str) -> str:
+    if not os.path.isdir(folder):
+        return f"dataroot {folder} doesn't exist: tools/make_cache.py makes packed copies / 目录不存在"
+    plan = os.path.join(folder, PLAN)
+    if os.path.isfile(plan):
+        return (
+            f"{folder} holds an unfinished packed copy: run the same command again, which goes on where it "
+            f"stopped: {read_plan(plan)['command']} / 打包未完成，请再次运行同一命令"
+        )
+    inside = [name for name in ("train", "val") if is_packed(os.path.join(folder, name))]
+    if inside:
+        return (
+            f"{folder} holds the packed splits {', '.join(inside)}: write dataroot: "
+            f"{os.path.join(folder, inside[0])} / 请将 dataroot 指向其中一个"
+        )
+    return f"{folder} isn't a packed copy (no {INDEX}): tools/make_cache.py DATA OUT makes one / 不是打包目录"
+
+
+def read_plan(path: str) -> dict[str, Any]:
+    """What is being made in a folder.
+
+    Raises:
+        DataError: The file isn't one that `packing` writes.
+    """
+    try:
+        with open(path, encoding="ascii") as file:
+            plan = json.load(file)
+        if plan["version"] == VERSION and isinstance(plan["command"], str):
+            return plan
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise DataError(
+        f"{path} isn't from this version of tools/make_cache.py: remove its folder / 请删除该目录"
+    )

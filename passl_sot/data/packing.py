@@ -1,0 +1,355 @@
+"""Packing a dataset: every image read once, stored as its recipe says, in a file per shard and an index.
+
+A run that is killed loses the shards that were being written; the next one goes on with those that are
+missing. The index is written last of all. The same data and the same recipe give the same bytes, on any
+number of processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+
+from passl_sot.data.errors import DataError
+from passl_sot.data.pack_items import Recipe, pack_image
+from passl_sot.data.pack_shards import Job, finished_shard, remove_notes, write_shard
+from passl_sot.data.pack_sources import Source
+from passl_sot.data.packed_format import INDEX, PLAN, VERSION, Packed, read_index, read_plan, write_index
+from passl_sot.data.tars import CLASS_NAMES
+from passl_sot.utils.supervisor import end_with_parent
+
+__all__ = ["make_job", "pack", "verify"]
+
+_SAMPLE = 32
+_SHOWN = 10
+# What is left of the plan of a folder of tar files, which has no index.
+_DONE = ".packed.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def make_job(source: Source, folder: str, recipe: Recipe, ending: Literal["bin", "tar"] = "bin") -> Job:
+    """What `pack` needs to know.
+
+    Args:
+        source: The images.
+        folder: Where to.
+        recipe: How images are stored.
+        ending: "bin", or "tar" for files that WebDataset reads; of images as files.
+    """
+    facts = [VERSION, recipe.as_dict(), ending, source.class_names, source.named]
+    digest = hashlib.sha256(json.dumps(facts).encode("ascii"))
+    several = [] if source.multi_hot is None else [source.multi_hot]
+    for array in [*source.names.parts(), source.labels, *several]:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return Job(source=source, folder=folder, recipe=recipe, ending=ending, fingerprint=digest.hexdigest())
+
+
+def pack(
+    job: Job, *, processes: int, command: str, say: Callable[[str], None], progress: bool = False
+) -> bool:
+    """Packs a dataset, or what an earlier run left of it.
+
+    Args:
+        job: What is packed.
+        processes: How many work at a time.
+        command: What the user would enter again.
+        say: Is told size and time before the work, and the result.
+        progress: Draw a progress bar.
+
+    Returns:
+        Whether there was anything to do.
+
+    Raises:
+        DataError: The folder holds something else, the disk is or will be full, or a file can't be opened.
+    """
+    os.makedirs(job.folder, exist_ok=True)
+    with _alone(job.folder):
+        if _complete(job):
+            _clean_up(job)
+            say(f"{job.folder}: {len(job.source):,} images are packed already / 已打包完成")
+            return False
+        _claim(job, command)
+        missing = [number for number in range(job.shards) if finished_shard(job, number) is None]
+        left = sum(len(job.images(number)) for number in missing)
+        if left:
+            _announce(job, left, processes, say)
+            with _progress(len(job.source), len(job.source) - left, progress) as tell, _explained(job.folder):
+                _work(job, missing, processes, tell)
+        _finish(job, say)
+    return True
+
+
+def verify(folder: str, *, progress: bool = False) -> int:
+    """Compares every image of a packed copy with its checksum.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        DataError: Some differ (the first ten are named), or there is no whole copy.
+    """
+    packed = Packed(folder)
+    faults = []
+    with _progress(len(packed), 0, progress) as tell:
+        for index in range(len(packed)):
+            try:
+                packed.check(index)
+            except DataError as error:
+                faults.append(str(error))
+            tell(1)
+    if len(faults) > _SHOWN:
+        faults = [*faults[:_SHOWN], f"and {len(faults) - _SHOWN} more images of {folder}"]
+    if faults:
+        raise DataError(faults)
+    return len(packed)
+
+
+@contextlib.contextmanager
+def _alone(folder: str) -> Iterator[None]:
+    """Keeps a second run out of the folder."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"another process is packing into {folder} / 另一个进程正在写入该目录") from None
+        except OSError:  # no locks on this file system
+            pass
+        yield
+    finally:
+        os.close(lock)
+
+
+def _complete(job: Job) -> bool:
+    """Whether the folder holds the whole result.
+
+    Raises:
+        DataError: It holds the whole result of something else.
+    """
+    index, done = os.path.join(job.folder, INDEX), os.path.join(job.folder, _DONE)
+    if os.path.isfile(index):
+        fingerprint, recipe = read_index(index)[0]["fingerprint"], read_index(index)[0]
+    elif os.path.isfile(done):
+        fingerprint, recipe = (plan := read_plan(done))["fingerprint"], plan["recipe"]
+    else:
+        return False
+    if fingerprint == job.fingerprint:
+        return True
+    words = Recipe(**{key: recipe[key] for key in job.recipe.as_dict()}).words()
+    raise DataError(
+        f"{job.folder} holds a packed copy of other data, or with other settings ({words}): choose another "
+        "folder, or remove it / 该目录已有其他打包数据"
+    )
+
+
+def _claim(job: Job, command: str) -> None:
+    """Writes down what the folder is for.
+
+    Raises:
+        DataError: It holds other files, or an unfinished copy of something else.
+    """
+    path = os.path.join(job.folder, PLAN)
+    if os.path.isfile(path):
+        plan = read_plan(path)
+        if plan["fingerprint"] != job.fingerprint:
+            raise DataError(
+                f"{job.folder} holds an unfinished packed copy of other data, or with other settings, begun "
+                f"by: {plan['command']}\nRun that again, or remove the folder / 该目录有未完成的其他打包数据"
+            )
+        return
+    others = sorted(name for name in os.listdir(job.folder) if name != f"{PLAN}.part")
+    if others:
+        raise DataError(
+            f"{job.folder} holds other files, such as {others[0]}: choose a new folder / 目录不为空，请换一个"
+        )
+    plan = {
+        "version": VERSION,
+        "fingerprint": job.fingerprint,
+        "command": command,
+        "recipe": job.recipe.as_dict(),
+        "images": len(job.source),
+    }
+    with open(f"{path}.part", "w", encoding="ascii") as file:
+        json.dump(plan, file)
+    os.replace(f"{path}.part", path)
+
+
+def _announce(job: Job, left: int, processes: int, say: Callable[[str], None]) -> None:
+    """Says how large the result will be and how long it will take, by a sample of the images.
+
+    Raises:
+        DataError: There isn't room for it.
+    """
+    source = job.source
+    sample = np.linspace(0, len(source) - 1, min(_SAMPLE, len(source))).round().astype(int).tolist()
+    pack_image(source.read(sample[0]), source.path(sample[0]), job.recipe)  # compiles what has to be
+    began = time.perf_counter()
+    sizes = [len(pack_image(source.read(index), source.path(index), job.recipe).data) for index in sample]
+    seconds = (time.perf_counter() - began) / len(sample)
+    if job.ending == "tar":  # two headers, and both members filled up to whole blocks
+        sizes = [1792 + size for size in sizes]
+    mean = sum(sizes) / len(sizes)
+    room = shutil.disk_usage(job.folder).free
+    if mean * left > room:
+        raise DataError(
+            f"{job.folder}: {left:,} images take about {_size(mean * left)}, and {_size(room)} are free: "
+            "make room, or choose another place / 磁盘空间不足"
+        )
+    there = len(source) - left
+    say(
+        f"packing {len(source):,} images into {job.folder} ({job.recipe.words()}): about "
+        f"{_size(mean * len(source))} in {job.shards} file(s)"
+        + (f", of which {there:,} images are there already" if there else "")
+    )
+    share = min(processes, job.shards)
+    say(f"about {_duration(seconds * left / share)} with {share} process(es); it may be interrupted any time")
+
+
+@contextlib.contextmanager
+def _progress(total: int, done: int, draw: bool) -> Iterator[Callable[[int], Any]]:
+    if not draw:
+        yield lambda count: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, initial=done, unit="img", smoothing=0.05) as bar:
+        yield bar.update
+
+
+@contextlib.contextmanager
+def _explained(folder: str) -> Iterator[None]:
+    """Makes one message of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise DataError(
+            f"{folder}: {os.strerror(error.errno)}; {_size(shutil.disk_usage(folder).free)} are free. "
+            "Finished shards are kept: make room, and run the same command again / 磁盘已满，清理后请再次运行"
+        ) from error
+
+
+def _work(job: Job, missing: list[int], processes: int, tell: Callable[[int], Any]) -> None:
+    """Writes shards in this process or in others."""
+    if min(processes, len(missing)) == 1:
+        for number in missing:
+            write_shard(job, number, tell)
+        return
+    # Forked processes would share locks of libraries with the threads of this one.
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    shares = [missing[first::processes] for first in range(min(processes, len(missing)))]
+    workers = [context.Process(target=_child, args=(job, share, queue, os.getpid())) for share in shares]
+    try:
+        for worker in workers:
+            worker.start()
+        working = True
+        while working:
+            working = any(worker.is_alive() for worker in workers)
+            while not queue.empty():
+                news = queue.get()
+                if isinstance(news, Exception):
+                    raise news
+                tell(news)
+            for worker in workers:
+                if worker.exitcode:
+                    raise DataError(
+                        f"a packing process has ended (exit code {worker.exitcode}; -9 may be for lack of "
+                        "memory): run the same command again, with fewer --processes if it ends again "
+                        "/ 打包进程意外终止"
+                    )
+            time.sleep(0.05)
+    finally:
+        for worker in workers:
+            if worker.pid is not None:
+                worker.kill()
+                worker.join()
+
+
+def _child(job: Job, numbers: list[int], queue: Any, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this one
+    end_with_parent(signal.SIGKILL)
+    if os.getppid() != parent:
+        return
+    try:
+        for number in numbers:
+            write_shard(job, number, queue.put)
+    except (DataError, OSError) as error:
+        queue.put(error)
+    except Exception:
+        queue.put(RuntimeError(traceback.format_exc()))
+
+
+def _finish(job: Job, say: Callable[[str], None]) -> None:
+    """Writes the index, and says what there is."""
+    known = [finished_shard(job, number) for number in range(job.shards)]
+    notes = [note for note in known if note is not None]
+    faults = [fault for header, _ in notes for fault in header["faults"]]
+    sizes = [header["bytes"] for header, _ in notes]
+    if job.ending == "tar":
+        if job.source.named:
+            lines = [f"{label} {name}\n" for label, name in enumerate(job.source.class_names)]
+            with open(os.path.join(job.folder, CLASS_NAMES), "w", encoding="utf-8") as file:
+                file.writelines(lines)
+        os.replace(os.path.join(job.folder, PLAN), os.path.join(job.folder, _DONE))
+    else:
+        _write_whole_index(job, [arrays for _, arrays in notes], sizes)
+    _clean_up(job)
+    say(f"{job.folder}: {len(job.source):,} images, {_size(sum(sizes))}, all checksums right / 打包完成")
+    if faults:
+        shown = "\n".join(faults[:_SHOWN])
+        say(f"{len(faults)} files can't be read as images, and are kept as they are:\n{shown}")
+
+
+def _clean_up(job: Job) -> None:
+    """Removes what only an unfinished copy needs."""
+    remove_notes(job)
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(job.folder, PLAN))
+
+
+def _write_whole_index(job: Job, notes: list[dict[str, np.ndarray]], sizes: list[int]) -> None:
+    source = job.source
+    arrays = {name: np.concatenate([note[name] for note in notes]) for name in notes[0]}
+    arrays["labels"] = source.labels
+    arrays["name_ends"], arrays["names"] = source.names.parts()
+    arrays["shard_firsts"] = np.arange(job.shards, dtype=np.int64) * job.per_shard
+    arrays["shard_sizes"] = np.array(sizes, np.int64)
+    if source.multi_hot is not None:
+        arrays["multi_hot"] = source.multi_hot
+    header = {
+        **job.recipe.as_dict(),
+        "images": len(source),
+        "class_names": source.class_names,
+        "named": source.named,
+        "fingerprint": job.fingerprint,
+    }
+    write_index(os.path.join(job.folder, INDEX), header, arrays)
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

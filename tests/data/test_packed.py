@@ -1,0 +1,827 @@
+"""Packed copies against the files that they were made of, and everything that can happen to them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from passl_sot import cli
+from passl_sot.data import DataError, ImageError, ImageFolder, ListFile, PackedImages, build_dataloader, jpeg
+from passl_sot.data.decode import decode, resize
+from passl_sot.data.digits import write_digits
+from passl_sot.data.pack_items import Recipe
+from passl_sot.data.pack_sources import SourceOptions, open_source
+from passl_sot.data.packed_format import read_index, write_index
+from passl_sot.data.packing import make_job, pack, verify
+
+ROOT = Path(__file__).parents[2]
+NORMALIZE = [{"name": "Normalize"}]
+CROP = [{"name": "RandomResizedCrop", "size": 48}, {"name": "RandomHorizontalFlip"}]
+TILES = Recipe(kind="files", short_side=None)
+SMALLER = Recipe(kind="files", short_side=80, quality=90)
+PIXELS = Recipe(kind="pixels", short_side=72)
+AS_THEY_ARE = Recipe(kind="pixels", short_side=400)
+RECIPES = {"tiles": TILES, "smaller": SMALLER, "pixels": PIXELS}
+BAD = {"empty.jpg", "text.jpg", "half.jpg"}
+
+
+def packed(
+    data: str | Path, out: Path, recipe: Recipe = TILES, *, processes: int = 1, **options
+) -> list[str]:
+    """Packs, and gives what was said."""
+    said: list[str] = []
+    job = make_job(open_source(str(data), SourceOptions(**options)), str(out), recipe)
+    pack(job, processes=processes, command="the command", say=said.append)
+    return said
+
+
+@pytest.fixture(scope="module")
+def source(photos, tmp_path_factory) -> Path:
+    """Three classes with every kind of file: JPEG of all samplings, other formats, turned, unreadable."""
+    root = tmp_path_factory.mktemp("source") / "a source"
+    folders = [root / "n 2", root / "n 10", root / "猫"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    images = [Image.fromarray(photo) for photo in photos]
+    for i, image in enumerate(images):
+        image.save(
+            folders[0] / f"a {i}.JPEG", subsampling=("4:2:0", "4:2:2", "4:4:4", "4:2:0")[i], quality=93
+        )
+        image.save(folders[1] / f"turned {i}.jpg", exif=turned, optimize=True)
+        image.save(folders[2] / f"b{i}.png")
+    images[0].convert("L").save(folders[0] / "grey.jpg")
+    images[1].save(folders[0] / "progressive.jpg", progressive=True)
+    images[1].convert("CMYK").save(folders[1] / "cmyk.jpg")
+    images[0].convert("RGBA").save(folders[1] / "alpha.png")
+    images[2].save(folders[1] / "turned.tif", exif=turned)
+    images[2].save(folders[1] / "turned.png", exif=turned)
+    images[3].quantize(16).save(folders[2] / "palette.gif")
+    images[0].resize((20, 30)).save(folders[2] / "small.jpg")
+    Image.fromarray(np.arange(120 * 100, dtype=np.uint16).reshape(120, 100) * 5).save(
+        folders[2] / "16 bit.png"
+    )
+    (folders[1] / "text.jpg").write_text("no image")
+    (folders[2] / "empty.jpg").touch()
+    whole = (folders[0] / "a 0.JPEG").read_bytes()
+    (folders[0] / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    return root
+
+
+@pytest.fixture(scope="module")
+def copies(source, tmp_path_factory) -> dict[str, Path]:
+    """A packed copy of the source for each recipe."""
+    root = tmp_path_factory.mktemp("copies")
+    for name, recipe in RECIPES.items():
+        packed(source, root / name, recipe)
+    return {name: root / name for name in RECIPES}
+
+
+def folder_of(source, **more) -> ImageFolder:
+    return ImageFolder(dataroot=str(source), transforms=CROP, batch_transforms=NORMALIZE, **more)
+
+
+def copy_of(root, transforms=CROP, **more) -> PackedImages:
+    return PackedImages(dataroot=str(root), transforms=transforms, batch_transforms=NORMALIZE, **more)
+
+
+def name_of(dataset, index) -> str:
+    return dataset.paths[index]
+
+
+def readable(dataset) -> list[int]:
+    return [i for i in range(len(dataset)) if os.path.basename(dataset.paths[i]) not in BAD]
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_the_same_dataset_as_the_folder(source, copies, kind):
+    files, copy = folder_of(source), copy_of(copies[kind])
+    assert len(copy) == len(files) == 24
+    assert copy.class_names == copy.found_classes == files.class_names == ["n 2", "n 10", "猫"]
+    assert copy.named and copy.multi_hot is None
+    np.testing.assert_array_equal(copy.labels, files.labels)
+    np.testing.assert_array_equal(copy.class_counts(), files.class_counts())
+    assert [name_of(copy, i) for i in range(24)] == [name_of(files, i) for i in range(24)]
+    assert copy.path(3) == f"{copies[kind]}/shard-00000.bin[3] (n 2/a 3.JPEG)"
+    assert sorted(os.listdir(copies[kind])) == ["index.bin", "shard-00000.bin"]
+    copy.use_class_names(["x", "猫", "n 10", "n 2"])
+    assert copy.labels[0] == 3
+    with pytest.raises(IndexError):
+        copy[24]
+
+
+@pytest.mark.parametrize("apply_exif", [True, False])
+@pytest.mark.parametrize("channels", [3, 1])
+def test_tiles_give_the_same_pixels(source, copies, apply_exif, channels):
+    files = folder_of(source, apply_exif=apply_exif, channels=channels)
+    copy = copy_of(copies["tiles"], apply_exif=apply_exif, channels=channels)
+    for i in readable(files):
+        np.testing.assert_array_equal(copy.read(i), files.read(i), err_msg=name_of(files, i))
+        for epoch in range(4):
+            ours, theirs = copy[(epoch, i)], files[(epoch, i)]
+            np.testing.assert_array_equal(ours["image"], theirs["image"], err_msg=name_of(files, i))
+            assert (ours["label"], ours["index"]) == (theirs["label"], theirs["index"])
+
+
+def test_what_tiles_change(source, copies):
+    pytest.importorskip("numba")
+    kept, tiled = set(), set()
+    copy = copy_of(copies["tiles"])
+    for i in range(len(copy)):
+        data = bytes(copy.packed.view(i))
+        name = name_of(copy, i)
+        (kept if data == (source / name).read_bytes() else tiled).add(os.path.basename(name))
+        header = jpeg.read_header(data)
+        assert os.path.basename(name) not in tiled or header.interval > 0
+    more = {"grey.jpg", "small.jpg"}
+    assert tiled == {*(f"a {i}.JPEG" for i in range(4)), *(f"turned {i}.jpg" for i in range(4)), *more}
+    assert kept >= {"progressive.jpg", "cmyk.jpg", "b0.png", "palette.gif", *BAD}
+
+
+@pytest.mark.parametrize("apply_exif", [True, False])
+def test_pixels_are_those_of_decode_and_resize(source, copies, apply_exif):
+    copy = copy_of(copies["pixels"], apply_exif=apply_exif)
+    for i in readable(copy):
+        path = source / name_of(copy, i)
+        expected = decode(path, apply_exif=False)
+        h, w = expected.shape[:2]
+        if min(h, w) > 72:
+            expected = resize(expected, (72, 72 * w // h) if h < w else (72 * h // w, 72))
+        with Image.open(path) as image:
+            # Pillow turns TIFF files whether they are to be turned or not.
+            turned = apply_exif and image.format != "TIFF" and image.getexif().get(0x0112) == 6
+        image = copy.read(i)
+        np.testing.assert_array_equal(
+            image, np.rot90(expected, -1) if turned else expected, err_msg=str(path)
+        )
+        assert not image.flags.owndata and not image.flags.writeable  # the mapped file itself
+
+
+def test_pixels_turn_as_files_do(photos, tmp_path):
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        (tmp_path / "in" / "c").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photos[3][:40]).save(tmp_path / "in" / "c" / f"{orientation}.png", exif=exif)
+    packed(tmp_path / "in", tmp_path / "out", PIXELS)
+    files, copy = folder_of(tmp_path / "in"), copy_of(tmp_path / "out")
+    for i in range(8):
+        np.testing.assert_array_equal(copy.read(i), files.read(i))
+        np.testing.assert_array_equal(copy[(1, i)]["image"], files[(1, i)]["image"])
+
+
+def test_smaller_files(source, copies):
+    files, copy = folder_of(source), copy_of(copies["smaller"])
+    for i in readable(files):
+        expected, image = files.read(i), copy.read(i)
+        if min(expected.shape[:2]) <= 80:
+            np.testing.assert_array_equal(image, expected)
+            continue
+        assert min(image.shape[:2]) == 80
+        scaled = resize(expected, image.shape[:2])
+        error = np.mean((scaled.astype(float) - image) ** 2)
+        assert 10 * np.log10(255**2 / max(error, 1e-9)) > 29, name_of(files, i)
+        data = bytes(copy.packed.view(i))
+        header = jpeg.read_header(data)
+        assert header.interval > 0 and header.sequential
+        assert header.block == (
+            (8, 8) if name_of(files, i).endswith(("grey.jpg", "16 bit.png")) else (16, 16)
+        )
+    assert (copies["smaller"] / "shard-00000.bin").stat().st_size < (
+        copies["tiles"] / "shard-00000.bin"
+    ).stat().st_size
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_unreadable_images_stay_and_are_named(source, copies, kind, tmp_path):
+    files, copy = folder_of(source), copy_of(copies[kind])
+    bad = sorted(set(range(24)) - set(readable(files)))
+    for i in bad:
+        with pytest.raises(ImageError) as theirs:
+            files[i]
+        with pytest.raises(ImageError) as ours:
+            copy[i]
+        assert ours.value.path == copy.path(i)
+        assert ours.value.reason == theirs.value.reason
+    said = packed(source, tmp_path / "out", RECIPES[kind])
+    assert "3 files can't be read as images, and are kept as they are:" in said[-1]
+    assert f"{source}/n 10/text.jpg: not an image but a text file" in said[-1]
+
+
+def test_what_is_said_before_and_after(source, tmp_path):
+    first, second, third, *_ = packed(source, tmp_path / "out", SMALLER)
+    what = r"packing 24 images into .*/out \(JPEG of quality 90 in tiles, short side 80\): about \d+ kB in 1"
+    assert re.match(what, first)
+    assert re.match(r"about \d+ s with 1 process\(es\)", second)
+    assert re.match(r".*/out: 24 images, \d+ kB, all checksums right", third)
+    again = packed(source, tmp_path / "out", SMALLER)
+    assert again == [f"{tmp_path}/out: 24 images are packed already / 已打包完成"]
+
+
+def test_the_same_bytes_from_any_number_of_processes(photos, tmp_path):
+    many_files(photos, tmp_path / "in", 600, side=40)
+    for processes in (1, 2):
+        packed(tmp_path / "in", tmp_path / f"{processes}", PIXELS, processes=processes)
+    names, others = (sorted(os.listdir(tmp_path / folder)) for folder in "12")
+    assert names == others == ["index.bin", *(f"shard-0000{i}.bin" for i in range(3))]
+    for name in names:
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    copy = copy_of(tmp_path / "2")
+    assert copy.path(511).startswith(f"{tmp_path}/2/shard-00001.bin[255] (")
+    assert copy.path(512).startswith(f"{tmp_path}/2/shard-00002.bin[0] (")
+    np.testing.assert_array_equal(copy.read(599), folder_of(tmp_path / "in").read(599))
+
+
+def many_files(photos, root: Path, count: int, side: int | None = None) -> None:
+    """Photographs under many names, in two classes."""
+    for label, photo in enumerate((photos[0], photos[1])):
+        folder = root / f"c{label}"
+        folder.mkdir(parents=True)
+        Image.fromarray(photo[:side, :side]).save(folder / "0000.png")
+        for i in range(1, count // 2):
+            os.link(folder / "0000.png", folder / f"{i:04d}.png")
+    lines = [f"c{label}/{i:04d}.png {label}\n" for label in range(2) for i in range(count // 2)]
+    (root / "list.txt").write_text("".join(lines))
+
+
+# What may have happened to a packed copy
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def spoilt(copies, tmp_path):
+    """A copy of a packed copy, to be spoilt."""
+
+    def copy(kind: str) -> Path:
+        return Path(shutil.copytree(copies[kind], tmp_path / "spoilt"))
+
+    return copy
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_a_changed_byte_is_found(spoilt, kind):
+    root = spoilt(kind)
+    flip(root / "shard-00000.bin", 2000)
+    copy = copy_of(root)
+    reason = "its bytes aren't those that were packed"
+    with pytest.raises(ImageError, match=reason) as caught:
+        copy.read(0)
+    assert caught.value.path == f"{root}/shard-00000.bin[0] (n 2/a 0.JPEG)"
+    if kind != "pixels":  # of which training reads a part alone, without its checksum
+        with pytest.raises(ImageError, match=reason):
+            copy[(0, 0)]
+    assert copy.read(1).shape
+    with pytest.raises(DataError, match=re.escape(f"{root}/shard-00000.bin[0] (n 2/a 0.JPEG): {reason}")):
+        verify(str(root))
+
+
+def test_a_changed_index_is_found(spoilt):
+    root = spoilt("tiles")
+    flip(root / "index.bin", 500)
+    with pytest.raises(DataError, match=rf"{root}/index.bin is damaged \(its checksum differs\)"):
+        copy_of(root)
+    (root / "index.bin").write_bytes(b"something else, of some length")
+    with pytest.raises(DataError, match=r"index.bin isn't an index that tools/make_cache.py wrote"):
+        copy_of(root)
+
+
+def test_a_newer_version_is_refused(spoilt):
+    root = spoilt("tiles")
+    data = bytearray((root / "index.bin").read_bytes())
+    data[16] = 2
+    (root / "index.bin").write_bytes(data)
+    with pytest.raises(DataError, match="has format 2, and this version of passl_sot reads format 1: update"):
+        copy_of(root)
+
+
+def test_a_shard_that_is_missing_or_short(spoilt):
+    root = spoilt("tiles")
+    shard = root / "shard-00000.bin"
+    size = shard.stat().st_size
+    os.truncate(shard, size - 1)
+    with pytest.raises(DataError, match=rf"{shard} has {size - 1} bytes instead of {size}: copy the whole"):
+        copy_of(root)
+    shard.unlink()
+    with pytest.raises(DataError, match=f"{shard} is missing"):
+        copy_of(root)
+
+
+def test_what_is_no_packed_copy(source, copies, tmp_path):
+    with pytest.raises(DataError, match=f"{tmp_path}/none doesn't exist"):
+        copy_of(tmp_path / "none")
+    with pytest.raises(
+        DataError, match=r"isn't a packed copy \(no index.bin\): tools/make_cache.py DATA OUT"
+    ):
+        copy_of(source)
+    shutil.copytree(copies["tiles"], tmp_path / "train")
+    with pytest.raises(DataError, match=rf"holds the packed splits train: write dataroot: {tmp_path}/train"):
+        copy_of(tmp_path)
+
+
+def test_an_index_keeps_what_it_is_given(tmp_path):
+    arrays = {
+        "a": np.arange(5, dtype=np.int64),
+        "b": np.zeros((0, 3), np.uint8),
+        "c": np.eye(3, dtype=np.uint8),
+    }
+    header = {"names": ["猫", os.fsdecode(b"\xff\xfe"), ""], "n": 1}
+    write_index(str(tmp_path / "i"), header, arrays)
+    read, found = read_index(str(tmp_path / "i"))
+    assert read == header
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].dtype == array.dtype
+
+
+# Interruptions
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_for(what, seconds: float = 60):
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+PACK = """
+import sys
+from passl_sot.data.errors import DataError
+from passl_sot.data.pack_items import Recipe
+from passl_sot.data.pack_sources import SourceOptions, open_source
+from passl_sot.data.packing import make_job, pack
+if __name__ == "__main__":
+    recipe = Recipe(kind="pixels", short_side=400)
+    source = open_source(sys.argv[1] + "/list.txt", SourceOptions(dataroot=sys.argv[1]))
+    job = make_job(source, sys.argv[2], recipe)
+    try:
+        pack(job, processes=2, command="make it", say=print)
+    except DataError as error:
+        sys.exit(f"error: {error}")
+"""
+
+
+@pytest.fixture
+def packer(tmp_path):
+    """A real process that packs with two others."""
+    (tmp_path / "packer.py").write_text(PACK)
+    command = [sys.executable, str(tmp_path / "packer.py"), str(tmp_path / "in"), str(tmp_path / "out")]
+    options = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    options["env"] = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return lambda **more: subprocess.Popen(command, **options, **more)
+
+
+def finished(out: Path) -> dict[str, int]:
+    """Shards that are whole, and when they were written."""
+    return {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*.bin")}
+
+
+def blocked(folder: Path) -> list[Path]:
+    """Pipes in place of an image in the third and in the fourth shard: who reads them waits."""
+    pipes = [folder / "c1" / "0100.png", folder / "c1" / "0400.png"]
+    for pipe in pipes:
+        pipe.unlink()
+        os.mkfifo(pipe)
+    return pipes
+
+
+@pytest.mark.parametrize("whom", ["the command", "one of its processes"])
+def test_killed(photos, tmp_path, packer, whom):
+    many_files(photos, tmp_path / "in", 1000, side=64)
+    pipes, out = blocked(tmp_path / "in"), tmp_path / "out"
+    running = packer()
+    wait_for(lambda: len(finished(out)) == 2)
+    kept = finished(out)
+    workers = children(running.pid)
+    os.kill(running.pid if whom == "the command" else workers[-1], signal.SIGKILL)
+    status, error = running.wait(), running.stderr.read()
+    wait_for(lambda: not any(map(alive, workers)))
+    assert finished(out) == kept
+    assert not (out / "index.bin").exists()
+    if whom == "the command":
+        assert status == -signal.SIGKILL
+    else:
+        assert status == 1
+        assert "a packing process has ended (exit code -9" in error
+    with pytest.raises(DataError, match=r"unfinished packed copy: run the same command again.*: make it /"):
+        copy_of(out)
+    for pipe in pipes:
+        pipe.unlink()
+        shutil.copy(tmp_path / "in" / "c1" / "0001.png", pipe)
+    images, options = tmp_path / "in" / "list.txt", {"dataroot": str(tmp_path / "in")}
+    with pytest.raises(DataError, match=r"unfinished packed copy of other data, .* begun by: make it"):
+        packed(images, out, TILES, **options)
+    said = packed(images, out, AS_THEY_ARE, **options)
+    assert re.search(r"in 4 file\(s\), of which 512 images are there already", said[0])
+    assert finished(out).items() >= kept.items()
+    packed(images, tmp_path / "at once", AS_THEY_ARE, **options)
+    names = sorted(os.listdir(out))
+    assert names == ["index.bin", *(f"shard-0000{i}.bin" for i in range(4))]
+    for name in names:
+        assert (out / name).read_bytes() == (tmp_path / "at once" / name).read_bytes()
+
+
+def test_a_shard_that_was_damaged_in_between_is_packed_again(source, tmp_path, monkeypatch):
+    """Power fails after the rename: the file has its name, but not all of its bytes."""
+    module = sys.modules["passl_sot.data.packing"]
+    with monkeypatch.context() as here:
+        here.setattr(module, "_finish", lambda job, say: None)
+        packed(source, tmp_path / "out")
+    os.truncate(tmp_path / "out" / "shard-00000.bin", 1000)
+    packed(source, tmp_path / "out")
+    assert verify(str(tmp_path / "out")) == 24
+
+
+def test_two_runs_at_a_time(source, tmp_path):
+    (tmp_path / "out").mkdir()
+    held = os.open(tmp_path / "out", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(DataError, match=f"another process is packing into {tmp_path}/out"):
+        packed(source, tmp_path / "out")
+    os.close(held)
+    assert packed(source, tmp_path / "out")
+
+
+def test_a_full_disk(photos, tmp_path, packer):
+    """A limit on the size of files stands in for a small disk: it fails in the same place."""
+    import resource
+
+    many_files(photos, tmp_path / "in", 600, side=64)
+    limit = 1_000_000  # a shard takes three times that
+    running = packer(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    _, error = running.communicate()
+    assert running.returncode == 1
+    assert re.match(
+        rf"error: {tmp_path}/out: File too large; \d+.* GB are free. Finished shards are kept", error
+    )
+    assert not (tmp_path / "out" / "index.bin").exists()
+    again = packer()
+    said, error = again.communicate()
+    assert (again.returncode, error) == (0, "")
+    assert "600 images, 7 MB" in said
+    assert verify(str(tmp_path / "out")) == 600
+
+
+def test_too_little_room_is_said_before(source, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")(10**6, 10**6 - 1000, 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(DataError, match=r"out: 24 images take about \d+ kB, and 1 kB are free: make room"):
+        packed(source, tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == ["packing.json"]
+
+
+def test_folders_that_are_not_touched(source, copies, tmp_path):
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(DataError, match=r"holds other files, such as mine.txt: choose a new folder"):
+        packed(source, tmp_path)
+    words = r"holds a packed copy of other data, or with other settings \(pixels, short side 72\)"
+    with pytest.raises(DataError, match=words):
+        packed(source, copies["pixels"], TILES)
+
+
+# Lists and tar files
+
+
+@pytest.fixture
+def listed(source, tmp_path):
+    """Writes a list of the source's images with any labels."""
+
+    def write(labels) -> str:
+        files = folder_of(source)
+        lines = [f"{name_of(files, i)}\t{labels(i)}\n" for i in range(len(files))]
+        (tmp_path / "list.txt").write_text("".join(lines), encoding="utf-8")
+        return str(tmp_path / "list.txt")
+
+    return write
+
+
+def test_a_list(source, listed, tmp_path):
+    path = listed(lambda i: i % 4)
+    (tmp_path / "names.txt").write_text("a b\nc\nd\ne\n")
+    for names in (None, str(tmp_path / "names.txt")):
+        out = tmp_path / f"out {names is None}"
+        packed(path, out, dataroot=str(source), class_names=names)
+        copy = copy_of(out)
+        files = ListFile(dataroot=str(source), list_file=path, transforms=NORMALIZE, class_names=names)
+        assert (copy.class_names, copy.named) == (files.class_names, files.named)
+        np.testing.assert_array_equal(copy.labels, np.arange(24) % 4)
+        np.testing.assert_array_equal(copy.read(0), files.read(0))
+    with pytest.raises(DataError, match=r"labels are not in 0 to 3, the first is 4 of .*a 0.JPEG"):
+        packed(listed(lambda i: 4), tmp_path / "no", dataroot=str(source), class_names=names)
+    with pytest.raises(ImageError, match=r"n 2/a 0.JPEG: no such file"):
+        packed(listed(lambda i: 1), tmp_path / "no", dataroot=str(tmp_path))
+
+
+@pytest.mark.parametrize("several", [True, "multi_hot"])
+def test_a_list_of_several_labels(source, listed, tmp_path, several):
+    labels = (lambda i: "-" if i == 3 else f"{i % 3},5") if several is True else (lambda i: f"{i % 2},1,0")
+    path = listed(labels)
+    packed(path, tmp_path / "out", PIXELS, dataroot=str(source), multi_label=several)
+    copy = copy_of(tmp_path / "out")
+    files = ListFile(dataroot=str(source), list_file=path, transforms=NORMALIZE, multi_label=several)
+    np.testing.assert_array_equal(copy.multi_hot, files.multi_hot)
+    np.testing.assert_array_equal(copy.class_counts(), files.class_counts())
+    np.testing.assert_array_equal(copy[1]["label"], files.multi_hot[1].astype(np.float32))
+    with pytest.raises(
+        DataError, match="several labels per image, so no share of each class can be held out"
+    ):
+        copy_of(tmp_path / "out", part="val")
+    # And as tar files, and back.
+    job = make_job(
+        open_source(path, SourceOptions(dataroot=str(source), multi_label=several)),
+        str(tmp_path / "tars"),
+        TILES,
+        "tar",
+    )
+    pack(job, processes=1, command="", say=str)
+    (tmp_path / "names.txt").write_text("".join(f"c{i}\n" for i in range(files.multi_hot.shape[1])))
+    again = open_source(str(tmp_path / "tars"), SourceOptions(class_names=str(tmp_path / "names.txt")))
+    np.testing.assert_array_equal(again.multi_hot, files.multi_hot)
+
+
+def tars_of(source, out: Path, recipe: Recipe = TILES) -> list[str]:
+    said: list[str] = []
+    job = make_job(open_source(str(source), SourceOptions()), str(out), recipe, "tar")
+    pack(job, processes=1, command="", say=said.append)
+    return said
+
+
+def test_tar_files_and_back(source, tmp_path):
+    import tarfile
+
+    said = tars_of(source, tmp_path / "tars", SMALLER)
+    assert "24 images" in said[-2] and "can't be read" in said[-1]
+    assert sorted(os.listdir(tmp_path / "tars")) == [".packed.json", "class_names.txt", "shard-00000.tar"]
+    assert tars_of(source, tmp_path / "tars", SMALLER)[0].endswith(
+        "24 images are packed already / 已打包完成"
+    )
+    with pytest.raises(DataError, match="of other data, or with other settings"):
+        tars_of(source, tmp_path / "tars")
+    with tarfile.open(tmp_path / "tars" / "shard-00000.tar") as tar:
+        names = tar.getnames()
+        label = tar.extractfile("n 2/a 1.cls").read()
+    assert names[:4] == ["n 2/a 0.jpg", "n 2/a 0.cls", "n 2/a 1.jpg", "n 2/a 1.cls"]
+    # By WebDataset's rule, the key ends at the first dot: one for each image, in pairs.
+    keys = [re.match(r"((?:.*/|)[^.]+)[.]", name)[1] for name in names]
+    assert keys[::2] == keys[1::2] and len(set(keys)) == 24
+    assert label == b"0"
+    packed(tmp_path / "tars", tmp_path / "out")
+    files, copy = folder_of(source), copy_of(tmp_path / "out")
+    assert copy.class_names == files.class_names
+    np.testing.assert_array_equal(copy.labels, files.labels)
+    packed(source, tmp_path / "direct", SMALLER)
+    direct = copy_of(tmp_path / "direct")
+    for i in readable(files):
+        np.testing.assert_array_equal(copy.read(i), direct.read(i), err_msg=name_of(files, i))
+
+
+def test_names_that_would_be_one_sample(photos, tmp_path):
+    for name in ("a.b.png", "a_b.png", "a_b.jpg", ".png"):
+        (tmp_path / "in" / "c").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photos[3]).save(tmp_path / "in" / "c" / name.replace(".png", "x.png"))
+    tars_of(tmp_path / "in", tmp_path / "tars")
+    assert len(open_source(str(tmp_path / "tars"), SourceOptions())) == len(folder_of(tmp_path / "in")) == 4
+
+
+def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    import io
+    import tarfile
+
+    with tarfile.open(path, mode) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_tar_files_of_others(source, tmp_path):
+    """Other members, any order inside of a sample, a pattern of names, no names of classes."""
+    image = (source / "n 2" / "a 3.JPEG").read_bytes()
+    first = {"./x/1.json": b'{"w": 3}', "./x/1.cls": b"2\n", "./x/1.jpg": image, "./x/1.txt": b"caption"}
+    write_tar(tmp_path / "a-2.tar", first)
+    write_tar(tmp_path / "a-10.tar", {"2.JPG": image, "2.cls": b"0", "readme.txt": b""})
+    write_tar(tmp_path / "b-1.tar", {"3.jpg": image, "3.cls": b"7"})
+    found = open_source(str(tmp_path / "a-*.tar"), SourceOptions())
+    assert found.labels.tolist() == [2, 0]
+    assert (found.class_names, found.named) == (["0", "1", "2"], False)
+    assert found.read(1) == image
+    assert found.path(1) == f"{tmp_path}/a-10.tar (2.JPG)"
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ({"1.jpg": b"x", "2.cls": b"1"}, "sample 1 has no .cls and no .json"),
+        ({"1.jpg": b"x", "1.png": b"x", "1.cls": b"1"}, "sample 1 has two images"),
+        ({"1.jpg": b"x", "1.cls": b"cat"}, "1.cls holds b'cat' instead of a class number"),
+        ({"1.txt": b"x"}, "no images"),
+        (
+            {"1.jpg": b"x", "1.cls": b"1", "2.jpg": b"", "2.json": b'{"labels": [1]}'},
+            "some images have a .cls",
+        ),
+    ],
+)
+def test_tar_files_that_do_not_serve(tmp_path, members, words):
+    path = write_tar(tmp_path / "a.tar", members)
+    with pytest.raises(DataError, match=words):
+        open_source(str(path), SourceOptions())
+
+
+def test_compressed_or_missing_tar_files(tmp_path):
+    path = write_tar(tmp_path / "a.tar", {"1.jpg": b"x", "1.cls": b"1"}, "w:gz")
+    with pytest.raises(DataError, match="isn't a plain tar file, or it is damaged"):
+        open_source(str(path), SourceOptions())
+    with pytest.raises(DataError, match="no such tar file"):
+        open_source(str(tmp_path / "none-*.tar"), SourceOptions())
+
+
+def test_pixels_are_no_source(copies):
+    with pytest.raises(DataError, match=r"holds pixels \(--raw\), not files"):
+        open_source(str(copies["pixels"]), SourceOptions())
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    """The digits as files, and packed by the command; digits as they are, since none is larger than that."""
+    root = tmp_path_factory.mktemp("digits")
+    write_digits(str(root / "files"))
+    assert cli.make_cache([str(root / "files"), str(root / "packed"), "--processes", "1"]) == 0
+    return root
+
+
+def batches(split, **more) -> list[dict[str, np.ndarray]]:
+    loader = build_dataloader(split, mode="train", seed=3, **more)
+    return [{key: np.asarray(batch[key]) for key in ("image", "label", "index")} for batch in loader]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_reads_what_it_would_from_files(digits, split, workers):
+    transforms = [{"name": "RandomResizedCrop", "size": 16}, {"name": "Normalize"}]
+    found = []
+    for folder, name in (("files", "ImageFolder"), ("packed", "PackedImages")):
+        section = split(str(digits / folder / "val"), workers=workers, batch_size=50, transforms=transforms)
+        section["dataset"]["name"] = name
+        found.append(batches(section))
+    assert len(found[0]) == len(found[1]) == 7
+    for theirs, ours in zip(*found, strict=True):
+        for key in theirs:
+            np.testing.assert_array_equal(ours[key], theirs[key])
+
+
+@pytest.mark.parametrize("mode", ["train", "val"])
+def test_ranks_share_an_epoch(digits, split, mode):
+    seen = []
+    for rank in range(3):
+        section = split(str(digits / "packed" / "val"), batch_size=16, drop_last=mode == "train")
+        section["dataset"].update(
+            name="PackedImages", transforms=[{"name": "Resize", "size": [8, 8]}, *NORMALIZE]
+        )
+        loader = build_dataloader(section, mode=mode, seed=1, rank=rank, world_size=3)
+        seen += [int(index) for batch in loader for index in np.asarray(batch["index"])]
+    if mode == "val":
+        assert sorted(seen) == list(range(359))
+    else:
+        assert len(seen) == len(set(seen)) == 359 // 48 * 48
+
+
+def test_held_out_images_are_those_of_the_folder(digits):
+    for part in ("train", "val"):
+        files = folder_of(digits / "files" / "val", part=part, val_share=0.3)
+        copy = copy_of(digits / "packed" / "val", part=part, val_share=0.3)
+        assert [name_of(copy, i) for i in range(len(copy))] == [name_of(files, i) for i in range(len(files))]
+        np.testing.assert_array_equal(copy.labels, files.labels)
+        np.testing.assert_array_equal(copy[5]["image"], files[5]["image"])
+        assert copy.path(5).endswith(f"({name_of(files, 5)})")
+
+
+def test_another_process_maps_the_files_itself(copies):
+    copy = copy_of(copies["tiles"])
+    copy[0]
+    data = pickle.dumps(copy.packed)
+    assert len(data) < 1000
+    assert bytes(pickle.loads(data).view(4)) == bytes(copy.packed.view(4))
+
+
+def test_images_that_would_be_enlarged(copies, caplog):
+    copy_of(copies["pixels"])
+    assert not caplog.records
+    copy_of(copies["pixels"], [{"name": "RandomResizedCrop", "size": 80}])
+    assert "of a short side of 72 pixels at most, and the transforms give 80x80: pack the data" in caplog.text
+
+
+@pytest.mark.parametrize("folder", ["packed", "packed/val"])
+def test_data_of_the_command_line(digits, folder, capfd):
+    config = [
+        "-c",
+        str(ROOT / "configs" / "sot" / "sot_digits.yaml"),
+        "--data",
+        str(digits / folder),
+        "--dry-run",
+    ]
+    assert cli.train([*config, "-o", "dataloader.train.dataset.transforms.0.ratio=[1.0, 1.0]"]) == 0
+    said = capfd.readouterr().out
+    if folder == "packed":
+        assert f"data: validation in {digits}/packed/val" in said
+        assert "1438 training, 359 validation images, 10 classes" in said
+    else:
+        assert "some of each class are held out" in said
+        assert "289 training, 70 validation images, 10 classes" in said
+
+
+def test_where_the_time_goes(digits, capfd):
+    node = f"{{name: PackedImages, dataroot: {digits}/packed/train, transforms: [{{name: Normalize}}]}}"
+    config = ["-c", str(ROOT / "configs" / "sot" / "sot_digits.yaml"), "--mode", "data", "--repeats", "1"]
+    command = [*config, "-o", f"dataloader.train.dataset={node}"]
+    assert cli.benchmark(command) == 0
+    assert re.search(r"^read \(us/image\) +[\d.]+$", capfd.readouterr().out, re.M)
+    assert cli.benchmark([*command, "--compare", "timm"]) == 2
+    assert "--compare timm reads files, and" in capfd.readouterr().err
+
+
+# The command
+
+
+def test_the_command(source, tmp_path, capfd):
+    out = tmp_path / "out"
+    command = [str(source), str(out), "--raw", "--short-side", "64", "--processes", "1"]
+    assert cli.make_cache(command) == 0
+    said = capfd.readouterr().out
+    assert "(pixels, short side 64)" in said and "24 images" in said
+    assert min(copy_of(out).read(0).shape[:2]) == 64
+    assert cli.make_cache(command) == 0
+    assert "packed already" in capfd.readouterr().out
+    assert cli.make_cache([*command, "--verify"]) == 0
+    assert f"{out}: all 24 images have their checksums" in capfd.readouterr().out
+    flip(out / "shard-00000.bin", 7)
+    assert cli.make_cache([*command, "--verify"]) == 2
+    assert "[0] (n 2/a 0.JPEG): its bytes aren't those that were packed" in capfd.readouterr().err
+    assert cli.make_cache([str(source), str(source / "out")]) == 2
+    assert "lies inside of" in capfd.readouterr().err
+
+
+def test_the_script_and_its_splits(digits, tool):
+    """Packed once as the script has it by default, the digits come out as by the function."""
+    done = tool("make_cache", digits / "packed", digits / "tars", "--to-tar", "--processes", "2")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"tars/train: 1,438 images, .*tars/val: 359 images", done.stdout, re.S)
+    source = open_source(str(digits / "tars" / "val"), SourceOptions())
+    files = folder_of(digits / "files" / "val")
+    assert source.class_names == files.class_names and source.named
+    assert source.read(7) == (digits / "files" / "val" / name_of(files, 7)).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--tile-only", "--quality", "80"], "--tile-only leaves pixels as they are"),
+        (["--raw", "--to-tar"], "--raw stores pixels"),
+        (["--raw", "--tile-only"], "not allowed with argument"),
+        (["--short-side", "0"], "--short-side must be at least 1"),
+        (["--quality", "101"], "--quality must be from 1 to 100"),
+        (["--processes", "0"], "--processes must be at least 1"),
+    ],
+)
+def test_arguments_that_do_not_go_together(capsys, arguments, words):
+    with pytest.raises(SystemExit):
+        cli.make_cache(["a", "b", *arguments])
+    assert words in capsys.readouterr().err
+
+
+def test_tiles_need_numba(source, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("passl_sot.data.kernels.compiling.available", lambda: False)
+    assert cli.make_cache([str(source), str(tmp_path / "out"), "--tile-only"]) == 2
+    assert "pip install 'passl_sot[fast]'" in capsys.readouterr().err
