@@ -21,10 +21,16 @@ PAGES = (
     "docs/recipes.md",
     "docs/convert.md",
     "docs/performance.md",
+    "docs/results/README.md",
 )
-# Run elsewhere: the demo by test_demo below, the tests by whoever runs this one, the ImageNet trainings by
-# somebody with ImageNet (they are checked with --dry-run's config check in test_configs).
-ELSEWHERE = ("tools/start.py", "source ", "tools/train.py -c configs/sot/sot_small.yaml")
+# Run elsewhere: the demo by test_demo below, the tests by whoever runs this one, the study by test_study at a
+# tiny size, the ImageNet trainings by somebody with ImageNet (test_configs checks their configs).
+ELSEWHERE = (
+    "tools/start.py",
+    "source ",
+    "docs/results/study.py",
+    "tools/train.py -c configs/sot/sot_small.yaml",
+)
 
 
 def blocks(page: str) -> list[tuple[str, str]]:

@@ -1,0 +1,112 @@
+"""The training study of docs/results: its script is run at a tiny size, and its page shows its results."""
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "docs" / "results" / "study.py"
+PAGE = SCRIPT.with_name("README.md")
+HEADS = ("ClassT", "WordT", "ClassT+WordT")
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("study", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+study = load_script()
+
+
+@pytest.fixture
+def arguments(experiment, tmp_path) -> list[str]:
+    """Three classes stand for CIFAR-10: 12 training images of 24, 6 validation images of 9."""
+    tiny = ["--seeds", "7", "--train-per-class", "4", "--val-per-class", "2"]
+    overrides = ["epochs=1", "lr_scheduler.warmup_epochs=0", "dataloader.train.sampler.batch_size=12"]
+    return ["--data", str(experiment.parent), "--out", str(tmp_path / "study"), *tiny, "-o", *overrides]
+
+
+@pytest.mark.slow
+def test_the_script_at_a_tiny_size(arguments, tmp_path, capsys):
+    (command,) = re.findall(r"^```bash\n(python .+? --data )CIFAR-10-images\n```", PAGE.read_text(), re.M)
+    command += shlex.join(arguments[1:])
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PATH": path},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "CIFAR-10: 12 training and 6 validation images" in done.stdout + done.stderr
+
+    out = tmp_path / "study"
+    results = json.loads((out / "study.json").read_text())
+    names = [f"{data}/{head}/7" for data in ("CIFAR-10", "digits") for head in HEADS]
+    assert list(results["runs"]) == names
+    sizes = results["parameters"]["CIFAR-10"]
+    assert len({*sizes.values()}) == 3 and max(sizes.values()) / min(sizes.values()) < 1.03
+    for name in names:
+        rows = [json.loads(line) for line in (out / name / "study" / "metrics.jsonl").open()]
+        (val,) = (row for row in rows if row["kind"] == "val_raw")
+        assert results["runs"][name]["top1"] == [round(val["top1"], 4)]
+        assert results["runs"][name]["cpu_seconds"] > 0
+    words = (out / "CIFAR-10" / "WordT" / "7" / "study" / "config.yaml").read_text()
+    assert "class_token: false" in words and "seed: 7" in words
+    table = (out / "study.md").read_text()
+    for head in HEADS:
+        top1 = results["runs"][f"digits/{head}/7"]["top1"][0]
+        assert f"| digits | {head} | {results['parameters']['digits'][head]:,} | {top1:.2f} |" in table
+    assert table.count("| unknown | one seed |") == 6
+    with Image.open(out / "study.png") as picture:
+        assert picture.size == (1440, 520)
+        for colour in study._COLOURS.values():
+            assert (np.asarray(picture) == colour).all(axis=-1).any()
+
+    # A run that was killed after its last epoch: its numbers are taken from its folder, the others stay.
+    killed = dict(results, runs={k: v for k, v in results["runs"].items() if k != names[1]})
+    (out / "study.json").write_text(json.dumps(killed))
+    assert study.main(arguments) == 0
+    again = json.loads((out / "study.json").read_text())["runs"]
+    assert again[names[1]]["top1"] == results["runs"][names[1]]["top1"]
+    assert {k: again[k] for k in killed["runs"]} == killed["runs"]
+
+    capsys.readouterr()
+    assert study.main([*arguments, "optimizer.weight_decay=0.1"]) == 2
+    assert "study.json is of other settings" in capsys.readouterr().err
+
+
+def test_models_of_different_size_are_not_compared():
+    with pytest.raises(study.StudyError, match=r"100 to 104 parameters, 4\.0 % apart"):
+        study.check_equal({"ClassT": 100, "WordT": 102, "ClassT+WordT": 104})
+    study.check_equal({"ClassT": 100, "WordT": 102, "ClassT+WordT": 103})
+
+
+def test_data_without_classes_are_refused(tmp_path, capsys):
+    assert study.main([f"--data={tmp_path}", f"--out={tmp_path / 'out'}"]) == 2
+    assert "train holds no class folders: --data takes a folder with train/" in capsys.readouterr().err
+
+
+def test_the_page_and_the_picture_show_the_results():
+    results = json.loads(SCRIPT.with_name("study.json").read_text())
+    assert len(results["runs"]) == 18
+    assert study.tables(results) in PAGE.read_text()
+    drawn = study.draw(results, list(results["parameters"]))
+    with Image.open(SCRIPT.with_name("study.png")) as picture:
+        assert picture.size == drawn.size
+        # Fonts differ a little between versions of Pillow.
+        assert np.abs(np.asarray(picture, float) - np.asarray(drawn, float)).mean() < 2
