@@ -61,9 +61,9 @@ def make_cache(argv: list[str] | None = None) -> int:
 
 def _pack(args: argparse.Namespace) -> int:
     from passl_sot.data.kernels import compiling
-    from passl_sot.data.pack_items import Recipe
-    from passl_sot.data.pack_sources import SourceOptions, open_source, splits_of
-    from passl_sot.data.packing import make_job, pack
+    from passl_sot.data.packing.items import Recipe
+    from passl_sot.data.packing.pack import make_job, pack
+    from passl_sot.data.packing.sources import SourceOptions, open_source, splits_of
 
     if args.tile_only and not compiling.available():
         return fail("--tile-only needs numba, which isn't installed: pip install 'passl_sot[fast]'")
@@ -104,8 +104,8 @@ def _words(args: argparse.Namespace) -> list[str]:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from passl_sot.data.packed_format import is_packed
-    from passl_sot.data.packing import verify
+    from passl_sot.data.packing.format import is_packed
+    from passl_sot.data.packing.pack import verify
 
     out = os.path.expanduser(args.out)
     inside = [os.path.join(out, name) for name in ("train", "val")]

@@ -200,7 +200,13 @@ def _unpack(packed: bytes) -> Any:
     if script is not None:
         # As multiprocessing does it: the script runs under another name than "__main__".
         module = types.ModuleType("__mp_main__")
-        module.__dict__.update(runpy.run_path(script, run_name="__mp_main__"))
+        try:
+            module.__dict__.update(runpy.run_path(script, run_name="__mp_main__"))
+        except BaseException as error:
+            raise ImportError(
+                f"{script} defines a part of the dataset, so data workers import it: what it does beside "
+                'must stand below `if __name__ == "__main__":` / 请把执行代码放在该判断之下'
+            ) from error
         sys.modules["__main__"] = sys.modules["__mp_main__"] = module
     return pickle.loads(text)
 

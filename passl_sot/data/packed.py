@@ -13,7 +13,7 @@ from passl_sot.data.datasets import DATASETS, LabelledImages, choose_part
 from passl_sot.data.decode import open_bytes
 from passl_sot.data.errors import DataError
 from passl_sot.data.own_folder import VAL_SHARE
-from passl_sot.data.packed_format import Packed
+from passl_sot.data.packing.format import Packed
 from passl_sot.data.pixels import Pixels, as_array
 from passl_sot.data.transforms import TRANSFORMS
 from passl_sot.utils.ranges import Range

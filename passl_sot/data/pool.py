@@ -139,11 +139,16 @@ class Pool:
         self.pids: dict[Link, int] = {}
         work = pack(reading)
         self._server = nursery()  # this one: a later one knows nothing of these workers
-        self._workers = [self._server.start(work, ring.file) for _ in range(workers)]
+        try:
+            self._workers = [self._server.start(work, ring.file) for _ in range(workers)]
+            for number, worker in enumerate(self._workers):
+                worker.send(number)
+        except OSError as error:
+            raise WorkerError(
+                f"data workers can't be started, see above ({error}) / 无法启动数据读取进程"
+            ) from error
         # What each is asked for and hasn't given yet: places of slots by number.
         self._asked: dict[Link, dict[int, int | None]] = {worker: {} for worker in self._workers}
-        for number, worker in enumerate(self._workers):
-            worker.send(number)
 
     def batches(self, keys: Iterable[list[Key]]) -> Generator[dict[str, Any], None, None]:
         """A batch of arrays, as of `Collate`, for each list of keys; `seconds`: the processor time it took.
@@ -203,10 +208,7 @@ class Pool:
                     self.pids[worker] = message
                     continue
                 if isinstance(message, str):
-                    raise DataError(
-                        f"a data worker failed. A script that defines transforms or datasets must have what "
-                        f'it does below `if __name__ == "__main__":`, as workers import it.\n{message}'
-                    )
+                    raise DataError(f"a data worker failed:\n{message}")
                 number, layout, batch = message
                 place = self._asked[worker].pop(number)
                 if layout is not None and place is not None:

@@ -22,11 +22,11 @@ from passl_sot import cli
 from passl_sot.data import DataError, ImageError, ImageFolder, ListFile, PackedImages, build_dataloader, jpeg
 from passl_sot.data.decode import decode, resize
 from passl_sot.data.digits import write_digits
-from passl_sot.data.pack_items import Recipe
-from passl_sot.data.pack_shards import Job
-from passl_sot.data.pack_sources import SourceOptions, open_source
-from passl_sot.data.packed_format import read_index, write_index
-from passl_sot.data.packing import make_job, pack, verify
+from passl_sot.data.packing.format import read_index, write_index
+from passl_sot.data.packing.items import Recipe
+from passl_sot.data.packing.pack import make_job, pack, verify
+from passl_sot.data.packing.shards import Job
+from passl_sot.data.packing.sources import SourceOptions, open_source
 
 ROOT = Path(__file__).parents[2]
 NORMALIZE = [{"name": "Normalize"}]
@@ -388,9 +388,9 @@ def alive(pid: int) -> bool:
 PACK = """
 import sys
 from passl_sot.data.errors import DataError
-from passl_sot.data.pack_items import Recipe
-from passl_sot.data.pack_sources import SourceOptions, open_source
-from passl_sot.data.packing import make_job, pack
+from passl_sot.data.packing.items import Recipe
+from passl_sot.data.packing.sources import SourceOptions, open_source
+from passl_sot.data.packing.pack import make_job, pack
 if __name__ == "__main__":
     recipe = Recipe(kind="pixels", short_side=400)
     source = open_source(sys.argv[1] + "/list.txt", SourceOptions(dataroot=sys.argv[1]))
@@ -464,7 +464,7 @@ def test_killed(photos, tmp_path, packer, whom):
 
 def test_a_shard_that_was_damaged_in_between_is_packed_again(source, tmp_path, monkeypatch):
     """Power fails after the rename: the file has its name, but not all of its bytes."""
-    module = sys.modules["passl_sot.data.packing"]
+    module = sys.modules["passl_sot.data.packing.pack"]
     with monkeypatch.context() as here:
         here.setattr(module, "_finish", lambda job, say: None)
         packed(source, tmp_path / "out")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from passl_sot.data import DataError, build_dataloader, build_dataset, check_data
+from passl_sot.data import DataError, build_dataloader, build_dataset, check_data, nursery
 from passl_sot.data.errors import WorkerError
 
 ROOT = Path(__file__).parents[2]
@@ -231,6 +231,25 @@ def test_a_suspended_job_has_not_waited(folder, split):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout == "15\n", done.stderr
     assert time.monotonic() - began > 5
+
+
+def test_a_server_that_is_gone_is_started_anew(folder, split):
+    loader = build_dataloader(split(folder({"a": 8}), workers=1), mode="train", seed=0)
+    assert len(list(loader)) == 2
+    server = nursery.nursery()
+    os.kill(server._process.pid, signal.SIGKILL)
+    server._process.wait()
+    assert len(list(loader)) == 2
+
+
+def test_a_server_that_does_not_start(folder, split, monkeypatch):
+    monkeypatch.setattr(nursery, "_BOOT", "raise SystemExit(3)")
+    nursery._nursery.cache_clear()
+    loader = build_dataloader(split(folder({"a": 8}), workers=2), mode="train", seed=0)
+    with pytest.raises(WorkerError, match=r"can't be started, see above|never began, see above"):
+        list(loader)
+    monkeypatch.undo()
+    nursery._nursery.cache_clear()
 
 
 SCRIPT = """

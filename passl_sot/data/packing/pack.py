@@ -24,11 +24,11 @@ from typing import Any, Literal
 import numpy as np
 
 from passl_sot.data.errors import DataError
-from passl_sot.data.pack_items import Recipe, pack_image
-from passl_sot.data.pack_shards import Job, finished_shard, remove_notes, write_shard
-from passl_sot.data.pack_sources import Source
-from passl_sot.data.packed_format import INDEX, PLAN, VERSION, Packed, read_index, read_plan, write_index
-from passl_sot.data.tars import CLASS_NAMES
+from passl_sot.data.packing.format import INDEX, PLAN, VERSION, Packed, read_index, read_plan, write_index
+from passl_sot.data.packing.items import Recipe, pack_image
+from passl_sot.data.packing.shards import Job, finished_shard, remove_notes, write_shard
+from passl_sot.data.packing.sources import Source
+from passl_sot.data.packing.tars import CLASS_NAMES
 from passl_sot.utils.supervisor import end_with_parent
 
 __all__ = ["make_job", "pack", "verify"]

@@ -15,10 +15,10 @@ from typing import Any, Literal
 import numpy as np
 
 from passl_sot.data.errors import DataError
-from passl_sot.data.pack_items import Item, Recipe, pack_image
-from passl_sot.data.pack_sources import Source
-from passl_sot.data.packed_format import read_index, shard_name, write_index
-from passl_sot.data.tars import TarWriter
+from passl_sot.data.packing.format import read_index, shard_name, write_index
+from passl_sot.data.packing.items import Item, Recipe, pack_image
+from passl_sot.data.packing.sources import Source
+from passl_sot.data.packing.tars import TarWriter
 
 __all__ = ["Job", "finished_shard", "remove_notes", "write_shard"]
 

@@ -1,0 +1,1 @@
+"""Packing datasets: many image files into few, with an index."""
