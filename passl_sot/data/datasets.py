@@ -289,15 +289,15 @@ class ListFile(LabelledImages):
         if multi_label:
             classes = None if names is None else len(names)
             paths, several = _read_several(path, classes, zeros_and_ones=multi_label == "multi_hot")
-            labels, last = [0] * len(paths), several.shape[1] - 1
+            table, labels, last = StringTable(paths), np.zeros(len(paths), np.int64), several.shape[1] - 1
         else:
-            paths, labels = read_list(path)
-            last = max(labels)
+            table, labels = read_list(path)
+            last = int(labels.max())
         self.list_file = list_file
         super().__init__(
             root=os.path.expanduser(dataroot),
-            paths=StringTable(paths),
-            labels=np.array(labels, np.int64),
+            paths=table,
+            labels=labels,
             class_names=names or [str(label) for label in range(last + 1)],
             transforms=transforms,
             batch_transforms=batch_transforms,

@@ -7,13 +7,14 @@ import os
 import numpy as np
 
 from passl_sot.data.errors import DataError
+from passl_sot.data.strings import StringTable
 
 _SHOWN_FAULTS = 10
 # Above any real number of classes; larger labels are dates or ids, and would each need a name.
 _LARGEST_LABEL = 10_000_000
 
 
-def read_list(path: str) -> tuple[list[str], list[int]]:
+def read_list(path: str) -> tuple[StringTable, np.ndarray]:
     """Reads paths and labels.
 
     A line is split at its last tab, or, where it has none, at its last space, so paths may hold spaces.
@@ -22,11 +23,14 @@ def read_list(path: str) -> tuple[list[str], list[int]]:
         path: The list file.
 
     Returns:
-        Paths as written (backslashes of Windows turned round) and their labels, in order.
+        Paths as written (backslashes of Windows turned round) and their labels, int64 [N], in order.
 
     Raises:
         DataError: The file can't be read, or a line is wrong; each fault is given as file:line.
     """
+    plain = _read_plain(_read(path))
+    if plain is not None:
+        return plain
     lines = _images(path)
     labels: list[int] = []
     faults: list[str] = []
@@ -45,7 +49,46 @@ def read_list(path: str) -> tuple[list[str], list[int]]:
         elif labels[-1] > _LARGEST_LABEL:
             faults.append(f"{where}: label {label} is too large to be a class number / 标签过大")
     _stop_at(faults, path)
-    return [_forward(name) for _, _, name, _ in lines], labels
+    return StringTable(_forward(name) for _, _, name, _ in lines), np.array(labels, np.int64)
+
+
+def _read_plain(data: bytes) -> tuple[StringTable, np.ndarray] | None:
+    """Lines in ASCII of a path, one kind of separator, and a number, without a Python object for each.
+
+    Returns:
+        None where a line is anything else, such as a comment or a fault: lines are then read one by one.
+    """
+    separator = b"\t" if b"\t" in data else b" "
+    odd = (b"\n#", b"\n\n", b"\n ", b"\n\t", b"\r", b"\\", b" " + separator)
+    if not data or not data.isascii() or data[:1] in b"#\n \t" or any(text in data for text in odd):
+        return None
+    text = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(text == ord("\n"))
+    if not data.endswith(b"\n"):
+        ends = np.append(ends, len(text))
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    places = np.flatnonzero(text == ord(separator))
+    before = np.searchsorted(places, ends) - 1
+    if not len(places) or before.min() < 0:
+        return None
+    last = places[before]
+    digits = ends - last - 1
+    if (last <= starts).any() or digits.min() < 1 or digits.max() > len(str(_LARGEST_LABEL)):
+        return None
+    labels = np.zeros(len(ends), np.int64)
+    for place in range(int(digits.max())):
+        there = place < digits
+        digit = text[last[there] + 1 + place] - np.uint8(ord("0"))  # what is below "0" wraps around
+        if digit.max() > 9:
+            return None
+        labels[there] = 10 * labels[there] + digit
+    if labels.max() > _LARGEST_LABEL:
+        return None
+    edges = np.zeros(len(text) + 1, np.int8)
+    edges[starts] = 1
+    edges[last] = -1
+    kept = text[np.cumsum(edges[:-1], dtype=np.int8).view(bool)]
+    return StringTable.from_parts(np.concatenate(([0], np.cumsum(last - starts))), kept), labels
 
 
 def read_labels(path: str) -> tuple[list[str], list[list[int]]]:
@@ -161,13 +204,17 @@ def read_class_names(path: str) -> list[str]:
     return lines
 
 
-def _lines(path: str) -> list[tuple[int, str]]:
-    """Numbered lines that aren't empty, without line ends or outer blanks."""
+def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            data = file.read()
+            return file.read()
     except OSError as error:
         raise DataError(f"{path} can't be read ({error.strerror or error}) / 无法读取列表文件") from error
+
+
+def _lines(path: str) -> list[tuple[int, str]]:
+    """Numbered lines that aren't empty, without line ends or outer blanks."""
+    data = _read(path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
