@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import itertools
 import mmap
 import os
 import pickle
@@ -31,6 +32,7 @@ from passl_sot.utils.supervisor import end_with_parent
 
 _BOOT = "import sys; from passl_sot.data.nursery import serve; serve(int(sys.argv[1]))"
 _PATIENCE = 5.0
+_ALIGNED = 64
 _WORKER = "PASSL_SOT_DATA_WORKER"  # set in workers
 
 
@@ -62,11 +64,11 @@ class Nursery:
         """Whether the server is still there."""
         return self._process.poll() is None
 
-    def start(self, work: bytes, memory: int) -> Link:
+    def start(self, work: Work, memory: int) -> Link:
         """Starts a worker; returns before it runs.
 
         Args:
-            work: What it does, as of `pack`.
+            work: What it does.
             memory: File descriptor of memory that it shares with this process.
 
         Returns:
@@ -77,9 +79,9 @@ class Nursery:
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(self._control, [bytes(4)], [theirs.fileno(), memory])
+            socket.send_fds(self._control, [bytes(4)], [theirs.fileno(), memory, work.file])
         connection = Link(ours.detach())
-        connection.send_bytes(work)
+        connection.send_bytes(work.text)
         return connection
 
     def how_it_ended(self, pid: int) -> str:
@@ -138,7 +140,7 @@ def serve(control_number: int) -> None:
     gc.freeze()  # shared with the workers, and left alone by their collections
     control = socket.socket(fileno=control_number)
     while True:
-        message, files, _, _ = socket.recv_fds(control, 4, 2)
+        message, files, _, _ = socket.recv_fds(control, 4, 3)
         if not message:
             return
         if files and os.fork() == 0:
@@ -153,7 +155,7 @@ def serve(control_number: int) -> None:
             control.sendall(ended.pop(pid).to_bytes(4, "little", signed=True))
 
 
-def _work(connection_number: int, memory_number: int) -> None:
+def _work(connection_number: int, memory_number: int, arrays_number: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     end_with_parent(signal.SIGKILL)
     os.environ[_WORKER] = "1"
@@ -163,7 +165,8 @@ def _work(connection_number: int, memory_number: int) -> None:
         cv2.ocl.setUseOpenCL(False)
     connection = Link(connection_number)
     try:
-        _unpack(connection.recv_bytes())(connection, mmap.mmap(memory_number, 0))
+        arrays = memoryview(mmap.mmap(arrays_number, 0, access=mmap.ACCESS_READ))
+        _unpack(connection.recv_bytes(), arrays)(connection, mmap.mmap(memory_number, 0))
     except (EOFError, ConnectionError):
         pass  # no more work
     except BaseException:
@@ -172,31 +175,53 @@ def _work(connection_number: int, memory_number: int) -> None:
     os._exit(0)
 
 
-def pack(work: Any) -> bytes:
-    """Pickles what a worker is to do: an object that is called with its connection and the shared memory.
+class Work:
+    """What workers do, ready to be sent: an object that is called with a connection and the shared memory.
+
+    Arrays in it, such as the paths of a million files, lie in memory that all workers share.
+
+    Args:
+        todo: The object.
+
+    Attributes:
+        text: The object without its arrays.
+        file: File descriptor of the arrays' memory.
 
     Raises:
         DataError: A part of it can't be sent to another process; says which.
     """
-    advice = (
-        "move it to a module of its own, or set loader.num_workers: 0 / 请移到独立模块，或设 num_workers: 0"
-    )
-    try:
-        text = pickle.dumps(work, protocol=5)
-    except Exception as error:
-        raise DataError(f"data workers can't be given a part of the dataset ({error}): {advice}") from error
-    script = None
-    if b"__main__" in text:
-        script = getattr(sys.modules["__main__"], "__file__", None)
-        if script is None or not os.path.exists(script):
+
+    def __init__(self, todo: Any):
+        advice = "move it to a module of its own, or set loader.num_workers: 0"
+        advice += " / 请移到独立模块，或设 num_workers: 0"
+        buffers: list[pickle.PickleBuffer] = []
+        try:
+            text = pickle.dumps(todo, protocol=5, buffer_callback=buffers.append)
+        except Exception as error:
             raise DataError(
-                f"data workers can't see what is defined in a notebook or on a command line: {advice}"
-            )
-    return pickle.dumps((script, sys.argv, text), protocol=5)
+                f"data workers can't be given a part of the dataset ({error}): {advice}"
+            ) from error
+        script = None
+        if b"__main__" in text:
+            script = getattr(sys.modules["__main__"], "__file__", None)
+            if script is None or not os.path.exists(script):
+                raise DataError(
+                    f"data workers can't see what is defined in a notebook or on a command line: {advice}"
+                )
+        arrays = [buffer.raw() for buffer in buffers]
+        ends = list(itertools.accumulate(-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays))
+        places = [(begin, array.nbytes) for begin, array in zip([0, *ends], arrays, strict=False)]
+        self.text = pickle.dumps((script, sys.argv, text, places), protocol=5)
+        self.file = os.memfd_create("passl_sot arrays")
+        weakref.finalize(self, os.close, self.file)
+        os.ftruncate(self.file, max([1, *ends]))
+        with mmap.mmap(self.file, 0) as memory:
+            for (begin, size), array in zip(places, arrays, strict=True):
+                memory[begin : begin + size] = array
 
 
-def _unpack(packed: bytes) -> Any:
-    script, sys.argv, text = pickle.loads(packed)
+def _unpack(packed: bytes, arrays: memoryview) -> Any:
+    script, sys.argv, text, places = pickle.loads(packed)
     if script is not None:
         # As multiprocessing does it: the script runs under another name than "__main__".
         module = types.ModuleType("__mp_main__")
@@ -208,7 +233,7 @@ def _unpack(packed: bytes) -> Any:
                 'must stand below `if __name__ == "__main__":` / 请把执行代码放在该判断之下'
             ) from error
         sys.modules["__main__"] = sys.modules["__mp_main__"] = module
-    return pickle.loads(text)
+    return pickle.loads(text, buffers=[arrays[begin : begin + size] for begin, size in places])
 
 
 def _name(number: int) -> str:

@@ -20,7 +20,7 @@ from passl_sot.data.bad_files import GuardedReader
 from passl_sot.data.collate import Collate
 from passl_sot.data.draws import Key
 from passl_sot.data.errors import DataError, WorkerError
-from passl_sot.data.nursery import Link, nursery, pack
+from passl_sot.data.nursery import Link, Work, nursery
 from passl_sot.data.ring import Ring, note, put
 
 # Batches that each worker is asked for ahead.
@@ -137,7 +137,7 @@ class Pool:
         self._path = reading.reader.dataset.path
         self.ring, self._timeout = ring, timeout
         self.pids: dict[Link, int] = {}
-        work = pack(reading)
+        work = Work(reading)
         self._server = nursery()  # this one: a later one knows nothing of these workers
         try:
             self._workers = [self._server.start(work, ring.file) for _ in range(workers)]

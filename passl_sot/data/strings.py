@@ -25,7 +25,7 @@ class StringTable:
         encoded = [os.fsencode(string) for string in strings]
         self._offsets = np.zeros(len(encoded) + 1, np.int64)
         np.cumsum([len(entry) for entry in encoded], out=self._offsets[1:])
-        self._buffer: bytes | np.ndarray = b"".join(encoded)
+        self._buffer = np.frombuffer(b"".join(encoded), np.uint8)
 
     @classmethod
     def from_parts(cls, offsets: np.ndarray, buffer: np.ndarray) -> StringTable:
@@ -36,7 +36,7 @@ class StringTable:
 
     def parts(self) -> tuple[np.ndarray, np.ndarray]:
         """Where entries begin and end, int64 [N + 1], and their bytes, uint8."""
-        return self._offsets, np.frombuffer(self._buffer, np.uint8)
+        return self._offsets, self._buffer
 
     def select(self, indices: np.ndarray) -> StringTable:
         """A table of some of the entries."""
@@ -50,7 +50,7 @@ class StringTable:
         if not -size <= index < size:
             raise IndexError(f"entry {index} of {size}")
         index %= size
-        return os.fsdecode(bytes(self._buffer[self._offsets[index] : self._offsets[index + 1]]))
+        return os.fsdecode(self._buffer[self._offsets[index] : self._offsets[index + 1]].tobytes())
 
 
 def natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
