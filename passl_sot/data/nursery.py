@@ -150,9 +150,11 @@ def serve(control_number: int) -> None:
             os.close(number)
         pid = int.from_bytes(message, "little")
         if pid:
-            while pid not in ended:
-                time.sleep(0.01)  # its connection has ended, so will it
-            control.sendall(ended.pop(pid).to_bytes(4, "little", signed=True))
+            until = time.monotonic() + _PATIENCE
+            while pid not in ended and time.monotonic() < until:
+                time.sleep(0.01)  # its connection has ended, so should it
+            with contextlib.suppress(OSError):  # nobody is left to be told
+                control.sendall(ended.pop(pid, 0).to_bytes(4, "little", signed=True))
 
 
 def _work(connection_number: int, memory_number: int, arrays_number: int) -> None:

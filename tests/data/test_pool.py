@@ -244,6 +244,15 @@ def test_a_server_that_is_gone_is_started_anew(folder, split):
     assert len(list(loader)) == 2
 
 
+def test_the_end_of_a_stranger_is_not_waited_for_without_end():
+    server = nursery.Nursery()
+    began = time.monotonic()
+    assert server.how_it_ended(1) == "left with status 0"  # not known: no worker of this server
+    assert time.monotonic() - began < 20
+    server._control.close()
+    assert server._process.wait(10) == 0
+
+
 def test_a_server_that_does_not_start(folder, split, monkeypatch):
     monkeypatch.setattr(nursery, "_BOOT", "raise SystemExit(3)")
     nursery._nursery.cache_clear()
