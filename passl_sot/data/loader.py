@@ -70,7 +70,6 @@ class ImageLoader:
     ):
         self.dataset = dataset
         self.sampler = sampler
-        self.training = training
         self.num_workers = _worker_count(section.num_workers, world_size)
         self.bad_files = BadFiles(dataset, section.max_bad if training else 0)
         self.wait_seconds = 0.0

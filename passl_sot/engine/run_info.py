@@ -2,12 +2,10 @@
 
 import fcntl
 import json
-import os
 import platform
 import resource
 import subprocess
 import sys
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,10 +77,6 @@ class RunFolder:
                 f"another process is training in {self.path}: wait for it, or write elsewhere with "
                 f"-o output_dir=DIR / 另一进程正在使用该目录"
             ) from error
-        # Data workers are forked and outlive a killed run by seconds: with the file open they would keep the
-        # folder from being resumed.
-        lock = weakref.ref(self._lock)
-        os.register_at_fork(after_in_child=lambda: _close(lock()))
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -133,11 +127,6 @@ def memory_gb() -> float:
     if paddle.device.get_device().startswith("gpu"):
         return paddle.device.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # Linux counts kilobytes
-
-
-def _close(file: TextIO | None) -> None:
-    if file:
-        file.close()
 
 
 def _commit() -> str:

@@ -16,8 +16,6 @@ class ClassificationMeter:
         k: The k of the top-k accuracy, clamped to K.
     """
 
-    main = "top1"
-
     def __init__(self, num_classes: int, k: int = 5):
         self.num_classes = num_classes
         self.k = min(k, num_classes)

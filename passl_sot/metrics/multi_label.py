@@ -18,8 +18,6 @@ class MultiLabelMeter:
         images: Images of the whole set, over all processes.
     """
 
-    main = "map"
-
     def __init__(self, num_classes: int, images: int):
         self.num_classes = num_classes
         self.logits = np.zeros((images, num_classes), np.float64)
