@@ -182,14 +182,14 @@ def evaluate_run(cfg: Config, weights: str, out: Path | None, *, note: str) -> d
     results = {}
     for kind in sorted(kinds, key=lambda k: k == shown):  # the one that the files show comes last
         state.load_model(model, read_weights(weights, kind)[0] if meta else arrays, weights)
-        rows = _Rows(len(loader.dataset))
-        several = loader.dataset.multi_hot is not None
-        take = None if several else rows.take
+        rows = _Rows(len(loader.dataset)) if loader.dataset.multi_hot is None else None
+        take = rows.take if rows else None
         meter = evaluate(model, loader, num_classes, world, description=f"eval {kind}", on_batch=take)
         results[kind] = meter.result()
         if world.is_main:
-            log.info("%s  %s", kind, "  ".join(f"{k} {v:.4g}" for k, v in meter.result().items()))
-    rows.gather(world)
+            log.info("%s  %s", kind, "  ".join(f"{k} {v:.4g}" for k, v in results[kind].items()))
+    if rows:
+        rows.gather(world)
     per_class = [{"name": n, **row} for n, row in zip(names, meter.per_class(), strict=True)]
     facts = {"weights": str(weights), "shown": shown}
     report = {**facts, **results[shown], **results, "per_class": per_class}
