@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from types import TracebackType
 
@@ -169,9 +170,8 @@ def measure(
         PeerError: The other program failed.
     """
     step, gflops = make_step(cfg, mode, batch)
-    peer = Peer(compare) if compare else None
     own, others = [], []
-    try:
+    with Peer(compare) if compare else nullcontext() as peer:
         for number in range(repeats + 2):
             began = time.perf_counter()
             step()
@@ -180,9 +180,6 @@ def measure(
             if number >= 2:
                 own.append(seconds)
                 others.append(other)
-    finally:
-        if peer:
-            peer.__exit__(None, None, None)
     median = statistics.median(own)
     quarters = statistics.quantiles(own, n=4) if len(own) > 1 else [median] * 3
     result = Measurement(

@@ -8,7 +8,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -52,18 +53,14 @@ def measure_data(
     order = np.random.default_rng(0).permutation(len(dataset)).tolist()
     chosen = [[order[(r * batch + i) % len(order)] for i in range(batch)] for r in range(repeats + 1)]
     stages = _stages(dataset)
-    peer = _peer(compare, peer_python, dataset, chosen) if compare else None
     times: dict[str, list[float]] = {}
-    try:
+    with _peer(compare, peer_python, dataset, chosen) if compare else nullcontext() as peer:
         for number, indices in enumerate(chosen):
             found = {name: _seconds(run, indices) for name, run in stages.items()}
             if peer:
                 found["peer"] = peer.run()
             for name, seconds in found.items() if number else ():  # the first round warms up
                 times.setdefault(name, []).append(seconds / batch)
-    finally:
-        if peer:
-            peer.__exit__(None, None, None)
     medians = {name: statistics.median(values) for name, values in times.items()}
     return _report(medians, loader, dataset, batch, repeats)
 
@@ -149,18 +146,23 @@ def _copy_speed() -> float:
     return 2 * _COPIED / statistics.median(seconds) / 1e9
 
 
-def _peer(compare: str, python: str, dataset: LabelledImages, chosen: list[list[int]]) -> Peer:
+@contextmanager
+def _peer(compare: str, python: str, dataset: LabelledImages, chosen: list[list[int]]) -> Iterator[Peer]:
     """The other program over the same files in the same order."""
     if compare not in PEERS:
-        return Peer(compare)
+        with Peer(compare) as peer:
+            yield peer
+        return
     if not Path(dataset.path(0)).is_file():
         raise PeerError(
             f"--compare {compare} reads files, and {dataset.root} is a packed copy: name the folder it was "
             "made of in dataloader.train.dataset / 对比程序只能读取普通文件"
         )
-    with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False, encoding="utf-8") as file:
-        file.writelines(f"{dataset.path(i)}\n" for indices in chosen for i in indices)
     side = (dataset.output_hw or (224, 224))[0]
     script = Path(__file__).with_name("data_peers.py")
-    words = [python, str(script), compare, file.name, str(side), str(len(chosen[0]))]
-    return Peer(shlex.join(words))
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
+        file.writelines(f"{dataset.path(i)}\n" for indices in chosen for i in indices)
+        file.flush()
+        words = [python, str(script), compare, file.name, str(side), str(len(chosen[0]))]
+        with Peer(shlex.join(words)) as peer:
+            yield peer
