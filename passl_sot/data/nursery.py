@@ -28,11 +28,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from passl_sot.data.errors import DataError
+from passl_sot.data.ring import size_of
 from passl_sot.utils.supervisor import end_with_parent
 
 _BOOT = "import sys; from passl_sot.data.nursery import serve; serve(int(sys.argv[1]))"
 _PATIENCE = 5.0
-_ALIGNED = 64
 _WORKER = "PASSL_SOT_DATA_WORKER"  # set in workers
 
 
@@ -211,7 +211,7 @@ class Work:
                     f"data workers can't see what is defined in a notebook or on a command line: {advice}"
                 )
         arrays = [buffer.raw() for buffer in buffers]
-        ends = list(itertools.accumulate(-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays))
+        ends = list(itertools.accumulate(size_of((array.nbytes,), 1) for array in arrays))
         places = [(begin, array.nbytes) for begin, array in zip([0, *ends], arrays, strict=False)]
         self.text = pickle.dumps((script, sys.argv, text, places), protocol=5)
         self.file = os.memfd_create("passl_sot arrays")

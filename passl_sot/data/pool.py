@@ -52,9 +52,9 @@ class Reading:
             batch = self.collate([self.reader[key] for key in keys])
             layout = None
             if place is not None and "error" not in batch:
-                bad = batch.pop("bad")
-                layout = put(batch, memory, place, self.slot_bytes)
-                batch = {"bad": bad} if layout else {**batch, "bad": bad}
+                arrays = {name: value for name, value in batch.items() if name != "bad"}
+                layout = put(arrays, memory, place, self.slot_bytes)
+                batch = {"bad": batch["bad"]} if layout else batch
             batch["seconds"] = time.process_time() - began
             connection.send((number, layout, batch))
 
