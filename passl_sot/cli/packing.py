@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 from passl_sot.cli.command import command, fail, guarded, make_parser
+from passl_sot.utils.cores import usable_cores
 from passl_sot.utils.logger import get_logger
 from passl_sot.utils.tuning import tune
 
@@ -86,7 +87,7 @@ def _pack(args: argparse.Namespace) -> int:
     for job in jobs:
         pack(
             job,
-            processes=args.processes or len(os.sched_getaffinity(0)),
+            processes=args.processes or usable_cores(),
             command=shlex.join(["python", "tools/make_cache.py", *_words(args)]),
             say=get_logger().info,
             progress=True,

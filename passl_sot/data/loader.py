@@ -6,7 +6,6 @@ import collections
 import contextlib
 import logging
 import math
-import os
 import statistics
 import time
 from collections.abc import Generator
@@ -26,6 +25,7 @@ from passl_sot.data.pool import AHEAD, Pool, Reading, Thread
 from passl_sot.data.ring import Ring, size_of
 from passl_sot.data.sampler import EvalBatchSampler, ShardedBatchSampler
 from passl_sot.data.sections import LoaderSection
+from passl_sot.utils.cores import usable_cores
 
 # Batches that a consumer may keep beside those under way before others are copied for it.
 _KEPT = 2
@@ -74,7 +74,7 @@ class ImageLoader:
         self.bad_files = BadFiles(dataset, section.max_bad if training else 0)
         self.wait_seconds = 0.0
         self._costs: collections.deque[float] = collections.deque(maxlen=4 * _ENOUGH)
-        self._cores = max(1, _cores() // world_size)
+        self._cores = max(1, usable_cores() // world_size)
         self.use_shared_memory = section.use_shared_memory
         self._timeout = section.timeout
         self._reader, self._collate = GuardedReader(dataset, replace=training), Collate(dataset)
@@ -181,14 +181,10 @@ def _missing() -> list[str]:
     return [name for name, there in found.items() if not there]
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _worker_count(num_workers: int | str, world_size: int) -> int:
     if num_workers == "auto":
         # One core is left for the process that trains.
-        return max(0, min(_MOST_WORKERS, _cores() // world_size - 1))
+        return max(0, min(_MOST_WORKERS, usable_cores() // world_size - 1))
     if int(num_workers) < 0:
         raise ValueError(f'loader.num_workers is {num_workers}; it must be 0 or more, or "auto"')
     return int(num_workers)

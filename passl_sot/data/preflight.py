@@ -14,6 +14,7 @@ import numpy as np
 from passl_sot.data.bad_files import bad_file_limit
 from passl_sot.data.datasets import ImageFolder, LabelledImages, ListFile, nearest
 from passl_sot.data.errors import DataError, ImageError, WorkerError
+from passl_sot.utils.cores import usable_cores
 
 _LOGGER = logging.getLogger("passl_sot.data")
 _SHOWN = 10
@@ -224,9 +225,7 @@ def _unreadable(
             return error
         return None
 
-    threads = min(
-        8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    threads = min(8, usable_cores())
     # Pillow gives way to other threads while it decodes. The threads of another pool would hinder leaving
     # where one hangs.
     with ThreadPool(threads) as pool:

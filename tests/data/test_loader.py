@@ -297,7 +297,7 @@ def test_what_would_be_faster_is_said(folder, split, monkeypatch, warnings_of):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_cheapest_remedy_for_waiting(folder, split, workers, monkeypatch):
     config = split(folder({"a": 40}), workers=workers, batch_size=2)
-    monkeypatch.setattr(loader_module, "_cores", lambda: 4)
+    monkeypatch.setattr(loader_module, "usable_cores", lambda: 4)
     loader = build_dataloader(config, mode="train", seed=0)
     assert loader.remedy(1e9) == ""
     list(loader)
