@@ -28,10 +28,11 @@ def read_list(path: str) -> tuple[StringTable, np.ndarray]:
     Raises:
         DataError: The file can't be read, or a line is wrong; each fault is given as file:line.
     """
-    plain = _read_plain(_read(path))
+    data = _read(path)
+    plain = _read_plain(data)
     if plain is not None:
         return plain
-    lines = _images(path)
+    lines = _images(path, data)
     labels: list[int] = []
     faults: list[str] = []
     for number, line, name, label in lines:
@@ -100,7 +101,7 @@ def read_labels(path: str) -> tuple[list[str], list[list[int]]]:
     Raises:
         DataError: The file can't be read, or a line is wrong; each fault is given as file:line.
     """
-    lines = _images(path)
+    lines = _images(path, _read(path))
     labels: list[list[int]] = []
     faults: list[str] = []
     for number, line, name, field in lines:
@@ -137,7 +138,7 @@ def read_multi_hot(path: str) -> tuple[list[str], np.ndarray]:
     Raises:
         DataError: The file can't be read, or a line is wrong; each fault is given as file:line.
     """
-    lines = _images(path)
+    lines = _images(path, _read(path))
     rows = [[word.strip() for word in field.split(",")] for _, _, _, field in lines]
     faults: list[str] = []
     for (number, line, name, _), row in zip(lines, rows, strict=True):
@@ -155,10 +156,10 @@ def read_multi_hot(path: str) -> tuple[list[str], np.ndarray]:
     return [_forward(name) for _, _, name, _ in lines], np.array(rows).astype(np.uint8)
 
 
-def _images(path: str) -> list[tuple[int, str, str, str]]:
+def _images(path: str, data: bytes) -> list[tuple[int, str, str, str]]:
     """Number, text, path and label (or labels) of each line of an image; no path where there is no label."""
     found = []
-    for number, line in _lines(path):
+    for number, line in _lines(path, data):
         if not line.startswith("#"):
             name, _, field = line.rpartition("\t") if "\t" in line else line.rpartition(" ")
             found.append((number, line, name.strip(), field.strip()))
@@ -190,7 +191,7 @@ def read_class_names(path: str) -> list[str]:
     Raises:
         DataError: The file can't be read or is empty, or a name occurs twice.
     """
-    lines = [line for _, line in _lines(path)]
+    lines = [line for _, line in _lines(path, _read(path))]
     if not lines:
         raise DataError(f"{path} holds no class names")
     pairs = [line.split(maxsplit=1) for line in lines]
@@ -212,9 +213,8 @@ def _read(path: str) -> bytes:
         raise DataError(f"{path} can't be read ({error.strerror or error}) / 无法读取列表文件") from error
 
 
-def _lines(path: str) -> list[tuple[int, str]]:
+def _lines(path: str, data: bytes) -> list[tuple[int, str]]:
     """Numbered lines that aren't empty, without line ends or outer blanks."""
-    data = _read(path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

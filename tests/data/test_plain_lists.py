@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from unittest.mock import patch
 
 import numpy as np
@@ -46,3 +47,14 @@ def test_plain_lists_are_read_as_a_whole(separator, end):
     paths, labels = _read_plain(text.encode())
     assert list(paths) == ["a b/1.jpg", "c.png"]
     np.testing.assert_array_equal(labels, [0, 12])
+
+
+@pytest.mark.parametrize("text", ["a.jpg 0\nb.jpg 1\n", "# made by find\na.jpg 0\nb.jpg 1\n"])
+def test_a_list_that_can_be_read_once_only(text):
+    """A shell's `<(...)` is a pipe."""
+    reader, writer = os.pipe()
+    os.write(writer, text.encode())
+    os.close(writer)
+    paths, labels = read_list(f"/dev/fd/{reader}")
+    os.close(reader)
+    assert (list(paths), labels.tolist()) == (["a.jpg", "b.jpg"], [0, 1])
