@@ -141,12 +141,13 @@ def _complete(job: Job) -> bool:
     """
     index, done = os.path.join(job.folder, INDEX), os.path.join(job.folder, _DONE)
     if os.path.isfile(index):
-        fingerprint, recipe = read_index(index)[0]["fingerprint"], read_index(index)[0]
+        found = recipe = read_index(index)[0]
     elif os.path.isfile(done):
-        fingerprint, recipe = (plan := read_plan(done))["fingerprint"], plan["recipe"]
+        found = read_plan(done)
+        recipe = found["recipe"]
     else:
         return False
-    if fingerprint == job.fingerprint:
+    if found["fingerprint"] == job.fingerprint:
         return True
     words = Recipe(**{key: recipe[key] for key in job.recipe.as_dict()}).words()
     raise DataError(
