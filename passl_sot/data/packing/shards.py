@@ -16,7 +16,7 @@ import numpy as np
 
 from passl_sot.data.errors import DataError
 from passl_sot.data.packing.format import read_index, shard_name, write_index
-from passl_sot.data.packing.items import Item, Recipe, pack_image
+from passl_sot.data.packing.items import Recipe, pack_image
 from passl_sot.data.packing.sources import Source
 from passl_sot.data.packing.tars import TarWriter
 
@@ -105,7 +105,8 @@ def write_shard(job: Job, number: int, tell: Callable[[int], None]) -> None:
         OSError: It is full, for example.
     """
     temporary = f"{job.file(number)}.part"
-    items: list[Item] = []
+    shapes: list[tuple[int, int]] = []
+    orientations: list[int] = []
     ends: list[int] = []
     checksums: list[int] = []
     faults: list[str] = []
@@ -120,10 +121,11 @@ def write_shard(job: Job, number: int, tell: Callable[[int], None]) -> None:
             ends.append(len(item.data) + (ends[-1] if ends else 0))
             checksums.append(zlib.crc32(item.data))
             faults += [item.fault] if item.fault else []
-            items.append(_without_data(item))
+            shapes.append(item.shape)
+            orientations.append(item.orientation)
             if count % _STEP == 0:
                 tell(_STEP)
-        tell(len(items) % _STEP)
+        tell(len(ends) % _STEP)
         if writer is not None:
             writer.close()
         file.flush()
@@ -134,15 +136,11 @@ def write_shard(job: Job, number: int, tell: Callable[[int], None]) -> None:
         )
     arrays = {"ends": np.array(ends, np.int64), "checksums": np.array(checksums, np.uint32)}
     if job.recipe.kind == "pixels":
-        arrays["shapes"] = np.array([item.shape for item in items], np.int32)
-        arrays["orientations"] = np.array([item.orientation for item in items], np.uint8)
+        arrays["shapes"] = np.array(shapes, np.int32)
+        arrays["orientations"] = np.array(orientations, np.uint8)
     header = {"fingerprint": job.fingerprint, "bytes": os.path.getsize(temporary), "faults": faults}
     write_index(job.note(number), header, arrays)
     os.replace(temporary, job.file(number))
-
-
-def _without_data(item: Item) -> Item:
-    return Item(data=b"", shape=item.shape, orientation=item.orientation)
 
 
 def _labels(source: Source, index: int) -> tuple[list[int], bool]:
