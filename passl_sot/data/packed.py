@@ -110,15 +110,13 @@ class PackedImages(LabelledImages):
     def open(self, index: int) -> Pixels:
         """As `read`, but decodes no more than is then asked for; the checksum of pixels isn't compared."""
         item, packed = self._item(index), self.packed
-        data = packed.view(item)
         if packed.shapes is not None and packed.orientations is not None and packed.shapes[item, 0]:
-            image = np.frombuffer(data, np.uint8).reshape(*packed.shapes[item].tolist(), 3)
+            image = np.frombuffer(packed.view(item), np.uint8).reshape(*packed.shapes[item].tolist(), 3)
             turn = _TURNS.get(int(packed.orientations[item])) if self.apply_exif else None
             if turn is None:
                 return image
             return (image.transpose(1, 0, 2) if turn[0] else image)[turn[1]]
-        packed.check(item)
-        return open_bytes(bytes(data), packed.path(item), apply_exif=self.apply_exif)
+        return open_bytes(packed.read(item), packed.path(item), apply_exif=self.apply_exif)
 
     def _warn_of_enlarging(self) -> None:
         """Says so where images were made smaller than the model takes them."""

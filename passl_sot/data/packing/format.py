@@ -152,6 +152,15 @@ class Packed:
         # A file of no bytes at all can't be mapped.
         return memoryview(self._map(shard))[start:end] if end > start else memoryview(b"")
 
+    def read(self, index: int) -> bytes:
+        """The bytes of an image.
+
+        Raises:
+            ImageError: They aren't those that were packed.
+        """
+        self.check(index)
+        return bytes(self.view(index))
+
     def check(self, index: int) -> None:
         """Compares an image's bytes with their checksum.
 

@@ -153,15 +153,6 @@ def _of_files(dataset: LabelledImages) -> Source:
     )
 
 
-class _PackedReader:
-    def __init__(self, packed: Packed):
-        self._packed = packed
-
-    def __call__(self, index: int) -> bytes:
-        self._packed.check(index)
-        return bytes(self._packed.view(index))
-
-
 def _of_packed(packed: Packed) -> Source:
     if packed.shapes is not None:
         raise DataError(
@@ -174,7 +165,7 @@ def _of_packed(packed: Packed) -> Source:
         multi_hot=packed.multi_hot,
         class_names=packed.header["class_names"],
         named=packed.header["named"],
-        read=_PackedReader(packed),
+        read=packed.read,
         path=packed.path,
     )
 
