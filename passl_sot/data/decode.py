@@ -50,7 +50,7 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_EXIF_ORIENTATION = 0x0112
+EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -233,7 +233,7 @@ def read_orientation(data: bytes) -> int:
 
 def _orientation(image: Image.Image) -> int | None:
     try:
-        return image.getexif().get(_EXIF_ORIENTATION)
+        return image.getexif().get(EXIF_ORIENTATION)
     except Exception:  # a broken EXIF block of any kind; the pixels are fine, so it counts as absent
         return None
 

@@ -9,15 +9,13 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from passl_sot.data.decode import open_bytes, read_orientation, resize
+from passl_sot.data.decode import EXIF_ORIENTATION, open_bytes, read_orientation, resize
 from passl_sot.data.errors import ImageError
 from passl_sot.data.jpeg_tiles import tile_blocks, tile_jpeg
 from passl_sot.data.kernels import compiling
 from passl_sot.data.pixels import as_array
 
 __all__ = ["Item", "Recipe", "pack_image"]
-
-_EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +109,7 @@ def _as_jpeg(image: np.ndarray, quality: int, orientation: int) -> bytes:
     more: dict[str, Any] = {}
     if orientation != 1:
         more["exif"] = Image.Exif()
-        more["exif"][_EXIF_ORIENTATION] = orientation
+        more["exif"][EXIF_ORIENTATION] = orientation
     buffer = io.BytesIO()
     picture.save(
         buffer,
