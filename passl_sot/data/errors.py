@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+_SHOWN = 10
+
 
 class DataError(ValueError):
     """The data on disk don't fit what the run asks of them.
@@ -25,6 +27,22 @@ class DataError(ValueError):
         lines = [f"{len(self.faults)} faults in the data:"]
         lines += [f"  {number}. {fault}" for number, fault in enumerate(self.faults, 1)]
         return "\n".join(lines)
+
+
+def stop_at(faults: Sequence[str], more: str) -> None:
+    """Raises the first ten of the faults, if there are any.
+
+    Args:
+        faults: All that were found.
+        more: What each of the others is, for the count of them: "lines of list.txt".
+
+    Raises:
+        DataError: There are faults.
+    """
+    if len(faults) > _SHOWN:
+        faults = [*faults[:_SHOWN], f"and {len(faults) - _SHOWN} more {more}"]
+    if faults:
+        raise DataError(faults)
 
 
 class WorkerError(DataError):

@@ -6,10 +6,9 @@ import os
 
 import numpy as np
 
-from passl_sot.data.errors import DataError
+from passl_sot.data.errors import DataError, stop_at
 from passl_sot.data.strings import StringTable
 
-_SHOWN_FAULTS = 10
 # Above any real number of classes; larger labels are dates or ids, and would each need a name.
 _LARGEST_LABEL = 10_000_000
 
@@ -49,7 +48,7 @@ def read_list(path: str) -> tuple[StringTable, np.ndarray]:
             faults.append(f"{where}: label {label} is below 0; labels are 0 to classes-1 / 标签从 0 开始")
         elif labels[-1] > _LARGEST_LABEL:
             faults.append(f"{where}: label {label} is too large to be a class number / 标签过大")
-    _stop_at(faults, path)
+    stop_at(faults, f"lines of {path}")
     return StringTable(_forward(name) for _, _, name, _ in lines), np.array(labels, np.int64)
 
 
@@ -120,7 +119,7 @@ def read_labels(path: str) -> tuple[list[str], list[list[int]]]:
                     " (a 0 or 1 for each class, as PaddleClas writes it, is read by multi_label: multi_hot)"
                 )
             faults.append(f"{path}:{number}: {field!r} names a class twice{hint} / 标签重复")
-    _stop_at(faults, path)
+    stop_at(faults, f"lines of {path}")
     if not any(labels):
         raise DataError(f"{path} gives no image a label; a line is 'path 0,3' / 列表文件没有标签")
     return [_forward(name) for _, _, name, _ in lines], labels
@@ -152,7 +151,7 @@ def read_multi_hot(path: str) -> tuple[list[str], np.ndarray]:
                 f"{path}:{number}: has {len(row)} zeros and ones, and the first line {len(rows[0])}: one for "
                 "each class / 各行标签数不一致"
             )
-    _stop_at(faults, path)
+    stop_at(faults, f"lines of {path}")
     return [_forward(name) for _, _, name, _ in lines], np.array(rows).astype(np.uint8)
 
 
@@ -171,14 +170,6 @@ def _images(path: str, data: bytes) -> list[tuple[int, str, str, str]]:
 def _forward(name: str) -> str:
     """A path with the backslashes of Windows turned round."""
     return name.replace("\\", "/") if os.sep == "/" and "\\" in name else name
-
-
-def _stop_at(faults: list[str], path: str) -> None:
-    """Raises the first of the faults, if there are any."""
-    if len(faults) > _SHOWN_FAULTS:
-        faults = [*faults[:_SHOWN_FAULTS], f"and {len(faults) - _SHOWN_FAULTS} more lines of {path}"]
-    if faults:
-        raise DataError(faults)
 
 
 def read_class_names(path: str) -> list[str]:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from passl_sot.data.errors import DataError
+from passl_sot.data.errors import DataError, stop_at
 from passl_sot.data.packing.format import INDEX, PLAN, VERSION, Packed, read_index, read_plan, write_index
 from passl_sot.data.packing.items import Recipe, pack_image
 from passl_sot.data.packing.shards import Job, finished_shard, remove_notes, write_shard
@@ -110,10 +110,7 @@ def verify(folder: str, *, progress: bool = False) -> int:
             except DataError as error:
                 faults.append(str(error))
             tell(1)
-    if len(faults) > _SHOWN:
-        faults = [*faults[:_SHOWN], f"and {len(faults) - _SHOWN} more images of {folder}"]
-    if faults:
-        raise DataError(faults)
+    stop_at(faults, f"images of {folder}")
     return len(packed)
 
 
