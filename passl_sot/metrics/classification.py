@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -99,13 +99,7 @@ def write_report(meter: ClassificationMeter, class_names: list[str], folder: Pat
     """
     folder.mkdir(parents=True, exist_ok=True)
     per_class, confusion, picture = (folder / n for n in ("per_class.csv", "confusion.csv", "confusion.png"))
-    # utf-8-sig: spreadsheets then read Chinese class names right.
-    with per_class.open("w", newline="", encoding="utf-8-sig") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", "name", "images", "precision", "recall", "f1"])
-        for index, (name, row) in enumerate(zip(class_names, meter.per_class(), strict=True)):
-            scores = (f"{row[key]:.6f}" for key in ("precision", "recall", "f1"))
-            writer.writerow([index, name, row["images"], *scores])
+    write_per_class(per_class, class_names, meter.per_class(), ("precision", "recall", "f1"))
     with confusion.open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.writer(file)
         writer.writerow(["true \\ predicted", *class_names])
@@ -113,6 +107,25 @@ def write_report(meter: ClassificationMeter, class_names: list[str], folder: Pat
             writer.writerow([name, *row])
     picture.write_bytes(confusion_picture(meter.confusion))
     return [per_class, confusion, picture]
+
+
+def write_per_class(
+    path: Path, class_names: Sequence[str], rows: Sequence[Mapping[str, float]], scores: Sequence[str]
+) -> None:
+    """Writes a table of the classes: number, name, images, and the scores of these names.
+
+    Args:
+        path: The .csv file.
+        class_names: K names in class order.
+        rows: What `per_class` of a meter gave.
+        scores: Which of it.
+    """
+    # utf-8-sig: spreadsheets then read Chinese class names right.
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "name", "images", *scores])
+        for index, (name, row) in enumerate(zip(class_names, rows, strict=True)):
+            writer.writerow([index, name, row["images"], *(f"{row[score]:.6f}" for score in scores)])
 
 
 def confusion_picture(confusion: np.ndarray, side: int = 720) -> bytes:

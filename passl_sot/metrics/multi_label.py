@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from passl_sot.metrics.classification import write_per_class
+
 
 class MultiLabelMeter:
     """Average precision and F1 of every class.
@@ -99,13 +101,7 @@ def write_label_report(
     """
     folder.mkdir(parents=True, exist_ok=True)
     per_class, predictions = folder / "per_class.csv", folder / "predictions.csv"
-    # utf-8-sig: spreadsheets then read Chinese class names right.
-    with per_class.open("w", newline="", encoding="utf-8-sig") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", "name", "images", "ap", "precision", "recall", "f1"])
-        for index, (name, row) in enumerate(zip(class_names, meter.per_class(), strict=True)):
-            scores = (f"{row[key]:.6f}" for key in ("ap", "precision", "recall", "f1"))
-            writer.writerow([index, name, row["images"], *scores])
+    write_per_class(per_class, class_names, meter.per_class(), ("ap", "precision", "recall", "f1"))
     # Beyond ±700 an exp would overflow; the probability has been 0 or 1 for long.
     probabilities = 1 / (1 + np.exp(-np.clip(meter.logits, -700, 700)))
     with predictions.open("w", newline="", encoding="utf-8-sig") as file:
