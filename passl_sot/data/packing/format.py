@@ -16,7 +16,7 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,18 @@ import numpy as np
 from passl_sot.data.errors import DataError, ImageError
 from passl_sot.data.strings import StringTable
 
-__all__ = ["INDEX", "PLAN", "VERSION", "Packed", "is_packed", "read_index", "shard_name", "write_index"]
+__all__ = [
+    "INDEX",
+    "PLAN",
+    "VERSION",
+    "Packed",
+    "is_packed",
+    "read_index",
+    "read_plan",
+    "shard_name",
+    "write_index",
+    "write_plan",
+]
 
 INDEX, PLAN = "index.bin", "packing.json"
 VERSION = 1
@@ -44,7 +55,7 @@ def is_packed(folder: str) -> bool:
 
 
 def write_index(path: str, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes an index under another name, and renames it when it is whole."""
+    """Writes an index."""
     places: dict[str, list[Any]] = {}
     at = 0
     for name, array in arrays.items():
@@ -59,9 +70,13 @@ def write_index(path: str, header: Mapping[str, Any], arrays: Mapping[str, np.nd
     checksum = 0
     for part in parts:
         checksum = zlib.crc32(part, checksum)
+    _write_whole(path, [_START.pack(_MAGIC, VERSION, checksum, len(text)), *parts])
+
+
+def _write_whole(path: str, parts: Iterable[bytes]) -> None:
+    """Writes a file under another name, and renames it when it is whole."""
     temporary = f"{path}.part"
     with open(temporary, "wb") as file:
-        file.write(_START.pack(_MAGIC, VERSION, checksum, len(text)))
         file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
@@ -213,6 +228,11 @@ def _not_there(folder: str) -> str:
             f"{os.path.join(folder, inside[0])} / 请将 dataroot 指向其中一个"
         )
     return f"{folder} isn't a packed copy (no {INDEX}): tools/make_cache.py DATA OUT makes one / 不是打包目录"
+
+
+def write_plan(path: str, plan: Mapping[str, Any]) -> None:
+    """Writes down what is being made in a folder."""
+    _write_whole(path, [json.dumps({"version": VERSION, **plan}).encode("ascii")])
 
 
 def read_plan(path: str) -> dict[str, Any]:

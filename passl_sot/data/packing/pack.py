@@ -24,7 +24,16 @@ from typing import Any, Literal
 import numpy as np
 
 from passl_sot.data.errors import DataError, stop_at
-from passl_sot.data.packing.format import INDEX, PLAN, VERSION, Packed, read_index, read_plan, write_index
+from passl_sot.data.packing.format import (
+    INDEX,
+    PLAN,
+    VERSION,
+    Packed,
+    read_index,
+    read_plan,
+    write_index,
+    write_plan,
+)
 from passl_sot.data.packing.items import Recipe, pack_image
 from passl_sot.data.packing.shards import Job, finished_shard, remove_notes, write_shard
 from passl_sot.data.packing.sources import Source
@@ -174,15 +183,12 @@ def _claim(job: Job, command: str) -> None:
             f"{job.folder} holds other files, such as {others[0]}: choose a new folder / 目录不为空，请换一个"
         )
     plan = {
-        "version": VERSION,
         "fingerprint": job.fingerprint,
         "command": command,
         "recipe": job.recipe.as_dict(),
         "images": len(job.source),
     }
-    with open(f"{path}.part", "w", encoding="ascii") as file:
-        json.dump(plan, file)
-    os.replace(f"{path}.part", path)
+    write_plan(path, plan)
 
 
 def _announce(job: Job, left: int, processes: int, say: Callable[[str], None]) -> None:
