@@ -16,17 +16,21 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Header", "available", "decode_part", "read_header"]
+__all__ = ["HUFFMAN", "INTERVAL", "SCAN", "Header", "available", "decode_part", "read_header", "segments"]
+
+# Kinds of segments, as the second byte of each says.
+HUFFMAN, INTERVAL, SCAN = 0xC4, 0xDD, 0xDA
 
 _BEGIN, _END = b"\xff\xd8\xff", b"\xff\xd9"
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
-_HUFFMAN, _QUANTISATION, _INTERVAL, _COMMENT = 0xC4, 0xDB, 0xDD, 0xFE
+_QUANTISATION, _COMMENT = 0xDB, 0xFE
 _APP, _APP1, _APP2 = range(0xE0, 0xF0), 0xE1, 0xE2
-_SCAN, _RESTART, _EOI = 0xDA, 0xD0, 0xD9
+_RESTART, _EOI = 0xD0, 0xD9
 # Where chroma has half as many samples, their smoothing looks at pixels up to so far away.
 _MARGIN = 2
 # Below this Pillow takes no longer, and filters of chroma have special cases.
@@ -51,6 +55,7 @@ class Header:
         sequential: Whether the file runs once from top to bottom, so that a part of it can be decoded.
         may_turn: Whether there is metadata that may hold an orientation.
         size_at: Where in the file height and width are written, 2 bytes each.
+        scan_at: Where the scan's header begins.
         codes_at: Where the codes begin.
     """
 
@@ -61,7 +66,22 @@ class Header:
     sequential: bool
     may_turn: bool
     size_at: int
+    scan_at: int
     codes_at: int
+
+
+def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Goes through a JPEG file's segments to the header of its first scan.
+
+    Yields:
+        Kind, where the segment begins, and where the next one does; the last is a `SCAN`, unless the file is
+        damaged.
+    """
+    at, kind = 2, None
+    while kind != SCAN and at + 4 <= len(data) and data[at] == 0xFF:
+        kind, after = data[at + 1], at + 2 + _number(data, at + 2)
+        yield kind, at, after
+        at = after
 
 
 def read_header(data: bytes) -> Header | None:
@@ -73,24 +93,22 @@ def read_header(data: bytes) -> Header | None:
     """
     if not data.startswith(_BEGIN) or not data.endswith(_END):
         return None
-    at, frame_at, interval, may_turn = 2, 0, 0, False
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        kind, after = data[at + 1], at + 2 + _number(data, at + 2)
+    frame_at, interval, may_turn = 0, 0, False
+    for kind, at, after in segments(data):
         if kind in (_BASELINE, _EXTENDED, _PROGRESSIVE):
             if frame_at:
                 return None
             frame_at = at
-        elif kind == _SCAN:
+        elif kind == SCAN:
             return _header(data, frame_at, at, after, interval, may_turn) if frame_at else None
-        elif kind == _INTERVAL:
+        elif kind == INTERVAL:
             interval = _number(data, at + 4)
         elif kind in _APP:
             may_turn = may_turn or kind == _APP1
             if kind == _APP2 and data.startswith(b"MPF\0", at + 4):
                 return None
-        elif kind not in (_HUFFMAN, _QUANTISATION, _COMMENT):
+        elif kind not in (HUFFMAN, _QUANTISATION, _COMMENT):
             return None
-        at = after
     return None
 
 
@@ -114,6 +132,7 @@ def _header(
         sequential=data[frame_at + 1] != _PROGRESSIVE and data[scan_at + 4] == components,
         may_turn=may_turn,
         size_at=frame_at + 5,
+        scan_at=scan_at,
         codes_at=codes_at,
     )
 

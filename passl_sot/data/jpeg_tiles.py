@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from passl_sot.data.jpeg import Header, read_header
+from passl_sot.data.jpeg import HUFFMAN, INTERVAL, Header, read_header, segments
 
 __all__ = ["tile_blocks", "tile_jpeg"]
 
@@ -41,8 +41,8 @@ def tile_jpeg(data: bytes) -> bytes | None:
         return None
     blocks = -(-header.height // header.block[0]), -(-header.width // header.block[1])
     interval = tile_blocks(header.width, header.block[1])
-    scan_at, tables = _scan_and_tables(data, header)
-    sampling, chosen = _components(data, header, scan_at)
+    tables = _tables(data)
+    sampling, chosen = _components(data, header)
     try:
         of_component = [(tables[dc], tables[16 + ac]) for dc, ac in chosen]
     except KeyError:
@@ -57,11 +57,11 @@ def tile_jpeg(data: bytes) -> bytes | None:
         standard = np.array(_DC_COUNTS, np.int64), np.array(_DC_SYMBOLS, np.int64)
         stretches = add_restarts(codes, count, interval, component, of_component, standard)
         body = b"".join(bytes([dc, *_DC_COUNTS, *_DC_SYMBOLS]) for dc in sorted({dc for dc, _ in chosen}))
-        more = b"\xff\xc4" + (2 + len(body)).to_bytes(2, "big") + body
+        more = bytes((0xFF, HUFFMAN)) + (2 + len(body)).to_bytes(2, "big") + body
     if stretches is None:
         return None
-    more += b"\xff\xdd\0\4" + interval.to_bytes(2, "big")
-    return data[:scan_at] + more + data[scan_at : header.codes_at] + stretches
+    more += bytes((0xFF, INTERVAL, 0, 4)) + interval.to_bytes(2, "big")
+    return data[: header.scan_at] + more + data[header.scan_at : header.codes_at] + stretches
 
 
 def tile_blocks(image_width: int, width: int) -> int:
@@ -71,12 +71,11 @@ def tile_blocks(image_width: int, width: int) -> int:
     return min(divisors, key=lambda n: abs(n * width - _WIDTH), default=blocks)
 
 
-def _scan_and_tables(data: bytes, header: Header) -> tuple[int, dict[int, _Table]]:
-    """Where the scan's header is, and Huffman tables, (codes of each length, symbols) by class and number."""
-    at, tables = 2, {}
-    while data[at + 1] != 0xDA:
-        length = int.from_bytes(data[at + 2 : at + 4], "big")
-        body = data[at + 4 : at + 2 + length] if data[at + 1] == 0xC4 else b""
+def _tables(data: bytes) -> dict[int, _Table]:
+    """Huffman tables, (codes of each length, symbols) by class and number."""
+    tables = {}
+    for kind, at, after in segments(data):
+        body = data[at + 4 : after] if kind == HUFFMAN else b""
         while len(body) >= 17:
             counts = np.frombuffer(body[1:17], np.uint8).astype(np.int64)
             size = int(counts.sum())
@@ -86,13 +85,12 @@ def _scan_and_tables(data: bytes, header: Header) -> tuple[int, dict[int, _Table
             if len(symbols) == size and room <= 1:
                 tables[body[0]] = counts, symbols
             body = body[17 + size :]
-        at += 2 + length
-    return at, tables
+    return tables
 
 
-def _components(data: bytes, header: Header, scan_at: int) -> tuple[list[int], list[tuple[int, int]]]:
+def _components(data: bytes, header: Header) -> tuple[list[int], list[tuple[int, int]]]:
     """Blocks of 8x8 of each component in what is coded together, and numbers of its tables for DC and AC."""
-    scan = data[scan_at + 4 : header.codes_at]
+    scan = data[header.scan_at + 4 : header.codes_at]
     chosen = [(scan[2 + 2 * i] >> 4, scan[2 + 2 * i] & 15) for i in range(scan[0])]
     if len(chosen) == 1:
         return [1], chosen
