@@ -35,7 +35,7 @@ from PIL import Image, ImageFile
 from passl_sot.data import jpeg
 from passl_sot.data.errors import ImageError
 from passl_sot.data.kernels import compiling
-from passl_sot.data.pixels import Pixels, as_array
+from passl_sot.data.pixels import Pixels, as_array, edges
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
@@ -119,9 +119,7 @@ class _JpegFile:
         self.shape = (header.height, header.width, 3)
 
     def __getitem__(self, rectangle: tuple[slice, slice]) -> np.ndarray:
-        (top, bottom, _), (left, right, _) = (
-            part.indices(side) for part, side in zip(rectangle, self.shape, strict=False)
-        )
+        top, bottom, left, right = edges(rectangle, self.shape)
         try:
             return jpeg.decode_part(self._data, self._header, top, bottom, left, right)
         except ValueError:  # damaged; Pillow may still read it, or says what is wrong

@@ -18,6 +18,14 @@ class Pixels(Protocol):
         """The pixels of `[top:bottom, left:right]`."""
 
 
+def edges(rectangle: tuple[slice, slice], shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of `[top:bottom, left:right]` in an image of a shape, (H, W, ...)."""
+    rows, columns = rectangle
+    top, bottom, _ = rows.indices(shape[0])
+    left, right, _ = columns.indices(shape[1])
+    return top, bottom, left, right
+
+
 def as_array(image: Pixels) -> np.ndarray:
     """The whole image."""
     return image if isinstance(image, np.ndarray) else image[:, :]

@@ -26,7 +26,7 @@ from passl_sot.data.decode import Interpolation, resize
 from passl_sot.data.errors import DataError
 from passl_sot.data.kernels.compiling import available, laid_out
 from passl_sot.data.operations import Job, carry_out
-from passl_sot.data.pixels import Pixels, as_array
+from passl_sot.data.pixels import Pixels, as_array, edges
 from passl_sot.utils.registry import Registry
 
 TRANSFORMS = Registry("transform", "passl_sot.data.transforms")
@@ -342,9 +342,7 @@ class _Resized:
         self.shape = (*size_hw, image.shape[2])
 
     def __getitem__(self, rectangle: tuple[slice, slice]) -> np.ndarray:
-        (top, bottom, _), (left, right, _) = (
-            s.indices(n) for s, n in zip(rectangle, self.shape, strict=False)
-        )
+        top, bottom, left, right = edges(rectangle, self.shape)
         window = (top, left, bottom - top, right - left)
         return resize(self._image, self.shape[:2], interpolation=self._interpolation, window=window)
 
