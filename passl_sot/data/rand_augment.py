@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from passl_sot.data.operations import FILTERS, Fill, Filter, Job, carry_out
 from passl_sot.data.transforms import TRANSFORMS
@@ -63,10 +62,6 @@ class Step:
         """±L."""
         return self.sign * self.level
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        """The changed image, of the same size."""
-        return OPERATIONS[self.name](picture, self)
-
 
 @dataclass(frozen=True)
 class Operation:
@@ -79,10 +74,6 @@ class Operation:
 
     kind: str
     strength: Callable[[Step], float]
-
-    def __call__(self, picture: Image.Image, step: Step) -> Image.Image:
-        """The picture after a step, of the same size."""
-        return self.job(step).by_pillow(picture)
 
     def job(self, step: Step) -> Job:
         """The step as a job."""

@@ -59,7 +59,7 @@ def test_every_operation_at_every_magnitude_of_the_table(name, photos):
             for sign in (1, -1):
                 for interpolation in FILTERS:
                     step = Step(name, m, sign, interpolation, MEAN)
-                    result = POLICY_OPERATIONS[name](picture, step)
+                    result = POLICY_OPERATIONS[name].job(step).by_pillow(picture)
                     expected = _by_pillow(picture, name, m, sign, interpolation)
                     np.testing.assert_array_equal(np.asarray(result), np.asarray(expected))
 
