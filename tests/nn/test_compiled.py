@@ -135,8 +135,11 @@ import paddle
 from passl_sot.nn import compiled
 x = paddle.ones([1, 1, 2, 2])
 print(float(compiled.depthwise3x3(x, paddle.ones([1, 9]), paddle.zeros([1])).sum()))
+print(type(compiled._forward._cache).__name__)
 """
-    environment = {**os.environ, "NUMBA_CACHE_DIR": "/proc/nowhere"}
+    # A folder that can't be made, and no other to fall back on.
+    nowhere = {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator", "NUMBA_CACHE_DIR": "/proc/nowhere"}
+    environment = {**os.environ, **nowhere}
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert float(done.stdout) == 16.0
+    assert done.stdout.split() == ["16.0", "NullCache"]
