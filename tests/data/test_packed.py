@@ -473,6 +473,24 @@ def test_a_shard_that_was_damaged_in_between_is_packed_again(source, tmp_path, m
     assert verify(str(tmp_path / "out")) == 24
 
 
+def test_a_shard_that_goes_before_the_index_is_written(photos, tmp_path, monkeypatch):
+    many_files(photos, tmp_path / "in", 600, side=40)
+    module, out = sys.modules["passl_sot.data.packing.pack"], tmp_path / "out"
+    finish = module._finish
+
+    def remove_first(job, say):
+        (out / "shard-00001.bin").unlink()
+        finish(job, say)
+
+    with monkeypatch.context() as here:
+        here.setattr(module, "_finish", remove_first)
+        with pytest.raises(DataError, match=f"{out}/shard-00001.bin was written and has gone or changed"):
+            packed(tmp_path / "in", out, PIXELS)
+    assert not (out / "index.bin").exists()
+    assert "of which 344 images are there already" in packed(tmp_path / "in", out, PIXELS)[0]
+    assert verify(str(out)) == 600
+
+
 def test_two_runs_at_a_time(source, tmp_path):
     (tmp_path / "out").mkdir()
     held = os.open(tmp_path / "out", os.O_RDONLY)

@@ -299,9 +299,12 @@ def _child(job: Job, numbers: list[int], queue: Any, parent: int) -> None:
 
 
 def _finish(job: Job, say: Callable[[str], None]) -> None:
-    """Writes the index, and says what there is."""
-    known = [finished_shard(job, number) for number in range(job.shards)]
-    notes = [note for note in known if note is not None]
+    """Writes the index, and says what there is.
+
+    Raises:
+        DataError: A shard isn't as it was written.
+    """
+    notes = [_note_of(job, number) for number in range(job.shards)]
     faults = [fault for header, _ in notes for fault in header["faults"]]
     sizes = [header["bytes"] for header, _ in notes]
     if job.ending == "tar":
@@ -317,6 +320,16 @@ def _finish(job: Job, say: Callable[[str], None]) -> None:
     if faults:
         shown = "\n".join(faults[:_SHOWN])
         say(f"{len(faults)} files can't be read as images, and are kept as they are:\n{shown}")
+
+
+def _note_of(job: Job, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    note = finished_shard(job, number)
+    if note is None:  # without it, the images behind it would get the labels of others
+        raise DataError(
+            f"{job.file(number)} was written and has gone or changed since: leave {job.folder} alone, and run "
+            "the same command again / 打包文件在打包期间被更改"
+        )
+    return note
 
 
 def _clean_up(job: Job) -> None:
