@@ -18,6 +18,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ GENERATION = "PASSL_SOT_GENERATION"  # which start of the job a child belongs to
 REPORT = "PASSL_SOT_REPORT"  # where a child writes why it fails
 USAGE_ERROR = 2
 _PR_SET_PDEATHSIG = 1
+_TAIL = 3000  # bytes of a log that Paddle's launcher shows where a process failed
 _SAME = 10.0  # seconds within which another signal is the same request
 
 
@@ -249,6 +251,7 @@ class Supervisor:
         self._kill()
         if message["cause"]:
             _say(str(Failure(**message["cause"])))
+            _keep_in_the_tail()
         return message["status"]
 
 
@@ -256,3 +259,17 @@ def _say(text: str) -> None:
     sys.stdout.flush()
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+def _keep_in_the_tail() -> None:
+    """Has the launcher show what was said last.
+
+    It shows the last bytes of a failed process's log, and nothing where they begin within a character: empty
+    lines then move their beginning to the next one.
+    """
+    with contextlib.suppress(OSError), open("/proc/self/fd/2", "rb") as log:
+        if stat.S_ISREG(os.fstat(2).st_mode) and os.fstat(2).st_size > _TAIL:
+            log.seek(-_TAIL, os.SEEK_END)
+            inside = next(n for n, byte in enumerate(log.read(4)) if byte & 0xC0 != 0x80)
+            sys.stderr.write("\n" * inside)
+            sys.stderr.flush()

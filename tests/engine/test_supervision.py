@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from passl_sot.engine.checkpoint import read_checkpoint
 from passl_sot.utils.supervisor import SupervisionError, should_supervise
 
+ROOT = Path(__file__).parents[2]
 # Trains as tools/train.py does, but one process meets with an accident at an update.
 ACCIDENT = """
 import os, signal, sys, time
@@ -96,6 +98,27 @@ def test_restarts_are_counted(experiment, launch, faulty):
     assert "restart 1 of 1" in done.stdout
     assert "restart 2" not in done.stdout
     assert last_of(done.stdout) == "RuntimeError: boom"
+
+
+@pytest.mark.parametrize("shift", [0, 1, 2])
+def test_the_end_of_a_log_begins_with_a_whole_character(tmp_path, shift):
+    """The launcher shows the last 3,000 bytes, or nothing where they aren't text."""
+    script, log = tmp_path / "script.py", tmp_path / "log"
+    script.write_text(f"""
+import sys
+from passl_sot.utils.supervisor import generation, report_failure, supervise
+if generation() is None:
+    sys.exit(supervise(0))
+print("\u7aef" * 1500, "-" * {shift}, file=sys.stderr)
+report_failure("the cause", final=True)
+sys.exit(7)
+""")
+    with log.open("w") as out:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+        done = subprocess.run([sys.executable, script], stdout=out, stderr=out, env=environment, check=False)
+    assert done.returncode == 7
+    end = log.read_bytes()[-3000:].decode()
+    assert end.startswith("\u7aef") and end.rstrip("\n").endswith("the cause")
 
 
 @pytest.mark.slow
