@@ -326,8 +326,8 @@ def _note_of(job: Job, number: int) -> tuple[dict[str, Any], dict[str, np.ndarra
     note = finished_shard(job, number)
     if note is None:  # without it, the images behind it would get the labels of others
         raise DataError(
-            f"{job.file(number)} was written and has gone or changed since: leave {job.folder} alone, and run "
-            "the same command again / 打包文件在打包期间被更改"
+            f"{job.file(number)} was written and has gone or changed since: leave {job.folder} alone, and "
+            "run the same command again / 打包文件在打包期间被更改"
         )
     return note
 
