@@ -8,6 +8,7 @@ from passl_sot.engine.experiment import load_config
 from passl_sot.engine.loggers import read_metrics
 from passl_sot.engine.trainer import Trainer
 from passl_sot.modeling.backbones import BACKBONES
+from passl_sot.modeling.backbones.base import Backbone
 from passl_sot.nn.drop_path import DropPath
 from passl_sot.utils.signatures import Signature
 
@@ -93,3 +94,16 @@ def test_three_schedules_in_one_run(family, experiment, tmp_path):
         if outputs == 2:
             expected = first * row["loss_0"] + second * row["loss_1"]
         assert row["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_backbone_that_schedules_nothing_keeps_its_rates():
+    """One written outside, say, that sets them itself."""
+
+    class Own(Backbone):
+        def __init__(self):
+            super().__init__()
+            self.drop_path = DropPath(0.3)
+
+    backbone = Own()
+    backbone.set_epoch(1)
+    assert backbone.drop_path.rate == 0.3

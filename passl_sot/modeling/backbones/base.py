@@ -117,7 +117,7 @@ class Backbone(nn.Layer):
     def __init__(self) -> None:
         super().__init__()
         self._recompute = False
-        self._drop_path_rate: float | Mapping[str, float | str] = 0.0
+        self._drop_path_rate: float | Mapping[str, float | str] | None = None
 
     def learned(self, shape: list[int]) -> paddle.Tensor:
         """A new parameter as class tokens and position tables start: normal, deviation 0.02."""
@@ -217,7 +217,9 @@ class Backbone(nn.Layer):
         return drop_path_rates(rate, depth)
 
     def set_epoch(self, epoch: int) -> None:
-        """Told before each epoch of training, counted from 0: drop-path follows its schedule."""
+        """Told before each epoch of training, counted from 0: drop-path follows what was scheduled."""
+        if self._drop_path_rate is None:
+            return
         rate = value_of_epoch("drop_path_rate", self._drop_path_rate, epoch)
         layers = [layer for layer in self.sublayers() if isinstance(layer, DropPath)]
         for layer, own in zip(layers, self.rates_of_blocks(rate, len(layers)), strict=True):
