@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from passl_sot.data.errors import DataError
@@ -51,12 +51,13 @@ class FolderScan:
     ignored_files: int = 0
 
 
-def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS) -> FolderScan:
+def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: bool = False) -> FolderScan:
     """Lists the class folders of `root` and the images in them.
 
     Args:
         root: The folder.
         extensions: Endings that count as images, with the dot.
+        progress: Draw a progress bar over the classes.
 
     Raises:
         DataError: The folder is missing or empty, or isn't laid out by classes; it shows the layout.
@@ -70,7 +71,12 @@ def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS) -> FolderScan
             f"dataroot: {os.path.join(root, splits[0])} in place of {root}.\n{LAYOUT}"
         )
     scan = FolderScan(folders)
-    for label, name in enumerate(folders):
+    numbered: Iterable[tuple[int, str]] = enumerate(folders)
+    if progress:
+        from tqdm import tqdm
+
+        numbered = tqdm(numbered, total=len(folders), desc=f"reading {root}", unit="class")
+    for label, name in numbered:
         for path in walk_class(root, name, extensions, scan):
             scan.paths.append(path)
             scan.labels.append(label)
