@@ -83,22 +83,17 @@ class TarMembers:
         return f"{self._tars[int(self._places[index, 0])]} ({self.names[index]})"
 
 
-def scan_tars(tars: Sequence[str], *, progress: bool = False) -> TarMembers:
+def scan_tars(tars: Sequence[str]) -> TarMembers:
     """Lists the images of tar files, with their labels.
 
     Raises:
         DataError: A file isn't a plain tar, or a sample lacks its label or has two images.
     """
-    numbered: Iterator[tuple[int, str]] | Sequence[tuple[int, str]] = list(enumerate(tars))
-    if progress:
-        from tqdm import tqdm
-
-        numbered = tqdm(numbered, desc="reading tar files", unit="file")
     names: list[str] = []
     places: list[tuple[int, int, int]] = []
     labels: list[tuple[int, ...]] = []
     kinds: set[bool] = set()
-    for number, path in numbered:
+    for number, path in enumerate(tars):
         for sample in _samples(path):
             names.append(sample.image.name)
             places.append((number, sample.image.offset_data, sample.image.size))
