@@ -1,6 +1,6 @@
 """The account of a conversion: what became of every key of both sides."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from dataclasses import dataclass, field
 
 __all__ = ["ConversionError", "ConversionReport"]
@@ -51,7 +51,7 @@ class ConversionReport:
     @property
     def faults(self) -> int:
         """Number of keys of both sides that are not accounted for."""
-        return sum(map(len, (self.missing, self.unexpected, self.mismatched, self.conflicts)))
+        return len(self.missing) + len(self.unexpected) + len(self.mismatched) + len(self.conflicts)
 
     @property
     def ok(self) -> bool:
@@ -73,7 +73,7 @@ class ConversionReport:
         head = f"{len(self.loaded)} loaded ({len(self.renamed)} renamed), {len(self.ignored)} ignored"
         if self.left_new:
             head += f", {len(self.left_new)} left new"
-        bad = {
+        bad: dict[str, Sized] = {
             "missing": self.missing,
             "unexpected": self.unexpected,
             "mismatched": self.mismatched,

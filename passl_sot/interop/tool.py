@@ -108,7 +108,8 @@ def _write(
     dst: Path, arrays: dict[str, np.ndarray], model: Classifier, request: Conversion, card: dict[str, Any]
 ) -> None:
     def verify(written: Mapping[str, np.ndarray]) -> None:
-        model.set_state_dict(dict(written))
+        arrays: dict[str, Any] = dict(written)  # Paddle takes them, though it names tensors alone
+        model.set_state_dict(arrays)
         if request.verify is not None:
             card["verified"] = check_logits(model, Path(request.verify), request.tolerance)
 

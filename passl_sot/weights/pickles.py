@@ -10,7 +10,7 @@ import pickletools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -95,7 +95,7 @@ class Array(Inert):
         self.value = _array(raw, dtype, shape, "F" if fortran else "C")
 
 
-def _array(raw: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+def _array(raw: Any, dtype: Any, shape: Any, order: Literal["C", "F"]) -> np.ndarray:
     if isinstance(raw, str):
         raw = raw.encode("latin1")
     if not isinstance(dtype, DType) or not isinstance(raw, bytes | bytearray):
@@ -104,7 +104,7 @@ def _array(raw: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
     return array.reshape(shape, order=order)
 
 
-def _from_buffer(raw: Any, dtype: Any, shape: Any, order: str) -> Array:
+def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Literal["C", "F"]) -> Array:
     array = Array()
     array.value = _array(raw, dtype, shape, order)
     return array
