@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from passl_sot.data.datasets import LabelledImages
 from passl_sot.data.draws import Key
 from passl_sot.data.errors import DataError, ImageError
@@ -26,7 +28,7 @@ def _no_note(image: int | None) -> None:
 
 
 class GuardedReader:
-    """The dataset as the loader's workers see it: `reader[key]` never raises.
+    """The dataset as the loader's workers see it: reading never raises.
 
     Args:
         dataset: The dataset.
@@ -45,24 +47,28 @@ class GuardedReader:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: Key) -> dict[str, Any]:
+    def read(self, key: Key, out: np.ndarray | None = None) -> dict[str, Any]:
         """A sample of the dataset with `asked`, the key, and `bad`, [index, reason] of files passed over.
 
         Where there is no sample, `error` says why: [path, reason], or ["", text] for anything unforeseen.
+
+        Args:
+            key: Which image.
+            out: As of `LabelledImages.sample`.
         """
         try:
-            return self._sample(key)
+            return self._sample(key, out)
         finally:
             self.note(None)
 
-    def _sample(self, key: Key) -> dict[str, Any]:
+    def _sample(self, key: Key, out: np.ndarray | None) -> dict[str, Any]:
         epoch, asked, *copy = key
         bad: list[list[Any]] = []
         for step in range(min(_TRIES, len(self)) if self.replace else 1):
             index = (asked + step) % len(self)
             self.note(index)
             try:
-                return {**self.dataset[(epoch, index, *copy)], "asked": key, "bad": bad}
+                return {**self.dataset.sample((epoch, index, *copy), out), "asked": key, "bad": bad}
             except ImageError as error:
                 bad.append([index, error.reason])
                 if not self.replace:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from passl_sot.data.draws import Key, of_batch, of_image_later
-from passl_sot.data.erasing import RandomErasing
 from passl_sot.data.mixup import Mixup
 from passl_sot.data.transforms import TRANSFORMS, Compose, Normalize, Transform, stage_of
 
@@ -56,6 +55,8 @@ class BatchStage:
                 self.num_classes = mixup.num_classes
                 self._steps.append(mixup)
         self.normalizes = normalized
+        # Whether the generators of single images are needed.
+        self._draws = not all(isinstance(transform, Normalize | Mixup) for transform in self.transforms)
 
     def __call__(
         self,
@@ -65,6 +66,7 @@ class BatchStage:
         seed: int,
         keys: Sequence[Key],
         overwrite: bool = False,
+        empty: Callable[..., np.ndarray] = np.empty,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The batch after all transforms.
 
@@ -74,15 +76,18 @@ class BatchStage:
             seed: The run's seed.
             keys: (epoch, index), or (epoch, index, copy), of each image as the sampler asked for it.
             overwrite: `images` may be changed.
+            empty: Gives memory for images that are normalised here, as `numpy.empty`.
 
         Returns:
             Images, and labels: int64 [B], or float32 [B, K] after `Mixup`.
         """
-        rngs = [of_image_later(seed, key) for key in keys]
+        rngs: Sequence[np.random.Generator | None] = [None] * len(keys)
+        if self._draws:
+            rngs = [of_image_later(seed, key) for key in keys]
         epoch = int(keys[0][0])
         for step in self._steps:
             if isinstance(step, Compose):
-                images = _each(images, step, rngs, epoch)
+                images = _each(images, step, rngs, epoch, empty)
                 overwrite = True
             else:
                 images, labels = step(images, labels, of_batch(seed, keys), epoch, overwrite=overwrite)
@@ -113,20 +118,16 @@ def build_batch_transforms(
 
 
 def _each(
-    images: np.ndarray, transform: Compose, rngs: Sequence[np.random.Generator], epoch: int
+    images: np.ndarray,
+    transform: Compose,
+    rngs: Sequence[np.random.Generator | None],
+    epoch: int,
+    empty: Callable[..., np.ndarray],
 ) -> np.ndarray:
-    normalize, *others = transform.transforms
-    if isinstance(normalize, Normalize) and all(isinstance(other, RandomErasing) for other in others):
-        # As most recipes have it: no image is copied.
-        out = np.empty((len(images), len(normalize.mean), *images.shape[1:3]), np.float32)
+    first = transform.transforms[0]
+    if isinstance(first, Normalize):  # as most recipes have it: what follows works in place
+        out = empty((len(images), len(first.mean), *images.shape[1:3]), np.float32)
         for image, result, rng in zip(images, out, rngs, strict=True):
-            normalize.into(image, result)
-            for erasing in others:
-                erasing.in_place(result, rng)
+            transform(image, rng, epoch, result)
         return out
-    first = transform(images[0], rngs[0], epoch)
-    out = np.empty((len(images), *first.shape), first.dtype)
-    out[0] = first
-    for i in range(1, len(images)):
-        out[i] = transform(images[i], rngs[i], epoch)
-    return out
+    return np.stack([transform(image, rng, epoch) for image, rng in zip(images, rngs, strict=True)])

@@ -1,39 +1,53 @@
-"""Joins samples into batches, inside of the worker processes."""
+"""Makes batches of samples, inside of the worker processes."""
 
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from passl_sot.data.datasets import LabelledImages
+from passl_sot.data.bad_files import GuardedReader
+from passl_sot.data.draws import Key
 from passl_sot.data.errors import DataError
+
+# Gives memory for an array of a shape and a type, as `numpy.empty` does.
+Empty = Callable[..., np.ndarray]
 
 
 class Collate:
-    """Joins samples of a `GuardedReader` into a batch of arrays; as the reader, it never raises.
+    """Reads the samples of a batch and joins them to arrays; as the reader, it never raises.
 
     Args:
-        dataset: The dataset that the samples are from; its `batch_stage` works on every batch.
+        reader: Reads single samples; the `batch_stage` of its dataset works on every batch.
     """
 
-    def __init__(self, dataset: LabelledImages):
-        self.dataset = dataset
+    def __init__(self, reader: GuardedReader):
+        self.reader = reader
 
-    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, keys: Sequence[Key], empty: Empty = np.empty) -> dict[str, Any]:
         """The batch.
+
+        Args:
+            keys: Which images.
+            empty: Gives the memory that the images are written to in the end.
 
         Returns:
             `image` float32 [B, C, H, W], `label` int64 [B] or float32 [B, K] (soft targets of `Mixup`, or
             several labels),
             `index` int64 [B], `bad` (list of [index, reason]); after an error `bad` and `error` alone.
         """
+        floats = self._floats(len(keys), empty)
+        rows = [None] * len(keys) if floats is None else list(floats)
+        samples = [self.reader.read(key, row) for key, row in zip(keys, rows, strict=True)]
         bad = [entry for sample in samples for entry in sample["bad"]]
         error = next((sample["error"] for sample in samples if "error" in sample), None) or _sizes(samples)
         if error is None:
             try:
-                return {**self._join(samples), "bad": bad}
+                written = all(sample["image"] is row for sample, row in zip(samples, rows, strict=True))
+                images = floats if written else self._stack([sample["image"] for sample in samples], empty)
+                return {**self._finish(images, samples, empty), "bad": bad}
             except DataError as fault:
                 error = ["", str(fault)]
             except Exception:
@@ -41,14 +55,26 @@ class Collate:
                 error = ["", f"in batch_transforms:\n{traceback.format_exc()}"]
         return {"bad": bad, "error": error}
 
-    def _join(self, samples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-        images = np.stack([sample["image"] for sample in samples])
-        several = self.dataset.multi_hot is not None
+    def _floats(self, images: int, empty: Empty) -> np.ndarray | None:
+        """What images can be normalised into, float32 [B, C, H, W], where their size is known."""
+        dataset = self.reader.dataset
+        if dataset.transforms.output_hw is None or not dataset.transforms.normalizes:
+            return None
+        return empty((images, dataset.channels, *dataset.transforms.output_hw), np.float32)
+
+    def _stack(self, images: list[np.ndarray], empty: Empty) -> np.ndarray:
+        if not self.reader.dataset.transforms.normalizes:
+            return np.stack(images)  # the batch stage will
+        return np.stack(images, out=empty((len(images), *images[0].shape), images[0].dtype))
+
+    def _finish(self, images: Any, samples: list[dict[str, Any]], empty: Empty) -> dict[str, np.ndarray]:
+        dataset = self.reader.dataset
+        several = dataset.multi_hot is not None
         labels = np.array([sample["label"] for sample in samples], np.float32 if several else np.int64)
-        if self.dataset.batch_stage is not None:
+        if dataset.batch_stage is not None:
             keys = [sample["asked"] for sample in samples]
-            images, labels = self.dataset.batch_stage(
-                images, labels, seed=self.dataset.seed, keys=keys, overwrite=True
+            images, labels = dataset.batch_stage(
+                images, labels, seed=dataset.seed, keys=keys, overwrite=True, empty=empty
             )
         index = np.array([sample["index"] for sample in samples], np.int64)
         return {"image": images, "label": labels, "index": index}

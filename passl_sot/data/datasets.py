@@ -116,10 +116,15 @@ class LabelledImages:
         return open_image(path, apply_exif=self.apply_exif)
 
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
+        """One sample; see `sample`."""
+        return self.sample(key)
+
+    def sample(self, key: int | Key, out: np.ndarray | None = None) -> dict[str, Any]:
         """One sample.
 
         Args:
             key: Index, (epoch, index), or (epoch, index, copy).
+            out: Where the image is written to if it can be; it is the `image` of the sample then.
 
         Returns:
             `image`, `label` (an integer, or float32 [C] of 0 and 1) and `index`. The image is float32
@@ -133,7 +138,8 @@ class LabelledImages:
         if not -size <= index < size:
             raise IndexError(f"image {index} of {size}")
         index = int(index) % size
-        image = self.transforms(self.open(index), of_image(self.seed, (epoch, index, *copy)), int(epoch))
+        rng = of_image(self.seed, (epoch, index, *copy))
+        image = self.transforms(self.open(index), rng, int(epoch), out)
         several = self.multi_hot
         label = int(self.labels[index]) if several is None else several[index].astype(np.float32)
         return {"image": image, "label": label, "index": index}

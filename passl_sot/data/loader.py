@@ -20,7 +20,7 @@ from passl_sot.data.collate import Collate
 from passl_sot.data.datasets import LabelledImages
 from passl_sot.data.errors import DataError, ImageError
 from passl_sot.data.kernels import compiling
-from passl_sot.data.nursery import nursery
+from passl_sot.data.nursery import Work, nursery
 from passl_sot.data.pool import AHEAD, Pool, Reading, Thread
 from passl_sot.data.ring import Ring, size_of
 from passl_sot.data.sampler import EvalBatchSampler, ShardedBatchSampler
@@ -56,7 +56,8 @@ class ImageLoader:
         wait_seconds: Time the consumer has spent waiting for batches; set it to 0 to start anew.
         num_workers: Worker processes.
         use_shared_memory: Whether batches come through shared memory rather than pipes.
-        pool: The workers of the newest iteration; None before the first, and without workers.
+        pool: The workers of the newest iteration; None before the first, and without workers. They stay for
+            the next one, unless the iteration is broken off or the dataset is changed in between.
     """
 
     def __init__(
@@ -77,8 +78,9 @@ class ImageLoader:
         self._cores = max(1, usable_cores() // world_size)
         self.use_shared_memory = section.use_shared_memory
         self._timeout = section.timeout
-        self._reader, self._collate = GuardedReader(dataset, replace=training), Collate(dataset)
+        self._collate = Collate(GuardedReader(dataset, replace=training))
         self.pool: Pool | None = None
+        self._resting: Pool | None = None
         self._ring: Ring | None = None
         if self.num_workers:
             nursery()  # it gets ready while the model is built
@@ -139,12 +141,21 @@ class ImageLoader:
 
     def _batches(self) -> Generator[dict[str, Any], None, None]:
         if not self.num_workers:
-            return Thread(self._reader, self._collate, self._timeout).batches(self.sampler)
+            return Thread(self._collate, self._timeout).batches(self.sampler)
+        return self._from_workers()
+
+    def _from_workers(self) -> Generator[dict[str, Any], None, None]:
         if self._ring is None:
             self._ring = self._make_ring()
-        reading = Reading(self._reader, self._collate, self._ring.slot_bytes)
-        self.pool = Pool(reading, self.num_workers, self._ring, self._timeout)
-        return self.pool.batches(self.sampler)
+        work = Work(Reading(self._collate, self._ring.slot_bytes))
+        pool, self._resting = self._resting, None  # an iteration inside of this one has workers of its own
+        if pool is None or not pool.can_do(work):
+            if pool is not None:
+                pool.close()
+            pool = Pool(work, self.dataset.path, self.num_workers, self._ring, self._timeout)
+        self.pool = pool
+        yield from pool.batches(self.sampler)
+        self._resting = pool
 
     def _make_ring(self) -> Ring:
         """A slot for each batch that can be under way, or kept by the consumer."""

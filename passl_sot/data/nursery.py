@@ -194,6 +194,7 @@ class Work:
     """
 
     def __init__(self, todo: Any):
+        self._size = 0
         advice = "move it to a module of its own, or set loader.num_workers: 0"
         advice += " / 请移到独立模块，或设 num_workers: 0"
         buffers: list[pickle.PickleBuffer] = []
@@ -216,10 +217,18 @@ class Work:
         self.text = pickle.dumps((script, sys.argv, text, places), protocol=5)
         self.file = os.memfd_create("passl_sot arrays")
         weakref.finalize(self, os.close, self.file)
-        os.ftruncate(self.file, max([1, *ends]))
+        self._size = max([1, *ends])
+        os.ftruncate(self.file, self._size)
         with mmap.mmap(self.file, 0) as memory:
             for (begin, size), array in zip(places, arrays, strict=True):
                 memory[begin : begin + size] = array
+
+    def same_as(self, other: Work) -> bool:
+        """Whether a worker that does one does the other."""
+        if (self.text, self._size) != (other.text, other._size):
+            return False
+        with mmap.mmap(self.file, 0) as mine, mmap.mmap(other.file, 0) as theirs:
+            return mine[:] == theirs[:]
 
 
 def _unpack(packed: bytes, arrays: memoryview) -> Any:

@@ -16,12 +16,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing.connection import wait
 from typing import Any
 
-from passl_sot.data.bad_files import GuardedReader
 from passl_sot.data.collate import Collate
 from passl_sot.data.draws import Key
 from passl_sot.data.errors import DataError, WorkerError
 from passl_sot.data.nursery import Link, Work, nursery
-from passl_sot.data.ring import Ring, note, put
+from passl_sot.data.ring import Ring, Slot, note
 
 # Batches that each worker is asked for ahead.
 AHEAD = 2
@@ -33,27 +32,26 @@ class Reading:
     """What a worker does: reads batches until there is no more to do.
 
     Args:
-        reader: Reads single images.
-        collate: Joins them.
+        collate: Makes batches.
         slot_bytes: Size of the slots that batches are written to.
     """
 
-    def __init__(self, reader: GuardedReader, collate: Collate, slot_bytes: int):
-        self.reader, self.collate, self.slot_bytes = reader, collate, slot_bytes
+    def __init__(self, collate: Collate, slot_bytes: int):
+        self.collate, self.slot_bytes = collate, slot_bytes
 
     def __call__(self, connection: Link, memory: mmap.mmap) -> None:
         """Answers (number, keys, place of a slot or None) by (number, what is in the slot or None, batch)."""
         worker = connection.recv()
-        self.reader.note = functools.partial(note, memory, worker)
+        self.collate.reader.note = functools.partial(note, memory, worker)
         connection.send(os.getpid())
         while True:
             number, keys, place = connection.recv()
             began = time.process_time()
-            batch = self.collate([self.reader[key] for key in keys])
+            slot = Slot(memory, place, self.slot_bytes)
+            batch = self.collate(keys, slot.empty)
             layout = None
-            if place is not None and "error" not in batch:
-                arrays = {name: value for name, value in batch.items() if name != "bad"}
-                layout = put(arrays, memory, place, self.slot_bytes)
+            if "error" not in batch:
+                layout = slot.put({name: value for name, value in batch.items() if name != "bad"})
                 batch = {"bad": batch["bad"]} if layout else batch
             batch["seconds"] = time.process_time() - began
             connection.send((number, layout, batch))
@@ -63,15 +61,15 @@ class Thread(threading.Thread):
     """Reads batches ahead of the consumer in this process, where there are no workers.
 
     Args:
-        reader: Reads single images.
-        collate: Joins them.
+        collate: Makes batches.
         timeout: Seconds that a batch may take; None for no limit.
     """
 
-    def __init__(self, reader: GuardedReader, collate: Collate, timeout: float | None):
+    def __init__(self, collate: Collate, timeout: float | None):
         super().__init__(daemon=True, name="passl_sot reader")  # one that hangs keeps no process from ending
-        self._reader, self._collate, self._timeout = copy.copy(reader), collate, timeout
-        self._reader.note = self._note
+        reader = copy.copy(collate.reader)
+        reader.note = self._note
+        self._collate, self._timeout, self._path = Collate(reader), timeout, reader.dataset.path
         self._now: tuple[int | None, float] = (None, 0.0)
         self._asked: queue.SimpleQueue[list[Key] | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -80,7 +78,7 @@ class Thread(threading.Thread):
         """Reads until there is no more to do."""
         while (keys := self._asked.get()) is not None:
             began = time.thread_time()
-            batch = self._collate([self._reader[key] for key in keys])
+            batch = self._collate(keys)
             self._ready.put({**batch, "seconds": time.thread_time() - began})
 
     def batches(self, keys: Iterable[list[Key]]) -> Generator[dict[str, Any], None, None]:
@@ -112,7 +110,7 @@ class Thread(threading.Thread):
                 return self._ready.get(timeout=_LOOK)
             waited += _LOOK
         image, since = self._now
-        doing = describe(image, time.monotonic() - since, self._reader.dataset.path)
+        doing = describe(image, time.monotonic() - since, self._path)
         raise WorkerError(silence(self._timeout, "the thread that reads images", doing))
 
     def _note(self, image: int | None) -> None:
@@ -120,10 +118,11 @@ class Thread(threading.Thread):
 
 
 class Pool:
-    """The workers of one pass through the data.
+    """Workers for passes through the data, one after the other.
 
     Args:
-        reading: What they do.
+        work: What they do, a `Reading`.
+        path: The file of an image.
         workers: How many.
         ring: Where they put batches.
         timeout: Seconds that a batch may take; None for no limit.
@@ -133,11 +132,12 @@ class Pool:
         ring: Where they put batches.
     """
 
-    def __init__(self, reading: Reading, workers: int, ring: Ring, timeout: float | None):
-        self._path = reading.reader.dataset.path
+    def __init__(
+        self, work: Work, path: Callable[[int], str], workers: int, ring: Ring, timeout: float | None
+    ):
+        self._work, self._path = work, path
         self.ring, self._timeout = ring, timeout
         self.pids: dict[Link, int] = {}
-        work = Work(reading)
         self._server = nursery()  # this one: a later one knows nothing of these workers
         try:
             self._workers = [self._server.start(work, ring.file) for _ in range(workers)]
@@ -150,8 +150,19 @@ class Pool:
         # What each is asked for and hasn't given yet: places of slots by number.
         self._asked: dict[Link, dict[int, int | None]] = {worker: {} for worker in self._workers}
 
+    def can_do(self, work: Work) -> bool:
+        """Whether these workers are all there, after a whole pass, and do just that."""
+        try:
+            for worker in wait(self._workers, 0):
+                self.pids[worker] = int(worker.recv())  # all that one says unasked
+        except (EOFError, OSError, ValueError):
+            return False
+        return self._server.alive() and self._work.same_as(work)
+
     def batches(self, keys: Iterable[list[Key]]) -> Generator[dict[str, Any], None, None]:
         """A batch of arrays, as of `Collate`, for each list of keys; `seconds`: the processor time it took.
+
+        After the last one workers wait for the next pass; broken off, they are ended.
 
         Raises:
             WorkerError: A worker died, or a batch took too long.
@@ -170,8 +181,9 @@ class Pool:
                     ready.update(self._receive())
                 else:
                     return
-        finally:
+        except BaseException:
             self.close()
+            raise
 
     def _ask(self, coming: Iterator[tuple[int, list[Key]]], ready: int) -> None:
         """Gives work to whoever has least, as long as there is memory for the results."""

@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 _ALIGNED = 64
 
@@ -87,22 +88,47 @@ def note(memory: mmap.mmap, worker: int, image: int | None) -> None:
     _note(memory, worker)[:] = (0 if image is None else image + 1, time.monotonic_ns())
 
 
-def put(arrays: Mapping[str, np.ndarray], memory: mmap.mmap, place: int, slot_bytes: int) -> Layout | None:
-    """Writes arrays to a slot.
+class Slot:
+    """A slot, as the worker sees it that fills it.
 
-    Returns:
-        What was written where, for `Ring.arrays`; None where they don't fit.
+    Args:
+        memory: The memory of the ring.
+        place: Where the slot begins; None where there is none for this batch.
+        slot_bytes: Its size.
     """
-    layout: Layout = []
-    offset = 0
-    for name, array in arrays.items():
-        layout.append((name, array.dtype.str, array.shape, offset))
-        offset += size_of(array.shape, array.itemsize)
-    if offset > slot_bytes:
-        return None
-    for name, dtype, shape, begin in layout:
-        np.ndarray(shape, dtype, memory, place + begin)[...] = arrays[name]
-    return layout
+
+    def __init__(self, memory: mmap.mmap, place: int | None, slot_bytes: int):
+        self._memory, self._place = memory, place or 0
+        self._bytes = 0 if place is None else slot_bytes
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+        """Memory for the first array of the batch, of the slot itself where it fits."""
+        if size_of(shape, np.dtype(dtype).itemsize) > self._bytes:
+            return np.empty(shape, dtype)
+        return np.ndarray(shape, dtype, self._memory, self._place)
+
+    def put(self, arrays: Mapping[str, np.ndarray]) -> Layout | None:
+        """Writes arrays to the slot, the first one unless it is there already.
+
+        Returns:
+            What was written where, for `Ring.arrays`; None where they don't fit.
+        """
+        layout: Layout = []
+        offset = 0
+        for name, array in arrays.items():
+            layout.append((name, array.dtype.str, array.shape, offset))
+            offset += size_of(array.shape, array.itemsize)
+        if offset > self._bytes:
+            return None
+        for name, dtype, shape, begin in layout:
+            target = np.ndarray(shape, dtype, self._memory, self._place + begin)
+            if _address(target) != _address(arrays[name]):
+                target[...] = arrays[name]
+        return layout
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
 
 
 def size_of(shape: tuple[int, ...], itemsize: int) -> int:

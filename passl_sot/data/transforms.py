@@ -97,16 +97,35 @@ class Compose:
             normalized = normalized or stage == "normalize"
         self.normalizes = normalized
 
-    def __call__(self, image: Pixels, rng: np.random.Generator, epoch: int = 0) -> np.ndarray:
-        """The image after all transforms, in an epoch counted from 0."""
+    def __call__(
+        self, image: Pixels, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The image after all transforms, in an epoch counted from 0.
+
+        Args:
+            image: The image.
+            rng: Source of its draws.
+            epoch: The epoch.
+            out: Memory for the result, float32 [C, H, W]; it is returned if the result has that shape.
+        """
         for place, transform in enumerate(self.transforms):
             if place == self._grey_at:
                 image = _turn_grey(as_array(image))
             if not getattr(transform, "by_parts", False):
                 image = as_array(image)
+            if isinstance(transform, Normalize) and out is not None and image.shape[:2] == out.shape[1:]:
+                transform.into(as_array(image), out)
+                image = out
+                continue
+            if image is out and hasattr(transform, "in_place"):
+                transform.in_place(out, rng)
+                continue
             more: tuple = (epoch,) if getattr(transform, "by_epoch", False) else ()
             image = getattr(transform, "defer", transform)(image, rng, *more)
         result = as_array(image)
+        if out is not None and result is not out and result.shape == out.shape:
+            out[...] = result
+            return out
         return _turn_grey(result) if self._grey_at == len(self.transforms) else result
 
 

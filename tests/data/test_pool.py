@@ -106,6 +106,37 @@ def test_breaking_off_leaves_nothing_behind(folder, split):
     assert [len(batch["label"]) for batch in loader] == [4] * 10
 
 
+def test_workers_stay_for_the_next_epoch(folder, split):
+    loader = build_dataloader(split(folder({"a": 40}), workers=2), mode="train", seed=0)
+    expected = [len(batch["label"]) for batch in loader]
+    pids = _pids(loader)
+    assert [len(batch["label"]) for batch in loader] == expected and _pids(loader) == pids
+    os.kill(pids[0], signal.SIGKILL)  # between epochs: others come in its place
+    assert _gone(pids[0])
+    assert [len(batch["label"]) for batch in loader] == expected
+    assert not set(_pids(loader)) & set(pids) and all(_gone(pid) for pid in pids)
+    pids = _pids(loader)
+    del loader
+    gc.collect()
+    assert all(_gone(pid) for pid in pids)
+
+
+def test_a_dataset_changed_between_epochs_is_read_as_it_is_now(folder, split):
+    loader = build_dataloader(split(folder({"a": 8, "b": 8}), workers=1), mode="train", seed=0)
+    before = {int(i): int(c) for batch in loader for i, c in zip(batch["index"], batch["label"], strict=True)}
+    pids = _pids(loader)
+    loader.dataset.labels[3] = 1
+    after = {int(i): int(c) for batch in loader for i, c in zip(batch["index"], batch["label"], strict=True)}
+    assert {i for i in before if before[i] != after[i]} == {3} and not set(_pids(loader)) & set(pids)
+    assert all(_gone(pid) for pid in pids)
+
+
+def test_passes_inside_of_each_other(folder, split):
+    loader = build_dataloader(split(folder({"a": 16}), workers=1), mode="val", seed=0)
+    seen = [int(i) for outer in loader for inner in loader for i in inner["index"]]
+    assert seen == [*range(16)] * 4
+
+
 def test_signals_to_a_whole_job_leave_workers_reading(folder, split):
     loader = build_dataloader(split(folder({"a": 40}), workers=1), mode="train", seed=0)
     seen = 0
