@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from passl_sot.data.auto_augment import AutoAugment, ThreeAugment
 from passl_sot.data.by_epoch import ByEpoch
+from passl_sot.data.compose import build_transforms
 from passl_sot.data.datasets import DATASETS, ImageFolder, LabelledImages, ListFile
 from passl_sot.data.decode import decode, resize
 from passl_sot.data.erasing import RandomErasing
@@ -21,7 +22,7 @@ from passl_sot.data.preflight import check_data
 from passl_sot.data.rand_augment import RandAugment
 from passl_sot.data.sampler import EvalBatchSampler, ShardedBatchSampler
 from passl_sot.data.sections import LoaderSection, SamplerSection, SplitSection
-from passl_sot.data.transforms import TRANSFORMS, build_transforms
+from passl_sot.data.transforms import TRANSFORMS
 
 if TYPE_CHECKING:
     from passl_sot.data.loader import ImageLoader

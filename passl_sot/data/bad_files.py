@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ class GuardedReader:
         return len(self.dataset)
 
     def read(self, key: Key, out: np.ndarray | None = None) -> dict[str, Any]:
-        """A sample of the dataset with `asked`, the key, and `bad`, [index, reason] of files passed over.
+        """A sample of the dataset with `bad`, [index, reason] of files passed over.
 
         Where there is no sample, `error` says why: [path, reason], or ["", text] for anything unforeseen.
 
@@ -61,6 +61,16 @@ class GuardedReader:
         finally:
             self.note(None)
 
+    def read_all(self, keys: Sequence[Key], empty: Callable[..., np.ndarray]) -> dict[str, np.ndarray] | None:
+        """As `LabelledImages.samples`; None also where something is wrong, which is told of single images."""
+        self.note(keys[0][1])
+        try:
+            return self.dataset.samples(keys, empty)
+        except DataError:
+            return None
+        finally:
+            self.note(None)
+
     def _sample(self, key: Key, out: np.ndarray | None) -> dict[str, Any]:
         epoch, asked, *copy = key
         bad: list[list[Any]] = []
@@ -68,7 +78,7 @@ class GuardedReader:
             index = (asked + step) % len(self)
             self.note(index)
             try:
-                return {**self.dataset.sample((epoch, index, *copy), out), "asked": key, "bad": bad}
+                return {**self.dataset.sample((epoch, index, *copy), out), "bad": bad}
             except ImageError as error:
                 bad.append([index, error.reason])
                 if not self.replace:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from passl_sot.data.compose import Compose
 from passl_sot.data.draws import Key, of_batch, of_image_later
 from passl_sot.data.mixup import Mixup
-from passl_sot.data.transforms import TRANSFORMS, Compose, Normalize, Transform, stage_of
+from passl_sot.data.transforms import TRANSFORMS, Normalize, Transform, stage_of
 
 
 class BatchStage:

@@ -38,22 +38,41 @@ class Collate:
             several labels),
             `index` int64 [B], `bad` (list of [index, reason]); after an error `bad` and `error` alone.
         """
+        bad: list[list[Any]] = []
+        try:
+            joined = self.reader.read_all(keys, empty)
+            if joined is None:
+                joined, bad, error = self._join(keys, empty)
+                if joined is None:
+                    return {"bad": bad, "error": error}
+            return {**self._finish(joined, keys, empty), "bad": bad}
+        except DataError as fault:
+            text = str(fault)
+        except Exception:
+            # As in the reader: the user needs the traceback of the worker.
+            text = f"in batch_transforms:\n{traceback.format_exc()}"
+        return {"bad": bad, "error": ["", text]}
+
+    def _join(
+        self, keys: Sequence[Key], empty: Empty
+    ) -> tuple[dict[str, np.ndarray] | None, list[list[Any]], list[str] | None]:
+        """Samples read one by one, and entries of `bad`; or None, `bad` and what is wrong."""
         floats = self._floats(len(keys), empty)
         rows = [None] * len(keys) if floats is None else list(floats)
         samples = [self.reader.read(key, row) for key, row in zip(keys, rows, strict=True)]
         bad = [entry for sample in samples for entry in sample["bad"]]
         error = next((sample["error"] for sample in samples if "error" in sample), None) or _sizes(samples)
-        if error is None:
-            try:
-                written = all(sample["image"] is row for sample, row in zip(samples, rows, strict=True))
-                images = floats if written else self._stack([sample["image"] for sample in samples], empty)
-                return {**self._finish(images, samples, empty), "bad": bad}
-            except DataError as fault:
-                error = ["", str(fault)]
-            except Exception:
-                # As in the reader: the user needs the traceback of the worker.
-                error = ["", f"in batch_transforms:\n{traceback.format_exc()}"]
-        return {"bad": bad, "error": error}
+        if error is not None:
+            return None, bad, error
+        images = floats
+        if images is None or any(
+            sample["image"] is not row for sample, row in zip(samples, rows, strict=True)
+        ):
+            images = self._stack([sample["image"] for sample in samples], empty)
+        kind = np.int64 if self.reader.dataset.multi_hot is None else np.float32
+        label = np.array([sample["label"] for sample in samples], kind)
+        index = np.array([sample["index"] for sample in samples], np.int64)
+        return {"image": images, "label": label, "index": index}, bad, None
 
     def _floats(self, images: int, empty: Empty) -> np.ndarray | None:
         """What images can be normalised into, float32 [B, C, H, W], where their size is known."""
@@ -67,17 +86,16 @@ class Collate:
             return np.stack(images)  # the batch stage will
         return np.stack(images, out=empty((len(images), *images[0].shape), images[0].dtype))
 
-    def _finish(self, images: Any, samples: list[dict[str, Any]], empty: Empty) -> dict[str, np.ndarray]:
+    def _finish(
+        self, joined: dict[str, np.ndarray], keys: Sequence[Key], empty: Empty
+    ) -> dict[str, np.ndarray]:
         dataset = self.reader.dataset
-        several = dataset.multi_hot is not None
-        labels = np.array([sample["label"] for sample in samples], np.float32 if several else np.int64)
-        if dataset.batch_stage is not None:
-            keys = [sample["asked"] for sample in samples]
-            images, labels = dataset.batch_stage(
-                images, labels, seed=dataset.seed, keys=keys, overwrite=True, empty=empty
-            )
-        index = np.array([sample["index"] for sample in samples], np.int64)
-        return {"image": images, "label": labels, "index": index}
+        if dataset.batch_stage is None:
+            return joined
+        images, labels = dataset.batch_stage(
+            joined["image"], joined["label"], seed=dataset.seed, keys=keys, overwrite=True, empty=empty
+        )
+        return {**joined, "image": images, "label": labels}
 
 
 def _sizes(samples: list[dict[str, Any]]) -> list[str] | None:

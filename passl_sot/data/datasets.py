@@ -10,22 +10,23 @@ from __future__ import annotations
 import difflib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from passl_sot.data.bands import ARRAY_ENDING, decode_bands
 from passl_sot.data.batch import build_batch_transforms
+from passl_sot.data.compose import build_transforms, output_size
 from passl_sot.data.decode import open_image, read_file
-from passl_sot.data.draws import Key, of_image
+from passl_sot.data.draws import Key, Streams, of_image
 from passl_sot.data.errors import DataError
 from passl_sot.data.folders import EXTENSIONS, scan_folder
 from passl_sot.data.list_files import read_class_names, read_labels, read_list, read_multi_hot
 from passl_sot.data.own_folder import VAL_SHARE, hold_out
 from passl_sot.data.pixels import Pixels, as_array
 from passl_sot.data.strings import StringTable
-from passl_sot.data.transforms import TRANSFORMS, build_transforms, output_size
+from passl_sot.data.transforms import TRANSFORMS
 from passl_sot.utils.ranges import Count, Range
 from passl_sot.utils.registry import Registry
 
@@ -143,6 +144,35 @@ class LabelledImages:
         several = self.multi_hot
         label = int(self.labels[index]) if several is None else several[index].astype(np.float32)
         return {"image": image, "label": label, "index": index}
+
+    def stack(self, indices: np.ndarray) -> np.ndarray | None:
+        """Many images before any transform, uint8 [B, H, W, C]; None if they don't lie ready so."""
+        return None
+
+    def samples(self, keys: Sequence[Key], empty: Callable[..., np.ndarray]) -> dict[str, np.ndarray] | None:
+        """What `sample` gives for many keys, as arrays [B, ...]; small images take a tenth of the time.
+
+        Args:
+            keys: (epoch, index) each, or (epoch, index, copy) each.
+            empty: Gives memory for normalised images, as `numpy.empty`.
+
+        Returns:
+            None where images have to be taken one by one, as `stack` or a transform wants it.
+
+        Raises:
+            DataError: A transform can't do it.
+        """
+        if not self.transforms.batched:
+            return None
+        places = np.array(keys, np.int64)
+        index = np.ascontiguousarray(places[:, 1])
+        stacked = self.stack(index)
+        if stacked is None:
+            return None
+        several = self.multi_hot
+        label = self.labels[index] if several is None else several[index].astype(np.float32)
+        images = self.transforms.of_batch(stacked, Streams(self.seed, places), empty)
+        return {"image": images, "label": label, "index": index}
 
     def class_counts(self) -> np.ndarray:
         """Images per class, int64 [C]; labels out of range aren't counted."""

@@ -6,9 +6,12 @@ depends on worker or process counts.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
+
+from passl_sot.data.kernels.compiling import available
 
 Key = tuple[int, int] | tuple[int, int, int]
 
@@ -42,6 +45,62 @@ def of_batch(seed: int, keys: Sequence[Key]) -> np.random.Generator:
     """For what is done to a batch as a whole; processes that hold other copies of the same images differ."""
     epochs, indices, copies = zip(*map(_split, keys), strict=True)
     return generator(seed, epochs[0], 0, _MIXED, *indices, *(copies if any(copies) else ()))
+
+
+class Streams:
+    """The generators of many images at once: `of_image` of each key, draw by draw. Needs numba.
+
+    Args:
+        seed: The run's seed.
+        keys: The images' keys, int64 [B, 2], or [B, 3] with copies.
+    """
+
+    def __init__(self, seed: int, keys: np.ndarray):
+        from passl_sot.data.kernels import streams
+
+        # As SeedSequence takes numbers apart.
+        first = [seed >> 32 * i & 0xFFFFFFFF for i in range(max(1, -(-seed.bit_length() // 32)))]
+        words = np.zeros((len(keys), len(first) + 4), np.uint32)
+        words[:, : len(first)] = first
+        words[:, len(first) : len(first) + 2] = keys[:, :2]
+        counts = np.full(len(keys), len(first) + 2)
+        if keys.shape[1] == 3:
+            copied = keys[:, 2] > 0
+            words[copied, -2], words[copied, -1] = _COPY, keys[copied, 2]
+            counts[copied] += 2
+        self._streams = np.empty((len(keys), 6), np.uint64)
+        streams.seed(words, counts, self._streams)
+
+    def random(self) -> np.ndarray:
+        """What `Generator.random()` gives for each, float64 [B]."""
+        from passl_sot.data.kernels import streams
+
+        out = np.empty(len(self._streams))
+        streams.draw_doubles(self._streams, out)
+        return out
+
+    def integers(self, high: int) -> np.ndarray:
+        """What `Generator.integers(high)` gives for each, int64 [B]; `high` from 1 to below 2^32."""
+        from passl_sot.data.kernels import streams
+
+        out = np.empty(len(self._streams), np.int64)
+        streams.draw_integers(self._streams, high, out)
+        return out
+
+
+@functools.cache
+def streams_agree() -> bool:
+    """Whether `Streams` can be used: numba is there, and NumPy draws as it does; a new NumPy might not."""
+    if not available():
+        return False
+    keys: list[Key] = [(3, 70_000, copy) for copy in range(4)]
+    ours, theirs = Streams(42, np.array(keys)), [of_image(42, key) for key in keys]
+    for high in (9, 9, 9, 3_000_000_000):
+        if ours.integers(high).tolist() != [rng.integers(high) for rng in theirs]:
+            return False
+        if ours.random().tolist() != [rng.random() for rng in theirs]:
+            return False
+    return True
 
 
 def _split(key: Key) -> tuple[int, int, int]:

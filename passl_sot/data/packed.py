@@ -118,6 +118,12 @@ class PackedImages(LabelledImages):
             return (image.transpose(1, 0, 2) if turn[0] else image)[turn[1]]
         return open_bytes(packed.read(item), packed.path(item), apply_exif=self.apply_exif)
 
+    def stack(self, indices: np.ndarray) -> np.ndarray | None:
+        """As `LabelledImages.stack`: where all are pixels of one size, upright or not to be turned."""
+        if type(self).open is not PackedImages.open:
+            return None  # another class does something to them
+        return self.packed.stack(indices if self._items is None else self._items[indices], self.apply_exif)
+
     def _warn_of_enlarging(self) -> None:
         """Says so where images were made smaller than the model takes them."""
         stored = self.packed.header["short_side"]

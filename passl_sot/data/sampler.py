@@ -194,12 +194,14 @@ class ShardedBatchSampler:
             # The last batch is filled up from the epoch's beginning, as often as it needs.
             places = (t * global_batch + ours) % self._places
             if copy_of is not None:
-                yield [(epoch, int(order[place]), int(copy_of[place])) for place in places]
+                copies = zip(order[places].tolist(), copy_of[places].tolist(), strict=True)
+                yield [(epoch, index, copy) for index, copy in copies]
             elif self.repeats == 1:
-                yield [(epoch, int(index)) for index in order[places]]
+                yield [(epoch, index) for index in order[places].tolist()]
             else:
-                copies = zip(order[places // self.repeats], places % self.repeats, strict=True)
-                yield [(epoch, int(index), int(copy)) for index, copy in copies]
+                images, copy = order[places // self.repeats], places % self.repeats
+                copies = zip(images.tolist(), copy.tolist(), strict=True)
+                yield [(epoch, index, copy) for index, copy in copies]
 
 
 class EvalBatchSampler:

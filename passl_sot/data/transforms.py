@@ -7,8 +7,9 @@ give uint8 [H, W, 3] again, but `Normalize` gives float32 [3, H, W]; what follow
 One whose class says `by_epoch = True` is called with the epoch as well; `colours = True` stands for one that
 takes RGB alone. One with `by_parts = True` takes any `Pixels` and asks for no more of them than it needs, so
 that the first can leave parts of a file undecoded; its method `defer`, if it has one, leaves its own work to
-be done as far as the next one asks. More transforms are in `auto_augment`, `by_epoch`, `erasing`,
-`rand_augment` and, of whole batches, `mixup`.
+be done as far as the next one asks. A method `of_batch(images, streams)` does the same to arrays of many
+images, with the same draws, by `draws.Streams`; it is what is called where all of a list have one. More
+transforms are in `auto_augment`, `by_epoch`, `erasing`, `rand_augment` and, of whole batches, `mixup`.
 
 Semantics are those of torchvision and timm on Pillow images, with which published accuracies were measured.
 """
@@ -20,9 +21,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from passl_sot.data.decode import Interpolation, resize
+from passl_sot.data.draws import Streams
 from passl_sot.data.errors import DataError
 from passl_sot.data.kernels.compiling import available, laid_out
 from passl_sot.data.operations import Job, carry_out
@@ -37,121 +38,9 @@ Transform = Callable[..., np.ndarray]
 Stage = Literal["pixels", "normalize", "normalized", "batch"]
 
 
-class Compose:
-    """Applies transforms in order.
-
-    Args:
-        transforms: The transforms.
-        normalized: Whether images arrive normalised already.
-        where: Key of the list, for messages.
-        channels: Channels of the results. For 1, pictures stay RGB until the end of the transforms of uint8
-            images, and turn grey there (ITU-R 601, Pillow's "L").
-        grey: Whether one-channel images arrive as such already.
-
-    Attributes:
-        transforms: The transforms.
-        output_hw: Height and width that every result has, or None where they depend on the input.
-        normalizes: Whether results are float32 [3, H, W] rather than uint8 [H, W, 3].
-
-    Raises:
-        ValueError: A transform doesn't fit what comes before it.
-    """
-
-    def __init__(
-        self,
-        transforms: Sequence[Transform],
-        *,
-        normalized: bool = False,
-        where: str = "transforms",
-        channels: int = 3,
-        grey: bool = False,
-    ):
-        self.transforms = list(transforms)
-        # Where in the list pictures turn grey: after all that works on their colours.
-        later = [i for i, t in enumerate(self.transforms) if stage_of(t) in ("normalize", "normalized")]
-        self._grey_at = min(later, default=len(self.transforms)) if channels == 1 and not grey else None
-        self.output_hw = output_size(self.transforms)
-        for transform in self.transforms:
-            stage, name = stage_of(transform), type(transform).__name__
-            if stage == "batch":
-                raise ValueError(f"{where}: {name} works on whole batches; move it to batch_transforms")
-            if stage == "normalized" and not normalized:
-                raise ValueError(f"{where}: {name} works on normalised images; put it after Normalize")
-            if stage == "normalize" and normalized:
-                raise ValueError(
-                    f"{where}: images are normalised twice; keep one Normalize, in transforms or in "
-                    "batch_transforms (batch_transforms: null leaves out mixing and all that comes after it)"
-                )
-            if stage == "pixels" and normalized:
-                raise ValueError(
-                    f"{where}: {name} works on uint8 images; put it before Normalize, after which only "
-                    "transforms of normalised images may stand (RandomErasing)"
-                )
-            if getattr(transform, "colours", False) and (channels not in (1, 3) or grey):
-                raise ValueError(
-                    f"{where}: {name} works on RGB images, and dataset.channels is {channels}: leave it out "
-                    "/ 该变换只支持 RGB"
-                )
-            if stage == "normalize":
-                transform.fit(channels)
-            normalized = normalized or stage == "normalize"
-        self.normalizes = normalized
-
-    def __call__(
-        self, image: Pixels, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
-    ) -> np.ndarray:
-        """The image after all transforms, in an epoch counted from 0.
-
-        Args:
-            image: The image.
-            rng: Source of its draws.
-            epoch: The epoch.
-            out: Memory for the result, float32 [C, H, W]; it is returned if the result has that shape.
-        """
-        for place, transform in enumerate(self.transforms):
-            if place == self._grey_at:
-                image = _turn_grey(as_array(image))
-            if not getattr(transform, "by_parts", False):
-                image = as_array(image)
-            if isinstance(transform, Normalize) and out is not None and image.shape[:2] == out.shape[1:]:
-                transform.into(as_array(image), out)
-                image = out
-                continue
-            if image is out and hasattr(transform, "in_place"):
-                transform.in_place(out, rng)
-                continue
-            more: tuple = (epoch,) if getattr(transform, "by_epoch", False) else ()
-            image = getattr(transform, "defer", transform)(image, rng, *more)
-        result = as_array(image)
-        if out is not None and result is not out and result.shape == out.shape:
-            out[...] = result
-            return out
-        return _turn_grey(result) if self._grey_at == len(self.transforms) else result
-
-
 def stage_of(transform: Any) -> Stage:
     """What a transform works on."""
     return getattr(transform, "stage", "pixels")
-
-
-def output_size(transforms: Sequence[Any]) -> tuple[int, int] | None:
-    """Height and width that every result of these transforms has, or None where they depend on the input."""
-    sizes = [transform.output_hw for transform in transforms if hasattr(transform, "output_hw")]
-    return sizes[-1] if sizes else None
-
-
-def build_transforms(nodes: Sequence[dict[str, Any]], *, channels: int = 3) -> Compose:
-    """Builds the transforms that a `transforms:` list of a config describes.
-
-    Args:
-        nodes: Mappings with a `name` and the arguments of that transform.
-        channels: Channels of the results; see `Compose`.
-
-    Raises:
-        ConfigError: A name or an argument is wrong.
-        ValueError: A value is out of range, or the order can't be.
-    """
-    return Compose([TRANSFORMS.build(node) for node in nodes], channels=channels)
 
 
 @TRANSFORMS.register()
@@ -232,16 +121,34 @@ class RandomCrop:
             DataError: The image is smaller than that.
         """
         height, width = self.output_hw
+        tops, lefts = self._places(image.shape)
         if self.padding:
             image = np.pad(image, ((self.padding,) * 2, (self.padding,) * 2, (0, 0)))
-        if image.shape[0] < height or image.shape[1] < width:
+        top, left = int(rng.integers(tops)), int(rng.integers(lefts))
+        return image[top : top + height, left : left + width]
+
+    def of_batch(self, images: np.ndarray, streams: Streams) -> np.ndarray:
+        """The same for each of uint8 [B, H, W, C]."""
+        from passl_sot.data.kernels import planes
+
+        count, height, width, channels = images.shape
+        tops, lefts = self._places((height, width))
+        out = np.empty((count, *self.output_hw, channels), np.uint8)
+        top, left = streams.integers(tops) - self.padding, streams.integers(lefts) - self.padding
+        rows = images.reshape(count, height, -1)
+        planes.crop_each(rows, top, left * channels, out.reshape(count, len(out[0]), -1))
+        return out
+
+    def _places(self, shape: Sequence[int]) -> tuple[int, int]:
+        """How many rows, and columns, a crop of an image of some shape can begin at."""
+        height, width = self.output_hw
+        padded = [side + 2 * self.padding for side in shape[:2]]
+        if padded[0] < height or padded[1] < width:
             raise DataError(
-                f"RandomCrop.size is {height}x{width} and an image {image.shape[0]}x{image.shape[1]}, "
+                f"RandomCrop.size is {height}x{width} and an image {padded[0]}x{padded[1]}, "
                 f"{self.padding} pixels of padding on each side included: put Resize before it / 图像过小"
             )
-        top = int(rng.integers(image.shape[0] - height + 1))
-        left = int(rng.integers(image.shape[1] - width + 1))
-        return image[top : top + height, left : left + width]
+        return padded[0] - height + 1, padded[1] - width + 1
 
 
 @TRANSFORMS.register()
@@ -272,6 +179,14 @@ class RandomHorizontalFlip:
         for channel in range(image.shape[2]):
             mirrored[:, :, channel] = image[:, ::-1, channel]
         return mirrored
+
+    def of_batch(self, images: np.ndarray, streams: Streams) -> np.ndarray:
+        """The same for each of uint8 [B, H, W, C]."""
+        from passl_sot.data.kernels import planes
+
+        out = np.empty(images.shape, np.uint8)
+        planes.mirror_each(images, streams.random() < self.prob, out)
+        return out
 
 
 @TRANSFORMS.register()
@@ -463,9 +378,14 @@ class Normalize:
             np.multiply(image[:, :, channel], self.scale[channel], out=out[channel], dtype=np.float32)
             out[channel] += self.bias[channel]
 
+    def of_batch(self, images: np.ndarray, out: np.ndarray) -> None:
+        """The same of many: uint8 [B, H, W, C] into float32 [B, C, H, W]."""
+        from passl_sot.data.kernels import planes
 
-def _turn_grey(image: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(image).convert("L"))[:, :, None]
+        count, channels = out.shape[:2]
+        planes.normalize_each(
+            images.reshape(count, -1), self.scale, self.bias, out.reshape(count, channels, -1)
+        )
 
 
 def _height_width(what: str, size: int | Sequence[int]) -> tuple[int, int]:

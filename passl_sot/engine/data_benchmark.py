@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from passl_sot.data import build_dataloader
+from passl_sot.data.compose import Compose
 from passl_sot.data.datasets import LabelledImages
 from passl_sot.data.draws import of_image
 from passl_sot.data.loader import ImageLoader
 from passl_sot.data.pixels import as_array
-from passl_sot.data.transforms import Compose
 from passl_sot.engine.benchmark import Peer, PeerError
 from passl_sot.engine.data_peers import PEERS
 from passl_sot.utils.config import Config

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from passl_sot.data import DataError, build_transforms, transforms
+from passl_sot.data.compose import Compose
 from passl_sot.data.transforms import (
     CenterCrop,
     ColorJitter,
-    Compose,
     Normalize,
     RandomHorizontalFlip,
     RandomResizedCrop,

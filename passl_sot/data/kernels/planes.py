@@ -6,7 +6,7 @@ import numpy as np
 
 from passl_sot.data.kernels.compiling import compiled
 
-__all__ = ["blend_bytes", "blend_floats", "mirror", "normalize"]
+__all__ = ["blend_bytes", "blend_floats", "crop_each", "mirror", "mirror_each", "normalize", "normalize_each"]
 
 _SINGLE = np.float32
 
@@ -25,6 +25,49 @@ def mirror(x, out):
         for i in range(width):
             target[3 * i], target[3 * i + 1] = turned_red[i], turned_green[i]
             target[3 * i + 2] = turned_blue[i]
+
+
+@compiled
+def mirror_each(x, turned, out):
+    """Copies of images, uint8 [B, H, W, C], from right to left where `turned`, bool [B]."""
+    height, width, channels = x.shape[1:]
+    for i in range(len(x)):
+        if not turned[i]:
+            source, target = x[i].reshape(-1), out[i].reshape(-1)
+            for k in range(source.size):
+                target[k] = source[k]
+        elif channels == 3:
+            mirror(x[i].reshape(height, 3 * width), out[i].reshape(height, 3 * width))
+        else:
+            for y in range(height):
+                for column in range(width):
+                    for c in range(channels):
+                        out[i, y, column, c] = x[i, y, width - 1 - column, c]
+
+
+@compiled
+def crop_each(x, tops, lefts, out):
+    """A rectangle of each image, black where it sticks out.
+
+    Args:
+        x: uint8 [B, H, W·C].
+        tops: Its first row, which may be below 0, int64 [B].
+        lefts: Its first byte of a row, likewise.
+        out: uint8 [B, h, w·C].
+    """
+    for i in range(len(x)):
+        top, left = tops[i], lefts[i]
+        first = min(max(0, -left), out.shape[2])
+        end = max(first, min(out.shape[2], x.shape[2] - left))
+        for y in range(out.shape[1]):
+            if 0 <= y + top < x.shape[1]:
+                source, target = x[i, y + top, first + left : end + left], out[i, y, first:end]
+                out[i, y, :first] = 0
+                for k in range(target.size):
+                    target[k] = source[k]
+                out[i, y, end:] = 0
+            else:
+                out[i, y] = 0
 
 
 @compiled
@@ -49,6 +92,13 @@ def normalize(x, scale, bias, out):
         for c in range(channels):
             for i in range(n):
                 out[c, i] = _SINGLE(x[channels * i + c]) * scale[c] + bias[c]
+
+
+@compiled
+def normalize_each(x, scale, bias, out):
+    """`normalize` of uint8 [B, H·W·C] to float32 [B, C, H·W]."""
+    for i in range(len(x)):
+        normalize(x[i], scale, bias, out[i])
 
 
 @compiled

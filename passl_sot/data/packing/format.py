@@ -11,6 +11,7 @@ place of each array; the arrays.
 
 from __future__ import annotations
 
+import functools
 import json
 import mmap
 import os
@@ -166,6 +167,45 @@ class Packed:
         start, end = 0 if place == 0 else int(self._ends[index - 1]), int(self._ends[index])
         # A file of no bytes at all can't be mapped.
         return memoryview(self._map(shard))[start:end] if end > start else memoryview(b"")
+
+    def stack(self, items: np.ndarray, upright: bool) -> np.ndarray | None:
+        """Pixels of many images, uint8 [B, H, W, 3], unchecked; None where images aren't pixels of one size.
+
+        Args:
+            items: Which images, int64 [B].
+            upright: Also None where an image has to be turned.
+        """
+        if not self._uniform or (upright and self._turned):
+            return None
+        assert self.shapes is not None
+        out = np.empty((len(items), *self.shapes[0].tolist(), 3), np.uint8)
+        shards = np.searchsorted(self._firsts, items, side="right") - 1
+        places = items - self._firsts[shards]
+        stored = self._rows
+        for row, shard, place in zip(
+            out.reshape(len(out), -1), shards.tolist(), places.tolist(), strict=True
+        ):
+            row[...] = stored[shard][place]
+        return out
+
+    @functools.cached_property
+    def _rows(self) -> list[np.ndarray]:
+        """The shards of images of one size, uint8 [N, bytes]."""
+        size = int(self._ends[0])
+        shards = range(len(self._sizes))
+        return [np.frombuffer(self._map(shard), np.uint8).reshape(-1, size) for shard in shards]
+
+    @functools.cached_property
+    def _uniform(self) -> bool:
+        """Whether all images are stored as pixels of one size."""
+        return self.shapes is not None and bool(
+            (self.shapes == self.shapes[0]).all() and self.shapes[0].all()
+        )
+
+    @functools.cached_property
+    def _turned(self) -> bool:
+        """Whether an image is stored in another orientation than upright."""
+        return self.orientations is not None and bool((self.orientations > 1).any())
 
     def read(self, index: int) -> bytes:
         """The bytes of an image.
