@@ -107,7 +107,7 @@ def build_dataloader(
         ConfigError: The section is wrong.
         DataError: As for `build_dataset`; or there are fewer images than a batch needs.
     """
-    from passl_sot.data.loader import ImageLoader
+    from passl_sot.data.loader import ImageLoader, start_workers
     from passl_sot.utils.schema import make_section
 
     if mode not in ("train", "val"):
@@ -115,6 +115,8 @@ def build_dataloader(
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be 0 or more")
     section = make_section(SplitSection, cfg)
+    local = int(os.environ.get("PADDLE_LOCAL_SIZE", world_size))
+    start_workers(section.loader, local)
     if dataset is None:
         dataset = build_dataset(section.dataset, class_names=class_names)
     elif class_names is not None:
@@ -153,5 +155,4 @@ def build_dataloader(
                     f"order: write {key}: {only}, or leave it out / 验证集的 {key} 应为 {only}"
                 )
         sampler = EvalBatchSampler(**options, rank=rank, world_size=world_size)
-    local = int(os.environ.get("PADDLE_LOCAL_SIZE", world_size))
     return ImageLoader(dataset, sampler, section.loader, training=mode == "train", world_size=local)

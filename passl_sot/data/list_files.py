@@ -11,6 +11,7 @@ from passl_sot.data.strings import StringTable
 
 # Above any real number of classes; larger labels are dates or ids, and would each need a name.
 _LARGEST_LABEL = 10_000_000
+_BLANKS = np.frombuffer(b" \t", np.uint8)
 
 
 def read_list(path: str) -> tuple[StringTable, np.ndarray]:
@@ -59,8 +60,7 @@ def _read_plain(data: bytes) -> tuple[StringTable, np.ndarray] | None:
         None where a line is anything else, such as a comment or a fault: lines are then read one by one.
     """
     separator = b"\t" if b"\t" in data else b" "
-    odd = (b"\n#", b"\n\n", b"\n ", b"\n\t", b"\r", b"\\", b" " + separator)
-    if not data or not data.isascii() or data[:1] in b"#\n \t" or any(text in data for text in odd):
+    if not data or not data.isascii() or b"\r" in data or b"\\" in data:
         return None
     text = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(text == ord("\n"))
@@ -73,6 +73,9 @@ def _read_plain(data: bytes) -> tuple[StringTable, np.ndarray] | None:
         return None
     last = places[before]
     digits = ends - last - 1
+    # Comments, empty lines, and blanks around paths.
+    if any((text[starts] == sign).any() for sign in b"#\n \t") or np.isin(text[last - 1], _BLANKS).any():
+        return None
     if (last <= starts).any() or digits.min() < 1 or digits.max() > len(str(_LARGEST_LABEL)):
         return None
     labels = np.zeros(len(ends), np.int64)
@@ -84,11 +87,10 @@ def _read_plain(data: bytes) -> tuple[StringTable, np.ndarray] | None:
         labels[there] = 10 * labels[there] + digit
     if labels.max() > _LARGEST_LABEL:
         return None
-    edges = np.zeros(len(text) + 1, np.int8)
-    edges[starts] = 1
-    edges[last] = -1
-    kept = text[np.cumsum(edges[:-1], dtype=np.int8).view(bool)]
-    return StringTable.from_parts(np.concatenate(([0], np.cumsum(last - starts))), kept), labels
+    kept = np.ones(len(text) + 1, bool)
+    for place in range(int(digits.max()) + 2):  # separator, label, end of line
+        kept[np.minimum(last + place, ends)] = False
+    return StringTable.from_parts(np.concatenate(([0], np.cumsum(last - starts))), text[kept[:-1]]), labels
 
 
 def read_labels(path: str) -> tuple[list[str], list[list[int]]]:

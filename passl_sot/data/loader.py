@@ -82,8 +82,6 @@ class ImageLoader:
         self.pool: Pool | None = None
         self._resting: Pool | None = None
         self._ring: Ring | None = None
-        if self.num_workers:
-            nursery()  # it gets ready while the model is built
         if training and _missing():
             _LOGGER.info(
                 "%s not installed: images are prepared by Pillow, the same but slower; pip install '.[fast]' "
@@ -190,6 +188,12 @@ def _missing() -> list[str]:
     """What of the extra `[fast]` isn't installed."""
     found = {"numba": compiling.available(), "simplejpeg": jpeg.available()}
     return [name for name, there in found.items() if not there]
+
+
+def start_workers(section: LoaderSection, world_size: int) -> None:
+    """Starts the server of worker processes if there will be any; it gets ready while the data are listed."""
+    if _worker_count(section.num_workers, world_size):
+        nursery()
 
 
 def _worker_count(num_workers: int | str, world_size: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -189,16 +190,20 @@ def _empty_classes(name: str, dataset: LabelledImages) -> list[str]:
 
 def _shared_files(train: LabelledImages, val: LabelledImages) -> list[str]:
     """Files that are in both sets: of those with equal names, the ones whose real paths are equal."""
-    by_name: dict[str, list[str]] = {}
-    for i in range(len(val)):
-        path = val.path(i)
-        by_name.setdefault(os.path.basename(path), []).append(path)
-    shared = []
-    for i in range(len(train)):
-        path = train.path(i)
-        others = by_name.get(os.path.basename(path))
-        if others and os.path.realpath(path) in map(os.path.realpath, others):
-            shared.append(path)
+    codes, others = train.paths.name_codes(), val.paths.name_codes()
+    candidates = np.flatnonzero(np.isin(codes, others))
+    if not len(candidates):
+        return []
+    real = functools.cache(os.path.realpath)
+
+    def real_path(path: str) -> str:
+        if os.path.islink(path):
+            return os.path.realpath(path)
+        folder, name = os.path.split(path)
+        return os.path.join(real(folder), name)  # folders are looked at once
+
+    known = {real_path(val.path(i)) for i in np.flatnonzero(np.isin(others, codes[candidates])).tolist()}
+    shared = [path for path in map(train.path, candidates.tolist()) if real_path(path) in known]
     if not shared:
         return []
     return [

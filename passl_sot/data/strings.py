@@ -8,6 +8,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
+_AT_ONCE = 1 << 14  # entries, whose bytes then fit into the processor's cache
+_ONE = np.uint64(1)
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse modulo 2^64
+_INVERSE = np.uint64(pow(int(_FACTOR), -1, 2**64))
 _DIGITS = re.compile(r"([0-9]+)")
 
 
@@ -42,6 +46,17 @@ class StringTable:
         """A table of some of the entries."""
         return StringTable(self[index] for index in indices.tolist())
 
+    def name_codes(self) -> np.ndarray:
+        """A number for what follows the last "/" of each entry, uint64 [N]: the same for the same names.
+
+        Different names have different numbers, but for accidents: a polynomial of their bytes modulo 2^64.
+        """
+        codes = np.empty(len(self), np.uint64)
+        for begin in range(0, len(self), _AT_ONCE):
+            ends = self._offsets[begin : begin + _AT_ONCE + 1]
+            codes[begin : begin + _AT_ONCE] = _name_codes(self._buffer[ends[0] : ends[-1]], ends - ends[0])
+        return codes
+
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
@@ -51,6 +66,23 @@ class StringTable:
             raise IndexError(f"entry {index} of {size}")
         index %= size
         return os.fsdecode(self._buffer[self._offsets[index] : self._offsets[index + 1]].tobytes())
+
+
+def _name_codes(text: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    starts, ends = offsets[:-1], offsets[1:]
+    slashes = np.flatnonzero(text == ord("/"))
+    if len(slashes):
+        before = np.searchsorted(slashes, ends) - 1
+        starts = np.where(before < 0, starts, np.maximum(starts, slashes[before] + 1))
+    sums = np.zeros(len(text) + 1, np.uint64)
+    np.cumsum((text.astype(np.uint64) + _ONE) * _powers(_FACTOR, len(text)), out=sums[1:])
+    return (sums[ends] - sums[starts]) * _powers(_INVERSE, len(text) + 1)[starts]
+
+
+def _powers(base: np.uint64, count: int) -> np.ndarray:
+    powers = np.full(count, base, np.uint64)
+    powers[:1] = 1
+    return np.cumprod(powers, out=powers)
 
 
 def natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:

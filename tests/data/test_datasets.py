@@ -29,6 +29,22 @@ def test_string_table():
     assert len(StringTable([])) == 0
 
 
+def test_codes_of_names():
+    """Equal for what follows the last slash, whatever stands before it and wherever in the table."""
+    rng = np.random.default_rng(0)
+    names = [f"{'a' * (i % 7)}{i // 3:x}.png" for i in rng.integers(0, 60_000, 40_000)] + ["", "ü", "a", "aa"]
+    table = StringTable(
+        "/".join(["x", "train/y", ""][: i % 4]) + "/" * (i % 4 > 0) + name for i, name in enumerate(names)
+    )
+    assert [os.path.basename(entry) for entry in table] == names
+    _, expected = np.unique(names, return_inverse=True)
+    _, found = np.unique(table.name_codes(), return_inverse=True)
+    pairs = np.unique(np.stack([expected, found]), axis=1)
+    assert pairs.shape[1] == expected.max() + 1 == found.max() + 1
+    assert len(StringTable([]).name_codes()) == 0
+    assert len(set(StringTable(["a", "b", "ab", "ba"]).name_codes().tolist())) == 4
+
+
 @pytest.mark.parametrize(
     "names",
     [

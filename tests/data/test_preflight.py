@@ -5,10 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
-from passl_sot.data import DataError, build_dataset, check_data
+from passl_sot.data import DataError, ListFile, build_dataset, check_data
+from passl_sot.data.preflight import _shared_files
 
 _EVAL = [{"name": "Resize", "size": 18}, {"name": "CenterCrop", "size": 16}, {"name": "Normalize"}]
 
@@ -171,6 +173,25 @@ def test_files_in_both_sets(folder, tmp_path):
     assert warning.startswith(f"1 files are in train and in val, such as {train}/a/train_001.png")
     (warning,) = check_data(_set(train), _set(train), 1)
     assert warning.startswith("3 files are in train and in val")
+    (tmp_path / "linked").mkdir()
+    os.symlink(f"{train}/a", tmp_path / "linked" / "a")
+    (warning,) = check_data(_set(train), _set(os.fspath(tmp_path / "linked")), 1)
+    assert warning.startswith("3 files are in train and in val")
+
+
+def test_long_lists_are_compared_quickly(tmp_path):
+    """Of no path a Python object is made unless its name is in both lists."""
+    for name, count in (("train", 200_000), ("val", 20_000)):
+        lines = [f"n{i % 100}/{name}_{i:08d}.JPEG {i % 100}\n" for i in range(count)]
+        (tmp_path / f"{name}.txt").write_text("".join([*lines, "n0/both.JPEG 0\n"]))
+    began = time.process_time()
+    train, val = (
+        ListFile(dataroot="/data", list_file=str(tmp_path / f"{name}.txt"), transforms=_EVAL)
+        for name in ("train", "val")
+    )
+    (warning,) = _shared_files(train, val)
+    assert time.process_time() - began < 1
+    assert warning.startswith("1 files are in train and in val, such as /data/n0/both.JPEG")
 
 
 def test_checks_start_without_paddle(folder):
