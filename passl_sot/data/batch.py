@@ -61,7 +61,7 @@ class BatchStage:
 
     def __call__(
         self,
-        images: np.ndarray,
+        images: Sequence[np.ndarray] | np.ndarray,
         labels: np.ndarray,
         *,
         seed: int,
@@ -72,11 +72,11 @@ class BatchStage:
         """The batch after all transforms.
 
         Args:
-            images: uint8 [B, H, W, 3], or float32 [B, 3, H, W] if they are normalised already.
+            images: uint8 [B, H, W, 3], or a list of B; float32 [B, 3, H, W] if they are normalised already.
             labels: int64 [B].
             seed: The run's seed.
             keys: (epoch, index), or (epoch, index, copy), of each image as the sampler asked for it.
-            overwrite: `images` may be changed.
+            overwrite: `images` may be changed if they are float32.
             empty: Gives memory for images that are normalised here, as `numpy.empty`.
 
         Returns:
@@ -86,13 +86,14 @@ class BatchStage:
         if self._draws:
             rngs = [of_image_later(seed, key) for key in keys]
         epoch = int(keys[0][0])
+        batch: Sequence[np.ndarray] | np.ndarray = images
         for step in self._steps:
             if isinstance(step, Compose):
-                images = _each(images, step, rngs, epoch, empty)
+                batch = _each(batch, step, rngs, epoch, empty)
                 overwrite = True
             else:
-                images, labels = step(images, labels, of_batch(seed, keys), epoch, overwrite=overwrite)
-        return images, labels
+                batch, labels = step.mix(batch, labels, of_batch(seed, keys), epoch, overwrite=overwrite)
+        return batch if isinstance(batch, np.ndarray) else np.stack([*batch]), labels
 
 
 def build_batch_transforms(
@@ -119,16 +120,19 @@ def build_batch_transforms(
 
 
 def _each(
-    images: np.ndarray,
+    images: Sequence[np.ndarray] | np.ndarray,
     transform: Compose,
     rngs: Sequence[np.random.Generator | None],
     epoch: int,
     empty: Callable[..., np.ndarray],
 ) -> np.ndarray:
     first = transform.transforms[0]
-    if isinstance(first, Normalize):  # as most recipes have it: what follows works in place
-        out = empty((len(images), len(first.mean), *images.shape[1:3]), np.float32)
-        for image, result, rng in zip(images, out, rngs, strict=True):
-            transform(image, rng, epoch, result)
-        return out
-    return np.stack([transform(image, rng, epoch) for image, rng in zip(images, rngs, strict=True)])
+    if not isinstance(first, Normalize):
+        return np.stack([transform(image, rng, epoch) for image, rng in zip(images, rngs, strict=True)])
+    out = None
+    for place, (image, rng) in enumerate(zip(images, rngs, strict=True)):
+        if out is None:
+            out = empty((len(images), len(first.mean), *image.shape[:2]), np.float32)
+        transform(image, rng, epoch, out[place])  # what follows the first works in place
+    assert out is not None
+    return out

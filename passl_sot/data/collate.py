@@ -81,9 +81,9 @@ class Collate:
             return None
         return empty((images, dataset.channels, *dataset.transforms.output_hw), np.float32)
 
-    def _stack(self, images: list[np.ndarray], empty: Empty) -> np.ndarray:
+    def _stack(self, images: list[np.ndarray], empty: Empty) -> Any:
         if not self.reader.dataset.transforms.normalizes:
-            return np.stack(images)  # the batch stage will
+            return images  # the batch stage will join them
         return np.stack(images, out=empty((len(images), *images[0].shape), images[0].dtype))
 
     def _finish(

@@ -6,6 +6,8 @@ Legend: B batch, K classes, λ the share of an image in its mixture.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -150,18 +152,76 @@ class Mixup:
         Raises:
             DataError: A label isn't below `num_classes`.
         """
-        height, width = images.shape[1:3] if images.dtype == np.uint8 else images.shape[2:]
+        mixed, targets = self.mix(images, labels, rng, epoch, overwrite=overwrite)
+        if isinstance(mixed, np.ndarray):
+            return mixed, targets
+        result = laid_out(images) if overwrite else np.empty_like(images)
+        for i in range(-(-len(images) // 2)):
+            result[i], result[-1 - i] = mixed[i], mixed[-1 - i]
+        return result, targets
+
+    def mix(
+        self,
+        images: Sequence[np.ndarray] | np.ndarray,
+        labels: np.ndarray,
+        rng: np.random.Generator,
+        epoch: int = 0,
+        *,
+        overwrite: bool = False,
+    ) -> tuple[Sequence[np.ndarray] | np.ndarray, np.ndarray]:
+        """The same, but mixes uint8 images, which may be a list of B, one by one when they are asked for."""
+        of_bytes = images[0].dtype == np.uint8
+        height, width = images[0].shape[:2] if of_bytes else images[0].shape[1:]
         off = self.off_epoch is not None and epoch >= self.off_epoch
         share, box = (1.0, None) if off else self.draw(height, width, rng)
         targets = self.targets(labels, share)
         if box is None and share == 1:
             return images, targets
+        if of_bytes:
+            return Mixtures(images, share, box), targets
+        assert isinstance(images, np.ndarray)
         images = laid_out(images) if overwrite else images.copy()
         if box is not None:
             _swap_boxes(images, box)
         else:
             _blend(images, share)
         return images, targets
+
+
+class Mixtures(Sequence):
+    """A mixed batch of uint8 images, [H, W, C] each, of which each is made when it is asked for.
+
+    Args:
+        images: The images; they aren't changed.
+        share: λ.
+        box: As of `Mixup.draw`.
+    """
+
+    def __init__(self, images: Sequence[np.ndarray] | np.ndarray, share: float, box: Box | None):
+        self._images, self._share, self._box = images, share, box
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, place: Any) -> Any:
+        image, other = self._images[place], self._images[-1 - place]
+        if self._box is not None:
+            top, bottom, left, right = self._box
+            mixed = image.copy()
+            mixed[top:bottom, left:right] = other[top:bottom, left:right]
+            return mixed
+        if 2 * place + 1 == len(self):
+            return image
+        share, rest = np.float32(self._share), np.float32(1 - self._share)
+        if available():
+            from passl_sot.data.kernels import planes
+
+            mixed = np.empty(image.shape, np.uint8)
+            one, two = laid_out(image).reshape(-1), laid_out(other).reshape(-1)
+            planes.blend_bytes(one, two, share, rest, mixed.reshape(-1))
+            return mixed
+        mixture = image.astype(np.float32) * share + other.astype(np.float32) * rest
+        return np.rint(mixture, out=mixture).astype(np.uint8)
 
 
 def _span(length: int, side: int, rng: np.random.Generator) -> tuple[int, int]:
@@ -173,24 +233,21 @@ def _span(length: int, side: int, rng: np.random.Generator) -> tuple[int, int]:
 
 def _swap_boxes(images: np.ndarray, box: Box) -> None:
     top, bottom, left, right = box
-    rows, columns = slice(top, bottom), slice(left, right)
-    where = np.s_[rows, columns] if images.dtype == np.uint8 else np.s_[:, rows, columns]
+    where = np.s_[:, top:bottom, left:right]
     for i in range(len(images) // 2):
         one, other = images[i][where], images[-1 - i][where]
         one[...], other[...] = other, one.copy()
 
 
 def _blend(images: np.ndarray, share: float) -> None:
+    own, rest = np.float32(share), np.float32(1 - share)
     pairs = [(images[i], images[-1 - i]) for i in range(len(images) // 2)]
     if available():
         from passl_sot.data.kernels import planes
 
-        blend = planes.blend_bytes if images.dtype == np.uint8 else planes.blend_floats
         for a, b in pairs:
-            blend(a.reshape(-1), b.reshape(-1), np.float32(share), np.float32(1 - share))
+            planes.blend_floats(a.reshape(-1), b.reshape(-1), own, rest)
         return
     # Pair by pair rather than at once: what is worked on stays in the processor's cache.
     for a, b in pairs:
-        x, y = a.astype(np.float32), b.astype(np.float32)
-        for place, mixture in ((a, x * share + y * (1 - share)), (b, y * share + x * (1 - share))):
-            place[...] = np.rint(mixture, out=mixture) if images.dtype == np.uint8 else mixture
+        a[...], b[...] = a * own + b * rest, b * own + a * rest

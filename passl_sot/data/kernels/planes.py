@@ -102,16 +102,15 @@ def normalize_each(x, scale, bias, out):
 
 
 @compiled
-def blend_bytes(a, b, share, rest):
-    """Bytes of two images become a·share + b·rest and b·share + a·rest, rounded to even at a half."""
-    for i in range(a.size):
-        x, y = _SINGLE(a[i]), _SINGLE(b[i])
-        a[i], b[i] = np.uint8(np.rint(x * share + y * rest)), np.uint8(np.rint(y * share + x * rest))
+def blend_bytes(a, b, share, rest, out):
+    """a·share + b·rest of the bytes of two images, rounded to even at a half."""
+    for i in range(out.size):
+        out[i] = np.uint8(np.rint(_SINGLE(a[i]) * share + _SINGLE(b[i]) * rest))
 
 
 @compiled
 def blend_floats(a, b, share, rest):
-    """The same of float32, not rounded."""
+    """Two images, float32, become a·share + b·rest and b·share + a·rest."""
     for i in range(a.size):
         x, y = a[i], b[i]
         a[i], b[i] = x * share + y * rest, y * share + x * rest
