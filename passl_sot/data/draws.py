@@ -7,9 +7,12 @@ depends on worker or process counts.
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 from passl_sot.data.kernels.compiling import available
 
@@ -32,19 +35,48 @@ def of_order(seed: int, epoch: int) -> np.random.Generator:
 def of_image(seed: int, key: Key) -> np.random.Generator:
     """For the transforms of one copy of an image."""
     epoch, index, copy = _split(key)
-    return generator(seed, epoch, index, _COPY, copy) if copy else generator(seed, epoch, index)
+    return _quick(seed, epoch, index, _COPY, copy) if copy else _quick(seed, epoch, index)
 
 
 def of_image_later(seed: int, key: Key) -> np.random.Generator:
     """For what is done to one copy of an image as part of its batch."""
     epoch, index, copy = _split(key)
-    return generator(seed, epoch, index, _LATER, *([copy] if copy else []))
+    return _quick(seed, epoch, index, _LATER, *([copy] if copy else []))
 
 
 def of_batch(seed: int, keys: Sequence[Key]) -> np.random.Generator:
     """For what is done to a batch as a whole; processes that hold other copies of the same images differ."""
     epochs, indices, copies = zip(*map(_split, keys), strict=True)
     return generator(seed, epochs[0], 0, _MIXED, *indices, *(copies if any(copies) else ()))
+
+
+def _quick(*numbers: int) -> np.random.Generator:
+    """`generator` in a third of the time: most of what it takes is NumPy's hashing."""
+    if not available() or max(numbers) >> 32:
+        return generator(*numbers)
+    return np.random.Generator(np.random.PCG64(_Seeds(numbers)))
+
+
+class _Seeds(ISeedSequence):
+    """`SeedSequence` of numbers below 2^32, as far as PCG64 needs it."""
+
+    def __init__(self, numbers: Sequence[int]):
+        words = np.zeros(max(4, len(numbers)), np.uint32)
+        words[: len(numbers)] = numbers
+        self._numbers, self._state = numbers, np.empty(4, np.uint64)
+        _loops().expand(words, len(numbers), self._state)
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        if n_words == 4 and dtype is np.uint64:
+            return self._state
+        return np.random.SeedSequence(self._numbers).generate_state(n_words, dtype)
+
+
+@functools.cache
+def _loops() -> types.ModuleType:
+    from passl_sot.data.kernels import streams
+
+    return streams
 
 
 class Streams:
@@ -56,8 +88,6 @@ class Streams:
     """
 
     def __init__(self, seed: int, keys: np.ndarray):
-        from passl_sot.data.kernels import streams
-
         # As SeedSequence takes numbers apart.
         first = [seed >> 32 * i & 0xFFFFFFFF for i in range(max(1, -(-seed.bit_length() // 32)))]
         words = np.zeros((len(keys), len(first) + 4), np.uint32)
@@ -69,22 +99,18 @@ class Streams:
             words[copied, -2], words[copied, -1] = _COPY, keys[copied, 2]
             counts[copied] += 2
         self._streams = np.empty((len(keys), 6), np.uint64)
-        streams.seed(words, counts, self._streams)
+        _loops().seed(words, counts, self._streams)
 
     def random(self) -> np.ndarray:
         """What `Generator.random()` gives for each, float64 [B]."""
-        from passl_sot.data.kernels import streams
-
         out = np.empty(len(self._streams))
-        streams.draw_doubles(self._streams, out)
+        _loops().draw_doubles(self._streams, out)
         return out
 
     def integers(self, high: int) -> np.ndarray:
         """What `Generator.integers(high)` gives for each, int64 [B]; `high` from 1 to below 2^32."""
-        from passl_sot.data.kernels import streams
-
         out = np.empty(len(self._streams), np.int64)
-        streams.draw_integers(self._streams, high, out)
+        _loops().draw_integers(self._streams, high, out)
         return out
 
 
@@ -93,8 +119,8 @@ def streams_agree() -> bool:
     """Whether `Streams` can be used: numba is there, and NumPy draws as it does; a new NumPy might not."""
     if not available():
         return False
-    keys: list[Key] = [(3, 70_000, copy) for copy in range(4)]
-    ours, theirs = Streams(42, np.array(keys)), [of_image(42, key) for key in keys]
+    keys = [(3, 70_000 + i) for i in range(4)]
+    ours, theirs = Streams(42, np.array(keys)), [generator(42, *key) for key in keys]
     for high in (9, 9, 9, 3_000_000_000):
         if ours.integers(high).tolist() != [rng.integers(high) for rng in theirs]:
             return False

@@ -14,7 +14,7 @@ from passl_sot.data import ImageFolder, PackedImages, build_dataloader, draws
 from passl_sot.data.bad_files import GuardedReader
 from passl_sot.data.collate import Collate
 from passl_sot.data.compose import Compose
-from passl_sot.data.draws import Streams, of_image, streams_agree
+from passl_sot.data.draws import Streams, of_image, of_image_later, streams_agree
 from passl_sot.data.packing.items import Recipe
 from passl_sot.data.packing.pack import make_job, pack
 from passl_sot.data.packing.sources import SourceOptions, open_source
@@ -89,14 +89,26 @@ def test_draws_are_those_of_single_images(seed, copies):
         keys = np.column_stack([keys, rng.integers(3, size=500)])
     streams = Streams(seed, keys)
     singles = [of_image(seed, tuple(key)) for key in keys.tolist()]
+    for (epoch, index, *more), rng in zip(keys.tolist(), singles, strict=True):
+        words = [seed, epoch, index, *([4, *more] if any(more) else [])]
+        assert rng.bit_generator.state == np.random.PCG64(np.random.SeedSequence(words)).state
     for high in (9, 1, 2, 9, 57, 2_200_000_000, 4_294_967_295, 3):  # odd and even numbers of half words
         np.testing.assert_array_equal(streams.integers(high), [rng.integers(high) for rng in singles])
         np.testing.assert_array_equal(streams.random(), [rng.random() for rng in singles])
 
 
+def test_generators_without_numba_are_the_same(monkeypatch):
+    for key in ((0, 0), (3, 2_000_000), (3, 7, 0), (3, 7, 2)):
+        for source in (of_image, of_image_later):
+            monkeypatch.setattr(draws, "available", lambda: True)
+            quick = source(42, key).bit_generator.state
+            monkeypatch.setattr(draws, "available", lambda: False)
+            assert source(42, key).bit_generator.state == quick
+
+
 def test_a_numpy_that_draws_otherwise_is_noticed(monkeypatch, copied):
     assert streams_agree()
-    monkeypatch.setattr(draws, "of_image", lambda seed, key: np.random.default_rng(0))
+    monkeypatch.setattr(draws, "generator", lambda *numbers: np.random.default_rng(0))
     streams_agree.cache_clear()
     try:
         assert not streams_agree()

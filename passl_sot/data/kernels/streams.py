@@ -12,7 +12,7 @@ import numpy as np
 
 from passl_sot.data.kernels.compiling import compiled
 
-__all__ = ["draw_doubles", "draw_integers", "seed"]
+__all__ = ["draw_doubles", "draw_integers", "expand", "seed"]
 
 _WORD, _LONG = np.uint32, np.uint64
 _INIT_A, _MULT_A, _INIT_B, _MULT_B = (
@@ -81,38 +81,49 @@ def _mix(a, b):
 
 
 @compiled
+def expand(words, count, out):
+    """`numpy.random.SeedSequence(words).generate_state(4, numpy.uint64)`.
+
+    Args:
+        words: uint32 [W] with W of at least 4; what lies beyond `count` is 0.
+        count: How many there are.
+        out: uint64 [4].
+    """
+    pool = np.empty(4, np.uint32)
+    constant = _INIT_A
+    for k in range(4):
+        pool[k], constant = _hash(words[k], constant, _MULT_A)
+    for source in range(max(4, count)):
+        for k in range(4):
+            if source != k:
+                word = pool[source] if source < 4 else words[source]
+                hashed, constant = _hash(word, constant, _MULT_A)
+                pool[k] = _mix(pool[k], hashed)
+    constant = _INIT_B
+    for k in range(4):
+        low, constant = _hash(pool[2 * k % 4], constant, _MULT_B)
+        high, constant = _hash(pool[(2 * k + 1) % 4], constant, _MULT_B)
+        out[k] = _LONG(low) | (_LONG(high) << _HALF_LONG)
+
+
+@compiled
 def seed(words, counts, streams):
     """Streams as of `numpy.random.PCG64(numpy.random.SeedSequence(words))`.
 
     Args:
-        words: uint32 [B, W] with W of at least 4; what lies beyond `counts` is 0.
+        words: uint32 [B, W], each as of `expand`.
         counts: How many words each has, int64 [B].
         streams: Where they are written, uint64 [B, 6].
     """
-    pool, state = np.empty(4, np.uint32), np.empty(8, np.uint32)
+    state = np.empty(4, np.uint64)
     for i in range(len(words)):
-        constant = _INIT_A
-        for k in range(4):
-            pool[k], constant = _hash(words[i, k], constant, _MULT_A)
-        for source in range(max(4, counts[i])):
-            for k in range(4):
-                if source != k:
-                    word = pool[source] if source < 4 else words[i, source]
-                    hashed, constant = _hash(word, constant, _MULT_A)
-                    pool[k] = _mix(pool[k], hashed)
-        constant = _INIT_B
-        for k in range(8):
-            state[k], constant = _hash(pool[k % 4], constant, _MULT_B)
-        stream = streams[i]
-        first_high = _LONG(state[0]) | (_LONG(state[1]) << _HALF_LONG)
-        first_low = _LONG(state[2]) | (_LONG(state[3]) << _HALF_LONG)
-        high = _LONG(state[4]) | (_LONG(state[5]) << _HALF_LONG)
-        low = _LONG(state[6]) | (_LONG(state[7]) << _HALF_LONG)
+        expand(words[i], counts[i], state)
+        stream, high, low = streams[i], state[2], state[3]
         stream[2], stream[3] = (high << _LONG(1)) | (low >> _LONG(63)), (low << _LONG(1)) | _LONG(1)
         stream[0] = stream[1] = stream[4] = stream[5] = _LONG(0)
         _step(stream)
-        total = stream[1] + first_low
-        stream[0] += first_high + _LONG(total < first_low)
+        total = stream[1] + state[1]
+        stream[0] += state[0] + _LONG(total < state[1])
         stream[1] = total
         _step(stream)
 
