@@ -256,7 +256,7 @@ class Pool:
                 os.kill(self.pids[worker], signal.SIGKILL)
             while True:
                 worker.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):  # the latter where it left messages unread
             return True
         except OSError:
             return False
