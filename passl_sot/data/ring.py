@@ -13,6 +13,7 @@ import collections
 import math
 import mmap
 import os
+import struct
 import time
 import weakref
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 _ALIGNED = 64
+# 1 + the image that a worker reads (0: none), and since when (ns).
+_NOTE = struct.Struct("=qq")
 
 # Name, type, shape and place of each array in a slot.
 Layout = list[tuple[str, str, tuple[int, ...], int]]
@@ -57,7 +60,7 @@ class Ring:
 
     def whereabouts(self, worker: int) -> tuple[int | None, float]:
         """The image that a worker is reading, None while it reads none, and for how many seconds."""
-        image, since = _note(self._memory, worker)
+        image, since = _NOTE.unpack_from(self._memory, worker * _NOTE.size)
         return image - 1 if image else None, (time.monotonic_ns() - since) / 1e9
 
     def arrays(self, place: int, layout: Layout) -> dict[str, np.ndarray]:
@@ -78,14 +81,9 @@ def _forget(free: collections.deque[int], place: int, left: list[int]) -> None:
         free.append(place)
 
 
-def _note(memory: mmap.mmap, worker: int) -> np.ndarray:
-    """Two numbers: 1 + the image that a worker reads (0: none), and since when (ns)."""
-    return np.ndarray(2, np.int64, memory, 16 * worker)
-
-
 def note(memory: mmap.mmap, worker: int, image: int | None) -> None:
     """Says which image a worker reads, None for none; called by the worker."""
-    _note(memory, worker)[:] = (0 if image is None else image + 1, time.monotonic_ns())
+    _NOTE.pack_into(memory, worker * _NOTE.size, 0 if image is None else image + 1, time.monotonic_ns())
 
 
 class Slot:
