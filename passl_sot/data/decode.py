@@ -263,6 +263,8 @@ def what_it_is(data: bytes) -> str:
         return "not an image but a Git LFS pointer; fetch the real file with `git lfs pull`"
     if not any(data[:4096]):
         return f"not an image: the file begins with zeros ({len(data)} bytes), as an interrupted copy does"
+    if data.startswith(b"\xff\xd8") and jpeg.bits(data) > 8:
+        return f"a JPEG file of {jpeg.bits(data)} bits, which Pillow doesn't read; save it with 8 bits"
     if data.startswith((b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM")):
         return f"a damaged image: its header can't be read ({len(data)} bytes)"
     if data[:512].isascii():

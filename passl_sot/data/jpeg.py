@@ -21,7 +21,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["HUFFMAN", "INTERVAL", "SCAN", "Header", "available", "decode_part", "read_header", "segments"]
+__all__ = [
+    "HUFFMAN",
+    "INTERVAL",
+    "SCAN",
+    "Header",
+    "available",
+    "bits",
+    "decode_part",
+    "read_header",
+    "segments",
+]
 
 # Kinds of segments, as the second byte of each says.
 HUFFMAN, INTERVAL, SCAN = 0xC4, 0xDD, 0xDA
@@ -82,6 +92,12 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         kind, after = data[at + 1], at + 2 + _number(data, at + 2)
         yield kind, at, after
         at = after
+
+
+def bits(data: bytes) -> int:
+    """How many bits each value of a JPEG file has; 0 where that can't be read."""
+    frames = set(range(_BASELINE, 0xD0)) - {HUFFMAN, 0xC8, 0xCC}  # of all codings, plain or not
+    return next((data[at + 4] for kind, at, _ in segments(data) if kind in frames and at + 4 < len(data)), 0)
 
 
 def read_header(data: bytes) -> Header | None:

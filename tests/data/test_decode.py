@@ -250,6 +250,11 @@ def _bytes(kind: str) -> bytes:
         ("lfs.jpg", lambda: b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         ("noise.jpg", lambda: bytes(range(128, 256)), "not an image of a known kind"),
         ("vector.jpg", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        (
+            "deep.jpg",
+            lambda: _bytes("JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c", 1),
+            "^[^:]*: a JPEG file of 12 bits, which Pillow doesn't read; save it with 8 bits$",
+        ),
         ("crc.png", lambda: _bytes("PNG").replace(b"IDAT", b"IDAX", 1), "damaged"),
     ],
 )

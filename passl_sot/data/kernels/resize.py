@@ -5,8 +5,9 @@ centre at c = start + (i + 1/2)·scale of the input, with scale = (end - start) 
 f((x + 1/2 - c) / max(scale, 1)), normalised to a sum of 1. Pillow rounds these weights to whole multiples of
 2^-22, and the result of the first pass to uint8 before the second one. So does this: results are equal in
 every bit. The horizontal pass comes first; but Pillow 13 begins with the vertical one where an image gets
-lower by more than twice what it gets narrower, which changes some pixels by 1. Here the rule is that of the
-Pillow that is installed. What makes this fast:
+lower by more than twice what it gets narrower, and 12.2 did where one gets lower that is over 100 times as
+high as wide; that changes some pixels by 1. Here the rule is that of the Pillow that is installed. What makes
+this fast:
 
 - For the horizontal pass the bytes are laid out column by column, in blocks of up to 256 rows: a tap is then
   one weight for many bytes side by side, which the machine's vector instructions take at once. The vertical
@@ -35,7 +36,7 @@ _BITS = 22
 _SHIFT, _HALF = np.int32(_BITS), np.int32(1 << (_BITS - 1))
 _LOW, _HIGH = np.int32(0), np.int32(255)
 _BLOCK = 256  # rows that are turned at once
-_MAJOR = int(PIL.__version__.split(".")[0])
+_PILLOW = tuple(int(number) for number in PIL.__version__.split(".")[:2])
 _BYTE = np.uint64(255)
 _1, _2, _3, _4, _5, _6, _7 = (np.uint64(8 * i) for i in range(1, 8))
 
@@ -89,7 +90,9 @@ def _frozen(array: np.ndarray) -> np.ndarray:
 def _begins_below(height: int, width: int, size_hw: tuple[int, int]) -> bool:
     """Whether Pillow has the vertical pass first."""
     lower, narrower = height - size_hw[0], width - size_hw[1]
-    return _MAJOR >= 13 and lower > max(0, 2 * narrower)
+    if _PILLOW >= (13, 0):
+        return lower > max(0, 2 * narrower)
+    return _PILLOW >= (12, 2) and height > 100 * width and lower > 0
 
 
 @compiled
