@@ -24,7 +24,11 @@ _ORDER, _MIXED, _LATER, _COPY = 1, 2, 3, 4
 
 def generator(*numbers: int) -> np.random.Generator:
     """A generator seeded by several numbers, each 0 or more."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(numbers)))
+    try:  # what NumPy makes of the numbers, in half of its time
+        words: Sequence[int] | np.ndarray = np.array(numbers, np.uint32)
+    except OverflowError:  # larger seeds are more than one word
+        words = numbers
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
 
 
 def of_order(seed: int, epoch: int) -> np.random.Generator:

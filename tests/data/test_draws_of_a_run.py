@@ -18,7 +18,7 @@ from scipy import stats
 
 from passl_sot.data import Mixup
 from passl_sot.data.auto_augment import AutoAugment, ThreeAugment, policy_table
-from passl_sot.data.draws import of_batch, of_image, of_image_later
+from passl_sot.data.draws import generator, of_batch, of_image, of_image_later
 from passl_sot.data.erasing import RandomErasing
 from passl_sot.data.rand_augment import OPERATIONS, RandAugment
 from passl_sot.data.sampler import ShardedBatchSampler
@@ -42,6 +42,12 @@ def unrelated(pairs) -> float:
     found = collections.Counter(pairs)
     rows, columns = sorted({a for a, _ in found}), sorted({b for _, b in found})
     return stats.chi2_contingency([[found[a, b] for b in columns] for a in rows]).pvalue
+
+
+@pytest.mark.parametrize("numbers", [(0, 0, 0), (42, 3, 7), (2**32 - 1, 1), (2**32, 1, 2), (2**40 + 5, 0)])
+def test_generators_are_those_of_the_numbers(numbers):
+    expected = np.random.Generator(np.random.PCG64(np.random.SeedSequence(numbers)))
+    np.testing.assert_array_equal(generator(*numbers).random(9), expected.random(9))
 
 
 def test_rand_augment():
