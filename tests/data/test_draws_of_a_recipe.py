@@ -1,8 +1,8 @@
-"""A hundred thousand images as sot_small's own transforms draw for them, against what the papers' recipes say.
+"""A hundred thousand images as sot_small's transforms draw for them, against what the papers' recipes say.
 
 Each image has its streams of a run, from which all of its draws are taken in order. Chi-square and
-Kolmogorov-Smirnov tests at a fixed seed: where nothing is wrong, each would fall below `LEAST` for one seed in
-a thousand.
+Kolmogorov-Smirnov tests at a fixed seed: where nothing is wrong, each would fall below `LEAST` for one seed
+in a thousand.
 """
 
 from __future__ import annotations
@@ -22,10 +22,23 @@ from passl_sot.utils.config import get_config
 
 IMAGES, SEED, LEAST = 100_000, 42, 1e-3
 SIDE = 100_000  # of the images that regions are drawn in, so that whole pixels don't matter
-FIFTEEN = (
-    "AutoContrast Equalize Invert Rotate Posterize Solarize SolarizeAdd Color Contrast Brightness Sharpness "
-    "ShearX ShearY TranslateX TranslateY"
-).split()
+FIFTEEN = [
+    "AutoContrast",
+    "Equalize",
+    "Invert",
+    "Rotate",
+    "Posterize",
+    "Solarize",
+    "SolarizeAdd",
+    "Color",
+    "Contrast",
+    "Brightness",
+    "Sharpness",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+]
 
 
 class Large:

@@ -1,10 +1,21 @@
 """The benchmark tool with real peers: it alternates, takes medians, and says what a bad peer did."""
 
 import json
+import re
 import shlex
+import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from passl_sot.data import jpeg
+from passl_sot.engine import data_benchmark
+from passl_sot.engine.data_benchmark import at_half_size
+from passl_sot.engine.data_peers import PEERS
 
 PEER = """
 import sys
@@ -84,9 +95,75 @@ def test_the_input_pipeline_by_stages(experiment, tool, peer):
     assert result["one core (images/s)"] == pytest.approx(1e6 / total)
     assert result["loader, 0 workers (images/s)"] > 0
     assert result["limit: whole decode alone (images/s)"] > 0
+    assert "limit: decode at half size alone (images/s)" not in result  # PNG has nothing of the kind
     assert 0.1 < result["limit: memory copy (GB/s)"] < 1000
     assert result["peer (images/s)"] == pytest.approx(4 / 0.2)
     assert result["ratio to peer"] == pytest.approx(0.05e6 / total)
+
+
+@pytest.fixture
+def photographs(tmp_path) -> list[Path]:
+    """Eight JPEG files of two classes, of odd sizes, one of them CMYK."""
+    flower = load_sample_image("flower.jpg")
+    paths = []
+    for number in range(8):
+        path = tmp_path / "photographs" / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cut = Image.fromarray(flower[40 * number :, 30 * number :][: 97 + number, :130])
+        (cut.convert("CMYK") if number == 5 else cut).save(path)
+        paths.append(path)
+    return paths
+
+
+def test_limits_of_the_machine(experiment, tool, photographs):
+    """Decoding whole, decoding at half size, and copying, beside the pipeline."""
+    folder = photographs[0].parent.parent
+    options = [f"dataloader.train.dataset.dataroot={folder}", "model.head.num_classes=2"]
+    arguments = ["--mode", "data", "--batch", 8, "--repeats", 5, "--json", "-o", *options]
+    done = tool("benchmark", "-c", experiment, *arguments)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    limits = {name: value for name, value in result.items() if name.startswith("limit: ")}
+    assert list(limits) == [
+        "limit: whole decode alone (images/s)",
+        "limit: decode at half size alone (images/s)",
+        "limit: memory copy (GB/s)",
+    ]
+    assert min(limits.values()) > 0
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_half_size_is_libjpegs_own(photographs, fast, monkeypatch):
+    if not fast:
+        monkeypatch.setattr(jpeg, "available", lambda: False)
+    for path in photographs:
+        with Image.open(path) as image:
+            image.draft(None, (image.width // 2, image.height // 2))
+            expected = np.asarray(image.convert("RGB"))
+        height = 97 + int(path.stem)
+        assert expected.shape == ((height + 1) // 2, 65, 3)
+        np.testing.assert_array_equal(at_half_size(path.read_bytes()), expected)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_library_that_is_missing_is_named(name, photographs, tmp_path):
+    """The program by itself, which imports nothing of the project: it serves, or says how to install."""
+    listed = tmp_path / "paths.txt"
+    listed.write_text("".join(f"{path}\n" for path in photographs))
+    script = Path(data_benchmark.__file__).with_name("data_peers.py")
+    command = [sys.executable, str(script), name, str(listed), "32", "4"]
+    done = subprocess.run(command, input="\n\n", capture_output=True, text=True, check=False, timeout=300)
+    if done.returncode == 0:  # an interpreter that has it
+        ready, *seconds = done.stdout.splitlines()
+        assert ready == "ready" and len(seconds) == 2 and min(map(float, seconds)) >= 0
+    else:
+        words = (
+            r"No module named '[a-z]+'\. Install it there \(.*pip install .*\) or name an interpreter that"
+        )
+        assert re.match(
+            rf"{re.escape(sys.executable)} can't run {name}: {words} has it by --peer-python", done.stderr
+        )
+        assert "Traceback" not in done.stderr
 
 
 def test_a_peer_by_its_name_needs_its_library(experiment, tool):
