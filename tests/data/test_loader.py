@@ -4,10 +4,13 @@ import collections
 import logging
 import os
 import re
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import passl_sot.data.loader as loader_module
 from passl_sot.data import DataError, ImageError, build_dataloader, build_dataset
@@ -319,3 +322,48 @@ def test_breaking_off_without_workers_is_quick(folder, split):
     for _ in loader:
         break
     assert time.perf_counter() - started < 0.9
+
+
+_PROGRAM = """
+import hashlib, logging, sys
+if "absent" in sys.argv:
+    sys.modules["numba"] = sys.modules["simplejpeg"] = None
+from passl_sot.data import build_dataloader
+logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+dataset = {"name": "ImageFolder", "dataroot": sys.argv[1]}
+normalize = [{"name": "Normalize"}, {"name": "RandomErasing"}]
+split = lambda size, **dataset: {
+    "loader": {"num_workers": 0}, "sampler": {"batch_size": 4, **size}, "dataset": dataset
+}
+crop = [{"name": "RandomResizedCrop", "size": 64}, {"name": "RandomHorizontalFlip"}, {"name": "RandAugment"}]
+train = split({"shuffle": True}, **dataset, transforms=crop, batch_transforms=normalize)
+view = [{"name": "Resize", "size": 64, "crop_pct": 0.875}, {"name": "CenterCrop", "size": 64}, normalize[0]]
+val = split({}, **dataset, transforms=view)
+for mode, section in (("train", train), ("val", val)):
+    for batch in build_dataloader(section, mode=mode, seed=0):
+        print(hashlib.sha1(batch["image"].numpy().tobytes()).hexdigest())
+assert ("numba" in sys.modules) and bool(sys.modules["numba"]) == ("absent" not in sys.argv)
+"""
+
+
+def test_without_the_extra_all_pixels_are_the_same_and_the_log_says_it(tmp_path, photos):
+    """Where neither numba nor simplejpeg can be imported, Pillow and NumPy do all, not a bit differently."""
+    pytest.importorskip("numba")
+    pytest.importorskip("simplejpeg")
+    for number in range(12):
+        path = tmp_path / "photos" / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photo = Image.fromarray(photos[number % 4])
+        photo.save(path, subsampling=number % 3, progressive=number == 7)
+    ran = {}
+    for words in (("present",), ("absent",)):
+        command = [sys.executable, "-c", _PROGRAM, str(tmp_path / "photos"), *words]
+        ran[words[0]] = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ran[words[0]].returncode == 0, ran[words[0]].stderr
+    assert ran["absent"].stdout == ran["present"].stdout and ran["absent"].stdout.count("\n") == 6
+    line = (
+        "numba and simplejpeg not installed: images are prepared by Pillow, the same but slower; "
+        "pip install '.[fast]' / 安装 [fast] 可加快数据读取"
+    )
+    assert [text for text in ran["absent"].stderr.splitlines() if "not installed" in text] == [line]
+    assert "not installed" not in ran["present"].stderr
