@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from passl_sot.data import DataError, build_dataloader, build_dataset, check_data, nursery
 from passl_sot.data.errors import WorkerError
@@ -74,6 +76,53 @@ def test_batches_of_unknown_size_travel_too(folder, split):
     loader = build_dataloader(split(folder({"a": 8}), workers=1, transforms=transforms), mode="val", seed=0)
     assert loader.dataset.output_hw is None
     assert sum(len(batch["label"]) for batch in loader) == 8
+
+
+_SOAK = """
+import json, os, sys
+from pathlib import Path
+from passl_sot.data import build_dataloader
+
+def state(pid):
+    status = Path(f"/proc/{pid}/status").read_text()
+    files = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").glob("*") if os.path.lexists(path)]
+    return int(status.partition("VmRSS:")[2].split()[0]), [name for name in files if "/dev/shm" in name]
+
+if __name__ == "__main__":
+    loader = build_dataloader(json.loads(sys.argv[1]), mode="train", seed=0)
+    for epoch in range(20):
+        loader.sampler.set_epoch(epoch)
+        for number, batch in enumerate(loader):
+            if number == 7:
+                found = [state(pid) for pid in (os.getpid(), *loader.pool.pids.values())]
+        print(json.dumps([found, number + 1, len(os.listdir("/proc/self/fd"))]))
+"""
+
+
+def test_twenty_epochs_take_no_more_memory_than_five(tmp_path, photos, split):
+    """Of the process that trains and of its worker; nothing lies in /dev/shm, no file stays open."""
+    for number in range(64):
+        path = tmp_path / "photos" / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photos[number % 4]).save(path)
+    crop = {"name": "RandomResizedCrop", "size": 96}
+    transforms = [crop, {"name": "RandomHorizontalFlip"}, {"name": "RandAugment"}]
+    section = split(str(tmp_path / "photos"), batch_size=8, workers=1, transforms=transforms)
+    mixed = [{"name": "Mixup", "num_classes": 2}, {"name": "Normalize"}, {"name": "RandomErasing"}]
+    section["dataset"]["batch_transforms"] = mixed
+    program = tmp_path / "soak.py"
+    program.write_text(_SOAK)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(program), json.dumps(section)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    epochs = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(epochs) == 20 and {batches for _, batches, _ in epochs} == {8}
+    assert len({files for _, _, files in epochs[1:]}) == 1
+    for process in range(2):
+        sizes = [found[process][0] for found, _, _ in epochs]
+        assert max(sizes[5:]) - max(sizes[:5]) < 4096, sizes  # kB
+        assert not any(found[process][1] for found, _, _ in epochs)
 
 
 # -- processes --------------------------------------------------------------------------------------
