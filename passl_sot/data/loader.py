@@ -117,7 +117,7 @@ class ImageLoader:
                 self.bad_files.add(batch.pop("bad"))
                 self._costs.append(batch.pop("seconds") / len(batch["index"]))
                 self.sampler.consumed += 1
-                yield {name: _tensor(array) for name, array in batch.items()}
+                yield {name: as_tensor(array) for name, array in batch.items()}
 
     def remedy(self, images_per_s: float) -> str:
         """What helps most cheaply where a consumer that could take so many images per second has to wait.
@@ -177,11 +177,11 @@ class ImageLoader:
         raise DataError(text)
 
 
-def _tensor(array: np.ndarray) -> paddle.Tensor:
+def as_tensor(array: np.ndarray) -> paddle.Tensor:
     """A tensor of the array's own memory; on a GPU a copy."""
     if paddle.device.get_device() == "cpu":
         return paddle.utils.dlpack.from_dlpack(array)
-    return paddle.to_tensor(array)
+    return paddle.toas_tensor(array)
 
 
 def _missing() -> list[str]:

@@ -20,7 +20,7 @@ from passl_sot.data import build_dataloader, jpeg
 from passl_sot.data.compose import Compose
 from passl_sot.data.datasets import LabelledImages
 from passl_sot.data.draws import of_image
-from passl_sot.data.loader import ImageLoader
+from passl_sot.data.loader import ImageLoader, as_tensor
 from passl_sot.data.pixels import as_array
 from passl_sot.engine.benchmark import Peer, PeerError
 from passl_sot.engine.data_peers import PEERS
@@ -91,7 +91,7 @@ def _report(
 
 
 def _stages(dataset: LabelledImages) -> dict[str, Callable[[Sequence[int]], object]]:
-    """By name, what runs the pipeline up to and with a stage; the batch and decoding by themselves."""
+    """By name, what runs the pipeline up to and with a stage; decoding alone, and stages of batches."""
     transforms = dataset.transforms.transforms
     # Transforms that leave work to the next can't be told apart from it.
     first = next((i for i, t in enumerate(transforms) if not getattr(t, "by_parts", False)), len(transforms))
@@ -108,18 +108,27 @@ def _stages(dataset: LabelledImages) -> dict[str, Callable[[Sequence[int]], obje
     stages["limit: whole decode alone"] = lambda indices: [dataset.read(i) for i in indices]
     if _is_jpeg(dataset.stored(0)):
         stages["limit: decode at half size alone"] = lambda indices: [_read_half(dataset, i) for i in indices]
-    later = dataset.batch_stage.transforms if dataset.batch_stage else []
+    return stages | _batch_stages(dataset)
+
+
+def _batch_stages(dataset: LabelledImages) -> dict[str, Callable[[Sequence[int]], object]]:
+    """What is done to a batch, of one image over and over, and then its way to Paddle."""
+    stage = dataset.batch_stage
+    names = ["stack", *(type(transform).__name__ for transform in (stage.transforms if stage else []))]
     ready = np.stack([dataset[(0, 0)]["image"]])
+    made: list[np.ndarray] = []
 
-    def batch(indices: Sequence[int]) -> object:
+    def batch(indices: Sequence[int]) -> None:
         images = np.repeat(ready, len(indices), axis=0)
-        if not dataset.batch_stage:
-            return images
-        keys = [(0, i) for i in indices]
-        return dataset.batch_stage(images, dataset.labels[list(indices)], seed=0, keys=keys, overwrite=True)
+        if stage:
+            keys = [(0, i) for i in indices]
+            images, _ = stage(images, dataset.labels[list(indices)], seed=0, keys=keys, overwrite=True)
+        made[:] = [images]
 
-    stages[f"batch: {', '.join(['stack', *(type(t).__name__ for t in later)])}"] = batch
-    return stages
+    def transfer(indices: Sequence[int]) -> object:
+        return [as_tensor(images) for images in made]
+
+    return {f"batch: {', '.join(names)}": batch, "batch: to Paddle": transfer}
 
 
 def _is_jpeg(data: bytes) -> bool:
