@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -92,11 +93,11 @@ def open_image(path: str | os.PathLike[str], *, apply_exif: bool) -> Pixels:
     return open_bytes(read_file(name), name, apply_exif=apply_exif)
 
 
-def open_bytes(data: bytes, name: str, *, apply_exif: bool) -> Pixels:
-    """As `open_image`, of a file's bytes, with the name that messages call it by."""
+def open_bytes(data: bytes | memoryview, name: str | Callable[[], str], *, apply_exif: bool) -> Pixels:
+    """As `open_image`, of a file's bytes, with the name that messages call it by, or what gives that."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ImageError(
-            name,
+            name if isinstance(name, str) else name(),
             "not read, because some code in this process has set PIL.ImageFile.LOAD_TRUNCATED_IMAGES, which "
             "would let damaged images pass as grey areas; set it back to False",
         )
@@ -114,7 +115,7 @@ def open_bytes(data: bytes, name: str, *, apply_exif: bool) -> Pixels:
 class _JpegFile:
     """A plain JPEG file that isn't decoded yet, as `Pixels`."""
 
-    def __init__(self, data: bytes, name: str, header: jpeg.Header):
+    def __init__(self, data: bytes | memoryview, name: str | Callable[[], str], header: jpeg.Header):
         self._data, self._name, self._header = data, name, header
         self.shape = (header.height, header.width, 3)
 
@@ -126,7 +127,10 @@ class _JpegFile:
             return _decode_by_pillow(self._data, self._name, apply_exif=False)[top:bottom, left:right]
 
 
-def _decode_by_pillow(data: bytes, name: str, apply_exif: bool) -> np.ndarray:
+def _decode_by_pillow(
+    data: bytes | memoryview, named: str | Callable[[], str], apply_exif: bool
+) -> np.ndarray:
+    data, name = bytes(data), named if isinstance(named, str) else named()
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -220,7 +224,7 @@ def read_file(path: str) -> bytes:
     return data
 
 
-def read_orientation(data: bytes) -> int:
+def read_orientation(data: bytes | memoryview) -> int:
     """EXIF orientation, 1 to 8, of a file that can be read; 1 where Pillow turns it by itself (TIFF), too."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         if image.format != "JPEG":

@@ -1,7 +1,7 @@
 """Turning a JPEG file into one whose restart markers make tiles, without changing a pixel.
 
 `jpeg.decode_part` then decodes only the tiles under a crop. Every coefficient stays as it is; the file grows
-by about 1 %. Any program reads it.
+by about 3 %. Any program reads it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from passl_sot.data.jpeg import HUFFMAN, INTERVAL, Header, read_header, segments
 
 __all__ = ["tile_blocks", "tile_jpeg"]
 
-# Width of a tile in pixels that is aimed at, and the widest that still helps.
-_WIDTH, _WIDEST = 64, 160
+# Width of a tile in pixels: what is aimed at, and the least and the most that help. Narrow tiles let less be
+# decoded beside a crop, but each makes a file larger and decoding slower: 16 is no faster than 32.
+_LEAST, _WIDTH, _MOST = 16, 32, 160
 # Sizes 0 to 11 of the first codes (DC), by the lengths that the standard proposes for them (table K.3).
 _DC_COUNTS = (0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0)
 _DC_SYMBOLS = tuple(range(12))
@@ -65,10 +66,11 @@ def tile_jpeg(data: bytes) -> bytes | None:
 
 
 def tile_blocks(image_width: int, width: int) -> int:
-    """How many blocks of a width make a tile: a divisor of those of a row, else the whole row."""
+    """How many blocks of a width make a tile: a divisor of those of a row, or the whole row."""
     blocks = -(-image_width // width)
-    divisors = [n for n in range(1, blocks + 1) if blocks % n == 0 and _WIDTH / 2 <= n * width <= _WIDEST]
-    return min(divisors, key=lambda n: abs(n * width - _WIDTH), default=blocks)
+    divisors = [n for n in range(1, blocks + 1) if blocks % n == 0 and _LEAST <= n * width <= _MOST]
+    wide = [n for n in divisors if n * width >= _WIDTH]
+    return min(wide) if wide else max(divisors, default=blocks)
 
 
 def _tables(data: bytes) -> dict[int, _Table]:

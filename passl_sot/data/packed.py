@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Sequence
@@ -116,7 +117,8 @@ class PackedImages(LabelledImages):
             if turn is None:
                 return image
             return (image.transpose(1, 0, 2) if turn[0] else image)[turn[1]]
-        return open_bytes(packed.read(item), packed.path(item), apply_exif=self.apply_exif)
+        packed.check(item)
+        return open_bytes(packed.view(item), functools.partial(packed.path, item), apply_exif=self.apply_exif)
 
     def stack(self, indices: np.ndarray) -> np.ndarray | None:
         """As `LabelledImages.stack`: where all are pixels of one size, upright or not to be turned."""

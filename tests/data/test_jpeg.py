@@ -163,6 +163,27 @@ def test_what_is_not_plain_is_pillows(make):
     assert _MODULE.jpeg.read_header(make()) is None
 
 
+def test_headers_read_by_a_loop_are_those_read_without(photos, monkeypatch):
+    """Whole ones, cut off anywhere, and with changed bytes: a compiled loop must not look behind the end."""
+    pytest.importorskip("numba")
+    jpeg, rng, seen = _MODULE.jpeg, np.random.default_rng(0), set()
+    for kind, how in _KINDS.items():
+        data = _jpeg(photos[3][..., 0] if kind.startswith("grey") else photos[3], **how)
+        codes_at = jpeg.read_header(data).codes_at
+        spoilt = [data[:end] + b"\xff\xd9" for end in range(0, codes_at + 2, 3)]
+        for _ in range(100):
+            changed = bytearray(data)
+            changed[rng.integers(codes_at)] = rng.integers(256)
+            spoilt.append(bytes(changed))
+        for file in [data, *spoilt]:
+            found = jpeg.read_header(file)
+            with monkeypatch.context() as here:
+                here.setattr(jpeg.compiling, "available", lambda: False)
+                assert jpeg.read_header(memoryview(file)) == found
+            seen.add(found)
+    assert None in seen and len(seen) > 20
+
+
 def _damage(name: str, data: bytes) -> bytes:
     middle = len(data) // 2
     if name == "a gap":

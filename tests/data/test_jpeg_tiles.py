@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from passl_sot.data.jpeg import read_header
-from passl_sot.data.jpeg_tiles import tile_jpeg
+from passl_sot.data.jpeg_tiles import tile_blocks, tile_jpeg
 
 pytest.importorskip("numba")
 
@@ -57,6 +57,23 @@ def test_tiles_hold_the_same_image(photos, kind):
         expected = -(-header.height // header.block[0]) * columns // header.interval - 1
         assert len(markers) == expected
         assert len(tiled) <= len(data) + 40 + 12 * expected
+
+
+@pytest.mark.parametrize(
+    ("image_width", "block", "blocks"),
+    [
+        (500, 16, 2),  # of 32 in a row
+        (500, 8, 7),  # of 63: tiles of 56 pixels
+        (427, 16, 3),  # of 27
+        (496, 16, 1),  # of 31: 16 pixels, as no other number divides a prime
+        (464, 8, 2),  # of 58
+        (375, 8, 47),  # a row, as 8 pixels are too few
+        (20, 16, 2),
+        (8, 8, 1),
+    ],
+)
+def test_width_of_tiles(image_width, block, blocks):
+    assert tile_blocks(image_width, block) == blocks
 
 
 def test_a_table_that_lacks_codes_is_replaced():

@@ -30,7 +30,15 @@ def compiled(function: Callable) -> Any:
 
 def wake() -> None:
     """Imports all loops and runs a small one: what takes the first call of any loop its second."""
-    from passl_sot.data.kernels import affine, blur, colour, planes, resize, streams  # noqa: F401
+    from passl_sot.data.kernels import (  # noqa: F401
+        affine,
+        blur,
+        colour,
+        markers,
+        planes,
+        resize,
+        streams,
+    )
 
     planes.mirror(np.zeros((1, 3), np.uint8), np.empty((1, 3), np.uint8))
 

@@ -11,6 +11,7 @@ place of each array; the arrays.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import json
 import mmap
@@ -142,9 +143,9 @@ class Packed:
         self.multi_hot = arrays.get("multi_hot")
         self.shapes, self.orientations = arrays.get("shapes"), arrays.get("orientations")
         self._ends, self._checksums = arrays["ends"], arrays["checksums"]
-        self._firsts, self._sizes = arrays["shard_firsts"], arrays["shard_sizes"]
-        self._maps: dict[int, mmap.mmap] = {}
-        for number, size in enumerate(self._sizes.tolist()):
+        self._firsts: list[int] = arrays["shard_firsts"].tolist()
+        self._maps: dict[int, memoryview] = {}
+        for number, size in enumerate(arrays["shard_sizes"].tolist()):
             self._check_size(number, size)
 
     def __len__(self) -> int:
@@ -166,7 +167,7 @@ class Packed:
         shard, place = self._place(index)
         start, end = 0 if place == 0 else int(self._ends[index - 1]), int(self._ends[index])
         # A file of no bytes at all can't be mapped.
-        return memoryview(self._map(shard))[start:end] if end > start else memoryview(b"")
+        return self._map(shard)[start:end] if end > start else memoryview(b"")
 
     def stack(self, items: np.ndarray, upright: bool) -> np.ndarray | None:
         """Pixels of many images, uint8 [B, H, W, 3], unchecked; None where images aren't pixels of one size.
@@ -179,8 +180,9 @@ class Packed:
             return None
         assert self.shapes is not None
         out = np.empty((len(items), *self.shapes[0].tolist(), 3), np.uint8)
-        shards = np.searchsorted(self._firsts, items, side="right") - 1
-        places = items - self._firsts[shards]
+        firsts = np.array(self._firsts)
+        shards = np.searchsorted(firsts, items, side="right") - 1
+        places = items - firsts[shards]
         stored = self._rows
         for row, shard, place in zip(
             out.reshape(len(out), -1), shards.tolist(), places.tolist(), strict=True
@@ -192,7 +194,7 @@ class Packed:
     def _rows(self) -> list[np.ndarray]:
         """The shards of images of one size, uint8 [N, bytes]."""
         size = int(self._ends[0])
-        shards = range(len(self._sizes))
+        shards = range(len(self._firsts))
         return [np.frombuffer(self._map(shard), np.uint8).reshape(-1, size) for shard in shards]
 
     @functools.cached_property
@@ -230,14 +232,14 @@ class Packed:
             )
 
     def _place(self, index: int) -> tuple[int, int]:
-        shard = int(np.searchsorted(self._firsts, index, side="right")) - 1
-        return shard, index - int(self._firsts[shard])
+        shard = bisect.bisect_right(self._firsts, index) - 1
+        return shard, index - self._firsts[shard]
 
-    def _map(self, number: int) -> mmap.mmap:
+    def _map(self, number: int) -> memoryview:
         found = self._maps.get(number)
         if found is None:
             with open(os.path.join(self.folder, shard_name(number)), "rb") as file:
-                found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                found = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             self._maps[number] = found
         return found
 
