@@ -42,8 +42,8 @@ _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _QUANTISATION, _COMMENT = 0xDB, 0xFE
 _FIRST_APP, _APP1, _APP2, _LAST_APP = 0xE0, 0xE1, 0xE2, 0xEF
 _BEGIN, _END = 0xD8, 0xD9
-# Where chroma has half as many samples, their smoothing looks at pixels up to so far away.
-MARGIN = 2
+# Where chroma has half as many samples, a pixel's depends on the nearest two: its own and a neighbour's.
+_MARGIN = 1
 # Below this Pillow takes no longer, and filters of chroma have special cases.
 _SMALLEST = 16
 
@@ -193,13 +193,15 @@ def decode_part(
     import simplejpeg
 
     if header.sequential:
+        above, beside = (_MARGIN if side > 8 else 0 for side in header.block)
         if header.interval and compiling.available():
             from passl_sot.data.kernels.markers import join_tiles
 
-            part, y, x = join_tiles(np.frombuffer(data, np.uint8), header, top, bottom, left, right)
+            needed = top - above, bottom + above, left - beside, right + beside
+            part, y, x = join_tiles(np.frombuffer(data, np.uint8), header, *needed)
             if part.size:
                 return simplejpeg.decode_jpeg(part)[top - y : bottom - y, left - x : right - x]
-        rows = -(-(bottom + (MARGIN if header.high > 8 else 0)) // header.high) * header.high
+        rows = -(-(bottom + above) // header.high) * header.high
         if rows < header.height:
             shorter = bytearray(data)
             shorter[header.size_at : header.size_at + 2] = rows.to_bytes(2, "big")

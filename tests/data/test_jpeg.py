@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import sys
 
 import numpy as np
@@ -76,16 +77,28 @@ def test_parts_of_a_jpeg_equal_pillows(tmp_path, photos, kind, monkeypatch):
                 np.testing.assert_array_equal(part, expected[top:bottom, left:right])
 
 
+@pytest.mark.parametrize("kind", ["4:2:0", "4:2:0 in tiles", "4:2:2 in tiles", "4:2:0 in bands"])
+def test_parts_whose_edges_lie_near_those_of_tiles(photos, kind):
+    pytest.importorskip("simplejpeg")
+    # Colours that change from pixel to pixel.
+    data = _jpeg(photos[0][:216:3, :216:3].repeat(2, axis=0).repeat(2, axis=1), **_KINDS[kind])
+    jpeg, expected = _MODULE.jpeg, np.asarray(Image.open(io.BytesIO(data)))
+    header = jpeg.read_header(data)
+    for low, high in itertools.product(range(45, 52), range(77, 99)):
+        part = jpeg.decode_part(data, header, low, high, low, high)
+        np.testing.assert_array_equal(part, expected[low:high, low:high])
+
+
 @pytest.mark.parametrize(
     ("kind", "decoded"),
     [
-        ("4:2:0", (112, 240)),  # down to row 98, and 2 more for the chroma, in blocks of 16
+        ("4:2:0", (112, 240)),  # down to row 98, and 1 more for the chroma, in blocks of 16
         ("4:2:0 in tiles", (64, 48)),
         ("4:4:4 in tiles", (56, 48)),
         ("grey in tiles", (56, 48)),
         ("4:2:0 in bands", (64, 240)),
         ("4:4:4 in double bands", (64, 240)),
-        ("4:2:2 in tiles", (56, 96)),
+        ("4:2:2 in tiles", (56, 96)),  # 48 to 144
         ("progressive", (200, 240)),
     ],
 )

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from passl_sot.data.jpeg import MARGIN
 from passl_sot.data.kernels.compiling import compiled
 
 __all__ = ["join_tiles"]
 
 _RESTART, _EOI = 0xD0, 0xD9
 _CHUNK = 4096  # bytes that are looked at at once
-# libjpeg-turbo's quick loop wants so many bytes ahead: 512 for each of at most 6 blocks of 8x8.
-_AHEAD = 3072
 
 
 @compiled
@@ -22,13 +19,13 @@ def join_tiles(data, header, top, bottom, left, right):
     Args:
         data: uint8, the whole file.
         header: Its `jpeg.Header`.
-        top: The rectangle's first row.
+        top: The rectangle's first row; it may reach over the image's edges.
         bottom: The row behind its last.
         left: Its first column.
         right: The column behind its last.
 
     Returns:
-        The file, with zeros behind its end, and the place (top, left) of its first pixel. Empty where restart
+        The file, and the place (top, left) of its first pixel. Empty where restart
         markers don't divide the image into tiles, or all tiles would be needed, or the markers aren't as they
         should be.
     """
@@ -37,12 +34,11 @@ def join_tiles(data, header, top, bottom, left, right):
     blocks_x = -(-width // wide)
     if blocks_x % interval and interval % blocks_x:
         return nothing
-    above, beside = MARGIN if high > 8 else 0, MARGIN if wide > 8 else 0
     high *= max(1, interval // blocks_x)
     wide *= min(interval, blocks_x)
     rows, columns = -(-height // high), -(-width // wide)
-    row, column = max(0, top - above) // high, max(0, left - beside) // wide
-    end_row, end_column = min(rows, -(-(bottom + above) // high)), min(columns, -(-(right + beside) // wide))
+    row, column = max(0, top) // high, max(0, left) // wide
+    end_row, end_column = min(rows, -(-bottom // high)), min(columns, -(-right // wide))
     count, chosen = rows * columns, (end_row - row) * (end_column - column)
     if chosen == count or 2 * count > data.size - codes_at:
         return nothing
@@ -53,7 +49,7 @@ def join_tiles(data, header, top, bottom, left, right):
     size = codes_at
     for r in range(row, end_row):
         size += edges[r * columns + end_column] - edges[r * columns + column]
-    out = np.empty(size + _AHEAD, np.uint8)
+    out = np.empty(size, np.uint8)
     _copy(data, 0, codes_at, out, 0)
     y, x = row * high, column * wide
     h, w = min(height, end_row * high) - y, min(width, end_column * wide) - x
@@ -69,7 +65,6 @@ def join_tiles(data, header, top, bottom, left, right):
             number += 1
         at += end - begin
     out[size - 1] = _EOI
-    out[size:] = 0
     return out, y, x
 
 
