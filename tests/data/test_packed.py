@@ -23,7 +23,7 @@ from passl_sot.data import DataError, ImageError, ImageFolder, ListFile, PackedI
 from passl_sot.data.decode import decode, resize
 from passl_sot.data.digits import write_digits
 from passl_sot.data.packing.format import read_index, write_index
-from passl_sot.data.packing.items import Recipe
+from passl_sot.data.packing.items import Item, Recipe
 from passl_sot.data.packing.pack import make_job, pack, verify
 from passl_sot.data.packing.shards import Job
 from passl_sot.data.packing.sources import SourceOptions, open_source
@@ -233,10 +233,38 @@ def test_what_is_said_before_and_after(source, tmp_path):
     assert again == [f"{tmp_path}/out: 24 images are packed already / 已打包完成"]
 
 
+def test_the_time_is_what_the_slowest_process_takes(source, tmp_path, monkeypatch):
+    """Four shards are two for each of three processes at most; what is compiled at first doesn't count."""
+    module = sys.modules["passl_sot.data.packing.pack"]
+    job = make_job(open_source(str(source), SourceOptions()), str(tmp_path), TILES)
+    seen = []
+
+    def store(data, name, recipe):
+        time.sleep(0.02 if seen else 0.5)
+        seen.append(name)
+        return Item(data=data)
+
+    monkeypatch.setattr(module, "pack_image", store)
+    sample = module._measure(job, 1, 3)
+    assert len(sample.sizes) == 8 and len(set(seen)) == 8
+    assert 0.02 <= sample.seconds < 0.05
+    assert os.listdir(tmp_path) == []
+    shards = Job(source=range(1000), folder=str(tmp_path), recipe=TILES, ending="bin", fingerprint="")
+    said: list[str] = []
+    samples = [module._Sample(sizes=[10, 30], seconds=seconds) for seconds in (1, 2, 3)]
+    assert module._announce(shards, [[0, 3], [1], [2]], samples, said.append) == 1000
+    assert "about 20 kB in 4 file(s)" in said[0]
+    assert said[1].startswith("about 16 min with 3 process(es)")  # 488 images of 2 s
+    assert module._announce(shards, [[1]], samples, said.append) == 256
+    assert said[2].endswith("in 4 file(s), of which 744 images are there already")
+
+
 def test_the_same_bytes_from_any_number_of_processes(photos, tmp_path):
     many_files(photos, tmp_path / "in", 600, side=40)
     for processes in (1, 2):
-        packed(tmp_path / "in", tmp_path / f"{processes}", PIXELS, processes=processes)
+        said = packed(tmp_path / "in", tmp_path / f"{processes}", PIXELS, processes=processes)
+        assert re.match(r"packing 600 images into .* short side 72\): about 3 MB in 3 file\(s\)$", said[0])
+        assert re.match(rf"about \d+ s with {processes} process\(es\); it may be interrupted", said[1])
     names, others = (sorted(os.listdir(tmp_path / folder)) for folder in "12")
     assert names == others == ["index.bin", *(f"shard-0000{i}.bin" for i in range(3))]
     for name in names:

@@ -16,9 +16,12 @@ import multiprocessing
 import os
 import shutil
 import signal
+import statistics
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -42,7 +45,8 @@ from passl_sot.utils.supervisor import end_with_parent
 
 __all__ = ["make_job", "pack", "verify"]
 
-_SAMPLE = 32
+_SAMPLE = 32  # images in each process
+_UNUSUAL = 5  # times the median
 _SHOWN = 10
 # What is left of the plan of a folder of tar files, which has no index.
 _DONE = ".packed.json"
@@ -92,11 +96,14 @@ def pack(
             return False
         _claim(job, command)
         missing = [number for number in range(job.shards) if finished_shard(job, number) is None]
-        left = sum(len(job.images(number)) for number in missing)
-        if left:
-            _announce(job, left, processes, say)
-            with _progress(len(job.source), len(job.source) - left, progress) as tell, _explained(job.folder):
-                _work(job, missing, processes, tell)
+        shares = [missing[first::processes] for first in range(min(processes, len(missing)))]
+        with contextlib.ExitStack() as stack, _explained(job.folder):
+
+            def begin(samples: list[_Sample]) -> Callable[[int], Any]:
+                left = _announce(job, shares, samples, say)
+                return stack.enter_context(_progress(len(job.source), len(job.source) - left, progress))
+
+            _work(job, shares, begin)
         _finish(job, say)
     return True
 
@@ -191,35 +198,72 @@ def _claim(job: Job, command: str) -> None:
     write_plan(path, plan)
 
 
-def _announce(job: Job, left: int, processes: int, say: Callable[[str], None]) -> None:
-    """Says how large the result will be and how long it will take, by a sample of the images.
+@dataclass(frozen=True, kw_only=True)
+class _Sample:
+    """What some of the images say of all.
 
-    Raises:
-        DataError: There isn't room for it.
+    Attributes:
+        sizes: Bytes of each as it is stored.
+        seconds: What one takes on average.
     """
+
+    sizes: list[int]
+    seconds: float
+
+
+def _measure(job: Job, part: int, parts: int) -> _Sample:
+    """Packs a sample of the images into a file without a name, as one of so many processes at a time."""
     source = job.source
-    sample = np.linspace(0, len(source) - 1, min(_SAMPLE, len(source))).round().astype(int).tolist()
-    pack_image(source.read(sample[0]), source.path(sample[0]), job.recipe)  # compiles what has to be
-    began = time.perf_counter()
-    sizes = [len(pack_image(source.read(index), source.path(index), job.recipe).data) for index in sample]
-    seconds = (time.perf_counter() - began) / len(sample)
+    count = min(_SAMPLE * parts, len(source))
+    chosen = np.linspace(0, len(source) - 1, count).round().astype(int).tolist()[part::parts]
+    with tempfile.TemporaryFile(dir=job.folder) as file:
+
+        def store(index: int) -> tuple[int, float]:
+            began = time.perf_counter()
+            data = pack_image(source.read(index), source.path(index), job.recipe).data
+            file.write(data)
+            return len(data), time.perf_counter() - began
+
+        sizes, times = (list(values) for values in zip(*map(store, chosen), strict=True))
+        for i, seconds in enumerate(times):
+            # Most likely something was compiled, which doesn't happen again.
+            if seconds > _UNUSUAL * statistics.median(times):
+                times[i] = min(seconds, store(chosen[i])[1])
+        began = time.perf_counter()
+        file.flush()
+        os.fsync(file.fileno())
+        written = time.perf_counter() - began
     if job.ending == "tar":  # two headers, and both members filled up to whole blocks
         sizes = [1792 + size for size in sizes]
-    mean = sum(sizes) / len(sizes)
+    return _Sample(sizes=sizes, seconds=(sum(times) + written) / len(times))
+
+
+def _announce(job: Job, shares: list[list[int]], samples: list[_Sample], say: Callable[[str], None]) -> int:
+    """Says how large the result will be and how long it will take, by what each process has measured.
+
+    Returns:
+        How many images are left to pack.
+
+    Raises:
+        DataError: There isn't room for them.
+    """
+    images = [sum(len(job.images(number)) for number in share) for share in shares]
+    left, count = sum(images), len(job.source)
+    mean = statistics.fmean(size for sample in samples for size in sample.sizes)
     room = shutil.disk_usage(job.folder).free
     if mean * left > room:
         raise DataError(
             f"{job.folder}: {left:,} images take about {_size(mean * left)}, and {_size(room)} are free: "
             "make room, or choose another place / 磁盘空间不足"
         )
-    there = len(source) - left
     say(
-        f"packing {len(source):,} images into {job.folder} ({job.recipe.words()}): about "
-        f"{_size(mean * len(source))} in {job.shards} file(s)"
-        + (f", of which {there:,} images are there already" if there else "")
+        f"packing {count:,} images into {job.folder} ({job.recipe.words()}): about "
+        f"{_size(mean * count)} in {job.shards} file(s)"
+        + (f", of which {count - left:,} images are there already" if count > left else "")
     )
-    share = min(processes, job.shards)
-    say(f"about {_duration(seconds * left / share)} with {share} process(es); it may be interrupted any time")
+    seconds = statistics.fmean(sample.seconds for sample in samples) * max(images)
+    say(f"about {_duration(seconds)} with {len(shares)} process(es); it may be interrupted any time")
+    return left
 
 
 @contextlib.contextmanager
@@ -247,17 +291,28 @@ def _explained(folder: str) -> Iterator[None]:
         ) from error
 
 
-def _work(job: Job, missing: list[int], processes: int, tell: Callable[[int], Any]) -> None:
-    """Writes shards in this process or in others."""
-    if min(processes, len(missing)) == 1:
-        for number in missing:
+def _work(job: Job, shares: list[list[int]], begin: Callable[[list[_Sample]], Callable[[int], Any]]) -> None:
+    """Writes shards in this process or in others.
+
+    Args:
+        job: What is packed.
+        shares: The shards of each process.
+        begin: Is told what each has measured before the work, and gives what is told of its progress.
+    """
+    if len(shares) == 1:
+        tell = begin([_measure(job, 0, 1)])
+        for number in shares[0]:
             write_shard(job, number, tell)
+    if len(shares) < 2:
         return
     # Forked processes would share locks of libraries with the threads of this one.
     context = multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
-    shares = [missing[first::processes] for first in range(min(processes, len(missing)))]
-    workers = [context.Process(target=_child, args=(job, share, queue, os.getpid())) for share in shares]
+    queue, start = context.SimpleQueue(), context.Event()
+    workers = [
+        context.Process(target=_child, args=(job, shares, part, queue, start, os.getpid()))
+        for part in range(len(shares))
+    ]
+    samples: list[_Sample] = []
     try:
         for worker in workers:
             worker.start()
@@ -268,7 +323,13 @@ def _work(job: Job, missing: list[int], processes: int, tell: Callable[[int], An
                 news = queue.get()
                 if isinstance(news, Exception):
                     raise news
-                tell(news)
+                if not isinstance(news, _Sample):
+                    tell(news)
+                    continue
+                samples.append(news)
+                if len(samples) == len(workers):
+                    tell = begin(samples)
+                    start.set()
             for worker in workers:
                 if worker.exitcode:
                     raise DataError(
@@ -284,13 +345,15 @@ def _work(job: Job, missing: list[int], processes: int, tell: Callable[[int], An
                 worker.join()
 
 
-def _child(job: Job, numbers: list[int], queue: Any, parent: int) -> None:
+def _child(job: Job, shares: list[list[int]], part: int, queue: Any, start: Any, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this one
     end_with_parent(signal.SIGKILL)
     if os.getppid() != parent:
         return
     try:
-        for number in numbers:
+        queue.put(_measure(job, part, len(shares)))
+        start.wait()
+        for number in shares[part]:
             write_shard(job, number, queue.put)
     except (DataError, OSError) as error:
         queue.put(error)
