@@ -14,7 +14,7 @@ __all__ = ["tile_blocks", "tile_jpeg"]
 
 # Width of a tile in pixels: what is aimed at, and the least and the most that help. Narrow tiles let less be
 # decoded beside a crop, but each makes a file larger and decoding slower: 16 is no faster than 32.
-_LEAST, _WIDTH, _MOST = 16, 32, 160
+_LEAST, _WIDTH, _MOST = 16, 24, 160
 # Sizes 0 to 11 of the first codes (DC), by the lengths that the standard proposes for them (table K.3).
 _DC_COUNTS = (0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0)
 _DC_SYMBOLS = tuple(range(12))

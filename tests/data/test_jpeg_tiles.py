@@ -52,7 +52,8 @@ def test_tiles_hold_the_same_image(photos, kind):
         tile = header.interval * header.block[1]
         columns = -(-header.width // header.block[1])
         assert columns % header.interval == 0
-        assert 32 <= tile <= 160 or header.interval == columns
+        assert header.interval == tile_blocks(header.width, header.block[1])
+        assert 16 <= tile <= 160 or header.interval == columns
         markers = re.findall(rb"\xff([\xd0-\xd7])", tiled[header.codes_at :])
         expected = -(-header.height // header.block[0]) * columns // header.interval - 1
         assert len(markers) == expected
@@ -63,7 +64,9 @@ def test_tiles_hold_the_same_image(photos, kind):
     ("image_width", "block", "blocks"),
     [
         (500, 16, 2),  # of 32 in a row
-        (500, 8, 7),  # of 63: tiles of 56 pixels
+        (500, 8, 3),  # of 63: tiles of 24 pixels
+        (600, 8, 3),  # of 75
+        (448, 8, 4),  # of 56: tiles of 32 pixels
         (427, 16, 3),  # of 27
         (496, 16, 1),  # of 31: 16 pixels, as no other number divides a prime
         (464, 8, 2),  # of 58
