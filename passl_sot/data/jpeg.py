@@ -6,8 +6,8 @@ Pillow's copies. Of a file a rectangle is decoded in one of two ways:
 - Any sequential file has its top decoded: a smaller height is written into a copy of the header, and the rows
   below don't count. (Rows above and columns beside have to be read, as each code's place depends on those
   before it.)
-- Restart markers make the stretches between them independent. Where they divide the image into tiles, the
-  stretches that touch the rectangle are joined to a smaller file.
+- Restart markers make the stretches between them independent. Where they divide the image into tiles, and
+  numba is installed, the stretches that touch the rectangle are joined to a smaller file.
 
 Whatever isn't plain is left to Pillow: see `read_header`.
 """
