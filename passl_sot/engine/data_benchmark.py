@@ -17,15 +17,19 @@ import numpy as np
 from PIL import Image
 
 from passl_sot.data import build_dataloader, jpeg
+from passl_sot.data.bad_files import GuardedReader
+from passl_sot.data.collate import Collate
 from passl_sot.data.compose import Compose
 from passl_sot.data.datasets import LabelledImages
 from passl_sot.data.draws import of_image
+from passl_sot.data.errors import DataError, ImageError
 from passl_sot.data.loader import ImageLoader, as_tensor
 from passl_sot.data.pixels import as_array
 from passl_sot.engine.benchmark import Peer, PeerError
 from passl_sot.engine.data_peers import PEERS
 from passl_sot.utils.config import Config
 
+_TRANSFER = "batch: to Paddle"
 _COPIED = 64 << 20  # bytes, more than caches hold
 
 
@@ -72,13 +76,12 @@ def _report(
 ) -> dict[str, float]:
     result, before = {}, 0.0
     limits = [name for name in medians if name.startswith("limit: ")]
-    prefixes = [name for name in medians if not name.startswith(("limit: ", "peer", "batch: "))]
+    prefixes = [name for name in medians if name not in (*limits, _TRANSFER, "peer")]
     for name in prefixes:  # each stage runs all before it too
         result[f"{name} (us/image)"] = 1e6 * (medians[name] - before)
         before = medians[name]
-    for name in [name for name in medians if name.startswith("batch: ")]:
-        result[f"{name} (us/image)"] = 1e6 * medians[name]
-        before += medians[name]
+    result[f"{_TRANSFER} (us/image)"] = 1e6 * medians[_TRANSFER]
+    before += medians[_TRANSFER]
     result["all stages (us/image)"] = 1e6 * before
     result["one core (images/s)"] = 1 / before
     result[f"loader, {loader.num_workers} workers (images/s)"] = _loader_speed(loader, batch * repeats)
@@ -91,44 +94,53 @@ def _report(
 
 
 def _stages(dataset: LabelledImages) -> dict[str, Callable[[Sequence[int]], object]]:
-    """By name, what runs the pipeline up to and with a stage; decoding alone, and stages of batches."""
+    """By name, what runs the pipeline up to and with a stage; and, by themselves, limits and `_TRANSFER`."""
     transforms = dataset.transforms.transforms
-    # Transforms that leave work to the next can't be told apart from it.
-    first = next((i for i, t in enumerate(transforms) if not getattr(t, "by_parts", False)), len(transforms))
     names = [type(transform).__name__ for transform in transforms]
+    later = [type(t).__name__ for t in (dataset.batch_stage.transforms if dataset.batch_stage else [])]
+    whole = _Batch(dataset)
+    if dataset.samples([(0, 0)], np.empty) is not None:  # pixels of one size, read and changed all at once
+        return {f"batch: {', '.join(['read', *names, *later])}": whole.make, _TRANSFER: whole.transfer}
     stages: dict[str, Callable[[Sequence[int]], object]] = {
         "read": lambda indices: [dataset.stored(i) for i in indices]
     }
+    # Transforms that leave work to the next can't be told apart from it.
+    first = next((i for i, t in enumerate(transforms) if not getattr(t, "by_parts", False)), len(transforms))
     for end in range(first, len(transforms) + 1):
         name = ", ".join(["decode", *names[:first]]) if end == first else names[end - 1]
         while name in stages:
             name += "'"
-        compose = Compose(transforms[:end], channels=dataset.channels)
-        stages[name] = lambda indices, compose=compose: [_prepare(dataset, i, compose) for i in indices]
+        stages[name] = _prefix(dataset, Compose(transforms[:end], channels=dataset.channels))
+    stages |= {f"batch: {', '.join(['stack', *later])}": whole.make, _TRANSFER: whole.transfer}
     stages["limit: whole decode alone"] = lambda indices: [dataset.read(i) for i in indices]
     if _is_jpeg(dataset.stored(0)):
         stages["limit: decode at half size alone"] = lambda indices: [_read_half(dataset, i) for i in indices]
-    return stages | _batch_stages(dataset)
+    return stages
 
 
-def _batch_stages(dataset: LabelledImages) -> dict[str, Callable[[Sequence[int]], object]]:
-    """What is done to a batch, of one image over and over, and then its way to Paddle."""
-    stage = dataset.batch_stage
-    names = ["stack", *(type(transform).__name__ for transform in (stage.transforms if stage else []))]
-    ready = np.stack([dataset[(0, 0)]["image"]])
-    made: list[np.ndarray] = []
+class _Batch:
+    """Batches as workers make them, always in the same memory, and their way to Paddle."""
 
-    def batch(indices: Sequence[int]) -> None:
-        images = np.repeat(ready, len(indices), axis=0)
-        if stage:
-            keys = [(0, i) for i in indices]
-            images, _ = stage(images, dataset.labels[list(indices)], seed=0, keys=keys, overwrite=True)
-        made[:] = [images]
+    def __init__(self, dataset: LabelledImages):
+        self._collate = Collate(GuardedReader(dataset, replace=True))
+        self._memory: dict[tuple, np.ndarray] = {}
+        self._image = np.empty(0)
 
-    def transfer(indices: Sequence[int]) -> object:
-        return [as_tensor(images) for images in made]
+    def make(self, indices: Sequence[int]) -> None:
+        batch = self._collate([(0, i) for i in indices], self._empty)
+        if "error" in batch:
+            path, text = batch["error"]
+            raise ImageError(path, text) if path else DataError(text)
+        self._image = batch["image"]
 
-    return {f"batch: {', '.join(names)}": batch, "batch: to Paddle": transfer}
+    def transfer(self, indices: Sequence[int]) -> object:
+        return as_tensor(self._image)
+
+    def _empty(self, shape: tuple[int, ...], kind: type = float) -> np.ndarray:
+        key = (*shape, np.dtype(kind))
+        if key not in self._memory:
+            self._memory[key] = np.empty(shape, kind)
+        return self._memory[key]
 
 
 def _is_jpeg(data: bytes) -> bool:
@@ -153,8 +165,16 @@ def at_half_size(data: bytes) -> np.ndarray:
     return simplejpeg.decode_jpeg(data, min_height=header.height // 2, min_width=header.width // 2)
 
 
-def _prepare(dataset: LabelledImages, index: int, compose: Compose) -> np.ndarray:
-    return as_array(compose(dataset.open(index), of_image(0, (0, index)), 0))
+def _prefix(dataset: LabelledImages, compose: Compose) -> Callable[[Sequence[int]], object]:
+    """What runs a few transforms of images; normalised ones are written to memory that is there."""
+    size = compose.output_hw if compose.normalizes else None
+    out = np.empty((dataset.channels, *size), np.float32) if size else None
+
+    def prepare(indices: Sequence[int]) -> None:
+        for i in indices:
+            as_array(compose(dataset.open(i), of_image(dataset.seed, (0, i)), 0, out))
+
+    return prepare
 
 
 def _seconds(run: Callable, *arguments: object) -> float:

@@ -16,6 +16,7 @@ from passl_sot.data import jpeg
 from passl_sot.engine import data_benchmark
 from passl_sot.engine.data_benchmark import at_half_size
 from passl_sot.engine.data_peers import PEERS
+from passl_sot.engine.experiment import load_config
 
 PEER = """
 import sys
@@ -131,6 +132,23 @@ def test_limits_of_the_machine(experiment, tool, photographs):
         "limit: memory copy (GB/s)",
     ]
     assert min(limits.values()) > 0
+
+
+def test_pixels_of_one_size_are_one_stage(experiment, tool, tmp_path):
+    """They are read and changed a batch at a time, so that is what is timed."""
+    pytest.importorskip("numba")
+    packed = tmp_path / "packed"
+    done = tool("make_cache", tmp_path / "train", packed, "--raw")
+    assert done.returncode == 0, done.stderr
+    transforms = "[{name: RandomCrop, size: 32, padding: 4}, {name: RandomHorizontalFlip}, {name: Normalize}]"
+    node = f"{{name: PackedImages, dataroot: {packed}, transforms: {transforms}}}"
+    cfg = load_config(experiment, [f"dataloader.train.dataset={node}"])
+    result = data_benchmark.measure_data(cfg, batch=8, repeats=3)
+    named = [name for name in result if name.endswith("(us/image)")]
+    whole, transfer = "batch: read, RandomCrop, RandomHorizontalFlip, Normalize", "batch: to Paddle"
+    assert named == [f"{name} (us/image)" for name in (whole, transfer, "all stages")]
+    assert 0 < result[named[0]] < 1e4
+    assert [name for name in result if name.startswith("limit: ")] == ["limit: memory copy (GB/s)"]
 
 
 @pytest.mark.parametrize("fast", [True, False])
