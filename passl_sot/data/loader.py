@@ -133,6 +133,12 @@ class ImageLoader:
         needed = math.ceil(images_per_s / rate)
         if self.num_workers < min(needed, self._cores):
             return f"{said}: set dataloader.train.loader.num_workers: {min(needed, self._cores)}"
+        if needed <= min(self.num_workers, self._cores):  # it isn't the processor that is too slow
+            return (
+                f"{said}, so {self.num_workers} workers wait for files, or for cores that others use: "
+                f"num_workers: {2 * self.num_workers} reads more files at a time, a copy by "
+                "tools/make_cache.py is read faster"
+            )
         if _missing():
             return f"{said}: pip install '.[fast]' ({' and '.join(_missing())} not installed)"
         return f"{said}: tools/benchmark.py --mode data shows which step takes the time"

@@ -377,7 +377,8 @@ class Trainer:
             self.metrics.write("train", self.progress.step, epoch + 1, values)
         at = f"{epoch + 1}/{self.exp.epochs}", f"{update + 1}/{updates}"
         self._say("%s", describe_update(values, *at, images_left / speed if speed else 0.0))
-        if wait > _LONG_WAIT and not self.advice:
+        # An epoch's first update waits for the first batch, whatever is done.
+        if wait > _LONG_WAIT and update and not self.advice:
             self.advice = self.train_loader.remedy(speed / self.world.size / max(1 - wait, 0.01))
             if self.advice:
                 self._say("%.0f %% of the time went by waiting for data: %s", 100 * wait, self.advice)

@@ -311,6 +311,7 @@ def test_the_cheapest_remedy_for_waiting(folder, split, workers, monkeypatch):
     if not workers:
         assert loader.remedy(rate / 2).endswith("num_workers: 1")
     loader.num_workers = 4
+    assert ", so 4 workers wait for files" in loader.remedy(rate / 2)
     assert "tools/benchmark.py --mode data shows" in loader.remedy(1e9)
     monkeypatch.setattr(loader_module.compiling, "available", lambda: False)
     assert loader.remedy(1e9).endswith("pip install '.[fast]' (numba not installed)")
