@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from passl_sot.utils.hub import NOT_JOINED
+from passl_sot.utils.errors import UserError
+from passl_sot.utils.require import require_paddle
 from passl_sot.utils.supervisor import (
-    SupervisionError,
     end_with_parent,
     generation,
     report_failure,
@@ -73,34 +73,21 @@ def importing() -> Iterator[None]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def guarded(run: Callable[[], int]) -> int:
-    """Runs a command. What the user can mend becomes one message and status 2; anything else a traceback."""
-    from passl_sot.utils.require import MissingPaddleError, require_paddle
+def guarded(run: Callable[[], int], *, paddle: bool = True) -> int:
+    """Runs a command. What the user can mend becomes one message; anything else a traceback.
 
+    Args:
+        run: The command's work.
+        paddle: Whether that needs Paddle, which is imported first then.
+    """
     try:
-        require_paddle()
-    except MissingPaddleError as error:
-        return fail(error)
-    with importing():
-        from passl_sot.data.errors import DataError, WorkerError
-        from passl_sot.engine.benchmark import PeerError
-        from passl_sot.engine.checkpoint import CheckpointError
-        from passl_sot.engine.diagnose import NonFiniteError
-        from passl_sot.engine.experiment import load_config  # noqa: F401  # for what it imports
-        from passl_sot.engine.joining import JoinError, RefusedError
-        from passl_sot.utils.config import ConfigError
-        from passl_sot.utils.registry import RegistryError
-
-    try:
+        if paddle:
+            require_paddle()
+            with importing():
+                import passl_sot.engine.experiment  # noqa: F401
         return run()
-    except WorkerError as error:
-        return fail(error, status=1, final=False)
-    except RefusedError as error:
-        return fail(error, status=NOT_JOINED)
-    except (ConfigError, RegistryError, DataError, CheckpointError, PeerError, JoinError) as error:
-        return fail(error)
-    except NonFiniteError as error:
-        return fail(error, status=1)
+    except UserError as error:
+        return fail(error, status=error.status, final=error.final)
     except OSError as error:
         if error.errno not in _PATH_FAULTS:
             report_failure(traceback.format_exc(), final=False)
@@ -177,5 +164,5 @@ def supervised(restarts: int) -> int | None:
         return None
     try:
         return supervise(restarts) if should_supervise(restarts) else None
-    except SupervisionError as error:
+    except UserError as error:
         return fail(error)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from passl_sot.cli.command import command, fail, guarded, make_parser
+from passl_sot.cli.command import command, guarded, make_parser
 from passl_sot.utils.tuning import tune
 
 
@@ -48,7 +48,6 @@ def convert(argv: list[str] | None = None) -> int:
 
         path = find_config(args.config)
         cfg = model_config(path, tuple(overrides))
-        from passl_sot.interop.convert import ConversionError
         from passl_sot.interop.tool import Conversion, convert_file
 
         request = Conversion(
@@ -61,10 +60,7 @@ def convert(argv: list[str] | None = None) -> int:
             new_head=args.num_classes is not None and not args.to_torch,
             to_torch=args.to_torch,
         )
-        try:
-            convert_file(request, path.stem, cfg.model)
-        except ConversionError as error:
-            return fail(error, status=1)
+        convert_file(request, path.stem, cfg.model)
         return 0
 
     return guarded(run)

@@ -5,18 +5,14 @@ import os
 import shlex
 from typing import Any
 
-from passl_sot.cli.command import command, fail, guarded, make_parser
+from passl_sot.cli.command import command, fail, guarded
 from passl_sot.utils.cores import usable_cores
 from passl_sot.utils.logger import get_logger
-from passl_sot.utils.tuning import tune
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = make_parser(
-        "make-cache",
-        "Pack a dataset into a few large files; an interrupted run goes on when it is started again.",
-        config=False,
-    )
+    does = "Pack a dataset into a few large files; an interrupted run goes on when it is started again."
+    parser = argparse.ArgumentParser(prog="make-cache", description=does)
     add = parser.add_argument
     add(
         "data", metavar="DATA", help="folder (train/ and val/, or classes), list file, tar files, packed copy"
@@ -56,8 +52,7 @@ def make_cache(argv: list[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     _check(parser, args)
-    tune(enabled=False)  # Paddle does no work here
-    return guarded(lambda: _verify(args) if args.verify else _pack(args))
+    return guarded(lambda: _verify(args) if args.verify else _pack(args), paddle=False)
 
 
 def _pack(args: argparse.Namespace) -> int:
@@ -99,7 +94,7 @@ def _words(args: argparse.Namespace) -> list[str]:
     """The arguments, as they would be entered again."""
     words = [args.data, args.out]
     for name, value in vars(args).items():
-        if name not in ("data", "out", "no_tune", "processes") and value not in (None, False, "."):
+        if name not in ("data", "out", "processes") and value not in (None, False, "."):
             words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
     return words
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from passl_sot.utils.errors import UserError
+
 _SHOWN = 10
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """The data on disk don't fit what the run asks of them.
 
     Args:
@@ -50,6 +52,9 @@ class WorkerError(DataError):
 
     Another attempt may succeed.
     """
+
+    status = 1
+    final = False
 
 
 class ImageError(DataError):

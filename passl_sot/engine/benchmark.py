@@ -22,6 +22,7 @@ from passl_sot.modeling.losses import LOSSES
 from passl_sot.modeling.stats import model_stats
 from passl_sot.optim import build_optimizer
 from passl_sot.utils.config import Config
+from passl_sot.utils.errors import UserError
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Measurement:
         return asdict(self)
 
 
-class PeerError(ValueError):
+class PeerError(UserError, ValueError):
     """The other program broke the protocol."""
 
 

@@ -3,12 +3,15 @@
 import paddle
 
 from passl_sot.engine.distributed import World
+from passl_sot.utils.errors import UserError
 
 _BACKWARD = "the backward pass (all outputs of the forward pass are finite)"
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(UserError, RuntimeError):
     """The loss stayed non-finite; the message names where it begins."""
+
+    status = 1
 
 
 def _finite(value) -> bool:

@@ -9,18 +9,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from passl_sot.utils.config import ConfigError, Fault
+from passl_sot.utils.errors import UserError
+from passl_sot.utils.hub import NOT_JOINED
 from passl_sot.utils.supervisor import report_if_killed
 
 _SIOCGIFADDR = 0x8915  # Linux: the address of a network interface
 JOIN_LIMIT = 120.0  # seconds; Paddle itself would wait for a quarter of an hour
 
 
-class JoinError(RuntimeError):
+class JoinError(UserError, RuntimeError):
     """The processes of a run didn't find each other."""
 
 
 class RefusedError(JoinError):
     """Paddle reported a fault while they connected; another attempt may well succeed."""
+
+    status = NOT_JOINED
 
 
 def check_gpu(selected: str, count: int) -> int:

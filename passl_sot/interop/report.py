@@ -3,14 +3,18 @@
 from collections.abc import Iterable, Sized
 from dataclasses import dataclass, field
 
+from passl_sot.utils.errors import UserError
+
 __all__ = ["ConversionError", "ConversionReport"]
 
 _MOST_SHOWN = 3  # names of one reason; the rest is a number
 _MOST_ON_A_SCREEN = 20
 
 
-class ConversionError(ValueError):
+class ConversionError(UserError, ValueError):
     """A state dict does not fit the model; the text is the report."""
+
+    status = 1
 
 
 @dataclass

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from passl_sot.utils.errors import UserError
+
 COMMAND_LINE = "command line"
 
 
@@ -75,7 +77,7 @@ class Fault:
         return ": ".join(part for part in (str(self.origin or ""), self.path, self.message) if part)
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """All faults of a configuration at once.
 
     Args:
@@ -96,7 +98,7 @@ class ConfigError(ValueError):
         return "\n".join([*lines, chinese] if chinese else lines)
 
 
-class RegistryError(ValueError):
+class RegistryError(UserError, ValueError):
     """A wrong registration, an unknown name, or a module of a registry that cannot be imported."""
 
 

@@ -2,8 +2,10 @@
 
 import importlib.util
 
+from passl_sot.utils.errors import UserError
 
-class MissingPaddleError(ImportError):
+
+class MissingPaddleError(UserError, ImportError):
     """PaddlePaddle is not installed in this environment."""
 
 

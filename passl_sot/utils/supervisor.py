@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from passl_sot.utils.errors import UserError
 from passl_sot.utils.hub import ALIVE, GATHER, Failure, Hub, Line
 
 GENERATION = "PASSL_SOT_GENERATION"  # which start of the job a child belongs to: 0, 1, ...
@@ -71,7 +72,7 @@ def end_with_parent(number: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
-class SupervisionError(RuntimeError):
+class SupervisionError(UserError, RuntimeError):
     """The processes can't be supervised as they were started."""
 
 

@@ -1,7 +1,9 @@
 """The error of everything that reads or writes weights."""
 
+from passl_sot.utils.errors import UserError
+
 __all__ = ["CheckpointError"]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A file of weights can't be written or read; the message names the file and what to do."""

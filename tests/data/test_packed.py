@@ -882,3 +882,14 @@ def test_tiles_need_numba(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("passl_sot.data.kernels.compiling.available", lambda: False)
     assert cli.make_cache([str(source), str(tmp_path / "out"), "--tile-only"]) == 2
     assert "pip install 'passl_sot[fast]'" in capsys.readouterr().err
+
+
+def test_packing_needs_no_paddle(source, tmp_path):
+    script = (
+        "import sys; sys.modules['paddle'] = None; import passl_sot.cli; sys.exit(passl_sot.cli.make_cache())"
+    )
+    command = [sys.executable, "-c", script, str(source), str(tmp_path / "out"), "--raw", "--processes", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert verify(str(tmp_path / "out")) == len(open_source(str(source), SourceOptions()))
