@@ -187,7 +187,7 @@ def as_tensor(array: np.ndarray) -> paddle.Tensor:
     """A tensor of the array's own memory; on a GPU a copy."""
     if paddle.device.get_device() == "cpu":
         return paddle.utils.dlpack.from_dlpack(array)
-    return paddle.toas_tensor(array)
+    return paddle.to_tensor(array)
 
 
 def _missing() -> list[str]:

@@ -317,6 +317,16 @@ def test_the_cheapest_remedy_for_waiting(folder, split, workers, monkeypatch):
     assert loader.remedy(1e9).endswith("pip install '.[fast]' (numba not installed)")
 
 
+def test_tensors_elsewhere_than_in_main_memory_are_copies(monkeypatch):
+    """No GPU here: what is tested is that this way runs, too."""
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    shared = loader_module.as_tensor(array)
+    monkeypatch.setattr(loader_module.paddle.device, "get_device", lambda: "gpu:0")
+    copied = loader_module.as_tensor(array)
+    array[0, 0] = 9
+    assert (shared.numpy()[0, 0], copied.numpy()[0, 0], copied.dtype) == (9, 0, loader_module.paddle.float32)
+
+
 def test_breaking_off_without_workers_is_quick(folder, split):
     loader = build_dataloader(split(folder({"a": 40})), mode="train", seed=0)
     started = time.perf_counter()
