@@ -258,8 +258,8 @@ class _Depthwise(PyLayer):
             *sums,
         )
         of_before, of_kernel, of_after = (paddle.to_tensor(s.astype("float32")) for s in sums)
-        grads = [grad_x, of_kernel, of_after, of_before]
-        grads = [g if learns else None for g, learns in zip(grads, ctx.learning, strict=True)]
+        every = (grad_x, of_kernel, of_after, of_before)
+        grads = [g if learns else None for g, learns in zip(every, ctx.learning, strict=True)]
         return tuple(grads if activate else grads[:3])
 
 

@@ -10,7 +10,7 @@ the official code does at 112; 4 with ``large_output`` (DenseNet only); always 8
 Legend: B batch, N = H·W tokens, C embedding width.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import paddle
 import paddle.nn.functional as F
@@ -331,7 +331,7 @@ class TokenEmbed(nn.Layer):
             return _NonLocalTokens(in_chans, token_dim, embed_dim)
         if name == "Naive_linear":
             return _LinearTokens(in_chans, embed_dim, stride)
-        raise ValueError(f"unknown token embedding {name!r}: one of {', '.join(TokenEmbedName.__args__)}")
+        raise ValueError(f"unknown token embedding {name!r}: one of {', '.join(get_args(TokenEmbedName))}")
 
     def _wanted_stride(self, img_size: tuple[int, int]) -> int:
         if self.large_output:

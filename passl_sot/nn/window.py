@@ -164,7 +164,7 @@ class WindowAttention(Attention):
         # The mask is spread over the heads first: if both operands repeat, Paddle takes ten times as long.
         return bias + self.attn_mask.unsqueeze(1).expand([-1, self.num_heads, -1, -1])
 
-    def forward(self, x_blc: paddle.Tensor) -> paddle.Tensor:
+    def forward(self, x_blc: paddle.Tensor) -> paddle.Tensor:  # type: ignore[override]
         """Args: x_blc: ``[B, L, C]``, row by row. Returns: the same shape."""
         dim = self.num_heads * self.head_dim
         if self.padded:

@@ -259,8 +259,8 @@ class STViT(Backbone):
         """The last block's output of each of the first ``stages`` stages, ``[B, C, H, W]``."""
         self.check_images(x_bchw, self.in_chans)
         x = self.pos_drop(self.patch_embed(x_bchw))
-        maps = []
-        for stage in self.layers[:stages]:
+        maps: list[paddle.Tensor] = []
+        for stage in list(self.layers)[:stages]:
             if maps:
                 x = self.layers[len(maps) - 1].downsample(x)
             for block in stage.blocks:
