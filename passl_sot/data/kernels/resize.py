@@ -27,7 +27,7 @@ import PIL
 from passl_sot.data.kernels.compiling import compiled
 from passl_sot.data.pixels import Pixels
 
-__all__ = ["FILTERS", "resample"]
+__all__ = ["FILTERS", "resample", "turn", "turn_back"]
 
 # How far each filter reaches, in inputs to either side.
 FILTERS = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
@@ -47,6 +47,7 @@ def resample(
     box: tuple[float, float, float, float],
     interpolation: str,
     window: tuple[int, int, int, int],
+    mirrored: bool = False,
 ) -> np.ndarray:
     """Resizes an image, bit-equal to ``PIL.Image.resize`` of each channel.
 
@@ -56,6 +57,7 @@ def resample(
         box: Region (left, top, right, bottom) of the image that the whole result shows.
         interpolation: One of ``FILTERS``.
         window: The part (top, left, height, width) of the result that is wanted.
+        mirrored: Whether it is wanted from right to left.
 
     Returns:
         uint8 [*window[2:], C].
@@ -65,7 +67,7 @@ def resample(
     reach = FILTERS[interpolation]
     x, across = _plan(width, float(box[0]), float(box[2]), size_hw[1], left, w, reach)
     y, down = _plan(height, float(box[1]), float(box[3]), size_hw[0], top, h, reach)
-    x_end, y_end = min(int(x[-1]) + across.shape[1], width), min(int(y[-1]) + down.shape[1], height)
+    x_end, y_end = min(int(x[-1]) + len(across), width), min(int(y[-1]) + len(down), height)
     part = image[int(y[0]) : y_end, int(x[0]) : x_end]
     if part.strides[1:] != (channels, 1) or part.strides[0] < 0:
         part = np.ascontiguousarray(part)
@@ -74,9 +76,9 @@ def resample(
     source = np.lib.stride_tricks.as_strided(part, ((rows - 1) * pitch + n,), (1,), writeable=False)
     if _begins_below(height, width, size_hw):
         between = _down(source, rows, pitch, n, y, down)
-        out = _across(_frozen(between), h, n, n, channels, x, across)
+        out = _across(_frozen(between), h, n, n, channels, x, across, mirrored)
     else:
-        between = _across(source, rows, pitch, n, channels, x, across)
+        between = _across(source, rows, pitch, n, channels, x, across, mirrored)
         out = _down(_frozen(between), rows, w * channels, w * channels, y, down)
     return out.reshape(h, w, channels)
 
@@ -108,9 +110,8 @@ def _weight(x, reach):
     x = abs(x)
     if reach == 1.0:
         return 1.0 - x if x < 1.0 else 0.0
-    if x < 1.0:
-        return (1.5 * x - 2.5) * x * x + 1.0
-    return (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5 if x < 2.0 else 0.0
+    inner, outer = (1.5 * x - 2.5) * x * x + 1.0, (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5
+    return inner if x < 1.0 else outer if x < 2.0 else 0.0
 
 
 @compiled
@@ -118,7 +119,7 @@ def _plan(length, start, end, size, first, count, reach):
     """Weights of outputs ``first`` … ``first + count - 1`` of ``size``.
 
     Returns:
-        The first input of each, int64 [count], and weights times 2^22, int32 [count, K]; K is even, at least
+        The first input of each, int64 [count], and weights times 2^22, int32 [K, count]; K is even, at least
         4, and weights of inputs that aren't covered are 0.
     """
     # Pillow takes the box as numbers of 32 bits.
@@ -127,27 +128,30 @@ def _plan(length, start, end, size, first, count, reach):
     stretch = max(scale, 1.0)
     support, narrow = reach * stretch, 1.0 / stretch
     most = max(4, (math.ceil(2.0 * support) + 1) // 2 * 2)
-    firsts = np.empty(count, np.int64)
-    weights = np.zeros((count, most), np.int32)
-    exact = np.empty(most)
+    firsts, covered = np.empty(count, np.int64), np.empty(count, np.int64)
+    centres, totals = np.empty(count), np.zeros(count)
     for i in range(count):
-        centre = np.float64(begin) + (first + i + 0.5) * scale
-        low = max(int(centre - support + 0.5), 0)
-        covered = min(int(centre + support + 0.5), length) - low
-        total = 0.0
-        for k in range(covered):
-            exact[k] = _weight((k + low - centre + 0.5) * narrow, reach)
-            total += exact[k]
-        for k in range(covered):
-            share = exact[k] / total if total != 0.0 else exact[k]
-            share *= 1 << _BITS
-            weights[i, k] = int(share - 0.5) if share < 0.0 else int(share + 0.5)
-        firsts[i] = low
+        centres[i] = np.float64(begin) + (first + i + 0.5) * scale
+        firsts[i] = max(int(centres[i] - support + 0.5), 0)
+        covered[i] = min(int(centres[i] + support + 0.5), length) - firsts[i]
+    # Tap by tap, which lets the machine compute many outputs at once.
+    exact, weights = np.empty((most, count)), np.empty((most, count), np.int32)
+    for k in range(most):
+        row = exact[k]
+        for i in range(count):
+            weight = _weight((k + firsts[i] - centres[i] + 0.5) * narrow, reach)
+            row[i] = weight if k < covered[i] else 0.0
+            totals[i] += row[i]
+    for k in range(most):
+        row, rounded = exact[k], weights[k]
+        for i in range(count):
+            share = (row[i] / totals[i] if totals[i] != 0.0 else row[i]) * (1 << _BITS)
+            rounded[i] = np.int32(share - 0.5 if share < 0.0 else share + 0.5)
     return firsts, weights
 
 
 @compiled
-def _across(image, rows, pitch, n, channels, x, weights):
+def _across(image, rows, pitch, n, channels, x, weights, mirrored):
     """The horizontal pass over rows of ``n`` bytes that begin every ``pitch`` bytes. Gives [rows · w·C]."""
     width = x.size * channels
     out = np.empty(rows * width, np.uint8)
@@ -161,11 +165,12 @@ def _across(image, rows, pitch, n, channels, x, weights):
     sums = np.empty(column, np.int32)
     for top in range(0, rows, block):
         here = min(block, rows - top)
-        _turn(image, pitch, top, here, n, words)
+        turn(image, pitch, top, here, n, words)
         for i in range(x.size):
             first, last = (x[i] - x[0]) * column, n * block - column
-            _mean(by_column, first, column, last, weights[i], sums, means[i * column :][:column])
-        _turn_back(done, here, out[top * width :])
+            place = (x.size - 1 - i if mirrored else i) * column
+            _mean(by_column, first, column, last, weights[:, i], sums, means[place:][:column])
+        turn_back(done, here, out[top * width :])
     return out
 
 
@@ -176,12 +181,12 @@ def _down(image, rows, pitch, n, y, weights):
     sums = np.empty(n, np.int32)
     for i in range(y.size):
         first, last = (y[i] - y[0]) * pitch, (rows - 1) * pitch
-        _mean(image, first, pitch, last, weights[i], sums, out[i * n :][:n])
+        _mean(image, first, pitch, last, weights[:, i], sums, out[i * n :][:n])
     return out
 
 
 @compiled
-def _turn(image, pitch, top, rows, n, words):
+def turn(image, pitch, top, rows, n, words):
     """Rows of ``n`` bytes into columns, eight bytes to a word; the last row stands in for those that lack."""
     eight = np.empty(n, np.uint64)
     last = top + rows - 1
@@ -202,7 +207,7 @@ def _turn(image, pitch, top, rows, n, words):
 
 
 @compiled
-def _turn_back(words, rows, out):
+def turn_back(words, rows, out):
     """Columns, eight bytes to a word, into ``rows`` rows one after the other."""
     n = words.shape[0]
     eight = np.empty(n, np.uint64)
@@ -231,6 +236,8 @@ def _mean(data, first, step, last, k, sums, out):
     for t in range(4, k.size, 2):
         a, b = data[min(first + t * step, last) :][:n], data[min(first + (t + 1) * step, last) :][:n]
         p, q = k[t], k[t + 1]
+        if p == 0 and q == 0:
+            continue
         for j in range(n):
             sums[j] += np.int32(p * np.int32(a[j]) + q * np.int32(b[j]))
     for j in range(n):
