@@ -157,6 +157,7 @@ def resize(
     box: tuple[float, float, float, float] | None = None,
     interpolation: Interpolation = "bicubic",
     window: tuple[int, int, int, int] | None = None,
+    mirrored: bool = False,
 ) -> np.ndarray:
     """Resizes with Pillow's antialiased filters, bit-equal to `PIL.Image.resize`.
 
@@ -168,6 +169,7 @@ def resize(
             they must not.
         interpolation: The filter.
         window: The part (top, left, height, width) of the result that is wanted; None for all of it.
+        mirrored: Whether it is wanted from right to left.
 
     Returns:
         uint8 [size_hw[0], size_hw[1], C], or of the window's size.
@@ -178,8 +180,9 @@ def resize(
     if interpolation != "nearest" and compiling.available() and _is_plain(region, height, width, size_hw):
         from passl_sot.data.kernels.resize import resample
 
-        return resample(image, size_hw, region, interpolation, (top, left, h, w))
-    return _resize_by_pillow(as_array(image), size_hw, box, interpolation)[top : top + h, left : left + w]
+        return resample(image, size_hw, region, interpolation, (top, left, h, w), mirrored)
+    part = _resize_by_pillow(as_array(image), size_hw, box, interpolation)[top : top + h, left : left + w]
+    return np.ascontiguousarray(part[:, ::-1]) if mirrored else part
 
 
 def _is_plain(box: tuple[float, float, float, float], height: int, width: int, size: tuple[int, int]) -> bool:

@@ -91,12 +91,16 @@ class RandomResizedCrop:
 
     def __call__(self, image: Pixels, rng: np.random.Generator) -> np.ndarray:
         """A random region, resized: uint8 [*output_hw, 3]."""
+        return as_array(self.defer(image, rng))
+
+    def defer(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """The same, resized when it is asked for."""
         top, left, h, w = self.region(image.shape[0], image.shape[1], rng)
         interpolation: Any = self.interpolation
         if interpolation == "random":
             interpolation = ("bilinear", "bicubic")[int(rng.integers(2))]
         # Sliced first rather than by `box`: pixels outside of the region take no part, as in torchvision.
-        return resize(image[top : top + h, left : left + w], self.output_hw, interpolation=interpolation)
+        return _Resized(image[top : top + h, left : left + w], self.output_hw, interpolation)
 
 
 @TRANSFORMS.register()
@@ -159,26 +163,22 @@ class RandomHorizontalFlip:
         prob: Share of images that are mirrored.
     """
 
+    by_parts = True
+
     def __init__(self, *, prob: float = 0.5):
         if not 0 <= prob <= 1:
             raise ValueError(f"RandomHorizontalFlip.prob is {prob}; it must be between 0 and 1")
         self.prob = prob
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> np.ndarray:
         """The image or its mirror image, of the same shape."""
+        return as_array(self.defer(image, rng))
+
+    def defer(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """The same; what is yet to be resized comes out mirrored at no cost."""
         if rng.random() >= self.prob:
             return image
-        mirrored = np.empty(image.shape, np.uint8)
-        if available() and image.shape[2] == 3:
-            from passl_sot.data.kernels import planes
-
-            rows = laid_out(image).reshape(len(image), -1)
-            planes.mirror(rows, mirrored.reshape(rows.shape))
-            return mirrored
-        # NumPy copies a channel at a time several times as fast as pixels.
-        for channel in range(image.shape[2]):
-            mirrored[:, :, channel] = image[:, ::-1, channel]
-        return mirrored
+        return image.mirrored() if isinstance(image, _Resized) else _mirror(as_array(image))
 
     def of_batch(self, images: np.ndarray, streams: Streams) -> np.ndarray:
         """The same for each of uint8 [B, H, W, C]."""
@@ -187,6 +187,20 @@ class RandomHorizontalFlip:
         out = np.empty(images.shape, np.uint8)
         planes.mirror_each(images, streams.random() < self.prob, out)
         return out
+
+
+def _mirror(image: np.ndarray) -> np.ndarray:
+    mirrored = np.empty(image.shape, np.uint8)
+    if available() and image.shape[2] == 3:
+        from passl_sot.data.kernels import planes
+
+        rows = laid_out(image).reshape(len(image), -1)
+        planes.mirror(rows, mirrored.reshape(rows.shape))
+        return mirrored
+    # NumPy copies a channel at a time several times as fast as pixels.
+    for channel in range(image.shape[2]):
+        mirrored[:, :, channel] = image[:, ::-1, channel]
+    return mirrored
 
 
 @TRANSFORMS.register()
@@ -269,16 +283,29 @@ class Resize:
 
 
 class _Resized:
-    """An image that is to be resized, as `Pixels`."""
+    """An image that is to be resized, and mirrored if so said, as `Pixels`."""
 
-    def __init__(self, image: Pixels, size_hw: tuple[int, int], interpolation: Interpolation):
-        self._image, self._interpolation = image, interpolation
+    def __init__(
+        self, image: Pixels, size_hw: tuple[int, int], interpolation: Interpolation, mirrored: bool = False
+    ):
+        self._image, self._interpolation, self._mirrored = image, interpolation, mirrored
         self.shape = (*size_hw, image.shape[2])
+
+    def mirrored(self) -> _Resized:
+        """The same from right to left."""
+        return _Resized(self._image, self.shape[:2], self._interpolation, not self._mirrored)
 
     def __getitem__(self, rectangle: tuple[slice, slice]) -> np.ndarray:
         top, bottom, left, right = edges(rectangle, self.shape)
-        window = (top, left, bottom - top, right - left)
-        return resize(self._image, self.shape[:2], interpolation=self._interpolation, window=window)
+        if self._mirrored:
+            left, right = self.shape[1] - right, self.shape[1] - left
+        return resize(
+            self._image,
+            self.shape[:2],
+            interpolation=self._interpolation,
+            window=(top, left, bottom - top, right - left),
+            mirrored=self._mirrored,
+        )
 
 
 @TRANSFORMS.register()

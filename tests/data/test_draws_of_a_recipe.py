@@ -68,7 +68,7 @@ def drawn(recipe) -> SimpleNamespace:
     filters, found = [], SimpleNamespace(crops=[], flipped=[], steps=[], erased=[], regions=[])
     with pytest.MonkeyPatch.context() as patch:
         module = sys.modules["passl_sot.data.transforms"]
-        patch.setattr(module, "resize", lambda *_, interpolation: filters.append(interpolation))
+        patch.setattr(module, "resize", lambda *_, interpolation, **__: filters.append(interpolation))
         patch.setattr(erasing, "_erase", lambda *_: None)
         for number in range(IMAGES):
             key = divmod(number, 1000)

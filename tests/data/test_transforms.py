@@ -284,6 +284,25 @@ def test_mirror_images_lie_in_memory_as_others_do(channels, installed, monkeypat
             assert result.flags.c_contiguous and result.dtype == np.uint8
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_mirrored_as_it_is_resized(installed, monkeypatch):
+    """A flip after a resize takes part in it; pixels and draws are those of the two one after the other."""
+    monkeypatch.setattr("passl_sot.data.kernels.compiling.available", lambda: installed)
+    flip, tall = RandomHorizontalFlip(prob=0.5), _image(150, 40)  # so tall that the vertical pass comes first
+    for resized in (RandomResizedCrop(size=[24, 37]), RandomResizedCrop(size=16, interpolation="random")):
+        for seed in range(20):
+            image, rng, other = (_image(), tall)[seed % 2], _rng(seed), _rng(seed)
+            result = Compose([resized, flip])(image, rng)
+            np.testing.assert_array_equal(result, flip(resized(image, other), other))
+            assert rng.random() == other.random() and result.flags.c_contiguous
+    whole = Compose([Resize(size=31), RandomHorizontalFlip(prob=1), RandomHorizontalFlip(prob=1)])
+    np.testing.assert_array_equal(whole(tall, _rng()), Resize(size=31)(tall, _rng()))
+    cut = Compose([Resize(size=31), RandomHorizontalFlip(prob=1), CenterCrop(size=[14, 16])])
+    mirrored = Resize(size=31)(_image(), _rng())[:, ::-1]
+    np.testing.assert_array_equal(cut(_image(), _rng()), CenterCrop(size=[14, 16])(mirrored, _rng()))
+    np.testing.assert_array_equal(Compose([flip, CenterCrop(size=9)])(tall, _rng(1)).shape, (9, 9, 3))
+
+
 # -- building, and errors ---------------------------------------------------------------------------
 def test_build():
     nodes = [{"name": "RandomResizedCrop", "size": 16}, {"name": "Normalize"}]

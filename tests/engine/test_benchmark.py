@@ -87,7 +87,7 @@ def test_the_input_pipeline_by_stages(experiment, tool, peer):
     done = tool("benchmark", "-c", experiment, *arguments)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    stages = ["read", "decode, RandomResizedCrop", "RandomHorizontalFlip", "Normalize", "batch: stack"]
+    stages = ["read", "decode, RandomResizedCrop, RandomHorizontalFlip", "Normalize", "batch: stack"]
     stages.append("batch: to Paddle")
     assert [name for name in result if name.endswith("(us/image)")] == [
         f"{name} (us/image)" for name in [*stages, "all stages"]

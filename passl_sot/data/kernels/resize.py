@@ -47,7 +47,7 @@ def resample(
     box: tuple[float, float, float, float],
     interpolation: str,
     window: tuple[int, int, int, int],
-    mirrored: bool = False,
+    mirrored: bool,
 ) -> np.ndarray:
     """Resizes an image, bit-equal to ``PIL.Image.resize`` of each channel.
 
