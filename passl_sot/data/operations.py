@@ -20,8 +20,7 @@ Where numba is installed (``pip install .[fast]``) the loops of `kernels` carry 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
@@ -48,8 +47,7 @@ _MATRICES: dict[str, Callable[[float, int, int], Matrix]] = {
 }
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """One operation on one image.
 
     Attributes:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -34,8 +34,7 @@ MEAN = (124, 116, 104)
 _PART = re.compile(r"(mstd|inc|m|n)(\d+(?:\.\d+)?)")
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One operation as it was drawn.
 
     Attributes:
@@ -199,7 +198,8 @@ class RandAugment:
     def draw(self, rng: np.random.Generator) -> list[Step]:
         """Draws what is done to one image: 0 to n steps."""
         steps = []
-        for name in rng.integers(len(_NAMES), size=self.policy.operations):
+        # All of them first; one by one takes less time than an array.
+        for name in [rng.integers(len(_NAMES)) for _ in range(self.policy.operations)]:
             if rng.random() >= _APPLIED:
                 continue
             magnitude = min(max(rng.normal(self.policy.magnitude, self.policy.std), 0.0), _HIGHEST)

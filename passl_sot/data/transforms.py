@@ -74,10 +74,12 @@ class RandomResizedCrop:
 
     def region(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Draws (top, left, height, width) of the region to cut out of an image of the given size."""
-        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        least, low = self.scale[0], math.log(self.ratio[0])
+        room, span = self.scale[1] - least, math.log(self.ratio[1]) - low
         for _ in range(10):
-            area = height * width * rng.uniform(*self.scale)
-            aspect = math.exp(rng.uniform(low, high))
+            # As `rng.uniform` does, which takes four times as long.
+            area = height * width * (least + room * rng.random())
+            aspect = math.exp(low + span * rng.random())
             w = round(math.sqrt(area * aspect))
             h = round(math.sqrt(area / aspect))
             if 0 < w <= width and 0 < h <= height:

@@ -45,4 +45,5 @@ def wake() -> None:
 
 def laid_out(image: np.ndarray) -> np.ndarray:
     """The image, or a copy that is contiguous and writable: for other arrays loops would be compiled anew."""
-    return np.require(image, requirements=("C_CONTIGUOUS", "WRITEABLE"))
+    flags = image.flags
+    return image if flags.c_contiguous and flags.writeable else image.copy()
