@@ -16,7 +16,7 @@ from passl_sot.data.transforms import ColorJitter, Normalize, RandomHorizontalFl
 
 pytest.importorskip("numba")
 
-_FACTORS = (0, 0.1, 0.19, 0.55, 0.999, 1, 1.0001, 1.45, 1.81, 1.9, 5)
+_FACTORS = (0, 0.1, 0.19, 0.55, 0.999, 1, 1.0001, 1.45, 1.81, 1.9, 5, 1e9)
 _STRENGTHS = {
     "AutoContrast": (0,),
     "Equalize": (0,),

@@ -45,6 +45,11 @@ _DECIMALS = 15
 @compiled
 def _inside(a, b, c, at, first, last, length):
     """The part of [first, last), one stretch, where 0 <= a·(x + 1/2) + b·at + c < length."""
+    rest = b * at + c
+    if abs(a) * 1e12 > abs(b * at) + abs(c) + length:  # else rounding has a say in where the ends are
+        one, other = -rest / a - 0.5, (length - rest) / a - 0.5
+        first = int(min(max(np.floor(min(one, other)) - 1.0, first), last))
+        last = int(max(min(np.ceil(max(one, other)) + 2.0, last), first))
     while first < last and not 0.0 <= (a * (first + 0.5) + b * at) + c < length:
         first += 1
     while first < last and not 0.0 <= (a * (last - 0.5) + b * at) + c < length:
@@ -169,14 +174,6 @@ def _continue(line, span, begin, end):
 
 
 @compiled
-def _stretch(m, at, offset, length):
-    """The places x that show some of the image, where (x + 1/2) + m·at + offset do."""
-    near = -math.floor(m * at + offset)
-    first, last = min(max(near - 2, 0), length), min(max(near + length + 2, 0), length)
-    return _inside(1.0, m, offset, at, first, last, length)
-
-
-@compiled
 def _along(image, m1, m2, cubic, fill, out):
     """A warp of ``image`` [H, 3·W] by (1, m1, m2, 0, 1, 0)."""
     height, n = image.shape
@@ -190,7 +187,7 @@ def _along(image, m1, m2, cubic, fill, out):
         _continue(rows[y + 1], 3, begin, begin + n)
     flat = rows.reshape(-1)
     for y in range(height):
-        first, last = _stretch(m1, y + 0.5, m2, n // 3)
+        first, last = _inside(1.0, m1, m2, y + 0.5, 0, n // 3, n // 3)
         at = (y + 1) * pitch + begin
         _slide(flat, at, 3, n, first, last, m1 * (y + 0.5), m2, cubic, sums, out[y])
         _fill(out[y], 0, first, fill)
@@ -216,7 +213,7 @@ def _along_columns(columns, height, m3, m5, cubic, fill, out):
     for k in range(1, n + 1):
         _continue(flat[k * pitch :], 1, 8, 8 + height)
     for x in range(n // 3):
-        first, last = _stretch(m3, x + 0.5, m5, height)
+        first, last = _inside(1.0, m3, m5, x + 0.5, 0, height, height)
         three = moved[3 * x * pitch :][: 3 * pitch]
         at = (3 * x + 1) * pitch + 8
         _slide(flat, at, 1, pitch, first, last, m3 * (x + 0.5), m5, cubic, sums, three)

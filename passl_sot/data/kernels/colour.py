@@ -21,7 +21,9 @@ from passl_sot.data.kernels.compiling import compiled
 __all__ = ["OPERATIONS"]
 
 _BYTE, _SHORT, _INT, _SINGLE = np.uint8, np.uint16, np.int32, np.float32
-_LOW, _HIGH, _HALF = _SINGLE(0), _SINGLE(255), _SINGLE(0.5)
+_LEAST, _MOST, _HALF = _INT(0), _INT(255), _SINGLE(0.5)
+# Bytes that are worked on at once: whole pixels, and whole registers.
+_STRETCH = 768
 # Grey after ITU-R 601, in 1/65536.
 _RED, _GREEN, _BLUE, _ROUND, _SHIFT = _INT(19595), _INT(38470), _INT(7471), _INT(32768), _INT(16)
 # The smoothing filter's weights are 5 in the middle and 1 around it, in thirteenths.
@@ -90,23 +92,37 @@ def _grey(x, out):
 
 @compiled
 def _blend(grey, value, factor):
-    mixture = _SINGLE(grey) + factor * _SINGLE(value - grey)
-    return _BYTE(_INT(min(max(mixture, _LOW), _HIGH)))
+    return _INT(_SINGLE(grey) + factor * _SINGLE(value - grey))
+
+
+@compiled
+def _limit(x, out):
+    # Apart from what makes the numbers: a loop from bytes by words to bytes is more than compilers do well.
+    for j in range(out.size):
+        out[j] = min(max(x[j], _LEAST), _MOST)
 
 
 @compiled
 def _from_one(x, base, factor, out):
-    for i in range(x.size):
-        out[i] = _blend(base, _INT(x[i]), factor)
+    mixed = np.empty(_STRETCH, _INT)
+    for i in range(0, x.size, _STRETCH):
+        part = x[i : i + _STRETCH]
+        for j in range(part.size):
+            mixed[j] = _blend(base, _INT(part[j]), factor)
+        _limit(mixed, out[i : i + _STRETCH])
 
 
 @compiled
 def _from_grey(x, factor, out):
-    for i in range(x.size // 3):
-        base = _grey_of(x, i)
-        out[3 * i] = _blend(base, _INT(x[3 * i]), factor)
-        out[3 * i + 1] = _blend(base, _INT(x[3 * i + 1]), factor)
-        out[3 * i + 2] = _blend(base, _INT(x[3 * i + 2]), factor)
+    grey, mixed = np.empty(_STRETCH, _INT), np.empty(_STRETCH, _INT)
+    for i in range(0, x.size, _STRETCH):
+        part = x[i : i + _STRETCH]
+        for j in range(part.size // 3):
+            value = _grey_of(part, j)
+            grey[3 * j], grey[3 * j + 1], grey[3 * j + 2] = value, value, value
+        for j in range(part.size):
+            mixed[j] = _blend(grey[j], _INT(part[j]), factor)
+        _limit(mixed, out[i : i + _STRETCH])
 
 
 @compiled
@@ -114,6 +130,7 @@ def _from_smooth(x, factor, out):
     """``x`` is [H, 3·W]. Border pixels have no smooth value, and stay."""
     height, width = x.shape
     n = width - 6
+    totals, mixed = np.empty(width, _SHORT), np.empty(width, _INT)
     out[0], out[height - 1] = x[0], x[height - 1]
     for y in range(1, height - 1):
         for j in range(3):
@@ -123,21 +140,27 @@ def _from_smooth(x, factor, out):
         a, b, c = x[y - 1, :n], x[y - 1, 3 : 3 + n], x[y - 1, 6:]
         d, e, f = x[y, :n], x[y, 3 : 3 + n], x[y, 6:]
         g, h, i = x[y + 1, :n], x[y + 1, 3 : 3 + n], x[y + 1, 6:]
-        row = out[y, 3 : 3 + n]
         for j in range(n):
             # Sums of at most 13·255: 16 bits hold them, and the machine adds twice as many at once.
             above = _SHORT(_SHORT(a[j]) + _SHORT(_SHORT(b[j]) + _SHORT(c[j])))
             below = _SHORT(_SHORT(g[j]) + _SHORT(_SHORT(h[j]) + _SHORT(i[j])))
             beside = _SHORT(_SHORT(d[j]) + _SHORT(f[j]))
-            total = _SHORT(_SHORT(above + below) + _SHORT(beside + _SHORT(_FIVE * _SHORT(e[j]))))
+            totals[j] = _SHORT(_SHORT(above + below) + _SHORT(beside + _SHORT(_FIVE * _SHORT(e[j]))))
+        for j in range(n):
             # A thirteenth is never half-way between two integers, so this rounds as exact arithmetic does.
-            row[j] = _blend(_INT(_SINGLE(total) * _WEIGHT + _HALF), _INT(e[j]), factor)
+            mixed[j] = _blend(_INT(_SINGLE(totals[j]) * _WEIGHT + _HALF), _INT(e[j]), factor)
+        _limit(mixed, out[y, 3 : 3 + n])
+
+
+def _factor(factor: float) -> np.float32:
+    # Larger ones do the same, and leave the range of integers.
+    return _SINGLE(min(factor, 1e6))
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
     """As `ImageEnhance.Brightness`."""
     out = np.empty_like(image)
-    _from_one(image.reshape(-1), _INT(0), _SINGLE(factor), out.reshape(-1))
+    _from_one(image.reshape(-1), _INT(0), _factor(factor), out.reshape(-1))
     return out
 
 
@@ -145,21 +168,21 @@ def contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """As `ImageEnhance.Contrast`."""
     out, flat = np.empty_like(image), image.reshape(-1)
     mean = int(_sum_of_greys(flat) / (flat.size // 3) + 0.5)
-    _from_one(flat, _INT(mean), _SINGLE(factor), out.reshape(-1))
+    _from_one(flat, _INT(mean), _factor(factor), out.reshape(-1))
     return out
 
 
 def color(image: np.ndarray, factor: float) -> np.ndarray:
     """As `ImageEnhance.Color`."""
     out = np.empty_like(image)
-    _from_grey(image.reshape(-1), _SINGLE(factor), out.reshape(-1))
+    _from_grey(image.reshape(-1), _factor(factor), out.reshape(-1))
     return out
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
     """As `ImageEnhance.Sharpness`."""
     out, height = np.empty_like(image), len(image)
-    _from_smooth(image.reshape(height, -1), _SINGLE(factor), out.reshape(height, -1))
+    _from_smooth(image.reshape(height, -1), _factor(factor), out.reshape(height, -1))
     return out
 
 
