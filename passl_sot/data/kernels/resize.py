@@ -65,21 +65,20 @@ def resample(
     height, width, channels = image.shape
     top, left, h, w = window
     reach = FILTERS[interpolation]
-    x, across = _plan(width, float(box[0]), float(box[2]), size_hw[1], left, w, reach)
-    y, down = _plan(height, float(box[1]), float(box[3]), size_hw[0], top, h, reach)
-    x_end, y_end = min(int(x[-1]) + len(across), width), min(int(y[-1]) + len(down), height)
-    part = image[int(y[0]) : y_end, int(x[0]) : x_end]
+    across = _plan(width, float(box[0]), float(box[2]), size_hw[1], left, w, reach)
+    down = _plan(height, float(box[1]), float(box[3]), size_hw[0], top, h, reach)
+    part = image[down[0, 0] : down[0, -1] + len(down) - 1, across[0, 0] : across[0, -1] + len(across) - 1]
     if part.strides[1:] != (channels, 1) or part.strides[0] < 0:
         part = np.ascontiguousarray(part)
     rows, n, pitch = part.shape[0], part.shape[1] * channels, part.strides[0]
     # Every byte from the first pixel to the last: the layout that compiles best.
     source = np.lib.stride_tricks.as_strided(part, ((rows - 1) * pitch + n,), (1,), writeable=False)
     if _begins_below(height, width, size_hw):
-        between = _down(source, rows, pitch, n, y, down)
-        out = _across(_frozen(between), h, n, n, channels, x, across, mirrored)
+        between = _down(source, rows, pitch, n, down)
+        out = _across(_frozen(between), h, n, n, channels, across, mirrored)
     else:
-        between = _across(source, rows, pitch, n, channels, x, across, mirrored)
-        out = _down(_frozen(between), rows, w * channels, w * channels, y, down)
+        between = _across(source, rows, pitch, n, channels, across, mirrored)
+        out = _down(_frozen(between), rows, w * channels, w * channels, down)
     return out.reshape(h, w, channels)
 
 
@@ -119,8 +118,8 @@ def _plan(length, start, end, size, first, count, reach):
     """Weights of outputs ``first`` … ``first + count - 1`` of ``size``.
 
     Returns:
-        The first input of each, int64 [count], and weights times 2^22, int32 [K, count]; K is even, at least
-        4, and weights of inputs that aren't covered are 0.
+        int32 [1 + K, count]: the first input of each, and weights times 2^22. K is even, at least 4, and
+        weights of inputs that aren't covered are 0.
     """
     # Pillow takes the box as numbers of 32 bits.
     begin, end = np.float32(start), np.float32(end)
@@ -135,7 +134,8 @@ def _plan(length, start, end, size, first, count, reach):
         firsts[i] = max(int(centres[i] - support + 0.5), 0)
         covered[i] = min(int(centres[i] + support + 0.5), length) - firsts[i]
     # Tap by tap, which lets the machine compute many outputs at once.
-    exact, weights = np.empty((most, count)), np.empty((most, count), np.int32)
+    exact, plan = np.empty((most, count)), np.empty((1 + most, count), np.int32)
+    plan[0] = firsts
     for k in range(most):
         row = exact[k]
         for i in range(count):
@@ -143,16 +143,17 @@ def _plan(length, start, end, size, first, count, reach):
             row[i] = weight if k < covered[i] else 0.0
             totals[i] += row[i]
     for k in range(most):
-        row, rounded = exact[k], weights[k]
+        row, rounded = exact[k], plan[1 + k]
         for i in range(count):
             share = (row[i] / totals[i] if totals[i] != 0.0 else row[i]) * (1 << _BITS)
             rounded[i] = np.int32(share - 0.5 if share < 0.0 else share + 0.5)
-    return firsts, weights
+    return plan
 
 
 @compiled
-def _across(image, rows, pitch, n, channels, x, weights, mirrored):
+def _across(image, rows, pitch, n, channels, plan, mirrored):
     """The horizontal pass over rows of ``n`` bytes that begin every ``pitch`` bytes. Gives [rows · w·C]."""
+    x = plan[0]
     width = x.size * channels
     out = np.empty(rows * width, np.uint8)
     blocks = (rows + _BLOCK - 1) // _BLOCK
@@ -169,19 +170,20 @@ def _across(image, rows, pitch, n, channels, x, weights, mirrored):
         for i in range(x.size):
             first, last = (x[i] - x[0]) * column, n * block - column
             place = (x.size - 1 - i if mirrored else i) * column
-            _mean(by_column, first, column, last, weights[:, i], sums, means[place:][:column])
+            _mean(by_column, first, column, last, plan[1:, i], sums, means[place:][:column])
         turn_back(done, here, out[top * width :])
     return out
 
 
 @compiled
-def _down(image, rows, pitch, n, y, weights):
+def _down(image, rows, pitch, n, plan):
     """The vertical pass over rows of ``n`` bytes that begin every ``pitch`` bytes. Gives [h · n]."""
+    y = plan[0]
     out = np.empty(y.size * n, np.uint8)
     sums = np.empty(n, np.int32)
     for i in range(y.size):
         first, last = (y[i] - y[0]) * pitch, (rows - 1) * pitch
-        _mean(image, first, pitch, last, weights[:, i], sums, out[i * n :][:n])
+        _mean(image, first, pitch, last, plan[1:, i], sums, out[i * n :][:n])
     return out
 
 
