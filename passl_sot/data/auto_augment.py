@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from passl_sot.data.operations import FILTERS, Job, carry_out
+from passl_sot.data.operations import FILTERS, Filter, Job, carry_out
 from passl_sot.data.rand_augment import MEAN, OPERATIONS, Operation, Step, check_fill
 from passl_sot.data.transforms import TRANSFORMS
 
@@ -94,7 +94,7 @@ class AutoAugment:
     ):
         self.policy = policy
         self.rows = policy_table()
-        self.filters = tuple(FILTERS) if interpolation == "random" else (interpolation,)
+        self.filters: tuple[Filter, ...] = tuple(FILTERS) if interpolation == "random" else (interpolation,)
         self.fill = check_fill("AutoAugment.fill", fill)
 
     def draw(self, rng: np.random.Generator) -> list[Step]:

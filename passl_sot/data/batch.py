@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class BatchStage:
         for single, group in itertools.groupby(self.transforms, key=lambda t: stage_of(t) != "batch"):
             if single:
                 compose = Compose(
-                    list(group),
+                    list(cast("Iterator[Transform]", group)),
                     normalized=normalized,
                     where="batch_transforms",
                     channels=channels,
@@ -50,7 +50,7 @@ class BatchStage:
                 normalized = compose.normalizes
                 self._steps.append(compose)
                 continue
-            for mixup in group:
+            for mixup in cast("Iterator[Mixup]", group):
                 if self.num_classes is not None:
                     raise ValueError("batch_transforms: Mixup stands twice")
                 self.num_classes = mixup.num_classes

@@ -69,18 +69,18 @@ class Compose:
                     "/ 该变换只支持 RGB"
                 )
             if stage == "normalize":
-                transform.fit(channels)
+                transform.fit(channels)  # type: ignore[attr-defined]
             normalized = normalized or stage == "normalize"
         self.normalizes = normalized
 
     def __call__(
-        self, image: Pixels, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
+        self, image: Pixels, rng: np.random.Generator | None, epoch: int = 0, out: np.ndarray | None = None
     ) -> np.ndarray:
         """The image after all transforms, in an epoch counted from 0.
 
         Args:
             image: The image.
-            rng: Source of its draws.
+            rng: Source of its draws; None where nothing is drawn.
             epoch: The epoch.
             out: Memory for the result, float32 [C, H, W]; it is returned if the result has that shape.
         """

@@ -136,7 +136,7 @@ def _decode_by_pillow(
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(name, f"{image.width}x{image.height} pixels: too large to be safe to decode")
             image.load()
-            turn = _UPRIGHT.get(_orientation(image)) if apply_exif else None
+            turn = _UPRIGHT.get(_orientation(image) or 1) if apply_exif else None
             rgb = _to_rgb(image, name)
             return np.asarray(rgb if turn is None else rgb.transpose(turn))
     except ImageError:

@@ -16,7 +16,7 @@ from numpy.random.bit_generator import ISeedSequence
 
 from passl_sot.data.kernels.compiling import available
 
-Key = tuple[int, int] | tuple[int, int, int]
+Key = tuple[int, ...]  # (epoch, index), or (epoch, index, copy)
 
 # The fourth number sets streams apart from each other; an image's first one, [seed, epoch, index], has none.
 _ORDER, _MIXED, _LATER, _COPY = 1, 2, 3, 4
@@ -58,7 +58,7 @@ def _quick(*numbers: int) -> np.random.Generator:
     """`generator` in a third of the time: most of what it takes is NumPy's hashing."""
     if not available() or max(numbers) >> 32:
         return generator(*numbers)
-    return np.random.Generator(np.random.PCG64(_Seeds(numbers)))
+    return np.random.Generator(np.random.PCG64(_Seeds(numbers)))  # type: ignore[arg-type]
 
 
 class _Seeds(ISeedSequence):

@@ -27,8 +27,11 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from passl_sot.data.kernels.compiling import available, laid_out
 
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 Filter = Literal["bilinear", "bicubic"]
+FILTERS: dict[Filter, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
 Fill = tuple[int, int, int]
 Matrix = tuple[float, float, float, float, float, float]
 

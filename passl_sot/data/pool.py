@@ -153,7 +153,8 @@ class Pool:
     def can_do(self, work: Work) -> bool:
         """Whether these workers are all there, after a whole pass, and do just that."""
         try:
-            for worker in wait(self._workers, 0):
+            talking = wait(self._workers, 0)
+            for worker in (worker for worker in self._workers if worker in talking):
                 self.pids[worker] = int(worker.recv())  # all that one says unasked
         except (EOFError, OSError, ValueError):
             return False

@@ -158,6 +158,7 @@ def _from_one(dataset: LabelledImages) -> bool:
 
 
 def _from_one_line(name: str, dataset: LabelledImages) -> str:
+    assert isinstance(dataset, ListFile)
     return (
         f"{name}: no image has label 0, so labels seem to count from 1 (up to {int(dataset.labels.max())}): "
         f"subtract 1 from each in {dataset.list_file} / 标签似乎从 1 开始，应从 0 开始"

@@ -192,7 +192,7 @@ class RandAugment:
         fill: tuple[int, int, int] = MEAN,
     ):
         self.policy = parse_policy(policy)
-        self.filters = tuple(FILTERS) if interpolation == "random" else (interpolation,)
+        self.filters: tuple[Filter, ...] = tuple(FILTERS) if interpolation == "random" else (interpolation,)
         self.fill = check_fill("RandAugment.fill", fill)
 
     def draw(self, rng: np.random.Generator) -> list[Step]:

@@ -134,7 +134,10 @@ def write_shard(job: Job, number: int, tell: Callable[[int], None]) -> None:
         raise DataError(
             f"{temporary}: reading gives other bytes than were written: the disk is faulty / 磁盘读写不一致"
         )
-    arrays = {"ends": np.array(ends, np.int64), "checksums": np.array(checksums, np.uint32)}
+    arrays: dict[str, np.ndarray] = {
+        "ends": np.array(ends, np.int64),
+        "checksums": np.array(checksums, np.uint32),
+    }
     if job.recipe.kind == "pixels":
         arrays["shapes"] = np.array(shapes, np.int32)
         arrays["orientations"] = np.array(orientations, np.uint8)

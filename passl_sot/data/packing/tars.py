@@ -92,7 +92,7 @@ def scan_tars(tars: Sequence[str]) -> TarMembers:
     names: list[str] = []
     places: list[tuple[int, int, int]] = []
     labels: list[tuple[int, ...]] = []
-    kinds: set[bool] = set()
+    kinds: set[bool | None] = set()
     for number, path in enumerate(tars):
         for sample in _samples(path):
             names.append(sample.image.name)
