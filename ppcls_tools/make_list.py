@@ -18,8 +18,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from passl_sot.data.datasets.folders import scan_folder
 from passl_sot.data.errors import DataError
-from passl_sot.data.folders import scan_folder
 
 Rows = list[tuple[str, int]]
 _SEPARATORS = {"space": " ", "tab": "\t"}

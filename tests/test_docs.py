@@ -61,7 +61,7 @@ def copy_of_the_checkout(tmp_path) -> Path:
     """A folder that looks like the checkout, with the demo's data in it, so that nothing is left in ours."""
     for name in ("configs", "tools", "ppcls_tools", "passl_sot"):
         (tmp_path / name).symlink_to(ROOT / name)
-    from passl_sot.data.digits import write_digits
+    from passl_sot.data.datasets.digits import write_digits
 
     write_digits(str(tmp_path / "data" / "digits"))
     return tmp_path

@@ -62,7 +62,7 @@ def demo(seed: int, processes: int) -> None:
     run, data = ROOT / output / "sot_digits", "data/digits"
     config = "configs/sot/sot_digits.yaml"
     settings = ["-o", f"seed={seed}", f"output_dir={output}"]
-    call(PYTHON, "-c", f"from passl_sot.data.digits import write_digits; write_digits({data!r})")
+    call(PYTHON, "-c", f"from passl_sot.data.datasets.digits import write_digits; write_digits({data!r})")
     train = [PYTHON]
     if processes > 1:
         train += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]

@@ -82,7 +82,7 @@ def take_subset(source: Path, target: Path, per_class: int) -> dict[str, int]:
 
 def prepare_data(args: argparse.Namespace) -> dict[str, tuple[str, ...]]:
     """Puts the images in place; the overrides that name them, by data set."""
-    from passl_sot.data.digits import write_digits
+    from passl_sot.data.datasets.digits import write_digits
 
     digits = args.out / "data" / "all digits"
     write_digits(str(digits))

@@ -100,7 +100,7 @@ def _words(args: argparse.Namespace) -> list[str]:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from passl_sot.data.packing.format import is_packed
+    from passl_sot.data.datasets.packed_format import is_packed
     from passl_sot.data.packing.pack import verify
 
     out = os.path.expanduser(args.out)

@@ -9,23 +9,23 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from passl_sot.data.auto_augment import AutoAugment, ThreeAugment
-from passl_sot.data.by_epoch import ByEpoch
-from passl_sot.data.compose import build_transforms
-from passl_sot.data.datasets import DATASETS, ImageFolder, LabelledImages, ListFile
-from passl_sot.data.decode import decode, resize
-from passl_sot.data.erasing import RandomErasing
+from passl_sot.data.datasets.labelled import DATASETS, ImageFolder, LabelledImages, ListFile
+from passl_sot.data.datasets.packed import PackedImages
 from passl_sot.data.errors import DataError, ImageError
-from passl_sot.data.mixup import Mixup
-from passl_sot.data.packed import PackedImages
+from passl_sot.data.images.decode import decode, resize
+from passl_sot.data.loading.sampler import EvalBatchSampler, ShardedBatchSampler
 from passl_sot.data.preflight import check_data
-from passl_sot.data.rand_augment import RandAugment
-from passl_sot.data.sampler import EvalBatchSampler, ShardedBatchSampler
 from passl_sot.data.sections import LoaderSection, SamplerSection, SplitSection
-from passl_sot.data.transforms import TRANSFORMS
+from passl_sot.data.transforms.auto_augment import AutoAugment, ThreeAugment
+from passl_sot.data.transforms.by_epoch import ByEpoch
+from passl_sot.data.transforms.compose import build_transforms
+from passl_sot.data.transforms.erasing import RandomErasing
+from passl_sot.data.transforms.image import TRANSFORMS
+from passl_sot.data.transforms.mixup import Mixup
+from passl_sot.data.transforms.rand_augment import RandAugment
 
 if TYPE_CHECKING:
-    from passl_sot.data.loader import ImageLoader
+    from passl_sot.data.loading.loader import ImageLoader
 
 __all__ = [
     "DATASETS",
@@ -107,7 +107,7 @@ def build_dataloader(
         ConfigError: The section is wrong.
         DataError: As for `build_dataset`; or there are fewer images than a batch needs.
     """
-    from passl_sot.data.loader import ImageLoader, start_workers
+    from passl_sot.data.loading.loader import ImageLoader, start_workers
     from passl_sot.utils.schema import make_section
 
     if mode not in ("train", "val"):

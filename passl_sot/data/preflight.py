@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from passl_sot.data.bad_files import bad_file_limit
-from passl_sot.data.datasets import ImageFolder, LabelledImages, ListFile, nearest
+from passl_sot.data.datasets.labelled import ImageFolder, LabelledImages, ListFile, nearest
 from passl_sot.data.errors import DataError, ImageError, WorkerError
+from passl_sot.data.loading.bad_files import bad_file_limit
 from passl_sot.utils.cores import usable_cores
 
 _LOGGER = logging.getLogger("passl_sot.data")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from passl_sot.data.datasets import DATASETS
+from passl_sot.data.datasets.labelled import DATASETS
 from passl_sot.utils.ranges import Count, Natural, Positive, Rule
 
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from passl_sot.data.own_folder import VAL_SHARE, OwnFolder, find_splits
+from passl_sot.data.datasets.own_folder import VAL_SHARE, OwnFolder, find_splits
 from passl_sot.engine.experiment import load_config
 from passl_sot.utils.config import Config, ConfigError, Fault
 

@@ -16,11 +16,11 @@ import paddle.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
-from passl_sot.data.bands import read_image
-from passl_sot.data.compose import build_transforms
+from passl_sot.data.datasets.folders import EXTENSIONS
+from passl_sot.data.datasets.strings import natural_key
 from passl_sot.data.errors import DataError, ImageError
-from passl_sot.data.folders import EXTENSIONS
-from passl_sot.data.strings import natural_key
+from passl_sot.data.images.bands import read_image
+from passl_sot.data.transforms.compose import build_transforms
 from passl_sot.engine import state
 from passl_sot.engine.checkpoint import CheckpointError, check_complete, read_weights
 from passl_sot.engine.evaluate import softmax

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from passl_sot.data.transforms import TRANSFORMS
+from passl_sot.data.transforms.image import TRANSFORMS
 from passl_sot.engine import state
 from passl_sot.engine.checkpoint import CheckpointError, read_weights
 from passl_sot.modeling.classifier import Classifier

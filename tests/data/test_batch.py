@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from passl_sot.data import DataError, Mixup, RandomErasing, build_dataloader, build_dataset
-from passl_sot.data.batch import BatchStage, build_batch_transforms
-from passl_sot.data.compose import Compose
 from passl_sot.data.draws import of_batch, of_image_later
-from passl_sot.data.transforms import Normalize, RandomHorizontalFlip
+from passl_sot.data.transforms.batch import BatchStage, build_batch_transforms
+from passl_sot.data.transforms.compose import Compose
+from passl_sot.data.transforms.image import Normalize, RandomHorizontalFlip
 from passl_sot.utils.config import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent

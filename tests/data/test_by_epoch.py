@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from passl_sot.data import Mixup, build_dataloader, build_transforms
-from passl_sot.data.batch import build_batch_transforms
+from passl_sot.data.transforms.batch import build_batch_transforms
 from passl_sot.utils.config import ConfigError
 
 STRONGER = {

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from passl_sot.data import DataError, build_dataset, check_data
-from passl_sot.data.digits import write_digits
+from passl_sot.data.datasets.digits import write_digits
 
 pytest.importorskip("sklearn")
 _EVAL = [{"name": "Resize", "size": [8, 8]}, {"name": "Normalize"}]

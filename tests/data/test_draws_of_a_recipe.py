@@ -17,7 +17,7 @@ import pytest
 from scipy import stats
 
 from passl_sot.data.draws import of_batch, of_image, of_image_later
-from passl_sot.data.transforms import TRANSFORMS
+from passl_sot.data.transforms.image import TRANSFORMS
 from passl_sot.utils.config import get_config
 
 IMAGES, SEED, LEAST = 100_000, 42, 1e-3
@@ -67,7 +67,7 @@ def drawn(recipe) -> SimpleNamespace:
     image, small, blank = Large(), np.zeros((1, 1, 3), np.uint8), np.zeros((3, 1, 1), np.float32)
     filters, found = [], SimpleNamespace(crops=[], flipped=[], steps=[], erased=[], regions=[])
     with pytest.MonkeyPatch.context() as patch:
-        module = sys.modules["passl_sot.data.transforms"]
+        module = sys.modules["passl_sot.data.transforms.image"]
         patch.setattr(module, "resize", lambda *_, interpolation, **__: filters.append(interpolation))
         patch.setattr(erasing, "_erase", lambda *_: None)
         for number in range(IMAGES):

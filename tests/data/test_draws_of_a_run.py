@@ -17,12 +17,12 @@ from PIL import Image
 from scipy import stats
 
 from passl_sot.data import Mixup
-from passl_sot.data.auto_augment import AutoAugment, ThreeAugment, policy_table
 from passl_sot.data.draws import generator, of_batch, of_image, of_image_later
-from passl_sot.data.erasing import RandomErasing
-from passl_sot.data.rand_augment import OPERATIONS, RandAugment
-from passl_sot.data.sampler import ShardedBatchSampler
-from passl_sot.data.transforms import ColorJitter, RandomCrop, RandomHorizontalFlip, RandomResizedCrop
+from passl_sot.data.loading.sampler import ShardedBatchSampler
+from passl_sot.data.transforms.auto_augment import AutoAugment, ThreeAugment, policy_table
+from passl_sot.data.transforms.erasing import RandomErasing
+from passl_sot.data.transforms.image import ColorJitter, RandomCrop, RandomHorizontalFlip, RandomResizedCrop
+from passl_sot.data.transforms.rand_augment import OPERATIONS, RandAugment
 
 SEED, LEAST = 42, 1e-3
 KEYS = [(epoch, index) for epoch in range(10) for index in range(1000)]

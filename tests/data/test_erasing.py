@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from passl_sot.data import RandomErasing
-from passl_sot.data.transforms import Normalize
+from passl_sot.data.transforms.image import Normalize
 
 
 def _rng(seed: int = 0) -> np.random.Generator:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl_sot.data.jpeg import read_header
-from passl_sot.data.jpeg_tiles import tile_blocks, tile_jpeg
+from passl_sot.data.images.jpeg import read_header
+from passl_sot.data.images.jpeg_tiles import tile_blocks, tile_jpeg
 
 pytest.importorskip("numba")
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl_sot.data import AutoAugment, RandAugment, ThreeAugment, operations
-from passl_sot.data.operations import Job, carry_out
-from passl_sot.data.transforms import ColorJitter, Normalize, RandomHorizontalFlip
+from passl_sot.data import AutoAugment, RandAugment, ThreeAugment
+from passl_sot.data.transforms import operations
+from passl_sot.data.transforms.image import ColorJitter, Normalize, RandomHorizontalFlip
+from passl_sot.data.transforms.operations import Job, carry_out
 
 pytest.importorskip("numba")
 
@@ -129,7 +130,7 @@ import numpy as np
 if "absent" in sys.argv:
     sys.modules["numba"] = None
 from passl_sot.data import Mixup, RandAugment
-from passl_sot.data.transforms import Normalize
+from passl_sot.data.transforms.image import Normalize
 assert not sys.modules.get("numba")  # nothing has asked for it yet
 image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 total = 0.0
@@ -150,7 +151,7 @@ def test_with_and_without_numba():
 def test_where_no_code_can_be_kept_it_is_compiled_anew():
     program = """
 import numpy as np
-from passl_sot.data.operations import Job
+from passl_sot.data.transforms.operations import Job
 print(Job("Invert").by_kernel(np.full((1, 1, 3), 55, np.uint8)).tolist())
 from passl_sot.data.kernels import colour
 print(type(colour._pointwise._cache).__name__)

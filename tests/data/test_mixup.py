@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from passl_sot.data import Mixup, mixup
-from passl_sot.data.transforms import Normalize
+from passl_sot.data import Mixup
+from passl_sot.data.transforms import mixup
+from passl_sot.data.transforms.image import Normalize
 
 
 def _rng(seed: int = 0) -> np.random.Generator:

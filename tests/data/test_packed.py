@@ -19,10 +19,11 @@ import pytest
 from PIL import Image
 
 from passl_sot import cli
-from passl_sot.data import DataError, ImageError, ImageFolder, ListFile, PackedImages, build_dataloader, jpeg
-from passl_sot.data.decode import decode, resize
-from passl_sot.data.digits import write_digits
-from passl_sot.data.packing.format import read_index, write_index
+from passl_sot.data import DataError, ImageError, ImageFolder, ListFile, PackedImages, build_dataloader
+from passl_sot.data.datasets.digits import write_digits
+from passl_sot.data.datasets.packed_format import read_index, write_index
+from passl_sot.data.images import jpeg
+from passl_sot.data.images.decode import decode, resize
 from passl_sot.data.packing.items import Item, Recipe
 from passl_sot.data.packing.pack import make_job, pack, verify
 from passl_sot.data.packing.shards import Job

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from passl_sot.data import DataError
-from passl_sot.data.list_files import _read_plain, read_list
+from passl_sot.data.datasets.list_files import _read_plain, read_list
 
 WORDS = st.text(alphabet="ab/. \t#\\é\r0", max_size=6)
 LABELS = st.one_of(
@@ -35,7 +35,7 @@ def test_as_line_by_line(tmp_path_factory, lines, end):
     text = "\n".join(f"{name}{separator}{label}{after}" for name, separator, label, after in lines)
     with open(path, "w", encoding="utf-8", newline="") as file:
         file.write(text + "\n" * end)
-    with patch("passl_sot.data.list_files._read_plain", lambda data: None):
+    with patch("passl_sot.data.datasets.list_files._read_plain", lambda data: None):
         expected = _result(path)
     assert _result(path) == expected
 

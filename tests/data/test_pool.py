@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl_sot.data import DataError, build_dataloader, build_dataset, check_data, nursery
+from passl_sot.data import DataError, build_dataloader, build_dataset, check_data
 from passl_sot.data.errors import WorkerError
+from passl_sot.data.loading import nursery
 
 ROOT = Path(__file__).parents[2]
 

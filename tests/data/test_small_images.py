@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from passl_sot.data import ImageFolder, PackedImages, build_dataloader, draws
-from passl_sot.data.bad_files import GuardedReader
-from passl_sot.data.collate import Collate
-from passl_sot.data.compose import Compose
 from passl_sot.data.draws import Streams, of_image, of_image_later, streams_agree
+from passl_sot.data.loading.bad_files import GuardedReader
+from passl_sot.data.loading.collate import Collate
 from passl_sot.data.packing.items import Recipe
 from passl_sot.data.packing.pack import make_job, pack
 from passl_sot.data.packing.sources import SourceOptions, open_source
-from passl_sot.data.transforms import Normalize, RandomCrop, RandomHorizontalFlip
+from passl_sot.data.transforms.compose import Compose
+from passl_sot.data.transforms.image import Normalize, RandomCrop, RandomHorizontalFlip
 
 pytest.importorskip("numba")
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from passl_sot.data import DataError, build_transforms, transforms
-from passl_sot.data.compose import Compose
-from passl_sot.data.transforms import (
+from passl_sot.data import DataError, build_transforms
+from passl_sot.data.transforms import image as transforms
+from passl_sot.data.transforms.compose import Compose
+from passl_sot.data.transforms.image import (
     CenterCrop,
     ColorJitter,
     Normalize,

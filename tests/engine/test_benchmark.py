@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from passl_sot.data import jpeg
+from passl_sot.data.images import jpeg
 from passl_sot.engine import data_benchmark
 from passl_sot.engine.data_benchmark import at_half_size
 from passl_sot.engine.data_peers import PEERS

@@ -52,7 +52,7 @@ checkpoint.os.fsync = halve
 # Something happens before the decision of the third update, once.
 AT_AN_UPDATE = """
 import gc
-from passl_sot.data.pool import Pool
+from passl_sot.data.loading.pool import Pool
 from passl_sot.engine.trainer import Trainer
 from passl_sot.utils.supervisor import generation
 agree, done = Trainer._agree, []

@@ -11,7 +11,7 @@ from PIL import Image
 
 from passl_sot import cli, create_model
 from passl_sot.data import DataError, ImageFolder
-from passl_sot.data.own_folder import find_splits
+from passl_sot.data.datasets.own_folder import find_splits
 from passl_sot.engine.checkpoint import read_checkpoint
 from passl_sot.engine.loggers import read_metrics
 

@@ -18,7 +18,7 @@ def join_tiles(data, header, top, bottom, left, right):
 
     Args:
         data: uint8, the whole file.
-        header: Its `jpeg.Header`.
+        header: Its `jpeg.Header` as a plain tuple: code kept on disk would name the class, wherever that was.
         top: The rectangle's first row; it may reach over the image's edges.
         bottom: The row behind its last.
         left: Its first column.

@@ -26,8 +26,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from passl_sot.data.errors import DataError, stop_at
-from passl_sot.data.packing.format import (
+from passl_sot.data.datasets.packed_format import (
     INDEX,
     PLAN,
     VERSION,
@@ -37,6 +36,7 @@ from passl_sot.data.packing.format import (
     write_index,
     write_plan,
 )
+from passl_sot.data.errors import DataError, stop_at
 from passl_sot.data.packing.items import Recipe, pack_image
 from passl_sot.data.packing.shards import Job, finished_shard, remove_notes, write_shard
 from passl_sot.data.packing.sources import Source

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from passl_sot.data.datasets.packed_format import read_index, shard_name, write_index
 from passl_sot.data.errors import DataError
-from passl_sot.data.packing.format import read_index, shard_name, write_index
 from passl_sot.data.packing.items import Recipe, pack_image
 from passl_sot.data.packing.sources import Source
 from passl_sot.data.packing.tars import TarWriter

@@ -9,14 +9,14 @@ from typing import Literal
 
 import numpy as np
 
-from passl_sot.data.datasets import ImageFolder, LabelledImages, ListFile
-from passl_sot.data.decode import read_file
+from passl_sot.data.datasets.labelled import ImageFolder, LabelledImages, ListFile
+from passl_sot.data.datasets.list_files import read_class_names
+from passl_sot.data.datasets.own_folder import find_splits
+from passl_sot.data.datasets.packed_format import Packed, is_packed
+from passl_sot.data.datasets.strings import StringTable
 from passl_sot.data.errors import DataError
-from passl_sot.data.list_files import read_class_names
-from passl_sot.data.own_folder import find_splits
-from passl_sot.data.packing.format import Packed, is_packed
+from passl_sot.data.images.decode import read_file
 from passl_sot.data.packing.tars import CLASS_NAMES, find_tars, scan_tars
-from passl_sot.data.strings import StringTable
 
 __all__ = ["Source", "SourceOptions", "open_source", "splits_of"]
 

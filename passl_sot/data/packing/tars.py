@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from passl_sot.data.datasets.folders import EXTENSIONS
+from passl_sot.data.datasets.strings import StringTable, natural_key
 from passl_sot.data.errors import DataError, ImageError
-from passl_sot.data.folders import EXTENSIONS
-from passl_sot.data.strings import StringTable, natural_key
 
 __all__ = ["CLASS_NAMES", "TAR", "TarMembers", "TarWriter", "find_tars", "scan_tars"]
 

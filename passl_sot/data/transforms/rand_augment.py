@@ -23,8 +23,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from passl_sot.data.operations import FILTERS, Fill, Filter, Job, carry_out
-from passl_sot.data.transforms import TRANSFORMS
+from passl_sot.data.transforms.image import TRANSFORMS
+from passl_sot.data.transforms.operations import FILTERS, Fill, Filter, Job, carry_out
 
 _HIGHEST = 10.0
 # Every operation that was drawn is carried out with this probability.

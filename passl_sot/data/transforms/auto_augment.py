@@ -17,9 +17,9 @@ from typing import Literal
 
 import numpy as np
 
-from passl_sot.data.operations import FILTERS, Filter, Job, carry_out
-from passl_sot.data.rand_augment import MEAN, OPERATIONS, Operation, Step, check_fill
-from passl_sot.data.transforms import TRANSFORMS
+from passl_sot.data.transforms.image import TRANSFORMS
+from passl_sot.data.transforms.operations import FILTERS, Filter, Job, carry_out
+from passl_sot.data.transforms.rand_augment import MEAN, OPERATIONS, Operation, Step, check_fill
 
 
 def _factor(step: Step) -> float:

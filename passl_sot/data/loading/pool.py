@@ -16,11 +16,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing.connection import wait
 from typing import Any
 
-from passl_sot.data.collate import Collate
 from passl_sot.data.draws import Key
 from passl_sot.data.errors import DataError, WorkerError
-from passl_sot.data.nursery import Link, Work, nursery
-from passl_sot.data.ring import Ring, Slot, note
+from passl_sot.data.loading.collate import Collate
+from passl_sot.data.loading.nursery import Link, Work, nursery
+from passl_sot.data.loading.ring import Ring, Slot, note
 
 # Batches that each worker is asked for ahead.
 AHEAD = 2

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from passl_sot.data.transforms import TRANSFORMS, Stage, bounds
+from passl_sot.data.transforms.image import TRANSFORMS, Stage, bounds
 
 _TRIES = 10
 

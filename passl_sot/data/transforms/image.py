@@ -22,15 +22,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from passl_sot.data.decode import Interpolation, resize
 from passl_sot.data.draws import Streams
 from passl_sot.data.errors import DataError
+from passl_sot.data.images.decode import Interpolation, resize
+from passl_sot.data.images.pixels import Pixels, as_array, edges
 from passl_sot.data.kernels.compiling import available, laid_out
-from passl_sot.data.operations import Job, carry_out
-from passl_sot.data.pixels import Pixels, as_array, edges
+from passl_sot.data.transforms.operations import Job, carry_out
 from passl_sot.utils.registry import Registry
 
-TRANSFORMS = Registry("transform", "passl_sot.data.transforms")
+TRANSFORMS: Registry = Registry("transform", "passl_sot.data.transforms.image")
 
 Transform = Callable[..., np.ndarray]
 # What a transform works on: images of uint8, as most do and need not say; the same to make them floats; these

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from passl_sot.data.datasets.folders import EXTENSIONS, LAYOUT, FolderScan, list_classes, walk_class
+from passl_sot.data.datasets.packed_format import Packed, is_packed
 from passl_sot.data.errors import DataError
-from passl_sot.data.folders import EXTENSIONS, LAYOUT, FolderScan, list_classes, walk_class
-from passl_sot.data.packing.format import Packed, is_packed
 
 _TRAIN = ("train", "training")
 # Share of each class that is held out where there is no folder for validation.

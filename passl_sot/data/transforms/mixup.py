@@ -13,7 +13,7 @@ import numpy as np
 
 from passl_sot.data.errors import DataError
 from passl_sot.data.kernels.compiling import available, laid_out
-from passl_sot.data.transforms import TRANSFORMS, Stage
+from passl_sot.data.transforms.image import TRANSFORMS, Stage
 from passl_sot.utils.ranges import Natural
 
 Box = tuple[int, int, int, int]

@@ -28,10 +28,10 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from passl_sot.data.errors import DataError
-from passl_sot.data.ring import size_of
+from passl_sot.data.loading.ring import size_of
 from passl_sot.utils.supervisor import end_with_parent
 
-_BOOT = "import sys; from passl_sot.data.nursery import serve; serve(int(sys.argv[1]))"
+_BOOT = "import sys; from passl_sot.data.loading.nursery import serve; serve(int(sys.argv[1]))"
 _PATIENCE = 5.0
 _WORKER = "PASSL_SOT_DATA_WORKER"  # set in workers
 

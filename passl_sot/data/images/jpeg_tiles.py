@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from passl_sot.data.jpeg import HUFFMAN, INTERVAL, Header, read_header, segments
+from passl_sot.data.images.jpeg import HUFFMAN, INTERVAL, Header, read_header, segments
 
 __all__ = ["tile_blocks", "tile_jpeg"]
 

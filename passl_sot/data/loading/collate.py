@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from passl_sot.data.bad_files import GuardedReader
 from passl_sot.data.draws import Key
 from passl_sot.data.errors import DataError
+from passl_sot.data.loading.bad_files import GuardedReader
 
 # Gives memory for an array of a shape and a type, as `numpy.empty` does.
 Empty = Callable[..., np.ndarray]

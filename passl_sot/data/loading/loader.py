@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import paddle
 
-from passl_sot.data import jpeg
-from passl_sot.data.bad_files import BadFiles, GuardedReader
-from passl_sot.data.collate import Collate
-from passl_sot.data.datasets import LabelledImages
+from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.errors import DataError, ImageError
+from passl_sot.data.images import jpeg
 from passl_sot.data.kernels import compiling
-from passl_sot.data.nursery import Work, nursery
-from passl_sot.data.pool import AHEAD, Pool, Reading, Thread
-from passl_sot.data.ring import Ring, size_of
-from passl_sot.data.sampler import EvalBatchSampler, ShardedBatchSampler
+from passl_sot.data.loading.bad_files import BadFiles, GuardedReader
+from passl_sot.data.loading.collate import Collate
+from passl_sot.data.loading.nursery import Work, nursery
+from passl_sot.data.loading.pool import AHEAD, Pool, Reading, Thread
+from passl_sot.data.loading.ring import Ring, size_of
+from passl_sot.data.loading.sampler import EvalBatchSampler, ShardedBatchSampler
 from passl_sot.data.sections import LoaderSection
 from passl_sot.utils.cores import usable_cores
 

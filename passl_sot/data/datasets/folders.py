@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from passl_sot.data.datasets.strings import natural_key
 from passl_sot.data.errors import DataError
-from passl_sot.data.strings import natural_key
 
 EXTENSIONS = (
     ".jpg",

@@ -15,8 +15,8 @@ import os
 import numpy as np
 from PIL import Image, ImageSequence
 
-from passl_sot.data.decode import FORMATS, MAX_PIXELS, decode, read_file, what_it_is
 from passl_sot.data.errors import ImageError
+from passl_sot.data.images.decode import FORMATS, MAX_PIXELS, decode, read_file, what_it_is
 
 ARRAY_ENDING = ".npy"
 _MODES = ("L", "LA", "RGB", "RGBA", "CMYK")

@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from passl_sot.data.compose import Compose
 from passl_sot.data.draws import Key, of_batch, of_image_later
-from passl_sot.data.mixup import Mixup
-from passl_sot.data.transforms import TRANSFORMS, Normalize, Transform, stage_of
+from passl_sot.data.transforms.compose import Compose
+from passl_sot.data.transforms.image import TRANSFORMS, Normalize, Transform, stage_of
+from passl_sot.data.transforms.mixup import Mixup
 
 
 class BatchStage:

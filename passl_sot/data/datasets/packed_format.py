@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from passl_sot.data.datasets.strings import StringTable
 from passl_sot.data.errors import DataError, ImageError
-from passl_sot.data.strings import StringTable
 
 __all__ = [
     "INDEX",

@@ -6,8 +6,8 @@ import os
 
 import numpy as np
 
+from passl_sot.data.datasets.strings import StringTable
 from passl_sot.data.errors import DataError, stop_at
-from passl_sot.data.strings import StringTable
 
 # Above any real number of classes; larger labels are dates or ids, and would each need a name.
 _LARGEST_LABEL = 10_000_000

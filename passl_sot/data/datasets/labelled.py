@@ -15,22 +15,22 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from passl_sot.data.bands import ARRAY_ENDING, decode_bands
-from passl_sot.data.batch import build_batch_transforms
-from passl_sot.data.compose import build_transforms, output_size
-from passl_sot.data.decode import open_image, read_file
+from passl_sot.data.datasets.folders import EXTENSIONS, scan_folder
+from passl_sot.data.datasets.list_files import read_class_names, read_labels, read_list, read_multi_hot
+from passl_sot.data.datasets.own_folder import VAL_SHARE, hold_out
+from passl_sot.data.datasets.strings import StringTable
 from passl_sot.data.draws import Key, Streams, of_image
 from passl_sot.data.errors import DataError
-from passl_sot.data.folders import EXTENSIONS, scan_folder
-from passl_sot.data.list_files import read_class_names, read_labels, read_list, read_multi_hot
-from passl_sot.data.own_folder import VAL_SHARE, hold_out
-from passl_sot.data.pixels import Pixels, as_array
-from passl_sot.data.strings import StringTable
-from passl_sot.data.transforms import TRANSFORMS
+from passl_sot.data.images.bands import ARRAY_ENDING, decode_bands
+from passl_sot.data.images.decode import open_image, read_file
+from passl_sot.data.images.pixels import Pixels, as_array
+from passl_sot.data.transforms.batch import build_batch_transforms
+from passl_sot.data.transforms.compose import build_transforms, output_size
+from passl_sot.data.transforms.image import TRANSFORMS
 from passl_sot.utils.ranges import Count, Range
 from passl_sot.utils.registry import Registry
 
-DATASETS = Registry("dataset", "passl_sot.data.datasets")
+DATASETS: Registry = Registry("dataset", "passl_sot.data.datasets.labelled")
 
 
 class LabelledImages:

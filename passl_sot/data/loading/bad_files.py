@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from passl_sot.data.datasets import LabelledImages
+from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.draws import Key
 from passl_sot.data.errors import DataError, ImageError
 from passl_sot.data.sections import BadFileRule

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from passl_sot.data.compose import output_size
-from passl_sot.data.transforms import TRANSFORMS, stage_of
+from passl_sot.data.transforms.compose import output_size
+from passl_sot.data.transforms.image import TRANSFORMS, stage_of
 from passl_sot.utils.by_epoch import value_of_epoch
 
 

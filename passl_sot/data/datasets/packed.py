@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from passl_sot.data.datasets import DATASETS, LabelledImages, choose_part
-from passl_sot.data.decode import open_bytes
+from passl_sot.data.datasets.labelled import DATASETS, LabelledImages, choose_part
+from passl_sot.data.datasets.own_folder import VAL_SHARE
+from passl_sot.data.datasets.packed_format import Packed
 from passl_sot.data.errors import DataError
-from passl_sot.data.own_folder import VAL_SHARE
-from passl_sot.data.packing.format import Packed
-from passl_sot.data.pixels import Pixels, as_array
-from passl_sot.data.transforms import TRANSFORMS
+from passl_sot.data.images.decode import open_bytes
+from passl_sot.data.images.pixels import Pixels, as_array
+from passl_sot.data.transforms.image import TRANSFORMS
 from passl_sot.utils.ranges import Range
 
 _LOGGER = logging.getLogger("passl_sot.data")

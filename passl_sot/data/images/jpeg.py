@@ -198,7 +198,7 @@ def decode_part(
             from passl_sot.data.kernels.markers import join_tiles
 
             needed = top - above, bottom + above, left - beside, right + beside
-            part, y, x = join_tiles(np.frombuffer(data, np.uint8), header, *needed)
+            part, y, x = join_tiles(np.frombuffer(data, np.uint8), tuple(header), *needed)
             if part.size:
                 return simplejpeg.decode_jpeg(part)[top - y : bottom - y, left - x : right - x]
         rows = -(-(bottom + above) // header.high) * header.high

@@ -1,0 +1,1 @@
+"""What is done to images and batches on their way to the model."""
