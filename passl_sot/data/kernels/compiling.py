@@ -28,21 +28,6 @@ def compiled(function: Callable) -> Any:
         return numba.njit(error_model="numpy")(function)
 
 
-def wake() -> None:
-    """Imports all loops and runs a small one: what takes the first call of any loop its second."""
-    from passl_sot.data.kernels import (  # noqa: F401
-        affine,
-        blur,
-        colour,
-        markers,
-        planes,
-        resize,
-        streams,
-    )
-
-    planes.mirror(np.zeros((1, 3), np.uint8), np.empty((1, 3), np.uint8))
-
-
 def laid_out(image: np.ndarray) -> np.ndarray:
     """The image, or a copy that is contiguous and writable: for other arrays loops would be compiled anew."""
     flags = image.flags

@@ -128,7 +128,9 @@ def serve(control_number: int) -> None:
     from passl_sot.data.kernels import compiling
 
     if compiling.available():
-        compiling.wake()
+        from passl_sot.data.kernels.waking import wake
+
+        wake()
     ended: dict[int, int] = {}
 
     def clear_away(number: int, frame: object) -> None:
