@@ -7,6 +7,7 @@ import pytest
 
 from passl_sot.data import RandomErasing
 from passl_sot.data.transforms.image import Normalize
+from passl_sot.data.transforms.noise import fill_with_noise
 
 
 def _rng(seed: int = 0) -> np.random.Generator:
@@ -61,7 +62,7 @@ def test_as_a_plain_transcription():
     def reference(image, rng):
         if not rng.random() < 0.25:
             return image
-        channels, height, width = image.shape
+        _, height, width = image.shape
         for _ in range(10):
             area = rng.uniform(0.02, 1 / 3) * height * width
             aspect = np.exp(rng.uniform(np.log(0.3), np.log(1 / 0.3)))
@@ -69,7 +70,7 @@ def test_as_a_plain_transcription():
             if h < height and w < width:
                 top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
                 image = image.copy()
-                image[:, top : top + h, left : left + w] = rng.standard_normal((channels, h, w), np.float32)
+                fill_with_noise(image, top, left, h, w, rng)
                 return image
         return image
 

@@ -7,6 +7,7 @@ from passl_sot.data.kernels import (  # noqa: F401
     blur,
     colour,
     markers,
+    noise,
     planes,
     resize,
     streams,

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from passl_sot.data.transforms.image import TRANSFORMS, Stage, bounds
+from passl_sot.data.transforms.noise import fill_with_noise
 
 _TRIES = 10
 
@@ -78,6 +79,4 @@ class RandomErasing:
         for _ in range(self.count):
             region = self.region(image.shape[1], image.shape[2], rng)
             if region is not None:
-                top, left, h, w = region
-                noise = rng.standard_normal((len(image), h, w), dtype=np.float32)
-                image[:, top : top + h, left : left + w] = noise
+                fill_with_noise(image, *region, rng)
