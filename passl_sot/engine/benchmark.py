@@ -81,7 +81,10 @@ class Peer:
         try:
             self._process = subprocess.Popen(shlex.split(command), stdin=pipe, stdout=pipe, text=True)
         except OSError as error:
-            raise PeerError(f"can't start {command!r}: {error.strerror}") from error
+            raise PeerError(
+                f"can't start {command!r}: {error.strerror}. It must be a command, as docs/performance.md "
+                "shows one; names of libraries (timm, torchvision, ...) are for --mode data"
+            ) from error
         while self._line("`ready`") != "ready":
             pass  # what it says while it warms up
 

@@ -78,6 +78,7 @@ def test_a_peer_that_is_not_there(experiment, tool):
     done = tool("benchmark", "-c", experiment, "--compare", "no-such-program 1")
     assert done.returncode == 2
     assert "can't start 'no-such-program 1'" in done.stderr
+    assert "names of libraries (timm, torchvision, ...) are for --mode data" in done.stderr
 
 
 def test_the_input_pipeline_by_stages(experiment, tool, peer):
