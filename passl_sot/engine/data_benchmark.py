@@ -21,10 +21,10 @@ from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.draws import of_image
 from passl_sot.data.errors import DataError, ImageError
 from passl_sot.data.images import jpeg
-from passl_sot.data.images.pixels import as_array
 from passl_sot.data.loading.bad_files import GuardedReader
 from passl_sot.data.loading.collate import Collate
 from passl_sot.data.loading.loader import ImageLoader, as_tensor
+from passl_sot.data.pixels import as_array
 from passl_sot.data.transforms.compose import Compose
 from passl_sot.engine.benchmark import Peer, PeerError
 from passl_sot.engine.data_peers import PEERS

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from passl_sot.data import ImageError
 from passl_sot.data.images.decode import FORMATS, open_image
-from passl_sot.data.images.pixels import as_array
+from passl_sot.data.pixels import as_array
 from passl_sot.data.transforms.image import CenterCrop, RandomResizedCrop, Resize
 
 _HERE = Path(__file__).parent

@@ -23,7 +23,7 @@ from passl_sot.data.draws import Key, Streams, of_image
 from passl_sot.data.errors import DataError
 from passl_sot.data.images.bands import ARRAY_ENDING, decode_bands
 from passl_sot.data.images.decode import open_image, read_file
-from passl_sot.data.images.pixels import Pixels, as_array
+from passl_sot.data.pixels import Pixels, as_array
 from passl_sot.data.transforms.batch import build_batch_transforms
 from passl_sot.data.transforms.compose import build_transforms, output_size
 from passl_sot.data.transforms.image import TRANSFORMS

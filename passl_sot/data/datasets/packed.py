@@ -15,7 +15,7 @@ from passl_sot.data.datasets.own_folder import VAL_SHARE
 from passl_sot.data.datasets.packed_format import Packed
 from passl_sot.data.errors import DataError
 from passl_sot.data.images.decode import open_bytes
-from passl_sot.data.images.pixels import Pixels, as_array
+from passl_sot.data.pixels import Pixels, as_array
 from passl_sot.data.transforms.image import TRANSFORMS
 from passl_sot.utils.ranges import Range
 

@@ -35,8 +35,8 @@ from PIL import Image, ImageFile
 
 from passl_sot.data.errors import ImageError
 from passl_sot.data.images import jpeg
-from passl_sot.data.images.pixels import Pixels, as_array, edges
 from passl_sot.data.kernels import compiling
+from passl_sot.data.pixels import Pixels, as_array, edges
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 

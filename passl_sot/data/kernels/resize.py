@@ -24,8 +24,8 @@ import math
 import numpy as np
 import PIL
 
-from passl_sot.data.images.pixels import Pixels
 from passl_sot.data.kernels.compiling import compiled
+from passl_sot.data.pixels import Pixels
 
 __all__ = ["FILTERS", "resample", "turn", "turn_back"]
 

@@ -12,8 +12,8 @@ from PIL import Image
 from passl_sot.data.errors import ImageError
 from passl_sot.data.images.decode import EXIF_ORIENTATION, open_bytes, read_orientation, resize
 from passl_sot.data.images.jpeg_tiles import tile_blocks, tile_jpeg
-from passl_sot.data.images.pixels import as_array
 from passl_sot.data.kernels import compiling
+from passl_sot.data.pixels import as_array
 
 __all__ = ["Item", "Recipe", "pack_image"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from passl_sot.data.draws import Streams, streams_agree
-from passl_sot.data.images.pixels import Pixels, as_array
+from passl_sot.data.pixels import Pixels, as_array
 from passl_sot.data.transforms.image import TRANSFORMS, Normalize, Transform, stage_of
 
 

@@ -25,8 +25,8 @@ import numpy as np
 from passl_sot.data.draws import Streams
 from passl_sot.data.errors import DataError
 from passl_sot.data.images.decode import Interpolation, resize
-from passl_sot.data.images.pixels import Pixels, as_array, edges
 from passl_sot.data.kernels.compiling import available, laid_out
+from passl_sot.data.pixels import Pixels, as_array, edges
 from passl_sot.data.transforms.operations import Job, carry_out
 from passl_sot.utils.registry import Registry
 
