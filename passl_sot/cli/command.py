@@ -166,3 +166,6 @@ def supervised(restarts: int) -> int | None:
         return supervise(restarts) if should_supervise(restarts) else None
     except UserError as error:
         return fail(error)
+    except OSError as error:
+        where = os.environ.get("PADDLE_TRAINER_ENDPOINTS", "").split(",")[0]
+        return fail(f"process 0 can't listen at {where or 'a free port'}: {error.strerror}; start again", 1)

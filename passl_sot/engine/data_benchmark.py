@@ -24,6 +24,7 @@ from passl_sot.data.images import jpeg
 from passl_sot.data.loading.bad_files import GuardedReader
 from passl_sot.data.loading.collate import Collate
 from passl_sot.data.loading.loader import ImageLoader, as_tensor
+from passl_sot.data.loading.pool import AHEAD
 from passl_sot.data.pixels import as_array
 from passl_sot.data.transforms.compose import Compose
 from passl_sot.engine.benchmark import Peer, PeerError
@@ -185,15 +186,19 @@ def _seconds(run: Callable, *arguments: object) -> float:
 
 
 def _loader_speed(loader: ImageLoader, images: int) -> float:
-    """Images per second of wall time, from the first batch on."""
-    seen, began = 0, 0.0
-    while seen < images:
+    """Images per second of wall time, once what was read ahead of the first batch is used up."""
+    ahead = AHEAD * max(1, loader.num_workers) + 1
+    wanted = max(images, 2 * ahead * loader.sampler.batch_size)
+    number, seen, began = 0, 0, 0.0
+    while True:
         for batch in loader:
-            began = began or time.perf_counter()
+            number += 1
+            if number <= ahead:
+                began = time.perf_counter()
+                continue
             seen += len(batch["label"])
-            if seen >= images:
-                break
-    return max(seen - loader.sampler.batch_size, 1) / (time.perf_counter() - began)
+            if seen >= wanted:
+                return seen / (time.perf_counter() - began)
 
 
 def _copy_speed() -> float:

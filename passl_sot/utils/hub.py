@@ -127,6 +127,8 @@ class Hub(threading.Thread):
                 messages = line.read()
                 if messages and messages[0].get("event") == "hello":
                     self.members[messages[0]["rank"]] = line
+                    for message in messages[1:]:
+                        self._note(messages[0]["rank"], message)
             if time.monotonic() > until:
                 missing = sorted(set(range(self.size)) - set(self.members))
                 return Failure(-1, f"processes {missing} did not come within {GATHER:.0f} s", final=True)

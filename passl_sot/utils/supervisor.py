@@ -221,6 +221,8 @@ class Supervisor:
         self.child = subprocess.Popen(
             [sys.executable, *sys.orig_argv[1:]], env={**os.environ, **more}, start_new_session=True
         )
+        if self.asked:  # while there was no child to tell
+            self.child.send_signal(self.asked)
 
     def _outcome(self, child: subprocess.Popen) -> Failure | None:
         status = child.returncode

@@ -108,3 +108,18 @@ def test_epochs_reach_the_workers(folder, split, workers):
     assert not np.array_equal(by_epoch[0], plain)
     np.testing.assert_array_equal(by_epoch[1], plain)
     np.testing.assert_array_equal(by_epoch[2], plain[..., ::-1])
+
+
+def test_steps_that_hold_steps_and_sizes_that_depend_on_the_image(photos):
+    inner = {"name": "ByEpoch", "steps": {"0": [], "2": [{"name": "CenterCrop", "size": 8}]}}
+    with pytest.raises(ConfigError, match="images of different sizes"):
+        build_transforms([inner])
+    inner["steps"] = {"0": [], "2": [{"name": "RandomHorizontalFlip", "prob": 1.0}]}
+    built = build_transforms([{"name": "ByEpoch", "steps": {"0": [inner]}}])
+    np.testing.assert_array_equal(built(photos[0], _rng(0), 1), photos[0])
+    np.testing.assert_array_equal(built(photos[0], _rng(0), 2), photos[0][:, ::-1])
+    by_side = {"name": "Resize", "size": 48}
+    with pytest.raises(ConfigError, match="images of different sizes"):
+        build_transforms([{"name": "ByEpoch", "steps": {"0": [], "1": [by_side]}}])
+    resize = {"name": "Resize", "size": [32, 32]}
+    assert build_transforms([resize, {"name": "ByEpoch", "steps": {"0": [by_side]}}]).output_hw is None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl_sot.data.images.jpeg import read_header
+from passl_sot.data.images.jpeg import decode_part, read_header
 from passl_sot.data.images.jpeg_tiles import tile_blocks, tile_jpeg
 
 pytest.importorskip("numba")
@@ -119,3 +119,31 @@ def test_damaged_files_are_refused_or_stay_what_they_are(photos):
         if tiled is not None:
             np.testing.assert_equal(shown(tiled), shown(bytes(damaged)))
     assert 0 < refused < 150
+
+
+def test_tables_with_two_codes_for_a_symbol_are_left_alone():
+    """With the longer one in place of the other, more would be written than there is room for."""
+
+    def segment(kind: int, body: bytes) -> bytes:
+        return bytes((0xFF, kind)) + (2 + len(body)).to_bytes(2, "big") + body
+
+    dc = bytes([0x00, 1, *[0] * 14, 1, 0, 0])
+    ac = bytes([0x10, 1, *[0] * 15, 0])
+    frame = bytes([8]) + (800).to_bytes(2, "big") + (1688).to_bytes(2, "big") + bytes([1, 1, 0x11, 0])
+    blocks = 211 * 100
+    data = b"\xff\xd8" + segment(0xDB, bytes(1) + bytes([1] * 64)) + segment(0xC0, frame)
+    data += segment(0xC4, dc + ac) + segment(0xDA, bytes([1, 1, 0, 0, 63, 0])) + bytes(2 * blocks // 8 + 1)
+    data += b"\xff\xd9"
+    assert (_pixels(data) == 128).all()
+    assert tile_jpeg(data) is None
+
+
+@pytest.mark.parametrize("subsampling", [1, 2])
+def test_the_last_columns_of_narrow_tiles(photos, subsampling):
+    """Of a last tile under five pixels wide a decoder would spread colours in another way."""
+    data = _jpeg(np.ascontiguousarray(photos[0][:40, :34]), subsampling=subsampling, restart_marker_blocks=1)
+    header, whole = read_header(data), _pixels(data)
+    for left in range(28, 34):
+        for right in range(left + 1, 35):
+            part = decode_part(data, header, 0, 20, left, right)
+            np.testing.assert_array_equal(part, whole[:20, left:right])

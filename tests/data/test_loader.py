@@ -79,6 +79,12 @@ def test_without_shared_memory(folder, split):
         _epoch(build_dataloader(config, mode="train", seed=0)),
         _epoch(build_dataloader(split(root), mode="train", seed=0)),
     )
+    more = split(folder({"b": 40}), workers=2, batch_size=2)
+    more["loader"]["use_shared_memory"] = False
+    loader = build_dataloader(more, mode="train", seed=0)
+    for _ in loader:
+        assert min(len(asked) for asked in loader.pool._asked.values()) > 0  # both have work
+        break
 
 
 def test_two_processes_are_one(folder, split):

@@ -357,6 +357,51 @@ def test_a_server_that_does_not_start(folder, split, monkeypatch):
     nursery._nursery.cache_clear()
 
 
+FAULTY = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from passl_sot.data import build_dataloader
+import theirs
+
+def main():
+    transforms = [{"name": "Theirs"}, {"name": "Normalize"}]
+    dataset = {"name": "ImageFolder", "dataroot": sys.argv[1], "transforms": transforms}
+    section = {"loader": {"num_workers": 2, "timeout": 2}, "sampler": {"batch_size": 2}, "dataset": dataset}
+    began = time.monotonic()
+    try:
+        list(build_dataloader(section, mode="train", seed=0))
+    except Exception as error:
+        print(type(error).__name__, error, time.monotonic() - began < 25)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("accident", "said"),
+    [
+        ("raise RuntimeError('why')", "DataError a data worker failed:"),
+        ("time.sleep(60)", "WorkerError no batch"),
+    ],
+)
+def test_workers_that_never_begin(folder, tmp_path, accident, said):
+    """A module of the user's that fails, or hangs, where a worker imports it."""
+    (tmp_path / "theirs.py").write_text(
+        "import os, time\nfrom passl_sot.data import TRANSFORMS\n\n@TRANSFORMS.register()\nclass Theirs:\n"
+        "    def __call__(self, image, rng):\n        return image\n\n"
+        f"seen = {str(tmp_path / 'seen')!r}\nif not os.path.exists(seen):\n    open(seen, 'w').close()\n"
+        f"else:\n    {accident}\n"
+    )
+    (tmp_path / "main.py").write_text(FAULTY)
+    command = [sys.executable, str(tmp_path / "main.py"), folder({"a": 8}), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=55)
+    assert done.stdout.startswith(said) and done.stdout.endswith("True\n"), done.stdout + done.stderr
+    if "why" in accident:
+        assert "RuntimeError: why" in done.stdout
+
+
 SCRIPT = """
 import sys, time
 from passl_sot.data import TRANSFORMS, build_dataloader

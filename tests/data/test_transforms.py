@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from passl_sot.data import DataError, build_transforms
+from passl_sot.data.kernels.compiling import available
 from passl_sot.data.transforms import image as transforms
 from passl_sot.data.transforms.compose import Compose
 from passl_sot.data.transforms.image import (
@@ -381,3 +382,21 @@ def test_random_crop_of_too_small_an_image():
         crop(np.zeros((30, 20, 3), np.uint8), np.random.default_rng(0))
     with pytest.raises(ConfigError, match=r"RandomCrop.padding is -1"):
         build_transforms([{"name": "RandomCrop", "size": 32, "padding": -1}])
+
+
+def test_a_class_of_ones_own_does_what_it_says(photos):
+    """Ways that its parent has to be quicker don't get in the way."""
+
+    class Black(transforms.RandomHorizontalFlip):
+        def __call__(self, image, rng):
+            return np.zeros_like(image)
+
+    class Same(transforms.RandomHorizontalFlip):
+        pass
+
+    crop = transforms.RandomResizedCrop(size=32)
+    for kind, batched in ((Black, False), (Same, True)):
+        built = Compose([crop, kind(prob=1.0)])
+        result = built(photos[0], np.random.default_rng(0))
+        assert result.shape == (32, 32, 3) and (result.max() == 0) == (kind is Black)
+        assert Compose([kind(prob=1.0)]).batched == (batched and available())

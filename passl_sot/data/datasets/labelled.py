@@ -290,8 +290,8 @@ def choose_part(
 class ListFile(LabelledImages):
     """Images and labels from a text file with a line `path<tab or space>label` per image.
 
-    UTF-8 with or without byte-order mark, any line ends; paths may hold spaces and are relative to
-    `dataroot` unless absolute; empty lines and lines that begin with `#` are skipped.
+    UTF-8 with or without byte-order mark, line ends of Unix or Windows; paths may hold spaces and are
+    relative to `dataroot` unless absolute; empty lines and lines that begin with `#` are skipped.
 
     Args:
         dataroot: Folder that paths start from.

@@ -10,7 +10,7 @@ from passl_sot.data.datasets.strings import StringTable
 from passl_sot.data.errors import DataError, stop_at
 
 # Above any real number of classes; larger labels are dates or ids, and would each need a name.
-_LARGEST_LABEL = 10_000_000
+LARGEST_LABEL = 10_000_000
 _BLANKS = np.frombuffer(b" \t", np.uint8)
 
 
@@ -47,7 +47,7 @@ def read_list(path: str) -> tuple[StringTable, np.ndarray]:
             continue
         if labels[-1] < 0:
             faults.append(f"{where}: label {label} is below 0; labels are 0 to classes-1 / 标签从 0 开始")
-        elif labels[-1] > _LARGEST_LABEL:
+        elif labels[-1] > LARGEST_LABEL:
             faults.append(f"{where}: label {label} is too large to be a class number / 标签过大")
     stop_at(faults, f"lines of {path}")
     return StringTable(_forward(name) for _, _, name, _ in lines), np.array(labels, np.int64)
@@ -76,7 +76,7 @@ def _read_plain(data: bytes) -> tuple[StringTable, np.ndarray] | None:
     # Comments, empty lines, and blanks around paths.
     if any((text[starts] == sign).any() for sign in b"#\n \t") or np.isin(text[last - 1], _BLANKS).any():
         return None
-    if (last <= starts).any() or digits.min() < 1 or digits.max() > len(str(_LARGEST_LABEL)):
+    if (last <= starts).any() or digits.min() < 1 or digits.max() > len(str(LARGEST_LABEL)):
         return None
     labels = np.zeros(len(ends), np.int64)
     for place in range(int(digits.max())):
@@ -85,7 +85,7 @@ def _read_plain(data: bytes) -> tuple[StringTable, np.ndarray] | None:
         if digit.max() > 9:
             return None
         labels[there] = 10 * labels[there] + digit
-    if labels.max() > _LARGEST_LABEL:
+    if labels.max() > LARGEST_LABEL:
         return None
     kept = np.ones(len(text) + 1, bool)
     for place in range(int(digits.max()) + 2):  # separator, label, end of line
@@ -107,7 +107,7 @@ def read_labels(path: str) -> tuple[list[str], list[list[int]]]:
     faults: list[str] = []
     for number, line, name, field in lines:
         words = [] if field == "-" else [word.strip() for word in field.split(",")]
-        if not name or not all(word.isdecimal() and int(word) <= _LARGEST_LABEL for word in words):
+        if not name or not all(word.isdecimal() and int(word) <= LARGEST_LABEL for word in words):
             faults.append(
                 f"{path}:{number}: {line!r} isn't 'path 0,3' (class numbers with commas) or 'path -' (none) "
                 "/ 多标签的每行应为“路径 0,3”"

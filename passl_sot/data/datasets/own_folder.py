@@ -101,6 +101,11 @@ def _find_packed(root: str) -> OwnFolder | None:
         train = val = root
     elif not is_packed(train):
         return None
+    elif os.path.isdir(val) and not is_packed(val):
+        raise DataError(
+            f"{train} is a packed copy and {val} isn't: pack it too (tools/make_cache.py {val} ... "
+            "--tile-only keeps every pixel), or name both in a config / 训练与验证数据格式不一致"
+        )
     elif not is_packed(val):
         val = train
     packed = Packed(train)

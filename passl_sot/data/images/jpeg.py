@@ -197,7 +197,9 @@ def decode_part(
         if header.interval and compiling.available():
             from passl_sot.data.kernels.markers import join_tiles
 
-            needed = top - above, bottom + above, left - beside, right + beside
+            # Of tiles less than 5 pixels wide the decoder would spread colours otherwise.
+            first = min(left, header.width - 4) if beside else left
+            needed = top - above, bottom + above, first - beside, right + beside
             part, y, x = join_tiles(np.frombuffer(data, np.uint8), tuple(header), *needed)
             if part.size:
                 return simplejpeg.decode_jpeg(part)[top - y : bottom - y, left - x : right - x]

@@ -84,7 +84,8 @@ def _tables(data: bytes) -> dict[int, _Table]:
             symbols = np.frombuffer(body[17 : 17 + size], np.uint8).astype(np.int64)
             # More codes of a length than there is room for: no table.
             room = (counts * 2.0 ** -np.arange(1, 17)).sum()
-            if len(symbols) == size and room <= 1:
+            # Nor one that has two codes for a symbol: the longer one could be written in place of the other.
+            if len(symbols) == size == len(np.unique(symbols)) and room <= 1:
                 tables[body[0]] = counts, symbols
             body = body[17 + size :]
     return tables

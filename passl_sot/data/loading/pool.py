@@ -26,6 +26,8 @@ from passl_sot.data.loading.ring import Ring, Slot, note
 AHEAD = 2
 # Seconds of one wait. Waits are counted, whatever the clock says: a job suspended for an hour hasn't waited.
 _LOOK = 1.0
+# Seconds that a worker may take to end: one that hangs before it begins, or in a broken disk, does not.
+_PATIENCE = 5.0
 
 
 class Reading:
@@ -194,7 +196,7 @@ class Pool:
             if len(self._asked[worker]) >= AHEAD or under_way + ready >= AHEAD * len(self._workers):
                 return
             place = self.ring.take()
-            if place is None and under_way + ready:
+            if place is None and self.ring.slots and under_way + ready:
                 return  # the consumer keeps batches: wait for what is under way
             task = next(coming, None)
             if task is None:
@@ -251,12 +253,16 @@ class Pool:
     def _kill(self, worker: Link) -> bool:
         """Ends a worker and waits until it is gone; says whether that is sure."""
         try:
-            if worker not in self.pids:
-                self.pids[worker] = worker.recv()
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pids[worker], signal.SIGKILL)
-            while True:
+            if worker not in self.pids and worker.poll(_PATIENCE):
+                first = worker.recv()
+                if isinstance(first, int):  # else it says why it never began, and ends by itself
+                    self.pids[worker] = first
+            if worker in self.pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pids[worker], signal.SIGKILL)
+            while worker.poll(_PATIENCE):
                 worker.recv()
+            return False
         except (EOFError, ConnectionResetError):  # the latter where it left messages unread
             return True
         except OSError:

@@ -37,11 +37,13 @@ class Ring:
         slot_bytes: Size of each.
 
     Attributes:
+        slots: How many there are.
         file: File descriptor of the memory, for workers.
         free: Places of the slots that are free.
     """
 
     def __init__(self, slots: int, slot_bytes: int):
+        self.slots = slots
         self.slot_bytes = -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         self.file = os.memfd_create("passl_sot batches")
         weakref.finalize(self, os.close, self.file)

@@ -18,6 +18,9 @@ from passl_sot.data.pixels import as_array
 __all__ = ["Item", "Recipe", "pack_image"]
 
 
+_LARGEST_JPEG = 65_500  # pixels of a side that Pillow writes
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How images are stored.
@@ -80,6 +83,8 @@ def pack_image(data: bytes, name: str, recipe: Recipe) -> Item:
         return Item(data=_in_tiles(data, image, name))
     if side is not None and min(height, width) > side:
         size = (side * height // width, side) if width <= height else (side, side * width // height)
+        if recipe.kind == "files" and max(size) > _LARGEST_JPEG:
+            return Item(data=data)
         image = resize(image, size)
     orientation = read_orientation(data)
     if recipe.kind == "pixels":

@@ -371,7 +371,7 @@ def _finish(job: Job, say: Callable[[str], None]) -> None:
     faults = [fault for header, _ in notes for fault in header["faults"]]
     sizes = [header["bytes"] for header, _ in notes]
     if job.ending == "tar":
-        if job.source.named:
+        if job.source.named or job.source.multi_hot is not None:
             lines = [f"{label} {name}\n" for label, name in enumerate(job.source.class_names)]
             with open(os.path.join(job.folder, CLASS_NAMES), "w", encoding="utf-8") as file:
                 file.writelines(lines)

@@ -84,9 +84,8 @@ def _splits_of(data: str) -> list[tuple[str, str]]:
     if not os.path.isdir(data) or is_packed(data) or find_tars(data):
         return [("", data)]
     inside = [(name, os.path.join(data, name)) for name in ("train", "val")]
-    others = [(name, path) for name, path in inside if is_packed(path) or find_tars(path)]
-    if others:
-        return others
+    if any(is_packed(path) or find_tars(path) for _, path in inside):
+        return [(name, path) for name, path in inside if os.path.isdir(path)]
     found = find_splits(data)
     if found.train == data:
         return [("", data)]

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from passl_sot.data.datasets.folders import EXTENSIONS
+from passl_sot.data.datasets.list_files import LARGEST_LABEL
 from passl_sot.data.datasets.strings import StringTable, natural_key
 from passl_sot.data.errors import DataError, ImageError
 
@@ -127,9 +128,9 @@ class _Sample:
                 several = ending == ".json"
                 given = json.loads(text)[_SEVERAL] if several else [int(text)]
                 labels = tuple(int(label) for label in given)
-                if min(labels, default=0) < 0:
+                if min(labels, default=0) < 0 or max(labels, default=0) > LARGEST_LABEL:
                     raise ValueError
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, OverflowError):
                 if several:  # WebDataset puts anything into .json
                     return
                 raise DataError(
@@ -199,10 +200,12 @@ class TarWriter:
         folder, slash, base = stem.rpartition("/")
         # What follows the first dot would count as the ending.
         key = folder + slash + (base.replace(".", "_") or "_")
-        key = f"{key}_{index}" if key in self._keys else key
+        while key in self._keys:
+            key = f"{key}_{index}"
         self._keys.add(key)
         ending = next((e for begin, e in _BEGINNINGS.items() if data.startswith(begin)), ending.lower())
-        self._write(key + ending, data)
+        # Readers go by endings to find images, and by the bytes to decode them.
+        self._write(key + (ending if ending in EXTENSIONS else ".jpg"), data)
         if several:
             self._write(f"{key}.json", json.dumps({_SEVERAL: list(labels)}).encode())
         else:

@@ -129,10 +129,13 @@ def _each(
     first = transform.transforms[0]
     if not isinstance(first, Normalize):
         return np.stack([transform(image, rng, epoch) for image, rng in zip(images, rngs, strict=True)])
-    out = None
+    out: np.ndarray | None = None
+    results, moved = [], False
     for place, (image, rng) in enumerate(zip(images, rngs, strict=True)):
         if out is None:
             out = empty((len(images), len(first.mean), *image.shape[:2]), np.float32)
-        transform(image, rng, epoch, out[place])  # what follows the first works in place
+        row = out[place]
+        results.append(transform(image, rng, epoch, row))  # most transforms work in place
+        moved = moved or results[-1] is not row
     assert out is not None
-    return out
+    return np.stack(results) if moved else out

@@ -41,16 +41,17 @@ class ByEpoch:
             )
         self.stage = stages.pop() if stages else "pixels"
         self.colours = any(getattr(transform, "colours", False) for transform in every)
-        sizes = {output_size(step) for step in self.steps.values()}
-        if len(sizes) > 1:
+        resizing = [[t for t in step if hasattr(t, "output_hw")] for step in self.steps.values()]
+        sizes = {output_size(step) for step in resizing if step}
+        if len(sizes) > 1 or (sizes and not all(resizing)):
             raise ValueError("ByEpoch.steps give images of different sizes; the model takes one")
-        size = sizes.pop()
-        if size is not None:
-            self.output_hw = size
+        if sizes:
+            self.output_hw = sizes.pop()
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator, epoch: int) -> np.ndarray:
         """The image after the transforms of an epoch."""
         first = max((key for key in self.steps if int(key) <= epoch), key=int)
         for transform in self.steps[first]:
-            image = transform(image, rng)
+            more = (epoch,) if getattr(transform, "by_epoch", False) else ()
+            image = transform(image, rng, *more)
         return image

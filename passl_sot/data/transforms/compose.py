@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -87,17 +88,19 @@ class Compose:
         for place, transform in enumerate(self.transforms):
             if place == self._grey_at:
                 image = _turn_grey(as_array(image))
-            if not getattr(transform, "by_parts", False):
+            if not shortcut(transform, "by_parts"):
                 image = as_array(image)
-            if isinstance(transform, Normalize) and out is not None and image.shape[:2] == out.shape[1:]:
-                transform.into(as_array(image), out)
+            into = shortcut(transform, "into")
+            if into and out is not None and image.shape[:2] == out.shape[1:]:
+                into(as_array(image), out)
                 image = out
                 continue
-            if image is out and hasattr(transform, "in_place"):
-                transform.in_place(out, rng)
+            in_place = shortcut(transform, "in_place")
+            if in_place and image is out:
+                in_place(out, rng)
                 continue
             more: tuple = (epoch,) if getattr(transform, "by_epoch", False) else ()
-            image = getattr(transform, "defer", transform)(image, rng, *more)
+            image = (shortcut(transform, "defer") or transform)(image, rng, *more)
         result = as_array(image)
         if out is not None and result is not out and result.shape == out.shape:
             out[...] = result
@@ -107,7 +110,7 @@ class Compose:
     @property
     def batched(self) -> bool:
         """Whether there is an `of_batch`."""
-        every = all(hasattr(transform, "of_batch") for transform in self.transforms)
+        every = all(shortcut(transform, "of_batch") for transform in self.transforms)
         return every and self._grey_at is None and streams_agree()
 
     def of_batch(self, images: np.ndarray, streams: Streams, empty: Callable[..., np.ndarray]) -> np.ndarray:
@@ -129,6 +132,17 @@ class Compose:
             else:
                 images = transform.of_batch(images, streams)  # type: ignore[attr-defined]
         return images
+
+
+def shortcut(transform: Any, name: str) -> Any:
+    """What a transform has by that name; None, too, where a subclass has its own `__call__`."""
+    return getattr(transform, name) if _has_shortcut(type(transform), name) else None  # type: ignore[arg-type]
+
+
+@functools.cache
+def _has_shortcut(kind: type, name: str) -> bool:
+    owner = next((base for base in kind.__mro__ if name in vars(base) or "__call__" in vars(base)), object)
+    return name in vars(owner)
 
 
 def output_size(transforms: Sequence[Any]) -> tuple[int, int] | None:
