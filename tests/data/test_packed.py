@@ -21,13 +21,14 @@ from PIL import Image
 from passl_sot import cli
 from passl_sot.data import DataError, ImageError, ImageFolder, ListFile, PackedImages, build_dataloader
 from passl_sot.data.datasets.digits import write_digits
+from passl_sot.data.datasets.own_folder import find_splits
 from passl_sot.data.datasets.packed_format import read_index, write_index
 from passl_sot.data.images import jpeg
 from passl_sot.data.images.decode import decode, resize
 from passl_sot.data.packing.items import Item, Recipe
 from passl_sot.data.packing.pack import make_job, pack, verify
 from passl_sot.data.packing.shards import Job
-from passl_sot.data.packing.sources import SourceOptions, open_source
+from passl_sot.data.packing.sources import SourceOptions, open_source, splits_of
 
 ROOT = Path(__file__).parents[2]
 NORMALIZE = [{"name": "Normalize"}]
@@ -418,7 +419,7 @@ PACK = """
 import sys
 from passl_sot.data.errors import DataError
 from passl_sot.data.packing.items import Recipe
-from passl_sot.data.packing.sources import SourceOptions, open_source
+from passl_sot.data.packing.sources import SourceOptions, open_source, splits_of
 from passl_sot.data.packing.pack import make_job, pack
 if __name__ == "__main__":
     recipe = Recipe(kind="pixels", short_side=400)
@@ -894,3 +895,57 @@ def test_packing_needs_no_paddle(source, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert verify(str(tmp_path / "out")) == len(open_source(str(source), SourceOptions()))
+
+
+def test_tar_files_of_images_of_all_kinds_and_names(photos, tmp_path):
+    """Readers find images by endings, which a list needn't give, and by keys, which then may be alike."""
+    folder, photo = tmp_path / "f", Image.fromarray(photos[0][:40, :40])
+    folder.mkdir()
+    for name, kind in (("one", "WEBP"), ("two.dat", "BMP"), ("a.jpg", "JPEG"), ("a_4.jpg", "JPEG")):
+        photo.save(folder / name, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    photo.save(folder / "a.png")
+    names = ["one", "two.dat", "a.jpg", "a_4.jpg", "a.png"]
+    (tmp_path / "list.txt").write_text("".join(f"{name} {i % 2}\n" for i, name in enumerate(names)))
+    options = SourceOptions(dataroot=str(folder))
+    job = make_job(open_source(str(tmp_path / "list.txt"), options), str(tmp_path / "tars"), TILES, "tar")
+    pack(job, processes=1, command="", say=str)
+    packed(tmp_path / "tars", tmp_path / "out")
+    copy = copy_of(tmp_path / "out")
+    assert copy.labels.tolist() == [0, 1, 0, 1, 0]
+    for i in (0, 1, 4):
+        np.testing.assert_array_equal(copy.read(i), photos[0][:40, :40])
+
+
+@pytest.mark.parametrize("label", ["99999999999999999999", "1000000000000"])
+def test_class_numbers_of_tar_files_have_a_limit(photos, tmp_path, label):
+    import io
+    import tarfile
+
+    Image.fromarray(photos[0][:40, :40]).save(tmp_path / "a.png")
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(tmp_path / "a.png", "a.png")
+        member = tarfile.TarInfo("a.cls")
+        member.size = len(label)
+        tar.addfile(member, io.BytesIO(label.encode()))
+    with pytest.raises(DataError, match=r"a\.cls holds .* instead of a class number"):
+        open_source(str(tmp_path / "x.tar"), SourceOptions())
+
+
+def test_images_too_long_for_jpeg_are_kept_as_they_are(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        Image.new("L", (82, 70_000), 9).save(tmp_path / "in" / name / "1.png")
+    packed(tmp_path / "in", tmp_path / "out", SMALLER)
+    assert copy_of(tmp_path / "out").read(0).shape == (70_000, 82, 3)
+
+
+def test_packed_training_data_beside_plain_validation_data(photos, tmp_path):
+    """Neither is left out without a word."""
+    for split in ("plain/train", "plain/val"):
+        many_files(photos, tmp_path / split, 8, side=40)
+        (tmp_path / split / "list.txt").unlink()
+    packed(tmp_path / "plain" / "train", tmp_path / "both" / "train")
+    shutil.copytree(tmp_path / "plain" / "val", tmp_path / "both" / "val")
+    assert [name for name, _ in splits_of(str(tmp_path / "both"), str(tmp_path / "o"))] == ["train", "val"]
+    with pytest.raises(DataError, match=r"both/train is a packed copy and .*both/val isn.t: pack it too"):
+        find_splits(str(tmp_path / "both"))
