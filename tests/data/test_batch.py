@@ -391,3 +391,16 @@ def test_the_recipe_of_the_imagenet_configs(files):
         assert batch["label"].numpy().min() == pytest.approx(0.2 / 6)
         # Even logits cost log K whatever the targets are, if these sum to 1.
         assert float(loss(paddle.zeros([6, 6]), batch["label"])) == pytest.approx(math.log(6), abs=1e-5)
+
+
+def test_a_transform_of_ones_own_may_change_the_size_of_normalised_images(photos):
+    class Half:
+        stage = "normalized"
+
+        def __call__(self, image, rng):
+            return image[:, ::2, ::2]
+
+    stage = BatchStage([Normalize(), Half()], normalized=False)
+    images, _ = stage(np.stack([photos[0][:32, :32]] * 3), np.zeros(3, np.int64), seed=0, keys=[(0, 0)] * 3)
+    assert images.shape == (3, 3, 16, 16)
+    np.testing.assert_array_equal(images[1], Normalize()(photos[0][:32, :32], None)[:, ::2, ::2])

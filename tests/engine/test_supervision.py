@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from passl_sot.engine.checkpoint import read_checkpoint
-from passl_sot.utils.supervisor import SupervisionError, should_supervise
+from passl_sot.utils.supervisor import SupervisionError, Supervisor, should_supervise
 
 ROOT = Path(__file__).parents[2]
 # Trains as tools/train.py does, but one process meets with an accident at an update.
@@ -197,3 +197,13 @@ def test_work_of_one_process_may_take_longer_than_gloo_waits(experiment, launch,
     done = launch(2, "-c", experiment, *SMALL, "epochs=2", script=faulty("time.sleep(33)", rank=1))
     assert done.returncode == 0, done.stdout
     assert "finished" in done.stdout
+
+
+def test_a_signal_that_comes_before_the_child_is_not_lost(tmp_path, monkeypatch):
+    """Such as Ctrl-C while other machines are waited for."""
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-c", "import time; time.sleep(60)"])
+    supervisor = Supervisor(0, ("127.0.0.1", 1), tmp_path)
+    supervisor._forward(signal.SIGTERM, None)
+    supervisor._start({"cause": None, "generation": 0, "what": ""})
+    assert supervisor.child.wait(20) == -signal.SIGTERM
+    assert supervisor._outcome(supervisor.child).text == "stopped by SIGTERM"
