@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 from passl_sot.version import __version__
 
 if TYPE_CHECKING:
-    from passl_sot.engine.predict import Predictor
     from passl_sot.model import Model
+    from passl_sot.predict import Predictor
     from passl_sot.zoo import create_model, list_models
 
 __all__ = ["Model", "Predictor", "__version__", "create_model", "list_models"]
 
 _HOMES = {
     "Model": "passl_sot.model",
-    "Predictor": "passl_sot.engine.predict",
+    "Predictor": "passl_sot.predict",
     "create_model": "passl_sot.zoo",
     "list_models": "passl_sot.zoo",
 }

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passl_sot.utils.shipped import config_folder, find_config, list_models, model_config
+from passl_sot.config.shipped import config_folder, find_config, list_models, model_config
 
 if TYPE_CHECKING:
     from passl_sot.interop import ConversionReport
@@ -73,9 +73,9 @@ def load_weights(model: "Classifier", weights: str | Path, *, new_head: bool = F
     """
     import paddle
 
-    from passl_sot.engine.checkpoint import CheckpointError, read_weights
     from passl_sot.interop import convert_state_dict
     from passl_sot.utils.logger import get_logger
+    from passl_sot.weights.checkpoint import CheckpointError, read_weights
 
     arrays, report = convert_state_dict(model, read_weights(weights)[0], layout="paddle", new_head=new_head)
     if not report.ok:

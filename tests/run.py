@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from passl_sot.utils.tuning import tune
+from passl_sot.launch.cpu_env import tune
 
 if __name__ == "__main__":
     tune()

@@ -14,12 +14,12 @@ import yaml
 
 from passl_sot import Model, create_model, list_models
 from passl_sot.cli import train
-from passl_sot.engine.experiment import load_config
+from passl_sot.config.loader import get_config
+from passl_sot.engine.schema import load_config
 from passl_sot.modeling.backbones import build_backbone
 from passl_sot.modeling.backbones.pit import PiT
 from passl_sot.modeling.heads import build_head
 from passl_sot.modeling.stats import model_stats
-from passl_sot.utils.config import get_config
 from passl_sot.zoo import find_config
 
 ROOT = Path(__file__).parent.parent

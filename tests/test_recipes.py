@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from passl_sot import create_model, list_models
+from passl_sot.config.schema import make_section
 from passl_sot.data import TRANSFORMS
-from passl_sot.engine.experiment import load_config
+from passl_sot.engine.schema import load_config
 from passl_sot.optim import build_lr_scheduler, build_optimizer
 from passl_sot.optim.groups import ParametersSection, freeze, group_parameters
 from passl_sot.optim.schedules import plan_batch
-from passl_sot.utils.schema import make_section
 from passl_sot.zoo import find_config
 
 ROOT = Path(__file__).parent.parent

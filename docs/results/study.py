@@ -24,8 +24,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from passl_sot.cli import train
 from passl_sot.cli.command import INTERRUPTED, USAGE_ERROR
+from passl_sot.launch.cpu_env import tune
 from passl_sot.utils.logger import get_logger
-from passl_sot.utils.tuning import tune
 
 log = get_logger()
 CONFIG = Path(__file__).with_name("study.yaml")
@@ -163,7 +163,7 @@ def planned(args: argparse.Namespace, names: Sequence[str]) -> Iterator[tuple[st
 
 def run_one(folder: Path, overrides: Sequence[str], run: dict) -> int:
     """Trains one run, or goes on with it, and adds what its log says to `run`; the status of training."""
-    from passl_sot.engine.loggers import read_metrics
+    from passl_sot.engine.logging import read_metrics
 
     began = time.process_time()
     status = train(["-c", str(CONFIG), "--resume", "auto", "-o", *overrides, f"output_dir={folder}"])
@@ -177,7 +177,7 @@ def run_one(folder: Path, overrides: Sequence[str], run: dict) -> int:
 
 def study(args: argparse.Namespace) -> int:
     """Everything that is not done yet; the exit status."""
-    from passl_sot.engine.experiment import load_config
+    from passl_sot.engine.schema import load_config
 
     overrides = {name: (*own, *args.override) for name, own in prepare_data(args).items()}
     settings = {

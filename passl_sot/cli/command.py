@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from passl_sot.utils.errors import UserError
-from passl_sot.utils.require import require_paddle
-from passl_sot.utils.supervisor import (
+from passl_sot.config.errors import UserError
+from passl_sot.imageio.errors import ImageError
+from passl_sot.launch.supervisor import (
     end_with_parent,
     generation,
     report_failure,
     should_supervise,
     supervise,
 )
+from passl_sot.utils.require import require_paddle
 
 USAGE_ERROR = 2
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -84,10 +85,12 @@ def guarded(run: Callable[[], int], *, paddle: bool = True) -> int:
         if paddle:
             require_paddle()
             with importing():
-                import passl_sot.engine.experiment  # noqa: F401
+                import passl_sot.engine.schema  # noqa: F401
         return run()
     except UserError as error:
         return fail(error, status=error.status, final=error.final)
+    except ImageError as error:
+        return fail(error)
     except OSError as error:
         if error.errno not in _PATH_FAULTS:
             report_failure(traceback.format_exc(), final=False)

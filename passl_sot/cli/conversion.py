@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from passl_sot.cli.command import command, guarded, make_parser
-from passl_sot.utils.tuning import tune
+from passl_sot.launch.cpu_env import tune
 
 
 def _convert_parser() -> argparse.ArgumentParser:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from passl_sot.cli.command import USAGE_ERROR, command, fail, guarded, importing, make_parser
+from passl_sot.launch.cpu_env import tune
 from passl_sot.utils.logger import get_logger
-from passl_sot.utils.tuning import tune
 
 if TYPE_CHECKING:
-    from passl_sot.utils.config import Config, ConfigError
+    from passl_sot.config.loader import Config, ConfigError
 
 
 @command
@@ -22,7 +22,7 @@ def print_config(argv: list[str] | None = None) -> int:
     parser.add_argument("--diff", metavar="OTHER", help="show how OTHER (a file or name) differs from CFG")
     args = parser.parse_args(argv)
     tune(enabled=False)  # no speed is needed, only quiet imports
-    from passl_sot.utils.config import ConfigError, diff, format_tree
+    from passl_sot.config.loader import ConfigError, diff, format_tree
 
     try:
         cfg, faults = _resolve(args.config, args.override)
@@ -42,7 +42,7 @@ def _resolve(name: str, overrides: Sequence[str]) -> "tuple[Config, ConfigError 
     A file with a `model:` section alone, which `Model` reads, isn't checked so; neither is one in a folder
     such as `_base_`, a part to build files on.
     """
-    from passl_sot.utils.config import ConfigError, get_config
+    from passl_sot.config.loader import ConfigError, get_config
     from passl_sot.utils.require import MissingPaddleError, require_paddle
     from passl_sot.zoo import find_config
 
@@ -55,7 +55,7 @@ def _resolve(name: str, overrides: Sequence[str]) -> "tuple[Config, ConfigError 
         print(f"not checked: {error}", file=sys.stderr)
         return get_config(path, overrides), None
     with importing():
-        from passl_sot.engine.experiment import load_config
+        from passl_sot.engine.schema import load_config
 
     try:
         return load_config(path, overrides), None
@@ -94,10 +94,10 @@ def benchmark(argv: list[str] | None = None) -> int:
     note = tune(not args.no_tune)
 
     def run() -> int:
-        from passl_sot.engine.benchmark import measure
-        from passl_sot.engine.data_benchmark import measure_data
+        from passl_sot.bench.data import measure_data
+        from passl_sot.bench.model import measure
         from passl_sot.engine.distributed import start
-        from passl_sot.engine.experiment import load_config
+        from passl_sot.engine.schema import load_config
         from passl_sot.zoo import find_config
 
         cfg = load_config(find_config(args.config), args.override)

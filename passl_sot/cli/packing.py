@@ -6,7 +6,8 @@ import shlex
 from typing import Any
 
 from passl_sot.cli.command import command, fail, guarded
-from passl_sot.utils.cores import usable_cores
+from passl_sot.config.chinese import zh
+from passl_sot.launch.cores import usable_cores
 from passl_sot.utils.logger import get_logger
 
 
@@ -56,10 +57,10 @@ def make_cache(argv: list[str] | None = None) -> int:
 
 
 def _pack(args: argparse.Namespace) -> int:
-    from passl_sot.data.kernels import compiling
-    from passl_sot.data.packing.items import Recipe
-    from passl_sot.data.packing.pack import make_job, pack
-    from passl_sot.data.packing.sources import SourceOptions, open_source, splits_of
+    from passl_sot.data.packed.record import Recipe
+    from passl_sot.data.packed.sources import SourceOptions, open_source, splits_of
+    from passl_sot.data.packed.writer import make_job, pack
+    from passl_sot.imageio.kernels import jit as compiling
 
     if args.tile_only and not compiling.available():
         return fail("--tile-only needs numba, which isn't installed: pip install 'passl_sot[fast]'")
@@ -100,12 +101,14 @@ def _words(args: argparse.Namespace) -> list[str]:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from passl_sot.data.datasets.packed_format import is_packed
-    from passl_sot.data.packing.pack import verify
+    from passl_sot.data.packed.format import is_packed
+    from passl_sot.data.packed.writer import verify
 
     out = os.path.expanduser(args.out)
     inside = [os.path.join(out, name) for name in ("train", "val")]
     for folder in [path for path in inside if is_packed(path)] or [out]:
         count = verify(folder, progress=True)
-        get_logger().info("%s: all %s images have their checksums / 校验通过", folder, f"{count:,}")
+        get_logger().info(
+            "%s: all %s images have their checksums" + zh("checksums_right"), folder, f"{count:,}"
+        )
     return 0

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from passl_sot.cli.command import command, guarded, make_parser, supervised, try_outputs
+from passl_sot.launch.cpu_env import tune
 from passl_sot.utils.logger import get_logger
-from passl_sot.utils.tuning import tune
 
 
 @command
@@ -25,8 +25,8 @@ def evaluate(argv: list[str] | None = None) -> int:
     note = tune(not args.no_tune)
 
     def run() -> int:
-        from passl_sot.engine.experiment import load_config
-        from passl_sot.engine.runs import evaluate_run
+        from passl_sot.engine.entry import evaluate_run
+        from passl_sot.engine.schema import load_config
         from passl_sot.zoo import find_config
 
         cfg = load_config(find_config(args.config), args.override)
@@ -60,7 +60,7 @@ def predict(argv: list[str] | None = None) -> int:
     note = tune(not args.no_tune)
 
     def run() -> int:
-        from passl_sot.engine.predict import Predictor, collect_images, write_predictions
+        from passl_sot.predict import Predictor, collect_images, write_predictions
 
         get_logger().info(note)
         try_outputs(outputs)

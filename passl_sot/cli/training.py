@@ -3,7 +3,7 @@
 import functools
 
 from passl_sot.cli.command import command, guarded, make_parser, supervised
-from passl_sot.utils.tuning import tune
+from passl_sot.launch.cpu_env import tune
 
 
 @command
@@ -42,8 +42,8 @@ def train(argv: list[str] | None = None) -> int:
     note = tune(not args.no_tune)
 
     def run() -> int:
-        from passl_sot.engine.experiment import load_config
-        from passl_sot.engine.own_data import overrides_for
+        from passl_sot.cli.data_folder import overrides_for
+        from passl_sot.engine.schema import load_config
         from passl_sot.zoo import find_config, load_weights
 
         path, notes = find_config(args.config), [note]
@@ -51,7 +51,7 @@ def train(argv: list[str] | None = None) -> int:
             added, said = overrides_for(path, args.data, args.override)
             args.override, notes = [*added, *args.override], [note, *said]
         cfg = load_config(path, args.override)
-        from passl_sot.engine.runs import check_run, train_run
+        from passl_sot.engine.entry import check_run, train_run
 
         # What it is is known here alone: the engine doesn't know the zoo.
         load = functools.partial(load_weights, weights=args.pretrained, new_head=True)

@@ -9,13 +9,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from passl_sot.config.chinese import zh
 from passl_sot.data.datasets.labelled import DATASETS, ImageFolder, LabelledImages, ListFile
 from passl_sot.data.datasets.packed import PackedImages
-from passl_sot.data.errors import DataError, ImageError
-from passl_sot.data.images.decode import decode, resize
-from passl_sot.data.loading.sampler import EvalBatchSampler, ShardedBatchSampler
-from passl_sot.data.preflight import check_data
-from passl_sot.data.sections import LoaderSection, SamplerSection, SplitSection
+from passl_sot.data.errors import DataError
+from passl_sot.data.samplers import EvalBatchSampler, ShardedBatchSampler
+from passl_sot.data.schema import LoaderSection, SamplerSection, SplitSection
 from passl_sot.data.transforms.auto_augment import AutoAugment, ThreeAugment
 from passl_sot.data.transforms.by_epoch import ByEpoch
 from passl_sot.data.transforms.compose import build_transforms
@@ -23,9 +22,12 @@ from passl_sot.data.transforms.erasing import RandomErasing
 from passl_sot.data.transforms.image import TRANSFORMS
 from passl_sot.data.transforms.mixup import Mixup
 from passl_sot.data.transforms.rand_augment import RandAugment
+from passl_sot.data.validate import check_data
+from passl_sot.imageio.decode import decode, resize
+from passl_sot.imageio.errors import ImageError
 
 if TYPE_CHECKING:
-    from passl_sot.data.loading.loader import ImageLoader
+    from passl_sot.data.loader.loader import ImageLoader
 
 __all__ = [
     "DATASETS",
@@ -107,8 +109,8 @@ def build_dataloader(
         ConfigError: The section is wrong.
         DataError: As for `build_dataset`; or there are fewer images than a batch needs.
     """
-    from passl_sot.data.loading.loader import ImageLoader, start_workers
-    from passl_sot.utils.schema import make_section
+    from passl_sot.config.schema import make_section
+    from passl_sot.data.loader.loader import ImageLoader, start_workers
 
     if mode not in ("train", "val"):
         raise ValueError(f'mode is {mode!r}; it must be "train" or "val"')
@@ -124,8 +126,8 @@ def build_dataloader(
     if mode == "val" and dataset.batch_stage is not None:
         raise DataError(
             "dataloader.val.dataset.batch_transforms is set, but batches are mixed and erased in training "
-            "alone: leave it out, or write batch_transforms: null, with Normalize in transforms "
-            "/ 验证集不应设置 batch_transforms"
+            "alone: leave it out, or write batch_transforms: null, with Normalize in transforms"
+            + zh("val_batch_transforms")
         )
     dataset.seed = seed
     sampler: ShardedBatchSampler | EvalBatchSampler
@@ -134,7 +136,7 @@ def build_dataloader(
         if section.sampler.balanced and dataset.multi_hot is not None:
             raise DataError(
                 "sampler.balanced is for one label per image; with multi_label weigh the classes by "
-                "loss.class_weights: auto / 多标签数据不支持 balanced"
+                "loss.class_weights: auto" + zh("balanced_multi_label")
             )
         sampler = ShardedBatchSampler(
             **options,
@@ -152,7 +154,7 @@ def build_dataloader(
             if value not in (only, "none"):
                 raise DataError(
                     f"dataloader.val.sampler.{key} is {value}; evaluation reads every image exactly once, in "
-                    f"order: write {key}: {only}, or leave it out / 验证集的 {key} 应为 {only}"
+                    f"order: write {key}: {only}, or leave it out" + zh("val_sampler", setting=key, only=only)
                 )
         sampler = EvalBatchSampler(**options, rank=rank, world_size=world_size)
     return ImageLoader(dataset, sampler, section.loader, training=mode == "train", world_size=local)

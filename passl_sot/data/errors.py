@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from passl_sot.utils.errors import UserError
+from passl_sot.config.errors import UserError
 
 _SHOWN = 10
 
@@ -55,21 +55,3 @@ class WorkerError(DataError):
 
     status = 1
     final = False
-
-
-class ImageError(DataError):
-    """One file can't be read as an image.
-
-    Attributes:
-        path: The file.
-        reason: What is wrong with it, in words.
-    """
-
-    def __init__(self, path: str, reason: str):
-        super().__init__(f"{path}: {reason}")
-        self.path = path
-        self.reason = reason
-
-    def __reduce__(self):
-        # The default would call ImageError(faults) with one argument.
-        return ImageError, (self.path, self.reason)

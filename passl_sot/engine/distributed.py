@@ -20,9 +20,10 @@ import paddle.distributed as dist
 from paddle.distributed import fleet
 from tqdm import tqdm
 
-from passl_sot.engine.joining import JOIN_LIMIT, JoinError, check_gpu, choose_network, joining
+from passl_sot.config.chinese import zh
+from passl_sot.config.loader import ConfigError, Fault
 from passl_sot.engine.sync_batch_norm import synchronise_batch_norm
-from passl_sot.utils.config import ConfigError, Fault
+from passl_sot.launch.process_group import JOIN_LIMIT, JoinError, check_gpu, choose_network, joining
 
 
 @dataclass
@@ -198,7 +199,7 @@ def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World
     if gloo and sharding > 1:
         message = (
             f"stage {sharding} works on GPUs only, Paddle has none of it for CPUs: write sharding: 1, which "
-            "divides the optimiser's state, or 0 / CPU 上仅支持 sharding: 0 或 1"
+            "divides the optimiser's state, or 0" + zh("sharding_cpu")
         )
         raise ConfigError([Fault("distributed.sharding", message)])
     if size == 1:

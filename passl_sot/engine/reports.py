@@ -1,7 +1,7 @@
 """What a run says about itself: lines of the log."""
 
 from passl_sot.engine.distributed import World, format_duration
-from passl_sot.engine.progress import Progress
+from passl_sot.engine.train_state import Progress
 from passl_sot.optim.schedules import BatchPlan, Schedule
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from passl_sot.engine.checkpoint import Checkpoint, CheckpointError
-from passl_sot.utils.config import Config
-from passl_sot.utils.faults import did_you_mean, nearest
-from passl_sot.utils.show import differences, leaves
+from passl_sot.config.chinese import zh
+from passl_sot.config.display import differences, leaves
+from passl_sot.config.errors import did_you_mean, nearest
+from passl_sot.config.loader import Config
+from passl_sot.weights.checkpoint import Checkpoint, CheckpointError
 
 # Settings without an influence on any result.
 _FREE = (
@@ -44,7 +45,9 @@ def accept_changes(saved: Checkpoint, cfg: Config, named: Sequence[str]) -> str:
         if not any(_below(place, (key,)) for place in known):
             parts = {".".join(place.split(".")[:n]) for place in known for n in range(1, 9)}
             hint = did_you_mean(nearest(key, sorted(parts)))
-            raise CheckpointError(f"--resume-override: there is no setting '{key}'{hint} / 没有该配置项")
+            raise CheckpointError(
+                f"--resume-override: there is no setting '{key}'{hint}" + zh("no_such_setting")
+            )
     changed = differences(before, cfg)
     refused = [place for place in changed if not _below(place, (*_FREE, *named))]
     if refused:
@@ -52,8 +55,7 @@ def accept_changes(saved: Checkpoint, cfg: Config, named: Sequence[str]) -> str:
             f"{saved.path} was written with other settings:\n  "
             + "\n  ".join(changed[place] for place in refused)
             + "\nleave them as they were, begin a new run (-o output_dir=DIR), or say that the change is "
-            f"wanted: --resume-override {' '.join(refused)} "
-            "/ 配置与断点不同：改回、换目录，或用该选项确认"
+            f"wanted: --resume-override {' '.join(refused)}" + zh("settings_changed")
         )
     return "\n".join(line for place, line in changed.items() if not _below(place, _FREE))
 
@@ -67,7 +69,8 @@ def same_classes(saved: Checkpoint, names: list[str]) -> None:
     if saved.meta["class_names"] != names:
         raise CheckpointError(
             f"{saved.path} was trained on the classes {saved.meta['class_names'][:8]}, the data have "
-            f"{names[:8]}: resume with the same class folders, or begin anew by --init-from / 类别不一致"
+            f"{names[:8]}: resume with the same class folders, or begin anew by --init-from"
+            + zh("checkpoint_classes")
         )
 
 

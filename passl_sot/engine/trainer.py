@@ -11,32 +11,33 @@ from pathlib import Path
 import numpy as np
 import paddle
 
+from passl_sot.config.chinese import zh
+from passl_sot.config.loader import Config
+from passl_sot.config.schema import make_section
 from passl_sot.data import build_dataloader, check_data
-from passl_sot.engine import checkpoint as ckpt
-from passl_sot.engine import state
-from passl_sot.engine.diagnose import NonFiniteError, first_of_all
+from passl_sot.engine.amp import Precision
+from passl_sot.engine.compatibility import check_fit
 from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import EvaluationStopped, evaluate
-from passl_sot.engine.experiment import Experiment
-from passl_sot.engine.fit import check_fit
-from passl_sot.engine.loggers import MetricsWriter
-from passl_sot.engine.mixed_precision import Precision
+from passl_sot.engine.logging import MetricsWriter
 from passl_sot.engine.modes import set_training_mode
-from passl_sot.engine.progress import Progress, Speed, seed_all
+from passl_sot.engine.nan_check import NonFiniteError, first_of_all
 from passl_sot.engine.reports import describe_batch, describe_evaluation, describe_update
 from passl_sot.engine.resume import accept_changes, same_classes
-from passl_sot.engine.run_info import RunFolder, memory_gb, preprocessing_of
+from passl_sot.engine.run_dir import RunFolder, memory_gb, preprocessing_of
+from passl_sot.engine.schema import Experiment
 from passl_sot.engine.stopping import StopRequest
-from passl_sot.engine.tasks import build_task
+from passl_sot.engine.train_state import Progress, Speed, seed_all
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.optim import build_lr_scheduler, build_optimizer
 from passl_sot.optim.clip import clip_by_global_norm, global_grad_norm
 from passl_sot.optim.ema import ModelEMA
 from passl_sot.optim.groups import describe_groups, freeze, group_parameters, set_rates
 from passl_sot.optim.schedules import plan_batch
-from passl_sot.utils.config import Config
+from passl_sot.tasks.base import build_task
 from passl_sot.utils.logger import get_logger
-from passl_sot.utils.schema import make_section
+from passl_sot.weights import checkpoint as ckpt
+from passl_sot.weights import state
 
 log = get_logger()
 _LONG_WAIT = 0.2  # share of the time from which waiting for data is worth a word
@@ -399,7 +400,7 @@ class Trainer:
                 "class_names": self.train_loader.class_names,
                 "preprocessing": preprocessing_of(self.cfg.dataloader.val.dataset),
             }
-            arrays = state.training_arrays(self.model, self.ema, optimizer)
+            arrays = state.training_arrays(self.model, self.ema.average if self.ema else None, optimizer)
             ckpt.write_checkpoint(last, arrays, meta, previous=self.folder.previous)
             interval, progress = self.exp.checkpoint.interval, self.progress
             if interval and progress.batches == 0 and progress.epoch % interval == 0:
@@ -450,8 +451,7 @@ class Trainer:
 
     def _stop(self, number: int, path: Path) -> None:
         self._say(
-            "stopped by %s; saved %s. Go on with the same command and --resume auto / "
-            "已保存，用相同命令加 --resume auto 继续",
+            "stopped by %s; saved %s. Go on with the same command and --resume auto" + zh("stopped_saved"),
             signal.Signals(number).name,
             path,
         )

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sized
 from dataclasses import dataclass, field
 
-from passl_sot.utils.errors import UserError
+from passl_sot.config.errors import UserError
 
 __all__ = ["ConversionError", "ConversionReport"]
 

@@ -12,7 +12,6 @@ import numpy as np
 import paddle
 from safetensors.numpy import save as serialize
 
-from passl_sot.interop.checkpoints import Source, StateDict, find_state_dict, read_source
 from passl_sot.interop.convert import ConversionError, ConversionReport, convert_state_dict
 from passl_sot.interop.export_torch import export_state_dict
 from passl_sot.interop.verify import check_logits
@@ -20,6 +19,7 @@ from passl_sot.modeling.classifier import Classifier
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
 from passl_sot.weights import CheckpointError
+from passl_sot.weights.find import Source, StateDict, find_state_dict, read_source
 from passl_sot.weights.pdparams import read_pdparams, same_arrays, write_whole
 
 __all__ = ["Conversion", "convert_file"]

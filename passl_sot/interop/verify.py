@@ -8,9 +8,9 @@ import paddle
 from paddle import nn
 
 from passl_sot.interop.report import ConversionError
-from passl_sot.interop.torch_files import ZIP_ERRORS
 from passl_sot.utils.logger import get_logger
 from passl_sot.weights import CheckpointError
+from passl_sot.weights.torch_file import ZIP_ERRORS
 
 __all__ = ["check_logits"]
 

@@ -6,9 +6,9 @@ from typing import Any
 import paddle
 from paddle import nn
 
+from passl_sot.config.loader import Config, ConfigError, Fault
 from passl_sot.modeling.backbones import Backbone, build_backbone
 from passl_sot.modeling.heads import Head, build_head
-from passl_sot.utils.config import Config, ConfigError, Fault
 
 __all__ = ["Classifier"]
 

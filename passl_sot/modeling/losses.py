@@ -11,9 +11,10 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from passl_sot.config.chinese import zh
+from passl_sot.config.ranges import NonNegative, Share
+from passl_sot.config.registry import Registry
 from passl_sot.nn.precision import at_least_float32
-from passl_sot.utils.ranges import NonNegative, Share
-from passl_sot.utils.registry import Registry
 
 __all__ = [
     "LOSSES",
@@ -53,7 +54,9 @@ class Loss(nn.Layer):
             n = np.maximum(np.asarray(counts, np.float64), 1)
             self.weights = paddle.to_tensor(n.sum() / (len(n) * n), "float32")
         elif self.weights is not None and len(self.weights) != len(counts):
-            raise ValueError(f"has {len(self.weights)} entries for {len(counts)} classes / 类别权重数不符")
+            raise ValueError(
+                f"has {len(self.weights)} entries for {len(counts)} classes" + zh("class_weights_count")
+            )
 
     def forward(
         self, logits: paddle.Tensor | tuple[paddle.Tensor, ...], target: paddle.Tensor

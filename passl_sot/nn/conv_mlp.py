@@ -9,9 +9,9 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.nn.compiled import available, depthwise3x3
-from passl_sot.nn.eager_cpu import channel_bias, depthwise_conv3x3, erf_gate, pack, unpack, use_packed
 from passl_sot.nn.initializers import uniform_fan_in_
+from passl_sot.nn.ops.cpu import channel_bias, depthwise_conv3x3, erf_gate, pack, unpack, use_packed
+from passl_sot.nn.ops.cpu_numba import available, depthwise3x3
 
 _HALF = math.sqrt(0.5)
 _FEW = 400  # pixels; below, one product over all images is faster than one per image

@@ -3,8 +3,8 @@
 import paddle
 from paddle import nn
 
-from passl_sot.nn.eager_cpu import gelu
 from passl_sot.nn.initializers import linear
+from passl_sot.nn.ops.cpu import gelu
 
 __all__ = ["Mlp"]
 

@@ -15,9 +15,9 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from passl_sot.config.ranges import Count, Positive, Share
+from passl_sot.config.registry import Registry
 from passl_sot.nn.precision import at_least_float32, autocast_off
-from passl_sot.utils.ranges import Count, Positive, Share
-from passl_sot.utils.registry import Registry
 
 __all__ = [
     "EPN",

@@ -6,8 +6,8 @@ Legend: B batch, N = H·W patches, C embedding width, p side of a patch.
 import paddle
 from paddle import nn
 
-from passl_sot.nn.eager_cpu import LayerNorm, affine
 from passl_sot.nn.initializers import uniform_fan_in_
+from passl_sot.nn.ops.cpu import LayerNorm, affine
 
 __all__ = ["PatchEmbed"]
 

@@ -12,9 +12,9 @@ import paddle
 from paddle import nn
 
 from passl_sot.nn.attention import attend
-from passl_sot.nn.eager_cpu import GELU, LayerNorm
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.mlp import Mlp
+from passl_sot.nn.ops.cpu import GELU, LayerNorm
 from passl_sot.nn.precision import at_least_float32, autocast_off
 
 __all__ = ["TokenPerformer", "TokenTransformer", "orthogonal_features"]

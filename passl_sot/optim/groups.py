@@ -13,9 +13,10 @@ from typing import Annotated, Literal
 
 import paddle
 
+from passl_sot.config.chinese import zh
+from passl_sot.config.loader import ConfigError, Fault
+from passl_sot.config.ranges import NotEmpty, Positive, Range
 from passl_sot.optim.schedules import Schedule
-from passl_sot.utils.config import ConfigError, Fault
-from passl_sot.utils.ranges import NotEmpty, Positive, Range
 
 _Pattern = Annotated[str, NotEmpty()]
 
@@ -111,8 +112,8 @@ def freeze(model: paddle.nn.Layer, patterns: Sequence[str]) -> set[str]:
     _check_patterns("parameters.freeze", patterns, list(trainable))
     frozen = {name for name in trainable if any(fnmatch.fnmatchcase(name, p) for p in patterns)}
     if frozen and len(frozen) == len(trainable):
-        message = (
-            f"{', '.join(patterns)} match every parameter, so nothing is left to train / 没有可训练的参数"
+        message = f"{', '.join(patterns)} match every parameter, so nothing is left to train" + zh(
+            "nothing_trainable"
         )
         raise ConfigError([Fault("parameters.freeze", message)])
     for name in frozen:
@@ -229,7 +230,7 @@ def _check_patterns(path: str, patterns: Sequence[str], names: list[str], tail: 
             hint = (
                 f"; nearest: {', '.join(near)}" if near else f"; names begin with {', '.join(_roots(names))}"
             )
-            message = f"'{pattern}' matches no trainable parameter{hint} / 该模式未匹配到任何参数"
+            message = f"'{pattern}' matches no trainable parameter{hint}" + zh("pattern_matches_nothing")
             faults.append(Fault(f"{path}.{i}{tail}", message))
     if faults:
         raise ConfigError(faults)

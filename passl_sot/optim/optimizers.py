@@ -6,9 +6,9 @@ from typing import Annotated
 
 import paddle
 
+from passl_sot.config.ranges import NonNegative, Positive, Range, Share
 from passl_sot.optim import OPTIMIZERS
 from passl_sot.optim.groups import ParameterGroup, group_parameters
-from passl_sot.utils.ranges import NonNegative, Positive, Range, Share
 
 
 @dataclass(kw_only=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Literal
 
+from passl_sot.config.ranges import Count, Natural, NonNegative, NotEmpty, Positive, Range
 from passl_sot.optim import SCHEDULERS
-from passl_sot.utils.ranges import Count, Natural, NonNegative, NotEmpty, Positive, Range
 
 # What a step multiplies a rate by.
 _Gamma = Annotated[float, Range(above=0, max=1)]

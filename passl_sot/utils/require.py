@@ -2,7 +2,8 @@
 
 import importlib.util
 
-from passl_sot.utils.errors import UserError
+from passl_sot.config.chinese import zh
+from passl_sot.config.errors import UserError
 
 
 class MissingPaddleError(UserError, ImportError):
@@ -22,6 +23,5 @@ def require_paddle() -> None:
     if not found:
         raise MissingPaddleError(
             "PaddlePaddle is not installed: run `pip install paddlepaddle==3.3.1` for a CPU, or see "
-            "docs/gpu.md for a GPU / 未安装 PaddlePaddle：CPU 执行 pip install paddlepaddle==3.3.1，"
-            "GPU 见 docs/gpu.md"
+            "docs/gpu.md for a GPU" + zh("paddle_missing")
         )

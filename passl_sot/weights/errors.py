@@ -1,6 +1,6 @@
 """The error of everything that reads or writes weights."""
 
-from passl_sot.utils.errors import UserError
+from passl_sot.config.errors import UserError
 
 __all__ = ["CheckpointError"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from passl_sot.weights.errors import CheckpointError
-from passl_sot.weights.pickles import load_pickle, plain
+from passl_sot.weights.safe_pickle import load_pickle, plain
 
 __all__ = ["as_array", "load_paddle_pickle", "read_pdparams", "same_arrays", "write_whole"]
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from passl_sot.config.loader import ConfigError
 from passl_sot.data import AutoAugment, ThreeAugment, build_transforms
 from passl_sot.data.transforms import auto_augment
 from passl_sot.data.transforms import image as transforms
 from passl_sot.data.transforms.auto_augment import POLICY_OPERATIONS, policy_table
 from passl_sot.data.transforms.rand_augment import Step
-from passl_sot.utils.config import ConfigError
 
 MEAN = (124, 116, 104)
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

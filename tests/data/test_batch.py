@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from passl_sot.config.loader import ConfigError
 from passl_sot.data import DataError, Mixup, RandomErasing, build_dataloader, build_dataset
-from passl_sot.data.draws import of_batch, of_image_later
+from passl_sot.data.rng import of_batch, of_image_later
 from passl_sot.data.transforms.batch import BatchStage, build_batch_transforms
 from passl_sot.data.transforms.compose import Compose
 from passl_sot.data.transforms.image import Normalize, RandomHorizontalFlip
-from passl_sot.utils.config import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent
 _CROP = [{"name": "RandomResizedCrop", "size": 32}, {"name": "RandomHorizontalFlip"}]
@@ -359,7 +359,7 @@ def test_bad_files_are_replaced_before_mixing(files):
 def test_the_recipe_of_the_imagenet_configs(files):
     import paddle
 
-    from passl_sot.engine.experiment import load_config
+    from passl_sot.engine.schema import load_config
     from passl_sot.modeling.losses import LOSSES
 
     overrides = [

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from passl_sot.config.loader import ConfigError
 from passl_sot.data import Mixup, build_dataloader, build_transforms
 from passl_sot.data.transforms.batch import build_batch_transforms
-from passl_sot.utils.config import ConfigError
 
 STRONGER = {
     "name": "ByEpoch",

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from passl_sot.data import ImageError, ImageFolder, build_dataloader, build_transforms, resize
-from passl_sot.data.images.bands import decode_bands
+from passl_sot.imageio.multichannel import decode_bands
 
 CROP = {"name": "RandomResizedCrop", "size": 16}
 PLAIN = [{"name": "Resize", "size": [16, 16]}, {"name": "Normalize", "mean": [0], "std": [1]}]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from passl_sot.data import DataError, ImageError, ImageFolder, ListFile, build_dataset
-from passl_sot.data.datasets.strings import StringTable, natural_key
+from passl_sot.data.datasets.string_table import StringTable, natural_key
 
 _EVAL = [{"name": "Resize", "size": 18}, {"name": "CenterCrop", "size": 16}, {"name": "Normalize"}]
 _TRAIN = [{"name": "RandomResizedCrop", "size": 16}, {"name": "Normalize"}]

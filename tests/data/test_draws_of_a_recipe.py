@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from passl_sot.data.draws import of_batch, of_image, of_image_later
+from passl_sot.config.loader import get_config
+from passl_sot.data.rng import of_batch, of_image, of_image_later
 from passl_sot.data.transforms.image import TRANSFORMS
-from passl_sot.utils.config import get_config
 
 IMAGES, SEED, LEAST = 100_000, 42, 1e-3
 SIDE = 100_000  # of the images that regions are drawn in, so that whole pixels don't matter

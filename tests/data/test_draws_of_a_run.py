@@ -17,8 +17,8 @@ from PIL import Image
 from scipy import stats
 
 from passl_sot.data import Mixup
-from passl_sot.data.draws import generator, of_batch, of_image, of_image_later
-from passl_sot.data.loading.sampler import ShardedBatchSampler
+from passl_sot.data.rng import generator, of_batch, of_image, of_image_later
+from passl_sot.data.samplers import ShardedBatchSampler
 from passl_sot.data.transforms.auto_augment import AutoAugment, ThreeAugment, policy_table
 from passl_sot.data.transforms.erasing import RandomErasing
 from passl_sot.data.transforms.image import ColorJitter, RandomCrop, RandomHorizontalFlip, RandomResizedCrop

@@ -1,4 +1,4 @@
-"""Plain JPEG files decoded without Pillow (`passl_sot.data.images.jpeg`) show what they show by Pillow."""
+"""Plain JPEG files decoded without Pillow (`passl_sot.imageio.jpeg`) show what they show by Pillow."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from PIL import Image, ImageOps
 
 from passl_sot.data import ImageError, ImageFolder, decode
-from passl_sot.data.images.decode import open_image
+from passl_sot.imageio.decode import open_image
 
 # By its name alone one gets the function.
-_MODULE = sys.modules["passl_sot.data.images.decode"]
+_MODULE = sys.modules["passl_sot.imageio.decode"]
 
 
 def _picture(height: int = 40, width: int = 60) -> np.ndarray:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl_sot.data.images.jpeg import decode_part, read_header
-from passl_sot.data.images.jpeg_tiles import tile_blocks, tile_jpeg
+from passl_sot.imageio.jpeg import decode_part, read_header
+from passl_sot.imageio.jpeg_restart import tile_blocks, tile_jpeg
 
 pytest.importorskip("numba")
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 pytest.importorskip("numba")
 
-from passl_sot.data.kernels import affine
+from passl_sot.imageio.kernels import affine
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _FILL = (124, 116, 104)

@@ -110,7 +110,8 @@ def test_images_that_are_not_contiguous(photos):
 
 def test_nothing_is_compiled_twice(photos):
     """For arrays that may not be written to, as Pillow hands them out, numba would."""
-    from passl_sot.data.kernels import colour, planes
+    from passl_sot.imageio.kernels import color as colour
+    from passl_sot.imageio.kernels import layout as planes
 
     for image in (photos[3], np.asarray(Image.fromarray(photos[3])), photos[3][:, ::-1]):
         carry_out(image, [Job("Hue", 0.1), Job("Color", 1.5)])
@@ -153,7 +154,7 @@ def test_where_no_code_can_be_kept_it_is_compiled_anew():
 import numpy as np
 from passl_sot.data.transforms.operations import Job
 print(Job("Invert").by_kernel(np.full((1, 1, 3), 55, np.uint8)).tolist())
-from passl_sot.data.kernels import colour
+from passl_sot.imageio.kernels import color as colour
 print(type(colour._pointwise._cache).__name__)
 """
     nowhere = {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator", "NUMBA_CACHE_DIR": "/proc/nowhere"}

@@ -24,7 +24,7 @@ FILTERS = {
 @pytest.fixture(autouse=True)
 def _only_compiled(monkeypatch):
     """Nothing here may be Pillow's own work."""
-    monkeypatch.delattr(sys.modules["passl_sot.data.images.decode"], "_resize_by_pillow")
+    monkeypatch.delattr(sys.modules["passl_sot.imageio.decode"], "_resize_by_pillow")
 
 
 def _pillow(image: np.ndarray, size_hw: tuple[int, int], interpolation: str, box=None) -> np.ndarray:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import passl_sot.data.loading.loader as loader_module
+import passl_sot.data.loader.loader as loader_module
+from passl_sot.config.loader import ConfigError
 from passl_sot.data import DataError, ImageError, build_dataloader, build_dataset
-from passl_sot.data.loading.bad_files import bad_file_limit
-from passl_sot.utils.config import ConfigError
+from passl_sot.data.loader.corrupt_files import bad_file_limit
 
 _EVAL = [{"name": "Resize", "size": 18}, {"name": "CenterCrop", "size": 16}, {"name": "Normalize"}]
 

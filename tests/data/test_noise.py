@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from passl_sot.data.kernels.compiling import available
 from passl_sot.data.transforms.noise import fill_with_noise
+from passl_sot.imageio.kernels.jit import available
 
 
 def noise(seed: int, *shape: int) -> np.ndarray:

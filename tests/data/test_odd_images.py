@@ -18,9 +18,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from passl_sot.data import ImageError
-from passl_sot.data.images.decode import FORMATS, open_image
-from passl_sot.data.pixels import as_array
 from passl_sot.data.transforms.image import CenterCrop, RandomResizedCrop, Resize
+from passl_sot.imageio.decode import FORMATS, open_image
+from passl_sot.imageio.lazy_image import as_array
 
 _HERE = Path(__file__).parent
 _PAGE = (_HERE.parents[1] / "docs" / "data.md").read_text(encoding="utf-8")

@@ -21,14 +21,14 @@ from PIL import Image
 from passl_sot import cli
 from passl_sot.data import DataError, ImageError, ImageFolder, ListFile, PackedImages, build_dataloader
 from passl_sot.data.datasets.digits import write_digits
-from passl_sot.data.datasets.own_folder import find_splits
-from passl_sot.data.datasets.packed_format import read_index, write_index
-from passl_sot.data.images import jpeg
-from passl_sot.data.images.decode import decode, resize
-from passl_sot.data.packing.items import Item, Recipe
-from passl_sot.data.packing.pack import make_job, pack, verify
-from passl_sot.data.packing.shards import Job
-from passl_sot.data.packing.sources import SourceOptions, open_source, splits_of
+from passl_sot.data.datasets.splits import find_splits
+from passl_sot.data.packed.format import read_index, write_index
+from passl_sot.data.packed.record import Item, Recipe
+from passl_sot.data.packed.shard import Job
+from passl_sot.data.packed.sources import SourceOptions, open_source, splits_of
+from passl_sot.data.packed.writer import make_job, pack, verify
+from passl_sot.imageio import jpeg
+from passl_sot.imageio.decode import decode, resize
 
 ROOT = Path(__file__).parents[2]
 NORMALIZE = [{"name": "Normalize"}]
@@ -237,7 +237,7 @@ def test_what_is_said_before_and_after(source, tmp_path):
 
 def test_the_time_is_what_the_slowest_process_takes(source, tmp_path, monkeypatch):
     """Four shards are two for each of three processes at most; what is compiled at first doesn't count."""
-    module = sys.modules["passl_sot.data.packing.pack"]
+    module = sys.modules["passl_sot.data.packed.writer"]
     job = make_job(open_source(str(source), SourceOptions()), str(tmp_path), TILES)
     seen = []
 
@@ -418,9 +418,9 @@ def alive(pid: int) -> bool:
 PACK = """
 import sys
 from passl_sot.data.errors import DataError
-from passl_sot.data.packing.items import Recipe
-from passl_sot.data.packing.sources import SourceOptions, open_source, splits_of
-from passl_sot.data.packing.pack import make_job, pack
+from passl_sot.data.packed.record import Recipe
+from passl_sot.data.packed.sources import SourceOptions, open_source, splits_of
+from passl_sot.data.packed.writer import make_job, pack
 if __name__ == "__main__":
     recipe = Recipe(kind="pixels", short_side=400)
     source = open_source(sys.argv[1] + "/list.txt", SourceOptions(dataroot=sys.argv[1]))
@@ -494,7 +494,7 @@ def test_killed(photos, tmp_path, packer, whom):
 
 def test_a_shard_that_was_damaged_in_between_is_packed_again(source, tmp_path, monkeypatch):
     """Power fails after the rename: the file has its name, but not all of its bytes."""
-    module = sys.modules["passl_sot.data.packing.pack"]
+    module = sys.modules["passl_sot.data.packed.writer"]
     with monkeypatch.context() as here:
         here.setattr(module, "_finish", lambda job, say: None)
         packed(source, tmp_path / "out")
@@ -505,7 +505,7 @@ def test_a_shard_that_was_damaged_in_between_is_packed_again(source, tmp_path, m
 
 def test_a_shard_that_goes_before_the_index_is_written(photos, tmp_path, monkeypatch):
     many_files(photos, tmp_path / "in", 600, side=40)
-    module, out = sys.modules["passl_sot.data.packing.pack"], tmp_path / "out"
+    module, out = sys.modules["passl_sot.data.packed.writer"], tmp_path / "out"
     finish = module._finish
 
     def remove_first(job, say):
@@ -881,7 +881,7 @@ def test_arguments_that_do_not_go_together(capsys, arguments, words):
 
 
 def test_tiles_need_numba(source, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("passl_sot.data.kernels.compiling.available", lambda: False)
+    monkeypatch.setattr("passl_sot.imageio.kernels.jit.available", lambda: False)
     assert cli.make_cache([str(source), str(tmp_path / "out"), "--tile-only"]) == 2
     assert "pip install 'passl_sot[fast]'" in capsys.readouterr().err
 

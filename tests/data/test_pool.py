@@ -19,7 +19,7 @@ from PIL import Image
 
 from passl_sot.data import DataError, build_dataloader, build_dataset, check_data
 from passl_sot.data.errors import WorkerError
-from passl_sot.data.loading import nursery
+from passl_sot.data.loader import fork_server as nursery
 
 ROOT = Path(__file__).parents[2]
 

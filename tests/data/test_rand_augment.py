@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
+from passl_sot.config.loader import ConfigError
 from passl_sot.data import RandAugment, build_transforms
 from passl_sot.data.transforms.rand_augment import OPERATIONS, Policy, Step, parse_policy
-from passl_sot.utils.config import ConfigError
 
 _MEAN = (124, 116, 104)
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl_sot.data import ImageFolder, PackedImages, build_dataloader, draws
-from passl_sot.data.draws import Streams, of_image, of_image_later, streams_agree
-from passl_sot.data.loading.bad_files import GuardedReader
-from passl_sot.data.loading.collate import Collate
-from passl_sot.data.packing.items import Recipe
-from passl_sot.data.packing.pack import make_job, pack
-from passl_sot.data.packing.sources import SourceOptions, open_source
+from passl_sot.data import ImageFolder, PackedImages, build_dataloader
+from passl_sot.data import rng as draws
+from passl_sot.data.loader.collate import Collate
+from passl_sot.data.loader.corrupt_files import GuardedReader
+from passl_sot.data.packed.record import Recipe
+from passl_sot.data.packed.sources import SourceOptions, open_source
+from passl_sot.data.packed.writer import make_job, pack
+from passl_sot.data.rng import Streams, of_image, of_image_later, streams_agree
 from passl_sot.data.transforms.compose import Compose
 from passl_sot.data.transforms.image import Normalize, RandomCrop, RandomHorizontalFlip
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from passl_sot.config.loader import ConfigError
 from passl_sot.data import DataError, build_transforms
-from passl_sot.data.kernels.compiling import available
 from passl_sot.data.transforms import image as transforms
 from passl_sot.data.transforms.compose import Compose
 from passl_sot.data.transforms.image import (
@@ -18,7 +18,7 @@ from passl_sot.data.transforms.image import (
     RandomResizedCrop,
     Resize,
 )
-from passl_sot.utils.config import ConfigError
+from passl_sot.imageio.kernels.jit import available
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -289,7 +289,7 @@ def test_mirror_images_lie_in_memory_as_others_do(channels, installed, monkeypat
 @pytest.mark.parametrize("installed", [True, False])
 def test_mirrored_as_it_is_resized(installed, monkeypatch):
     """A flip after a resize takes part in it; pixels and draws are those of the two one after the other."""
-    monkeypatch.setattr("passl_sot.data.kernels.compiling.available", lambda: installed)
+    monkeypatch.setattr("passl_sot.imageio.kernels.jit.available", lambda: installed)
     flip, tall = RandomHorizontalFlip(prob=0.5), _image(150, 40)  # so tall that the vertical pass comes first
     for resized in (RandomResizedCrop(size=[24, 37]), RandomResizedCrop(size=16, interpolation="random")):
         for seed in range(20):

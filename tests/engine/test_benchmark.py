@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from passl_sot.data.images import jpeg
-from passl_sot.engine import data_benchmark
-from passl_sot.engine.data_benchmark import at_half_size
-from passl_sot.engine.data_peers import PEERS
-from passl_sot.engine.experiment import load_config
+from passl_sot.bench import data as data_benchmark
+from passl_sot.bench.data import at_half_size
+from passl_sot.bench.peers import PEERS
+from passl_sot.engine.schema import load_config
+from passl_sot.imageio import jpeg
 
 PEER = """
 import sys

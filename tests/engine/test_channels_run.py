@@ -7,9 +7,9 @@ import paddle
 import pytest
 
 from passl_sot import cli, create_model
-from passl_sot.engine.checkpoint import read_checkpoint
-from passl_sot.engine.predict import Predictor
-from passl_sot.utils.config import get_config
+from passl_sot.config.loader import get_config
+from passl_sot.predict import Predictor
+from passl_sot.weights.checkpoint import read_checkpoint
 
 GREY = """
 _base_: run.yaml

@@ -18,8 +18,8 @@ import pytest
 from safetensors.numpy import save
 
 from passl_sot import Predictor
-from passl_sot.engine import checkpoint as ckpt
-from passl_sot.engine.checkpoint import CheckpointError, read_checkpoint, read_weights, write_checkpoint
+from passl_sot.weights import checkpoint as ckpt
+from passl_sot.weights.checkpoint import CheckpointError, read_checkpoint, read_weights, write_checkpoint
 
 TENSORS = {
     "model.a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -221,7 +221,7 @@ def test_kill_in_the_middle_of_writing(tmp_path):
     script.write_text(
         "import sys, itertools, numpy as np\n"
         "from pathlib import Path\n"
-        "from passl_sot.engine.checkpoint import write_checkpoint\n"
+        "from passl_sot.weights.checkpoint import write_checkpoint\n"
         "for i in itertools.count():\n"
         "    write_checkpoint(Path(sys.argv[1]), {'model.a': np.full(4_000_000, i, np.float32)}, {'i': i})\n"
         "    print(i, flush=True)\n"

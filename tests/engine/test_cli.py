@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from passl_sot import cli
+from passl_sot import predict as engine_predict
 from passl_sot.cli import command as cli_command
-from passl_sot.engine import predict as engine_predict
-from passl_sot.engine.checkpoint import read_checkpoint, write_checkpoint
 from passl_sot.engine.distributed import World
-from passl_sot.engine.experiment import load_config
+from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
+from passl_sot.weights.checkpoint import read_checkpoint, write_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,7 +48,7 @@ def test_outputs_are_tried_before_the_work(experiment, run, tmp_path, capsys, mo
     def never(*_, **__):
         raise AssertionError("work was begun")
 
-    monkeypatch.setattr("passl_sot.engine.runs.evaluate_run", never)
+    monkeypatch.setattr("passl_sot.engine.entry.evaluate_run", never)
     monkeypatch.setattr(engine_predict, "Predictor", never)
     weights = ["--weights", str(run / "best")]
     refused(

@@ -8,14 +8,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from passl_sot import create_model, list_models
-from passl_sot.engine.checkpoint import CheckpointError, read_checkpoint
+from passl_sot.config.loader import ConfigError
 from passl_sot.engine.distributed import World
-from passl_sot.engine.experiment import load_config
-from passl_sot.engine.loggers import read_metrics
-from passl_sot.engine.tasks import ClassificationTask, DistillationTask, build_task
+from passl_sot.engine.logging import read_metrics
+from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.utils.config import ConfigError
+from passl_sot.tasks.base import ClassificationTask, DistillationTask, build_task
+from passl_sot.weights.checkpoint import CheckpointError, read_checkpoint
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STUDENT = (

@@ -8,14 +8,14 @@ import numpy as np
 import paddle
 import pytest
 
-from passl_sot.engine.checkpoint import read_checkpoint
+from passl_sot.config.loader import ConfigError
 from passl_sot.engine.distributed import World, start
-from passl_sot.engine.experiment import load_config
-from passl_sot.engine.loggers import read_metrics
+from passl_sot.engine.logging import read_metrics
+from passl_sot.engine.schema import load_config
 from passl_sot.engine.sync_batch_norm import SyncBatchNorm2D, synchronise_batch_norm
 from passl_sot.engine.trainer import Trainer
 from passl_sot.nn.initializers import batch_norm
-from passl_sot.utils.config import ConfigError
+from passl_sot.weights.checkpoint import read_checkpoint
 
 QUIET = ("epochs=1", "model.architecture.drop_path_rate=0", "model.architecture.drop_rate=0")
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from passl_sot.engine.experiment import load_config
-from passl_sot.utils.config import ConfigError
+from passl_sot.config.loader import ConfigError
+from passl_sot.engine.schema import load_config
 
 CONFIG = Path(__file__).parents[2] / "configs/sot/sot_tiny.yaml"
 

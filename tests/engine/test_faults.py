@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from passl_sot.engine.checkpoint import read_checkpoint
-from passl_sot.engine.diagnose import NonFiniteError
 from passl_sot.engine.distributed import World
-from passl_sot.engine.experiment import load_config
-from passl_sot.engine.loggers import read_metrics
-from passl_sot.engine.run_info import RunFolder
+from passl_sot.engine.logging import read_metrics
+from passl_sot.engine.nan_check import NonFiniteError
+from passl_sot.engine.run_dir import RunFolder
+from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
+from passl_sot.weights.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 # Trains as tools/train.py does, after some lines that arrange for an accident.
@@ -36,7 +36,7 @@ sys.exit(cli.train())
 """
 # Ends the process at the third checkpoint, of which half has been written.
 KILL_IN_A_WRITE = """
-from passl_sot.engine import checkpoint
+from passl_sot.weights import checkpoint
 fsync, files = os.fsync, []
 
 def halve(handle):
@@ -52,9 +52,9 @@ checkpoint.os.fsync = halve
 # Something happens before the decision of the third update, once.
 AT_AN_UPDATE = """
 import gc
-from passl_sot.data.loading.pool import Pool
+from passl_sot.data.loader.worker_pool import Pool
 from passl_sot.engine.trainer import Trainer
-from passl_sot.utils.supervisor import generation
+from passl_sot.launch.supervisor import generation
 agree, done = Trainer._agree, []
 
 def workers():
@@ -252,7 +252,7 @@ def test_a_damaged_last_never_takes_the_place_of_a_whole_one(experiment, tmp_pat
         replace(source, target)
         whole.append(RunFolder(folder).latest() is not None)
 
-    monkeypatch.setattr("passl_sot.engine.checkpoint.os.replace", look)
+    monkeypatch.setattr("passl_sot.weights.checkpoint.os.replace", look)
     trainer.fit()
     assert len(whole) > 4
     assert all(whole)

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from passl_sot.engine.checkpoint import read_checkpoint
 from passl_sot.engine.distributed import World
-from passl_sot.engine.experiment import load_config
-from passl_sot.engine.loggers import read_metrics
-from passl_sot.engine.run_info import RunFolder
+from passl_sot.engine.logging import read_metrics
+from passl_sot.engine.run_dir import RunFolder
+from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
+from passl_sot.weights.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.slow
 # Trains as tools/train.py does, after some lines that arrange for an accident in the training processes.
@@ -20,7 +20,7 @@ SCRIPT = """
 import os, resource, signal, sys, time
 from pathlib import Path
 from passl_sot import cli
-from passl_sot.utils.supervisor import generation
+from passl_sot.launch.supervisor import generation
 
 if generation() is not None:
     from passl_sot.engine import trainer

@@ -14,7 +14,7 @@ import paddle
 import pytest
 from paddle.amp.auto_cast import amp_initialize
 
-from passl_sot.engine.mixed_precision import AmpSection, Precision
+from passl_sot.engine.amp import AmpSection, Precision
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.losses import (

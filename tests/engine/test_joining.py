@@ -11,9 +11,9 @@ from pathlib import Path
 import paddle
 import pytest
 
+from passl_sot.config.loader import ConfigError
 from passl_sot.engine.distributed import start
-from passl_sot.engine.joining import check_gpu
-from passl_sot.utils.config import ConfigError
+from passl_sot.launch.process_group import check_gpu
 
 ROOT = Path(__file__).parents[2]
 JOIN = """

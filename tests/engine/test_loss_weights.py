@@ -4,13 +4,13 @@ import numpy as np
 import paddle
 import pytest
 
+from passl_sot.config.loader import ConfigError
 from passl_sot.engine.distributed import World
-from passl_sot.engine.experiment import load_config
-from passl_sot.engine.loggers import read_metrics
-from passl_sot.engine.tasks import build_task
+from passl_sot.engine.logging import read_metrics
+from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.utils.config import ConfigError
+from passl_sot.tasks.base import build_task
 
 SUM = "model.head.fusion_type=sum_loss"
 

@@ -4,12 +4,12 @@ import numpy as np
 import paddle
 import pytest
 
-from passl_sot.engine import state
-from passl_sot.engine.checkpoint import read_checkpoint
-from passl_sot.engine.experiment import load_config
-from passl_sot.engine.mixed_precision import AmpSection, Precision
-from passl_sot.engine.progress import Progress
+from passl_sot.engine.amp import AmpSection, Precision
+from passl_sot.engine.schema import load_config
+from passl_sot.engine.train_state import Progress
 from passl_sot.modeling.classifier import Classifier
+from passl_sot.weights import state
+from passl_sot.weights.checkpoint import read_checkpoint
 
 
 def choose(level="O1", dtype="auto", on_gpu=True, has_bfloat16=True) -> Precision:

@@ -8,9 +8,9 @@ from PIL import Image
 
 from passl_sot import cli
 from passl_sot.data import DataError, ListFile, Mixup, build_dataloader
-from passl_sot.engine.checkpoint import read_checkpoint
-from passl_sot.engine.loggers import read_metrics
-from passl_sot.engine.predict import Predictor
+from passl_sot.engine.logging import read_metrics
+from passl_sot.predict import Predictor
+from passl_sot.weights.checkpoint import read_checkpoint
 
 LISTS = """
 _base_: run.yaml
@@ -85,7 +85,7 @@ def test_a_run(config, tmp_path, capfd):
 
 
 def test_targets_reach_the_loss(config):
-    from passl_sot.engine.experiment import load_config
+    from passl_sot.engine.schema import load_config
 
     cfg = load_config(config)
     loader = build_dataloader(cfg.dataloader.val, mode="val", seed=0)
@@ -150,7 +150,7 @@ def test_lines(tmp_path):
 
 def test_paddleclass_lists_of_zeros_and_ones(config, tmp_path):
     """The same images in both formats are the same targets; which format it is is said, not guessed."""
-    from passl_sot.engine.experiment import load_config
+    from passl_sot.engine.schema import load_config
 
     cfg = load_config(config)
     given = build_dataloader(cfg.dataloader.val, mode="val", seed=0).dataset

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from passl_sot.engine.checkpoint import read_checkpoint
+from passl_sot.weights.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 

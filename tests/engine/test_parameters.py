@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from passl_sot import cli
-from passl_sot.engine.checkpoint import read_checkpoint
 from passl_sot.engine.distributed import World
-from passl_sot.engine.experiment import load_config
+from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
+from passl_sot.weights.checkpoint import read_checkpoint
 
 SETTINGS = (
     "parameters.freeze=[backbone.blocks.0.*]",

@@ -9,11 +9,11 @@ from PIL import Image
 
 from passl_sot import Predictor
 from passl_sot.data.errors import DataError
-from passl_sot.engine.checkpoint import CheckpointError, write_checkpoint
 from passl_sot.engine.distributed import World
-from passl_sot.engine.experiment import load_config
-from passl_sot.engine.predict import collect_images, write_predictions
+from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
+from passl_sot.predict import collect_images, write_predictions
+from passl_sot.weights.checkpoint import CheckpointError, write_checkpoint
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from passl_sot import cli
-from passl_sot.engine.checkpoint import read_checkpoint
 from passl_sot.engine.distributed import World
-from passl_sot.engine.experiment import load_config
-from passl_sot.engine.loggers import read_metrics
+from passl_sot.engine.logging import read_metrics
+from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
+from passl_sot.weights.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 # Ten updates of two batches, five an epoch, with everything in them that draws random numbers.

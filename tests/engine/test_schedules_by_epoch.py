@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
+from passl_sot.config.signature import Signature
 from passl_sot.engine.distributed import World
-from passl_sot.engine.experiment import load_config
-from passl_sot.engine.loggers import read_metrics
+from passl_sot.engine.logging import read_metrics
+from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Backbone
 from passl_sot.nn.drop_path import DropPath
-from passl_sot.utils.signatures import Signature
 
 SMALL = "img_size: 32, embed_dim: 16, depth: 3, num_heads: 2"
 BACKBONE = {

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from passl_sot.engine.checkpoint import read_checkpoint
-from passl_sot.utils.supervisor import SupervisionError, Supervisor, should_supervise
+from passl_sot.launch.supervisor import SupervisionError, Supervisor, should_supervise
+from passl_sot.weights.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 # Trains as tools/train.py does, but one process meets with an accident at an update.
 ACCIDENT = """
 import os, signal, sys, time
 from passl_sot import cli
-from passl_sot.utils.supervisor import generation
+from passl_sot.launch.supervisor import generation
 
 def accident():
     {accident}
@@ -106,7 +106,7 @@ def test_the_end_of_a_log_begins_with_a_whole_character(tmp_path, shift):
     script, log = tmp_path / "script.py", tmp_path / "log"
     script.write_text(f"""
 import sys
-from passl_sot.utils.supervisor import generation, report_failure, supervise
+from passl_sot.launch.supervisor import generation, report_failure, supervise
 if generation() is None:
     sys.exit(supervise(0))
 print("\u7aef" * 1500, "-" * {shift}, file=sys.stderr)

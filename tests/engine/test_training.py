@@ -18,13 +18,13 @@ import paddle.nn.functional as F
 import pytest
 from visualdl import LogReader
 
-from passl_sot.engine.checkpoint import read_checkpoint
 from passl_sot.engine.distributed import World
-from passl_sot.engine.experiment import load_config
-from passl_sot.engine.loggers import read_metrics
-from passl_sot.engine.progress import mix_seed, seed_all
+from passl_sot.engine.logging import read_metrics
+from passl_sot.engine.schema import load_config
+from passl_sot.engine.train_state import mix_seed, seed_all
 from passl_sot.engine.trainer import NonFiniteError, Trainer
 from passl_sot.modeling.classifier import Classifier
+from passl_sot.weights.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 CURVE = [1.0941, 1.1350, 1.0996, 0.9995, 1.0530, 0.9073, 0.8848, 0.8040, 0.7333, 0.6765, 0.5371, 0.4563]

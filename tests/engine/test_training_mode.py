@@ -4,14 +4,14 @@ import numpy as np
 import paddle
 import pytest
 
-from passl_sot.engine.checkpoint import read_checkpoint
+from passl_sot.config.loader import ConfigError
 from passl_sot.engine.distributed import World
-from passl_sot.engine.experiment import load_config
 from passl_sot.engine.modes import set_training_mode
+from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.nn.initializers import batch_norm
-from passl_sot.utils.config import ConfigError
+from passl_sot.weights.checkpoint import read_checkpoint
 
 NETWORK = (
     "model.architecture={name: STViT, img_size: 32, embed_dim: [8, 12, 16], depths: [1, 1, 2],"

@@ -10,9 +10,9 @@ import paddle
 import pytest
 from safetensors.numpy import save_file
 
-from passl_sot.engine.checkpoint import write_checkpoint
-from passl_sot.interop.checkpoints import find_state_dict, read_source
 from passl_sot.weights import CheckpointError
+from passl_sot.weights.checkpoint import write_checkpoint
+from passl_sot.weights.find import find_state_dict, read_source
 
 W = {"w": np.ones((2, 3), "f4"), "b": np.arange(2, dtype="i8")}
 

@@ -6,8 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from passl_sot.interop.checkpoints import find_state_dict, read_source
 from passl_sot.weights import CheckpointError
+from passl_sot.weights.find import find_state_dict, read_source
 
 WRITE = """
 import argparse, collections, pathlib, sys

@@ -11,9 +11,9 @@ from safetensors.numpy import save_file
 
 from passl_sot import create_model
 from passl_sot.cli import convert
-from passl_sot.engine.checkpoint import read_weights, write_checkpoint
-from passl_sot.interop.checkpoints import find_state_dict, read_source
 from passl_sot.interop.export_torch import export_state_dict
+from passl_sot.weights.checkpoint import read_weights, write_checkpoint
+from passl_sot.weights.find import find_state_dict, read_source
 
 SMALL = """
 model:

@@ -10,8 +10,8 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from passl_sot.interop.checkpoints import find_state_dict, read_source
 from passl_sot.weights import CheckpointError
+from passl_sot.weights.find import find_state_dict, read_source
 
 FORMATS = ("zip", "legacy")
 

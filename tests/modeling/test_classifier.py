@@ -6,9 +6,9 @@ import numpy as np
 import paddle
 import pytest
 
+from passl_sot.config.loader import Config, ConfigError
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.stats import count_layer_macs, count_macs, model_stats
-from passl_sot.utils.config import Config, ConfigError
 
 ARCH = {"name": "SoT", "img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2, "token_dim": 8}
 HEAD = {"name": "SecondOrderHead", "num_classes": 5, "in_channels": 24, "num_heads": 2, "wr_dim": 4}

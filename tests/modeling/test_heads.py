@@ -4,8 +4,8 @@ import numpy as np
 import paddle
 import pytest
 
+from passl_sot.config.loader import ConfigError
 from passl_sot.modeling.heads import HEADS, build_head
-from passl_sot.utils.config import ConfigError
 
 
 def second_order(**more) -> paddle.nn.Layer:

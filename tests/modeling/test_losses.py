@@ -4,6 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
+from passl_sot.config.loader import ConfigError
 from passl_sot.modeling.losses import (
     LOSSES,
     BinaryCrossEntropyLoss,
@@ -11,7 +12,6 @@ from passl_sot.modeling.losses import (
     hard_distillation,
     soft_distillation,
 )
-from passl_sot.utils.config import ConfigError
 
 LOGITS = np.random.default_rng(0).standard_normal((4, 6)) * 3
 LABELS = np.array([0, 5, 2, 2])

@@ -5,10 +5,10 @@ import paddle
 import pytest
 
 from passl_sot import create_model
+from passl_sot.config.epoch_schedule import value_of_epoch
 from passl_sot.modeling.backbones import build_backbone
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.optim.groups import decay_groups
-from passl_sot.utils.by_epoch import value_of_epoch
 
 TINY = {
     "name": "STViT",

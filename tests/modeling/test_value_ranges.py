@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from passl_sot.config.signature import Signature
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.utils.signatures import Signature
 
 
 @pytest.mark.parametrize("name", BACKBONES.names())

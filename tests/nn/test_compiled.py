@@ -9,8 +9,8 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from passl_sot.nn import compiled
 from passl_sot.nn.conv_mlp import ConvMlp, ResidualDepthwise
+from passl_sot.nn.ops import cpu_numba as compiled
 
 pytest.importorskip("numba")
 
@@ -116,7 +116,7 @@ def test_without_numba_the_other_formulations_serve():
 import sys
 sys.modules["numba"] = None
 import numpy as np, paddle
-from passl_sot.nn import compiled
+from passl_sot.nn.ops import cpu_numba as compiled
 from passl_sot.nn.conv_mlp import ConvMlp
 x = paddle.to_tensor(np.random.default_rng(0).standard_normal([2, 4, 6, 5]).astype("float32"))
 assert not compiled.available(x)
@@ -132,7 +132,7 @@ print(ConvMlp(4, 12)(x).sum().item())
 def test_where_nothing_can_be_kept_it_is_compiled_anew():
     program = """
 import paddle
-from passl_sot.nn import compiled
+from passl_sot.nn.ops import cpu_numba as compiled
 x = paddle.ones([1, 1, 2, 2])
 print(float(compiled.depthwise3x3(x, paddle.ones([1, 9]), paddle.zeros([1])).sum()))
 print(type(compiled._forward._cache).__name__)

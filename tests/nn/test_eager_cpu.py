@@ -6,7 +6,7 @@ import paddle.nn.functional as F
 import pytest
 
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, Pointwise, ResidualDepthwise
-from passl_sot.nn.eager_cpu import (
+from passl_sot.nn.ops.cpu import (
     LayerNorm,
     affine,
     channel_bias,

@@ -7,9 +7,9 @@ import numpy as np
 import paddle
 import pytest
 
+from passl_sot.config.loader import ConfigError
 from passl_sot.nn.normalization import LN, NORMALIZATIONS, MatrixNorm, SvPN, build_normalization
 from passl_sot.nn.second_order import GCP, MGCrP, remove_scalar_mean
-from passl_sot.utils.config import ConfigError
 
 _path = Path(__file__).parents[1] / "fixtures" / "golden" / "golden_rule.py"
 _spec = importlib.util.spec_from_file_location("golden_rule", _path)

@@ -5,6 +5,8 @@ import paddle
 import pytest
 
 from passl_sot import create_model
+from passl_sot.config.loader import ConfigError
+from passl_sot.config.schema import make_section
 from passl_sot.optim import build_lr_scheduler, build_optimizer
 from passl_sot.optim.groups import (
     LrFactor,
@@ -14,8 +16,6 @@ from passl_sot.optim.groups import (
     group_parameters,
     set_rates,
 )
-from passl_sot.utils.config import ConfigError
-from passl_sot.utils.schema import make_section
 
 
 @pytest.fixture(scope="module")

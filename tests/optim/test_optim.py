@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from passl_sot.config.loader import ConfigError
 from passl_sot.optim import build_lr_scheduler, build_optimizer
 from passl_sot.optim.clip import clip_by_global_norm, global_grad_norm
 from passl_sot.optim.ema import ModelEMA
 from passl_sot.optim.groups import decay_groups
 from passl_sot.optim.schedules import CosineSchedule, plan_batch
-from passl_sot.utils.config import ConfigError
 
 SOT = {"learning_rate": 1e-3, "T_max": 300, "warmup_epochs": 5, "warmup_lr": 1e-6, "min_lr": 1e-5}
 

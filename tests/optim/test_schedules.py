@@ -2,8 +2,8 @@
 
 import pytest
 
+from passl_sot.config.loader import ConfigError
 from passl_sot.optim import SCHEDULERS, build_lr_scheduler
-from passl_sot.utils.config import ConfigError
 
 
 def rates(name: str, epochs: int = 10, at=range(10), **settings) -> list[float]:

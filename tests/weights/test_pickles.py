@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from passl_sot.weights import CheckpointError
-from passl_sot.weights.pickles import load_pickle, plain
+from passl_sot.weights.safe_pickle import load_pickle, plain
 
 keys = st.one_of(st.text(max_size=5), st.integers(), st.none(), st.booleans(), st.binary(max_size=5))
 values = st.recursive(

@@ -9,6 +9,7 @@ import tempfile
 import numpy as np
 from PIL import Image
 
+from passl_sot.config.chinese import zh
 from passl_sot.data.errors import DataError
 
 _NOTE = """Optical recognition of handwritten digits
@@ -67,8 +68,8 @@ def _expected(seed: int) -> dict[str, np.ndarray]:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise DataError(
-            "the digits come with scikit-learn, which isn't installed: `pip install scikit-learn` "
-            "/ 缺少 scikit-learn，请先 pip install scikit-learn"
+            "the digits come with scikit-learn, which isn't installed: `pip install scikit-learn`"
+            + zh("scikit_learn_missing")
         ) from error
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
@@ -91,7 +92,7 @@ def _refuse_strangers(root: str, images: dict[str, np.ndarray]) -> None:
                 if path not in images and not name.startswith("."):
                     raise DataError(
                         f"{root} holds {path}, which isn't of the digits with this seed; choose another "
-                        "folder, or remove this one / 目标目录中有其他文件，请换一个目录"
+                        "folder, or remove this one" + zh("folder_has_other_files")
                     )
 
 

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from passl_sot.data.datasets.strings import natural_key
+from passl_sot.config.chinese import CHINESE
+from passl_sot.data.datasets.string_table import natural_key
 from passl_sot.data.errors import DataError
 
 EXTENSIONS = (
@@ -27,7 +28,7 @@ LAYOUT = """Expected layout (one folder per class):
     data/train/<class>/*.jpg
     data/val/<class>/*.jpg
 and dataroot: data/train for training, data/val for validation.
-数据目录应为 train/<类别>/*.jpg 与 val/<类别>/*.jpg，dataroot 分别指向 train 与 val。"""
+""" + CHINESE["folder_layout"]
 
 # Folders that programs leave among the classes; hidden ones are left out anyway.
 _CLUTTER = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")

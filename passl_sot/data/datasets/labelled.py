@@ -15,20 +15,21 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from passl_sot.config.chinese import zh
+from passl_sot.config.ranges import Count, Range
+from passl_sot.config.registry import Registry
 from passl_sot.data.datasets.folders import EXTENSIONS, scan_folder
 from passl_sot.data.datasets.list_files import read_class_names, read_labels, read_list, read_multi_hot
-from passl_sot.data.datasets.own_folder import VAL_SHARE, hold_out
-from passl_sot.data.datasets.strings import StringTable
-from passl_sot.data.draws import Key, Streams, of_image
+from passl_sot.data.datasets.splits import VAL_SHARE, hold_out
+from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError
-from passl_sot.data.images.bands import ARRAY_ENDING, decode_bands
-from passl_sot.data.images.decode import open_image, read_file
-from passl_sot.data.pixels import Pixels, as_array
+from passl_sot.data.rng import Key, Streams, of_image
 from passl_sot.data.transforms.batch import build_batch_transforms
 from passl_sot.data.transforms.compose import build_transforms, output_size
 from passl_sot.data.transforms.image import TRANSFORMS
-from passl_sot.utils.ranges import Count, Range
-from passl_sot.utils.registry import Registry
+from passl_sot.imageio.decode import open_image, read_file
+from passl_sot.imageio.lazy_image import Pixels, as_array
+from passl_sot.imageio.multichannel import ARRAY_ENDING, decode_bands
 
 DATASETS: Registry = Registry("dataset", "passl_sot.data.datasets.labelled")
 
@@ -194,7 +195,7 @@ class LabelledImages:
             if len(self.found_classes) > len(class_names):
                 raise DataError(
                     f"{self.root}: labels go up to {len(self.found_classes) - 1}, but there are "
-                    f"{len(class_names)} classes / 标签超出类别数"
+                    f"{len(class_names)} classes" + zh("label_beyond_classes")
                 )
             self.class_names = list(class_names)
             if self.multi_hot is not None:
@@ -356,14 +357,16 @@ def _read_several(path: str, classes: int | None, *, zeros_and_ones: bool) -> tu
         paths, result = read_multi_hot(path)
         if classes is not None and result.shape[1] != classes:
             raise DataError(
-                f"{path} has {result.shape[1]} zeros and ones a line, and class_names holds {classes} "
-                "/ 标签数与类别数不一致"
+                f"{path} has {result.shape[1]} zeros and ones a line, and class_names holds {classes}"
+                + zh("label_count_not_class_count")
             )
         return paths, result
     paths, numbers = read_labels(path)
     last = max(itertools.chain(*numbers))
     if classes is not None and last >= classes:
-        raise DataError(f"{path} has label {last}, and class_names holds {classes} / 标签超出类别数")
+        raise DataError(
+            f"{path} has label {last}, and class_names holds {classes}" + zh("label_beyond_classes")
+        )
     result = np.zeros((len(paths), classes or last + 1), np.uint8)
     for row, chosen in enumerate(numbers):
         result[row, chosen] = 1

@@ -6,7 +6,8 @@ import os
 
 import numpy as np
 
-from passl_sot.data.datasets.strings import StringTable
+from passl_sot.config.chinese import zh
+from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError, stop_at
 
 # Above any real number of classes; larger labels are dates or ids, and would each need a name.
@@ -38,17 +39,19 @@ def read_list(path: str) -> tuple[StringTable, np.ndarray]:
     for number, line, name, label in lines:
         where = f"{path}:{number}"
         if not name:
-            faults.append(f"{where}: no label in {line!r}; a line is 'path label' / 每行应为“路径 标签”")
+            faults.append(f"{where}: no label in {line!r}; a line is 'path label'" + zh("list_line_form"))
             continue
         try:
             labels.append(int(label))
         except ValueError:
-            faults.append(f"{where}: label {label!r} is not a whole number / 标签必须是整数")
+            faults.append(f"{where}: label {label!r} is not a whole number" + zh("label_not_integer"))
             continue
         if labels[-1] < 0:
-            faults.append(f"{where}: label {label} is below 0; labels are 0 to classes-1 / 标签从 0 开始")
+            faults.append(
+                f"{where}: label {label} is below 0; labels are 0 to classes-1" + zh("labels_from_zero")
+            )
         elif labels[-1] > LARGEST_LABEL:
-            faults.append(f"{where}: label {label} is too large to be a class number / 标签过大")
+            faults.append(f"{where}: label {label} is too large to be a class number" + zh("label_too_large"))
     stop_at(faults, f"lines of {path}")
     return StringTable(_forward(name) for _, _, name, _ in lines), np.array(labels, np.int64)
 
@@ -109,8 +112,8 @@ def read_labels(path: str) -> tuple[list[str], list[list[int]]]:
         words = [] if field == "-" else [word.strip() for word in field.split(",")]
         if not name or not all(word.isdecimal() and int(word) <= LARGEST_LABEL for word in words):
             faults.append(
-                f"{path}:{number}: {line!r} isn't 'path 0,3' (class numbers with commas) or 'path -' (none) "
-                "/ 多标签的每行应为“路径 0,3”"
+                f"{path}:{number}: {line!r} isn't 'path 0,3' (class numbers with commas) or 'path -' (none)"
+                + zh("multi_label_line_form")
             )
             continue
         labels.append([int(word) for word in words])
@@ -120,10 +123,10 @@ def read_labels(path: str) -> tuple[list[str], list[list[int]]]:
                 hint = (
                     " (a 0 or 1 for each class, as PaddleClas writes it, is read by multi_label: multi_hot)"
                 )
-            faults.append(f"{path}:{number}: {field!r} names a class twice{hint} / 标签重复")
+            faults.append(f"{path}:{number}: {field!r} names a class twice{hint}" + zh("label_twice"))
     stop_at(faults, f"lines of {path}")
     if not any(labels):
-        raise DataError(f"{path} gives no image a label; a line is 'path 0,3' / 列表文件没有标签")
+        raise DataError(f"{path} gives no image a label; a line is 'path 0,3'" + zh("list_without_labels"))
     return [_forward(name) for _, _, name, _ in lines], labels
 
 
@@ -146,12 +149,12 @@ def read_multi_hot(path: str) -> tuple[list[str], np.ndarray]:
         if not name or not set(row) <= {"0", "1"}:
             faults.append(
                 f"{path}:{number}: {line!r} isn't 'path 0,1,0' (a 0 or 1 for each class); class numbers "
-                "such as 'path 0,3' are read by multi_label: true / multi_hot 的标签只能为 0 和 1"
+                "such as 'path 0,3' are read by multi_label: true" + zh("multi_hot_values")
             )
         elif len(row) != len(rows[0]):
             faults.append(
                 f"{path}:{number}: has {len(row)} zeros and ones, and the first line {len(rows[0])}: one for "
-                "each class / 各行标签数不一致"
+                "each class" + zh("label_counts_differ")
             )
     stop_at(faults, f"lines of {path}")
     return [_forward(name) for _, _, name, _ in lines], np.array(rows).astype(np.uint8)
@@ -165,7 +168,7 @@ def _images(path: str, data: bytes) -> list[tuple[int, str, str, str]]:
             name, _, field = line.rpartition("\t") if "\t" in line else line.rpartition(" ")
             found.append((number, line, name.strip(), field.strip()))
     if not found:
-        raise DataError(f"{path} lists no images; a line is 'path label' / 列表文件为空，每行应为“路径 标签”")
+        raise DataError(f"{path} lists no images; a line is 'path label'" + zh("list_is_empty"))
     return found
 
 
@@ -203,7 +206,9 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise DataError(f"{path} can't be read ({error.strerror or error}) / 无法读取列表文件") from error
+        raise DataError(
+            f"{path} can't be read ({error.strerror or error})" + zh("list_unreadable")
+        ) from error
 
 
 def _lines(path: str, data: bytes) -> list[tuple[int, str]]:
@@ -214,7 +219,7 @@ def _lines(path: str, data: bytes) -> list[tuple[int, str]]:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{path}:{line}: not UTF-8; save the file as UTF-8, for example "
-            f"`iconv -f GBK -t UTF-8 {path}` / 请将文件保存为 UTF-8 编码"
+            f"`iconv -f GBK -t UTF-8 {path}`" + zh("save_as_utf8")
         ) from error
     stripped = ((number, line.strip(" \r\n")) for number, line in enumerate(text.split("\n"), 1))
     return [(number, line) for number, line in stripped if line.strip()]

@@ -10,14 +10,15 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from passl_sot.config.chinese import zh
+from passl_sot.config.ranges import Range
 from passl_sot.data.datasets.labelled import DATASETS, LabelledImages, choose_part
-from passl_sot.data.datasets.own_folder import VAL_SHARE
-from passl_sot.data.datasets.packed_format import Packed
+from passl_sot.data.datasets.splits import VAL_SHARE
 from passl_sot.data.errors import DataError
-from passl_sot.data.images.decode import open_bytes
-from passl_sot.data.pixels import Pixels, as_array
+from passl_sot.data.packed.format import Packed
 from passl_sot.data.transforms.image import TRANSFORMS
-from passl_sot.utils.ranges import Range
+from passl_sot.imageio.decode import open_bytes
+from passl_sot.imageio.lazy_image import Pixels, as_array
 
 _LOGGER = logging.getLogger("passl_sot.data")
 # Pixels as stored to pixels upright, by EXIF orientation: whether rows and columns change places, and what is
@@ -132,7 +133,7 @@ class PackedImages(LabelledImages):
         if stored is not None and self.output_hw is not None and min(self.output_hw) > stored:
             _LOGGER.warning(
                 "%s holds images of a short side of %d pixels at most, and the transforms give %dx%d: pack "
-                "the data with a larger --short-side / 打包图像的短边小于输入尺寸",
+                "the data with a larger --short-side" + zh("packed_too_small"),
                 self.root,
                 stored,
                 *self.output_hw,
@@ -143,7 +144,7 @@ def _part(packed: Packed, part: str, val_share: float) -> np.ndarray:
     if packed.multi_hot is not None:
         raise DataError(
             f"{packed.folder} has several labels per image, so no share of each class can be held out: pack "
-            "a list for train and one for val / 多标签数据不支持 part"
+            "a list for train and one for val" + zh("part_multi_label")
         )
     names: Sequence[str] = [packed.names[i] for i in range(len(packed))]
     labels: list[Any] = packed.labels.tolist()

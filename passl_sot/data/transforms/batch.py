@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from passl_sot.data.draws import Key, of_batch, of_image_later
+from passl_sot.data.rng import Key, of_batch, of_image_later
 from passl_sot.data.transforms.compose import Compose
 from passl_sot.data.transforms.image import TRANSFORMS, Normalize, Transform, stage_of
 from passl_sot.data.transforms.mixup import Mixup

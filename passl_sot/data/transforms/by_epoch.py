@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from passl_sot.config.epoch_schedule import value_of_epoch
 from passl_sot.data.transforms.compose import output_size
 from passl_sot.data.transforms.image import TRANSFORMS, stage_of
-from passl_sot.utils.by_epoch import value_of_epoch
 
 
 @TRANSFORMS.register()

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from passl_sot.data.draws import Streams, streams_agree
-from passl_sot.data.pixels import Pixels, as_array
+from passl_sot.config.chinese import zh
+from passl_sot.data.rng import Streams, streams_agree
 from passl_sot.data.transforms.image import TRANSFORMS, Normalize, Transform, stage_of
+from passl_sot.imageio.lazy_image import Pixels, as_array
 
 
 class Compose:
@@ -66,8 +67,8 @@ class Compose:
                 )
             if getattr(transform, "colours", False) and (channels not in (1, 3) or grey):
                 raise ValueError(
-                    f"{where}: {name} works on RGB images, and dataset.channels is {channels}: leave it out "
-                    "/ 该变换只支持 RGB"
+                    f"{where}: {name} works on RGB images, and dataset.channels is {channels}: leave it out"
+                    + zh("rgb_only")
                 )
             if stage == "normalize":
                 transform.fit(channels)  # type: ignore[attr-defined]

@@ -22,13 +22,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from passl_sot.data.draws import Streams
+from passl_sot.config.chinese import zh
+from passl_sot.config.registry import Registry
 from passl_sot.data.errors import DataError
-from passl_sot.data.images.decode import Interpolation, resize
-from passl_sot.data.kernels.compiling import available, laid_out
-from passl_sot.data.pixels import Pixels, as_array, edges
+from passl_sot.data.rng import Streams
 from passl_sot.data.transforms.operations import Job, carry_out
-from passl_sot.utils.registry import Registry
+from passl_sot.imageio.decode import Interpolation, resize
+from passl_sot.imageio.kernels.jit import available, laid_out
+from passl_sot.imageio.lazy_image import Pixels, as_array, edges
 
 TRANSFORMS: Registry = Registry("transform", "passl_sot.data.transforms.image")
 
@@ -135,7 +136,7 @@ class RandomCrop:
 
     def of_batch(self, images: np.ndarray, streams: Streams) -> np.ndarray:
         """The same for each of uint8 [B, H, W, C]."""
-        from passl_sot.data.kernels import planes
+        from passl_sot.imageio.kernels import layout as planes
 
         count, height, width, channels = images.shape
         tops, lefts = self._places((height, width))
@@ -152,7 +153,8 @@ class RandomCrop:
         if padded[0] < height or padded[1] < width:
             raise DataError(
                 f"RandomCrop.size is {height}x{width} and an image {padded[0]}x{padded[1]}, "
-                f"{self.padding} pixels of padding on each side included: put Resize before it / 图像过小"
+                f"{self.padding} pixels of padding on each side included: put Resize before it"
+                + zh("image_too_small")
             )
         return padded[0] - height + 1, padded[1] - width + 1
 
@@ -184,7 +186,7 @@ class RandomHorizontalFlip:
 
     def of_batch(self, images: np.ndarray, streams: Streams) -> np.ndarray:
         """The same for each of uint8 [B, H, W, C]."""
-        from passl_sot.data.kernels import planes
+        from passl_sot.imageio.kernels import layout as planes
 
         out = np.empty(images.shape, np.uint8)
         planes.mirror_each(images, streams.random() < self.prob, out)
@@ -194,7 +196,7 @@ class RandomHorizontalFlip:
 def _mirror(image: np.ndarray) -> np.ndarray:
     mirrored = np.empty(image.shape, np.uint8)
     if available() and image.shape[2] == 3:
-        from passl_sot.data.kernels import planes
+        from passl_sot.imageio.kernels import layout as planes
 
         rows = laid_out(image).reshape(len(image), -1)
         planes.mirror(rows, mirrored.reshape(rows.shape))
@@ -386,7 +388,7 @@ class Normalize:
         else:
             raise ValueError(
                 f"Normalize.mean has {given} values and dataset.channels is {channels}: write {channels} "
-                "values, or one for all / Normalize 的均值个数与通道数不符"
+                "values, or one for all" + zh("normalize_channels")
             )
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -398,7 +400,7 @@ class Normalize:
     def into(self, image: np.ndarray, out: np.ndarray) -> None:
         """Writes the result of an image into an array, float32 [C, H, W], contiguous."""
         if available():
-            from passl_sot.data.kernels import planes
+            from passl_sot.imageio.kernels import layout as planes
 
             flat = laid_out(image).reshape(-1)
             planes.normalize(flat, self.scale, self.bias, out.reshape(len(out), -1))
@@ -409,7 +411,7 @@ class Normalize:
 
     def of_batch(self, images: np.ndarray, out: np.ndarray) -> None:
         """The same of many: uint8 [B, H, W, C] into float32 [B, C, H, W]."""
-        from passl_sot.data.kernels import planes
+        from passl_sot.imageio.kernels import layout as planes
 
         count, channels = out.shape[:2]
         planes.normalize_each(

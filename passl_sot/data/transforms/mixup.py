@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from passl_sot.config.chinese import zh
+from passl_sot.config.ranges import Natural
 from passl_sot.data.errors import DataError
-from passl_sot.data.kernels.compiling import available, laid_out
 from passl_sot.data.transforms.image import TRANSFORMS, Stage
-from passl_sot.utils.ranges import Natural
+from passl_sot.imageio.kernels.jit import available, laid_out
 
 Box = tuple[int, int, int, int]
 
@@ -119,7 +120,7 @@ class Mixup:
             worst = labels[(labels < 0) | (labels >= self.num_classes)][0]
             raise DataError(
                 f"an image has label {worst}, but Mixup.num_classes is {self.num_classes}: write "
-                "num_classes: ${model.head.num_classes} / 标签超出 Mixup.num_classes"
+                "num_classes: ${model.head.num_classes}" + zh("mixup_classes")
             )
         shape = (len(labels), self.num_classes)
         targets = np.full(shape, self.label_smoothing / self.num_classes, np.float32)
@@ -214,7 +215,7 @@ class Mixtures(Sequence):
             return image
         share, rest = np.float32(self._share), np.float32(1 - self._share)
         if available():
-            from passl_sot.data.kernels import planes
+            from passl_sot.imageio.kernels import layout as planes
 
             mixed = np.empty(image.shape, np.uint8)
             one, two = laid_out(image).reshape(-1), laid_out(other).reshape(-1)
@@ -243,7 +244,7 @@ def _blend(images: np.ndarray, share: float) -> None:
     own, rest = np.float32(share), np.float32(1 - share)
     pairs = [(images[i], images[-1 - i]) for i in range(len(images) // 2)]
     if available():
-        from passl_sot.data.kernels import planes
+        from passl_sot.imageio.kernels import layout as planes
 
         for a, b in pairs:
             planes.blend_floats(a.reshape(-1), b.reshape(-1), own, rest)

@@ -14,7 +14,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from passl_sot.data.kernels.compiling import available
+from passl_sot.imageio.kernels.jit import available
 
 __all__ = ["fill_with_noise"]
 
@@ -38,7 +38,7 @@ def fill_with_noise(
     """
     key = int(rng.bit_generator.random_raw())
     if available() and image.flags.c_contiguous:
-        from passl_sot.data.kernels import noise
+        from passl_sot.data.transforms import noise_kernel as noise
 
         noise.fill(np.uint64(key), _quantiles(), image, top, top + height, left, left + width)
         return

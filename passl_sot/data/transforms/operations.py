@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from passl_sot.data.kernels.compiling import available, laid_out
+from passl_sot.imageio.kernels.jit import available, laid_out
 
 Filter = Literal["bilinear", "bicubic"]
 FILTERS: dict[Filter, Image.Resampling] = {
@@ -85,7 +85,8 @@ class Job(NamedTuple):
     def by_kernel(self, image: np.ndarray) -> np.ndarray:
         """The same of a contiguous image, uint8 [H, W, 3], by a compiled loop; numba must be installed."""
         # Here, as this brings numba with it.
-        from passl_sot.data.kernels import affine, blur, colour
+        from passl_sot.imageio.kernels import affine, blur
+        from passl_sot.imageio.kernels import color as colour
 
         if self.kind in _MATRICES:
             matrix = _MATRICES[self.kind](self.strength, image.shape[1], image.shape[0])

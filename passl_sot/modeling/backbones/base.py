@@ -12,10 +12,10 @@ import paddle
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
+from passl_sot.config.epoch_schedule import value_of_epoch
 from passl_sot.nn.drop_path import DropPath, drop_path_rates
 from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.input_channels import adapt_channels
-from passl_sot.utils.by_epoch import value_of_epoch
 
 __all__ = ["Backbone", "PlainBackbone", "as_pair", "prepend"]
 
@@ -204,7 +204,7 @@ class Backbone(nn.Layer):
         """Set the stochastic depth of all blocks; for the end of a constructor.
 
         Args:
-            rate: What ``rates_of_blocks`` takes, or a schedule of such rates, as in ``utils.by_epoch``.
+            rate: What ``rates_of_blocks`` takes, or a schedule of such rates, see ``config.epoch_schedule``.
 
         Raises:
             ValueError: A rate lies outside [0, 1), or the schedule is faulty.

@@ -28,15 +28,15 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from passl_sot.config.epoch_schedule import ShareByEpoch
+from passl_sot.config.ranges import Count, Positive, Share
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair, prepend
 from passl_sot.nn.block import Block
-from passl_sot.nn.eager_cpu import LayerNorm
+from passl_sot.nn.ops.cpu import LayerNorm
 from passl_sot.nn.patch_embed import PatchEmbed
 from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
-from passl_sot.utils.by_epoch import ShareByEpoch
-from passl_sot.utils.ranges import Count, Positive, Share
 
 __all__ = ["DeiT"]
 
@@ -57,7 +57,7 @@ class DeiT(PlainBackbone):
         drop_rate: Dropout after the position table, in the perceptrons, and after projections.
         attn_drop_rate: Dropout on attention weights.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0. Or a schedule over
-            epochs, as in ``utils.by_epoch``.
+            epochs, as in ``config.epoch_schedule``.
         distilled: Whether a distillation token goes behind the class token.
         token_embed: A network that makes visual words in place of the patch projection.
         token_dim: Width of its stem.

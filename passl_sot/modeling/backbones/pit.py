@@ -32,14 +32,14 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from passl_sot.config.epoch_schedule import ShareByEpoch
+from passl_sot.config.ranges import Count, Positive, Share
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Backbone, as_pair, prepend
 from passl_sot.nn.block import Block
-from passl_sot.nn.eager_cpu import LayerNorm
 from passl_sot.nn.initializers import conv2d, linear, torch_default_
+from passl_sot.nn.ops.cpu import LayerNorm
 from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
-from passl_sot.utils.by_epoch import ShareByEpoch
-from passl_sot.utils.ranges import Count, Positive, Share
 
 __all__ = ["PiT"]
 
@@ -109,7 +109,7 @@ class PiT(Backbone):
         drop_rate: Dropout after the position map, in the perceptrons, and after projections.
         attn_drop_rate: Dropout on attention weights.
         drop_path_rate: Stochastic depth; block i of L drops with this rate times i/L. Or a schedule over
-            epochs, as in ``utils.by_epoch``.
+            epochs, as in ``config.epoch_schedule``.
 
     Raises:
         ValueError: The numbers contradict each other, or the size gives no patch.

@@ -29,14 +29,14 @@ from collections.abc import Sequence
 import paddle
 from paddle import nn
 
+from passl_sot.config.epoch_schedule import ShareByEpoch
+from passl_sot.config.ranges import Count, Positive, Share
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair, prepend
 from passl_sot.nn.block import Block
-from passl_sot.nn.eager_cpu import LayerNorm
+from passl_sot.nn.ops.cpu import LayerNorm
 from passl_sot.nn.position import sinusoid_table
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
-from passl_sot.utils.by_epoch import ShareByEpoch
-from passl_sot.utils.ranges import Count, Positive, Share
 
 __all__ = ["SoT"]
 
@@ -56,7 +56,7 @@ class SoT(PlainBackbone):
         drop_rate: Dropout after the position table, in the perceptrons, and after projections.
         attn_drop_rate: Dropout on attention weights.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0. Or a schedule over
-            epochs, as in ``utils.by_epoch``.
+            epochs, as in ``config.epoch_schedule``.
         token_embed: The network that makes visual words.
         token_dim: Width of its stem (64 in every published model).
         large_output: Words at a quarter of the image size; DenseNet only.

@@ -29,16 +29,16 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from passl_sot.config.epoch_schedule import ShareByEpoch
+from passl_sot.config.ranges import Count, Positive, Share
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Backbone, as_pair
-from passl_sot.nn.compiled import available, bias_gelu
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, ResidualDepthwise
 from passl_sot.nn.drop_path import DropPath
-from passl_sot.nn.eager_cpu import LayerNorm, Linear, channel_bias, gelu
 from passl_sot.nn.initializers import batch_norm, uniform_fan_in_
+from passl_sot.nn.ops.cpu import LayerNorm, Linear, channel_bias, gelu
+from passl_sot.nn.ops.cpu_numba import available, bias_gelu
 from passl_sot.nn.super_tokens import SuperTokenAttention
-from passl_sot.utils.by_epoch import ShareByEpoch
-from passl_sot.utils.ranges import Count, Positive, Share
 
 __all__ = ["STViT"]
 
@@ -159,7 +159,7 @@ class STViT(Backbone):
         drop_rate: Dropout after the stem, in the perceptrons, and after projections.
         attn_drop_rate: Dropout on attention weights.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
-            Or a schedule over epochs, as in ``utils.by_epoch`` (the authors recommend one for Large).
+            Or a schedule over epochs, as in ``config.epoch_schedule`` (the authors recommend one for Large).
         layerscale: Whether the branches of each stage have a learned factor per channel.
         init_values: What those factors start at.
         projection: Width of the tokens given.

@@ -36,17 +36,17 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from passl_sot.config.epoch_schedule import ShareByEpoch
+from passl_sot.config.ranges import Count, Positive, Share
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Backbone, as_pair
 from passl_sot.nn.block import Block
-from passl_sot.nn.eager_cpu import LayerNorm
 from passl_sot.nn.initializers import linear
+from passl_sot.nn.ops.cpu import LayerNorm
 from passl_sot.nn.patch_embed import PatchEmbed
 from passl_sot.nn.position import resize_bias_table
 from passl_sot.nn.token_embed import TokenEmbed
 from passl_sot.nn.window import WindowAttention
-from passl_sot.utils.by_epoch import ShareByEpoch
-from passl_sot.utils.ranges import Count, Positive, Share
 
 __all__ = ["Swin"]
 
@@ -124,7 +124,7 @@ class Swin(Backbone):
         drop_rate: Dropout after the embedding, in the perceptrons, and after projections.
         attn_drop_rate: Dropout on attention weights.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0. Or a schedule over
-            epochs, as in ``utils.by_epoch``.
+            epochs, as in ``config.epoch_schedule``.
         patch_norm: Whether a LayerNorm follows the patch projection.
         token_embed: "DenseNet" for SoT's embedding in place of the patch projection and its norm.
         token_dim: Width of its stem.

@@ -35,16 +35,16 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from passl_sot.config.epoch_schedule import ShareByEpoch
+from passl_sot.config.ranges import Count, Positive, Share
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair, prepend
 from passl_sot.nn.block import Block
-from passl_sot.nn.eager_cpu import LayerNorm
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.input_channels import adapt_channels
+from passl_sot.nn.ops.cpu import LayerNorm
 from passl_sot.nn.performer import TokenPerformer, TokenTransformer
 from passl_sot.nn.position import sinusoid_table
-from passl_sot.utils.by_epoch import ShareByEpoch
-from passl_sot.utils.ranges import Count, Positive, Share
 
 __all__ = ["T2TViT"]
 
@@ -101,7 +101,7 @@ class T2TViT(PlainBackbone):
         drop_rate: Dropout after the position table, in the perceptrons, and after projections.
         attn_drop_rate: Dropout on attention weights.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0. Or a schedule over
-            epochs, as in ``utils.by_epoch``.
+            epochs, as in ``config.epoch_schedule``.
 
     Raises:
         ValueError: The numbers contradict each other, or the size gives no token.

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from passl_sot.config.registry import Registry
 from passl_sot.modeling.heads.base import Head
-from passl_sot.utils.registry import Registry
 
 __all__ = ["HEADS", "Head", "build_head"]
 

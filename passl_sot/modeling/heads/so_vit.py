@@ -16,12 +16,12 @@ from typing import Annotated
 
 import paddle
 
+from passl_sot.config.ranges import Count, Natural
 from passl_sot.modeling.heads import HEADS
 from passl_sot.modeling.heads.base import Head
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.normalization import ISQRTCOV, NORMALIZATIONS, MatrixNorm, build_normalization
 from passl_sot.nn.second_order import CrossCovariance
-from passl_sot.utils.ranges import Count, Natural
 
 __all__ = ["CrossCovarianceHead"]
 

@@ -1,0 +1,202 @@
+"""Speed of a model on this machine, beside another program's in the same run.
+
+Machines differ and are shared, so a figure alone says little: `Peer` runs any other program alternately with
+ours, batch by batch, and the ratio of the medians is what to compare.
+"""
+
+import shlex
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from types import TracebackType
+
+import paddle
+
+from passl_sot.config.errors import UserError
+from passl_sot.config.loader import Config
+from passl_sot.engine.run_dir import memory_gb
+from passl_sot.modeling.classifier import Classifier
+from passl_sot.modeling.losses import LOSSES
+from passl_sot.modeling.stats import model_stats
+from passl_sot.optim import build_optimizer
+from passl_sot.tasks.base import ClassificationTask
+
+
+@dataclass
+class Measurement:
+    """What `measure` found.
+
+    Attributes:
+        mode: "infer" (forward) or "train" (forward, backward, update).
+        batch: Images per batch.
+        images_per_s: At the median time of a batch.
+        seconds: Median seconds of a batch.
+        spread: Interquartile range of the seconds over their median.
+        memory_gb: Peak memory of this process.
+        gflops: Floating-point operations of one image's forward pass, in thousands of millions.
+        gflops_per_s: What was achieved; training is counted as three forward passes.
+        peer_seconds: Median seconds of the other program, if there was one.
+        ratio: How many times as fast as the other program we are.
+    """
+
+    mode: str
+    batch: int
+    images_per_s: float
+    seconds: float
+    spread: float
+    memory_gb: float
+    gflops: float
+    gflops_per_s: float
+    peer_seconds: float | None = None
+    ratio: float | None = None
+
+    def as_dict(self) -> dict:
+        """All figures by name."""
+        return asdict(self)
+
+
+class PeerError(UserError, ValueError):
+    """The other program broke the protocol."""
+
+
+class Peer:
+    """Another program that can be timed batch by batch.
+
+    It prints `ready` when it has warmed up. Then, for every line on its standard input, it runs one batch and
+    prints the seconds it took; at the end of its input it ends.
+
+    Args:
+        command: Shell-like command line.
+
+    Raises:
+        PeerError: It can't be started, or answers something else.
+    """
+
+    def __init__(self, command: str):
+        self.command = command
+        pipe = subprocess.PIPE
+        try:
+            self._process = subprocess.Popen(shlex.split(command), stdin=pipe, stdout=pipe, text=True)
+        except OSError as error:
+            raise PeerError(
+                f"can't start {command!r}: {error.strerror}. It must be a command, as docs/performance.md "
+                "shows one; names of libraries (timm, torchvision, ...) are for --mode data"
+            ) from error
+        while self._line("`ready`") != "ready":
+            pass  # what it says while it warms up
+
+    def run(self) -> float:
+        """Has it run one batch; the seconds it reports."""
+        try:
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the answer below says what happened
+        line = self._line("seconds")
+        try:
+            return float(line)
+        except ValueError:
+            raise PeerError(
+                f"{self.command!r} printed {line!r} where the seconds of a batch belong"
+            ) from None
+
+    def _line(self, awaited: str) -> str:
+        line = self._process.stdout.readline()
+        if not line:
+            status = self._process.wait()
+            raise PeerError(f"{self.command!r} ended with status {status} before it printed {awaited}")
+        return line.strip()
+
+    def __enter__(self) -> "Peer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+
+def make_step(cfg: Config, mode: str, batch: int) -> tuple[Callable[[], object], float]:
+    """A function that runs one batch of random images, and the model's GFLOPs for one image.
+
+    Args:
+        cfg: A checked experiment.
+        mode: "infer" or "train".
+        batch: Images per batch.
+    """
+    model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+    gflops = 2 * model_stats(model).macs / 1e9
+    images = paddle.randn([batch, model.backbone.in_chans, *model.backbone.img_size])
+    if mode == "infer":
+        model.eval()
+
+        @paddle.no_grad()
+        def infer() -> object:
+            return model(images).numpy()
+
+        return infer, gflops
+    task = ClassificationTask()  # the model's own speed: without a teacher, even where the recipe has one
+    task.prepare(LOSSES.build(cfg.loss), model)
+    optimizer = build_optimizer(cfg.optimizer)(model)
+    sample = {"image": images, "label": paddle.zeros([batch], "int64")}
+    model.train()
+
+    def train() -> object:
+        loss = task(model, sample)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        return float(loss)
+
+    return train, gflops
+
+
+def measure(
+    cfg: Config, *, mode: str, batch: int, repeats: int = 10, compare: str | None = None
+) -> Measurement:
+    """Times `repeats` batches after two that warm up, alternating with the other program if there is one.
+
+    Args:
+        cfg: A checked experiment.
+        mode: "infer" or "train".
+        batch: Images per batch.
+        repeats: Batches that count.
+        compare: Command of a `Peer`.
+
+    Raises:
+        PeerError: The other program failed.
+    """
+    step, gflops = make_step(cfg, mode, batch)
+    own, others = [], []
+    with Peer(compare) if compare else nullcontext() as peer:
+        for number in range(repeats + 2):
+            began = time.perf_counter()
+            step()
+            seconds = time.perf_counter() - began
+            other = peer.run() if peer else 0.0
+            if number >= 2:
+                own.append(seconds)
+                others.append(other)
+    median = statistics.median(own)
+    quarters = statistics.quantiles(own, n=4) if len(own) > 1 else [median] * 3
+    result = Measurement(
+        mode=mode,
+        batch=batch,
+        images_per_s=batch / median,
+        seconds=median,
+        spread=(quarters[2] - quarters[0]) / median,
+        memory_gb=memory_gb(),
+        gflops=gflops,
+        gflops_per_s=gflops * batch * (3 if mode == "train" else 1) / median,
+    )
+    if peer:
+        result.peer_seconds = statistics.median(others)
+        result.ratio = result.peer_seconds / median
+    return result

@@ -1,0 +1,58 @@
+"""Settings that change between epochs: one number, or a schedule of epochs to numbers.
+
+| `{"0": 0.4, "260": 0.6}` | 0.4, and 0.6 from epoch 260 on |
+| `{"0": 0.0, "100": 0.2, between: linear}` | from 0 straight up to 0.2 in epoch 100, then 0.2 |
+
+Epochs are counted from 0. A YAML file's keys are text; from Python numbers will do as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from passl_sot.config.ranges import NonNegative, Share, UnitInterval
+
+# For constructors: such a setting's type hint, by the values it takes.
+ShareByEpoch = Share | dict[str, Share | Literal["linear"]]
+UnitIntervalByEpoch = UnitInterval | dict[str, UnitInterval | Literal["linear"]]
+NonNegativeByEpoch = NonNegative | dict[str, NonNegative | Literal["linear"]]
+
+_BETWEEN = "between"
+
+
+def value_of_epoch(what: str, value: float | Mapping[str, float | str], epoch: int) -> float:
+    """A setting's value in an epoch.
+
+    Args:
+        what: Name of the setting, for the messages.
+        value: One number for all epochs, or a schedule as at the top of this module.
+        epoch: Epoch, counted from 0.
+
+    Raises:
+        ValueError: A key is no whole number, a value no number, the schedule does not start at epoch 0, or
+            `between` is something else than "linear".
+    """
+    if not isinstance(value, Mapping):
+        return value
+    linear = _BETWEEN in value
+    if value.get(_BETWEEN, "linear") != "linear":
+        raise ValueError(f"{what}: between is linear or left out, got {value[_BETWEEN]!r}")
+    steps: dict[int, float] = {}
+    for key, number in value.items():
+        if key == _BETWEEN:
+            continue
+        if not str(key).isdecimal():
+            raise ValueError(f"{what}: the keys of a schedule are epochs, got {dict(value)}")
+        if isinstance(number, str):
+            raise ValueError(f"{what}: epoch {key} needs a number, got {number!r}")
+        steps[int(key)] = number
+    if min(steps, default=-1) != 0:
+        raise ValueError(f"{what}: a schedule starts at epoch 0, got {list(value)}")
+    epoch = max(epoch, 0)
+    first = max(step for step in steps if step <= epoch)
+    later = [step for step in steps if step > epoch]
+    if not linear or not later:
+        return steps[first]
+    share = (epoch - first) / (min(later) - first)
+    return (1 - share) * steps[first] + share * steps[min(later)]

@@ -1,0 +1,54 @@
+"""The configs that come with the package: every model's name is a YAML file under configs/."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from pathlib import Path
+
+from passl_sot.config.loader import Config, ConfigError, Fault, get_config
+
+
+def config_folder() -> Path:
+    """Where the shipped configs lie: inside an installed wheel, or at the top of a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def _files() -> dict[str, Path]:
+    return {p.stem: p for p in sorted(config_folder().glob("*/*.yaml")) if not p.parent.name.startswith("_")}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names that `create_model` takes, sorted; `pattern` is a shell pattern such as "sot*"."""
+    return sorted(fnmatch.filter(_files(), pattern))
+
+
+def find_config(name: str | Path) -> Path:
+    """The config file that a path or a model's name means.
+
+    Raises:
+        ConfigError: There is neither; names the nearest models.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    files = _files()
+    if str(name) in files:
+        return files[str(name)]
+    near = difflib.get_close_matches(path.stem, files, n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else f"; models: {', '.join(sorted(files))}"
+    raise ConfigError([Fault("", f"no config file or model {str(name)!r}{hint}", kind="file")])
+
+
+def model_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
+    """Reads a config of which only the `model:` section is needed.
+
+    Raises:
+        ConfigError: It is faulty or has no such section.
+    """
+    cfg = get_config(find_config(path), overrides)
+    if "model" not in cfg:
+        raise ConfigError([Fault("model", f"{path} has no such section")])
+    return cfg

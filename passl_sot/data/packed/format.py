@@ -1,0 +1,303 @@
+"""The files of a packed copy of a dataset.
+
+A folder of `shard-00000.bin`, `shard-00001.bin`, ..., the images one after the other, and `index.bin`, which
+is written last: who finds it finds a whole copy. Until then `packing.json` says what is being made, and each
+finished shard has an index of its own, `shard-00000.note`, from which a later run goes on.
+
+An index is: 16 bytes that tell what it is; version, checksum of all that follows and length of the header,
+little-endian of 4, 4 and 8 bytes; the header, JSON with what is said once, and under "arrays" type, shape and
+place of each array; the arrays.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import json
+import mmap
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from passl_sot.config.chinese import zh
+from passl_sot.data.datasets.string_table import StringTable
+from passl_sot.data.errors import DataError
+from passl_sot.imageio.errors import ImageError
+
+__all__ = [
+    "INDEX",
+    "PLAN",
+    "VERSION",
+    "Packed",
+    "is_packed",
+    "read_index",
+    "read_plan",
+    "shard_name",
+    "write_index",
+    "write_plan",
+]
+
+INDEX, PLAN = "index.bin", "packing.json"
+VERSION = 1
+_MAGIC = b"passl_sot pack\r\n"
+_START = struct.Struct("<16sIIQ")
+_ALIGNED = 64
+
+
+def shard_name(number: int, ending: str = "bin") -> str:
+    """Name of a shard's file."""
+    return f"shard-{number:05d}.{ending}"
+
+
+def is_packed(folder: str) -> bool:
+    """Whether a folder holds a packed copy, or an unfinished one."""
+    return any(os.path.isfile(os.path.join(folder, name)) for name in (INDEX, PLAN))
+
+
+def write_index(path: str, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an index."""
+    places: dict[str, list[Any]] = {}
+    at = 0
+    for name, array in arrays.items():
+        places[name] = [array.dtype.str, list(array.shape), at]
+        at += -(-array.nbytes // _ALIGNED) * _ALIGNED
+    # ASCII: names of files that aren't UTF-8 survive as escapes.
+    text = json.dumps({**header, "arrays": places}).encode("ascii")
+    text += b" " * (-(_START.size + len(text)) % _ALIGNED)
+    parts = [text]
+    for array in arrays.values():
+        parts += [np.ascontiguousarray(array).tobytes(), bytes(-array.nbytes % _ALIGNED)]
+    checksum = 0
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    _write_whole(path, [_START.pack(_MAGIC, VERSION, checksum, len(text)), *parts])
+
+
+def _write_whole(path: str, parts: Iterable[bytes]) -> None:
+    """Writes a file under another name, and renames it when it is whole."""
+    temporary = f"{path}.part"
+    with open(temporary, "wb") as file:
+        file.writelines(parts)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_index(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays of an index; the arrays stay in the file, mapped into memory.
+
+    Raises:
+        DataError: It is no index, one of a newer version, or damaged.
+    """
+    with open(path, "rb") as file:
+        start = file.read(_START.size)
+        if len(start) < _START.size or not start.startswith(_MAGIC):
+            raise DataError(f"{path} isn't an index that tools/make_cache.py wrote" + zh("not_an_index"))
+        _, version, checksum, length = _START.unpack(start)
+        if version != VERSION:
+            raise DataError(
+                f"{path} has format {version}, and this version of passl_sot reads format {VERSION}: update "
+                "passl_sot, or pack the data again" + zh("index_version")
+            )
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if zlib.crc32(memoryview(data)[_START.size :]) != checksum:
+        raise DataError(
+            f"{path} is damaged (its checksum differs): pack the data again" + zh("index_damaged")
+        )
+    header = json.loads(data[_START.size : _START.size + length])
+    arrays = {}
+    for name, (kind, shape, at) in header.pop("arrays").items():
+        count = int(np.prod(shape, dtype=np.int64))
+        array = np.frombuffer(data, np.dtype(kind), count, _START.size + length + at)
+        arrays[name] = array.reshape(shape)
+    return header, arrays
+
+
+class Packed:
+    """A packed copy that is read: bytes of images by their number.
+
+    Args:
+        folder: The folder.
+
+    Attributes:
+        header: What is said once: see `packing`.
+        names: What each image was called, relative to the folder it came from.
+        labels: int64 [N].
+        multi_hot: uint8 [N, C] where images may have several labels, else None.
+        shapes: Height and width of images that are stored as pixels, int32 [N, 2]; 0 for a file that couldn't
+            be read, which is kept as it was. None in copies that hold files.
+        orientations: EXIF orientation of such images, uint8 [N].
+
+    Raises:
+        DataError: There is none, it is unfinished, of a newer version, or damaged.
+    """
+
+    def __init__(self, folder: str):
+        self.folder = folder
+        path = os.path.join(folder, INDEX)
+        if not os.path.isfile(path):
+            raise DataError(_not_there(folder))
+        self.header, arrays = read_index(path)
+        self.names = StringTable.from_parts(arrays["name_ends"], arrays["names"])
+        self.labels = arrays["labels"]
+        self.multi_hot = arrays.get("multi_hot")
+        self.shapes, self.orientations = arrays.get("shapes"), arrays.get("orientations")
+        self._ends, self._checksums = arrays["ends"], arrays["checksums"]
+        self._firsts: list[int] = arrays["shard_firsts"].tolist()
+        self._maps: dict[int, memoryview] = {}
+        for number, size in enumerate(arrays["shard_sizes"].tolist()):
+            self._check_size(number, size)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["folder"])  # type: ignore[misc]  # another process maps the files anew
+
+    def path(self, index: int) -> str:
+        """Where an image stands, for messages: shard, place in it, and what the image was called."""
+        shard, place = self._place(index)
+        return f"{os.path.join(self.folder, shard_name(shard))}[{place}] ({self.names[index]})"
+
+    def view(self, index: int) -> memoryview:
+        """The bytes of an image, unchecked, in the mapped file."""
+        shard, place = self._place(index)
+        start, end = 0 if place == 0 else int(self._ends[index - 1]), int(self._ends[index])
+        # A file of no bytes at all can't be mapped.
+        return self._map(shard)[start:end] if end > start else memoryview(b"")
+
+    def stack(self, items: np.ndarray, upright: bool) -> np.ndarray | None:
+        """Pixels of many images, uint8 [B, H, W, 3], unchecked; None where images aren't pixels of one size.
+
+        Args:
+            items: Which images, int64 [B].
+            upright: Also None where an image has to be turned.
+        """
+        if not self._uniform or (upright and self._turned):
+            return None
+        assert self.shapes is not None
+        out = np.empty((len(items), *self.shapes[0].tolist(), 3), np.uint8)
+        firsts = np.array(self._firsts)
+        shards = np.searchsorted(firsts, items, side="right") - 1
+        places = items - firsts[shards]
+        stored = self._rows
+        for row, shard, place in zip(
+            out.reshape(len(out), -1), shards.tolist(), places.tolist(), strict=True
+        ):
+            row[...] = stored[shard][place]
+        return out
+
+    @functools.cached_property
+    def _rows(self) -> list[np.ndarray]:
+        """The shards of images of one size, uint8 [N, bytes]."""
+        size = int(self._ends[0])
+        shards = range(len(self._firsts))
+        return [np.frombuffer(self._map(shard), np.uint8).reshape(-1, size) for shard in shards]
+
+    @functools.cached_property
+    def _uniform(self) -> bool:
+        """Whether all images are stored as pixels of one size."""
+        return self.shapes is not None and bool(
+            (self.shapes == self.shapes[0]).all() and self.shapes[0].all()
+        )
+
+    @functools.cached_property
+    def _turned(self) -> bool:
+        """Whether an image is stored in another orientation than upright."""
+        return self.orientations is not None and bool((self.orientations > 1).any())
+
+    def read(self, index: int) -> bytes:
+        """The bytes of an image.
+
+        Raises:
+            ImageError: They aren't those that were packed.
+        """
+        self.check(index)
+        return bytes(self.view(index))
+
+    def check(self, index: int) -> None:
+        """Compares an image's bytes with their checksum.
+
+        Raises:
+            ImageError: They differ.
+        """
+        if zlib.crc32(self.view(index)) != self._checksums[index]:
+            raise ImageError(
+                self.path(index),
+                "its bytes aren't those that were packed (their checksum differs), so the disk or a copy of "
+                "the file is faulty: remove the folder and pack the data again" + zh("shard_damaged"),
+            )
+
+    def _place(self, index: int) -> tuple[int, int]:
+        shard = bisect.bisect_right(self._firsts, index) - 1
+        return shard, index - self._firsts[shard]
+
+    def _map(self, number: int) -> memoryview:
+        found = self._maps.get(number)
+        if found is None:
+            with open(os.path.join(self.folder, shard_name(number)), "rb") as file:
+                found = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            self._maps[number] = found
+        return found
+
+    def _check_size(self, number: int, size: int) -> None:
+        path = os.path.join(self.folder, shard_name(number))
+        there = os.path.getsize(path) if os.path.isfile(path) else None
+        if there != size:
+            what = "is missing" if there is None else f"has {there} bytes instead of {size}"
+            raise DataError(
+                f"{path} {what}: copy the whole folder again, or remove it and pack the data again"
+                + zh("shard_missing")
+            )
+
+
+def _not_there(folder: str) -> str:
+    if not os.path.isdir(folder):
+        return f"dataroot {folder} doesn't exist: tools/make_cache.py makes packed copies" + zh(
+            "folder_missing"
+        )
+    plan = os.path.join(folder, PLAN)
+    if os.path.isfile(plan):
+        return (
+            f"{folder} holds an unfinished packed copy: run the same command again, which goes on where it "
+            f"stopped: {read_plan(plan)['command']}" + zh("packing_unfinished")
+        )
+    inside = [name for name in ("train", "val") if is_packed(os.path.join(folder, name))]
+    if inside:
+        return (
+            f"{folder} holds the packed splits {', '.join(inside)}: write dataroot: "
+            f"{os.path.join(folder, inside[0])}" + zh("packed_parent_folder")
+        )
+    return f"{folder} isn't a packed copy (no {INDEX}): tools/make_cache.py DATA OUT makes one" + zh(
+        "not_packed"
+    )
+
+
+def write_plan(path: str, plan: Mapping[str, Any]) -> None:
+    """Writes down what is being made in a folder."""
+    _write_whole(path, [json.dumps({"version": VERSION, **plan}).encode("ascii")])
+
+
+def read_plan(path: str) -> dict[str, Any]:
+    """What is being made in a folder.
+
+    Raises:
+        DataError: The file isn't one that `packing` writes.
+    """
+    try:
+        with open(path, encoding="ascii") as file:
+            plan = json.load(file)
+        if plan["version"] == VERSION and isinstance(plan["command"], str):
+            return plan
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise DataError(
+        f"{path} isn't from this version of tools/make_cache.py: remove its folder" + zh("remove_folder")
+    )

@@ -1,0 +1,245 @@
+"""Which image is read when, and by which process.
+
+Samplers yield batches of keys: (epoch, index), or (epoch, index, copy) with repeated augmentation. Order is a
+function of (seed, epoch) alone, so every process knows it, and a run can go on in the middle of an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from passl_sot.config.chinese import zh
+from passl_sot.data.errors import DataError
+from passl_sot.data.rng import Key, of_order
+
+Batch = list[Key]
+
+# With repeated augmentation an epoch's length is a multiple of this, as in the authors' code.
+_ROUND = 256
+
+
+class ShardedBatchSampler:
+    """Training batches: W processes with batch B together see one process's batch of B·W.
+
+    Global batch t is `order[t·B·W : (t+1)·B·W]`, and process r takes images `r·B` to `(r+1)·B` of it.
+
+    Repeated augmentation (Hoffer et al., "Augment your batch", CVPR 2020; as DeiT's sampler has it): each
+    image of the order stands `repeats` times in a row, and process r takes places r, r+W, r+2W, ..., so that
+    with W of at least `repeats` the copies of an image are on different processes. An epoch is not longer for
+    it: of the N·repeats places it uses the first ⌊N/256⌋·256, or the first N in a set of fewer than 256.
+
+    Balanced (given `labels`), an epoch has as many places, and each class that has images the same number of
+    them, but for one: of large classes some images are drawn, those of small ones stand there several times,
+    equally often but for one, as copies with draws of their own.
+
+    Args:
+        num_samples: Images in the dataset.
+        batch_size: Images per process and batch (B).
+        shuffle: Draw a new order for each epoch.
+        drop_last: Leave out the images that don't fill a global batch (a different few in each epoch).
+            Otherwise the last batch is filled up from the epoch's beginning, so that all batches and all
+            processes stay equal.
+        seed: Seed of the order.
+        rank: Number of this process.
+        world_size: Number of processes (W).
+        repeats: Copies of each image; 1 for plain epochs.
+        labels: Class of each image, to balance by; None for plain epochs.
+
+    Attributes:
+        epoch: The current epoch.
+        consumed: Batches of this epoch that have been used so far. The loader counts them when it hands them
+            out: the iterator itself runs ahead, as batches are prepared in advance.
+
+    Raises:
+        DataError: `drop_last` and fewer images than one global batch; or balancing together with repeats or
+            without shuffling.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_samples: int,
+        batch_size: int,
+        shuffle: bool,
+        drop_last: bool,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        repeats: int = 1,
+        labels: np.ndarray | None = None,
+    ):
+        _check_counts(num_samples, batch_size, rank, world_size)
+        if labels is not None and (repeats > 1 or not shuffle):
+            raise DataError(
+                "sampler.balanced draws an order of its own: leave out repeats, and shuffle: false"
+                + zh("balanced_exclusive")
+            )
+        if repeats < 1:
+            raise DataError(f"sampler.repeats is {repeats}; it must be 1 or more")
+        global_batch = batch_size * world_size
+        self._places = (num_samples // _ROUND * _ROUND or num_samples) if repeats > 1 else num_samples
+        if drop_last and self._places < global_batch:
+            used = "" if self._places == num_samples else f" ({self._places} used with repeats: {repeats})"
+            raise DataError(
+                f"the training set has {num_samples} images{used}, fewer than one batch of {global_batch} "
+                f"(batch_size {batch_size} x {world_size} processes), and drop_last leaves out incomplete "
+                f"ones. Set dataloader.train.sampler.batch_size to {max(1, self._places // world_size)} or "
+                "less, or drop_last: false" + zh("fewer_images_than_batch")
+            )
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.repeats = repeats
+        self.labels = labels
+        self.epoch = 0
+        self.consumed = 0
+        self._resumed = False
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch, the same for every process."""
+        global_batch = self.batch_size * self.world_size
+        return self._places // global_batch if self.drop_last else -(-self._places // global_batch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """This process's batches from the epoch's beginning, or once, after `load_state_dict`, from there."""
+        if not self._resumed:
+            self.consumed = 0
+        self._resumed = False
+        return self._batches(self.epoch, self.consumed)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch; another one than the current starts from its first batch."""
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.consumed = 0
+            self._resumed = False
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Order of all images in an epoch, int64 [num_samples], the same in every process."""
+        if not self.shuffle:
+            return np.arange(self.num_samples)
+        return of_order(self.seed, epoch).permutation(self.num_samples)
+
+    def balanced_order(self, labels: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images of a balanced epoch and which copy of each stands there, int64 [num_samples] each."""
+        rng = of_order(self.seed, epoch)
+        classes = rng.permutation(np.unique(labels))
+        images, copies = [], []
+        for place, label in enumerate(classes):
+            members = np.flatnonzero(labels == label)
+            share = self.num_samples // len(classes) + (place < self.num_samples % len(classes))
+            rounds = -(-share // len(members))
+            images.append(np.concatenate([rng.permutation(members) for _ in range(rounds)])[:share])
+            copies.append(np.arange(share) // len(members))
+        order = rng.permutation(self.num_samples)
+        return np.concatenate(images)[order], np.concatenate(copies)[order]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run stands; the same for every process."""
+        return {
+            "epoch": self.epoch,
+            "consumed": self.consumed,
+            "seed": self.seed,
+            "num_samples": self.num_samples,
+            "global_batch": self.batch_size * self.world_size,
+            "shuffle": self.shuffle,
+            "repeats": self.repeats,
+            "balanced": self.labels is not None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where `state_dict` was taken; with another global batch, after as many images.
+
+        Raises:
+            DataError: The state is from the middle of an epoch and its order of images was another one, or no
+                global batch of this size begins there.
+        """
+        consumed = int(state["consumed"])
+        if consumed:
+            mine = self.state_dict()
+            before = {"repeats": 1, "balanced": False, **state}
+            keys = ("seed", "num_samples", "global_batch", "shuffle", "repeats", "balanced")
+            changed = [key for key in keys if before[key] != mine[key]]
+            if changed == ["global_batch"]:
+                consumed, over = divmod(consumed * before["global_batch"], mine["global_batch"])
+                changed = changed if over else []
+            if changed:
+                listed = ", ".join(f"{key} was {before[key]} and is {mine[key]}" for key in changed)
+                raise DataError(
+                    f"can't go on in the middle of epoch {state['epoch']}, because the order of images has "
+                    f"changed: {listed}. Restore these settings, or resume from the end of an epoch"
+                )
+        self.epoch = int(state["epoch"])
+        self.consumed = consumed
+        self._resumed = True
+
+    def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        global_batch = self.batch_size * self.world_size
+        if self.labels is None:
+            order, copy_of = self.order(epoch), None
+        else:
+            order, copy_of = self.balanced_order(self.labels, epoch)
+        ours = np.arange(self.batch_size)
+        if self.repeats == 1:
+            ours += self.rank * self.batch_size
+        else:
+            ours = ours * self.world_size + self.rank
+        for t in range(first, len(self)):
+            # The last batch is filled up from the epoch's beginning, as often as it needs.
+            places = (t * global_batch + ours) % self._places
+            if copy_of is not None:
+                copies = zip(order[places].tolist(), copy_of[places].tolist(), strict=True)
+                yield [(epoch, index, copy) for index, copy in copies]
+            elif self.repeats == 1:
+                yield [(epoch, index) for index in order[places].tolist()]
+            else:
+                images, copy = order[places // self.repeats], places % self.repeats
+                copies = zip(images.tolist(), copy.tolist(), strict=True)
+                yield [(epoch, index, copy) for index, copy in copies]
+
+
+class EvalBatchSampler:
+    """Evaluation batches: every image exactly once over all processes, in order, nothing added.
+
+    Process r takes the r-th of W nearly equal consecutive parts, so processes may differ by one batch or have
+    none.
+
+    Args:
+        num_samples: Images in the dataset.
+        batch_size: Largest number of images per process and batch.
+        rank: Number of this process.
+        world_size: Number of processes (W).
+    """
+
+    def __init__(self, *, num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1):
+        _check_counts(num_samples, batch_size, rank, world_size)
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.consumed = 0
+        self._begin = num_samples * rank // world_size
+        self._end = num_samples * (rank + 1) // world_size
+
+    def __len__(self) -> int:
+        """Batches of this process."""
+        return -(-(self._end - self._begin) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.consumed = 0
+        for begin in range(self._begin, self._end, self.batch_size):
+            yield [(0, index) for index in range(begin, min(begin + self.batch_size, self._end))]
+
+
+def _check_counts(num_samples: int, batch_size: int, rank: int, world_size: int) -> None:
+    if num_samples < 1:
+        raise DataError("the dataset is empty")
+    if batch_size < 1:
+        raise DataError(f"sampler.batch_size is {batch_size}; it must be 1 or more")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} of {world_size} processes")

@@ -1,0 +1,78 @@
+"""The sections of `dataloader.train` and `dataloader.val` in a config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from passl_sot.config.ranges import Count, Natural, Positive, Rule
+from passl_sot.data.datasets.labelled import DATASETS
+
+
+@dataclass(frozen=True)
+class BadFileRule(Rule):
+    """A count (an integer, 0 or more) or a share (0 to below 1); 1.0 could be meant as either."""
+
+    def complaint(self, value: Any) -> str | None:
+        """As `Rule.complaint`."""
+        if value is None or 0 <= value < 1 or (isinstance(value, int) and value > 0):
+            return None
+        return f"must be a count (an integer, 0 or more) or a share below 1, got {value}"
+
+
+@dataclass(kw_only=True)
+class LoaderSection:
+    """`loader:`, how images are read.
+
+    Attributes:
+        num_workers: Processes that read images, per training process; 0 reads in a thread of the main
+            process; "auto" takes what the machine's cores allow, at most 8.
+        use_shared_memory: Hand batches over in memory that the processes share, which is no part of /dev/shm;
+            false sends them through pipes.
+        max_bad: How many unreadable files a training run may skip: a count (int), or a share of the set
+            (float below 1). By default 1 % of the set, but at least 10.
+        timeout: Seconds that a batch, or a file of the check before training, may take until the run ends
+            with the name of the file that is being read; null waits without end.
+    """
+
+    num_workers: Natural | Literal["auto"] = "auto"
+    use_shared_memory: bool = True
+    max_bad: Annotated[int | float | None, BadFileRule()] = None
+    timeout: Positive | None = 300.0
+
+
+@dataclass(kw_only=True)
+class SamplerSection:
+    """`sampler:`, which images make a batch.
+
+    Attributes:
+        batch_size: Images per batch and process.
+        shuffle: New order in each epoch. By default true for training, false otherwise.
+        drop_last: Leave out the images of an incomplete last batch. By default true for training, false
+            otherwise. Evaluation always sees each image exactly once, so there both can't be true.
+        repeats: Repeated augmentation: how often an image that an epoch uses stands in it, each time with
+            other draws; an epoch is as long as without, so it uses as many fewer images. Training only.
+        balanced: Give each class the same share of an epoch: images of small classes stand in it several
+            times, each time with other draws, and of large ones some are drawn. Training only.
+    """
+
+    batch_size: Count
+    shuffle: bool | None = None
+    drop_last: bool | None = None
+    repeats: Count = 1
+    balanced: bool = False
+
+
+@dataclass(kw_only=True)
+class SplitSection:
+    """`dataloader.train` or `dataloader.val`.
+
+    Attributes:
+        loader: How images are read.
+        sampler: Which images make a batch.
+        dataset: Where images and labels are, and what is done to an image.
+    """
+
+    sampler: SamplerSection
+    dataset: Annotated[dict, DATASETS]
+    loader: LoaderSection = field(default_factory=LoaderSection)

@@ -1,0 +1,70 @@
+"""Where a run's numbers go: `metrics.jsonl` always, VisualDL records beside it."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+from passl_sot.utils.logger import get_logger
+from passl_sot.weights.checkpoint import explained
+
+
+class MetricsWriter:
+    """Writes scalars to `metrics.jsonl` and, if asked, as VisualDL scalars of the same names and steps.
+
+    Args:
+        folder: The run's folder.
+        visualdl: Also write VisualDL records.
+        resume_step: Rows of `metrics.jsonl` after this update are dropped, so that a run that was cut
+            off and resumed leaves one growing step axis; null begins a new file.
+    """
+
+    def __init__(self, folder: Path, *, visualdl: bool, resume_step: int | None = None):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "metrics.jsonl"
+        kept = []
+        if resume_step is not None and self.path.exists():
+            kept = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
+        temporary = self.path.with_suffix(".jsonl.tmp")
+        with explained(self.path):
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            os.replace(temporary, self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._visualdl = None
+        if visualdl:
+            try:
+                from visualdl import LogWriter  # takes a second to import; eval and predict don't need it
+            except ImportError:
+                get_logger().warning("no curves: pip install visualdl; %s is written all the same", self.path)
+            else:
+                self._visualdl = LogWriter(logdir=str(folder / "visualdl"))
+
+    def write(self, kind: str, step: int, epoch: int, values: dict[str, float]) -> None:
+        """Appends one row; `kind` ("train", "val", "val_ema") groups the curves."""
+        # JSON has no NaN; null keeps the row readable everywhere.
+        known = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        row = {"kind": kind, "step": step, "epoch": epoch, **known}
+        with explained(self.path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        if self._visualdl:
+            for name, value in values.items():
+                self._visualdl.add_scalar(tag=f"{kind}/{name}", value=float(value), step=step)
+            self._visualdl.flush()
+
+    def close(self) -> None:
+        """Flushes and closes both logs."""
+        self._file.close()
+        if self._visualdl:
+            self._visualdl.close()
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The rows of a `metrics.jsonl`; a last line cut off by a kill is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

@@ -1,0 +1,140 @@
+"""A run's folder and what is recorded about how it came to be."""
+
+import fcntl
+import json
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import paddle
+
+from passl_sot.config.chinese import zh
+from passl_sot.config.loader import Config
+from passl_sot.utils.logger import get_logger
+from passl_sot.version import __version__
+from passl_sot.weights import checkpoint as ckpt
+
+log = get_logger()
+
+
+class RunFolder:
+    """The folder of one run: checkpoints, metrics, the resolved config and where it came from.
+
+    Args:
+        path: `output_dir/<name of the config file>`.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.best = path / "best.safetensors"
+        self.previous = path / "previous.safetensors"
+        self._lock: TextIO | None = None
+        self.info = {
+            "version": __version__,
+            "paddle": paddle.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "commit": _commit(),
+        }
+
+    def checkpoint_to_resume(self, resume: str | None) -> ckpt.Checkpoint | None:
+        """Reads the checkpoint that `--resume auto|PATH` means; None for a new run."""
+        if resume is None:
+            return None
+        if resume != "auto":
+            return ckpt.read_checkpoint(resume)
+        saved = self.latest()
+        if saved is None:
+            log.info("nothing to resume in %s: a new run", self.path)
+        return saved
+
+    def latest(self) -> ckpt.Checkpoint | None:
+        """The newest whole checkpoint here; None where there is none."""
+        return ckpt.find_latest(self.path, log.warning)
+
+    def claim(self) -> None:
+        """Makes the folder, sees that it can be written to, and keeps other runs out until this one ends.
+
+        Raises:
+            CheckpointError: It can't be written to, or another process trains in it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("a")
+        except OSError as error:
+            raise ckpt.CheckpointError(
+                f"can't write to {self.path}: {error.strerror}; set output_dir elsewhere"
+                + zh("output_not_writable")
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ckpt.CheckpointError(
+                f"another process is training in {self.path}: wait for it, or write elsewhere with "
+                f"-o output_dir=DIR" + zh("folder_in_use")
+            ) from error
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Gives the folder free when a `with` block ends."""
+        try:
+            yield
+        finally:
+            if self._lock:
+                self._lock.close()
+
+    def mend_best(self, saved: ckpt.Checkpoint, best_step: int) -> None:
+        """Gives `best` its file where a kill came between saving the best epoch and naming it so."""
+        if saved.meta["progress"]["step"] != best_step:
+            return
+        try:
+            stands = ckpt.read_checkpoint(self.best).meta["progress"]["step"] == best_step
+        except ckpt.CheckpointError:
+            stands = False
+        if not stands:
+            ckpt.copy_checkpoint(saved.path, self.best)
+
+    def refuse_to_overwrite(self, saved: ckpt.Checkpoint | None) -> None:
+        """Stops a run from replacing the checkpoints of another than the one it goes on with (`saved`)."""
+        own = saved is not None and saved.path.resolve().parent == self.path.resolve()
+        if (self.path / "last.safetensors").exists() and not own:
+            raise ckpt.CheckpointError(
+                f"{self.path} already holds a run: add --resume auto to go on with it, or keep it and write "
+                f"elsewhere with -o output_dir=DIR" + zh("folder_holds_run")
+            )
+
+    def record(self, cfg: Config, overrides: tuple[str, ...], world_size: int) -> None:
+        """Writes `config.yaml` (resolved) and `run.json` (command, versions, commit)."""
+        ckpt.remove_leftovers(self.path)
+        with ckpt.explained(self.path / "config.yaml") as path:
+            path.write_text(cfg.dump(), encoding="utf-8")
+        facts = {"command": sys.argv, "overrides": list(overrides), "processes": world_size, **self.info}
+        with ckpt.explained(self.path / "run.json") as path:
+            path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def preprocessing_of(dataset: Config) -> dict:
+    """What evaluation and prediction need to treat an image as training's evaluation did."""
+    return {key: dataset[key] for key in ("transforms", "apply_exif", "channels") if key in dataset}
+
+
+def memory_gb() -> float:
+    """Peak memory of this process so far, in GB: the device's on a GPU, else the resident set's."""
+    if paddle.device.get_device().startswith("gpu"):
+        return paddle.device.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # Linux counts kilobytes
+
+
+def _commit() -> str:
+    """The commit of the source tree this package runs from; empty outside a checkout."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

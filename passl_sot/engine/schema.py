@@ -1,0 +1,163 @@
+"""The schema of a whole experiment file. What is not declared here or by a registered class is an error."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from passl_sot.config.loader import Config, get_config
+from passl_sot.config.ranges import Count, NotEmpty, Range, Share
+from passl_sot.config.schema import make_section
+from passl_sot.data import SplitSection
+from passl_sot.engine.amp import AmpSection
+from passl_sot.engine.modes import TrainingMode
+from passl_sot.modeling.backbones import BACKBONES
+from passl_sot.modeling.heads import HEADS
+from passl_sot.modeling.losses import LOSSES
+from passl_sot.optim import OPTIMIZERS, SCHEDULERS
+from passl_sot.optim.groups import ParametersSection
+from passl_sot.tasks.base import TASKS
+
+
+@dataclass(kw_only=True)
+class ModelSection:
+    """`model:` a backbone (PASSL's `architecture`) and the head on it."""
+
+    architecture: Annotated[dict, BACKBONES]
+    head: Annotated[dict, HEADS]
+    name: Literal["Classifier"] = "Classifier"
+
+
+@dataclass(kw_only=True)
+class DataSection:
+    """`dataloader:` the two splits."""
+
+    train: SplitSection
+    val: SplitSection
+
+
+@dataclass(kw_only=True)
+class EMASection:
+    """`ema:` an exponential moving average of the weights, evaluated beside the raw ones."""
+
+    decay: Share
+
+
+@dataclass(kw_only=True)
+class CheckpointSection:
+    """`checkpoint:` what is kept beside `last` and `best`.
+
+    Attributes:
+        interval: Also keep every N-th epoch's checkpoint; null keeps none.
+        update_interval: Also write `last` after every N-th update, for long epochs; null: after epochs.
+        best_by: Which weights' top-1 chooses `best` and is used for prediction; "ema" needs `ema:`.
+    """
+
+    interval: Count | None = None
+    update_interval: Count | None = None
+    best_by: Literal["raw", "ema"] = "raw"
+
+
+@dataclass(kw_only=True)
+class DistributedSection:
+    """`distributed:` how several processes work together; without effect in one.
+
+    Attributes:
+        sync_batch_norm: BatchNorm takes its statistics from the images of all processes.
+        sharding: 1 divides the optimiser's state over the processes. 2 (gradients too) and 3 (weights too)
+            are Paddle's for GPUs alone, and have never been run here.
+    """
+
+    sync_batch_norm: bool = False
+    sharding: Literal[0, 1, 2, 3] = 0
+
+
+@dataclass(kw_only=True)
+class LogSection:
+    """`log:` a line every `interval` updates, and whether VisualDL records are written."""
+
+    interval: Count = 50
+    visualdl: bool = True
+
+
+@dataclass(kw_only=True)
+class MetaSection:
+    """`meta:` the model card of a leaf config; counts are checked by a test.
+
+    Attributes:
+        paper: Where the model is published.
+        params_m: Trainable parameters in millions.
+        gmacs: Multiply-adds of one forward pass in thousands of millions, attention products included.
+        published_top1: ImageNet-1K top-1 (%) as published, or null.
+        measured_top1: What this project measured (%), or "not trained here".
+        weights: Where weights come from, or "none released".
+        license: Licence of these weights, "not stated" where it is not.
+    """
+
+    paper: str
+    params_m: float
+    gmacs: float
+    published_top1: float | None = None
+    measured_top1: float | str = "not trained here"
+    weights: str = "none released"
+    license: str = "not stated"
+
+
+@dataclass(kw_only=True)
+class Experiment:
+    """A whole file.
+
+    Attributes:
+        epochs: Epochs to run, cool-down included.
+        task: What a training step computes; null takes ClassificationTask.
+        training_mode: "train"; "eval" trains in evaluation mode (BatchNorm's statistics frozen, no dropout,
+            no drop-path), "frozen_batch_norm" with BatchNorm alone in it; for fine-tuning.
+        parameters: What is frozen, and shares of the learning rate.
+        device: "auto" takes the GPU where Paddle has one, else the CPU.
+        output_dir: A run writes into `output_dir/<name of the config file>`.
+        eval_interval: Evaluate after every N-th epoch and after the last.
+        nonfinite_limit: Updates in a row with a non-finite loss or gradient that stop the run.
+    """
+
+    epochs: Count
+    model: ModelSection
+    dataloader: DataSection
+    optimizer: Annotated[dict, OPTIMIZERS]
+    lr_scheduler: Annotated[dict, SCHEDULERS]
+    loss: Annotated[dict, LOSSES]
+    task: Annotated[dict, TASKS] | None = None
+    training_mode: TrainingMode = "train"
+    parameters: ParametersSection = field(default_factory=ParametersSection)
+    ema: EMASection | None = None
+    amp: AmpSection | None = None
+    checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
+    distributed: DistributedSection = field(default_factory=DistributedSection)
+    log: LogSection = field(default_factory=LogSection)
+    seed: Annotated[int, Range(min=0, max=2**31 - 1)] = 0
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    output_dir: Annotated[str, NotEmpty()] = "output"
+    eval_interval: Count = 1
+    nonfinite_limit: Count = 10
+    meta: MetaSection | None = None
+
+    def __post_init__(self):
+        if self.checkpoint.best_by == "ema" and self.ema is None:
+            raise ValueError(
+                "checkpoint.best_by is 'ema' but there is no ema section: add `ema: {decay: 0.9999}`"
+            )
+        if self.training_mode == "eval" and self.task and self.task["name"] == "DistillationTask":
+            raise ValueError(
+                "training_mode is 'eval', in which the two heads of a distilled model answer as one: take "
+                "frozen_batch_norm, or task: null"
+            )
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads an experiment file with overrides and checks every section of it.
+
+    Raises:
+        ConfigError: Lists all faults at once, before any device or data is touched.
+    """
+    cfg = get_config(path, overrides, schema=Experiment)
+    make_section(Experiment, cfg)  # what the sections say about each other
+    return cfg

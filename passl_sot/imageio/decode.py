@@ -1,0 +1,284 @@
+"""Decoding and resizing: everything between a file on disk and an array of pixels.
+
+All of the data layer goes through `decode`, or `open_image`, and `resize`. Published accuracies were measured
+with Pillow's decoder and its antialiased bicubic filter, and every result is Pillow's to the bit. With the
+extra `[fast]` installed, plain JPEG files are decoded through `jpeg`, no further than pixels are asked for,
+and compiled loops resize (`kernels.resize`). Pillow does all else.
+
+What `decode` makes of a file:
+
+| file | result |
+|---|---|
+| RGB | as it is |
+| grey, bilevel, grey + alpha | grey value in all three channels |
+| RGBA, palette (with or without transparency) | colours; alpha is dropped, not blended |
+| CMYK, Adobe YCCK | Pillow's conversion to RGB, embedded profiles not applied |
+| 16-bit grey | high byte of each value (Pillow's own conversion would clip nearly all of it to white) |
+| 16-bit colour PNG | high byte of each value |
+| 32-bit integer, floating point | `ImageError`: their range isn't defined |
+| animated GIF, WebP, PNG; multi-picture JPEG; multi-page TIFF | first frame |
+| EXIF orientation 2 to 8 | turned upright when `apply_exif`, else as stored (TIFF: Pillow always turns it) |
+| truncated, empty, not an image, more than 179 million pixels | `ImageError` |
+
+The file's content counts, not its ending. No global setting of Pillow is changed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from passl_sot.imageio import jpeg
+from passl_sot.imageio.errors import ImageError
+from passl_sot.imageio.kernels import jit as compiling
+from passl_sot.imageio.lazy_image import Pixels, as_array, edges
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+# Pillow knows more formats; some start other programs (EPS) or are no photographs.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+# Twice Pillow's warning level, where Pillow itself stops. Held here too, as that level is a global of Pillow.
+MAX_PIXELS = 178_956_970
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(path: str | os.PathLike[str], *, apply_exif: bool) -> np.ndarray:
+    """Reads an image file as RGB; the table at the top of this module says how each kind is treated.
+
+    Args:
+        path: The file; any name, any ending.
+        apply_exif: Turn the image upright by its EXIF orientation. False gives the pixels as stored, which
+            is what torchvision, timm and the published ImageNet figures use.
+
+    Returns:
+        uint8 [H, W, 3], possibly read-only.
+
+    Raises:
+        ImageError: The file can't be read whole as an image; it names the path and the reason.
+    """
+    return as_array(open_image(path, apply_exif=apply_exif))
+
+
+def open_image(path: str | os.PathLike[str], *, apply_exif: bool) -> Pixels:
+    """As `decode`, but leaves the decoding until pixels are asked for, where a part of them can be decoded.
+
+    Returns:
+        uint8 [H, W, 3]. Where it isn't an array, asking for pixels may raise `ImageError` too.
+
+    Raises:
+        ImageError: The file can't be read whole as an image; it names the path and the reason.
+    """
+    name = os.fspath(path)
+    return open_bytes(read_file(name), name, apply_exif=apply_exif)
+
+
+def open_bytes(data: bytes | memoryview, name: str | Callable[[], str], *, apply_exif: bool) -> Pixels:
+    """As `open_image`, of a file's bytes, with the name that messages call it by, or what gives that."""
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ImageError(
+            name if isinstance(name, str) else name(),
+            "not read, because some code in this process has set PIL.ImageFile.LOAD_TRUNCATED_IMAGES, which "
+            "would let damaged images pass as grey areas; set it back to False",
+        )
+    header = jpeg.read_header(data) if jpeg.available() else None
+    # Pillow has a limit of its own that users may set, and words for it.
+    if header is None or header.height * header.width > min(Image.MAX_IMAGE_PIXELS or MAX_PIXELS, MAX_PIXELS):
+        return _decode_by_pillow(data, name, apply_exif)
+    stored = _JpegFile(data, name, header)
+    if not (apply_exif and header.may_turn):
+        return stored
+    turn = _UPRIGHT.get(read_orientation(data))
+    return stored if turn is None else np.asarray(Image.fromarray(stored[:, :]).transpose(turn))
+
+
+class _JpegFile:
+    """A plain JPEG file that isn't decoded yet, as `Pixels`."""
+
+    def __init__(self, data: bytes | memoryview, name: str | Callable[[], str], header: jpeg.Header):
+        self._data, self._name, self._header = data, name, header
+        self.shape = (header.height, header.width, 3)
+
+    def __getitem__(self, rectangle: tuple[slice, slice]) -> np.ndarray:
+        top, bottom, left, right = edges(rectangle, self.shape)
+        try:
+            return jpeg.decode_part(self._data, self._header, top, bottom, left, right)
+        except ValueError:  # damaged; Pillow may still read it, or says what is wrong
+            return _decode_by_pillow(self._data, self._name, apply_exif=False)[top:bottom, left:right]
+
+
+def _decode_by_pillow(
+    data: bytes | memoryview, named: str | Callable[[], str], apply_exif: bool
+) -> np.ndarray:
+    data, name = bytes(data), named if isinstance(named, str) else named()
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(name, f"{image.width}x{image.height} pixels: too large to be safe to decode")
+            image.load()
+            turn = _UPRIGHT.get(_orientation(image) or 1) if apply_exif else None
+            rgb = _to_rgb(image, name)
+            return np.asarray(rgb if turn is None else rgb.transpose(turn))
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(name, f"too large to be safe to decode ({error})") from error
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(name, what_it_is(data)) from error
+    except Exception as error:
+        # Damaged files make Pillow's plugins raise errors of nearly any type; all of them mean the same.
+        raise ImageError(name, f"damaged or truncated image ({_words(error)})") from error
+
+
+def resize(
+    image: Pixels,
+    size_hw: tuple[int, int],
+    *,
+    box: tuple[float, float, float, float] | None = None,
+    interpolation: Interpolation = "bicubic",
+    window: tuple[int, int, int, int] | None = None,
+    mirrored: bool = False,
+) -> np.ndarray:
+    """Resizes with Pillow's antialiased filters, bit-equal to `PIL.Image.resize`.
+
+    Args:
+        image: uint8 [H, W, C]; where C isn't 3, each channel is a picture of its own.
+        size_hw: Height and width of the result.
+        box: Region (left, top, right, bottom) of `image` that the result shows; may be fractional. As in
+            Pillow, pixels just outside take part in filtering at its edges; slice the array first where
+            they must not.
+        interpolation: The filter.
+        window: The part (top, left, height, width) of the result that is wanted; None for all of it.
+        mirrored: Whether it is wanted from right to left.
+
+    Returns:
+        uint8 [size_hw[0], size_hw[1], C], or of the window's size.
+    """
+    height, width = image.shape[:2]
+    region = box or (0.0, 0.0, width, height)
+    top, left, h, w = window or (0, 0, *size_hw)
+    if interpolation != "nearest" and compiling.available() and _is_plain(region, height, width, size_hw):
+        from passl_sot.imageio.kernels.resize import resample
+
+        return resample(image, size_hw, region, interpolation, (top, left, h, w), mirrored)
+    part = _resize_by_pillow(as_array(image), size_hw, box, interpolation)[top : top + h, left : left + w]
+    return np.ascontiguousarray(part[:, ::-1]) if mirrored else part
+
+
+def _is_plain(box: tuple[float, float, float, float], height: int, width: int, size: tuple[int, int]) -> bool:
+    """Whether Pillow would take these; it has words for what is wrong with others."""
+    left, top, right, bottom = box
+    return 0 <= left < right <= width and 0 <= top < bottom <= height and min(size) > 0
+
+
+def _resize_by_pillow(
+    image: np.ndarray,
+    size_hw: tuple[int, int],
+    box: tuple[float, float, float, float] | None,
+    interpolation: Interpolation,
+) -> np.ndarray:
+    height, width = size_hw
+    if image.shape[2] != 3:
+        # As colours Pillow would multiply them by what it takes for alpha.
+        planes = [Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(image.shape[2])]
+        sized = [plane.resize((width, height), _FILTERS[interpolation], box=box) for plane in planes]
+        return np.stack([np.asarray(plane) for plane in sized], axis=2)
+    resized = Image.fromarray(image).resize((width, height), _FILTERS[interpolation], box=box)
+    return np.asarray(resized)
+
+
+def read_file(path: str) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        ImageError: It can't be read or is empty.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except FileNotFoundError as error:
+        raise ImageError(path, "no such file") from error
+    except IsADirectoryError as error:
+        raise ImageError(path, "is a folder, not an image file") from error
+    except OSError as error:
+        raise ImageError(path, f"can't be opened ({error.strerror or error})") from error
+    if not data:
+        raise ImageError(path, "the file is empty (0 bytes)")
+    return data
+
+
+def read_orientation(data: bytes | memoryview) -> int:
+    """EXIF orientation, 1 to 8, of a file that can be read; 1 where Pillow turns it by itself (TIFF), too."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if image.format != "JPEG":
+            image.load()
+        orientation = _orientation(image)
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(EXIF_ORIENTATION)
+    except Exception:  # a broken EXIF block of any kind; the pixels are fine, so it counts as absent
+        return None
+
+
+def _to_rgb(image: Image.Image, path: str) -> Image.Image:
+    mode = image.mode
+    # Transparency has no say in the colours; left in, Pillow warns about some of its forms.
+    image.info.pop("transparency", None)
+    # Older releases of Pillow open 16-bit PNG and PGM files as "I".
+    if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if mode in ("I", "F"):
+        kind = "32-bit integer" if mode == "I" else "floating-point"
+        raise ImageError(
+            path, f"a {kind} image, whose brightness range isn't defined; save it with 8 or 16 bits"
+        )
+    return image if mode == "RGB" else image.convert("RGB")
+
+
+def what_it_is(data: bytes) -> str:
+    """Says what a file that is no image looks like; web servers' error pages are the most common case."""
+    if not data:
+        return "the file is empty (0 bytes)"
+    start = data[:512].lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<svg")):
+        return "not an image but an HTML, XML or SVG page, as a failed download leaves behind"
+    if start.startswith(b"version https://git-lfs"):
+        return "not an image but a Git LFS pointer; fetch the real file with `git lfs pull`"
+    if not any(data[:4096]):
+        return f"not an image: the file begins with zeros ({len(data)} bytes), as an interrupted copy does"
+    if data.startswith(b"\xff\xd8") and jpeg.bits(data) > 8:
+        return f"a JPEG file of {jpeg.bits(data)} bits, which Pillow doesn't read; save it with 8 bits"
+    if data.startswith((b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM")):
+        return f"a damaged image: its header can't be read ({len(data)} bytes)"
+    if data[:512].isascii():
+        return "not an image but a text file"
+    return f"not an image of a known kind (first bytes {data[:8].hex(' ')})"
+
+
+def _words(error: Exception) -> str:
+    text = str(error).strip()
+    return text or type(error).__name__

@@ -1,0 +1,116 @@
+"""Mirroring, normalising, and mixing two images, as compiled loops. The numbers are NumPy's."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from passl_sot.imageio.kernels.jit import compiled
+
+__all__ = ["blend_bytes", "blend_floats", "crop_each", "mirror", "mirror_each", "normalize", "normalize_each"]
+
+_SINGLE = np.float32
+
+
+@compiled
+def mirror(x, out):
+    """Rows of RGB pixels from right to left, uint8 [H, 3·W]."""
+    width = x.shape[1] // 3
+    planes = np.empty((3, width), np.uint8)
+    red, green, blue = planes[0], planes[1], planes[2]
+    turned_red, turned_green, turned_blue = red[::-1], green[::-1], blue[::-1]
+    for y in range(x.shape[0]):
+        source, target = x[y], out[y]
+        for i in range(width):
+            red[i], green[i], blue[i] = source[3 * i], source[3 * i + 1], source[3 * i + 2]
+        for i in range(width):
+            target[3 * i], target[3 * i + 1] = turned_red[i], turned_green[i]
+            target[3 * i + 2] = turned_blue[i]
+
+
+@compiled
+def mirror_each(x, turned, out):
+    """Copies of images, uint8 [B, H, W, C], from right to left where `turned`, bool [B]."""
+    height, width, channels = x.shape[1:]
+    for i in range(len(x)):
+        if not turned[i]:
+            source, target = x[i].reshape(-1), out[i].reshape(-1)
+            for k in range(source.size):
+                target[k] = source[k]
+        elif channels == 3:
+            mirror(x[i].reshape(height, 3 * width), out[i].reshape(height, 3 * width))
+        else:
+            for y in range(height):
+                for column in range(width):
+                    for c in range(channels):
+                        out[i, y, column, c] = x[i, y, width - 1 - column, c]
+
+
+@compiled
+def crop_each(x, tops, lefts, out):
+    """A rectangle of each image, black where it sticks out.
+
+    Args:
+        x: uint8 [B, H, W·C].
+        tops: Its first row, which may be below 0, int64 [B].
+        lefts: Its first byte of a row, likewise.
+        out: uint8 [B, h, w·C].
+    """
+    for i in range(len(x)):
+        top, left = tops[i], lefts[i]
+        first = min(max(0, -left), out.shape[2])
+        end = max(first, min(out.shape[2], x.shape[2] - left))
+        for y in range(out.shape[1]):
+            if 0 <= y + top < x.shape[1]:
+                source, target = x[i, y + top, first + left : end + left], out[i, y, first:end]
+                out[i, y, :first] = 0
+                for k in range(target.size):
+                    target[k] = source[k]
+                out[i, y, end:] = 0
+            else:
+                out[i, y] = 0
+
+
+@compiled
+def normalize(x, scale, bias, out):
+    """x·scale + bias, a plane per channel.
+
+    Args:
+        x: uint8 [H·W·C], channels last.
+        scale: float32 [C].
+        bias: float32 [C].
+        out: float32 [C, H·W].
+    """
+    channels, n = out.shape
+    if channels == 3:  # a distance that is known here lets three planes be read at once
+        s0, s1, s2, b0, b1, b2 = scale[0], scale[1], scale[2], bias[0], bias[1], bias[2]
+        red, green, blue = out[0], out[1], out[2]
+        for i in range(n):
+            red[i] = _SINGLE(x[3 * i]) * s0 + b0
+            green[i] = _SINGLE(x[3 * i + 1]) * s1 + b1
+            blue[i] = _SINGLE(x[3 * i + 2]) * s2 + b2
+    else:
+        for c in range(channels):
+            for i in range(n):
+                out[c, i] = _SINGLE(x[channels * i + c]) * scale[c] + bias[c]
+
+
+@compiled
+def normalize_each(x, scale, bias, out):
+    """`normalize` of uint8 [B, H·W·C] to float32 [B, C, H·W]."""
+    for i in range(len(x)):
+        normalize(x[i], scale, bias, out[i])
+
+
+@compiled
+def blend_bytes(a, b, share, rest, out):
+    """a·share + b·rest of the bytes of two images, rounded to even at a half."""
+    for i in range(out.size):
+        out[i] = np.uint8(np.rint(_SINGLE(a[i]) * share + _SINGLE(b[i]) * rest))
+
+
+@compiled
+def blend_floats(a, b, share, rest):
+    """Two images, float32, become a·share + b·rest and b·share + a·rest."""
+    for i in range(a.size):
+        x, y = a[i], b[i]
+        a[i], b[i] = x * share + y * rest, y * share + x * rest

@@ -1,0 +1,110 @@
+"""What is looked at before the processes of a run talk to each other, and what to say when they can't."""
+
+import faulthandler
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from passl_sot.config.chinese import zh
+from passl_sot.config.errors import UserError
+from passl_sot.config.loader import ConfigError, Fault
+from passl_sot.launch.rendezvous import NOT_JOINED
+from passl_sot.launch.supervisor import report_if_killed
+
+_SIOCGIFADDR = 0x8915  # Linux: the address of a network interface
+JOIN_LIMIT = 120.0  # seconds; Paddle itself would wait for a quarter of an hour
+
+
+class JoinError(UserError, RuntimeError):
+    """The processes of a run didn't find each other."""
+
+
+class RefusedError(JoinError):
+    """Paddle reported a fault while they connected; another attempt may well succeed."""
+
+    status = NOT_JOINED
+
+
+def check_gpu(selected: str, count: int) -> int:
+    """The number of this process's GPU.
+
+    Args:
+        selected: What the launcher chose, `FLAGS_selected_gpus`.
+        count: GPUs that Paddle sees.
+
+    Raises:
+        ConfigError: There aren't so many.
+    """
+    number = int(selected.split(",")[0])
+    if number >= count:
+        message = (
+            f"this process is to use GPU {number}, and Paddle sees {count} (numbers 0 to {count - 1}): start "
+            "fewer processes or name others by the launcher's --devices, and look at CUDA_VISIBLE_DEVICES"
+        )
+        raise ConfigError([Fault("device", message)])
+    return number
+
+
+def choose_network(address: str) -> None:
+    """Has gloo use the network that `address`, this process's, is on; by itself it may take the loopback.
+
+    Args:
+        address: An IPv4 address; where it is another machine's or none, nothing is chosen.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            try:
+                answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+            except OSError:
+                continue  # it has no address
+            if socket.inet_ntoa(answer[20:24]) == address:
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+@contextmanager
+def joining(rank: int, size: int, master: str, limit: float) -> Iterator[None]:
+    """A block in which processes meet for the first time; it ends in time or the process does.
+
+    Args:
+        rank: Number of this process.
+        size: Number of processes.
+        master: `host:port` where process 0 listens.
+        limit: Seconds for the block.
+
+    Raises:
+        JoinError: The port is taken.
+        RefusedError: Paddle reported a fault.
+    """
+    advice = (
+        f"process {rank} of {size} could not join the others at {master}. Have all been started? Between "
+        "machines: --master must be an address of the first that the others reach, no firewall may keep them "
+        "apart, and where a machine has several networks, the launcher's --host tells its address on the "
+        "right one" + zh("processes_apart")
+    )
+
+    if rank == 0 and master:
+        _check_port(master)
+    # Paddle holds Python's lock while it connects: nothing written in Python could end it.
+    with report_if_killed(f"error: within {limit:.0f} s {advice}"):
+        faulthandler.dump_traceback_later(limit, exit=True)
+        try:
+            yield
+        except (RuntimeError, OSError, ValueError) as error:
+            raise RefusedError(f"{advice}\nPaddle says: {error}") from error
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def _check_port(master: str) -> None:
+    host, port = master.rsplit(":", 1)
+    try:
+        socket.create_server((host, int(port))).close()
+    except OSError as error:
+        fault = os.strerror(error.errno or 0)
+        raise JoinError(
+            f"process 0 can't listen on {master} ({fault}): start again, and the launcher takes another free "
+            "port, or name this machine's address by the launcher's --host" + zh("port_taken")
+        ) from error

@@ -1,0 +1,254 @@
+"""Predictions with class names, by the preprocessing that travels in the checkpoint."""
+
+import contextlib
+import csv
+import glob
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from PIL import Image
+from tqdm import tqdm
+
+from passl_sot.config.chinese import zh
+from passl_sot.config.loader import Config
+from passl_sot.data.datasets.folders import EXTENSIONS
+from passl_sot.data.datasets.string_table import natural_key
+from passl_sot.data.errors import DataError
+from passl_sot.data.transforms.compose import build_transforms
+from passl_sot.engine.evaluate import softmax
+from passl_sot.imageio.errors import ImageError
+from passl_sot.imageio.multichannel import read_image
+from passl_sot.modeling.classifier import Classifier
+from passl_sot.weights import state
+from passl_sot.weights.checkpoint import CheckpointError, check_complete, read_weights
+
+
+@dataclass
+class Prediction:
+    """What a model says of one image.
+
+    Attributes:
+        path: The file; empty for an array.
+        classes: Indices of the most probable classes, best first; empty if the image can't be read.
+        names: Their names.
+        probabilities: Their probabilities.
+        error: Why the image can't be read; empty if it can.
+    """
+
+    path: str = ""
+    classes: list[int] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    probabilities: list[float] = field(default_factory=list)
+    error: str = ""
+
+
+class Predictor:
+    """Classifies images as evaluation does: same resizing, normalisation and class order.
+
+    Args:
+        weights: A checkpoint that training wrote; the suffix may be left out.
+        prefer: "raw" or "ema" weights; default: those by which the run chose its best.
+        batch_size: Images per forward pass.
+        top_k: Classes per prediction, clamped to the class count.
+
+    Raises:
+        CheckpointError: `weights` is no checkpoint, or lacks what is asked for or needed.
+    """
+
+    def __init__(
+        self, weights: str | Path, *, prefer: str | None = None, batch_size: int = 32, top_k: int = 5
+    ):
+        arrays, meta = read_weights(weights, prefer)
+        if not meta:
+            raise CheckpointError(
+                f"{weights} holds bare weights: prediction needs a checkpoint, which also knows its model, "
+                f"preprocessing and class names"
+            )
+        check_complete(weights, meta)
+        model = Config(meta["config"]["model"])
+        self.model = Classifier(architecture=model["architecture"], head=model["head"])
+        state.load_model(self.model, arrays, str(weights))
+        self.model.eval()
+        self.class_names: list[str] = meta["class_names"]
+        self.apply_exif: bool = meta["preprocessing"].get("apply_exif", True)
+        self.channels: int = meta["preprocessing"].get("channels", 3)
+        self.transforms = build_transforms(meta["preprocessing"]["transforms"], channels=self.channels)
+        # With several labels per image every class has a probability of its own.
+        trained_on = meta["config"].get("dataloader", {}).get("train", {}).get("dataset", {})
+        self.several = bool(trained_on.get("multi_label", False))
+        self.batch_size = batch_size
+        self.top_k = min(top_k, len(self.class_names))
+
+    def __call__(self, images: str | Path | np.ndarray | Image.Image | Sequence) -> list[Prediction]:
+        """Predicts one image or several, in order.
+
+        Args:
+            images: A path, a uint8 array [H, W, 3] (RGB), a PIL image, or a sequence of these; or one folder,
+                pattern or `.txt` list, which stands for its images (see `collect_images`).
+
+        Raises:
+            FileNotFoundError: The folder or pattern holds no image.
+            DataError: The list can't be read.
+        """
+        if isinstance(images, str | Path) and _stands_for_many(images):
+            images = collect_images([str(images)])
+        elif isinstance(images, str | Path | np.ndarray | Image.Image):
+            images = [images]
+        return list(self.predict(images))
+
+    def predict(self, images: Sequence, progress: bool = False) -> Iterator[Prediction]:
+        """Yields a prediction for each image, in order; unreadable ones carry an `error`."""
+        with (
+            ThreadPoolExecutor(2) as pool,
+            tqdm(total=len(images), desc="predict", disable=not progress) as bar,
+        ):
+            for start in range(0, len(images), self.batch_size):
+                prepared = list(pool.map(self._prepare, images[start : start + self.batch_size]))
+                yield from self._predict_batch(prepared)
+                bar.update(len(prepared))
+
+    def _prepare(self, image) -> tuple[str, np.ndarray | None, str]:
+        path = str(image) if isinstance(image, str | Path) else ""
+        try:
+            if path:
+                array = read_image(path, apply_exif=self.apply_exif, channels=self.channels)
+            elif isinstance(image, Image.Image):
+                array = np.asarray(image.convert("RGB"))
+            else:
+                array = image
+            # Grey is made of RGB, as in training.
+            channels = 3 if self.channels == 1 else self.channels
+            if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != channels:
+                raise ImageError(
+                    path or "the array",
+                    f"expected uint8 [H, W, {channels}], got {array.dtype} {list(array.shape)}",
+                )
+            return path, self.transforms(array, np.random.default_rng(0)), ""
+        except ImageError as error:
+            return path, None, str(error)
+
+    def _probabilities(self, pixels: list[np.ndarray]) -> np.ndarray:
+        logits = self.model(paddle.to_tensor(np.stack(pixels)))
+        return F.sigmoid(logits).numpy() if self.several else softmax(logits.numpy())
+
+    @paddle.no_grad()
+    def _predict_batch(self, prepared: list[tuple[str, np.ndarray | None, str]]) -> Iterator[Prediction]:
+        pixels = [array for _, array, _ in prepared if array is not None]
+        rows = iter(self._probabilities(pixels) if pixels else ())
+        for path, array, error in prepared:
+            if array is None:
+                yield Prediction(path=path, error=error)
+                continue
+            probabilities = next(rows)
+            best = np.argsort(-probabilities, kind="stable")[: self.top_k].tolist()
+            names = [self.class_names[i] for i in best]
+            yield Prediction(path, best, names, [float(probabilities[i]) for i in best])
+
+
+def collect_images(arguments: Sequence[str]) -> list[str]:
+    """Turns the command line's paths into files: a file, a folder (searched below), a glob or a list.
+
+    Args:
+        arguments: `.txt` files hold a path a line (relative ones count from the list's folder), with or
+            without a label after it, as make_list writes them; UTF-8 or GB 18030. The order given is kept;
+            folders and globs are sorted naturally.
+
+    Raises:
+        FileNotFoundError: An argument names nothing.
+        DataError: A list is empty or in another encoding.
+    """
+    files: list[str] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            found = [str(p) for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS]
+            files += sorted(found, key=natural_key)
+            if not found:
+                raise FileNotFoundError(f"no image below {argument}")
+        elif path.is_file() and path.suffix.lower() == ".txt":
+            files += _read_list(path)
+        elif path.is_file():
+            files.append(argument)
+        else:
+            found = sorted(glob.glob(argument, recursive=True), key=natural_key)
+            if not found:
+                raise FileNotFoundError(f"no such file, folder or pattern: {argument}")
+            files += found
+    return files
+
+
+def _stands_for_many(path: str | Path) -> bool:
+    name = str(path)
+    if os.path.isfile(name):
+        return name.lower().endswith(".txt")
+    return os.path.isdir(name) or glob.has_magic(name)
+
+
+def _read_list(path: Path) -> list[str]:
+    data = path.read_bytes()
+    readings: list[list[str]] = []
+    for encoding in ("utf-8-sig", "gb18030"):
+        with contextlib.suppress(UnicodeDecodeError):
+            text = data.decode(encoding)
+            if "\0" not in text:  # UTF-16 without a mark decodes as UTF-8 with zeros
+                lines = [line.strip(" \r") for line in text.split("\n")]
+                names = [_without_label(line, path.parent) for line in lines if line.strip()]
+                readings.append([str(path.parent / name) for name in names])
+    if not readings:
+        raise DataError(f"{path} is neither UTF-8 nor GBK: save the list as UTF-8" + zh("save_list_utf8"))
+    if not readings[0]:
+        raise DataError(f"{path} lists no images: write one path a line" + zh("image_list_empty"))
+    if readings[0] == readings[-1]:
+        return readings[0]
+    # A few GBK names are valid UTF-8 as well (a lone "猫" reads as "è"): the files that exist decide.
+    return max(readings, key=lambda files: sum(map(os.path.exists, files)))
+
+
+def _without_label(line: str, folder: Path) -> str:
+    """The path of a line `path`, `path<tab>label` or `path label`; paths may hold spaces and digits."""
+    if "\t" in line:
+        return line.rpartition("\t")[0].strip()
+    name, _, label = line.rpartition(" ")
+    if label.isdecimal() and not os.path.exists(folder / line) and os.path.exists(folder / name.strip()):
+        return name.strip()
+    return line
+
+
+def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
+    """Writes a `.json` (a list of objects) or else a CSV (a row an image), whole or not at all.
+
+    Raises:
+        OSError: The place can't be written to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        if path.suffix == ".json":
+            text = json.dumps([vars(p) for p in predictions], ensure_ascii=False, indent=1)
+            temporary.write_text(text + "\n", encoding="utf-8")
+        else:
+            _write_table(predictions, temporary)
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _write_table(predictions: Sequence[Prediction], path: Path) -> None:
+    depth = max((len(p.classes) for p in predictions), default=0)
+    with path.open("w", newline="", encoding="utf-8-sig") as file:  # spreadsheets read names right
+        writer = csv.writer(file)
+        more = [f"{key}{k}" for k in range(2, depth + 1) for key in ("class", "name", "probability")]
+        writer.writerow(["path", "class", "name", "probability", *more, "error"])
+        for p in predictions:
+            cells: list = []
+            for index, name, probability in zip(p.classes, p.names, p.probabilities, strict=True):
+                cells += [index, name, f"{probability:.6f}"]
+            writer.writerow([p.path, *cells, *[""] * (3 * depth - len(cells)), p.error])

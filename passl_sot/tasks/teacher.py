@@ -1,0 +1,146 @@
+"""Teachers: frozen models that others learn from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+
+from passl_sot.config.chinese import zh
+from passl_sot.config.loader import Config, ConfigError, Fault
+from passl_sot.config.ranges import NotEmpty
+from passl_sot.config.shipped import model_config
+from passl_sot.data.transforms.image import TRANSFORMS
+from passl_sot.modeling.classifier import Classifier
+from passl_sot.utils.logger import get_logger
+from passl_sot.weights import state
+from passl_sot.weights.checkpoint import CheckpointError, read_weights
+
+log = get_logger()
+# Mean and deviation of each channel.
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+_PATH = "task.teacher"
+
+
+@dataclass(kw_only=True)
+class TeacherSection:
+    """`teacher:` a model with weights.
+
+    Attributes:
+        config: A YAML file (of this project or a run's `config.yaml`) or a model's name; its `model:` section
+            counts, and, where the weights are no checkpoint of ours, how it normalises validation images.
+        weights: A checkpoint, `.safetensors` or `.pdparams`; only `--dry-run` does without.
+    """
+
+    config: Annotated[str, NotEmpty()]
+    weights: Annotated[str, NotEmpty()] | None = None
+
+
+def build_teacher(
+    section: TeacherSection,
+    student: Classifier,
+    class_names: Sequence[str] | None = None,
+    normalization: Normalization | None = None,
+) -> Classifier:
+    """The teacher with its weights, frozen, in evaluation mode.
+
+    Args:
+        section: What it is.
+        student: The model that will learn from it.
+        class_names: The student's classes in label order, where they are known.
+        normalization: How the images that both get are normalised, where that is known.
+
+    Raises:
+        ConfigError: No weights are named; or classes, input size, channels or normalisation differ from the
+            student's.
+        CheckpointError: The weights can't be read, don't fit, or belong to other classes.
+    """
+    if section.weights is None:
+        message = (
+            f"the recipe learns from a teacher, whose weights are not given: write {_PATH}.weights=FILE (and "
+            f"{_PATH}.config, now {section.config!r}), or train without one by task=null"
+            + zh("teacher_weights")
+        )
+        raise ConfigError([Fault(f"{_PATH}.weights", message)])
+    cfg = model_config(section.config)
+    teacher = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+    faults = _misfits(teacher, student, section.config)
+    if faults:
+        raise ConfigError(faults)
+    arrays, meta = read_weights(section.weights)
+    known = meta.get("class_names")
+    if known and class_names is not None and list(known) != list(class_names):
+        raise CheckpointError(
+            f"the teacher {section.weights} was trained on the classes {known[:8]}, the data have "
+            f"{list(class_names)[:8]}" + zh("teacher_class_names")
+        )
+    _check_normalization(section, meta.get("preprocessing"), cfg, normalization)
+    state.load_model(teacher, arrays, str(section.weights))
+    teacher.eval()
+    for parameter in teacher.parameters():
+        parameter.stop_gradient = True
+    return teacher
+
+
+def normalization_of(dataset: Mapping[str, Any]) -> Normalization | None:
+    """How a `dataset:` section, or a checkpoint's preprocessing, normalises images; None if it doesn't."""
+    for node in (*(dataset.get("transforms") or ()), *(dataset.get("batch_transforms") or ())):
+        if node["name"] == "Normalize":
+            built = TRANSFORMS.build(node)
+            built.fit(dataset.get("channels", 3))
+            return built.mean, built.std
+    return None
+
+
+def _check_normalization(
+    section: TeacherSection, stored: Mapping[str, Any] | None, cfg: Config, ours: Normalization | None
+) -> None:
+    """Compares what the teacher was trained on, by its checkpoint or its config, with what it will get."""
+    if ours is None:
+        return
+    source, key = (section.weights, "weights") if stored else (section.config, "config")
+    theirs = normalization_of(stored or cfg.get("dataloader", {}).get("val", {}).get("dataset", {}))
+    if theirs is None:
+        log.warning(
+            "%s: neither the weights nor the config %s say how the teacher's images are normalised; see that "
+            "it is with mean %s and std %s, as the student's" + zh("teacher_normalization_unknown"),
+            _PATH,
+            section.config,
+            *map(list, ours),
+        )
+    elif not all(np.allclose(a, b, rtol=0, atol=1e-3) for a, b in zip(theirs, ours, strict=True)):
+        message = (
+            f"by {source!r} the teacher's images are normalised with mean {list(theirs[0])} and std "
+            f"{list(theirs[1])}, the student's (dataloader.train.dataset) with {list(ours[0])} and "
+            f"{list(ours[1])}, and both get the same images: give both Normalize of the student's config the "
+            "teacher's values, or take another teacher" + zh("teacher_normalization")
+        )
+        raise ConfigError([Fault(f"{_PATH}.{key}", message)])
+
+
+def _misfits(teacher: Classifier, student: Classifier, config: str) -> list[Fault]:
+    """Both see the same images and name the same classes."""
+    faults = []
+    if teacher.num_classes != student.num_classes:
+        message = (
+            f"the teacher {config!r} knows {teacher.num_classes} classes and the student "
+            f"{student.num_classes} (model.head.num_classes): take a teacher trained on the same classes"
+            + zh("teacher_classes")
+        )
+        faults.append(Fault(f"{_PATH}.config", message))
+    for what, theirs, ours, setting in (
+        ("of size", _size(teacher), _size(student), "img_size"),
+        ("with channels", teacher.backbone.in_chans, student.backbone.in_chans, "in_chans"),
+    ):
+        if theirs != ours:
+            message = (
+                f"the teacher {config!r} takes images {what} {theirs} and the student {ours} "
+                f"(model.architecture.{setting}), and both get the same images: give it a config (with "
+                f"_base_) whose model.architecture.{setting} is the student's" + zh("teacher_input")
+            )
+            faults.append(Fault(f"{_PATH}.config", message))
+    return faults
+
+
+def _size(model: Classifier) -> str:
+    return "x".join(map(str, model.backbone.img_size))

@@ -1,0 +1,345 @@
+"""Checkpoints that can't be half written and can't run code.
+
+One safetensors file holds everything: tensors under `model.`, `ema.` and `optimizer.`, and in its header
+a JSON text with the config, class names, preprocessing, versions and the run's position. It is written to
+a temporary name, read back, compared, and only then renamed. A checksum in the header covers all of it.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialize
+
+from passl_sot.config.chinese import zh
+from passl_sot.weights import CheckpointError
+from passl_sot.weights.kinds import is_safetensors
+from passl_sot.weights.pdparams import read_pdparams
+
+# 1: the checksum covers names and contents of tensors. 2: also their shapes and types, and the JSON text.
+FORMAT = 2
+META_KEY = "passl_sot"
+DIGEST_KEY = "sha256"
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        path: The file.
+        tensors: All arrays by prefixed name.
+        meta: The JSON part.
+    """
+
+    path: Path
+    tensors: dict[str, np.ndarray]
+    meta: dict
+
+    def part(self, prefix: str) -> dict[str, np.ndarray]:
+        """The arrays below `prefix.`, with it removed; empty where there are none."""
+        start = prefix + "."
+        return {k[len(start) :]: v for k, v in self.tensors.items() if k.startswith(start)}
+
+
+def _digest(tensors: dict[str, np.ndarray], text: str, version: int) -> str:
+    """The checksum of tensors and JSON text as the format of that number defines it."""
+    total = hashlib.sha256(text.encode() if version > 1 else b"")
+    for name in sorted(tensors):
+        array = np.asarray(tensors[name], order="C")
+        total.update((f"\n{name} {array.dtype} {array.shape}\n" if version > 1 else name).encode())
+        total.update(array.tobytes() if array.ndim == 0 else array.data)
+    return total.hexdigest()
+
+
+def write_checkpoint(
+    path: Path, tensors: dict[str, np.ndarray], meta: dict, *, previous: Path | None = None
+) -> None:
+    """Writes a checkpoint so that `path` always holds a whole one: the old or the new.
+
+    Args:
+        path: Target file.
+        tensors: Arrays by name.
+        meta: Anything JSON can hold.
+        previous: Where the file that stood at `path` is kept.
+
+    Raises:
+        CheckpointError: The disk is full or read-only, or the file read back differs; `path` is untouched.
+    """
+    text = json.dumps({**meta, "format": FORMAT})
+    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    blob = serialize(arrays, metadata={META_KEY: text, DIGEST_KEY: _digest(arrays, text, FORMAT)})
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        if hashlib.sha256(temporary.read_bytes()).digest() != hashlib.sha256(blob).digest():
+            raise CheckpointError(f"{temporary} differs from what was written to it: check the disk")
+        kept = _second_name(path, previous) if previous and path.exists() else None
+        os.replace(temporary, path)
+        # Only now: the old file may be a damaged one, and what `previous` has been so far the last whole one.
+        if previous and kept:
+            os.replace(kept, previous)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise CheckpointError(
+            f"can't write checkpoint {path}: {error.strerror or error}. The previous one is untouched; free "
+            f"some space ({len(blob) / 1e6:.0f} MB needed) or set output_dir to another place"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Gives a written checkpoint a second name, atomically; a hard link where the file system has them.
+
+    Raises:
+        CheckpointError: The disk is full or read-only; `target` is untouched.
+    """
+    try:
+        os.replace(_second_name(source, target), target)
+    except OSError as error:
+        raise CheckpointError(
+            f"can't write checkpoint {target}: {error.strerror or error}. {source} is whole; free some space "
+            "or set output_dir to another place"
+        ) from error
+
+
+def _second_name(source: Path, target: Path) -> Path:
+    """A temporary file beside `target` with what `source` holds."""
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        try:
+            shutil.copyfile(source, temporary)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+    return temporary
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[Path]:
+    """A block that writes to `path`, another file of a run than a checkpoint.
+
+    Raises:
+        CheckpointError: It could not; names the file.
+    """
+    try:
+        yield path
+    except OSError as error:
+        raise CheckpointError(
+            f"can't write {path}: {error.strerror or error}. The checkpoints are untouched; free some space "
+            "or set output_dir to another place" + zh("output_not_writable_disk")
+        ) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes temporary files of writers that were killed."""
+    for file in folder.glob("*.safetensors.*.tmp"):
+        file.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: str | Path, *, complete: bool = True) -> Checkpoint:
+    """Reads and verifies a checkpoint of this framework.
+
+    Args:
+        path: The file; its suffix may be left out.
+        complete: Also require everything that evaluating, predicting and resuming take from it
+            (`check_complete`); False where only tensors are wanted.
+
+    Raises:
+        CheckpointError: It is missing, truncated, altered, incomplete, of a newer version, or something else.
+    """
+    path = _with_suffix(Path(path), "checkpoint")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or no checkpoint of passl_sot ({error})") from error
+    if META_KEY not in header:
+        raise CheckpointError(
+            f"{path} holds tensors but no passl_sot header: it is weights, not a checkpoint"
+        )
+    text = header[META_KEY]
+    meta = _parse(path, text)
+    if header.get(DIGEST_KEY) != _digest(tensors, text, meta["format"]):
+        raise CheckpointError(f"{path} is damaged: its contents don't match the checksum in its header")
+    if complete:
+        check_complete(path, meta)
+    return Checkpoint(path, tensors, meta)
+
+
+def _parse(path: Path, text: str) -> dict:
+    """The JSON part, of a format that this version knows."""
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: its header is no JSON text ({error})") from error
+    version = meta.get("format") if isinstance(meta, dict) else None
+    if type(version) is not int or version < 1:
+        raise CheckpointError(f"{path} is damaged: its header has no format number")
+    if version > FORMAT:
+        raise CheckpointError(
+            f"{path} is of format {version}, written by a newer version of passl_sot; this one reads up to "
+            f"format {FORMAT}: update passl_sot" + zh("written_by_newer")
+        )
+    return meta
+
+
+def check_complete(path: str | Path, meta: dict) -> None:
+    """Checks that a checkpoint's JSON part has what evaluation, prediction and resuming take from it.
+
+    Args:
+        path: The file, for messages.
+        meta: Its JSON part.
+
+    Raises:
+        CheckpointError: A key is missing or holds something of another kind, or the class names are not as
+            many as the model's classes. The message names file and key.
+    """
+    wanted: tuple[tuple[str, type], ...] = (
+        ("config", dict),
+        ("config.model", dict),
+        ("config.model.architecture", dict),
+        ("config.model.head", dict),
+        ("config.model.head.num_classes", int),
+        ("class_names", list),
+        ("preprocessing", dict),
+        ("preprocessing.transforms", list),
+        ("progress", dict),
+    )
+    for key, kind in wanted:
+        value: object = meta
+        for part in key.split("."):
+            if part not in value:  # type: ignore[operator]  # what it is in has been found to be a dict
+                raise CheckpointError(f"{path} is incomplete: its header has no {key}")
+            value = value[part]  # type: ignore[index]
+        if not isinstance(value, kind):
+            raise CheckpointError(
+                f"{path} is damaged: {key} in its header is a {type(value).__name__}, not a {kind.__name__}"
+            )
+    names, classes = meta["class_names"], meta["config"]["model"]["head"]["num_classes"]
+    if not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{path} is damaged: class_names in its header holds something else than names")
+    if len(names) != classes:
+        raise CheckpointError(
+            f"{path} is damaged: class_names in its header has {len(names)} entries, but its model "
+            f"{classes} classes (config.model.head.num_classes)"
+        )
+
+
+def _position(path: Path) -> tuple[float, ...]:
+    """How far a checkpoint's run had come; unreadable ones come first, so that they are named.
+
+    Not the file's time, which copying changes.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            progress = json.loads((file.metadata() or {})[META_KEY])["progress"]
+        return (progress["epoch"], progress["batches"], progress["step"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return (float("inf"),)
+
+
+def find_latest(folder: Path, warn) -> Checkpoint | None:
+    """The newest whole checkpoint of a run folder; damaged ones are named through `warn` and passed over."""
+    files = [p for p in folder.glob("*.safetensors") if re.fullmatch(r"last|previous|best|epoch_\d+", p.stem)]
+    candidates = sorted(files, key=lambda p: (_position(p), p.stem == "last"), reverse=True)
+    for path in candidates:
+        try:
+            return read_checkpoint(path)
+        except CheckpointError as error:
+            warn(f"{error}; trying the one before it")
+    if candidates:
+        raise CheckpointError(f"no checkpoint in {folder} can be read; move the folder away to start anew")
+    return None
+
+
+def read_weights(path: str | Path, prefer: str | None = None) -> tuple[dict[str, np.ndarray], dict]:
+    """Reads model weights from any file this project trusts, without running code from it.
+
+    Args:
+        path: A checkpoint of ours (raw or averaged weights are chosen by `prefer`, else by what the run
+            selected its best by), a plain `.safetensors`, or a `.pdparams`. The suffix may be left out.
+        prefer: "raw" or "ema".
+
+    Returns:
+        Arrays by Paddle name, and the checkpoint's JSON part ({} for plain weights).
+
+    Raises:
+        CheckpointError: Missing, damaged, of a foreign kind, or without the weights that `prefer` asks for.
+    """
+    path = _with_suffix(Path(path))
+    with path.open("rb") as file:
+        head = file.read(16)
+    if not is_safetensors(path, head):
+        if head[:2] == b"PK" or path.suffix in (".pth", ".pt", ".tar"):
+            raise CheckpointError(f"{path} is a PyTorch file: convert it with tools/convert_torch.py first")
+        if head[:1] == b"\x80":
+            return _named(read_pdparams(path), path), {}
+    try:
+        with safe_open(path, framework="numpy") as file:
+            is_checkpoint = META_KEY in (file.metadata() or {})
+            plain = {} if is_checkpoint else {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or holds no weights this project reads ({error})"
+        ) from error
+    if not is_checkpoint:
+        return plain, {}
+    checkpoint = read_checkpoint(path, complete=False)
+    kind = prefer or checkpoint.meta.get("best_by", "raw")
+    if kind not in ("raw", "ema"):
+        raise CheckpointError(f"{path} is damaged: best_by in its header is {kind!r}, not 'raw' or 'ema'")
+    weights = checkpoint.part({"raw": "model", "ema": "ema"}[kind])
+    if not weights:
+        raise CheckpointError(f"{path} has no {kind} weights; it holds {', '.join(kinds_of(checkpoint))}")
+    return weights, checkpoint.meta
+
+
+def kinds_of(checkpoint: Checkpoint) -> list[str]:
+    """Which of "raw" and "ema" a checkpoint holds."""
+    return [kind for kind, prefix in (("raw", "model"), ("ema", "ema")) if checkpoint.part(prefix)]
+
+
+def _named(arrays: dict, path: Path) -> dict[str, np.ndarray]:
+    wrong = next((name for name in arrays if not isinstance(name, str)), None)
+    if wrong is not None:
+        raise CheckpointError(f"{path}: entry {wrong!r} has a {type(wrong).__name__} for its name, not text")
+    return arrays
+
+
+def _with_suffix(path: Path, what: str = "weights file") -> Path:
+    for candidate in (path, *(Path(f"{path}{s}") for s in (".safetensors", ".pdparams"))):
+        if candidate.is_file():
+            return candidate
+    raise CheckpointError(f"no {what} {path}{_siblings(path)}")
+
+
+def _siblings(path: Path) -> str:
+    folder = path if path.is_dir() else path.parent
+    names = sorted(p.name for p in folder.glob("*") if p.suffix in (".safetensors", ".pdparams"))
+    return f"; {folder} has {', '.join(names[:8])}" if names else ""

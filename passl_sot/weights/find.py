@@ -1,0 +1,277 @@
+"""Finds the weights in a file: what kind it is, which state dicts it holds, and which one to take."""
+
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from passl_sot.weights import CheckpointError
+from passl_sot.weights.kinds import is_safetensors
+from passl_sot.weights.pdparams import as_array, load_paddle_pickle
+from passl_sot.weights.safe_pickle import load_pickle
+from passl_sot.weights.torch_file import MAGIC, ZIP_ERRORS, TorchTensor, read_legacy, read_zip
+
+__all__ = ["Source", "StateDict", "find_state_dict", "read_source"]
+
+_PADDLE_SUFFIXES = (".pdparams", ".pdema", ".pd", ".pdmodel")
+_OWN_HEADER = "passl_sot"
+# In this order: training files of timm's kind hold averaged weights, and the accuracies published from them
+# are theirs; DeiT's and Swin's evaluate `model`.
+_USUAL = (
+    "state_dict_ema", "state_dict", "model", "model_state_dict", "model_state", "model_ema", "ema_state_dict",
+    "ema", "module", "net",
+)  # fmt: skip
+_SAFETENSORS_TYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
+    "I8": "|i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
+}  # fmt: skip
+
+
+@dataclass
+class Source:
+    """A file of weights, read but for its tensors.
+
+    Attributes:
+        path: The file.
+        kind: What it is, for people.
+        layout: "torch" where a Linear's weight is [out, in], "paddle" where it is [in, out].
+        content: Nested dictionaries, with tensors and other values as leaves.
+        preferred: Key of the state dict that the file itself recommends.
+    """
+
+    path: Path
+    kind: str
+    layout: Literal["torch", "paddle"]
+    content: Any
+    preferred: str | None = None
+
+
+@dataclass
+class StateDict:
+    """The state dict that was taken.
+
+    Attributes:
+        arrays: Name to array, as in the file.
+        key: Where it was: a dotted key, or "" for the file's top.
+        others: Keys of the file's other state dicts.
+        skipped: (name, what it is) of entries that are no tensors.
+    """
+
+    arrays: dict[str, np.ndarray]
+    key: str
+    others: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        taken = f"taken: {self.key or 'the file itself, which is a bare state dict'}"
+        return f"{taken}; also there: {', '.join(self.others)} (choose with --key)" if self.others else taken
+
+
+def read_source(path: str | Path) -> Source:
+    """Opens a file of weights of any kind known here; its kind is told by its content, not by its name.
+
+    Raises:
+        CheckpointError: Missing, empty, damaged, of another kind, or asking for what weights don't need;
+            nothing from the file was run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(
+            p.name for p in path.parent.glob("*") if p.suffix in (".pth", ".pt", ".tar", ".safetensors")
+        )
+        there = f"; {path.parent} has {', '.join(near[:8])}" if near else ""
+        raise CheckpointError(f"no file {path}{there}")
+    with path.open("rb") as file:
+        head = file.read(512)
+    try:
+        if not head:
+            raise CheckpointError("it is empty")
+        return _open(path, head)
+    except CheckpointError as error:
+        text = str(error)
+        raise CheckpointError(text if str(path) in text else f"{path}: {text}") from None
+    except OSError as error:
+        raise CheckpointError(f"can't read {path}: {error.strerror or error}") from error
+
+
+def _open(path: Path, head: bytes) -> Source:
+    if is_safetensors(path, head):
+        return _open_safetensors(path)
+    if path.suffix == ".safetensors":
+        raise CheckpointError("it is damaged or cut short (its header doesn't fit)")
+    if head[:2] == b"PK":
+        if _is_npz(path):
+            return Source(path, "NumPy .npz", "torch", _read_npz(path))
+        return Source(path, "PyTorch file (zip format)", "torch", read_zip(path))
+    if head[:1] == b"\x80":
+        return _open_pickle(path)
+    for found, what in (
+        (head.startswith(b"\x1f\x8b"), "it is compressed by gzip: unpack it first"),
+        (
+            head[257:262] == b"ustar",
+            "it is a tar archive: unpack it first",
+        ),
+        (head.startswith(b"version https://git-lfs"), "it is a pointer of Git LFS: fetch the file itself"),
+        (head.lstrip()[:1] == b"<", "it is a web page: the download failed"),
+    ):
+        if found:
+            raise CheckpointError(what)
+    raise CheckpointError("it is damaged, or no .pth, .pt, .pth.tar, .safetensors, .npz or .pdparams file")
+
+
+def _open_pickle(path: Path) -> Source:
+    if path.suffix in _PADDLE_SUFFIXES:
+        return Source(path, "Paddle file", "paddle", load_paddle_pickle(path))
+    with path.open("rb") as file:
+        first = load_pickle(file)
+    if first == MAGIC:
+        return Source(path, "PyTorch file (format before 1.6)", "torch", read_legacy(path))
+    raise CheckpointError("it is a pickle that torch.save didn't write; name it .pdparams if paddle.save did")
+
+
+def _is_npz(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except ZIP_ERRORS as error:
+        raise CheckpointError(f"it is damaged or cut short ({error})") from error
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (*ZIP_ERRORS, ValueError, MemoryError) as error:
+        raise CheckpointError(f"it is damaged or holds Python objects, refused ({error})") from error
+
+
+def _open_safetensors(path: Path) -> Source:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(size))
+            meta = header.pop("__metadata__", None) or {}
+            begin = 8 + size
+            tensors = {name: _SafeTensor(path, begin, name, entry) for name, entry in header.items()}
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+            raise CheckpointError(f"it is damaged or no safetensors file ({error})") from error
+    if _OWN_HEADER not in meta:
+        return Source(path, "safetensors", "torch", tensors)
+    parts: dict[str, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = tensor
+    parts.pop("optimizer", None)
+    raw = json.loads(meta[_OWN_HEADER]).get("best_by", "raw") == "raw"
+    return Source(path, "checkpoint of passl_sot", "paddle", parts, "model" if raw else "ema")
+
+
+class _SafeTensor:
+    """One entry of a safetensors file, read when asked for."""
+
+    def __init__(self, path: Path, begin: int, name: str, entry: dict) -> None:
+        self.path, self.name, self.dtype = path, name, entry["dtype"]
+        if self.dtype not in _SAFETENSORS_TYPES:
+            raise CheckpointError(f"{name} is of type {self.dtype}, which is not read here")
+        self.shape = tuple(int(side) for side in entry["shape"])
+        self.kind = np.dtype(_SAFETENSORS_TYPES[self.dtype])
+        start, end = entry["data_offsets"]
+        self.start, self.count = begin + start, end - start
+        if min(start, self.count) < 0 or self.count != math.prod(self.shape) * self.kind.itemsize:
+            raise CheckpointError(f"it is damaged ({name} of {list(self.shape)} has {self.count} bytes)")
+        if begin + end > path.stat().st_size:
+            raise CheckpointError(f"it is cut short: {name} lies beyond its end")
+
+    def array(self) -> np.ndarray:
+        """Its numbers; bfloat16 as float32."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            values = np.frombuffer(file.read(self.count), self.kind)
+        if self.dtype == "BF16":
+            values = (values.astype("u4") << 16).view("f4")
+        return values.reshape(self.shape)
+
+
+def _tensor(value: Any) -> Any:
+    """The tensor of an entry, in a form that `_numbers` takes; None where it is none."""
+    return value if isinstance(value, TorchTensor | _SafeTensor) else as_array(value)
+
+
+def _numbers(value: Any, name: str, path: Path) -> np.ndarray:
+    try:
+        return value if isinstance(value, np.ndarray) else value.array()
+    except (CheckpointError, MemoryError) as error:
+        raise CheckpointError(f"{path}: {name}: {error or 'too large for this memory'}") from None
+
+
+def _state_dicts(content: Any, prefix: str = "", depth: int = 4) -> dict[str, dict]:
+    """Every dictionary in the file that has tensors with names, by its dotted key."""
+    if not isinstance(content, Mapping) or depth == 0:
+        return {}
+    found: dict[str, dict] = {}
+    tensors = [_tensor(value) for name, value in content.items() if isinstance(name, str)]
+    if any(tensor is not None and tensor.shape for tensor in tensors):  # a lone number is an accuracy
+        found[prefix] = dict(content)
+    for name, value in content.items():
+        if isinstance(name, str):
+            found |= _state_dicts(value, f"{prefix}.{name}" if prefix else name, depth - 1)
+    return found
+
+
+def _choose(found: dict[str, dict], preferred: str | None) -> str:
+    if preferred in found:
+        return preferred
+    candidates = [key for key in found if "optim" not in key]
+    for key in _USUAL:
+        below = [name for name in candidates if name.split(".")[0] == key]
+        if below:  # itself, or such as {"model": {"state_dict": ...}}
+            return min(below, key=len)
+    counts = {key: sum(_tensor(value) is not None for value in found[key].values()) for key in candidates}
+    if "" in counts and counts[""] == max(counts.values()):
+        return ""  # and not because of a lone tensor beside the state dicts, such as a generator's state
+    candidates = [key for key in candidates if key]
+    if len(candidates) == 1:
+        return candidates[0]
+    raise CheckpointError(f"it holds several state dicts: choose one with --key {'|'.join(found)}")
+
+
+def find_state_dict(source: Source, key: str | None = None) -> StateDict:
+    """Takes one state dict out of a file.
+
+    Args:
+        source: The file.
+        key: Which one, as a dotted key; None looks at the usual places.
+
+    Raises:
+        CheckpointError: There is none, none by that key, or several without a usual name; lists them.
+    """
+    found = _state_dicts(source.content)
+    if not found:
+        held = source.content
+        what = (
+            f"the keys {', '.join(map(str, list(held)[:8]))}"
+            if isinstance(held, Mapping) and held
+            else (f"a {type(held).__name__}")
+        )
+        raise CheckpointError(f"{source.path} holds no tensors by name: it is {source.kind} with {what}")
+    try:
+        chosen = _choose(found, source.preferred) if key is None else key
+    except CheckpointError as error:
+        raise CheckpointError(f"{source.path}: {error}") from None
+    if chosen not in found:
+        keys = ", ".join(name or "(the file itself)" for name in found)
+        raise CheckpointError(f"{source.path} has no state dict {key!r}; it has {keys}")
+    result = StateDict({}, chosen, [name for name in found if name not in (chosen, "")])
+    for name, value in found[chosen].items():
+        tensor = _tensor(value)
+        if tensor is None or not isinstance(name, str):
+            result.skipped.append((str(name), type(value).__name__))
+        else:
+            result.arrays[name] = _numbers(tensor, name, source.path)
+    return result

@@ -1,0 +1,121 @@
+"""Between live objects (model, optimiser, average) and the named arrays of a checkpoint."""
+
+import numpy as np
+import paddle
+
+from passl_sot.nn.precision import at_least_float32
+from passl_sot.weights.checkpoint import CheckpointError
+
+_MASTERS = "master_weights"  # Paddle's name
+
+
+def model_arrays(model: paddle.nn.Layer) -> dict[str, np.ndarray]:
+    """The state dict as NumPy arrays, 16 bits as float32: NumPy has no bfloat16."""
+    return {name: at_least_float32(tensor).numpy() for name, tensor in model.state_dict().items()}
+
+
+def load_model(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: str) -> None:
+    """Fills every entry of `model` from `arrays`, or changes nothing.
+
+    Raises:
+        CheckpointError: Names or shapes differ; lists them.
+    """
+    faults = compare(model, arrays)
+    if faults:
+        shown = "\n  ".join(faults[:20]) + (
+            f"\n  ... and {len(faults) - 20} more" if len(faults) > 20 else ""
+        )
+        raise CheckpointError(f"{source} doesn't fit the model:\n  {shown}")
+    for name, tensor in model.state_dict().items():
+        tensor.set_value(paddle.to_tensor(arrays[name]).astype(tensor.dtype))
+
+
+def compare(model: paddle.nn.Layer, arrays: dict[str, np.ndarray]) -> list[str]:
+    """What keeps `arrays` from filling `model`: missing, unexpected and misshapen entries, one line each."""
+    target = model.state_dict()
+    faults = [
+        f"{name} is {list(a.shape)} in the file and {list(target[name].shape)} in the model"
+        for name, a in arrays.items()
+        if name in target and list(a.shape) != list(target[name].shape)
+    ]
+    faults += [f"missing {name} {list(t.shape)}" for name, t in target.items() if name not in arrays]
+    faults += [f"unexpected {name} {list(a.shape)}" for name, a in arrays.items() if name not in target]
+    return faults
+
+
+def start_from(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: str) -> str:
+    """Starts a new training from existing weights: everything must fit, but for the head's shapes.
+
+    Returns:
+        One sentence on what was loaded and what was left at its initial values.
+
+    Raises:
+        CheckpointError: Anything outside the head is missing, unexpected or misshapen, or nothing fits.
+    """
+    target = model.state_dict()
+    kept = [n for n, t in target.items() if n.startswith("head.") and not _fits(t, arrays.get(n))]
+    usable = {n: a for n, a in arrays.items() if not n.startswith("head.") or _fits(target.get(n), a)}
+    load_model(model, {**usable, **{n: target[n].numpy() for n in kept}}, source)
+    text = f"{len(usable)} of {len(target)} entries from {source}"
+    return f"{text}; left at their initial values: {', '.join(kept)}" if kept else text
+
+
+def _fits(tensor, array) -> bool:
+    return tensor is not None and array is not None and list(tensor.shape) == list(array.shape)
+
+
+def optimizer_arrays(optimizer, model: paddle.nn.Layer) -> dict[str, np.ndarray]:
+    """Optimiser state by structured parameter name.
+
+    Paddle keys it by names such as `linear_0.w_0`, which depend on what else the process has built.
+    """
+    structured = {p.name: name for name, p in model.named_parameters()}
+    arrays = {}
+    entries = optimizer.state_dict()
+    # Weights in float32 beside those in 16 bits, with level O2 of mixed precision; by parameter name.
+    for parameter, value in entries.get(_MASTERS, {}).items():
+        arrays[f"{structured[parameter]}|{_MASTERS}"] = value.numpy()
+    for key, value in entries.items():
+        if isinstance(value, paddle.Tensor):
+            parameter = _owner(key, structured)
+            arrays[f"{structured[parameter]}|{key[len(parameter) :]}"] = value.numpy()
+    return arrays
+
+
+def load_optimizer(optimizer, model: paddle.nn.Layer, arrays: dict[str, np.ndarray]) -> None:
+    """Restores what `optimizer_arrays` gave, into an optimiser of this process."""
+    internal = {name: p.name for name, p in model.named_parameters()}
+    state: dict = {}
+    for key, value in arrays.items():
+        name, suffix = key.split("|")
+        if suffix == _MASTERS:
+            state.setdefault(_MASTERS, {})[internal[name]] = paddle.to_tensor(value)
+        else:
+            state[internal[name] + suffix] = paddle.to_tensor(value)
+    optimizer.set_state_dict(state)
+
+
+def _owner(key: str, parameters: dict[str, str]) -> str:
+    """The parameter whose name begins an optimiser key such as `linear_0.w_0_moment1_0`."""
+    parts = key.split("_")
+    for end in range(len(parts) - 1, 0, -1):
+        candidate = "_".join(parts[:end])
+        if candidate in parameters:
+            return candidate
+    raise KeyError(f"optimiser state {key!r} belongs to no parameter of the model")
+
+
+def training_arrays(
+    model: paddle.nn.Layer, average: dict[str, paddle.Tensor] | None, optimizer: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """All tensors of a training run under their checkpoint prefixes.
+
+    Args:
+        model: The model.
+        average: The averaged weights, `ModelEMA.average`, where they are kept.
+        optimizer: As `optimizer_arrays` gives it.
+    """
+    parts = {"model": model_arrays(model), "optimizer": optimizer}
+    if average is not None:
+        parts["ema"] = {name: tensor.numpy() for name, tensor in average.items()}
+    return {f"{prefix}.{name}": array for prefix, part in parts.items() for name, array in part.items()}

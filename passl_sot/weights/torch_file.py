@@ -1,0 +1,327 @@
+"""PyTorch's own files, read without PyTorch and without running anything from them.
+
+Two formats. Since 1.6 `torch.save` writes a zip archive: `data.pkl` with the objects, and beside it the raw
+bytes of every storage. Before (and with `_use_new_zipfile_serialization=False`) it wrote one stream: a magic
+number, a protocol number, facts about the machine, the objects, the keys of the storages, and then each
+storage's length and bytes. In both the objects are a pickle that refers to storages by persistent
+identifiers, and a tensor is a view into a storage: offset, sizes, strides.
+
+The pickle is carried out by :mod:`passl_sot.weights.safe_pickle`, which can't call anything; what a training
+checkpoint holds besides tensors and numbers (`argparse.Namespace`, `torch.device`, paths, dates) becomes
+inert records, and a name that is on no list here ends the reading.
+"""
+
+import io
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from passl_sot.weights import CheckpointError
+from passl_sot.weights.safe_pickle import NUMPY_LEAVES, NUMPY_MAKERS, Inert, Name, Record, load_pickle
+
+__all__ = ["MAGIC", "ZIP_ERRORS", "TorchTensor", "read_legacy", "read_zip"]
+
+MAGIC = 0x1950A86A20F9469CFC6C
+# What zipfile raises on damaged archives; RuntimeError on flags that make no sense, such as encryption.
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, OSError, UnicodeError)
+_MOST_EXPANDED = 2**28  # elements of a tensor that repeats a smaller storage (stride 0)
+
+_DTYPES = {
+    "float32": "f4",
+    "float64": "f8",
+    "float16": "f2",
+    "bfloat16": "u2",  # NumPy has no such type; widened to float32 when read
+    "int64": "i8",
+    "int32": "i4",
+    "int16": "i2",
+    "int8": "i1",
+    "uint8": "u1",
+    "uint16": "u2",
+    "uint32": "u4",
+    "uint64": "u8",
+    "bool": "?",
+    "complex64": "c8",
+    "complex128": "c16",
+}
+_STORAGES = {
+    "Float": "float32",
+    "Double": "float64",
+    "Half": "float16",
+    "BFloat16": "bfloat16",
+    "Long": "int64",
+    "Int": "int32",
+    "Short": "int16",
+    "Char": "int8",
+    "Byte": "uint8",
+    "Bool": "bool",
+    "ComplexFloat": "complex64",
+    "ComplexDouble": "complex128",
+    "Untyped": "uint8",
+}
+_STORAGE_TYPES = {
+    f"{module}.{name}Storage": dtype
+    for name, dtype in _STORAGES.items()
+    for module in ("torch", "torch.cuda", "torch.storage")
+}
+
+
+@dataclass(eq=False)
+class Storage:
+    """The numbers that one or more tensors view.
+
+    Attributes:
+        key: Its name in the file.
+        dtype: PyTorch's name of the element type.
+        count: Number of elements.
+        read: Gives the bytes of a storage by key and length in bytes.
+        big_endian: Whether the bytes are in the other order.
+        start: First element, where the file keeps a view of a larger storage.
+    """
+
+    key: str
+    dtype: str
+    count: int
+    read: Callable[[str, int], bytes]
+    big_endian: bool = False
+    start: int = 0
+
+    def numbers(self, dtype: str) -> np.ndarray:
+        """All of it as a one-dimensional read-only array of PyTorch's type `dtype`."""
+        kind = np.dtype(_DTYPES[dtype]).newbyteorder(">" if self.big_endian else "<")
+        length = self.count * np.dtype(_DTYPES[self.dtype]).itemsize
+        skipped = self.start * np.dtype(_DTYPES[self.dtype]).itemsize
+        raw = self.read(self.key, skipped + length)[skipped:]
+        values = np.frombuffer(raw, kind) if raw else np.zeros(0, kind)
+        if dtype == "bfloat16":
+            values = (values.astype("u4") << 16).view("f4")
+        return values
+
+
+class TorchTensor(Inert):
+    """A view into a storage; its numbers are read when asked for.
+
+    Attributes:
+        shape: Sizes.
+        dtype: PyTorch's name of the element type.
+    """
+
+    def __init__(self, storage: Storage, offset: int, shape: Any, stride: Any, dtype: str | None = None):
+        self.storage, self.offset = storage, offset
+        self.shape, self.stride = tuple(shape), tuple(stride)
+        self.dtype = dtype or storage.dtype
+        numbers = (self.offset, *self.shape, *self.stride)
+        sound = isinstance(storage, Storage) and len(self.shape) == len(self.stride) <= 32
+        if not sound or not all(type(n) is int and n >= 0 for n in numbers):
+            raise CheckpointError(f"it is damaged (a tensor of sizes {shape!r} and strides {stride!r})")
+
+    def build(self, state: Any) -> None:
+        """Attributes that were hung on a tensor are not needed."""
+
+    def array(self) -> np.ndarray:
+        """The numbers as an array of their own, in C order; bfloat16 as float32.
+
+        Raises:
+            CheckpointError: The tensor reaches beyond its storage, or the file ends too early.
+        """
+        values = self.storage.numbers(self.dtype)
+        count = int(np.prod(self.shape, dtype=object)) if self.shape else 1
+        last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
+        if count and last >= values.size:
+            raise CheckpointError(
+                f"it is damaged (a tensor of {list(self.shape)} reaches beyond its storage of {values.size})"
+            )
+        if count > max(values.size, _MOST_EXPANDED):
+            raise CheckpointError(
+                f"a tensor of shape {list(self.shape)} repeats {values.size} numbers; refused"
+            )
+        if not count:
+            return np.zeros(self.shape, values.dtype.newbyteorder("="))
+        steps = [step * values.itemsize for step in self.stride]
+        view = np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, steps, writeable=False)
+        return np.array(view, dtype=values.dtype.newbyteorder("="), order="C")
+
+
+def _rebuild(storage: Any, offset: int, shape: Any, stride: Any, *more: Any) -> TorchTensor:
+    # more: requires_grad, hooks, and flags of a tensor that is conjugated or negated when used.
+    if len(more) > 2 and more[2]:
+        raise CheckpointError("it holds a conjugated or negated view; save it with .resolve_neg() first")
+    return TorchTensor(storage, offset, shape, stride)
+
+
+def _rebuild_v3(
+    storage: Any, offset: int, shape: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Name, *_: Any
+) -> TorchTensor:
+    name = dtype.text.removeprefix("torch.")
+    if name not in _DTYPES:
+        raise CheckpointError(f"it holds a tensor of type {dtype.text}, which is not read here")
+    return TorchTensor(storage, offset, shape, stride, name)
+
+
+def _first(value: Any, *_: Any) -> Any:
+    return value
+
+
+def _from_type(function: Any, kind: Name, arguments: tuple, _state: Any) -> Any:
+    # Tensors with attributes of their own: (how to rebuild, class, its arguments, attributes).
+    if not isinstance(function, Name) or not function.text.startswith("torch._utils._rebuild_"):
+        raise CheckpointError(f"it rebuilds a {kind} by {function}, which weights don't need")
+    return _MAKERS[function.text](*arguments)
+
+
+def _records(*names: str) -> dict[str, Callable[..., Record]]:
+    return {name: (lambda *args, kind=name: Record(kind, *args)) for name in names}
+
+
+_MAKERS: dict[str, Callable[..., Any]] = {
+    **NUMPY_MAKERS,
+    "torch._utils._rebuild_tensor": _rebuild,
+    "torch._utils._rebuild_tensor_v2": _rebuild,
+    "torch._utils._rebuild_tensor_v3": _rebuild_v3,
+    "torch._utils._rebuild_parameter": _first,
+    "torch._utils._rebuild_parameter_with_state": _first,
+    "torch._tensor._rebuild_from_type_v2": _from_type,
+    "torch.nn.parameter.Parameter": _first,
+    "torch.Size": tuple,
+    "yacs.config.CfgNode": NUMPY_MAKERS["builtins.dict"],
+    "builtins.bytearray": lambda *args: Record("builtins.bytearray", *args),
+    **_records("argparse.Namespace", "types.SimpleNamespace", "torch.device", "torch.Generator"),
+    **_records(
+        "builtins.slice", "builtins.range", "datetime.datetime", "datetime.date", "datetime.timedelta"
+    ),
+    **_records(
+        *(
+            f"pathlib{part}.{kind}Path"
+            for part in ("", "._local")
+            for kind in ("Posix", "Windows", "PurePosix")
+        )
+    ),
+}
+_LEAVES = (
+    NUMPY_LEAVES
+    | frozenset(_STORAGE_TYPES)
+    | frozenset(f"torch.{name}" for name in _DTYPES)
+    | {"torch.Tensor", "torch.contiguous_format", "torch.channels_last", "torch.preserve_format"}
+)
+
+
+def _load(file: BinaryIO, persistent: Callable[[Any], Any] | None = None) -> Any:
+    try:
+        return load_pickle(file, _MAKERS, _LEAVES, persistent)
+    except CheckpointError as error:
+        if str(error).startswith("it asks for"):
+            hint = "; if it is a whole model rather than a state dict, save model.state_dict()"
+            raise CheckpointError(f"{error}{hint}") from None
+        raise
+
+
+def _storage(identifier: Any, read: Callable[[str, int], bytes], big_endian: bool) -> Storage:
+    if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[0] != "storage":
+        kind = identifier[0] if isinstance(identifier, tuple) and identifier else identifier
+        raise CheckpointError(f"it refers to a {kind!r} outside its pickle, which weights don't; refused")
+    _, kind, key, _location, count = identifier[:5]
+    if not isinstance(kind, Name) or kind.text not in _STORAGE_TYPES:
+        shown = kind.text if isinstance(kind, Name) else repr(kind)
+        raise CheckpointError(f"it holds a storage of type {shown}, which is not read here")
+    if not isinstance(key, str) or type(count) is not int or count < 0:
+        raise CheckpointError(f"it is damaged (a storage {key!r} of {count!r} elements)")
+    storage = Storage(key, _STORAGE_TYPES[kind.text], count, read, big_endian)
+    view = identifier[5] if len(identifier) == 6 else None
+    if view is not None:
+        _view_key, start, length = view
+        storage.start, storage.count = int(start), int(length)
+        if min(storage.start, storage.count) < 0:
+            raise CheckpointError(f"it is damaged (a view {view!r} of a storage)")
+    return storage
+
+
+def read_zip(path: Path) -> Any:
+    """The objects of a file in the zip format; tensors are :class:`TorchTensor`.
+
+    Raises:
+        CheckpointError: It is damaged, another kind of zip, or asks for what weights don't need.
+    """
+    try:
+        archive = zipfile.ZipFile(path)  # stays open for the tensors, which are read later
+        names = archive.namelist()
+        roots = [name[: -len("data.pkl")] for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
+        root = roots[0] if roots else None
+        if root is None:
+            raise CheckpointError("it is a zip archive, but not one that torch.save wrote (no data.pkl)")
+        if any(name.startswith(f"{root}code/") for name in names):
+            raise CheckpointError("it is a TorchScript program, not weights; save model.state_dict()")
+        order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
+    except ZIP_ERRORS as error:
+        raise CheckpointError(f"it is damaged or cut short ({error})") from error
+
+    def read(key: str, length: int) -> bytes:
+        return _member(archive, f"{root}data/{key}", length)
+
+    text = _member(archive, f"{root}data.pkl")
+    return _load(io.BytesIO(text), lambda identifier: _storage(identifier, read, order.strip() == b"big"))
+
+
+def _member(archive: zipfile.ZipFile, name: str, length: int | None = None) -> bytes:
+    try:
+        info = archive.getinfo(name)
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise CheckpointError(f"{name} is compressed, which torch.save never does")
+        if length is not None and info.file_size < length:
+            raise CheckpointError(f"it is damaged ({name} has {info.file_size} bytes of {length})")
+        return archive.read(info)[:length]
+    except KeyError:
+        raise CheckpointError(f"it is damaged (there is no {name} in it)") from None
+    except ZIP_ERRORS as error:
+        raise CheckpointError(f"it is damaged ({name}: {error})") from error
+
+
+def read_legacy(path: Path) -> Any:
+    """The objects of a file in the format before the zip; tensors are :class:`TorchTensor`.
+
+    Raises:
+        CheckpointError: It is damaged, another kind of pickle, or asks for what weights don't need.
+    """
+    places: dict[str, tuple[int, int]] = {}  # key of a storage: where its bytes begin, how many there are
+    sizes: dict[str, int] = {}  # key of a storage: bytes of an element
+
+    def read(key: str, length: int) -> bytes:
+        start, there = places[key]
+        if there < length:
+            raise CheckpointError(f"it is damaged (storage {key} has {there} bytes of {length})")
+        with path.open("rb") as again:
+            again.seek(start)
+            return again.read(length)
+
+    with path.open("rb") as file:
+        if _load(file) != MAGIC:
+            raise CheckpointError("it is a pickle, but not one that torch.save wrote")
+        _load(file)  # the protocol's number, 1001 in every release
+        machine = _load(file)
+        big_endian = isinstance(machine, dict) and machine.get("little_endian") is False
+
+        def persistent(identifier: Any) -> Storage:
+            storage = _storage(identifier, read, big_endian)
+            sizes[storage.key] = np.dtype(_DTYPES[storage.dtype]).itemsize
+            return storage
+
+        content = _load(file, persistent)
+        keys = _load(file)
+        end = path.stat().st_size
+        for key in keys if isinstance(keys, list) else [keys]:
+            if key not in sizes:
+                raise CheckpointError(f"it is damaged (a storage {key!r} that no tensor uses)")
+            count = int.from_bytes(file.read(8), "big" if big_endian else "little", signed=True)
+            places[key] = (file.tell(), count * sizes[key])
+            if count < 0 or file.tell() + places[key][1] > end:
+                raise CheckpointError(f"it is cut short: storage {key} should have {count} elements")
+            file.seek(places[key][1], io.SEEK_CUR)
+    lacking = sorted(sizes.keys() - places.keys())
+    if lacking:
+        raise CheckpointError(f"it is cut short: there is no storage {lacking[0]}")
+    return content
