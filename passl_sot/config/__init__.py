@@ -14,9 +14,7 @@ from passl_sot.config.errors import (
     Origin,
     RegistryError,
     UserError,
-    did_you_mean,
     join_path,
-    nearest,
 )
 from passl_sot.config.loader import Document, get_config, load_config, make_document, parse_config
 from passl_sot.config.registry import Registry
@@ -33,6 +31,7 @@ from passl_sot.config.signature import (
     Share,
     UnitInterval,
 )
+from passl_sot.config.suggest import did_you_mean, nearest
 from passl_sot.config.tree import Config
 
 __all__ = [

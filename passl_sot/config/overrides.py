@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from passl_sot.config.errors import (
-    COMMAND_LINE,
-    ConfigError,
-    Fault,
-    Origin,
-    did_you_mean,
-    join_path,
-    number_of,
-    show,
-)
-from passl_sot.config.tree import Node, is_index, suggest_path
+from passl_sot.config.errors import COMMAND_LINE, ConfigError, Fault, Origin, join_path, number_of, show
+from passl_sot.config.suggest import did_you_mean
+from passl_sot.config.tree import Node, suggest_path
 from passl_sot.config.tree_builder import Builder
 from passl_sot.config.yaml_text import MAX_DEPTH, compose_text
 
@@ -152,9 +144,9 @@ def _create_section(root: Node, node: Node, part: str, override: Override, free:
 def _index(node: Node, part: str, place: str, override: Override, append: bool) -> int:
     """The list index that a part of an override's path means; with `append`, one behind the last will do."""
     items = node.value
-    if isinstance(items, list) and is_index(part) and int(part) < len(items) + append:
+    if isinstance(items, list) and part.isdecimal() and int(part) < len(items) + append:
         return int(part)
-    if isinstance(items, list) and not is_index(part):
+    if isinstance(items, list) and not part.isdecimal():
         message = f"'{place}' is a list of {len(items)}; its items are '{place}.0' and so on"
     elif isinstance(items, list):
         message = f"'{place}' is an empty list"

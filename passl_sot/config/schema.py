@@ -3,41 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import functools
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, get_args
 
-from passl_sot.config.errors import (
-    BROKEN,
-    COMMAND_LINE,
-    ConfigError,
-    Fault,
-    Origin,
-    did_you_mean,
-    join_path,
-    listing,
-    nearest,
-    same_letters,
-    same_stem,
-    show,
-)
-from passl_sot.config.signature import Catalog, Hint, Signature, is_finite, is_section, one_of
-from passl_sot.config.tree import Config
+from passl_sot.config.errors import COMMAND_LINE, ConfigError, Fault, Origin, join_path, listing, show
+from passl_sot.config.signature import Catalog, Hint, Signature, is_section, one_of
+from passl_sot.config.suggest import did_you_mean, nearest, same_letters, same_stem
+from passl_sot.config.tree import BROKEN, Config
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class _Unknown:
-    """An unknown key; its message is written last, when all sections of the file have been seen."""
-
-    section: str
-    key: str
-    value: Any
-    owner: str
-    takes: str
-    near: str | None
-    origin: Origin | None
+# Keys by the path of the section that takes them.
+_Keys = dict[str, list[str]]
 
 
 class Checker:
@@ -45,19 +24,20 @@ class Checker:
 
     Args:
         cfg: The tree, for the origins of its values.
-        path: Where messages say that it stands.
+        path: Its path in messages.
     """
 
     def __init__(self, cfg: object, path: str):
         self.cfg = cfg
         self.path = path
-        self._found: list[Fault | _Unknown | None] = []
-        self._takes: dict[str, list[str]] = {}
+        self._takes: _Keys = {}
+        # A fault about an unknown key is worded last, when all sections of the file have been seen.
+        self._found: list[Fault | Callable[[_Keys], Fault] | None] = []
 
     def faults(self) -> list[Fault]:
         """All faults, in the order of the tree."""
         found = [item for item in self._found if item is not None]
-        return [self._explain(item) if isinstance(item, _Unknown) else item for item in found]
+        return [item if isinstance(item, Fault) else item(self._takes) for item in found]
 
     # -- nodes and sections -------------------------------------------------------------------------------
     def node(self, catalog: Catalog, cfg: Any, path: str, given: frozenset[str] = frozenset()) -> Any:
@@ -92,19 +72,19 @@ class Checker:
         if target is None:
             message, near = catalog.unknown(name)
             return self._note(join_path(path, "name"), message, "name", near)
-        arguments = self._arguments(Signature.of(target), cfg, path, ("name",), given)
+        arguments = self._arguments(target, cfg, path, ("name",), given)
         node: Config = copy.deepcopy(cfg) if isinstance(cfg, Config) else Config(copy.deepcopy(dict(cfg)))
         node.mark_checked(catalog, arguments)
         return node
 
     def section(self, target: Callable[..., Any], cfg: Any, path: str) -> Any:
         """Checks a mapping without a name against a dataclass, class or function, and calls that."""
-        signature = Signature.of(target)
         if not isinstance(cfg, Mapping):
-            self._takes[path] = list(signature.parameters)
+            signature = Signature.of(target)
+            self._takes[path] = list(signature.hints)
             return self._note(path, f"expected a section with {signature.takes()}; got {show(cfg)}", "type")
         before = len(self._found)
-        arguments = self._arguments(signature, cfg, path)
+        arguments = self._arguments(target, cfg, path)
         if len(self._found) > before:
             return None
         try:
@@ -114,34 +94,31 @@ class Checker:
 
     def _arguments(
         self,
-        signature: Signature,
+        target: Callable[..., Any],
         cfg: Mapping[str, Any],
         path: str,
         skip: tuple[str, ...] = (),
         given: frozenset[str] = frozenset(),
     ) -> dict[str, Any]:
-        # Readers of a file know its sections by their keys, and not by the names of our dataclasses.
-        owner = signature.name if skip or not signature.section else ""
-        self._takes[path] = [*skip, *signature.parameters]
+        signature = Signature.of(target)
+        # Readers of a file know its sections by their keys, not by the names of our dataclasses.
+        owner = signature.name if skip or not is_section(target) else ""
+        self._takes[path] = [*skip, *signature.hints]
         arguments = {}
-        suggested = set()
+        covered = {*cfg, *given}
         for key, value in cfg.items():
             place = join_path(path, key)
-            if key in signature.parameters:
-                arguments[key] = self.value(signature.parameters[key].hint, value, place)
+            if key in signature.hints:
+                arguments[key] = self.value(signature.hints[key], value, place)
             elif key not in skip:
-                near = nearest(str(key), signature.parameters)
-                suggested.add(near)
-                unknown = _Unknown(path, str(key), value, owner, signature.takes(), near, self.origin(place))
-                self._found.append(unknown)
-        for key, param in signature.parameters.items():
+                # A misspelt required key is one fault, not two.
+                covered.add(nearest(str(key), signature.hints) or "")
+                told = (path, str(key), value, owner, signature.takes(), self.origin(place))
+                self._found.append(functools.partial(_unknown_key, *told))
+        for key, hint in signature.hints.items():
             if key not in cfg:
-                self._foresee(param.hint, join_path(path, key))
-        # A misspelt required key is one fault, not two.
-        covered = {*cfg, *suggested, *given}
-        missing = [
-            f"'{k}'" for k, param in signature.parameters.items() if param.required and k not in covered
-        ]
+                self._foresee(hint, join_path(path, key))
+        missing = [f"'{key}'" for key in signature.required if key not in covered]
         if missing:
             who = owner or (f"'{path.rpartition('.')[2]}'" if path else "the file")
             self._note(path, f"{who} needs {', '.join(missing)}; it takes {signature.takes()}", "missing")
@@ -151,10 +128,10 @@ class Checker:
         """Remembers the keys of sections that the file leaves out, for suggestions."""
         for arm in hint.arms:
             if depth and arm.kind == "section":
-                signature = Signature.of(arm.type)
-                self._takes.setdefault(path, list(signature.parameters))
-                for key, param in signature.parameters.items():
-                    self._foresee(param.hint, join_path(path, key), depth - 1)
+                hints = Signature.of(arm.type).hints
+                self._takes.setdefault(path, list(hints))
+                for key in hints:
+                    self._foresee(hints[key], join_path(path, key), depth - 1)
 
     # -- values ---------------------------------------------------------------------------------------------
     def value(self, hint: Hint, value: Any, path: str) -> Any:
@@ -195,7 +172,8 @@ class Checker:
             hints = hint.inner if hint.kind == "fixed" else hint.inner * len(value)
             made = [self.value(hints[i], item, join_path(path, i)) for i, item in enumerate(value)]
             return made if hint.kind == "list" else tuple(made)
-        if hint.kind == "float" and not is_finite(value):
+        # No float holds nan, infinity, or an integer beyond 1e308 as a number to count on.
+        if hint.kind == "float" and not abs(value) <= sys.float_info.max:
             return self._note(path, f"must be a finite number, got {show(value)}", "value")
         return value
 
@@ -246,54 +224,65 @@ class Checker:
         keys = path.removeprefix(self.path).strip(".").split(".")
         return self.cfg.origin_of(*keys) or self.cfg.node_origin()
 
-    def _explain(self, item: _Unknown) -> Fault:
-        text = f"unknown key '{item.key}'"
-        if item.owner:
-            text = f"{item.owner} has no argument '{item.key}'"
-        elif item.section:
-            text = f"'{item.section.rpartition('.')[2]}' has no key '{item.key}'"
-        path, inner = join_path(item.section, item.key), item.value
-        while item.origin == Origin(COMMAND_LINE) and isinstance(inner, Mapping) and len(inner) == 1:
-            ((key, inner),) = inner.items()  # `-o Gloabl.epochs=1` made the section; show what was typed
-            path = join_path(path, key)
-        near, elsewhere = item.near, self._elsewhere(item.key, item.section)
-        if not near and not elsewhere and isinstance(item.value, Mapping):
-            # `Global: {epochs: 3}` of another framework: say where the keys inside belong.
-            inside = [(key, self._elsewhere(str(key), None)) for key in item.value]
-            homes = [(key, place) for key, place in inside if place]
-            if homes:
-                text += "".join(f"; its '{key}' belongs to {_section_name(place)}" for key, place in homes)
-                return Fault(path, text, item.origin, "unknown", homes[0][1])
-        if not near and not elsewhere:
-            own = [name for name in self._takes.get(item.section, []) if name != "name"]
-            near = same_stem(item.key, own) or self._farther(item.key)
-        text += did_you_mean(near)
-        if elsewhere and not (near and same_letters(near, item.key)):
-            belongs = f"'{elsewhere.rpartition('.')[2]}' belongs to {_section_name(elsewhere)}"
-            text += f" ({belongs})" if near else f"; {belongs}"
-        if not near and not elsewhere:
-            text += f"; it takes {item.takes or 'no arguments'}"
-        return Fault(path, text, item.origin, "unknown", near or elsewhere)
 
-    def _elsewhere(self, key: str, section: str | None) -> str | None:
-        """The path of a key of that name in another section."""
-        for path, names in self._takes.items():
-            for name in names:
-                if path != section and name != "name" and same_letters(name, key):
-                    return join_path(path, name)
-        return None
-
-    def _farther(self, key: str) -> str | None:
-        """The path of the most similar key in any section."""
-        paths: dict[str, str] = {}
-        for path, names in self._takes.items():
-            for name in names:
-                paths.setdefault(name, join_path(path, name))
-        return paths.get(nearest(key, paths, cutoff=0.75) or "")
+def _unknown_key(
+    section: str, key: str, value: Any, owner: str, takes: str, origin: Origin | None, known: _Keys
+) -> Fault:
+    """The fault of an unknown key, with the key that may have been meant, or the section where it belongs."""
+    own = [name for name in known[section] if name != "name" or not owner]
+    near = nearest(key, own)
+    text = f"unknown key '{key}'"
+    if owner:
+        text = f"{owner} has no argument '{key}'"
+    elif section:
+        text = f"'{section.rpartition('.')[2]}' has no key '{key}'"
+    path = join_path(section, key)
+    inner = value
+    while origin == Origin(COMMAND_LINE) and isinstance(inner, Mapping) and len(inner) == 1:
+        ((name, inner),) = inner.items()  # `-o Gloabl.epochs=1` made the section; show what was typed
+        path = join_path(path, name)
+    elsewhere = next((place for place in _homes(known, key) if _section_of(place) != section), None)
+    if not near and not elsewhere and isinstance(value, Mapping):
+        # `Global: {epochs: 3}` of another framework: say where the keys inside belong.
+        inside = [(name, next(_homes(known, str(name)), None)) for name in value]
+        homes = [(name, place) for name, place in inside if place]
+        if homes:
+            text += "".join(f"; its '{name}' belongs to {_in_words(place)}" for name, place in homes)
+            return Fault(path, text, origin, "unknown", homes[0][1])
+    if not near and not elsewhere:
+        near = same_stem(key, own) or _farther(known, key)
+    text += did_you_mean(near)
+    if elsewhere and not (near and same_letters(near, key)):
+        belongs = f"'{elsewhere.rpartition('.')[2]}' belongs to {_in_words(elsewhere)}"
+        text += f" ({belongs})" if near else f"; {belongs}"
+    if not near and not elsewhere:
+        text += f"; it takes {takes or 'no arguments'}"
+    return Fault(path, text, origin, "unknown", near or elsewhere)
 
 
-def _section_name(path: str) -> str:
-    return path.rpartition(".")[0] or "the top level of the file"
+def _homes(known: _Keys, key: str) -> Iterator[str]:
+    """The paths of keys of that name in all sections."""
+    for path, names in known.items():
+        for name in names:
+            if name != "name" and same_letters(name, key):
+                yield join_path(path, name)
+
+
+def _farther(known: _Keys, key: str) -> str | None:
+    """The path of the most similar key in any section."""
+    paths: dict[str, str] = {}
+    for path, names in known.items():
+        for name in names:
+            paths.setdefault(name, join_path(path, name))
+    return paths.get(nearest(key, paths, cutoff=0.75) or "")
+
+
+def _section_of(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _in_words(path: str) -> str:
+    return _section_of(path) or "the top level of the file"
 
 
 def _is_text(value: object) -> bool:
@@ -361,7 +350,11 @@ def construct(target: Callable[..., Any], arguments: dict[str, Any], path: str, 
     except ConfigError:
         raise
     except Exception as err:
-        if type(err) is ValueError and _raised_in(err) == target.__module__.partition(".")[0]:
+        *_, (frame, _) = traceback.walk_tb(err.__traceback__)
+        raised_in, ours = (
+            str(name).partition(".")[0] for name in (frame.f_globals["__name__"], target.__module__)
+        )
+        if type(err) is ValueError and raised_in == ours:
             message = str(err)
             if not is_section(target) and not message.startswith(f"{target.__name__}: "):
                 message = f"{target.__name__}: {message}"
@@ -370,14 +363,6 @@ def construct(target: Callable[..., Any], arguments: dict[str, Any], path: str, 
             place = f" ({origin})" if origin else ""
             err.add_note(f"while building {target.__name__} from {path or 'the config'}{place}")
         raise
-
-
-def _raised_in(err: BaseException) -> str:
-    """The top-level package whose code raised an exception."""
-    trace = err.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] if trace else ""
 
 
 def make_section(cls: Callable[..., _T], cfg: Mapping[str, Any], path: str | None = None) -> _T:

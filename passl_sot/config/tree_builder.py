@@ -8,17 +8,9 @@ from typing import Any
 
 import yaml
 
-from passl_sot.config.errors import (
-    BROKEN,
-    COMMAND_LINE,
-    ConfigError,
-    Fault,
-    Origin,
-    did_you_mean,
-    join_path,
-    show,
-)
-from passl_sot.config.tree import Config, Node, suggest_path
+from passl_sot.config.errors import COMMAND_LINE, ConfigError, Fault, Origin, join_path, show
+from passl_sot.config.suggest import did_you_mean
+from passl_sot.config.tree import BROKEN, Config, Node, suggest_path
 from passl_sot.config.yaml_text import (
     MAX_DEPTH,
     compose_text,

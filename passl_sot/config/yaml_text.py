@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import yaml
 
-from passl_sot.config.errors import ConfigError, Fault, Origin, did_you_mean, join_path, nearest
+from passl_sot.config.errors import ConfigError, Fault, Origin, join_path
+from passl_sot.config.suggest import did_you_mean, nearest
 
 MAX_DEPTH = 100
 _TAG = "tag:yaml.org,2002:"

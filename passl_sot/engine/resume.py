@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
+from passl_sot.config import did_you_mean, nearest
 from passl_sot.config.chinese import zh
 from passl_sot.config.display import differences, leaves
-from passl_sot.config.errors import did_you_mean, nearest
 from passl_sot.config.loader import Config
 from passl_sot.weights.checkpoint import Checkpoint, CheckpointError
 
