@@ -112,6 +112,9 @@ def _read(
     if isinstance(overrides, str):
         raise TypeError("overrides is a list of texts, such as ['epochs=10'], not one text")
     root = load_file(os.fspath(path), faults)
+    # With a part of the tree missing, further faults would mislead.
+    if any(fault.kind != "duplicate" for fault in faults):
+        raise ConfigError(faults)
     apply_overrides(root, overrides or (), free, faults)
     config: Config = Config.of(resolve(root, faults))
     return config

@@ -69,19 +69,18 @@ def parse_override(text: str) -> Override:
         raise _refusal("", f"the override {show(text)} has no proper dotted path before '='")
     if parts[0] == "_base_":
         raise _refusal(key, "'_base_' cannot be overridden; write a file that names the bases")
-    builder = Builder(COMMAND_LINE)
+    inside: list[Fault] = []
     node = Node(None, _HERE)
     try:
         composed = compose_text(source, COMMAND_LINE)
         if composed is not None:
-            node = builder.build(composed, key)
+            node = Builder(COMMAND_LINE, inside).build(composed, key)
     except ConfigError as err:
         # The line is the command's own, so it is not shown a second time.
         problem = err.faults[0].message.partition("; the line reads")[0]
         raise _refusal(key, f"the value {show(source)}: {problem}") from None
-    if builder.faults:
-        first = builder.faults[0]
-        raise _refusal(first.path, f"in the value {show(source)}: {first.message}")
+    for fault in inside[:1]:
+        raise _refusal(fault.path, f"in the value {show(source)}: {fault.message}")
     return Override(parts, node, add)
 
 

@@ -153,54 +153,47 @@ def _plain_words(err: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
     return min(line, max(len(lines), 1)), f"not valid YAML: {words}"
 
 
-def scalar_value(node: yaml.ScalarNode) -> Any:
-    """The Python value of a scalar node.
+class RefusedError(Exception):
+    """A value that is valid YAML, but none of ours."""
+
+
+def value_of(node: yaml.Node) -> Any:
+    """The Python value of a scalar; None for a mapping or sequence.
 
     Raises:
-        ValueError: The tag is none of null, bool, int, float, str, or does not fit the text.
+        RefusedError: The tag is not one of plain YAML, or does not fit the text.
     """
     tag, text = node.tag.removeprefix(_TAG), node.value
-    if tag == "str":
+    if isinstance(node, yaml.CollectionNode):
+        if tag in ("map", "seq"):
+            return None
+    elif tag == "str":
         return text
-    if tag == "null":
+    elif tag == "null":
         return None
-    if tag == "bool":
+    elif tag == "bool":
         if text.lower() not in yaml.SafeLoader.bool_values:
-            raise ValueError(f"'{text}' is neither true nor false")
+            raise RefusedError(f"'{text}' is neither true nor false")
         return yaml.SafeLoader.bool_values[text.lower()]
-    if tag == "int":
-        return _to_int(text)
-    if tag == "float":
-        return _to_float(text)
-    raise ValueError(no_such_tag(node.tag))
+    elif tag in ("int", "float"):
+        return _number(text, tag)
+    short = f"!!{tag}" if tag != node.tag else tag
+    raise RefusedError(f"the tag '{short}' is not supported; values are plain YAML")
 
 
-def no_such_tag(tag: str) -> str:
-    """The sentence about a tag that is not understood."""
-    short = "!!" + tag.removeprefix(_TAG) if tag.startswith(_TAG) else tag
-    return f"the tag '{short}' is not supported; values are plain YAML"
-
-
-def _to_int(text: str) -> int:
+def _number(text: str, tag: str) -> int | float:
     plain = text.replace("_", "").lower()
-    # Python refuses to print longer ones, and honest configurations have none.
-    if len(plain) > 4000:
-        raise ValueError(f"an integer of {len(plain)} digits is too long")
-    base = {"0x": 16, "0o": 8, "0b": 2}.get(plain.lstrip("+-")[:2], 10)
+    # Python refuses to print longer integers.
+    if tag == "int" and len(plain) > 4000:
+        raise RefusedError(f"an integer of {len(plain)} digits is too long")
     try:
-        return int(plain, base)
+        if tag == "int":
+            prefix = plain.lstrip("+-")[:2]
+            return int(plain, {"0x": 16, "0o": 8, "0b": 2}.get(prefix, 10))
+        return float(plain.replace(".inf", "inf").replace(".nan", "nan"))
     except ValueError:
-        raise ValueError(f"'{text}' is not an integer") from None
-
-
-def _to_float(text: str) -> float:
-    plain = text.replace("_", "").lower()
-    if plain.lstrip("+-") in (".inf", ".nan"):
-        plain = plain.replace(".", "")
-    try:
-        return float(plain)
-    except ValueError:
-        raise ValueError(f"'{text}' is not a number") from None
+        kind = "an integer" if tag == "int" else "a number"
+        raise RefusedError(f"'{text}' is not {kind}") from None
 
 
 def dump_yaml(value: Any) -> str:
