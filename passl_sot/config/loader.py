@@ -90,11 +90,7 @@ def make_document(schema: type[_D], tree: Mapping[str, Any]) -> _D:
 
 
 def parse_config(text: str, file: str = "text") -> Config:
-    """Reads a configuration from YAML text (without `_base_`), as `Config.dump` writes it.
-
-    Args:
-        text: YAML.
-        file: Name for origins and messages.
+    """Reads YAML text (without `_base_`), as `Config.dump` writes it; `file` names it in messages.
 
     Raises:
         ConfigError: Everything that is wrong with the text, at once.

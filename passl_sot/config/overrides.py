@@ -52,36 +52,31 @@ def apply_overrides(root: Node, texts: Iterable[str], free: bool, faults: list[F
 
 
 def parse_override(text: str) -> Override:
-    """Splits at the first "=" and reads the value as YAML.
-
-    Raises:
-        ConfigError: The text, or the YAML in it, is malformed.
-    """
+    """Splits at the first "=" and reads the value as YAML; a ConfigError tells of a malformed text."""
     if not isinstance(text, str):
         raise TypeError(f"an override is a text such as 'epochs=10', not {text!r}")
     key, equals, source = text.partition("=")
-    add = key.startswith("+")
-    key = key.removeprefix("+").strip()
+    path = key.removeprefix("+").strip()
     if not equals:
         raise _refusal("", f"the override {show(text)} is not of the form key=value")
-    parts = tuple(key.split("."))
+    parts = tuple(path.split("."))
     if not all(parts) or len(parts) > MAX_DEPTH // 2:
         raise _refusal("", f"the override {show(text)} has no proper dotted path before '='")
     if parts[0] == "_base_":
-        raise _refusal(key, "'_base_' cannot be overridden; write a file that names the bases")
-    inside: list[Fault] = []
+        raise _refusal(path, "'_base_' cannot be overridden; write a file that names the bases")
+    faults: list[Fault] = []
     node = Node(None, _HERE)
     try:
         composed = compose_text(source, COMMAND_LINE)
         if composed is not None:
-            node = Builder(COMMAND_LINE, inside).build(composed, key)
+            node = Builder(COMMAND_LINE, faults).build(composed, path)
     except ConfigError as err:
         # The line is the command's own, so it is not shown a second time.
         problem = err.faults[0].message.partition("; the line reads")[0]
-        raise _refusal(key, f"the value {show(source)}: {problem}") from None
-    for fault in inside[:1]:
-        raise _refusal(fault.path, f"in the value {show(source)}: {fault.message}")
-    return Override(parts, node, add)
+        raise _refusal(path, f"the value {show(source)}: {problem}") from None
+    if faults:
+        raise _refusal(faults[0].path, f"in the value {show(source)}: {faults[0].message}")
+    return Override(parts, node, key.startswith("+"))
 
 
 def _names_first(overrides: list[Override]) -> list[Override]:
@@ -105,7 +100,8 @@ def _names_first(overrides: list[Override]) -> list[Override]:
 
 
 def _apply(root: Node, override: Override, free: bool) -> None:
-    node, place = root, ""
+    node = root
+    place = ""
     for part in override.parts[:-1]:
         if isinstance(node.value, dict):
             if part not in node.value or node.value[part].value is None:
