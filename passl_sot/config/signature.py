@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import operator
 import types
 import typing
 from collections.abc import Callable
@@ -27,12 +28,12 @@ _WORDS = {
     "float": ("a number", "numbers"),
     "str": ("text", "texts"),
 }
-# Of a Range: the bracket of an interval, and words.
+# Of a Range: the test of a value against a bound, the bracket of an interval, and words.
 _BOUNDS = {
-    "min": ("[", "at least"),
-    "above": ("(", "above"),
-    "max": ("]", "at most"),
-    "below": (")", "below"),
+    "min": (operator.ge, "[", "at least"),
+    "above": (operator.gt, "(", "above"),
+    "max": (operator.le, "]", "at most"),
+    "below": (operator.lt, ")", "below"),
 }
 
 
@@ -50,35 +51,29 @@ class Range(Rule):
 
     Attributes:
         min: Smallest value.
-        max: Largest value.
         above: Number that it must exceed.
+        max: Largest value.
         below: Number that it must stay under.
     """
 
+    # In this order the lower bound comes first in messages.
     min: float | None = None
-    max: float | None = None
     above: float | None = None
+    max: float | None = None
     below: float | None = None
 
     def complaint(self, value: Any) -> str | None:
         """As `Rule.complaint`."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None
-        inside = (
-            (self.min is None or value >= self.min)
-            and (self.max is None or value <= self.max)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
-        return None if inside else f"must {self._words()}, got {show(value)}"
-
-    def _words(self) -> str:
-        given = [(*_BOUNDS[name], getattr(self, name)) for name in _BOUNDS if getattr(self, name) is not None]
-        bracket, words, bound = given[0]
-        if len(given) == 1:
-            return f"be {words} {bound}"
-        closing, _, highest = given[1]
-        return f"lie in {bracket}{bound}, {highest}{closing}"
+        given = [(*_BOUNDS[name], bound) for name, bound in vars(self).items() if bound is not None]
+        if all(holds(value, bound) for holds, _, _, bound in given):
+            return None
+        _, bracket, words, bound = given[0]
+        rule = f"be {words} {bound}"
+        for _, closing, _, highest in given[1:]:
+            rule = f"lie in {bracket}{bound}, {highest}{closing}"
+        return f"must {rule}, got {show(value)}"
 
 
 @dataclass(frozen=True)
