@@ -121,8 +121,6 @@ def _check(schema: type[_D], config: Config, faults: list[Fault]) -> _D:
     logging.getLogger(__name__).debug("checking a whole document as %s", schema.__name__)
     checker = Checker(config, "")
     document: _D = checker.section(schema, config, "")
-    faults += checker.faults()
-    if faults:
-        raise ConfigError(faults)
+    checker.finish(faults)
     document._tree = config
     return document

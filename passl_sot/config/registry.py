@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from passl_sot.config.errors import ConfigError, Fault, RegistryError, listing
+from passl_sot.config.errors import Fault, RegistryError, listing
 from passl_sot.config.schema import Checker, construct
 from passl_sot.config.signature import Catalog, Signature, UnresolvedHintError
 from passl_sot.config.suggest import did_you_mean, nearest
@@ -141,9 +141,7 @@ class Registry(Catalog):
         arguments = cfg.checked_arguments(self) if isinstance(cfg, Config) else None
         if arguments is None:
             node = checker.node(self, cfg, path, given=frozenset(runtime))
-            faults = checker.faults()
-            if faults:
-                raise ConfigError(faults)
+            checker.finish()
             arguments = node.checked_arguments(self)
         target = self.get(cfg["name"])
         accepted = Signature.of(target).hints

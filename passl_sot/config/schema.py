@@ -6,7 +6,7 @@ import copy
 import functools
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from passl_sot.config.errors import COMMAND_LINE, ConfigError, Fault, Origin, join_path, listing, show
@@ -39,6 +39,12 @@ class Checker:
         found = [item for item in self._found if item is not None]
         return [item if isinstance(item, Fault) else item(self._takes) for item in found]
 
+    def finish(self, earlier: Sequence[Fault] = ()) -> None:
+        """Raises a ConfigError if there are faults."""
+        faults = [*earlier, *self.faults()]
+        if faults:
+            raise ConfigError(faults)
+
     # -- nodes and sections -------------------------------------------------------------------------------
     def node(self, catalog: Catalog, cfg: Any, path: str, given: frozenset[str] = frozenset()) -> Any:
         """Checks a mapping whose `name` chooses a class from `catalog`.
@@ -64,7 +70,7 @@ class Checker:
             chosen = f"a {catalog.kind} is chosen by its name: {listing(catalog.names()) or 'none known'}"
             if "name" in cfg:
                 return self._note(join_path(path, "name"), f"'name' is {show(name)}; {chosen}", "missing")
-            near = nearest("name", map(str, cfg))
+            near = nearest("name", cfg)
             if near and same_letters(near, "name"):
                 chosen += f" (is '{near}' meant?)"
             return self._note(path, f"has no 'name'; {chosen}", "missing")
@@ -199,13 +205,12 @@ class Checker:
                 self._found += trial._found
                 return None
         options = [option for arm in hint.inner if arm.kind == "choice" for option in get_args(arm.type)]
-        near = nearest(value, filter(_is_text, options)) if _is_text(value) else None
-        return self._wrong_type(hint, value, path, near)
+        return self._wrong_type(hint, value, path, nearest(value, options))
 
     def _choice(self, options: tuple[Any, ...], value: Any, path: str) -> Any:
         if any(type(value) is type(option) and value == option for option in options):
             return value
-        near = nearest(value, map(str, options)) if _is_text(value) else None
+        near = nearest(value, options)
         message = f"expected {one_of(options)}; got {show(value)}{did_you_mean(near)}"
         return self._note(path, message, "choice", near)
 
@@ -229,8 +234,14 @@ def _unknown_key(
     section: str, key: str, value: Any, owner: str, takes: str, origin: Origin | None, known: _Keys
 ) -> Fault:
     """The fault of an unknown key, with the key that may have been meant, or the section where it belongs."""
-    own = [name for name in known[section] if name != "name" or not owner]
-    near = nearest(key, own)
+    places = {
+        join_path(path, name): name for path, names in known.items() for name in names if name != "name"
+    }
+
+    def home_of(word: object, but: str | None = None) -> str | None:
+        found = (place for place, name in places.items() if same_letters(name, str(word)))
+        return next((place for place in found if place.rpartition(".")[0] != but), None)
+
     text = f"unknown key '{key}'"
     if owner:
         text = f"{owner} has no argument '{key}'"
@@ -241,52 +252,28 @@ def _unknown_key(
     while origin == Origin(COMMAND_LINE) and isinstance(inner, Mapping) and len(inner) == 1:
         ((name, inner),) = inner.items()  # `-o Gloabl.epochs=1` made the section; show what was typed
         path = join_path(path, name)
-    elsewhere = next((place for place in _homes(known, key) if _section_of(place) != section), None)
-    if not near and not elsewhere and isinstance(value, Mapping):
-        # `Global: {epochs: 3}` of another framework: say where the keys inside belong.
-        inside = [(name, next(_homes(known, str(name)), None)) for name in value]
-        homes = [(name, place) for name, place in inside if place]
-        if homes:
-            text += "".join(f"; its '{name}' belongs to {_in_words(place)}" for name, place in homes)
-            return Fault(path, text, origin, "unknown", homes[0][1])
+    own = [name for name in known[section] if name != "name" or not owner]
+    near = nearest(key, own)
+    elsewhere = home_of(key, but=section)
     if not near and not elsewhere:
-        near = same_stem(key, own) or _farther(known, key)
+        # `Global: {epochs: 3}` of another framework: say where the keys inside belong.
+        inside = value if isinstance(value, Mapping) else {}
+        homes = {name: place for name in inside if (place := home_of(name))}
+        if homes:
+            text += "".join(f"; its '{name}' belongs to {_home(place)}" for name, place in homes.items())
+            return Fault(path, text, origin, "unknown", next(iter(homes.values())))
+        near = same_stem(key, own) or home_of(nearest(key, places.values(), cutoff=0.75))
+        if not near:
+            text += f"; it takes {takes or 'no arguments'}"
     text += did_you_mean(near)
     if elsewhere and not (near and same_letters(near, key)):
-        belongs = f"'{elsewhere.rpartition('.')[2]}' belongs to {_in_words(elsewhere)}"
+        belongs = f"'{places[elsewhere]}' belongs to {_home(elsewhere)}"
         text += f" ({belongs})" if near else f"; {belongs}"
-    if not near and not elsewhere:
-        text += f"; it takes {takes or 'no arguments'}"
     return Fault(path, text, origin, "unknown", near or elsewhere)
 
 
-def _homes(known: _Keys, key: str) -> Iterator[str]:
-    """The paths of keys of that name in all sections."""
-    for path, names in known.items():
-        for name in names:
-            if name != "name" and same_letters(name, key):
-                yield join_path(path, name)
-
-
-def _farther(known: _Keys, key: str) -> str | None:
-    """The path of the most similar key in any section."""
-    paths: dict[str, str] = {}
-    for path, names in known.items():
-        for name in names:
-            paths.setdefault(name, join_path(path, name))
-    return paths.get(nearest(key, paths, cutoff=0.75) or "")
-
-
-def _section_of(path: str) -> str:
-    return path.rpartition(".")[0]
-
-
-def _in_words(path: str) -> str:
-    return _section_of(path) or "the top level of the file"
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+def _home(path: str) -> str:
+    return path.rpartition(".")[0] or "the top level of the file"
 
 
 def _shape_of(value: object) -> str:
@@ -301,16 +288,12 @@ def _fits(hint: Hint, value: Any) -> bool:
         return len(hint.inner) == len(value)
     if hint.shape != "scalar":
         return _shape_of(value) == hint.shape
+    # To Python true is an integer, but nobody who writes `epochs: true` means 1.
     if isinstance(value, bool):
         return hint.kind == "bool"
-    types: dict[str, Any] = {
-        "null": type(None),
-        "bool": bool,
-        "int": int,
-        "float": (int, float),
-        "str": str,
-    }
-    return isinstance(value, types[hint.kind])
+    if hint.kind == "float":
+        return isinstance(value, (int, float))
+    return isinstance(value, hint.type or type(None))
 
 
 def _advice(hint: Hint, value: Any) -> str:
@@ -351,10 +334,8 @@ def construct(target: Callable[..., Any], arguments: dict[str, Any], path: str, 
         raise
     except Exception as err:
         *_, (frame, _) = traceback.walk_tb(err.__traceback__)
-        raised_in, ours = (
-            str(name).partition(".")[0] for name in (frame.f_globals["__name__"], target.__module__)
-        )
-        if type(err) is ValueError and raised_in == ours:
+        raised_in = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if type(err) is ValueError and raised_in == target.__module__.partition(".")[0]:
             message = str(err)
             if not is_section(target) and not message.startswith(f"{target.__name__}: "):
                 message = f"{target.__name__}: {message}"
@@ -381,7 +362,5 @@ def make_section(cls: Callable[..., _T], cfg: Mapping[str, Any], path: str | Non
         path = cfg.node_path() if isinstance(cfg, Config) else ""
     checker = Checker(cfg, path)
     made: _T = checker.section(cls, cfg, path)
-    faults = checker.faults()
-    if faults:
-        raise ConfigError(faults)
+    checker.finish()
     return made

@@ -7,16 +7,16 @@ import re
 from collections.abc import Iterable
 
 
-def nearest(word: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The candidate most likely meant by `word`, or None when none is near.
+def nearest(word: object, candidates: Iterable[object], cutoff: float = 0.6) -> str | None:
+    """The candidate most likely meant by `word`, or None when none is near; only texts are.
 
     Tried in turn: the same letters apart from case, underscores and hyphens; initials ("bs" for
     "batch_size"); the greatest similarity by `difflib`, at least `cutoff`.
     """
-    names = {name: _plain(name) for name in candidates if name != word}
-    plain = _plain(word)
-    if not plain:
+    names = {name: _plain(name) for name in candidates if isinstance(name, str) and name != word}
+    if not isinstance(word, str) or not _plain(word):
         return None
+    plain = _plain(word)
     for name in names:
         if names[name] == plain:
             return name

@@ -61,7 +61,7 @@ def suggest_path(root: Node, path: str) -> str | None:
     node, depth = _descend(root, parts)
     if depth == len(parts):
         return None
-    near = nearest(parts[depth], node.value) if isinstance(node.value, dict) else None
+    near = isinstance(node.value, dict) and nearest(parts[depth], node.value)
     if near:
         mended = [*parts[:depth], near, *parts[depth + 1 :]]
         complete = _descend(root, mended)[1] == len(mended)
@@ -130,7 +130,7 @@ class Config(dict[str, Any]):
         near = None
         # Names like __deepcopy__ or _repr_html_ are asked for by libraries: no suggestions for them.
         if not key.startswith("_"):
-            near = nearest(key, map(str, self))
+            near = nearest(key, self)
         where = f" in '{self._path}'" if self.__dict__.get("_path") else ""
         raise AttributeError(f"the config has no key '{key}'{where}{did_you_mean(near)}")
 
