@@ -31,17 +31,13 @@ def format_tree(cfg: Mapping[str, Any], *, origins: bool = True) -> str:
 
 def _line_origins(value: Any) -> Iterator[Origin | None]:
     """What stands behind each line of a value's YAML: the origin of a value, or nothing."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if _is_block(item):
-                yield None
-                yield from _line_origins(item)
-            else:
-                yield value.origin_of(key) if isinstance(value, Config) else None
-    else:
-        for item in value:
-            # The first line of an item that is a block stands behind the dash.
-            yield from _line_origins(item) if _is_block(item) else [None]
+    for key in value if isinstance(value, dict) else range(len(value)):
+        block = _is_block(value[key])
+        # The first line of an item of a list stands behind its dash.
+        if isinstance(value, dict) or not block:
+            yield (isinstance(value, Config) and not block and value.origin_of(key)) or None
+        if block:
+            yield from _line_origins(value[key])
 
 
 def diff(cfg_a: Mapping[str, Any], cfg_b: Mapping[str, Any]) -> str:
@@ -79,8 +75,8 @@ def leaves(cfg: Any, path: str = "") -> dict[str, Any]:
     if not _is_block(cfg):
         return {path: cfg} if path else {}
     found = {}
-    for key, item in cfg.items() if isinstance(cfg, dict) else enumerate(cfg):
-        found.update(leaves(item, join_path(path, key)))
+    for key in cfg if isinstance(cfg, dict) else range(len(cfg)):
+        found.update(leaves(cfg[key], join_path(path, key)))
     return found
 
 

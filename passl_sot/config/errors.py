@@ -36,7 +36,7 @@ class Origin:
     line: int | None = None
 
     def __str__(self) -> str:
-        return self.file + (f":{self.line}" if self.line else "")
+        return ":".join(str(part) for part in (self.file, self.line) if part)
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,13 @@ def number_of(things: Sequence[object], noun: str) -> str:
 
 def join_path(path: str, key: object) -> str:
     """`path` extended by one key or list index."""
-    return f"{path}.{key}" if path else str(key)
+    if not path:
+        return str(key)
+    return f"{path}.{key}"
 
 
 def listing(names: Iterable[str], limit: int = 20) -> str:
     """Names with commas; beyond `limit` only how many more there are."""
     every = list(names)
-    text = ", ".join(every[:limit])
-    return text if len(every) <= limit else f"{text} and {len(every) - limit} more"
+    more = f" and {len(every) - limit} more" * (len(every) > limit)
+    return ", ".join(every[:limit]) + more

@@ -68,16 +68,13 @@ def load_config(schema: type[_D], path: str | os.PathLike[str], overrides: Itera
     """Reads a YAML file as `get_config` does, checks it once and gives it as an instance of its schema.
 
     Args:
-        schema: Keyword-only dataclass, a `Document`, that describes the whole file.
+        schema: Keyword-only dataclass, a `Document`, that describes the whole file. Its sections become
+            instances too; a node of a registry becomes a `Config` that is built without a second check.
         path: The file.
         overrides: As for `get_config`; the schema judges keys that don't exist.
 
-    Returns:
-        The instance: fixed sections are instances of their dataclasses; a node of a registry is a `Config`
-        that its registry builds without a second check.
-
     Raises:
-        ConfigError: Everything that is wrong, at once; or an objection of the schema to the values.
+        ConfigError: Everything that is wrong, at once; or the schema's ValueError about the values.
     """
     faults: list[Fault] = []
     config = _read(path, overrides, True, faults)
@@ -90,11 +87,7 @@ def make_document(schema: type[_D], tree: Mapping[str, Any]) -> _D:
 
 
 def parse_config(text: str, file: str = "text") -> Config:
-    """Reads YAML text (without `_base_`), as `Config.dump` writes it; `file` names it in messages.
-
-    Raises:
-        ConfigError: Everything that is wrong with the text, at once.
-    """
+    """Reads YAML text (without `_base_`), as `Config.dump` writes it; `file` names it in a ConfigError."""
     faults: list[Fault] = []
     config: Config = Config.of(resolve(load_text(text, file, faults), faults))
     if faults:

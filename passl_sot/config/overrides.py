@@ -29,14 +29,10 @@ class Override:
 
 
 def apply_overrides(root: Node, texts: Iterable[str], free: bool, faults: list[Fault]) -> None:
-    """Changes a tree in place.
+    """Changes a tree in place, references still unresolved; adds the faults of single overrides to `faults`.
 
-    Args:
-        root: The merged tree, references still unresolved.
-        texts: "a.b=value" and "+a.b=value".
-        free: Whether a schema will judge keys that do not exist; otherwise they are only accepted directly
-            below a node with a `name`.
-        faults: Extended by the faults of single overrides; the others are applied.
+    With `free`, a schema will judge keys that do not exist; otherwise they are only accepted directly below a
+    node with a `name`.
     """
     overrides = []
     for text in texts:

@@ -14,7 +14,7 @@ from passl_sot.config.errors import Fault, RegistryError, listing
 from passl_sot.config.schema import Checker, construct
 from passl_sot.config.signature import Catalog, Signature, UnresolvedHintError
 from passl_sot.config.suggest import did_you_mean, nearest
-from passl_sot.config.tree import Config
+from passl_sot.config.tree import Config, path_of
 
 _T = TypeVar("_T", bound=Callable[..., Any])
 
@@ -103,7 +103,9 @@ class Registry(Catalog):
         """The sentence about a name that is not registered, and the nearest name that is."""
         names = sorted(self._objects)
         near = nearest(name, names)
-        known = f" (known: {listing(names)})" if names else " (none is registered)"
+        known = " (none is registered)"
+        if names:
+            known = f" (known: {listing(names)})"
         if not self._failures:
             return f"no {self.kind} is named '{name}'{did_you_mean(near)}{known}", near
         # It may well be in a module that could not be imported: never blame the name alone.
@@ -111,13 +113,8 @@ class Registry(Catalog):
         return f"no {self.kind} '{name}' could be loaded, but not all modules were ({reasons}){known}", near
 
     def check(self, cfg: Mapping[str, Any], path: str | None = None) -> list[Fault]:
-        """Everything that `build` would find wrong, without building; `cfg` is not changed.
-
-        Args:
-            cfg: A node with a `name` and the arguments of that class.
-            path: Its place, for the messages; by default the one where it was loaded from.
-        """
-        path = path or _path(cfg) or self.kind
+        """All that `build` would find wrong with a node, whose place is `path` if it was not loaded."""
+        path = path or path_of(cfg) or self.kind
         checker = Checker(cfg, path)
         checker.node(self, cfg, path)
         return checker.faults()
@@ -125,20 +122,20 @@ class Registry(Catalog):
     def build(self, cfg: Mapping[str, Any], /, **runtime: Any) -> Any:
         """Checks the node, unless it comes from a checked document, and calls its class with the node's keys.
 
-        Sections that are dataclasses arrive as instances; nested nodes of registries as `Config` copies.
-
         Args:
-            cfg: A node with a `name`; never changed.
+            cfg: A node with a `name`; never changed. Sections in it that are dataclasses arrive as instances,
+                nodes of registries as `Config` copies.
             **runtime: Further arguments, which the constructor must accept and the node must not hold.
 
         Raises:
-            ConfigError: All faults of the node at once; or an objection of the constructor to the values, by
-                a ValueError.
+            ConfigError: All faults of the node at once; or the constructor's ValueError about the values.
             RegistryError: A runtime argument is not accepted, or is in the node too.
         """
-        path = _path(cfg) or self.kind
+        path = path_of(cfg) or self.kind
         checker = Checker(cfg, path)
-        arguments = cfg.checked_arguments(self) if isinstance(cfg, Config) else None
+        arguments = None
+        if isinstance(cfg, Config):
+            arguments = cfg.checked_arguments(self)
         if arguments is None:
             node = checker.node(self, cfg, path, given=frozenset(runtime))
             checker.finish()
@@ -182,7 +179,3 @@ class Registry(Catalog):
             self._failures[module] = err
             log = logging.getLogger(__name__)
             log.warning("%s is left out of the %s registry: %s", module, self.kind, err)
-
-
-def _path(cfg: object) -> str:
-    return cfg.node_path() if isinstance(cfg, Config) else ""

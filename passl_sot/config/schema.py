@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args
 from passl_sot.config.errors import COMMAND_LINE, ConfigError, Fault, Origin, join_path, listing, show
 from passl_sot.config.signature import Catalog, Hint, Signature, is_section, one_of
 from passl_sot.config.suggest import did_you_mean, nearest, same_letters, same_stem
-from passl_sot.config.tree import BROKEN, Config
+from passl_sot.config.tree import BROKEN, Config, path_of
 
 _T = TypeVar("_T")
 # Keys by the path of the section that takes them.
@@ -20,12 +20,7 @@ _Keys = dict[str, list[str]]
 
 
 class Checker:
-    """Collects the faults of a tree and remembers which section takes which keys.
-
-    Args:
-        cfg: The tree, for the origins of its values.
-        path: Its path in messages.
-    """
+    """Collects the faults of a tree that stands at `path`, and the keys that its sections take."""
 
     def __init__(self, cfg: object, path: str):
         self.cfg = cfg
@@ -47,17 +42,7 @@ class Checker:
 
     # -- nodes and sections -------------------------------------------------------------------------------
     def node(self, catalog: Catalog, cfg: Any, path: str, given: frozenset[str] = frozenset()) -> Any:
-        """Checks a mapping whose `name` chooses a class from `catalog`.
-
-        Args:
-            catalog: A registry.
-            cfg: The mapping.
-            path: Its place.
-            given: Arguments that come from the program.
-
-        Returns:
-            A copy of it, marked as checked; it means nothing after a fault.
-        """
+        """A marked copy of a mapping whose `name` chooses a class; the program adds `given` arguments."""
         if not isinstance(cfg, Mapping):
             message = f"expected a {catalog.kind} section with a name, got {show(cfg)}"
             if isinstance(cfg, str) and catalog.find(cfg):
@@ -79,7 +64,7 @@ class Checker:
             message, near = catalog.unknown(name)
             return self._note(join_path(path, "name"), message, "name", near)
         arguments = self._arguments(target, cfg, path, ("name",), given)
-        node: Config = copy.deepcopy(cfg) if isinstance(cfg, Config) else Config(copy.deepcopy(dict(cfg)))
+        node = copy.deepcopy(Config(cfg))
         node.mark_checked(catalog, arguments)
         return node
 
@@ -108,7 +93,7 @@ class Checker:
     ) -> dict[str, Any]:
         signature = Signature.of(target)
         # Readers of a file know its sections by their keys, not by the names of our dataclasses.
-        owner = signature.name if skip or not is_section(target) else ""
+        owner = signature.name * bool(skip or not is_section(target))
         self._takes[path] = [*skip, *signature.hints]
         arguments = {}
         covered = {*cfg, *given}
@@ -126,7 +111,9 @@ class Checker:
                 self._foresee(hint, join_path(path, key))
         missing = [f"'{key}'" for key in signature.required if key not in covered]
         if missing:
-            who = owner or (f"'{path.rpartition('.')[2]}'" if path else "the file")
+            who = owner or f"'{path.rpartition('.')[2]}'"
+            if who == "''":
+                who = "the file"
             self._note(path, f"{who} needs {', '.join(missing)}; it takes {signature.takes()}", "missing")
         return arguments
 
@@ -141,11 +128,7 @@ class Checker:
 
     # -- values ---------------------------------------------------------------------------------------------
     def value(self, hint: Hint, value: Any, path: str) -> Any:
-        """Checks one value against one type hint and the rules noted in it.
-
-        Returns:
-            The argument that it stands for, which shares nothing with it; it means nothing after a fault.
-        """
+        """The argument that a value stands for, by its hint and the rules in that; None after a fault."""
         if value is BROKEN:
             # Its fault is known already, but no section may be made with it.
             return self._found.append(None)
@@ -175,7 +158,8 @@ class Checker:
         if hint.kind == "mapping":
             return {key: self.value(hint.inner[0], item, join_path(path, key)) for key, item in value.items()}
         if hint.shape == "list":
-            hints = hint.inner if hint.kind == "fixed" else hint.inner * len(value)
+            # One hint for each item of a fixed tuple, or one for all.
+            hints = hint.inner * max(1, len(value) // len(hint.inner))
             made = [self.value(hints[i], item, join_path(path, i)) for i, item in enumerate(value)]
             return made if hint.kind == "list" else tuple(made)
         # No float holds nan, infinity, or an integer beyond 1e308 as a number to count on.
@@ -257,8 +241,9 @@ def _unknown_key(
     elsewhere = home_of(key, but=section)
     if not near and not elsewhere:
         # `Global: {epochs: 3}` of another framework: say where the keys inside belong.
-        inside = value if isinstance(value, Mapping) else {}
-        homes = {name: place for name in inside if (place := home_of(name))}
+        homes = {}
+        if isinstance(value, Mapping):
+            homes = {name: place for name in value if (place := home_of(name))}
         if homes:
             text += "".join(f"; its '{name}' belongs to {_home(place)}" for name, place in homes.items())
             return Fault(path, text, origin, "unknown", next(iter(homes.values())))
@@ -266,9 +251,11 @@ def _unknown_key(
         if not near:
             text += f"; it takes {takes or 'no arguments'}"
     text += did_you_mean(near)
-    if elsewhere and not (near and same_letters(near, key)):
-        belongs = f"'{places[elsewhere]}' belongs to {_home(elsewhere)}"
-        text += f" ({belongs})" if near else f"; {belongs}"
+    belongs = f"'{places.get(elsewhere or '')}' belongs to {_home(elsewhere or '')}"
+    if elsewhere and not near:
+        text += f"; {belongs}"
+    elif elsewhere and not same_letters(near or "", key):
+        text += f" ({belongs})"
     return Fault(path, text, origin, "unknown", near or elsewhere)
 
 
@@ -279,7 +266,9 @@ def _home(path: str) -> str:
 def _shape_of(value: object) -> str:
     if isinstance(value, Mapping):
         return "mapping"
-    return "list" if isinstance(value, (list, tuple)) else "scalar"
+    if isinstance(value, (list, tuple)):
+        return "list"
+    return "scalar"
 
 
 def _fits(hint: Hint, value: Any) -> bool:
@@ -311,7 +300,9 @@ def _advice(hint: Hint, value: Any) -> str:
                 number = float(value)
             except ValueError:
                 return ""
-            return "; remove the quotes" if "float" in kinds or number.is_integer() else ""
+            if "float" in kinds or number.is_integer():
+                return "; remove the quotes"
+            return ""
     if isinstance(value, float) and "int" in kinds and value.is_integer():
         return f"; write {int(value)}"
     if isinstance(value, (bool, int, float)) and "str" in kinds:
@@ -323,16 +314,13 @@ def _advice(hint: Hint, value: Any) -> str:
 
 
 def construct(target: Callable[..., Any], arguments: dict[str, Any], path: str, origin: Origin | None) -> Any:
-    """Calls `target`; its objection to the values becomes a fault of the configuration.
-
-    Only a ValueError that code of the target's own package raised counts as an objection; others pass
-    unchanged, with a note of the place (Python 3.11).
-    """
+    """Calls `target`; a ValueError of its own package about the values becomes a fault."""
     try:
         return target(**arguments)
     except ConfigError:
         raise
     except Exception as err:
+        # Other errors, NumPy's for instance, are no user's fault: they keep their traceback.
         *_, (frame, _) = traceback.walk_tb(err.__traceback__)
         raised_in = str(frame.f_globals.get("__name__")).partition(".")[0]
         if type(err) is ValueError and raised_in == target.__module__.partition(".")[0]:
@@ -341,8 +329,7 @@ def construct(target: Callable[..., Any], arguments: dict[str, Any], path: str, 
                 message = f"{target.__name__}: {message}"
             raise ConfigError([Fault(path, message, origin, "value")]) from err
         if hasattr(err, "add_note"):
-            place = f" ({origin})" if origin else ""
-            err.add_note(f"while building {target.__name__} from {path or 'the config'}{place}")
+            err.add_note(f"while building {target.__name__} from {path or 'the config'} ({origin})")
         raise
 
 
@@ -355,11 +342,10 @@ def make_section(cls: Callable[..., _T], cfg: Mapping[str, Any], path: str | Non
         path: Where it stands, for the messages; by default where it was loaded from.
 
     Raises:
-        ConfigError: All faults of the section at once; or an objection of `cls` itself to the values.
-        RegistryError: The signature of `cls` cannot serve as a schema.
+        ConfigError: All faults of the section at once; or the ValueError of `cls` about the values.
     """
     if path is None:
-        path = cfg.node_path() if isinstance(cfg, Config) else ""
+        path = path_of(cfg)
     checker = Checker(cfg, path)
     made: _T = checker.section(cls, cfg, path)
     checker.finish()

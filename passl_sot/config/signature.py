@@ -82,8 +82,9 @@ class NotEmpty(Rule):
 
     def complaint(self, value: Any) -> str | None:
         """As `Rule.complaint`."""
-        empty = value == [] or (isinstance(value, str) and not value.strip())
-        return f"must not be empty, got {show(value)}" if empty else None
+        if value == [] or (isinstance(value, str) and not value.strip()):
+            return f"must not be empty, got {show(value)}"
+        return None
 
 
 Count = Annotated[int, Range(min=1)]
@@ -125,11 +126,7 @@ class Hint:
 
     @classmethod
     def of(cls, hint: Any) -> Hint:
-        """Reads a type hint.
-
-        Raises:
-            RegistryError: A YAML value cannot be checked against it; the message lacks its subject.
-        """
+        """Reads a type hint; a RegistryError, without its subject, tells why YAML cannot be checked by it."""
         notes: list[Any] = []
         if get_origin(hint) is Annotated:
             hint, *notes = get_args(hint)
@@ -148,8 +145,10 @@ class Hint:
             return make("list", inner=(cls("node", dict, catalog),))
         if catalog:
             raise RegistryError("refers to a registry; write Annotated[dict, ...] or Annotated[list, ...]")
-        if base is Any or base is Literal:
-            return make("any" if base is Any else "choice")
+        if base is Any:
+            return make("any")
+        if base is Literal:
+            return make("choice")
         if base is dict and args[:1] in ((), (str,)):
             return make("mapping", inner=(cls.of((*args, Any, Any)[1]),))
         if base is tuple and args and Ellipsis not in args:
@@ -170,7 +169,9 @@ class Hint:
         """The YAML shape it stands for: mapping, list or scalar."""
         if self.kind in ("mapping", "section", "node"):
             return "mapping"
-        return "list" if self.kind in ("list", "tuple", "fixed") else "scalar"
+        if self.kind in ("list", "tuple", "fixed"):
+            return "list"
+        return "scalar"
 
     def describe(self) -> str:
         """Itself in plain words: "a list of 2: a number, a number", "text or null"."""
@@ -193,7 +194,9 @@ class Hint:
             return f"a list of{count} {several}"
         if self.kind == "fixed":
             return f"a list of{count}: {', '.join(inner)}"
-        return "a list" if self.inner[0].kind == "any" else f"a list of values, each {inner[0]}"
+        if self.inner[0].kind == "any":
+            return "a list"
+        return f"a list of values, each {inner[0]}"
 
 
 def one_of(options: tuple[object, ...]) -> str:
@@ -212,13 +215,7 @@ class UnresolvedHintError(RegistryError):
 
 @dataclass(frozen=True)
 class Signature:
-    """The arguments that a class, dataclass or function takes.
-
-    Attributes:
-        name: Its name.
-        hints: The type hint of each argument, in order.
-        required: Arguments without a default.
-    """
+    """The arguments of a class, dataclass or function with their hints, and those without a default."""
 
     name: str
     hints: dict[str, Hint]
@@ -226,12 +223,7 @@ class Signature:
 
     @classmethod
     def of(cls, target: Callable[..., Any]) -> Signature:
-        """Reads a signature and resolves hints that are strings.
-
-        Raises:
-            RegistryError: It cannot serve as a strict schema: `*args`, `**kwargs`, positional arguments,
-                missing, unresolved or unsupported hints.
-        """
+        """Reads a signature; a RegistryError tells why it cannot serve as a strict schema."""
         name = str(getattr(target, "__name__", target))
         parameters = _parameters(target, name)
         source: Any = target
@@ -261,14 +253,18 @@ class Signature:
 
 def _parameters(target: Any, name: str) -> list[inspect.Parameter]:
     """The parameters without `self`, which must all be keyword-only and have hints."""
-    home = target
+    home: Any = target
+    call = target
+    own = ""
     if inspect.isclass(target):
         home = next(base for base in target.__mro__ if "__init__" in vars(base))
+        call = functools.partial(home.__init__, None)  # without `self`
     if home is object:
         return []
-    found = list(inspect.signature(home.__init__ if inspect.isclass(home) else home).parameters.values())
-    own = "" if home is target else f" (the constructor is {home.__name__}'s; give {name} its own)"
-    for param in found[inspect.isclass(home) :]:
+    if home is not target:
+        own = f" (the constructor is {home.__name__}'s; give {name} its own)"
+    found = list(inspect.signature(call).parameters.values())
+    for param in found:
         if param.kind in (param.VAR_POSITIONAL, param.VAR_KEYWORD):
             stars = str(param).partition(param.name)[0]
             raise RegistryError(
@@ -281,4 +277,4 @@ def _parameters(target: Any, name: str) -> list[inspect.Parameter]:
             raise RegistryError(
                 f"{name}: the argument '{param.name}' has no type hint; the hints are the schema"
             )
-    return found[inspect.isclass(home) :]
+    return found

@@ -26,7 +26,9 @@ def nearest(word: object, candidates: Iterable[object], cutoff: float = 0.6) -> 
             return name
     scores = {name: difflib.SequenceMatcher(None, plain, names[name]).ratio() for name in names}
     best = max(scores, key=scores.__getitem__, default="")
-    return best if scores.get(best, 0.0) >= cutoff else None
+    if scores.get(best, 0.0) < cutoff:
+        return None
+    return best
 
 
 def same_stem(word: str, candidates: Iterable[str]) -> str | None:

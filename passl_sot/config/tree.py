@@ -64,15 +64,18 @@ def suggest_path(root: Node, path: str) -> str | None:
     near = isinstance(node.value, dict) and nearest(parts[depth], node.value)
     if near:
         mended = [*parts[:depth], near, *parts[depth + 1 :]]
-        complete = _descend(root, mended)[1] == len(mended)
-        return ".".join(mended if complete else mended[: depth + 1])
+        if _descend(root, mended)[1] < len(mended):
+            mended = mended[: depth + 1]
+        return ".".join(mended)
     # No honest file has more; a suggestion is not worth minutes for one that does.
     paths = list(itertools.islice(root.walk(), 2000))
     homes = [place for place in paths if place.rpartition(".")[2] == parts[-1] != "name"]
     if len(homes) == 1:
         return homes[0]
     # With the right section and no similar key in it, a key that shares only the section would mislead.
-    return nearest(path, paths) if depth < len(parts) - 1 else None
+    if depth == len(parts) - 1:
+        return None
+    return nearest(path, paths)
 
 
 def _descend(node: Node, parts: Sequence[str]) -> tuple[Node, int]:
@@ -131,7 +134,8 @@ class Config(dict[str, Any]):
         # Names like __deepcopy__ or _repr_html_ are asked for by libraries: no suggestions for them.
         if not key.startswith("_"):
             near = nearest(key, self)
-        where = f" in '{self._path}'" if self.__dict__.get("_path") else ""
+        path = self.__dict__.get("_path", "")
+        where = f" in '{path}'" * bool(path)
         raise AttributeError(f"the config has no key '{key}'{where}{did_you_mean(near)}")
 
     def __setattr__(self, key: str, value: Any) -> None:
@@ -190,14 +194,11 @@ class Config(dict[str, Any]):
 
     # -- where values come from, and whether they were checked ------------------------------------------
     def origin_of(self, *keys: object) -> Origin | None:
-        """Where a value was written.
+        """Where a value was written; None if it was set in Python.
 
         Args:
             *keys: A key of this mapping, then keys and list indices below it; a value without a place of its
                 own has that of the nearest section or list around it, this mapping excluded.
-
-        Returns:
-            File and line, or "command line"; None for a value that was set in Python.
         """
         if keys and keys[0] not in self:
             return None
@@ -240,6 +241,11 @@ class Config(dict[str, Any]):
         return dump_yaml(self)
 
 
+def path_of(cfg: object) -> str:
+    """The dotted path that a Config had in its file; "" for anything else."""
+    return cfg.node_path() if isinstance(cfg, Config) else ""
+
+
 def _restore(items: dict[str, Any], state: dict[str, Any]) -> Config:
     config = Config(items)
     config.__dict__.update(state)
@@ -252,7 +258,8 @@ def _as_config(value: Any) -> Any:
     if isinstance(value, list):
         items = [_as_config(item) for item in value]
         # A list stays the same object unless a mapping inside had to be turned into a Config.
-        return value if all(map(operator.is_, items, value)) else items
+        if any(map(operator.is_not, items, value)):
+            return items
     return value
 
 

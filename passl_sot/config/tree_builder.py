@@ -65,7 +65,7 @@ class Builder:
                 continue
             if key in result:
                 line = result[key].origin.line
-                also = f", first in line {line}" if line else ""
+                also = f", first in line {line}" * bool(line)
                 message = f"the key '{key}' is given twice{also}; keep one of the two"
                 self._note(key_node, place, message, "duplicate")
                 continue
@@ -108,11 +108,7 @@ class Builder:
 
 
 def load_text(text: str, file: str, faults: list[Fault]) -> Node:
-    """The tree of one text, with its bases and references as they are; adds to `faults`.
-
-    Raises:
-        ConfigError: The text is not valid YAML, or not a mapping.
-    """
+    """The tree of one text, bases and references as they are; adds to `faults`, or raises for no tree."""
     source = compose_text(text, file)
     if source is None:
         raise ConfigError([Fault("", "the file is empty", Origin(file), "yaml")])
@@ -121,21 +117,17 @@ def load_text(text: str, file: str, faults: list[Fault]) -> Node:
     if isinstance(root.value, dict):
         faults += found
         return root
-    value = "a list" if isinstance(root.value, list) else show(root.value)
-    if isinstance(root.value, str) and ":" in root.value:
+    value = show(root.value)
+    if isinstance(root.value, list):
+        value = "a list"
+    elif isinstance(root.value, str) and ":" in root.value:
         value += " (a space must follow the colon)"
     message = f"the top level must be keys with values (key: value); it is {value}"
     raise ConfigError(found or [Fault("", message, root.origin, "yaml")])
 
 
 def load_file(path: str, faults: list[Fault], chain: tuple[str, ...] = ()) -> Node:
-    """The tree of one file laid on its bases, references unresolved; adds to `faults`.
-
-    Args:
-        path: The file, as messages should show it.
-        faults: Faults so far.
-        chain: The files that led to this one.
-    """
+    """The tree of one file laid on its bases; `chain` holds the files that led to it. Adds to `faults`."""
     try:
         root = load_text(read_text(path), path, faults)
     except ConfigError as err:

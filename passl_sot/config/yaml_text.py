@@ -126,11 +126,7 @@ class RefusedError(Exception):
 
 
 def value_of(node: yaml.Node) -> Any:
-    """The Python value of a scalar; None for a mapping or sequence.
-
-    Raises:
-        RefusedError: The tag is not one of plain YAML, or does not fit the text.
-    """
+    """The Python value of a scalar; None for a mapping or sequence. RefusedError tells of a wrong tag."""
     tag = node.tag.removeprefix(_TAG)
     text = node.value
     # A list that is tagged as text, or the other way round, is none of ours.
@@ -165,11 +161,7 @@ def _number(text: str, tag: str) -> int | float:
 
 
 def dump_yaml(value: Any) -> str:
-    """YAML text of plain containers; `${` is escaped, so that what is text stays text.
-
-    Raises:
-        TypeError: A value has no YAML form.
-    """
+    """YAML text of plain containers, or a TypeError; `${` is escaped, so that text stays text."""
     return yaml.dump(
         _writable(value, ""),
         Dumper=_Dumper,
@@ -223,9 +215,10 @@ def nearby_file(path: str) -> str | None:
         stems: dict[str, str] = {}
         for file in _yaml_files(place, deep):
             stems.setdefault(os.path.splitext(os.path.basename(file))[0], file)
-        near = name if name in stems else nearest(name, stems)
-        if near:
-            return stems[near]
+        if name not in stems:
+            name = nearest(name, stems) or name
+        if name in stems:
+            return stems[name]
     return None
 
 
