@@ -47,7 +47,7 @@ dataloader:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks tests that start processes as slow, and has slow tests run first: none is then left for the end."""
+    """Tests that start processes are slow; slow ones run first, so that none is left for the end."""
     for item in items:
         if STARTS_PROCESSES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
