@@ -47,7 +47,7 @@ class World:
         """Sum of `array` (int64 or float64, one shape everywhere) over all processes, on each of them."""
         if self.size == 1:
             return array
-        self.meet()
+        self.barrier()
         tensor = paddle.to_tensor(array)
         dist.all_reduce(tensor)
         return tensor.numpy()
@@ -62,7 +62,7 @@ class World:
         else:
             _poll(lambda: _count("passl_sot/main", 0) >= self._waits)
 
-    def anyone(self, here: bool) -> bool:
+    def any_rank(self, here: bool) -> bool:
         """Whether this was called with True on any process so far; nobody waits for the others."""
         if self.size == 1 or self._asked:
             return self._asked or here
@@ -73,12 +73,12 @@ class World:
         """What each process gives, by rank, on all of them."""
         if self.size == 1:
             return [value]
-        self.meet()
+        self.barrier()
         values: list = []
         dist.all_gather_object(values, value)
         return values
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """On gloo, processes wait here, without a time limit, until all have come."""
         if self.size == 1 or not self.gloo:
             return
@@ -86,17 +86,17 @@ class World:
         if _count("passl_sot/meetings", 1) < self._meetings * self.size:
             _poll(lambda: _count("passl_sot/meetings", 0) >= self._meetings * self.size)
 
-    def in_step(self, batches: Iterable[dict]) -> Iterator[dict]:
+    def synchronized(self, batches: Iterable[dict]) -> Iterator[dict]:
         """Gives training batches, of which every process has as many, when all processes have theirs."""
         for batch in batches:
-            self.meet()
+            self.barrier()
             yield batch
 
     def broadcast_statistics(self, model: paddle.nn.Layer) -> None:
         """Gives every process the main one's BatchNorm statistics, so that all evaluate one model."""
         if self.size == 1:
             return
-        self.meet()
+        self.barrier()
         for tensor in model.state_dict().values():
             if tensor.stop_gradient:
                 dist.broadcast(tensor, src=0)
@@ -119,7 +119,7 @@ class World:
         """
         if self.size == 1:
             return model, optimizer
-        self.meet()
+        self.barrier()
         if self.sharding > 1:  # never run: Paddle has it for GPUs alone
             level = {2: "os_g", 3: "p_g_os"}[self.sharding]
             return dist.sharding.group_sharded_parallel(model, optimizer, level)[:2]
@@ -136,7 +136,7 @@ class World:
         else:  # never run
             paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
-    def union(self, arrays: Callable[[], dict]) -> dict:
+    def gather_dict(self, arrays: Callable[[], dict]) -> dict:
         """What `arrays()` gives on the main process; with sharding, on all of them together."""
         if self.size == 1 or not self.sharding:
             return arrays() if self.is_main else {}
