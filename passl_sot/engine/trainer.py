@@ -94,7 +94,7 @@ class Trainer:
         seed_all(self.exp.seed)
         self.model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
         if self.exp.distributed.sync_batch_norm:
-            world.synchronise_batch_norm(self.model)
+            world.synchronize_batch_norm(self.model)
         self.frozen = freeze(self.model, self.exp.parameters.freeze)
         dataset = self.train_loader.dataset
         self.task = build_task(cfg, self.model, dataset.class_names, class_counts=dataset.class_counts())

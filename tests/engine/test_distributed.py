@@ -12,7 +12,7 @@ from passl_sot.config.loader import ConfigError
 from passl_sot.engine.distributed import World, start
 from passl_sot.engine.logging import read_metrics
 from passl_sot.engine.schema import load_config
-from passl_sot.engine.sync_batch_norm import SyncBatchNorm2D, synchronise_batch_norm
+from passl_sot.engine.sync_batch_norm import SyncBatchNorm2D, synchronize_batch_norm
 from passl_sot.engine.trainer import Trainer
 from passl_sot.nn.initializers import batch_norm
 from passl_sot.weights.checkpoint import read_checkpoint
@@ -47,7 +47,7 @@ def test_joined_statistics_are_those_of_the_joined_batch():
         model[1].weight.set_value(paddle.to_tensor([0.5, 2.0, -1.0]))
         names = list(model.state_dict())
         if joined:
-            assert synchronise_batch_norm(model, lambda tensor: tensor) == 1
+            assert synchronize_batch_norm(model, lambda tensor: tensor) == 1
             assert isinstance(model[1], SyncBatchNorm2D)
             assert list(model.state_dict()) == names
         y = model(x)

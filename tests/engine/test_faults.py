@@ -2,7 +2,7 @@
 
 What needs no privileges: a limit on the size of files (RLIMIT_FSIZE) stands for a full disk. A really full
 file system, a read-only one and a small /dev/shm are mounted in a namespace of the run's own; where the
-machine allows no namespaces, these tests are skipped. Faults of several processes: test_faults_together.py.
+machine allows no namespaces, these tests are skipped. Faults of several processes: tests/launch/test_jobs.py.
 """
 
 import logging
@@ -54,14 +54,13 @@ AT_AN_UPDATE = """
 import gc
 from passl_sot.data.loader.worker_pool import Pool
 from passl_sot.engine.trainer import Trainer
-from passl_sot.launch.supervisor import generation
 agree, done = Trainer._agree, []
 
 def workers():
     return [pid for pool in gc.get_objects() if isinstance(pool, Pool) for pid in pool.pids.values()]
 
 def meet_with_it(self, *args):
-    if self.progress.step == 2 and not done and not generation():
+    if self.progress.step == 2 and not done:
         done.append(True)
         {accident}
     return agree(self, *args)
@@ -280,20 +279,27 @@ def test_two_runs_in_one_folder(experiment, start, run, tmp_path):
 
 
 # -- data workers -------------------------------------------------------------------------------------
-def test_a_killed_data_worker_is_named_and_the_run_restarted(experiment, run, left_behind, tmp_path):
+def test_a_killed_data_worker_is_named_and_the_run_resumed(experiment, run, left_behind, tmp_path):
     """The worker dies while the main process is in the middle of an update."""
     kill = "os.kill(workers()[0], signal.SIGKILL); time.sleep(1)"
     accident = AT_AN_UPDATE.format(accident=kill)
-    many = ("dataloader.train.sampler.batch_size=1", "lr_scheduler.reference_batch=1", WORKERS)
-    done = run("epochs=1", *many, accident=accident, more=("--max-restarts", "1"))
-    assert done.returncode == 0, done.stderr
+    many = (
+        "dataloader.train.sampler.batch_size=1",
+        "lr_scheduler.reference_batch=1",
+        WORKERS,
+        "checkpoint.update_interval=1",
+    )
+    done = run("epochs=1", *many, accident=accident)
+    assert done.returncode == 1, done.stderr
     assert "error: a data worker process died: worker " in done.stderr
     assert "was ended by SIGKILL; it " in done.stderr
     assert "Traceback" not in done.stderr
-    assert "restart 1 of 1" in done.stderr
     assert left_behind() == []
+    saved = tmp_path / "output" / "run" / "last.safetensors"
+    assert read_checkpoint(saved).meta["progress"]["step"] > 0
+    train(experiment, saved.parent, "epochs=1", *many, resume="auto")
     train(experiment, tmp_path / "whole", "epochs=1", *many)
-    same(tmp_path / "output" / "run" / "last.safetensors", tmp_path / "whole" / "last.safetensors")
+    same(saved, tmp_path / "whole" / "last.safetensors")
 
 
 def test_a_killed_run_gives_its_folder_free_at_once(experiment, run, left_behind, tmp_path):

@@ -52,14 +52,14 @@ AT_AN_UPDATE = """
 """
 # Its peer waits for it through the store, without a limit; in a collective, gloo would end it after 30 s.
 LATE = """
-    from passl_sot.engine import distributed
-    poll = distributed._poll
+    from passl_sot.engine.distributed import World
+    wait = World._wait
 
-    def tell(done):
-        poll(lambda: Path("late").exists() and Path("waiting").touch() or done())
+    def tell(self, done):
+        wait(self, lambda: Path("late").exists() and Path("waiting").touch() or done())
 
     if os.environ["PADDLE_TRAINER_ID"] == "0":
-        distributed._poll = tell
+        World._wait = tell
 
     def come_late():
         Path("late").touch()
