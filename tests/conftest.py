@@ -1,5 +1,6 @@
 """Fixtures of all tests: a small set of image files, an experiment over it, jobs of several processes."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -58,15 +59,25 @@ def write_images(folder: Path, per_class: int, seed: int) -> None:
             (folder / name / f"{number}.png").write_bytes(encoded.tobytes())
 
 
+@pytest.fixture(scope="session")
+def write_experiment():
+    """Writes an experiment file, `run.yaml`, with 24 training and 9 validation images beside it."""
+
+    def write(folder: Path) -> Path:
+        write_images(folder / "train", 8, seed=0)
+        write_images(folder / "val", 3, seed=1)
+        path = folder / "run.yaml"
+        base = ROOT / "configs" / "_base_" / "sot.yaml"
+        path.write_text(EXPERIMENT.format(base=base, folder=folder), encoding="utf-8")
+        return path
+
+    return write
+
+
 @pytest.fixture
-def experiment(tmp_path) -> Path:
-    """An experiment file, `run.yaml`, with 24 training and 10 or so validation images beside it."""
-    write_images(tmp_path / "train", 8, seed=0)
-    write_images(tmp_path / "val", 3, seed=1)
-    path = tmp_path / "run.yaml"
-    base = ROOT / "configs" / "_base_" / "sot.yaml"
-    path.write_text(EXPERIMENT.format(base=base, folder=tmp_path), encoding="utf-8")
-    return path
+def experiment(write_experiment, tmp_path) -> Path:
+    """An experiment file in `tmp_path`; see `write_experiment`."""
+    return write_experiment(tmp_path)
 
 
 @pytest.fixture
@@ -81,18 +92,24 @@ def tool():
     return run
 
 
-@pytest.fixture
-def launcher(tmp_path):
-    """The command and environment that start `script` (default: tools/train.py) in so many processes."""
+@pytest.fixture(scope="session")
+def launcher_in():
+    """Command and environment that start `script` (tools/train.py) in so many processes in a folder."""
 
-    def command(processes: int, *arguments: object, script: Path | None = None) -> dict:
+    def command(folder: Path, processes: int, *arguments: object, script: Path | None = None) -> dict:
         words = ["-m", "paddle.distributed.launch", "--nproc_per_node", processes, "--log_level", "ERROR"]
-        words += ["--log_dir", tmp_path / "log", script or ROOT / "tools" / "train.py", *arguments]
+        words += ["--log_dir", folder / "log", script or ROOT / "tools" / "train.py", *arguments]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PADDLE")}
         environment["PYTHONPATH"] = str(ROOT)
-        return {"args": [sys.executable, *map(str, words)], "env": environment, "cwd": tmp_path}
+        return {"args": [sys.executable, *map(str, words)], "env": environment, "cwd": folder}
 
     return command
+
+
+@pytest.fixture
+def launcher(launcher_in, tmp_path):
+    """The same in `tmp_path`."""
+    return functools.partial(launcher_in, tmp_path)
 
 
 @pytest.fixture
