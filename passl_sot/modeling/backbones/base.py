@@ -4,10 +4,8 @@ Legend: B batch, P prefix tokens (class, distillation), N = H·W word tokens, C 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import paddle
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
@@ -15,7 +13,6 @@ from paddle.distributed.fleet.utils import recompute
 from passl_sot.config.epoch_schedule import value_of_epoch
 from passl_sot.nn.drop_path import DropPath, drop_path_rates
 from passl_sot.nn.initializers import trunc_normal_
-from passl_sot.nn.input_channels import adapt_channels
 
 __all__ = ["Backbone", "PlainBackbone", "as_pair", "prepend"]
 
@@ -79,22 +76,7 @@ class Backbone(nn.Layer):
         feature_info: One dict per map that ``forward_intermediates`` can give, in order:
             ``module`` (name of the layer), ``num_chs`` and ``reduction`` (pixels per token).
         num_layers: The greatest number ``layer_of`` gives.
-        torch_key_rules: How names of the official PyTorch state dict become names of a
-            ``Classifier`` (``backbone.*``, ``head.*``): pairs of a regular expression and its
-            replacement, all applied in order.
-        foreign_key_rules: The same for other namings ("timm", "PaddleClas", "PASSL"), by their
-            names; each starts from the foreign file's own names. The naming that accounts for
-            all keys is taken.
-        paddle_key_rules: The way back, from names of a ``Classifier`` to official ones. A
-            conversion checks that ``torch_key_rules`` lead every name back to where it came from.
-        torch_tables: Regular expressions of tables that the model computes (buffers that are not
-            saved, by their names in the backbone) and that official state dicts hold all the same.
-            A file's table for which a model of this size has no use is left aside.
-        torch_pointwise: Regular expressions of official names of 1×1 convolutions that are a
-            Linear here.
         in_chans: Channels of the images.
-        input_weights: Names in the backbone of convolutions over the image, of which at most one is
-            there; their weights follow ``in_chans`` when weights of other channels are loaded.
     """
 
     img_size: tuple[int, int]
@@ -102,17 +84,7 @@ class Backbone(nn.Layer):
     num_prefix_tokens: int
     feature_info: list[dict[str, Any]]
     num_layers: int
-    torch_key_rules: tuple[tuple[str, str], ...] = ((r"^(?!head\.)", "backbone."),)
-    foreign_key_rules: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType({})
-    paddle_key_rules: tuple[tuple[str, str], ...] = (
-        (r"^backbone\.", ""),
-        (r"^head\.(fc|head)\.", "head."),
-        (r"^head\.head_dist\.", "head_dist."),
-    )
-    torch_tables: tuple[str, ...] = (r"(.*\.)?pos_embed",)
-    torch_pointwise: tuple[str, ...] = ()
     in_chans: int
-    input_weights: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,46 +115,6 @@ class Backbone(nn.Layer):
             ValueError: The size is impossible; the message names the nearest valid one.
         """
         raise NotImplementedError
-
-    def adapt_torch_entry(self, name: str, array: np.ndarray) -> np.ndarray:
-        """An entry of a foreign state dict as this model takes it, such as a resized position table.
-
-        Called for every entry of the backbone before its shape is checked.
-
-        Args:
-            name: Its name in this backbone (after the key rules, without ``backbone.``).
-            array: Its value, laid out as in the file.
-
-        Returns:
-            The value to take, in the same layout; the array itself where nothing is to be done.
-
-        Raises:
-            ValueError: It can't be adapted; the message becomes part of the report.
-        """
-        return array
-
-    def adapt_input_channels(self, name: str, array: np.ndarray) -> np.ndarray:
-        """An entry over the channels of the image, for images of ``in_chans`` channels.
-
-        Called for every entry of the backbone before ``adapt_torch_entry``.
-
-        Args:
-            name: Its name in this backbone.
-            array: Its value, laid out as in PyTorch.
-
-        Returns:
-            The value to take, in the same layout; the array itself where nothing is to be done.
-
-        Raises:
-            ValueError: It can't be adapted; the message becomes part of the report.
-        """
-        if name not in self.input_weights or array.ndim != 4:
-            return array
-        return adapt_channels(array, self.in_chans)
-
-    def restore_torch_entry(self, name: str, array: np.ndarray) -> np.ndarray:
-        """The reverse of ``adapt_torch_entry`` for an entry laid out as in PyTorch; see there."""
-        return array
 
     def layer_of(self, name: str) -> int:
         """Depth of a parameter for layer-wise decay, by its name in this backbone.

@@ -21,10 +21,8 @@ exceptions in timm 0.3.2 names ``pos_embed`` and ``cls_token`` only (today's tim
 Legend: B batch, P prefix tokens, N = H·W word tokens, C width.
 """
 
-import math
 from collections.abc import Sequence
 
-import numpy as np
 import paddle
 from paddle import nn
 
@@ -66,12 +64,6 @@ class DeiT(PlainBackbone):
         ValueError: The numbers contradict each other, or the size gives no token.
     """
 
-    input_weights = (
-        "patch_embed.proj.weight",
-        "patch_embed.tokens.stem.0.weight",
-        "patch_embed.tokens.proj.weight",
-    )
-
     def __init__(
         self,
         *,
@@ -97,11 +89,6 @@ class DeiT(PlainBackbone):
         self.num_features = embed_dim
         self.num_prefix_tokens = 2 if distilled else 1
         self.num_layers = depth + 1
-        heads = (r"^head(_dist)?\.(weight|bias)$", r"head.head\1.\2" if distilled else r"head.fc.\2")
-        self.torch_key_rules = (heads, (r"^(?!head\.)", "backbone."))
-        # Of PASSL's first version, which counts the heads to the backbone; the second one's names, and
-        # PaddleClas's, are the official ones.
-        self.foreign_key_rules = {"PASSL": ((r"^backbone\.", ""), *self.torch_key_rules)}
         if token_embed is None:
             self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
             self.patch_embed.resize(size)
@@ -140,29 +127,6 @@ class DeiT(PlainBackbone):
             replace_parameter(self, "pos_embed", table)
         self.img_size, self.grid_size = size, grid
         self.set_stride(self.patch_embed.stride)
-
-    def adapt_torch_entry(self, name: str, array: np.ndarray) -> np.ndarray:
-        """A position table of another (square) grid, interpolated as the official fine-tuning does it.
-
-        Args:
-            name: Name of the entry in this backbone.
-            array: Its value in a foreign state dict.
-
-        Returns:
-            The table for this model's size; every other entry as it is.
-
-        Raises:
-            ValueError: The table is for no square grid.
-        """
-        prefix, grid = self.num_prefix_tokens, self.grid_size
-        if name != "pos_embed" or array.ndim != 3 or array.shape[1] == prefix + grid[0] * grid[1]:
-            return array
-        side = math.isqrt(max(array.shape[1] - prefix, 0))
-        if side < 1 or side * side != array.shape[1] - prefix:
-            raise ValueError(
-                f"a position table of {array.shape[1]} rows is no square grid with {prefix} prefix token(s)"
-            )
-        return resize_position_table(array, prefix, (side, side), grid)
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, P+N, C]``."""

@@ -28,7 +28,6 @@ Legend: B batch, P class tokens, N = H·W word tokens, C width of a stage, s sta
 from collections.abc import Sequence
 from itertools import pairwise
 
-import numpy as np
 import paddle
 from paddle import nn
 
@@ -39,7 +38,7 @@ from passl_sot.modeling.backbones.base import Backbone, as_pair, prepend
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import conv2d, linear, torch_default_
 from passl_sot.nn.ops.cpu import LayerNorm
-from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
+from passl_sot.nn.position import replace_parameter, resize_position_map, table_values
 
 __all__ = ["PiT"]
 
@@ -83,14 +82,6 @@ class _Pool(nn.Layer):
         return paddle.concat([self.fc(x_bnc[:, :prefix]), words], axis=1)
 
 
-def _resize_map(values_bchw: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """A position map ``[1, C, H, W]`` interpolated to another grid."""
-    _, width, *old = values_bchw.shape
-    rows = np.moveaxis(values_bchw, 1, 3).reshape(1, -1, width)
-    rows = resize_position_table(rows, 0, (old[0], old[1]), grid)
-    return np.ascontiguousarray(np.moveaxis(rows.reshape(1, *grid, width), 3, 1))
-
-
 @BACKBONES.register()
 class PiT(Backbone):
     """The PiT backbone; all published sizes are in ``configs/pit/``.
@@ -114,8 +105,6 @@ class PiT(Backbone):
     Raises:
         ValueError: The numbers contradict each other, or the size gives no patch.
     """
-
-    input_weights = ("patch_embed.conv.weight",)
 
     def __init__(
         self,
@@ -143,17 +132,6 @@ class PiT(Backbone):
         self.num_features = dims[-1]
         self.num_prefix_tokens = 2 if distilled else 1
         self.num_layers = sum(depths) + 1
-        own = r"^(head|head_dist)\.(weight|bias)$"
-        head_rule = (own, r"head.\1.\2") if distilled else (r"^head\.(weight|bias)$", r"head.fc.\1")
-        self.torch_key_rules = (head_rule, (r"^(?!head\.)", "backbone."))
-        # timm keeps a pooling inside the stage that it leads to; older releases in the stage before.
-        self.foreign_key_rules = {
-            naming: (
-                *((rf"^transformers\.{s + shift}\.pool\.", f"pools.{s}.") for s in range(len(dims) - 1)),
-                *self.torch_key_rules,
-            )
-            for naming, shift in (("timm", 1), ("timm (older)", 0))
-        }
         grid = self._first_grid(as_pair(img_size))
         self.pos_embed = self.learned([1, dims[0], *grid])
         self.cls_token = self.learned([1, self.num_prefix_tokens, dims[0]])
@@ -215,7 +193,7 @@ class PiT(Backbone):
         size = as_pair(img_size)
         grid = self._first_grid(size)
         if tuple(self.pos_embed.shape[2:]) != grid:
-            replace_parameter(self, "pos_embed", _resize_map(table_values(self.pos_embed), grid))
+            replace_parameter(self, "pos_embed", resize_position_map(table_values(self.pos_embed), grid))
         self.img_size = size
         self._grids = [grid]
         for _ in self.pools:
@@ -226,20 +204,6 @@ class PiT(Backbone):
             {"module": f"transformers.{s}", "num_chs": dim, "reduction": self.stride * 2**s}
             for s, dim in enumerate(self.dims)
         ]
-
-    def adapt_torch_entry(self, name: str, array: np.ndarray) -> np.ndarray:
-        """A position map of another grid, interpolated as ``resize`` does it.
-
-        Args:
-            name: Name of the entry in this backbone.
-            array: Its value in a foreign state dict.
-
-        Returns:
-            The map for this model's size; every other entry as it is.
-        """
-        if name != "pos_embed" or array.ndim != 4:
-            return array
-        return _resize_map(array, tuple(self.pos_embed.shape[2:]))
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, P+N, C]``."""

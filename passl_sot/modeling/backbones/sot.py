@@ -66,11 +66,6 @@ class SoT(PlainBackbone):
         ValueError: The numbers contradict each other, or the size gives no token.
     """
 
-    torch_key_rules = ((r"^classifier\.", "head."), (r"^(?!head\.)", "backbone."))
-    paddle_key_rules = ((r"^head\.", "classifier."), (r"^backbone\.", ""))
-    torch_pointwise = (r"classifier\.representation\.conv_dr_block\.\d\.0\.weight",)  # So-ViT's head
-    input_weights = ("visual_tokens.tokens.stem.0.weight", "visual_tokens.tokens.proj.weight")
-
     def __init__(
         self,
         *,

@@ -168,15 +168,6 @@ class STViT(Backbone):
         ValueError: The numbers contradict each other.
     """
 
-    torch_key_rules = ((r"^head\.", "head.fc."), (r"^(?!head\.)", "backbone."))
-    torch_tables = (r".*\.(un)?fold\.weights",)
-    input_weights = ("patch_embed.proj.0.weight",)
-    torch_pointwise = (
-        r".*\.stoken_refine\.(qkv|proj)\.weight",
-        r".*\.mlp\d?\.fc\d\.weight",
-        r"proj\.weight",
-    )
-
     def __init__(
         self,
         *,

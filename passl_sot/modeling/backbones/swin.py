@@ -25,13 +25,10 @@ Kept from it: a window as large as the grid's shorter side or larger shrinks to 
 Legend: B batch, L = H·W tokens of a stage, C its width.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
-from types import MappingProxyType
 from typing import Literal
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
@@ -44,7 +41,6 @@ from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.ops.cpu import LayerNorm
 from passl_sot.nn.patch_embed import PatchEmbed
-from passl_sot.nn.position import resize_bias_table
 from passl_sot.nn.token_embed import TokenEmbed
 from passl_sot.nn.window import WindowAttention
 
@@ -133,35 +129,6 @@ class Swin(Backbone):
         ValueError: The numbers contradict each other, or the size gives no token.
     """
 
-    torch_key_rules = (
-        (r"^head\.(weight|bias)$", r"head.fc.\1"),
-        (r"\.attn_mask$", ".attn.attn_mask"),
-        (r"^(?!head\.)", "backbone."),
-    )
-    # Today's timm counts a merging with the stage behind it. PASSL's names are for its first version: the
-    # second one's, and PaddleClas's, are the official ones.
-    foreign_key_rules: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
-        {
-            "PASSL": ((r"^head\.fc_cls\.", "head.fc."), (r"\.attn_mask$", ".attn.attn_mask")),
-            "timm": (
-                *((rf"^layers\.{s + 1}\.downsample\.", f"layers.{s}.downsample.") for s in range(9)),
-                (r"^(?!head\.)", "backbone."),
-            ),
-        }
-    )
-    paddle_key_rules = (
-        (r"^backbone\.", ""),
-        (r"^head\.fc\.", "head."),
-        (r"\.attn\.attn_mask$", ".attn_mask"),
-    )
-    # PaddleClas adds the bias of every pair, looked up in the table of biases, when it evaluates.
-    torch_tables = (r".*\.relative_position_(index|bias)", r".*\.attn_mask")
-    input_weights = (
-        "patch_embed.proj.weight",
-        "patch_embed.tokens.stem.0.weight",
-        "patch_embed.tokens.proj.weight",
-    )
-
     def __init__(
         self,
         *,
@@ -248,28 +215,6 @@ class Swin(Backbone):
             }
             for s, stage in enumerate(self.layers)
         ]
-
-    def adapt_torch_entry(self, name: str, array: np.ndarray) -> np.ndarray:
-        """A bias table of another window, interpolated as the authors' loading does it.
-
-        Args:
-            name: Name of the entry in this backbone.
-            array: Its value in a foreign state dict.
-
-        Returns:
-            The table for this model's window; every other entry as it is.
-
-        Raises:
-            ValueError: The table is for no square window.
-        """
-        if not name.endswith(".relative_position_bias_table") or array.ndim != 2:
-            return array
-        _, stage, _, block, *_ = name.split(".")
-        window = self.layers[int(stage)].blocks[int(block)].attn.window
-        side = math.isqrt(len(array))
-        if side * side != len(array) or side % 2 == 0:
-            raise ValueError(f"a bias table of {len(array)} rows is for no square window")
-        return resize_bias_table(array, (side + 1) // 2, window)
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, L, C]``."""

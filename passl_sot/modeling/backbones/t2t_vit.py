@@ -27,10 +27,8 @@ Legend: B batch, T tokens between the cuts, N = H·W word tokens, C width.
 """
 
 from collections.abc import Callable, Sequence
-from types import MappingProxyType
 from typing import Literal
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
@@ -41,7 +39,6 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair, prepend
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import linear
-from passl_sot.nn.input_channels import adapt_channels
 from passl_sot.nn.ops.cpu import LayerNorm
 from passl_sot.nn.performer import TokenPerformer, TokenTransformer
 from passl_sot.nn.position import sinusoid_table
@@ -107,9 +104,6 @@ class T2TViT(PlainBackbone):
         ValueError: The numbers contradict each other, or the size gives no token.
     """
 
-    torch_key_rules = ((r"^head\.(weight|bias)$", r"head.fc.\1"), (r"^(?!head\.)", "backbone."))
-    foreign_key_rules = MappingProxyType({"PASSL": ((r"^head\.fc_cls\.", "head.fc."),)})
-
     def __init__(
         self,
         *,
@@ -167,34 +161,6 @@ class T2TViT(PlainBackbone):
         # Recomputed from the size, hence never saved: checkpoints of any size load.
         self.register_buffer("pos_embed", table.astype(self.norm.weight.dtype), persistable=False)
         self.set_stride(_STRIDE)
-
-    def adapt_input_channels(self, name: str, array: np.ndarray) -> np.ndarray:
-        """The entries that see the cut image, whose columns are channel by channel 7×7 pixels.
-
-        The projection is adapted like a convolution. The norm before it is averaged or repeated, which
-        is exact where its weights don't differ from channel to channel, and near to it elsewhere.
-
-        Args:
-            name: Name of the entry in this backbone.
-            array: Its value, laid out as in PyTorch.
-
-        Returns:
-            The value for ``in_chans`` channels; every other entry as it is.
-
-        Raises:
-            ValueError: The weights are over other than 1 or 3 channels.
-        """
-        first, _, rest = name.partition("attention1.")
-        columns = array.shape[-1] if array.ndim else 0
-        if first != "tokens_to_token." or columns % 49 or columns == 49 * self.in_chans:
-            return array
-        if rest in ("kqv.weight", "attn.qkv.weight"):
-            return adapt_channels(array.reshape(len(array), -1, 49), self.in_chans).reshape(len(array), -1)
-        if rest in ("norm1.weight", "norm1.bias"):
-            per_channel = array.reshape(1, -1, 49)
-            scale = 1 / per_channel.shape[1] if self.in_chans == 1 else self.in_chans / per_channel.shape[1]
-            return (adapt_channels(per_channel, self.in_chans) * scale).astype(array.dtype).reshape(-1)
-        return array
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, 1+N, C]``."""
