@@ -48,10 +48,6 @@ def stop_at(faults: Sequence[str], more: str) -> None:
 
 
 class WorkerError(DataError):
-    """Reading came to an end that the data are not to blame for: a worker was killed, or a disk is silent.
-
-    Another attempt may succeed.
-    """
+    """Reading came to an end that the data are not to blame for: a worker was killed, or a disk is silent."""
 
     status = 1
-    final = False

@@ -16,7 +16,6 @@ from passl_sot.engine.resume import accept_changes
 from passl_sot.engine.run_dir import RunFolder
 from passl_sot.engine.schema import Experiment
 from passl_sot.engine.trainer import Fill, Trainer
-from passl_sot.launch.supervisor import generation
 from passl_sot.metrics import ClassificationMeter, MultiLabelMeter, write_label_report, write_report
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.utils.logger import get_logger
@@ -45,16 +44,13 @@ def train_run(cfg: Config, config_path: Path, args, note: str, pretrained: Fill 
     world = start(cfg.get("device", "auto"), sharding=distributed.sharding)
     if world.is_main:
         log.info(note)
-    resume, init_from = args.resume, args.init_from
-    if generation() and (folder / "last.safetensors").exists():
-        resume, init_from, pretrained = "auto", None, None  # restarted after a process died
     trainer = Trainer(
         cfg,
         folder,
         world,
-        resume=resume,
+        resume=args.resume,
         resume_override=args.resume_override,
-        init_from=init_from,
+        init_from=args.init_from,
         pretrained=pretrained,
         check_all_files=args.check_all_files,
         overrides=tuple(args.override),

@@ -48,7 +48,7 @@ def evaluate(
     training, stopped = model.training, False
     model.eval()
     for batch in world.bar(iterable=loader, desc=description):
-        stopped = stop is not None and world.anyone(stop())
+        stopped = stop is not None and world.any_rank(stop())
         if stopped:
             break
         logits = at_least_float32(model(batch["image"])).numpy()

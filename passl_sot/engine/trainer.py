@@ -94,7 +94,7 @@ class Trainer:
         seed_all(self.exp.seed)
         self.model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
         if self.exp.distributed.sync_batch_norm:
-            world.synchronise_batch_norm(self.model)
+            world.synchronize_batch_norm(self.model)
         self.frozen = freeze(self.model, self.exp.parameters.freeze)
         dataset = self.train_loader.dataset
         self.task = build_task(cfg, self.model, dataset.class_names, class_counts=dataset.class_counts())
@@ -245,7 +245,7 @@ class Trainer:
             total=len(loader), initial=self.progress.batches, desc=f"epoch {epoch + 1}/{self.exp.epochs}"
         )
         loss_sum = 0.0
-        for batch in self.world.in_step(loader):
+        for batch in self.world.synchronized(loader):
             index = self.progress.batches
             if index % accumulate == 0:
                 update = index // accumulate
@@ -388,7 +388,7 @@ class Trainer:
 
     def _save(self) -> Path:
         last = self.folder.path / "last.safetensors"
-        optimizer = self.world.union(lambda: state.optimizer_arrays(self.inner_optimizer, self.model))
+        optimizer = self.world.gather_dict(lambda: state.optimizer_arrays(self.inner_optimizer, self.model))
         if self.world.is_main:
             meta = {
                 **self.folder.info,

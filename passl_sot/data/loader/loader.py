@@ -27,7 +27,7 @@ from passl_sot.data.schema import LoaderSection
 from passl_sot.imageio import jpeg
 from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.kernels import jit as compiling
-from passl_sot.launch.cores import usable_cores
+from passl_sot.launch.cpu_env import usable_cores
 
 # Batches that a consumer may keep beside those under way before others are copied for it.
 _KEPT = 2
