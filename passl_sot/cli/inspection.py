@@ -22,7 +22,7 @@ def print_config(argv: list[str] | None = None) -> int:
     parser.add_argument("--diff", metavar="OTHER", help="show how OTHER (a file or name) differs from CFG")
     args = parser.parse_args(argv)
     tune(enabled=False)  # no speed is needed, only quiet imports
-    from passl_sot.config.loader import ConfigError, diff, format_tree
+    from passl_sot.config import ConfigError, diff, format_tree
 
     try:
         cfg, faults = _resolve(args.config, args.override)

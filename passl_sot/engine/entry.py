@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from passl_sot.config import Config, diff
 from passl_sot.config.chinese import zh
-from passl_sot.config.loader import Config, diff
 from passl_sot.config.schema import make_section
 from passl_sot.data import build_dataloader, check_data
 from passl_sot.engine.distributed import World, start

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from passl_sot.config.loader import Config, get_config
-from passl_sot.config.ranges import Count, NotEmpty, Range, Share
-from passl_sot.config.schema import make_section
+from passl_sot.config import Config, Count, Document, NotEmpty, Range, Share
+from passl_sot.config import load_config as load_document
 from passl_sot.data import SplitSection
 from passl_sot.engine.amp import AmpSection
 from passl_sot.engine.modes import TrainingMode
@@ -104,7 +103,7 @@ class MetaSection:
 
 
 @dataclass(kw_only=True)
-class Experiment:
+class Experiment(Document):
     """A whole file.
 
     Attributes:
@@ -158,6 +157,4 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: Lists all faults at once, before any device or data is touched.
     """
-    cfg = get_config(path, overrides, schema=Experiment)
-    make_section(Experiment, cfg)  # what the sections say about each other
-    return cfg
+    return load_document(Experiment, path, overrides)._tree

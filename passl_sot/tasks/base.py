@@ -10,11 +10,10 @@ from typing import Annotated, Any, Literal, Protocol
 
 import paddle
 
+from passl_sot.config import NotEmpty, Positive
 from passl_sot.config.chinese import zh
 from passl_sot.config.epoch_schedule import NonNegativeByEpoch, UnitIntervalByEpoch, value_of_epoch
 from passl_sot.config.loader import Config, ConfigError, Fault
-from passl_sot.config.paths import origin_at
-from passl_sot.config.ranges import NotEmpty, Positive
 from passl_sot.config.registry import Registry
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.heads.distilled import DistilledHead
@@ -90,12 +89,12 @@ def build_task(
         try:
             loss.use_class_counts(class_counts)
         except ValueError as error:
-            where = origin_at(cfg, "loss.class_weights")
+            where = cfg.origin_of("loss", "class_weights")
             raise ConfigError([Fault("loss.class_weights", str(error), where)]) from error
     try:
         task.prepare(loss, model, class_names, normalization_of(cfg.dataloader.train.dataset))
     except ConfigError as error:
-        placed = [replace(f, origin=f.origin or origin_at(cfg, f.path)) for f in error.faults]
+        placed = [replace(f, origin=f.origin or cfg.origin_of(*f.path.split("."))) for f in error.faults]
         raise ConfigError(placed) from error
     return task
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from passl_sot.config import NotEmpty
 from passl_sot.config.chinese import zh
 from passl_sot.config.loader import Config, ConfigError, Fault
-from passl_sot.config.ranges import NotEmpty
 from passl_sot.config.shipped import model_config
 from passl_sot.data.transforms.image import TRANSFORMS
 from passl_sot.modeling.classifier import Classifier
