@@ -12,13 +12,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from multiprocessing.connection import wait
 from typing import Any
 
 from passl_sot.config.chinese import zh
+from passl_sot.data.datasets.base import Dataset
 from passl_sot.data.errors import DataError, WorkerError
-from passl_sot.data.loader.collate import Collate
+from passl_sot.data.loader.batch_reader import BatchReader
 from passl_sot.data.loader.fork_server import Link, Work, nursery
 from passl_sot.data.loader.shared_buffers import Ring, Slot, note
 from passl_sot.data.rng import Key
@@ -35,23 +36,24 @@ class Reading:
     """What a worker does: reads batches until there is no more to do.
 
     Args:
-        collate: Makes batches.
+        reader: Makes batches.
         slot_bytes: Size of the slots that batches are written to.
     """
 
-    def __init__(self, collate: Collate, slot_bytes: int):
-        self.collate, self.slot_bytes = collate, slot_bytes
+    def __init__(self, reader: BatchReader, slot_bytes: int):
+        self.reader = reader
+        self.slot_bytes = slot_bytes
 
     def __call__(self, connection: Link, memory: mmap.mmap) -> None:
         """Answers (number, keys, place of a slot or None) by (number, what is in the slot or None, batch)."""
         worker = connection.recv()
-        self.collate.reader.note = functools.partial(note, memory, worker)
+        self.reader.note = functools.partial(note, memory, worker)
         connection.send(os.getpid())
         while True:
             number, keys, place = connection.recv()
             began = time.process_time()
             slot = Slot(memory, place, self.slot_bytes)
-            batch = self.collate(keys, slot.empty)
+            batch = self.reader(keys, slot.empty)
             layout = None
             if "error" not in batch:
                 layout = slot.put({name: value for name, value in batch.items() if name != "bad"})
@@ -64,15 +66,15 @@ class Thread(threading.Thread):
     """Reads batches ahead of the consumer in this process, where there are no workers.
 
     Args:
-        collate: Makes batches.
+        reader: Makes batches.
         timeout: Seconds that a batch may take; None for no limit.
     """
 
-    def __init__(self, collate: Collate, timeout: float | None):
+    def __init__(self, reader: BatchReader, timeout: float | None):
         super().__init__(daemon=True, name="passl_sot reader")  # one that hangs keeps no process from ending
-        reader = copy.copy(collate.reader)
-        reader.note = self._note
-        self._collate, self._timeout, self._path = Collate(reader), timeout, reader.dataset.path
+        self._reader = copy.copy(reader)
+        self._reader.note = self._note
+        self._timeout = timeout
         self._now: tuple[int | None, float] = (None, 0.0)
         self._asked: queue.SimpleQueue[list[Key] | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -81,7 +83,7 @@ class Thread(threading.Thread):
         """Reads until there is no more to do."""
         while (keys := self._asked.get()) is not None:
             began = time.thread_time()
-            batch = self._collate(keys)
+            batch = self._reader(keys)
             self._ready.put({**batch, "seconds": time.thread_time() - began})
 
     def batches(self, keys: Iterable[list[Key]]) -> Generator[dict[str, Any], None, None]:
@@ -113,8 +115,10 @@ class Thread(threading.Thread):
                 return self._ready.get(timeout=_LOOK)
             waited += _LOOK
         image, since = self._now
-        doing = describe(image, time.monotonic() - since, self._path)
-        raise WorkerError(silence(self._timeout, "the thread that reads images", doing))
+        doing = describe(image, time.monotonic() - since, self._reader.dataset)
+        raise WorkerError(
+            silence(self._timeout, f"the thread that reads {self._reader.dataset.noun}s", doing)
+        )
 
     def _note(self, image: int | None) -> None:
         self._now = (image, time.monotonic())
@@ -125,7 +129,7 @@ class Pool:
 
     Args:
         work: What they do, a `Reading`.
-        path: The file of an image.
+        dataset: The dataset, for messages.
         workers: How many.
         ring: Where they put batches.
         timeout: Seconds that a batch may take; None for no limit.
@@ -135,10 +139,8 @@ class Pool:
         ring: Where they put batches.
     """
 
-    def __init__(
-        self, work: Work, path: Callable[[int], str], workers: int, ring: Ring, timeout: float | None
-    ):
-        self._work, self._path = work, path
+    def __init__(self, work: Work, dataset: Dataset, workers: int, ring: Ring, timeout: float | None):
+        self._work, self._dataset = work, dataset
         self.ring, self._timeout = ring, timeout
         self.pids: dict[Link, int] = {}
         self._server = nursery()  # this one: a later one knows nothing of these workers
@@ -164,7 +166,7 @@ class Pool:
         return self._server.alive() and self._work.same_as(work)
 
     def batches(self, keys: Iterable[list[Key]]) -> Generator[dict[str, Any], None, None]:
-        """A batch of arrays, as of `Collate`, for each list of keys; `seconds`: the processor time it took.
+        """A batch of arrays, as of `BatchReader`, for each list of keys; `seconds`: the processor time it took.
 
         After the last one workers wait for the next pass; broken off, they are ended.
 
@@ -287,14 +289,14 @@ class Pool:
         return f"worker {self._workers.index(worker)} (pid {self.pids.get(worker, 'not known')})"
 
     def _doing(self, worker: Link) -> str:
-        return describe(*self.ring.whereabouts(self._workers.index(worker)), self._path)
+        return describe(*self.ring.whereabouts(self._workers.index(worker)), self._dataset)
 
 
-def describe(image: int | None, seconds: float, path: Callable[[int], str]) -> str:
+def describe(index: int | None, seconds: float, dataset: Dataset) -> str:
     """What a reader of images is doing."""
-    if image is None:
-        return "was not reading an image"
-    return f"had been reading image {image} ({path(image)}) for {seconds:.0f} s"
+    if index is None:
+        return f"was reading no {dataset.noun}"
+    return f"had been reading {dataset.noun} {index} ({dataset.describe(index)}) for {seconds:.0f} s"
 
 
 def silence(limit: float, who: str, doing: str) -> str:
