@@ -15,17 +15,17 @@ _SHOWN = 10
 
 
 class BadFiles:
-    """The unreadable files of a run: each is named once, and too many end the run.
+    """The unreadable items of a run: each is named once, and too many end the run.
 
     Args:
         dataset: The dataset they belong to.
-        max_bad: Count or share (see `LoaderSection`).
+        max_bad: Count or fraction (see `LoaderSection`).
 
     Attributes:
-        limit: How many files may be bad.
+        limit: How many items may be bad.
         reasons: Path and reason of those found so far, in the order they were met.
         shared: Whether several processes read, and exchange what they find by `pending` and `settle`, so that
-            each file is named and counted once, not once by each process.
+            each item is named and counted once, not once by each process.
         pending: [index, reason] entries of this process that have not been exchanged yet.
     """
 
@@ -43,26 +43,27 @@ class BadFiles:
         """Notes [index, reason] entries of a batch.
 
         Raises:
-            DataError: More files than the limit are bad; it lists the first ten.
+            DataError: More items than the limit are bad; it lists the first ten.
         """
-        if self.shared:
-            self.pending += [
-                entry for entry in entries if self._dataset.describe(entry[0]) not in self.reasons
-            ]
-        else:
+        if not self.shared:
             self.settle(entries)
+            return
+        for index, reason in entries:
+            if self._dataset.describe(index) not in self.reasons:
+                self.pending.append([index, reason])
 
     def settle(self, entries: list[list[Any]], *, name: bool = True) -> None:
         """Counts [index, reason] entries, those of all processes where several read.
 
         Args:
             entries: The entries.
-            name: Name the files in the log.
+            name: Name the items in the log.
 
         Raises:
             DataError: As of `add`.
         """
         self.pending = []
+        noun = self._dataset.noun
         for index, reason in entries:
             path = self._dataset.describe(index)
             if path in self.reasons:
@@ -71,25 +72,23 @@ class BadFiles:
             if name:
                 _LOGGER.warning(
                     "unreadable %s %d (at most %d may be skipped), another one takes its place: %s: %s",
-                    self._dataset.noun,
+                    noun,
                     len(self.reasons),
                     self.limit,
                     path,
                     reason,
                 )
         if len(self.reasons) > self.limit:
-            shown = [f"{path}: {reason}" for path, reason in list(self.reasons.items())[:_SHOWN]]
-            raise DataError(
-                [
-                    f"{len(self.reasons)} unreadable {self._dataset.noun}s, more than the {self.limit} that may be skipped "
-                    "(dataloader.train.loader.max_bad)" + zh("too_many_unreadable"),
-                    *shown,
-                ]
+            message = (
+                f"{len(self.reasons)} unreadable {noun}s, more than the {self.limit} that may be skipped "
+                "(dataloader.train.loader.max_bad)" + zh("too_many_unreadable")
             )
+            shown = list(self.reasons.items())[:_SHOWN]
+            raise DataError([message, *(f"{path}: {reason}" for path, reason in shown)])
 
 
 def bad_file_limit(num_samples: int, max_bad: int | float | None) -> int:
-    """How many files may be bad among `num_samples`.
+    """How many items may be bad among `num_samples`.
 
     Raises:
         ValueError: `max_bad` is below 0, or a fraction of 1 or more.

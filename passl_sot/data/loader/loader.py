@@ -18,9 +18,9 @@ from passl_sot.data.datasets.base import Dataset
 from passl_sot.data.errors import DataError
 from passl_sot.data.loader.batch_reader import BatchReader
 from passl_sot.data.loader.corrupt_files import BadFiles
-from passl_sot.data.loader.fork_server import Work, nursery
-from passl_sot.data.loader.shared_buffers import Ring
-from passl_sot.data.loader.worker_pool import AHEAD, Pool, Reading, Thread
+from passl_sot.data.loader.shared_buffers import BufferPool
+from passl_sot.data.loader.worker import SharedReader, start_server
+from passl_sot.data.loader.worker_pool import AHEAD, ReaderThread, WorkerPool
 from passl_sot.data.samplers import EvalBatchSampler, ShardedBatchSampler
 from passl_sot.data.schema import LoaderSection
 from passl_sot.launch.cores import usable_cores
@@ -75,9 +75,9 @@ class DataLoader:
         self.use_shared_memory = section.use_shared_memory
         self._timeout = section.timeout
         self._reader = BatchReader(dataset, replace=training)
-        self.pool: Pool | None = None
-        self._resting: Pool | None = None
-        self._ring: Ring | None = None
+        self.pool: WorkerPool | None = None
+        self._idle: WorkerPool | None = None
+        self._buffers: BufferPool | None = None
 
     def __len__(self) -> int:
         """Batches in a whole epoch for this process."""
@@ -131,26 +131,25 @@ class DataLoader:
 
     def _batches(self) -> Generator[dict[str, Any], None, None]:
         if not self.num_workers:
-            return Thread(self._reader, self._timeout).batches(self.sampler)
+            return ReaderThread(self._reader, self._timeout).batches(self.sampler)
         return self._from_workers()
 
     def _from_workers(self) -> Generator[dict[str, Any], None, None]:
-        if self._ring is None:
-            self._ring = self._make_ring()
-        work = Work(Reading(self._reader, self._ring.slot_bytes))
-        pool, self._resting = self._resting, None  # an iteration inside of this one has workers of its own
-        if pool is None or not pool.can_do(work):
+        if self._buffers is None:
+            # A slot for each batch that can be under way, or kept by the consumer.
+            slots = self.num_workers * AHEAD + _KEPT if self.use_shared_memory else 0
+            self._buffers = BufferPool(slots, self.dataset.slot_bytes(self.sampler.batch_size))
+        reader = SharedReader(self._reader)
+        # An iteration inside of this one has workers of its own.
+        pool = self._idle
+        self._idle = None
+        if pool is None or not pool.is_reusable(reader):
             if pool is not None:
                 pool.close()
-            pool = Pool(work, self.dataset, self.num_workers, self._ring, self._timeout)
+            pool = WorkerPool(reader, self.dataset, self.num_workers, self._buffers, self._timeout)
         self.pool = pool
         yield from pool.batches(self.sampler)
-        self._resting = pool
-
-    def _make_ring(self) -> Ring:
-        """A slot for each batch that can be under way, or kept by the consumer."""
-        size = self.dataset.slot_bytes(self.sampler.batch_size)
-        return Ring(self.num_workers * AHEAD + _KEPT if self.use_shared_memory else 0, size)
+        self._idle = pool
 
     def _raise_carried(self, batch: dict[str, Any]) -> None:
         error = batch.get("error")
@@ -174,7 +173,7 @@ def as_tensor(array: np.ndarray) -> paddle.Tensor:
 def start_workers(section: LoaderSection, world_size: int) -> None:
     """Starts the server of worker processes if there will be any; it gets ready while the data are listed."""
     if _worker_count(section.num_workers, world_size):
-        nursery()
+        start_server()
 
 
 def _worker_count(num_workers: int | str, world_size: int) -> int:
