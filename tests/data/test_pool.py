@@ -308,15 +308,21 @@ def test_a_suspended_job_has_not_waited(folder, split):
     assert time.monotonic() - began > 3.5
 
 
+def _end_server(*, kill: bool) -> None:
+    server = forkserver._forkserver._forkserver_pid
+    if kill:
+        os.kill(server, signal.SIGKILL)
+    os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
+
+
 def test_a_server_that_does_not_start(folder, split, monkeypatch):
     loader = build_dataloader(split(folder({"a": 8}), workers=2), mode="train", seed=0)
-    server = forkserver._forkserver._forkserver_pid
-    os.kill(server, signal.SIGKILL)
-    os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
+    _end_server(kill=True)
     with monkeypatch.context() as patch:
         patch.setattr(forkserver.spawn, "get_executable", lambda: b"/bin/false")
         with pytest.raises(WorkerError, match="data workers can't be started, see above"):
             list(loader)
+    _end_server(kill=False)
     assert len(list(loader)) == 2
 
 
