@@ -13,7 +13,9 @@ from typing import Literal
 import numpy as np
 
 from passl_sot.config.chinese import zh
-from passl_sot.data.datasets.labelled import ImageFolder, LabelledImages, ListFile, nearest
+from passl_sot.data.datasets.folders import ImageFolder
+from passl_sot.data.datasets.labelled import LabelledImages, nearest
+from passl_sot.data.datasets.list_files import ListFile
 from passl_sot.data.errors import DataError, WorkerError
 from passl_sot.data.loader.corrupt_files import bad_file_limit
 from passl_sot.imageio.errors import ImageError
