@@ -7,7 +7,8 @@ from pathlib import Path
 
 from passl_sot.config.chinese import zh
 from passl_sot.config.loader import Config, ConfigError, Fault
-from passl_sot.data.datasets.splits import VAL_SHARE, OwnFolder, find_splits
+from passl_sot.data.datasets.folders import VAL_SHARE
+from passl_sot.data.datasets.splits import OwnFolder, find_splits
 from passl_sot.engine.schema import load_config
 
 _BATCH = "dataloader.train.sampler.batch_size"

@@ -108,7 +108,7 @@ def check_run(cfg: Config, config_path: Path, args, note: str, pretrained: Fill 
         "config and data are in order: %d training, %d validation images, %d classes",
         len(train.dataset),
         len(val.dataset),
-        len(train.class_names),
+        len(train.dataset.class_names),
     )
     _check_start(cfg, Path(cfg.get("output_dir", "output")) / config_path.stem, args, pretrained)
     for line in describe_run(experiment, cfg, train.dataset, val.dataset, world.size):
@@ -167,7 +167,7 @@ def evaluate_run(cfg: Config, weights: str, out: Path | None, *, note: str) -> d
     loader = build_dataloader(
         split, mode="val", seed=0, rank=world.rank, world_size=world.size, class_names=meta.get("class_names")
     )
-    names = loader.class_names
+    names = loader.dataset.class_names
     num_classes = model_cfg.head.num_classes
     if num_classes < len(names):
         raise CheckpointError(

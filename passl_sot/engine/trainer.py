@@ -173,7 +173,7 @@ class Trainer:
             "%d training and %d validation images, %d classes; run folder %s",
             len(self.train_loader.dataset),
             len(self.val_loader.dataset),
-            len(self.train_loader.class_names),
+            len(self.train_loader.dataset.class_names),
             self.folder.path,
         )
 
@@ -380,7 +380,7 @@ class Trainer:
         self._say("%s", describe_update(values, *at, images_left / speed if speed else 0.0))
         # An epoch's first update waits for the first batch, whatever is done.
         if wait > _LONG_WAIT and update and not self.advice:
-            self.advice = self.train_loader.remedy(speed / self.world.size / max(1 - wait, 0.01))
+            self.advice = self.train_loader.advice(speed / self.world.size / max(1 - wait, 0.01))
             if self.advice:
                 self._say("%.0f %% of the time went by waiting for data: %s", 100 * wait, self.advice)
 
@@ -397,7 +397,7 @@ class Trainer:
                 "ema_updates": self.ema.updates if self.ema else 0,
                 "best_by": self.best_by,
                 "config": self.cfg.to_dict(),
-                "class_names": self.train_loader.class_names,
+                "class_names": self.train_loader.dataset.class_names,
                 "preprocessing": preprocessing_of(self.cfg.dataloader.val.dataset),
             }
             arrays = state.training_arrays(self.model, self.ema.average if self.ema else None, optimizer)
@@ -409,7 +409,7 @@ class Trainer:
         return last
 
     def _restore(self, saved: ckpt.Checkpoint) -> None:
-        same_classes(saved, self.train_loader.class_names)
+        same_classes(saved, self.train_loader.dataset.class_names)
         state.load_model(self.model, saved.part("model"), str(saved.path))
         state.load_optimizer(self.inner_optimizer, self.model, saved.part("optimizer"))
         average = saved.part("ema")
