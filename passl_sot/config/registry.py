@@ -124,7 +124,7 @@ class Registry:
         return checker.faults()
 
     def build(self, cfg: Mapping[str, Any], /, **runtime: Any) -> Any:
-        """Checks the node and calls its class with the node's keys.
+        """Checks the node, unless it stands in a checked document, and calls its class with the node's keys.
 
         Sections that are dataclasses arrive as instances; nested nodes of registries as raw `Config` copies.
 
@@ -138,11 +138,12 @@ class Registry:
             RegistryError: A runtime argument is not accepted, or is in the node too.
         """
         path = self._path(cfg, None)
-        checker = Checker()
-        checker.node(self, cfg, path, given=frozenset(runtime))
-        faults = checker.faults()
-        if faults:
-            raise ConfigError(faults)
+        if not (isinstance(cfg, Config) and cfg.is_checked(self)):
+            checker = Checker()
+            checker.node(self, cfg, path, given=frozenset(runtime))
+            faults = checker.faults()
+            if faults:
+                raise ConfigError(faults)
         target = self.get(cfg["name"])
         signature = Signature.of(target)
         for key in runtime:

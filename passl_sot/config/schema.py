@@ -400,27 +400,42 @@ def convert_arguments(
 
 def _convert(hint: Any, value: Any) -> Any:
     inner, catalog = unwrap(hint)
-    if is_union(inner) and catalog is None:
+    if catalog is not None:
+        return _checked_nodes(catalog, value)
+    if is_union(inner):
         for arm in get_args(inner):
+            if unwrap(arm)[1] is not None and isinstance(value, Mapping):
+                return _convert(arm, value)
             trial = Checker()
             trial.value(arm, value, _Spot(""))
             if not trial._found:
                 return _convert(arm, value)
     origin, args = get_origin(inner), get_args(inner)
-    if catalog is None and is_section(inner):
+    if is_section(inner):
         return construct(inner, convert_arguments(Signature.of(inner), value), value)
-    if catalog is None and (origin or inner) in (list, tuple):
+    if (origin or inner) in (list, tuple):
         if origin is tuple and Ellipsis not in args:
             return tuple(_convert(*pair) for pair in zip(args, value, strict=True))
         items = [_convert(args[0] if args else Any, item) for item in value]
         return tuple(items) if (origin or inner) is tuple else items
-    if catalog is None and origin is dict:
+    if origin is dict:
         return {key: _convert(args[1], item) for key, item in value.items()}
     if isinstance(value, Mapping) and not isinstance(value, Config):
         return Config(copy.deepcopy(dict(value)))
     if isinstance(value, (list, tuple)):
         return [_convert(Any, item) for item in value]
     return copy.deepcopy(value)
+
+
+def _checked_nodes(catalog: Catalog, value: Any) -> Any:
+    """A copy of one or several checked nodes, marked so that the registry need not check them again."""
+    if isinstance(value, (list, tuple)):
+        return [_checked_nodes(catalog, item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    node = copy.deepcopy(value) if isinstance(value, Config) else Config(copy.deepcopy(dict(value)))
+    node.mark_checked(catalog)
+    return node
 
 
 def construct(

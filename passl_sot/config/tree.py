@@ -18,7 +18,8 @@ class Config(dict[str, Any]):
     A key that is also a method of dict ("items", "copy", ...) is reached as `cfg["items"]`.
     """
 
-    __slots__ = ("_node_origin", "_node_path", "_origins")
+    __slots__ = ("_checked", "_node_origin", "_node_path", "_origins")
+    _checked: tuple[object, str] | None
     _node_origin: Origin | None
     _node_path: str
     _origins: dict[tuple[Any, ...], Origin]
@@ -28,6 +29,7 @@ class Config(dict[str, Any]):
         object.__setattr__(self, "_origins", {})
         object.__setattr__(self, "_node_origin", None)
         object.__setattr__(self, "_node_path", "")
+        object.__setattr__(self, "_checked", None)
         if len(args) == 1 and isinstance(args[0], Config):
             self._adopt(args[0])
             for key, value in args[0].items():
@@ -120,6 +122,7 @@ class Config(dict[str, Any]):
     def _adopt(self, other: Config) -> None:
         object.__setattr__(self, "_node_origin", other._node_origin)
         object.__setattr__(self, "_node_path", other._node_path)
+        object.__setattr__(self, "_checked", other._checked)
 
     # -- origins ------------------------------------------------------------------------------------------
     def origin_of(self, key: str, *indices: int) -> Origin | None:
@@ -176,6 +179,16 @@ class Config(dict[str, Any]):
         """Notes where this mapping stands."""
         object.__setattr__(self, "_node_origin", origin)
         object.__setattr__(self, "_node_path", path)
+
+    # -- the mark of a checked node -----------------------------------------------------------------------
+    def mark_checked(self, registry: object) -> None:
+        """Notes that this node, as it is now, has passed the check of a registry."""
+        object.__setattr__(self, "_checked", (registry, repr(self)))
+
+    def is_checked(self, registry: object) -> bool:
+        """Whether this node has passed the check of that registry and was not changed since."""
+        # The text of all values tells 1 from 1.0 and True, and sees changes inside lists.
+        return self._checked is not None and self._checked == (registry, repr(self))
 
     # -- out ------------------------------------------------------------------------------------------------
     def to_dict(self) -> dict[str, Any]:
