@@ -80,7 +80,7 @@ def build_dataset(cfg: Mapping[str, Any], *, class_names: Sequence[str] | None =
 
 
 def build_dataloader(
-    cfg: Mapping[str, Any],
+    cfg: SplitSection | Mapping[str, Any],
     *,
     mode: Literal["train", "val"],
     seed: int,
@@ -116,7 +116,7 @@ def build_dataloader(
         raise ValueError(f'mode is {mode!r}; it must be "train" or "val"')
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be 0 or more")
-    section = make_section(SplitSection, cfg)
+    section = cfg if isinstance(cfg, SplitSection) else make_section(SplitSection, cfg)
     local = int(os.environ.get("PADDLE_LOCAL_SIZE", world_size))
     start_workers(section.loader, local)
     if dataset is None:

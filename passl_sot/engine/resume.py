@@ -1,12 +1,9 @@
-"""Going on with a run: what must be as it was when its checkpoint was written."""
+"""Going on with a run: the settings that must be as they were when its checkpoint was written."""
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from passl_sot.config.chinese import zh
-from passl_sot.config.display import differences, leaves
-from passl_sot.config.errors import did_you_mean, nearest
-from passl_sot.config.loader import Config
+from passl_sot.config import Document, did_you_mean, differences, leaves, nearest, zh
 from passl_sot.weights.checkpoint import Checkpoint, CheckpointError
 
 # Settings without an influence on any result.
@@ -23,14 +20,14 @@ _FREE = (
 )
 
 
-def accept_changes(saved: Checkpoint, cfg: Config, named: Sequence[str]) -> str:
+def accept_changes(saved: Checkpoint, experiment: Document, named: Sequence[str]) -> str:
     """Compares the settings of a run with those that its checkpoint was written with.
 
-    Where a run writes, what it logs and how many workers read for it may differ always.
+    The output folder, logs and the number of data workers may always differ.
 
     Args:
         saved: The checkpoint.
-        cfg: The settings to go on with.
+        experiment: The settings to go on with.
         named: Keys whose change is wanted; a section stands for all below it.
 
     Returns:
@@ -39,8 +36,9 @@ def accept_changes(saved: Checkpoint, cfg: Config, named: Sequence[str]) -> str:
     Raises:
         CheckpointError: Others differ (it shows them), or a key is named that neither side has.
     """
-    before = Config(saved.meta["config"])
-    known = {*leaves(before), *leaves(cfg)}
+    before = saved.meta["config"]
+    now = experiment.to_dict()
+    known = {*leaves(before), *leaves(now)}
     for key in named:
         if not any(_below(place, (key,)) for place in known):
             parts = {".".join(place.split(".")[:n]) for place in known for n in range(1, 9)}
@@ -48,7 +46,7 @@ def accept_changes(saved: Checkpoint, cfg: Config, named: Sequence[str]) -> str:
             raise CheckpointError(
                 f"--resume-override: there is no setting '{key}'{hint}" + zh("no_such_setting")
             )
-    changed = differences(before, cfg)
+    changed = differences(before, now)
     refused = [place for place in changed if not _below(place, (*_FREE, *named))]
     if refused:
         raise CheckpointError(
@@ -58,20 +56,6 @@ def accept_changes(saved: Checkpoint, cfg: Config, named: Sequence[str]) -> str:
             f"wanted: --resume-override {' '.join(refused)}" + zh("settings_changed")
         )
     return "\n".join(line for place, line in changed.items() if not _below(place, _FREE))
-
-
-def same_classes(saved: Checkpoint, names: list[str]) -> None:
-    """Sees that the data have the classes that a checkpoint was trained on.
-
-    Raises:
-        CheckpointError: They haven't.
-    """
-    if saved.meta["class_names"] != names:
-        raise CheckpointError(
-            f"{saved.path} was trained on the classes {saved.meta['class_names'][:8]}, the data have "
-            f"{names[:8]}: resume with the same class folders, or begin anew by --init-from"
-            + zh("checkpoint_classes")
-        )
 
 
 def _below(place: str, keys: Iterable[str]) -> bool:
