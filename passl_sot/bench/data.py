@@ -22,9 +22,8 @@ from passl_sot.config.chinese import zh
 from passl_sot.data import build_dataloader
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.errors import DataError
-from passl_sot.data.loader.collate import Collate
-from passl_sot.data.loader.corrupt_files import GuardedReader
-from passl_sot.data.loader.loader import ImageLoader, as_tensor
+from passl_sot.data.loader.batch_reader import BatchReader
+from passl_sot.data.loader.loader import DataLoader, as_tensor
 from passl_sot.data.loader.worker_pool import AHEAD
 from passl_sot.data.rng import of_image
 from passl_sot.data.transforms.compose import Compose
@@ -81,7 +80,7 @@ def measure_data(
 
 
 def _report(
-    medians: dict[str, float], loader: ImageLoader, dataset: LabelledImages, batch: int, repeats: int
+    medians: dict[str, float], loader: DataLoader, dataset: LabelledImages, batch: int, repeats: int
 ) -> dict[str, float]:
     result, before = {}, 0.0
     limits = [name for name in medians if name.startswith("limit: ")]
@@ -131,12 +130,12 @@ class _Batch:
     """Batches as workers make them, always in the same memory, and their way to Paddle."""
 
     def __init__(self, dataset: LabelledImages):
-        self._collate = Collate(GuardedReader(dataset, replace=True))
+        self._reader = BatchReader(dataset, replace=True)
         self._memory: dict[tuple, np.ndarray] = {}
         self._image = np.empty(0)
 
     def make(self, indices: Sequence[int]) -> None:
-        batch = self._collate([(0, i) for i in indices], self._empty)
+        batch = self._reader([(0, i) for i in indices], self._empty)
         if "error" in batch:
             path, text = batch["error"]
             raise ImageError(path, text) if path else DataError(text)
@@ -192,7 +191,7 @@ def _seconds(run: Callable, *arguments: object) -> float:
     return time.process_time() - began
 
 
-def _loader_speed(loader: ImageLoader, images: int) -> float:
+def _loader_speed(loader: DataLoader, images: int) -> float:
     """Images per second of wall time, once what was read ahead of the first batch is used up."""
     ahead = AHEAD * max(1, loader.num_workers) + 1
     wanted = max(images, 2 * ahead * loader.sampler.batch_size)

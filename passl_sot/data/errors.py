@@ -47,8 +47,26 @@ def stop_at(faults: Sequence[str], more: str) -> None:
         raise DataError(faults)
 
 
+class ItemError(ValueError):
+    """One item of a dataset can't be read.
+
+    Attributes:
+        path: Where it is: a file, or a place in one.
+        reason: The cause, in words.
+    """
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self):
+        # The default would call ItemError(message) with one argument.
+        return ItemError, (self.path, self.reason)
+
+
 class WorkerError(DataError):
-    """Reading came to an end that the data are not to blame for: a worker was killed, or a disk is silent.
+    """Reading ended for a cause outside of the data: a worker was killed, or a disk doesn't answer.
 
     Another attempt may succeed.
     """

@@ -332,8 +332,8 @@ class Trainer:
             inputs, items = self.task.inputs(batch), self.task.words.items
             raise NonFiniteError(
                 f"the loss was not finite in {count} updates in a row; it begins in "
-                f"{first_of_all(self.model, inputs, items, self.world)}. The last checkpoint is untouched; lower "
-                "the learning rate, set optimizer.clip_grad, or look at the input"
+                f"{first_of_all(self.model, inputs, items, self.world)}. The last checkpoint is untouched; "
+                "lower the learning rate, set optimizer.clip_grad, or look at the input"
             )
 
     # -- evaluation and records -------------------------------------------------------------------
@@ -391,7 +391,7 @@ class Trainer:
         self._say("%s", describe_update(values, words, *place, seconds_left))
         # An epoch's first update waits for the first batch, whatever is done.
         if wait > _LONG_WAIT and update and not self.advice:
-            self.advice = self.train_loader.remedy(rate / self.world.size / max(1 - wait, 0.01))
+            self.advice = self.train_loader.advice(rate / self.world.size / max(1 - wait, 0.01))
             if self.advice:
                 self._say("%.0f %% of the time went by waiting for data: %s", 100 * wait, self.advice)
 

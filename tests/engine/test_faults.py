@@ -52,13 +52,13 @@ checkpoint.os.fsync = halve
 # Something happens before the decision of the third update, once.
 AT_AN_UPDATE = """
 import gc
-from passl_sot.data.loader.worker_pool import Pool
+from passl_sot.data.loader.worker_pool import WorkerPool
 from passl_sot.engine.trainer import Trainer
 from passl_sot.launch.supervisor import generation
 agree, done = Trainer._agree, []
 
 def workers():
-    return [pid for pool in gc.get_objects() if isinstance(pool, Pool) for pid in pool.pids.values()]
+    return [pid for pool in gc.get_objects() if isinstance(pool, WorkerPool) for pid in pool.pids]
 
 def meet_with_it(self, *args):
     if self.progress.step == 2 and not done and not generation():

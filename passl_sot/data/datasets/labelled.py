@@ -9,33 +9,42 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import logging
 import os
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from passl_sot.config.chinese import zh
 from passl_sot.config.ranges import Count, Range
-from passl_sot.config.registry import Registry
+from passl_sot.data.datasets.base import DATASETS, Dataset, Empty, Read
 from passl_sot.data.datasets.folders import EXTENSIONS, scan_folder
 from passl_sot.data.datasets.list_files import read_class_names, read_labels, read_list, read_multi_hot
 from passl_sot.data.datasets.splits import VAL_SHARE, hold_out
 from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError
+from passl_sot.data.loader.shared_buffers import size_of
 from passl_sot.data.rng import Key, Streams, of_image
 from passl_sot.data.transforms.batch import build_batch_transforms
 from passl_sot.data.transforms.compose import build_transforms, output_size
 from passl_sot.data.transforms.image import TRANSFORMS
+from passl_sot.imageio import jpeg
 from passl_sot.imageio.decode import open_image, read_file
+from passl_sot.imageio.errors import ImageError
+from passl_sot.imageio.kernels import jit
 from passl_sot.imageio.lazy_image import Pixels, as_array
 from passl_sot.imageio.multichannel import ARRAY_ENDING, decode_bands
 
-DATASETS: Registry = Registry("dataset", "passl_sot.data.datasets.labelled")
+_LOGGER = logging.getLogger("passl_sot.data")
 
 
-class LabelledImages:
-    """What all datasets of labelled image files share.
+class LabelledImages(Dataset):
+    """Base class of the datasets of labelled image files.
+
+    Batches hold `image` float32 [B, C, H, W], `label` int64 [B] or float32 [B, K] (soft targets of `Mixup`,
+    or several labels per image) and `index` int64 [B].
 
     Attributes:
         labels: int64 [N]; without a meaning where there are several per image.
@@ -48,8 +57,10 @@ class LabelledImages:
         batch_stage: The `BatchStage` that batches pass through; None where there is none.
         output_hw: Height and width of all images in the end, or None where they depend on the file.
         channels: Channels of the images in the end.
-        seed: Seed of the random augmentation; set by `build_dataloader`.
     """
+
+    noun = "image"
+    item_error = ImageError
 
     def __init__(
         self,
@@ -85,7 +96,6 @@ class LabelledImages:
         later = self.batch_stage.transforms if self.batch_stage else []
         self.output_hw = output_size([*self.transforms.transforms, *later])
         self.apply_exif = apply_exif
-        self.seed = 0
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -116,6 +126,10 @@ class LabelledImages:
         if self.channels not in (1, 3):
             return decode_bands(path, self.channels)
         return open_image(path, apply_exif=self.apply_exif)
+
+    def describe(self, index: int) -> str:
+        """The file of one image."""
+        return self.path(index)
 
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
         """One sample; see `sample`."""
@@ -150,7 +164,7 @@ class LabelledImages:
         """Many images before any transform, uint8 [B, H, W, C]; None if they don't lie ready so."""
         return None
 
-    def samples(self, keys: Sequence[Key], empty: Callable[..., np.ndarray]) -> dict[str, np.ndarray] | None:
+    def samples(self, keys: Sequence[Key], empty: Empty) -> dict[str, np.ndarray] | None:
         """What `sample` gives for many keys, as arrays [B, ...]; small images take a tenth of the time.
 
         Args:
@@ -174,6 +188,87 @@ class LabelledImages:
         label = self.labels[index] if several is None else several[index].astype(np.float32)
         images = self.transforms.of_batch(stacked, Streams(self.seed, places), empty)
         return {"image": images, "label": label, "index": index}
+
+    def batch(self, keys: Sequence[Key], read: Read, empty: Empty = np.empty) -> dict[str, np.ndarray]:
+        """A batch after all transforms, as of `Dataset`.
+
+        Raises:
+            DataError: Images differ in size, or a transform of batches failed.
+        """
+        try:
+            joined = self.samples(keys, empty)
+        except DataError:
+            joined = None  # told of the single image below
+        if joined is None:
+            joined = self._join(keys, read, empty)
+        if self.batch_stage is None:
+            return joined
+        try:
+            images, labels = self.batch_stage(
+                joined["image"], joined["label"], seed=self.seed, keys=keys, overwrite=True, empty=empty
+            )
+        except DataError:
+            raise
+        except Exception:
+            raise DataError(f"in batch_transforms:\n{traceback.format_exc()}") from None
+        return {**joined, "image": images, "label": labels}
+
+    def _join(self, keys: Sequence[Key], read: Read, empty: Empty) -> dict[str, Any]:
+        """Samples read one by one; images stay a list where the batch stage will normalize them."""
+        memory = None
+        rows: list[np.ndarray | None] = [None] * len(keys)
+        if self.transforms.normalizes and self.transforms.output_hw is not None:
+            # Images are normalized straight into the batch.
+            memory = empty((len(keys), self.channels, *self.transforms.output_hw), np.float32)
+            rows = list(memory)
+        samples = [read(key, row) for key, row in zip(keys, rows, strict=True)]
+        _check_sizes(samples)
+        images: Any = [sample["image"] for sample in samples]
+        if memory is not None and all(image is row for image, row in zip(images, rows, strict=True)):
+            images = memory
+        elif self.transforms.normalizes:
+            images = np.stack(images, out=empty((len(images), *images[0].shape), images[0].dtype))
+        kind = np.int64 if self.multi_hot is None else np.float32
+        label = np.array([sample["label"] for sample in samples], kind)
+        index = np.array([sample["index"] for sample in samples], np.int64)
+        return {"image": images, "label": label, "index": index}
+
+    def slot_bytes(self, batch_size: int) -> int:
+        """As of `Dataset`; images of unknown size leave room for labels alone."""
+        targets = (self.batch_stage and self.batch_stage.num_classes) or len(self.class_names)
+        height, width = self.output_hw or (0, 0)
+        images = size_of((batch_size, self.channels, height, width), 4)
+        return images + size_of((batch_size, targets), 8) + size_of((batch_size,), 8)
+
+    def prepare(self, *, training: bool) -> None:
+        """As of `Dataset`."""
+        if not training and self.batch_stage is not None:
+            raise DataError(
+                "dataloader.val.dataset.batch_transforms is set, but batches are mixed and erased in "
+                "training alone: leave it out, or write batch_transforms: null, with Normalize in transforms"
+                + zh("val_batch_transforms")
+            )
+        missing = self.missing_speedups()
+        if training and missing:
+            _LOGGER.info(
+                "%s not installed: images are prepared by Pillow, the same but slower; pip install '.[fast]'"
+                + zh("install_fast"),
+                " and ".join(missing),
+            )
+
+    def missing_speedups(self) -> list[str]:
+        """What of the extra `[fast]` isn't installed."""
+        found = {"numba": jit.available(), "simplejpeg": jpeg.available()}
+        return [name for name, there in found.items() if not there]
+
+    def balanced_by(self) -> np.ndarray:
+        """The labels."""
+        if self.multi_hot is not None:
+            raise DataError(
+                "sampler.balanced is for one label per image; with multi_label weigh the classes by "
+                "loss.class_weights: auto" + zh("balanced_multi_label")
+            )
+        return self.labels
 
     def class_counts(self) -> np.ndarray:
         """Images per class, int64 [C]; labels out of range aren't counted."""
@@ -217,6 +312,16 @@ class LabelledImages:
         known = (self.labels >= 0) & (self.labels < len(table))
         self.labels = np.where(known, table[np.where(known, self.labels, 0)], self.labels)
         self.class_names = list(class_names)
+
+
+def _check_sizes(samples: Sequence[dict[str, Any]]) -> None:
+    shapes = {sample["image"].shape: sample["index"] for sample in samples}
+    if len(shapes) > 1:
+        listed = ", ".join(f"{list(shape)} (image {index})" for shape, index in shapes.items())
+        raise DataError(
+            f"the images of a batch differ in size after the transforms: {listed}. Before Normalize they "
+            "need CenterCrop, RandomResizedCrop or Resize with size: [height, width]"
+        )
 
 
 @DATASETS.register()
