@@ -111,7 +111,9 @@ class Experiment(Document):
             raise ValueError(
                 "checkpoint.best_by is 'ema' but there is no ema section: add `ema: {decay: 0.9999}`"
             )
-        task_class(self.task).check_settings(self)
+        complaint = task_class(self.task).complaint(self)
+        if complaint:
+            raise ValueError(complaint)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:

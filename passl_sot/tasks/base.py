@@ -103,12 +103,9 @@ class Task:
     row: Callable[..., Any] = dict
 
     @classmethod
-    def check_settings(cls, settings: Settings) -> None:
-        """Looks for settings that contradict this task.
-
-        Raises:
-            ValueError: There are some.
-        """
+    def complaint(cls, settings: Settings) -> str:
+        """Says which settings contradict this task, when the config is read; "" where none do."""
+        return ""
 
     @classmethod
     def check_card(cls, path: Path, meta: Mapping[str, Any]) -> None:

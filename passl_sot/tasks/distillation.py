@@ -46,14 +46,15 @@ class DistillationTask(ClassificationTask):
         self.tau = tau
 
     @classmethod
-    def check_settings(cls, settings: Settings) -> None:
-        """As `Task.check_settings`."""
-        # In evaluation mode the distilled heads give one mean of logits, and each needs a loss of its own.
-        if settings.training_mode == "eval":
-            raise ValueError(
-                "training_mode is 'eval', in which the two heads of a distilled model answer as one: take "
-                "frozen_batch_norm, or task: null"
-            )
+    def complaint(cls, settings: Settings) -> str:
+        """As `Task.complaint`."""
+        # In evaluation mode the two heads give one mean of logits, and each needs a loss of its own.
+        if settings.training_mode != "eval":
+            return ""
+        return (
+            "training_mode is 'eval', in which the two heads of a distilled model answer as one: take "
+            "frozen_batch_norm, or task: null"
+        )
 
     def _faults(self, model: Classifier, train: LabelledImages, val: LabelledImages) -> list[Fault]:
         faults = super()._faults(model, train, val)
