@@ -14,7 +14,7 @@ import yaml
 
 from passl_sot import Model, create_model, list_models
 from passl_sot.cli import train
-from passl_sot.config.loader import get_config
+from passl_sot.config import get_config
 from passl_sot.engine.schema import load_config
 from passl_sot.modeling.backbones import build_backbone
 from passl_sot.modeling.backbones.pit import PiT

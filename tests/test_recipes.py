@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from passl_sot import create_model, list_models
-from passl_sot.config.schema import make_section
+from passl_sot.config import make_section
 from passl_sot.data import TRANSFORMS
 from passl_sot.engine.schema import load_config
 from passl_sot.optim import build_lr_scheduler, build_optimizer

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from passl_sot.config import ConfigError, Fault, get_config, zh
-from passl_sot.config.paths import look_up
 from passl_sot.data.datasets.splits import VAL_SHARE, OwnFolder, find_splits
 
 _BATCH = "dataloader.train.sampler.batch_size"
@@ -74,10 +73,10 @@ def overrides_for(config: Path, root: str, overrides: Sequence[str]) -> tuple[li
 
 def _value(tree: Mapping[str, Any], path: str) -> Any:
     """The value at a dotted path of the unchecked file; None where there is none."""
-    try:
-        return look_up(tree, path)
-    except LookupError:
-        return None
+    value: Any = tree
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _largest_batch(found: OwnFolder, batch: int, val_share: float) -> int:

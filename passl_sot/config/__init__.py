@@ -1,7 +1,7 @@
 """The configuration language: YAML with inheritance and references, registries, and checks by signature."""
 
-from passl_sot.config.chinese import zh
-from passl_sot.config.display import diff, differences, explain, format_tree, leaves
+from passl_sot.config.chinese import CHINESE, zh
+from passl_sot.config.display import diff, differences, format_tree, leaves
 from passl_sot.config.epoch_schedule import (
     NonNegativeByEpoch,
     ShareByEpoch,
@@ -19,8 +19,10 @@ from passl_sot.config.errors import (
     nearest,
 )
 from passl_sot.config.loader import Document, get_config, load_config, make_document, parse_config
-from passl_sot.config.paths import origin_at
-from passl_sot.config.ranges import (
+from passl_sot.config.registry import Registry
+from passl_sot.config.schema import make_section
+from passl_sot.config.shipped import config_folder, find_config, list_models, model_config
+from passl_sot.config.signature import (
     Count,
     Natural,
     NonNegative,
@@ -31,12 +33,10 @@ from passl_sot.config.ranges import (
     Share,
     UnitInterval,
 )
-from passl_sot.config.registry import Registry
-from passl_sot.config.schema import check_section, make_section
-from passl_sot.config.shipped import config_folder, find_config, list_models, model_config
 from passl_sot.config.tree import Config
 
 __all__ = [
+    "CHINESE",
     "Config",
     "ConfigError",
     "Count",
@@ -57,12 +57,10 @@ __all__ = [
     "UnitInterval",
     "UnitIntervalByEpoch",
     "UserError",
-    "check_section",
     "config_folder",
     "did_you_mean",
     "diff",
     "differences",
-    "explain",
     "find_config",
     "format_tree",
     "get_config",
@@ -74,7 +72,6 @@ __all__ = [
     "make_section",
     "model_config",
     "nearest",
-    "origin_at",
     "parse_config",
     "value_of_epoch",
     "zh",

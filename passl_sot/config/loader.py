@@ -1,39 +1,19 @@
-"""Reading configuration files: inheritance, references, overrides and the check against a schema."""
+"""Reading configuration files: inheritance, overrides, references, and the check against a schema."""
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from passl_sot.config.display import diff, explain, format_tree
-from passl_sot.config.errors import ConfigError, Fault, Origin, join_path
+from passl_sot.config.errors import ConfigError, Fault, Origin
 from passl_sot.config.overrides import apply_overrides
-from passl_sot.config.paths import origin_at
-from passl_sot.config.references import resolve
-from passl_sot.config.schema import check_section, construct, convert_arguments
-from passl_sot.config.signature import Signature
+from passl_sot.config.schema import Checker
 from passl_sot.config.tree import Config
-from passl_sot.config.tree_builder import load_file, load_text
+from passl_sot.config.tree_builder import load_file, load_text, resolve
 
 _D = TypeVar("_D", bound="Document")
-
-__all__ = [
-    "Config",
-    "ConfigError",
-    "Document",
-    "Fault",
-    "Origin",
-    "diff",
-    "explain",
-    "format_tree",
-    "get_config",
-    "load_config",
-    "make_document",
-    "parse_config",
-]
 
 
 class Document:
@@ -42,7 +22,7 @@ class Document:
     _tree: Config
 
     def to_dict(self) -> dict[str, Any]:
-        """The resolved file as plain dicts and lists: what is written there, without defaults."""
+        """The resolved file as plain dicts and lists, as it was written: without defaults."""
         return self._tree.to_dict()
 
     def dump(self) -> str:
@@ -51,15 +31,11 @@ class Document:
 
     def origin(self, path: str) -> Origin | None:
         """Where the value at a dotted path was written, or the section nearest to it that was."""
-        return origin_at(self._tree, path)
+        return self._tree.origin_of(*path.split("."))
 
 
 def get_config(
-    path: str | os.PathLike[str],
-    overrides: Iterable[str] | None = (),
-    *,
-    schema: Callable[..., Any] | None = None,
-    free: bool = False,
+    path: str | os.PathLike[str], overrides: Iterable[str] | None = (), *, free: bool = False
 ) -> Config:
     """Reads a YAML file with its bases, applies overrides and resolves references.
 
@@ -69,12 +45,11 @@ def get_config(
 
     Args:
         path: The file.
-        overrides: "a.b.0.c=value" with the value in YAML. They change keys that exist, or that the schema
-            (without one: the class of the named node they stand in) accepts; "+a.b=value" also makes
-            sections that don't exist yet, appends to lists, and without a schema adds any key. A changed
-            `name` replaces its node before the other overrides inside that node are applied.
-        schema: Keyword-only dataclass or function that describes the whole file, which is then checked.
-        free: Accept overrides of keys that the file doesn't have; `load_config` will judge them.
+        overrides: "a.b.0.c=value" with the value in YAML. They change keys that exist, or that the class of
+            the named node they stand in accepts; "+a.b=value" also makes sections that don't exist yet,
+            appends to lists, and adds any key. A changed `name` replaces its node before the other overrides
+            inside that node are applied.
+        free: Accept overrides of keys that the file doesn't have, as a later `load_config` will judge them.
 
     Returns:
         The resolved tree; every value knows its origin.
@@ -82,9 +57,8 @@ def get_config(
     Raises:
         ConfigError: Everything that is wrong, at once.
     """
-    config, faults = _read(path, overrides, free=free or schema is not None)
-    if schema is not None:
-        faults += check_section(schema, config)
+    faults: list[Fault] = []
+    config = _read(path, overrides, free, faults)
     if faults:
         raise ConfigError(faults)
     return config
@@ -103,40 +77,16 @@ def load_config(schema: type[_D], path: str | os.PathLike[str], overrides: Itera
         that its registry builds without a second check.
 
     Raises:
-        ConfigError: Everything that is wrong, at once; or what the schema says against the values.
+        ConfigError: Everything that is wrong, at once; or an objection of the schema to the values.
     """
-    config, faults = _read(path, overrides, free=True)
-    return _make_document(schema, config, faults)
+    faults: list[Fault] = []
+    config = _read(path, overrides, True, faults)
+    return _check(schema, config, faults)
 
 
 def make_document(schema: type[_D], tree: Mapping[str, Any]) -> _D:
-    """As `load_config`, for a tree that has been read before, such as a checkpoint's."""
-    config = Config(copy.deepcopy(dict(tree)))
-    place_all(config)
-    return _make_document(schema, config, [])
-
-
-def _make_document(schema: type[_D], config: Config, faults: list[Fault]) -> _D:
-    # A test watches this line: one check of a whole document per command.
-    logging.getLogger(__name__).debug("checking a whole document as %s", schema.__name__)
-    faults = faults + check_section(schema, config)
-    if faults:
-        raise ConfigError(faults)
-    document: _D = construct(schema, convert_arguments(Signature.of(schema), config), config)
-    document._tree = config
-    return document
-
-
-def _read(
-    path: str | os.PathLike[str], overrides: Iterable[str] | None, free: bool
-) -> tuple[Config, list[Fault]]:
-    if isinstance(overrides, str):
-        raise TypeError("overrides is a list of texts, such as ['epochs=10'], not one text")
-    raw, faults = load_file(os.fspath(path))
-    faults += apply_overrides(raw, overrides or (), free=free)
-    config, broken = resolve(raw)
-    place_all(config)
-    return config, faults + broken
+    """As `load_config`, for a resolved tree that was read before, such as a checkpoint's."""
+    return _check(schema, Config.of(dict(tree)), [])
 
 
 def parse_config(text: str, file: str = "text") -> Config:
@@ -149,18 +99,31 @@ def parse_config(text: str, file: str = "text") -> Config:
     Raises:
         ConfigError: Everything that is wrong with the text, at once.
     """
-    raw, faults = load_text(text, file)
-    config, broken = resolve(raw)
-    if faults or broken:
-        raise ConfigError([*faults, *broken])
-    place_all(config)
+    faults: list[Fault] = []
+    config: Config = Config.of(resolve(load_text(text, file, faults), faults))
+    if faults:
+        raise ConfigError(faults)
     return config
 
 
-def place_all(value: Any, path: str = "") -> None:
-    """Tells every section in a tree its dotted path."""
-    if isinstance(value, Config):
-        value.place(value.node_origin(), path)
-    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in pairs:
-        place_all(item, join_path(path, key))
+def _read(
+    path: str | os.PathLike[str], overrides: Iterable[str] | None, free: bool, faults: list[Fault]
+) -> Config:
+    if isinstance(overrides, str):
+        raise TypeError("overrides is a list of texts, such as ['epochs=10'], not one text")
+    root = load_file(os.fspath(path), faults)
+    apply_overrides(root, overrides or (), free, faults)
+    config: Config = Config.of(resolve(root, faults))
+    return config
+
+
+def _check(schema: type[_D], config: Config, faults: list[Fault]) -> _D:
+    # Tests count these lines: a command checks one whole document once.
+    logging.getLogger(__name__).debug("checking a whole document as %s", schema.__name__)
+    checker = Checker(config, "")
+    document: _D = checker.section(schema, config, "")
+    faults += checker.faults()
+    if faults:
+        raise ConfigError(faults)
+    document._tree = config
+    return document

@@ -11,8 +11,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from passl_sot.config import NonNegative, Share
 from passl_sot.config.chinese import zh
-from passl_sot.config.ranges import NonNegative, Share
 from passl_sot.config.registry import Registry
 from passl_sot.nn.precision import at_least_float32
 

@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from passl_sot.config import Count, Range
 from passl_sot.config.chinese import zh
-from passl_sot.config.ranges import Count, Range
 from passl_sot.data.datasets.base import DATASETS, Dataset, Empty, Read
 from passl_sot.data.datasets.folders import EXTENSIONS, scan_folder
 from passl_sot.data.datasets.list_files import read_class_names, read_labels, read_list, read_multi_hot

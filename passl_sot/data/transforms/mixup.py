@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from passl_sot.config import Natural
 from passl_sot.config.chinese import zh
-from passl_sot.config.ranges import Natural
 from passl_sot.data.errors import DataError
 from passl_sot.data.transforms.image import TRANSFORMS, Stage
 from passl_sot.imageio.kernels.jit import available, laid_out

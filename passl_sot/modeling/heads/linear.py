@@ -5,7 +5,7 @@ from typing import Literal
 import paddle
 from paddle import nn
 
-from passl_sot.config.ranges import Count, Natural, Share
+from passl_sot.config import Count, Natural, Share
 from passl_sot.modeling.heads import HEADS
 from passl_sot.modeling.heads.base import Head
 from passl_sot.nn.initializers import linear, torch_default_

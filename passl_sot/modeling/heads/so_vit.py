@@ -16,7 +16,7 @@ from typing import Annotated
 
 import paddle
 
-from passl_sot.config.ranges import Count, Natural
+from passl_sot.config import Count, Natural
 from passl_sot.modeling.heads import HEADS
 from passl_sot.modeling.heads.base import Head
 from passl_sot.nn.initializers import linear
