@@ -74,11 +74,6 @@ class Classifier(nn.Layer):
         return self.head.num_classes
 
     @property
-    def torch_key_rules(self) -> tuple[tuple[str, str], ...]:
-        """How names of the family's official PyTorch checkpoints become names of this model."""
-        return self.backbone.torch_key_rules
-
-    @property
     def num_layers(self) -> int:
         """The greatest number that ``layer_of`` gives."""
         return self.backbone.num_layers
