@@ -7,15 +7,12 @@ from dataclasses import dataclass
 
 import paddle
 
+from passl_sot.engine.build import Parts
 from passl_sot.engine.run_dir import memory_gb
 from passl_sot.engine.schema import Experiment
 from passl_sot.engine.train_state import set_training_mode
-from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.stats import model_stats
-from passl_sot.optim import build_optimizer
 from passl_sot.optim.ema import ModelEMA
-from passl_sot.optim.groups import describe_groups, freeze, group_parameters
-from passl_sot.tasks.base import Task
 
 _PROBE = 4  # items of a training step that is measured
 
@@ -29,38 +26,29 @@ class _Cost:
     item_gb: float
 
 
-def describe_run(
-    experiment: Experiment, model: Classifier, task: Task, train_items: int, world_size: int
-) -> list[str]:
+def describe_run(experiment: Experiment, parts: Parts, world_size: int) -> list[str]:
     """Takes two small training steps and extrapolates.
 
     Args:
         experiment: The experiment.
-        model: Its model, which is changed.
-        task: Its task, prepared.
-        train_items: Items of the training set.
+        parts: Its parts; the model is changed.
         world_size: Processes the run will have.
 
     Returns:
-        Lines to print: parameters and their groups, multiply-adds, and estimates of memory and time.
+        Lines to print: parameter groups, size of the model, and estimates of memory and time.
     """
-    frozen = freeze(model, experiment.parameters.freeze)
-    table = describe_groups(
-        group_parameters(model, experiment.parameters),
-        build_optimizer(experiment.optimizer).weight_decay,
-        {name: p for name, p in model.named_parameters() if name in frozen},
-    )
+    task = parts.task
     batch_size = experiment.dataloader.train.sampler.batch_size
-    probe = task.probe(model, min(batch_size, _PROBE))
-    item = task.inputs(probe)[0][:1]
-    stats = model_stats(model, item.shape)
-    cost = _measure(model, task, experiment, probe, min(batch_size, _PROBE))
-    per_epoch = math.ceil(train_items / world_size) * cost.seconds
+    items = min(batch_size, _PROBE)
+    probe = task.probe(parts.model, items)
+    stats = model_stats(parts.model, task.inputs(probe)[0][:1].shape)
+    cost = _measure(experiment, parts, probe, items)
+    per_epoch = math.ceil(len(parts.train_loader.dataset) / world_size) * cost.seconds
     total = per_epoch * experiment.epochs / 3600
     memory = cost.fixed_gb + cost.item_gb * batch_size
     words = task.words
     return [
-        *table,
+        *parts.describe(),
         f"parameters   {stats.parameters / 1e6:.3f} M trainable",
         f"compute      {stats.macs / 1e9:.3f} GMACs ({2 * stats.macs / 1e9:.2f} GFLOPs) forward, "
         f"one {words.item}",
@@ -71,15 +59,13 @@ def describe_run(
     ]
 
 
-def _measure(
-    model: Classifier, task: Task, experiment: Experiment, batch: Mapping[str, paddle.Tensor], items: int
-) -> _Cost:
-    optimizer = build_optimizer(experiment.optimizer)(model)
+def _measure(experiment: Experiment, parts: Parts, batch: Mapping[str, paddle.Tensor], items: int) -> _Cost:
+    model, optimizer = parts.model, parts.optimizer
     ema = ModelEMA(model, experiment.ema.decay) if experiment.ema else None
     set_training_mode(model, experiment.training_mode)
 
     def step() -> None:
-        task.step(model, batch)["loss"].backward()
+        parts.task.step(model, batch)["loss"].backward()
         optimizer.step()
         optimizer.clear_grad()
         if ema:

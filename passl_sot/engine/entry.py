@@ -6,7 +6,8 @@ from pathlib import Path
 
 from passl_sot.config import diff, zh
 from passl_sot.data import build_dataloader
-from passl_sot.engine.distributed import start
+from passl_sot.engine.build import build_parts
+from passl_sot.engine.distributed import World, start
 from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.resume import accept_changes
 from passl_sot.engine.run_dir import RunFolder
@@ -94,20 +95,16 @@ def check_run(experiment: Experiment, folder: Path, args, note: str, pretrained:
     from passl_sot.engine.dry_run import describe_run  # traces a static program; training doesn't need it
 
     world = start(experiment.device)
-    splits = experiment.dataloader
-    train = build_dataloader(splits.train, mode="train", seed=experiment.seed).dataset
-    val = build_dataloader(splits.val, mode="val", seed=experiment.seed).dataset
     if not world.is_main:
         return
     log.info(note)
-    model = experiment.model.build()
-    task = build_task(experiment, trial=True)
-    task.check(model, train, val, experiment, every_item=args.check_all_files)
-    items = task.describe_items(train)
+    # Alone: what waits for other processes would wait for ever.
+    parts = build_parts(experiment, World(), every_item=args.check_all_files, trial=True)
+    train, val = parts.train_loader.dataset, parts.val_loader.dataset
+    items = parts.task.describe_items(train)
     log.info("config and data are in order: %d training, %d validation %s", len(train), len(val), items)
-    _check_start(experiment, model, folder, args, pretrained)
-    task.prepare(model, train, experiment)
-    for line in describe_run(experiment, model, task, len(train), world.size):
+    _check_start(experiment, parts.model, folder, args, pretrained)
+    for line in describe_run(experiment, parts, world.size):
         log.info(line)
 
 

@@ -1,9 +1,13 @@
-"""Going on with a run: the settings that must be as they were when its checkpoint was written."""
+"""Going on with a run: its settings must be as they were, and everything that has state is restored."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from passl_sot.config import Document, did_you_mean, differences, leaves, nearest, zh
+from passl_sot.engine.build import Parts
+from passl_sot.engine.train_state import Progress
+from passl_sot.optim.ema import ModelEMA
+from passl_sot.weights import state
 from passl_sot.weights.checkpoint import Checkpoint, CheckpointError
 
 # Settings without an influence on any result.
@@ -60,3 +64,48 @@ def accept_changes(saved: Checkpoint, experiment: Document, named: Sequence[str]
 
 def _below(place: str, keys: Iterable[str]) -> bool:
     return any(fnmatchcase(place, key) or fnmatchcase(place, f"{key}.*") for key in keys)
+
+
+def restore(
+    saved: Checkpoint, parts: Parts, ema: ModelEMA | None, say: Callable[..., None]
+) -> tuple[Progress, ModelEMA | None]:
+    """Gives the parts of a run the state that they had when a checkpoint was written.
+
+    Args:
+        saved: The checkpoint.
+        parts: The run's parts.
+        ema: Its average, as of new weights.
+        say: Writes to the log.
+
+    Returns:
+        The run's position, and its average.
+
+    Raises:
+        CheckpointError: It does not fit the model or the data.
+    """
+    parts.task.check_resume(saved.path, saved.meta)
+    state.load_model(parts.model, saved.part("model"), str(saved.path))
+    state.load_optimizer(parts.optimizer, parts.model, saved.part("optimizer"))
+    average = saved.part("ema")
+    if ema and average:
+        ema.load(average, saved.meta["ema_updates"])
+    elif ema:
+        ema = ModelEMA(parts.model, ema.decay)
+        say("the checkpoint has no average: it begins anew from the weights resumed")
+    elif average:
+        say("the checkpoint's averaged weights are dropped: there is no ema section any more")
+    progress = Progress(**saved.meta["progress"])
+    if progress.batches:
+        sampler = parts.train_loader.sampler
+        sampler.load_state_dict(saved.meta["sampler"])
+        progress.batches = sampler.consumed
+    say(
+        "resuming from %s: epoch %d, batch %d, %d updates, best so far %.2f%s",
+        saved.path,
+        progress.epoch + 1,
+        progress.batches,
+        progress.step,
+        progress.best,
+        parts.task.words.unit,
+    )
+    return progress, ema

@@ -12,23 +12,20 @@ import numpy as np
 import paddle
 
 from passl_sot.config import zh
-from passl_sot.data import build_dataloader
-from passl_sot.engine.amp import Precision
+from passl_sot.engine.build import build_parts
 from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import EvaluationStopped, evaluate
 from passl_sot.engine.logging import MetricsWriter, describe_batch, describe_evaluation, describe_update
 from passl_sot.engine.nan_check import NonFiniteError, first_of_all
-from passl_sot.engine.resume import accept_changes
+from passl_sot.engine.resume import accept_changes, restore
 from passl_sot.engine.run_dir import RunFolder, memory_gb
 from passl_sot.engine.schema import Experiment
 from passl_sot.engine.train_state import Progress, Speed, StopRequest, seed_all, set_training_mode
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.optim import build_lr_scheduler, build_optimizer
 from passl_sot.optim.clip import clip_by_global_norm, global_grad_norm
 from passl_sot.optim.ema import ModelEMA
-from passl_sot.optim.groups import describe_groups, freeze, group_parameters, set_rates
+from passl_sot.optim.groups import set_rates
 from passl_sot.optim.schedules import plan_batch
-from passl_sot.tasks.base import build_task
 from passl_sot.utils.logger import get_logger
 from passl_sot.weights import checkpoint as ckpt
 from passl_sot.weights import state
@@ -77,9 +74,13 @@ class Trainer:
         changes = accept_changes(saved, experiment, resume_override) if saved else ""
         if changes:
             self._say("going on with other settings than before:\n%s", changes)
-        self._build_data()
-        self._build_model(check_all_files)
-        self._build_optimizer()
+        self.parts = build_parts(experiment, world, every_item=check_all_files)
+        self.train_loader = self.parts.train_loader
+        self.val_loader = self.parts.val_loader
+        self.model = self.parts.model
+        self.task = self.parts.task
+        self.trained = [p for p in self.model.parameters() if not p.stop_gradient]
+        self.schedules = (self.model.set_epoch, self.task.set_epoch)
         self.progress = Progress()
         if init_from:
             weights, _ = ckpt.read_weights(init_from)
@@ -88,9 +89,19 @@ class Trainer:
             pretrained(self.model)
         self.ema = ModelEMA(self.model, experiment.ema.decay) if experiment.ema else None
         if saved:
-            self._restore(saved)
-        self.net, self.optimizer = world.distribute(self.model, self.inner_optimizer)
-        self._plan(saved)
+            self.progress, self.ema = restore(saved, self.parts, self.ema, self._say)
+            if world.is_main:
+                self.folder.repair_best(saved, self.progress.best_step)
+        self.net, self.optimizer = world.distribute(self.model, self.parts.optimizer)
+        batch_size = experiment.dataloader.train.sampler.batch_size
+        self.plan = plan_batch(self.parts.schedule, batch_size, world.size, len(self.train_loader))
+        self.updates_per_epoch = math.ceil(len(self.train_loader) / self.plan.accumulate)
+        self.best_by = self._choose_best_by()
+        if saved and self.progress.batches % self.plan.accumulate:
+            raise ckpt.CheckpointError(
+                f"{saved.path} stands at batch {self.progress.batches} of an epoch, inside an update of "
+                f"{self.plan.accumulate} batches: resume with the batch settings that it was written with"
+            )
         self.stop = StopRequest()
         self.advice = ""  # on waiting for data, given once
         self.metrics: MetricsWriter | None = None
@@ -99,86 +110,31 @@ class Trainer:
             self.folder.record(experiment, overrides, world.size)
             step = self.progress.step if saved else None
             self.metrics = MetricsWriter(folder, visualdl=experiment.log.visualdl, resume_step=step)
-        self._announce()
+        self._announce(batch_size)
 
     def _say(self, message: str, *args: object) -> None:
         if self.world.is_main:
             log.info(message, *args)
 
-    # -- building ---------------------------------------------------------------------------------
-
-    def _build_data(self) -> None:
-        splits = self.experiment.dataloader
-        place = {"rank": self.world.rank, "world_size": self.world.size, "seed": self.experiment.seed}
-        self.train_loader = build_dataloader(splits.train, mode="train", **place)
-        self.val_loader = build_dataloader(splits.val, mode="val", **place)
-        self.train_loader.bad_files.shared = self.world.size > 1
-
-    def _build_model(self, check_all_files: bool) -> None:
-        experiment = self.experiment
-        train, val = self.train_loader.dataset, self.val_loader.dataset
-        seed_all(experiment.seed)
-        self.model = experiment.model.build()
-        if experiment.distributed.sync_batch_norm:
-            self.world.synchronise_batch_norm(self.model)
-        self.frozen = freeze(self.model, experiment.parameters.freeze)
-        self.task = build_task(experiment)
-        # One process reads the files; the others wait for its verdict without a time limit.
-        if self.world.is_main:
-            self.task.check(self.model, train, val, experiment, every_item=check_all_files)
-        self.world.wait_for_main()
-        self.task.prepare(self.model, train, experiment)
-        self.schedules = (self.model.set_epoch, self.task.set_epoch)
-
-    def _build_optimizer(self) -> None:
-        experiment = self.experiment
-        self.parameters = [p for p in self.model.parameters() if not p.stop_gradient]
-        factory = build_optimizer(experiment.optimizer)
-        self.clip_grad = factory.clip_grad
-        self.weight_decay = factory.weight_decay
-        self.groups = group_parameters(self.model, experiment.parameters)
-        self.inner_optimizer = factory(self.model, self.groups)
-        self.schedule = build_lr_scheduler(experiment.lr_scheduler)
-        self.precision = Precision.of_this_device(experiment.amp)
-        self.precision.prepare(self.model, self.inner_optimizer)
-
-    def _plan(self, saved: ckpt.Checkpoint | None) -> None:
-        """Plans updates, evaluations and checkpoints, from where the run stands."""
-        batch_size = self.experiment.dataloader.train.sampler.batch_size
-        self.plan = plan_batch(self.schedule, batch_size, self.world.size, len(self.train_loader))
-        self.updates_per_epoch = math.ceil(len(self.train_loader) / self.plan.accumulate)
-        self.best_by = self._choose_best_by()
-        self.save_every = self.experiment.checkpoint.update_interval or sys.maxsize
-        if saved and self.progress.batches % self.plan.accumulate:
-            raise ckpt.CheckpointError(
-                f"{saved.path} stands at batch {self.progress.batches} of an epoch, inside an update of "
-                f"{self.plan.accumulate} batches: resume with the batch settings that it was written with"
-            )
-
     def _choose_best_by(self) -> str:
         """The weights that choose `best`: the recipe's, unless its average can't have forgotten its start."""
         wanted = self.experiment.checkpoint.best_by
         updates = self.experiment.epochs * self.updates_per_epoch
-        left = self.ema.decay**updates if self.ema else 0.0
-        if wanted == "ema" and left > 0.01:
-            self._say(
-                "checkpoint.best_by: raw instead of ema, because %.0f %% of the average will still be the "
-                "initial weights after this run's %d updates; a smaller ema.decay makes it usable",
-                100 * left,
-                updates,
-            )
-            return "raw"
-        return wanted
+        if wanted == "raw" or self.ema.decay**updates <= 0.01:
+            return wanted
+        self._say(
+            "checkpoint.best_by: raw instead of ema, because %.0f %% of the average will still be the "
+            "initial weights after this run's %d updates; a smaller ema.decay makes it usable",
+            100 * self.ema.decay**updates,
+            updates,
+        )
+        return "raw"
 
-    def _announce(self) -> None:
-        if self.precision.note:
-            self._say("%s", self.precision.note)
-        frozen = {name: p for name, p in self.model.named_parameters() if name in self.frozen}
-        for line in describe_groups(self.groups, self.weight_decay, frozen):
-            self._say("%s", line)
-        batch_size = self.experiment.dataloader.train.sampler.batch_size
+    def _announce(self, batch_size: int) -> None:
         items = self.task.words.items
-        self._say("%s", describe_batch(batch_size, self.world, self.plan, self.schedule, items))
+        batch = describe_batch(batch_size, self.world, self.plan, self.parts.schedule, items)
+        for line in (*self.parts.describe(), batch):
+            self._say("%s", line)
         train, val = self.train_loader.dataset, self.val_loader.dataset
         data = f"{len(train)} training and {len(val)} validation {self.task.describe_items(train)}"
         self._say("%s; run folder %s", data, self.folder.path)
@@ -234,12 +190,14 @@ class Trainer:
         Returns:
             The signal that all processes agreed to stop for, after the current update; else 0.
         """
-        loader, accumulate = self.train_loader, self.plan.accumulate
+        loader, parts = self.train_loader, self.parts
+        accumulate = self.plan.accumulate
         loader.sampler.set_epoch(epoch)
         for follow in self.schedules:
             follow(epoch)
         set_training_mode(self.net, self.experiment.training_mode)
         speed = Speed(loader)
+        save_every = self.experiment.checkpoint.update_interval or sys.maxsize
         title = f"epoch {epoch + 1}/{self.experiment.epochs}"
         loss_sum = 0.0
         with self.world.bar(total=len(loader), initial=self.progress.batches, desc=title) as bar:
@@ -249,19 +207,17 @@ class Trainer:
                 if index % accumulate == 0:
                     group = min(accumulate, len(loader) - index)  # the last group of an epoch may be smaller
                     at = (epoch, update / self.updates_per_epoch, self.experiment.epochs)
-                    rate = set_rates(
-                        self.inner_optimizer, self.groups, self.schedule, at, self.plan.lr_factor
-                    )
+                    rate = set_rates(parts.optimizer, parts.groups, parts.schedule, at, self.plan.lr_factor)
                     statistics = self._statistics()
                     loss_sum = 0.0
                 last = index % accumulate == group - 1
                 # Dropout and drop-path draw from (seed, position, rank) alone: no generator state is saved.
                 seed_all(self.experiment.seed, epoch, index, self.world.rank)
                 with self.world.accumulating(self.net, more=not last):
-                    with self.precision.autocast():
+                    with parts.precision.autocast():
                         losses = self.task.step(self.net, batch)
                     loss = losses["loss"] / group
-                    self.precision.backward(loss, self.progress)
+                    parts.precision.backward(loss, self.progress)
                 loss_sum += float(loss)
                 speed.add(len(batch["index"]) * self.world.size)
                 self.progress.batches += 1
@@ -276,7 +232,7 @@ class Trainer:
                     self._log_update(epoch, update, values, speed)
                 if stop:
                     return stop
-                if self.progress.step % self.save_every == 0 and self.progress.batches < len(loader):
+                if self.progress.step % save_every == 0 and self.progress.batches < len(loader):
                     self._save()
         return 0
 
@@ -286,15 +242,16 @@ class Trainer:
         Returns:
             The gradients' norm, and the signal to stop for, or 0.
         """
-        self.precision.unscale(self.parameters, self.progress)
-        norm = global_grad_norm(self.parameters)
+        precision = self.parts.precision
+        precision.unscale(self.trained, self.progress)
+        norm = global_grad_norm(self.trained)
         bad, stop = self._agree(not math.isfinite(loss + norm), self.stop.signal)
-        curable = self.precision.update_loss_scale(bad, self.progress)
+        curable = precision.update_loss_scale(bad, self.progress)
         if bad:
             self._skip(statistics, batch, curable)
         else:
-            if self.clip_grad:
-                clip_by_global_norm(self.parameters, norm, self.clip_grad)
+            if self.parts.clip_grad:
+                clip_by_global_norm(self.trained, norm, self.parts.clip_grad)
             self.optimizer.step()
             if self.ema:
                 self.ema.update()
@@ -316,7 +273,7 @@ class Trainer:
 
     def _statistics(self) -> list[tuple[paddle.Tensor, paddle.Tensor]]:
         # A forward pass on bad numbers spoils BatchNorm's running statistics, which no skipped update undoes.
-        entries = [t for name, t in self.model.state_dict().items() if name not in self.frozen]
+        entries = [t for name, t in self.model.state_dict().items() if name not in self.parts.frozen]
         return [(t, t.clone()) for t in entries if t.stop_gradient and paddle.is_floating_point(t)]
 
     def _skip(self, statistics: list, batch: dict, curable: bool) -> None:
@@ -354,7 +311,7 @@ class Trainer:
         for kind in ("raw", "ema") if self.ema else ("raw",):
             with self.ema.applied() if kind == "ema" else nullcontext():
                 self.world.broadcast_statistics(self.model)
-                with self.precision.autocast():
+                with self.parts.precision.autocast():
                     meter = evaluate(
                         self.model,
                         self.val_loader,
@@ -411,7 +368,7 @@ class Trainer:
 
     def _save(self) -> Path:
         last = self.folder.path / "last.safetensors"
-        optimizer = self.world.gather_dict(lambda: state.optimizer_arrays(self.inner_optimizer, self.model))
+        optimizer = self.world.gather_dict(lambda: state.optimizer_arrays(self.parts.optimizer, self.model))
         if self.world.is_main:
             meta = {
                 **self.folder.info,
@@ -429,34 +386,6 @@ class Trainer:
                 ckpt.copy_checkpoint(last, self.folder.path / f"epoch_{progress.epoch:04d}.safetensors")
         self.world.wait_for_main()
         return last
-
-    def _restore(self, saved: ckpt.Checkpoint) -> None:
-        self.task.check_resume(saved.path, saved.meta)
-        state.load_model(self.model, saved.part("model"), str(saved.path))
-        state.load_optimizer(self.inner_optimizer, self.model, saved.part("optimizer"))
-        average = saved.part("ema")
-        if self.ema and average:
-            self.ema.load(average, saved.meta["ema_updates"])
-        elif self.ema:
-            self.ema = ModelEMA(self.model, self.ema.decay)
-            self._say("the checkpoint has no average: it begins anew from the weights resumed")
-        elif average:
-            self._say("the checkpoint's averaged weights are dropped: there is no ema section any more")
-        self.progress = Progress(**saved.meta["progress"])
-        if self.progress.batches:
-            self.train_loader.sampler.load_state_dict(saved.meta["sampler"])
-            self.progress.batches = self.train_loader.sampler.consumed
-        if self.world.is_main:
-            self.folder.repair_best(saved, self.progress.best_step)
-        self._say(
-            "resuming from %s: epoch %d, batch %d, %d updates, best so far %.2f%s",
-            saved.path,
-            self.progress.epoch + 1,
-            self.progress.batches,
-            self.progress.step,
-            self.progress.best,
-            self.task.words.unit,
-        )
 
     def _stop(self, number: int, path: Path) -> None:
         self._say(
