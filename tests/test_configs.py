@@ -73,7 +73,7 @@ def built(request, golden):
 def test_card_is_measured(built):
     name, model = built
     cfg = load_config(find_config(name))
-    if "meta" in cfg:
+    if cfg.meta:
         stats = model_stats(model)
         assert cfg.meta.params_m == round(stats.parameters / 1e6, 3)
         assert cfg.meta.gmacs == round(stats.macs / 1e9, 3)

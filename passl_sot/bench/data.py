@@ -19,7 +19,6 @@ from PIL import Image
 from passl_sot.bench.model import Peer, PeerError
 from passl_sot.bench.peers import PEERS
 from passl_sot.config.chinese import zh
-from passl_sot.config.loader import Config
 from passl_sot.data import build_dataloader
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.errors import DataError
@@ -28,6 +27,7 @@ from passl_sot.data.loader.loader import DataLoader, as_tensor
 from passl_sot.data.loader.worker_pool import AHEAD
 from passl_sot.data.rng import of_image
 from passl_sot.data.transforms.compose import Compose
+from passl_sot.engine.schema import Experiment
 from passl_sot.imageio import jpeg
 from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.lazy_image import as_array
@@ -37,7 +37,12 @@ _COPIED = 64 << 20  # bytes, more than caches hold
 
 
 def measure_data(
-    cfg: Config, *, batch: int, repeats: int, compare: str | None = None, peer_python: str = sys.executable
+    cfg: Experiment,
+    *,
+    batch: int,
+    repeats: int,
+    compare: str | None = None,
+    peer_python: str = sys.executable,
 ) -> dict[str, float]:
     """Times the training pipeline of an experiment stage by stage.
 
@@ -57,7 +62,7 @@ def measure_data(
         PeerError: The other program failed.
         DataError: The data are not as they should be.
     """
-    loader = build_dataloader(cfg.dataloader.train, mode="train", seed=cfg.get("seed", 0))
+    loader = build_dataloader(cfg.dataloader.train, mode="train", seed=cfg.seed)
     dataset = loader.dataset
     order = np.random.default_rng(0).permutation(len(dataset)).tolist()
     chosen = [[order[(r * batch + i) % len(order)] for i in range(batch)] for r in range(repeats + 1)]
