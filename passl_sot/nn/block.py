@@ -5,8 +5,8 @@ from paddle import nn
 
 from passl_sot.nn.attention import Attention
 from passl_sot.nn.drop_path import DropPath
+from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.mlp import Mlp
-from passl_sot.nn.ops.cpu import LayerNorm
 
 __all__ = ["Block"]
 

@@ -11,7 +11,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.nn.ops.cpu import Conv2D, Linear
+from passl_sot.nn.layers import Conv2D, Linear
 
 __all__ = [
     "BatchNorm2D",

@@ -3,8 +3,8 @@
 import paddle
 from paddle import nn
 
+from passl_sot.nn import ops
 from passl_sot.nn.initializers import linear
-from passl_sot.nn.ops.cpu import gelu
 
 __all__ = ["Mlp"]
 
@@ -26,5 +26,5 @@ class Mlp(nn.Layer):
 
     def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
         """Args: x_bnc: ``[B, N, C]``. Returns: the same shape."""
-        hidden = self.drop(gelu(self.fc1(x_bnc)))
+        hidden = self.drop(ops.gelu(self.fc1(x_bnc)))
         return self.drop(self.fc2(hidden))

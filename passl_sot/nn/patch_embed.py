@@ -6,8 +6,9 @@ Legend: B batch, N = H·W patches, C embedding width, p side of a patch.
 import paddle
 from paddle import nn
 
+from passl_sot.nn import ops
 from passl_sot.nn.initializers import uniform_fan_in_
-from passl_sot.nn.ops.cpu import LayerNorm, affine
+from passl_sot.nn.layers import LayerNorm
 
 __all__ = ["PatchEmbed"]
 
@@ -26,7 +27,7 @@ class _PatchProjection(nn.Conv2D):
             x_bchw = x_bchw[:, :, : rows * p, : columns * p]
         patches = x_bchw.reshape([-1, in_chans, rows, p, columns, p]).transpose([0, 2, 4, 1, 3, 5])
         patches = patches.reshape([-1, rows * columns, in_chans * p * p])
-        return affine(patches, self.weight.reshape([width, -1]).t(), self.bias)
+        return ops.linear(patches, self.weight.reshape([width, -1]).t(), self.bias)
 
 
 class PatchEmbed(nn.Layer):

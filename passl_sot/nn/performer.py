@@ -11,10 +11,10 @@ import math
 import paddle
 from paddle import nn
 
-from passl_sot.nn.attention import attend
+from passl_sot.nn import ops
 from passl_sot.nn.initializers import linear
+from passl_sot.nn.layers import GELU, LayerNorm
 from passl_sot.nn.mlp import Mlp
-from passl_sot.nn.ops.cpu import GELU, LayerNorm
 from passl_sot.nn.precision import at_least_float32, autocast_off
 
 __all__ = ["TokenPerformer", "TokenTransformer", "orthogonal_features"]
@@ -107,7 +107,7 @@ class _NarrowingAttention(nn.Layer):
 
     def forward(self, x_btd: paddle.Tensor) -> paddle.Tensor:
         q, k, v = self.qkv(x_btd).unsqueeze(1).split(3, axis=-1)
-        y = attend(q, k, v, self.scale)
+        y = ops.attention(q, k, v, self.scale)
         return v.squeeze(1) + self.proj(y.squeeze(1))
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from passl_sot.nn.attention import Attention, softmax
-from passl_sot.nn.precision import at_least_float32, autocast_off
+from passl_sot.nn.attention import Attention
+from passl_sot.nn.precision import at_least_float32, autocast_off, softmax
 
 __all__ = ["SuperTokenAttention", "neighbour_table"]
 

@@ -16,9 +16,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.nn.attention import softmax
 from passl_sot.nn.initializers import batch_norm, conv2d
-from passl_sot.nn.precision import at_least_float32, autocast_off
+from passl_sot.nn.precision import at_least_float32, autocast_off, softmax
 
 __all__ = ["TokenEmbed", "TokenEmbedName"]
 

@@ -6,11 +6,12 @@ import numpy as np
 import paddle
 import pytest
 
-from passl_sot.nn.attention import Attention, attend, softmax
+from passl_sot.nn.attention import Attention
 from passl_sot.nn.block import Block
 from passl_sot.nn.drop_path import DropPath, drop_path_rates
 from passl_sot.nn.initializers import batch_norm, conv2d, linear, trunc_normal_
 from passl_sot.nn.position import sinusoid_table
+from passl_sot.nn.precision import softmax
 
 
 @pytest.fixture(autouse=True)
@@ -79,10 +80,15 @@ def test_attention_equals_its_definition():
 
 
 def test_attention_dropout_only_in_training():
-    q = paddle.randn([1, 2, 50, 4])
-    calm = attend(q, q, q, 0.5, dropout=0.5, training=False)
-    assert np.array_equal(calm.numpy(), attend(q, q, q, 0.5).numpy())
-    assert not np.allclose(calm.numpy(), attend(q, q, q, 0.5, dropout=0.5, training=True).numpy())
+    layer = Attention(8, 2, attn_dropout=0.5)
+    x = paddle.randn([1, 50, 8])
+    assert not np.allclose(layer(x).numpy(), layer(x).numpy())
+    layer.eval()
+    calm = layer(x).numpy()
+    assert np.array_equal(calm, layer(x).numpy())
+    layer.attn_dropout = 0.0
+    layer.train()
+    assert np.array_equal(calm, layer(x).numpy())
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])

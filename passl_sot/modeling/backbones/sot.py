@@ -34,7 +34,7 @@ from passl_sot.config.ranges import Count, Positive, Share
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair, prepend
 from passl_sot.nn.block import Block
-from passl_sot.nn.ops.cpu import LayerNorm
+from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.position import sinusoid_table
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
 

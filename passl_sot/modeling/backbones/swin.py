@@ -42,7 +42,7 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Backbone, as_pair
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import linear
-from passl_sot.nn.ops.cpu import LayerNorm
+from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.patch_embed import PatchEmbed
 from passl_sot.nn.position import resize_bias_table
 from passl_sot.nn.token_embed import TokenEmbed
