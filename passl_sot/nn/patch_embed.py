@@ -1,8 +1,9 @@
-"""Patch embedding: ViT's linear projection of image patches.
+"""Patch embedding (ViT's linear projection of image patches), and its weights for other image channels.
 
 Legend: B batch, N = H·W patches, C embedding width, p side of a patch.
 """
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -10,19 +11,18 @@ from passl_sot.nn import ops
 from passl_sot.nn.initializers import uniform_fan_in_
 from passl_sot.nn.layers import LayerNorm
 
-__all__ = ["PatchEmbed"]
+__all__ = ["PatchEmbed", "adapt_channels"]
 
 
 class _PatchProjection(nn.Conv2D):
-    """A convolution whose kernel is its stride, written as a matrix product; gives ``[B, N, C]``.
-
-    On a CPU, Paddle takes 1.4 (kernel 16) to 3.7 times (kernel 4) as long for the convolution.
-    """
+    """A convolution whose kernel is its stride."""
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Args: x_bchw: images ``[B, in_chans, H, W]``. Returns: ``[B, N, C]``, row by row."""
+        # As a matrix product: Paddle takes 1.4 (kernel 16) to 3.7 times (kernel 4) as long for the
+        # convolution on a CPU.
         width, in_chans, p, _ = self.weight.shape
-        rows, columns = x_bchw.shape[2] // p, x_bchw.shape[3] // p
+        rows = x_bchw.shape[2] // p
+        columns = x_bchw.shape[3] // p
         if rows * p != x_bchw.shape[2] or columns * p != x_bchw.shape[3]:
             x_bchw = x_bchw[:, :, : rows * p, : columns * p]
         patches = x_bchw.reshape([-1, in_chans, rows, p, columns, p]).transpose([0, 2, 4, 1, 3, 5])
@@ -52,7 +52,9 @@ class PatchEmbed(nn.Layer):
         self.proj = _PatchProjection(in_chans, embed_dim, patch_size, stride=patch_size)
         for parameter in self.proj.parameters():
             uniform_fan_in_(parameter, in_chans * patch_size**2)
-        self.norm = None if norm_epsilon is None else LayerNorm(embed_dim, epsilon=norm_epsilon)
+        self.norm = None
+        if norm_epsilon is not None:
+            self.norm = LayerNorm(embed_dim, epsilon=norm_epsilon)
 
     def grid_size(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches in an image of that size."""
@@ -75,3 +77,33 @@ class PatchEmbed(nn.Layer):
         """Args: x_bchw: images ``[B, in_chans, H, W]``. Returns: ``[B, N, C]``, row by row."""
         x = self.proj(x_bchw)
         return x if self.norm is None else self.norm(x)
+
+
+def adapt_channels(weight: np.ndarray, in_chans: int) -> np.ndarray:
+    """First-layer weights over an image's colors, for images with another number of channels.
+
+    As in timm: for one channel the weights of all are added, so that a gray image means the same as
+    in three equal channels; for others the channels are repeated in turn and scaled by old over new,
+    which keeps that for multiples of three and is near to it elsewhere.
+
+    Args:
+        weight: ``[out, channels, ...]`` over 1 or 3 channels.
+        in_chans: Channels wanted.
+
+    Returns:
+        ``[out, in_chans, ...]`` in the weights' type; the weights themselves where nothing changes.
+
+    Raises:
+        ValueError: The weights are over another number of channels, which have no order to repeat.
+    """
+    old = weight.shape[1]
+    if old == in_chans:
+        return weight
+    if in_chans == 1:
+        return weight.sum(axis=1, keepdims=True, dtype=np.float64).astype(weight.dtype)
+    if old not in (1, 3):
+        raise ValueError(
+            f"weights over {old} image channels can't be brought to {in_chans}, only over 1 or 3"
+        )
+    repeated = weight[:, np.arange(in_chans) % old].astype(np.float64)
+    return (repeated * (old / in_chans)).astype(weight.dtype)

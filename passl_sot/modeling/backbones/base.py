@@ -15,7 +15,7 @@ from paddle.distributed.fleet.utils import recompute
 from passl_sot.config.epoch_schedule import value_of_epoch
 from passl_sot.nn.drop_path import DropPath, drop_path_rates
 from passl_sot.nn.initializers import trunc_normal_
-from passl_sot.nn.input_channels import adapt_channels
+from passl_sot.nn.patch_embed import adapt_channels
 
 __all__ = ["Backbone", "PlainBackbone", "as_pair", "prepend"]
 

@@ -41,8 +41,8 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair, prepend
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import linear
-from passl_sot.nn.input_channels import adapt_channels
 from passl_sot.nn.layers import LayerNorm
+from passl_sot.nn.patch_embed import adapt_channels
 from passl_sot.nn.performer import TokenPerformer, TokenTransformer
 from passl_sot.nn.position import sinusoid_table
 
