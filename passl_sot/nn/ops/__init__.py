@@ -23,6 +23,7 @@ __all__ = [
     "conv2d",
     "conv_mlp",
     "depthwise3x3",
+    "erf_gate",
     "gelu",
     "layer_norm",
     "linear",
@@ -41,38 +42,63 @@ def _on_cpu(x: paddle.Tensor) -> bool:
     return x.place.is_cpu_place() and x.dtype in (paddle.float32, paddle.float64)
 
 
+def _learning(*tensors: paddle.Tensor) -> int:
+    """How many of the tensors get a gradient."""
+    if not paddle.is_grad_enabled():
+        return 0
+    return sum(not t.stop_gradient for t in tensors)
+
+
 def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
     """x · weight + bias: ``[..., in]`` and ``[in, out]`` to ``[..., out]``."""
     if bias is None or not _on_cpu(x):
         return F.linear(x, weight, bias)
-    return cpu.linear(x, weight, bias)
+    if _learning(weight, bias) == 2:
+        return cpu.linear(x, weight, bias)
+    if _learning(x, weight, bias):
+        return F.linear(x, weight, bias)
+    return cpu.biased_product(x, weight, bias)
 
 
 def layer_norm(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, epsilon: float) -> paddle.Tensor:
     """LayerNorm of ``[..., C]`` over its last axis, with scale and shift ``[C]``."""
-    if _on_cpu(x):
+    if _on_cpu(x) and _learning(x, weight, bias) == 3:
         return cpu.layer_norm(x, weight, bias, epsilon)
     return F.layer_norm(x, [x.shape[-1]], weight, bias, epsilon)
 
 
 def gelu(x: paddle.Tensor) -> paddle.Tensor:
     """Exact GELU of any shape; without gradients in the memory of ``x``."""
-    if _on_cpu(x):
+    if not _on_cpu(x):
+        return F.gelu(x)
+    if _learning(x):
         return cpu.gelu(x)
-    return F.gelu(x)
+    return x.multiply_(cpu.normal_cdf(x))
+
+
+def erf_gate(u: paddle.Tensor) -> paddle.Tensor:
+    """u·(1 + erf u), which is √2·gelu(√2·u); without gradients in the memory of ``u``."""
+    if not _on_cpu(u):
+        return F.gelu(u * math.sqrt(2.0)) * math.sqrt(2.0)  # F.gelu computes 16 bits in 32
+    if _learning(u):
+        return cpu.erf_gate(u)
+    return u.multiply_(paddle.erf(u).scale_(1.0, 1.0))
 
 
 def channel_bias(x_bcn: paddle.Tensor, bias_c: paddle.Tensor) -> paddle.Tensor:
     """Add one number per channel to ``[B, C, N]``; without gradients in the memory of ``x``."""
-    if _on_cpu(x_bcn):
+    # Not for [B, C, H, W]: with two axes after the channel's, Paddle's kernel takes twenty times as long.
+    if _on_cpu(x_bcn) and _learning(x_bcn, bias_c) == 2:
         return cpu.channel_bias(x_bcn, bias_c)
+    if _on_cpu(x_bcn) and not _learning(x_bcn, bias_c):
+        return x_bcn.add_(bias_c.unsqueeze(-1))
     return x_bcn + bias_c.unsqueeze(-1)
 
 
 def bias_gelu(x_bcn: paddle.Tensor, bias_c: paddle.Tensor) -> paddle.Tensor:
     """Exact GELU after :func:`channel_bias`; without gradients in the memory of ``x``."""
     # The loop's backward pass always gives both gradients, so that a frozen part needs the other way.
-    if cpu_numba.available(x_bcn) and cpu.learning(x_bcn, bias_c) != 1:
+    if cpu_numba.available(x_bcn) and _learning(x_bcn, bias_c) != 1:
         return cpu_numba.bias_gelu(x_bcn, bias_c)
     return gelu(channel_bias(x_bcn, bias_c))
 
@@ -86,9 +112,21 @@ def conv2d(
     groups: int = 1,
 ) -> paddle.Tensor:
     """Convolution of ``[B, C, H, W]`` with kernels ``[out, C / groups, k, k]``."""
-    if _on_cpu(x_bchw):
-        return cpu.conv2d(x_bchw, weight, bias, stride, padding, groups)
-    return F.conv2d(x_bchw, weight, bias, stride=stride, padding=padding, groups=groups)
+    if not _on_cpu(x_bchw):
+        return F.conv2d(x_bchw, weight, bias, stride=stride, padding=padding, groups=groups)
+    if weight.shape[2:] == [1, 1] and groups == 1 and not any(padding):
+        # A matrix product: Paddle's convolution takes up to 4 times as long.
+        if stride != [1, 1]:
+            x_bchw = x_bchw[:, :, :: stride[0], :: stride[1]]
+        size = x_bchw.shape[2:]
+        maps = paddle.matmul(weight.flatten(1), x_bchw.flatten(2))
+    else:
+        maps = F.conv2d(x_bchw, weight, stride=stride, padding=padding, groups=groups)
+        size = maps.shape[2:]
+        maps = maps.flatten(2)
+    if bias is not None:
+        maps = channel_bias(maps, bias)
+    return maps.reshape([0, 0, *size])
 
 
 def depthwise3x3(
@@ -118,22 +156,19 @@ def depthwise3x3(
     size = x.shape[2:]
     if before is not None:
         x = bias_gelu(x.flatten(2), before).reshape([0, 0, *size])
-    weight = kernel.reshape([-1, 1, 3, 3])
-    if _on_cpu(x):
-        maps = cpu.depthwise3x3(x, weight)
-    else:
-        maps = F.conv2d(x, weight, padding=1, groups=weight.shape[0])
+    maps = _depthwise3x3(x, kernel.reshape([-1, 1, 3, 3]))
     if bias is None:
         return maps
     return channel_bias(maps.flatten(2), bias).reshape([0, 0, *size])
 
 
-def _erf_gate(u: paddle.Tensor) -> paddle.Tensor:
-    """u·(1 + erf u), which is √2·gelu(√2·u); without gradients in the memory of ``u``."""
-    if _on_cpu(u):
-        return cpu.erf_gate(u)
-    # F.gelu computes 16 bits in 32.
-    return F.gelu(u * math.sqrt(2.0)) * math.sqrt(2.0)
+def _depthwise3x3(x_bchw: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor:
+    if _on_cpu(x_bchw) and cpu.packing_pays(x_bchw):
+        packed = _depthwise3x3(cpu.pack(x_bchw).unsqueeze(0), weight)
+        return cpu.unpack(packed.squeeze(0), x_bchw.shape[0])
+    if _on_cpu(x_bchw) and _learning(x_bchw, weight) == 2:
+        return cpu.depthwise3x3(x_bchw, weight)
+    return F.conv2d(x_bchw, weight, padding=1, groups=weight.shape[0])
 
 
 def conv_mlp(
@@ -157,7 +192,7 @@ def conv_mlp(
         return _conv_mlp_by_loops(x_bchw, fc1, conv, fc2)
     # A pass less: the depth-wise bias goes through the last product.
     bias = fc2.bias + paddle.matmul(conv.bias, fc2.weight)
-    # Another: GELU(y) is √½·G(√½·y), G by _erf_gate, and the weights on both sides take the factors.
+    # Another: GELU(y) is √½·G(√½·y), G by erf_gate, and the weights on both sides take the factors.
     packed = _on_cpu(x_bchw) and cpu.packing_pays(x_bchw)
     if packed:
         maps = cpu.pack(x_bchw, ones=True)
@@ -168,7 +203,7 @@ def conv_mlp(
     else:
         size = x_bchw.shape[2:]
         hidden = fc1(x_bchw.flatten(2), fc1.bias, factor=_HALF)
-    hidden = drop(_erf_gate(hidden))
+    hidden = drop(erf_gate(hidden))
     hidden = conv(hidden.reshape([0, 0, *size]), factor=_HALF)
     out = fc2(hidden.flatten(2), bias).reshape([0, 0, *size])
     if packed:

@@ -12,28 +12,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
-__all__ = [
-    "channel_bias",
-    "conv2d",
-    "depthwise3x3",
-    "erf_gate",
-    "gelu",
-    "layer_norm",
-    "learning",
-    "linear",
-    "pack",
-    "packing_pays",
-    "unpack",
-]
-
 _SHORT = 48  # rows of so many pixels are short for the convolution kernel; measured
-
-
-def learning(*tensors: paddle.Tensor) -> int:
-    """How many of the tensors get a gradient."""
-    if not paddle.is_grad_enabled():
-        return 0
-    return sum(not t.stop_gradient for t in tensors)
 
 
 class _ChannelBias(PyLayer):
@@ -48,21 +27,10 @@ class _ChannelBias(PyLayer):
         return grad, paddle.matmul(grad, ones).sum(axis=0).squeeze(-1)
 
 
-def channel_bias(x_bcn: paddle.Tensor, bias_c: paddle.Tensor) -> paddle.Tensor:
-    """See `passl_sot.nn.ops.channel_bias`."""
-    # Not for [B, C, H, W]: with two axes after the channel's, Paddle's kernel takes twenty times as long.
-    count = learning(x_bcn, bias_c)
-    if count == 2:
-        return _ChannelBias.apply(x_bcn, bias_c)
-    if count == 1:
-        return x_bcn + bias_c.unsqueeze(-1)
-    return x_bcn.add_(bias_c.unsqueeze(-1))
-
-
 class _Gelu(PyLayer):
     @staticmethod
     def forward(ctx, y):
-        cdf = _normal_cdf(y)
+        cdf = normal_cdf(y)
         # The slope Φ(y) + y·φ(y), computed here so that one tensor is kept and not two.
         density = (y * y).scale_(-0.5, -0.5 * math.log(2.0 * math.pi)).exp_()
         ctx.save_for_backward(density.multiply_(y).add_(cdf))
@@ -83,22 +51,9 @@ class _ErfGate(_Gelu):
         return gate.multiply_(u)
 
 
-def _normal_cdf(y: paddle.Tensor) -> paddle.Tensor:
+def normal_cdf(y: paddle.Tensor) -> paddle.Tensor:
+    """Φ(y) of any shape."""
     return paddle.erf(y * math.sqrt(0.5)).scale_(0.5, 0.5)
-
-
-def gelu(x: paddle.Tensor) -> paddle.Tensor:
-    """Exact GELU; without gradients in the memory of ``x``."""
-    if learning(x):
-        return _Gelu.apply(x)
-    return x.multiply_(_normal_cdf(x))
-
-
-def erf_gate(u: paddle.Tensor) -> paddle.Tensor:
-    """u·(1 + erf u); without gradients in the memory of ``u``."""
-    if learning(u):
-        return _ErfGate.apply(u)
-    return u.multiply_(paddle.erf(u).scale_(1.0, 1.0))
 
 
 class _LayerNorm(PyLayer):
@@ -139,14 +94,8 @@ def _inverse_std(x: paddle.Tensor, normal: paddle.Tensor, epsilon: float) -> pad
     return paddle.rsqrt((squared + s * paddle.sqrt(squared + 4.0 * epsilon)) * 0.5 + epsilon)
 
 
-def layer_norm(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, epsilon: float) -> paddle.Tensor:
-    """LayerNorm over the last axis, with a backward pass that takes half the time."""
-    if learning(x, weight, bias) == 3:
-        return _LayerNorm.apply(x, weight, bias, epsilon)
-    return F.layer_norm(x, [x.shape[-1]], weight, bias, epsilon)
-
-
-def _linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
+def biased_product(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
+    """x · weight + bias of ``[..., in]``."""
     # One product that starts from the bias: added afterwards, it costs up to a third of the whole.
     out = paddle.addmm(bias.unsqueeze(0), x.reshape([-1, x.shape[-1]]), weight)
     return out.reshape([*x.shape[:-1], weight.shape[1]])
@@ -157,7 +106,7 @@ class _Linear(PyLayer):
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
         ctx.x_learns = not x.stop_gradient
-        return _linear(x, weight, bias)
+        return biased_product(x, weight, bias)
 
     @staticmethod
     def backward(ctx, grad):
@@ -170,38 +119,6 @@ class _Linear(PyLayer):
         # A product with ones: Paddle's sum over rows takes 50 times as long.
         ones = paddle.ones([1, grad.shape[0]], dtype=grad.dtype)
         return grad_x, paddle.matmul(x, grad, transpose_x=True), paddle.matmul(ones, grad).squeeze(0)
-
-
-def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
-    """x · weight + bias."""
-    if learning(weight, bias) == 2:
-        return _Linear.apply(x, weight, bias)
-    if learning(x, weight, bias):
-        return F.linear(x, weight, bias)
-    return _linear(x, weight, bias)
-
-
-def conv2d(
-    x_bchw: paddle.Tensor,
-    weight: paddle.Tensor,
-    bias: paddle.Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    groups: int,
-) -> paddle.Tensor:
-    """Convolution, for a 1×1 kernel as a matrix product: Paddle's kernel takes up to 4 times as long."""
-    if weight.shape[2:] == [1, 1] and groups == 1 and not any(padding):
-        if stride != [1, 1]:
-            x_bchw = x_bchw[:, :, :: stride[0], :: stride[1]]
-        size = x_bchw.shape[2:]
-        maps = paddle.matmul(weight.flatten(1), x_bchw.flatten(2))
-    else:
-        maps = F.conv2d(x_bchw, weight, stride=stride, padding=padding, groups=groups)
-        size = maps.shape[2:]
-        maps = maps.flatten(2)
-    if bias is not None:
-        maps = channel_bias(maps, bias)
-    return maps.reshape([0, 0, *size])
 
 
 def packing_pays(x_bchw: paddle.Tensor) -> bool:
@@ -254,10 +171,10 @@ class _Depthwise(PyLayer):
         return grad_x, grad_kernel
 
 
-def depthwise3x3(x_bchw: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor:
-    """Depth-wise convolution of ``[B, C, H, W]`` with kernels ``[C, 1, 3, 3]``, padded by 1."""
-    if packing_pays(x_bchw):
-        return unpack(depthwise3x3(pack(x_bchw).unsqueeze(0), weight).squeeze(0), x_bchw.shape[0])
-    if learning(x_bchw, weight) == 2:
-        return _Depthwise.apply(x_bchw, weight)
-    return F.conv2d(x_bchw, weight, padding=1, groups=weight.shape[0])
+# Differentiable functions; each gives gradients to all its tensors, but `linear`, whose x may be frozen.
+channel_bias = _ChannelBias.apply
+gelu = _Gelu.apply
+erf_gate = _ErfGate.apply
+layer_norm = _LayerNorm.apply
+linear = _Linear.apply
+depthwise3x3 = _Depthwise.apply
