@@ -27,7 +27,7 @@ from passl_sot.data.loader.collate import Collate
 from passl_sot.data.loader.corrupt_files import GuardedReader
 from passl_sot.data.loader.loader import ImageLoader, as_tensor
 from passl_sot.data.loader.worker_pool import AHEAD
-from passl_sot.data.rng import of_image
+from passl_sot.data.rng import image_rng
 from passl_sot.data.transforms.compose import Compose
 from passl_sot.imageio import jpeg
 from passl_sot.imageio.errors import ImageError
@@ -176,7 +176,7 @@ def _prefix(dataset: LabelledImages, compose: Compose) -> Callable[[Sequence[int
 
     def prepare(indices: Sequence[int]) -> None:
         for i in indices:
-            as_array(compose(dataset.open(i), of_image(dataset.seed, (0, i)), 0, out))
+            as_array(compose(dataset.open(i), image_rng(dataset.seed, (0, i)), 0, out))
 
     return prepare
 

@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from passl_sot.data import RandomErasing
+from passl_sot.data.rng import image_rng
 from passl_sot.data.transforms.image import Normalize
-from passl_sot.data.transforms.noise import fill_with_noise
 
 
 def _rng(seed: int = 0) -> np.random.Generator:
@@ -46,6 +47,33 @@ def test_one_rectangle_becomes_noise(photos):
     assert abs(np.mean(np.abs(noise) < 1) - 0.6827) < 0.01
 
 
+@pytest.fixture(scope="module")
+def values() -> np.ndarray:
+    """The noise of twenty images of a run, 3 million values."""
+    erase, images = RandomErasing(prob=1, scale=(0.99, 0.99), ratio=1), []
+    for index in range(20):
+        image = np.zeros((3, 224, 224), np.float32)
+        erase.in_place(image, image_rng(42, (0, index)))
+        images.append(image[image != 0])
+    return np.concatenate(images).astype(float)
+
+
+def test_a_normal_distribution(values):
+    assert len(values) > 2_900_000 and stats.kstest(values, "norm").pvalue > 0.01
+    for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96), (6, 15, 10_170)):
+        assert abs(np.mean(values**power) - mean) < 3.5 * np.sqrt(variance / len(values)), power
+    for bound in (3.0, 3.5, 4.0, 4.3):
+        expected = 2 * stats.norm.sf(bound) * len(values)
+        for side, part in ((values > bound, 0.5), (values < -bound, 0.5), (abs(values) > bound, 1)):
+            assert abs(side.sum() - part * expected) < 4 * np.sqrt(part * expected), bound
+
+
+def test_neighbours_and_images_have_nothing_in_common(values):
+    for lag in (1, 2, 3, 223, 223 * 223, 3 * 223 * 223):
+        for a, b in ((values, values), (abs(values), abs(values)), (values, values**2)):
+            assert abs(np.corrcoef(a[:-lag], b[lag:])[0, 1]) < 8 / np.sqrt(len(values)), lag
+
+
 def test_in_place_it_is_the_same():
     image = _rng(5).standard_normal((3, 24, 40)).astype(np.float32)
     for seed in range(200):
@@ -70,7 +98,7 @@ def test_as_a_plain_transcription():
             if h < height and w < width:
                 top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
                 image = image.copy()
-                fill_with_noise(image, top, left, h, w, rng)
+                image[:, top : top + h, left : left + w] = rng.standard_normal((3, h, w), np.float32)
                 return image
         return image
 

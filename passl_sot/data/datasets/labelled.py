@@ -23,7 +23,7 @@ from passl_sot.data.datasets.list_files import read_class_names, read_labels, re
 from passl_sot.data.datasets.splits import VAL_SHARE, hold_out
 from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError
-from passl_sot.data.rng import Key, Streams, of_image
+from passl_sot.data.rng import Key, Streams, image_rng
 from passl_sot.data.transforms.batch import build_batch_transforms
 from passl_sot.data.transforms.compose import build_transforms, output_size
 from passl_sot.data.transforms.image import TRANSFORMS
@@ -140,7 +140,7 @@ class LabelledImages:
         if not -size <= index < size:
             raise IndexError(f"image {index} of {size}")
         index = int(index) % size
-        rng = of_image(self.seed, (epoch, index, *copy))
+        rng = image_rng(self.seed, (epoch, index, *copy))
         image = self.transforms(self.open(index), rng, int(epoch), out)
         several = self.multi_hot
         label = int(self.labels[index]) if several is None else several[index].astype(np.float32)

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from passl_sot.data.rng import Key, of_batch, of_image_later
+from passl_sot.data.rng import Key, batch_rng, late_image_rng
 from passl_sot.data.transforms.compose import Compose
 from passl_sot.data.transforms.image import TRANSFORMS, Normalize, Transform, stage_of
 from passl_sot.data.transforms.mixup import Mixup
@@ -84,7 +84,7 @@ class BatchStage:
         """
         rngs: Sequence[np.random.Generator | None] = [None] * len(keys)
         if self._draws:
-            rngs = [of_image_later(seed, key) for key in keys]
+            rngs = [late_image_rng(seed, key) for key in keys]
         epoch = int(keys[0][0])
         batch: Sequence[np.ndarray] | np.ndarray = images
         for step in self._steps:
@@ -92,7 +92,7 @@ class BatchStage:
                 batch = _each(batch, step, rngs, epoch, empty)
                 overwrite = True
             else:
-                batch, labels = step.mix(batch, labels, of_batch(seed, keys), epoch, overwrite=overwrite)
+                batch, labels = step.mix(batch, labels, batch_rng(seed, keys), epoch, overwrite=overwrite)
         return batch if isinstance(batch, np.ndarray) else np.stack([*batch]), labels
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from passl_sot.config.chinese import zh
-from passl_sot.data.rng import Streams, streams_agree
+from passl_sot.data.rng import Streams
 from passl_sot.data.transforms.image import TRANSFORMS, Normalize, Transform, stage_of
+from passl_sot.imageio.kernels.jit import available
 from passl_sot.imageio.lazy_image import Pixels, as_array
 
 
@@ -112,7 +113,7 @@ class Compose:
     def batched(self) -> bool:
         """Whether there is an `of_batch`."""
         every = all(shortcut(transform, "of_batch") for transform in self.transforms)
-        return every and self._grey_at is None and streams_agree()
+        return every and self._grey_at is None and available()
 
     def of_batch(self, images: np.ndarray, streams: Streams, empty: Callable[..., np.ndarray]) -> np.ndarray:
         """Many images of one size after all transforms, each just as by itself.

@@ -8,7 +8,6 @@ from typing import Literal
 import numpy as np
 
 from passl_sot.data.transforms.image import TRANSFORMS, Stage, bounds
-from passl_sot.data.transforms.noise import fill_with_noise
 
 _TRIES = 10
 
@@ -79,4 +78,6 @@ class RandomErasing:
         for _ in range(self.count):
             region = self.region(image.shape[1], image.shape[2], rng)
             if region is not None:
-                fill_with_noise(image, *region, rng)
+                top, left, h, w = region
+                noise = rng.standard_normal((len(image), h, w), np.float32)
+                image[:, top : top + h, left : left + w] = noise

@@ -131,7 +131,9 @@ class RandomCrop:
         tops, lefts = self._places(image.shape)
         if self.padding:
             image = np.pad(image, ((self.padding,) * 2, (self.padding,) * 2, (0, 0)))
-        top, left = int(rng.integers(tops)), int(rng.integers(lefts))
+        # Of `random` alone, which `Streams` has for many images.
+        top = int(rng.random() * tops)
+        left = int(rng.random() * lefts)
         return image[top : top + height, left : left + width]
 
     def of_batch(self, images: np.ndarray, streams: Streams) -> np.ndarray:
@@ -141,7 +143,8 @@ class RandomCrop:
         count, height, width, channels = images.shape
         tops, lefts = self._places((height, width))
         out = np.empty((count, *self.output_hw, channels), np.uint8)
-        top, left = streams.integers(tops) - self.padding, streams.integers(lefts) - self.padding
+        top = (streams.random() * tops).astype(np.int64) - self.padding
+        left = (streams.random() * lefts).astype(np.int64) - self.padding
         rows = images.reshape(count, height, -1)
         planes.crop_each(rows, top, left * channels, out.reshape(count, len(out[0]), -1))
         return out
