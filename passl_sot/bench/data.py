@@ -28,6 +28,7 @@ from passl_sot.data.loader.corrupt_files import GuardedReader
 from passl_sot.data.loader.loader import ImageLoader, as_tensor
 from passl_sot.data.loader.worker_pool import AHEAD
 from passl_sot.data.rng import image_rng
+from passl_sot.data.transforms.base import BaseTransform, stage_of
 from passl_sot.data.transforms.compose import Compose
 from passl_sot.imageio import jpeg
 from passl_sot.imageio.errors import ImageError
@@ -108,8 +109,9 @@ def _stages(dataset: LabelledImages) -> dict[str, Callable[[Sequence[int]], obje
     stages: dict[str, Callable[[Sequence[int]], object]] = {
         "read": lambda indices: [dataset.stored(i) for i in indices]
     }
-    # Transforms that leave work to the next can't be told apart from it.
-    first = next((i for i, t in enumerate(transforms) if not getattr(t, "by_parts", False)), len(transforms))
+    # Geometry is made as far as the next transform asks for it, and can't be told apart from decoding.
+    lazy = [isinstance(t, BaseTransform) and stage_of(t) == "pixels" for t in transforms]
+    first = [*lazy, False].index(False)
     for end in range(first, len(transforms) + 1):
         name = ", ".join(["decode", *names[:first]]) if end == first else names[end - 1]
         while name in stages:

@@ -339,12 +339,12 @@ def test_faults_in_a_worker_reach_the_user(files, workers):
         _epoch(_section(files, few, workers=workers))
     assert "Traceback" not in str(caught.value)
     loader = build_dataloader(_section(files, _ORDERS["sot"], workers=workers), mode="train", seed=0)
-    loader.dataset.batch_stage._steps[1].transforms[0] = _fail
+    loader.dataset.batch_stage._steps[1]._steps[0] = _fail
     with pytest.raises(DataError, match=r"in batch_transforms:\nTraceback[\s\S]*a transform's own trouble"):
         list(loader)
 
 
-def _fail(image, rng):
+def _fail(image, rng, epoch, out):
     raise KeyError("a transform's own trouble")
 
 

@@ -105,7 +105,7 @@ def test_draws_are_those_of_single_images(copies):
     ],
 )
 def test_each_image_is_as_by_itself(transforms, channels):
-    compose = Compose(copy.deepcopy(transforms), channels=channels, grey=channels == 1)
+    compose = Compose(copy.deepcopy(transforms), channels=channels, gray=channels == 1)
     images = np.random.default_rng(0).integers(0, 256, (200, 12, 10, channels), dtype=np.uint8)
     keys = np.stack([np.full(200, 7), np.arange(200)], axis=1)
     assert compose.batched
