@@ -28,8 +28,8 @@ SEED, LEAST = 42, 1e-3
 KEYS = [(epoch, index) for epoch in range(10) for index in range(1000)]
 
 
-def streams(source=image_rng):
-    return (source(SEED, key) for key in KEYS)
+def streams(source=image_rng, every: int = 1):
+    return (source(SEED, key) for key in KEYS[::every])
 
 
 def even(counts) -> float:
@@ -107,7 +107,7 @@ def test_three_augment():
     image[:, 4:] = (10, 220, 60)
     inverted = np.where(image < 128, image, 255 - image)
     kinds: dict = collections.Counter()
-    for rng in streams():
+    for rng in streams(every=4):
         result = three(image, rng)
         grey = bool((result[..., :1] == result).all())
         kinds["grey" if grey else "inverted" if np.array_equal(result, inverted) else "blurred"] += 1

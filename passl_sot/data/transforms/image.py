@@ -1,7 +1,7 @@
 """Transforms of single images: crops, resizing, mirroring, color, and normalizing to the model's floats.
 
-The contract is in `base`. More transforms are in `auto_augment`, `by_epoch`, `erasing`, `rand_augment` and, of
-whole batches, `mixup`. Semantics are those of torchvision and timm on Pillow images, with which published
+The contract is in `base`. More transforms are in `auto_augment`, `by_epoch`, `erasing`, `rand_augment` and,
+of whole batches, `mixup`. Semantics are those of torchvision and timm on Pillow images, with which published
 accuracies were measured.
 """
 
