@@ -13,7 +13,7 @@ import numpy as np
 
 from passl_sot.config.chinese import zh
 from passl_sot.data.errors import DataError
-from passl_sot.data.rng import Key, of_order
+from passl_sot.data.rng import Key, order_rng
 
 Batch = list[Key]
 
@@ -131,11 +131,11 @@ class ShardedBatchSampler:
         """Order of all images in an epoch, int64 [num_samples], the same in every process."""
         if not self.shuffle:
             return np.arange(self.num_samples)
-        return of_order(self.seed, epoch).permutation(self.num_samples)
+        return order_rng(self.seed, epoch).permutation(self.num_samples)
 
     def balanced_order(self, labels: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Images of a balanced epoch and which copy of each stands there, int64 [num_samples] each."""
-        rng = of_order(self.seed, epoch)
+        rng = order_rng(self.seed, epoch)
         classes = rng.permutation(np.unique(labels))
         images = []
         copies = []
