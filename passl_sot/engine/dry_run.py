@@ -41,7 +41,7 @@ def describe_run(experiment: Experiment, parts: Parts, world_size: int) -> list[
     batch_size = experiment.dataloader.train.sampler.batch_size
     items = min(batch_size, _PROBE)
     probe = task.probe(parts.model, items)
-    stats = model_stats(parts.model)
+    stats = model_stats(parts.model, task.inputs(probe)[0][:1].shape)
     cost = _measure(experiment, parts, probe, items)
     per_epoch = math.ceil(len(parts.train_loader.dataset) / world_size) * cost.seconds
     total = per_epoch * experiment.epochs / 3600

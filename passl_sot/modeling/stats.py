@@ -33,9 +33,14 @@ def count_parameters(model: nn.Layer) -> int:
     return sum(math.prod(p.shape) for p in model.parameters() if not p.stop_gradient)
 
 
-def model_stats(model: nn.Layer) -> ModelStats:
-    """Parameters and multiply-adds of a classifier or backbone, for one input of its own size."""
-    shape = getattr(model, "backbone", model).input_spec(1).shape
+def model_stats(model: nn.Layer, shape: Sequence[int] | None = None) -> ModelStats:
+    """Parameters and multiply-adds of a classifier or backbone, for one input.
+
+    Args:
+        model: The model.
+        shape: Of the input, with a leading 1; by default of the size that the backbone is for.
+    """
+    shape = shape or getattr(model, "backbone", model).input_spec(1).shape
     return ModelStats(count_parameters(model), count_macs(model, shape), count_layer_macs(model, shape))
 
 
