@@ -46,23 +46,27 @@ def train(argv: list[str] | None = None) -> int:
         from passl_sot.engine.schema import load_config
         from passl_sot.zoo import find_config, load_weights
 
-        path, notes = find_config(args.config), [note]
+        path = find_config(args.config)
+        notes = [note]
         if args.data:
-            added, said = overrides_for(path, args.data, args.override)
-            args.override, notes = [*added, *args.override], [note, *said]
+            added, lines = overrides_for(path, args.data, args.override)
+            args.override = [*added, *args.override]
+            notes += lines
         experiment = load_config(path, args.override)
-        from passl_sot.engine.entry import check_run, run_folder, train_run
+        from passl_sot.engine.entry import check_run, evaluate_run, run_folder, train_run, weights_to_evaluate
 
-        # The engine doesn't know the zoo, so it gets a function that does.
-        load = functools.partial(load_weights, weights=args.pretrained, new_head=True)
-        run = check_run if args.dry_run else train_run
-        run(
-            experiment,
-            run_folder(experiment, path),
-            args,
-            note="\n".join(notes),
-            pretrained=load if args.pretrained else None,
-        )
+        folder = run_folder(experiment, path)
+        said = "\n".join(notes)
+        pretrained = None
+        if args.pretrained:
+            # The engine doesn't know the zoo, so it gets a function that does.
+            pretrained = functools.partial(load_weights, weights=args.pretrained, new_head=True)
+        if args.dry_run:
+            check_run(experiment, folder, args, said, pretrained)
+        elif args.evaluate_only:
+            evaluate_run(experiment, weights_to_evaluate(folder, args), None, note=said)
+        else:
+            train_run(experiment, folder, args, said, pretrained)
         return 0
 
     return guarded(work)

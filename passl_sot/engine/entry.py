@@ -30,33 +30,28 @@ def run_folder(experiment: Experiment, config_path: Path) -> Path:
 
 
 def train_run(experiment: Experiment, folder: Path, args, note: str, pretrained: Fill | None = None) -> None:
-    """Trains (or, with `--evaluate-only`, evaluates) an experiment.
+    """Trains.
 
     Args:
         experiment: The experiment.
         folder: The run's folder.
-        args: The command line's `resume`, `resume_override`, `init_from`, `evaluate_only`, `check_all_files`,
-            `override`.
+        args: The command line's `resume`, `resume_override`, `init_from`, `check_all_files`, `override`.
         note: A line about the environment to log first.
         pretrained: Gives a new model the weights that `--pretrained` names.
     """
-    if args.evaluate_only:
-        evaluate_run(experiment, _weights_to_evaluate(folder, args), None, note=note)
-        return
     world = start(experiment.device, sharding=experiment.distributed.sharding)
     if world.is_main:
         log.info(note)
-    resume, init_from = args.resume, args.init_from
-    if generation() and (folder / "last.safetensors").exists():
-        resume, init_from, pretrained = "auto", None, None  # restarted after a process died
+    # After a process died, the run goes on from where it stood, however it was begun.
+    restarted = bool(generation()) and (folder / "last.safetensors").exists()
     trainer = Trainer(
         experiment,
         folder,
         world,
-        resume=resume,
+        resume="auto" if restarted else args.resume,
         resume_override=args.resume_override,
-        init_from=init_from,
-        pretrained=pretrained,
+        init_from=None if restarted else args.init_from,
+        pretrained=None if restarted else pretrained,
         check_all_files=args.check_all_files,
         overrides=tuple(args.override),
     )
@@ -67,7 +62,12 @@ def train_run(experiment: Experiment, folder: Path, args, note: str, pretrained:
         log.info("finished: best %s %s; files in %s", words.score, best, trainer.folder.path)
 
 
-def _weights_to_evaluate(folder: Path, args) -> str:
+def weights_to_evaluate(folder: Path, args) -> str:
+    """The checkpoint or weights that `--evaluate-only` means.
+
+    Raises:
+        CheckpointError: There is none in the run's folder.
+    """
     if args.init_from:
         return args.init_from
     if args.resume != "auto":
