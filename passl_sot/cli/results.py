@@ -3,8 +3,9 @@
 import sys
 from pathlib import Path
 
-from passl_sot.cli.command import command, guarded, make_parser, supervised, try_outputs
+from passl_sot.cli.command import command, guarded, make_parser, try_outputs
 from passl_sot.launch.cpu_env import tune
+from passl_sot.launch.supervisor import supervise
 from passl_sot.utils.logger import get_logger
 
 
@@ -19,7 +20,7 @@ def evaluate(argv: list[str] | None = None) -> int:
         "--out", metavar="FILE", help="metrics.json to write; tables and pictures go beside it"
     )
     args = parser.parse_args(argv)
-    status = supervised(0)
+    status = supervise()
     if status is not None:
         return status
     note = tune(not args.no_tune)

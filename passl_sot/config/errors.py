@@ -18,11 +18,9 @@ class UserError(Exception):
 
     Attributes:
         status: Exit status of the command.
-        final: Starting it again would end the same way.
     """
 
     status: ClassVar[int] = 2
-    final: ClassVar[bool] = True
 
 
 class _Broken:

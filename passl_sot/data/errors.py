@@ -66,10 +66,6 @@ class ItemError(ValueError):
 
 
 class WorkerError(DataError):
-    """Reading ended for a cause outside of the data: a worker was killed, or a disk doesn't answer.
-
-    Another attempt may succeed.
-    """
+    """Reading ended for a cause outside of the data: a worker was killed, or a disk doesn't answer."""
 
     status = 1
-    final = False

@@ -81,7 +81,7 @@ def build_parts(
     train, val = train_loader.dataset, val_loader.dataset
     model = experiment.model.build()
     if experiment.distributed.sync_batch_norm:
-        world.synchronise_batch_norm(model)
+        world.synchronize_batch_norm(model)
     frozen = freeze(model, experiment.parameters.freeze)
     groups = group_parameters(model, experiment.parameters)
     factory = build_optimizer(experiment.optimizer)

@@ -13,7 +13,6 @@ from passl_sot.engine.resume import accept_changes
 from passl_sot.engine.run_dir import RunFolder
 from passl_sot.engine.schema import Experiment
 from passl_sot.engine.trainer import Fill, Trainer
-from passl_sot.launch.supervisor import generation
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.schema import ModelSection
 from passl_sot.tasks.base import build_task, check_card, model_section_of
@@ -42,16 +41,14 @@ def train_run(experiment: Experiment, folder: Path, args, note: str, pretrained:
     world = start(experiment.device, sharding=experiment.distributed.sharding)
     if world.is_main:
         log.info(note)
-    # After a process died, the run goes on from where it stood, however it was begun.
-    restarted = bool(generation()) and (folder / "last.safetensors").exists()
     trainer = Trainer(
         experiment,
         folder,
         world,
-        resume="auto" if restarted else args.resume,
+        resume=args.resume,
         resume_override=args.resume_override,
-        init_from=None if restarted else args.init_from,
-        pretrained=None if restarted else pretrained,
+        init_from=args.init_from,
+        pretrained=pretrained,
         check_all_files=args.check_all_files,
         overrides=tuple(args.override),
     )
