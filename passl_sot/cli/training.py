@@ -1,5 +1,6 @@
 """`tools/train.py`."""
 
+import argparse
 import functools
 
 from passl_sot.cli.command import command, guarded, make_parser
@@ -7,9 +8,7 @@ from passl_sot.launch.cpu_env import tune
 from passl_sot.launch.supervisor import supervise
 
 
-@command
-def train(argv: list[str] | None = None) -> int:
-    """`tools/train.py`: trains, resumes, or checks a run."""
+def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = make_parser(
         "train", "Train from a YAML config, on one device or under paddle.distributed.launch."
     )
@@ -33,9 +32,18 @@ def train(argv: list[str] | None = None) -> int:
         parser.error("--resume-override goes with --resume")
     if args.evaluate_only and not (args.resume or args.init_from):
         parser.error("--evaluate-only needs weights: --resume auto, --resume PATH or --init-from PATH")
-    status = None if args.dry_run else supervise()
-    if status is not None:
-        return status
+    return args
+
+
+@command
+def train(argv: list[str] | None = None) -> int:
+    """`tools/train.py`: trains, resumes, or checks a run."""
+    args = _parse(argv)
+    # A dry run starts nothing that could be left behind.
+    if not args.dry_run:
+        status = supervise()
+        if status is not None:
+            return status
     note = tune(not args.no_tune)
 
     def work() -> int:

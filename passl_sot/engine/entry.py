@@ -126,7 +126,9 @@ def _check_start(
             return
         changes = accept_changes(saved, experiment, args.resume_override)
         state.load_model(model, saved.part("model"), str(saved.path))
-        log.info("would resume from %s%s", saved.path, f" with other settings:\n{changes}" if changes else "")
+        if changes:
+            changes = f" with other settings:\n{changes}"
+        log.info("would resume from %s%s", saved.path, changes)
 
 
 def evaluate_run(experiment: Experiment, weights: str, out: Path | None, *, note: str) -> dict:

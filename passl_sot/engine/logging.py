@@ -46,8 +46,8 @@ class MetricsWriter:
     def write(self, kind: str, step: int, epoch: int, values: dict[str, float]) -> None:
         """Appends one row; `kind` ("train", "val", "val_ema") groups the curves."""
         # JSON has no NaN; null keeps the row readable everywhere.
-        known = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        row = {"kind": kind, "step": step, "epoch": epoch, **known}
+        row = {"kind": kind, "step": step, "epoch": epoch, **values}
+        row.update({name: None for name, value in values.items() if not math.isfinite(value)})
         with explained(self.path):
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
@@ -92,8 +92,10 @@ def describe_evaluation(
     """Score and, where there is one, loss of each kind of weights."""
     shown = []
     for kind, values in results.items():
-        loss = f" (loss {values['loss']:.3f})" if "loss" in values else ""
-        shown.append(f"{kind} {values[score]:.2f}{unit}{loss}")
+        text = f"{kind} {values[score]:.2f}{unit}"
+        if "loss" in values:  # a task's meter need not have one
+            text += f" (loss {values['loss']:.3f})"
+        shown.append(text)
     return f"epoch {progress.epoch}/{epochs}  {'  '.join(shown)}"
 
 

@@ -118,7 +118,10 @@ def set_training_mode(net: nn.Layer, mode: TrainingMode) -> None:
 
 def seed_all(*numbers: int) -> None:
     """Seeds the generators of Paddle, NumPy and Python, all that a model or a loss may draw from."""
-    seed = numbers[0] if len(numbers) == 1 else mix_seed(*numbers)
+    # A single number is taken as it is, so that a model's start is that of `paddle.seed(seed)`.
+    seed = numbers[0]
+    if len(numbers) > 1:
+        seed = mix_seed(*numbers)
     paddle.seed(seed)
     np.random.seed(seed)  # a user's code may draw from it
     random.seed(seed)

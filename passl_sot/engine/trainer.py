@@ -71,7 +71,7 @@ class Trainer:
             self.folder.claim()
         saved = self.folder.checkpoint_to_resume(resume)
         self.folder.refuse_to_overwrite(saved)
-        changes = accept_changes(saved, experiment, resume_override) if saved else ""
+        changes = saved and accept_changes(saved, experiment, resume_override)
         if changes:
             self._say("going on with other settings than before:\n%s", changes)
         self.parts = build_parts(experiment, world, every_item=check_all_files)
@@ -108,8 +108,10 @@ class Trainer:
         complete = self.progress.epoch >= experiment.epochs and not self.progress.pending_evaluation
         if world.is_main and not complete:
             self.folder.record(experiment, overrides, world.size)
-            step = self.progress.step if saved else None
-            self.metrics = MetricsWriter(folder, visualdl=experiment.log.visualdl, resume_step=step)
+            resume_step = None
+            if saved:
+                resume_step = self.progress.step
+            self.metrics = MetricsWriter(folder, visualdl=experiment.log.visualdl, resume_step=resume_step)
         self._announce(batch_size)
 
     def _say(self, message: str, *args: object) -> None:
@@ -190,7 +192,8 @@ class Trainer:
         Returns:
             The signal that all processes agreed to stop for, after the current update; else 0.
         """
-        loader, parts = self.train_loader, self.parts
+        loader = self.train_loader
+        parts = self.parts
         accumulate = self.plan.accumulate
         loader.sampler.set_epoch(epoch)
         for follow in self.schedules:
@@ -286,7 +289,8 @@ class Trainer:
             "update %d skipped: loss or gradient is not finite (%d in a row)", self.progress.step, count
         )
         if count >= self.experiment.nonfinite_limit and not curable:
-            inputs, items = self.task.inputs(batch), self.task.words.items
+            inputs = self.task.inputs(batch)
+            items = self.task.words.items
             raise NonFiniteError(
                 f"the loss was not finite in {count} updates in a row; it begins in "
                 f"{first_of_all(self.model, inputs, items, self.world)}. The last checkpoint is untouched; "
@@ -308,8 +312,12 @@ class Trainer:
             EvaluationStopped: SIGINT or SIGTERM came to one of the processes.
         """
         found = {}
-        for kind in ("raw", "ema") if self.ema else ("raw",):
-            with self.ema.applied() if kind == "ema" else nullcontext():
+        weights = {"raw": nullcontext()}
+        if self.ema:
+            weights["ema"] = self.ema.applied()
+        for kind, applied in weights.items():
+            with applied:
+                # BatchNorm's statistics are each process's own, and all must evaluate one model.
                 self.world.broadcast_statistics(self.model)
                 with self.parts.precision.autocast():
                     meter = evaluate(
@@ -324,13 +332,15 @@ class Trainer:
         for kind, values in found.items():
             if self.metrics and record:
                 self.metrics.write(f"val_{kind}", self.progress.step, self.progress.epoch, values)
-        score, unit = self.task.score, self.task.words.unit
-        self._say("%s", describe_evaluation(found, score, unit, self.progress, self.experiment.epochs))
+        unit = self.task.words.unit
+        text = describe_evaluation(found, self.task.score, unit, self.progress, self.experiment.epochs)
+        self._say("%s", text)
         return {f"{kind}_{name}": v for kind, values in found.items() for name, v in values.items()}
 
     def _log_update(self, epoch: int, update: int, values: dict, speed: Speed) -> None:
         rate, wait = speed.read()
-        epochs, updates = self.experiment.epochs, self.updates_per_epoch
+        epochs = self.experiment.epochs
+        updates = self.updates_per_epoch
         words = self.task.words
         items_left = ((epochs - epoch) * updates - update - 1) * self.plan.effective
         values = {
@@ -343,7 +353,7 @@ class Trainer:
         }
         if self.metrics:
             self.metrics.write("train", self.progress.step, epoch + 1, values)
-        seconds_left = items_left / rate if rate else 0.0
+        seconds_left = items_left / max(rate, 1e-3)
         place = (f"{epoch + 1}/{epochs}", f"{update + 1}/{updates}")
         self._say("%s", describe_update(values, words, *place, seconds_left))
         # An epoch's first update waits for the first batch, whatever is done.
@@ -381,7 +391,8 @@ class Trainer:
             }
             arrays = state.training_arrays(self.model, self.ema.average if self.ema else None, optimizer)
             ckpt.write_checkpoint(last, arrays, meta, previous=self.folder.previous)
-            interval, progress = self.experiment.checkpoint.interval, self.progress
+            interval = self.experiment.checkpoint.interval
+            progress = self.progress
             if interval and progress.batches == 0 and progress.epoch % interval == 0:
                 ckpt.copy_checkpoint(last, self.folder.path / f"epoch_{progress.epoch:04d}.safetensors")
         self.world.wait_for_main()

@@ -48,7 +48,9 @@ class Words:
     @property
     def an_item(self) -> str:
         """`item` with its article."""
-        article = "an" if self.item[0] in "aeiou" else "a"
+        article = "a"
+        if self.item[0] in "aeiou":
+            article = "an"
         return f"{article} {self.item}"
 
 

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import paddle
@@ -92,11 +92,14 @@ class ClassificationTask(Task):
     ) -> None:
         """As `Task.check`: class sets, labels and files; sizes and channels; classes of loss and Mixup."""
         loader = settings.dataloader.train.loader
+        sample: int | Literal["all"] = _SAMPLE
+        if every_item:
+            sample = "all"
         check_data(
             train,
             val,
             model.num_classes,
-            sample="all" if every_item else _SAMPLE,
+            sample=sample,
             progress=every_item,
             max_bad=loader.max_bad,
             timeout=loader.timeout,
@@ -161,7 +164,9 @@ class ClassificationTask(Task):
         logits = model(batch["image"])
         if not self.now:
             return {"loss": self.loss(logits, batch["label"])}
-        parts = logits if isinstance(logits, (tuple, list)) else [logits]
+        parts = logits
+        if not isinstance(logits, tuple | list):
+            parts = [logits]
         if len(parts) != len(self.now):
             message = f"has {len(self.now)} entries, and the head gives {len(parts)} outputs"
             raise ConfigError([Fault("task.weights", message + zh("weights_count"))])
@@ -236,7 +241,9 @@ class ClassificationTask(Task):
         """As `Task.meter`."""
         if val.multi_hot is not None:
             return MultiLabelMeter(model.num_classes, len(val))
-        return _RowMeter(model.num_classes, len(val)) if rows else ClassificationMeter(model.num_classes)
+        if rows:
+            return _RowMeter(model.num_classes, len(val))
+        return ClassificationMeter(model.num_classes)
 
     def measure(
         self, model: paddle.nn.Layer, batch: Batch, meter: ClassificationMeter | MultiLabelMeter
@@ -288,8 +295,9 @@ class ClassificationTask(Task):
             array = np.asarray(item.convert("RGB"))
         else:
             array = item
-        # Gray is made of RGB, as in training.
-        channels = 3 if self.channels == 1 else self.channels
+        channels = self.channels
+        if channels == 1:
+            channels = 3  # gray is made of RGB, as in training
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != channels:
             raise ImageError(
                 path or "the array",
@@ -304,7 +312,10 @@ class ClassificationTask(Task):
             outputs: Logits [B, K].
             top_k: How many; all of K if it has fewer.
         """
-        probabilities = F.sigmoid(outputs).numpy() if self.several else _softmax(outputs.numpy())
+        if self.several:
+            probabilities = F.sigmoid(outputs).numpy()
+        else:
+            probabilities = _softmax(outputs.numpy())
         rows = []
         for row in probabilities:
             best = np.argsort(-row, kind="stable")[:top_k].tolist()
@@ -320,7 +331,9 @@ def _input_faults(split: str, model: Classifier, dataset: LabelledImages) -> lis
     given = dataset.output_hw
     path = f"dataloader.{split}.dataset.transforms"
     if given is None:
-        wanted = height if height == width else [height, width]
+        wanted: Any = [height, width]
+        if height == width:
+            wanted = height
         message = (
             f"images keep different sizes, and the model takes {height}x{width}: end with "
             f"{{name: CenterCrop, size: {wanted}}}, or give Resize [{height}, {width}]"

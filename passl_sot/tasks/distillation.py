@@ -41,7 +41,8 @@ class DistillationTask(ClassificationTask):
         self.alpha = alpha
         super().__init__()
         self.section = teacher
-        self.missing = "" if teacher.weights else "task.teacher.weights"
+        if not teacher.weights:
+            self.missing = "task.teacher.weights"
         self.kind = kind
         self.tau = tau
 

@@ -96,7 +96,9 @@ def _check_normalization(
     """Compares the teacher's own images, by its checkpoint or its config, with those it will get."""
     if ours is None:
         return
-    source, key = (section.weights, "weights") if stored else (section.config, "config")
+    source, key = section.config, "config"
+    if stored:
+        source, key = str(section.weights), "weights"
     theirs = normalization_of(stored or cfg.get("dataloader", {}).get("val", {}).get("dataset", {}))
     if theirs is None:
         log.warning(

@@ -22,9 +22,9 @@ def load_model(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: st
     """
     faults = compare(model, arrays)
     if faults:
-        shown = "\n  ".join(faults[:20]) + (
-            f"\n  ... and {len(faults) - 20} more" if len(faults) > 20 else ""
-        )
+        shown = "\n  ".join(faults[:20])
+        if len(faults) > 20:
+            shown += f"\n  ... and {len(faults) - 20} more"
         raise CheckpointError(f"{source} doesn't fit the model:\n  {shown}")
     for name, tensor in model.state_dict().items():
         tensor.set_value(paddle.to_tensor(arrays[name]).astype(tensor.dtype))
@@ -57,7 +57,9 @@ def start_from(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: st
     usable = {n: a for n, a in arrays.items() if not n.startswith("head.") or _fits(target.get(n), a)}
     load_model(model, {**usable, **{n: target[n].numpy() for n in kept}}, source)
     text = f"{len(usable)} of {len(target)} entries from {source}"
-    return f"{text}; left at their initial values: {', '.join(kept)}" if kept else text
+    if kept:
+        text += f"; left at their initial values: {', '.join(kept)}"
+    return text
 
 
 def _fits(tensor, array) -> bool:
