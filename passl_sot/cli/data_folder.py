@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from passl_sot.config import ConfigError, Fault, get_config, zh
-from passl_sot.data.datasets.splits import VAL_SHARE, OwnFolder, find_splits
+from passl_sot.data.datasets.folders import VAL_SHARE
+from passl_sot.data.datasets.splits import OwnFolder, find_splits
 
 _BATCH = "dataloader.train.sampler.batch_size"
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from passl_sot.config.chinese import zh
 from passl_sot.data.datasets.base import DATASETS, Dataset
-from passl_sot.data.datasets.labelled import ImageFolder, LabelledImages, ListFile
+from passl_sot.data.datasets.folders import ImageFolder
+from passl_sot.data.datasets.labelled import LabelledImages
+from passl_sot.data.datasets.list_files import ListFile
 from passl_sot.data.datasets.packed import PackedImages
 from passl_sot.data.errors import DataError, ItemError
 from passl_sot.data.samplers import EvalBatchSampler, ShardedBatchSampler

@@ -1,4 +1,4 @@
-"""The errors of the data layer. They name what is wrong and where, in words meant for the user."""
+"""The errors of the data layer, in words meant for the user."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ class DataError(UserError, ValueError):
     """
 
     def __init__(self, faults: str | Sequence[str]):
-        self.faults = [faults] if isinstance(faults, str) else list(faults)
+        if isinstance(faults, str):
+            faults = [faults]
+        self.faults = list(faults)
         super().__init__(self.faults)
 
     def __str__(self) -> str:
@@ -66,6 +68,9 @@ class ItemError(ValueError):
 
 
 class WorkerError(DataError):
-    """Reading ended for a cause outside of the data: a worker was killed, or a disk doesn't answer."""
+    """Reading ended for a cause outside of the data: a worker was killed, or a disk doesn't answer.
+
+    Another attempt may succeed.
+    """
 
     status = 1

@@ -38,7 +38,7 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Stage, StagedBackbone, as_pair, halved
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import linear
-from passl_sot.nn.ops.cpu import LayerNorm
+from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.patch_embed import PatchEmbed
 from passl_sot.nn.token_embed import TokenEmbed
 from passl_sot.nn.window import WindowAttention
