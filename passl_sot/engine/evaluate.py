@@ -1,11 +1,15 @@
 """Evaluation that counts every item exactly once, at any number of processes."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import paddle
 
+from passl_sot.engine.build import Parts
 from passl_sot.engine.distributed import World
+from passl_sot.optim.ema import ModelEMA
 from passl_sot.tasks.base import Meter, Task
 
 
@@ -57,3 +61,36 @@ def evaluate(
     if meter.items != len(loader.dataset):
         raise RuntimeError(f"evaluated {meter.items} {task.words.items} of {len(loader.dataset)}")
     return meter
+
+
+def evaluate_kinds(
+    parts: Parts, ema: ModelEMA | None, world: World, *, stop: Callable[[], bool]
+) -> dict[str, dict[str, float]]:
+    """Evaluates the raw and, if kept, the averaged weights on the validation split.
+
+    Args:
+        parts: The run's parts.
+        ema: The average.
+        world: The processes.
+        stop: As of `evaluate`.
+
+    Returns:
+        The meter's results under "raw" and "ema".
+
+    Raises:
+        EvaluationStopped: As of `evaluate`.
+    """
+    found = {}
+    weights: dict[str, Any] = {"raw": nullcontext()}
+    if ema:
+        weights["ema"] = ema.applied()
+    for kind, applied in weights.items():
+        with applied:
+            # BatchNorm's statistics are each process's own, and all must evaluate one model.
+            world.broadcast_statistics(parts.model)
+            with parts.precision.autocast():
+                meter = evaluate(
+                    parts.model, parts.val_loader, parts.task, world, description=f"eval {kind}", stop=stop
+                )
+        found[kind] = meter.result()
+    return found

@@ -4,7 +4,7 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import paddle
 from passl_sot.config import zh
 from passl_sot.engine.build import build_parts
 from passl_sot.engine.distributed import World
-from passl_sot.engine.evaluate import EvaluationStopped, evaluate
+from passl_sot.engine.evaluate import EvaluationStopped, evaluate_kinds
 from passl_sot.engine.logging import MetricsWriter, describe_batch, describe_evaluation, describe_update
 from passl_sot.engine.nan_check import NonFiniteError, first_of_all
 from passl_sot.engine.resume import accept_changes, restore
@@ -104,19 +104,24 @@ class Trainer:
             )
         self.stop = StopRequest()
         self.advice = ""  # on waiting for data, given once
-        self.metrics: MetricsWriter | None = None
-        complete = self.progress.epoch >= experiment.epochs and not self.progress.pending_evaluation
-        if world.is_main and not complete:
-            self.folder.record(experiment, overrides, world.size)
-            resume_step = None
-            if saved:
-                resume_step = self.progress.step
-            self.metrics = MetricsWriter(folder, visualdl=experiment.log.visualdl, resume_step=resume_step)
+        self.metrics = self._open_records(saved is not None, overrides)
         self._announce(batch_size)
 
     def _say(self, message: str, *args: object) -> None:
         if self.world.is_main:
             log.info(message, *args)
+
+    def _open_records(self, resumed: bool, overrides: tuple[str, ...]) -> MetricsWriter | None:
+        experiment = self.experiment
+        # The record of a run that is complete stays as it is.
+        complete = self.progress.epoch >= experiment.epochs and not self.progress.pending_evaluation
+        if complete or not self.world.is_main:
+            return None
+        self.folder.record(experiment, overrides, self.world.size)
+        step = None
+        if resumed:
+            step = self.progress.step
+        return MetricsWriter(self.folder.path, visualdl=experiment.log.visualdl, resume_step=step)
 
     def _choose_best_by(self) -> str:
         """The weights that choose `best`: the recipe's, unless its average can't have forgotten its start."""
@@ -311,24 +316,8 @@ class Trainer:
         Raises:
             EvaluationStopped: SIGINT or SIGTERM came to one of the processes.
         """
-        found = {}
-        weights = {"raw": nullcontext()}
-        if self.ema:
-            weights["ema"] = self.ema.applied()
-        for kind, applied in weights.items():
-            with applied:
-                # BatchNorm's statistics are each process's own, and all must evaluate one model.
-                self.world.broadcast_statistics(self.model)
-                with self.parts.precision.autocast():
-                    meter = evaluate(
-                        self.model,
-                        self.val_loader,
-                        self.task,
-                        self.world,
-                        description=f"eval {kind}",
-                        stop=lambda: bool(self.stop.signal),
-                    )
-            found[kind] = meter.result()
+        stop = self.stop
+        found = evaluate_kinds(self.parts, self.ema, self.world, stop=lambda: bool(stop.signal))
         for kind, values in found.items():
             if self.metrics and record:
                 self.metrics.write(f"val_{kind}", self.progress.step, self.progress.epoch, values)
