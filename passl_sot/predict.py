@@ -55,7 +55,7 @@ class Predictor:
         check_card(weights, meta)
         self.model = model_section_of(meta).build()
         state.load_model(self.model, arrays, str(weights))
-        self.model.eval()
+        self.model.eval()  # heads with several outputs give one mean of logits then
         self.task = task_of(meta)
         self.batch_size = batch_size
         self.top_k = top_k

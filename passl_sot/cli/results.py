@@ -55,6 +55,7 @@ def predict(argv: list[str] | None = None) -> int:
     parser.add_argument("--use", choices=("raw", "ema"), help="which weights; default: what chose the best")
     args = parser.parse_args(argv)
     outputs = [Path(name) for name in args.out]
+    # Before the model is built: a typing error costs no minute.
     wrong = [str(path) for path in outputs if path.suffix not in (".csv", ".json")]
     if wrong:
         parser.error(f"can't tell the format of {', '.join(wrong)}: name it .csv or .json")

@@ -80,8 +80,10 @@ def build_parts(
     train_loader.bad_files.shared = world.size > 1
     train, val = train_loader.dataset, val_loader.dataset
     model = experiment.model.build()
+    # It replaces layers, whose parameters the groups are to hold.
     if experiment.distributed.sync_batch_norm:
         world.synchronize_batch_norm(model)
+    # Frozen parameters are in no group, so freezing comes first.
     frozen = freeze(model, experiment.parameters.freeze)
     groups = group_parameters(model, experiment.parameters)
     factory = build_optimizer(experiment.optimizer)
@@ -92,6 +94,7 @@ def build_parts(
     if world.is_main:
         task.check(model, train, val, experiment, every_item=every_item)
     world.wait_for_main()
+    # A teacher, say, is built by every process.
     task.prepare(model, train, experiment)
     return Parts(
         train_loader=train_loader,

@@ -153,6 +153,7 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, *, note
     if world.is_main:
         log.info(note)
     arrays, card = read_weights(weights)
+    # Bare weights have no card: the config's model and preprocessing count then.
     by_kind = {"raw": arrays}
     section = experiment.model
     if card:

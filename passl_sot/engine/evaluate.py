@@ -52,12 +52,13 @@ def evaluate(
         if stopped:
             break
         task.measure(model, batch, meter)
-    if training:
+    if training:  # not always: a run may train in evaluation mode
         model.train()
     # Some may have read their last batch when others were told.
     if stop is not None and world.sum(np.array([stopped], np.int64))[0]:
         raise EvaluationStopped("the evaluation was stopped before its end")
     meter.gather(world.sum)
+    # Repeated or lost items would shift every score without a sign.
     if meter.items != len(loader.dataset):
         raise RuntimeError(f"evaluated {meter.items} {task.words.items} of {len(loader.dataset)}")
     return meter

@@ -29,6 +29,7 @@ class MetricsWriter:
         kept = []
         if resume_step is not None and self.path.exists():
             kept = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
+        # Written beside and renamed: a kill leaves the old rows or the new ones.
         temporary = self.path.with_suffix(".jsonl.tmp")
         with explained(self.path):
             temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
@@ -50,7 +51,7 @@ class MetricsWriter:
         row.update({name: None for name, value in values.items() if not math.isfinite(value)})
         with explained(self.path):
             self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
+            self._file.flush()  # a run that is killed has its rows
         if self._visualdl:
             for name, value in values.items():
                 self._visualdl.add_scalar(tag=f"{kind}/{name}", value=float(value), step=step)

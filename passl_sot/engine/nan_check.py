@@ -57,6 +57,7 @@ def first_nonfinite(model: paddle.nn.Layer, inputs: tuple, items: str) -> str:
 
     def watch(name: str):
         def hook(layer, inputs, output):
+            # Only the first: everything behind it is bad because of it.
             if not found and not _finite(output):
                 found.append(f"the output of {name} ({type(layer).__name__})")
 

@@ -68,6 +68,7 @@ class Trainer:
         self.world = world
         self.folder = RunFolder(folder)
         if world.is_main:
+            # Before anything is read: another run may be writing here.
             self.folder.claim()
         saved = self.folder.checkpoint_to_resume(resume)
         self.folder.refuse_to_overwrite(saved)
@@ -85,8 +86,10 @@ class Trainer:
         if init_from:
             weights, _ = ckpt.read_weights(init_from)
             self._say("starting from %s", state.start_from(self.model, weights, str(init_from)))
+        # A resumed run has its weights already, and the file named then may be gone.
         if pretrained and not saved:
             pretrained(self.model)
+        # The average begins at the weights that training begins at, whatever they are.
         self.ema = ModelEMA(self.model, experiment.ema.decay) if experiment.ema else None
         if saved:
             self.progress, self.ema = restore(saved, self.parts, self.ema, self._say)
@@ -97,6 +100,7 @@ class Trainer:
         self.plan = plan_batch(self.parts.schedule, batch_size, world.size, len(self.train_loader))
         self.updates_per_epoch = math.ceil(len(self.train_loader) / self.plan.accumulate)
         self.best_by = self._choose_best_by()
+        # Gradients of half an update are in no checkpoint.
         if saved and self.progress.batches % self.plan.accumulate:
             raise ckpt.CheckpointError(
                 f"{saved.path} stands at batch {self.progress.batches} of an epoch, inside an update of "
@@ -118,9 +122,7 @@ class Trainer:
         if complete or not self.world.is_main:
             return None
         self.folder.record(experiment, overrides, self.world.size)
-        step = None
-        if resumed:
-            step = self.progress.step
+        step = self.progress.step if resumed else None
         return MetricsWriter(self.folder.path, visualdl=experiment.log.visualdl, resume_step=step)
 
     def _choose_best_by(self) -> str:
@@ -176,6 +178,7 @@ class Trainer:
                     self._keep_best(results[f"{self.best_by}_{self.task.score}"])
                 if progress.epoch >= epochs:
                     break
+                # A signal may have come during the evaluation; all processes must stop at the same place.
                 _, stop = self._agree(False, self.stop.signal)
                 stop = stop or self._train_epoch(progress.epoch)
                 if not stop:
@@ -226,7 +229,7 @@ class Trainer:
                         losses = self.task.step(self.net, batch)
                     loss = losses["loss"] / group
                     parts.precision.backward(loss, self.progress)
-                loss_sum += float(loss)
+                loss_sum += float(loss)  # waits for the device, once a batch
                 speed.add(len(batch["index"]) * self.world.size)
                 self.progress.batches += 1
                 bar.update()
@@ -367,6 +370,7 @@ class Trainer:
 
     def _save(self) -> Path:
         last = self.folder.path / "last.safetensors"
+        # With sharding each process holds its own part of the optimizer's state: all must take part.
         optimizer = self.world.gather_dict(lambda: state.optimizer_arrays(self.parts.optimizer, self.model))
         if self.world.is_main:
             meta = {

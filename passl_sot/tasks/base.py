@@ -258,6 +258,7 @@ def build_task(settings: Settings, *, trial: bool = False) -> Task:
         trial: For an estimate: take `ClassificationTask` where something that training needs is missing.
     """
     task: Task = TASKS.build(settings.task or _DEFAULT)
+    # An estimate without a teacher is better than none: its weights may not be there yet.
     if trial and task.missing:
         log.warning("%s is not given: the estimate is for training without it", task.missing)
         task = TASKS.build(_DEFAULT)
@@ -282,6 +283,7 @@ def check_card(path: str | Path, meta: Mapping[str, Any]) -> None:
     """
     parts = {"architecture": dict, "head": dict}
     wanted = {"config": dict, "config.model": dict, **{f"config.model.{k}": v for k, v in parts.items()}}
+    # The model's sections come first: without them the header is no card of any task.
     require(path, meta, wanted)
     task_class(meta["config"].get("task")).check_card(Path(path), meta)
     require(path, meta, {"progress": dict})

@@ -110,6 +110,7 @@ class ClassificationTask(Task):
 
     def _faults(self, model: Classifier, train: LabelledImages, val: LabelledImages) -> list[Fault]:
         faults = [*_input_faults("train", model, train), *_input_faults("val", model, val)]
+        # Soft targets of another width would fail at the first batch, with shapes and no names.
         mixed = getattr(train.batch_stage, "num_classes", None)
         if mixed is not None and mixed != model.num_classes:
             message = (
@@ -117,6 +118,7 @@ class ClassificationTask(Task):
                 "${model.head.num_classes}"
             )
             faults.append(Fault("dataloader.train.dataset.batch_transforms", message))
+        # It would run, and learn to divide one certainty among an image's labels.
         if train.multi_hot is not None and isinstance(self.loss, CrossEntropyLoss):
             message = (
                 "CrossEntropyLoss takes one label per image to be true, and the data have several "
@@ -210,6 +212,7 @@ class ClassificationTask(Task):
 
     def check_resume(self, path: Path, card: Mapping[str, Any]) -> None:
         """The data must have the classes that a checkpoint was trained on."""
+        # Names, not only their number: renamed folders number the classes anew.
         known = card["class_names"]
         if known != self.class_names:
             raise CheckpointError(
@@ -303,6 +306,7 @@ class ClassificationTask(Task):
                 path or "the array",
                 f"expected uint8 [H, W, {channels}], got {array.dtype} {list(array.shape)}",
             )
+        # Evaluation's transforms draw nothing, so any generator does.
         return {"image": self.transforms(array, np.random.default_rng(0))}
 
     def decode(self, outputs: paddle.Tensor, top_k: int) -> list[dict[str, Any]]:
@@ -365,7 +369,6 @@ class _RowMeter(ClassificationMeter):
         self.probability = np.zeros(images, np.float64)
 
     def take(self, index: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
-        """As `ClassificationMeter.take`."""
         super().take(index, logits, labels)
         probabilities = _softmax(logits)
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, 0]
@@ -374,7 +377,6 @@ class _RowMeter(ClassificationMeter):
         self.probability[index] = probabilities[np.arange(len(best)), best]
 
     def gather(self, total: Any) -> None:
-        """As `ClassificationMeter.gather`."""
         super().gather(total)
         # Every image is evaluated by one process and 0 in the others, so the sum is the whole.
         self.label = total(self.label)

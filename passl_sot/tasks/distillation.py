@@ -38,7 +38,7 @@ class DistillationTask(ClassificationTask):
         alpha: UnitIntervalByEpoch = 0.5,
         tau: Positive = 1.0,
     ):
-        self.alpha = alpha
+        self.alpha = alpha  # the base's constructor asks for epoch 0
         super().__init__()
         self.section = teacher
         if not teacher.weights:
@@ -85,6 +85,7 @@ class DistillationTask(ClassificationTask):
     def step(self, model: paddle.nn.Layer, batch: Batch) -> dict[str, paddle.Tensor]:
         """As `Task.step`, with the two losses apart as `base_loss` and `distillation_loss`."""
         cls_logits, dist_logits = model(batch["image"])
+        # The same pixels as the student's, mixed and erased: its targets follow the augmentation.
         with paddle.no_grad():
             teacher_logits = self.teacher(batch["image"])
         base = self.loss(cls_logits, batch["label"])

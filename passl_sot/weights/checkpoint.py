@@ -100,7 +100,8 @@ def write_checkpoint(
         with temporary.open("wb") as file:
             file.write(blob)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # else a power cut may leave a renamed file without contents
+        # A silent fault of the disk would otherwise show when the run is to be resumed.
         if hashlib.sha256(temporary.read_bytes()).digest() != hashlib.sha256(blob).digest():
             raise CheckpointError(f"{temporary} differs from what was written to it: check the disk")
         kept = None
@@ -273,6 +274,7 @@ def find_latest(folder: Path, warn: Callable[[str], None], check: Check | None =
         CheckpointError: There are checkpoints, but all are damaged.
     """
     files = [p for p in folder.glob("*.safetensors") if re.fullmatch(r"last|previous|best|epoch_\d+", p.stem)]
+    # At equal progress `last` counts: `epoch_N` may be of the same epoch, from before its evaluation.
     candidates = sorted(files, key=lambda p: (_position(p), p.stem == "last"), reverse=True)
     for path in candidates:
         try:
@@ -299,6 +301,7 @@ def read_weights(path: str | Path, prefer: str | None = None) -> tuple[dict[str,
         CheckpointError: Missing, damaged, of a foreign kind, or without the weights that `prefer` asks for.
     """
     path = _with_suffix(Path(path))
+    # By contents, not by name: downloads often have the wrong suffix.
     with path.open("rb") as file:
         head = file.read(16)
     if not is_safetensors(path, head):

@@ -20,6 +20,7 @@ def load_model(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: st
     Raises:
         CheckpointError: Names or shapes differ; lists them.
     """
+    # All is compared first, so that a model is never half filled.
     faults = compare(model, arrays)
     if faults:
         shown = "\n  ".join(faults[:20])
@@ -94,11 +95,13 @@ def load_optimizer(optimizer, model: paddle.nn.Layer, arrays: dict[str, np.ndarr
             state.setdefault(_MASTERS, {})[internal[name]] = paddle.to_tensor(value)
         else:
             state[internal[name] + suffix] = paddle.to_tensor(value)
+    # Paddle creates the state's tensors lazily and takes these values when it does.
     optimizer.set_state_dict(state)
 
 
 def _owner(key: str, parameters: dict[str, str]) -> str:
     """The parameter whose name begins an optimiser key such as `linear_0.w_0_moment1_0`."""
+    # Longest first: `linear_1` begins `linear_1_b` as well.
     parts = key.split("_")
     for end in range(len(parts) - 1, 0, -1):
         candidate = "_".join(parts[:end])
