@@ -162,10 +162,9 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, *, note
         section = _model_of_checkpoint(experiment, card)
     task = build_task(experiment)
     split = experiment.dataloader.val
-    val = task.evaluation_dataset(split.dataset, card)
-    loader = build_dataloader(split, mode="val", seed=0, rank=world.rank, world_size=world.size, dataset=val)
     model = section.build()
-    task.prepare_evaluation(model, val)
+    val = task.prepare_evaluation(model, split.dataset, card)
+    loader = build_dataloader(split, mode="val", seed=0, rank=world.rank, world_size=world.size, dataset=val)
     shown = card.get("best_by", "raw")
     results = {}
     for kind in sorted(by_kind, key=lambda k: k == shown):  # the one that the files show comes last

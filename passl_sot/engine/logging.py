@@ -8,7 +8,7 @@ from pathlib import Path
 from passl_sot.engine.distributed import World, format_duration
 from passl_sot.engine.train_state import Progress
 from passl_sot.optim.schedules import BatchPlan, Schedule
-from passl_sot.tasks.base import Words
+from passl_sot.tasks.base import Task, Words
 from passl_sot.utils.logger import get_logger
 from passl_sot.weights.checkpoint import explained
 
@@ -88,12 +88,12 @@ def describe_batch(batch_size: int, world: World, plan: BatchPlan, schedule: Sch
 
 
 def describe_evaluation(
-    results: dict[str, dict[str, float]], score: str, unit: str, progress: Progress, epochs: int
+    results: dict[str, dict[str, float]], task: Task, progress: Progress, epochs: int
 ) -> str:
     """Score and, where there is one, loss of each kind of weights."""
     shown = []
     for kind, values in results.items():
-        text = f"{kind} {values[score]:.2f}{unit}"
+        text = f"{kind} {values[task.score]:.2f}{task.words.unit}"
         if "loss" in values:  # a task's meter need not have one
             text += f" (loss {values['loss']:.3f})"
         shown.append(text)

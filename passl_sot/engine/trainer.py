@@ -324,9 +324,7 @@ class Trainer:
         for kind, values in found.items():
             if self.metrics and record:
                 self.metrics.write(f"val_{kind}", self.progress.step, self.progress.epoch, values)
-        unit = self.task.words.unit
-        text = describe_evaluation(found, self.task.score, unit, self.progress, self.experiment.epochs)
-        self._say("%s", text)
+        self._say("%s", describe_evaluation(found, self.task, self.progress, self.experiment.epochs))
         return {f"{kind}_{name}": v for kind, values in found.items() for name, v in values.items()}
 
     def _log_update(self, epoch: int, update: int, values: dict, speed: Speed) -> None:

@@ -183,21 +183,18 @@ class Task:
         return {}
 
     # -- evaluation ---------------------------------------------------------------------------------
-    def evaluation_dataset(self, node: Config, card: Mapping[str, Any]) -> Any:
-        """The dataset to evaluate on.
+    def prepare_evaluation(self, model: Classifier, node: Config, card: Mapping[str, Any]) -> Any:
+        """Takes what evaluation without training needs, and builds the dataset to evaluate on.
 
         Args:
+            model: The model.
             node: The `dataset:` section.
             card: A checkpoint's header, whose preprocessing counts; {} for bare weights.
-        """
-        return DATASETS.build(node)
-
-    def prepare_evaluation(self, model: Classifier, val: Any) -> None:
-        """Takes what evaluation without training needs.
 
         Raises:
             CheckpointError: The data do not fit the model.
         """
+        return DATASETS.build(node)
 
     def meter(self, model: Classifier, val: Any, *, rows: bool = False) -> Meter:
         """A new meter for the validation dataset; `rows` keeps each item's result for `write_files`."""

@@ -222,14 +222,14 @@ class ClassificationTask(Task):
             )
 
     # -- evaluation ---------------------------------------------------------------------------------
-    def evaluation_dataset(self, node: Config, card: Mapping[str, Any]) -> LabelledImages:
-        """The images of the config, prepared and numbered as the checkpoint says."""
-        if not card:
-            return build_dataset(node)
-        return build_dataset(Config({**node, **card["preprocessing"]}), class_names=card["class_names"])
+    def prepare_evaluation(self, model: Classifier, node: Config, card: Mapping[str, Any]) -> LabelledImages:
+        """The images of the config, prepared and numbered as the checkpoint says.
 
-    def prepare_evaluation(self, model: Classifier, val: LabelledImages) -> None:
-        """Classes that the model alone knows are named by their numbers."""
+        Classes that the model alone knows are named by their numbers.
+        """
+        if card:
+            node = Config({**node, **card["preprocessing"]})
+        val = build_dataset(node, class_names=card.get("class_names"))
         self._use_classes(val)
         known = len(self.class_names)
         if model.num_classes < known:
@@ -237,6 +237,7 @@ class ClassificationTask(Task):
                 f"the model has {model.num_classes} classes, the data {known}: set model.head.num_classes"
             )
         self.class_names = [*self.class_names, *map(str, range(known, model.num_classes))]
+        return val
 
     def meter(
         self, model: Classifier, val: LabelledImages, *, rows: bool = False
