@@ -40,7 +40,7 @@ class Predictor:
         task: The task it was trained for, which reads inputs and outputs.
 
     Raises:
-        CheckpointError: `weights` is no checkpoint, or lacks what is asked for or needed.
+        CheckpointError: `weights` is no checkpoint, or lacks the weights asked for, or parts of its header.
     """
 
     def __init__(

@@ -57,7 +57,7 @@ def load_weights(model: "Classifier", weights: str | Path, *, new_head: bool = F
     """Loads weights into a model that may have another input size, other channels or other classes.
 
     Position and bias tables are resized and weights over the image's channels adapted, as by
-    `tools/convert_torch.py`; what was changed or left new is logged and in the report.
+    `tools/convert_torch.py`; changes and entries left new are logged and in the report.
 
     Args:
         model: The model; unchanged where the weights don't fit.
@@ -67,7 +67,7 @@ def load_weights(model: "Classifier", weights: str | Path, *, new_head: bool = F
             then left as they are.
 
     Returns:
-        What became of every entry of both sides.
+        The fate of every entry of both sides.
 
     Raises:
         CheckpointError: The weights can't be read or don't fit.

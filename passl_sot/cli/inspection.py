@@ -1,4 +1,4 @@
-"""`tools/print_config.py`, `tools/benchmark.py` and `passl-sot list`: what is there, and how fast it is."""
+"""`tools/print_config.py`, `tools/benchmark.py` and `passl-sot list`: configs, models and their speed."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""`tools/eval.py` and `tools/predict.py`: what a trained model gives."""
+"""`tools/eval.py` and `tools/predict.py`: the outputs of a trained model."""
 
 import sys
 from pathlib import Path

@@ -63,7 +63,7 @@ def build_parts(
         experiment: The experiment.
         world: The processes.
         every_item: Read every item of the data in the check, not a sample.
-        trial: For an estimate: do without what training alone needs, see `build_task`.
+        trial: For an estimate: see `build_task`.
 
     Raises:
         ConfigError: Parts do not fit each other.

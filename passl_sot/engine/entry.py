@@ -95,7 +95,7 @@ def check_run(experiment: Experiment, folder: Path, args, note: str, pretrained:
     if not world.is_main:
         return
     log.info(note)
-    # Alone: what waits for other processes would wait for ever.
+    # Alone: the other processes have left, and would be waited for without end.
     parts = build_parts(experiment, World(), every_item=args.check_all_files, trial=True)
     train, val = parts.train_loader.dataset, parts.val_loader.dataset
     items = parts.task.describe_items(train)

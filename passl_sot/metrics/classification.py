@@ -113,7 +113,7 @@ def write_per_class(
     Args:
         path: The .csv file.
         class_names: K names in class order.
-        rows: What `per_class` of a meter gave.
+        rows: As `per_class` of a meter gives them.
         scores: Which of it.
     """
     # utf-8-sig: spreadsheets then read Chinese class names right.

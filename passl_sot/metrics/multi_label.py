@@ -39,7 +39,7 @@ class MultiLabelMeter:
         self.counted[index] += 1
 
     def gather(self, total: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Joins what processes have taken in, other images each, by a function that sums an array."""
+        """Joins the images of all processes, other ones each, by a function that sums an array."""
         self.logits = total(self.logits)
         self.labels = total(self.labels)
         self.counted = total(self.counted)

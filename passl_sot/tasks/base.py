@@ -1,7 +1,7 @@
-"""The contract between the engine and what a run means: another objective is another task.
+"""The contract between the engine and the meaning of a run: another objective is another task.
 
-A task is configured from YAML (`task:`; left out, it is `ClassificationTask`). It knows what is in a batch,
-a checkpoint's card and a model's outputs; the engine hands these on and looks at none of them.
+A task is configured from YAML (`task:`; left out, it is `ClassificationTask`). It knows the contents of
+a batch, a checkpoint's card and a model's outputs; the engine hands these on and looks at none of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ class Words:
     """How log lines speak of a task.
 
     Attributes:
-        item: What a model looks at ("image").
+        item: One input of a model ("image").
         score: The score that chooses the best weights.
         unit: Follows the score's number.
     """
@@ -136,7 +136,7 @@ class Task:
         """
 
     def prepare(self, model: Classifier, train: Any, settings: Settings) -> None:
-        """Takes what training needs of model, training dataset and experiment.
+        """Prepares for training.
 
         Raises:
             ConfigError: They do not fit the task.
@@ -184,7 +184,7 @@ class Task:
 
     # -- evaluation ---------------------------------------------------------------------------------
     def prepare_evaluation(self, model: Classifier, node: Config, card: Mapping[str, Any]) -> Any:
-        """Takes what evaluation without training needs, and builds the dataset to evaluate on.
+        """Prepares for evaluation without training, and builds the dataset to evaluate on.
 
         Args:
             model: The model.
@@ -218,7 +218,7 @@ class Task:
 
     # -- prediction ---------------------------------------------------------------------------------
     def use_card(self, card: Mapping[str, Any]) -> None:
-        """Takes what prediction needs from a checkpoint's header."""
+        """Prepares for prediction, by a checkpoint's header."""
 
     def read(self, item: Any) -> dict[str, Any]:
         """One item as the user gives it (a path, an array), as a sample for `collate`.
@@ -269,7 +269,7 @@ def placed(faults: Sequence[Fault], settings: Settings) -> ConfigError:
 
 
 def check_card(path: str | Path, meta: Mapping[str, Any]) -> None:
-    """Checks that a checkpoint's header has what evaluation, prediction and resuming take from it.
+    """Checks that a checkpoint's header has all that evaluation, prediction and resuming take from it.
 
     Args:
         path: The file, for messages.

@@ -53,7 +53,7 @@ class ClassificationTask(Task):
     A head with several outputs (`fusion_type: sum_loss`, `DistilledHead`) has their losses added.
 
     Args:
-        weights: What the loss of each output is multiplied by: a number, or a schedule over epochs as in
+        weights: Factor of each output's loss: a number, or a schedule over epochs as in
             `config.epoch_schedule`; null adds them as they are. The log then also has each loss.
 
     Attributes:
@@ -330,7 +330,7 @@ class ClassificationTask(Task):
 
 
 def _input_faults(split: str, model: Classifier, dataset: LabelledImages) -> list[Fault]:
-    """What the transforms of a split give beside what the model takes."""
+    """Differences between the output of a split's transforms and the input of the model."""
     faults = []
     height, width = model.backbone.img_size
     given = dataset.output_hw

@@ -26,7 +26,7 @@ class TeacherSection:
 
     Attributes:
         config: A YAML file (of this project or a run's `config.yaml`) or a model's name; its `model:` section
-            counts, and, where the weights are no checkpoint of ours, how it normalises validation images.
+            counts, and, where the weights are no checkpoint of ours, how it normalizes validation images.
         weights: A checkpoint, `.safetensors` or `.pdparams`; only `--dry-run` does without.
     """
 
@@ -46,10 +46,10 @@ def build_teacher(
         section: Its config and weights.
         student: The model that will learn from it.
         class_names: The student's classes in label order, where they are known.
-        normalization: How the images that both get are normalised, where that is known.
+        normalization: How the images that both get are normalized, where that is known.
 
     Raises:
-        ConfigError: No weights are named; or classes, input size, channels or normalisation differ from the
+        ConfigError: No weights are named; or classes, input size, channels or normalization differ from the
             student's.
         CheckpointError: The weights can't be read, don't fit, or belong to other classes.
     """
@@ -82,7 +82,7 @@ def build_teacher(
 
 
 def normalization_of(dataset: Mapping[str, Any]) -> Normalization | None:
-    """How a `dataset:` section, or a checkpoint's preprocessing, normalises images; None if it doesn't."""
+    """How a `dataset:` section, or a checkpoint's preprocessing, normalizes images; None if it doesn't."""
     for node in (*(dataset.get("transforms") or ()), *(dataset.get("batch_transforms") or ())):
         if node["name"] == "Normalize":
             built = TRANSFORMS.build(node)

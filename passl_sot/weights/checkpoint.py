@@ -145,7 +145,7 @@ def copy_checkpoint(source: Path, target: Path) -> None:
 
 
 def _second_name(source: Path, target: Path) -> Path:
-    """A temporary file beside `target` with what `source` holds."""
+    """A temporary file beside `target` with the contents of `source`."""
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -290,8 +290,8 @@ def read_weights(path: str | Path, prefer: str | None = None) -> tuple[dict[str,
     """Reads model weights from any file this project trusts, without running code from it.
 
     Args:
-        path: A checkpoint of ours (raw or averaged weights are chosen by `prefer`, else by what the run
-            selected its best by), a plain `.safetensors`, or a `.pdparams`. The suffix may be left out.
+        path: A checkpoint of ours (`prefer` chooses raw or averaged weights, by default those that
+            chose the run's best), a plain `.safetensors`, or a `.pdparams`. The suffix may be left out.
         prefer: "raw" or "ema".
 
     Returns:
@@ -334,11 +334,11 @@ def _named(arrays: dict, path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _with_suffix(path: Path, what: str = "weights file") -> Path:
+def _with_suffix(path: Path, kind: str = "weights file") -> Path:
     for candidate in (path, *(Path(f"{path}{s}") for s in (".safetensors", ".pdparams"))):
         if candidate.is_file():
             return candidate
-    raise CheckpointError(f"no {what} {path}{_siblings(path)}")
+    raise CheckpointError(f"no {kind} {path}{_siblings(path)}")
 
 
 def _siblings(path: Path) -> str:

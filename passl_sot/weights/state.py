@@ -1,4 +1,4 @@
-"""Between live objects (model, optimiser, average) and the named arrays of a checkpoint."""
+"""Between live objects (model, optimizer, average) and the named arrays of a checkpoint."""
 
 import numpy as np
 import paddle
@@ -32,7 +32,7 @@ def load_model(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: st
 
 
 def compare(model: paddle.nn.Layer, arrays: dict[str, np.ndarray]) -> list[str]:
-    """What keeps `arrays` from filling `model`: missing, unexpected and misshapen entries, one line each."""
+    """Differences between `arrays` and `model`: missing, unexpected and misshapen entries, one line each."""
     target = model.state_dict()
     faults = [
         f"{name} is {list(a.shape)} in the file and {list(target[name].shape)} in the model"
@@ -48,7 +48,7 @@ def start_from(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: st
     """Starts a new training from existing weights: everything must fit, but for the head's shapes.
 
     Returns:
-        One sentence on what was loaded and what was left at its initial values.
+        One sentence on the entries that were loaded and those left at their initial values.
 
     Raises:
         CheckpointError: Anything outside the head is missing, unexpected or misshapen, or nothing fits.
@@ -68,9 +68,9 @@ def _fits(tensor, array) -> bool:
 
 
 def optimizer_arrays(optimizer, model: paddle.nn.Layer) -> dict[str, np.ndarray]:
-    """Optimiser state by structured parameter name.
+    """Optimizer state by structured parameter name.
 
-    Paddle keys it by names such as `linear_0.w_0`, which depend on what else the process has built.
+    Paddle keys it by names such as `linear_0.w_0`, which depend on the layers built before.
     """
     structured = {p.name: name for name, p in model.named_parameters()}
     arrays = {}
@@ -86,7 +86,7 @@ def optimizer_arrays(optimizer, model: paddle.nn.Layer) -> dict[str, np.ndarray]
 
 
 def load_optimizer(optimizer, model: paddle.nn.Layer, arrays: dict[str, np.ndarray]) -> None:
-    """Restores what `optimizer_arrays` gave, into an optimiser of this process."""
+    """Restores the arrays of `optimizer_arrays` into an optimizer of this process."""
     internal = {name: p.name for name, p in model.named_parameters()}
     state: dict = {}
     for key, value in arrays.items():
@@ -100,7 +100,7 @@ def load_optimizer(optimizer, model: paddle.nn.Layer, arrays: dict[str, np.ndarr
 
 
 def _owner(key: str, parameters: dict[str, str]) -> str:
-    """The parameter whose name begins an optimiser key such as `linear_0.w_0_moment1_0`."""
+    """The parameter whose name begins an optimizer key such as `linear_0.w_0_moment1_0`."""
     # Longest first: `linear_1` begins `linear_1_b` as well.
     parts = key.split("_")
     for end in range(len(parts) - 1, 0, -1):
