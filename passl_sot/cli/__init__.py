@@ -1,4 +1,4 @@
-"""The command line: `passl-sot train|eval|predict|convert|...`, and the functions behind the scripts in tools/.
+"""The command line: `passl-sot train|eval|predict|convert|...`, and the functions behind tools/.
 
 Paddle is imported only after the arguments are read and the environment is tuned.
 """
