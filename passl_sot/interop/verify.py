@@ -12,8 +12,6 @@ from passl_sot.utils.logger import get_logger
 from passl_sot.weights import CheckpointError
 from passl_sot.weights.torch_file import ZIP_ERRORS
 
-__all__ = ["check_logits"]
-
 log = get_logger()
 
 _USUAL = {"logits": 1e-5, "logits_f64": 1e-8}

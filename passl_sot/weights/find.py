@@ -16,8 +16,6 @@ from passl_sot.weights.pdparams import as_array, load_paddle_pickle
 from passl_sot.weights.safe_pickle import load_pickle
 from passl_sot.weights.torch_file import MAGIC, ZIP_ERRORS, TorchTensor, read_legacy, read_zip
 
-__all__ = ["Source", "StateDict", "find_state_dict", "read_source"]
-
 _PADDLE_SUFFIXES = (".pdparams", ".pdema", ".pd", ".pdmodel")
 _OWN_HEADER = "passl_sot"
 # In this order: training files of timm's kind hold averaged weights, and the accuracies published from them

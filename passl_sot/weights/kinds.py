@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-__all__ = ["is_safetensors"]
-
 
 def is_safetensors(path: Path, head: bytes) -> bool:
     """Whether a file begins as safetensors do: the length of a JSON text, and its opening brace.

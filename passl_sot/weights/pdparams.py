@@ -11,8 +11,6 @@ import numpy as np
 from passl_sot.weights.errors import CheckpointError
 from passl_sot.weights.safe_pickle import load_pickle, plain
 
-__all__ = ["as_array", "load_paddle_pickle", "read_pdparams", "same_arrays", "write_whole"]
-
 _NAME_TABLE = "StructuredToParameterName@@"
 _SLICED = "UnpackBigParamInfor@@"
 

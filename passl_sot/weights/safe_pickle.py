@@ -16,8 +16,6 @@ import numpy as np
 
 from passl_sot.weights.errors import CheckpointError
 
-__all__ = ["NUMPY_LEAVES", "NUMPY_MAKERS", "Array", "Inert", "Name", "Record", "load_pickle", "plain"]
-
 Maker = Callable[..., Any]
 _SCALARS = (str, bytes, int, float, complex, type(None))
 _MARK = object()

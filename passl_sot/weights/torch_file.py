@@ -26,8 +26,6 @@ import numpy as np
 from passl_sot.weights import CheckpointError
 from passl_sot.weights.safe_pickle import NUMPY_LEAVES, NUMPY_MAKERS, Inert, Name, Record, load_pickle
 
-__all__ = ["MAGIC", "ZIP_ERRORS", "TorchTensor", "read_legacy", "read_zip"]
-
 MAGIC = 0x1950A86A20F9469CFC6C
 # What zipfile raises on damaged archives; RuntimeError on flags that make no sense, such as encryption.
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, OSError, UnicodeError)
