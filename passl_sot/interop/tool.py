@@ -169,8 +169,11 @@ def _key_map_digest(report: ConversionReport) -> str:
 
 
 def _sha256(path: Path) -> str:
+    total = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(1 << 20):
+            total.update(piece)
+    return total.hexdigest()
 
 
 def _write_json(path: Path, card: Mapping[str, Any]) -> None:
