@@ -13,6 +13,8 @@ import pytest
 os.environ["PASSL_SOT_TUNED"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parent.parent
+# Fixtures by which tests start processes, each with a Paddle of its own.
+STARTS_PROCESSES = {"tool", "launch", "launcher", "torch_python"}
 
 EXPERIMENT = """
 _base_: {base}
@@ -43,6 +45,14 @@ dataloader:
     sampler: {{batch_size: 8}}
     dataset: {{dataroot: {folder}/val}}
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start processes are slow; slow ones run first, so that none is left for the end."""
+    for item in items:
+        if STARTS_PROCESSES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: (item.name != "test_demo", item.get_closest_marker("slow") is None))
 
 
 def write_images(folder: Path, per_class: int, seed: int) -> None:

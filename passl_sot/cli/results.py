@@ -30,10 +30,10 @@ def evaluate(argv: list[str] | None = None) -> int:
         from passl_sot.engine.schema import load_config
         from passl_sot.zoo import find_config
 
-        cfg = load_config(find_config(args.config), args.override)
+        experiment = load_config(find_config(args.config), args.override)
         out = Path(args.out) if args.out else None
         try_outputs([out] if out else [])
-        evaluate_run(cfg, args.weights, out, note=note)
+        evaluate_run(experiment, args.weights, out, note=note)
         return 0
 
     return guarded(run)

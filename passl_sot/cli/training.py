@@ -38,7 +38,7 @@ def train(argv: list[str] | None = None) -> int:
         return status
     note = tune(not args.no_tune)
 
-    def run() -> int:
+    def work() -> int:
         from passl_sot.cli.data_folder import overrides_for
         from passl_sot.engine.schema import load_config
         from passl_sot.zoo import find_config, load_weights
@@ -47,16 +47,19 @@ def train(argv: list[str] | None = None) -> int:
         if args.data:
             added, said = overrides_for(path, args.data, args.override)
             args.override, notes = [*added, *args.override], [note, *said]
-        cfg = load_config(path, args.override)
-        from passl_sot.engine.entry import check_run, train_run
+        experiment = load_config(path, args.override)
+        from passl_sot.engine.entry import check_run, run_folder, train_run
 
-        # What it is is known here alone: the engine doesn't know the zoo.
+        # The engine doesn't know the zoo, so it gets a function that does.
         load = functools.partial(load_weights, weights=args.pretrained, new_head=True)
-        chosen = load if args.pretrained else None
-        if args.dry_run:
-            check_run(cfg, path, args, note="\n".join(notes), pretrained=chosen)
-        else:
-            train_run(cfg, path, args, note="\n".join(notes), pretrained=chosen)
+        run = check_run if args.dry_run else train_run
+        run(
+            experiment,
+            run_folder(experiment, path),
+            args,
+            note="\n".join(notes),
+            pretrained=load if args.pretrained else None,
+        )
         return 0
 
-    return guarded(run)
+    return guarded(work)

@@ -365,14 +365,14 @@ def test_nan_from_an_update_on(experiment, tmp_path):
     folder = tmp_path / "run"
     cfg = load_config(experiment, ["epochs=9", "nonfinite_limit=3"])
     trainer = Trainer(cfg, folder, World())
-    task = trainer.task
+    task = trainer.task.step
 
     def spoil(model, batch):
         if trainer.progress.step >= 4:
             batch["image"][0, 0, 0, 0] = float("nan")
         return task(model, batch)
 
-    trainer.task = spoil
+    trainer.task.step = spoil
     with pytest.raises(
         NonFiniteError, match="not finite in 3 updates in a row; it begins in the input images"
     ):

@@ -29,7 +29,8 @@ from passl_sot.launch.supervisor import REPORT
 if REPORT in os.environ:
     from passl_sot.engine import trainer
     from passl_sot.engine.trainer import Trainer
-    agree, check_data = Trainer._agree, trainer.check_data
+    from passl_sot.tasks import classification
+    agree, check_data = Trainer._agree, classification.check_data
 {accident}
 
 sys.exit(cli.train())
@@ -40,7 +41,7 @@ AFTER_THE_CHECK = """
         check_data(*args, **more)
         {spoil}
 
-    trainer.check_data = check_and_spoil
+    classification.check_data = check_and_spoil
 """
 AT_AN_UPDATE = """
     def meet_with_it(self, *args):
@@ -209,9 +210,9 @@ def test_a_refused_connection_is_tried_again(together, left_behind, tmp_path):
 def test_nan_in_one_process_is_traced_there(together, tmp_path):
     """Gradients are shared, so both have it; where it begins one of them knows."""
     accident = """
-    task = trainer.build_task
+    prepare = classification.ClassificationTask.prepare
 
-    def build(cfg, model, *args, **more):
+    def spoil_later(self, model, *args):
         fc1, calls = model.backbone.blocks[1].mlp.fc1, []
 
         def spoil(layer, inputs, output):
@@ -220,9 +221,9 @@ def test_nan_in_one_process_is_traced_there(together, tmp_path):
                 return output * float("nan")
 
         fc1.register_forward_post_hook(spoil)
-        return task(cfg, model, *args, **more)
+        prepare(self, model, *args)
 
-    trainer.build_task = build
+    classification.ClassificationTask.prepare = spoil_later
 """
     done = together("nonfinite_limit=2", accident=accident)
     assert done.returncode == 1

@@ -18,7 +18,7 @@ from passl_sot.config.epoch_schedule import value_of_epoch
 from passl_sot.nn.block import Block
 from passl_sot.nn.drop_path import DropPath, drop_path_rates
 from passl_sot.nn.initializers import trunc_normal_
-from passl_sot.nn.ops.cpu import LayerNorm
+from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.position import sinusoid_table
 
 __all__ = [

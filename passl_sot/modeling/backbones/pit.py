@@ -31,13 +31,13 @@ from itertools import pairwise
 import paddle
 from paddle import nn
 
+from passl_sot.config import Count, Positive, Share
 from passl_sot.config.epoch_schedule import ShareByEpoch
-from passl_sot.config.ranges import Count, Positive, Share
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Grid, Stage, StagedBackbone, as_pair, prepend
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import conv2d, linear, torch_default_
-from passl_sot.nn.ops.cpu import LayerNorm
+from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.position import replace_parameter, resize_position_map, table_values
 
 __all__ = ["PiT"]

@@ -29,15 +29,15 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from passl_sot.config import Count, Positive, Share
 from passl_sot.config.epoch_schedule import ShareByEpoch
-from passl_sot.config.ranges import Count, Positive, Share
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Stage, StagedBackbone, as_pair, halved
+from passl_sot.nn import ops
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, ResidualDepthwise
 from passl_sot.nn.drop_path import DropPath
 from passl_sot.nn.initializers import batch_norm, torch_default_
-from passl_sot.nn.ops.cpu import LayerNorm, Linear, channel_bias, gelu
-from passl_sot.nn.ops.cpu_numba import available, bias_gelu
+from passl_sot.nn.layers import LayerNorm, Linear
 from passl_sot.nn.super_tokens import SuperTokenAttention
 
 __all__ = ["STViT"]
@@ -60,8 +60,7 @@ class _Stem(nn.Layer):
         for i in range(0, len(self.proj), 3):
             conv, norm = self.proj[i], self.proj[i + 2]
             maps = conv(x)
-            flat = maps.flatten(2)
-            flat = bias_gelu(flat, conv.bias) if available(flat) else gelu(channel_bias(flat, conv.bias))
+            flat = ops.bias_gelu(maps.flatten(2), conv.bias)
             x = norm(flat.reshape([0, 0, *maps.shape[2:]]))
         return x
 
@@ -76,7 +75,7 @@ class _Downsample(nn.Layer):
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         conv, norm = self.proj
         maps = conv(x_bchw)
-        return norm(channel_bias(maps.flatten(2), conv.bias).reshape([0, 0, *maps.shape[2:]]))
+        return norm(ops.channel_bias(maps.flatten(2), conv.bias).reshape([0, 0, *maps.shape[2:]]))
 
 
 class _Block(nn.Layer):
