@@ -11,8 +11,7 @@ dimensions or its shape: square Linear weights must be transposed, embedding tab
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import paddle
@@ -84,6 +83,7 @@ def rules_of(model: nn.Layer) -> KeyRules | None:
 
 
 def _namings(model: nn.Layer, layout: str) -> dict[str, Rules]:
+    # In the order of trial: a file that this project wrote needs no renaming.
     namings: dict[str, Rules] = {}
     if layout == "paddle":
         namings["passl_sot"] = ()
@@ -104,18 +104,13 @@ def rename(model: nn.Layer, name: str, rules: Rules) -> str:
     return name
 
 
-@dataclass(frozen=True)
-class Slot:
-    """A place in the model: its shape and type, and whether it is a Linear's weight."""
+class Slot(NamedTuple):
+    """A place in the model: shape, type, whether it is a Linear's weight, and its shape in PyTorch."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
     is_linear: bool
-
-    @property
-    def torch_shape(self) -> tuple[int, ...]:
-        """The shape that PyTorch would have."""
-        return self.shape[::-1] if self.is_linear else self.shape
+    torch_shape: tuple[int, ...]
 
 
 def model_slots(model: nn.Layer) -> dict[str, Slot]:
@@ -125,21 +120,20 @@ def model_slots(model: nn.Layer) -> dict[str, Slot]:
         for prefix, layer in model.named_sublayers(include_self=True)
         if isinstance(layer, nn.Linear)
     }
-    return {
-        name: Slot(tuple(value.shape), _numpy_type(value), name in linear_weights)
-        for name, value in model.state_dict().items()
-    }
+    slots = {}
+    for name, value in model.state_dict().items():
+        shape = tuple(value.shape)
+        is_linear = name in linear_weights
+        # NumPy has no bfloat16; Paddle casts float32 values when it sets them.
+        dtype = np.dtype("float32") if value.dtype == paddle.bfloat16 else value.numpy().dtype
+        slots[name] = Slot(shape, dtype, is_linear, shape[::-1] if is_linear else shape)
+    return slots
 
 
 def computed_tables(model: nn.Layer) -> dict[str, paddle.Tensor]:
     """Buffers that the model computes by itself and never saves, such as sinusoid tables."""
     saved = model.state_dict().keys()
     return {name: value for name, value in model.named_buffers() if name not in saved}
-
-
-def _numpy_type(value: paddle.Tensor) -> np.dtype:
-    # NumPy has no bfloat16; Paddle casts float32 values when it sets them.
-    return np.dtype("float32") if value.dtype == paddle.bfloat16 else value.numpy().dtype
 
 
 class _Conversion:
@@ -239,6 +233,7 @@ class _Conversion:
         """Takes entries that depend on the number of classes off the lists of faults."""
         report = self.report
         classes = getattr(self.model, "num_classes", None)
+        # Other layers of the head (of second order, say) don't depend on the number of classes.
         last = {
             target
             for target, slot in self.slots.items()
@@ -246,6 +241,7 @@ class _Conversion:
         }
         new = last.intersection(report.missing)
         for source, target, got, want in report.mismatched:
+            # The last layers differ in one axis, their number of classes; more is another architecture.
             differing = sum(a != b for a, b in zip(got, want, strict=False))
             if target in last and len(got) == len(want) and differing == 1:
                 new.add(target)

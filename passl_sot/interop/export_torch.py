@@ -44,6 +44,7 @@ def export_state_dict(model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> dict
     for name, slot in slots.items():
         official = _official(model, name)
         out[official] = _laid_out(model, name, official, arrays[name], slot)
+        # PyTorch's strict loading wants the step counters that Paddle doesn't keep.
         if official.endswith("running_mean"):
             counter = official.removesuffix("running_mean") + "num_batches_tracked"
             out[counter] = np.zeros((), "int64")
@@ -95,6 +96,7 @@ def _tables(model: nn.Layer) -> dict[str, np.ndarray]:
 def _check_the_way_back(
     model: nn.Layer, arrays: Mapping[str, np.ndarray], out: Mapping[str, np.ndarray]
 ) -> None:
+    # Rules that send two names to one place would lose a layer silently.
     back, report = convert_state_dict(model, out)
     if not report.ok or report.naming != "official":
         family = type(backbone_of(model)).__name__

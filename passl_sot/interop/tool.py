@@ -111,6 +111,7 @@ def _write(
         else:
             paddle.save({name: paddle.to_tensor(value) for name, value in arrays.items()}, str(path))
 
+    # The file is read back, under a temporary name: stored numbers are checked, not those in memory.
     def check(path: Path) -> None:
         written = find_state_dict(read_source(path)).arrays
         same_arrays(written, arrays, dst)

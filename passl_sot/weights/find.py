@@ -169,7 +169,7 @@ def _open_safetensors(path: Path) -> Source:
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts.setdefault(part, {})[rest] = tensor
-    parts.pop("optimizer", None)
+    parts.pop("optimizer", None)  # arrays by names of parameters too, but no weights
     best_by = json.loads(meta[_OWN_HEADER]).get("best_by", "raw")
     preferred = "model" if best_by == "raw" else "ema"
     return Source(path, "checkpoint of passl_sot", "paddle", parts, preferred)
@@ -221,6 +221,7 @@ def _numbers(value: Any, name: str, path: Path) -> np.ndarray:
 
 def _state_dicts(content: Any, prefix: str = "", depth: int = 4) -> dict[str, dict]:
     """Every dictionary in the file that has tensors with names, by its dotted key."""
+    # Four levels: such as {"checkpoint": {"model": {"state_dict": ...}}}, and no endless recursion.
     if not isinstance(content, Mapping) or depth == 0:
         return {}
     found: dict[str, dict] = {}

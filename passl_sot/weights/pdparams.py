@@ -90,6 +90,7 @@ def write_whole(path: Path, write: Callable[[Path], None], check: Callable[[Path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
+        # Without fsync a crash after the renaming may leave an empty file under the good name.
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         check(temporary)

@@ -48,7 +48,7 @@ class Name:
 
 
 class Inert:
-    """Base of values that take a state after they were made (what pickle calls `__setstate__`)."""
+    """Base of values that take a state after they were made (pickle's `__setstate__`)."""
 
     def build(self, state: Any) -> None:
         """Takes the state."""
@@ -197,7 +197,7 @@ def load_pickle(
         return machine.result()
     except CheckpointError:
         raise
-    except MemoryError as error:
+    except MemoryError as error:  # of a length in the file that no file has
         raise CheckpointError("it is damaged (it asks for more memory than there is)") from error
     except (KeyError, IndexError) as error:
         raise CheckpointError(f"it is damaged ({type(error).__name__}: {error})") from error
@@ -281,6 +281,7 @@ class _Machine:
             raise CheckpointError("it is damaged (values appended to what is no list)")
         self.stack[-1].extend(items)
 
+    # Sets of protocol 4; earlier ones call builtins.set.
     def do_ADDITEMS(self, _: None) -> None:
         items = self.from_mark()
         if not isinstance(self.stack[-1], set):
@@ -327,11 +328,13 @@ class _Machine:
 
     do_NEWOBJ = do_REDUCE  # cls.__new__(cls, *arguments): the same to a maker
 
+    # Protocol 4, for classes whose __new__ takes keyword arguments.
     def do_NEWOBJ_EX(self, _: None) -> None:
         if self.stack.pop():
             raise CheckpointError("it makes an object with named arguments, which weights don't need")
         self.do_REDUCE(None)
 
+    # OBJ and INST are how protocols 0 and 1 made instances of old-style classes.
     def do_OBJ(self, _: None) -> None:
         function, *arguments = self.from_mark()
         self.stack.append(self.make(function, tuple(arguments)))

@@ -119,6 +119,7 @@ class TorchTensor(Inert):
             raise CheckpointError(
                 f"it is damaged (a tensor of {list(self.shape)} reaches beyond its storage of {values.size})"
             )
+        # A stride of 0 makes a shape of any size out of one number.
         if count > max(values.size, _MOST_EXPANDED):
             raise CheckpointError(
                 f"a tensor of shape {list(self.shape)} repeats {values.size} numbers; refused"
@@ -250,6 +251,7 @@ def _member(archive: zipfile.ZipFile, name: str, length: int | None = None) -> b
     try:
         info = archive.getinfo(name)
         if info.compress_type != zipfile.ZIP_STORED:
+            # A few kilobytes could expand to any size.
             raise CheckpointError(f"{name} is compressed, which torch.save never does")
         if length is not None and info.file_size < length:
             raise CheckpointError(f"it is damaged ({name} has {info.file_size} bytes of {length})")
