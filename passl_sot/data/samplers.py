@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from passl_sot.config.chinese import zh
+from passl_sot.data.datasets.base import Dataset
 from passl_sot.data.errors import DataError
 from passl_sot.data.rng import Key, of_order
+from passl_sot.data.schema import SamplerSection
 
 Batch = list[Key]
 
@@ -249,3 +251,46 @@ def _check_counts(num_samples: int, batch_size: int, rank: int, world_size: int)
         raise DataError(f"sampler.batch_size is {batch_size}; it must be 1 or more")
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} of {world_size} processes")
+
+
+def train_sampler(
+    section: SamplerSection, dataset: Dataset, *, seed: int, rank: int, world_size: int
+) -> ShardedBatchSampler:
+    """The sampler of a training split.
+
+    Raises:
+        DataError: The settings don't go together or don't fit the dataset.
+    """
+    return ShardedBatchSampler(
+        num_samples=len(dataset),
+        batch_size=section.batch_size,
+        shuffle=section.shuffle is not False,
+        drop_last=section.drop_last is not False,
+        repeats=section.repeats,
+        labels=dataset.balanced_by() if section.balanced else None,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def eval_sampler(
+    section: SamplerSection, dataset: Dataset, *, seed: int, rank: int, world_size: int
+) -> EvalBatchSampler:
+    """The sampler of a validation split.
+
+    Raises:
+        DataError: A setting would leave images out or read some twice.
+    """
+    for key, only in (("shuffle", False), ("drop_last", False), ("repeats", 1), ("balanced", False)):
+        value = getattr(section, key)
+        if value not in (only, None):
+            only_text = str(only).lower()
+            raise DataError(
+                f"dataloader.val.sampler.{key} is {str(value).lower()}; evaluation reads every image exactly "
+                f"once, in order: write {key}: {only_text}, or leave it out"
+                + zh("val_sampler", setting=key, only=only_text)
+            )
+    return EvalBatchSampler(
+        num_samples=len(dataset), batch_size=section.batch_size, rank=rank, world_size=world_size
+    )

@@ -77,15 +77,7 @@ def check_data(
         limit = bad_file_limit(len(dataset), max_bad) if name == "train" else 0
         count = len(dataset) if sample == "all" else min(int(sample), len(dataset))
         bad = _unreadable(name, dataset, count, progress, timeout)
-        lines = [f"{name}: unreadable image {error}" + zh("image_unreadable") for error in bad[:_SHOWN]]
-        if len(bad) > _SHOWN:
-            lines.append(f"{name}: and {len(bad) - _SHOWN} more unreadable images")
-        if name == "train" and len(bad) > limit:
-            lines.append(
-                f"train: {len(bad)} of {count} images looked at ({len(dataset)} in all) are unreadable, more "
-                f"than the {limit} that may be skipped (dataloader.train.loader.max_bad)"
-                + zh("too_many_unreadable")
-            )
+        lines = _unreadable_lines(name, bad, f"{count} images looked at ({len(dataset)} in all)", limit)
         (faults if len(bad) > limit else warnings).extend(lines)
     for warning in warnings:
         _LOGGER.warning("%s", warning)
@@ -247,3 +239,15 @@ def _unreadable(
 
             looked = tqdm(looked, total=count, desc=f"checking {name} images", unit="img", leave=False)
         return [error for error in looked if error is not None]
+
+
+def _unreadable_lines(name: str, bad: list[ImageError], looked_at: str, limit: int) -> list[str]:
+    lines = [f"{name}: unreadable image {error}" + zh("image_unreadable") for error in bad[:_SHOWN]]
+    if len(bad) > _SHOWN:
+        lines.append(f"{name}: and {len(bad) - _SHOWN} more unreadable images")
+    if name == "train" and len(bad) > limit:
+        lines.append(
+            f"train: {len(bad)} of {looked_at} are unreadable, more than the {limit} that may be skipped "
+            "(dataloader.train.loader.max_bad)" + zh("too_many_unreadable")
+        )
+    return lines

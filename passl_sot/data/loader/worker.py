@@ -19,7 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from multiprocessing import forkserver, resource_tracker, spawn
+from multiprocessing import forkserver, resource_tracker, spawn, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from typing import Any
@@ -38,6 +38,8 @@ from passl_sot.data.loader.shared_buffers import (
 from passl_sot.data.rng import Key
 from passl_sot.launch.supervisor import end_with_parent
 
+# Environment variable with the folder of the server's socket.
+SERVER_FOLDER = "PASSL_SOT_SERVER_FOLDER"
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -55,25 +57,27 @@ def start_server() -> None:
     # Schedulers send SIGTERM to every process of a job, and terminals send Ctrl-C: the training process then
     # finishes its step and saves, for which it needs its workers. Server and workers inherit the mask.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    # Workers are told by multiprocessing where to find modules, but the server, up to Python 3.14, is not.
+    path = os.pathsep.join(place or os.getcwd() for place in sys.path)
     try:
-        with _importable_as_here():
+        with _environment(PYTHONPATH=path, **{SERVER_FOLDER: util.get_temp_dir()}):
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
-def _importable_as_here() -> Iterator[None]:
-    """Has the server find modules where this process does; workers are told by multiprocessing."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(place or os.getcwd() for place in sys.path)
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def start_worker(
