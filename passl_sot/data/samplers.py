@@ -116,7 +116,7 @@ class ShardedBatchSampler:
         return -(-self._places // global_batch)
 
     def __iter__(self) -> Iterator[Batch]:
-        """This process's batches from the epoch's beginning, or once, after `load_state_dict`, from there."""
+        """This process's batches from the epoch's beginning; once after `load_state_dict`, from there."""
         if not self._resumed:
             self.consumed = 0
         self._resumed = False
@@ -133,17 +133,20 @@ class ShardedBatchSampler:
         """Order of all images in an epoch, int64 [num_samples], the same in every process."""
         if not self.shuffle:
             return np.arange(self.num_samples)
+        # All processes draw the whole order, so that none has to be told what the others read.
         return of_order(self.seed, epoch).permutation(self.num_samples)
 
     def balanced_order(self, labels: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Images of a balanced epoch and which copy of each stands there, int64 [num_samples] each."""
         rng = of_order(self.seed, epoch)
+        # In another order each epoch, as the first classes get one image more where the division leaves some.
         classes = rng.permutation(np.unique(labels))
         images = []
         copies = []
         for place, label in enumerate(classes):
             members = np.flatnonzero(labels == label)
             share = self.num_samples // len(classes) + (place < self.num_samples % len(classes))
+            # All members once before any of them comes again.
             rounds = -(-share // len(members))
             images.append(np.concatenate([rng.permutation(members) for _ in range(rounds)])[:share])
             copies.append(np.arange(share) // len(members))
@@ -173,12 +176,15 @@ class ShardedBatchSampler:
         consumed = int(state["consumed"])
         if consumed:
             mine = self.state_dict()
+            # Checkpoints written before these settings existed don't have them.
             before = {"repeats": 1, "balanced": False, **state}
             keys = ("seed", "num_samples", "global_batch", "shuffle", "repeats", "balanced")
             changed = [key for key in keys if before[key] != mine[key]]
             if changed == ["global_batch"]:
+                # The order is the same: as many images are skipped, if they fill whole batches.
                 consumed, over = divmod(consumed * before["global_batch"], mine["global_batch"])
-                changed = changed if over else []
+                if not over:
+                    changed = []
             if changed:
                 listed = ", ".join(f"{key} was {before[key]} and is {mine[key]}" for key in changed)
                 raise DataError(
@@ -231,6 +237,7 @@ class EvalBatchSampler:
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.consumed = 0
+        # Nothing is added to make parts equal: metrics are those of one process to the last image.
         self._begin = num_samples * rank // world_size
         self._end = num_samples * (rank + 1) // world_size
 

@@ -126,6 +126,7 @@ def _read_plain(data: bytes) -> tuple[StringTable, np.ndarray] | None:
     Returns:
         None where a line is anything else: lines are then looked at one by one.
     """
+    # Characters beyond ASCII may be blanks, or digits, that `strip` and `isdecimal` take for such.
     if not data.isascii() or any(sign in data for sign in (b"#", b"\r", b"\\")):
         return None
     text = data.decode().removesuffix("\n")
@@ -158,7 +159,9 @@ def read_labels(path: str, classes: int | None) -> tuple[StringTable, np.ndarray
     labels: list[list[int]] = []
     faults: list[str] = []
     for number, line, name, field in lines:
-        words = [] if field == "-" else [word.strip() for word in field.split(",")]
+        words = [word.strip() for word in field.split(",")]
+        if field == "-":
+            words = []
         if not name or not all(word.isdecimal() and int(word) <= LARGEST_LABEL for word in words):
             faults.append(
                 f"{path}:{number}: {line!r} isn't 'path 0,3' (class numbers with commas) or 'path -' (none)"
@@ -228,7 +231,8 @@ def _images(path: str, data: bytes) -> list[tuple[int, str, str, str]]:
     found = []
     for number, line in _lines(path, data):
         if not line.startswith("#"):
-            name, _, field = line.rpartition("\t") if "\t" in line else line.rpartition(" ")
+            # From the right, as paths hold spaces and labels do not.
+            name, _, field = line.rpartition("\t" if "\t" in line else " ")
             found.append((number, line, name.strip(), field.strip()))
     if not found:
         raise DataError(f"{path} lists no images; a line is 'path label'" + zh("list_is_empty"))
@@ -237,7 +241,9 @@ def _images(path: str, data: bytes) -> list[tuple[int, str, str, str]]:
 
 def _forward(name: str) -> str:
     """A path with the backslashes of Windows turned round."""
-    return name.replace("\\", "/") if os.sep == "/" else name
+    if os.sep == "\\":
+        return name
+    return name.replace("\\", "/")
 
 
 def read_class_names(path: str) -> list[str]:
@@ -253,6 +259,7 @@ def read_class_names(path: str) -> list[str]:
     lines = [line for _, line in _lines(path, _read(path))]
     if not lines:
         raise DataError(f"{path} holds no class names")
+    # Names may begin with a number ("3 musketeers"): only 0 to C-1, each once, are labels.
     pairs = [line.split(maxsplit=1) for line in lines]
     if all(len(pair) == 2 and pair[0].isdecimal() for pair in pairs):
         named = {int(label): name for label, name in pairs}
