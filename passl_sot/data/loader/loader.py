@@ -20,7 +20,7 @@ from passl_sot.data.loader.batch_reader import BatchReader
 from passl_sot.data.loader.corrupt_files import BadFiles
 from passl_sot.data.loader.shared_buffers import BufferPool
 from passl_sot.data.loader.worker import SharedReader, start_server
-from passl_sot.data.loader.worker_pool import AHEAD, ReaderThread, WorkerPool
+from passl_sot.data.loader.worker_pool import AHEAD, WorkerPool, thread_batches
 from passl_sot.data.samplers import EvalBatchSampler, ShardedBatchSampler
 from passl_sot.data.schema import LoaderSection
 from passl_sot.launch.cores import usable_cores
@@ -133,7 +133,7 @@ class DataLoader:
 
     def _batches(self) -> Generator[dict[str, Any], None, None]:
         if not self.num_workers:
-            yield from ReaderThread(self._reader, self._timeout).batches(self.sampler)
+            yield from thread_batches(self._reader, self.sampler, self._timeout)
             return
         if self._buffers is None:
             # A slot for each batch that can be under way, or kept by the consumer.

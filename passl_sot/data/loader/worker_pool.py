@@ -35,65 +35,64 @@ _PATIENCE = 5.0
 _SERVER_GONE = 255
 
 
-class ReaderThread(threading.Thread):
-    """Reads batches ahead of the consumer in this process, where there are no workers.
+def thread_batches(
+    reader: BatchReader, keys: Iterable[list[Key]], timeout: float | None
+) -> Generator[dict[str, Any], None, None]:
+    """As `WorkerPool.batches`, read by a thread of this process ahead of the consumer.
 
     Args:
         reader: Makes batches.
+        keys: The keys of each batch.
         timeout: Seconds that a batch may take; None for no limit.
+
+    Raises:
+        WorkerError: A batch took too long.
     """
+    reader = copy.copy(reader)
+    asked: queue.SimpleQueue[list[Key] | None] = queue.SimpleQueue()
+    ready: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    progress: list[tuple[int | None, float]] = [(None, 0.0)]
 
-    def __init__(self, reader: BatchReader, timeout: float | None):
-        super().__init__(daemon=True, name="passl_sot reader")  # one that hangs keeps no process from ending
-        self._reader = copy.copy(reader)
-        self._reader.note = self._note
-        self._timeout = timeout
-        self._now: tuple[int | None, float] = (None, 0.0)
-        self._asked: queue.SimpleQueue[list[Key] | None] = queue.SimpleQueue()
-        self._ready: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    def note(item: int | None) -> None:
+        progress[0] = (item, time.monotonic())
 
-    def run(self) -> None:
-        """Reads until there is no more to do."""
-        while (keys := self._asked.get()) is not None:
+    def read() -> None:
+        while (task := asked.get()) is not None:
             began = time.thread_time()
-            batch = self._reader(keys)
-            self._ready.put({**batch, "seconds": time.thread_time() - began})
+            batch = reader(task)
+            ready.put({**batch, "seconds": time.thread_time() - began})
 
-    def batches(self, keys: Iterable[list[Key]]) -> Generator[dict[str, Any], None, None]:
-        """As of `WorkerPool`.
+    reader.note = note
+    # A daemon: one that hangs in a broken disk keeps no process from ending.
+    threading.Thread(target=read, daemon=True, name="passl_sot reader").start()
+    under_way = 0
+    coming = iter(keys)
+    try:
+        while True:
+            while under_way < AHEAD and (task := next(coming, None)) is not None:
+                asked.put(task)
+                under_way += 1
+            if not under_way:
+                return
+            batch = _get(ready, timeout)
+            if batch is None:
+                item, since = progress[0]
+                activity = _activity(item, time.monotonic() - since, reader.dataset)
+                who = f"the thread that reads {reader.dataset.noun}s"
+                raise WorkerError(_timeout_message(timeout, who, activity))
+            under_way -= 1
+            yield batch
+    finally:
+        asked.put(None)
 
-        Raises:
-            WorkerError: A batch took too long.
-        """
-        self.start()
-        under_way = 0
-        coming = iter(keys)
-        try:
-            while True:
-                while under_way < AHEAD and (task := next(coming, None)) is not None:
-                    self._asked.put(task)
-                    under_way += 1
-                if not under_way:
-                    return
-                batch = self._receive()
-                under_way -= 1
-                yield batch
-        finally:
-            self._asked.put(None)
 
-    def _receive(self) -> dict[str, Any]:
-        waited = 0.0
-        while self._timeout is None or waited < self._timeout:
-            with contextlib.suppress(queue.Empty):
-                return self._ready.get(timeout=_poll_seconds(self._timeout))
-            waited += _poll_seconds(self._timeout)
-        item, since = self._now
-        dataset = self._reader.dataset
-        activity = _activity(item, time.monotonic() - since, dataset)
-        raise WorkerError(_timeout_message(self._timeout, f"the thread that reads {dataset.noun}s", activity))
-
-    def _note(self, item: int | None) -> None:
-        self._now = (item, time.monotonic())
+def _get(ready: queue.SimpleQueue[dict[str, Any]], timeout: float | None) -> dict[str, Any] | None:
+    waited = 0.0
+    while timeout is None or waited < timeout:
+        with contextlib.suppress(queue.Empty):
+            return ready.get(timeout=_poll_seconds(timeout))
+        waited += _poll_seconds(timeout)
+    return None
 
 
 @dataclass(eq=False)
