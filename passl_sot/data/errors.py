@@ -74,4 +74,3 @@ class WorkerError(DataError):
     """
 
     status = 1
-    final = False

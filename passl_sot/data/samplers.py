@@ -14,7 +14,7 @@ import numpy as np
 from passl_sot.config.chinese import zh
 from passl_sot.data.datasets.base import Dataset
 from passl_sot.data.errors import DataError
-from passl_sot.data.rng import Key, of_order
+from passl_sot.data.rng import Key, order_rng
 from passl_sot.data.schema import SamplerSection
 
 Batch = list[Key]
@@ -134,11 +134,11 @@ class ShardedBatchSampler:
         if not self.shuffle:
             return np.arange(self.num_samples)
         # All processes draw the whole order, so that none has to be told what the others read.
-        return of_order(self.seed, epoch).permutation(self.num_samples)
+        return order_rng(self.seed, epoch).permutation(self.num_samples)
 
     def balanced_order(self, labels: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Images of a balanced epoch and which copy of each stands there, int64 [num_samples] each."""
-        rng = of_order(self.seed, epoch)
+        rng = order_rng(self.seed, epoch)
         # In another order each epoch, as the first classes get one image more where the division leaves some.
         classes = rng.permutation(np.unique(labels))
         images = []

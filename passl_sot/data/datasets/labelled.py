@@ -16,7 +16,7 @@ from passl_sot.data.datasets.base import Dataset, Empty, Read
 from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError
 from passl_sot.data.loader.shared_buffers import size_of
-from passl_sot.data.rng import Key, Streams, of_image
+from passl_sot.data.rng import Key, Streams, image_rng
 from passl_sot.data.transforms.batch import build_batch_transforms
 from passl_sot.data.transforms.compose import build_transforms, output_size
 from passl_sot.imageio import jpeg
@@ -159,7 +159,7 @@ class LabelledImages(Dataset):
             # Without it iterating over the dataset would never end.
             raise IndexError(f"image {index} of {size}")
         index = int(index) % size  # -1 has the draws of the last one
-        rng = of_image(self.seed, (epoch, index, *copy))
+        rng = image_rng(self.seed, (epoch, index, *copy))
         image = self.transforms(self.open(index), rng, int(epoch), out)
         return {"image": image, "label": self._label(index), "index": index}
 
