@@ -15,7 +15,7 @@ from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.datasets.list_files import ListFile
 from passl_sot.data.datasets.packed import PackedImages
 from passl_sot.data.errors import DataError, ItemError
-from passl_sot.data.samplers import EvalBatchSampler, ShardedBatchSampler, eval_sampler, train_sampler
+from passl_sot.data.samplers import EvalBatchSampler, ShardedBatchSampler, build_sampler
 from passl_sot.data.schema import LoaderSection, SamplerSection, SplitSection
 from passl_sot.data.transforms.auto_augment import AutoAugment, ThreeAugment
 from passl_sot.data.transforms.by_epoch import ByEpoch
@@ -127,6 +127,7 @@ def build_dataloader(
     training = mode == "train"
     dataset.prepare(training=training)
     dataset.seed = seed
-    build = train_sampler if training else eval_sampler
-    sampler = build(section.sampler, dataset, seed=seed, rank=rank, world_size=world_size)
+    sampler = build_sampler(
+        section.sampler, dataset, training=training, seed=seed, rank=rank, world_size=world_size
+    )
     return DataLoader(dataset, sampler, section.loader, training=training, world_size=local_size)

@@ -154,7 +154,7 @@ class ShardedBatchSampler:
         return np.concatenate(images)[order], np.concatenate(copies)[order]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run stands; the same for every process."""
+        """The place in the run, and all that the order depends on; the same for every process."""
         return {
             "epoch": self.epoch,
             "consumed": self.consumed,
@@ -178,8 +178,8 @@ class ShardedBatchSampler:
             mine = self.state_dict()
             # Checkpoints written before these settings existed don't have them.
             before = {"repeats": 1, "balanced": False, **state}
-            keys = ("seed", "num_samples", "global_batch", "shuffle", "repeats", "balanced")
-            changed = [key for key in keys if before[key] != mine[key]]
+            settings = [key for key in mine if key not in ("epoch", "consumed")]
+            changed = [key for key in settings if before[key] != mine[key]]
             if changed == ["global_batch"]:
                 # The order is the same: as many images are skipped, if they fill whole batches.
                 consumed, over = divmod(consumed * before["global_batch"], mine["global_batch"])
@@ -260,43 +260,33 @@ def _check_counts(num_samples: int, batch_size: int, rank: int, world_size: int)
         raise ValueError(f"rank {rank} of {world_size} processes")
 
 
-def train_sampler(
-    section: SamplerSection, dataset: Dataset, *, seed: int, rank: int, world_size: int
-) -> ShardedBatchSampler:
-    """The sampler of a training split.
+def build_sampler(
+    section: SamplerSection, dataset: Dataset, *, training: bool, seed: int, rank: int, world_size: int
+) -> ShardedBatchSampler | EvalBatchSampler:
+    """The sampler that a `sampler:` section describes.
 
     Raises:
-        DataError: The settings don't go together or don't fit the dataset.
+        DataError: The settings don't go together or don't fit the dataset, or evaluation would leave items
+            out or read some twice.
     """
-    return ShardedBatchSampler(
-        num_samples=len(dataset),
-        batch_size=section.batch_size,
-        shuffle=section.shuffle is not False,
-        drop_last=section.drop_last is not False,
-        repeats=section.repeats,
-        labels=dataset.balanced_by() if section.balanced else None,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-    )
-
-
-def eval_sampler(
-    section: SamplerSection, dataset: Dataset, *, seed: int, rank: int, world_size: int
-) -> EvalBatchSampler:
-    """The sampler of a validation split.
-
-    Raises:
-        DataError: A setting would leave images out or read some twice.
-    """
-    for key, only in (("shuffle", False), ("drop_last", False), ("repeats", 1), ("balanced", False)):
-        value = getattr(section, key)
-        if value not in (only, None):
-            only_text = str(only).lower()
+    if training:
+        return ShardedBatchSampler(
+            num_samples=len(dataset),
+            batch_size=section.batch_size,
+            shuffle=section.shuffle is not False,
+            drop_last=section.drop_last is not False,
+            repeats=section.repeats,
+            labels=dataset.balanced_by() if section.balanced else None,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
+    for key, only in (("shuffle", "false"), ("drop_last", "false"), ("repeats", "1"), ("balanced", "false")):
+        value = str(getattr(section, key)).lower()
+        if value not in (only, "none"):
             raise DataError(
-                f"dataloader.val.sampler.{key} is {str(value).lower()}; evaluation reads every image exactly "
-                f"once, in order: write {key}: {only_text}, or leave it out"
-                + zh("val_sampler", setting=key, only=only_text)
+                f"dataloader.val.sampler.{key} is {value}; evaluation reads every image exactly once, in "
+                f"order: write {key}: {only}, or leave it out" + zh("val_sampler", setting=key, only=only)
             )
     return EvalBatchSampler(
         num_samples=len(dataset), batch_size=section.batch_size, rank=rank, world_size=world_size

@@ -276,12 +276,9 @@ def _end_of(process: ForkServerProcess) -> str:
         return "broke off its connection"
     if code == _SERVER_GONE:
         return "ended with the server of all workers, which was killed"
-    if code >= 0:
-        return f"left with status {code}"
-    try:
+    if code < 0:
         return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"
+    return f"left with status {code}"
 
 
 def _poll_seconds(timeout: float | None) -> float:
