@@ -110,6 +110,8 @@ def build_dataloader(
         DataError: As for `build_dataset`; or there are fewer images than a batch needs.
     """
     from passl_sot.config.schema import make_section
+
+    # It imports Paddle, for which lists and checks of the data need not wait.
     from passl_sot.data.loader.loader import DataLoader, start_workers
 
     if mode not in ("train", "val"):
@@ -117,6 +119,7 @@ def build_dataloader(
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be 0 or more")
     section = cfg if isinstance(cfg, SplitSection) else make_section(SplitSection, cfg)
+    # The processes on this machine, which share its cores; Paddle's launcher tells how many.
     local_size = int(os.environ.get("PADDLE_LOCAL_SIZE", world_size))
     # The server of workers gets ready while the data are listed.
     start_workers(section.loader, local_size)

@@ -119,7 +119,7 @@ class ShardedBatchSampler:
         """This process's batches from the epoch's beginning; once after `load_state_dict`, from there."""
         if not self._resumed:
             self.consumed = 0
-        self._resumed = False
+        self._resumed = False  # once: the next iteration is a whole one again
         return self._batches(self.epoch, self.consumed)
 
     def set_epoch(self, epoch: int) -> None:
@@ -201,6 +201,7 @@ class ShardedBatchSampler:
         if self.repeats == 1:
             ours += self.rank * self.batch_size
         else:
+            # Copies of an image, which are neighbors, go to different processes.
             ours = ours * self.world_size + self.rank
         for t in range(first, len(self)):
             # The last batch is filled up from the epoch's beginning, as often as it needs.
@@ -247,6 +248,7 @@ class EvalBatchSampler:
 
     def __iter__(self) -> Iterator[Batch]:
         self.consumed = 0
+        # Nothing is drawn in evaluation, so any epoch would do.
         for begin in range(self._begin, self._end, self.batch_size):
             yield [(0, index) for index in range(begin, min(begin + self.batch_size, self._end))]
 

@@ -1,4 +1,4 @@
-"""Checks of the data before a run: all faults at once, each with what to do about it."""
+"""Checks of the data before a run: all faults at once, each with its cure."""
 
 from __future__ import annotations
 
@@ -135,6 +135,7 @@ def _labels_out_of_range(name: str, dataset: LabelledImages) -> list[str]:
         return []
     first = int(wrong[0])
     hint = ""
+    # The usual cause: lists of MATLAB, Caffe and R count from 1.
     if labels.min() == 1 and labels.max() == count:
         hint = "; labels seem to count from 1: subtract 1 from each"
     return [
@@ -187,6 +188,7 @@ def _shared_files(train: LabelledImages, val: LabelledImages) -> list[str]:
     codes = train.paths.name_codes()
     others = val.paths.name_codes()
     candidates = np.flatnonzero(np.isin(codes, others))
+    # A million paths lie in a thousand folders: each is looked at once.
     real_folder = functools.cache(os.path.realpath)
 
     def real_path(path: str) -> str:
@@ -209,6 +211,7 @@ def _unreadable(
     name: str, dataset: LabelledImages, count: int, progress: bool, timeout: float | None
 ) -> list[ImageError]:
     """The unreadable files among `count` of them."""
+    # Files stand class by class, so evenly spread ones are of all classes.
     indices: Sequence[int] = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64).tolist()
 
     def look(index: int) -> ImageError | None:

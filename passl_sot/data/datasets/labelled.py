@@ -265,7 +265,7 @@ class LabelledImages(Dataset):
             )
 
     def missing_speedups(self) -> list[str]:
-        """What of the extra `[fast]` isn't installed."""
+        """Packages of the extra `[fast]` that aren't installed."""
         found = {"numba": jit.available(), "simplejpeg": jpeg.available()}
         return [name for name, there in found.items() if not there]
 

@@ -100,7 +100,7 @@ def read_list(path: str) -> tuple[StringTable, np.ndarray]:
     Raises:
         DataError: The file can't be read, or a line is wrong; each fault is given as file:line.
     """
-    data = _read(path)
+    data = _read(path)  # once, as a shell's `<(...)` is a pipe
     plain = _read_plain(data)
     if plain is not None:
         return plain
@@ -255,6 +255,7 @@ def read_class_names(path: str) -> list[str]:
         named = {int(label): name for label, name in pairs}
         if sorted(named) == list(range(len(lines))):
             lines = [named[label] for label in range(len(lines))]
+    # Predictions name classes, so two of one name could not be told apart.
     if len(set(lines)) < len(lines):
         twice = sorted({name for name in lines if lines.count(name) > 1})
         raise DataError(f"{path} gives the class names {twice[:5]} more than once")
@@ -274,12 +275,13 @@ def _read(path: str) -> bytes:
 def _lines(path: str, data: bytes) -> list[tuple[int, str]]:
     """Numbered lines that aren't empty, without line ends or outer blanks."""
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")  # editors on Windows begin a file with a byte-order mark
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{path}:{line}: not UTF-8; save the file as UTF-8, for example "
             f"`iconv -f GBK -t UTF-8 {path}`" + zh("save_as_utf8")
         ) from error
+    # Not tabs, which separate paths and labels.
     stripped = ((number, line.strip(" \r\n")) for number, line in enumerate(text.split("\n"), 1))
     return [(number, line) for number, line in stripped if line.strip()]

@@ -65,7 +65,7 @@ class DataLoader:
         training: bool,
         world_size: int = 1,
     ):
-        self.dataset: Any = dataset  # each task knows which kind it reads, and what more that has
+        self.dataset: Any = dataset  # tasks know which kind it is and what else it has
         self.sampler = sampler
         self.num_workers = _worker_count(section.num_workers, world_size)
         self.use_shared_memory = section.use_shared_memory
@@ -105,7 +105,7 @@ class DataLoader:
                 yield {name: as_tensor(array) for name, array in batch.items()}
 
     def advice(self, items_per_s: float) -> str:
-        """Says what helps most cheaply where a consumer that could take so many items per second has to wait.
+        """The cheapest cure where a consumer that could take so many items per second has to wait.
 
         Returns:
             One line; "" as long as too few batches were read to tell.

@@ -25,7 +25,8 @@ from passl_sot.data.loader.shared_buffers import BufferPool
 from passl_sot.data.loader.worker import SharedReader, start_worker
 from passl_sot.data.rng import Key
 
-# Batches that each worker is asked for ahead.
+# Batches that each worker is asked for: one that it works on, and one so that it never waits for the main
+# process.
 AHEAD = 2
 # Seconds of one wait. Waits are counted, whatever the clock says: a job suspended for an hour hasn't waited.
 _POLL_SECONDS = 1.0
@@ -95,7 +96,7 @@ def _get(ready: queue.SimpleQueue[dict[str, Any]], timeout: float | None) -> dic
     return None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False)  # two workers that are asked for nothing are not the same
 class _Worker:
     process: ForkServerProcess
     connection: Connection
@@ -164,6 +165,7 @@ class WorkerPool:
             WorkerError: A worker died, or a batch took too long.
         """
         coming = enumerate(keys)
+        # Batches come as workers finish them, and leave in the order of their keys.
         ready: dict[int, dict[str, Any]] = {}
         wanted = 0
         try:
@@ -244,15 +246,16 @@ class WorkerPool:
         )
 
     def _describe(self, worker: _Worker) -> tuple[str, str]:
-        """Which worker this is, and what it is doing."""
+        """Words for a worker, and for its activity."""
         number = self._workers.index(worker)
         activity = _activity(*self.buffers.progress(number), self._dataset)
         return f"worker {number} (pid {worker.process.pid})", activity
 
 
 def _end_workers(workers: list[_Worker], buffers: BufferPool) -> None:
-    """Ends all workers; what they had under way is dropped."""
+    """Ends all workers; batches under way are dropped."""
     for worker in workers:
+        # The number of one that has ended may be another process's by now.
         if worker.process.is_alive():
             worker.process.kill()  # SIGTERM is blocked there
     for worker in workers:
@@ -286,7 +289,7 @@ def _poll_seconds(timeout: float | None) -> float:
 
 
 def _activity(item: int | None, seconds: float, dataset: Dataset) -> str:
-    """Words for what a worker or thread is doing."""
+    """Words for the activity of a worker or thread."""
     if item is None:
         return f"was reading no {dataset.noun}"
     return f"had been reading {dataset.noun} {item} ({dataset.describe(item)}) for {seconds:.0f} s"
