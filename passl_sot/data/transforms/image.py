@@ -8,15 +8,25 @@ accuracies were measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy.random import Generator
 
 from passl_sot.config.chinese import zh
 from passl_sot.data.errors import DataError
 from passl_sot.data.rng import Streams
-from passl_sot.data.transforms.base import TRANSFORMS, BaseTransform, Stage, bounds, height_width, require
+from passl_sot.data.transforms.base import (
+    TRANSFORMS,
+    BaseTransform,
+    Empty,
+    Out,
+    Stage,
+    bounds,
+    height_width,
+    require,
+)
 from passl_sot.data.transforms.operations import Op, apply_ops
 from passl_sot.imageio.decode import Interpolation, resize
 from passl_sot.imageio.kernels.jit import available, laid_out
@@ -51,7 +61,7 @@ class RandomResizedCrop(BaseTransform):
         self.ratio = bounds("RandomResizedCrop.ratio", ratio)
         self.interpolation = interpolation
 
-    def region(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    def region(self, height: int, width: int, rng: Generator) -> tuple[int, int, int, int]:
         """Draws (top, left, height, width) of the region to cut out of an image of the given size."""
         least, most = self.scale
         low = math.log(self.ratio[0])
@@ -68,14 +78,12 @@ class RandomResizedCrop(BaseTransform):
         h = min(height, max(1, round(width / self.ratio[0])))
         return (height - h) // 2, (width - w) // 2, h, w
 
-    def apply(
-        self, image: LazyImage, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
-    ) -> LazyImage:
+    def apply(self, image: LazyImage, rng: Generator, epoch: int = 0, out: Out = None) -> LazyImage:
         """A random region, uint8 [*output_hw, 3], which is resized when it is asked for."""
         top, left, h, w = self.region(image.shape[0], image.shape[1], rng)
         interpolation: Any = self.interpolation
         if interpolation == "random":
-            interpolation = ("bilinear", "bicubic")[int(rng.integers(2))]
+            interpolation = ("bilinear", "bicubic")[rng.integers(2)]
         # Sliced first rather than by `box`: pixels outside of the region take no part, as in torchvision.
         return _Resized(image[top : top + h, left : left + w], self.output_hw, interpolation)
 
@@ -94,7 +102,7 @@ class RandomCrop:
         require(padding >= 0, "RandomCrop.padding", padding, "be 0 or more")
         self.padding = padding
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, rng: Generator) -> np.ndarray:
         """A random place: uint8 [*output_hw, 3].
 
         Raises:
@@ -109,7 +117,7 @@ class RandomCrop:
         left = int(rng.random() * lefts)
         return image[top : top + height, left : left + width]
 
-    def of_batch(self, images: np.ndarray, streams: Streams, empty: Callable[..., np.ndarray]) -> np.ndarray:
+    def of_batch(self, images: np.ndarray, streams: Streams, empty: Empty) -> np.ndarray:
         """The same for each of uint8 [B, H, W, C]."""
         from passl_sot.imageio.kernels import layout
 
@@ -147,16 +155,15 @@ class RandomHorizontalFlip(BaseTransform):
         require(0 <= prob <= 1, "RandomHorizontalFlip.prob", prob, "be between 0 and 1")
         self.prob = prob
 
-    def apply(
-        self, image: LazyImage, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
-    ) -> LazyImage:
+    def apply(self, image: LazyImage, rng: Generator, epoch: int = 0, out: Out = None) -> LazyImage:
         """The image or its mirror image, of the same shape."""
         if rng.random() >= self.prob:
             return image
-        # An image that is yet to be resized comes out mirrored at no cost.
-        return image.mirrored() if isinstance(image, _Resized) else _mirror(as_array(image))
+        if isinstance(image, _Resized):
+            return image.mirrored()  # at no cost, as it is resized
+        return _mirror(as_array(image))
 
-    def of_batch(self, images: np.ndarray, streams: Streams, empty: Callable[..., np.ndarray]) -> np.ndarray:
+    def of_batch(self, images: np.ndarray, streams: Streams, empty: Empty) -> np.ndarray:
         """The same for each of uint8 [B, H, W, C]."""
         from passl_sot.imageio.kernels import layout
 
@@ -203,7 +210,7 @@ class ColorJitter:
         self.strengths = {"Brightness": brightness, "Contrast": contrast, "Color": saturation}
         self.hue = hue
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, rng: Generator) -> np.ndarray:
         """The image with other colors, of the same shape."""
         ops = []
         for place in rng.permutation(4):
@@ -239,16 +246,16 @@ class Resize(BaseTransform):
         self.short_side = height
         self.interpolation: Interpolation = interpolation
 
-    def apply(
-        self, image: LazyImage, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
-    ) -> LazyImage:
+    def apply(self, image: LazyImage, rng: Generator, epoch: int = 0, out: Out = None) -> LazyImage:
         """The resized image, computed when it is asked for, and as far."""
         h, w = image.shape[:2]
         target = self.output_hw
         if target is None:
-            scale = self.short_side
-            target = (int(scale * h / w), scale) if w <= h else (scale, int(scale * w / h))
-        return image if target == (h, w) else _Resized(image, target, self.interpolation)
+            short = self.short_side
+            target = (max(short, int(short * h / w)), max(short, int(short * w / h)))
+        if target == (h, w):
+            return image
+        return _Resized(image, target, self.interpolation)
 
 
 class _Resized:
@@ -268,12 +275,14 @@ class _Resized:
 
     def __getitem__(self, rectangle: tuple[slice, slice]) -> np.ndarray:
         top, bottom, left, right = edges(rectangle, self.shape)
-        first = self.shape[1] - right if self._mirror else left
+        width = right - left
+        if self._mirror:
+            left = self.shape[1] - right
         return resize(
             self._image,
             self.shape[:2],
             interpolation=self._interpolation,
-            window=(top, first, bottom - top, right - left),
+            window=(top, left, bottom - top, width),
             mirrored=self._mirror,
         )
 
@@ -289,9 +298,7 @@ class CenterCrop(BaseTransform):
     def __init__(self, *, size: int | list[int]):
         self.output_hw = height_width("CenterCrop.size", size)
 
-    def apply(
-        self, image: LazyImage, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
-    ) -> np.ndarray:
+    def apply(self, image: LazyImage, rng: Generator, epoch: int = 0, out: Out = None) -> np.ndarray:
         """The center: uint8 [*output_hw, 3]."""
         height, width = self.output_hw
         missing_h = max(0, height - image.shape[0])
@@ -358,9 +365,7 @@ class Normalize(BaseTransform):
                 "values, or one for all" + zh("normalize_channels")
             )
 
-    def apply(
-        self, image: LazyImage, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
-    ) -> np.ndarray:
+    def apply(self, image: LazyImage, rng: Generator, epoch: int = 0, out: Out = None) -> np.ndarray:
         """float32 [C, H, W], in `out` if that has this shape."""
         shape = (len(self.mean), *image.shape[:2])
         if out is None or out.shape != shape:
@@ -376,7 +381,7 @@ class Normalize(BaseTransform):
             out[channel] += self.bias[channel]
         return out
 
-    def of_batch(self, images: np.ndarray, streams: Streams, empty: Callable[..., np.ndarray]) -> np.ndarray:
+    def of_batch(self, images: np.ndarray, streams: Streams, empty: Empty) -> np.ndarray:
         """The same for each of uint8 [B, H, W, C]: float32 [B, C, H, W]."""
         from passl_sot.imageio.kernels import layout
 

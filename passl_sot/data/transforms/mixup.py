@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.random import Generator
 
 from passl_sot.config.chinese import zh
 from passl_sot.config.ranges import Natural
 from passl_sot.data.errors import DataError
-from passl_sot.data.transforms.base import TRANSFORMS, Stage, require
+from passl_sot.data.transforms.base import TRANSFORMS, Images, Stage, require
 from passl_sot.imageio.kernels.jit import available, laid_out
 
 Box = tuple[int, int, int, int]
@@ -74,7 +75,7 @@ class Mixup:
         self.label_smoothing = label_smoothing
         self.off_epoch = off_epoch
 
-    def draw(self, height: int, width: int, rng: np.random.Generator) -> tuple[float, Box | None]:
+    def draw(self, height: int, width: int, rng: Generator) -> tuple[float, Box | None]:
         """Draws what is done to one batch.
 
         Returns:
@@ -83,10 +84,9 @@ class Mixup:
         """
         if rng.random() >= self.prob:
             return 1.0, None
-        if self.mixup_alpha and self.cutmix_alpha:
+        cut = self.cutmix_alpha > 0
+        if cut and self.mixup_alpha:
             cut = rng.random() < self.switch_prob
-        else:
-            cut = self.cutmix_alpha > 0
         alpha = self.cutmix_alpha if cut else self.mixup_alpha
         share = float(rng.beta(alpha, alpha))
         if not cut:
@@ -127,13 +127,13 @@ class Mixup:
 
     def __call__(
         self,
-        images: Sequence[np.ndarray] | np.ndarray,
+        images: Images,
         labels: np.ndarray,
-        rng: np.random.Generator,
+        rng: Generator,
         epoch: int = 0,
         *,
         overwrite: bool = False,
-    ) -> tuple[Sequence[np.ndarray] | np.ndarray, np.ndarray]:
+    ) -> tuple[Images, np.ndarray]:
         """Mixes a batch.
 
         Args:
@@ -150,7 +150,9 @@ class Mixup:
             DataError: A label isn't below `num_classes`.
         """
         of_bytes = images[0].dtype == np.uint8
-        height, width = images[0].shape[:2] if of_bytes else images[0].shape[1:]
+        height, width = images[0].shape[:2]
+        if not of_bytes:
+            height, width = images[0].shape[1:]
         own = 1.0
         box = None
         if self.off_epoch is None or epoch < self.off_epoch:
@@ -178,7 +180,7 @@ class Mixtures(Sequence):
         box: As of `Mixup.draw`.
     """
 
-    def __init__(self, images: Sequence[np.ndarray] | np.ndarray, share: float, box: Box | None):
+    def __init__(self, images: Images, share: float, box: Box | None):
         self._images = images
         self._share = share
         self._box = box
@@ -209,7 +211,7 @@ class Mixtures(Sequence):
         return np.rint(mixture, out=mixture).astype(np.uint8)
 
 
-def _span(length: int, side: int, rng: np.random.Generator) -> tuple[int, int]:
+def _span(length: int, side: int, rng: Generator) -> tuple[int, int]:
     """Begin and end of a box's side: its center is uniform, what sticks out is cut off."""
     center = int(rng.integers(length))
     # Halved first, as in CutMix's own code, so sides are even.
