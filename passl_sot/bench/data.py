@@ -19,17 +19,16 @@ import numpy as np
 from passl_sot.bench.model import Peer, PeerError
 from passl_sot.bench.peers import PEERS
 from passl_sot.config.chinese import zh
-from passl_sot.config.loader import Config
 from passl_sot.data import build_dataloader
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.errors import DataError
-from passl_sot.data.loader.collate import Collate
-from passl_sot.data.loader.corrupt_files import GuardedReader
-from passl_sot.data.loader.loader import ImageLoader, as_tensor
+from passl_sot.data.loader.batch_reader import BatchReader
+from passl_sot.data.loader.loader import DataLoader, as_tensor
 from passl_sot.data.loader.worker_pool import AHEAD
 from passl_sot.data.rng import image_rng
 from passl_sot.data.transforms.base import BaseTransform, stage_of
 from passl_sot.data.transforms.compose import Compose
+from passl_sot.engine.schema import Experiment
 from passl_sot.imageio.errors import ImageError
 
 _TRANSFER = "batch: to Paddle"
@@ -38,7 +37,12 @@ _COPIED = 64 << 20  # bytes, more than caches hold
 
 
 def measure_data(
-    cfg: Config, *, batch: int, repeats: int, compare: str | None = None, peer_python: str = sys.executable
+    cfg: Experiment,
+    *,
+    batch: int,
+    repeats: int,
+    compare: str | None = None,
+    peer_python: str = sys.executable,
 ) -> dict[str, float]:
     """Times the training pipeline of an experiment stage by stage.
 
@@ -58,7 +62,7 @@ def measure_data(
         PeerError: The other program failed.
         DataError: The data are not as they should be.
     """
-    loader = build_dataloader(cfg.dataloader.train, mode="train", seed=cfg.get("seed", 0))
+    loader = build_dataloader(cfg.dataloader.train, mode="train", seed=cfg.seed)
     dataset = loader.dataset
     order = np.random.default_rng(0).permutation(len(dataset)).tolist()
     chosen = [[order[(r * batch + i) % len(order)] for i in range(batch)] for r in range(repeats + 1)]
@@ -78,7 +82,7 @@ def measure_data(
 
 
 def _report(
-    medians: dict[str, float], loader: ImageLoader, dataset: LabelledImages, batch: int, repeats: int
+    medians: dict[str, float], loader: DataLoader, dataset: LabelledImages, batch: int, repeats: int
 ) -> dict[str, float]:
     result = {}
     before = 0.0
@@ -132,12 +136,12 @@ class _Batch:
     """Batches as workers make them, always in the same memory, and their way to Paddle."""
 
     def __init__(self, dataset: LabelledImages):
-        self._collate = Collate(GuardedReader(dataset, replace=True))
+        self._reader = BatchReader(dataset, replace=True)
         self._empty = functools.cache(np.empty)
         self._image = np.empty(0)
 
     def make(self, indices: Sequence[int]) -> None:
-        batch = self._collate([(0, i) for i in indices], self._empty)
+        batch = self._reader([(0, i) for i in indices], self._empty)
         if "error" in batch:
             path, text = batch["error"]
             raise ImageError(path, text) if path else DataError(text)
@@ -166,7 +170,7 @@ def _seconds(run: Callable, *arguments: object) -> float:
     return time.process_time() - began
 
 
-def _loader_speed(loader: ImageLoader, images: int) -> float:
+def _loader_speed(loader: DataLoader, images: int) -> float:
     """Images per second of wall time, once what was read ahead of the first batch is used up."""
     ahead = AHEAD * max(1, loader.num_workers) + 1
     wanted = max(images, 2 * ahead * loader.sampler.batch_size)

@@ -15,13 +15,13 @@ from typing import Any
 import paddle
 
 from passl_sot.config.errors import UserError
-from passl_sot.config.loader import Config
 from passl_sot.engine.run_dir import memory_gb
+from passl_sot.engine.schema import Experiment
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.losses import LOSSES
 from passl_sot.modeling.stats import model_stats
 from passl_sot.optim import build_optimizer
-from passl_sot.tasks.base import ClassificationTask
+from passl_sot.tasks.classification import ClassificationTask
 
 
 class PeerError(UserError, ValueError):
@@ -87,7 +87,7 @@ class Peer:
             self._process.kill()
 
 
-def make_step(cfg: Config, mode: str, batch: int) -> tuple[Callable[[], object], float]:
+def make_step(cfg: Experiment, mode: str, batch: int) -> tuple[Callable[[], object], float]:
     """A function that runs one batch of random images, and the model's GFLOPs for one image.
 
     Args:
@@ -107,13 +107,13 @@ def make_step(cfg: Config, mode: str, batch: int) -> tuple[Callable[[], object],
 
         return infer, gflops
     task = ClassificationTask()  # the model's own speed: without a teacher, even where the recipe has one
-    task.prepare(LOSSES.build(cfg.loss), model)
+    task.loss = LOSSES.build(cfg.loss)
     optimizer = build_optimizer(cfg.optimizer)(model)
     sample = {"image": images, "label": paddle.zeros([batch], "int64")}
     model.train()
 
     def train() -> object:
-        loss = task(model, sample)["loss"]
+        loss = task.step(model, sample)["loss"]
         loss.backward()
         optimizer.step()
         optimizer.clear_grad()
@@ -123,7 +123,7 @@ def make_step(cfg: Config, mode: str, batch: int) -> tuple[Callable[[], object],
 
 
 def measure(
-    cfg: Config, *, mode: str, batch: int, repeats: int = 10, compare: str | None = None
+    cfg: Experiment, *, mode: str, batch: int, repeats: int = 10, compare: str | None = None
 ) -> dict[str, Any]:
     """Times `repeats` batches after two that warm up, alternating with the other program if there is one.
 

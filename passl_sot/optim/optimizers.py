@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import paddle
 
-from passl_sot.config.ranges import NonNegative, Positive, Range, Share
+from passl_sot.config import NonNegative, Positive, Range, Share
 from passl_sot.optim import OPTIMIZERS
 from passl_sot.optim.groups import ParameterGroup, group_parameters
 

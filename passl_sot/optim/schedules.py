@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from passl_sot.config.ranges import Count, Natural, NonNegative, NotEmpty, Positive, Range
+from passl_sot.config import Count, Natural, NonNegative, NotEmpty, Positive, Range
 from passl_sot.optim import SCHEDULERS
 
 # Factor of the rate at a step.

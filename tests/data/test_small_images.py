@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from passl_sot.data import ImageFolder, PackedImages, build_dataloader
-from passl_sot.data.loader.collate import Collate
-from passl_sot.data.loader.corrupt_files import GuardedReader
+from passl_sot.data.loader.batch_reader import BatchReader
 from passl_sot.data.packed.record import Recipe
 from passl_sot.data.packed.sources import SourceOptions, open_source
 from passl_sot.data.packed.writer import make_job, pack
@@ -133,7 +132,7 @@ def test_other_orders_of_transforms(folder, copied):
 def test_they_are_made_at_once(copied, monkeypatch):
     dataset = PackedImages(dataroot=str(copied), transforms=AUGMENTED)
     monkeypatch.setattr(dataset, "sample", None)
-    batch = Collate(GuardedReader(dataset, replace=True))([(0, i) for i in range(40)])
+    batch = BatchReader(dataset, replace=True)([(0, i) for i in range(40)])
     assert batch["image"].shape == (40, 3, 12, 10) and batch["bad"] == []
 
 
@@ -172,6 +171,6 @@ def test_what_is_not_made_at_once(folder, copied, tmp_path):
 def test_an_image_that_is_too_small_is_named(copied):
     transforms = [{"name": "RandomCrop", "size": 20}, {"name": "Normalize"}]
     dataset = PackedImages(dataroot=str(copied), transforms=transforms)
-    batch = Collate(GuardedReader(dataset, replace=True))([(0, 7), (0, 8)])
+    batch = BatchReader(dataset, replace=True)([(0, 7), (0, 8)])
     assert batch["error"][1].startswith(f"while reading image 7 ({copied}/shard-00000.bin[7] (a/014.png)):")
     assert "RandomCrop.size is 20x20 and an image 12x10, 0 pixels of padding" in batch["error"][1]
