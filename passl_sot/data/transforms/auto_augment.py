@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
+from numpy.random import Generator
 
 from passl_sot.data.transforms.base import TRANSFORMS, Stage, require
 from passl_sot.data.transforms.operations import Op, apply_ops
@@ -98,7 +99,7 @@ class AutoAugment(PolicyTransform):
         self.rows = policy_table()
         super().__init__(interpolation, fill)
 
-    def draw(self, rng: np.random.Generator) -> list[Step]:
+    def draw(self, rng: Generator) -> list[Step]:
         """Draws 0 to 2 steps."""
         row = self.rows[int(rng.integers(len(self.rows)))]
         return [
@@ -126,9 +127,12 @@ class ThreeAugment:
         require(holds, "ThreeAugment.radius", list(radius), "hold 0 <= lowest <= highest")
         self.radius = radius
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, rng: Generator) -> np.ndarray:
         """The augmented image, of the same shape."""
-        which = int(rng.integers(3))
-        if which == 2:
-            return apply_ops(image, [Op("Blur", rng.uniform(*self.radius))])
-        return apply_ops(image, [Op("Grey") if which == 0 else Op("Solarize", 128)])
+        choice = rng.integers(3)
+        op = Op("Grey")
+        if choice == 1:
+            op = Op("Solarize", 128)
+        elif choice == 2:
+            op = Op("Blur", rng.uniform(*self.radius))  # the radius is drawn only here
+        return apply_ops(image, [op])

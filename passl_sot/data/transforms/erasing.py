@@ -55,7 +55,7 @@ class RandomErasing(BaseTransform):
         limit = math.log(1 / self.ratio)
         for _ in range(_TRIES):
             area = height * width * rng.uniform(*self.scale) / self.count
-            aspect = math.exp(rng.uniform(-limit, limit))
+            aspect = math.exp(rng.uniform(-limit, limit))  # log-uniform, so that tall is as likely as wide
             h = round(math.sqrt(area * aspect))
             w = round(math.sqrt(area / aspect))
             if h < height and w < width:
@@ -67,7 +67,7 @@ class RandomErasing(BaseTransform):
         if rng.random() >= self.prob:
             return image
         pixels = as_array(image)
-        # In its own memory it costs no copy, 0.1 ms for 224 pixels.
+        # In the memory of the pipeline's result no copy is needed.
         result = pixels if pixels is out else pixels.copy()
         for _ in range(self.count):
             region = self.region(result.shape[1], result.shape[2], rng)

@@ -66,7 +66,7 @@ class RandomResizedCrop(BaseTransform):
         least, most = self.scale
         low = math.log(self.ratio[0])
         span = math.log(self.ratio[1]) - low
-        for _ in range(10):
+        for _ in range(10):  # torchvision's
             # As `rng.uniform` does, which takes four times as long.
             area = height * width * (least + (most - least) * rng.random())
             aspect = math.exp(low + span * rng.random())
@@ -74,6 +74,7 @@ class RandomResizedCrop(BaseTransform):
             h = round(math.sqrt(area / aspect))
             if 0 < w <= width and 0 < h <= height:
                 return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+        # None fitted: the whole image, but for sides too long for `ratio`.
         w = min(width, max(1, round(height * self.ratio[1])))
         h = min(height, max(1, round(width / self.ratio[0])))
         return (height - h) // 2, (width - w) // 2, h, w
@@ -112,7 +113,7 @@ class RandomCrop:
         tops, lefts = self._places(image.shape)
         if self.padding:
             image = np.pad(image, ((self.padding,) * 2, (self.padding,) * 2, (0, 0)))
-        # By `random` alone, which `Streams` has for many images.
+        # By `random` alone, as `Streams` has no `integers`, which would reject some draws.
         top = int(rng.random() * tops)
         left = int(rng.random() * lefts)
         return image[top : top + height, left : left + width]
@@ -207,21 +208,17 @@ class ColorJitter:
         for name, value in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
             require(value >= 0 and math.isfinite(value), f"ColorJitter.{name}", value, "be 0 or more")
         require(0 <= hue <= 0.5, "ColorJitter.hue", hue, "be between 0 and 0.5")
-        self.strengths = {"Brightness": brightness, "Contrast": contrast, "Color": saturation}
-        self.hue = hue
+        strengths = {"Brightness": brightness, "Contrast": contrast, "Color": saturation}
+        self.factors = [(kind, max(0.0, 1 - value), 1 + value) for kind, value in strengths.items()]
+        self.factors.append(("Hue", -hue, hue))
 
     def __call__(self, image: np.ndarray, rng: Generator) -> np.ndarray:
         """The image with other colors, of the same shape."""
         ops = []
         for place in rng.permutation(4):
-            if place == 3:
-                if self.hue > 0:
-                    ops.append(Op("Hue", rng.uniform(-self.hue, self.hue)))
-                continue
-            kind = list(self.strengths)[place]
-            strength = self.strengths[kind]
-            if strength > 0:
-                ops.append(Op(kind, rng.uniform(max(0.0, 1 - strength), 1 + strength)))
+            kind, low, high = self.factors[place]
+            if low < high:  # else it draws nothing
+                ops.append(Op(kind, rng.uniform(low, high)))
         return apply_ops(image, ops)
 
 
@@ -252,7 +249,7 @@ class Resize(BaseTransform):
         target = self.output_hw
         if target is None:
             short = self.short_side
-            target = (max(short, int(short * h / w)), max(short, int(short * w / h)))
+            target = (max(short, int(short * h / w)), max(short, int(short * w / h)))  # rounded down
         if target == (h, w):
             return image
         return _Resized(image, target, self.interpolation)
@@ -303,7 +300,7 @@ class CenterCrop(BaseTransform):
         height, width = self.output_hw
         missing_h = max(0, height - image.shape[0])
         missing_w = max(0, width - image.shape[1])
-        if missing_h or missing_w:
+        if missing_h or missing_w:  # the odd pixel right and below
             borders = ((missing_h // 2, (missing_h + 1) // 2), (missing_w // 2, (missing_w + 1) // 2), (0, 0))
             image = np.pad(as_array(image), borders)
         # Python's round, to even at .5, as torchvision's.
@@ -343,6 +340,7 @@ class Normalize(BaseTransform):
     def _set(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.mean = tuple(mean)
         self.std = tuple(std)
+        # As one product and one sum of a byte.
         self.scale = np.array([1 / (255 * s) for s in std], np.float32)
         self.bias = np.array([-m / s for m, s in zip(mean, std, strict=True)], np.float32)
 

@@ -83,7 +83,7 @@ class Mixup:
             of the area outside of it, or None for Mixup.
         """
         if rng.random() >= self.prob:
-            return 1.0, None
+            return 1.0, None  # labels are smoothed all the same
         cut = self.cutmix_alpha > 0
         if cut and self.mixup_alpha:
             cut = rng.random() < self.switch_prob
@@ -110,7 +110,7 @@ class Mixup:
         Raises:
             DataError: A label isn't below `num_classes`.
         """
-        if labels.ndim == 2:
+        if labels.ndim == 2:  # several labels, whose loss is of each class by itself
             return share * labels + np.float32(1 - share) * labels[::-1]
         if labels.min() < 0 or labels.max() >= self.num_classes:
             worst = labels[(labels < 0) | (labels >= self.num_classes)][0]
@@ -161,6 +161,7 @@ class Mixup:
         if box is None and own == 1:
             return images, targets
         if of_bytes:
+            # Mixed one by one as each is normalized, they stay in the processor's cache.
             return Mixtures(images, own, box), targets
         assert isinstance(images, np.ndarray)
         images = laid_out(images) if overwrite else images.copy()
@@ -197,7 +198,7 @@ class Mixtures(Sequence):
             mixed[top:bottom, left:right] = other[top:bottom, left:right]
             return mixed
         if 2 * place + 1 == len(self):
-            return image
+            return image  # it is its own partner, and rounding would change it
         share = np.float32(self._share)
         rest = np.float32(1 - self._share)
         if available():
