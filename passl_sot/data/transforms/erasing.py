@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
@@ -16,13 +17,14 @@ _TRIES = 10  # timm's
 
 
 @TRANSFORMS.register()
+@dataclass(kw_only=True, eq=False)
 class RandomErasing(BaseTransform):
     """Replaces random rectangles by noise; works on what `Normalize` gives.
 
     Area and aspect (height divided by width, log-uniform) are drawn up to 10 times, until the rectangle is
     lower and narrower than the image; otherwise nothing is erased.
 
-    Args:
+    Attributes:
         prob: Share of images in which something is erased.
         scale: Bounds of the erased share of the image's area, all rectangles together.
         ratio: Least aspect of a rectangle; the greatest is 1 / ratio.
@@ -30,25 +32,18 @@ class RandomErasing(BaseTransform):
         count: Rectangles per image; they may overlap.
     """
 
-    stage: Stage = "normalized"
+    stage: ClassVar[Stage] = "normalized"
+    prob: float = 0.25
+    scale: tuple[float, float] = (0.02, 1 / 3)
+    ratio: float = 0.3
+    mode: Literal["pixel"] = "pixel"
+    count: int = 1
 
-    def __init__(
-        self,
-        *,
-        prob: float = 0.25,
-        scale: tuple[float, float] = (0.02, 1 / 3),
-        ratio: float = 0.3,
-        mode: Literal["pixel"] = "pixel",
-        count: int = 1,
-    ):
-        require(0 <= prob <= 1, "RandomErasing.prob", prob, "be between 0 and 1")
-        require(0 < ratio <= 1, "RandomErasing.ratio", ratio, "be above 0 and at most 1")
-        require(count >= 1, "RandomErasing.count", count, "be 1 or more")
-        self.prob = prob
-        self.scale = bounds("RandomErasing.scale", scale, highest=1.0)
-        self.ratio = ratio
-        self.mode = mode
-        self.count = count
+    def __post_init__(self) -> None:
+        require(0 <= self.prob <= 1, "RandomErasing.prob", self.prob, "be between 0 and 1")
+        require(0 < self.ratio <= 1, "RandomErasing.ratio", self.ratio, "be above 0 and at most 1")
+        require(self.count >= 1, "RandomErasing.count", self.count, "be 1 or more")
+        self.scale = bounds("RandomErasing.scale", self.scale, highest=1.0)
 
     def region(self, height: int, width: int, rng: Generator) -> tuple[int, int, int, int] | None:
         """Draws (top, left, height, width) of one rectangle in an image of that size; None if none fits."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.random import Generator
@@ -22,6 +23,7 @@ Box = tuple[int, int, int, int]
 
 
 @TRANSFORMS.register()
+@dataclass(kw_only=True, eq=False)
 class Mixup:
     """Mixes each image of a batch with one other, and their labels with them. Stands in `batch_transforms`.
 
@@ -32,7 +34,7 @@ class Mixup:
     Targets are λ·y + (1-λ)·y_partner, where y is 1-ε+ε/K for the image's class and ε/K for the others. That
     holds for batches that aren't mixed, too. The loss must not smooth again; `CrossEntropyLoss` doesn't.
 
-    Args:
+    Attributes:
         num_classes: K.
         mixup_alpha: λ of Mixup is drawn from Beta(α, α); 0 turns Mixup off.
         cutmix_alpha: The same of CutMix.
@@ -43,37 +45,30 @@ class Mixup:
             mixes to the end.
     """
 
-    stage: Stage = "batch"
+    stage: ClassVar[Stage] = "batch"
+    num_classes: int
+    mixup_alpha: float = 0.8
+    cutmix_alpha: float = 1.0
+    prob: float = 1.0
+    switch_prob: float = 0.5
+    label_smoothing: float = 0.1
+    off_epoch: Natural | None = None
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        mixup_alpha: float = 0.8,
-        cutmix_alpha: float = 1.0,
-        prob: float = 1.0,
-        switch_prob: float = 0.5,
-        label_smoothing: float = 0.1,
-        off_epoch: Natural | None = None,
-    ):
-        for name, value in (("mixup_alpha", mixup_alpha), ("cutmix_alpha", cutmix_alpha)):
-            require(value >= 0 and math.isfinite(value), f"Mixup.{name}", value, "be 0 or more")
-        if mixup_alpha == cutmix_alpha == 0:
+    def __post_init__(self) -> None:
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            alpha = getattr(self, name)
+            require(alpha >= 0 and math.isfinite(alpha), f"Mixup.{name}", alpha, "be 0 or more")
+        if self.mixup_alpha == self.cutmix_alpha == 0:
             raise ValueError(
                 "Mixup.mixup_alpha and Mixup.cutmix_alpha are both 0, so nothing is mixed: take Mixup out of "
                 "batch_transforms; the loss smooths labels by itself"
             )
-        for name, value in (("prob", prob), ("switch_prob", switch_prob)):
-            require(0 <= value <= 1, f"Mixup.{name}", value, "be between 0 and 1")
-        require(0 <= label_smoothing < 1, "Mixup.label_smoothing", label_smoothing, "lie in [0, 1)")
-        require(num_classes >= 1, "Mixup.num_classes", num_classes, "be 1 or more")
-        self.num_classes = num_classes
-        self.mixup_alpha = mixup_alpha
-        self.cutmix_alpha = cutmix_alpha
-        self.prob = prob
-        self.switch_prob = switch_prob
-        self.label_smoothing = label_smoothing
-        self.off_epoch = off_epoch
+        for name in ("prob", "switch_prob"):
+            prob = getattr(self, name)
+            require(0 <= prob <= 1, f"Mixup.{name}", prob, "be between 0 and 1")
+        smoothing = self.label_smoothing
+        require(0 <= smoothing < 1, "Mixup.label_smoothing", smoothing, "lie in [0, 1)")
+        require(self.num_classes >= 1, "Mixup.num_classes", self.num_classes, "be 1 or more")
 
     def draw(self, height: int, width: int, rng: Generator) -> tuple[float, Box | None]:
         """Draws what is done to one batch.

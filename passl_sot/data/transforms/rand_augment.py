@@ -19,12 +19,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
 
-from passl_sot.data.transforms.base import TRANSFORMS, Stage
+from passl_sot.data.transforms.base import TRANSFORMS, Stage, require
 from passl_sot.data.transforms.operations import FILTERS, Fill, Filter, Op, apply_ops
 
 _HIGHEST = 10.0  # magnitude
@@ -94,24 +94,29 @@ OPERATIONS: dict[str, Callable[[Step], float]] = {
 _NAMES = tuple(OPERATIONS)
 
 
+@dataclass(kw_only=True, eq=False)
 class PolicyTransform:
     """Operations drawn for each image; their pixels are those of Pillow.
 
     Attributes:
         strengths: How strong each operation is in a step.
+        interpolation: Filter of operations that move pixels; "random" draws one for each.
+        fill: Red, green and blue of pixels that come in from outside; by default ImageNet's mean.
     """
 
-    stage: Stage = "rgb"
-    strengths: Mapping[str, Callable[[Step], float]] = OPERATIONS
+    stage: ClassVar[Stage] = "rgb"
+    strengths: ClassVar[Mapping[str, Callable[[Step], float]]] = OPERATIONS
+    interpolation: Literal["bilinear", "bicubic", "random"] = "random"
+    fill: Fill = MEAN
 
-    def __init__(self, interpolation: Literal["bilinear", "bicubic", "random"], fill: tuple[int, int, int]):
-        self.filters: tuple[Filter, ...] = tuple(FILTERS) if interpolation == "random" else (interpolation,)
-        if not all(0 <= value <= 255 for value in fill):
-            raise ValueError(
-                f"{type(self).__name__}.fill is {list(fill)}; it must be red, green, blue in 0 to 255"
-            )
-        red, green, blue = fill
-        self.fill: Fill = (red, green, blue)
+    def __post_init__(self) -> None:
+        self.filters: tuple[Filter, ...] = tuple(FILTERS)
+        if self.interpolation != "random":
+            self.filters = (self.interpolation,)
+        valid = len(self.fill) == 3 and all(0 <= value <= 255 for value in self.fill)
+        rule = "be red, green, blue in 0 to 255"
+        require(valid, f"{type(self).__name__}.fill", list(self.fill), rule)
+        self.fill = (self.fill[0], self.fill[1], self.fill[2])  # a list, from YAML
 
     def draw(self, rng: Generator) -> list[Step]:
         """Draws the steps of one image."""
@@ -176,41 +181,38 @@ def parse_policy(text: str) -> Policy:
 def _misread(text: str, fault: str) -> ValueError:
     return ValueError(
         f"RandAugment.policy is '{text}': {fault}. Write rand-m9-mstd0.5-inc1 with m the magnitude (0 to "
-        "10), mstd its standard deviation (by default 0), inc1 for the operations that grow stronger with it (the "
-        "only set there is; must be written), and n, by default 2, the operations per image"
+        "10), mstd its standard deviation (by default 0), inc1 for the operations that grow stronger with it "
+        "(the only set there is; must be written), and n, by default 2, the operations per image"
     )
 
 
 @TRANSFORMS.register()
+@dataclass(kw_only=True, eq=False)
 class RandAugment(PolicyTransform):
     """Draws operations with replacement, each carried out half of the time, with a magnitude of its own.
 
     Belongs after crop and flip.
 
-    Args:
+    Attributes:
         policy: Magnitude and number of operations in timm's spelling; see `parse_policy`.
         interpolation: Filter of operations that move pixels; "random" draws one for each.
         fill: Red, green and blue of pixels that come in from outside; by default ImageNet's mean.
     """
 
-    def __init__(
-        self,
-        *,
-        policy: str = "rand-m9-mstd0.5-inc1",
-        interpolation: Literal["bilinear", "bicubic", "random"] = "random",
-        fill: tuple[int, int, int] = MEAN,
-    ):
-        self.policy = parse_policy(policy)
-        super().__init__(interpolation, fill)
+    policy: str = "rand-m9-mstd0.5-inc1"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._policy = parse_policy(self.policy)
 
     def draw(self, rng: Generator) -> list[Step]:
         """Draws 0 to n steps."""
         steps = []
         # All of them first; one by one takes less time than an array.
-        for name in [rng.integers(len(_NAMES)) for _ in range(self.policy.operations)]:
+        for name in [rng.integers(len(_NAMES)) for _ in range(self._policy.operations)]:
             if rng.random() >= _APPLIED:
                 continue
-            drawn = rng.normal(self.policy.magnitude, self.policy.std)
+            drawn = rng.normal(self._policy.magnitude, self._policy.std)
             magnitude = min(max(drawn, 0.0), _HIGHEST)
             steps.append(self.draw_step(_NAMES[name], magnitude, rng))
         return steps
