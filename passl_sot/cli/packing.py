@@ -7,7 +7,7 @@ from typing import Any
 
 from passl_sot.cli.command import command, fail, guarded
 from passl_sot.config.chinese import zh
-from passl_sot.launch.cores import usable_cores
+from passl_sot.launch.cpu_env import usable_cores
 from passl_sot.utils.logger import get_logger
 
 

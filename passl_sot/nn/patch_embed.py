@@ -3,7 +3,6 @@
 Legend: B batch, N = H·W patches, C embedding width, p side of a patch.
 """
 
-import numpy as np
 import paddle
 from paddle import nn
 
@@ -11,7 +10,7 @@ from passl_sot.nn import ops
 from passl_sot.nn.initializers import uniform_fan_in_
 from passl_sot.nn.layers import LayerNorm
 
-__all__ = ["PatchEmbed", "adapt_channels"]
+__all__ = ["PatchEmbed"]
 
 
 class _PatchProjection(nn.Conv2D):
@@ -77,33 +76,3 @@ class PatchEmbed(nn.Layer):
         """Args: x_bchw: images ``[B, in_chans, H, W]``. Returns: ``[B, N, C]``, row by row."""
         x = self.proj(x_bchw)
         return x if self.norm is None else self.norm(x)
-
-
-def adapt_channels(weight: np.ndarray, in_chans: int) -> np.ndarray:
-    """First-layer weights over an image's colors, for images with another number of channels.
-
-    As in timm: for one channel the weights of all are added, so that a gray image means the same as
-    in three equal channels; for others the channels are repeated in turn and scaled by old over new,
-    which keeps that for multiples of three and is near to it elsewhere.
-
-    Args:
-        weight: ``[out, channels, ...]`` over 1 or 3 channels.
-        in_chans: Channels wanted.
-
-    Returns:
-        ``[out, in_chans, ...]`` in the weights' type; the weights themselves where nothing changes.
-
-    Raises:
-        ValueError: The weights are over another number of channels, which have no order to repeat.
-    """
-    old = weight.shape[1]
-    if old == in_chans:
-        return weight
-    if in_chans == 1:
-        return weight.sum(axis=1, keepdims=True, dtype=np.float64).astype(weight.dtype)
-    if old not in (1, 3):
-        raise ValueError(
-            f"weights over {old} image channels can't be brought to {in_chans}, only over 1 or 3"
-        )
-    repeated = weight[:, np.arange(in_chans) % old].astype(np.float64)
-    return (repeated * (old / in_chans)).astype(weight.dtype)

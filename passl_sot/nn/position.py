@@ -10,6 +10,7 @@ __all__ = [
     "bicubic_matrix",
     "replace_parameter",
     "resize_bias_table",
+    "resize_position_map",
     "resize_position_table",
     "sinusoid_table",
     "table_values",
@@ -79,6 +80,14 @@ def resize_position_table(
         return table
     words = _resize_grid(table[0, prefix:].reshape(*old, -1), new).reshape(new[0] * new[1], -1)
     return np.concatenate([table[0, :prefix], words.astype(table.dtype)])[None]
+
+
+def resize_position_map(values_bchw: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """A position map ``[1, C, H, W]`` interpolated to another grid, bicubically."""
+    _, width, *old = values_bchw.shape
+    rows = np.moveaxis(values_bchw, 1, 3).reshape(1, -1, width)
+    rows = resize_position_table(rows, 0, (old[0], old[1]), grid)
+    return np.ascontiguousarray(np.moveaxis(rows.reshape(1, *grid, width), 3, 1))
 
 
 def resize_bias_table(table: np.ndarray, old: int, new: int) -> np.ndarray:
