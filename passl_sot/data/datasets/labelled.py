@@ -28,8 +28,9 @@ from passl_sot.data.transforms.batch import build_batch_transforms
 from passl_sot.data.transforms.compose import build_transforms, output_size
 from passl_sot.data.transforms.image import TRANSFORMS
 from passl_sot.imageio.decode import open_image, read_file
-from passl_sot.imageio.lazy_image import Pixels, as_array
-from passl_sot.imageio.multichannel import ARRAY_ENDING, decode_bands
+from passl_sot.imageio.errors import ImageError
+from passl_sot.imageio.lazy_image import LazyImage, as_array
+from passl_sot.imageio.multichannel import ARRAY_ENDING, decode_multichannel
 
 DATASETS: Registry = Registry("dataset", "passl_sot.data.datasets.labelled")
 
@@ -110,11 +111,15 @@ class LabelledImages:
         """
         return read_file(self.path(index))
 
-    def open(self, index: int) -> Pixels:
+    def open(self, index: int) -> LazyImage:
         """As `read`, but decodes no more than is then asked for, where a file allows it."""
         path = self.path(index)
         if self.channels not in (1, 3):
-            return decode_bands(path, self.channels)
+            image = decode_multichannel(path)
+            if image.shape[2] != self.channels:
+                words = f"has {image.shape[2]} channel(s), and dataset.channels is {self.channels}"
+                raise ImageError(path, words + zh("channels_differ"))
+            return image
         return open_image(path, apply_exif=self.apply_exif)
 
     def __getitem__(self, key: int | Key) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from PIL import Image
 from passl_sot.config.chinese import zh
 from passl_sot.data.rng import Streams, streams_agree
 from passl_sot.data.transforms.image import TRANSFORMS, Normalize, Transform, stage_of
-from passl_sot.imageio.lazy_image import Pixels, as_array
+from passl_sot.imageio.lazy_image import LazyImage, as_array
 
 
 class Compose:
@@ -76,7 +76,7 @@ class Compose:
         self.normalizes = normalized
 
     def __call__(
-        self, image: Pixels, rng: np.random.Generator | None, epoch: int = 0, out: np.ndarray | None = None
+        self, image: LazyImage, rng: np.random.Generator | None, epoch: int = 0, out: np.ndarray | None = None
     ) -> np.ndarray:
         """The image after all transforms, in an epoch counted from 0.
 

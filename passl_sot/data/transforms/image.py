@@ -5,7 +5,7 @@ that depends on (seed, epoch, index) alone, so results don't depend on the numbe
 give uint8 [H, W, 3] again, but `Normalize` gives float32 [3, H, W]; what follows it works on that.
 
 One whose class says `by_epoch = True` is called with the epoch as well; `colours = True` stands for one that
-takes RGB alone. One with `by_parts = True` takes any `Pixels` and asks for no more of them than it needs, so
+takes RGB alone. One with `by_parts = True` takes any `LazyImage` and asks for no more of it than it needs, so
 that the first can leave parts of a file undecoded; its method `defer`, if it has one, leaves its own work to
 be done as far as the next one asks. A method `of_batch(images, streams)` does the same to arrays of many
 images, with the same draws, by `draws.Streams`; it is what is called where all of a list have one. More
@@ -29,7 +29,7 @@ from passl_sot.data.rng import Streams
 from passl_sot.data.transforms.operations import Job, carry_out
 from passl_sot.imageio.decode import Interpolation, resize
 from passl_sot.imageio.kernels.jit import available, laid_out
-from passl_sot.imageio.lazy_image import Pixels, as_array, edges
+from passl_sot.imageio.lazy_image import LazyImage, as_array, edges
 
 TRANSFORMS: Registry = Registry("transform", "passl_sot.data.transforms.image")
 
@@ -92,11 +92,11 @@ class RandomResizedCrop:
             w = max(1, min(width, round(height * self.ratio[1])))
         return (height - h) // 2, (width - w) // 2, h, w
 
-    def __call__(self, image: Pixels, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: LazyImage, rng: np.random.Generator) -> np.ndarray:
         """A random region, resized: uint8 [*output_hw, 3]."""
         return as_array(self.defer(image, rng))
 
-    def defer(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+    def defer(self, image: LazyImage, rng: np.random.Generator) -> LazyImage:
         """The same, resized when it is asked for."""
         top, left, h, w = self.region(image.shape[0], image.shape[1], rng)
         interpolation: Any = self.interpolation
@@ -174,11 +174,11 @@ class RandomHorizontalFlip:
             raise ValueError(f"RandomHorizontalFlip.prob is {prob}; it must be between 0 and 1")
         self.prob = prob
 
-    def __call__(self, image: Pixels, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: LazyImage, rng: np.random.Generator) -> np.ndarray:
         """The image or its mirror image, of the same shape."""
         return as_array(self.defer(image, rng))
 
-    def defer(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+    def defer(self, image: LazyImage, rng: np.random.Generator) -> LazyImage:
         """The same; what is yet to be resized comes out mirrored at no cost."""
         if rng.random() >= self.prob:
             return image
@@ -270,11 +270,11 @@ class Resize:
         self.short_side = height
         self.interpolation: Interpolation = interpolation
 
-    def __call__(self, image: Pixels, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: LazyImage, rng: np.random.Generator) -> np.ndarray:
         """The resized image."""
         return as_array(self.defer(image, rng))
 
-    def defer(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+    def defer(self, image: LazyImage, rng: np.random.Generator) -> LazyImage:
         """The resized image, computed when it is asked for, and as far."""
         h, w = image.shape[:2]
         if self.output_hw is not None:
@@ -287,10 +287,10 @@ class Resize:
 
 
 class _Resized:
-    """An image that is to be resized, and mirrored if so said, as `Pixels`."""
+    """An image that is to be resized, and mirrored if so said, as `LazyImage`."""
 
     def __init__(
-        self, image: Pixels, size_hw: tuple[int, int], interpolation: Interpolation, mirrored: bool = False
+        self, image: LazyImage, size_hw: tuple[int, int], interpolation: Interpolation, mirrored: bool = False
     ):
         self._image, self._interpolation, self._mirrored = image, interpolation, mirrored
         self.shape = (*size_hw, image.shape[2])
@@ -325,7 +325,7 @@ class CenterCrop:
     def __init__(self, *, size: int | list[int]):
         self.output_hw = _height_width("CenterCrop.size", size)
 
-    def __call__(self, image: Pixels, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: LazyImage, rng: np.random.Generator) -> np.ndarray:
         """The centre: uint8 [*output_hw, 3]."""
         height, width = self.output_hw
         missing_h = max(0, height - image.shape[0])

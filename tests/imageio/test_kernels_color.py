@@ -110,7 +110,7 @@ def test_images_that_are_not_contiguous(photos):
 
 def test_nothing_is_compiled_twice(photos):
     """For arrays that may not be written to, as Pillow hands them out, numba would."""
-    from passl_sot.imageio.kernels import color as colour
+    from passl_sot.imageio.kernels import color
     from passl_sot.imageio.kernels import layout as planes
 
     for image in (photos[3], np.asarray(Image.fromarray(photos[3])), photos[3][:, ::-1]):
@@ -118,7 +118,7 @@ def test_nothing_is_compiled_twice(photos):
         carry_out(image, [Job("Color", 1.5)])
         Normalize()(RandomHorizontalFlip(prob=1)(image, np.random.default_rng(0)), None)
         Normalize()(image, None)
-    assert [len(loop.signatures) for loop in (colour._from_grey, planes.mirror, planes.normalize)] == [
+    assert [len(loop.signatures) for loop in (color._from_gray, planes.mirror, planes.normalize)] == [
         1,
         1,
         1,
@@ -154,8 +154,8 @@ def test_where_no_code_can_be_kept_it_is_compiled_anew():
 import numpy as np
 from passl_sot.data.transforms.operations import Job
 print(Job("Invert").by_kernel(np.full((1, 1, 3), 55, np.uint8)).tolist())
-from passl_sot.imageio.kernels import color as colour
-print(type(colour._pointwise._cache).__name__)
+from passl_sot.imageio.kernels import color
+print(type(color._pointwise._cache).__name__)
 """
     nowhere = {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator", "NUMBA_CACHE_DIR": "/proc/nowhere"}
     assert _run(program, **nowhere) == "[[[200, 200, 200]]]\nNullCache\n"
