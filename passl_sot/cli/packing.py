@@ -56,7 +56,7 @@ def make_cache(argv: list[str] | None = None) -> int:
 
 def _pack(args: argparse.Namespace) -> int:
     from passl_sot.data.packed.record import Recipe
-    from passl_sot.data.packed.sources import SourceOptions, open_source, splits_of
+    from passl_sot.data.packed.sources import open_source, splits_of
     from passl_sot.data.packed.writer import make_job, pack
     from passl_sot.imageio.kernels import jit as compiling
 
@@ -68,13 +68,11 @@ def _pack(args: argparse.Namespace) -> int:
         recipe = Recipe(kind="pixels", short_side=args.short_side or 288)
     else:
         recipe = Recipe(kind="files", short_side=args.short_side or 320, quality=args.quality or 90)
-    options = SourceOptions(
-        dataroot=args.dataroot, class_names=args.class_names, multi_label=args.multi_label
-    )
+    options = {"dataroot": args.dataroot, "class_names": args.class_names, "multi_label": args.multi_label}
     out = os.path.expanduser(args.out)
     # All are looked at before the first is packed.
     jobs = [
-        make_job(open_source(data, options), os.path.join(out, name) if name else out, recipe)
+        make_job(open_source(data, **options), os.path.join(out, name) if name else out, recipe)
         for name, data in splits_of(args.data, out)
     ]
     for job in jobs:

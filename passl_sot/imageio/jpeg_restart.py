@@ -49,7 +49,7 @@ def tile_jpeg(data: bytes) -> bytes | None:
     except KeyError:
         return None
     component = np.repeat(np.arange(len(sampling)), sampling)
-    codes = np.frombuffer(data, np.uint8, offset=header.codes_at)[:-2]
+    codes = data[header.codes_at : -2]
     more = b""
     count = blocks[0] * blocks[1]
     stretches = add_restarts(codes, count, interval, component, of_component, None)

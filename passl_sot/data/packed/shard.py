@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import zlib
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from passl_sot.data.packed.format import map_file, read_index, shard_name, write
 from passl_sot.data.packed.record import Recipe, pack_image
 from passl_sot.data.packed.sources import Source
 
-__all__ = ["Job", "finished_shard", "remove_notes", "write_shard"]
+__all__ = ["Job", "finished_shard", "write_shard"]
 
 # Images in a shard: as many as make 64 shards, within bounds, but no more than 512 shards, since each process
 # that reads holds all of them open.
@@ -78,13 +77,6 @@ def finished_shard(job: Job, number: int) -> tuple[dict[str, Any], dict[str, np.
     return header, arrays
 
 
-def remove_notes(job: Job) -> None:
-    """Removes the notes about shards, which only an unfinished copy needs."""
-    for number in range(job.shards):
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(job.file(number, "note"))
-
-
 def write_shard(job: Job, number: int, tell: Callable[[int], None]) -> None:
     """Packs the images of one shard.
 
@@ -119,7 +111,9 @@ def write_shard(job: Job, number: int, tell: Callable[[int], None]) -> None:
                 tell(_STEP)
         tell(len(images) % _STEP)
         file.flush()
+        # Else the new name could survive a power failure, and the bytes not.
         os.fsync(file.fileno())
+    # A faulty disk or memory is noticed now, not in the middle of a training.
     ends = np.cumsum(sizes)
     written = map_file(temporary)
     again = [zlib.crc32(written[end - size : end]) for size, end in zip(sizes, ends, strict=True)]

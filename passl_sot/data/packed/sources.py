@@ -19,27 +19,12 @@ from passl_sot.data.packed.format import Packed, is_packed
 from passl_sot.data.packed.webdataset import find_tars, scan_tars
 from passl_sot.imageio.decode import read_file
 
-__all__ = ["Source", "SourceOptions", "open_source", "splits_of"]
+__all__ = ["Source", "open_source", "splits_of"]
 
 # Beside tar files, the names of their classes.
 _CLASS_NAMES = "class_names.txt"
 # A dataset needs one; no image passes through it here.
 _NO_TRANSFORMS = [{"name": "Normalize"}]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceOptions:
-    """How to read a list or tar files, which don't say all by themselves.
-
-    Attributes:
-        dataroot: Folder that the paths of a list file start from.
-        class_names: File with the names of the classes of a list or of tar files.
-        multi_label: As for `ListFile`.
-    """
-
-    dataroot: str = "."
-    class_names: str | None = None
-    multi_label: bool | Literal["multi_hot"] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,26 +81,38 @@ def _splits_of(data: str) -> list[tuple[str, str]]:
     return splits[:1] if found.held_out else splits
 
 
-def open_source(data: str, options: SourceOptions) -> Source:
+def open_source(
+    data: str,
+    *,
+    dataroot: str = ".",
+    class_names: str | None = None,
+    multi_label: bool | Literal["multi_hot"] = False,
+) -> Source:
     """One split, with the classes and their numbers that training on it would have.
+
+    Args:
+        data: Folder of classes, list file, tar files, or packed copy.
+        dataroot: Folder that the paths of a list file start from.
+        class_names: File with the names of the classes of a list or of tar files.
+        multi_label: As for `ListFile`.
 
     Raises:
         DataError: It isn't there, holds no images, or labels without a class.
     """
     tars = find_tars(data)
     if tars:
-        source = _from_tars(tars, options.class_names)
+        source = _from_tars(tars, class_names)
     elif os.path.isdir(data) and is_packed(data):
         source = _from_packed(Packed(data))
     elif os.path.isdir(data):
         source = _from_dataset(ImageFolder(dataroot=data, transforms=_NO_TRANSFORMS))
     else:
         listed = ListFile(
-            dataroot=options.dataroot,
+            dataroot=dataroot,
             list_file=data,
             transforms=_NO_TRANSFORMS,
-            class_names=options.class_names,
-            multi_label=options.multi_label,
+            class_names=class_names,
+            multi_label=multi_label,
         )
         source = _from_dataset(listed)
     wrong = np.flatnonzero(source.labels >= len(source.class_names))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import statistics
 import tempfile
 import time
 import traceback
@@ -24,7 +23,6 @@ from passl_sot.launch.supervisor import end_with_parent
 __all__ = ["Sample", "measure", "spread", "work"]
 
 _SAMPLE = 32  # images that each process measures
-_UNUSUAL = 5  # times the median
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -50,38 +48,38 @@ def measure(job: Job, part: int, parts: int) -> Sample:
     chosen = spread(len(source), _SAMPLE * parts)[part::parts]
     with tempfile.TemporaryFile(dir=job.folder) as file:
 
-        def store(index: int) -> tuple[int, float]:
-            began = time.perf_counter()
+        def store(index: int) -> int:
             data = pack_image(source.read(index), source.path(index), job.recipe).data
-            file.write(data)
-            return len(data), time.perf_counter() - began
+            return file.write(data)
 
-        sizes, times = (list(values) for values in zip(*map(store, chosen), strict=True))
-        for i, seconds in enumerate(times):
-            # Most likely something was compiled, which doesn't happen again.
-            if seconds > _UNUSUAL * statistics.median(times):
-                times[i] = min(seconds, store(chosen[i])[1])
+        # Once without being timed: loops may have to be compiled, which doesn't happen again.
+        store(chosen[0])
         began = time.perf_counter()
+        sizes = [store(index) for index in chosen]
         file.flush()
-        os.fsync(file.fileno())
-        written = time.perf_counter() - began
-    return Sample(sizes=sizes, seconds=(sum(times) + written) / len(times))
+        os.fsync(file.fileno())  # the disk's time belongs to it
+        seconds = time.perf_counter() - began
+    return Sample(sizes=sizes, seconds=seconds / len(sizes))
 
 
-def work(job: Job, shares: list[list[int]], begin: Callable[[list[Sample]], Callable[[int], Any]]) -> None:
+def work(
+    job: Job,
+    shares: list[list[int]],
+    begin: Callable[[list[Sample]], None],
+    tell: Callable[[int], Any],
+) -> None:
     """Writes shards in this process or in others.
 
     Args:
         job: The dataset and the folder.
-        shares: The shards of each process.
-        begin: Takes the figures of each process before the work, and returns a function to be called with the
-            number of images packed since the last call.
+        shares: The shards of each process; at least one process.
+        begin: Called with the figures of each process before the work.
+        tell: Called with the number of images packed since the last call.
     """
     if len(shares) == 1:
-        tell = begin([measure(job, 0, 1)])
+        begin([measure(job, 0, 1)])
         for number in shares[0]:
             write_shard(job, number, tell)
-    if len(shares) < 2:
         return
     # Forked processes would share locks of libraries with the threads of this one.
     context = multiprocessing.get_context("spawn")
@@ -97,6 +95,7 @@ def work(job: Job, shares: list[list[int]], begin: Callable[[list[Sample]], Call
             worker.start()
         working = True
         while working:
+            # Before the queue is read: a process that ends in between has left its last news there.
             working = any(worker.is_alive() for worker in workers)
             while not queue.empty():
                 news = queue.get()
@@ -107,7 +106,7 @@ def work(job: Job, shares: list[list[int]], begin: Callable[[list[Sample]], Call
                     continue
                 samples.append(news)
                 if len(samples) == len(workers):
-                    tell = begin(samples)
+                    begin(samples)
                     start.set()
             for worker in workers:
                 if worker.exitcode:

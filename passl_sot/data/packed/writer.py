@@ -17,9 +17,9 @@ import shutil
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from passl_sot.config.chinese import zh
 from passl_sot.data.errors import DataError, stop_at
@@ -34,7 +34,7 @@ from passl_sot.data.packed.format import (
     write_plan,
 )
 from passl_sot.data.packed.record import Recipe
-from passl_sot.data.packed.shard import Job, finished_shard, remove_notes
+from passl_sot.data.packed.shard import Job, finished_shard
 from passl_sot.data.packed.sources import Source
 from passl_sot.data.packed.workers import Sample, spread, work
 from passl_sot.imageio.errors import ImageError
@@ -92,13 +92,14 @@ def pack(
         _claim(job, command)
         missing = [number for number in range(job.shards) if finished_shard(job, number) is None]
         shares = [missing[first::processes] for first in range(min(processes, len(missing)))]
-        with contextlib.ExitStack() as stack, _explained(job.folder):
+        with _explained(job.folder), tqdm(total=len(job.source), unit="img", disable=not progress) as bar:
 
-            def begin(samples: list[Sample]) -> Callable[[int], Any]:
+            def begin(samples: list[Sample]) -> None:
                 left = _announce(job, shares, samples, say)
-                return stack.enter_context(_progress(len(job.source), len(job.source) - left, progress))
+                bar.initial = bar.n = len(job.source) - left
 
-            work(job, shares, begin)
+            if shares:
+                work(job, shares, begin, bar.update)
         _finish(job, say)
     return True
 
@@ -114,20 +115,18 @@ def verify(folder: str, *, progress: bool = False) -> int:
     """
     packed = Packed(folder)
     faults = []
-    with _progress(len(packed), 0, progress) as tell:
-        for index in range(len(packed)):
-            try:
-                packed.check(index)
-            except (DataError, ImageError) as error:
-                faults.append(str(error))
-            tell(1)
+    for index in tqdm(range(len(packed)), unit="img", disable=not progress):
+        try:
+            packed.check(index)
+        except ImageError as error:
+            faults.append(str(error))
     stop_at(faults, f"images of {folder}")
     return len(packed)
 
 
 @contextlib.contextmanager
 def _alone(folder: str) -> Iterator[None]:
-    """Keeps a second run out of the folder."""
+    # Two runs would write the same shards; the lock goes with the process, however it ends.
     lock = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -182,13 +181,7 @@ def _claim(job: Job, command: str) -> None:
             f"{job.folder} holds other files, such as {others[0]}: choose a new folder"
             + zh("folder_not_empty")
         )
-    plan = {
-        "fingerprint": job.fingerprint,
-        "command": command,
-        "recipe": asdict(job.recipe),
-        "images": len(job.source),
-    }
-    write_plan(path, plan)
+    write_plan(path, {"fingerprint": job.fingerprint, "command": command})
 
 
 def _announce(job: Job, shares: list[list[int]], samples: list[Sample], say: Callable[[str], None]) -> int:
@@ -221,17 +214,6 @@ def _announce(job: Job, shares: list[list[int]], samples: list[Sample], say: Cal
 
 
 @contextlib.contextmanager
-def _progress(total: int, done: int, draw: bool) -> Iterator[Callable[[int], Any]]:
-    if not draw:
-        yield lambda count: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=total, initial=done, unit="img", smoothing=0.05) as bar:
-        yield bar.update
-
-
-@contextlib.contextmanager
 def _explained(folder: str) -> Iterator[None]:
     """Makes one message of a full disk."""
     try:
@@ -251,7 +233,15 @@ def _finish(job: Job, say: Callable[[str], None]) -> None:
     Raises:
         DataError: A shard isn't as it was written.
     """
-    notes = [_note_of(job, number) for number in range(job.shards)]
+    notes = []
+    for number in range(job.shards):
+        note = finished_shard(job, number)
+        if note is None:  # without it, the images behind it would get the labels of others
+            raise DataError(
+                f"{job.file(number)} was written and has gone or changed since: leave {job.folder} alone, "
+                "and run the same command again" + zh("shard_changed")
+            )
+        notes.append(note)
     faults = [fault for header, _ in notes for fault in header["faults"]]
     sizes = [header["bytes"] for header, _ in notes]
     _write_whole_index(job, [arrays for _, arrays in notes], sizes)
@@ -265,21 +255,11 @@ def _finish(job: Job, say: Callable[[str], None]) -> None:
         say(f"{len(faults)} files can't be read as images, and are kept as they are:\n{shown}")
 
 
-def _note_of(job: Job, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    note = finished_shard(job, number)
-    if note is None:  # without it, the images behind it would get the labels of others
-        raise DataError(
-            f"{job.file(number)} was written and has gone or changed since: leave {job.folder} alone, and "
-            "run the same command again" + zh("shard_changed")
-        )
-    return note
-
-
 def _clean_up(job: Job) -> None:
-    """Removes the files that only an unfinished copy needs."""
-    remove_notes(job)
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(os.path.join(job.folder, PLAN))
+    # Of an unfinished copy; also left by a run that was killed between the index and here.
+    for path in (*(job.file(number, "note") for number in range(job.shards)), os.path.join(job.folder, PLAN)):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
 
 
 def _write_whole_index(job: Job, notes: list[dict[str, np.ndarray]], sizes: list[int]) -> None:
