@@ -7,56 +7,37 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
-from passl_sot.config.chinese import zh
-from passl_sot.config.loader import Config
+from passl_sot.config import zh
 from passl_sot.data.datasets.folders import EXTENSIONS
 from passl_sot.data.datasets.string_table import natural_key
-from passl_sot.data.errors import DataError
-from passl_sot.data.transforms.compose import build_transforms
-from passl_sot.engine.evaluate import softmax
+from passl_sot.data.errors import DataError, ItemError
 from passl_sot.imageio.errors import ImageError
-from passl_sot.imageio.multichannel import read_image
-from passl_sot.modeling.classifier import Classifier
+from passl_sot.tasks.base import check_card, model_section_of, task_of
+from passl_sot.tasks.classification import Prediction
 from passl_sot.weights import state
-from passl_sot.weights.checkpoint import CheckpointError, check_complete, read_weights
-
-
-@dataclass
-class Prediction:
-    """What a model says of one image.
-
-    Attributes:
-        path: The file; empty for an array.
-        classes: Indices of the most probable classes, best first; empty if the image can't be read.
-        names: Their names.
-        probabilities: Their probabilities.
-        error: Why the image can't be read; empty if it can.
-    """
-
-    path: str = ""
-    classes: list[int] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    probabilities: list[float] = field(default_factory=list)
-    error: str = ""
+from passl_sot.weights.checkpoint import CheckpointError, read_weights
 
 
 class Predictor:
-    """Classifies images as evaluation does: same resizing, normalisation and class order.
+    """Predicts as evaluation does: same preprocessing and, for classifiers, same class order.
 
     Args:
         weights: A checkpoint that training wrote; the suffix may be left out.
         prefer: "raw" or "ema" weights; default: those by which the run chose its best.
         batch_size: Images per forward pass.
         top_k: Classes per prediction, clamped to the class count.
+
+    Attributes:
+        model: The model, in evaluation mode.
+        task: The task it was trained for, which reads inputs and outputs.
 
     Raises:
         CheckpointError: `weights` is no checkpoint, or lacks what is asked for or needed.
@@ -71,20 +52,18 @@ class Predictor:
                 f"{weights} holds bare weights: prediction needs a checkpoint, which also knows its model, "
                 f"preprocessing and class names"
             )
-        check_complete(weights, meta)
-        model = Config(meta["config"]["model"])
-        self.model = Classifier(architecture=model["architecture"], head=model["head"])
+        check_card(weights, meta)
+        self.model = model_section_of(meta).build()
         state.load_model(self.model, arrays, str(weights))
         self.model.eval()
-        self.class_names: list[str] = meta["class_names"]
-        self.apply_exif: bool = meta["preprocessing"].get("apply_exif", True)
-        self.channels: int = meta["preprocessing"].get("channels", 3)
-        self.transforms = build_transforms(meta["preprocessing"]["transforms"], channels=self.channels)
-        # With several labels per image every class has a probability of its own.
-        trained_on = meta["config"].get("dataloader", {}).get("train", {}).get("dataset", {})
-        self.several = bool(trained_on.get("multi_label", False))
+        self.task = task_of(meta)
         self.batch_size = batch_size
-        self.top_k = min(top_k, len(self.class_names))
+        self.top_k = top_k
+
+    @property
+    def class_names(self) -> list[str]:
+        """Name of each class, of a classifier."""
+        return self.task.class_names  # type: ignore[attr-defined]
 
     def __call__(self, images: str | Path | np.ndarray | Image.Image | Sequence) -> list[Prediction]:
         """Predicts one image or several, in order.
@@ -103,53 +82,35 @@ class Predictor:
             images = [images]
         return list(self.predict(images))
 
-    def predict(self, images: Sequence, progress: bool = False) -> Iterator[Prediction]:
-        """Yields a prediction for each image, in order; unreadable ones carry an `error`."""
+    def predict(self, items: Sequence, progress: bool = False) -> Iterator[Prediction]:
+        """Yields a prediction for each item, in order; unreadable ones carry an `error`."""
         with (
             ThreadPoolExecutor(2) as pool,
-            tqdm(total=len(images), desc="predict", disable=not progress) as bar,
+            tqdm(total=len(items), desc="predict", disable=not progress) as bar,
         ):
-            for start in range(0, len(images), self.batch_size):
-                prepared = list(pool.map(self._prepare, images[start : start + self.batch_size]))
+            for start in range(0, len(items), self.batch_size):
+                prepared = list(pool.map(self._read, items[start : start + self.batch_size]))
                 yield from self._predict_batch(prepared)
                 bar.update(len(prepared))
 
-    def _prepare(self, image) -> tuple[str, np.ndarray | None, str]:
-        path = str(image) if isinstance(image, str | Path) else ""
+    def _read(self, item: Any) -> tuple[str, dict | None, str]:
+        """Path, sample and, where there is no sample, the reason."""
+        path = str(item) if isinstance(item, str | Path) else ""
         try:
-            if path:
-                array = read_image(path, apply_exif=self.apply_exif, channels=self.channels)
-            elif isinstance(image, Image.Image):
-                array = np.asarray(image.convert("RGB"))
-            else:
-                array = image
-            # Grey is made of RGB, as in training.
-            channels = 3 if self.channels == 1 else self.channels
-            if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != channels:
-                raise ImageError(
-                    path or "the array",
-                    f"expected uint8 [H, W, {channels}], got {array.dtype} {list(array.shape)}",
-                )
-            return path, self.transforms(array, np.random.default_rng(0)), ""
-        except ImageError as error:
+            return path, self.task.read(item), ""
+        except (ImageError, ItemError) as error:
             return path, None, str(error)
 
-    def _probabilities(self, pixels: list[np.ndarray]) -> np.ndarray:
-        logits = self.model(paddle.to_tensor(np.stack(pixels)))
-        return F.sigmoid(logits).numpy() if self.several else softmax(logits.numpy())
-
     @paddle.no_grad()
-    def _predict_batch(self, prepared: list[tuple[str, np.ndarray | None, str]]) -> Iterator[Prediction]:
-        pixels = [array for _, array, _ in prepared if array is not None]
-        rows = iter(self._probabilities(pixels) if pixels else ())
-        for path, array, error in prepared:
-            if array is None:
-                yield Prediction(path=path, error=error)
-                continue
-            probabilities = next(rows)
-            best = np.argsort(-probabilities, kind="stable")[: self.top_k].tolist()
-            names = [self.class_names[i] for i in best]
-            yield Prediction(path, best, names, [float(probabilities[i]) for i in best])
+    def _predict_batch(self, prepared: list[tuple[str, dict | None, str]]) -> Iterator[Prediction]:
+        samples = [sample for _, sample, _ in prepared if sample is not None]
+        rows: Iterator[dict] = iter(())
+        if samples:
+            batch = {name: paddle.to_tensor(array) for name, array in self.task.collate(samples).items()}
+            rows = iter(self.task.decode(self.model(*self.task.inputs(batch)), self.top_k))
+        for path, sample, error in prepared:
+            values = {} if sample is None else next(rows)
+            yield self.task.row(path=path, error=error, **values)
 
 
 def collect_images(arguments: Sequence[str]) -> list[str]:
@@ -207,7 +168,7 @@ def _read_list(path: Path) -> list[str]:
         raise DataError(f"{path} lists no images: write one path a line" + zh("image_list_empty"))
     if readings[0] == readings[-1]:
         return readings[0]
-    # A few GBK names are valid UTF-8 as well (a lone "猫" reads as "è"): the files that exist decide.
+    # The bytes of a few GBK names are valid UTF-8 as well, for other letters: the files that exist decide.
     return max(readings, key=lambda files: sum(map(os.path.exists, files)))
 
 

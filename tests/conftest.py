@@ -1,5 +1,6 @@
-"""What all tests share: a small labelled set of real image files and an experiment file over it."""
+"""Fixtures of all tests: a small set of image files, an experiment over it, jobs of several processes."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 os.environ["PASSL_SOT_TUNED"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parent.parent
+# Fixtures by which tests start processes, each with a Paddle of its own.
+STARTS_PROCESSES = {"tool", "launch", "launcher", "torch_python"}
 
 EXPERIMENT = """
 _base_: {base}
@@ -44,6 +47,14 @@ dataloader:
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start processes are slow; slow ones run first, so that none is left for the end."""
+    for item in items:
+        if STARTS_PROCESSES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: (item.name != "test_demo", item.get_closest_marker("slow") is None))
+
+
 def write_images(folder: Path, per_class: int, seed: int) -> None:
     """Files of three classes that a mean colour tells apart."""
     import cv2
@@ -58,15 +69,25 @@ def write_images(folder: Path, per_class: int, seed: int) -> None:
             (folder / name / f"{number}.png").write_bytes(encoded.tobytes())
 
 
+@pytest.fixture(scope="session")
+def write_experiment():
+    """Writes an experiment file, `run.yaml`, with 24 training and 9 validation images beside it."""
+
+    def write(folder: Path) -> Path:
+        write_images(folder / "train", 8, seed=0)
+        write_images(folder / "val", 3, seed=1)
+        path = folder / "run.yaml"
+        base = ROOT / "configs" / "_base_" / "sot.yaml"
+        path.write_text(EXPERIMENT.format(base=base, folder=folder), encoding="utf-8")
+        return path
+
+    return write
+
+
 @pytest.fixture
-def experiment(tmp_path) -> Path:
-    """An experiment file, `run.yaml`, with 24 training and 10 or so validation images beside it."""
-    write_images(tmp_path / "train", 8, seed=0)
-    write_images(tmp_path / "val", 3, seed=1)
-    path = tmp_path / "run.yaml"
-    base = ROOT / "configs" / "_base_" / "sot.yaml"
-    path.write_text(EXPERIMENT.format(base=base, folder=tmp_path), encoding="utf-8")
-    return path
+def experiment(write_experiment, tmp_path) -> Path:
+    """An experiment file in `tmp_path`; see `write_experiment`."""
+    return write_experiment(tmp_path)
 
 
 @pytest.fixture
@@ -89,3 +110,53 @@ def photos() -> list[np.ndarray]:
     temple, flower = load_sample_images().images
     cuts = [temple[120:344, 80:304], flower[60:260, 180:420], temple[200:297, 400:531], flower[9:73, 300:364]]
     return [np.ascontiguousarray(cut) for cut in cuts]
+
+
+@pytest.fixture(scope="session")
+def launcher_in():
+    """Command and environment that start `script` (tools/train.py) in so many processes in a folder."""
+
+    def command(folder: Path, processes: int, *arguments: object, script: Path | None = None) -> dict:
+        words = ["-m", "paddle.distributed.launch", "--nproc_per_node", processes, "--log_level", "ERROR"]
+        words += ["--log_dir", folder / "log", script or ROOT / "tools" / "train.py", *arguments]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PADDLE")}
+        environment["PYTHONPATH"] = str(ROOT)
+        return {"args": [sys.executable, *map(str, words)], "env": environment, "cwd": folder}
+
+    return command
+
+
+@pytest.fixture
+def launcher(launcher_in, tmp_path):
+    """The same in `tmp_path`."""
+    return functools.partial(launcher_in, tmp_path)
+
+
+@pytest.fixture
+def launch(launcher):
+    """Runs a job to its end; standard output and error come as one text, as on a screen."""
+
+    def run(processes: int, *arguments: object, script: Path | None = None, timeout: float = 240):
+        options = launcher(processes, *arguments, script=script)
+        out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "timeout": timeout}
+        return subprocess.run(**options, **out, check=False)
+
+    return run
+
+
+@pytest.fixture
+def left_behind(tmp_path):
+    """Processes whose command line names this test's folder."""
+
+    def look() -> list[str]:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue  # it has ended meanwhile
+            if str(tmp_path) in line:
+                found.append(line)
+        return found
+
+    return look

@@ -14,7 +14,7 @@ import yaml
 
 from passl_sot import Model, create_model, list_models
 from passl_sot.cli import train
-from passl_sot.config.loader import get_config
+from passl_sot.config import get_config
 from passl_sot.engine.schema import load_config
 from passl_sot.modeling.backbones import build_backbone
 from passl_sot.modeling.backbones.pit import PiT
@@ -73,7 +73,7 @@ def built(request, golden):
 def test_card_is_measured(built):
     name, model = built
     cfg = load_config(find_config(name))
-    if "meta" in cfg:
+    if cfg.meta:
         stats = model_stats(model)
         assert cfg.meta.params_m == round(stats.parameters / 1e6, 3)
         assert cfg.meta.gmacs == round(stats.macs / 1e9, 3)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from passl_sot import create_model, list_models
-from passl_sot.config.schema import make_section
+from passl_sot.config import make_section
 from passl_sot.data import TRANSFORMS
 from passl_sot.engine.schema import load_config
 from passl_sot.optim import build_lr_scheduler, build_optimizer
@@ -197,11 +197,11 @@ def recipe(name: str) -> dict:
     norms = [node for node in every if node.name == "Normalize"]
     assert len(norms) == 2 and norms[0] == norms[1]
     assert train.sampler.shuffle and train.sampler.drop_last and not train.dataset.apply_exif
-    task = cfg.get("task")
+    task = cfg.task
     return {
         "epochs": cfg.epochs,
         "seed": cfg.seed,
-        "mode": cfg.get("training_mode", "train"),
+        "mode": cfg.training_mode,
         "batch": schedule.reference_batch,
         "rule": (schedule.batch_rule, schedule.scaled),
         "lr": schedule.learning_rate,
@@ -230,7 +230,7 @@ def recipe(name: str) -> dict:
         "crop_ratio": crop.ratio,
         "flip": flip.prob,
         "interpolation": (crop.interpolation, policy and policy.filters),
-        "repeats": train.sampler.get("repeats", 1),
+        "repeats": train.sampler.repeats,
         "ema": cfg.ema.decay if cfg.ema else None,
         "best_by": cfg.checkpoint.best_by,
         "eval": (resize.short_side, size, resize.interpolation),

@@ -3,6 +3,7 @@
     python3 tools/start.py demo [--seed N] [--nproc auto|N]
                                                 train, evaluate and predict on handwritten digits
     python3 tools/start.py test [pytest args]   lint, type-check and test
+    python3 tools/start.py test --quick         the same without the slow tests, for while you work
 
 Both make `.venv` beside this checkout and install into it; a second call finds it there and goes on.
 """
@@ -84,12 +85,17 @@ def demo(seed: int, processes: int) -> None:
 
 
 def test(arguments: list[str]) -> None:
-    """Lint, types, tests: what CI runs."""
+    """Lint, types, tests: what CI runs; with `--quick`, without the tests that are marked slow."""
     call(PYTHON, "-m", "ruff", "check", ".")
     call(PYTHON, "-m", "ruff", "format", "--check", ".")
     call(PYTHON, "-m", "mypy")
-    processes = [] if arguments else ["-n", str(os.cpu_count() or 1)]
-    call(PYTHON, "tests/run.py", *processes, *arguments)
+    # One more than cores: tests that wait for processes would leave a core idle for a quarter of the time.
+    whole = ["-n", str((os.cpu_count() or 1) + 1), "--dist", "worksteal"]
+    if not arguments:
+        arguments = whole
+    elif arguments == ["--quick"]:
+        arguments = [*whole, "-m", "not slow"]
+    call(PYTHON, "tests/run.py", *arguments)
 
 
 def main() -> None:

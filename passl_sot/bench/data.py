@@ -1,9 +1,10 @@
-"""Where the time of an input pipeline goes, beside what this machine could do and what others do.
+"""Where the time of an input pipeline goes, beside the limits of this machine and other pipelines.
 
-All figures are the processor time of one core, medians over rounds; stages and other programs take turns.
+All figures are CPU time of one core, medians over rounds; stages and other programs take turns.
 """
 
-import io
+import functools
+import itertools
 import shlex
 import statistics
 import sys
@@ -14,31 +15,34 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from passl_sot.bench.model import Peer, PeerError
 from passl_sot.bench.peers import PEERS
 from passl_sot.config.chinese import zh
-from passl_sot.config.loader import Config
 from passl_sot.data import build_dataloader
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.errors import DataError
-from passl_sot.data.loader.collate import Collate
-from passl_sot.data.loader.corrupt_files import GuardedReader
-from passl_sot.data.loader.loader import ImageLoader, as_tensor
+from passl_sot.data.loader.batch_reader import BatchReader
+from passl_sot.data.loader.loader import DataLoader, as_tensor
 from passl_sot.data.loader.worker_pool import AHEAD
-from passl_sot.data.rng import of_image
+from passl_sot.data.rng import image_rng
+from passl_sot.data.transforms.base import BaseTransform, stage_of
 from passl_sot.data.transforms.compose import Compose
-from passl_sot.imageio import jpeg
+from passl_sot.engine.schema import Experiment
 from passl_sot.imageio.errors import ImageError
-from passl_sot.imageio.lazy_image import as_array
 
 _TRANSFER = "batch: to Paddle"
+_LIMIT = "limit: whole decode alone"
 _COPIED = 64 << 20  # bytes, more than caches hold
 
 
 def measure_data(
-    cfg: Config, *, batch: int, repeats: int, compare: str | None = None, peer_python: str = sys.executable
+    cfg: Experiment,
+    *,
+    batch: int,
+    repeats: int,
+    compare: str | None = None,
+    peer_python: str = sys.executable,
 ) -> dict[str, float]:
     """Times the training pipeline of an experiment stage by stage.
 
@@ -58,7 +62,7 @@ def measure_data(
         PeerError: The other program failed.
         DataError: The data are not as they should be.
     """
-    loader = build_dataloader(cfg.dataloader.train, mode="train", seed=cfg.get("seed", 0))
+    loader = build_dataloader(cfg.dataloader.train, mode="train", seed=cfg.seed)
     dataset = loader.dataset
     order = np.random.default_rng(0).permutation(len(dataset)).tolist()
     chosen = [[order[(r * batch + i) % len(order)] for i in range(batch)] for r in range(repeats + 1)]
@@ -69,27 +73,30 @@ def measure_data(
             found = {name: _seconds(run, indices) for name, run in stages.items()}
             if peer:
                 found["peer"] = peer.run()
-            for name, seconds in found.items() if number else ():  # the first round warms up
+            if number == 0:
+                continue  # which warmed up
+            for name, seconds in found.items():
                 times.setdefault(name, []).append(seconds / batch)
     medians = {name: statistics.median(values) for name, values in times.items()}
     return _report(medians, loader, dataset, batch, repeats)
 
 
 def _report(
-    medians: dict[str, float], loader: ImageLoader, dataset: LabelledImages, batch: int, repeats: int
+    medians: dict[str, float], loader: DataLoader, dataset: LabelledImages, batch: int, repeats: int
 ) -> dict[str, float]:
-    result, before = {}, 0.0
-    limits = [name for name in medians if name.startswith("limit: ")]
-    prefixes = [name for name in medians if name not in (*limits, _TRANSFER, "peer")]
-    for name in prefixes:  # each stage runs all before it too
-        result[f"{name} (us/image)"] = 1e6 * (medians[name] - before)
-        before = medians[name]
+    result = {}
+    before = 0.0
+    for name, seconds in medians.items():
+        if name not in (_LIMIT, _TRANSFER, "peer"):  # each stage runs all before it too
+            result[f"{name} (us/image)"] = 1e6 * (seconds - before)
+            before = seconds
     result[f"{_TRANSFER} (us/image)"] = 1e6 * medians[_TRANSFER]
     before += medians[_TRANSFER]
     result["all stages (us/image)"] = 1e6 * before
     result["one core (images/s)"] = 1 / before
     result[f"loader, {loader.num_workers} workers (images/s)"] = _loader_speed(loader, batch * repeats)
-    result.update({f"{name} (images/s)": 1 / medians[name] for name in limits})
+    if _LIMIT in medians:
+        result[f"{_LIMIT} (images/s)"] = 1 / medians[_LIMIT]
     result["limit: memory copy (GB/s)"] = _copy_speed()
     if "peer" in medians:
         result["peer (images/s)"] = 1 / medians["peer"]
@@ -98,27 +105,30 @@ def _report(
 
 
 def _stages(dataset: LabelledImages) -> dict[str, Callable[[Sequence[int]], object]]:
-    """By name, what runs the pipeline up to and with a stage; and, by themselves, limits and `_TRANSFER`."""
+    """By name, functions that run the pipeline up to a stage; `_TRANSFER` and `_LIMIT` run by themselves."""
     transforms = dataset.transforms.transforms
     names = [type(transform).__name__ for transform in transforms]
-    later = [type(t).__name__ for t in (dataset.batch_stage.transforms if dataset.batch_stage else [])]
+    later = []
+    if dataset.batch_stage:
+        later = [type(transform).__name__ for transform in dataset.batch_stage.transforms]
     whole = _Batch(dataset)
     if dataset.samples([(0, 0)], np.empty) is not None:  # pixels of one size, read and changed all at once
         return {f"batch: {', '.join(['read', *names, *later])}": whole.make, _TRANSFER: whole.transfer}
     stages: dict[str, Callable[[Sequence[int]], object]] = {
         "read": lambda indices: [dataset.stored(i) for i in indices]
     }
-    # Transforms that leave work to the next can't be told apart from it.
-    first = next((i for i, t in enumerate(transforms) if not getattr(t, "by_parts", False)), len(transforms))
+    # Geometry is made as far as the next transform asks for it, and can't be told apart from decoding.
+    lazy = [isinstance(t, BaseTransform) and stage_of(t) == "pixels" for t in transforms]
+    first = [*lazy, False].index(False)
     for end in range(first, len(transforms) + 1):
-        name = ", ".join(["decode", *names[:first]]) if end == first else names[end - 1]
+        name = names[end - 1]
+        if end == first:
+            name = ", ".join(["decode", *names[:first]])
         while name in stages:
             name += "'"
         stages[name] = _prefix(dataset, Compose(transforms[:end], channels=dataset.channels))
     stages |= {f"batch: {', '.join(['stack', *later])}": whole.make, _TRANSFER: whole.transfer}
-    stages["limit: whole decode alone"] = lambda indices: [dataset.read(i) for i in indices]
-    if _is_jpeg(dataset.stored(0)):
-        stages["limit: decode at half size alone"] = lambda indices: [_read_half(dataset, i) for i in indices]
+    stages[_LIMIT] = lambda indices: [dataset.read(i) for i in indices]
     return stages
 
 
@@ -126,12 +136,12 @@ class _Batch:
     """Batches as workers make them, always in the same memory, and their way to Paddle."""
 
     def __init__(self, dataset: LabelledImages):
-        self._collate = Collate(GuardedReader(dataset, replace=True))
-        self._memory: dict[tuple, np.ndarray] = {}
+        self._reader = BatchReader(dataset, replace=True)
+        self._empty = functools.cache(np.empty)
         self._image = np.empty(0)
 
     def make(self, indices: Sequence[int]) -> None:
-        batch = self._collate([(0, i) for i in indices], self._empty)
+        batch = self._reader([(0, i) for i in indices], self._empty)
         if "error" in batch:
             path, text = batch["error"]
             raise ImageError(path, text) if path else DataError(text)
@@ -140,43 +150,16 @@ class _Batch:
     def transfer(self, indices: Sequence[int]) -> object:
         return as_tensor(self._image)
 
-    def _empty(self, shape: tuple[int, ...], kind: type = float) -> np.ndarray:
-        key = (*shape, np.dtype(kind))
-        if key not in self._memory:
-            self._memory[key] = np.empty(shape, kind)
-        return self._memory[key]
-
-
-def _is_jpeg(data: bytes) -> bool:
-    return data.startswith(b"\xff\xd8")
-
-
-def _read_half(dataset: LabelledImages, index: int) -> np.ndarray:
-    """An image with half as many rows and columns, which JPEG files give without being decoded whole."""
-    data = dataset.stored(index)
-    return at_half_size(data) if _is_jpeg(data) else dataset.read(index)
-
-
-def at_half_size(data: bytes) -> np.ndarray:
-    """A JPEG file decoded by libjpeg-turbo at half its size, rounded up: uint8 [H/2, W/2, 3]."""
-    header = jpeg.read_header(data) if jpeg.available() else None
-    if header is None:
-        with Image.open(io.BytesIO(data)) as image:
-            image.draft(None, (image.width // 2, image.height // 2))
-            return np.asarray(image.convert("RGB"))
-    import simplejpeg
-
-    return simplejpeg.decode_jpeg(data, min_height=header.height // 2, min_width=header.width // 2)
-
 
 def _prefix(dataset: LabelledImages, compose: Compose) -> Callable[[Sequence[int]], object]:
-    """What runs a few transforms of images; normalised ones are written to memory that is there."""
-    size = compose.output_hw if compose.normalizes else None
-    out = np.empty((dataset.channels, *size), np.float32) if size else None
+    """Runs the first transforms of images; normalized ones are written to memory that is there."""
+    out = None
+    if compose.normalizes and compose.output_hw:
+        out = np.empty((dataset.channels, *compose.output_hw), np.float32)
 
     def prepare(indices: Sequence[int]) -> None:
         for i in indices:
-            as_array(compose(dataset.open(i), of_image(dataset.seed, (0, i)), 0, out))
+            compose(dataset.open(i), image_rng(dataset.seed, (0, i)), 0, out)
 
     return prepare
 
@@ -187,25 +170,26 @@ def _seconds(run: Callable, *arguments: object) -> float:
     return time.process_time() - began
 
 
-def _loader_speed(loader: ImageLoader, images: int) -> float:
+def _loader_speed(loader: DataLoader, images: int) -> float:
     """Images per second of wall time, once what was read ahead of the first batch is used up."""
     ahead = AHEAD * max(1, loader.num_workers) + 1
     wanted = max(images, 2 * ahead * loader.sampler.batch_size)
-    number, seen, began = 0, 0, 0.0
-    while True:
-        for batch in loader:
-            number += 1
-            if number <= ahead:
-                began = time.perf_counter()
-                continue
-            seen += len(batch["label"])
-            if seen >= wanted:
-                return seen / (time.perf_counter() - began)
+    began = time.perf_counter()
+    seen = 0
+    for number, batch in enumerate(itertools.chain.from_iterable(itertools.repeat(loader)), 1):
+        if number <= ahead:
+            began = time.perf_counter()
+            continue
+        seen += len(batch["index"])
+        if seen >= wanted:
+            break
+    return seen / (time.perf_counter() - began)
 
 
 def _copy_speed() -> float:
     """Bytes read and written per second, in thousands of millions."""
-    source, target = np.ones(_COPIED, np.uint8), np.zeros(_COPIED, np.uint8)
+    source = np.ones(_COPIED, np.uint8)
+    target = np.zeros(_COPIED, np.uint8)
     seconds = [_seconds(np.copyto, target, source) for _ in range(5)]
     return 2 * _COPIED / statistics.median(seconds) / 1e9
 
@@ -223,10 +207,11 @@ def _peer(compare: str, python: str, dataset: LabelledImages, chosen: list[list[
             "made of in dataloader.train.dataset" + zh("peer_plain_files")
         )
     side = (dataset.output_hw or (224, 224))[0]
-    script = Path(__file__).with_name("data_peers.py")
+    script = Path(__file__).with_name("peers.py")
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
         file.writelines(f"{dataset.path(i)}\n" for indices in chosen for i in indices)
         file.flush()
-        words = [python, str(script), compare, file.name, str(side), str(len(chosen[0]))]
+        # Other interpreters know nothing of this package, so the Chinese line is handed over.
+        words = [python, str(script), compare, file.name, str(side), str(len(chosen[0])), zh("peer_missing")]
         with Peer(shlex.join(words)) as peer:
             yield peer

@@ -11,23 +11,22 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from types import TracebackType
 
 import paddle
 
 from passl_sot.config.errors import UserError
-from passl_sot.config.loader import Config
 from passl_sot.engine.run_dir import memory_gb
+from passl_sot.engine.schema import Experiment
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.losses import LOSSES
 from passl_sot.modeling.stats import model_stats
 from passl_sot.optim import build_optimizer
-from passl_sot.tasks.base import ClassificationTask
+from passl_sot.tasks.classification import ClassificationTask
 
 
 @dataclass
 class Measurement:
-    """What `measure` found.
+    """Figures of `measure`.
 
     Attributes:
         mode: "infer" (forward) or "train" (forward, backward, update).
@@ -37,9 +36,9 @@ class Measurement:
         spread: Interquartile range of the seconds over their median.
         memory_gb: Peak memory of this process.
         gflops: Floating-point operations of one image's forward pass, in thousands of millions.
-        gflops_per_s: What was achieved; training is counted as three forward passes.
+        gflops_per_s: Those achieved in a second; training counts as three forward passes.
         peer_seconds: Median seconds of the other program, if there was one.
-        ratio: How many times as fast as the other program we are.
+        ratio: Seconds of the other program over ours.
     """
 
     mode: str
@@ -63,7 +62,7 @@ class PeerError(UserError, ValueError):
 
 
 class Peer:
-    """Another program that can be timed batch by batch.
+    """Another program that is timed batch by batch, used in a `with` block.
 
     It prints `ready` when it has warmed up. Then, for every line on its standard input, it runs one batch and
     prints the seconds it took; at the end of its input it ends.
@@ -86,7 +85,7 @@ class Peer:
                 "shows one; names of libraries (timm, torchvision, ...) are for --mode data"
             ) from error
         while self._line("`ready`") != "ready":
-            pass  # what it says while it warms up
+            pass  # its words while it warms up
 
     def run(self) -> float:
         """Has it run one batch; the seconds it reports."""
@@ -94,7 +93,7 @@ class Peer:
             self._process.stdin.write("\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # the answer below says what happened
+            pass  # the answer below says why
         line = self._line("seconds")
         try:
             return float(line)
@@ -113,9 +112,7 @@ class Peer:
     def __enter__(self) -> "Peer":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._process.stdin.close()
         try:
             self._process.wait(10)
@@ -123,7 +120,7 @@ class Peer:
             self._process.kill()
 
 
-def make_step(cfg: Config, mode: str, batch: int) -> tuple[Callable[[], object], float]:
+def make_step(cfg: Experiment, mode: str, batch: int) -> tuple[Callable[[], object], float]:
     """A function that runs one batch of random images, and the model's GFLOPs for one image.
 
     Args:
@@ -143,13 +140,13 @@ def make_step(cfg: Config, mode: str, batch: int) -> tuple[Callable[[], object],
 
         return infer, gflops
     task = ClassificationTask()  # the model's own speed: without a teacher, even where the recipe has one
-    task.prepare(LOSSES.build(cfg.loss), model)
+    task.loss = LOSSES.build(cfg.loss)
     optimizer = build_optimizer(cfg.optimizer)(model)
     sample = {"image": images, "label": paddle.zeros([batch], "int64")}
     model.train()
 
     def train() -> object:
-        loss = task(model, sample)["loss"]
+        loss = task.step(model, sample)["loss"]
         loss.backward()
         optimizer.step()
         optimizer.clear_grad()
@@ -159,7 +156,7 @@ def make_step(cfg: Config, mode: str, batch: int) -> tuple[Callable[[], object],
 
 
 def measure(
-    cfg: Config, *, mode: str, batch: int, repeats: int = 10, compare: str | None = None
+    cfg: Experiment, *, mode: str, batch: int, repeats: int = 10, compare: str | None = None
 ) -> Measurement:
     """Times `repeats` batches after two that warm up, alternating with the other program if there is one.
 
@@ -174,18 +171,20 @@ def measure(
         PeerError: The other program failed.
     """
     step, gflops = make_step(cfg, mode, batch)
-    own, others = [], []
+    own = []
+    others = []
     with Peer(compare) if compare else nullcontext() as peer:
-        for number in range(repeats + 2):
+        for _ in range(repeats + 2):
             began = time.perf_counter()
             step()
-            seconds = time.perf_counter() - began
-            other = peer.run() if peer else 0.0
-            if number >= 2:
-                own.append(seconds)
-                others.append(other)
-    median = statistics.median(own)
-    quarters = statistics.quantiles(own, n=4) if len(own) > 1 else [median] * 3
+            own.append(time.perf_counter() - began)
+            if peer:
+                others.append(peer.run())
+    median = statistics.median(own[2:])
+    quarters = [median] * 3
+    if repeats > 1:
+        quarters = statistics.quantiles(own[2:], n=4)
+    passes = {"infer": 1, "train": 3}[mode]
     result = Measurement(
         mode=mode,
         batch=batch,
@@ -194,9 +193,9 @@ def measure(
         spread=(quarters[2] - quarters[0]) / median,
         memory_gb=memory_gb(),
         gflops=gflops,
-        gflops_per_s=gflops * batch * (3 if mode == "train" else 1) / median,
+        gflops_per_s=passes * gflops * batch / median,
     )
     if peer:
-        result.peer_seconds = statistics.median(others)
+        result.peer_seconds = statistics.median(others[2:])
         result.ratio = result.peer_seconds / median
     return result

@@ -1,11 +1,11 @@
 """Other libraries' training pipelines, for `tools/benchmark.py --mode data --compare NAME`.
 
 Run as a script by an interpreter that has the library; imports nothing of this project:
-`python data_peers.py NAME FILE_OF_PATHS SIDE BATCH`. For each line on standard input it prepares the next
-BATCH images, float32 and normalised, and says the processor time since its last answer, so that what is
-prepared ahead counts too. One core. What each does beside RandomResizedCrop, flip and normalising:
+`python peers.py NAME FILE_OF_PATHS SIDE BATCH [WORDS]`, with words to add where it is missing. For each line
+on standard input it prepares the next BATCH images, float32 and normalized, on one core, and says the CPU
+time since its last answer, so that images prepared ahead count too.
 
-| name | as its documentation has it |
+| name | beside RandomResizedCrop, flip and normalizing, as its documentation has it |
 |---|---|
 | timm | rand-m9-mstd0.5-inc1, erasing with 0.25; bicubic |
 | torchvision | its own RandAugment of magnitude 9, erasing with 0.25; bicubic on tensors, antialiased |
@@ -19,8 +19,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-
-from passl_sot.config.chinese import zh
 
 PEERS = ("timm", "torchvision", "ffcv", "dali")
 
@@ -160,17 +158,17 @@ def _say(line: str) -> None:
 
 def main() -> None:
     """Serves the protocol of `passl_sot.bench.model.Peer`."""
-    name, listed, side, batch = sys.argv[1:]
+    name, listed, side, batch, *words = sys.argv[1:]
     with open(listed, encoding="utf-8") as file:
         paths = file.read().splitlines()
     makers = (timm_batches, torchvision_batches, ffcv_batches, dali_batches)
     try:
         batches = makers[PEERS.index(name)](paths, int(side), int(batch))
-        batches = itertools.chain([next(batches)], batches)  # what warms up is the first answer
+        batches = itertools.chain([next(batches)], batches)  # the first answer warms up
     except ImportError as error:
         sys.exit(
             f"{sys.executable} can't run {name}: {error}. Install it there ({_INSTALL[name]}) or name an "
-            "interpreter that has it by --peer-python" + zh("peer_missing")
+            "interpreter that has it by --peer-python" + "".join(words)
         )
     _say("ready")
     before = time.process_time()

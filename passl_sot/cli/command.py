@@ -14,13 +14,7 @@ from pathlib import Path
 
 from passl_sot.config.errors import UserError
 from passl_sot.imageio.errors import ImageError
-from passl_sot.launch.supervisor import (
-    end_with_parent,
-    generation,
-    report_failure,
-    should_supervise,
-    supervise,
-)
+from passl_sot.launch.supervisor import report_failure
 from passl_sot.utils.require import require_paddle
 
 USAGE_ERROR = 2
@@ -88,16 +82,16 @@ def guarded(run: Callable[[], int], *, paddle: bool = True) -> int:
                 import passl_sot.engine.schema  # noqa: F401
         return run()
     except UserError as error:
-        return fail(error, status=error.status, final=error.final)
+        return fail(error, status=error.status)
     except ImageError as error:
         return fail(error)
     except OSError as error:
         if error.errno not in _PATH_FAULTS:
-            report_failure(traceback.format_exc(), final=False)
+            report_failure(traceback.format_exc())
             raise
         return fail(_explain(error))
     except Exception:
-        report_failure(traceback.format_exc(), final=False)
+        report_failure(traceback.format_exc())
         raise
 
 
@@ -147,28 +141,13 @@ def make_parser(name: str, description: str, config: bool = True) -> argparse.Ar
     return parser
 
 
-def fail(error: BaseException | str, status: int = USAGE_ERROR, *, final: bool = True) -> int:
+def fail(error: BaseException | str, status: int = USAGE_ERROR) -> int:
     """Prints one message, leaves it for the supervising process, and gives the status to end with.
 
     Args:
         error: What to say.
         status: The status.
-        final: Starting again would end the same way.
     """
-    report_failure(f"error: {error}", final=final)
+    report_failure(f"error: {error}")
     print(f"error: {error}", file=sys.stderr)
     return status
-
-
-def supervised(restarts: int) -> int | None:
-    """The whole run in children of this process, where it is to be supervised; else None: go on and work."""
-    if generation() is not None:
-        end_with_parent(signal.SIGKILL)
-        return None
-    try:
-        return supervise(restarts) if should_supervise(restarts) else None
-    except UserError as error:
-        return fail(error)
-    except OSError as error:
-        where = os.environ.get("PADDLE_TRAINER_ENDPOINTS", "").split(",")[0]
-        return fail(f"process 0 can't listen at {where or 'a free port'}: {error.strerror}; start again", 1)

@@ -2,41 +2,45 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from passl_sot.config.chinese import zh
-from passl_sot.config.loader import Config, ConfigError, Fault
-from passl_sot.data.datasets.splits import VAL_SHARE, OwnFolder, find_splits
-from passl_sot.engine.schema import load_config
+from passl_sot.config import ConfigError, Fault, get_config, zh
+from passl_sot.data.datasets.folders import VAL_SHARE
+from passl_sot.data.datasets.splits import OwnFolder, find_splits
 
 _BATCH = "dataloader.train.sampler.batch_size"
 
 
 def overrides_for(config: Path, root: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What `--data` changes in a config: folders, number of classes, and the batch of a small set.
+    """The changes of `--data` to a config: folders, number of classes, and the batch of a small set.
 
     Args:
-        config: The config file.
-        root: The user's folder; see `own_folder`.
+        config: The config file; only read, for the check comes with these overrides.
+        root: The user's folder; see `data.datasets.splits`.
         overrides: The user's overrides.
 
     Returns:
-        Overrides, and lines that say so.
+        Overrides, and lines that say so; none where the config lacks a dataset, which its check will tell.
 
     Raises:
         DataError: The folder isn't laid out as it should be.
         ConfigError: The config reads its images from something else than folders.
     """
     found = find_splits(root)
-    cfg = load_config(config, overrides)
-    faults, added = [], []
+    tree = get_config(config, overrides, free=True)
+    faults: list[Fault] = []
+    added: list[str] = []
     for split, folder in (("train", found.train), ("val", found.val)):
         path = f"dataloader.{split}.dataset"
-        kind = cfg.dataloader[split].dataset.name
+        dataset = _value(tree, path)
+        if not isinstance(dataset, Mapping):
+            return [], []
+        kind = dataset.get("name")
         if found.packed is not None:
-            # Another name begins a node anew, so what the node says is said again.
-            node = {**cfg.dataloader[split].dataset, "name": "PackedImages"}
+            # Another name begins a node anew, so the settings of the node are repeated.
+            node = {**dataset, "name": "PackedImages"}
             node.pop("extensions", None)
             added.append(f"{path}={json.dumps(node, ensure_ascii=False)}")
         elif kind != "ImageFolder":
@@ -48,15 +52,17 @@ def overrides_for(config: Path, root: str, overrides: Sequence[str]) -> tuple[li
     if faults:
         raise ConfigError(faults)
     added.append(f"model.head.num_classes={len(found.class_names)}")
-    said = [
-        f"data: {len(found.class_names)} classes in {found.train}: {', '.join(found.class_names[:10])}"
-        + (" ..." if len(found.class_names) > 10 else ""),
-        "data: no validation folder: some of each class are held out (dataset.val_share)" + zh("held_out")
-        if found.held_out
-        else f"data: validation in {found.val}",
-    ]
-    if not any(text.startswith(f"{_BATCH}=") for text in overrides):
-        most, batch = _largest_batch(found, cfg.dataloader.train), cfg.dataloader.train.sampler.batch_size
+    names = ", ".join(found.class_names[:10]) + (" ..." if len(found.class_names) > 10 else "")
+    said = [f"data: {len(found.class_names)} classes in {found.train}: {names}"]
+    if found.held_out:
+        held_out = "data: no validation folder: some of each class are held out (dataset.val_share)"
+        said.append(held_out + zh("held_out"))
+    else:
+        said.append(f"data: validation in {found.val}")
+    batch = _value(tree, _BATCH)
+    if isinstance(batch, int) and not any(text.startswith(f"{_BATCH}=") for text in overrides):
+        share = _value(tree, "dataloader.train.dataset.val_share")
+        most = _largest_batch(found, batch, VAL_SHARE if share is None else share)
         if most < batch:
             added.append(f"{_BATCH}={most}")
             said.append(
@@ -66,10 +72,16 @@ def overrides_for(config: Path, root: str, overrides: Sequence[str]) -> tuple[li
     return added, said
 
 
-def _largest_batch(found: OwnFolder, split: Config) -> int:
+def _value(tree: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path of the unchecked file; None where there is none."""
+    value: Any = tree
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _largest_batch(found: OwnFolder, batch: int, val_share: float) -> int:
     """A batch per process that the images suffice for, at most the config's."""
     processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
-    images = found.count_images(
-        split.sampler.batch_size * processes, split.dataset.get("val_share", VAL_SHARE)
-    )
+    images = found.count_images(batch * processes, val_share)
     return max(1, images // processes)

@@ -12,7 +12,7 @@ from passl_sot.launch.cpu_env import tune
 from passl_sot.utils.logger import get_logger
 
 if TYPE_CHECKING:
-    from passl_sot.config.loader import Config, ConfigError
+    from passl_sot.config import Config, ConfigError
 
 
 @command
@@ -22,7 +22,7 @@ def print_config(argv: list[str] | None = None) -> int:
     parser.add_argument("--diff", metavar="OTHER", help="show how OTHER (a file or name) differs from CFG")
     args = parser.parse_args(argv)
     tune(enabled=False)  # no speed is needed, only quiet imports
-    from passl_sot.config.loader import ConfigError, diff, format_tree
+    from passl_sot.config import ConfigError, diff, format_tree
 
     try:
         cfg, faults = _resolve(args.config, args.override)
@@ -42,7 +42,7 @@ def _resolve(name: str, overrides: Sequence[str]) -> "tuple[Config, ConfigError 
     A file with a `model:` section alone, which `Model` reads, isn't checked so; neither is one in a folder
     such as `_base_`, a part to build files on.
     """
-    from passl_sot.config.loader import ConfigError, get_config
+    from passl_sot.config import ConfigError, get_config
     from passl_sot.utils.require import MissingPaddleError, require_paddle
     from passl_sot.zoo import find_config
 
@@ -58,7 +58,8 @@ def _resolve(name: str, overrides: Sequence[str]) -> "tuple[Config, ConfigError 
         from passl_sot.engine.schema import load_config
 
     try:
-        return load_config(path, overrides), None
+        load_config(path, overrides)
+        return get_config(path, overrides, free=True), None
     except ConfigError as error:
         try:
             return get_config(path, overrides), error
@@ -101,7 +102,7 @@ def benchmark(argv: list[str] | None = None) -> int:
         from passl_sot.zoo import find_config
 
         cfg = load_config(find_config(args.config), args.override)
-        start(cfg.get("device", "auto"))
+        start(cfg.device)
         options = {"batch": args.batch, "repeats": args.repeats, "compare": args.compare}
         if args.mode == "data":
             result = measure_data(cfg, **options, peer_python=args.peer_python)

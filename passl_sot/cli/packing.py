@@ -6,7 +6,7 @@ import shlex
 
 from passl_sot.cli.command import command, fail, guarded
 from passl_sot.config.chinese import zh
-from passl_sot.launch.cores import usable_cores
+from passl_sot.launch.cpu_env import usable_cores
 from passl_sot.utils.logger import get_logger
 
 
@@ -58,9 +58,9 @@ def _pack(args: argparse.Namespace) -> int:
     from passl_sot.data.packed.record import Recipe
     from passl_sot.data.packed.sources import open_source, splits_of
     from passl_sot.data.packed.writer import make_job, pack
-    from passl_sot.imageio.kernels import jit as compiling
+    from passl_sot.imageio.kernels import jit
 
-    if args.tile_only and not compiling.available():
+    if args.tile_only and not jit.available():
         return fail("--tile-only needs numba, which isn't installed: pip install 'passl_sot[fast]'")
     if args.tile_only:
         recipe = Recipe(kind="files", short_side=None)

@@ -3,8 +3,9 @@
 import sys
 from pathlib import Path
 
-from passl_sot.cli.command import command, guarded, make_parser, supervised, try_outputs
+from passl_sot.cli.command import command, guarded, make_parser, try_outputs
 from passl_sot.launch.cpu_env import tune
+from passl_sot.launch.supervisor import supervise
 from passl_sot.utils.logger import get_logger
 
 
@@ -19,7 +20,7 @@ def evaluate(argv: list[str] | None = None) -> int:
         "--out", metavar="FILE", help="metrics.json to write; tables and pictures go beside it"
     )
     args = parser.parse_args(argv)
-    status = supervised(0)
+    status = supervise()
     if status is not None:
         return status
     note = tune(not args.no_tune)
@@ -29,10 +30,10 @@ def evaluate(argv: list[str] | None = None) -> int:
         from passl_sot.engine.schema import load_config
         from passl_sot.zoo import find_config
 
-        cfg = load_config(find_config(args.config), args.override)
+        experiment = load_config(find_config(args.config), args.override)
         out = Path(args.out) if args.out else None
         try_outputs([out] if out else [])
-        evaluate_run(cfg, args.weights, out, note=note)
+        evaluate_run(experiment, args.weights, out, note=note)
         return 0
 
     return guarded(run)

@@ -2,8 +2,9 @@
 
 import functools
 
-from passl_sot.cli.command import command, guarded, make_parser, supervised
+from passl_sot.cli.command import command, guarded, make_parser
 from passl_sot.launch.cpu_env import tune
+from passl_sot.launch.supervisor import supervise
 
 
 @command
@@ -25,23 +26,19 @@ def train(argv: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="check everything, estimate, and stop")
     parser.add_argument("--evaluate-only", action="store_true", help="evaluate the weights given and stop")
     parser.add_argument("--check-all-files", action="store_true", help="decode every image first")
-    restarts = "start the processes again, from the last checkpoint, up to N times after one died"
-    parser.add_argument("--max-restarts", type=int, default=0, metavar="N", help=restarts)
     args = parser.parse_args(argv)
-    if args.max_restarts < 0:
-        parser.error("--max-restarts must be 0 or more")
     if args.resume and args.init_from:
         parser.error("argument --init-from: not allowed with argument --resume")
     if args.resume_override and not args.resume:
         parser.error("--resume-override goes with --resume")
     if args.evaluate_only and not (args.resume or args.init_from):
         parser.error("--evaluate-only needs weights: --resume auto, --resume PATH or --init-from PATH")
-    status = None if args.dry_run else supervised(args.max_restarts)
+    status = None if args.dry_run else supervise()
     if status is not None:
         return status
     note = tune(not args.no_tune)
 
-    def run() -> int:
+    def work() -> int:
         from passl_sot.cli.data_folder import overrides_for
         from passl_sot.engine.schema import load_config
         from passl_sot.zoo import find_config, load_weights
@@ -50,16 +47,19 @@ def train(argv: list[str] | None = None) -> int:
         if args.data:
             added, said = overrides_for(path, args.data, args.override)
             args.override, notes = [*added, *args.override], [note, *said]
-        cfg = load_config(path, args.override)
-        from passl_sot.engine.entry import check_run, train_run
+        experiment = load_config(path, args.override)
+        from passl_sot.engine.entry import check_run, run_folder, train_run
 
-        # What it is is known here alone: the engine doesn't know the zoo.
+        # The engine doesn't know the zoo, so it gets a function that does.
         load = functools.partial(load_weights, weights=args.pretrained, new_head=True)
-        chosen = load if args.pretrained else None
-        if args.dry_run:
-            check_run(cfg, path, args, note="\n".join(notes), pretrained=chosen)
-        else:
-            train_run(cfg, path, args, note="\n".join(notes), pretrained=chosen)
+        run = check_run if args.dry_run else train_run
+        run(
+            experiment,
+            run_folder(experiment, path),
+            args,
+            note="\n".join(notes),
+            pretrained=load if args.pretrained else None,
+        )
         return 0
 
-    return guarded(run)
+    return guarded(work)

@@ -1,8 +1,78 @@
 """The configuration language: YAML with inheritance and references, registries, and checks by signature."""
 
-from passl_sot.config.errors import ConfigError, Fault
-from passl_sot.config.loader import get_config, parse_config
-from passl_sot.config.registry import Registry, RegistryError
+from passl_sot.config.chinese import CHINESE, zh
+from passl_sot.config.display import diff, differences, format_tree, leaves
+from passl_sot.config.epoch_schedule import (
+    NonNegativeByEpoch,
+    ShareByEpoch,
+    UnitIntervalByEpoch,
+    value_of_epoch,
+)
+from passl_sot.config.errors import (
+    ConfigError,
+    Fault,
+    Origin,
+    RegistryError,
+    UserError,
+    did_you_mean,
+    join_path,
+    nearest,
+)
+from passl_sot.config.loader import Document, get_config, load_config, make_document, parse_config
+from passl_sot.config.registry import Registry
+from passl_sot.config.schema import make_section
+from passl_sot.config.shipped import config_folder, find_config, list_models, model_config
+from passl_sot.config.signature import (
+    Count,
+    Natural,
+    NonNegative,
+    NotEmpty,
+    Positive,
+    Range,
+    Rule,
+    Share,
+    UnitInterval,
+)
 from passl_sot.config.tree import Config
 
-__all__ = ["Config", "ConfigError", "Fault", "Registry", "RegistryError", "get_config", "parse_config"]
+__all__ = [
+    "CHINESE",
+    "Config",
+    "ConfigError",
+    "Count",
+    "Document",
+    "Fault",
+    "Natural",
+    "NonNegative",
+    "NonNegativeByEpoch",
+    "NotEmpty",
+    "Origin",
+    "Positive",
+    "Range",
+    "Registry",
+    "RegistryError",
+    "Rule",
+    "Share",
+    "ShareByEpoch",
+    "UnitInterval",
+    "UnitIntervalByEpoch",
+    "UserError",
+    "config_folder",
+    "did_you_mean",
+    "diff",
+    "differences",
+    "find_config",
+    "format_tree",
+    "get_config",
+    "join_path",
+    "leaves",
+    "list_models",
+    "load_config",
+    "make_document",
+    "make_section",
+    "model_config",
+    "nearest",
+    "parse_config",
+    "value_of_epoch",
+    "zh",
+]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from passl_sot.config.ranges import NonNegative, Share, UnitInterval
+from passl_sot.config.signature import NonNegative, Share, UnitInterval
 
 # For constructors: such a setting's type hint, by the values it takes.
 ShareByEpoch = Share | dict[str, Share | Literal["linear"]]

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, said once for all of it: faults, their places, and nearest names."""
+"""Faults of a configuration: their places, their messages, and the nearest valid names."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ class UserError(Exception):
     """Ends a command with its message alone, without a traceback.
 
     Attributes:
-        status: What the command leaves with.
-        final: Starting it again would end the same way.
+        status: Exit status of the command.
     """
 
     status: ClassVar[int] = 2
-    final: ClassVar[bool] = True
 
 
 class _Broken:
@@ -57,7 +55,7 @@ class Fault:
 
     Attributes:
         path: Dotted path of the key ("model.head.num_classes"); "" for the file as a whole.
-        message: What is wrong and what would be right.
+        message: The fault and its cure.
         origin: Where it was written, if known.
         kind: One word for the sort of fault: unknown, missing, type, choice, name, value, file, yaml,
             duplicate, base, reference, override.
@@ -88,14 +86,10 @@ class ConfigError(UserError, ValueError):
         self.faults: list[Fault] = list(faults)
 
     def __str__(self) -> str:
-        count = len(self.faults)
-        head = f"{count} fault{'' if count == 1 else 's'} in the configuration:"
-        lines = [head, *map(str, self.faults)]
-        chinese = summary(
-            [fault.kind for fault in self.faults],
-            [fault.suggestion for fault in self.faults if fault.suggestion],
-        )
-        return "\n".join([*lines, chinese] if chinese else lines)
+        kinds = [fault.kind for fault in self.faults]
+        meant = [fault.suggestion for fault in self.faults if fault.suggestion]
+        lines = [f"{number_of(self.faults, 'fault')} in the configuration:", *map(str, self.faults)]
+        return "\n".join([*lines, summary(kinds, meant)]).rstrip("\n")
 
 
 class RegistryError(UserError, ValueError):
@@ -116,7 +110,7 @@ def nearest(word: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | 
         if _plain(name) == plain:
             return name
     for name in names:
-        parts = [part for part in re.split(r"[_\-\s]+", name) if part]
+        parts = _parts(name)
         if len(parts) > 1 and "".join(part[0] for part in parts).lower() == plain:
             return name
     scored = [(difflib.SequenceMatcher(None, plain, _plain(name)).ratio(), name) for name in names]
@@ -137,8 +131,12 @@ def same_stem(word: str, candidates: Iterable[str]) -> str | None:
     return None
 
 
+def _parts(word: str) -> list[str]:
+    return [part for part in re.split(r"[_\-\s]+", word) if part]
+
+
 def _stems(word: str) -> list[str]:
-    return [part.lower().removesuffix("s") for part in re.split(r"[_\-\s]+", word) if part]
+    return [part.lower().removesuffix("s") for part in _parts(word)]
 
 
 def _begins(a: str, b: str) -> bool:
@@ -164,16 +162,19 @@ def show(value: object, limit: int = 60) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        text = repr(value)
-    elif isinstance(value, dict):
+        return str(value).lower()
+    if isinstance(value, dict):
         text = "{" + ", ".join(f"{key}: {show(item)}" for key, item in value.items()) + "}"
     elif isinstance(value, (list, tuple)):
         text = "[" + ", ".join(show(item) for item in value) + "]"
     else:
         text = repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def number_of(things: Sequence[object], noun: str) -> str:
+    """A count with its noun: "1 fault", "3 faults"."""
+    return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
 
 
 def join_path(path: str, key: object) -> str:

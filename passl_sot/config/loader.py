@@ -1,39 +1,43 @@
-"""Reading configuration files: inheritance, references, overrides and the check against a schema."""
+"""Reading configuration files: inheritance, overrides, references, and the check against a schema."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
-from passl_sot.config.display import diff, explain, format_tree
-from passl_sot.config.errors import ConfigError, Fault, Origin, join_path
+from passl_sot.config.errors import ConfigError, Fault, Origin
 from passl_sot.config.overrides import apply_overrides
-from passl_sot.config.references import resolve
-from passl_sot.config.schema import check_section
+from passl_sot.config.schema import Checker
 from passl_sot.config.tree import Config
-from passl_sot.config.tree_builder import load_file, load_text
+from passl_sot.config.tree_builder import load_file, load_text, resolve
 
-__all__ = [
-    "Config",
-    "ConfigError",
-    "Fault",
-    "Origin",
-    "diff",
-    "explain",
-    "format_tree",
-    "get_config",
-    "parse_config",
-]
+_D = TypeVar("_D", bound="Document")
+
+
+class Document:
+    """Base of a dataclass that describes a whole file: an instance keeps the tree it was made from."""
+
+    _tree: Config
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved file as plain dicts and lists, as it was written: without defaults."""
+        return self._tree.to_dict()
+
+    def dump(self) -> str:
+        """The resolved file as YAML."""
+        return self._tree.dump()
+
+    def origin(self, path: str) -> Origin | None:
+        """Where the value at a dotted path was written, or the section nearest to it that was."""
+        return self._tree.origin_of(*path.split("."))
 
 
 def get_config(
-    path: str | os.PathLike[str],
-    overrides: Iterable[str] | None = (),
-    *,
-    schema: Callable[..., Any] | None = None,
+    path: str | os.PathLike[str], overrides: Iterable[str] | None = (), *, free: bool = False
 ) -> Config:
-    """Reads a YAML file with its bases, applies overrides, resolves references and checks the result.
+    """Reads a YAML file with its bases, applies overrides and resolves references.
 
     `_base_: file` or `_base_: [files]` names files, relative to the one that names them, on which it is laid:
     mappings merge, lists and scalars replace, later files win, and a changed `name` replaces its whole node.
@@ -41,11 +45,11 @@ def get_config(
 
     Args:
         path: The file.
-        overrides: "a.b.0.c=value" with the value in YAML. They change keys that exist, or that the schema
-            (without one: the class of the named node they stand in) accepts; "+a.b=value" also makes
-            sections that don't exist yet, appends to lists, and without a schema adds any key. A changed
-            `name` replaces its node before the other overrides inside that node are applied.
-        schema: Keyword-only dataclass or function that describes the whole file.
+        overrides: "a.b.0.c=value" with the value in YAML. They change keys that exist, or that the class of
+            the named node they stand in accepts; "+a.b=value" also makes sections that don't exist yet,
+            appends to lists, and adds any key. A changed `name` replaces its node before the other overrides
+            inside that node are applied.
+        free: Accept overrides of keys that the file doesn't have, as a later `load_config` will judge them.
 
     Returns:
         The resolved tree; every value knows its origin.
@@ -53,18 +57,36 @@ def get_config(
     Raises:
         ConfigError: Everything that is wrong, at once.
     """
-    if isinstance(overrides, str):
-        raise TypeError("overrides is a list of texts, such as ['epochs=10'], not one text")
-    raw, faults = load_file(os.fspath(path))
-    faults += apply_overrides(raw, overrides or (), free=schema is not None)
-    config, broken = resolve(raw)
-    faults += broken
-    place_all(config)
-    if schema is not None:
-        faults += check_section(schema, config)
+    faults: list[Fault] = []
+    config = _read(path, overrides, free, faults)
     if faults:
         raise ConfigError(faults)
     return config
+
+
+def load_config(schema: type[_D], path: str | os.PathLike[str], overrides: Iterable[str] | None = ()) -> _D:
+    """Reads a YAML file as `get_config` does, checks it once and gives it as an instance of its schema.
+
+    Args:
+        schema: Keyword-only dataclass, a `Document`, that describes the whole file.
+        path: The file.
+        overrides: As for `get_config`; the schema judges keys that don't exist.
+
+    Returns:
+        The instance: fixed sections are instances of their dataclasses; a node of a registry is a `Config`
+        that its registry builds without a second check.
+
+    Raises:
+        ConfigError: Everything that is wrong, at once; or an objection of the schema to the values.
+    """
+    faults: list[Fault] = []
+    config = _read(path, overrides, True, faults)
+    return _check(schema, config, faults)
+
+
+def make_document(schema: type[_D], tree: Mapping[str, Any]) -> _D:
+    """As `load_config`, for a resolved tree that was read before, such as a checkpoint's."""
+    return _check(schema, Config.of(dict(tree)), [])
 
 
 def parse_config(text: str, file: str = "text") -> Config:
@@ -77,18 +99,31 @@ def parse_config(text: str, file: str = "text") -> Config:
     Raises:
         ConfigError: Everything that is wrong with the text, at once.
     """
-    raw, faults = load_text(text, file)
-    config, broken = resolve(raw)
-    if faults or broken:
-        raise ConfigError([*faults, *broken])
-    place_all(config)
+    faults: list[Fault] = []
+    config: Config = Config.of(resolve(load_text(text, file, faults), faults))
+    if faults:
+        raise ConfigError(faults)
     return config
 
 
-def place_all(value: Any, path: str = "") -> None:
-    """Tells every section in a tree its dotted path."""
-    if isinstance(value, Config):
-        value.place(value.node_origin(), path)
-    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in pairs:
-        place_all(item, join_path(path, key))
+def _read(
+    path: str | os.PathLike[str], overrides: Iterable[str] | None, free: bool, faults: list[Fault]
+) -> Config:
+    if isinstance(overrides, str):
+        raise TypeError("overrides is a list of texts, such as ['epochs=10'], not one text")
+    root = load_file(os.fspath(path), faults)
+    apply_overrides(root, overrides or (), free, faults)
+    config: Config = Config.of(resolve(root, faults))
+    return config
+
+
+def _check(schema: type[_D], config: Config, faults: list[Fault]) -> _D:
+    # Tests count these lines: a command checks one whole document once.
+    logging.getLogger(__name__).debug("checking a whole document as %s", schema.__name__)
+    checker = Checker(config, "")
+    document: _D = checker.section(schema, config, "")
+    faults += checker.faults()
+    if faults:
+        raise ConfigError(faults)
+    document._tree = config
+    return document

@@ -11,11 +11,9 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from passl_sot.config.errors import ConfigError, Fault, RegistryError, did_you_mean, listing, nearest
-from passl_sot.config.schema import Checker, check_section, construct, convert_arguments, make_section
+from passl_sot.config.schema import Checker, construct
 from passl_sot.config.signature import Signature
 from passl_sot.config.tree import Config
-
-__all__ = ["Registry", "RegistryError", "check_section", "make_section"]
 
 _T = TypeVar("_T", bound=Callable[..., Any])
 
@@ -119,48 +117,48 @@ class Registry:
             cfg: A node with a `name` and the arguments of that class.
             path: Where the node stands, for the messages; by default where it was loaded from.
         """
-        checker = Checker()
-        checker.node(self, cfg, self._path(cfg, path))
+        path = self._path(cfg) if path is None else path
+        checker = Checker(cfg, path)
+        checker.node(self, cfg, path)
         return checker.faults()
 
     def build(self, cfg: Mapping[str, Any], /, **runtime: Any) -> Any:
-        """Checks the node and calls its class with the node's keys.
+        """Checks the node, unless it comes from a checked document, and calls its class with the node's keys.
 
-        Sections that are dataclasses arrive as instances; nested nodes of registries as raw `Config` copies.
+        Sections that are dataclasses arrive as instances; nested nodes of registries as `Config` copies.
 
         Args:
             cfg: A node with a `name`; never changed.
             **runtime: Further arguments, which the constructor must accept and the node must not hold.
 
         Raises:
-            ConfigError: All faults of the node at once; or what the constructor itself says against the
-                values by a ValueError.
+            ConfigError: All faults of the node at once; or an objection of the constructor to the values, by
+                a ValueError.
             RegistryError: A runtime argument is not accepted, or is in the node too.
         """
-        path = self._path(cfg, None)
-        checker = Checker()
-        checker.node(self, cfg, path, given=frozenset(runtime))
-        faults = checker.faults()
-        if faults:
-            raise ConfigError(faults)
+        path = self._path(cfg)
+        arguments = cfg.checked_arguments(self) if isinstance(cfg, Config) else None
+        checker = Checker(cfg, path)
+        if arguments is None:
+            node = checker.node(self, cfg, path, given=frozenset(runtime))
+            faults = checker.faults()
+            if faults:
+                raise ConfigError(faults)
+            arguments = node.checked_arguments(self)
         target = self.get(cfg["name"])
-        signature = Signature.of(target)
+        parameters = Signature.of(target).parameters
         for key in runtime:
-            if key not in signature.parameters:
-                near = did_you_mean(nearest(key, signature.parameters))
-                raise RegistryError(
-                    f"{signature.name} has no argument '{key}', which the caller passes{near}"
-                )
+            if key not in parameters:
+                near = did_you_mean(nearest(key, parameters))
+                raise RegistryError(f"{cfg['name']} has no argument '{key}', which the caller passes{near}")
             if key in cfg:
                 raise RegistryError(
                     f"{path}.{key} is set in the config, but the program passes its own '{key}'"
                 )
-        return construct(target, {**convert_arguments(signature, cfg, skip=("name",)), **runtime}, cfg, path)
+        return construct(target, {**arguments, **runtime}, path, checker.origin(path))
 
-    def _path(self, cfg: object, path: str | None) -> str:
-        if path is not None:
-            return path
-        return (cfg.node_path() if isinstance(cfg, Config) else "") or self.kind
+    def _path(self, cfg: object) -> str:
+        return (isinstance(cfg, Config) and cfg.node_path()) or self.kind
 
     def _import_all(self) -> None:
         if self._imported:

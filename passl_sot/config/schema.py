@@ -1,12 +1,11 @@
-"""Checks configuration nodes against signatures and turns them into arguments."""
+"""One walk over a configuration: checks values against signatures and makes arguments of them."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, get_args
 
 from passl_sot.config.errors import (
     BROKEN,
@@ -22,43 +21,10 @@ from passl_sot.config.errors import (
     same_stem,
     show,
 )
-from passl_sot.config.ranges import is_finite
-from passl_sot.config.signature import (
-    Catalog,
-    Signature,
-    arms_of,
-    describe,
-    is_section,
-    is_union,
-    kind_of,
-    rules_of,
-    unwrap,
-)
+from passl_sot.config.signature import Catalog, Hint, Signature, is_finite, is_section, one_of
 from passl_sot.config.tree import Config
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class _Spot:
-    """A place in the configuration: its dotted path, and how to find the line."""
-
-    path: str
-    owner: Config | None = None
-    key: str = ""
-    indices: tuple[int, ...] = ()
-    fallback: Origin | None = None
-
-    def origin(self) -> Origin | None:
-        found = self.owner.origin_of(self.key, *self.indices) if self.owner is not None else None
-        return found or self.fallback
-
-    def item(self, index: int) -> _Spot:
-        return _Spot(join_path(self.path, index), self.owner, self.key, (*self.indices, index), self.fallback)
-
-    def child(self, node: Mapping[str, Any], key: str, origin: Origin | None) -> _Spot:
-        owner = node if isinstance(node, Config) else None
-        return _Spot(join_path(self.path, key), owner, key, (), origin)
 
 
 @dataclass(frozen=True)
@@ -75,231 +41,217 @@ class _Unknown:
 
 
 class Checker:
-    """Collects the faults of a tree of nodes and remembers which section takes which keys."""
+    """Collects the faults of a tree and remembers which section takes which keys.
 
-    def __init__(self) -> None:
-        self._found: list[Fault | _Unknown] = []
+    Args:
+        cfg: The tree, for the origins of its values.
+        path: Where messages say that it stands.
+    """
+
+    def __init__(self, cfg: object, path: str):
+        self.cfg = cfg
+        self.path = path
+        self._found: list[Fault | _Unknown | None] = []
         self._takes: dict[str, list[str]] = {}
 
     def faults(self) -> list[Fault]:
         """All faults, in the order of the tree."""
-        return [self._explain(item) if isinstance(item, _Unknown) else item for item in self._found]
+        found = [item for item in self._found if item is not None]
+        return [self._explain(item) if isinstance(item, _Unknown) else item for item in found]
 
     # -- nodes and sections -------------------------------------------------------------------------------
-    def node(
-        self,
-        catalog: Catalog,
-        cfg: Any,
-        path: str,
-        given: frozenset[str] = frozenset(),
-        spot: _Spot | None = None,
-    ) -> None:
-        """Checks a mapping whose `name` chooses a class from `catalog`; `given` comes from the program."""
-        if cfg is BROKEN:
-            return None
-        spot = spot or _Spot(path, fallback=cfg.node_origin() if isinstance(cfg, Config) else None)
+    def node(self, catalog: Catalog, cfg: Any, path: str, given: frozenset[str] = frozenset()) -> Any:
+        """Checks a mapping whose `name` chooses a class from `catalog`.
+
+        Args:
+            catalog: A registry.
+            cfg: The mapping.
+            path: Its place.
+            given: Arguments that come from the program.
+
+        Returns:
+            A copy of it, marked as checked; it means nothing after a fault.
+        """
         if not isinstance(cfg, Mapping):
-            named = f"; write {{name: {cfg}}}" if isinstance(cfg, str) and catalog.find(cfg) else ""
-            message = f"expected a {catalog.kind} section with a name, got {show(cfg)}{named}"
-            return self._add(spot, message, "type")
-        origin = self._node_origin(cfg, spot)
+            message = f"expected a {catalog.kind} section with a name, got {show(cfg)}"
+            if isinstance(cfg, str) and catalog.find(cfg):
+                message += f"; write {{name: {cfg}}}"
+            return self._note(path, message, "type")
         name = cfg.get("name")
         if name is BROKEN:
-            return None
+            return self._found.append(None)
         if not isinstance(name, str):
-            what = "has no 'name'" if "name" not in cfg else f"'name' is {show(name)}"
-            message = (
-                f"{what}; a {catalog.kind} is chosen by its name: {listing(catalog.names()) or 'none known'}"
-            )
-            near = nearest("name", map(str, cfg)) if "name" not in cfg else None
+            chosen = f"a {catalog.kind} is chosen by its name: {listing(catalog.names()) or 'none known'}"
+            if "name" in cfg:
+                return self._note(join_path(path, "name"), f"'name' is {show(name)}; {chosen}", "missing")
+            near = nearest("name", map(str, cfg))
             if near and same_letters(near, "name"):
-                message += f" (is '{near}' meant?)"
-            place = spot if "name" not in cfg else spot.child(cfg, "name", origin)
-            return self._add(dataclasses.replace(place, fallback=origin), message, "missing")
+                chosen += f" (is '{near}' meant?)"
+            return self._note(path, f"has no 'name'; {chosen}", "missing")
         target = catalog.find(name)
         if target is None:
             message, near = catalog.unknown(name)
-            return self._add(spot.child(cfg, "name", origin), message, "name", near)
-        signature = Signature.of(target)
-        self._arguments(signature, cfg, spot, origin, skip=("name",), given=given)
+            return self._note(join_path(path, "name"), message, "name", near)
+        arguments = self._arguments(Signature.of(target), cfg, path, ("name",), given)
+        node: Config = copy.deepcopy(cfg) if isinstance(cfg, Config) else Config(copy.deepcopy(dict(cfg)))
+        node.mark_checked(catalog, arguments)
+        return node
 
-    def section(
-        self, target: Callable[..., Any] | Signature, cfg: Any, path: str, spot: _Spot | None = None
-    ) -> None:
-        """Checks a mapping without a name against a dataclass, class or function."""
-        signature = target if isinstance(target, Signature) else Signature.of(target)
-        spot = spot or _Spot(path, fallback=cfg.node_origin() if isinstance(cfg, Config) else None)
+    def section(self, target: Callable[..., Any], cfg: Any, path: str) -> Any:
+        """Checks a mapping without a name against a dataclass, class or function, and calls that."""
+        signature = Signature.of(target)
         if not isinstance(cfg, Mapping):
-            self._takes[spot.path] = list(signature.parameters)
-            message = f"expected a section with {signature.takes()}; got {show(cfg)}"
-            return self._add(spot, message, "type")
-        self._arguments(signature, cfg, spot, self._node_origin(cfg, spot))
+            self._takes[path] = list(signature.parameters)
+            return self._note(path, f"expected a section with {signature.takes()}; got {show(cfg)}", "type")
+        before = len(self._found)
+        arguments = self._arguments(signature, cfg, path)
+        if len(self._found) > before:
+            return None
+        try:
+            return construct(target, arguments, path, self.origin(path))
+        except ConfigError as err:
+            self._found += err.faults
 
     def _arguments(
         self,
         signature: Signature,
         cfg: Mapping[str, Any],
-        spot: _Spot,
-        origin: Origin | None,
+        path: str,
         skip: tuple[str, ...] = (),
         given: frozenset[str] = frozenset(),
-    ) -> None:
-        names = [*skip, *signature.parameters]
-        self._takes[spot.path] = names
+    ) -> dict[str, Any]:
+        # Readers of a file know its sections by their keys, and not by the names of our dataclasses.
         owner = signature.name if skip or not signature.section else ""
+        self._takes[path] = [*skip, *signature.parameters]
+        arguments = {}
         suggested = set()
         for key, value in cfg.items():
-            if key in skip:
-                continue
-            child = spot.child(cfg, key, origin)
+            place = join_path(path, key)
             if key in signature.parameters:
-                self.value(signature.parameters[key].annotation, value, child)
-                continue
-            near = nearest(str(key), signature.parameters)
-            suggested.add(near)
-            takes = signature.takes()
-            self._found.append(_Unknown(spot.path, str(key), value, owner, takes, near, child.origin()))
+                arguments[key] = self.value(signature.parameters[key].hint, value, place)
+            elif key not in skip:
+                near = nearest(str(key), signature.parameters)
+                suggested.add(near)
+                unknown = _Unknown(path, str(key), value, owner, signature.takes(), near, self.origin(place))
+                self._found.append(unknown)
         for key, param in signature.parameters.items():
             if key not in cfg:
-                self._foresee(param.annotation, join_path(spot.path, key))
+                self._foresee(param.hint, join_path(path, key))
         # A misspelt required key is one fault, not two.
-        absent = [key for key, param in signature.parameters.items() if param.required and key not in cfg]
-        missing = [f"'{key}'" for key in absent if key not in suggested and key not in given]
+        covered = {*cfg, *suggested, *given}
+        missing = [
+            f"'{k}'" for k, param in signature.parameters.items() if param.required and k not in covered
+        ]
         if missing:
-            who = owner or (f"'{spot.path.rpartition('.')[2]}'" if spot.path else "the file")
-            text = f"{who} needs {', '.join(missing)}; it takes {signature.takes()}"
-            self._add(dataclasses.replace(spot, owner=None, fallback=origin), text, "missing")
+            who = owner or (f"'{path.rpartition('.')[2]}'" if path else "the file")
+            self._note(path, f"{who} needs {', '.join(missing)}; it takes {signature.takes()}", "missing")
+        return arguments
 
-    def _foresee(self, hint: Any, path: str, depth: int = 4) -> None:
+    def _foresee(self, hint: Hint, path: str, depth: int = 4) -> None:
         """Remembers the keys of sections that the file leaves out, for suggestions."""
-        for arm in arms_of(unwrap(hint)[0]):
-            if depth and is_section(arm):
-                signature = Signature.of(arm)
+        for arm in hint.arms:
+            if depth and arm.kind == "section":
+                signature = Signature.of(arm.type)
                 self._takes.setdefault(path, list(signature.parameters))
                 for key, param in signature.parameters.items():
-                    self._foresee(param.annotation, join_path(path, key), depth - 1)
+                    self._foresee(param.hint, join_path(path, key), depth - 1)
 
     # -- values ---------------------------------------------------------------------------------------------
-    def value(self, hint: Any, value: Any, spot: _Spot) -> None:
-        """Checks one value against one type hint and the rules noted in it."""
+    def value(self, hint: Hint, value: Any, path: str) -> Any:
+        """Checks one value against one type hint and the rules noted in it.
+
+        Returns:
+            The argument that it stands for, which shares nothing with it; it means nothing after a fault.
+        """
+        if value is BROKEN:
+            # Its fault is known already, but no section may be made with it.
+            return self._found.append(None)
         before = len(self._found)
-        self._typed(hint, value, spot)
-        if value is BROKEN or len(self._found) > before:
-            return
-        for rule in rules_of(hint):
+        made = self._typed(hint, value, path)
+        if len(self._found) > before:
+            return None
+        for rule in hint.rules:
             complaint = rule.complaint(value)
             if complaint:
-                return self._add(spot, complaint, "value")
+                return self._note(path, complaint, "value")
+        return made
 
-    def _typed(self, hint: Any, value: Any, spot: _Spot) -> None:
-        inner, catalog = unwrap(hint)
-        # What a broken reference stands for is unknown, so nothing is said about its type.
-        if inner is Any or value is BROKEN:
-            return
-        if is_union(inner):
-            arms = [Annotated[arm, catalog] if catalog else arm for arm in get_args(inner)]
-            return self._union(arms, hint, value, spot)
-        origin, args = get_origin(inner), get_args(inner)
-        if catalog is not None and kind_of(inner) != "null":
-            if kind_of(inner) != "list":
-                return self.node(catalog, value, spot.path, spot=spot)
-            if not isinstance(value, (list, tuple)):
-                return self._wrong_type(hint, value, spot)
-            for index, item in enumerate(value):
-                self.node(catalog, item, join_path(spot.path, index), spot=spot.item(index))
-            return
-        if is_section(inner):
-            return self.section(inner, value, spot.path, spot=spot)
-        if origin is Literal:
-            return self._choice(args, value, spot)
-        if kind_of(inner) == "list":
-            return self._list(hint, origin, args, value, spot)
-        if kind_of(inner) == "mapping":
-            return self._mapping(hint, args, value, spot)
-        if not _is_scalar(inner, value):
-            return self._wrong_type(hint, value, spot)
-        if inner is float and not is_finite(value):
-            self._add(spot, f"must be a finite number, got {show(value)}", "value")
+    def _typed(self, hint: Hint, value: Any, path: str) -> Any:
+        if hint.kind == "union":
+            return self._union(hint, value, path)
+        if hint.kind == "node" and hint.catalog:
+            return self.node(hint.catalog, value, path)
+        if hint.kind == "section":
+            return self.section(hint.type, value, path)
+        if hint.kind == "choice":
+            return self._choice(get_args(hint.type), value, path)
+        if hint.kind == "any":
+            return copy.deepcopy(Config(value=value)["value"])
+        if not _fits(hint, value):
+            return self._wrong_type(hint, value, path)
+        if hint.kind == "mapping":
+            return {key: self.value(hint.inner[0], item, join_path(path, key)) for key, item in value.items()}
+        if hint.shape == "list":
+            hints = hint.inner if hint.kind == "fixed" else hint.inner * len(value)
+            made = [self.value(hints[i], item, join_path(path, i)) for i, item in enumerate(value)]
+            return made if hint.kind == "list" else tuple(made)
+        if hint.kind == "float" and not is_finite(value):
+            return self._note(path, f"must be a finite number, got {show(value)}", "value")
+        return value
 
-    def _union(self, arms: list[Any], hint: Any, value: Any, spot: _Spot) -> None:
+    def _union(self, hint: Hint, value: Any, path: str) -> Any:
         trials = []
-        for arm in arms:
-            trial = Checker()
-            trial.value(arm, value, spot)
+        for arm in hint.inner:
+            trial = Checker(self.cfg, self.path)
+            made = trial.value(arm, value, path)
             if not trial._found:
                 self._takes.update(trial._takes)
-                return
+                return made
             trials.append((arm, trial))
-        shape = (
-            "mapping"
-            if isinstance(value, Mapping)
-            else "list"
-            if isinstance(value, (list, tuple))
-            else "scalar"
-        )
         # A faulty section is told about as that section, not as "neither a section nor null".
-        fitting = [trial for arm, trial in trials if shape != "scalar" and kind_of(arm) == shape]
+        fitting = [trial for arm, trial in trials if _shape_of(value) == arm.shape != "scalar"]
         if fitting:
             best = min(fitting, key=lambda trial: len(trial._found))
             self._takes.update(best._takes)
-            self._found.extend(best._found)
-            return
+            self._found += best._found
+            return None
         # Of the right type for one of the arms, but out of its range.
-        refused = [trial for _, trial in trials if all(_is_value_fault(item) for item in trial._found)]
-        if refused:
-            self._found.extend(refused[0]._found)
-            return
-        options = [arg for arm in arms if get_origin(arm) is Literal for arg in get_args(arm)]
-        near = nearest(value, [o for o in options if isinstance(o, str)]) if isinstance(value, str) else None
-        self._wrong_type(hint, value, spot, near)
+        for _, trial in trials:
+            if all(isinstance(item, Fault) and item.kind == "value" for item in trial._found):
+                self._found += trial._found
+                return None
+        options = [option for arm in hint.inner if arm.kind == "choice" for option in get_args(arm.type)]
+        near = nearest(value, filter(_is_text, options)) if _is_text(value) else None
+        return self._wrong_type(hint, value, path, near)
 
-    def _list(self, hint: Any, origin: Any, args: tuple[Any, ...], value: Any, spot: _Spot) -> None:
-        if not isinstance(value, (list, tuple)):
-            return self._wrong_type(hint, value, spot)
-        each: tuple[Any, ...]
-        if origin is tuple and Ellipsis not in args:
-            if len(args) != len(value):
-                return self._wrong_type(hint, value, spot)
-            each = args
-        else:
-            each = (args[0] if args else Any,) * len(value)
-        for index, (item_hint, item) in enumerate(zip(each, value, strict=True)):
-            self.value(item_hint, item, spot.item(index))
-
-    def _mapping(self, hint: Any, args: tuple[Any, ...], value: Any, spot: _Spot) -> None:
-        if not isinstance(value, Mapping):
-            return self._wrong_type(hint, value, spot)
-        origin = self._node_origin(value, spot)
-        for key, item in value.items():
-            self.value(args[1] if args else Any, item, spot.child(value, key, origin))
-
-    def _choice(self, options: tuple[Any, ...], value: Any, spot: _Spot) -> None:
+    def _choice(self, options: tuple[Any, ...], value: Any, path: str) -> Any:
         if any(type(value) is type(option) and value == option for option in options):
-            return
-        near = nearest(str(value), map(str, options)) if isinstance(value, str) else None
-        choices = ", ".join(show(option) for option in options)
-        one_of = "one of " if len(options) > 1 else ""
-        self._add(spot, f"expected {one_of}{choices}; got {show(value)}{did_you_mean(near)}", "choice", near)
+            return value
+        near = nearest(value, map(str, options)) if _is_text(value) else None
+        message = f"expected {one_of(options)}; got {show(value)}{did_you_mean(near)}"
+        return self._note(path, message, "choice", near)
 
-    def _wrong_type(self, hint: Any, value: Any, spot: _Spot, near: str | None = None) -> None:
+    def _wrong_type(self, hint: Hint, value: Any, path: str, near: str | None = None) -> None:
         advice = did_you_mean(near) or _advice(hint, value)
-        self._add(spot, f"expected {describe(hint)}, got {show(value)}{advice}", "type", near)
+        self._note(path, f"expected {hint.describe()}, got {show(value)}{advice}", "type", near)
 
     # -- faults ----------------------------------------------------------------------------------------------
-    def _add(self, spot: _Spot, message: str, kind: str, near: str | None = None) -> None:
-        self._found.append(Fault(spot.path, message, spot.origin(), kind, near))
+    def _note(self, path: str, message: str, kind: str, near: str | None = None) -> None:
+        self._found.append(Fault(path, message, self.origin(path), kind, near))
 
-    @staticmethod
-    def _node_origin(cfg: Mapping[str, Any], spot: _Spot) -> Origin | None:
-        return spot.origin() or (cfg.node_origin() if isinstance(cfg, Config) else None)
+    def origin(self, path: str) -> Origin | None:
+        """Where the value at a path was written, or the section nearest to it that was."""
+        if not isinstance(self.cfg, Config):
+            return None
+        keys = path.removeprefix(self.path).strip(".").split(".")
+        return self.cfg.origin_of(*keys) or self.cfg.node_origin()
 
     def _explain(self, item: _Unknown) -> Fault:
+        text = f"unknown key '{item.key}'"
         if item.owner:
             text = f"{item.owner} has no argument '{item.key}'"
         elif item.section:
             text = f"'{item.section.rpartition('.')[2]}' has no key '{item.key}'"
-        else:
-            text = f"unknown key '{item.key}'"
         path, inner = join_path(item.section, item.key), item.value
         while item.origin == Origin(COMMAND_LINE) and isinstance(inner, Mapping) and len(inner) == 1:
             ((key, inner),) = inner.items()  # `-o Gloabl.epochs=1` made the section; show what was typed
@@ -308,19 +260,19 @@ class Checker:
         if not near and not elsewhere and isinstance(item.value, Mapping):
             # `Global: {epochs: 3}` of another framework: say where the keys inside belong.
             inside = [(key, self._elsewhere(str(key), None)) for key in item.value]
-            homes = [f"; its '{key}' belongs to {_section_name(place)}" for key, place in inside if place]
+            homes = [(key, place) for key, place in inside if place]
             if homes:
-                first = next(place for _, place in inside if place)
-                return Fault(path, text + "".join(homes), item.origin, "unknown", first)
+                text += "".join(f"; its '{key}' belongs to {_section_name(place)}" for key, place in homes)
+                return Fault(path, text, item.origin, "unknown", homes[0][1])
         if not near and not elsewhere:
             own = [name for name in self._takes.get(item.section, []) if name != "name"]
             near = same_stem(item.key, own) or self._farther(item.key)
         text += did_you_mean(near)
         if elsewhere and not (near and same_letters(near, item.key)):
-            name, home = elsewhere.rpartition(".")[2], _section_name(elsewhere)
-            text += f" ('{name}' belongs to {home})" if near else f"; '{name}' belongs to {home}"
+            belongs = f"'{elsewhere.rpartition('.')[2]}' belongs to {_section_name(elsewhere)}"
+            text += f" ({belongs})" if near else f"; {belongs}"
         if not near and not elsewhere:
-            text += f"; it takes {item.takes}" if item.takes else "; it takes no arguments"
+            text += f"; it takes {item.takes or 'no arguments'}"
         return Fault(path, text, item.origin, "unknown", near or elsewhere)
 
     def _elsewhere(self, key: str, section: str | None) -> str | None:
@@ -337,111 +289,83 @@ class Checker:
         for path, names in self._takes.items():
             for name in names:
                 paths.setdefault(name, join_path(path, name))
-        near = nearest(key, paths, cutoff=0.75)
-        return paths[near] if near else None
+        return paths.get(nearest(key, paths, cutoff=0.75) or "")
 
 
 def _section_name(path: str) -> str:
     return path.rpartition(".")[0] or "the top level of the file"
 
 
-def _is_scalar(hint: Any, value: Any) -> bool:
-    if hint is None or hint is type(None):
-        return value is None
-    if hint is bool or isinstance(value, bool):
-        return hint is bool and isinstance(value, bool)
-    if hint is float:
-        return isinstance(value, (int, float))
-    return isinstance(value, hint)
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
-def _is_value_fault(item: Fault | _Unknown) -> bool:
-    return isinstance(item, Fault) and item.kind == "value"
+def _shape_of(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "mapping"
+    return "list" if isinstance(value, (list, tuple)) else "scalar"
 
 
-def _advice(hint: Any, value: Any) -> str:
-    """What to change, when a value of the wrong type shows it."""
-    arms = [unwrap(arm)[0] for arm in arms_of(unwrap(hint)[0])]
+def _fits(hint: Hint, value: Any) -> bool:
+    """Whether a value is of the type that a hint without alternatives names; items are not looked at."""
+    if hint.kind == "fixed" and _shape_of(value) == "list":
+        return len(hint.inner) == len(value)
+    if hint.shape != "scalar":
+        return _shape_of(value) == hint.shape
+    if isinstance(value, bool):
+        return hint.kind == "bool"
+    types: dict[str, Any] = {
+        "null": type(None),
+        "bool": bool,
+        "int": int,
+        "float": (int, float),
+        "str": str,
+    }
+    return isinstance(value, types[hint.kind])
+
+
+def _advice(hint: Hint, value: Any) -> str:
+    """The change to make, when a value of the wrong type shows it."""
+    kinds = {arm.kind for arm in hint.arms}
     if value is None:
         return " (an empty value is null)"
     if isinstance(value, str):
-        if type(None) in arms and value.lower() in ("none", "null", "nil"):
+        if "null" in kinds and value.lower() in ("none", "null", "nil"):
             return "; write null"
-        if bool in arms and value.lower() in ("true", "false"):
+        if "bool" in kinds and value.lower() in ("true", "false"):
             return "; remove the quotes"
-        if {int, float} & set(arms):
+        if kinds & {"int", "float"}:
             try:
                 number = float(value)
             except ValueError:
                 return ""
-            return "; remove the quotes" if float in arms or number.is_integer() else ""
-    if isinstance(value, float) and int in arms and value.is_integer():
+            return "; remove the quotes" if "float" in kinds or number.is_integer() else ""
+    if isinstance(value, float) and "int" in kinds and value.is_integer():
         return f"; write {int(value)}"
-    if isinstance(value, (bool, int, float)) and str in arms:
+    if isinstance(value, (bool, int, float)) and "str" in kinds:
         return "; put it in quotes"
-    nodes = any(unwrap(arm)[1] for arm in (hint, *arms_of(unwrap(hint)[0])))
-    only_lists = all(kind_of(arm) in ("list", "null") for arm in arms)
-    if only_lists and not nodes and not isinstance(value, (list, tuple, Mapping)):
+    only_lists = all((arm.shape == "list" and not arm.catalog) or arm.kind == "null" for arm in hint.arms)
+    if only_lists and _shape_of(value) == "scalar":
         return f"; write [{show(value)}]"
     return ""
 
 
-# -- arguments -----------------------------------------------------------------------------------------------
-def convert_arguments(
-    signature: Signature, cfg: Mapping[str, Any], skip: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """The keyword arguments that a checked node stands for; nothing is shared with the node."""
-    return {
-        key: _convert(signature.parameters[key].annotation, value)
-        for key, value in cfg.items()
-        if key not in skip
-    }
+def construct(target: Callable[..., Any], arguments: dict[str, Any], path: str, origin: Origin | None) -> Any:
+    """Calls `target`; its objection to the values becomes a fault of the configuration.
 
-
-def _convert(hint: Any, value: Any) -> Any:
-    inner, catalog = unwrap(hint)
-    if is_union(inner) and catalog is None:
-        for arm in get_args(inner):
-            trial = Checker()
-            trial.value(arm, value, _Spot(""))
-            if not trial._found:
-                return _convert(arm, value)
-    origin, args = get_origin(inner), get_args(inner)
-    if catalog is None and is_section(inner):
-        return construct(inner, convert_arguments(Signature.of(inner), value), value)
-    if catalog is None and (origin or inner) in (list, tuple):
-        if origin is tuple and Ellipsis not in args:
-            return tuple(_convert(*pair) for pair in zip(args, value, strict=True))
-        items = [_convert(args[0] if args else Any, item) for item in value]
-        return tuple(items) if (origin or inner) is tuple else items
-    if catalog is None and origin is dict:
-        return {key: _convert(args[1], item) for key, item in value.items()}
-    if isinstance(value, Mapping) and not isinstance(value, Config):
-        return Config(copy.deepcopy(dict(value)))
-    if isinstance(value, (list, tuple)):
-        return [_convert(Any, item) for item in value]
-    return copy.deepcopy(value)
-
-
-def construct(
-    target: Callable[..., Any], arguments: dict[str, Any], cfg: Mapping[str, Any], path: str | None = None
-) -> Any:
-    """Calls `target`; what it refuses about the values becomes a fault of the configuration.
-
-    Only a ValueError that code of the target's own package raised counts as such a refusal; others pass
+    Only a ValueError that code of the target's own package raised counts as an objection; others pass
     unchanged, with a note of the place (Python 3.11).
     """
-    path = _path_of(cfg, path)
-    origin = cfg.node_origin() if isinstance(cfg, Config) else None
     try:
         return target(**arguments)
     except ConfigError:
         raise
     except Exception as err:
         if type(err) is ValueError and _raised_in(err) == target.__module__.partition(".")[0]:
-            who = f"{target.__name__}: "
-            who = "" if is_section(target) or str(err).startswith(who) else who
-            raise ConfigError([Fault(path, f"{who}{err}", origin, "value")]) from err
+            message = str(err)
+            if not is_section(target) and not message.startswith(f"{target.__name__}: "):
+                message = f"{target.__name__}: {message}"
+            raise ConfigError([Fault(path, message, origin, "value")]) from err
         if hasattr(err, "add_note"):
             place = f" ({origin})" if origin else ""
             err.add_note(f"while building {target.__name__} from {path or 'the config'}{place}")
@@ -456,44 +380,23 @@ def _raised_in(err: BaseException) -> str:
     return str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] if trace else ""
 
 
-def check_section(target: Callable[..., Any], cfg: Mapping[str, Any], path: str | None = None) -> list[Fault]:
-    """Checks a mapping without a `name` against the signature of a dataclass, class or function.
-
-    Args:
-        target: Describes the section: keyword-only, fully hinted.
-        cfg: The section; not changed.
-        path: Where it stands, for the messages; by default where it was loaded from.
-
-    Returns:
-        All faults, also those of the sections and registry nodes inside; empty if there are none.
-
-    Raises:
-        RegistryError: The signature of `target` cannot serve as a schema.
-    """
-    checker = Checker()
-    checker.section(target, cfg, _path_of(cfg, path))
-    return checker.faults()
-
-
 def make_section(cls: Callable[..., _T], cfg: Mapping[str, Any], path: str | None = None) -> _T:
     """Checks a section and calls `cls` with it; sections inside become instances of their dataclasses.
 
     Args:
-        cls: A keyword-only dataclass (or class, or function).
-        cfg: The section; not changed. Registry nodes inside are passed on as `Config` copies.
+        cls: A keyword-only dataclass (or class, or function), fully hinted.
+        cfg: The section; not changed. Registry nodes inside are passed on as checked `Config` copies.
         path: Where it stands, for the messages; by default where it was loaded from.
 
     Raises:
-        ConfigError: All faults of the section at once; or what `cls` itself says against the values.
+        ConfigError: All faults of the section at once; or an objection of `cls` itself to the values.
+        RegistryError: The signature of `cls` cannot serve as a schema.
     """
-    faults = check_section(cls, cfg, path)
+    if path is None:
+        path = cfg.node_path() if isinstance(cfg, Config) else ""
+    checker = Checker(cfg, path)
+    made: _T = checker.section(cls, cfg, path)
+    faults = checker.faults()
     if faults:
         raise ConfigError(faults)
-    made: _T = construct(cls, convert_arguments(Signature.of(cls), cfg), cfg, _path_of(cfg, path))
     return made
-
-
-def _path_of(cfg: object, path: str | None) -> str:
-    if path is not None:
-        return path
-    return cfg.node_path() if isinstance(cfg, Config) else ""

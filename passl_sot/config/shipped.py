@@ -6,7 +6,9 @@ import difflib
 import fnmatch
 from pathlib import Path
 
-from passl_sot.config.loader import Config, ConfigError, Fault, get_config
+from passl_sot.config.errors import ConfigError, Fault
+from passl_sot.config.loader import get_config
+from passl_sot.config.tree import Config
 
 
 def config_folder() -> Path:

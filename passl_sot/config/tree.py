@@ -1,13 +1,93 @@
-"""`Config`: a dict with attribute access that knows where each of its values was written."""
+"""Trees of values: `Node` as a file is put together, `Config` as programs read it."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import itertools
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from passl_sot.config.errors import Origin, nearest
+from passl_sot.config.errors import Origin, did_you_mean, join_path, nearest
 from passl_sot.config.yaml_text import dump_yaml
+
+
+@dataclass
+class Node:
+    """A value while files, overrides and references are put together, and where it was written.
+
+    Attributes:
+        value: A scalar, a list of nodes, or a dict of nodes.
+        origin: The line of its key, or of the item of a list.
+    """
+
+    value: Any
+    origin: Origin
+
+    def child(self, part: str) -> Node:
+        """The node under one part of a dotted path.
+
+        Raises:
+            LookupError: There is none.
+        """
+        if isinstance(self.value, dict):
+            return self.value[part]
+        if isinstance(self.value, list) and is_index(part):
+            return self.value[int(part)]
+        raise LookupError(part)
+
+    def walk(self, path: str = "") -> Iterator[str]:
+        """Every dotted path below this node, in order."""
+        pairs: Any = ()
+        if isinstance(self.value, dict):
+            pairs = self.value.items()
+        elif isinstance(self.value, list):
+            pairs = enumerate(self.value)
+        for key, item in pairs:
+            place = join_path(path, key)
+            yield place
+            yield from item.walk(place)
+
+
+def is_index(part: str) -> bool:
+    """Whether a part of a dotted path is a list index: ASCII digits, not absurdly many."""
+    return part.isascii() and part.isdigit() and len(part) < 10
+
+
+def suggest_path(root: Node, path: str) -> str | None:
+    """The existing dotted path most likely meant by one that leads nowhere.
+
+    The first wrong part is mended where it stands; failing that, the only place where the last key exists is
+    taken, then the most similar path of all.
+    """
+    parts = path.split(".")
+    node, depth = _descend(root, parts)
+    if depth == len(parts):
+        return None
+    if isinstance(node.value, dict):
+        near = nearest(parts[depth], node.value)
+        if near:
+            mended = [*parts[:depth], near, *parts[depth + 1 :]]
+            _, reached = _descend(root, mended)
+            return ".".join(mended if reached == len(mended) else mended[: depth + 1])
+    # No honest file has more; a suggestion is not worth minutes for one that does.
+    paths = list(itertools.islice(root.walk(), 2000))
+    homes = [place for place in paths if place.rpartition(".")[2] == parts[-1] and parts[-1] != "name"]
+    if len(homes) == 1:
+        return homes[0]
+    # With the right section and no similar key in it, a key that shares only the section would mislead.
+    return nearest(path, paths) if depth < len(parts) - 1 else None
+
+
+def _descend(node: Node, parts: Sequence[str]) -> tuple[Node, int]:
+    """The last node that a path reaches, and how many of its parts lead there."""
+    for depth, part in enumerate(parts):
+        try:
+            node = node.child(part)
+        except LookupError:
+            return node, depth
+    return node, len(parts)
 
 
 class Config(dict[str, Any]):
@@ -18,34 +98,50 @@ class Config(dict[str, Any]):
     A key that is also a method of dict ("items", "copy", ...) is reached as `cfg["items"]`.
     """
 
-    __slots__ = ("_node_origin", "_node_path", "_origins")
-    _node_origin: Origin | None
-    _node_path: str
-    _origins: dict[tuple[Any, ...], Origin]
+    # Attributes are keys, so these stand in the instance's `__dict__`, written past `__setattr__`.
+    _path: str
+    _origins: dict[str, Origin]  # by dotted path from the top of the file; shared by all of one file's nodes
+    _checked: tuple[str, str, dict[str, Any]] | None
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__()
-        object.__setattr__(self, "_origins", {})
-        object.__setattr__(self, "_node_origin", None)
-        object.__setattr__(self, "_node_path", "")
-        if len(args) == 1 and isinstance(args[0], Config):
-            self._adopt(args[0])
-            for key, value in args[0].items():
-                dict.__setitem__(self, key, value)
-            self._origins.update(args[0]._origins)
-            self.update(**kwargs)
-        else:
-            self.update(*args, **kwargs)
+        self.__dict__.update(_path="", _origins={}, _checked=None)
+        self.update(*args)
+        if args and isinstance(args[0], Config):
+            self.__dict__.update(args[0].__dict__, _origins=dict(args[0]._origins))
+        self.update(**kwargs)
+
+    @classmethod
+    def of(cls, tree: Any, path: str = "", origins: dict[str, Origin] | None = None) -> Any:
+        """The Config that a mapping stands for, with the dotted path of each section in it.
+
+        Args:
+            tree: A `Node`, or plain dicts and lists.
+            path: Its place.
+            origins: Filled with the origins of nodes.
+        """
+        origins = {} if origins is None else origins
+        if isinstance(tree, Node):
+            origins[path] = tree.origin
+            tree = tree.value
+        if isinstance(tree, list):
+            return [cls.of(item, join_path(path, index), origins) for index, item in enumerate(tree)]
+        if not isinstance(tree, dict):
+            return tree
+        config = cls({key: cls.of(item, join_path(path, key), origins) for key, item in tree.items()})
+        config.__dict__.update(_path=path, _origins=origins)
+        return config
 
     # -- attribute access ---------------------------------------------------------------------------
     def __getattr__(self, key: str) -> Any:
         if key in self:
             return self[key]
+        near = None
         # Names like __deepcopy__ or _repr_html_ are asked for by libraries: no suggestions for them.
-        near = None if key.startswith("_") else nearest(key, map(str, self))
-        where = f" in '{self._node_path}'" if self._node_path else ""
-        hint = f"; did you mean '{near}'?" if near else ""
-        raise AttributeError(f"the config has no key '{key}'{where}{hint}")
+        if not key.startswith("_"):
+            near = nearest(key, map(str, self))
+        where = f" in '{self._path}'" if self.__dict__.get("_path") else ""
+        raise AttributeError(f"the config has no key '{key}'{where}{did_you_mean(near)}")
 
     def __setattr__(self, key: str, value: Any) -> None:
         if hasattr(type(self), key):
@@ -66,8 +162,9 @@ class Config(dict[str, Any]):
     # -- dict methods that store ----------------------------------------------------------------------
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, _as_config(value))
-        for where in [where for where in self._origins if where[0] == key]:
-            del self._origins[where]
+        place = join_path(self._path, key)
+        for known in [known for known in self._origins if f"{known}.".startswith(f"{place}.")]:
+            del self._origins[known]
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """As `dict.update`; the new values have no origin."""
@@ -94,88 +191,57 @@ class Config(dict[str, Any]):
     # -- copies -----------------------------------------------------------------------------------------
     def copy(self) -> Config:
         """A shallow copy, with origins."""
-        return copy.copy(self)
-
-    def __copy__(self) -> Config:
         return Config(self)
 
+    __copy__ = copy
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Config:
-        result = Config()
-        memo[id(self)] = result
-        result._adopt(self)
-        for key, value in self.items():
-            dict.__setitem__(result, key, copy.deepcopy(value, memo))
-        result._origins.update(self._origins)
+        result = Config({key: copy.deepcopy(value, memo) for key, value in self.items()})
+        # One table for all nodes of the copy, as the original's nodes have one.
+        origins = memo.setdefault(id(self._origins), dict(self._origins))
+        result.__dict__.update(self.__dict__, _origins=origins)
         return result
 
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        state = {"origins": self._origins, "node_origin": self._node_origin, "node_path": self._node_path}
-        return Config, (), state, None, iter(self.items())
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (dict(self), self.__dict__)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        object.__setattr__(self, "_origins", dict(state["origins"]))
-        object.__setattr__(self, "_node_origin", state["node_origin"])
-        object.__setattr__(self, "_node_path", state["node_path"])
-
-    def _adopt(self, other: Config) -> None:
-        object.__setattr__(self, "_node_origin", other._node_origin)
-        object.__setattr__(self, "_node_path", other._node_path)
-
-    # -- origins ------------------------------------------------------------------------------------------
-    def origin_of(self, key: str, *indices: int) -> Origin | None:
-        """Where the value of `key` was written.
+    # -- where values come from, and whether they were checked ------------------------------------------
+    def origin_of(self, *keys: object) -> Origin | None:
+        """Where a value was written.
 
         Args:
-            key: A key of this mapping.
-            *indices: Position inside the list that the key holds; an item without a place of its own has
-                its list's.
+            *keys: A key of this mapping, then keys and list indices below it; a value without a place of its
+                own has that of the nearest section or list around it, this mapping excluded.
 
         Returns:
             File and line, or "command line"; None for a value that was set in Python.
         """
-        if key not in self:
+        if keys and keys[0] not in self:
             return None
-        for length in range(len(indices), -1, -1):
-            origin = self._origins.get((key, *indices[:length]))
-            if origin is not None:
-                return origin
-        return None
-
-    def set_with_origin(self, key: str, value: Any, origin: Origin | None) -> None:
-        """Stores a value together with the place it came from."""
-        self[key] = value
-        if origin is not None:
-            self._origins[(key,)] = origin
-
-    def set_item_origin(self, key: str, indices: tuple[int, ...], origin: Origin | None) -> None:
-        """Notes where an item of the list under `key` came from, forgetting what was known inside it."""
-        place = (key, *indices)
-        for where in [where for where in self._origins if where[: len(place)] == place]:
-            del self._origins[where]
-        if origin is not None:
-            self._origins[place] = origin
-
-    def note_items(self, key: str, origins: dict[tuple[int, ...], Origin]) -> None:
-        """Notes where items of the list under `key` came from, by position."""
-        self._origins.update({(key, *indices): origin for indices, origin in origins.items()})
-
-    def take(self, key: str, value: Any, other: Config) -> None:
-        """Stores a value under `key` with the origins that `other` has for that key."""
-        self[key] = value
-        self._origins.update({where: origin for where, origin in other._origins.items() if where[0] == key})
+        found, path = None, self._path
+        for key in keys:
+            path = join_path(path, key)
+            found = self._origins.get(path, found)
+        return found
 
     def node_origin(self) -> Origin | None:
         """Where this mapping itself was written."""
-        return self._node_origin
+        return self._origins.get(self._path)
 
     def node_path(self) -> str:
         """The dotted path this mapping had in its file ("" at the top, or for one made in Python)."""
-        return self._node_path
+        return self._path
 
-    def place(self, origin: Origin | None, path: str) -> None:
-        """Notes where this mapping stands."""
-        object.__setattr__(self, "_node_origin", origin)
-        object.__setattr__(self, "_node_path", path)
+    def mark_checked(self, registry: object, arguments: dict[str, Any]) -> None:
+        """Notes that a registry has checked this node as it is now, and which arguments it stands for."""
+        # The text of all values tells 1 from 1.0 and True, and shows changes inside lists.
+        self.__dict__["_checked"] = (repr(registry), repr(self), arguments)
+
+    def checked_arguments(self, registry: object) -> dict[str, Any] | None:
+        """A copy of the noted arguments; None if another registry, or none, checked the node as it is now."""
+        if self._checked is None or self._checked[:2] != (repr(registry), repr(self)):
+            return None
+        return copy.deepcopy(self._checked[2])
 
     # -- out ------------------------------------------------------------------------------------------------
     def to_dict(self) -> dict[str, Any]:
@@ -191,28 +257,25 @@ class Config(dict[str, Any]):
         return dump_yaml(self.to_dict())
 
 
+def _restore(items: dict[str, Any], state: dict[str, Any]) -> Config:
+    config = Config(items)
+    config.__dict__.update(state)
+    return config
+
+
 def _as_config(value: Any) -> Any:
-    if isinstance(value, Config):
-        return value
-    if isinstance(value, dict):
+    if isinstance(value, dict) and not isinstance(value, Config):
         return Config(value)
     # A list is kept as the same object unless a mapping inside has to be turned into a Config.
-    if isinstance(value, list) and _holds_plain_dict(value):
-        return [_as_config(item) for item in value]
-    return value
-
-
-def _holds_plain_dict(value: Any) -> bool:
     if isinstance(value, list):
-        return any(_holds_plain_dict(item) for item in value)
-    return isinstance(value, dict) and not isinstance(value, Config)
+        items = [_as_config(item) for item in value]
+        return value if all(map(operator.is_, items, value)) else items
+    return value
 
 
 def _as_plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _as_plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_as_plain(item) for item in value]
-    if isinstance(value, tuple):
-        return tuple(_as_plain(item) for item in value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_as_plain(item) for item in value)
     return copy.deepcopy(value)

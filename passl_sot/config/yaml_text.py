@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any, ClassVar
 
 import yaml
 
-from passl_sot.config.errors import ConfigError, Fault, Origin, join_path
+from passl_sot.config.errors import ConfigError, Fault, Origin, did_you_mean, join_path, nearest
 
 MAX_DEPTH = 100
-_MAX_DIGITS = 4000
 _TAG = "tag:yaml.org,2002:"
 # YAML 1.1 wants a dot and a signed exponent (5e-4 is text there) and reads 12:30 as base 60; 1.2 does not.
 _FLOAT = re.compile(
@@ -111,45 +111,45 @@ def _yaml_error(file: str, line: int, message: str) -> ConfigError:
     return ConfigError([Fault("", message, Origin(file, line), "yaml")])
 
 
-# What PyYAML's problem contains, and the same in words for someone who does not know its grammar.
-_IN_WORDS = (
-    ("found character '\\t'", "a tab stands where YAML wants spaces; indent with spaces"),
-    (
-        "mapping values are not allowed",
-        "a ':' where no key can stand; mend the indentation, or put quotes around text",
-    ),
-    ("expected <block end>", "the line's indentation fits none of the lines above"),
-    ("could not find expected ':'", "a key without ':' behind it, or a wrong indentation"),
-    ("found another document", "a second document begins; a file holds only one"),
-    ("found undefined alias", "there is no anchor of that name; put quotes around text that begins with '*'"),
-    ("expected alphabetic or numeric", "put quotes around text that begins with '*' or '&'"),
-    ("that cannot start any token", "put quotes around text that begins with a special character"),
-)
+# Part of PyYAML's problem, and the same in words for someone who does not know its grammar.
+_IN_WORDS = {
+    "found character '\\t'": "a tab stands where YAML wants spaces; indent with spaces",
+    "mapping values are not allowed": "a ':' where no key can stand; mend the indentation, or put quotes "
+    "around text",
+    "expected <block end>": "the line's indentation fits none of the lines above",
+    "could not find expected ':'": "a key without ':' behind it, or a wrong indentation",
+    "found another document": "a second document begins; a file holds only one",
+    "found undefined alias": "there is no anchor of that name; put quotes around text that begins with '*'",
+    "expected alphabetic or numeric": "put quotes around text that begins with '*' or '&'",
+    "that cannot start any token": "put quotes around text that begins with a special character",
+}
 
 
 def _plain_words(err: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
-    """The line to look at, and what is wrong there."""
+    """The line to look at, and its fault."""
     mark = err.problem_mark or err.context_mark
     line = mark.line + 1 if mark else 1
     opened = err.context_mark.line + 1 if err.context_mark else line
     problem, context = err.problem or "syntax error", err.context or ""
     lines = text.splitlines()
-    reference = any("${" in source for source in lines[opened - 1 : line])
     if "quoted scalar" in context and "end of stream" in problem:
+        # PyYAML points at the end of the file.
         line, words = opened, "a quote is opened and never closed"
-    elif "flow" in context and reference:
+    elif "flow" in context and any("${" in source for source in lines[opened - 1 : line]):
         words = 'inside [ ] or { } a reference needs quotes: "${...}"'
     elif "flow" in context:
         since = "" if opened == line else f" of line {opened}"
-        bracket = "'['" if "sequence" in context else "'{'"
-        words = f"a comma is missing, or the {bracket}{since} is never closed"
+        bracket = "[" if "sequence" in context else "{"
+        words = f"a comma is missing, or the '{bracket}'{since} is never closed"
     else:
-        words = next((words for part, words in _IN_WORDS if part in problem), f"{problem} {context}".strip())
-    source = lines[line - 1].strip() if line <= len(lines) else ""
-    source = source if len(source) <= 60 else source[:57] + "..."
-    return min(line, max(len(lines), 1)), f"not valid YAML: {words}" + (
-        f"; the line reads: {source}" if source else ""
-    )
+        words = next((words for part, words in _IN_WORDS.items() if part in problem), "")
+        words = words or f"{problem} {context}".strip()
+    source = "".join(lines[line - 1 : line]).strip()
+    if len(source) > 60:
+        source = source[:57] + "..."
+    if source:
+        words += f"; the line reads: {source}"
+    return min(line, max(len(lines), 1)), f"not valid YAML: {words}"
 
 
 def scalar_value(node: yaml.ScalarNode) -> Any:
@@ -182,10 +182,10 @@ def no_such_tag(tag: str) -> str:
 
 def _to_int(text: str) -> int:
     plain = text.replace("_", "").lower()
-    if len(plain) > _MAX_DIGITS:
+    # Python refuses to print longer ones, and honest configurations have none.
+    if len(plain) > 4000:
         raise ValueError(f"an integer of {len(plain)} digits is too long")
-    digits = plain.lstrip("+-")
-    base = {"0x": 16, "0o": 8, "0b": 2}.get(digits[:2], 10)
+    base = {"0x": 16, "0o": 8, "0b": 2}.get(plain.lstrip("+-")[:2], 10)
     try:
         return int(plain, base)
     except ValueError:
@@ -194,9 +194,10 @@ def _to_int(text: str) -> int:
 
 def _to_float(text: str) -> float:
     plain = text.replace("_", "").lower()
-    special = plain.lstrip("+-") in (".inf", ".nan")
+    if plain.lstrip("+-") in (".inf", ".nan"):
+        plain = plain.replace(".", "")
     try:
-        return float(plain.replace(".", "") if special else plain)
+        return float(plain)
     except ValueError:
         raise ValueError(f"'{text}' is not a number") from None
 
@@ -207,9 +208,8 @@ def dump_yaml(value: Any) -> str:
     Raises:
         TypeError: A value has no YAML form.
     """
-    _refuse_foreign(value, "")
     return yaml.dump(
-        _escape(value),
+        _writable(value, ""),
         Dumper=_Dumper,
         sort_keys=False,
         allow_unicode=True,
@@ -218,20 +218,67 @@ def dump_yaml(value: Any) -> str:
     )
 
 
-def _escape(value: Any) -> Any:
+def _writable(value: Any, path: str) -> Any:
     if isinstance(value, dict):
-        return {key: _escape(item) for key, item in value.items()}
+        return {key: _writable(item, join_path(path, key)) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_escape(item) for item in value]
+        return [_writable(item, join_path(path, index)) for index, item in enumerate(value)]
+    # Subclasses, such as NumPy's float64, would be written as Python objects.
+    if type(value) not in (str, int, float, bool, type(None)):
+        raise TypeError(f"{path}: a value of type {type(value).__name__} cannot be written as YAML")
     return value.replace("${", "$${") if isinstance(value, str) else value
 
 
-def _refuse_foreign(value: Any, path: str) -> None:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            _refuse_foreign(item, join_path(path, key))
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            _refuse_foreign(item, join_path(path, index))
-    elif type(value) not in (str, int, float, bool, type(None)):
-        raise TypeError(f"{path}: a value of type {type(value).__name__} cannot be written as YAML")
+def read_text(path: str) -> str:
+    """The text of a file: UTF-8, with or without a byte-order mark.
+
+    Raises:
+        ConfigError: It cannot be read; for a missing file the nearest existing names are given.
+    """
+    near, line = None, None
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        return data.decode("utf-8-sig")
+    except FileNotFoundError:
+        near = nearby_file(path)
+        message = "no such file" + did_you_mean(near)
+    except IsADirectoryError:
+        message = "this is a folder, not a file"
+        inside = _yaml_files(path)[:5]
+        if inside:
+            message += f"; it holds {', '.join(inside)}"
+    except UnicodeDecodeError as err:
+        line = data.count(b"\n", 0, err.start) + 1
+        message = "the file is not UTF-8 text; save it as UTF-8"
+    except (OSError, ValueError) as err:
+        message = f"cannot be read: {getattr(err, 'strerror', err)}"
+    raise ConfigError([Fault("", message, Origin(path, line), "file", near)])
+
+
+def nearby_file(path: str) -> str | None:
+    """The YAML file most likely meant: one in the same folder, else one below the nearest existing folder."""
+    folder = os.path.dirname(path)
+    name = os.path.splitext(os.path.basename(path))[0]
+    for place, deep in ((folder, False), (folder, True), (os.path.dirname(folder), True)):
+        stems: dict[str, str] = {}
+        for file in _yaml_files(place, deep):
+            stems.setdefault(os.path.splitext(os.path.basename(file))[0], file)
+        near = name if name in stems else nearest(name, stems)
+        if near:
+            return stems[near]
+    return None
+
+
+def _yaml_files(folder: str, deep: bool = False) -> list[str]:
+    found: list[str] = []
+    seen = 0
+    for place, folders, files in os.walk(folder or "."):
+        folders[:] = sorted(name for name in folders if deep and not name.startswith("."))
+        names = sorted(name for name in files if name.endswith((".yaml", ".yml")))
+        found += [os.path.normpath(os.path.join(place, name)) for name in names]
+        seen += len(files) + len(folders)
+        # A typing error in a home folder must not search a whole disk.
+        if seen > 2000:
+            break
+    return found

@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from passl_sot.config.chinese import zh
-from passl_sot.data.datasets.labelled import DATASETS, ImageFolder, LabelledImages, ListFile
+from passl_sot.data.datasets.base import DATASETS, Dataset
+from passl_sot.data.datasets.folders import ImageFolder
+from passl_sot.data.datasets.labelled import LabelledImages
+from passl_sot.data.datasets.list_files import ListFile
 from passl_sot.data.datasets.packed import PackedImages
-from passl_sot.data.errors import DataError
+from passl_sot.data.errors import DataError, ItemError
 from passl_sot.data.samplers import EvalBatchSampler, ShardedBatchSampler
 from passl_sot.data.schema import LoaderSection, SamplerSection, SplitSection
 from passl_sot.data.transforms.auto_augment import AutoAugment, ThreeAugment
@@ -27,7 +30,7 @@ from passl_sot.imageio.decode import decode, resize
 from passl_sot.imageio.errors import ImageError
 
 if TYPE_CHECKING:
-    from passl_sot.data.loader.loader import ImageLoader
+    from passl_sot.data.loader.loader import DataLoader
 
 __all__ = [
     "DATASETS",
@@ -35,9 +38,11 @@ __all__ = [
     "AutoAugment",
     "ByEpoch",
     "DataError",
+    "Dataset",
     "EvalBatchSampler",
     "ImageError",
     "ImageFolder",
+    "ItemError",
     "LabelledImages",
     "ListFile",
     "LoaderSection",
@@ -62,7 +67,7 @@ __all__ = [
 _EVERY_IMAGE_ONCE = (("shuffle", "false"), ("drop_last", "false"), ("repeats", "1"), ("balanced", "false"))
 
 
-def build_dataset(cfg: Mapping[str, Any], *, class_names: Sequence[str] | None = None) -> LabelledImages:
+def build_dataset(cfg: Mapping[str, Any], *, class_names: Sequence[str] | None = None) -> Any:
     """Builds the dataset that a `dataset:` section describes. Doesn't import paddle.
 
     Args:
@@ -80,70 +85,60 @@ def build_dataset(cfg: Mapping[str, Any], *, class_names: Sequence[str] | None =
 
 
 def build_dataloader(
-    cfg: Mapping[str, Any],
+    cfg: SplitSection | Mapping[str, Any],
     *,
     mode: Literal["train", "val"],
     seed: int,
     rank: int = 0,
     world_size: int = 1,
     class_names: Sequence[str] | None = None,
-    dataset: LabelledImages | None = None,
-) -> ImageLoader:
+    dataset: Any = None,
+) -> DataLoader:
     """Builds the loader that `dataloader.train` or `dataloader.val` of a config describes.
 
     Args:
-        cfg: Mapping with `loader`, `sampler` and `dataset` (see `SplitSection`).
+        cfg: The section, or a mapping with `loader`, `sampler` and `dataset`, which is checked then.
         mode: "train": shuffled, equal batches, unreadable files replaced. "val": every image once over all
             processes, the first unreadable file stops the run.
         seed: Seed of order and augmentation; the same in all processes.
         rank: Number of this process.
         world_size: Number of processes.
         class_names: As for `build_dataset`.
-        dataset: The dataset of `cfg`, where it is already built.
+        dataset: The `Dataset` of `cfg`, where it is already built.
 
     Returns:
-        The loader: `len()` batches, iterable once per epoch, with `dataset`, `sampler`, `class_names`,
-        `bad_files`, `wait_seconds`.
+        The loader: `len()` batches, iterable once per epoch, with `dataset`, `sampler`, `bad_files`,
+        `wait_seconds`.
 
     Raises:
         ConfigError: The section is wrong.
         DataError: As for `build_dataset`; or there are fewer images than a batch needs.
     """
     from passl_sot.config.schema import make_section
-    from passl_sot.data.loader.loader import ImageLoader, start_workers
+    from passl_sot.data.loader.loader import DataLoader, start_workers
 
     if mode not in ("train", "val"):
         raise ValueError(f'mode is {mode!r}; it must be "train" or "val"')
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be 0 or more")
-    section = make_section(SplitSection, cfg)
+    section = cfg if isinstance(cfg, SplitSection) else make_section(SplitSection, cfg)
     local = int(os.environ.get("PADDLE_LOCAL_SIZE", world_size))
     start_workers(section.loader, local)
     if dataset is None:
         dataset = build_dataset(section.dataset, class_names=class_names)
     elif class_names is not None:
         dataset.use_class_names(class_names)
-    if mode == "val" and dataset.batch_stage is not None:
-        raise DataError(
-            "dataloader.val.dataset.batch_transforms is set, but batches are mixed and erased in training "
-            "alone: leave it out, or write batch_transforms: null, with Normalize in transforms"
-            + zh("val_batch_transforms")
-        )
+    dataset.prepare(training=mode == "train")
     dataset.seed = seed
     sampler: ShardedBatchSampler | EvalBatchSampler
     options = {"num_samples": len(dataset), "batch_size": section.sampler.batch_size}
     if mode == "train":
-        if section.sampler.balanced and dataset.multi_hot is not None:
-            raise DataError(
-                "sampler.balanced is for one label per image; with multi_label weigh the classes by "
-                "loss.class_weights: auto" + zh("balanced_multi_label")
-            )
         sampler = ShardedBatchSampler(
             **options,
             shuffle=section.sampler.shuffle is not False,
             drop_last=section.sampler.drop_last is not False,
             repeats=section.sampler.repeats,
-            labels=dataset.labels if section.sampler.balanced else None,
+            labels=dataset.balanced_by() if section.sampler.balanced else None,
             seed=seed,
             rank=rank,
             world_size=world_size,
@@ -157,4 +152,4 @@ def build_dataloader(
                     f"order: write {key}: {only}, or leave it out" + zh("val_sampler", setting=key, only=only)
                 )
         sampler = EvalBatchSampler(**options, rank=rank, world_size=world_size)
-    return ImageLoader(dataset, sampler, section.loader, training=mode == "train", world_size=local)
+    return DataLoader(dataset, sampler, section.loader, training=mode == "train", world_size=local)

@@ -1,4 +1,4 @@
-"""The errors of the data layer. They name what is wrong and where, in words meant for the user."""
+"""The errors of the data layer, in words meant for the user."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ class DataError(UserError, ValueError):
     """
 
     def __init__(self, faults: str | Sequence[str]):
-        self.faults = [faults] if isinstance(faults, str) else list(faults)
+        if isinstance(faults, str):
+            faults = [faults]
+        self.faults = list(faults)
         super().__init__(self.faults)
 
     def __str__(self) -> str:
@@ -47,11 +49,28 @@ def stop_at(faults: Sequence[str], more: str) -> None:
         raise DataError(faults)
 
 
+class ItemError(ValueError):
+    """One item of a dataset can't be read.
+
+    Attributes:
+        path: Where it is: a file, or a place in one.
+        reason: The cause, in words.
+    """
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self):
+        # The default would call ItemError(message) with one argument.
+        return ItemError, (self.path, self.reason)
+
+
 class WorkerError(DataError):
-    """Reading came to an end that the data are not to blame for: a worker was killed, or a disk is silent.
+    """Reading ended for a cause outside of the data: a worker was killed, or a disk doesn't answer.
 
     Another attempt may succeed.
     """
 
     status = 1
-    final = False

@@ -1,4 +1,4 @@
-"""Which image is read when, and by which process.
+"""The order in which items are read, and by which process.
 
 Samplers yield batches of keys: (epoch, index), or (epoch, index, copy) with repeated augmentation. Order is a
 function of (seed, epoch) alone, so every process knows it, and a run can go on in the middle of an epoch.
@@ -6,14 +6,14 @@ function of (seed, epoch) alone, so every process knows it, and a run can go on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from passl_sot.config.chinese import zh
 from passl_sot.data.errors import DataError
-from passl_sot.data.rng import Key, of_order
+from passl_sot.data.rng import Key, order_rng
 
 Batch = list[Key]
 
@@ -80,9 +80,13 @@ class ShardedBatchSampler:
         if repeats < 1:
             raise DataError(f"sampler.repeats is {repeats}; it must be 1 or more")
         global_batch = batch_size * world_size
-        self._places = (num_samples // _ROUND * _ROUND or num_samples) if repeats > 1 else num_samples
+        self._places = num_samples
+        if repeats > 1:
+            self._places = num_samples // _ROUND * _ROUND or num_samples
         if drop_last and self._places < global_batch:
-            used = "" if self._places == num_samples else f" ({self._places} used with repeats: {repeats})"
+            used = ""
+            if self._places < num_samples:
+                used = f" ({self._places} used with repeats: {repeats})"
             raise DataError(
                 f"the training set has {num_samples} images{used}, fewer than one batch of {global_batch} "
                 f"(batch_size {batch_size} x {world_size} processes), and drop_last leaves out incomplete "
@@ -105,7 +109,9 @@ class ShardedBatchSampler:
     def __len__(self) -> int:
         """Batches in a whole epoch, the same for every process."""
         global_batch = self.batch_size * self.world_size
-        return self._places // global_batch if self.drop_last else -(-self._places // global_batch)
+        if self.drop_last:
+            return self._places // global_batch
+        return -(-self._places // global_batch)
 
     def __iter__(self) -> Iterator[Batch]:
         """This process's batches from the epoch's beginning, or once, after `load_state_dict`, from there."""
@@ -125,13 +131,14 @@ class ShardedBatchSampler:
         """Order of all images in an epoch, int64 [num_samples], the same in every process."""
         if not self.shuffle:
             return np.arange(self.num_samples)
-        return of_order(self.seed, epoch).permutation(self.num_samples)
+        return order_rng(self.seed, epoch).permutation(self.num_samples)
 
     def balanced_order(self, labels: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Images of a balanced epoch and which copy of each stands there, int64 [num_samples] each."""
-        rng = of_order(self.seed, epoch)
+        rng = order_rng(self.seed, epoch)
         classes = rng.permutation(np.unique(labels))
-        images, copies = [], []
+        images = []
+        copies = []
         for place, label in enumerate(classes):
             members = np.flatnonzero(labels == label)
             share = self.num_samples // len(classes) + (place < self.num_samples % len(classes))
@@ -181,11 +188,7 @@ class ShardedBatchSampler:
         self._resumed = True
 
     def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
-        global_batch = self.batch_size * self.world_size
-        if self.labels is None:
-            order, copy_of = self.order(epoch), None
-        else:
-            order, copy_of = self.balanced_order(self.labels, epoch)
+        columns = self._columns(epoch)
         ours = np.arange(self.batch_size)
         if self.repeats == 1:
             ours += self.rank * self.batch_size
@@ -193,16 +196,19 @@ class ShardedBatchSampler:
             ours = ours * self.world_size + self.rank
         for t in range(first, len(self)):
             # The last batch is filled up from the epoch's beginning, as often as it needs.
-            places = (t * global_batch + ours) % self._places
-            if copy_of is not None:
-                copies = zip(order[places].tolist(), copy_of[places].tolist(), strict=True)
-                yield [(epoch, index, copy) for index, copy in copies]
-            elif self.repeats == 1:
-                yield [(epoch, index) for index in order[places].tolist()]
-            else:
-                images, copy = order[places // self.repeats], places % self.repeats
-                copies = zip(images.tolist(), copy.tolist(), strict=True)
-                yield [(epoch, index, copy) for index, copy in copies]
+            places = (t * self.batch_size * self.world_size + ours) % self._places
+            rows = zip(*(column[places].tolist() for column in columns), strict=True)
+            yield [(epoch, *row) for row in rows]
+
+    def _columns(self, epoch: int) -> Sequence[np.ndarray]:
+        """Image at each place of an epoch, and which copy of it where there are several."""
+        if self.labels is not None:
+            return self.balanced_order(self.labels, epoch)
+        order = self.order(epoch)
+        if self.repeats == 1:
+            return [order]
+        places = np.arange(self._places)
+        return order[places // self.repeats], places % self.repeats
 
 
 class EvalBatchSampler:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from passl_sot.config.ranges import Count, Natural, Positive, Rule
-from passl_sot.data.datasets.labelled import DATASETS
+from passl_sot.config import Count, Natural, Positive, Rule
+from passl_sot.data.datasets.base import DATASETS
 
 
 @dataclass(frozen=True)

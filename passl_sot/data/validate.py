@@ -6,18 +6,20 @@ import functools
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from multiprocessing import TimeoutError as NotInTime
-from multiprocessing.pool import IMapIterator, ThreadPool
+from multiprocessing import TimeoutError as PoolTimeout
+from multiprocessing.pool import ThreadPool
 from typing import Literal
 
 import numpy as np
 
 from passl_sot.config.chinese import zh
-from passl_sot.data.datasets.labelled import ImageFolder, LabelledImages, ListFile, nearest
+from passl_sot.data.datasets.folders import ImageFolder
+from passl_sot.data.datasets.labelled import LabelledImages, nearest
+from passl_sot.data.datasets.list_files import ListFile
 from passl_sot.data.errors import DataError, WorkerError
 from passl_sot.data.loader.corrupt_files import bad_file_limit
 from passl_sot.imageio.errors import ImageError
-from passl_sot.launch.cores import usable_cores
+from passl_sot.launch.cpu_env import usable_cores
 
 _LOGGER = logging.getLogger("passl_sot.data")
 _SHOWN = 10
@@ -56,30 +58,35 @@ def check_data(
     """
     faults: list[str] = []
     warnings: list[str] = []
+    splits = {"train": train, "val": val}
+    present = {name: dataset for name, dataset in splits.items() if dataset is not None}
     if train is not None and val is not None:
         faults += _class_sets(train, val)
-        if (train.multi_hot is None) != (val.multi_hot is None):
-            faults.append(
-                "multi_label is set for one of train and val: write it in both" + zh("splits_must_agree")
-            )
         warnings += _shared_files(train, val)
-    for name, dataset in _named(train, val):
-        faults += _labels(name, dataset)
-        if _from_one(dataset):
-            # A small validation list may lack class 0 while the training list has it.
-            sure = name == "train" or train is None or _from_one(train)
-            (faults if sure else warnings).append(_from_one_line(name, dataset))
+    for name, dataset in present.items():
+        faults += _labels_out_of_range(name, dataset)
+        # A small validation list may lack class 0 while the training list has it.
+        sure = name == "train" or train is None or _counts_from_one(train)
+        (faults if sure else warnings).extend(_labels_from_one(name, dataset))
         if name == "train" or train is None:
             faults += _model_classes(dataset, num_classes)
-        empty = _empty_classes(name, dataset)
         # A list file of a val split may leave classes out on purpose; training without images can't be meant.
-        (faults if name == "train" or isinstance(dataset, ImageFolder) else warnings).extend(empty)
-    for name, dataset in _named(train, val):
+        sure = name == "train" or isinstance(dataset, ImageFolder)
+        (faults if sure else warnings).extend(_empty_classes(name, dataset))
+    for name, dataset in present.items():
         limit = bad_file_limit(len(dataset), max_bad) if name == "train" else 0
-        bad, looked = _unreadable(name, dataset, sample, progress, timeout)
-        (faults if len(bad) > limit else warnings).extend(
-            _bad_file_lines(name, bad, looked, len(dataset), limit)
-        )
+        count = len(dataset) if sample == "all" else min(int(sample), len(dataset))
+        bad = _unreadable(name, dataset, count, progress, timeout)
+        lines = [f"{name}: unreadable image {error}" + zh("image_unreadable") for error in bad[:_SHOWN]]
+        if len(bad) > _SHOWN:
+            lines.append(f"{name}: and {len(bad) - _SHOWN} more unreadable images")
+        if name == "train" and len(bad) > limit:
+            lines.append(
+                f"train: {len(bad)} of {count} images looked at ({len(dataset)} in all) are unreadable, more "
+                f"than the {limit} that may be skipped (dataloader.train.loader.max_bad)"
+                + zh("too_many_unreadable")
+            )
+        (faults if len(bad) > limit else warnings).extend(lines)
     for warning in warnings:
         _LOGGER.warning("%s", warning)
     if faults:
@@ -87,55 +94,48 @@ def check_data(
     return warnings
 
 
-def _named(train: LabelledImages | None, val: LabelledImages | None) -> Iterator[tuple[str, LabelledImages]]:
-    if train is not None:
-        yield "train", train
-    if val is not None:
-        yield "val", val
-
-
 def _class_sets(train: LabelledImages, val: LabelledImages) -> list[str]:
+    """Faults of two sets that don't have the same classes, or number them differently."""
+    faults = []
     if not (train.named and val.named):
         # Numbers alone can't be compared by name; a small list may well lack the last classes.
-        if len(val.found_classes) <= len(train.found_classes):
-            return []
-        return [
-            f"val ({val.root}) has labels up to {len(val.found_classes) - 1}, train ({train.root}) has "
-            f"{len(train.found_classes)} classes" + zh("val_labels_beyond_train")
-        ]
-    faults = []
-    for name, names, other, other_names in (
-        ("val", val.found_classes, "train", train.found_classes),
-        ("train", train.found_classes, "val", val.found_classes),
-    ):
-        root = (val if name == "val" else train).root
-        known = set(other_names)
-        strangers = [entry for entry in names if entry not in known]
-        for entry in strangers[:_SHOWN]:
-            hint = nearest(entry, other_names).partition(" (")[2]
+        if len(val.found_classes) > len(train.found_classes):
             faults.append(
-                f"class '{entry}' is in {name} ({root}) but not in {other}{' (' + hint if hint else ''}"
-                + zh("classes_differ")
+                f"val ({val.root}) has labels up to {len(val.found_classes) - 1}, train ({train.root}) has "
+                f"{len(train.found_classes)} classes" + zh("val_labels_beyond_train")
             )
-        if len(strangers) > _SHOWN:
-            faults.append(f"and {len(strangers) - _SHOWN} more classes that only {name} has")
-    if not faults and train.found_classes != val.found_classes:
-        place = next(
-            i
-            for i, pair in enumerate(zip(train.found_classes, val.found_classes, strict=True))
-            if pair[0] != pair[1]
-        )
+    elif set(train.found_classes) != set(val.found_classes):
+        faults += _strangers("val", val, "train", train) + _strangers("train", train, "val", val)
+    elif train.found_classes != val.found_classes:
+        pairs = zip(train.found_classes, val.found_classes, strict=True)
+        label, (ours, theirs) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
         faults.append(
-            f"train and val number their classes differently: label {place} is "
-            f"'{train.found_classes[place]}' in train and '{val.found_classes[place]}' in val; give both the "
-            "same class_names file" + zh("class_order_differs")
+            f"train and val number their classes differently: label {label} is '{ours}' in train and "
+            f"'{theirs}' in val; give both the same class_names file" + zh("class_order_differs")
+        )
+    if (train.multi_hot is None) != (val.multi_hot is None):
+        faults.append(
+            "multi_label is set for one of train and val: write it in both" + zh("splits_must_agree")
         )
     return faults
 
 
-def _labels(name: str, dataset: LabelledImages) -> list[str]:
-    if dataset.multi_hot is not None:
-        return []
+def _strangers(name: str, dataset: LabelledImages, other: str, reference: LabelledImages) -> list[str]:
+    known = set(reference.found_classes)
+    strangers = [entry for entry in dataset.found_classes if entry not in known]
+    faults = []
+    for entry in strangers[:_SHOWN]:
+        _, bracket, hint = nearest(entry, reference.found_classes).partition(" (")
+        faults.append(
+            f"class '{entry}' is in {name} ({dataset.root}) but not in {other}{bracket}{hint}"
+            + zh("classes_differ")
+        )
+    if len(strangers) > _SHOWN:
+        faults.append(f"and {len(strangers) - _SHOWN} more classes that only {name} has")
+    return faults
+
+
+def _labels_out_of_range(name: str, dataset: LabelledImages) -> list[str]:
     labels = dataset.labels
     count = len(dataset.class_names)
     wrong = np.flatnonzero((labels < 0) | (labels >= count))
@@ -151,20 +151,19 @@ def _labels(name: str, dataset: LabelledImages) -> list[str]:
     ]
 
 
-def _from_one(dataset: LabelledImages) -> bool:
+def _counts_from_one(dataset: LabelledImages) -> bool:
     """Whether all labels are valid and a list file has no label 0."""
-    if dataset.multi_hot is not None:
-        return False
-    labels = dataset.labels
+    labels = dataset.labels  # zeros, where there are several per image
     return isinstance(dataset, ListFile) and labels.min() == 1 and labels.max() < len(dataset.class_names)
 
 
-def _from_one_line(name: str, dataset: LabelledImages) -> str:
-    assert isinstance(dataset, ListFile)
-    return (
+def _labels_from_one(name: str, dataset: LabelledImages) -> list[str]:
+    if not isinstance(dataset, ListFile) or not _counts_from_one(dataset):
+        return []
+    return [
         f"{name}: no image has label 0, so labels seem to count from 1 (up to {int(dataset.labels.max())}): "
         f"subtract 1 from each in {dataset.list_file}" + zh("labels_from_one")
-    )
+    ]
 
 
 def _model_classes(dataset: LabelledImages, num_classes: int | None) -> list[str]:
@@ -180,30 +179,29 @@ def _model_classes(dataset: LabelledImages, num_classes: int | None) -> list[str
 def _empty_classes(name: str, dataset: LabelledImages) -> list[str]:
     empty = [dataset.class_names[i] for i in np.flatnonzero(dataset.class_counts() == 0)]
     # Where labels count from 1, class 0 is empty; that is said already.
-    if not empty or (_from_one(dataset) and empty == dataset.class_names[:1]):
+    if not empty or (_counts_from_one(dataset) and empty == dataset.class_names[:1]):
         return []
+    said = f"{len(empty)} classes have no images"
+    shown = empty[:_SHOWN]
     if isinstance(dataset, ImageFolder):
-        shown = ", ".join(os.path.join(dataset.root, entry) for entry in empty[:_SHOWN])
-        what = f"{len(empty)} class folders hold no images: {shown}"
-    else:
-        what = f"{len(empty)} classes have no images: {', '.join(empty[:_SHOWN])}"
+        said = f"{len(empty)} class folders hold no images"
+        shown = [os.path.join(dataset.root, entry) for entry in shown]
     more = f" and {len(empty) - _SHOWN} more" if len(empty) > _SHOWN else ""
-    return [f"{name}: {what}{more}" + zh("empty_classes")]
+    return [f"{name}: {said}: {', '.join(shown)}{more}" + zh("empty_classes")]
 
 
 def _shared_files(train: LabelledImages, val: LabelledImages) -> list[str]:
-    """Files that are in both sets: of those with equal names, the ones whose real paths are equal."""
-    codes, others = train.paths.name_codes(), val.paths.name_codes()
+    """Warns of files in both sets: of those with equal names, the ones whose real paths are equal."""
+    codes = train.paths.name_codes()
+    others = val.paths.name_codes()
     candidates = np.flatnonzero(np.isin(codes, others))
-    if not len(candidates):
-        return []
-    real = functools.cache(os.path.realpath)
+    real_folder = functools.cache(os.path.realpath)
 
     def real_path(path: str) -> str:
         if os.path.islink(path):
             return os.path.realpath(path)
         folder, name = os.path.split(path)
-        return os.path.join(real(folder), name)  # folders are looked at once
+        return os.path.join(real_folder(folder), name)
 
     known = {real_path(val.path(i)) for i in np.flatnonzero(np.isin(others, codes[candidates])).tolist()}
     shared = [path for path in map(train.path, candidates.tolist()) if real_path(path) in known]
@@ -216,14 +214,9 @@ def _shared_files(train: LabelledImages, val: LabelledImages) -> list[str]:
 
 
 def _unreadable(
-    name: str,
-    dataset: LabelledImages,
-    sample: int | Literal["all"],
-    progress: bool,
-    timeout: float | None,
-) -> tuple[list[ImageError], int]:
-    """The unreadable files among those looked at, and how many were looked at."""
-    count = len(dataset) if sample == "all" else min(int(sample), len(dataset))
+    name: str, dataset: LabelledImages, count: int, progress: bool, timeout: float | None
+) -> list[ImageError]:
+    """The unreadable files among `count` of them."""
     indices: Sequence[int] = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64).tolist()
 
     def look(index: int) -> ImageError | None:
@@ -233,43 +226,24 @@ def _unreadable(
             return error
         return None
 
-    threads = min(8, usable_cores())
-    # Pillow gives way to other threads while it decodes. The threads of another pool would hinder leaving
-    # where one hangs.
-    with ThreadPool(threads) as pool:
-        results: Iterator[ImageError | None] = _each_in_time(
-            pool.imap(look, indices), dataset, indices, timeout
-        )
+    def results() -> Iterator[ImageError | None]:
+        pending = pool.imap(look, indices)
+        for index in indices:
+            try:
+                yield pending.next(timeout)
+            except PoolTimeout:
+                raise WorkerError(
+                    f"image {index} ({dataset.path(index)}) was not read within {timeout:g} s. Is that disk "
+                    "or server in order? Where reading may take so long, raise "
+                    "dataloader.*.loader.timeout" + zh("reading_timeout")
+                ) from None
+
+    # Pillow lets other threads run while it decodes. The threads of concurrent.futures would keep the process
+    # from ending where one of them hangs.
+    with ThreadPool(min(8, usable_cores())) as pool:
+        looked = results()
         if progress:
             from tqdm import tqdm
 
-            results = tqdm(results, total=count, desc=f"checking {name} images", unit="img", leave=False)
-        return [error for error in results if error is not None], count
-
-
-def _each_in_time(
-    results: IMapIterator, dataset: LabelledImages, indices: Sequence[int], timeout: float | None
-) -> Iterator[ImageError | None]:
-    for index in indices:
-        try:
-            yield results.next(timeout)
-        except NotInTime:
-            raise WorkerError(
-                f"image {index} ({dataset.path(index)}) was not read within {timeout:g} s. Is that disk or "
-                "server in order? Where reading may take so long, raise dataloader.*.loader.timeout"
-                + zh("reading_timeout")
-            ) from None
-
-
-def _bad_file_lines(name: str, bad: list[ImageError], looked: int, total: int, limit: int) -> list[str]:
-    if not bad:
-        return []
-    lines = [f"{name}: unreadable image {error}" + zh("image_unreadable") for error in bad[:_SHOWN]]
-    if len(bad) > _SHOWN:
-        lines.append(f"{name}: and {len(bad) - _SHOWN} more unreadable images")
-    if name == "train" and len(bad) > limit:
-        lines.append(
-            f"train: {len(bad)} of {looked} images looked at ({total} in all) are unreadable, more than the "
-            f"{limit} that may be skipped (dataloader.train.loader.max_bad)" + zh("too_many_unreadable")
-        )
-    return lines
+            looked = tqdm(looked, total=count, desc=f"checking {name} images", unit="img", leave=False)
+        return [error for error in looked if error is not None]

@@ -1,7 +1,7 @@
-"""Training in 16 bits: what a device can do, Paddle's autocasting, and the scale of the loss.
+"""Training in 16 bits: the device's abilities, Paddle's autocasting, and the scale of the loss.
 
-All that has never run here is in `Precision`: Paddle's automatic mixed precision does nothing on a CPU. The
-islands of float32 inside the models (`passl_sot.nn.precision`) don't depend on it.
+The code that has never run here is in `Precision`: Paddle's automatic mixed precision does nothing on a CPU.
+The islands of float32 inside the models (`passl_sot.nn.precision`) don't depend on it.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -10,11 +10,12 @@ from typing import Literal
 
 import paddle
 
-from passl_sot.config.chinese import zh
+from passl_sot.config import zh
 from passl_sot.engine.train_state import Progress
 from passl_sot.optim.clip import scale_gradients
 
-_FIRST_SCALE, _LARGEST_SCALE = 2.0**13, 2.0**24
+_FIRST_SCALE = 2.0**13
+_LARGEST_SCALE = 2.0**24
 _GROW_AFTER = 2000  # updates without an overflow
 
 
@@ -24,7 +25,7 @@ class AmpSection:
 
     Attributes:
         level: O1 keeps the weights in float32 and computes products in 16 bits; O2 holds the weights in 16
-            bits too, with a copy in float32 for the optimiser.
+            bits too, with a copy in float32 for the optimizer.
         dtype: "auto" takes bfloat16 where the GPU has it (compute capability 8.0 and up), else float16 with a
             scaled loss.
     """
@@ -37,7 +38,7 @@ class Precision:
     """How a run computes.
 
     Args:
-        section: What the config asks for; None for float32.
+        section: The config's `amp:`; None for float32.
         on_gpu: Whether the run is on a GPU.
         has_bfloat16: Whether that GPU computes in bfloat16.
 
@@ -47,7 +48,9 @@ class Precision:
     """
 
     def __init__(self, section: AmpSection | None, *, on_gpu: bool, has_bfloat16: bool):
-        self.dtype, self.level, self.note = "float32", "O0", ""
+        self.dtype = "float32"
+        self.level = "O0"
+        self.note = ""
         if section is None:
             return
         if not on_gpu:
@@ -57,7 +60,9 @@ class Precision:
             )
             return
         self.level = section.level
-        self.dtype = section.dtype if section.dtype != "auto" else "bfloat16" if has_bfloat16 else "float16"
+        self.dtype = section.dtype
+        if self.dtype == "auto":
+            self.dtype = "bfloat16" if has_bfloat16 else "float16"
         self.note = f"amp {self.level} in {self.dtype}"
         if self.dtype == "bfloat16" and not has_bfloat16:
             self.note += ", which this GPU has no fast way to compute: float16 may be faster"
@@ -76,7 +81,7 @@ class Precision:
         return paddle.amp.auto_cast(level=self.level, dtype=self.dtype)
 
     def prepare(self, model: paddle.nn.Layer, optimizer) -> None:
-        """For O2: casts the weights, and has the optimiser keep them in float32 as well."""
+        """For O2: casts the weights, and has the optimizer keep them in float32 as well."""
         if self.level == "O2":
             paddle.amp.decorate(model, optimizer, level="O2", dtype=self.dtype, master_weight=True)
 
@@ -93,11 +98,11 @@ class Precision:
         if self.dtype == "float16":
             scale_gradients(parameters, 1.0 / progress.loss_scale)
 
-    def adapt(self, bad: bool, progress: Progress) -> bool:
+    def update_loss_scale(self, bad: bool, progress: Progress) -> bool:
         """Halves the scale after an update with a non-finite gradient; doubles it after many good ones.
 
         Returns:
-            Whether a smaller scale may cure what was bad.
+            Whether a smaller scale may make the next gradients finite.
         """
         if self.dtype != "float16":
             return False

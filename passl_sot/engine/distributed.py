@@ -1,15 +1,16 @@
 """Processes: everything that calls Paddle's collectives is in this file.
 
-On CPU the processes talk through gloo, whose collectives die after 30 s of waiting for another rank. What a
-process does alone (reading data, writing checkpoints) may take longer, so all meet through the key-value
-store, which has no such limit, before each collective and before each batch.
+On CPU the processes talk through gloo, whose collectives die after 30 s of waiting for another rank. The work
+of one process (reading data, writing checkpoints) may take longer, so all wait for each other through the
+key-value store, which has no such limit, before each collective and before each batch.
 """
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -22,20 +23,33 @@ from tqdm import tqdm
 
 from passl_sot.config.chinese import zh
 from passl_sot.config.loader import ConfigError, Fault
-from passl_sot.engine.sync_batch_norm import synchronise_batch_norm
+from passl_sot.engine.sync_batch_norm import synchronize_batch_norm
 from passl_sot.launch.process_group import JOIN_LIMIT, JoinError, check_gpu, choose_network, joining
+
+# Seconds: between two signs of life of a process, and without one until the others give it up.
+_ALIVE = 5.0
+_SILENT = 60.0
 
 
 @dataclass
 class World:
-    """The processes of a run; `size` 1 needs no launcher and makes every method a no-op."""
+    """The processes of a run; `size` 1 needs no launcher and makes every method a no-op.
+
+    Attributes:
+        rank: Number of this process.
+        size: Number of processes.
+        machines: Number of machines that they run on.
+        gloo: They talk through gloo, as on CPUs.
+        sharding: Stage of sharding, 0 for none.
+    """
 
     rank: int = 0
     size: int = 1
+    machines: int = 1
     gloo: bool = False
     sharding: int = 0
     _waits: int = field(default=0, repr=False)
-    _meetings: int = field(default=0, repr=False)
+    _barriers: int = field(default=0, repr=False)
     _asked: bool = field(default=False, repr=False)
 
     @property
@@ -47,7 +61,7 @@ class World:
         """Sum of `array` (int64 or float64, one shape everywhere) over all processes, on each of them."""
         if self.size == 1:
             return array
-        self.meet()
+        self.barrier()
         tensor = paddle.to_tensor(array)
         dist.all_reduce(tensor)
         return tensor.numpy()
@@ -58,68 +72,67 @@ class World:
             return
         self._waits += 1
         if self.is_main:
-            _count("passl_sot/main", 1)
+            _add("passl_sot/main", 1)
         else:
-            _poll(lambda: _count("passl_sot/main", 0) >= self._waits)
+            self._wait(lambda: _add("passl_sot/main", 0) >= self._waits)
 
-    def anyone(self, here: bool) -> bool:
+    def any_rank(self, here: bool) -> bool:
         """Whether this was called with True on any process so far; nobody waits for the others."""
         if self.size == 1 or self._asked:
             return self._asked or here
-        self._asked = _count("passl_sot/asked", int(here)) > 0
+        self._asked = _add("passl_sot/asked", int(here)) > 0
         return self._asked
 
     def gather(self, value: Any) -> list:
-        """What each process gives, by rank, on all of them."""
+        """The values of all processes, by rank, on each of them."""
         if self.size == 1:
             return [value]
-        self.meet()
+        self.barrier()
         values: list = []
         dist.all_gather_object(values, value)
         return values
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """On gloo, processes wait here, without a time limit, until all have come."""
         if self.size == 1 or not self.gloo:
             return
-        self._meetings += 1
-        if _count("passl_sot/meetings", 1) < self._meetings * self.size:
-            _poll(lambda: _count("passl_sot/meetings", 0) >= self._meetings * self.size)
+        self._barriers += 1
+        wanted = self._barriers * self.size
+        if _add("passl_sot/barrier", 1) < wanted:
+            self._wait(lambda: _add("passl_sot/barrier", 0) >= wanted)
 
-    def in_step(self, batches: Iterable[dict]) -> Iterator[dict]:
+    def synchronized(self, batches: Iterable[dict]) -> Iterator[dict]:
         """Gives training batches, of which every process has as many, when all processes have theirs."""
         for batch in batches:
-            self.meet()
+            self.barrier()
             yield batch
 
     def broadcast_statistics(self, model: paddle.nn.Layer) -> None:
         """Gives every process the main one's BatchNorm statistics, so that all evaluate one model."""
         if self.size == 1:
             return
-        self.meet()
+        self.barrier()
         for tensor in model.state_dict().values():
             if tensor.stop_gradient:
                 dist.broadcast(tensor, src=0)
 
     def bar(self, **options: object) -> tqdm:
-        """A progress bar, drawn by the main process only.
-
-        Under the launcher, which shows a process's output line by line, it is a line every 5 seconds.
-        """
+        """A progress bar, drawn by the main process only."""
+        # The launcher shows a process's output line by line: a new line every 5 s is enough.
         interval = 0.1 if self.size == 1 else 5.0
         disabled = not self.is_main
         return tqdm(disable=disabled, mininterval=interval, leave=False, dynamic_ncols=True, **options)
 
     def distribute(self, model: paddle.nn.Layer, optimizer) -> tuple:
-        """Wraps model and optimiser by fleet; gradients are then averaged over the processes.
+        """Wraps model and optimizer by fleet; gradients are then averaged over the processes.
 
-        With sharding stage 1 too every process gets the whole gradient, so that its norm, clipping and the
-        skipping of non-finite updates are as ever; its optimiser then updates its share of the parameters and
-        hands it to the others. What is saved is memory: the optimiser's state is divided by the processes.
+        With sharding stage 1 too every process gets the whole gradient, so its norm, clipping and the
+        skipping of non-finite updates are the same; its optimizer then updates its part of the parameters and
+        sends it to the others. That saves memory: the optimizer's state is divided by the processes.
         """
         if self.size == 1:
             return model, optimizer
-        self.meet()
+        self.barrier()
         if self.sharding > 1:  # never run: Paddle has it for GPUs alone
             level = {2: "os_g", 3: "p_g_os"}[self.sharding]
             return dist.sharding.group_sharded_parallel(model, optimizer, level)[:2]
@@ -127,17 +140,17 @@ class World:
             return paddle.DataParallel(model), fleet.distributed_optimizer(optimizer)
         return fleet.distributed_model(model), fleet.distributed_optimizer(optimizer)
 
-    def synchronise_batch_norm(self, model: paddle.nn.Layer) -> None:
+    def synchronize_batch_norm(self, model: paddle.nn.Layer) -> None:
         """Has BatchNorm layers take their statistics from the images of all processes."""
         if self.size == 1:
             return
         if self.gloo:
-            synchronise_batch_norm(model, _summed)
+            synchronize_batch_norm(model, _all_reduce)
         else:  # never run
             paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
-    def union(self, arrays: Callable[[], dict]) -> dict:
-        """What `arrays()` gives on the main process; with sharding, on all of them together."""
+    def gather_dict(self, arrays: Callable[[], dict]) -> dict:
+        """`arrays()` of the main process; with sharding, of all processes together."""
         if self.size == 1 or not self.sharding:
             return arrays() if self.is_main else {}
         return {name: array for part in self.gather(arrays()) for name, array in part.items()}
@@ -146,13 +159,33 @@ class World:
         """Holds back the gradient exchange while `more` batches of the same update follow."""
         return model.no_sync() if self.size > 1 and more else nullcontext()
 
+    def _wait(self, done: Callable[[], bool]) -> None:
+        """Asks until it is so, in steps that grow to 50 ms.
 
-def _summed(tensor: paddle.Tensor) -> paddle.Tensor:
+        Raises:
+            RuntimeError: A process has fallen silent. On one machine the supervisors notice before.
+        """
+        pause = 1e-4
+        heard = None
+        asked = time.monotonic()
+        while not done():
+            time.sleep(pause)
+            pause = min(1.5 * pause, 0.05)
+            if self.machines > 1 and time.monotonic() - asked > _SILENT:
+                asked = time.monotonic()
+                counts = [_add(f"passl_sot/alive/{rank}", 0) for rank in range(self.size)]
+                for rank, count in enumerate(counts):
+                    if heard and heard[rank] == count:
+                        raise RuntimeError(f"process {rank} is gone; the log on its machine has the cause")
+                heard = counts
+
+
+def _all_reduce(tensor: paddle.Tensor) -> paddle.Tensor:
     dist.all_reduce(tensor)
     return tensor
 
 
-def _count(key: str, more: int) -> int:
+def _add(key: str, more: int) -> int:
     """Adds to a number in the store that all processes share; the new number."""
     # A signal's arrival would end the store's reading of a socket with an error; it can wait a millisecond.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
@@ -162,12 +195,19 @@ def _count(key: str, more: int) -> int:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _poll(done: Callable[[], bool]) -> None:
-    """Asks until it is so, in steps that grow to 50 ms."""
-    pause = 1e-4
-    while not done():
-        time.sleep(pause)
-        pause = min(1.5 * pause, 0.05)
+def _keep_alive(rank: int, master: str) -> None:
+    """Counts this process's signs of life in the store, until it ends."""
+    host, port = master.rsplit(":", 1)
+    # A connection of the thread's own: the other one is not made for two threads at once.
+    store = paddle.base.core.TCPStore(host, int(port), False, 0)
+
+    def count() -> None:
+        with suppress(RuntimeError, ValueError):  # process 0 has left, and its store with it
+            while True:
+                store.add(f"passl_sot/alive/{rank}", 1)
+                time.sleep(_ALIVE)
+
+    threading.Thread(target=count, daemon=True).start()
 
 
 def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World:
@@ -182,6 +222,39 @@ def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World
         ConfigError: A GPU was asked for and this Paddle has none, or not so many; or sharding it can't do.
         JoinError: The processes didn't find each other.
     """
+    gloo = _choose_device(device)
+    if gloo and sharding > 1:
+        message = (
+            f"stage {sharding} works on GPUs only, Paddle has none of it for CPUs: write sharding: 1, which "
+            "divides the optimiser's state, or 0" + zh("sharding_cpu")
+        )
+        raise ConfigError([Fault("distributed.sharding", message)])
+    environment = os.environ
+    size = int(environment.get("PADDLE_TRAINERS_NUM", "1"))
+    if size == 1:
+        return World()
+    if gloo:
+        choose_network(environment.get("PADDLE_CURRENT_ENDPOINT", "").rsplit(":", 1)[0])
+    strategy = fleet.DistributedStrategy()
+    if sharding == 1:
+        degrees = {"dp_degree": 1, "mp_degree": 1, "pp_degree": 1, "sharding_degree": size}
+        strategy.hybrid_configs = degrees
+    rank = int(environment["PADDLE_TRAINER_ID"])
+    master = environment.get("PADDLE_MASTER", "")
+    with joining(rank, size, master, limit):
+        fleet.init(is_collective=True, strategy=strategy)
+        ones = paddle.ones([1])
+        dist.all_reduce(ones)
+    if ones.item() != size:
+        raise JoinError(f"{size} processes were started and the sum of a one from each is {ones.item():g}")
+    machines = int(environment.get("PADDLE_NNODES", "1"))
+    if machines > 1:
+        _keep_alive(rank, master)
+    return World(rank=rank, size=size, machines=machines, gloo=gloo, sharding=sharding)
+
+
+def _choose_device(device: str) -> bool:
+    """Sets Paddle's device; whether processes talk through gloo there."""
     count = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
     if device == "gpu" and not count:
         message = (
@@ -189,35 +262,13 @@ def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World
             "machine with a GPU, or write device: auto"
         )
         raise ConfigError([Fault("device", message)])
-    size = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
     gloo = device == "cpu" or not count
     if gloo:
         os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"  # else a set CUDA_VISIBLE_DEVICES misleads Paddle
         paddle.set_device("cpu")
     else:
         paddle.set_device(f"gpu:{check_gpu(os.environ.get('FLAGS_selected_gpus', '0'), count)}")
-    if gloo and sharding > 1:
-        message = (
-            f"stage {sharding} works on GPUs only, Paddle has none of it for CPUs: write sharding: 1, which "
-            "divides the optimiser's state, or 0" + zh("sharding_cpu")
-        )
-        raise ConfigError([Fault("distributed.sharding", message)])
-    if size == 1:
-        return World()
-    if gloo:
-        choose_network(os.environ.get("PADDLE_CURRENT_ENDPOINT", "").rsplit(":", 1)[0])
-    strategy = fleet.DistributedStrategy()
-    if sharding == 1:
-        degrees = {"dp_degree": 1, "mp_degree": 1, "pp_degree": 1, "sharding_degree": size}
-        strategy.hybrid_configs = degrees
-    rank = int(os.environ["PADDLE_TRAINER_ID"])
-    with joining(rank, size, os.environ.get("PADDLE_MASTER", ""), limit):
-        fleet.init(is_collective=True, strategy=strategy)
-        ones = paddle.ones([1])
-        dist.all_reduce(ones)
-    if ones.item() != size:
-        raise JoinError(f"{size} processes were started and the sum of a one from each is {ones.item():g}")
-    return World(rank=dist.get_rank(), size=dist.get_world_size(), gloo=gloo, sharding=sharding)
+    return gloo
 
 
 def format_duration(seconds: float) -> str:

@@ -1,10 +1,14 @@
-"""Where a run's numbers go: `metrics.jsonl` always, VisualDL records beside it."""
+"""A run's numbers: lines of the log, `metrics.jsonl`, and VisualDL records beside it."""
 
 import json
 import math
 import os
 from pathlib import Path
 
+from passl_sot.engine.distributed import World, format_duration
+from passl_sot.engine.train_state import Progress
+from passl_sot.optim.schedules import BatchPlan, Schedule
+from passl_sot.tasks.base import Words
 from passl_sot.utils.logger import get_logger
 from passl_sot.weights.checkpoint import explained
 
@@ -68,3 +72,37 @@ def read_metrics(path: Path) -> list[dict]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def describe_batch(batch_size: int, world: World, plan: BatchPlan, schedule: Schedule, items: str) -> str:
+    """Items per update, and the learning rate that follows from them."""
+    peak = f"{schedule.learning_rate * plan.lr_factor:.4g}"
+    if plan.lr_factor != 1:
+        peak += f" (recipe's {schedule.learning_rate:.4g} x {plan.lr_factor:.4g})"
+    return (
+        f"batch: {batch_size} per device x {world.size} device(s) x {plan.accumulate} accumulated = "
+        f"{plan.effective} {items} per update (recipe: {schedule.reference_batch or plan.effective}); "
+        f"peak learning rate {peak}"
+    )
+
+
+def describe_evaluation(
+    results: dict[str, dict[str, float]], score: str, unit: str, progress: Progress, epochs: int
+) -> str:
+    """Score and, where there is one, loss of each kind of weights."""
+    shown = []
+    for kind, values in results.items():
+        loss = f" (loss {values['loss']:.3f})" if "loss" in values else ""
+        shown.append(f"{kind} {values[score]:.2f}{unit}{loss}")
+    return f"epoch {progress.epoch}/{epochs}  {'  '.join(shown)}"
+
+
+def describe_update(
+    values: dict[str, float], words: Words, epoch: str, update: str, seconds_left: float
+) -> str:
+    """Loss, speed and time left; `epoch` and `update` as "1/10"."""
+    return (
+        f"epoch {epoch}  update {update}  loss {values['loss']:.4f}  lr {values['lr']:.2e}  "
+        f"{values[f'{words.items}_per_s']:.0f} {words.items}/s  data wait {100 * values['data_wait']:.0f} %  "
+        f"{values['memory_gb']:.1f} GB  ETA {format_duration(seconds_left)}"
+    )

@@ -2,7 +2,7 @@
 
 import paddle
 
-from passl_sot.config.errors import UserError
+from passl_sot.config import UserError
 from passl_sot.engine.distributed import World
 
 _BACKWARD = "the backward pass (all outputs of the forward pass are finite)"
@@ -22,15 +22,16 @@ def _finite(value) -> bool:
     return True
 
 
-def first_of_all(model: paddle.nn.Layer, batch: dict, world: World) -> str:
-    """What `first_nonfinite` gives where the numbers begin to be bad, on every process.
+def first_of_all(model: paddle.nn.Layer, inputs: tuple, items: str, world: World) -> str:
+    """As `first_nonfinite`, for the process in which non-finite numbers begin; the same on all processes.
 
     Args:
         model: The model without any distributed wrapper.
-        batch: This process's.
+        inputs: This process's.
+        items: As of `first_nonfinite`.
         world: The processes; gradients are shared, so all have bad numbers, but the forward pass of one only.
     """
-    found = world.gather(first_nonfinite(model, batch))
+    found = world.gather(first_nonfinite(model, inputs, items))
     for rank, phrase in enumerate(found):
         if phrase != _BACKWARD and world.size > 1:
             return f"{phrase} in process {rank}"
@@ -38,17 +39,18 @@ def first_of_all(model: paddle.nn.Layer, batch: dict, world: World) -> str:
 
 
 @paddle.no_grad()
-def first_nonfinite(model: paddle.nn.Layer, batch: dict) -> str:
-    """Names the first place, in the order of computation, that is not finite for `batch`.
+def first_nonfinite(model: paddle.nn.Layer, inputs: tuple, items: str) -> str:
+    """Names the first place, in the order of computation, that is not finite.
 
     Args:
         model: The model without any distributed wrapper.
-        batch: `image` [B, 3, H, W].
+        inputs: Arguments of its call.
+        items: A word for them, such as "images".
 
     Returns:
         A phrase: the input, a weight, a layer's output, or that the forward pass is finite.
     """
-    found = [] if _finite(batch["image"]) else ["the input images"]
+    found = [] if _finite(inputs) else [f"the input {items}"]
     found += [f"the weight {name}" for name, tensor in model.state_dict().items() if not _finite(tensor)]
 
     def watch(name: str):
@@ -60,8 +62,8 @@ def first_nonfinite(model: paddle.nn.Layer, batch: dict) -> str:
 
     hooks = [layer.register_forward_post_hook(watch(name)) for name, layer in model.named_sublayers()]
     try:
-        # Even if something was found: synchronised BatchNorm waits for all processes.
-        model(batch["image"])
+        # Even if something was found: synchronized BatchNorm waits for all processes.
+        model(*inputs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,12 +1,13 @@
-"""Going on with a run: what must be as it was when its checkpoint was written."""
+"""Going on with a run: its settings must be as they were, and everything that has state is restored."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from passl_sot.config.chinese import zh
-from passl_sot.config.display import differences, leaves
-from passl_sot.config.errors import did_you_mean, nearest
-from passl_sot.config.loader import Config
+from passl_sot.config import Document, did_you_mean, differences, leaves, nearest, zh
+from passl_sot.engine.build import Parts
+from passl_sot.engine.train_state import Progress
+from passl_sot.optim.ema import ModelEMA
+from passl_sot.weights import state
 from passl_sot.weights.checkpoint import Checkpoint, CheckpointError
 
 # Settings without an influence on any result.
@@ -23,14 +24,14 @@ _FREE = (
 )
 
 
-def accept_changes(saved: Checkpoint, cfg: Config, named: Sequence[str]) -> str:
+def accept_changes(saved: Checkpoint, experiment: Document, named: Sequence[str]) -> str:
     """Compares the settings of a run with those that its checkpoint was written with.
 
-    Where a run writes, what it logs and how many workers read for it may differ always.
+    The output folder, logs and the number of data workers may always differ.
 
     Args:
         saved: The checkpoint.
-        cfg: The settings to go on with.
+        experiment: The settings to go on with.
         named: Keys whose change is wanted; a section stands for all below it.
 
     Returns:
@@ -39,8 +40,9 @@ def accept_changes(saved: Checkpoint, cfg: Config, named: Sequence[str]) -> str:
     Raises:
         CheckpointError: Others differ (it shows them), or a key is named that neither side has.
     """
-    before = Config(saved.meta["config"])
-    known = {*leaves(before), *leaves(cfg)}
+    before = saved.meta["config"]
+    now = experiment.to_dict()
+    known = {*leaves(before), *leaves(now)}
     for key in named:
         if not any(_below(place, (key,)) for place in known):
             parts = {".".join(place.split(".")[:n]) for place in known for n in range(1, 9)}
@@ -48,7 +50,7 @@ def accept_changes(saved: Checkpoint, cfg: Config, named: Sequence[str]) -> str:
             raise CheckpointError(
                 f"--resume-override: there is no setting '{key}'{hint}" + zh("no_such_setting")
             )
-    changed = differences(before, cfg)
+    changed = differences(before, now)
     refused = [place for place in changed if not _below(place, (*_FREE, *named))]
     if refused:
         raise CheckpointError(
@@ -60,19 +62,50 @@ def accept_changes(saved: Checkpoint, cfg: Config, named: Sequence[str]) -> str:
     return "\n".join(line for place, line in changed.items() if not _below(place, _FREE))
 
 
-def same_classes(saved: Checkpoint, names: list[str]) -> None:
-    """Sees that the data have the classes that a checkpoint was trained on.
-
-    Raises:
-        CheckpointError: They haven't.
-    """
-    if saved.meta["class_names"] != names:
-        raise CheckpointError(
-            f"{saved.path} was trained on the classes {saved.meta['class_names'][:8]}, the data have "
-            f"{names[:8]}: resume with the same class folders, or begin anew by --init-from"
-            + zh("checkpoint_classes")
-        )
-
-
 def _below(place: str, keys: Iterable[str]) -> bool:
     return any(fnmatchcase(place, key) or fnmatchcase(place, f"{key}.*") for key in keys)
+
+
+def restore(
+    saved: Checkpoint, parts: Parts, ema: ModelEMA | None, say: Callable[..., None]
+) -> tuple[Progress, ModelEMA | None]:
+    """Gives the parts of a run the state that they had when a checkpoint was written.
+
+    Args:
+        saved: The checkpoint.
+        parts: The run's parts.
+        ema: Its average, as of new weights.
+        say: Writes to the log.
+
+    Returns:
+        The run's position, and its average.
+
+    Raises:
+        CheckpointError: It does not fit the model or the data.
+    """
+    parts.task.check_resume(saved.path, saved.meta)
+    state.load_model(parts.model, saved.part("model"), str(saved.path))
+    state.load_optimizer(parts.optimizer, parts.model, saved.part("optimizer"))
+    average = saved.part("ema")
+    if ema and average:
+        ema.load(average, saved.meta["ema_updates"])
+    elif ema:
+        ema = ModelEMA(parts.model, ema.decay)
+        say("the checkpoint has no average: it begins anew from the weights resumed")
+    elif average:
+        say("the checkpoint's averaged weights are dropped: there is no ema section any more")
+    progress = Progress(**saved.meta["progress"])
+    if progress.batches:
+        sampler = parts.train_loader.sampler
+        sampler.load_state_dict(saved.meta["sampler"])
+        progress.batches = sampler.consumed
+    say(
+        "resuming from %s: epoch %d, batch %d, %d updates, best so far %.2f%s",
+        saved.path,
+        progress.epoch + 1,
+        progress.batches,
+        progress.step,
+        progress.best,
+        parts.task.words.unit,
+    )
+    return progress, ema

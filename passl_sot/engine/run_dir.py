@@ -1,4 +1,4 @@
-"""A run's folder and what is recorded about how it came to be."""
+"""A run's folder: its lock, its checkpoints and the record of how it came to be."""
 
 import fcntl
 import json
@@ -14,8 +14,8 @@ from typing import TextIO
 import numpy as np
 import paddle
 
-from passl_sot.config.chinese import zh
-from passl_sot.config.loader import Config
+from passl_sot.config import Document, zh
+from passl_sot.tasks.base import check_card
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
 from passl_sot.weights import checkpoint as ckpt
@@ -48,7 +48,7 @@ class RunFolder:
         if resume is None:
             return None
         if resume != "auto":
-            return ckpt.read_checkpoint(resume)
+            return ckpt.read_checkpoint(resume, check_card)
         saved = self.latest()
         if saved is None:
             log.info("nothing to resume in %s: a new run", self.path)
@@ -56,7 +56,7 @@ class RunFolder:
 
     def latest(self) -> ckpt.Checkpoint | None:
         """The newest whole checkpoint here; None where there is none."""
-        return ckpt.find_latest(self.path, log.warning)
+        return ckpt.find_latest(self.path, log.warning, check_card)
 
     def claim(self) -> None:
         """Makes the folder, sees that it can be written to, and keeps other runs out until this one ends.
@@ -89,7 +89,7 @@ class RunFolder:
             if self._lock:
                 self._lock.close()
 
-    def mend_best(self, saved: ckpt.Checkpoint, best_step: int) -> None:
+    def repair_best(self, saved: ckpt.Checkpoint, best_step: int) -> None:
         """Gives `best` its file where a kill came between saving the best epoch and naming it so."""
         if saved.meta["progress"]["step"] != best_step:
             return
@@ -109,19 +109,14 @@ class RunFolder:
                 f"elsewhere with -o output_dir=DIR" + zh("folder_holds_run")
             )
 
-    def record(self, cfg: Config, overrides: tuple[str, ...], world_size: int) -> None:
+    def record(self, experiment: Document, overrides: tuple[str, ...], world_size: int) -> None:
         """Writes `config.yaml` (resolved) and `run.json` (command, versions, commit)."""
         ckpt.remove_leftovers(self.path)
         with ckpt.explained(self.path / "config.yaml") as path:
-            path.write_text(cfg.dump(), encoding="utf-8")
+            path.write_text(experiment.dump(), encoding="utf-8")
         facts = {"command": sys.argv, "overrides": list(overrides), "processes": world_size, **self.info}
         with ckpt.explained(self.path / "run.json") as path:
             path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def preprocessing_of(dataset: Config) -> dict:
-    """What evaluation and prediction need to treat an image as training's evaluation did."""
-    return {key: dataset[key] for key in ("transforms", "apply_exif", "channels") if key in dataset}
 
 
 def memory_gb() -> float:

@@ -1,31 +1,20 @@
-"""The schema of a whole experiment file. What is not declared here or by a registered class is an error."""
+"""The schema of an experiment file. Keys that neither it nor a registered class declares are errors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from passl_sot.config.loader import Config, get_config
-from passl_sot.config.ranges import Count, NotEmpty, Range, Share
-from passl_sot.config.schema import make_section
+from passl_sot import config
+from passl_sot.config import Count, Document, NotEmpty, Range, Share
 from passl_sot.data import SplitSection
 from passl_sot.engine.amp import AmpSection
-from passl_sot.engine.modes import TrainingMode
-from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.heads import HEADS
+from passl_sot.engine.train_state import TrainingMode
 from passl_sot.modeling.losses import LOSSES
+from passl_sot.modeling.schema import MetaSection, ModelSection
 from passl_sot.optim import OPTIMIZERS, SCHEDULERS
 from passl_sot.optim.groups import ParametersSection
-from passl_sot.tasks.base import TASKS
-
-
-@dataclass(kw_only=True)
-class ModelSection:
-    """`model:` a backbone (PASSL's `architecture`) and the head on it."""
-
-    architecture: Annotated[dict, BACKBONES]
-    head: Annotated[dict, HEADS]
-    name: Literal["Classifier"] = "Classifier"
+from passl_sot.tasks.base import TASKS, task_class
 
 
 @dataclass(kw_only=True)
@@ -45,12 +34,12 @@ class EMASection:
 
 @dataclass(kw_only=True)
 class CheckpointSection:
-    """`checkpoint:` what is kept beside `last` and `best`.
+    """`checkpoint:` the files that are kept beside `last` and `best`.
 
     Attributes:
         interval: Also keep every N-th epoch's checkpoint; null keeps none.
         update_interval: Also write `last` after every N-th update, for long epochs; null: after epochs.
-        best_by: Which weights' top-1 chooses `best` and is used for prediction; "ema" needs `ema:`.
+        best_by: Which weights' score chooses `best` and is used for prediction; "ema" needs `ema:`.
     """
 
     interval: Count | None = None
@@ -63,8 +52,8 @@ class DistributedSection:
     """`distributed:` how several processes work together; without effect in one.
 
     Attributes:
-        sync_batch_norm: BatchNorm takes its statistics from the images of all processes.
-        sharding: 1 divides the optimiser's state over the processes. 2 (gradients too) and 3 (weights too)
+        sync_batch_norm: BatchNorm takes its statistics from the batches of all processes.
+        sharding: 1 divides the optimizer's state over the processes. 2 (gradients too) and 3 (weights too)
             are Paddle's for GPUs alone, and have never been run here.
     """
 
@@ -81,38 +70,15 @@ class LogSection:
 
 
 @dataclass(kw_only=True)
-class MetaSection:
-    """`meta:` the model card of a leaf config; counts are checked by a test.
-
-    Attributes:
-        paper: Where the model is published.
-        params_m: Trainable parameters in millions.
-        gmacs: Multiply-adds of one forward pass in thousands of millions, attention products included.
-        published_top1: ImageNet-1K top-1 (%) as published, or null.
-        measured_top1: What this project measured (%), or "not trained here".
-        weights: Where weights come from, or "none released".
-        license: Licence of these weights, "not stated" where it is not.
-    """
-
-    paper: str
-    params_m: float
-    gmacs: float
-    published_top1: float | None = None
-    measured_top1: float | str = "not trained here"
-    weights: str = "none released"
-    license: str = "not stated"
-
-
-@dataclass(kw_only=True)
-class Experiment:
-    """A whole file.
+class Experiment(Document):
+    """A whole file, read and checked once per command and handed on whole or in parts.
 
     Attributes:
         epochs: Epochs to run, cool-down included.
-        task: What a training step computes; null takes ClassificationTask.
+        task: What the run means; null takes ClassificationTask.
         training_mode: "train"; "eval" trains in evaluation mode (BatchNorm's statistics frozen, no dropout,
             no drop-path), "frozen_batch_norm" with BatchNorm alone in it; for fine-tuning.
-        parameters: What is frozen, and shares of the learning rate.
+        parameters: Frozen parameters, and factors of the learning rate.
         device: "auto" takes the GPU where Paddle has one, else the CPU.
         output_dir: A run writes into `output_dir/<name of the config file>`.
         eval_interval: Evaluate after every N-th epoch and after the last.
@@ -145,19 +111,15 @@ class Experiment:
             raise ValueError(
                 "checkpoint.best_by is 'ema' but there is no ema section: add `ema: {decay: 0.9999}`"
             )
-        if self.training_mode == "eval" and self.task and self.task["name"] == "DistillationTask":
-            raise ValueError(
-                "training_mode is 'eval', in which the two heads of a distilled model answer as one: take "
-                "frozen_batch_norm, or task: null"
-            )
+        complaint = task_class(self.task).complaint(self)
+        if complaint:
+            raise ValueError(complaint)
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Reads an experiment file with overrides and checks every section of it.
 
     Raises:
         ConfigError: Lists all faults at once, before any device or data is touched.
     """
-    cfg = get_config(path, overrides, schema=Experiment)
-    make_section(Experiment, cfg)  # what the sections say about each other
-    return cfg
+    return config.load_config(Experiment, path, overrides)

@@ -14,7 +14,7 @@ from passl_sot.nn.initializers import BatchNorm2D
 Reduce = Callable[[paddle.Tensor], paddle.Tensor]
 
 
-def synchronise_batch_norm(model: nn.Layer, reduce: Reduce) -> int:
+def synchronize_batch_norm(model: nn.Layer, reduce: Reduce) -> int:
     """Replaces each BatchNorm2D inside `model`; parameters, statistics and names stay.
 
     Args:
@@ -22,7 +22,7 @@ def synchronise_batch_norm(model: nn.Layer, reduce: Reduce) -> int:
         reduce: Sums a tensor over all processes.
 
     Returns:
-        How many there are.
+        The number of layers replaced.
     """
     count = 0
     for parent in model.sublayers(include_self=True):
@@ -37,7 +37,7 @@ class SyncBatchNorm2D(BatchNorm2D):
     """BatchNorm whose mean and (biased) variance are those of the images of all processes.
 
     Args:
-        layer: The BatchNorm that it takes the place of, whose tensors it goes on with.
+        layer: The BatchNorm that it replaces and whose tensors it takes over.
         reduce: Sums a tensor over all processes.
     """
 
@@ -48,8 +48,10 @@ class SyncBatchNorm2D(BatchNorm2D):
             epsilon=layer._epsilon,
             data_format=layer._data_format,
         )
-        self.weight, self.bias = layer.weight, layer.bias
-        self._mean, self._variance = layer._mean, layer._variance
+        self.weight = layer.weight
+        self.bias = layer.bias
+        self._mean = layer._mean
+        self._variance = layer._variance
         self.training = layer.training
         self._reduce = reduce
 
@@ -61,17 +63,18 @@ class SyncBatchNorm2D(BatchNorm2D):
             # Two passes: the variance from squares of differences, as sums of squares would cancel.
             size = paddle.full([1], x.size / x.shape[1], x.dtype)
             sums = self._reduce(paddle.concat([x.sum([0, 2, 3]), size]))
-            count, mean = sums[-1], sums[:-1] / sums[-1]
-            centred = x - mean.reshape([1, -1, 1, 1])
-            variance = self._reduce(centred.square().sum([0, 2, 3])) / count
+            count = sums[-1]
+            mean = sums[:-1] / count
+            centered = x - mean.reshape([1, -1, 1, 1])
+            variance = self._reduce(centered.square().sum([0, 2, 3])) / count
             keep = self._momentum
             self._mean.set_value(self._mean * keep + mean * (1 - keep))
             self._variance.set_value(self._variance * keep + variance * (1 - keep))
             scale = (variance + self._epsilon).rsqrt()
-        return _Normalise.apply(x, self.weight, self.bias, mean, scale, count, self._reduce)
+        return _Normalize.apply(x, self.weight, self.bias, mean, scale, count, self._reduce)
 
 
-class _Normalise(PyLayer):
+class _Normalize(PyLayer):
     @staticmethod
     def forward(ctx, x, weight, bias, mean, scale, count, reduce):
         normal = (x - mean.reshape([1, -1, 1, 1])) * scale.reshape([1, -1, 1, 1])
@@ -81,10 +84,11 @@ class _Normalise(PyLayer):
 
     @staticmethod
     def backward(ctx, grad):
-        """Mean and variance depend on the images of every process, so the two sums go over all of them."""
         normal, weight, scale, count = ctx.saved_tensor()
-        of_bias, of_weight = grad.sum([0, 2, 3]), (grad * normal).sum([0, 2, 3])
-        means = ctx.reduce(paddle.concat([of_bias, of_weight])) / count
+        bias_grad = grad.sum([0, 2, 3])
+        weight_grad = (grad * normal).sum([0, 2, 3])
+        # Mean and variance depend on the images of every process, so the two sums go over all of them.
+        means = ctx.reduce(paddle.concat([bias_grad, weight_grad])) / count
         first, second = (part.reshape([1, -1, 1, 1]) for part in means.split(2))
-        of_x = (grad - first - normal * second) * (weight * scale).reshape([1, -1, 1, 1])
-        return of_x, of_weight, of_bias, None, None, None
+        x_grad = (grad - first - normal * second) * (weight * scale).reshape([1, -1, 1, 1])
+        return x_grad, weight_grad, bias_grad, None, None, None

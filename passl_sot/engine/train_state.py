@@ -1,27 +1,35 @@
-"""Where a training run stands, and how fast it goes."""
+"""The state of a training run: progress, speed, seeds, training mode and requests to stop."""
 
 import random
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import paddle
+from paddle import nn
+
+TrainingMode = Literal["train", "eval", "frozen_batch_norm"]
+_BATCH_NORMS = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm)
 
 
 @dataclass
 class Progress:
-    """Where a run stands; saved and restored as it is.
+    """The position of a run; saved and restored as it is.
 
     Attributes:
         epoch: The epoch being trained (finished epochs before it).
         batches: Batches of that epoch already used by each process.
         step: Updates since the beginning.
-        best: Best top-1 (%) so far, by the weights that `checkpoint.best_by` names.
+        best: Best score so far, by the weights that `checkpoint.best_by` names.
         skipped: Updates left out because of a non-finite loss or gradient.
         skipped_in_a_row: Those since the last good update.
         pending_evaluation: The epoch just finished is saved but not evaluated yet.
         best_step: `step` when `best` was reached.
-        loss_scale: What float16 multiplies the loss by; 0 before its first update.
+        loss_scale: Factor of the loss in float16; 0 before its first update.
         scaled_updates: Updates since that changed.
     """
 
@@ -38,25 +46,74 @@ class Progress:
 
 
 class Speed:
-    """Images per second and the share of the time spent waiting for data, since the last reading."""
+    """Items per second and the fraction of the time spent waiting for data, since the last reading."""
 
     def __init__(self, loader):
         self.loader = loader
-        self.images = 0
-        self.began = time.perf_counter()
-        self.waited = loader.wait_seconds
+        self._restart()
 
-    def add(self, images: int) -> None:
-        """Counts images that were trained on."""
-        self.images += images
+    def _restart(self) -> None:
+        self.items = 0
+        self.began = time.perf_counter()
+        self.waited = self.loader.wait_seconds
+
+    def add(self, items: int) -> None:
+        """Counts items that were trained on."""
+        self.items += items
 
     def read(self) -> tuple[float, float]:
-        """Images per second, and the share of the time that was waiting; begins anew."""
-        now = time.perf_counter()
-        seconds = max(now - self.began, 1e-9)
-        result = self.images / seconds, min(1.0, (self.loader.wait_seconds - self.waited) / seconds)
-        self.images, self.began, self.waited = 0, now, self.loader.wait_seconds
-        return result
+        """Items per second, and the fraction of the time that was waiting; begins anew."""
+        seconds = max(time.perf_counter() - self.began, 1e-9)
+        waiting = min(1.0, (self.loader.wait_seconds - self.waited) / seconds)
+        speed = self.items / seconds
+        self._restart()
+        return speed, waiting
+
+
+class StopRequest:
+    """Whether this process was told to stop; noted, and carried out where nothing is lost.
+
+    Attributes:
+        signal: The signal's number; 0 while there was none.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Notes SIGINT and SIGTERM rather than ending at once; a second Ctrl-C raises KeyboardInterrupt."""
+
+        def note(number: int, frame: object) -> None:
+            # Paddle's launcher sends SIGTERM three times within a second: no sign of impatience.
+            if self.signal == number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.signal = number
+
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def set_training_mode(net: nn.Layer, mode: TrainingMode) -> None:
+    """Prepares a network, wrapped or not, for steps of training.
+
+    Args:
+        net: The network; its weights train in every mode.
+        mode: "train"; "eval", for fine-tuning with BatchNorm's running statistics used and kept, without
+            dropout and drop-path; "frozen_batch_norm", with BatchNorm alone in that mode.
+    """
+    if mode == "eval":
+        net.eval()
+        return
+    net.train()
+    if mode == "frozen_batch_norm":
+        for layer in net.sublayers():
+            if isinstance(layer, _BATCH_NORMS):
+                layer.eval()
 
 
 def seed_all(*numbers: int) -> None:

@@ -2,7 +2,7 @@
 
 What is general is here: Paddle keeps a Linear's weight as ``[in, out]`` where PyTorch has
 ``[out, in]``, and names BatchNorm's statistics ``_mean`` and ``_variance``. Which names a family
-changes stands next to that family, as data (``torch_key_rules``, ``foreign_key_rules``).
+changes stands in ``weights.rules``, one small file per family.
 
 Whether a weight is transposed depends on the kind of LAYER that takes it, never on its number
 of dimensions or its shape: square Linear weights must be turned, embedding tables must not.
@@ -10,7 +10,7 @@ of dimensions or its shape: square Linear weights must be turned, embedding tabl
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +20,8 @@ from paddle import nn
 
 from passl_sot.interop.report import ConversionError, ConversionReport
 from passl_sot.modeling.backbones.base import Backbone
+from passl_sot.weights.rules import KeyRules, key_rules
+from passl_sot.weights.rules.base import Rules
 
 __all__ = [
     "ConversionError",
@@ -30,9 +32,8 @@ __all__ = [
     "convert_state_dict",
     "model_slots",
     "rename",
+    "rules_of",
 ]
-
-Rules = Iterable[tuple[str, str]]
 
 _WRAPPERS = r"^((module|_orig_mod)\.)+"  # DataParallel's and torch.compile's
 _STATISTICS = ((r"(^|\.)running_mean$", r"\1_mean"), (r"(^|\.)running_var$", r"\1_variance"))
@@ -57,8 +58,8 @@ def convert_state_dict(
         model: A classifier, a backbone, or one piece of them (a head, a token embedding) with
             the state dict of that piece.
         state: Names of the official code to arrays, flat; a leading ``module.`` is removed. Other
-            namings that the backbone lists in ``foreign_key_rules`` are tried in turn where the
-            official one leaves keys over; the report says which one it was.
+            namings that the family's key rules list are tried in turn where the official one
+            leaves keys over; the report says which one it was.
         layout: "paddle" for a state dict of another Paddle project (PASSL, PaddleClas) or of this
             one, in which a Linear's weight is ``[in, out]`` already.
         new_head: Whether the head's last layers may be missing or for another number of classes;
@@ -87,12 +88,18 @@ def backbone_of(model: nn.Layer) -> Backbone | None:
     return found if isinstance(found, Backbone) else None
 
 
-def _namings(model: nn.Layer, layout: str) -> dict[str, Rules]:
+def rules_of(model: nn.Layer) -> KeyRules | None:
+    """The key rules of the model's backbone; None for a piece without one."""
     backbone = backbone_of(model)
-    official = getattr(model, "torch_key_rules", ())
-    foreign = backbone.foreign_key_rules if backbone else {}
-    own = {"passl_sot": ()} if layout == "paddle" else {}
-    return {**own, "official": official, **foreign}
+    return None if backbone is None else key_rules(backbone)
+
+
+def _namings(model: nn.Layer, layout: str) -> dict[str, Rules]:
+    rules = rules_of(model)
+    own: dict[str, Rules] = {"passl_sot": ()} if layout == "paddle" else {}
+    if rules is None:
+        return {**own, "official": ()}
+    return {**own, "official": rules.official, **rules.foreign}
 
 
 def rename(model: nn.Layer, name: str, rules: Rules) -> str:
@@ -147,6 +154,7 @@ class _Conversion:
 
     def __init__(self, model: nn.Layer, rules: Rules, layout: str, new_head: bool) -> None:
         self.model, self.rules, self.new_head = model, rules, new_head
+        self.family = rules_of(model)
         self.turned = layout == "torch"  # whether a Linear's weight is turned
         self.slots, self.tables = model_slots(model), computed_tables(model)
         self.report = ConversionReport()
@@ -190,28 +198,27 @@ class _Conversion:
             if value.shape != recoloured.shape and target in self.out:
                 report.adapted.append((source, recoloured.shape, value.shape))
 
-    def backbone_for(self, target: str) -> Backbone | None:
-        backbone = backbone_of(self.model)
-        return backbone if backbone is self.model or target.startswith("backbone.") else None
+    def rules_for(self, target: str) -> KeyRules | None:
+        in_backbone = isinstance(self.model, Backbone) or target.startswith("backbone.")
+        return self.family if in_backbone else None
 
     def is_table(self, target: str) -> bool:
-        backbone = self.backbone_for(target)
-        name = target.removeprefix("backbone.")
-        return backbone is not None and any(re.fullmatch(table, name) for table in backbone.torch_tables)
+        rules, name = self.rules_for(target), target.removeprefix("backbone.")
+        return rules is not None and any(re.fullmatch(table, name) for table in rules.tables)
 
     def recoloured(self, target: str, value: np.ndarray) -> np.ndarray:
-        backbone, slot = self.backbone_for(target), self.slots.get(target)
-        if backbone is None or slot is None:
+        rules, slot = self.rules_for(target), self.slots.get(target)
+        if rules is None or slot is None:
             return value
         turn = slot.is_linear and not self.turned and value.ndim == 2
-        got = backbone.adapt_input_channels(target.removeprefix("backbone."), value.T if turn else value)
+        got = rules.adapt_input(target.removeprefix("backbone."), value.T if turn else value)
         return got.T if turn else got
 
     def adapted(self, target: str, value: np.ndarray) -> np.ndarray:
-        backbone = self.backbone_for(target)
-        if backbone is None:
+        rules = self.rules_for(target)
+        if rules is None:
             return value
-        return np.asarray(backbone.adapt_torch_entry(target.removeprefix("backbone."), value))
+        return np.asarray(rules.adapt(target.removeprefix("backbone."), value))
 
     def place(self, source: str, target: str, value: np.ndarray) -> None:
         slot, got = self.slots[target], value.shape

@@ -13,6 +13,7 @@ from passl_sot.interop.convert import (
     computed_tables,
     convert_state_dict,
     model_slots,
+    rules_of,
 )
 
 __all__ = ["export_state_dict"]
@@ -55,35 +56,35 @@ def export_state_dict(model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> dict
 
 
 def _official(model: nn.Layer, name: str) -> str:
-    backbone = backbone_of(model)
-    full = f"backbone.{name}" if backbone is model else name
-    for pattern, replacement in (*(backbone.paddle_key_rules if backbone else ()), *_STATISTICS):
+    rules = rules_of(model)
+    full = f"backbone.{name}" if backbone_of(model) is model else name
+    for pattern, replacement in (*(rules.to_official if rules else ()), *_STATISTICS):
         full = re.sub(pattern, replacement, full)
     return full
 
 
 def _laid_out(model: nn.Layer, name: str, official: str, array: np.ndarray, slot: Slot) -> np.ndarray:
     value = np.ascontiguousarray(array.T).reshape(slot.torch_shape) if slot.is_linear else array
-    backbone = backbone_of(model)
-    if backbone is None:
+    rules = rules_of(model)
+    if rules is None:
         return value
-    if slot.is_linear and any(re.fullmatch(pattern, official) for pattern in backbone.torch_pointwise):
+    if slot.is_linear and any(re.fullmatch(pattern, official) for pattern in rules.pointwise):
         value = value[:, :, None, None]
-    if backbone is model or name.startswith("backbone."):
-        value = backbone.restore_torch_entry(name.removeprefix("backbone."), value)
+    if rules.backbone is model or name.startswith("backbone."):
+        value = rules.restore(name.removeprefix("backbone."), value)
     return value
 
 
 def _tables(model: nn.Layer) -> dict[str, np.ndarray]:
-    backbone = backbone_of(model)
-    if backbone is None:
+    rules = rules_of(model)
+    if rules is None:
         return {}
-    prefix = "" if backbone is model else "backbone."
+    prefix = "" if rules.backbone is model else "backbone."
     return {
         _official(model, name): value.numpy()
         for name, value in computed_tables(model).items()
         if name.startswith(prefix)
-        and any(re.fullmatch(pattern, name.removeprefix(prefix)) for pattern in backbone.torch_tables)
+        and any(re.fullmatch(pattern, name.removeprefix(prefix)) for pattern in rules.tables)
     }
 
 

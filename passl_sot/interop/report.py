@@ -23,7 +23,7 @@ class ConversionReport:
 
     Attributes:
         naming: The naming that the source's keys follow: "official", or a name of the backbone's
-            ``foreign_key_rules``, or "passl_sot" for this project's own.
+            its key rules, or "passl_sot" for this project's own.
         loaded: Names in the model that got a value.
         renamed: (name in the source, name in the model) where the two differ.
         sources: Name in the model to name in the source, for all that were loaded.

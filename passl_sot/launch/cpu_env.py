@@ -11,6 +11,13 @@ import warnings
 MARK = "PASSL_SOT_TUNED"
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on: fewer than the machine has where it is bound to some of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def settings(cpu_vendor: str) -> dict[str, str]:
     """The environment variables that `tune` sets.
 

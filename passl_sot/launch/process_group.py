@@ -1,5 +1,6 @@
-"""What is looked at before the processes of a run talk to each other, and what to say when they can't."""
+"""Checks before the processes of a run connect, and the advice where they can't."""
 
+import errno
 import faulthandler
 import fcntl
 import os
@@ -11,8 +12,7 @@ from contextlib import contextmanager
 from passl_sot.config.chinese import zh
 from passl_sot.config.errors import UserError
 from passl_sot.config.loader import ConfigError, Fault
-from passl_sot.launch.rendezvous import NOT_JOINED
-from passl_sot.launch.supervisor import report_if_killed
+from passl_sot.launch.supervisor import NOT_JOINED, report_if_killed
 
 _SIOCGIFADDR = 0x8915  # Linux: the address of a network interface
 JOIN_LIMIT = 120.0  # seconds; Paddle itself would wait for a quarter of an hour
@@ -23,7 +23,7 @@ class JoinError(UserError, RuntimeError):
 
 
 class RefusedError(JoinError):
-    """Paddle reported a fault while they connected; another attempt may well succeed."""
+    """Paddle reported an error while they connected; another attempt may succeed."""
 
     status = NOT_JOINED
 
@@ -32,7 +32,7 @@ def check_gpu(selected: str, count: int) -> int:
     """The number of this process's GPU.
 
     Args:
-        selected: What the launcher chose, `FLAGS_selected_gpus`.
+        selected: The launcher's choice, `FLAGS_selected_gpus`.
         count: GPUs that Paddle sees.
 
     Raises:
@@ -49,11 +49,7 @@ def check_gpu(selected: str, count: int) -> int:
 
 
 def choose_network(address: str) -> None:
-    """Has gloo use the network that `address`, this process's, is on; by itself it may take the loopback.
-
-    Args:
-        address: An IPv4 address; where it is another machine's or none, nothing is chosen.
-    """
+    """Has gloo use the network that this process's IPv4 address is on; by itself it may take the loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
             try:
@@ -66,7 +62,7 @@ def choose_network(address: str) -> None:
 
 @contextmanager
 def joining(rank: int, size: int, master: str, limit: float) -> Iterator[None]:
-    """A block in which processes meet for the first time; it ends in time or the process does.
+    """A block in which processes connect for the first time; it ends in time or the process does.
 
     Args:
         rank: Number of this process.
@@ -76,7 +72,7 @@ def joining(rank: int, size: int, master: str, limit: float) -> Iterator[None]:
 
     Raises:
         JoinError: The port is taken.
-        RefusedError: Paddle reported a fault.
+        RefusedError: Paddle reported an error.
     """
     advice = (
         f"process {rank} of {size} could not join the others at {master}. Have all been started? Between "
@@ -84,7 +80,6 @@ def joining(rank: int, size: int, master: str, limit: float) -> Iterator[None]:
         "apart, and where a machine has several networks, the launcher's --host tells its address on the "
         "right one" + zh("processes_apart")
     )
-
     if rank == 0 and master:
         _check_port(master)
     # Paddle holds Python's lock while it connects: nothing written in Python could end it.
@@ -99,12 +94,14 @@ def joining(rank: int, size: int, master: str, limit: float) -> Iterator[None]:
 
 
 def _check_port(master: str) -> None:
+    """Paddle aborts (SIGABRT) where another program listens on its port already."""
     host, port = master.rsplit(":", 1)
     try:
-        socket.create_server((host, int(port))).close()
-    except OSError as error:
-        fault = os.strerror(error.errno or 0)
-        raise JoinError(
-            f"process 0 can't listen on {master} ({fault}): start again, and the launcher takes another free "
-            "port, or name this machine's address by the launcher's --host" + zh("port_taken")
-        ) from error
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except OSError:
+        return
+    raise JoinError(
+        f"process 0 can't listen on {master} ({os.strerror(errno.EADDRINUSE)}): start again, and the "
+        "launcher takes another free port, or name this machine's address by the launcher's --host"
+        + zh("port_taken")
+    )

@@ -1,59 +1,69 @@
-"""Watches over the processes of a run: what ends one ends all, with its cause, or restarts them all.
+"""Watches over the processes of a run on one machine: what ends one ends all, and its cause is printed last.
 
-Under `python -m paddle.distributed.launch`, and wherever `--max-restarts` is given, the process that was
-started is a supervisor; the training itself runs in a child of it. Process 0's supervisor also holds the hub,
-to which all supervisors, on whatever machine, keep a connection:
-
-    supervisor -> hub   hello, alive, done, failed (with the report), stopped, asked (someone wants the end)
-    hub -> supervisor   start (generation), stop, end (with the cause and the status to leave with)
-
-Paddle's launcher alone shows process 0's secondary fault instead of the cause, leaves processes behind when
-it is killed, and never restarts any. Standard library only: a supervisor takes a few megabytes.
+Under `python -m paddle.distributed.launch` the process that the launcher starts is a supervisor; the training
+runs in a child of it. A supervisor writes the failure of its child to a file in the launcher's log folder,
+where the others on its machine look for it. Standard library only: a supervisor takes a few megabytes.
 """
 
 import contextlib
 import ctypes
 import json
 import os
-import select
 import signal
 import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from passl_sot.config.errors import UserError
-from passl_sot.launch.rendezvous import ALIVE, GATHER, Failure, Hub, Line
-
-GENERATION = "PASSL_SOT_GENERATION"  # which start of the job a child belongs to: 0, 1, ...
-REPORT = "PASSL_SOT_REPORT"  # where a child writes why it fails
-USAGE_ERROR = 2
+REPORT = "PASSL_SOT_REPORT"  # names the file to which a supervised process writes why it fails
+NOT_JOINED = 75  # exit status of a process whose first connection to the others was refused
+_ATTEMPTS = 3
 _PR_SET_PDEATHSIG = 1
-_TAIL = 3000  # bytes of a log that Paddle's launcher shows where a process failed
-_SAME = 10.0  # seconds within which another signal is the same request
+_TAIL = 3000  # bytes of a failed process's log that Paddle's launcher shows
+_SAME_SIGNAL = 10.0  # seconds within which another signal is the same request
+_POLL = 0.1  # seconds
+_CAUSE_WAIT = 2.0  # seconds in which the cause may still appear after an error that another explains
+# Errors of a process that noticed the end of another; the other one has the cause.
+_SECONDARY = ("gloo/transport", "tcp_store", "tcp_utils", "TCPStore", "ProcessGroupNCCL", "nccl_tools")
 
 
-def report_failure(text: str, *, final: bool) -> None:
-    """Tells this process's supervisor, if it has one, why it is about to end.
+@dataclass
+class Failure:
+    """Why a process ended.
 
-    Args:
-        text: A message or a traceback.
-        final: Starting it again would end the same way.
+    Attributes:
+        text: Its number, and its traceback or message.
+        status: Its exit status.
+        time: Seconds since 1970.
     """
+
+    text: str
+    status: int
+    time: float
+
+    @property
+    def secondary(self) -> bool:
+        """Whether the end of another process explains it."""
+        return any(word in self.text for word in _SECONDARY)
+
+
+def report_failure(text: str) -> None:
+    """Tells the supervisor of this process, if it has one, why the process is about to end."""
     path = os.environ.get(REPORT)
     if path and not os.path.exists(path):
-        Path(path).write_text(json.dumps({"text": text, "final": final, "time": time.time()}))
+        # A full disk may be the very failure; the text is in the process's log as well.
+        with contextlib.suppress(OSError):
+            Path(path).write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
 def report_if_killed(text: str) -> Iterator[None]:
-    """A block in which this process may be ended with no chance to say why: `text` is laid down before."""
-    report_failure(text, final=True)
+    """A block in which the process may end with no chance to say why: `text` is written beforehand."""
+    report_failure(text)
     try:
         yield
     finally:
@@ -61,211 +71,159 @@ def report_if_killed(text: str) -> Iterator[None]:
             Path(os.environ[REPORT]).unlink(missing_ok=True)
 
 
-def generation() -> int | None:
-    """How often the job of this supervised process was restarted; None where nobody supervises it."""
-    return int(os.environ[GENERATION]) if GENERATION in os.environ else None
-
-
 def end_with_parent(number: int) -> None:
     """Has the system send this process a signal when its parent dies, so that none is left behind."""
-    with contextlib.suppress(OSError, AttributeError):  # elsewhere than on Linux there is no such call
+    with contextlib.suppress(OSError, AttributeError):  # only Linux has the call
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
-class SupervisionError(UserError, RuntimeError):
-    """The processes can't be supervised as they were started."""
-
-
-def should_supervise(restarts: int) -> bool:
-    """Whether this process, just started, is to supervise a child instead of doing the work itself.
-
-    Args:
-        restarts: The `--max-restarts` of the command line.
-
-    Raises:
-        SupervisionError: Restarts are wanted of a job that was started by `--ips`.
-    """
-    if generation() is not None:
-        return False
-    several = int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1
-    first = os.environ.get("PADDLE_TRAINER_ENDPOINTS", "").split(",")[0]
-    if several and (not first or first == os.environ.get("PADDLE_MASTER")):
-        if restarts:
-            raise SupervisionError(
-                "--max-restarts needs the launcher's --master and --nnodes in place of --ips and --start_port"
-            )
-        return False
-    return several or restarts > 0
-
-
-def supervise(restarts: int) -> int:
-    """Runs this very command in a child, together with the other processes of the job, to its end.
-
-    Args:
-        restarts: How often the job is started again after one of its processes died.
+def supervise() -> int | None:
+    """Runs this very command in a child, where Paddle's launcher started several processes.
 
     Returns:
-        The status to leave with: 0, or that of the process that failed.
+        The exit status: 0, or that of the process which failed. None: this process is to train itself.
     """
-    size = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
-    rank = int(os.environ.get("PADDLE_TRAINER_ID", "0")) if size > 1 else 0
-    address = ("127.0.0.1", 0)
-    if size > 1:
-        host, port = os.environ["PADDLE_TRAINER_ENDPOINTS"].split(",")[0].rsplit(":", 1)
-        address = (host, int(port))
-        parent = os.getppid()
-        end_with_parent(signal.SIGTERM)
-        if os.getppid() != parent:
-            return 1
-    hub = None
-    if rank == 0:
-        hub = Hub(address, size, restarts)
-        hub.start()
-        address = hub.address
-    with tempfile.TemporaryDirectory(prefix="passl_sot_") as folder:
-        status = Supervisor(rank, address, Path(folder)).run()
-    if hub:
-        hub.join(10)
-    return status
+    environment = os.environ
+    if REPORT in environment:
+        end_with_parent(signal.SIGKILL)
+        return None
+    several = int(environment.get("PADDLE_TRAINERS_NUM", "1")) > 1
+    # Other starters than Paddle's launcher give no folder that the processes share.
+    if not several or not {"PADDLE_LOG_DIR", "POD_NAME"} <= environment.keys():
+        return None
+    parent = os.getppid()
+    end_with_parent(signal.SIGTERM)
+    if os.getppid() != parent:
+        return 1
+    supervisor = Supervisor(
+        rank=int(environment["PADDLE_TRAINER_ID"]),
+        size=int(environment["PADDLE_LOCAL_SIZE"]),
+        # Each launcher draws its POD_NAME: files of earlier runs and other machines have other names.
+        prefix=Path(environment["PADDLE_LOG_DIR"], f"failure.{environment['POD_NAME']}"),
+        # Processes of other machines would not learn of another attempt.
+        attempts=_ATTEMPTS if environment.get("PADDLE_NNODES") == "1" else 1,
+    )
+    return supervisor.run()
 
 
+@dataclass
 class Supervisor:
-    """Starts and stops one child as the hub says, and tells it how the child fares.
+    """Runs a child until it, or another process of the job on this machine, ends.
 
     Args:
         rank: Number of the process.
-        address: Where the hub listens.
-        folder: A place for the child's report.
+        size: Processes of the job on this machine.
+        prefix: Path with which the files of their failures begin.
+        attempts: Number of starts, where the processes fail to connect.
     """
 
-    def __init__(self, rank: int, address: tuple[str, int], folder: Path):
-        self.rank, self.address, self.folder = rank, address, folder
-        self.child: subprocess.Popen | None = None
-        self.asked, self.asked_at = 0, 0.0
-        self.report = folder / "report"
+    rank: int
+    size: int
+    prefix: Path
+    attempts: int = 1
+    child: subprocess.Popen | None = None
+    asked: int = 0
+    asked_at: float = 0.0
+
+    @property
+    def report(self) -> Path:
+        """The file in which the child says why it ends."""
+        return Path(f"{self.prefix}.report.{self.rank}")
 
     def run(self) -> int:
-        """Until the hub says that the job has ended; the status to leave with."""
-        before = {n: signal.signal(n, self._forward) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            line = self._connect()
-            return self._serve(line) if line else 1
-        finally:
-            self._kill()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        """Runs the child, again where it failed to connect; the exit status to leave with."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._forward)
+        attempt = 1
+        while True:
+            cause = self._attempt(attempt)
+            if cause is None:
+                return 0
+            sys.stderr.write(cause.text + "\n")
+            if cause.status != NOT_JOINED or self.asked or attempt == self.attempts:
+                _keep_in_the_tail()
+                return cause.status
+            attempt += 1
+            sys.stderr.write(f"attempt {attempt} of {self.attempts} to connect the processes\n")
+            time.sleep(10 * _POLL)  # all other supervisors have ended their children by then
 
     def _forward(self, number: int, frame: object) -> None:
         # Paddle's launcher sends the same signal several times within seconds; one that reaches a child
         # that has saved and is on its way out would end it with a traceback.
-        if self.asked and time.monotonic() - self.asked_at < _SAME:
+        if self.asked and time.monotonic() - self.asked_at < _SAME_SIGNAL:
             return
-        self.asked, self.asked_at = number, time.monotonic()
+        self.asked = number
+        self.asked_at = time.monotonic()
         if self.child and self.child.poll() is None:
             self.child.send_signal(number)
 
-    def _connect(self) -> Line | None:
-        began = time.monotonic()
-        while not self.asked:
-            try:
-                connection = socket.create_connection(self.address, timeout=5)
-            except OSError as error:
-                if time.monotonic() - began > GATHER:
-                    where = "{}:{}".format(*self.address)
-                    _say(
-                        f"process {self.rank} can't reach process 0 at {where} ({error}): is it running, and "
-                        "does a firewall keep them apart?"
-                    )
-                    return None
-                time.sleep(0.2)
-            else:
-                connection.settimeout(30)
-                line = Line(connection)
-                line.send(event="hello", rank=self.rank)
-                return line
-        return None
-
-    def _serve(self, line: Line) -> int:
-        said, told = time.monotonic(), False
+    def _attempt(self, number: int) -> Failure | None:
+        """Runs the child once; why the job failed, or None where the child succeeded."""
+        child = self._start()
+        failures: dict[str, Failure] = {}
+        own = f"{self.prefix.name}.{number}.{self.rank}"
         while True:
-            if select.select([line], [], [], 0.1)[0]:
-                messages = line.read()
-                if messages is None:
-                    _say(f"process {self.rank} has lost process 0's machine or supervisor, and ends too")
-                    return 1
-                for message in messages:
-                    if message["do"] == "end":
-                        return self._end(message)
-                    if message["do"] == "start":
-                        self._start(message)
-                    else:
-                        self._kill()
-                        line.send(event="stopped")
-            if self.child and self.child.poll() is not None:
-                failure = self._outcome(self.child)
-                self._kill()
-                line.send(event="failed", **asdict(failure)) if failure else line.send(event="done")
-            if self.asked and not told:
-                told = True
-                line.send(event="asked", number=self.asked)
-            if time.monotonic() - said > ALIVE:
-                said = time.monotonic()
-                line.send(event="alive")
+            if child.poll() is not None and own not in failures:
+                failure = self._outcome(child)
+                if failure is None:
+                    return None
+                failures[own] = failure
+                with contextlib.suppress(OSError):  # on a full disk the launcher ends the others
+                    self.report.write_text(json.dumps(asdict(failure)), encoding="utf-8")
+                    self.report.replace(self.prefix.with_name(own))
+            for path in self.prefix.parent.glob(f"{self.prefix.name}.{number}.*"):
+                if path.name not in failures:
+                    failures[path.name] = Failure(**json.loads(path.read_text(encoding="utf-8")))
+            cause = min(
+                failures.values(), key=lambda failure: (failure.secondary, failure.time), default=None
+            )
+            if cause:
+                late = len(failures) == self.size or time.time() - cause.time > _CAUSE_WAIT
+                if late or not cause.secondary:
+                    self._kill(child)
+                    return cause
+            time.sleep(_POLL)
 
-    def _start(self, message: dict) -> None:
-        if message["cause"]:
-            _say(f"{Failure(**message['cause'])}\n{message['what']}")
-        self.report.unlink(missing_ok=True)
-        more = {GENERATION: str(message["generation"]), REPORT: str(self.report)}
-        # A session of its own: ending its process group ends what it has started, the data workers, too.
+    def _start(self) -> subprocess.Popen:
+        # A session of its own: ending its process group also ends the data workers that it has started.
         self.child = subprocess.Popen(
-            [sys.executable, *sys.orig_argv[1:]], env={**os.environ, **more}, start_new_session=True
+            [sys.executable, *sys.orig_argv[1:]],
+            env={**os.environ, REPORT: str(self.report)},
+            start_new_session=True,
         )
         if self.asked:  # while there was no child to tell
             self.child.send_signal(self.asked)
+        return self.child
 
     def _outcome(self, child: subprocess.Popen) -> Failure | None:
         status = child.returncode
         if status == 0:
             return None
         if self.asked:
-            text = f"stopped by {signal.Signals(self.asked).name}"
-            return Failure(-1, text, True, time.time(), 128 + self.asked)
+            return Failure(f"stopped by {signal.Signals(self.asked).name}", 128 + self.asked, time.time())
+        moment = time.time()
         if self.report.exists():
-            said = json.loads(self.report.read_text())
-            return Failure(self.rank, said["text"], said["final"], said["time"], max(status, 1))
-        if status > 0:
+            text = self.report.read_text(encoding="utf-8").rstrip()
+            moment = self.report.stat().st_mtime  # exact, for the order of two failures
+        elif status > 0:
             text = f"it left with status {status} and without a message; its log may tell"
-            return Failure(self.rank, text, status == USAGE_ERROR, time.time(), status)
-        text = f"it (pid {child.pid} on {socket.gethostname()}) was ended by {signal.Signals(-status).name}"
-        if status == -signal.SIGKILL:
-            text += ": by hand, or by the system for want of memory (dmesg tells)"
-        return Failure(self.rank, text, False, time.time(), 1)
+        else:
+            name = signal.Signals(-status).name
+            text = f"it (pid {child.pid} on {socket.gethostname()}) was ended by {name}"
+            if status == -signal.SIGKILL:
+                text += ": by hand, or by the system for want of memory (dmesg tells)"
+        return Failure(f"process {self.rank} failed:\n{text}", max(status, 1), moment)
 
-    def _kill(self) -> None:
-        child, self.child = self.child, None
-        if child is None:
-            return
+    def _kill(self, child: subprocess.Popen) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
-
-    def _end(self, message: dict) -> int:
-        self._kill()
-        if message["cause"]:
-            _say(str(Failure(**message["cause"])))
-            _keep_in_the_tail()
-        return message["status"]
-
-
-def _say(text: str) -> None:
-    sys.stdout.flush()
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+        self.child = None
+        self.report.unlink(missing_ok=True)
 
 
 def _keep_in_the_tail() -> None:
-    """Has the launcher show what was said last.
+    """Has the launcher show the lines written last.
 
     It shows the last bytes of a failed process's log, and nothing where they begin within a character: empty
     lines then move their beginning to the next one.
@@ -275,4 +233,3 @@ def _keep_in_the_tail() -> None:
             log.seek(-_TAIL, os.SEEK_END)
             inside = next(n for n, byte in enumerate(log.read(4)) if byte & 0xC0 != 0x80)
             sys.stderr.write("\n" * inside)
-            sys.stderr.flush()

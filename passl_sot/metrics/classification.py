@@ -46,7 +46,7 @@ class ClassificationMeter:
         self.confusion, self.sums = total(self.confusion), total(self.sums)
 
     @property
-    def images(self) -> int:
+    def items(self) -> int:
         """Images taken in."""
         return int(self.sums[0])
 
@@ -55,15 +55,10 @@ class ClassificationMeter:
 
         An empty meter gives NaN rather than an accuracy of nothing.
         """
-        images = int(self.sums[0])
+        images = self.items
         if not images:
-            return {
-                "top1": math.nan,
-                f"top{self.k}": math.nan,
-                "loss": math.nan,
-                "macro_f1": math.nan,
-                "images": 0,
-            }
+            scores = ("top1", f"top{self.k}", "loss", "macro_f1")
+            return {**dict.fromkeys(scores, math.nan), "images": 0}
         result = {"top1": 100 * float(np.trace(self.confusion)) / images}
         if self.k > 1:
             result[f"top{self.k}"] = 100 * float(self.sums[1]) / images

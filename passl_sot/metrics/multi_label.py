@@ -43,7 +43,7 @@ class MultiLabelMeter:
         self.logits, self.labels, self.counted = map(total, (self.logits, self.labels, self.counted))
 
     @property
-    def images(self) -> int:
+    def items(self) -> int:
         """Images taken in."""
         return int(self.counted.sum())
 
@@ -59,8 +59,8 @@ class MultiLabelMeter:
         return {
             "map": 100 * float(np.mean([row["ap"] for row in rows])) if rows else math.nan,
             "macro_f1": 100 * float(np.mean([row["f1"] for row in rows])) if rows else math.nan,
-            "loss": float(loss.mean()) if self.images else math.nan,
-            "images": self.images,
+            "loss": float(loss.mean()) if self.items else math.nan,
+            "images": self.items,
         }
 
     def per_class(self) -> list[dict[str, float]]:

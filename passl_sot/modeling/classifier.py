@@ -12,10 +12,13 @@ from passl_sot.modeling.heads import Head, build_head
 
 __all__ = ["Classifier"]
 
+Outputs = paddle.Tensor | tuple[paddle.Tensor, ...]
+
 
 class Classifier(nn.Layer):
     """Backbone and head from their configuration nodes, checked against each other.
 
+    The inputs are the backbone's: images ``[B, in_chans, H, W]`` or anything else it takes, and checks.
     Parameters are named ``backbone.*`` and ``head.*``.
 
     Args:
@@ -23,11 +26,11 @@ class Classifier(nn.Layer):
         head: Node of the head.
 
     Attributes:
-        weights_report: What became of the weights that ``create_model`` loaded, a ``ConversionReport``;
-            None for a new model.
+        weights_report: The ``ConversionReport`` of the weights that ``create_model`` loaded; None for a
+            new model.
 
     Raises:
-        ConfigError: A node is faulty, or the two do not fit; the message says what to write.
+        ConfigError: A node is faulty, or the two do not fit; the message says which entry to write.
     """
 
     weights_report: Any = None
@@ -41,31 +44,26 @@ class Classifier(nn.Layer):
             raise ConfigError(faults)
 
     def _misfits(self, architecture: Mapping[str, Any], head: Mapping[str, Any]) -> list[Fault]:
-        arch_path, head_path = _path(architecture, "model.architecture"), _path(head, "model.head")
+        arch_path = _path(architecture, "model.architecture")
+        head_path = _path(head, "model.head")
+        gives = f"but the backbone {architecture['name']} gives"
         faults = []
-        gives, takes = self.backbone.num_features, self.head.in_channels
-        if gives != takes:
-            source = f"{arch_path}.embed_dim" if architecture.get("embed_dim") == gives else arch_path
-            faults.append(
-                Fault(
-                    f"{head_path}.in_channels",
-                    f"the head takes tokens of width {takes}, but the backbone {architecture['name']} gives "
-                    f"{gives} ({source}): write {head_path}.in_channels: {gives}",
-                    _origin(head, "in_channels"),
-                )
-            )
-        gives, takes = self.backbone.num_prefix_tokens, self.head.num_prefix_tokens
-        if gives != takes:
+
+        def write(key: str, value: int, sentence: str) -> None:
+            text = f"{sentence}: write {head_path}.{key}: {value}"
+            origin = head.origin_of(key) if isinstance(head, Config) else None
+            faults.append(Fault(f"{head_path}.{key}", text, origin))
+
+        width = self.backbone.num_features
+        if self.head.in_channels != width:
+            taken = f"the head takes tokens of width {self.head.in_channels}"
+            source = f"{arch_path}.embed_dim" if architecture.get("embed_dim") == width else arch_path
+            write("in_channels", width, f"{taken}, {gives} {width} ({source})")
+        prefix = self.backbone.num_prefix_tokens
+        if self.head.num_prefix_tokens != prefix:
+            taken = f"the head expects {self.head.num_prefix_tokens} token(s) before the words"
             switch = f" ({arch_path}.class_token)" if hasattr(self.backbone, "class_token") else ""
-            faults.append(
-                Fault(
-                    f"{head_path}.num_prefix_tokens",
-                    f"the head expects {takes} token(s) before the words, but the backbone "
-                    f"{architecture['name']} gives {gives}{switch}: write "
-                    f"{head_path}.num_prefix_tokens: {gives}",
-                    _origin(head, "num_prefix_tokens"),
-                )
-            )
+            write("num_prefix_tokens", prefix, f"{taken}, {gives} {prefix}{switch}")
         return faults
 
     @property
@@ -74,33 +72,28 @@ class Classifier(nn.Layer):
         return self.head.num_classes
 
     @property
-    def torch_key_rules(self) -> tuple[tuple[str, str], ...]:
-        """How names of the family's official PyTorch checkpoints become names of this model."""
-        return self.backbone.torch_key_rules
-
-    @property
     def num_layers(self) -> int:
         """The greatest number that ``layer_of`` gives."""
         return self.backbone.num_layers
 
-    def forward_features(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Images ``[B, in_chans, H, W]`` to tokens ``[B, P+N, C]``."""
-        return self.backbone(x_bchw)
+    def forward_features(self, x: Any) -> paddle.Tensor:
+        """The backbone's inputs to tokens ``[B, P+N, C]``."""
+        return self.backbone(x)
 
-    def forward_head(self, x_bnc: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, ...]:
+    def forward_head(self, x_bnc: paddle.Tensor) -> Outputs:
         """Tokens ``[B, P+N, C]`` to logits ``[B, K]`` (or to parts of them, see the head)."""
         return self.head(x_bnc)
 
-    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, ...]:
-        """Images ``[B, in_chans, H, W]`` to logits ``[B, K]`` (or to parts of them, see the head)."""
-        return self.head(self.backbone(x_bchw))
+    def forward(self, x: Any) -> Outputs:
+        """The backbone's inputs to logits ``[B, K]`` (or to parts of them, see the head)."""
+        return self.head(self.backbone(x))
 
     def reset_classifier(self, num_classes: int) -> None:
         """New last layers for ``num_classes`` classes; everything else stays."""
         self.head.reset_classifier(num_classes)
 
     def resize(self, img_size: int | Sequence[int]) -> None:
-        """Change the input size; the weights stay."""
+        """Change the input size of a backbone for images; the weights stay."""
         self.backbone.resize(img_size)
 
     def set_recompute(self, on: bool = True) -> None:
@@ -108,7 +101,7 @@ class Classifier(nn.Layer):
         self.backbone.set_recompute(on)
 
     def set_epoch(self, epoch: int) -> None:
-        """Told before each epoch of training, counted from 0; for what follows a schedule."""
+        """Told before each epoch of training, counted from 0; for settings that follow a schedule."""
         self.backbone.set_epoch(epoch)
 
     def no_weight_decay(self) -> set[str]:
@@ -121,9 +114,5 @@ class Classifier(nn.Layer):
         return self.backbone.layer_of(rest) if part == "backbone" else self.num_layers
 
 
-def _path(cfg: Mapping[str, Any], default: str) -> str:
-    return (cfg.node_path() if isinstance(cfg, Config) else "") or default
-
-
-def _origin(cfg: Mapping[str, Any], key: str) -> Any:
-    return cfg.origin_of(key) if isinstance(cfg, Config) else None
+def _path(node: Mapping[str, Any], default: str) -> str:
+    return (isinstance(node, Config) and node.node_path()) or default

@@ -11,8 +11,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from passl_sot.config import NonNegative, Share
 from passl_sot.config.chinese import zh
-from passl_sot.config.ranges import NonNegative, Share
 from passl_sot.config.registry import Registry
 from passl_sot.nn.precision import at_least_float32
 
@@ -31,7 +31,7 @@ ClassWeights = list[NonNegative] | Literal["auto"] | None
 
 
 class Loss(nn.Layer):
-    """What all losses share: weights of classes, and tuples of logits.
+    """Base of all losses: weights of classes, and tuples of logits.
 
     Args:
         class_weights: A weight for each class; "auto" takes N / (K·n) for a class with n of the N training
@@ -41,8 +41,9 @@ class Loss(nn.Layer):
     def __init__(self, class_weights: ClassWeights) -> None:
         super().__init__()
         self.automatic = class_weights == "auto"
-        given = None if class_weights is None or self.automatic else class_weights
-        self.weights: paddle.Tensor | None = None if given is None else paddle.to_tensor(given, "float32")
+        self.weights: paddle.Tensor | None = None
+        if class_weights is not None and not self.automatic:
+            self.weights = paddle.to_tensor(class_weights, "float32")
 
     def use_class_counts(self, counts: Sequence[int]) -> None:
         """Told the number of training images of each class; "auto" weights follow from it.
@@ -51,6 +52,7 @@ class Loss(nn.Layer):
             ValueError: Weights were given for another number of classes.
         """
         if self.automatic:
+            # A class without images would have infinite weight; it never counts, so any number will do.
             n = np.maximum(np.asarray(counts, np.float64), 1)
             self.weights = paddle.to_tensor(n.sum() / (len(n) * n), "float32")
         elif self.weights is not None and len(self.weights) != len(counts):
@@ -85,7 +87,9 @@ class Loss(nn.Layer):
         if self.automatic and self.weights is None:
             raise ValueError("class_weights 'auto' needs use_class_counts() first")
         logits = at_least_float32(logits)
-        return self.of_soft(logits, target.astype(logits.dtype)) if soft else self.of_classes(logits, target)
+        if soft:
+            return self.of_soft(logits, target.astype(logits.dtype))
+        return self.of_classes(logits, target)
 
     def of_soft(self, logits_bk: paddle.Tensor, target_bk: paddle.Tensor) -> paddle.Tensor:
         """The loss with soft targets."""
@@ -100,11 +104,9 @@ class Loss(nn.Layer):
 class CrossEntropyLoss(Loss):
     """Softmax cross entropy, as timm's recipes use it, with class weights as in PyTorch.
 
-    Class indices are smoothed: (1-ε)·(-log p_y) + ε·mean over classes of (-log p). Soft targets
-    are taken as they are: mixup smooths when it mixes, and smoothing twice is a usual mistake.
-
-    With weights, -log p of each class is multiplied by the class's; with class indices the sum over the
-    batch is divided by the sum of the labels' weights, with soft targets by B.
+    Class indices are smoothed: (1-ε)·(-log p_y) + ε·mean over classes of (-log p). With weights, -log p of
+    each class is multiplied by the class's; with class indices the sum over the batch is divided by the
+    sum of the labels' weights, with soft targets by B.
 
     Args:
         label_smoothing: ε, in [0, 1).
@@ -121,14 +123,15 @@ class CrossEntropyLoss(Loss):
         self.label_smoothing = label_smoothing
 
     def of_soft(self, logits_bk: paddle.Tensor, target_bk: paddle.Tensor) -> paddle.Tensor:
-        """As ``Loss.of_soft``."""
+        """See :meth:`Loss.of_soft`."""
+        # Not smoothed: mixup smooths when it mixes, and smoothing twice is a usual mistake.
         log_p = F.log_softmax(logits_bk, axis=-1)
         if self.weights is not None:
             log_p = log_p * self.weights.astype(log_p.dtype)
         return -(target_bk * log_p).sum(axis=-1).mean()
 
     def of_classes(self, logits_bk: paddle.Tensor, label_b: paddle.Tensor) -> paddle.Tensor:
-        """As ``Loss.of_classes``."""
+        """See :meth:`Loss.of_classes`."""
         if self.weights is not None:
             weights = self.weights.astype(logits_bk.dtype)
             target = _smoothed(label_b, logits_bk, self.label_smoothing)
@@ -144,7 +147,7 @@ class CrossEntropyLoss(Loss):
 
 @LOSSES.register()
 class BinaryCrossEntropyLoss(Loss):
-    """A yes-or-no question for each class: the mean over batch and classes of the sigmoid's cross entropy.
+    """Sigmoid cross entropy: each class is a yes-or-no question; the mean over batch and classes.
 
     For several labels per image, and for one as in "ResNet strikes back" (arXiv 2110.00476) and DeiT III
     (arXiv 2204.07118), which count every class in a mixture as present: ``target_threshold: 0.0``.
@@ -171,16 +174,18 @@ class BinaryCrossEntropyLoss(Loss):
         self.sum_classes = sum_classes
 
     def of_soft(self, logits_bk: paddle.Tensor, target_bk: paddle.Tensor) -> paddle.Tensor:
-        """As ``Loss.of_soft``."""
+        """See :meth:`Loss.of_soft`."""
         if self.target_threshold is not None:
             target_bk = (target_bk > self.target_threshold).astype(logits_bk.dtype)
         loss = F.binary_cross_entropy_with_logits(logits_bk, target_bk, reduction="none")
         if self.weights is not None:
             loss = loss * self.weights.astype(loss.dtype)
-        return loss.sum(axis=-1).mean() if self.sum_classes else loss.mean()
+        if self.sum_classes:
+            return loss.sum(axis=-1).mean()
+        return loss.mean()
 
     def of_classes(self, logits_bk: paddle.Tensor, label_b: paddle.Tensor) -> paddle.Tensor:
-        """As ``Loss.of_classes``."""
+        """See :meth:`Loss.of_classes`."""
         return self.of_soft(logits_bk, _smoothed(label_b, logits_bk, self.label_smoothing))
 
 
@@ -203,8 +208,6 @@ def hard_distillation(logits: paddle.Tensor, teacher: paddle.Tensor) -> paddle.T
 def soft_distillation(logits: paddle.Tensor, teacher: paddle.Tensor, tau: float) -> paddle.Tensor:
     """τ² KL(teacher ‖ student) at temperature τ, a scalar (arXiv 2012.12877, equation 2).
 
-    The sum over the batch is divided by B·K, not by B, as DeiT's code does.
-
     Args:
         logits: The student's ``[B, K]``.
         teacher: The teacher's ``[B, K]``.
@@ -212,4 +215,5 @@ def soft_distillation(logits: paddle.Tensor, teacher: paddle.Tensor, tau: float)
     """
     log_q = F.log_softmax(at_least_float32(logits) / tau, axis=-1)
     log_p = F.log_softmax(at_least_float32(teacher) / tau, axis=-1)
+    # A mean over B·K, where the equation means one over B: as DeiT's code does.
     return (log_p.exp() * (log_p - log_q)).mean() * tau**2

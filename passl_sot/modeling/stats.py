@@ -1,9 +1,4 @@
-"""How large a model is: parameters and multiply-adds.
-
-Multiply-adds are counted on a traced graph of one forward pass, so every matrix product and
-convolution is in, however it was called: attention and covariance products too, which counters
-that only look at layers leave out.
-"""
+"""The size of a model: parameters and multiply-adds."""
 
 import math
 import warnings
@@ -20,7 +15,7 @@ __all__ = ["ModelStats", "count_layer_macs", "count_macs", "count_parameters", "
 
 @dataclass(frozen=True)
 class ModelStats:
-    """Size of a model for one image.
+    """Size of a model for one input.
 
     Attributes:
         parameters: Trainable parameters (BatchNorm statistics and fixed tables are none).
@@ -38,19 +33,15 @@ def count_parameters(model: nn.Layer) -> int:
     return sum(math.prod(p.shape) for p in model.parameters() if not p.stop_gradient)
 
 
-def model_stats(model: nn.Layer, input_shape: Sequence[int] | None = None) -> ModelStats:
-    """Parameters and multiply-adds of a classifier or backbone, for one image of its own size.
+def model_stats(model: nn.Layer, shape: Sequence[int] | None = None) -> ModelStats:
+    """Parameters and multiply-adds of a classifier or backbone, for one input.
 
     Args:
-        model: Anything with ``img_size`` and ``in_chans``, or with a ``backbone`` that has them.
-        input_shape: Shape of one input with the batch, such as [1, 3, 224, 224], for other layers.
+        model: The model.
+        shape: Of the input, with a leading 1; by default of the size that the backbone is for.
     """
-    if input_shape is None:
-        backbone = getattr(model, "backbone", model)
-        input_shape = [1, backbone.in_chans, *backbone.img_size]
-    return ModelStats(
-        count_parameters(model), count_macs(model, input_shape), count_layer_macs(model, input_shape)
-    )
+    shape = shape or getattr(model, "backbone", model).input_spec(1).shape
+    return ModelStats(count_parameters(model), count_macs(model, shape), count_layer_macs(model, shape))
 
 
 @contextmanager
@@ -72,9 +63,9 @@ def count_layer_macs(model: nn.Layer, input_shape: Sequence[int]) -> int:
 
     def count(layer: nn.Layer, inputs: Any, output: paddle.Tensor) -> None:
         nonlocal total
-        weight = layer.weight.shape
-        per_output = weight[0] if isinstance(layer, nn.Linear) else math.prod(weight[1:])
-        total += math.prod(output.shape) * per_output
+        # Per output value: a Linear's weight is [in, out], a convolution's [out, in, ...].
+        weight = layer.weight.shape[:1] if isinstance(layer, nn.Linear) else layer.weight.shape[1:]
+        total += math.prod(output.shape) * math.prod(weight)
 
     kinds = (nn.Linear, nn.Conv1D, nn.Conv2D, nn.Conv3D)
     layers = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, kinds)]
@@ -97,8 +88,10 @@ def count_macs(model: nn.Layer, input_shape: Sequence[int]) -> int:
     dtype = str(model.parameters()[0].dtype).rpartition(".")[2]
     spec = paddle.static.InputSpec(list(input_shape), dtype)
 
-    # A function of its own: handing the layer to to_static would replace its forward for good. Not
-    # translated: no model branches on values, and translating every layer takes most of the time.
+    # On a traced graph, so that attention and covariance products are in, which counters that only look
+    # at layers leave out. In a function of its own: handing the layer to to_static would replace its
+    # forward for good. Not translated: no model branches on values, and translating every layer takes
+    # most of the time.
     @paddle.jit.not_to_static
     def run(x: paddle.Tensor) -> Any:
         return model(x)
@@ -118,22 +111,26 @@ def _walk(block: Any) -> Iterator[Any]:
             yield from _walk(inner)
 
 
+def _size(op: Any) -> int:
+    return math.prod(op.results()[0].shape)
+
+
 def _matmul(op: Any) -> int:
     left = op.operand_source(0).shape
-    inner = left[-2] if op.attrs()["transpose_x"] and len(left) > 1 else left[-1]
-    return math.prod(op.results()[0].shape) * inner
+    transposed = op.attrs()["transpose_x"] and len(left) > 1
+    return _size(op) * left[-2 if transposed else -1]
 
 
 def _product(op: Any) -> int:
-    return math.prod(op.results()[0].shape) * op.operand_source(0).shape[-1]
+    return _size(op) * op.operand_source(0).shape[-1]
 
 
 def _addmm(op: Any) -> int:
-    return math.prod(op.results()[0].shape) * op.operand_source(1).shape[-1]
+    return _size(op) * op.operand_source(1).shape[-1]
 
 
 def _convolution(op: Any) -> int:
-    return math.prod(op.results()[0].shape) * math.prod(op.operand_source(1).shape[1:])
+    return _size(op) * math.prod(op.operand_source(1).shape[1:])
 
 
 def _transposed_convolution(op: Any) -> int:
@@ -159,6 +156,7 @@ def _macs(op: Any) -> int:
     counter = _counter(name)
     if counter is not None:
         return counter(op)
+    # Better no count than one that leaves a product of an unknown name out.
     if any(word in name for word in ("einsum", "attn", "attention", "matmul", "gemm", "conv")):
         raise NotImplementedError(f"cannot count the multiply-adds of the operator {op.name()}")
     return 0

@@ -1,14 +1,39 @@
-"""The pre-norm transformer block."""
+"""The pre-norm transformer block and its MLP.
+
+Legend: B batch, N tokens, C width.
+"""
 
 import paddle
 from paddle import nn
 
+from passl_sot.nn import ops
 from passl_sot.nn.attention import Attention
 from passl_sot.nn.drop_path import DropPath
-from passl_sot.nn.mlp import Mlp
-from passl_sot.nn.ops.cpu import LayerNorm
+from passl_sot.nn.initializers import linear
+from passl_sot.nn.layers import LayerNorm
 
-__all__ = ["Block"]
+__all__ = ["Block", "Mlp"]
+
+
+class Mlp(nn.Layer):
+    """Linear, exact GELU, Linear, with dropout after each.
+
+    Args:
+        dim: Width C of input and output.
+        hidden_dim: Width of the hidden layer.
+        dropout: Dropout probability after the activation and after the output.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = linear(dim, hidden_dim)
+        self.fc2 = linear(hidden_dim, dim)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
+        """Args: x_bnc: ``[B, N, C]``. Returns: the same shape."""
+        hidden = self.drop(ops.gelu(self.fc1(x_bnc)))
+        return self.drop(self.fc2(hidden))
 
 
 class Block(nn.Layer):
@@ -17,9 +42,9 @@ class Block(nn.Layer):
     Args:
         dim: Width C.
         num_heads: Attention heads; must divide ``dim``.
-        mlp_ratio: Hidden width of the perceptron over C (rounded down).
+        mlp_ratio: Hidden width of the MLP over C (rounded down).
         qkv_bias: Whether the query-key-value projection has a bias.
-        dropout: Dropout after both projections and inside the perceptron.
+        dropout: Dropout after both projections and inside the MLP.
         attn_dropout: Dropout on the attention weights.
         norm_epsilon: LayerNorm's epsilon: 1e-5 for SoT, T2T-ViT and Swin, 1e-6 for DeiT and PiT.
         attn: Another attention than the plain one over all tokens, taken as it is; ``num_heads``,

@@ -25,7 +25,7 @@ class DropPath(nn.Layer):
         self.set_rate(rate)
 
     def set_rate(self, rate: float) -> None:
-        """Another probability from now on.
+        """Change the probability.
 
         Raises:
             ValueError: It lies outside [0, 1).
@@ -44,10 +44,10 @@ class DropPath(nn.Layer):
         return x * F.dropout(paddle.ones_like(corner), p=self.rate, training=True)
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` shows."""
+        """For ``print(model)``."""
         return f"rate={self.rate:g}"
 
 
 def drop_path_rates(last: float, depth: int) -> list[float]:
     """Rates that grow linearly over the blocks, from 0 for the first to ``last`` for the last."""
-    return [last * i / (depth - 1) if depth > 1 else 0.0 for i in range(depth)]
+    return [last * i / max(depth - 1, 1) for i in range(depth)]

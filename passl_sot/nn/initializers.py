@@ -1,8 +1,7 @@
-"""Parameter initialisers with the distributions the official PyTorch recipes were tuned for.
+"""Parameter initializers with the distributions the official PyTorch recipes were tuned for.
 
-Paddle's own defaults differ: ``nn.Linear`` starts Xavier-uniform, ``nn.Conv2D`` normal with a
-standard deviation about 2.4 times PyTorch's, and ``TruncatedNormal`` changed its meaning
-between Paddle 2.6 (cut at two standard deviations) and 3.0 (cut at absolute values).
+Paddle's own defaults differ: ``nn.Linear`` starts Xavier-uniform, ``nn.Conv2D`` normal with a std about
+2.4 times PyTorch's.
 """
 
 import math
@@ -11,7 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.nn.ops.cpu import Conv2D, Linear
+from passl_sot.nn.layers import Conv2D, Linear
 
 __all__ = [
     "BatchNorm2D",
@@ -24,77 +23,58 @@ __all__ = [
 ]
 
 
-def trunc_normal_(
-    param: paddle.Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0
-) -> paddle.Tensor:
-    """Fill ``param`` in place from a normal distribution cut to the absolute interval [a, b].
-
-    Semantics of ``timm.models.layers.trunc_normal_``: with ``std=0.02`` the cut at 2 lies a
-    hundred standard deviations out, so the values are in practice plainly normal. Drawn in
-    float64 by the inverse distribution function: a float32 uniform number can reach exactly
-    -1, whose inverse is minus infinity, which PyTorch then clips to a stray -2.
-
-    Args:
-        param: Parameter of any shape.
-        mean: Mean of the normal distribution before cutting.
-        std: Its standard deviation, positive.
-        a: Lower cut, in the parameter's own units (not in standard deviations).
-        b: Upper cut.
-
-    Returns:
-        ``param`` itself.
-    """
-
-    def cdf(value: float) -> float:
-        return (1.0 + math.erf((value - mean) / (std * math.sqrt(2.0)))) / 2.0
-
-    low, high = 2.0 * cdf(a) - 1.0, 2.0 * cdf(b) - 1.0
-    with paddle.no_grad():
-        draw = paddle.uniform([math.prod(param.shape)], dtype="float64", min=low, max=high)
-        values = paddle.clip(paddle.erfinv(draw) * (std * math.sqrt(2.0)) + mean, a, b)
-        param.set_value(values.reshape(param.shape).astype(param.dtype))
+def _fill(param: paddle.Tensor, draw: paddle.Tensor) -> paddle.Tensor:
+    param.set_value(draw.reshape(param.shape).astype(param.dtype))
     return param
 
 
+@paddle.no_grad()
+def trunc_normal_(param: paddle.Tensor, std: float = 1.0) -> paddle.Tensor:
+    """Fill ``param`` in place from a normal distribution of mean 0 cut to [-2, 2]; gives it back.
+
+    The cut is in the parameter's own units, not in stds, as in ``timm.models.layers.trunc_normal_``: with
+    ``std=0.02`` it lies a hundred stds out, so that the values are in practice plainly normal.
+    """
+    # Paddle's TruncatedNormal cuts at two stds in 2.6 and at absolute values in 3.x. Drawn in float64 by
+    # the inverse distribution function: a float32 uniform number can reach exactly -1, whose inverse is
+    # minus infinity, which PyTorch then clips to a stray -2.
+    bound = math.erf(2.0 / (std * math.sqrt(2.0)))
+    draw = paddle.uniform([math.prod(param.shape)], dtype="float64", min=-bound, max=bound)
+    return _fill(param, paddle.clip(paddle.erfinv(draw) * (std * math.sqrt(2.0)), -2.0, 2.0))
+
+
+@paddle.no_grad()
 def uniform_fan_in_(param: paddle.Tensor, fan_in: int) -> paddle.Tensor:
-    """Fill ``param`` in place uniformly in ±1/sqrt(fan_in): PyTorch's default for convolutions.
-
-    (PyTorch writes it as Kaiming-uniform with a = √5, for weights and biases alike.)
-    """
+    """Fill ``param`` in place uniformly in ±1/sqrt(fan_in): PyTorch's default for convolutions."""
+    # PyTorch writes it as Kaiming-uniform with a = √5, for weights and biases alike.
     bound = 1.0 / math.sqrt(fan_in)
-    with paddle.no_grad():
-        draw = paddle.uniform([math.prod(param.shape)], dtype="float64", min=-bound, max=bound)
-        param.set_value(draw.reshape(param.shape).astype(param.dtype))
-    return param
+    return _fill(param, paddle.uniform([math.prod(param.shape)], dtype="float64", min=-bound, max=bound))
+
+
+def _zero() -> paddle.ParamAttr:
+    # Paddle's defaults would draw random numbers, only for others to take their place.
+    return paddle.ParamAttr(initializer=nn.initializer.Constant(0.0))
 
 
 def linear(in_features: int, out_features: int, bias: bool = True, std: float = 0.02) -> nn.Linear:
     """``nn.Linear`` with truncated-normal weights (``std``, cut at ±2) and zero bias."""
-    zero = nn.initializer.Constant(0.0)
-    layer = Linear(
-        in_features,
-        out_features,
-        weight_attr=paddle.ParamAttr(initializer=zero),
-        bias_attr=paddle.ParamAttr(initializer=zero) if bias else False,
-    )
-    trunc_normal_(layer.weight, std=std)
+    layer = Linear(in_features, out_features, weight_attr=_zero(), bias_attr=bias and _zero())
+    trunc_normal_(layer.weight, std)
     return layer
 
 
 def torch_default_(layer: nn.Layer) -> nn.Layer:
     """Start every Linear inside ``layer`` as PyTorch does by default: uniform, ±1/sqrt(inputs).
 
-    For models whose authors initialise no Linear (PiT). Biases are drawn too, not zero.
+    For models whose authors initialize no Linear (PiT). Biases are drawn too, not zero.
 
     Returns:
         ``layer`` itself.
     """
     for part in layer.sublayers(include_self=True):
         if isinstance(part, nn.Linear):
-            fan_in = part.weight.shape[0]
-            uniform_fan_in_(part.weight, fan_in)
-            if part.bias is not None:
-                uniform_fan_in_(part.bias, fan_in)
+            for param in part.parameters(include_sublayers=False):
+                uniform_fan_in_(param, part.weight.shape[0])
     return layer
 
 
@@ -107,8 +87,7 @@ def conv2d(
     groups: int = 1,
     bias: bool = True,
 ) -> nn.Conv2D:
-    """``nn.Conv2D`` with PyTorch's default initialisation of weight and bias."""
-    zero = nn.initializer.Constant(0.0)
+    """``nn.Conv2D`` with PyTorch's default initialization of weight and bias."""
     layer = Conv2D(
         in_channels,
         out_channels,
@@ -116,18 +95,16 @@ def conv2d(
         stride=stride,
         padding=padding,
         groups=groups,
-        weight_attr=paddle.ParamAttr(initializer=zero),
-        bias_attr=paddle.ParamAttr(initializer=zero) if bias else False,
+        weight_attr=_zero(),
+        bias_attr=bias and _zero(),
     )
-    fan_in = in_channels // groups * kernel_size * kernel_size
-    uniform_fan_in_(layer.weight, fan_in)
-    if bias:
-        uniform_fan_in_(layer.bias, fan_in)
+    for param in layer.parameters():
+        uniform_fan_in_(param, in_channels // groups * kernel_size * kernel_size)
     return layer
 
 
 class BatchNorm2D(nn.BatchNorm2D):
-    """``nn.BatchNorm2D`` without the warning that it gives at every training run."""
+    """``nn.BatchNorm2D`` without the warning that Paddle 3.x gives at every training run."""
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Args: x: ``[B, C, H, W]``. Returns: the same shape."""

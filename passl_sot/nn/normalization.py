@@ -1,4 +1,4 @@
-"""Normalisations of second-order (covariance) matrices, chosen by name in the configuration.
+"""Normalizations of second-order (covariance) matrices, chosen by name in the configuration.
 
 Every class takes matrices ``[B, r, c]`` and gives vectors ``[B, out_features]``, row by row
 (``vec="full"``) or the upper triangle only (``vec="triu"``, for symmetric matrices). All are
@@ -15,7 +15,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.config.ranges import Count, Positive, Share
+from passl_sot.config import Count, Positive, Share
 from passl_sot.config.registry import Registry
 from passl_sot.nn.precision import at_least_float32, autocast_off
 
@@ -42,8 +42,7 @@ _UNIT_EPS = 1e-12  # torch.nn.functional.normalize's; shorter vectors have no di
 def safe_unit(x: paddle.Tensor, axis: int = 1) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Divide vectors by their Euclidean length, with finite gradients at and near zero.
 
-    Vectors shorter than 1e-12 become exactly zero and get zero gradient. (Dividing them by
-    1e-12, as PyTorch does, makes gradients of 1e12 per step, which overflow after a few.)
+    Vectors shorter than 1e-12 become exactly zero and get zero gradient.
 
     Args:
         x: Any shape.
@@ -52,6 +51,7 @@ def safe_unit(x: paddle.Tensor, axis: int = 1) -> tuple[paddle.Tensor, paddle.Te
     Returns:
         The unit vectors, and the lengths with ``axis`` kept as 1 (0 for the zeroed vectors).
     """
+    # Divided by 1e-12, as PyTorch does, short ones would get gradients of 1e12 per step, which overflow.
     square = (x * x).sum(axis=axis, keepdim=True)
     long_enough = (square > _UNIT_EPS**2).astype(x.dtype)
     # Too short ones are given the length 1 before the root, whose slope at 0 is infinite.
@@ -64,14 +64,13 @@ def _power(s: paddle.Tensor, exponent: float) -> paddle.Tensor:
     positive = (s > 0).astype(s.dtype)
     base = s + (1.0 - positive)
     if exponent == 0.5:
-        raised = paddle.sqrt(base)
-    else:  # as a tensor: Paddle rounds a plain exponent to float32 even for float64 bases
-        raised = paddle.pow(base, paddle.full([], exponent, base.dtype))
-    return raised * positive
+        return paddle.sqrt(base) * positive
+    # As a tensor: Paddle rounds a plain exponent to float32 even for float64 bases.
+    return paddle.pow(base, paddle.full([], exponent, base.dtype)) * positive
 
 
 class MatrixNorm(nn.Layer):
-    """Base of the normalisations, and by itself the identity (``normalization: null``).
+    """Base of the normalizations, and by itself the identity (``normalization: null``).
 
     Args:
         input_dim: Side d of the square matrices. The head that owns the layer passes it; a
@@ -88,17 +87,19 @@ class MatrixNorm(nn.Layer):
             raise ValueError(f"{type(self).__name__}: input_dim must be at least 1, got {input_dim}")
         self.input_dim = input_dim
         self.vec = vec
-        self.out_features = input_dim**2 if vec == "full" else input_dim * (input_dim + 1) // 2
+        self.out_features = input_dim**2
+        if vec == "triu":
+            self.out_features = input_dim * (input_dim + 1) // 2
 
     def _normalize(self, p_brc: paddle.Tensor) -> paddle.Tensor:
         """Args: p_brc: ``[B, d, d]``, float32 or float64. Returns: the same shape."""
         return p_brc
 
     def matrix(self, p_brc: paddle.Tensor) -> paddle.Tensor:
-        """The normalised matrices as matrices, ``[B, r, c]`` with c = d; float32 for 16-bit inputs.
+        """The normalized matrices ``[B, r, c]`` with c = d, without dropout; float32 for 16-bit inputs.
 
-        Unlike ``forward`` this takes rectangular matrices too, where the normalisation has a meaning for
-        them, and drops nothing out.
+        Unlike ``forward`` this takes rectangular matrices too, where the normalization has a meaning for
+        them.
         """
         with autocast_off():
             return self._normalize(at_least_float32(p_brc))
@@ -111,18 +112,18 @@ class MatrixNorm(nn.Layer):
                 # Not kept as a buffer: Layer.to(dtype) would make its integers floats.
                 row, column = paddle.triu_indices(self.input_dim, self.input_dim)
                 vector = paddle.index_select(vector, row * self.input_dim + column, axis=1)
-        return vector if vector.dtype == p_brc.dtype else vector.astype(p_brc.dtype)
+        if vector.dtype == p_brc.dtype:
+            return vector
+        return vector.astype(p_brc.dtype)
 
 
 @NORMALIZATIONS.register()
 class SvPN(MatrixNorm):
-    """Singular-value power normalisation by power iteration (SoT, arXiv 2104.10935).
+    """Singular-value power normalization by power iteration (SoT, arXiv 2104.10935).
 
     The K leading singular triples come from ``num_iters`` steps u = Pv/|Pv|, v = Pᵀu/|Pᵀu|
     from a start vector v₀, with deflation P ← P - s u vᵀ between them; every round starts from
-    the same v₀. The result is Σ sₖ^α uₖ vₖᵀ + E / (s_K^(1-α) + 1e-5), E being what remains of
-    P. The last triple enters as ε s^α u vᵀ / (s^(1-α) + ε), which is the same number without
-    subtracting two nearly equal ones.
+    the same v₀. The result is Σ sₖ^α uₖ vₖᵀ + E / (s_K^(1-α) + 1e-5), E being the remainder of P.
 
     Differences from the official code: values and gradients stay finite for zero and
     rank-deficient matrices, and 16-bit inputs are computed in float32.
@@ -135,7 +136,7 @@ class SvPN(MatrixNorm):
         alpha: The power α, in (0, 1].
         num_iters: Power iterations per triple.
         num_sv: Number K of triples; None takes all d and leaves no remainder.
-        init_weight: "learn" makes v₀ a parameter (normal, mean 0, deviation 1), "one" all ones.
+        init_weight: "learn" makes v₀ a parameter (normal, mean 0, std 1), "one" all ones.
         vec: See :class:`MatrixNorm`.
         dropout: Dropout on the resulting vector.
 
@@ -188,12 +189,15 @@ class SvPN(MatrixNorm):
 
     def _normalize(self, p_brc: paddle.Tensor) -> paddle.Tensor:
         eps = 1e-5
-        count = self.input_dim if self.num_sv is None else self.num_sv
-        total, rest = None, p_brc
+        count = self.num_sv or self.input_dim
+        total = None
+        rest = p_brc
         for k in range(count):
             u, s, v = self._triple(rest)
             outer = paddle.matmul(u, v, transpose_y=True)
             if k == count - 1 and self.num_sv is not None:
+                # ε s^α u vᵀ / (s^(1-α) + ε) is s^α u vᵀ less its part of the remainder's term, without
+                # subtracting two nearly equal numbers.
                 divisor = _power(s, 1.0 - self.alpha) + eps
                 term = (rest + outer * (_power(s, self.alpha) * eps)) / divisor
             else:
@@ -229,23 +233,25 @@ class ISQRTCOV(MatrixNorm):
 
     def _normalize(self, p_brc: paddle.Tensor) -> paddle.Tensor:
         eye = paddle.eye(self.input_dim, dtype=p_brc.dtype)
+        # Without a trace there is nothing to divide by: such a matrix gives zeros.
         trace = (p_brc * eye).sum(axis=[1, 2], keepdim=True)
         usable = (trace > _UNIT_EPS).astype(p_brc.dtype)
         safe = trace * usable + (1.0 - usable)
         y = p_brc * (usable / safe)
-        z = None
-        for step in range(self.num_iters):
-            # Z starts as the identity, so the first product is spared; the last Z is never used.
-            half = 0.5 * (3.0 * eye - (y if z is None else paddle.matmul(z, y)))
+        # Z starts as the identity, so that the first step has no product by it.
+        z = 0.5 * (3.0 * eye - y)
+        y = paddle.matmul(y, z)
+        for step in range(1, self.num_iters):
+            half = 0.5 * (3.0 * eye - paddle.matmul(z, y))
             y = paddle.matmul(y, half)
-            if step < self.num_iters - 1:
-                z = half if z is None else paddle.matmul(half, z)
+            if step < self.num_iters - 1:  # the last Z is never used
+                z = paddle.matmul(half, z)
         return y * paddle.sqrt(safe)
 
 
 @NORMALIZATIONS.register()
 class EPN(MatrixNorm):
-    """Element-wise power normalisation: sign(x)·√(|x| + eps), then unit columns (along axis 1)."""
+    """Element-wise power normalization: sign(x)·√(|x| + eps), then unit columns (along axis 1)."""
 
     def __init__(self, *, input_dim: int | None = None, eps: Positive = 1e-8, vec: Vec = "full") -> None:
         super().__init__(input_dim=input_dim, vec=vec)
@@ -261,9 +267,6 @@ class EPN(MatrixNorm):
 @NORMALIZATIONS.register()
 class SqrtD(MatrixNorm):
     """Multiplication by 1/√d."""
-
-    def __init__(self, *, input_dim: int | None = None, vec: Vec = "full") -> None:
-        super().__init__(input_dim=input_dim, vec=vec)
 
     def _normalize(self, p_brc: paddle.Tensor) -> paddle.Tensor:
         return p_brc * self.input_dim**-0.5
@@ -295,19 +298,17 @@ class LN(MatrixNorm):
         self.bias = self.create_parameter([self.input_dim], is_bias=True)
 
     def _normalize(self, p_brc: paddle.Tensor) -> paddle.Tensor:
-        weight, bias = self.weight.astype(p_brc.dtype), self.bias.astype(p_brc.dtype)
+        weight = self.weight.astype(p_brc.dtype)
+        bias = self.bias.astype(p_brc.dtype)
         return F.layer_norm(p_brc, [self.input_dim], weight, bias, self.eps)
 
 
 def build_normalization(cfg: dict[str, Any] | None, input_dim: int) -> MatrixNorm:
-    """Build the normalisation a configuration node names, for matrices of side ``input_dim``.
+    """Build the normalization a configuration node names, for matrices of side ``input_dim``.
 
     Args:
-        cfg: ``{name: ..., ...}``, or None for none at all.
+        cfg: ``{name: ..., ...}``, or None for the identity.
         input_dim: Side of the matrices.
-
-    Returns:
-        The layer.
 
     Raises:
         ConfigError: The node does not fit its class.

@@ -1,4 +1,4 @@
-"""Patch embedding: ViT's linear projection of image patches.
+"""Patch embedding (ViT's linear projection of image patches), and its weights for other image channels.
 
 Legend: B batch, N = H·W patches, C embedding width, p side of a patch.
 """
@@ -6,27 +6,27 @@ Legend: B batch, N = H·W patches, C embedding width, p side of a patch.
 import paddle
 from paddle import nn
 
+from passl_sot.nn import ops
 from passl_sot.nn.initializers import uniform_fan_in_
-from passl_sot.nn.ops.cpu import LayerNorm, affine
+from passl_sot.nn.layers import LayerNorm
 
 __all__ = ["PatchEmbed"]
 
 
 class _PatchProjection(nn.Conv2D):
-    """A convolution whose kernel is its stride, written as a matrix product; gives ``[B, N, C]``.
-
-    On a CPU, Paddle takes 1.4 (kernel 16) to 3.7 times (kernel 4) as long for the convolution.
-    """
+    """A convolution whose kernel is its stride."""
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Args: x_bchw: images ``[B, in_chans, H, W]``. Returns: ``[B, N, C]``, row by row."""
+        # As a matrix product: Paddle takes 1.4 (kernel 16) to 3.7 times (kernel 4) as long for the
+        # convolution on a CPU.
         width, in_chans, p, _ = self.weight.shape
-        rows, columns = x_bchw.shape[2] // p, x_bchw.shape[3] // p
+        rows = x_bchw.shape[2] // p
+        columns = x_bchw.shape[3] // p
         if rows * p != x_bchw.shape[2] or columns * p != x_bchw.shape[3]:
             x_bchw = x_bchw[:, :, : rows * p, : columns * p]
         patches = x_bchw.reshape([-1, in_chans, rows, p, columns, p]).transpose([0, 2, 4, 1, 3, 5])
         patches = patches.reshape([-1, rows * columns, in_chans * p * p])
-        return affine(patches, self.weight.reshape([width, -1]).t(), self.bias)
+        return ops.linear(patches, self.weight.reshape([width, -1]).t(), self.bias)
 
 
 class PatchEmbed(nn.Layer):
@@ -51,7 +51,9 @@ class PatchEmbed(nn.Layer):
         self.proj = _PatchProjection(in_chans, embed_dim, patch_size, stride=patch_size)
         for parameter in self.proj.parameters():
             uniform_fan_in_(parameter, in_chans * patch_size**2)
-        self.norm = None if norm_epsilon is None else LayerNorm(embed_dim, epsilon=norm_epsilon)
+        self.norm = None
+        if norm_epsilon is not None:
+            self.norm = LayerNorm(embed_dim, epsilon=norm_epsilon)
 
     def grid_size(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches in an image of that size."""

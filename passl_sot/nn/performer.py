@@ -11,10 +11,10 @@ import math
 import paddle
 from paddle import nn
 
-from passl_sot.nn.attention import attend
+from passl_sot.nn import ops
+from passl_sot.nn.block import Mlp
 from passl_sot.nn.initializers import linear
-from passl_sot.nn.mlp import Mlp
-from passl_sot.nn.ops.cpu import GELU, LayerNorm
+from passl_sot.nn.layers import GELU, LayerNorm
 from passl_sot.nn.precision import at_least_float32, autocast_off
 
 __all__ = ["TokenPerformer", "TokenTransformer", "orthogonal_features"]
@@ -23,15 +23,13 @@ _EPSILON = 1e-8  # of the official code; it keeps a token without any neighbour 
 
 
 def orthogonal_features(rows: int, columns: int) -> paddle.Tensor:
-    """Random matrix ``[rows, columns]`` with orthogonal rows (or columns, where they are fewer).
-
-    Rows have the length √rows. Drawn as torch's ``orthogonal_`` does: the Q of a Gaussian matrix,
-    its signs settled by R, which makes it uniform over all rotations.
-    """
+    """Random matrix ``[rows, columns]`` with orthogonal rows of length √rows (or orthogonal columns)."""
     tall = paddle.randn([max(rows, columns), min(rows, columns)], dtype="float64")
     q, r = paddle.linalg.qr(tall)
+    # As in torch's orthogonal_: with R's signs, Q is uniform over all rotations.
     q = q * paddle.sign(paddle.diag(r))
-    q = q.t() if rows < columns else q
+    if rows < columns:
+        q = q.t()
     return (q * math.sqrt(rows)).astype(paddle.get_default_dtype())
 
 
@@ -41,12 +39,6 @@ class TokenPerformer(nn.Layer):
     With φ(x) = exp(x·wᵀ - |x|²/2) / √m: y = φ(q)·Σφ(k)ᵀv / (φ(q)·Σφ(k) + 1e-8), then
     out = v + Dropout(Linear(y)), and out + Mlp(LN(out)). The joint projection gives keys, queries
     and values in THIS order and has a bias.
-
-    The features w are drawn once and never trained, yet they belong to the weights: the network has
-    learned around these very numbers, so they are saved and loaded with it.
-
-    exp is not stabilised by a maximum, and float16 has no 1e-8: from φ to the division all is done in
-    float32 at least, autocasting or not.
 
     Args:
         dim: Width D taken.
@@ -59,9 +51,9 @@ class TokenPerformer(nn.Layer):
         super().__init__()
         self.out_dim = out_dim
         self.num_features = num_features
-        self.w = self.create_parameter(
-            [num_features, out_dim], default_initializer=nn.initializer.Constant(0.0)
-        )
+        zero = nn.initializer.Constant(0.0)
+        self.w = self.create_parameter([num_features, out_dim], default_initializer=zero)
+        # Never trained, yet saved and loaded: the network learns around these very numbers.
         self.w.set_value(orthogonal_features(num_features, out_dim))
         self.w.stop_gradient = True
         self.kqv = linear(dim, 3 * out_dim)
@@ -75,6 +67,7 @@ class TokenPerformer(nn.Layer):
 
     def mix(self, kqv_btx: paddle.Tensor) -> paddle.Tensor:
         """The attention itself: ``[B, T, 3·E]`` to ``[B, T, E]``, float32 for 16-bit inputs."""
+        # exp is not stabilized by a maximum, and float16 has no 1e-8.
         with autocast_off():
             kqv = at_least_float32(kqv_btx)
             kq = kqv[:, :, : 2 * self.out_dim].reshape([0, 0, 2, self.out_dim])
@@ -107,7 +100,7 @@ class _NarrowingAttention(nn.Layer):
 
     def forward(self, x_btd: paddle.Tensor) -> paddle.Tensor:
         q, k, v = self.qkv(x_btd).unsqueeze(1).split(3, axis=-1)
-        y = attend(q, k, v, self.scale)
+        y = ops.attention(q, k, v, self.scale)
         return v.squeeze(1) + self.proj(y.squeeze(1))
 
 

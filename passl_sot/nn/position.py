@@ -10,6 +10,7 @@ __all__ = [
     "bicubic_matrix",
     "replace_parameter",
     "resize_bias_table",
+    "resize_position_map",
     "resize_position_table",
     "sinusoid_table",
     "table_values",
@@ -20,8 +21,7 @@ def sinusoid_table(num_positions: int, dim: int) -> paddle.Tensor:
     """Fixed sinusoidal position table (Vaswani et al. 2017, section 3.5).
 
     Row p, column j holds the sine (even j) or cosine (odd j) of
-    ``p / 10000 ** (2 * (j // 2) / dim)``. Computed in float64 and rounded to float32, as the
-    official SoT and T2T-ViT codes do, so that the bits agree.
+    ``p / 10000 ** (2 * (j // 2) / dim)``.
 
     Args:
         num_positions: Number of rows N; row 0 is 0, 1, 0, 1, ...
@@ -30,6 +30,7 @@ def sinusoid_table(num_positions: int, dim: int) -> paddle.Tensor:
     Returns:
         Tensor ``[1, N, C]``, float32.
     """
+    # Computed in float64 and rounded, as the official SoT and T2T-ViT codes do, so that the bits agree.
     column = np.arange(dim)
     angle = np.arange(num_positions)[:, None] / np.power(10000.0, 2.0 * (column // 2) / dim)[None, :]
     table = np.where(column % 2 == 0, np.sin(angle), np.cos(angle))
@@ -39,16 +40,16 @@ def sinusoid_table(num_positions: int, dim: int) -> paddle.Tensor:
 def bicubic_matrix(new: int, old: int) -> np.ndarray:
     """Weights ``[new, old]`` of bicubic interpolation along one axis, float64; rows sum to 1.
 
-    Keys' kernel with a = -0.75, centres of pixels aligned (``align_corners=False``), the border
+    Keys' kernel with a = -0.75, centers of pixels aligned (``align_corners=False``), the border
     repeated, no antialiasing: PyTorch's ``interpolate(mode="bicubic")``, with which DeiT's and
     Swin's authors bring their tables to another size.
     """
     a = -0.75
-    centre = (np.arange(new) + 0.5) * old / new - 0.5
-    first = np.floor(centre)
+    center = (np.arange(new) + 0.5) * old / new - 0.5
+    first = np.floor(center)
     matrix = np.zeros((new, old))
     for tap in range(-1, 3):
-        t = np.abs(first + tap - centre)
+        t = np.abs(first + tap - center)
         near = (a + 2) * t**3 - (a + 3) * t**2 + 1
         far = a * (t**3 - 5 * t**2 + 8 * t - 4)
         column = np.clip(first + tap, 0, old - 1).astype("int64")
@@ -81,6 +82,14 @@ def resize_position_table(
     return np.concatenate([table[0, :prefix], words.astype(table.dtype)])[None]
 
 
+def resize_position_map(values_bchw: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """A position map ``[1, C, H, W]`` interpolated to another grid, bicubically."""
+    _, width, *old = values_bchw.shape
+    rows = np.moveaxis(values_bchw, 1, 3).reshape(1, -1, width)
+    rows = resize_position_table(rows, 0, (old[0], old[1]), grid)
+    return np.ascontiguousarray(np.moveaxis(rows.reshape(1, *grid, width), 3, 1))
+
+
 def resize_bias_table(table: np.ndarray, old: int, new: int) -> np.ndarray:
     """A table of relative position biases interpolated to another window.
 
@@ -94,9 +103,9 @@ def resize_bias_table(table: np.ndarray, old: int, new: int) -> np.ndarray:
     """
     if old == new:
         return table
-    before, after = 2 * old - 1, 2 * new - 1
-    grid = _resize_grid(table.reshape(before, before, -1), (after, after))
-    return grid.reshape(after * after, -1).astype(table.dtype)
+    side = 2 * new - 1
+    grid = _resize_grid(table.reshape(2 * old - 1, 2 * old - 1, -1), (side, side))
+    return grid.reshape(side * side, -1).astype(table.dtype)
 
 
 def table_values(table: paddle.Tensor) -> np.ndarray:
@@ -108,7 +117,7 @@ def replace_parameter(layer: nn.Layer, name: str, values: np.ndarray) -> None:
     """Put ``values`` into the parameter ``name`` of ``layer``.
 
     The parameter stays the same object where the shape does. Otherwise it is a new one of the
-    same type, frozen if the old one was: an optimiser built before holds the old one still.
+    same type, frozen if the old one was: an optimizer built before still holds the old one.
     """
     old = getattr(layer, name)
     if tuple(old.shape) != values.shape:

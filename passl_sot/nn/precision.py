@@ -8,8 +8,9 @@ casts its result back. float64 passes through untouched, so that double-precisio
 from contextlib import AbstractContextManager
 
 import paddle
+import paddle.nn.functional as F
 
-__all__ = ["at_least_float32", "autocast_off", "is_low_precision"]
+__all__ = ["at_least_float32", "autocast_off", "is_low_precision", "softmax"]
 
 
 def is_low_precision(x: paddle.Tensor) -> bool:
@@ -25,3 +26,10 @@ def at_least_float32(x: paddle.Tensor) -> paddle.Tensor:
 def autocast_off() -> AbstractContextManager[None]:
     """A block in which ``paddle.amp.auto_cast`` of an outer block has no effect."""
     return paddle.amp.auto_cast(enable=False)
+
+
+def softmax(x: paddle.Tensor, axis: int = -1) -> paddle.Tensor:
+    """Softmax computed in float32 for 16-bit inputs; the result has the input's type."""
+    if is_low_precision(x):
+        return F.softmax(at_least_float32(x), axis=axis).astype(x.dtype)
+    return F.softmax(x, axis=axis)

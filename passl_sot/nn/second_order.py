@@ -17,18 +17,17 @@ __all__ = ["GAP", "GCP", "CrossCovariance", "MGCrP", "remove_scalar_mean"]
 
 
 def remove_scalar_mean(x_bnc: paddle.Tensor) -> paddle.Tensor:
-    """Subtract one number per sample: the mean over all tokens and all channels.
-
-    This is what the official SoT code computes. (A true covariance would remove one mean per
-    channel; So-ViT does.)
-    """
+    """Subtract one number per sample: the mean over all tokens and all channels."""
+    # As the official SoT code does. A true covariance would remove one mean per channel; So-ViT does.
     return x_bnc - x_bnc.mean(axis=[1, 2], keepdim=True)
 
 
 def _length(x: paddle.Tensor, axis: int) -> int | paddle.Tensor:
-    """Size along ``axis``, also where a traced graph does not know it yet."""
+    # A traced graph may not know the size yet: it is -1 there.
     size = x.shape[axis]
-    return size if size >= 0 else paddle.shape(x)[axis].astype(x.dtype)
+    if size >= 0:
+        return size
+    return paddle.shape(x)[axis].astype(x.dtype)
 
 
 class GAP(nn.Layer):
@@ -40,17 +39,14 @@ class GAP(nn.Layer):
 
 
 class GCP(nn.Layer):
-    """Global covariance pooling, before normalisation.
-
-    XᵀX of the tokens after removing their scalar mean. Divided by the number of CHANNELS, not
-    of tokens: the official code reads its sizes from the wrong axis, and as the square root
-    that follows keeps the scale, matching it means dividing as it does.
-    """
+    """Global covariance pooling, before normalization: XᵀX / c of tokens without their scalar mean."""
 
     def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
         """Args: x_bnc: ``[B, N, c]``. Returns: ``[B, c, c]``, float32 for 16-bit inputs."""
         with autocast_off():
             x_bnc = remove_scalar_mean(at_least_float32(x_bnc))
+            # By the number of CHANNELS, not of tokens: the official code reads its sizes from the wrong
+            # axis, and the square root that follows keeps the scale.
             return paddle.matmul(x_bnc, x_bnc, transpose_x=True) / x_bnc.shape[-1]
 
 
@@ -58,17 +54,17 @@ class MGCrP(nn.Layer):
     """Multi-head global cross-covariance pooling (SoT, arXiv 2104.10935, section 3.2).
 
     One projection gives every head two sets of features W and R ``[N, d]``; each loses its
-    scalar mean; WᵀR / N is normalised, flattened, and the heads are joined.
+    scalar mean; WᵀR / N is normalized, flattened, and the heads are joined.
 
     Args:
         dim: Width C of the tokens.
         num_heads: Heads h.
         wr_dim: Width d of W and R.
-        norm: Normalisation for matrices of side d.
+        norm: Normalization for matrices of side d.
         qkv_bias: Whether the projection has a bias.
 
     Attributes:
-        out_features: Width of the result, h times the normalisation's.
+        out_features: Width of the result, h times the normalization's.
     """
 
     def __init__(
@@ -101,7 +97,7 @@ class CrossCovariance(nn.Layer):
     """Cross-covariance between two reductions of the words (So-ViT, arXiv 2104.10935v1).
 
     X = ReLU(BN(x Wₐ)) and Y = ReLU(BN(x W_b)) lose their means per channel; the result is
-    (X Yᵀ / N)ᵀ, the matrix that the official code normalises.
+    (X Yᵀ / N)ᵀ, the matrix that the official code normalizes.
 
     Args:
         dim: Width C of the tokens.
@@ -128,7 +124,7 @@ class CrossCovariance(nn.Layer):
         """Args: x_bnc: ``[B, N, C]``. Returns: ``[B, b, a]``, float32 for 16-bit inputs."""
         x, y = (self._reduced(branch, x_bnc) for branch in self.conv_dr_block)
         with autocast_off():
-            x, y = at_least_float32(x), at_least_float32(y)
+            x, y = (at_least_float32(t) for t in (x, y))
             x = x - x.mean(axis=1, keepdim=True)
             y = y - y.mean(axis=1, keepdim=True)
             return paddle.matmul(y, x, transpose_x=True) / _length(x_bnc, 1)

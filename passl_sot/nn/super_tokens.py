@@ -4,30 +4,33 @@ An image is cut into windows; the mean of each is the start of a super token. Ev
 associated with the nine super tokens around it, a weighted mean of the pixels makes the super
 tokens anew, self-attention mixes them, and the same association gives them back to the pixels.
 
-The official code gathers neighbours by a convolution with nine frozen kernels and adds them up by
-its transpose. Here both are look-ups in a table with a row of zeros at the end for neighbours
+The official code gathers neighbors by a convolution with nine frozen kernels and adds them up by
+its transpose. Here both are look-ups in a table with a row of zeros at the end for neighbors
 outside the grid; the products run channel-last. The values are the same.
 
 Legend: B batch, M = m_h·m_w super tokens (one per window), n = s·s pixels of a window, C width,
-9 neighbours row by row (4 is the window's own).
+9 neighbors row by row (4 is the window's own).
 """
+
+import math
 
 import numpy as np
 import paddle
 from paddle import nn
 
-from passl_sot.nn.attention import Attention, softmax
-from passl_sot.nn.precision import at_least_float32, autocast_off
+from passl_sot.nn.attention import Attention
+from passl_sot.nn.precision import at_least_float32, autocast_off, softmax
+from passl_sot.nn.window import cut_windows
 
-__all__ = ["SuperTokenAttention", "neighbour_table"]
+__all__ = ["SuperTokenAttention", "neighbor_table"]
 
 _MASS_EPS = 1e-12
 
 
-def neighbour_table(rows: int, columns: int) -> np.ndarray:
-    """Numbers of the nine neighbours of every cell of a grid, ``[rows·columns, 9]``.
+def neighbor_table(rows: int, columns: int) -> np.ndarray:
+    """Numbers of the nine neighbors of every cell of a grid, ``[rows·columns, 9]``.
 
-    Cells count row by row; a neighbour outside the grid has the number ``rows·columns``.
+    Cells count row by row; a neighbor outside the grid has the number ``rows·columns``.
     """
     grid = np.full((rows + 2, columns + 2), rows * columns, dtype="int64")
     grid[1:-1, 1:-1] = np.arange(rows * columns).reshape(rows, columns)
@@ -42,9 +45,10 @@ def _gather_rows(x_bmc: paddle.Tensor, index: paddle.Tensor) -> paddle.Tensor:
 
 
 def _pad(x: paddle.Tensor, axis: int, amount: int) -> paddle.Tensor:
-    """Zeros at the end of an axis. (Paddle's own padding is slow on a CPU.)"""
+    """Zeros at the end of an axis."""
     if amount == 0:
         return x
+    # By concatenation: Paddle's own padding is slow on a CPU.
     shape = [*x.shape]
     shape[axis] = amount
     zeros = paddle.zeros_like(paddle.slice(x, [axis], [0], [1])).expand(shape)
@@ -63,10 +67,10 @@ class _Kernels(nn.Layer):
 class SuperTokenAttention(nn.Layer):
     """Attention among super tokens, or plain attention where every token is its own super token.
 
-    The association has no gradient: what is learned flows through the means it weighs.
-    Neighbours outside the grid are vectors of zeros: they take their part of the softmax, and it is
-    lost. Rows and columns of zeros are added at the bottom and right where windows don't fit; they
-    are pooled and associated like pixels.
+    The association has no gradient: gradients flow through the means it weighs. Neighbors outside the
+    grid are vectors of zeros: they take their part of the softmax, and it is lost. Rows and columns of
+    zeros are added at the bottom and right where windows don't fit; they are pooled and associated
+    like pixels.
 
     Args:
         dim: Width C.
@@ -102,43 +106,34 @@ class SuperTokenAttention(nn.Layer):
         self.stoken_refine = Attention(dim, num_heads, qkv_bias, attn_dropout, proj_dropout, qkv_by_head=True)
 
     def forward(self, x_bchw: paddle.Tensor, norm: nn.LayerNorm) -> paddle.Tensor:
-        """Attention of the normalised map; the norm is applied where channels come last anyway.
-
-        Args:
-            x_bchw: ``[B, C, H, W]``.
-            norm: LayerNorm over the channels.
-
-        Returns:
-            ``[B, C, H, W]``.
-        """
+        """Args: x_bchw: ``[B, C, H, W]``; norm: LayerNorm over the channels. Returns: ``[B, C, H, W]``."""
+        # The norm is applied here, where channels come last anyway.
         height, width = x_bchw.shape[2:]
         if self.window == 1:
             tokens = x_bchw.flatten(2).transpose([0, 2, 1])
             out = self.stoken_refine(norm(tokens)).transpose([0, 2, 1])
             return out.reshape([0, 0, height, width])
         s = self.window
-        rows, columns = -(-height // s), -(-width // s)
+        rows = math.ceil(height / s)
+        columns = math.ceil(width / s)
         padded = rows * s != height or columns * s != width
-        if padded:
-            x_bchw = _pad(_pad(x_bchw, 2, rows * s - height), 3, columns * s - width)
+        x_bchw = _pad(_pad(x_bchw, 2, rows * s - height), 3, columns * s - width)
         # In two steps, each of which moves longer pieces than one transposition of six axes would.
         dim = x_bchw.shape[1]
         pixels = x_bchw.transpose([0, 2, 3, 1]).reshape([0, rows, s, columns, s * dim])
         pixels = norm(pixels.transpose([0, 1, 3, 2, 4]).reshape([0, rows * columns, s * s, dim]))
         if padded:
-            pixels = pixels * self._inside(height, width, rows, columns).astype(pixels.dtype)
+            # The norm's shift falls on the added pixels too.
+            inside = np.zeros((rows * s, columns * s), dtype="float32")
+            inside[:height, :width] = 1.0
+            inside = paddle.to_tensor(cut_windows(inside, s)).unsqueeze(-1)
+            pixels = pixels * inside.astype(pixels.dtype)
         out = self._attend(pixels, rows, columns)
         out = out.reshape([0, rows, columns, s, s * dim]).transpose([0, 1, 3, 2, 4])
         out = out.reshape([0, rows * s, columns * s, dim]).transpose([0, 3, 1, 2])
-        return out[:, :, :height, :width] if padded else out
-
-    def _inside(self, height: int, width: int, rows: int, columns: int) -> paddle.Tensor:
-        """1 for pixels of the image, 0 for added ones, ``[M, n, 1]``: the norm's shift falls on both."""
-        s = self.window
-        inside = np.zeros((rows * s, columns * s), dtype="float32")
-        inside[:height, :width] = 1.0
-        inside = inside.reshape(rows, s, columns, s).transpose(0, 2, 1, 3)
-        return paddle.to_tensor(inside.reshape(rows * columns, s * s, 1))
+        if padded:
+            out = out[:, :, :height, :width]
+        return out
 
     def associate(
         self, pixels_bmnc: paddle.Tensor, rows: int, columns: int
@@ -146,7 +141,7 @@ class SuperTokenAttention(nn.Layer):
         """Association of pixels with the nine super tokens around them, without gradient.
 
         Args:
-            pixels_bmnc: Normalised pixels by window, ``[B, M, n, C]``, at least float32.
+            pixels_bmnc: Normalized pixels by window, ``[B, M, n, C]``, at least float32.
             rows: Windows m_h from top to bottom.
             columns: Windows m_w from left to right.
 
@@ -168,15 +163,15 @@ class SuperTokenAttention(nn.Layer):
 
     def _spread(self, tokens_bmc: paddle.Tensor, rows: int, columns: int) -> paddle.Tensor:
         """The nine super tokens around each window: ``[B, M, C]`` to ``[B, M, 9, C]``."""
-        index = paddle.to_tensor(neighbour_table(rows, columns).reshape(-1))
+        index = paddle.to_tensor(neighbor_table(rows, columns).reshape(-1))
         near = _gather_rows(tokens_bmc, index)
         return near.reshape([-1, rows * columns, 9, tokens_bmc.shape[-1]])
 
     def _collect(self, parts_bm9c: paddle.Tensor, rows: int, columns: int) -> paddle.Tensor:
-        """The adjoint of ``_spread``: what nine windows hold for a super token, summed; ``[B, M, C]``."""
+        """The adjoint of ``_spread``: parts for a super token, of nine windows, summed; ``[B, M, C]``."""
         count = rows * columns
-        # Neighbour k of window m is the window for which m is neighbour 8 - k.
-        window = neighbour_table(rows, columns)
+        # Neighbor k of window m is the window for which m is neighbor 8 - k.
+        window = neighbor_table(rows, columns)
         place = np.where(window < count, window * 9 + np.arange(8, -1, -1), count * 9)
         index = paddle.to_tensor(place.reshape(-1))
         parts = _gather_rows(parts_bm9c.flatten(1, 2), index)

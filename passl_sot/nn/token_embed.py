@@ -10,21 +10,22 @@ the official code does at 112; 4 with ``large_output`` (DenseNet only); always 8
 Legend: B batch, N = H·W tokens, C embedding width.
 """
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.nn.attention import softmax
 from passl_sot.nn.initializers import batch_norm, conv2d
-from passl_sot.nn.precision import at_least_float32, autocast_off
+from passl_sot.nn.precision import at_least_float32, autocast_off, softmax
 
 __all__ = ["TokenEmbed", "TokenEmbedName"]
 
 TokenEmbedName = Literal["DenseNet", "ResNet", "Inception", "Non-local", "Naive_linear"]
 
 _FULL_SIZE = 224  # from this many pixels on, the total stride is 16
+_GROWTH = 16  # channels that a dense layer adds
 
 
 def _set_stride(conv: nn.Conv2D, stride: int) -> None:
@@ -33,64 +34,64 @@ def _set_stride(conv: nn.Conv2D, stride: int) -> None:
 
 
 class _DenseLayer(nn.Layer):
-    """ReLU, 1×1 convolution, ReLU, 3×3 convolution; the first ReLU is done by the block.
+    """1×1 convolution, ReLU, 3×3 convolution; the ReLU before them is done by the block."""
 
-    There is no BatchNorm in here: the official code passes none to timm 0.3.4's DenseBlock,
-    whose default "norm layer" is a ReLU.
-    """
-
-    def __init__(self, in_channels: int, growth: int, bottleneck: int) -> None:
+    # No BatchNorm: the official code passes none to timm 0.3.4's DenseBlock, whose default "norm layer" is
+    # a ReLU.
+    def __init__(self, in_channels: int) -> None:
         super().__init__()
-        self.conv1 = conv2d(in_channels, bottleneck * growth, 1, bias=False)
-        self.conv2 = conv2d(bottleneck * growth, growth, 3, padding=1, bias=False)
+        self.conv1 = conv2d(in_channels, 2 * _GROWTH, 1, bias=False)
+        self.conv2 = conv2d(2 * _GROWTH, _GROWTH, 3, padding=1, bias=False)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.conv2(F.relu(self.conv1(x)))
 
 
-class _DenseBlock(nn.Layer):
-    """Dense layers, each fed by the outputs of all before it."""
+class _DenseBlock(nn.Sequential):
+    """Six dense layers, each fed by the outputs of all before it."""
 
-    def __init__(self, in_channels: int, num_layers: int = 6, growth: int = 16, bottleneck: int = 2) -> None:
-        super().__init__()
-        self.layer_names = [f"denselayer{i + 1}" for i in range(num_layers)]
-        for i, name in enumerate(self.layer_names):
-            self.add_sublayer(name, _DenseLayer(in_channels + i * growth, growth, bottleneck))
-        self.out_channels = in_channels + num_layers * growth
+    def __init__(self, in_channels: int) -> None:
+        layers = [_DenseLayer(in_channels + i * _GROWTH) for i in range(6)]
+        super().__init__(*((f"denselayer{i + 1}", layer) for i, layer in enumerate(layers)))
+        self.out_channels = in_channels + 6 * _GROWTH
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         features = [x]
         active = F.relu(x)  # rectified once and extended, not once per layer
-        for name in self.layer_names[:-1]:
-            features.append(self._sub_layers[name](active))
+        *first, last = self.children()
+        for layer in first:
+            features.append(layer(active))
             active = paddle.concat([active, F.relu(features[-1])], axis=1)
-        features.append(self._sub_layers[self.layer_names[-1]](active))
-        return paddle.concat(features, axis=1)
+        return paddle.concat([*features, last(active)], axis=1)
 
 
 class _DenseTransition(nn.Layer):
-    """BatchNorm (no activation), 1×1 convolution, and 2×2 average pooling where ``pool`` is set."""
+    """BatchNorm (no activation), 1×1 convolution, 2×2 average pooling."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.norm = batch_norm(in_channels)
         self.conv = conv2d(in_channels, out_channels, 1, bias=False)
-        self.pool = True
+        self.set_stride(2)
+
+    def set_stride(self, stride: int) -> None:
+        self.stride = stride
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         x = self.conv(self.norm(x))
-        return F.avg_pool2d(x, 2, 2) if self.pool else x
+        if self.stride == 1:
+            return x
+        return F.avg_pool2d(x, 2, 2)
 
 
 class _Bottleneck(nn.Layer):
     """ResNet bottleneck, down-sampling in its 3×3 convolution and its projection shortcut.
 
-    Without ``project`` the shortcut is the input itself, and the stride is 1 for good.
+    Without ``project`` the shortcut is the input itself, and the stride has to be 1.
     """
 
-    def __init__(self, in_channels: int, width: int, expansion: int = 4, project: bool = True) -> None:
+    def __init__(self, in_channels: int, width: int, out_channels: int, project: bool = True) -> None:
         super().__init__()
-        out_channels = width * expansion
         self.conv1 = conv2d(in_channels, width, 1, bias=False)
         self.bn1 = batch_norm(width, 1e-3, 0.01)
         self.conv2 = conv2d(width, width, 3, stride=2, padding=1, bias=False)
@@ -114,16 +115,9 @@ class _Bottleneck(nn.Layer):
         return F.relu(self.bn3(self.conv3(y)) + shortcut)
 
 
-class _ConvBnRelu(nn.Layer):
-    """Convolution without bias, BatchNorm (epsilon 1e-3), ReLU."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
-        super().__init__()
-        self.conv = conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
-        self.bn = batch_norm(out_channels, 1e-3)
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return F.relu(self.bn(self.conv(x)))
+def _conv_bn_relu(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    conv = conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(("conv", conv), ("bn", batch_norm(out_channels, 1e-3)), ("relu", nn.ReLU()))
 
 
 class _InceptionBlock(nn.Layer):
@@ -132,11 +126,11 @@ class _InceptionBlock(nn.Layer):
     def __init__(self, in_channels: int) -> None:
         super().__init__()
         self.stride = 2
-        self.branch0 = _ConvBnRelu(in_channels, 32, 1, stride=2)
-        self.branch1 = nn.Sequential(_ConvBnRelu(in_channels, 32, 1), _ConvBnRelu(32, 64, 3, stride=2))
-        self.branch2 = nn.Sequential(_ConvBnRelu(in_channels, 16, 1), _ConvBnRelu(16, 16, 5, stride=2))
+        self.branch0 = _conv_bn_relu(in_channels, 32, 1, stride=2)
+        self.branch1 = nn.Sequential(_conv_bn_relu(in_channels, 32, 1), _conv_bn_relu(32, 64, 3, stride=2))
+        self.branch2 = nn.Sequential(_conv_bn_relu(in_channels, 16, 1), _conv_bn_relu(16, 16, 5, stride=2))
         # Index 0 is the max-pooling's place in the official state dict; forward does the pooling.
-        self.branch3 = nn.Sequential(nn.Identity(), _ConvBnRelu(in_channels, 16, 1))
+        self.branch3 = nn.Sequential(nn.Identity(), _conv_bn_relu(in_channels, 16, 1))
 
     def set_stride(self, stride: int) -> None:
         self.stride = stride
@@ -152,30 +146,31 @@ class _InceptionBlock(nn.Layer):
 class _NonLocalBlock(nn.Layer):
     """Embedded-Gaussian non-local block with a projection shortcut and a closing BatchNorm.
 
-    The output projection W starts at zero, so the block begins as its shortcut. The products of
-    the pairwise weights are not scaled.
+    The products of the pairwise weights are not scaled.
     """
 
-    def __init__(self, in_channels: int, inter_channels: int, out_channels: int) -> None:
+    def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
 
         def projection(width: int) -> nn.Sequential:
-            return nn.Sequential(conv2d(in_channels, width, 1), batch_norm(width))
+            return nn.Sequential(conv2d(channels, width, 1), batch_norm(width))
 
         self.bn_norm = batch_norm(out_channels)
-        self.g = projection(inter_channels)
-        self.W = conv2d(inter_channels, out_channels, 1)
+        self.g = projection(channels)
+        self.W = conv2d(channels, out_channels, 1)
+        # From zero, so that the block begins as its shortcut.
         with paddle.no_grad():
             for parameter in self.W.parameters():
                 parameter.set_value(paddle.zeros_like(parameter))
-        self.theta = projection(inter_channels)
-        self.phi = projection(inter_channels)
+        self.theta = projection(channels)
+        self.phi = projection(channels)
         self.shortcut = projection(out_channels)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         theta, phi, g = self.theta(x), self.phi(x), self.g(x)
         with autocast_off():
-            queries, keys = at_least_float32(theta).flatten(2), at_least_float32(phi).flatten(2)
+            queries = at_least_float32(theta).flatten(2)
+            keys = at_least_float32(phi).flatten(2)
             weights = softmax(paddle.matmul(queries, keys, transpose_x=True))
         mixed = paddle.matmul(g.flatten(2), weights.astype(g.dtype), transpose_y=True)
         mixed = mixed.reshape([0, 0, *g.shape[2:]])
@@ -183,86 +178,52 @@ class _NonLocalBlock(nn.Layer):
 
 
 class _ConvTokens(nn.Layer):
-    """Stem, three stages and the 1×1 projection; the kinds below bring the stages."""
+    """Stem, stages and 1×1 projection.
 
-    ceil_halving = True  # a strided, padded convolution rounds an odd size up; pooling rounds down
+    Args:
+        halving: The layers of ``stage``, first to last, that halve the size up to the total stride.
+        rounds_up: Whether half an odd size is rounded up, as by a strided and padded convolution;
+            pooling rounds down.
+        largest_stride: The total stride is kept at this or below.
+    """
 
     def __init__(
-        self, in_chans: int, token_dim: int, embed_dim: int, stage: nn.Sequential, stage_dim: int
+        self,
+        in_chans: int,
+        token_dim: int,
+        embed_dim: int,
+        stage: Sequence[nn.Layer],
+        stage_dim: int,
+        halving: Sequence[nn.Layer],
+        rounds_up: bool = True,
+        largest_stride: int = 16,
     ) -> None:
         super().__init__()
-        self.stride = 16
         stem_conv = conv2d(in_chans, token_dim, 3, padding=1)
         self.stem = nn.Sequential(stem_conv, nn.MaxPool2D(3, 2, 1))
-        self.stage = stage
+        self.stage = nn.Sequential(*stage)
         self.transition = conv2d(stage_dim, embed_dim, 1)
+        self.halving = tuple(halving)
+        self.rounds_up = rounds_up
+        self.largest_stride = largest_stride
+        self.stride = largest_stride
 
     def set_stride(self, stride: int) -> None:
-        """Choose which of the stages after the stem halve the size, for a total of ``stride``."""
-        raise NotImplementedError
+        self.stride = min(stride, self.largest_stride)
+        for i, layer in enumerate(self.halving):
+            layer.set_stride(2 if self.stride >= 2 ** (i + 2) else 1)
 
     def grid_size(self, size: int) -> int:
-        size, halved = (size + 1) // 2, 2
+        size = (size + 1) // 2
+        halved = 2
         while halved < self.stride:
-            size, halved = (size + self.ceil_halving) // 2, halved * 2
+            size = (size + self.rounds_up) // 2
+            halved *= 2
         return size
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         x_bchw = self.transition(self.stage(self.stem(x_bchw)))
         return x_bchw.flatten(2).transpose([0, 2, 1])
-
-
-class _DenseNetTokens(_ConvTokens):
-    ceil_halving = False
-
-    def __init__(self, in_chans: int, token_dim: int, embed_dim: int) -> None:
-        layers: list[nn.Layer] = []
-        for width in (token_dim, 128, 128):
-            layers.append(_DenseBlock(width))
-            layers.append(_DenseTransition(layers[-1].out_channels, 128))
-        super().__init__(in_chans, token_dim, embed_dim, nn.Sequential(*layers), 128)
-
-    def set_stride(self, stride: int) -> None:
-        self.stride = stride
-        for i, index in enumerate((1, 3, 5)):
-            self.stage[index].pool = stride >= 2 ** (i + 2)
-
-
-class _ResNetTokens(_ConvTokens):
-    """Three bottlenecks; built for stride 8, the last has no projection and never down-samples."""
-
-    def __init__(self, in_chans: int, token_dim: int, embed_dim: int, stride: int) -> None:
-        blocks = [_Bottleneck(token_dim, 64), _Bottleneck(256, 64)]
-        blocks.append(_Bottleneck(256, 64, project=stride == 16))
-        super().__init__(in_chans, token_dim, embed_dim, nn.Sequential(*blocks), 256)
-        self.largest_stride = stride
-
-    def set_stride(self, stride: int) -> None:
-        self.stride = min(stride, self.largest_stride)
-        self.stage[2].set_stride(2 if self.stride == 16 else 1)
-
-
-class _InceptionTokens(_ConvTokens):
-    def __init__(self, in_chans: int, token_dim: int, embed_dim: int) -> None:
-        blocks = [_InceptionBlock(width) for width in (token_dim, 128, 128)]
-        super().__init__(in_chans, token_dim, embed_dim, nn.Sequential(*blocks), 128)
-
-    def set_stride(self, stride: int) -> None:
-        self.stride = stride
-        self.stage[2].set_stride(2 if stride == 16 else 1)
-
-
-class _NonLocalTokens(_ConvTokens):
-    def __init__(self, in_chans: int, token_dim: int, embed_dim: int) -> None:
-        layers: list[nn.Layer] = []
-        for width, out_channels in ((token_dim, 128), (128, 256)):
-            layers += [conv2d(width, 64, 3, stride=2, padding=1), batch_norm(64, 1e-3, 0.01), nn.ReLU()]
-            layers.append(_NonLocalBlock(64, 64, out_channels))
-        super().__init__(in_chans, token_dim, embed_dim, nn.Sequential(*layers), 256)
-        self.stride = 8
-
-    def set_stride(self, stride: int) -> None:
-        """Two halving stages only: the stride is 8 at every size."""
 
 
 class _LinearTokens(nn.Layer):
@@ -274,13 +235,40 @@ class _LinearTokens(nn.Layer):
         self.proj = conv2d(in_chans, embed_dim, patch, stride=patch)
 
     def set_stride(self, stride: int) -> None:
-        """The kernel is the patch: it stays what it was built with, at every size."""
+        """The kernel is the patch: it stays as it was built, at every size."""
 
     def grid_size(self, size: int) -> int:
         return size // self.stride
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         return self.proj(x_bchw).flatten(2).transpose([0, 2, 1])
+
+
+def _make(name: str, in_chans: int, token_dim: int, embed_dim: int, stride: int) -> nn.Layer:
+    ends = (in_chans, token_dim, embed_dim)
+    layers: list[nn.Layer] = []
+    if name == "DenseNet":
+        for width in (token_dim, 128, 128):
+            layers.append(_DenseBlock(width))
+            layers.append(_DenseTransition(layers[-1].out_channels, 128))
+        return _ConvTokens(*ends, layers, 128, layers[1::2], rounds_up=False)
+    if name == "ResNet":
+        # Built for stride 8, the last bottleneck has no weights for down-sampling.
+        layers = [_Bottleneck(token_dim, 64, 256), _Bottleneck(256, 64, 256)]
+        layers.append(_Bottleneck(256, 64, 256, project=stride == 16))
+        return _ConvTokens(*ends, layers, 256, layers, largest_stride=stride)
+    if name == "Inception":
+        layers = [_InceptionBlock(width) for width in (token_dim, 128, 128)]
+        return _ConvTokens(*ends, layers, 128, layers)
+    if name == "Non-local":
+        for width, out_channels in ((token_dim, 128), (128, 256)):
+            layers += [conv2d(width, 64, 3, stride=2, padding=1), batch_norm(64, 1e-3, 0.01), nn.ReLU()]
+            layers.append(_NonLocalBlock(64, out_channels))
+        # Two stages only, that always halve the size.
+        return _ConvTokens(*ends, layers, 256, [], largest_stride=8)
+    if name == "Naive_linear":
+        return _LinearTokens(in_chans, embed_dim, stride)
+    raise ValueError(f"unknown token embedding {name!r}: one of {', '.join(get_args(TokenEmbedName))}")
 
 
 class TokenEmbed(nn.Layer):
@@ -316,22 +304,8 @@ class TokenEmbed(nn.Layer):
             )
         self.name = name
         self.large_output = large_output
-        self.tokens = self._make(name, in_chans, token_dim, embed_dim, self._wanted_stride(img_size))
+        self.tokens = _make(name, in_chans, token_dim, embed_dim, self._wanted_stride(img_size))
         self.resize(img_size)
-
-    @staticmethod
-    def _make(name: str, in_chans: int, token_dim: int, embed_dim: int, stride: int) -> nn.Layer:
-        if name == "DenseNet":
-            return _DenseNetTokens(in_chans, token_dim, embed_dim)
-        if name == "ResNet":
-            return _ResNetTokens(in_chans, token_dim, embed_dim, stride)
-        if name == "Inception":
-            return _InceptionTokens(in_chans, token_dim, embed_dim)
-        if name == "Non-local":
-            return _NonLocalTokens(in_chans, token_dim, embed_dim)
-        if name == "Naive_linear":
-            return _LinearTokens(in_chans, embed_dim, stride)
-        raise ValueError(f"unknown token embedding {name!r}: one of {', '.join(get_args(TokenEmbedName))}")
 
     def _wanted_stride(self, img_size: tuple[int, int]) -> int:
         if self.large_output:

@@ -14,9 +14,9 @@ from passl_sot.nn.attention import Attention
 from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.position import replace_parameter, resize_bias_table, table_values
 
-__all__ = ["WindowAttention", "relative_position_index", "shift_mask", "window_order"]
+__all__ = ["WindowAttention", "cut_windows", "relative_position_index", "shift_mask", "window_order"]
 
-_BLOCKED = -100.0  # what a pair of tokens from different regions gets in place of minus infinity
+_BLOCKED = -100.0  # for a pair of tokens from different regions, in place of minus infinity; as published
 
 
 def relative_position_index(window: int) -> np.ndarray:
@@ -31,8 +31,8 @@ def _padded(grid: tuple[int, int], window: int) -> tuple[int, int]:
     return -(-grid[0] // window) * window, -(-grid[1] // window) * window
 
 
-def _cut(plane: np.ndarray, window: int) -> np.ndarray:
-    """A plane ``[H, W]`` cut into windows ``[windows, N]``."""
+def cut_windows(plane: np.ndarray, window: int) -> np.ndarray:
+    """A plane ``[H, W]`` cut into windows, ``[H·W / N, N]``."""
     height, width = plane.shape
     cut = plane.reshape(height // window, window, width // window, window)
     return cut.transpose(0, 2, 1, 3).reshape(-1, window * window)
@@ -53,13 +53,13 @@ def window_order(grid: tuple[int, int], window: int, shift: int) -> tuple[np.nda
     height, width = _padded(grid, window)
     plane = np.full((height, width), grid[0] * grid[1], dtype="int64")
     plane[: grid[0], : grid[1]] = np.arange(grid[0] * grid[1]).reshape(grid)
-    order = _cut(np.roll(plane, (-shift, -shift), (0, 1)), window).reshape(-1)
+    order = cut_windows(np.roll(plane, (-shift, -shift), (0, 1)), window).reshape(-1)
     places = np.argsort(order, kind="stable")[: grid[0] * grid[1]]
     return order, places
 
 
 def shift_mask(grid: tuple[int, int], window: int, shift: int) -> np.ndarray:
-    """What keeps apart tokens that are neighbours only by the cyclic shift, float32 ``[W, N, N]``.
+    """Mask between tokens that are neighbors only by the cyclic shift, float32 ``[W, N, N]``.
 
     0 within a region, -100 between regions. A window at the border holds up to four regions.
     """
@@ -69,7 +69,7 @@ def shift_mask(grid: tuple[int, int], window: int, shift: int) -> np.ndarray:
         place = np.arange(length)
         return (place >= length - window).astype("int64") + (place >= length - shift)
 
-    label = _cut(regions(height)[:, None] * 3 + regions(width)[None], window)
+    label = cut_windows(regions(height)[:, None] * 3 + regions(width)[None], window)
     return np.where(label[:, :, None] == label[:, None, :], 0.0, _BLOCKED).astype("float32")
 
 
@@ -111,10 +111,10 @@ class WindowAttention(Attention):
             raise ValueError(f"window_size must be at least 1, got {window_size}")
         self.shifted = shifted
         self.window = min(window_size, *grid)
-        self.relative_position_bias_table = self.create_parameter(
-            [(2 * self.window - 1) ** 2, num_heads], default_initializer=nn.initializer.Constant(0.0)
-        )
-        trunc_normal_(self.relative_position_bias_table, std=0.02)
+        shape = [(2 * self.window - 1) ** 2, num_heads]
+        zero = nn.initializer.Constant(0.0)
+        self.relative_position_bias_table = self.create_parameter(shape, default_initializer=zero)
+        trunc_normal_(self.relative_position_bias_table, 0.02)
         self.plan(grid, window_size)
 
     def plan(self, grid: tuple[int, int], window_size: int) -> None:
@@ -122,13 +122,11 @@ class WindowAttention(Attention):
         window = min(window_size, *grid)
         self.shift = window_size // 2 if self.shifted and min(grid) > window_size else 0
         if window != self.window:
-            table = table_values(self.relative_position_bias_table)
-            replace_parameter(
-                self, "relative_position_bias_table", resize_bias_table(table, self.window, window)
-            )
+            table = resize_bias_table(table_values(self.relative_position_bias_table), self.window, window)
+            replace_parameter(self, "relative_position_bias_table", table)
             self.window = window
         self.grid = grid
-        # What follows from the size is not saved: checkpoints of any size load.
+        # Buffers that follow from the size are not saved, so that checkpoints of any size load.
         if self.shift:
             dtype = self.relative_position_bias_table.dtype
             mask = paddle.to_tensor(shift_mask(grid, window, self.shift)).astype(dtype)
@@ -140,12 +138,8 @@ class WindowAttention(Attention):
     def _set_indices(self) -> None:
         order, places = window_order(self.grid, self.window, self.shift)
         self.padded = len(order) > len(places)
-        tables = {
-            "relative_position_index": relative_position_index(self.window),
-            "order": order,
-            "places": places,
-        }
-        for name, values in tables.items():
+        index = relative_position_index(self.window)
+        for name, values in (("relative_position_index", index), ("order", order), ("places", places)):
             self.register_buffer(name, paddle.to_tensor(values), persistable=False)
 
     def _apply(self, *args: Any, **kwargs: Any) -> None:
@@ -156,9 +150,8 @@ class WindowAttention(Attention):
 
     def bias(self) -> paddle.Tensor:
         """Position bias, and mask where windows are shifted: ``[h, N, N]`` or ``[W, h, N, N]``."""
-        places = self.window**2
         bias = paddle.gather(self.relative_position_bias_table, self.relative_position_index.flatten())
-        bias = bias.t().reshape([self.num_heads, places, places])
+        bias = bias.t().reshape([self.num_heads, self.window**2, self.window**2])
         if not self.shift:
             return bias
         # The mask is spread over the heads first: if both operands repeat, Paddle takes ten times as long.

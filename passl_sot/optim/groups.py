@@ -1,4 +1,4 @@
-"""Groups of parameters: which train, which are decayed, and at what share of the learning rate.
+"""Groups of parameters: which train, which are decayed, and at which fraction of the learning rate.
 
 Names are the structured ones of the model (`backbone.blocks.0.attn.qkv.weight`); patterns are those of a
 shell (`backbone.*`, where `*` also spans dots, `?`, `[0-9]`).
@@ -13,9 +13,9 @@ from typing import Annotated, Literal
 
 import paddle
 
+from passl_sot.config import NotEmpty, Positive, Range
 from passl_sot.config.chinese import zh
 from passl_sot.config.loader import ConfigError, Fault
-from passl_sot.config.ranges import NotEmpty, Positive, Range
 from passl_sot.optim.schedules import Schedule
 
 _Pattern = Annotated[str, NotEmpty()]
@@ -27,9 +27,9 @@ class LrFactor:
 
     Attributes:
         pattern: Names of the parameters.
-        factor: Their share of the learning rate.
-        scales: What it multiplies: "all" rates, or the "peak" alone, with the schedule's `warmup_lr` and
-            `min_lr` as for the others (a PyTorch optimiser's group with a rate of its own).
+        factor: Their fraction of the learning rate.
+        scales: Rates that it multiplies: "all", or the "peak" alone, with the schedule's `warmup_lr` and
+            `min_lr` as for the others (a PyTorch optimizer's group with a rate of its own).
     """
 
     pattern: _Pattern
@@ -39,17 +39,17 @@ class LrFactor:
 
 @dataclass(kw_only=True)
 class ParametersSection:
-    """`parameters:` what fine-tuning does to some parameters and not to others.
+    """`parameters:` of an experiment, for fine-tuning.
 
     Attributes:
         freeze: Patterns of parameters that don't train. Statistics of BatchNorm are none; `training_mode` has
             them frozen.
-        layer_decay: Share of the rate from one layer to the one before it: factor
-            `layer_decay ** (last - layer)`, the head being last (BEiT, arXiv 2106.08254). null for none.
-        lr_factors: Shares of the rate by pattern; of several that match, the first counts. They multiply with
-            that of `layer_decay`.
+        layer_decay: Factor of the rate from one layer to the one before it, `layer_decay ** (last - layer)`
+            in all, the head being last (BEiT, arXiv 2106.08254). null for none.
+        lr_factors: Factors of the rate by pattern; of several that match, the first counts. They multiply
+            with that of `layer_decay`.
         weight_decay_on: "weights" (parameters of two or more dimensions but for biases and what the model
-            names), or "all" that train, as a plain PyTorch optimiser does.
+            names), or "all" that train, as a plain PyTorch optimizer does.
     """
 
     freeze: list[_Pattern] = field(default_factory=list)
@@ -63,10 +63,10 @@ class ParameterGroup:
     """Parameters that are treated alike.
 
     Attributes:
-        title: What they have in common.
+        title: Their layer or pattern.
         decayed: Whether they get weight decay.
-        factor: Their share of the learning rate.
-        peak: Their share of its peak alone.
+        factor: Their fraction of the learning rate.
+        peak: Their fraction of its peak alone.
         parameters: By name.
     """
 
@@ -77,26 +77,12 @@ class ParameterGroup:
     parameters: dict[str, paddle.Tensor] = field(default_factory=dict)
 
 
-def decays(name: str, ndim: int, no_weight_decay: set[str]) -> bool:
-    """Whether a trainable parameter gets weight decay, by the rule that timm and the papers' code share.
-
-    Parameters with fewer than two dimensions (norms, biases, svPN's start vector) and those that the
-    model names in `no_weight_decay()` don't.
-    """
-    return ndim >= 2 and not name.endswith(".bias") and name not in no_weight_decay
-
-
-def decay_groups(model) -> tuple[list[str], list[str]]:
-    """Splits the trainable parameters of `model` by `decays`.
-
-    Returns:
-        Names with decay, names without; frozen parameters (BatchNorm statistics included) are in neither.
-    """
-    groups = group_parameters(model)
-    with_decay, without = (
-        [n for g in groups if g.decayed is on for n in g.parameters] for on in (True, False)
-    )
-    return with_decay, without
+def decay_groups(model: paddle.nn.Layer) -> tuple[list[str], list[str]]:
+    """Names of the trainable parameters with weight decay by `group_parameters`, and of those without."""
+    names: dict[bool, list[str]] = {True: [], False: []}
+    for group in group_parameters(model):
+        names[group.decayed] += group.parameters
+    return names[True], names[False]
 
 
 def freeze(model: paddle.nn.Layer, patterns: Sequence[str]) -> set[str]:
@@ -108,14 +94,12 @@ def freeze(model: paddle.nn.Layer, patterns: Sequence[str]) -> set[str]:
     Raises:
         ConfigError: A pattern matches no trainable parameter, or none is left to train.
     """
-    trainable = {name: p for name, p in model.named_parameters() if not p.stop_gradient}
-    _check_patterns("parameters.freeze", patterns, list(trainable))
+    trainable = _trainable(model)
+    _check_patterns("parameters.freeze.{}", patterns, list(trainable))
     frozen = {name for name in trainable if any(fnmatch.fnmatchcase(name, p) for p in patterns)}
     if frozen and len(frozen) == len(trainable):
-        message = f"{', '.join(patterns)} match every parameter, so nothing is left to train" + zh(
-            "nothing_trainable"
-        )
-        raise ConfigError([Fault("parameters.freeze", message)])
+        message = f"{', '.join(patterns)} match every parameter, so nothing is left to train"
+        raise ConfigError([Fault("parameters.freeze", message + zh("nothing_trainable"))])
     for name in frozen:
         trainable[name].stop_gradient = True
     return frozen
@@ -126,6 +110,9 @@ def group_parameters(
 ) -> list[ParameterGroup]:
     """Sorts the trainable parameters of `model` into groups, in order of their first members.
 
+    Decayed are those of two or more dimensions, but for biases and names in the model's `no_weight_decay()`,
+    as timm and the papers' code have it; or all, if the section says so.
+
     Args:
         model: A classifier; without `layer_decay` any layer.
         section: The `parameters:` section; its `freeze` has been done.
@@ -135,45 +122,48 @@ def group_parameters(
     """
     section = section or ParametersSection()
     skip = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
-    trainable = {name: p for name, p in model.named_parameters() if not p.stop_gradient}
-    _check_patterns(
-        "parameters.lr_factors", [entry.pattern for entry in section.lr_factors], list(trainable), ".pattern"
-    )
-    groups: dict[tuple, ParameterGroup] = {}
+    trainable = _trainable(model)
+    patterns = [entry.pattern for entry in section.lr_factors]
+    _check_patterns("parameters.lr_factors.{}.pattern", patterns, list(trainable))
+    groups: dict[tuple[str, bool], ParameterGroup] = {}
     for name, parameter in trainable.items():
-        decayed = section.weight_decay_on == "all" or decays(name, parameter.ndim, skip)
-        entry = next((e for e in section.lr_factors if fnmatch.fnmatchcase(name, e.pattern)), None)
-        titles, factor, peak = [], 1.0, 1.0
+        decayed = parameter.ndim >= 2 and not name.endswith(".bias") and name not in skip
+        titles = []
+        factors = {"all": 1.0, "peak": 1.0}
         if section.layer_decay is not None:
             layer = model.layer_of(name)
             titles.append(f"layer {layer}")
-            factor = section.layer_decay ** (model.num_layers - layer)
-        if entry is not None:
-            titles.append(entry.pattern)
-            factor, peak = (factor * entry.factor, 1.0) if entry.scales == "all" else (factor, entry.factor)
-        title = ", ".join(titles) or ("others" if section.lr_factors else "all")
-        group = groups.setdefault(
-            (title, decayed), ParameterGroup(title=title, decayed=decayed, factor=factor, peak=peak)
+            factors["all"] = section.layer_decay ** (model.num_layers - layer)
+        for entry in section.lr_factors:
+            if fnmatch.fnmatchcase(name, entry.pattern):
+                titles.append(entry.pattern)
+                factors[entry.scales] *= entry.factor
+                break
+        group = ParameterGroup(
+            title=", ".join(titles) or ("others" if section.lr_factors else "all"),
+            decayed=decayed or section.weight_decay_on == "all",
+            factor=factors["all"],
+            peak=factors["peak"],
         )
-        group.parameters[name] = parameter
+        groups.setdefault((group.title, group.decayed), group).parameters[name] = parameter
     return list(groups.values())
 
 
 def set_rates(
-    optimizer,
+    optimizer: paddle.optimizer.Optimizer,
     groups: Sequence[ParameterGroup],
     schedule: Schedule,
     at: tuple[int, float, int],
     batch_factor: float = 1.0,
 ) -> float:
-    """Gives an optimiser and each group its learning rate.
+    """Gives an optimizer and each group its learning rate.
 
     Args:
-        optimizer: Paddle's optimiser.
+        optimizer: Paddle's optimizer.
         groups: All its parameters.
         schedule: Gives the rate.
-        at: Epoch, done share of it, and epochs of the run.
-        batch_factor: What the batch scales the rate by.
+        at: Epoch, done fraction of it, and epochs of the run.
+        batch_factor: Scale of the rate by the batch.
 
     Returns:
         The rate of parameters whose factors are 1.
@@ -183,7 +173,7 @@ def set_rates(
     for group in groups:
         own = schedule.lr(*at, batch_factor, group.peak) * group.factor
         for parameter in group.parameters.values():
-            # Paddle multiplies an optimiser's rate by this; at a rate of 0 all are 0.
+            # Paddle multiplies an optimizer's rate by this; at a rate of 0 all are 0.
             parameter.optimize_attr["learning_rate"] = own / rate if rate else 1.0
     return rate
 
@@ -195,56 +185,57 @@ def describe_groups(
 
     Args:
         groups: As of `group_parameters`.
-        weight_decay: The optimiser's.
+        weight_decay: The optimizer's.
         frozen: Parameters frozen by pattern.
     """
     rows = [("parameter group", "tensors", "parameters", "weight decay", "learning rate")]
     for group in groups:
-        share = "x 1" if group.peak == 1 else f"x {group.peak:.4g} at its peak"
+        factors = []
         if group.factor != 1:
-            share = f"x {group.factor:.4g}" + ("" if group.peak == 1 else f", {share}")
-        decay = f"{weight_decay:g}" if group.decayed else "0"
-        rows.append((group.title, *_size(group.parameters), decay, share))
+            factors.append(f"x {group.factor:.4g}")
+        if group.peak != 1:
+            factors.append(f"x {group.peak:.4g} at its peak")
+        decay = f"{weight_decay * group.decayed:g}"
+        rows.append((group.title, *_size(group.parameters), decay, ", ".join(factors) or "x 1"))
     if frozen:
         rows.append(("frozen", *_size(frozen), "-", "-"))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    w = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        "  ".join(
-            cell.ljust(width) if i in (0, 4) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
+        f"{title:<{w[0]}}  {tensors:>{w[1]}}  {size:>{w[2]}}  {decay:>{w[3]}}  {rate}"
+        for title, tensors, size, decay, rate in rows
     ]
+
+
+def _trainable(model: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
+    return {name: p for name, p in model.named_parameters() if not p.stop_gradient}
 
 
 def _size(parameters: dict[str, paddle.Tensor]) -> tuple[str, str]:
     return str(len(parameters)), f"{sum(int(p.size) for p in parameters.values()):,}"
 
 
-def _check_patterns(path: str, patterns: Sequence[str], names: list[str], tail: str = "") -> None:
+def _check_patterns(path: str, patterns: Sequence[str], names: list[str]) -> None:
     faults = []
     for i, pattern in enumerate(patterns):
-        if not fnmatch.filter(names, pattern):
-            plain = re.sub(r"[*?\[\]]+", "", pattern)
-            near = difflib.get_close_matches(plain, _prefixes(names), n=3, cutoff=0.5)
-            hint = (
-                f"; nearest: {', '.join(near)}" if near else f"; names begin with {', '.join(_roots(names))}"
-            )
-            message = f"'{pattern}' matches no trainable parameter{hint}" + zh("pattern_matches_nothing")
-            faults.append(Fault(f"{path}.{i}{tail}", message))
+        if fnmatch.filter(names, pattern):
+            continue
+        plain = re.sub(r"[*?\[\]]+", "", pattern)
+        near = difflib.get_close_matches(plain, [*_layers(names), *names], n=3, cutoff=0.5)
+        hint = f"nearest: {', '.join(near)}"
+        if not near:
+            roots = dict.fromkeys(name.split(".")[0] for name in names)
+            hint = f"names begin with {', '.join(roots)}"
+        message = f"'{pattern}' matches no trainable parameter; {hint}" + zh("pattern_matches_nothing")
+        faults.append(Fault(path.format(i), message))
     if faults:
         raise ConfigError(faults)
 
 
-def _prefixes(names: Sequence[str]) -> list[str]:
-    """Names and the layers that hold them, those with a wildcard behind them."""
-    layers = dict.fromkeys(
-        ".".join(parts[:depth]) + ".*"
-        for parts in (name.split(".") for name in names)
-        for depth in range(1, len(parts))
-    )
-    return [*layers, *names]
-
-
-def _roots(names: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(name.split(".")[0] for name in names))
+def _layers(names: Sequence[str]) -> list[str]:
+    """Patterns of the layers that hold some parameters, such as `head.*`, outer ones first."""
+    found: dict[str, None] = {}
+    for name in names:
+        parts = name.split(".")
+        for depth in range(1, len(parts)):
+            found[".".join(parts[:depth]) + ".*"] = None
+    return list(found)

@@ -1,19 +1,19 @@
-"""Optimisers by name. Each is configured from YAML and then called with the model."""
+"""Optimizers by name. Each is configured from YAML and then called with the model."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import paddle
 
-from passl_sot.config.ranges import NonNegative, Positive, Range, Share
+from passl_sot.config import NonNegative, Positive, Range, Share
 from passl_sot.optim import OPTIMIZERS
 from passl_sot.optim.groups import ParameterGroup, group_parameters
 
 
 @dataclass(kw_only=True)
 class OptimizerFactory:
-    """What every optimiser has. The result of a call starts at rate 0; `groups.set_rates` sets it.
+    """Settings of every optimizer. The result of a call starts at rate 0; `groups.set_rates` sets it.
 
     Attributes:
         weight_decay: On the groups that are decayed.
@@ -26,29 +26,39 @@ class OptimizerFactory:
     def __call__(
         self, model: paddle.nn.Layer, groups: Sequence[ParameterGroup] | None = None
     ) -> paddle.optimizer.Optimizer:
-        """Builds Paddle's optimiser over the trainable parameters of `model`.
+        """Builds Paddle's optimizer over the trainable parameters of `model`.
 
         Args:
             model: The model.
             groups: Its trainable parameters in groups; by default those of `group_parameters(model)`.
         """
         groups = group_parameters(model) if groups is None else groups
-        decayed = [p for group in groups if group.decayed for p in group.parameters.values()]
+        decayed = {p.name for group in groups if group.decayed for p in group.parameters.values()}
         return self.build([p for p in model.parameters() if not p.stop_gradient], decayed)
 
-    def build(self, parameters: list, decayed: list) -> paddle.optimizer.Optimizer:
-        """Builds Paddle's optimiser.
+    def build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
+        """Builds Paddle's optimizer.
 
         Args:
             parameters: All that train, in the model's order.
-            decayed: Those with weight decay.
+            decayed: Paddle's own names ("linear_0.w_0") of those with weight decay.
         """
         raise NotImplementedError
 
 
+@dataclass(kw_only=True)
+class _Adaptive(OptimizerFactory):
+    beta1: Share = 0.9
+    beta2: Share = 0.999
+    epsilon: Positive = 1e-8
+
+    def _settings(self) -> dict[str, Any]:
+        return {"learning_rate": 0.0, "beta1": self.beta1, "beta2": self.beta2, "epsilon": self.epsilon}
+
+
 @OPTIMIZERS.register()
 @dataclass(kw_only=True)
-class AdamW(OptimizerFactory):
+class AdamW(_Adaptive):
     """Adam with decoupled weight decay (Loshchilov & Hutter, 2019), as torch and timm have it.
 
     Attributes:
@@ -58,28 +68,20 @@ class AdamW(OptimizerFactory):
         weight_decay: Decay per unit of learning rate.
     """
 
-    beta1: Share = 0.9
-    beta2: Share = 0.999
-    epsilon: Positive = 1e-8
-
-    def build(self, parameters: list, decayed: list) -> paddle.optimizer.Optimizer:
+    def build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
         """As `OptimizerFactory.build`."""
-        # Paddle hands its own parameter name ("linear_0.w_0") to the function, not the structured one.
-        names = {p.name for p in decayed}
         return paddle.optimizer.AdamW(
-            learning_rate=0.0,
-            beta1=self.beta1,
-            beta2=self.beta2,
-            epsilon=self.epsilon,
             weight_decay=self.weight_decay,
-            apply_decay_param_fun=names.__contains__,
+            # It is given Paddle's own name of a parameter, not the model's.
+            apply_decay_param_fun=decayed.__contains__,
             parameters=parameters,
+            **self._settings(),
         )
 
 
 @OPTIMIZERS.register()
 @dataclass(kw_only=True)
-class Lamb(OptimizerFactory):
+class Lamb(_Adaptive):
     """LAMB (You et al., arXiv 1904.00962), for large batches; DeiT III trains with it.
 
     Each tensor's step, Adam's with the decay added, is scaled by the norm of its weights over that of the
@@ -92,39 +94,29 @@ class Lamb(OptimizerFactory):
         epsilon: Added to the root of the second moment.
     """
 
-    beta1: Share = 0.9
-    beta2: Share = 0.999
     epsilon: Positive = 1e-6
 
-    def build(self, parameters: list, decayed: list) -> paddle.optimizer.Optimizer:
+    def build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
         """As `OptimizerFactory.build`."""
-        names = {p.name for p in decayed}
         return paddle.optimizer.Lamb(
-            learning_rate=0.0,
-            beta1=self.beta1,
-            beta2=self.beta2,
-            epsilon=self.epsilon,
             lamb_weight_decay=self.weight_decay,
-            exclude_from_weight_decay_fn=lambda p: p.name not in names,
+            exclude_from_weight_decay_fn=lambda p: p.name not in decayed,
             parameters=parameters,
+            **self._settings(),
         )
 
 
 class _Decaying:
-    """Adds a share of some parameters to their gradients, in Paddle's hook for regularisation.
+    """Adds decay to gradients. A regularizer of each parameter, Paddle's way, is refused by its sharding."""
 
-    A regulariser of each parameter, Paddle's own way to leave others out, is refused by its sharding.
-    """
-
-    _decayed: frozenset[str] = frozenset()
-    _share = 0.0
-
-    def decays(self, parameters: list, share: float) -> None:
-        """Says which, and what share."""
-        self._decayed, self._share = frozenset(p.name for p in parameters), share
+    decayed: Collection[str] = ()
+    weight_decay = 0.0
 
     def _create_regularization_of_grad(self, param, grad, regularization=None):
-        return grad + self._share * param if self._share and param.name in self._decayed else grad
+        # Paddle's optimizers call this for every parameter before a step.
+        if self.weight_decay and param.name in self.decayed:
+            return grad + self.weight_decay * param
+        return grad
 
 
 class _DecayingSGD(_Decaying, paddle.optimizer.SGD):
@@ -135,22 +127,27 @@ class _DecayingMomentum(_Decaying, paddle.optimizer.Momentum):
     pass
 
 
+def _decaying(optimizer, decayed: Collection[str], weight_decay: float) -> paddle.optimizer.Optimizer:
+    optimizer.decayed = decayed
+    optimizer.weight_decay = weight_decay
+    return optimizer
+
+
 @OPTIMIZERS.register()
 @dataclass(kw_only=True)
 class SGD(OptimizerFactory):
     """Stochastic gradient descent without memory.
 
     Attributes:
-        weight_decay: Share of the weights that is added to their gradients.
+        weight_decay: Fraction of the weights that is added to their gradients.
     """
 
     weight_decay: NonNegative = 0.0
 
-    def build(self, parameters: list, decayed: list) -> paddle.optimizer.Optimizer:
+    def build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
         """As `OptimizerFactory.build`."""
         optimizer = _DecayingSGD(learning_rate=0.0, parameters=parameters)
-        optimizer.decays(decayed, self.weight_decay)
-        return optimizer
+        return _decaying(optimizer, decayed, self.weight_decay)
 
 
 @OPTIMIZERS.register()
@@ -159,8 +156,8 @@ class Momentum(OptimizerFactory):
     """SGD with momentum, as torch's SGD: `velocity = momentum * velocity + gradient`, then a step along it.
 
     Attributes:
-        weight_decay: Share of the weights that is added to their gradients.
-        momentum: Share of the velocity that stays.
+        weight_decay: Fraction of the weights that is added to their gradients.
+        momentum: Fraction of the velocity that stays.
         nesterov: Step along the gradient at the place where the velocity leads.
     """
 
@@ -168,10 +165,9 @@ class Momentum(OptimizerFactory):
     momentum: Annotated[float, Range(above=0, below=1)] = 0.9
     nesterov: bool = False
 
-    def build(self, parameters: list, decayed: list) -> paddle.optimizer.Optimizer:
+    def build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
         """As `OptimizerFactory.build`."""
         optimizer = _DecayingMomentum(
             learning_rate=0.0, momentum=self.momentum, use_nesterov=self.nesterov, parameters=parameters
         )
-        optimizer.decays(decayed, self.weight_decay)
-        return optimizer
+        return _decaying(optimizer, decayed, self.weight_decay)

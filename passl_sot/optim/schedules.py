@@ -1,8 +1,4 @@
-"""Learning-rate schedules as pure functions of the time in epochs: nothing to save, nothing to restore.
-
-All begin with an optional linear warm-up and share the settings of `Schedule`; a `lr_scheduler:` section
-names one of them.
-"""
+"""Learning-rate schedules as pure functions of the time in epochs: nothing to save, nothing to restore."""
 
 import math
 from bisect import bisect_right
@@ -10,20 +6,20 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from passl_sot.config.ranges import Count, Natural, NonNegative, NotEmpty, Positive, Range
+from passl_sot.config import Count, Natural, NonNegative, NotEmpty, Positive, Range
 from passl_sot.optim import SCHEDULERS
 
-# What a step multiplies a rate by.
+# Factor of the rate at a step.
 _Gamma = Annotated[float, Range(above=0, max=1)]
 
 
 @dataclass(kw_only=True)
 class Schedule:
-    """What every schedule has: a peak, a linear warm-up to it, and rules for another batch.
+    """A peak rate, a linear warm-up to it, and rules for another batch, which all schedules share.
 
-    For t epochs and warm-up W: `t < W` gives `warmup_lr + t (lr - warmup_lr) / W`, later ones what `after`
-    says. The warm-up lies inside the schedule, as in timm: at t = W it stands where it would without one.
-    With `warmup_prefix` the schedule begins where the warm-up ends: t - W takes the place of t.
+    At t epochs, with a warm-up of W: `warmup_lr + t (lr - warmup_lr) / W` for t < W, then `after`. The
+    warm-up lies inside the schedule, as in timm: at t = W it stands where it would without one. With
+    `warmup_prefix` the schedule begins where the warm-up ends: t - W takes the place of t.
 
     Attributes:
         learning_rate: Peak rate, for `reference_batch` images per update.
@@ -35,10 +31,10 @@ class Schedule:
         lag: Epochs by which the rate is late, with unit "epoch": epoch e runs at the rate of t = e - lag,
             and the first ones at that of t = 0. DeiT's training script, which PiT and STViT share, sets
             epoch e's rate after that epoch, a lag of 1: epochs 0 and 1 both run at `warmup_lr`.
-        reference_batch: Images per update that the recipe was tuned for; null takes what the run has.
-        batch_rule: How another batch is brought to it: "accumulate" gradients (what is left over scales
-            the rate), or "scale_lr" linearly.
-        scaled: What such a factor multiplies: "all" rates (Swin), or the "peak" alone, with `warmup_lr` and
+        reference_batch: Images per update that the recipe was tuned for; null takes the run's.
+        batch_rule: How another batch is brought to it: "accumulate" gradients (the rest scales the rate), or
+            "scale_lr" linearly.
+        scaled: Rates that such a factor multiplies: "all" (Swin), or the "peak" alone, with `warmup_lr` and
             `min_lr` as they are (DeiT, PiT, STViT).
 
     Raises:
@@ -68,15 +64,20 @@ class Schedule:
             epoch: The epoch, counted from 0.
             fraction: How much of it is done, in [0, 1).
             epochs: Epochs of the whole run.
-            factor: What the batch scales the rate by; see `scaled`.
-            peak: What a group of parameters scales the peak by, and nothing else.
+            factor: Scale of the rates by the batch; see `scaled`.
+            peak: Scale of the peak alone, for a group of parameters.
         """
-        others = factor if self.scaled == "all" else 1.0
-        top, start = self.learning_rate * factor * peak, self.warmup_lr * others
-        t = epoch + fraction if self.unit == "step" else max(epoch - self.lag, 0)
+        others = 1.0
+        if self.scaled == "all":
+            others = factor
+        top = self.learning_rate * factor * peak
+        start = self.warmup_lr * others
+        t: float = max(epoch - self.lag, 0)
+        if self.unit == "step":
+            t = epoch + fraction
         if t < self.warmup_epochs:
             return start + t * (top - start) / self.warmup_epochs
-        before = self.warmup_epochs if self.warmup_prefix else 0
+        before = self.warmup_epochs * self.warmup_prefix
         return self.after(t - before, epochs - before, top, others)
 
     def after(self, t: float, epochs: float, peak: float, others: float) -> float:
@@ -86,7 +87,7 @@ class Schedule:
             t: Epochs since the schedule began.
             epochs: Epochs from there to the end of the run.
             peak: The peak rate, scaled.
-            others: What scales other rates, such as the final one.
+            others: Scale of other rates, such as the final one.
         """
         raise NotImplementedError
 
@@ -159,11 +160,14 @@ class FallingSchedule(Schedule):
 
     def after(self, t: float, epochs: float, peak: float, others: float) -> float:
         """As `Schedule.after`."""
-        end, length = self.min_lr * others, self.T_max or epochs
-        return end if t >= length else end + (peak - end) * self.left(t / length)
+        end = self.min_lr * others
+        length = self.T_max or epochs
+        if t >= length:
+            return end
+        return end + (peak - end) * self.left(t / length)
 
     def left(self, done: float) -> float:
-        """How much of the way down is left, 1 to 0, when the share `done`, in [0, 1), of T has passed."""
+        """How much of the way down is left, 1 to 0, when a fraction `done` of T, in [0, 1), has passed."""
         raise NotImplementedError
 
 
@@ -210,7 +214,7 @@ class BatchPlan:
     Attributes:
         accumulate: Batches per update and device.
         effective: Images per update over all devices.
-        lr_factor: What the batch scales the schedule's rates by.
+        lr_factor: Scale of the schedule's rates.
     """
 
     accumulate: int

@@ -1,223 +1,297 @@
-"""What a training step computes. Another objective is another task, not a flag in the loop.
+"""The contract between the engine and what a run means: another objective is another task.
 
-A task is configured from YAML (`task:`; left out, it is `ClassificationTask`), prepared with what the run has
-built, and then called with the model and a batch.
+A task is configured from YAML (`task:`; left out, it is `ClassificationTask`). It knows what is in a batch,
+a checkpoint's card and a model's outputs; the engine hands these on and looks at none of them.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Annotated, Any, Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import paddle
 
-from passl_sot.config.chinese import zh
-from passl_sot.config.epoch_schedule import NonNegativeByEpoch, UnitIntervalByEpoch, value_of_epoch
-from passl_sot.config.loader import Config, ConfigError, Fault
-from passl_sot.config.paths import origin_at
-from passl_sot.config.ranges import NotEmpty, Positive
-from passl_sot.config.registry import Registry
+from passl_sot.config import Config, ConfigError, Fault, Origin, Registry, make_section
+from passl_sot.data import DATASETS, SplitSection
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.modeling.heads.distilled import DistilledHead
-from passl_sot.modeling.losses import LOSSES, hard_distillation, soft_distillation
-from passl_sot.tasks.teacher import Normalization, TeacherSection, build_teacher, normalization_of
+from passl_sot.modeling.losses import LOSSES
+from passl_sot.modeling.schema import ModelSection
 from passl_sot.utils.logger import get_logger
+from passl_sot.weights.checkpoint import require
 
 log = get_logger()
 TASKS = Registry("task", "passl_sot.tasks")
+Batch = Mapping[str, paddle.Tensor]
+_DEFAULT = {"name": "ClassificationTask"}
 
 
-class Task(Protocol):
-    """What the trainer needs of a task.
+@dataclass(frozen=True)
+class Words:
+    """How log lines speak of a task.
 
     Attributes:
-        missing: Path of a setting that training needs and the config leaves empty; "" where none is.
+        item: What a model looks at ("image").
+        score: The score that chooses the best weights.
+        unit: Follows the score's number.
     """
 
-    missing: str
+    item: str = "item"
+    score: str = "score"
+    unit: str = ""
 
-    def prepare(
-        self,
-        loss,
-        model: Classifier,
-        class_names: Sequence[str] | None,
-        normalization: Normalization | None,
+    @property
+    def items(self) -> str:
+        """The plural of `item`."""
+        return f"{self.item}s"
+
+    @property
+    def an_item(self) -> str:
+        """`item` with its article."""
+        article = "an" if self.item[0] in "aeiou" else "a"
+        return f"{article} {self.item}"
+
+
+class Data(Protocol):
+    """The two splits of an experiment."""
+
+    train: SplitSection
+    val: SplitSection
+
+
+class Settings(Protocol):
+    """The part of an experiment that tasks read."""
+
+    dataloader: Data
+    loss: dict
+    task: dict | None
+    training_mode: str
+
+    def origin(self, path: str) -> Origin | None:
+        """Where a setting was written."""
+
+
+class Meter(Protocol):
+    """The scores of one evaluation; each process takes in its own part of the items."""
+
+    @property
+    def items(self) -> int:
+        """Items taken in."""
+
+    def gather(self, total: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Joins the counts of all processes by a function that sums an array over them."""
+
+    def result(self) -> dict[str, float]:
+        """All scores by name."""
+
+
+class Task:
+    """Base of all tasks. A task must say how to `step`, to evaluate (`meter`, `measure`) and its `score`.
+
+    Attributes:
+        words: For log lines.
+        score: Name of the result that chooses the best weights; the higher the better.
+        missing: Path of a setting that training needs and the config leaves empty; "" where none is.
+        loss: The experiment's `loss:`, built.
+        row: Makes a row of predictions from `path`, `error` and the values that `decode` gives.
+    """
+
+    words = Words()
+    score = "score"
+    missing = ""
+    loss: Any = None
+    row: Callable[..., Any] = dict
+
+    @classmethod
+    def complaint(cls, settings: Settings) -> str:
+        """Says which settings contradict this task, when the config is read; "" where none do."""
+        return ""
+
+    @classmethod
+    def check_card(cls, path: Path, meta: Mapping[str, Any]) -> None:
+        """Checks that a checkpoint's header holds all that evaluation, prediction and resuming need.
+
+        Raises:
+            CheckpointError: It doesn't; names file and key.
+        """
+
+    # -- before training ----------------------------------------------------------------------------
+    def check(
+        self, model: Classifier, train: Any, val: Any, settings: Settings, *, every_item: bool = False
     ) -> None:
-        """Takes what the run has built (see `build_task`), and how its training images are normalised."""
+        """Checks that the data are in order and fit each other, the model and the loss.
 
+        Args:
+            model: The model without any wrapper.
+            train: Training dataset.
+            val: Validation dataset.
+            settings: The experiment.
+            every_item: Read every item rather than a sample.
+
+        Raises:
+            DataError: The data are faulty; lists all faults.
+            ConfigError: They do not fit; lists all faults.
+        """
+
+    def prepare(self, model: Classifier, train: Any, settings: Settings) -> None:
+        """Takes what training needs of model, training dataset and experiment.
+
+        Raises:
+            ConfigError: They do not fit the task.
+            CheckpointError: Weights that the task needs can't be read or don't fit.
+        """
+
+    def check_resume(self, path: Path, card: Mapping[str, Any]) -> None:
+        """Checks that the data are those that a checkpoint was trained on.
+
+        Raises:
+            CheckpointError: They aren't.
+        """
+
+    def describe_items(self, train: Any) -> str:
+        """The kind of a dataset's items, for a line of the log behind their number."""
+        return self.words.items
+
+    # -- training -----------------------------------------------------------------------------------
     def set_epoch(self, epoch: int) -> None:
-        """Told before each epoch, counted from 0; for what follows a schedule."""
+        """Told before each epoch, counted from 0; for schedules."""
 
-    def __call__(self, model: paddle.nn.Layer, batch: dict) -> dict[str, paddle.Tensor]:
+    def step(self, model: paddle.nn.Layer, batch: Batch) -> dict[str, paddle.Tensor]:
         """One forward pass of `model`, which may be wrapped for several processes.
 
         Args:
-            model: Maps [B, 3, H, W] to logits.
-            batch: `image` [B, 3, H, W] float32, and `label` int64 [B] or soft targets float32 [B, K].
+            model: The model, in training mode.
+            batch: As the dataset's `collate` gives it, as tensors.
 
         Returns:
             Named scalars; `loss` is the one to differentiate, others are logged.
         """
+        raise NotImplementedError
+
+    def inputs(self, batch: Batch) -> tuple[paddle.Tensor, ...]:
+        """The part of a batch that the model takes, as arguments of its call."""
+        raise NotImplementedError
+
+    def probe(self, model: Classifier, size: int) -> Batch:
+        """A made-up batch of `size` items, to estimate time and memory by."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """The card that travels in checkpoints: all that reading items and outputs again will need."""
+        return {}
+
+    # -- evaluation ---------------------------------------------------------------------------------
+    def evaluation_dataset(self, node: Config, card: Mapping[str, Any]) -> Any:
+        """The dataset to evaluate on.
+
+        Args:
+            node: The `dataset:` section.
+            card: A checkpoint's header, whose preprocessing counts; {} for bare weights.
+        """
+        return DATASETS.build(node)
+
+    def prepare_evaluation(self, model: Classifier, val: Any) -> None:
+        """Takes what evaluation without training needs.
+
+        Raises:
+            CheckpointError: The data do not fit the model.
+        """
+
+    def meter(self, model: Classifier, val: Any, *, rows: bool = False) -> Meter:
+        """A new meter for the validation dataset; `rows` keeps each item's result for `write_files`."""
+        raise NotImplementedError
+
+    def measure(self, model: paddle.nn.Layer, batch: Batch, meter: Any) -> None:
+        """Runs the model, in evaluation mode, on a batch and gives the outputs to the meter."""
+        raise NotImplementedError
+
+    def details(self, meter: Any) -> dict[str, Any]:
+        """Further entries of an evaluation's report."""
+        return {}
+
+    def write_files(self, meter: Any, val: Any, folder: Path) -> list[Path]:
+        """Writes tables and pictures of an evaluation, of a meter with rows.
+
+        Returns:
+            The files written.
+        """
+        return []
+
+    # -- prediction ---------------------------------------------------------------------------------
+    def use_card(self, card: Mapping[str, Any]) -> None:
+        """Takes what prediction needs from a checkpoint's header."""
+
+    def read(self, item: Any) -> dict[str, Any]:
+        """One item as the user gives it (a path, an array), as a sample for `collate`.
+
+        Raises:
+            ImageError: It can't be read.
+        """
+        raise NotImplementedError
+
+    def collate(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+        """Makes a batch of samples."""
+        return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+    def decode(self, outputs: paddle.Tensor, top_k: int) -> list[dict[str, Any]]:
+        """The values of a row for each item of a batch.
+
+        Args:
+            outputs: Of the model in evaluation mode.
+            top_k: Alternatives to name for each item, where there are any.
+        """
+        raise NotImplementedError
 
 
-def build_task(
-    cfg: Config,
-    model: Classifier,
-    class_names: Sequence[str] | None = None,
-    *,
-    class_counts: Sequence[int] | None = None,
-    trial: bool = False,
-) -> Task:
+def task_class(node: Mapping[str, Any] | None) -> type[Task]:
+    """The class that a `task:` section names."""
+    return TASKS.get((node or _DEFAULT)["name"])  # type: ignore[return-value]
+
+
+def build_task(settings: Settings, *, trial: bool = False) -> Task:
     """Builds the task that an experiment's `task:` and `loss:` describe.
 
     Args:
-        cfg: A checked experiment.
-        model: The model to be trained, without any wrapper.
-        class_names: Classes of the data in label order, where they are known.
-        class_counts: Training images of each class, where they are known; for the loss's class weights.
+        settings: The experiment.
         trial: For an estimate: take `ClassificationTask` where something that training needs is missing.
-
-    Raises:
-        ConfigError: The task doesn't fit the model, or the loss the data.
-        CheckpointError: A teacher's weights can't be read or don't fit.
     """
-    node: Mapping[str, Any] = cfg.get("task") or {"name": "ClassificationTask"}
-    task: Task = TASKS.build(node)
+    task: Task = TASKS.build(settings.task or _DEFAULT)
     if trial and task.missing:
         log.warning("%s is not given: the estimate is for training without it", task.missing)
-        task = ClassificationTask()
-    loss = LOSSES.build(cfg.loss)
-    if class_counts is not None:
-        try:
-            loss.use_class_counts(class_counts)
-        except ValueError as error:
-            where = origin_at(cfg, "loss.class_weights")
-            raise ConfigError([Fault("loss.class_weights", str(error), where)]) from error
-    try:
-        task.prepare(loss, model, class_names, normalization_of(cfg.dataloader.train.dataset))
-    except ConfigError as error:
-        placed = [replace(f, origin=f.origin or origin_at(cfg, f.path)) for f in error.faults]
-        raise ConfigError(placed) from error
+        task = TASKS.build(_DEFAULT)
+    task.loss = LOSSES.build(settings.loss)
     return task
 
 
-@TASKS.register()
-class ClassificationTask:
-    """Images to logits to the `loss:` section's loss.
-
-    A head with several outputs (`fusion_type: sum_loss`, `DistilledHead`) has their losses added.
-
-    Args:
-        weights: What the loss of each output is multiplied by: a number, or a schedule over epochs as in
-            `config.epoch_schedule`; null adds them as they are. The log then also has each loss.
-    """
-
-    missing = ""
-
-    def __init__(self, *, weights: Annotated[list[NonNegativeByEpoch], NotEmpty()] | None = None):
-        self.weights = weights
-        self.set_epoch(0)
-
-    def prepare(
-        self,
-        loss,
-        model: Classifier,
-        class_names: Sequence[str] | None = None,
-        normalization: Normalization | None = None,
-    ) -> None:
-        """As `Task.prepare`."""
-        self.loss = loss
-
-    def set_epoch(self, epoch: int) -> None:
-        """Follows the schedules of the weights."""
-        self.now = [value_of_epoch("task.weights", weight, epoch) for weight in self.weights or ()]
-
-    def __call__(self, model: paddle.nn.Layer, batch: dict) -> dict[str, paddle.Tensor]:
-        """As `Task.__call__`.
-
-        Raises:
-            ConfigError: There are more or fewer weights than outputs.
-        """
-        logits = model(batch["image"])
-        if not self.now:
-            return {"loss": self.loss(logits, batch["label"])}
-        parts = logits if isinstance(logits, (tuple, list)) else [logits]
-        if len(parts) != len(self.now):
-            message = f"has {len(self.now)} entries, and the head gives {len(parts)} outputs" + zh(
-                "weights_count"
-            )
-            raise ConfigError([Fault("task.weights", message)])
-        losses = [self.loss(part, batch["label"]) for part in parts]
-        total = sum(weight * loss for weight, loss in zip(self.now, losses, strict=True))
-        return {"loss": total, **{f"loss_{i}": loss for i, loss in enumerate(losses)}}
+def placed(faults: Sequence[Fault], settings: Settings) -> ConfigError:
+    """An error of these faults, each with the place where its setting was written."""
+    return ConfigError([replace(f, origin=f.origin or settings.origin(f.path)) for f in faults])
 
 
-@TASKS.register()
-class DistillationTask:
-    """Distillation through a token (Touvron et al., arXiv 2012.12877, section 4), by the official formula.
-
-    The class head learns the labels, with the `loss:` section's loss; the distillation head learns what a
-    frozen teacher makes of the same images, augmented and mixed as the student gets them:
-    `(1 - alpha) * loss(class head, labels) + alpha * distillation(distillation head, teacher)`.
+def check_card(path: str | Path, meta: Mapping[str, Any]) -> None:
+    """Checks that a checkpoint's header has what evaluation, prediction and resuming take from it.
 
     Args:
-        teacher: The teacher's config and weights.
-        kind: "hard": cross entropy with the teacher's decision, without smoothing. "soft": tau² KL(teacher
-            || student) of distributions at temperature tau, divided by batch times classes.
-        alpha: Share of the distillation loss, or a schedule over epochs as in `config.epoch_schedule`.
-        tau: Temperature of "soft".
+        path: The file, for messages.
+        meta: The header's JSON part.
+
+    Raises:
+        CheckpointError: A key is missing or holds something of another kind; names file and key.
     """
+    parts = {"architecture": dict, "head": dict}
+    wanted = {"config": dict, "config.model": dict, **{f"config.model.{k}": v for k, v in parts.items()}}
+    require(path, meta, wanted)
+    task_class(meta["config"].get("task")).check_card(Path(path), meta)
+    require(path, meta, {"progress": dict})
 
-    def __init__(
-        self,
-        *,
-        teacher: TeacherSection,
-        kind: Literal["hard", "soft"] = "hard",
-        alpha: UnitIntervalByEpoch = 0.5,
-        tau: Positive = 1.0,
-    ):
-        self.section = teacher
-        self.missing = "" if teacher.weights else "task.teacher.weights"
-        self.kind = kind
-        self.alpha = alpha
-        self.tau = tau
-        self.set_epoch(0)
 
-    def prepare(
-        self,
-        loss,
-        model: Classifier,
-        class_names: Sequence[str] | None = None,
-        normalization: Normalization | None = None,
-    ) -> None:
-        """Builds the teacher; as `Task.prepare`.
+def model_section_of(meta: Mapping[str, Any]) -> ModelSection:
+    """The `model:` section that a checkpoint was trained with."""
+    return make_section(ModelSection, Config(meta["config"]["model"]), "model")
 
-        Raises:
-            ConfigError: The head isn't `DistilledHead`, or the teacher doesn't fit the student.
-            CheckpointError: The teacher's weights can't be read, don't fit or are of other classes.
-        """
-        if not isinstance(model.head, DistilledHead):
-            message = (
-                f"DistillationTask needs a head with a distillation token, and {type(model.head).__name__} "
-                "has none: take DistilledHead and a backbone with distilled: true, or write task: null"
-                + zh("needs_distilled_head")
-            )
-            raise ConfigError([Fault("model.head.name", message)])
-        self.loss = loss
-        self.teacher = build_teacher(self.section, model, class_names, normalization)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Follows the schedule of alpha."""
-        self.share = value_of_epoch("task.alpha", self.alpha, epoch)
-
-    def __call__(self, model: paddle.nn.Layer, batch: dict) -> dict[str, paddle.Tensor]:
-        """As `Task.__call__`, with the two losses apart as `base_loss` and `distillation_loss`."""
-        by_class, by_teacher = model(batch["image"])
-        with paddle.no_grad():
-            taught = self.teacher(batch["image"])
-        base = self.loss(by_class, batch["label"])
-        if self.kind == "hard":
-            distillation = hard_distillation(by_teacher, taught)
-        else:
-            distillation = soft_distillation(by_teacher, taught, self.tau)
-        total = (1 - self.share) * base + self.share * distillation
-        return {"loss": total, "base_loss": base, "distillation_loss": distillation}
+def task_of(meta: Mapping[str, Any]) -> Task:
+    """The task that a checkpoint was trained with, ready to predict."""
+    task: Task = TASKS.build(Config(meta["config"].get("task") or _DEFAULT))
+    task.use_card(meta)
+    return task

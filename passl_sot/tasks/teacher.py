@@ -6,18 +6,16 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from passl_sot.config.chinese import zh
-from passl_sot.config.loader import Config, ConfigError, Fault
-from passl_sot.config.ranges import NotEmpty
-from passl_sot.config.shipped import model_config
-from passl_sot.data.transforms.image import TRANSFORMS
+from passl_sot.config import Config, ConfigError, Fault, NotEmpty, make_section, model_config, zh
+from passl_sot.data import TRANSFORMS
 from passl_sot.modeling.classifier import Classifier
+from passl_sot.modeling.schema import ModelSection
 from passl_sot.utils.logger import get_logger
 from passl_sot.weights import state
 from passl_sot.weights.checkpoint import CheckpointError, read_weights
 
 log = get_logger()
-# Mean and deviation of each channel.
+# Mean and std of each channel.
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 _PATH = "task.teacher"
 
@@ -45,7 +43,7 @@ def build_teacher(
     """The teacher with its weights, frozen, in evaluation mode.
 
     Args:
-        section: What it is.
+        section: Its config and weights.
         student: The model that will learn from it.
         class_names: The student's classes in label order, where they are known.
         normalization: How the images that both get are normalised, where that is known.
@@ -63,7 +61,7 @@ def build_teacher(
         )
         raise ConfigError([Fault(f"{_PATH}.weights", message)])
     cfg = model_config(section.config)
-    teacher = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+    teacher = make_section(ModelSection, cfg["model"]).build()
     faults = _misfits(teacher, student, section.config)
     if faults:
         raise ConfigError(faults)
@@ -95,7 +93,7 @@ def normalization_of(dataset: Mapping[str, Any]) -> Normalization | None:
 def _check_normalization(
     section: TeacherSection, stored: Mapping[str, Any] | None, cfg: Config, ours: Normalization | None
 ) -> None:
-    """Compares what the teacher was trained on, by its checkpoint or its config, with what it will get."""
+    """Compares the teacher's own images, by its checkpoint or its config, with those it will get."""
     if ours is None:
         return
     source, key = (section.weights, "weights") if stored else (section.config, "config")
@@ -128,13 +126,13 @@ def _misfits(teacher: Classifier, student: Classifier, config: str) -> list[Faul
             + zh("teacher_classes")
         )
         faults.append(Fault(f"{_PATH}.config", message))
-    for what, theirs, ours, setting in (
+    for kind, theirs, ours, setting in (
         ("of size", _size(teacher), _size(student), "img_size"),
         ("with channels", teacher.backbone.in_chans, student.backbone.in_chans, "in_chans"),
     ):
         if theirs != ours:
             message = (
-                f"the teacher {config!r} takes images {what} {theirs} and the student {ours} "
+                f"the teacher {config!r} takes images {kind} {theirs} and the student {ours} "
                 f"(model.architecture.{setting}), and both get the same images: give it a config (with "
                 f"_base_) whose model.architecture.{setting} is the student's" + zh("teacher_input")
             )

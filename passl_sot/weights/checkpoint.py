@@ -10,10 +10,11 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -28,11 +29,12 @@ from passl_sot.weights.pdparams import read_pdparams
 FORMAT = 2
 META_KEY = "passl_sot"
 DIGEST_KEY = "sha256"
+Check = Callable[[Path, dict], None]
 
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint file holds.
+    """The content of a checkpoint file.
 
     Attributes:
         path: The file.
@@ -48,6 +50,15 @@ class Checkpoint:
         """The arrays below `prefix.`, with it removed; empty where there are none."""
         start = prefix + "."
         return {k[len(start) :]: v for k, v in self.tensors.items() if k.startswith(start)}
+
+    def weights(self, kind: str) -> dict[str, np.ndarray]:
+        """The "raw" or the "ema" weights; empty where there are none."""
+        return self.part({"raw": "model", "ema": "ema"}[kind])
+
+    @property
+    def kinds(self) -> list[str]:
+        """Which of "raw" and "ema" it holds."""
+        return [kind for kind in ("raw", "ema") if self.weights(kind)]
 
 
 def _digest(tensors: dict[str, np.ndarray], text: str, version: int) -> str:
@@ -161,13 +172,12 @@ def remove_leftovers(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def read_checkpoint(path: str | Path, *, complete: bool = True) -> Checkpoint:
+def read_checkpoint(path: str | Path, check: Check | None = None) -> Checkpoint:
     """Reads and verifies a checkpoint of this framework.
 
     Args:
         path: The file; its suffix may be left out.
-        complete: Also require everything that evaluating, predicting and resuming take from it
-            (`check_complete`); False where only tensors are wanted.
+        check: Looks at file and JSON part as well, and raises a CheckpointError where something is missing.
 
     Raises:
         CheckpointError: It is missing, truncated, altered, incomplete, of a newer version, or something else.
@@ -187,8 +197,8 @@ def read_checkpoint(path: str | Path, *, complete: bool = True) -> Checkpoint:
     meta = _parse(path, text)
     if header.get(DIGEST_KEY) != _digest(tensors, text, meta["format"]):
         raise CheckpointError(f"{path} is damaged: its contents don't match the checksum in its header")
-    if complete:
-        check_complete(path, meta)
+    if check:
+        check(path, meta)
     return Checkpoint(path, tensors, meta)
 
 
@@ -209,53 +219,32 @@ def _parse(path: Path, text: str) -> dict:
     return meta
 
 
-def check_complete(path: str | Path, meta: dict) -> None:
-    """Checks that a checkpoint's JSON part has what evaluation, prediction and resuming take from it.
+def require(path: str | Path, meta: Mapping[str, Any], wanted: Mapping[str, type]) -> None:
+    """Checks that a checkpoint's JSON part has these keys.
 
     Args:
         path: The file, for messages.
         meta: Its JSON part.
+        wanted: Type of the value by dotted key; a key comes after those of the sections it is in.
 
     Raises:
-        CheckpointError: A key is missing or holds something of another kind, or the class names are not as
-            many as the model's classes. The message names file and key.
+        CheckpointError: A key is missing or holds something of another type; names file and key.
     """
-    wanted: tuple[tuple[str, type], ...] = (
-        ("config", dict),
-        ("config.model", dict),
-        ("config.model.architecture", dict),
-        ("config.model.head", dict),
-        ("config.model.head.num_classes", int),
-        ("class_names", list),
-        ("preprocessing", dict),
-        ("preprocessing.transforms", list),
-        ("progress", dict),
-    )
-    for key, kind in wanted:
-        value: object = meta
+    for key, kind in wanted.items():
+        value: Any = meta
         for part in key.split("."):
-            if part not in value:  # type: ignore[operator]  # what it is in has been found to be a dict
+            if part not in value:
                 raise CheckpointError(f"{path} is incomplete: its header has no {key}")
-            value = value[part]  # type: ignore[index]
+            value = value[part]
         if not isinstance(value, kind):
             raise CheckpointError(
                 f"{path} is damaged: {key} in its header is a {type(value).__name__}, not a {kind.__name__}"
             )
-    names, classes = meta["class_names"], meta["config"]["model"]["head"]["num_classes"]
-    if not all(isinstance(name, str) for name in names):
-        raise CheckpointError(f"{path} is damaged: class_names in its header holds something else than names")
-    if len(names) != classes:
-        raise CheckpointError(
-            f"{path} is damaged: class_names in its header has {len(names)} entries, but its model "
-            f"{classes} classes (config.model.head.num_classes)"
-        )
 
 
 def _position(path: Path) -> tuple[float, ...]:
-    """How far a checkpoint's run had come; unreadable ones come first, so that they are named.
-
-    Not the file's time, which copying changes.
-    """
+    """Sort key (epoch, batch, step); unreadable files sort last: they are tried, and reported, first."""
+    # Not the file's time, which copying changes.
     try:
         with safe_open(path, framework="numpy") as file:
             progress = json.loads((file.metadata() or {})[META_KEY])["progress"]
@@ -264,13 +253,22 @@ def _position(path: Path) -> tuple[float, ...]:
         return (float("inf"),)
 
 
-def find_latest(folder: Path, warn) -> Checkpoint | None:
-    """The newest whole checkpoint of a run folder; damaged ones are named through `warn` and passed over."""
+def find_latest(folder: Path, warn: Callable[[str], None], check: Check | None = None) -> Checkpoint | None:
+    """The newest whole checkpoint of a run folder; None where there is none.
+
+    Args:
+        folder: The folder.
+        warn: Told of damaged checkpoints, which are passed over.
+        check: As of `read_checkpoint`.
+
+    Raises:
+        CheckpointError: There are checkpoints, but all are damaged.
+    """
     files = [p for p in folder.glob("*.safetensors") if re.fullmatch(r"last|previous|best|epoch_\d+", p.stem)]
     candidates = sorted(files, key=lambda p: (_position(p), p.stem == "last"), reverse=True)
     for path in candidates:
         try:
-            return read_checkpoint(path)
+            return read_checkpoint(path, check)
         except CheckpointError as error:
             warn(f"{error}; trying the one before it")
     if candidates:
@@ -310,19 +308,14 @@ def read_weights(path: str | Path, prefer: str | None = None) -> tuple[dict[str,
         ) from error
     if not is_checkpoint:
         return plain, {}
-    checkpoint = read_checkpoint(path, complete=False)
+    checkpoint = read_checkpoint(path)
     kind = prefer or checkpoint.meta.get("best_by", "raw")
     if kind not in ("raw", "ema"):
         raise CheckpointError(f"{path} is damaged: best_by in its header is {kind!r}, not 'raw' or 'ema'")
-    weights = checkpoint.part({"raw": "model", "ema": "ema"}[kind])
+    weights = checkpoint.weights(kind)
     if not weights:
-        raise CheckpointError(f"{path} has no {kind} weights; it holds {', '.join(kinds_of(checkpoint))}")
+        raise CheckpointError(f"{path} has no {kind} weights; it holds {', '.join(checkpoint.kinds)}")
     return weights, checkpoint.meta
-
-
-def kinds_of(checkpoint: Checkpoint) -> list[str]:
-    """Which of "raw" and "ema" a checkpoint holds."""
-    return [kind for kind, prefix in (("raw", "model"), ("ema", "ema")) if checkpoint.part(prefix)]
 
 
 def _named(arrays: dict, path: Path) -> dict[str, np.ndarray]:

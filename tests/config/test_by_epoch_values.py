@@ -2,7 +2,7 @@
 
 import pytest
 
-from passl_sot.config.epoch_schedule import value_of_epoch
+from passl_sot.config import value_of_epoch
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from passl_sot.config.loader import Config, ConfigError, Origin, get_config, parse_config
+from passl_sot.config import Config, ConfigError, Origin, get_config, parse_config
 
 Write = Callable[..., Path]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from passl_sot.config.loader import ConfigError, Fault, Origin, get_config
+from passl_sot.config import ConfigError, Fault, Origin, get_config
 
 
 def message(path: str) -> str:

@@ -1,6 +1,7 @@
 """Properties that hold for any configuration, found by hypothesis."""
 
 import copy
+import functools
 import pickle
 import tempfile
 from pathlib import Path
@@ -8,9 +9,9 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from passl_sot.config.errors import nearest
-from passl_sot.config.loader import Config, ConfigError, diff, format_tree, get_config, parse_config
-from passl_sot.config.tree_builder import merge
+from passl_sot.config import Config, ConfigError, diff, format_tree, get_config, nearest, parse_config
+from passl_sot.config.tree_builder import load_text, merge, resolve
+from passl_sot.config.yaml_text import dump_yaml
 
 FAST = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -51,13 +52,17 @@ def test_dump_and_tree_load_back(tree: dict):
 
 
 @FAST
-@given(trees(simple_keys), trees(simple_keys), trees(simple_keys))
-def test_merging(a: dict, b: dict, c: dict):
-    base, over = Config(copy.deepcopy(a)), Config(copy.deepcopy(b))
-    once = merge(base, over, root=True)
-    assert merge(once, over, root=True) == once  # idempotent
-    assert base == a and over == b  # nothing is changed in place
-    assert merge(Config(), over, root=True) == b and merge(base, Config(), root=True) == a
+@given(trees(simple_keys), trees(simple_keys))
+def test_merging(a: dict, b: dict):
+    def merged(*trees: dict) -> dict:
+        parts = [load_text(dump_yaml(tree), "x", []) for tree in trees]
+        result = functools.reduce(lambda base, over: merge(base, over, root=True), parts)
+        assert [Config.of(resolve(part, [])) for part in parts] == list(trees)  # nothing is changed in place
+        return Config.of(resolve(result, []))
+
+    once = merged(a, b)
+    assert merged(a, b, b) == once  # idempotent
+    assert merged({}, b) == b and merged(a, {}) == a
     assert set(once) == set(a) | set(b)
     assert all(once[key] == b[key] for key in b if not isinstance(b[key], dict))
 

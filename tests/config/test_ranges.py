@@ -6,12 +6,22 @@ from typing import Annotated, Literal
 
 import pytest
 
-from passl_sot.config.loader import ConfigError, get_config
-from passl_sot.config.ranges import Count, Natural, NotEmpty, Positive, Range, Rule, Share
-from passl_sot.config.registry import Registry
-from passl_sot.config.schema import check_section
+from passl_sot.config import (
+    ConfigError,
+    Count,
+    Document,
+    Natural,
+    NotEmpty,
+    Positive,
+    Range,
+    Registry,
+    Rule,
+    Share,
+    load_config,
+    make_section,
+)
 
-NORMS = Registry("norm", "passl_sot.config.ranges")
+NORMS = Registry("norm", "passl_sot.config.signature")
 
 
 @NORMS.register()
@@ -27,7 +37,7 @@ class Loader:
 
 
 @dataclass(kw_only=True)
-class Top:
+class Top(Document):
     epochs: Count
     norm: Annotated[dict, NORMS]
     loader: Loader = field(default_factory=Loader)
@@ -64,7 +74,7 @@ def test_all_faults_at_once_with_their_lines(tmp_path: Path):
     path = tmp_path / "x.yaml"
     path.write_text(TEXT, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        get_config(path, schema=Top)
+        load_config(Top, path)
     assert {fault.kind for fault in caught.value.faults} == {"value"}
     assert [(f.origin.line, f.path, f.message) for f in caught.value.faults] == [
         (1, "epochs", "must be at least 1, got 0"),
@@ -91,7 +101,7 @@ def test_all_faults_at_once_with_their_lines(tmp_path: Path):
     ],
 )
 def test_values_in_range(more):
-    assert check_section(Top, {"epochs": 1, "norm": {"name": "Power"}, **more}) == []
+    assert make_section(Top, {"epochs": 1, "norm": {"name": "Power"}, **more}).epochs == 1
 
 
 @pytest.mark.parametrize(
@@ -110,20 +120,26 @@ def test_complaints(rule: Rule, value, words: str | None):
     assert rule.complaint(value) == words
 
 
+def faults_of(tree: dict) -> list:
+    with pytest.raises(ConfigError) as caught:
+        make_section(Top, tree)
+    return caught.value.faults
+
+
 def test_types_come_before_ranges():
-    (fault,) = check_section(Top, {"epochs": "3", "norm": {"name": "Power"}})
+    (fault,) = faults_of({"epochs": "3", "norm": {"name": "Power"}})
     assert (fault.kind, fault.message) == ("type", "expected an integer, got '3'; remove the quotes")
-    (fault,) = check_section(Top, {"epochs": 1, "rate": 10**400, "norm": {"name": "Power"}})
+    (fault,) = faults_of({"epochs": 1, "rate": 10**400, "norm": {"name": "Power"}})
     assert fault.message.startswith("must be a finite number")
 
 
 @pytest.mark.parametrize(("key", "near"), [("iterations", "num_iters"), ("dropout", "drop_rate")])
 def test_the_suggestion_is_an_argument_of_the_class(key: str, near: str):
-    (fault,) = check_section(Top, {"epochs": 1, "norm": {"name": "Power", key: 1}})
+    (fault,) = faults_of({"epochs": 1, "norm": {"name": "Power", key: 1}})
     assert fault.message == f"Power has no argument '{key}'; did you mean '{near}'?"
     assert fault.suggestion == near
 
 
 def test_a_key_of_another_section_is_sent_home():
-    (fault,) = check_section(Top, {"epochs": 1, "norm": {"name": "Power", "workers": 1}})
+    (fault,) = faults_of({"epochs": 1, "norm": {"name": "Power", "workers": 1}})
     assert fault.message == "Power has no argument 'workers'; 'workers' belongs to loader"

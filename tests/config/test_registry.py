@@ -13,8 +13,17 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from passl_sot.config.loader import Config, ConfigError, get_config, parse_config
-from passl_sot.config.registry import Registry, RegistryError, check_section, make_section
+from passl_sot.config import (
+    Config,
+    ConfigError,
+    Document,
+    Registry,
+    RegistryError,
+    get_config,
+    load_config,
+    make_section,
+    parse_config,
+)
 
 NORMS = Registry("normalization", "json")
 HEADS = Registry("head", "json")
@@ -82,7 +91,7 @@ class Optimizer:
 
 
 @dataclass(kw_only=True)
-class Whole:
+class Whole(Document):
     epochs: int
     head: Annotated[dict, HEADS]
     data: Data | None = None
@@ -137,11 +146,11 @@ def test_what_a_constructor_refuses_is_a_fault_with_its_place(
 ):
     monkeypatch.chdir(tmp_path)
     Path("x.yaml").write_text("epochs: 0\nhead: {name: linear_head,\n  num_classes: 0}\n", encoding="utf-8")
-    cfg = get_config("x.yaml", schema=Whole)
+    cfg = get_config("x.yaml")
     with pytest.raises(ConfigError, match=r"x.yaml:2: head: linear_head: num_classes must be at least 1"):
         HEADS.build(cfg.head)
     with pytest.raises(ConfigError, match=r"x.yaml:1: epochs must be at least 1"):
-        make_section(Whole, cfg)
+        load_config(Whole, "x.yaml")
 
 
 # -- registration -----------------------------------------------------------------------------------------
@@ -218,7 +227,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def make(**modules: str) -> Registry:
         root = tmp_path / "lazy_pkg"
         root.mkdir(exist_ok=True)
-        head = "from passl_sot.config.registry import Registry\nREG = Registry('thing', 'lazy_pkg')\n"
+        head = "from passl_sot.config import Registry\nREG = Registry('thing', 'lazy_pkg')\n"
         (root / "__init__.py").write_text(head, encoding="utf-8")
         for name, text in modules.items():
             (root / f"{name}.py").write_text("from lazy_pkg import REG\n" + text, encoding="utf-8")
@@ -298,7 +307,7 @@ def test_all_faults_of_a_file_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
         encoding="utf-8",
     )
     with pytest.raises(ConfigError) as caught:
-        get_config("x.yaml", ["Gloabl.epochs=1", "optimizer=3"], schema=Whole)
+        load_config(Whole, "x.yaml", ["Gloabl.epochs=1", "optimizer=3"])
     assert str(caught.value) == (
         "18 faults in the configuration:\n"
         "x.yaml:1: epoch: unknown key 'epoch'; did you mean 'epochs'?\n"
@@ -362,10 +371,10 @@ def test_overrides_are_judged_by_the_schema(tmp_path: Path, override: str, line:
     file = tmp_path / "x.yaml"
     file.write_text("epochs: 1\nhead: {name: Head, num_classes: 2}\n", encoding="utf-8")
     if line is None:
-        get_config(file, [override], schema=Whole)
+        load_config(Whole, file, [override])
         return
     with pytest.raises(ConfigError) as caught:
-        get_config(file, [override], schema=Whole)
+        load_config(Whole, file, [override])
     assert texts(caught.value.faults) == [f"command line: {line}"]
 
 
@@ -373,9 +382,10 @@ def test_missing_and_misspelt_required_key_is_one_fault():
     assert texts(HEADS.check({"name": "linear_head", "num_clases": 3}, "model.head")) == [
         "model.head.num_clases: linear_head has no argument 'num_clases'; did you mean 'num_classes'?"
     ]
-    assert texts(check_section(Sampler, {})) == [
-        "the file needs 'batch_size'; it takes batch_size (required), shuffle"
-    ]
+    with pytest.raises(
+        ConfigError, match=r"the file needs 'batch_size'; it takes batch_size \(required\), shuffle"
+    ):
+        make_section(Sampler, {})
     assert texts(HEADS.check(None)) == ["head: expected a head section with a name, got null"]  # type: ignore[arg-type]
 
 
@@ -389,7 +399,7 @@ def test_nothing_is_said_about_the_type_of_a_broken_reference(tmp_path: Path):
         encoding="utf-8",
     )
     with pytest.raises(ConfigError) as caught:
-        get_config(file, schema=Whole)
+        load_config(Whole, file)
     assert [(fault.kind, fault.path) for fault in caught.value.faults] == [
         ("reference", path)
         for path in (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from passl_sot.config.loader import diff, explain, format_tree, get_config, parse_config
+from passl_sot.config import diff, format_tree, get_config, parse_config
 
 
 @pytest.fixture
@@ -37,16 +37,6 @@ def test_tree(cfg):
     )
     assert parse_config(format_tree(cfg)) == cfg == parse_config(format_tree(cfg, origins=False))
     assert "#" not in format_tree(cfg, origins=False) and format_tree({}) == "{}"
-
-
-def test_explain(cfg):
-    assert explain(cfg, "model") == (
-        "model.name  = A       base.yaml:1\n"
-        "model.depth = 4       x.yaml:2\n"
-        "model.lit   = 'a: b'  command line"
-    )
-    assert explain(cfg, "late") == "late = null  set in Python" and explain(cfg, "nothing") == ""
-    assert len(explain(cfg).splitlines()) == 9
 
 
 def test_diff(cfg):

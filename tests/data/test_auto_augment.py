@@ -61,7 +61,7 @@ def test_every_operation_at_every_magnitude_of_the_table(name, photos):
             for sign in (1, -1):
                 for interpolation in FILTERS:
                     step = Step(name, m, sign, interpolation, MEAN)
-                    result = POLICY_OPERATIONS[name].job(step).by_pillow(picture)
+                    result = step.op(POLICY_OPERATIONS).by_pillow(picture)
                     expected = _by_pillow(picture, name, m, sign, interpolation)
                     np.testing.assert_array_equal(np.asarray(result), np.asarray(expected))
 
@@ -142,7 +142,7 @@ def test_ten_thousand_choices_and_radii(monkeypatch):
         radii.extend(job.strength for job in jobs if job.kind == "Blur")
         return image
 
-    monkeypatch.setattr(auto_augment, "carry_out", record)
+    monkeypatch.setattr(auto_augment, "apply_ops", record)
     image, augment, rng = np.zeros((8, 8, 3), np.uint8), ThreeAugment(), _rng(0)
     for _ in range(10_000):
         augment(image, rng)
@@ -159,7 +159,7 @@ def test_ten_thousand_jitters(photos, monkeypatch):
         calls.extend((job.kind, job.strength) for job in jobs)
         return image
 
-    monkeypatch.setattr(transforms, "carry_out", record)
+    monkeypatch.setattr(transforms, "apply_ops", record)
     names = ("Brightness", "Contrast", "Color")
     jitter = build_transforms(
         [{"name": "ColorJitter", "brightness": 0.3, "contrast": 0.3, "saturation": 0.3}]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from passl_sot.config.loader import ConfigError
 from passl_sot.data import DataError, Mixup, RandomErasing, build_dataloader, build_dataset
-from passl_sot.data.rng import of_batch, of_image_later
+from passl_sot.data.rng import batch_rng, late_image_rng
 from passl_sot.data.transforms.batch import BatchStage, build_batch_transforms
 from passl_sot.data.transforms.compose import Compose
 from passl_sot.data.transforms.image import Normalize, RandomHorizontalFlip
@@ -99,10 +99,10 @@ def test_the_whole_stage_is_its_transforms_one_image_after_the_other(photos):
         before = pixels.copy()
         result, targets = stage(pixels, np.arange(6), seed=seed, keys=keys)
         np.testing.assert_array_equal(pixels, before)
-        mixed, expected = mixup(pixels, np.arange(6), of_batch(seed, keys), 2)
+        mixed, expected = mixup(pixels, np.arange(6), batch_rng(seed, keys), 2)
         np.testing.assert_array_equal(targets, expected)
         for i, key in enumerate(keys):
-            np.testing.assert_array_equal(result[i], Compose(singles)(mixed[i], of_image_later(seed, key)))
+            np.testing.assert_array_equal(result[i], Compose(singles)(mixed[i], late_image_rng(seed, key)))
         again, _ = stage(before, np.arange(6), seed=seed, keys=keys, overwrite=True)
         np.testing.assert_array_equal(again, result)
 
@@ -339,12 +339,12 @@ def test_faults_in_a_worker_reach_the_user(files, workers):
         _epoch(_section(files, few, workers=workers))
     assert "Traceback" not in str(caught.value)
     loader = build_dataloader(_section(files, _ORDERS["sot"], workers=workers), mode="train", seed=0)
-    loader.dataset.batch_stage._steps[1].transforms[0] = _fail
+    loader.dataset.batch_stage._steps[1]._steps[0] = _fail
     with pytest.raises(DataError, match=r"in batch_transforms:\nTraceback[\s\S]*a transform's own trouble"):
         list(loader)
 
 
-def _fail(image, rng):
+def _fail(image, rng, epoch, out):
     raise KeyError("a transform's own trouble")
 
 

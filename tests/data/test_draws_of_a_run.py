@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import stats
 
 from passl_sot.data import Mixup
-from passl_sot.data.rng import generator, of_batch, of_image, of_image_later
+from passl_sot.data.rng import batch_rng, image_rng, late_image_rng, order_rng
 from passl_sot.data.samplers import ShardedBatchSampler
 from passl_sot.data.transforms.auto_augment import AutoAugment, ThreeAugment, policy_table
 from passl_sot.data.transforms.erasing import RandomErasing
@@ -28,8 +28,8 @@ SEED, LEAST = 42, 1e-3
 KEYS = [(epoch, index) for epoch in range(10) for index in range(1000)]
 
 
-def streams(source=of_image):
-    return (source(SEED, key) for key in KEYS)
+def streams(source=image_rng, every: int = 1):
+    return (source(SEED, key) for key in KEYS[::every])
 
 
 def even(counts) -> float:
@@ -44,10 +44,23 @@ def unrelated(pairs) -> float:
     return stats.chi2_contingency([[found[a, b] for b in columns] for a in rows]).pvalue
 
 
-@pytest.mark.parametrize("numbers", [(0, 0, 0), (42, 3, 7), (2**32 - 1, 1), (2**32, 1, 2), (2**40 + 5, 0)])
-def test_generators_are_those_of_the_numbers(numbers):
-    expected = np.random.Generator(np.random.PCG64(np.random.SeedSequence(numbers)))
-    np.testing.assert_array_equal(generator(*numbers).random(9), expected.random(9))
+def test_generators_are_philox_at_a_place():
+    key = np.random.SeedSequence(2**70 + 3).generate_state(2, np.uint64)
+    expected = np.random.Philox(key=key, counter=[0, 7, 7, 3]).random_raw(9)
+    np.testing.assert_array_equal(late_image_rng(2**70 + 3, (3, 7, 2)).bit_generator.random_raw(9), expected)
+
+
+def test_no_two_places_share_their_draws():
+    """Seeds, epochs, images, copies and purposes each make another stream; a first copy is no other image."""
+    keys = [(0, 0), (0, 1), (1, 0), (0, 0, 1), (0, 0, 2), (1, 1)]
+    drawn = []
+    for seed in (0, 1, 42, 2**32, 2**40 + 5):
+        drawn += [source(seed, key).random() for source in (image_rng, late_image_rng) for key in keys]
+        drawn += [order_rng(seed, epoch).random() for epoch in (0, 1)]
+        drawn += [batch_rng(seed, [(0, i), (0, i + 1)]).random() for i in (0, 1)]
+        drawn += [batch_rng(seed, [(0, 0, copy), (0, 1, copy)]).random() for copy in (1, 2)]
+        assert image_rng(seed, (0, 1)).random() == image_rng(seed, (0, 1, 0)).random()
+    assert len(set(drawn)) == len(drawn) == 5 * 18
 
 
 def test_rand_augment():
@@ -94,7 +107,7 @@ def test_three_augment():
     image[:, 4:] = (10, 220, 60)
     inverted = np.where(image < 128, image, 255 - image)
     kinds: dict = collections.Counter()
-    for rng in streams():
+    for rng in streams(every=4):
         result = three(image, rng)
         grey = bool((result[..., :1] == result).all())
         kinds["grey" if grey else "inverted" if np.array_equal(result, inverted) else "blurred"] += 1
@@ -141,18 +154,18 @@ def test_random_interpolation(photos):
     crop, drawn = RandomResizedCrop(size=4, interpolation="random"), []
     image = photos[3]
     for key in KEYS[::4]:
-        top, left, h, w = crop.region(*image.shape[:2], of_image(SEED, key))
+        top, left, h, w = crop.region(*image.shape[:2], image_rng(SEED, key))
         part = Image.fromarray(image).crop((left, top, left + w, top + h))
         results = [
             np.asarray(part.resize((4, 4), f)) for f in (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
         ]
-        result = crop(image, of_image(SEED, key))
+        result = crop(image, image_rng(SEED, key))
         drawn.append([np.array_equal(result, other) for other in results].index(True))
     assert even(collections.Counter(drawn).values()) > LEAST
     assert unrelated(itertools.pairwise(drawn)) > LEAST
 
 
-@pytest.mark.parametrize("source", [of_image, of_image_later])
+@pytest.mark.parametrize("source", [image_rng, late_image_rng])
 def test_erasing(source):
     """As part of an image's transforms, and after mixing, whose draws are others."""
     blank, erased, noise = np.full((3, 10, 10), 9, np.float32), [], []
@@ -176,7 +189,7 @@ def test_mixing_of_batches():
     """Ten thousand batches of two images; one of Mixup and CutMix for each, at the recipes' α."""
     mixup, drawn = Mixup(num_classes=10), []
     for epoch, index in KEYS:
-        drawn.append(mixup.draw(1000, 1000, of_batch(SEED, [(epoch, index), (epoch, index + 1)])))
+        drawn.append(mixup.draw(1000, 1000, batch_rng(SEED, [(epoch, index), (epoch, index + 1)])))
     assert even(collections.Counter(box is None for _, box in drawn).values()) > LEAST
     mixed = [share for share, box in drawn if box is None]
     assert stats.kstest(mixed, stats.beta(0.8, 0.8).cdf).pvalue > LEAST
@@ -200,7 +213,7 @@ def test_copies_of_repeated_augmentation():
     counts = collections.Counter(index for _, index, _ in keys)
     assert len(keys) == 2560 and set(counts.values()) <= {1, 3} and len(counts) == 854
     crop = RandomResizedCrop(size=8)
-    regions = {key[1:]: crop.region(1000, 1000, of_image(SEED, key)) for key in keys}
+    regions = {key[1:]: crop.region(1000, 1000, image_rng(SEED, key)) for key in keys}
     whole = [index for index, count in counts.items() if count == 3]
     area = np.array([[h * w for _, _, h, w in (regions[i, copy] for copy in range(3))] for i in whole], float)
     for a, b in ((0, 1), (0, 2), (1, 2)):

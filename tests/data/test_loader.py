@@ -16,6 +16,7 @@ import passl_sot.data.loader.loader as loader_module
 from passl_sot.config.loader import ConfigError
 from passl_sot.data import DataError, ImageError, build_dataloader, build_dataset
 from passl_sot.data.loader.corrupt_files import bad_file_limit
+from passl_sot.imageio.kernels import jit
 
 _EVAL = [{"name": "Resize", "size": 18}, {"name": "CenterCrop", "size": 16}, {"name": "Normalize"}]
 
@@ -48,7 +49,7 @@ def warnings_of(caplog, monkeypatch):
 # -- what comes out ---------------------------------------------------------------------------------
 def test_batches(folder, split):
     loader = build_dataloader(split(folder({"a": 5, "b": 5})), mode="train", seed=0)
-    assert len(loader) == 2 and loader.class_names == ["a", "b"] and len(loader.dataset) == 10
+    assert len(loader) == 2 and loader.dataset.class_names == ["a", "b"] and len(loader.dataset) == 10
     for batch in loader:
         assert set(batch) == {"image", "label", "index"}
         assert batch["image"].shape == [4, 3, 16, 16] and "float32" in str(batch["image"].dtype)
@@ -83,7 +84,7 @@ def test_without_shared_memory(folder, split):
     more["loader"]["use_shared_memory"] = False
     loader = build_dataloader(more, mode="train", seed=0)
     for _ in loader:
-        assert min(len(asked) for asked in loader.pool._asked.values()) > 0  # both have work
+        assert all(worker.asked for worker in loader.pool._workers)  # both have work
         break
 
 
@@ -171,7 +172,7 @@ def test_defaults(folder, split):
 def test_class_names_and_ready_dataset(folder, split):
     config = split(folder({"b": 4}), transforms=_EVAL)
     loader = build_dataloader(config, mode="val", seed=0, class_names=["a", "b"])
-    assert loader.class_names == ["a", "b"]
+    assert loader.dataset.class_names == ["a", "b"]
     assert _epoch_of_val(loader)[0][1].tolist() == [1, 1, 1, 1]
     dataset = build_dataset(config["dataset"])
     assert build_dataloader(config, mode="val", seed=0, dataset=dataset).dataset is dataset
@@ -296,7 +297,7 @@ def test_what_would_be_faster_is_said(folder, split, monkeypatch, warnings_of):
     root = folder({"a": 4})
     build_dataloader(split(root), mode="train", seed=0)
     assert not warnings_of.records
-    monkeypatch.setattr(loader_module.compiling, "available", lambda: False)
+    monkeypatch.setattr(jit, "available", lambda: False)
     build_dataloader(split(root), mode="train", seed=0)
     build_dataloader(split(root, transforms=_EVAL), mode="val", seed=0)
     (record,) = warnings_of.records
@@ -304,23 +305,23 @@ def test_what_would_be_faster_is_said(folder, split, monkeypatch, warnings_of):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_cheapest_remedy_for_waiting(folder, split, workers, monkeypatch):
+def test_the_cheapest_advice_for_waiting(folder, split, workers, monkeypatch):
     config = split(folder({"a": 40}), workers=workers, batch_size=2)
     monkeypatch.setattr(loader_module, "usable_cores", lambda: 4)
     loader = build_dataloader(config, mode="train", seed=0)
-    assert loader.remedy(1e9) == ""
+    assert loader.advice(1e9) == ""
     list(loader)
     words = r"one core prepares (\d+) images/s, and the model could take 1000000000: set "
-    rate = int(re.match(words, loader.remedy(1e9)).group(1))
+    rate = int(re.match(words, loader.advice(1e9)).group(1))
     assert 10 < rate < 100_000
-    assert loader.remedy(1e9).endswith("set dataloader.train.loader.num_workers: 4")
+    assert loader.advice(1e9).endswith("set dataloader.train.loader.num_workers: 4")
     if not workers:
-        assert loader.remedy(rate / 2).endswith("num_workers: 1")
+        assert loader.advice(rate / 2).endswith("num_workers: 1")
     loader.num_workers = 4
-    assert ", so 4 workers wait for files" in loader.remedy(rate / 2)
-    assert "tools/benchmark.py --mode data shows" in loader.remedy(1e9)
-    monkeypatch.setattr(loader_module.compiling, "available", lambda: False)
-    assert loader.remedy(1e9).endswith("pip install '.[fast]' (numba not installed)")
+    assert ", so 4 workers wait for files" in loader.advice(rate / 2)
+    assert "tools/benchmark.py --mode data shows" in loader.advice(1e9)
+    monkeypatch.setattr(jit, "available", lambda: False)
+    assert loader.advice(1e9).endswith("pip install '.[fast]' (numba not installed)")
 
 
 def test_tensors_elsewhere_than_in_main_memory_are_copies(monkeypatch):

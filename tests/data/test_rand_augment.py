@@ -82,7 +82,7 @@ def _warp(name: str, image: np.ndarray, m: float, sign: int, interpolation: str)
 
 
 def _run(name: str, image: np.ndarray, m: float, sign: int = 1, interpolation: str = "bicubic") -> np.ndarray:
-    job = OPERATIONS[name].job(Step(name, m, sign, interpolation, _MEAN))
+    job = Step(name, m, sign, interpolation, _MEAN).op(OPERATIONS)
     return np.asarray(job.by_pillow(Image.fromarray(image)))
 
 
@@ -181,7 +181,7 @@ def test_options(photos):
     for seed in range(200):
         for step in blue.draw(_rng(seed)):
             assert step.interpolation == "bilinear" and step.fill == (0, 0, 255)
-    job = OPERATIONS["TranslateX"].job(Step("TranslateX", 9.0, 1, "bilinear", (0, 0, 255)))
+    job = Step("TranslateX", 9.0, 1, "bilinear", (0, 0, 255)).op(OPERATIONS)
     assert tuple(np.asarray(job.by_pillow(Image.fromarray(photos[0])))[5, -5]) == (0, 0, 255)
     built = build_transforms([{"name": "RandAugment", "interpolation": "bicubic", "fill": [1, 2, 3]}])
     assert built.transforms[0].fill == (1, 2, 3) and not built.normalizes

@@ -1,6 +1,7 @@
 """Distillation: DeiT's formula, the frozen teacher, what doesn't fit, and whole runs."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -8,13 +9,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from passl_sot import create_model, list_models
-from passl_sot.config.loader import ConfigError
+from passl_sot.config import Config, ConfigError
 from passl_sot.engine.distributed import World
 from passl_sot.engine.logging import read_metrics
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
-from passl_sot.modeling.classifier import Classifier
-from passl_sot.tasks.base import ClassificationTask, DistillationTask, build_task
+from passl_sot.tasks.base import build_task
+from passl_sot.tasks.classification import ClassificationTask
+from passl_sot.tasks.distillation import DistillationTask
 from passl_sot.weights.checkpoint import CheckpointError, read_checkpoint
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -35,6 +37,14 @@ def taught(experiment, tmp_path) -> tuple[Path, list[str]]:
     return experiment, [*STUDENT, f"+task={{name: DistillationTask, teacher: {teacher}}}"]
 
 
+def prepared(cfg, model, names=("a b", "c", "猫")):
+    """The task, with its teacher, for data of these classes."""
+    task = build_task(cfg)
+    classes = SimpleNamespace(class_names=names, multi_hot=None, class_counts=lambda: [1] * len(names))
+    task.prepare(model, classes, cfg)
+    return task
+
+
 def log_softmax(x: np.ndarray) -> np.ndarray:
     return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
 
@@ -43,22 +53,22 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
 def test_deits_formula(taught, kind):
     experiment, overrides = taught
     cfg = load_config(experiment, [*overrides, f"task.kind={kind}", "task.alpha=0.3", "task.tau=2.5"])
-    model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
-    task = build_task(cfg, model, ["a b", "c", "猫"])
+    model = cfg.model.build()
+    task = prepared(cfg, model)
     model.train()
     images = paddle.randn([4, 3, 32, 32])
     target = np.random.default_rng(0).dirichlet(np.ones(3), size=4).astype(np.float32)
-    values = task(model, {"image": images, "label": paddle.to_tensor(target)})
-    by_class, by_teacher = (
+    values = task.step(model, {"image": images, "label": paddle.to_tensor(target)})
+    cls_logits, dist_logits = (
         part.numpy().astype(np.float64) for part in model.head.forward_parts(model.backbone(images))
     )
     logits = task.teacher(images).numpy().astype(np.float64)
-    base = -(target * log_softmax(by_class)).sum(axis=1).mean()
+    base = -(target * log_softmax(cls_logits)).sum(axis=1).mean()
     if kind == "hard":
-        distillation = -log_softmax(by_teacher)[np.arange(4), logits.argmax(axis=1)].mean()
+        distillation = -log_softmax(dist_logits)[np.arange(4), logits.argmax(axis=1)].mean()
     else:
-        p, q = log_softmax(logits / 2.5), log_softmax(by_teacher / 2.5)
-        distillation = (np.exp(p) * (p - q)).sum() * 2.5**2 / by_teacher.size
+        p, q = log_softmax(logits / 2.5), log_softmax(dist_logits / 2.5)
+        distillation = (np.exp(p) * (p - q)).sum() * 2.5**2 / dist_logits.size
     assert float(values["base_loss"]) == pytest.approx(base, rel=1e-5)
     assert float(values["distillation_loss"]) == pytest.approx(distillation, rel=1e-5, abs=1e-6)
     assert float(values["loss"]) == pytest.approx(0.7 * base + 0.3 * distillation, rel=1e-5)
@@ -68,11 +78,11 @@ def test_each_head_learns_from_its_own_loss(taught):
     experiment, overrides = taught
     for alpha, learns, rests in ((0.0, "head", "head_dist"), (1.0, "head_dist", "head")):
         cfg = load_config(experiment, [*overrides, f"task.alpha={alpha}"])
-        model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
-        task = build_task(cfg, model)
+        model = cfg.model.build()
+        task = prepared(cfg, model)
         model.train()
         batch = {"image": paddle.randn([4, 3, 32, 32]), "label": paddle.to_tensor([0, 1, 2, 0])}
-        task(model, batch)["loss"].backward()
+        task.step(model, batch)["loss"].backward()
         assert float(getattr(model.head, learns).weight.grad.abs().max()) > 0
         assert float(getattr(model.head, rests).weight.grad.abs().max()) == 0
         assert not task.teacher.training
@@ -99,7 +109,7 @@ def test_a_run_with_a_teacher(taught, tmp_path):
         np.testing.assert_array_equal(value, tensors[name], err_msg=name)
 
 
-def test_teachers_that_do_not_fit(taught):
+def test_teachers_that_do_not_fit(taught, tmp_path):
     experiment, overrides = taught
     for more, message in (
         (
@@ -108,38 +118,36 @@ def test_teachers_that_do_not_fit(taught):
         ),
         (["model.architecture.img_size=48"], r"takes images of size 32x32 and the student 48x48"),
         (["model.architecture.in_chans=1"], r"takes images with channels 3 and the student 1"),
-        (
-            [
-                "model.architecture.distilled=false",
-                "model.head={name: LinearHead, num_classes: 3, in_channels: 16}",
-            ],
-            r"model\.head\.name: .* LinearHead has none: take DistilledHead .* or write task: null",
-        ),
         (["task.teacher.config=swin_bas"], "did you mean swin_base"),
         (["task.teacher.weights=null"], r"task\.teacher\.weights: .*write task\.teacher\.weights=FILE"),
     ):
         cfg = load_config(experiment, [*overrides, *more])
-        model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+        model = cfg.model.build()
         with pytest.raises(ConfigError, match=message):
-            build_task(cfg, model, ["a b", "c", "猫"])
+            prepared(cfg, model)
+    other_head = "model.head={name: LinearHead, num_classes: 3, in_channels: 16}"
+    cfg = load_config(experiment, [*overrides, "model.architecture.distilled=false", other_head])
+    message = r"model\.head\.name: .* LinearHead has none: take DistilledHead .* or write task: null"
+    with pytest.raises(ConfigError, match=message):
+        Trainer(cfg, tmp_path / "run", World())
     cfg = load_config(experiment, overrides)
-    model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+    model = cfg.model.build()
     with pytest.raises(
         CheckpointError, match=r"was trained on the classes \['a b', 'c', '猫'\], the data have"
     ):
-        build_task(cfg, model, ["a", "b", "c"])
+        prepared(cfg, model, ["a", "b", "c"])
     cfg = load_config(
         experiment, [*overrides, "task.teacher.config=deit_tiny", "model.head.num_classes=1000"]
     )
     cfg.model.architecture.img_size = 224
-    model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+    model = cfg.model.build()
     with pytest.raises(CheckpointError, match=r"best\.safetensors doesn't fit the model"):
-        build_task(cfg, model)
+        prepared(cfg, model)
 
 
 def student_of(experiment, overrides) -> tuple:
     cfg = load_config(experiment, overrides)
-    return cfg, Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+    return cfg, cfg.model.build()
 
 
 INCEPTION = "{name: Normalize, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}"
@@ -156,10 +164,10 @@ def test_a_teacher_of_other_normalisation(taught, tmp_path, known_by, caplog):
         said_by = f"{tmp_path}/teacher/config.yaml"
         overrides = [*overrides, f"task.teacher.weights={tmp_path}/bare.safetensors"]
     if known_by == "nothing":
-        text = load_config(experiment).model.dump().replace("\n", "\n  ")
-        (tmp_path / "model.yaml").write_text(f"model:\n  {text}")
+        model = load_config(experiment).to_dict()["model"]
+        (tmp_path / "model.yaml").write_text(Config(model=model).dump())
         overrides = [*overrides, f"task.teacher.config={tmp_path}/model.yaml"]
-    build_task(*student_of(experiment, overrides))
+    prepared(*student_of(experiment, overrides))
     assert ("neither the weights nor the config" in caplog.text) == (known_by == "nothing")
     other = [
         *overrides,
@@ -168,11 +176,11 @@ def test_a_teacher_of_other_normalisation(taught, tmp_path, known_by, caplog):
     cfg, model = student_of(experiment, other)
     if known_by == "nothing":
         caplog.clear()
-        build_task(cfg, model)
+        prepared(cfg, model)
         assert "see that it is with mean [0.5, 0.5, 0.5] and std [0.5, 0.5, 0.5]" in caplog.text
         return
     with pytest.raises(ConfigError) as raised:
-        build_task(cfg, model)
+        prepared(cfg, model)
     text = str(raised.value)
     key = "weights" if known_by == "checkpoint" else "config"
     assert (
@@ -188,12 +196,12 @@ def test_a_teacher_of_other_normalisation(taught, tmp_path, known_by, caplog):
 def test_the_zoos_recipes_want_a_teacher(name):
     cfg = load_config(CONFIGS / name.split("_")[0] / f"{name}.yaml")
     model = create_model(name)
-    assert isinstance(build_task(cfg, model, trial=True), ClassificationTask)
+    assert isinstance(build_task(cfg, trial=True), ClassificationTask)
     place = (
         r"configs/_base_/distillation.yaml:\d+: task.teacher.weights: .* or train without one by task=null"
     )
     with pytest.raises(ConfigError, match=place):
-        build_task(cfg, model)
+        prepared(cfg, model)
     assert cfg.task == {
         "name": "DistillationTask",
         "kind": "hard",
@@ -231,12 +239,12 @@ def test_dry_run_and_training_of_a_recipe_without_a_teacher(experiment, tool):
 def test_alpha_may_be_a_schedule(taught):
     experiment, overrides = taught
     cfg = load_config(experiment, [*overrides, "task.alpha={'0': 0.75, '2': 0.25}"])
-    model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
-    task = build_task(cfg, model, ["a b", "c", "猫"])
+    model = cfg.model.build()
+    task = prepared(cfg, model)
     model.train()
     batch = {"image": paddle.randn([2, 3, 32, 32]), "label": paddle.to_tensor([0, 1])}
     for epoch, alpha in ((0, 0.75), (1, 0.75), (2, 0.25), (9, 0.25)):
         task.set_epoch(epoch)
-        values = {name: float(value) for name, value in task(model, batch).items()}
+        values = {name: float(value) for name, value in task.step(model, batch).items()}
         expected = (1 - alpha) * values["base_loss"] + alpha * values["distillation_loss"]
         assert abs(values["loss"] - expected) < 1e-6

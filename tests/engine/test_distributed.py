@@ -1,6 +1,8 @@
 """Several processes on gloo: what they compute equals what one computes on the joined batch."""
 
+import json
 import signal
+import subprocess
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,11 +14,32 @@ from passl_sot.config.loader import ConfigError
 from passl_sot.engine.distributed import World, start
 from passl_sot.engine.logging import read_metrics
 from passl_sot.engine.schema import load_config
-from passl_sot.engine.sync_batch_norm import SyncBatchNorm2D, synchronise_batch_norm
+from passl_sot.engine.sync_batch_norm import SyncBatchNorm2D, synchronize_batch_norm
 from passl_sot.engine.trainer import Trainer
 from passl_sot.nn.initializers import batch_norm
 from passl_sot.weights.checkpoint import read_checkpoint
 
+# Many runs in one start of the processes.
+RUNS = """
+import json, sys
+from pathlib import Path
+from passl_sot.launch.supervisor import supervise
+
+status = supervise()
+if status is not None:
+    sys.exit(status)
+from passl_sot.engine.distributed import start
+from passl_sot.engine.schema import load_config
+from passl_sot.engine.trainer import Trainer
+
+job = json.loads(Path("runs.json").read_text())
+world = start("cpu", sharding=job["sharding"])
+for name, settings, more in job["runs"]:
+    Trainer(load_config("run.yaml", settings), Path(name), world, **more).fit()
+    if world.is_main:
+        print("ended:", name, flush=True)
+"""
+TRAIN_SIZE = "dataloader.train.sampler.batch_size"
 QUIET = ("epochs=1", "model.architecture.drop_path_rate=0", "model.architecture.drop_rate=0")
 
 
@@ -47,7 +70,7 @@ def test_joined_statistics_are_those_of_the_joined_batch():
         model[1].weight.set_value(paddle.to_tensor([0.5, 2.0, -1.0]))
         names = list(model.state_dict())
         if joined:
-            assert synchronise_batch_norm(model, lambda tensor: tensor) == 1
+            assert synchronize_batch_norm(model, lambda tensor: tensor) == 1
             assert isinstance(model[1], SyncBatchNorm2D)
             assert list(model.state_dict()) == names
         y = model(x)
@@ -60,15 +83,94 @@ def test_joined_statistics_are_those_of_the_joined_batch():
         np.testing.assert_allclose(joined.numpy(), plain.numpy(), rtol=1e-5, atol=2e-6)
 
 
+BATCH_NORM = (*QUIET, "model.architecture.token_embed=DenseNet", "+distributed={sync_batch_norm: true}")
+ACCUMULATED = (*QUIET, "lr_scheduler.reference_batch=24")
+CUT = (*QUIET, "lr_scheduler.reference_batch=8")
+# Frozen parameters, rates by pattern and layer, balanced epochs.
+PARAMETERS = (
+    *QUIET,
+    "parameters.freeze=[backbone.blocks.0.*]",
+    "parameters.lr_factors=[{pattern: 'backbone.*', factor: 0.5}]",
+    "parameters.layer_decay=0.8",
+    "dataloader.train.sampler.balanced=true",
+    "seed=3",
+)
+OPTIMIZERS = {name: f"optimizer={{name: {name}, weight_decay: 0.1}}" for name in ("Momentum", "Lamb")}
+
+
+@pytest.fixture(scope="module")
+def folder(write_experiment, tmp_path_factory):
+    """An experiment, and what one process makes of it."""
+    folder = tmp_path_factory.mktemp("distributed")
+    experiment = write_experiment(folder)
+
+    def trainer(name: str, *settings: str) -> Trainer:
+        return Trainer(load_config(experiment, settings), folder / "one" / name, World())
+
+    trainer("batch_norm", *BATCH_NORM, f"{TRAIN_SIZE}=24").fit()
+    trainer("accumulated", *ACCUMULATED, f"{TRAIN_SIZE}=24").fit()
+    for name, optimizer in OPTIMIZERS.items():
+        trainer(name, *PARAMETERS, optimizer, f"{TRAIN_SIZE}=24").fit()
+    trainer("whole", *CUT, f"{TRAIN_SIZE}=8").fit()
+    cut = trainer("cut", *CUT, f"{TRAIN_SIZE}=8")
+
+    def stop(*_):
+        cut.stop.signal = signal.SIGTERM
+
+    cut.model.register_forward_post_hook(stop)
+    assert cut.fit() is None
+    assert cut.progress.step == 1
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(folder, launcher_in):
+    """Starts so many processes, which do these runs, and gives their words about each."""
+
+    def run(processes: int, *runs: tuple, sharding: int = 0) -> dict[str, str]:
+        (folder / "runs.json").write_text(json.dumps({"sharding": sharding, "runs": runs}))
+        (folder / "runs.py").write_text(RUNS)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "timeout": 400}
+        done = subprocess.run(**launcher_in(folder, processes, script=folder / "runs.py"), **pipes)
+        assert done.returncode == 0, done.stdout
+        parts = done.stdout.split("ended: ")
+        return {name: said for (name, *_), said in zip(runs, parts, strict=False)}
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def two(together, folder):
+    size = f"{TRAIN_SIZE}=12"
+    return together(
+        2,
+        ("two/batch_norm", (*BATCH_NORM, size), {}),
+        *((f"two/{name}", (*PARAMETERS, optimizer, size), {}) for name, optimizer in OPTIMIZERS.items()),
+        ("two/plain", (f"{TRAIN_SIZE}=4",), {}),
+        ("one/cut", (*CUT, f"{TRAIN_SIZE}=2"), {"resume": "auto", "resume_override": [TRAIN_SIZE]}),
+    )
+
+
+@pytest.fixture(scope="module")
+def divided(together, folder):
+    """With the optimizer's state divided over the processes."""
+    sharded = (f"{TRAIN_SIZE}=4", "+distributed={sharding: 1}")
+    first = "divided/plain/epoch_0001.safetensors"
+    return together(
+        2,
+        ("divided/plain", (*sharded, "checkpoint.interval=1"), {}),
+        ("divided/resumed", sharded, {"resume": first}),
+        *(
+            (f"divided/{name}", (*PARAMETERS, optimizer, f"{TRAIN_SIZE}=12", sharded[1]), {})
+            for name, optimizer in OPTIMIZERS.items()
+        ),
+        sharding=1,
+    )
+
+
 @pytest.mark.slow
-def test_synchronised_batch_norm_in_two_processes_equals_one(experiment, launch, tmp_path):
-    settings = (*QUIET, "model.architecture.token_embed=DenseNet", "+distributed={sync_batch_norm: true}")
-    one = load_config(experiment, [*settings, "dataloader.train.sampler.batch_size=24"])
-    Trainer(one, tmp_path / "one", World()).fit()
-    half = ("dataloader.train.sampler.batch_size=12", f"output_dir={tmp_path}/two")
-    done = launch(2, "-c", experiment, "-o", *settings, *half)
-    assert done.returncode == 0, done.stdout
-    paths = tmp_path / "one" / "last.safetensors", tmp_path / "two" / "run" / "last.safetensors"
+def test_synchronized_batch_norm_in_two_processes_equals_one(folder, two):
+    paths = [folder / size / "batch_norm" / "last.safetensors" for size in ("one", "two")]
     same_update(*paths)
     a, b = (read_checkpoint(path).part("model") for path in paths)
     statistics = [name for name in a if name.endswith(("_mean", "_variance"))]
@@ -78,67 +180,48 @@ def test_synchronised_batch_norm_in_two_processes_equals_one(experiment, launch,
 
 
 @pytest.mark.slow
-def test_three_processes_that_accumulate_equal_one(experiment, launch, tmp_path):
-    settings = (*QUIET, "lr_scheduler.reference_batch=24")
-    one = load_config(experiment, [*settings, "dataloader.train.sampler.batch_size=24"])
-    Trainer(one, tmp_path / "one", World()).fit()
-    sizes = ("dataloader.train.sampler.batch_size=4", "dataloader.val.sampler.batch_size=2")
-    done = launch(3, "-c", experiment, "-o", *settings, *sizes, f"output_dir={tmp_path}/three")
-    assert done.returncode == 0, done.stdout
-    assert "4 per device x 3 device(s) x 2 accumulated = 24" in done.stdout
-    same_update(tmp_path / "one" / "last.safetensors", tmp_path / "three" / "run" / "last.safetensors")
+def test_three_processes_that_accumulate_equal_one(folder, together):
+    settings = (*ACCUMULATED, f"{TRAIN_SIZE}=4", "dataloader.val.sampler.batch_size=2")
+    said = together(3, ("three", settings, {}))
+    assert "4 per device x 3 device(s) x 2 accumulated = 24" in said["three"]
+    folders = (folder / "one" / "accumulated", folder / "three")
+    same_update(*(path / "last.safetensors" for path in folders))
     one, three = (
-        [(r["kind"], r["top1"], r["images"]) for r in read_metrics(folder / "metrics.jsonl") if "top1" in r]
-        for folder in (tmp_path / "one", tmp_path / "three" / "run")
+        [(r["kind"], r["top1"], r["images"]) for r in read_metrics(path / "metrics.jsonl") if "top1" in r]
+        for path in folders
     )
     assert one == three
     assert {images for _, _, images in three} == {9}
 
 
 @pytest.mark.slow
-def test_sharding_equals_plain_and_resumes(experiment, launch, tmp_path):
-    """The checkpoint holds the whole optimiser, so plain runs can go on with it as well."""
-    settings = ("-o", "dataloader.train.sampler.batch_size=4", "+distributed={sharding: 1}")
-    plain = launch(2, "-c", experiment, "-o", settings[1], f"output_dir={tmp_path}/plain")
-    assert plain.returncode == 0, plain.stdout
-    folder = f"output_dir={tmp_path}/sharded"
-    begun = launch(2, "-c", experiment, *settings, folder, "checkpoint.interval=1")
-    assert begun.returncode == 0, begun.stdout
-    sharded = tmp_path / "sharded" / "run"
-    for name in ("last", "best"):
-        (sharded / f"{name}.safetensors").unlink()
-    again = launch(2, "-c", experiment, *settings, folder, "--resume", sharded / "epoch_0001.safetensors")
-    assert again.returncode == 0, again.stdout
-    assert "resuming from" in again.stdout
-    a = read_checkpoint(tmp_path / "plain" / "run" / "last.safetensors").tensors
-    for path in ("epoch_0002", "last"):
-        b = read_checkpoint(sharded / f"{path}.safetensors").tensors
+def test_sharding_equals_plain_and_resumes(folder, two, divided):
+    """The checkpoint holds the whole optimizer, so plain runs can go on with it as well."""
+    assert "resuming from" in divided["divided/resumed"]
+    a = read_checkpoint(folder / "two" / "plain" / "last.safetensors").tensors
+    for path in ("plain/epoch_0002", "plain/last", "resumed/last"):
+        b = read_checkpoint(folder / "divided" / f"{path}.safetensors").tensors
         assert a.keys() == b.keys()
         for name in a:
             np.testing.assert_allclose(b[name], a[name], rtol=0, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.slow
-def test_resuming_in_another_number_of_processes(experiment, launch, tmp_path):
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_parameter_groups_in_two_processes_equal_those_in_one(folder, two, divided, optimizer):
+    """Plain and with the state divided."""
+    one = read_checkpoint(folder / "one" / optimizer / "last.safetensors").part("model")
+    for name in ("two", "divided"):
+        other = read_checkpoint(folder / name / optimizer / "last.safetensors").part("model")
+        for key, value in one.items():
+            np.testing.assert_allclose(other[key], value, rtol=0, atol=2e-6, err_msg=f"{name} {key}")
+
+
+@pytest.mark.slow
+def test_resuming_in_another_number_of_processes(folder, two):
     """Stopped after one of three updates in one process; two then read the images that are left."""
-    settings = (*QUIET, "lr_scheduler.reference_batch=8")
-    cfg = load_config(experiment, [*settings, "dataloader.train.sampler.batch_size=8"])
-    whole = Trainer(cfg, tmp_path / "whole", World())
-    whole.fit()
-    cut = Trainer(cfg, tmp_path / "cut" / "run", World())
-
-    def stop(*_):
-        cut.stop.signal = signal.SIGTERM
-
-    cut.model.register_forward_post_hook(stop)
-    assert cut.fit() is None
-    assert cut.progress.step == 1
-    size = "dataloader.train.sampler.batch_size"
-    more = (f"{size}=2", f"output_dir={tmp_path}/cut", "--resume", "auto", "--resume-override", size)
-    done = launch(2, "-c", experiment, "-o", *settings, *more)
-    assert done.returncode == 0, done.stdout
-    assert "epoch 1, batch 2, 1 updates" in done.stdout
-    a, b = (read_checkpoint(tmp_path / name / "last.safetensors") for name in ("whole", "cut/run"))
+    assert "epoch 1, batch 2, 1 updates" in two["one/cut"]
+    a, b = (read_checkpoint(folder / "one" / name / "last.safetensors") for name in ("whole", "cut"))
     assert b.meta["progress"]["step"] == a.meta["progress"]["step"] == 3
     for name, value in a.part("optimizer").items():
         np.testing.assert_allclose(b.part("optimizer")[name], value, rtol=1e-3, atol=1e-6, err_msg=name)

@@ -2,9 +2,10 @@
 
 What needs no privileges: a limit on the size of files (RLIMIT_FSIZE) stands for a full disk. A really full
 file system, a read-only one and a small /dev/shm are mounted in a namespace of the run's own; where the
-machine allows no namespaces, these tests are skipped. Faults of several processes: test_faults_together.py.
+machine allows no namespaces, these tests are skipped. Faults of several processes: tests/launch/test_jobs.py.
 """
 
+import gc
 import logging
 import os
 import resource
@@ -13,11 +14,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from passl_sot import cli
+from passl_sot.data.loader.worker_pool import Pool
 from passl_sot.engine.distributed import World
 from passl_sot.engine.logging import read_metrics
 from passl_sot.engine.nan_check import NonFiniteError
@@ -29,7 +33,7 @@ from passl_sot.weights.checkpoint import read_checkpoint
 ROOT = Path(__file__).parents[2]
 # Trains as tools/train.py does, after some lines that arrange for an accident.
 SCRIPT = """
-import multiprocessing, os, signal, sys, time
+import os, signal, sys
 from passl_sot import cli
 {accident}
 sys.exit(cli.train())
@@ -49,21 +53,14 @@ def halve(handle):
 
 checkpoint.os.fsync = halve
 """
-# Something happens before the decision of the third update, once.
-AT_AN_UPDATE = """
-import gc
-from passl_sot.data.loader.worker_pool import Pool
+# Ends the process at the third update.
+KILL_AT_AN_UPDATE = """
 from passl_sot.engine.trainer import Trainer
-from passl_sot.launch.supervisor import generation
-agree, done = Trainer._agree, []
-
-def workers():
-    return [pid for pool in gc.get_objects() if isinstance(pool, Pool) for pid in pool.pids.values()]
+agree = Trainer._agree
 
 def meet_with_it(self, *args):
-    if self.progress.step == 2 and not done and not generation():
-        done.append(True)
-        {accident}
+    if self.progress.step == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
     return agree(self, *args)
 
 Trainer._agree = meet_with_it
@@ -157,7 +154,7 @@ def test_a_kill_in_the_middle_of_a_write(experiment, run, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["last.safetensors", "metrics.jsonl", "config.yaml"])
-def test_a_file_that_cannot_grow(experiment, run, tmp_path, what):
+def test_a_file_that_cannot_grow(experiment, tmp_path, capfd, what):
     """The limit lets smaller files through; it meets the checkpoint, the growing log, or the first file."""
     folder = tmp_path / "output" / "run"
     # Updates of one image each make many rows of the log before there is another checkpoint.
@@ -167,18 +164,17 @@ def test_a_file_that_cannot_grow(experiment, run, tmp_path, what):
     rows, settings = ((folder / name).stat().st_size for name in ("metrics.jsonl", "config.yaml"))
     assert settings < rows < len(before)
     limit = {"last.safetensors": len(before), "metrics.jsonl": rows + 1000, "config.yaml": settings}[what] - 1
-    done = run(
-        *many,
-        more=("--resume", "auto"),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert (
-        f"error: can't write {'checkpoint ' if what.startswith('last') else ''}{folder / what}: "
-        in done.stderr
-    )
-    assert "File too large" in done.stderr
+    capfd.readouterr()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        status = cli.train(["-c", str(experiment), "--resume", "auto", "-o", *many])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    said = capfd.readouterr().err
+    assert status == 2
+    assert "Traceback" not in said
+    name = "checkpoint " if what.startswith("last") else ""
+    assert f"error: can't write {name}{folder / what}: File too large" in said
     assert (folder / "last.safetensors").read_bytes() == before
     assert not [name for name in names(folder) if name.endswith(".tmp")]
     read_checkpoint(folder / "best.safetensors")
@@ -258,15 +254,15 @@ def test_a_damaged_last_never_takes_the_place_of_a_whole_one(experiment, tmp_pat
     assert all(whole)
 
 
-def test_two_runs_in_one_folder(experiment, start, run, tmp_path):
+def test_two_runs_in_one_folder(experiment, start, tmp_path, capfd):
     with start("epochs=500") as first:
         for line in first.stdout:
             if "epoch 2/500" in line:
                 break
-        second = run(more=("--resume", "auto"))
-        assert second.returncode == 2
-        assert f"error: another process is training in {tmp_path}/output/run: wait for it" in second.stderr
-        assert "Traceback" not in second.stderr
+        assert cli.train(["-c", str(experiment), "--resume", "auto"]) == 2
+        said = capfd.readouterr().err
+        assert f"error: another process is training in {tmp_path}/output/run: wait for it" in said
+        assert "Traceback" not in said
         first.send_signal(signal.SIGTERM)
         rest = first.stdout.read()
     assert first.returncode == 0
@@ -280,41 +276,78 @@ def test_two_runs_in_one_folder(experiment, start, run, tmp_path):
 
 
 # -- data workers -------------------------------------------------------------------------------------
-def test_a_killed_data_worker_is_named_and_the_run_restarted(experiment, run, left_behind, tmp_path):
+@pytest.fixture
+def at_the_third_update(monkeypatch):
+    """Calls a function with the ids of the data workers, once."""
+
+    def arrange(accident) -> None:
+        agree, done = Trainer._agree, []
+
+        def meet_with_it(self, *args):
+            if self.progress.step == 2 and not done:
+                done.append(True)
+                accident([pid for x in gc.get_objects() if isinstance(x, Pool) for pid in x.pids.values()])
+            return agree(self, *args)
+
+        monkeypatch.setattr(Trainer, "_agree", meet_with_it)
+
+    return arrange
+
+
+def end_of(pid: int) -> None:
+    """Waits until a process has ended or waits for its parent to notice."""
+    with suppress(OSError):
+        while "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
+            time.sleep(0.01)
+
+
+def test_a_killed_data_worker_is_named_and_the_run_resumed(experiment, at_the_third_update, tmp_path, capfd):
     """The worker dies while the main process is in the middle of an update."""
-    kill = "os.kill(workers()[0], signal.SIGKILL); time.sleep(1)"
-    accident = AT_AN_UPDATE.format(accident=kill)
-    many = ("dataloader.train.sampler.batch_size=1", "lr_scheduler.reference_batch=1", WORKERS)
-    done = run("epochs=1", *many, accident=accident, more=("--max-restarts", "1"))
-    assert done.returncode == 0, done.stderr
-    assert "error: a data worker process died: worker " in done.stderr
-    assert "was ended by SIGKILL; it " in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "restart 1 of 1" in done.stderr
-    assert left_behind() == []
-    train(experiment, tmp_path / "whole", "epochs=1", *many)
-    same(tmp_path / "output" / "run" / "last.safetensors", tmp_path / "whole" / "last.safetensors")
+
+    def kill(workers):
+        os.kill(workers[0], signal.SIGKILL)
+        end_of(workers[0])
+
+    at_the_third_update(kill)
+    saved = tmp_path / "output" / "run" / "last.safetensors"
+    many = ("epochs=1", "dataloader.train.sampler.batch_size=1", "lr_scheduler.reference_batch=1", WORKERS)
+    many += ("checkpoint.update_interval=1",)
+    assert cli.train(["-c", str(experiment), "-o", *many]) == 1
+    said = capfd.readouterr().err
+    assert "error: a data worker process died: worker " in said
+    assert "was ended by SIGKILL; it " in said
+    assert "Traceback" not in said
+    assert read_checkpoint(saved).meta["progress"]["step"] > 0
+    train(experiment, saved.parent, *many, resume="auto")
+    train(experiment, tmp_path / "whole", *many)
+    same(saved, tmp_path / "whole" / "last.safetensors")
 
 
 def test_a_killed_run_gives_its_folder_free_at_once(experiment, run, left_behind, tmp_path):
     """Workers inherit the lock's file; those that outlive the run would keep it."""
     slow = ("dataloader.train.sampler.batch_size=2", WORKERS)
-    done = run(*slow, accident=AT_AN_UPDATE.format(accident="os.kill(os.getpid(), signal.SIGKILL)"))
+    done = run(*slow, accident=KILL_AT_AN_UPDATE)
     assert done.returncode == -signal.SIGKILL
-    time.sleep(0.2)
+    until = time.monotonic() + 60
+    while left_behind() and time.monotonic() < until:
+        time.sleep(0.01)
     assert left_behind() == []
     RunFolder(tmp_path / "output" / "run").claim()
 
 
-def test_sigterm_to_every_process_of_a_run_saves(experiment, run, tmp_path):
+def test_sigterm_to_every_process_of_a_run_saves(experiment, at_the_third_update, tmp_path, capfd):
     """As service managers and schedulers send it, to the data workers and their server too."""
-    send = "from pathlib import Path; stat = Path(f'/proc/{workers()[0]}/stat').read_text(); "
-    send += "server = int(stat.rpartition(')')[2].split()[1]); "
-    send += "[os.kill(pid, signal.SIGTERM) for pid in [server, *workers(), os.getpid()]]; time.sleep(1)"
+
+    def send(workers):
+        stat = Path(f"/proc/{workers[0]}/stat").read_text()
+        server = int(stat.rpartition(")")[2].split()[1])
+        for pid in (server, *workers, os.getpid()):
+            os.kill(pid, signal.SIGTERM)
+
+    at_the_third_update(send)
     many = ("dataloader.train.sampler.batch_size=1", "lr_scheduler.reference_batch=4", WORKERS)
-    done = run(*many, accident=AT_AN_UPDATE.format(accident=send))
-    assert done.returncode == 0, done.stderr
-    assert "stopped by SIGTERM; saved" in done.stdout
+    assert cli.train(["-c", str(experiment), "-o", *many]) == 0
+    assert "stopped by SIGTERM; saved" in capfd.readouterr().out
     saved = read_checkpoint(tmp_path / "output" / "run" / "last.safetensors").meta["progress"]
     assert saved["step"] == 4  # the update that it came in was decided already
 
@@ -332,14 +365,14 @@ def test_nan_from_an_update_on(experiment, tmp_path):
     folder = tmp_path / "run"
     cfg = load_config(experiment, ["epochs=9", "nonfinite_limit=3"])
     trainer = Trainer(cfg, folder, World())
-    task = trainer.task
+    task = trainer.task.step
 
     def spoil(model, batch):
         if trainer.progress.step >= 4:
             batch["image"][0, 0, 0, 0] = float("nan")
         return task(model, batch)
 
-    trainer.task = spoil
+    trainer.task.step = spoil
     with pytest.raises(
         NonFiniteError, match="not finite in 3 updates in a row; it begins in the input images"
     ):

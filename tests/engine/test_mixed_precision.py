@@ -56,15 +56,15 @@ def test_the_scale_leaves_gradients_as_they_are_and_follows_overflows():
     np.testing.assert_array_equal(weight.grad.numpy(), wanted * 8192)
     precision.unscale([weight], progress)
     np.testing.assert_array_equal(weight.grad.numpy(), wanted)
-    assert precision.adapt(True, progress)
+    assert precision.update_loss_scale(True, progress)
     assert progress.loss_scale == 4096
     for _ in range(2000):
-        assert not precision.adapt(False, progress)
+        assert not precision.update_loss_scale(False, progress)
     assert progress.loss_scale == 8192
     progress.loss_scale = 1.0
-    assert not precision.adapt(True, progress)  # no smaller scale helps
+    assert not precision.update_loss_scale(True, progress)  # no smaller scale helps
     plain = Progress()
-    assert not choose().adapt(True, plain)  # bfloat16 reaches as far as float32
+    assert not choose().update_loss_scale(True, plain)  # bfloat16 reaches as far as float32
     assert plain == Progress()
 
 

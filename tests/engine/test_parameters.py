@@ -58,22 +58,3 @@ def test_a_pattern_that_matches_nothing_ends_the_run(experiment, capfd):
         assert cli.train(["-c", str(experiment), *more, "-o", "parameters.freeze=[bakbone.*]"]) == 2
         error = capfd.readouterr().err
         assert "parameters.freeze.0: 'bakbone.*' matches no trainable parameter; nearest: backbone.*" in error
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["Momentum", "Lamb"])
-def test_two_processes_train_groups_as_one_does(experiment, launch, tmp_path, optimizer):
-    """Frozen parameters, rates by pattern and layer, balanced epochs; plain and with the state divided."""
-    quiet = ("epochs=1", "model.architecture.drop_path_rate=0", "model.architecture.drop_rate=0")
-    more = ("dataloader.train.sampler.balanced=true", "parameters.layer_decay=0.8", "seed=3")
-    settings = (*quiet, *SETTINGS, *more, f"optimizer={{name: {optimizer}, weight_decay: 0.1}}")
-    cfg = load_config(experiment, [*settings, "dataloader.train.sampler.batch_size=24"])
-    Trainer(cfg, tmp_path / "one", World()).fit()
-    one = read_checkpoint(tmp_path / "one" / "last.safetensors").part("model")
-    for name, sharding in (("two", 0), ("divided", 1)):
-        half = ("dataloader.train.sampler.batch_size=12", f"output_dir={tmp_path}/{name}")
-        done = launch(2, "-c", experiment, "-o", *settings, *half, f"+distributed={{sharding: {sharding}}}")
-        assert done.returncode == 0, done.stdout
-        two = read_checkpoint(tmp_path / name / "run" / "last.safetensors").part("model")
-        for key, value in one.items():
-            np.testing.assert_allclose(two[key], value, rtol=0, atol=2e-6, err_msg=f"{name} {key}")

@@ -6,8 +6,8 @@ import pytest
 
 from passl_sot.config.loader import ConfigError
 from passl_sot.engine.distributed import World
-from passl_sot.engine.modes import set_training_mode
 from passl_sot.engine.schema import load_config
+from passl_sot.engine.train_state import set_training_mode
 from passl_sot.engine.trainer import Trainer
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.nn.initializers import batch_norm
@@ -30,7 +30,7 @@ def test_what_moves_in_each_mode(experiment, tmp_path, mode, statistics_move, la
     cfg = load_config(experiment, [*NETWORK, f"training_mode={mode}"])
     trainer = Trainer(cfg, tmp_path / "run", World())
     before = {name: value.numpy() for name, value in trainer.model.state_dict().items()}
-    task, seen = trainer.task, []
+    task, seen = trainer.task.step, []
 
     def watch(model, batch):
         with paddle.no_grad():
@@ -40,7 +40,7 @@ def test_what_moves_in_each_mode(experiment, tmp_path, mode, statistics_move, la
                 tensor.set_value(value)
         return task(model, batch)
 
-    trainer.task = watch
+    trainer.task.step = watch
     trainer.fit()
     # Six updates in two epochs, with an evaluation in between, which leaves the mode as it was.
     assert seen == [layers_drop] * 6

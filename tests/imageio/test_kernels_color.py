@@ -13,7 +13,7 @@ from PIL import Image
 from passl_sot.data import AutoAugment, RandAugment, ThreeAugment
 from passl_sot.data.transforms import operations
 from passl_sot.data.transforms.image import ColorJitter, Normalize, RandomHorizontalFlip
-from passl_sot.data.transforms.operations import Job, carry_out
+from passl_sot.data.transforms.operations import Op, apply_ops
 
 pytest.importorskip("numba")
 
@@ -53,7 +53,7 @@ def test_every_strength(kind, photos):
     for image in [*photos, *_images()]:
         before = image.copy()
         for strength in _STRENGTHS[kind]:
-            job = Job(kind, strength)
+            job = Op(kind, strength)
             result = job.by_kernel(image)
             expected = np.asarray(job.by_pillow(Image.fromarray(image)))
             np.testing.assert_array_equal(result, expected, err_msg=f"{strength} {image.shape}")
@@ -65,14 +65,14 @@ def test_factors_in_hundreds(photos):
     rng = np.random.default_rng(1)
     for number in range(400):
         kind = ("Brightness", "Color", "Contrast", "Sharpness", "Blur")[number % 5]
-        job = Job(kind, float(rng.uniform(0, 2)))
+        job = Op(kind, float(rng.uniform(0, 2)))
         image = photos[3][number % 17 :, : 64 - number % 23]
         result = job.by_kernel(np.ascontiguousarray(image))
         np.testing.assert_array_equal(result, np.asarray(job.by_pillow(Image.fromarray(image))))
 
 
 def test_zero_bits_are_black(photos):
-    assert not Job("Posterize", 0).by_kernel(photos[0]).any()
+    assert not Op("Posterize", 0).by_kernel(photos[0]).any()
 
 
 @pytest.mark.parametrize(
@@ -101,11 +101,11 @@ def test_policies_have_the_same_pixels_and_draws_without_numba(transform, photos
 
 
 def test_images_that_are_not_contiguous(photos):
-    jobs = [Job("Invert"), Job("ShearX", 0.2, "bicubic"), Job("Sharpness", 1.7), Job("Hue", 0.1)]
+    jobs = [Op("Invert"), Op("ShearX", 0.2, "bicubic"), Op("Sharpness", 1.7), Op("Hue", 0.1)]
     for image in (photos[2][:, ::-1], photos[2][::2, 5:90], photos[2].transpose(1, 0, 2)):
-        expected = carry_out(np.ascontiguousarray(image), jobs)
-        np.testing.assert_array_equal(carry_out(image, jobs), expected)
-    assert carry_out(image, []) is image
+        expected = apply_ops(np.ascontiguousarray(image), jobs)
+        np.testing.assert_array_equal(apply_ops(image, jobs), expected)
+    assert apply_ops(image, []) is image
 
 
 def test_nothing_is_compiled_twice(photos):
@@ -114,8 +114,8 @@ def test_nothing_is_compiled_twice(photos):
     from passl_sot.imageio.kernels import layout as planes
 
     for image in (photos[3], np.asarray(Image.fromarray(photos[3])), photos[3][:, ::-1]):
-        carry_out(image, [Job("Hue", 0.1), Job("Color", 1.5)])
-        carry_out(image, [Job("Color", 1.5)])
+        apply_ops(image, [Op("Hue", 0.1), Op("Color", 1.5)])
+        apply_ops(image, [Op("Color", 1.5)])
         Normalize()(RandomHorizontalFlip(prob=1)(image, np.random.default_rng(0)), None)
         Normalize()(image, None)
     assert [len(loop.signatures) for loop in (color._from_gray, planes.mirror, planes.normalize)] == [
@@ -139,7 +139,8 @@ def run():
     for seed in range(40):
         total += RandAugment()(image, np.random.default_rng(seed)).sum(dtype=np.float64) * (seed + 1)
     pair, labels = np.stack([image, image[::-1]]), np.array([0, 1])
-    return total, Mixup(num_classes=2)(pair, labels, np.random.default_rng(0))[0].sum()
+    return total, sum(
+        int(mixed.sum()) for mixed in Mixup(num_classes=2)(pair, labels, np.random.default_rng(0))[0])
 
 sys.modules["numba"] = None
 absent = run()
@@ -158,8 +159,8 @@ def test_with_and_without_numba():
 def test_where_no_code_can_be_kept_it_is_compiled_anew():
     program = """
 import numpy as np
-from passl_sot.data.transforms.operations import Job
-print(Job("Invert").by_kernel(np.full((1, 1, 3), 55, np.uint8)).tolist())
+from passl_sot.data.transforms.operations import Op
+print(Op("Invert").by_kernel(np.full((1, 1, 3), 55, np.uint8)).tolist())
 from passl_sot.imageio.kernels import color
 print(type(color._pointwise._cache).__name__)
 """

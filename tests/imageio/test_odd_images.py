@@ -84,7 +84,7 @@ def _check_views(path: Path, apply_exif: bool, expected: Image.Image, crops: int
     height, width = expected.height, expected.width
     side = 64 if max(height, width) < 20 * min(height, width) else 16
     rng = np.random.default_rng(0)
-    resized = Resize(size=side, crop_pct=0.875).defer(open_image(path, apply_exif=apply_exif), rng)
+    resized = Resize(size=side, crop_pct=0.875).apply(open_image(path, apply_exif=apply_exif), rng)
     np.testing.assert_array_equal(CenterCrop(size=side)(resized, rng), _as_evaluated(expected, side))
     crop = RandomResizedCrop(size=side)
     for seed in range(crops):

@@ -8,6 +8,7 @@ from paddle import nn
 from passl_sot.interop import ConversionError, convert_state_dict, export_state_dict
 from passl_sot.modeling.backbones.base import Backbone
 from passl_sot.modeling.classifier import Classifier
+from passl_sot.weights.rules import KEY_RULES, KeyRules
 from passl_sot.zoo import create_model
 
 ARCH = {"name": "SoT", "img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2, "token_dim": 8}
@@ -77,14 +78,7 @@ def test_an_incomplete_state_dict_is_refused():
 
 
 class Tables(Backbone):
-    """A backbone with what families need: tables, a convolution that is a Linear, other namings."""
-
-    torch_key_rules = ((r"^(?!head\.)", "backbone."),)
-    foreign_key_rules = {  # noqa: RUF012
-        "timm": ((r"^patch\.", "embed."), (r"^", "backbone.")),
-        "PaddleClas": ((r"^visual\.", "backbone."),),
-    }
-    torch_pointwise = (r"mix\.weight",)
+    """A backbone with the usual needs: tables, a convolution that is a Linear, other namings."""
 
     def __init__(self):
         super().__init__()
@@ -95,15 +89,36 @@ class Tables(Backbone):
         self.register_buffer("pos_embed", paddle.arange(4.0), persistable=False)
         self.register_buffer("scratch", paddle.arange(4.0), persistable=False)
 
-    def adapt_torch_entry(self, name, array):
-        if name == "table" and array.ndim == 4 and array.shape[2:] != (2, 2):
-            if array.shape[2] % 2:
-                raise ValueError(f"a table of {array.shape[2]} rows can't be halved")
-            return array.reshape(1, 4, 2, array.shape[2] // 2, 2, -1).mean(axis=(3, 5))
-        return array[0] if name == "norm.weight" and array.ndim == 2 else array
 
-    def restore_torch_entry(self, name, array):
-        return array[None] if name == "norm.weight" else array
+class OneWay(Tables):
+    """Its rules send two official names to one place."""
+
+
+class Rules:
+    """Key rules bear the names of their backbones."""
+
+    @KEY_RULES.register()
+    class Tables(KeyRules):
+        foreign = {  # noqa: RUF012
+            "timm": ((r"^patch\.", "embed."), (r"^", "backbone.")),
+            "PaddleClas": ((r"^visual\.", "backbone."),),
+        }
+        pointwise = (r"mix\.weight",)
+
+        def adapt(self, name, array):
+            if name == "table" and array.ndim == 4 and array.shape[2:] != (2, 2):
+                if array.shape[2] % 2:
+                    raise ValueError(f"a table of {array.shape[2]} rows can't be halved")
+                return array.reshape(1, 4, 2, array.shape[2] // 2, 2, -1).mean(axis=(3, 5))
+            return array[0] if name == "norm.weight" and array.ndim == 2 else array
+
+        def restore(self, name, array):
+            return array[None] if name == "norm.weight" else array
+
+    @KEY_RULES.register()
+    class OneWay(Tables):
+        official = ((r"^patch\.", "embed."), (r"^mix\.", "other."), (r"^(?!head\.)", "backbone."))
+        foreign = {}  # noqa: RUF012
 
 
 @pytest.fixture
@@ -166,13 +181,7 @@ def test_the_naming_that_explains_all_keys_wins(official):
     assert report.naming == "timm" and report.unexpected == [("patch.wieght", ["embed.weight"])]
 
 
-def test_rules_without_a_way_back_are_an_error(official):
-    class OneWay(Tables):
-        """Its rules send two official names to one place."""
-
-        torch_key_rules = ((r"^patch\.", "embed."), (r"^mix\.", "other."), (r"^(?!head\.)", "backbone."))
-        foreign_key_rules = {}  # noqa: RUF012
-
+def test_rules_without_a_way_back_are_an_error():
     model = OneWay()
     with pytest.raises(ConversionError, match="OneWay has no way back to official names"):
         export_state_dict(model, arrays_of(model))

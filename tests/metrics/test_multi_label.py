@@ -25,7 +25,7 @@ def test_scikit_learns_numbers(data):
     order = np.random.default_rng(1).permutation(200)
     for batch in np.split(order, [30, 90]):
         meter.take(batch, logits[batch], labels[batch])
-    assert meter.images == 200
+    assert meter.items == 200
     rows, said = meter.per_class(), logits > 0
     for k in range(4):
         assert rows[k]["ap"] == pytest.approx(average_precision_score(labels[:, k], logits[:, k]))

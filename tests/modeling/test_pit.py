@@ -10,6 +10,7 @@ import pytest
 from passl_sot.interop import convert_state_dict
 from passl_sot.modeling.backbones import build_backbone
 from passl_sot.modeling.classifier import Classifier
+from passl_sot.weights.rules import key_rules
 
 BASE = {"img_size": 32, "patch_size": 4, "stride": 2, "head_dim": 8}
 BASE |= {"depths": [2, 1, 2], "num_heads": [1, 2, 4]}
@@ -75,10 +76,10 @@ def test_resize_interpolates_the_map():
     expected = F.interpolate(table, size=[30, 15], mode="bicubic", align_corners=False)
     np.testing.assert_allclose(model.pos_embed.numpy(), expected.numpy(), atol=1e-5)
     assert "pos_embed" in dict(model.named_parameters()) and "pos_embed" in model.no_weight_decay()
-    adapted = tiny(img_size=[62, 32]).adapt_torch_entry("pos_embed", table.numpy())
+    adapted = key_rules(tiny(img_size=[62, 32])).adapt("pos_embed", table.numpy())
     np.testing.assert_array_equal(adapted, model.pos_embed.numpy())
     other = np.zeros([1, 1, 8])
-    assert model.adapt_torch_entry("cls_token", other) is other
+    assert key_rules(model).adapt("cls_token", other) is other
 
 
 def test_starts_as_the_authors_do():
@@ -134,6 +135,6 @@ def test_names_of_the_official_code_and_of_timm(distilled):
     for naming, shift in (("timm", 1), ("timm (older)", 0)):
         for s in (0, 1):
             name = f"transformers.{s + shift}.pool.fc.weight"
-            for pattern, replacement in model.backbone.foreign_key_rules[naming]:
+            for pattern, replacement in key_rules(model.backbone).foreign[naming]:
                 name = re.sub(pattern, replacement, name)
             assert name == f"backbone.pools.{s}.fc.weight"

@@ -7,6 +7,7 @@ import pytest
 
 from passl_sot.modeling.backbones import build_backbone
 from passl_sot.nn.position import bicubic_matrix, replace_parameter, resize_bias_table, resize_position_table
+from passl_sot.weights.rules import key_rules
 
 SWIN = {
     "name": "Swin",
@@ -76,11 +77,11 @@ def test_deit_position_table_follows_the_size():
     assert model.pos_embed.shape == [1, 1 + 5 * 3, 8] and not model.pos_embed.stop_gradient
     np.testing.assert_array_equal(model.pos_embed.numpy(), resize_position_table(table, 1, (4, 4), (5, 3)))
     np.testing.assert_array_equal(
-        model.adapt_torch_entry("pos_embed", table), resize_position_table(table, 1, (4, 4), (5, 3))
+        key_rules(model).adapt("pos_embed", table), resize_position_table(table, 1, (4, 4), (5, 3))
     )
-    assert model.adapt_torch_entry("norm.weight", table) is table
+    assert key_rules(model).adapt("norm.weight", table) is table
     with pytest.raises(ValueError, match="no square grid"):
-        model.adapt_torch_entry("pos_embed", table[:, :-2])
+        key_rules(model).adapt("pos_embed", table[:, :-2])
 
 
 def test_swin_bias_tables_follow_the_window():
@@ -92,7 +93,7 @@ def test_swin_bias_tables_follow_the_window():
     assert (attn.window, attn.shift) == (6, 3)
     np.testing.assert_array_equal(getattr(attn, name).numpy(), resize_bias_table(table, 4, 6))
     key = f"layers.1.blocks.1.attn.{name}"
-    np.testing.assert_array_equal(model.adapt_torch_entry(key, table), resize_bias_table(table, 4, 6))
+    np.testing.assert_array_equal(key_rules(model).adapt(key, table), resize_bias_table(table, 4, 6))
     with pytest.raises(ValueError, match="no square window"):
-        model.adapt_torch_entry(key, table[:-1])
+        key_rules(model).adapt(key, table[:-1])
     assert key in model.no_weight_decay() and model.state_dict()[key].shape == [121, 2]

@@ -4,11 +4,11 @@ import numpy as np
 import paddle
 import pytest
 
-from passl_sot.nn.super_tokens import SuperTokenAttention, neighbour_table
+from passl_sot.nn.super_tokens import SuperTokenAttention, neighbor_table
 
 
-def test_neighbours():
-    table = neighbour_table(2, 3)
+def test_neighbors():
+    table = neighbor_table(2, 3)
     assert table.shape == (6, 9)
     assert table[0].tolist() == [6, 6, 6, 6, 0, 1, 6, 3, 4]
     assert table[4].tolist() == [0, 1, 2, 3, 4, 5, 6, 6, 6]

@@ -76,10 +76,9 @@ def _expected(seed: int) -> dict[str, np.ndarray]:
     generator = np.random.Generator(np.random.PCG64(seed))
     files = {}
     for label in range(10):
-        members = np.flatnonzero(digits.target == label)
-        in_val = set(generator.permutation(members)[: round(len(members) / 5)].tolist())
-        for index in members.tolist():
-            split = "val" if index in in_val else "train"
+        members = generator.permutation(np.flatnonzero(digits.target == label)).tolist()
+        for place, index in enumerate(members):
+            split = "val" if place < round(len(members) / 5) else "train"
             files[f"{split}/{label}/digit_{index:04d}.png"] = pixels[index]
     return files
 

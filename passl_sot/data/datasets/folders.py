@@ -1,14 +1,23 @@
-"""Finding the images of an ImageNet-layout folder."""
+"""Images in an ImageNet-layout folder: finding them, and holding some of each class out for validation."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
-from passl_sot.config.chinese import CHINESE
-from passl_sot.data.datasets.string_table import natural_key
+import numpy as np
+
+from passl_sot.config import Count, Range
+from passl_sot.config.chinese import CHINESE, zh
+from passl_sot.data.datasets.base import DATASETS
+from passl_sot.data.datasets.labelled import LabelledImages
+from passl_sot.data.datasets.string_table import StringTable, natural_key
 from passl_sot.data.errors import DataError
+from passl_sot.data.transforms.image import TRANSFORMS
+from passl_sot.imageio.multichannel import ARRAY_ENDING
 
 EXTENSIONS = (
     ".jpg",
@@ -29,15 +38,70 @@ LAYOUT = """Expected layout (one folder per class):
     data/val/<class>/*.jpg
 and dataroot: data/train for training, data/val for validation.
 """ + CHINESE["folder_layout"]
+# Fraction of each class that is held out where there is no folder for validation.
+VAL_SHARE = 0.2
 
 # Folders that programs leave among the classes; hidden ones are left out anyway.
 _CLUTTER = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
 _SPLITS = {"train", "training", "val", "valid", "validation", "test"}
 
 
+@DATASETS.register()
+class ImageFolder(LabelledImages):
+    """A folder with one folder of images per class, as ImageNet has it: `dataroot/<class>/**/*.jpg`.
+
+    Classes are numbered in natural order of their folders' names (0, 1, 2, 10). Folders inside a class folder
+    belong to it, links to folders are followed; hidden files and files with other endings are left out and
+    counted in `ignored_files`.
+
+    Args:
+        dataroot: The folder that holds the class folders, such as `data/imagenet/train`.
+        transforms: As of `LabelledImages`.
+        batch_transforms: As of `LabelledImages`.
+        apply_exif: Turn photographs upright by their EXIF orientation.
+        extensions: Endings of image files, in any case.
+        part: "all" images; or, for a folder without splits of its own, those for "train" or for "val", by a
+            rule that depends on the paths alone (see `hold_out`).
+        val_share: Fraction of each class that is for "val".
+        channels: As of `LabelledImages`.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataroot: str,
+        transforms: Annotated[list, TRANSFORMS],
+        batch_transforms: Annotated[list, TRANSFORMS] | None = None,
+        apply_exif: bool = True,
+        extensions: tuple[str, ...] = EXTENSIONS,
+        part: Literal["all", "train", "val"] = "all",
+        val_share: Annotated[float, Range(above=0, below=1)] = VAL_SHARE,
+        channels: Count = 3,
+    ):
+        root = os.path.expanduser(dataroot)
+        if channels not in (1, 3):
+            extensions = (*extensions, ARRAY_ENDING)
+        scan = scan_folder(root, extensions)
+        if part != "all":
+            kept = choose_part(scan.paths, scan.labels, scan.class_names, part, val_share)
+            scan.paths = [scan.paths[i] for i in kept]
+            scan.labels = [scan.labels[i] for i in kept]
+        self.ignored_files = scan.ignored_files
+        super().__init__(
+            root=root,
+            paths=StringTable(scan.paths),
+            labels=np.array(scan.labels, np.int64),
+            class_names=scan.class_names,
+            transforms=transforms,
+            batch_transforms=batch_transforms,
+            apply_exif=apply_exif,
+            channels=channels,
+        )
+
+
 @dataclass
 class FolderScan:
-    """What `scan_folder` found.
+    """The images of a folder.
 
     Attributes:
         class_names: Names of the class folders, in natural order.
@@ -57,13 +121,12 @@ def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: 
 
     Args:
         root: The folder.
-        extensions: Endings that count as images, with the dot.
+        extensions: Endings that count as images.
         progress: Draw a progress bar over the classes.
 
     Raises:
         DataError: The folder is missing or empty, or isn't laid out by classes; it shows the layout.
     """
-    endings = tuple(_ending(extension) for extension in extensions)
     folders = list_classes(root, extensions)
     splits = [name for name in folders if name.lower() in _SPLITS]
     if len(splits) > 1 and len(splits) == len(folders):
@@ -72,19 +135,22 @@ def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: 
             f"dataroot: {os.path.join(root, splits[0])} in place of {root}.\n{LAYOUT}"
         )
     scan = FolderScan(folders)
-    numbered: Iterable[tuple[int, str]] = enumerate(folders)
+    numbered = enumerate(folders)
     if progress:
         from tqdm import tqdm
 
         numbered = tqdm(numbered, total=len(folders), desc=f"reading {root}", unit="class")
     for label, name in numbered:
-        for path in walk_class(root, name, extensions, scan):
-            scan.paths.append(path)
-            scan.labels.append(label)
+        for path in walk_class(root, name, extensions):
+            if path is None:
+                scan.ignored_files += 1
+            else:
+                scan.paths.append(path)
+                scan.labels.append(label)
     if not scan.paths:
         raise DataError(
-            f"{root} holds {len(folders)} class folders but no images (looked for {' '.join(endings)}; "
-            f"{scan.ignored_files} other files).\n{LAYOUT}"
+            f"{root} holds {len(folders)} class folders but no images (looked for "
+            f"{' '.join(_endings(extensions))}; {scan.ignored_files} other files).\n{LAYOUT}"
         )
     return scan
 
@@ -95,64 +161,95 @@ def list_classes(root: str, extensions: Sequence[str] = EXTENSIONS) -> list[str]
     Raises:
         DataError: The folder is missing or holds none; it shows the layout.
     """
-    folders, files = _top_level(root, tuple(_ending(extension) for extension in extensions))
-    if folders:
-        return folders
-    if files:
-        raise DataError(
-            f"{root} holds {len(files)} images (such as {files[0]}) but no class folders, so their "
-            "classes are unknown. Sort them into one folder per class, or use {name: ListFile} with a "
-            f"list of labels.\n{LAYOUT}"
-        )
-    raise DataError(f"{root} is empty: no class folders in it.\n{LAYOUT}")
-
-
-def walk_class(root: str, name: str, extensions: Sequence[str], scan: FolderScan) -> Iterator[str]:
-    """Yields the images of one class, relative to `root`, and counts in `scan` what it leaves out."""
-    endings = tuple(_ending(extension) for extension in extensions)
-    return _walk(os.path.join(root, name), name, endings, scan, ())
-
-
-def _ending(extension: str) -> str:
-    return (extension if extension.startswith(".") else "." + extension).lower()
-
-
-def _top_level(root: str, endings: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Names of the class folders (natural order) and of images that lie beside them."""
     if not os.path.isdir(root):
         kind = "is a file, not a folder" if os.path.exists(root) else "doesn't exist"
         here = "" if os.path.isabs(root) else f" (looked for in {os.getcwd()})"
         raise DataError(f"dataroot {root} {kind}{here}.\n{LAYOUT}")
-    folders, files = [], []
     with os.scandir(root) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name in _CLUTTER:
-                continue
-            if entry.is_dir():
-                folders.append(entry.name)
-            elif entry.name.lower().endswith(endings):
-                files.append(entry.name)
-    return sorted(folders, key=natural_key), sorted(files, key=natural_key)
+        shown = [entry for entry in entries if not _is_clutter(entry.name)]
+    folders = [entry.name for entry in shown if entry.is_dir()]
+    if folders:
+        return sorted(folders, key=natural_key)
+    files = [entry.name for entry in shown if entry.name.lower().endswith(_endings(extensions))]
+    if files:
+        raise DataError(
+            f"{root} holds {len(files)} images (such as {min(files, key=natural_key)}) but no class folders, "
+            "so their classes are unknown. Sort them into one folder per class, or use {name: ListFile} with "
+            f"a list of labels.\n{LAYOUT}"
+        )
+    raise DataError(f"{root} is empty: no class folders in it.\n{LAYOUT}")
+
+
+def walk_class(root: str, name: str, extensions: Sequence[str] = EXTENSIONS) -> Iterator[str | None]:
+    """Yields the images of one class, relative to `root`, and None for each file that is left out."""
+    return _walk(os.path.join(root, name), name, _endings(extensions), ())
 
 
 def _walk(
-    folder: str, relative: str, endings: tuple[str, ...], scan: FolderScan, above: tuple[str, ...]
-) -> Iterator[str]:
-    """Yields the images below `folder`, files before folders, each in order of their names."""
+    folder: str, relative: str, endings: tuple[str, ...], above: tuple[str, ...]
+) -> Iterator[str | None]:
+    """Files before folders, each in order of their names."""
     real = os.path.realpath(folder)
     if real in above:  # a link back to a folder above would go round for ever
         return
     inner = []
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
+            name = entry.name
             if entry.is_dir():
-                if not entry.name.startswith(".") and entry.name not in _CLUTTER:
-                    inner.append(entry.name)
-            elif (
-                entry.name.startswith(".") or not entry.name.lower().endswith(endings) or not entry.is_file()
-            ):
-                scan.ignored_files += 1
+                if not _is_clutter(name):
+                    inner.append(name)
+            elif not name.startswith(".") and name.lower().endswith(endings) and entry.is_file():
+                yield f"{relative}/{name}"
             else:
-                yield f"{relative}/{entry.name}"
+                yield None
     for name in inner:
-        yield from _walk(os.path.join(folder, name), f"{relative}/{name}", endings, scan, (*above, real))
+        yield from _walk(os.path.join(folder, name), f"{relative}/{name}", endings, (*above, real))
+
+
+def _is_clutter(name: str) -> bool:
+    return name.startswith(".") or name in _CLUTTER
+
+
+def _endings(extensions: Sequence[str]) -> tuple[str, ...]:
+    return tuple("." + extension.lower().removeprefix(".") for extension in extensions)
+
+
+def choose_part(
+    paths: Sequence[str], labels: Sequence[int], class_names: Sequence[str], part: str, val_share: float
+) -> list[int]:
+    """Which images are those of one part, "train" or "val"; see `ImageFolder`."""
+    by_class: list[list[str]] = [[] for _ in class_names]
+    for path, label in zip(paths, labels, strict=True):
+        by_class[label].append(path)
+    held_out: set[str] = set()
+    for name, members in zip(class_names, by_class, strict=True):
+        held_out |= hold_out(members, val_share, name)
+    return [i for i, path in enumerate(paths) if (path in held_out) == (part == "val")]
+
+
+def hold_out(paths: Sequence[str], share: float, name: str) -> set[str]:
+    """Images of one class that are held out for validation: those whose paths' checksums come first.
+
+    No seed takes part, so every run holds out the same; new images leave most others where they are.
+
+    Args:
+        paths: Paths of the images, relative to the folder of classes.
+        share: Which fraction of them, rounded, but at least one on each side.
+        name: Name of the class, for the message.
+
+    Raises:
+        DataError: There are fewer than two images.
+    """
+    if len(paths) < 2:
+        raise DataError(
+            f"class '{name}' holds {len(paths)} image(s), and two are the least where some are held out for "
+            "validation: add images, or lay out train and val folders" + zh("two_images_per_class")
+        )
+    ranked = sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path)).digest())
+    return set(ranked[: held_out_count(len(paths), share)])
+
+
+def held_out_count(images: int, share: float) -> int:
+    """How many images of a class are held out."""
+    return min(max(1, round(share * images)), max(images - 1, 0))

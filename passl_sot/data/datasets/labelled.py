@@ -1,56 +1,65 @@
-"""Labelled images on disk: ImageNet-layout folders and list files.
-
-A dataset is read as `dataset[index]` or by the keys of the samplers, `dataset[(epoch, index)]` and
-`dataset[(epoch, index, copy)]`; random augmentation depends on the seed and the key alone (see `draws`).
-What is done to whole batches is in `batch`.
-"""
+"""The base class of the datasets of labelled image files."""
 
 from __future__ import annotations
 
 import difflib
-import itertools
+import logging
 import os
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+import traceback
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from passl_sot.config.chinese import zh
-from passl_sot.config.ranges import Count, Range
-from passl_sot.config.registry import Registry
-from passl_sot.data.datasets.folders import EXTENSIONS, scan_folder
-from passl_sot.data.datasets.list_files import read_class_names, read_labels, read_list, read_multi_hot
-from passl_sot.data.datasets.splits import VAL_SHARE, hold_out
+from passl_sot.data.datasets.base import Dataset, Empty, Read
 from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError
-from passl_sot.data.rng import Key, Streams, of_image
+from passl_sot.data.loader.shared_buffers import size_of
+from passl_sot.data.rng import Key, Streams, image_rng
 from passl_sot.data.transforms.batch import build_batch_transforms
 from passl_sot.data.transforms.compose import build_transforms, output_size
-from passl_sot.data.transforms.image import TRANSFORMS
+from passl_sot.imageio import jpeg
 from passl_sot.imageio.decode import open_image, read_file
 from passl_sot.imageio.errors import ImageError
+from passl_sot.imageio.kernels import jit
 from passl_sot.imageio.lazy_image import LazyImage, as_array
-from passl_sot.imageio.multichannel import ARRAY_ENDING, decode_multichannel
+from passl_sot.imageio.multichannel import decode_multichannel
 
-DATASETS: Registry = Registry("dataset", "passl_sot.data.datasets.labelled")
+_LOGGER = logging.getLogger("passl_sot.data")
 
 
-class LabelledImages:
-    """What all datasets of labelled image files share.
+class LabelledImages(Dataset):
+    """Base class of the datasets of labelled image files.
+
+    Batches hold `image` float32 [B, C, H, W], `label` int64 [B] or float32 [B, K] (soft targets of `Mixup`,
+    or several labels per image) and `index` int64 [B]. Single samples are read as `dataset[index]`, or by the
+    keys of the samplers, `dataset[(epoch, index)]`.
+
+    Args:
+        root: Folder that paths start from.
+        paths: The files.
+        labels: Label of each, int64 [N]; without a meaning where there are several per image.
+        class_names: Name of each label.
+        transforms: List of transforms, one after the other; see `transforms`, `rand_augment`, `erasing`.
+        apply_exif: Turn photographs upright by their EXIF orientation.
+        batch_transforms: Steps for whole batches, in training: `Mixup`, and transforms of single images that
+            shall come after it. `Normalize` must be in one of the two lists.
+        named: Whether the data say what their classes are called; a list file alone only has numbers.
+        channels: 3 for RGB; 1 for gray, into which pictures of any kind turn after augmentation; or the
+            number of bands of multichannel files, on which transforms of colors don't work.
+        multi_hot: Several labels per image, uint8 [N, C] of 0 and 1; None for one each.
 
     Attributes:
-        labels: int64 [N]; without a meaning where there are several per image.
-        multi_hot: Several labels per image, uint8 [N, C] of 0 and 1; None for one each.
-        class_names: Name of each label.
         found_classes: Names of the classes that the data themselves hold; differs from `class_names` after
             `use_class_names`.
-        named: Whether the data say what their classes are called; a list file alone only has numbers.
         transforms: The `Compose` that each image passes through.
         batch_stage: The `BatchStage` that batches pass through; None where there is none.
         output_hw: Height and width of all images in the end, or None where they depend on the file.
-        channels: Channels of the images in the end.
-        seed: Seed of the random augmentation; set by `build_dataloader`.
     """
+
+    noun = "image"
+    item_error = ImageError
 
     def __init__(
         self,
@@ -86,7 +95,6 @@ class LabelledImages:
         later = self.batch_stage.transforms if self.batch_stage else []
         self.output_hw = output_size([*self.transforms.transforms, *later])
         self.apply_exif = apply_exif
-        self.seed = 0
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -122,6 +130,10 @@ class LabelledImages:
             return image
         return open_image(path, apply_exif=self.apply_exif)
 
+    def describe(self, index: int) -> str:
+        """The file of one image."""
+        return self.path(index)
+
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
         """One sample; see `sample`."""
         return self.sample(key)
@@ -145,17 +157,15 @@ class LabelledImages:
         if not -size <= index < size:
             raise IndexError(f"image {index} of {size}")
         index = int(index) % size
-        rng = of_image(self.seed, (epoch, index, *copy))
+        rng = image_rng(self.seed, (epoch, index, *copy))
         image = self.transforms(self.open(index), rng, int(epoch), out)
-        several = self.multi_hot
-        label = int(self.labels[index]) if several is None else several[index].astype(np.float32)
-        return {"image": image, "label": label, "index": index}
+        return {"image": image, "label": self._label(index), "index": index}
 
     def stack(self, indices: np.ndarray) -> np.ndarray | None:
         """Many images before any transform, uint8 [B, H, W, C]; None if they don't lie ready so."""
         return None
 
-    def samples(self, keys: Sequence[Key], empty: Callable[..., np.ndarray]) -> dict[str, np.ndarray] | None:
+    def samples(self, keys: Sequence[Key], empty: Empty) -> dict[str, np.ndarray] | None:
         """What `sample` gives for many keys, as arrays [B, ...]; small images take a tenth of the time.
 
         Args:
@@ -175,10 +185,93 @@ class LabelledImages:
         stacked = self.stack(index)
         if stacked is None:
             return None
-        several = self.multi_hot
-        label = self.labels[index] if several is None else several[index].astype(np.float32)
         images = self.transforms.of_batch(stacked, Streams(self.seed, places), empty)
+        return {"image": images, "label": self._label(index), "index": index}
+
+    def _label(self, index: Any) -> Any:
+        if self.multi_hot is None:
+            return self.labels[index]
+        return self.multi_hot[index].astype(np.float32)
+
+    def batch(self, keys: Sequence[Key], read: Read, empty: Empty = np.empty) -> dict[str, np.ndarray]:
+        """A batch after all transforms, as of `Dataset`.
+
+        Raises:
+            DataError: Images differ in size, or a transform of batches failed.
+        """
+        try:
+            joined = self.samples(keys, empty)
+        except DataError:
+            joined = None  # told of the single image below
+        if joined is None:
+            joined = self._join(keys, read, empty)
+        if self.batch_stage is None:
+            return joined
+        try:
+            images, labels = self.batch_stage(
+                joined["image"], joined["label"], seed=self.seed, keys=keys, overwrite=True, empty=empty
+            )
+        except DataError:
+            raise
+        except Exception:
+            raise DataError(f"in batch_transforms:\n{traceback.format_exc()}") from None
+        return {**joined, "image": images, "label": labels}
+
+    def _join(self, keys: Sequence[Key], read: Read, empty: Empty) -> dict[str, Any]:
+        """Samples read one by one; images stay a list where the batch stage will normalize them."""
+        memory = None
+        rows: list[np.ndarray | None] = [None] * len(keys)
+        if self.transforms.normalizes and self.transforms.output_hw is not None:
+            # Images are normalized straight into the batch.
+            memory = empty((len(keys), self.channels, *self.transforms.output_hw), np.float32)
+            rows = list(memory)
+        samples = [read(key, row) for key, row in zip(keys, rows, strict=True)]
+        _check_sizes(samples)
+        images: Any = [sample["image"] for sample in samples]
+        if memory is not None and all(image is row for image, row in zip(images, rows, strict=True)):
+            images = memory
+        elif self.transforms.normalizes:
+            images = np.stack(images, out=empty((len(images), *images[0].shape), images[0].dtype))
+        label = np.stack([sample["label"] for sample in samples])
+        index = np.array([sample["index"] for sample in samples], np.int64)
         return {"image": images, "label": label, "index": index}
+
+    def slot_bytes(self, batch_size: int) -> int:
+        """As of `Dataset`; images of unknown size leave room for labels alone."""
+        targets = (self.batch_stage and self.batch_stage.num_classes) or len(self.class_names)
+        height, width = self.output_hw or (0, 0)
+        images = size_of((batch_size, self.channels, height, width), 4)
+        return images + size_of((batch_size, targets), 8) + size_of((batch_size,), 8)
+
+    def prepare(self, *, training: bool) -> None:
+        """As of `Dataset`."""
+        if not training and self.batch_stage is not None:
+            raise DataError(
+                "dataloader.val.dataset.batch_transforms is set, but batches are mixed and erased in "
+                "training alone: leave it out, or write batch_transforms: null, with Normalize in transforms"
+                + zh("val_batch_transforms")
+            )
+        missing = self.missing_speedups()
+        if training and missing:
+            _LOGGER.info(
+                "%s not installed: images are prepared by Pillow, the same but slower; pip install '.[fast]'"
+                + zh("install_fast"),
+                " and ".join(missing),
+            )
+
+    def missing_speedups(self) -> list[str]:
+        """What of the extra `[fast]` isn't installed."""
+        found = {"numba": jit.available(), "simplejpeg": jpeg.available()}
+        return [name for name, there in found.items() if not there]
+
+    def balanced_by(self) -> np.ndarray:
+        """The labels."""
+        if self.multi_hot is not None:
+            raise DataError(
+                "sampler.balanced is for one label per image; with multi_label weigh the classes by "
+                "loss.class_weights: auto" + zh("balanced_multi_label")
+            )
+        return self.labels
 
     def class_counts(self) -> np.ndarray:
         """Images per class, int64 [C]; labels out of range aren't counted."""
@@ -196,190 +289,49 @@ class LabelledImages:
         Raises:
             DataError: These data hold a class that the list doesn't.
         """
-        if not self.named:
-            if len(self.found_classes) > len(class_names):
+        if self.named:
+            number = {name: label for label, name in enumerate(class_names)}
+            strangers = [name for name in self.found_classes if name not in number]
+            if strangers:
                 raise DataError(
-                    f"{self.root}: labels go up to {len(self.found_classes) - 1}, but there are "
-                    f"{len(class_names)} classes" + zh("label_beyond_classes")
+                    [
+                        f"{self.root} holds class '{name}', which {nearest(name, class_names)}"
+                        for name in strangers
+                    ]
                 )
-            self.class_names = list(class_names)
-            if self.multi_hot is not None:
-                more = len(class_names) - self.multi_hot.shape[1]
-                self.multi_hot = np.pad(self.multi_hot, ((0, 0), (0, more)))
-            return
-        number = {name: label for label, name in enumerate(class_names)}
-        strangers = [name for name in self.found_classes if name not in number]
-        if strangers:
-            faults = [
-                f"{self.root} holds class '{name}', which {nearest(name, class_names)}" for name in strangers
-            ]
-            raise DataError(faults)
-        table = np.array([number[name] for name in self.class_names], np.int64)
+            table = np.array([number[name] for name in self.class_names], np.int64)
+        elif len(self.found_classes) > len(class_names):
+            raise DataError(
+                f"{self.root}: labels go up to {len(self.found_classes) - 1}, but there are "
+                f"{len(class_names)} classes" + zh("label_beyond_classes")
+            )
+        else:
+            table = np.arange(len(self.class_names))
         if self.multi_hot is not None:
             columns = np.zeros((len(self), len(class_names)), np.uint8)
             columns[:, table] = self.multi_hot
             self.multi_hot = columns
-        known = (self.labels >= 0) & (self.labels < len(table))
-        self.labels = np.where(known, table[np.where(known, self.labels, 0)], self.labels)
+        labels = self.labels.copy()
+        known = (labels >= 0) & (labels < len(table))
+        labels[known] = table[labels[known]]
+        self.labels = labels
         self.class_names = list(class_names)
 
 
-@DATASETS.register()
-class ImageFolder(LabelledImages):
-    """A folder with one folder of images per class, as ImageNet has it: `dataroot/<class>/**/*.jpg`.
-
-    Classes are numbered in natural order of their folders' names (0, 1, 2, 10). Folders inside a class folder
-    belong to it, links to folders are followed; hidden files and files with other endings are left out and
-    counted in `ignored_files`.
-
-    Args:
-        dataroot: The folder that holds the class folders, such as `data/imagenet/train`.
-        transforms: List of transforms, one after the other; see `transforms`, `rand_augment`, `erasing`.
-        batch_transforms: What is done to batches, in training: `Mixup`, and transforms of single images that
-            shall come after it. `Normalize` must be in one of the two lists.
-        apply_exif: Turn photographs upright by their EXIF orientation.
-        extensions: Endings of image files, in any case.
-        part: "all" images; or, for a folder without splits of its own, those for "train" or for "val", by a
-            rule that depends on the paths alone (see `own_folder.hold_out`).
-        val_share: Share of each class that is for "val".
-        channels: 3 for colours; 1 for grey, into which pictures of any kind turn after augmentation; or what
-            files of several bands have (see `bands`), on which transforms of colours don't work.
-    """
-
-    def __init__(
-        self,
-        *,
-        dataroot: str,
-        transforms: Annotated[list, TRANSFORMS],
-        batch_transforms: Annotated[list, TRANSFORMS] | None = None,
-        apply_exif: bool = True,
-        extensions: tuple[str, ...] = EXTENSIONS,
-        part: Literal["all", "train", "val"] = "all",
-        val_share: Annotated[float, Range(above=0, below=1)] = VAL_SHARE,
-        channels: Count = 3,
-    ):
-        root = os.path.expanduser(dataroot)
-        scan = scan_folder(root, extensions if channels in (1, 3) else (*extensions, ARRAY_ENDING))
-        if part != "all":
-            kept = choose_part(scan.paths, scan.labels, scan.class_names, part, val_share)
-            scan.paths, scan.labels = [scan.paths[i] for i in kept], [scan.labels[i] for i in kept]
-        self.ignored_files = scan.ignored_files
-        super().__init__(
-            root=root,
-            paths=StringTable(scan.paths),
-            labels=np.array(scan.labels, np.int64),
-            class_names=scan.class_names,
-            transforms=transforms,
-            batch_transforms=batch_transforms,
-            apply_exif=apply_exif,
-            channels=channels,
-        )
-
-
-def choose_part(
-    paths: Sequence[str], labels: Sequence[int], class_names: Sequence[str], part: str, val_share: float
-) -> list[int]:
-    """Which images are those of one part, "train" or "val"; see `ImageFolder`."""
-    by_class: dict[int, list[str]] = {label: [] for label in range(len(class_names))}
-    for path, label in zip(paths, labels, strict=True):
-        by_class[label].append(path)
-    held_out = {
-        path
-        for label, members in by_class.items()
-        for path, flag in zip(members, hold_out(members, val_share, class_names[label]), strict=True)
-        if flag
-    }
-    return [i for i, path in enumerate(paths) if (path in held_out) == (part == "val")]
-
-
-@DATASETS.register()
-class ListFile(LabelledImages):
-    """Images and labels from a text file with a line `path<tab or space>label` per image.
-
-    UTF-8 with or without byte-order mark, line ends of Unix or Windows; paths may hold spaces and are
-    relative to `dataroot` unless absolute; empty lines and lines that begin with `#` are skipped.
-
-    Args:
-        dataroot: Folder that paths start from.
-        list_file: The list.
-        transforms: List of transforms, one after the other; see `transforms`, `rand_augment`, `erasing`.
-        class_names: File with the name of each class: one per line in label order, or `label name` lines.
-            Without it classes are named "0", "1", ... up to the largest label.
-        batch_transforms: What is done to batches, in training: `Mixup`, and transforms of single images that
-            shall come after it. `Normalize` must be in one of the two lists.
-        apply_exif: Turn photographs upright by their EXIF orientation.
-        channels: As for `ImageFolder`.
-        multi_label: true: lines give any number of labels, `path<tab>0,3`, or `path<tab>-` for none.
-            "multi_hot": lines give a 0 or 1 for each class, `path<tab>0,1,0`, as PaddleClas has them.
-    """
-
-    def __init__(
-        self,
-        *,
-        dataroot: str,
-        list_file: str,
-        transforms: Annotated[list, TRANSFORMS],
-        batch_transforms: Annotated[list, TRANSFORMS] | None = None,
-        class_names: str | None = None,
-        apply_exif: bool = True,
-        channels: Count = 3,
-        multi_label: bool | Literal["multi_hot"] = False,
-    ):
-        path = os.path.expanduser(list_file)
-        names = None if class_names is None else read_class_names(os.path.expanduser(class_names))
-        several: np.ndarray | None = None
-        if multi_label:
-            classes = None if names is None else len(names)
-            paths, several = _read_several(path, classes, zeros_and_ones=multi_label == "multi_hot")
-            table, labels, last = StringTable(paths), np.zeros(len(paths), np.int64), several.shape[1] - 1
-        else:
-            table, labels = read_list(path)
-            last = int(labels.max())
-        self.list_file = list_file
-        super().__init__(
-            root=os.path.expanduser(dataroot),
-            paths=table,
-            labels=labels,
-            class_names=names or [str(label) for label in range(last + 1)],
-            transforms=transforms,
-            batch_transforms=batch_transforms,
-            apply_exif=apply_exif,
-            named=names is not None,
-            channels=channels,
-            multi_hot=several,
-        )
-
-
-def _read_several(path: str, classes: int | None, *, zeros_and_ones: bool) -> tuple[list[str], np.ndarray]:
-    """Paths and uint8 [N, C] of 0 and 1 of a list of several labels per image.
-
-    Args:
-        path: The list.
-        classes: Number C of classes; None takes that of the list.
-        zeros_and_ones: Which format it has: a 0 or 1 for each class, or class numbers.
-    """
-    if zeros_and_ones:
-        paths, result = read_multi_hot(path)
-        if classes is not None and result.shape[1] != classes:
-            raise DataError(
-                f"{path} has {result.shape[1]} zeros and ones a line, and class_names holds {classes}"
-                + zh("label_count_not_class_count")
-            )
-        return paths, result
-    paths, numbers = read_labels(path)
-    last = max(itertools.chain(*numbers))
-    if classes is not None and last >= classes:
+def _check_sizes(samples: Sequence[dict[str, Any]]) -> None:
+    shapes = {sample["image"].shape: sample["index"] for sample in samples}
+    if len(shapes) > 1:
+        listed = ", ".join(f"{list(shape)} (image {index})" for shape, index in shapes.items())
         raise DataError(
-            f"{path} has label {last}, and class_names holds {classes}" + zh("label_beyond_classes")
+            f"the images of a batch differ in size after the transforms: {listed}. Before Normalize they "
+            "need CenterCrop, RandomResizedCrop or Resize with size: [height, width]"
         )
-    result = np.zeros((len(paths), classes or last + 1), np.uint8)
-    for row, chosen in enumerate(numbers):
-        result[row, chosen] = 1
-    return paths, result
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
     """Words for an error about an unknown class name: "is not among the 10 known classes (nearest: ...)"."""
     text = f"is not among the {len(names)} known classes"
     close = difflib.get_close_matches(name, list(names)[:5000], n=2)
-    return text + (f" (nearest: {', '.join(repr(c) for c in close)})" if close else "")
+    if close:
+        text += f" (nearest: {', '.join(map(repr, close))})"
+    return text

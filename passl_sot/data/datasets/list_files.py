@@ -1,18 +1,82 @@
-"""Reading list files (`path label` per line) and files of class names."""
+"""Images named in a list file (`path label` per line), and files of class names."""
 
 from __future__ import annotations
 
+import itertools
 import os
+from typing import Annotated, Literal
 
 import numpy as np
 
+from passl_sot.config import Count
 from passl_sot.config.chinese import zh
+from passl_sot.data.datasets.base import DATASETS
+from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError, stop_at
+from passl_sot.data.transforms.image import TRANSFORMS
 
 # Above any real number of classes; larger labels are dates or ids, and would each need a name.
 LARGEST_LABEL = 10_000_000
-_BLANKS = np.frombuffer(b" \t", np.uint8)
+
+
+@DATASETS.register()
+class ListFile(LabelledImages):
+    """Images and labels from a text file with a line `path<tab or space>label` per image.
+
+    UTF-8 with or without byte-order mark, line ends of Unix or Windows; paths may hold spaces and are
+    relative to `dataroot` unless absolute; empty lines and lines that begin with `#` are skipped.
+
+    Args:
+        dataroot: Folder that paths start from.
+        list_file: The list.
+        transforms: As of `LabelledImages`.
+        batch_transforms: As of `LabelledImages`.
+        class_names: File with the name of each class: one per line in label order, or `label name` lines.
+            Without it classes are named "0", "1", ... up to the largest label.
+        apply_exif: Turn photographs upright by their EXIF orientation.
+        channels: As of `LabelledImages`.
+        multi_label: true: lines give any number of labels, `path<tab>0,3`, or `path<tab>-` for none.
+            "multi_hot": lines give a 0 or 1 for each class, `path<tab>0,1,0`, as PaddleClas has them.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataroot: str,
+        list_file: str,
+        transforms: Annotated[list, TRANSFORMS],
+        batch_transforms: Annotated[list, TRANSFORMS] | None = None,
+        class_names: str | None = None,
+        apply_exif: bool = True,
+        channels: Count = 3,
+        multi_label: bool | Literal["multi_hot"] = False,
+    ):
+        self.list_file = os.path.expanduser(list_file)
+        names = None
+        if class_names is not None:
+            names = read_class_names(os.path.expanduser(class_names))
+        multi_hot = None
+        if multi_label:
+            read = read_multi_hot if multi_label == "multi_hot" else read_labels
+            paths, multi_hot = read(self.list_file, len(names) if names else None)
+            labels = np.zeros(len(paths), np.int64)
+            count = multi_hot.shape[1]
+        else:
+            paths, labels = read_list(self.list_file)
+            count = int(labels.max()) + 1
+        super().__init__(
+            root=os.path.expanduser(dataroot),
+            paths=paths,
+            labels=labels,
+            class_names=names or [str(label) for label in range(count)],
+            transforms=transforms,
+            batch_transforms=batch_transforms,
+            apply_exif=apply_exif,
+            named=names is not None,
+            channels=channels,
+            multi_hot=multi_hot,
+        )
 
 
 def read_list(path: str) -> tuple[StringTable, np.ndarray]:
@@ -57,50 +121,35 @@ def read_list(path: str) -> tuple[StringTable, np.ndarray]:
 
 
 def _read_plain(data: bytes) -> tuple[StringTable, np.ndarray] | None:
-    """Lines in ASCII of a path, one kind of separator, and a number, without a Python object for each.
+    """Reads a list in ASCII without comments and faults, in half of the time that single lines take.
 
     Returns:
-        None where a line is anything else, such as a comment or a fault: lines are then read one by one.
+        None where a line is anything else: lines are then looked at one by one.
     """
-    separator = b"\t" if b"\t" in data else b" "
-    if not data or not data.isascii() or b"\r" in data or b"\\" in data:
+    if not data.isascii() or any(sign in data for sign in (b"#", b"\r", b"\\")):
         return None
-    text = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(text == ord("\n"))
-    if not data.endswith(b"\n"):
-        ends = np.append(ends, len(text))
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    places = np.flatnonzero(text == ord(separator))
-    before = np.searchsorted(places, ends) - 1
-    if not len(places) or before.min() < 0:
+    text = data.decode().removesuffix("\n")
+    separator = "\t" if "\t" in text else " "
+    rows = [line.rpartition(separator) for line in text.split("\n")]
+    paths = [path.strip() for path, _, _ in rows]
+    words = [label for _, _, label in rows]
+    if not all(paths) or not all(map(str.isdecimal, words)):
         return None
-    last = places[before]
-    digits = ends - last - 1
-    # Comments, empty lines, and blanks around paths.
-    if any((text[starts] == sign).any() for sign in b"#\n \t") or np.isin(text[last - 1], _BLANKS).any():
-        return None
-    if (last <= starts).any() or digits.min() < 1 or digits.max() > len(str(LARGEST_LABEL)):
-        return None
-    labels = np.zeros(len(ends), np.int64)
-    for place in range(int(digits.max())):
-        there = place < digits
-        digit = text[last[there] + 1 + place] - np.uint8(ord("0"))  # what is below "0" wraps around
-        if digit.max() > 9:
-            return None
-        labels[there] = 10 * labels[there] + digit
+    labels = np.array(list(map(int, words)))
     if labels.max() > LARGEST_LABEL:
         return None
-    kept = np.ones(len(text) + 1, bool)
-    for place in range(int(digits.max()) + 2):  # separator, label, end of line
-        kept[np.minimum(last + place, ends)] = False
-    return StringTable.from_parts(np.concatenate(([0], np.cumsum(last - starts))), text[kept[:-1]]), labels
+    return StringTable(paths), labels
 
 
-def read_labels(path: str) -> tuple[list[str], list[list[int]]]:
-    """Reads paths and, for each, any number of labels: `path<tab>0,3`, and `path<tab>-` for none.
+def read_labels(path: str, classes: int | None) -> tuple[StringTable, np.ndarray]:
+    """Reads paths and any number of labels for each: `path<tab>0,3`, or `path<tab>-` for none.
 
     Args:
         path: The list file; split as by `read_list`.
+        classes: Number C of classes; None for as many as the largest label needs.
+
+    Returns:
+        Paths, and uint8 [N, C] of 0 and 1.
 
     Raises:
         DataError: The file can't be read, or a line is wrong; each fault is given as file:line.
@@ -127,14 +176,23 @@ def read_labels(path: str) -> tuple[list[str], list[list[int]]]:
     stop_at(faults, f"lines of {path}")
     if not any(labels):
         raise DataError(f"{path} gives no image a label; a line is 'path 0,3'" + zh("list_without_labels"))
-    return [_forward(name) for _, _, name, _ in lines], labels
+    last = max(itertools.chain(*labels))
+    if classes is not None and last >= classes:
+        raise DataError(
+            f"{path} has label {last}, and class_names holds {classes}" + zh("label_beyond_classes")
+        )
+    result = np.zeros((len(labels), classes or last + 1), np.uint8)
+    for row, chosen in zip(result, labels, strict=True):
+        row[chosen] = 1
+    return StringTable(_forward(name) for _, _, name, _ in lines), result
 
 
-def read_multi_hot(path: str) -> tuple[list[str], np.ndarray]:
+def read_multi_hot(path: str, classes: int | None) -> tuple[StringTable, np.ndarray]:
     """Reads paths and, for each, a 0 or 1 for every class: `path<tab>0,1,0,0,1`, PaddleClas's format.
 
     Args:
         path: The list file; split as by `read_list`.
+        classes: Number of classes that lines must have; None for any.
 
     Returns:
         Paths, and uint8 [N, C] of 0 and 1.
@@ -157,7 +215,12 @@ def read_multi_hot(path: str) -> tuple[list[str], np.ndarray]:
                 "each class" + zh("label_counts_differ")
             )
     stop_at(faults, f"lines of {path}")
-    return [_forward(name) for _, _, name, _ in lines], np.array(rows).astype(np.uint8)
+    if classes is not None and len(rows[0]) != classes:
+        raise DataError(
+            f"{path} has {len(rows[0])} zeros and ones a line, and class_names holds {classes}"
+            + zh("label_count_not_class_count")
+        )
+    return StringTable(_forward(name) for _, _, name, _ in lines), np.array(rows).astype(np.uint8)
 
 
 def _images(path: str, data: bytes) -> list[tuple[int, str, str, str]]:
@@ -174,7 +237,7 @@ def _images(path: str, data: bytes) -> list[tuple[int, str, str, str]]:
 
 def _forward(name: str) -> str:
     """A path with the backslashes of Windows turned round."""
-    return name.replace("\\", "/") if os.sep == "/" and "\\" in name else name
+    return name.replace("\\", "/") if os.sep == "/" else name
 
 
 def read_class_names(path: str) -> list[str]:
@@ -195,8 +258,8 @@ def read_class_names(path: str) -> list[str]:
         named = {int(label): name for label, name in pairs}
         if sorted(named) == list(range(len(lines))):
             lines = [named[label] for label in range(len(lines))]
-    twice = sorted({name for name in lines if lines.count(name) > 1}) if len(set(lines)) < len(lines) else []
-    if twice:
+    if len(set(lines)) < len(lines):
+        twice = sorted({name for name in lines if lines.count(name) > 1})
         raise DataError(f"{path} gives the class names {twice[:5]} more than once")
     return lines
 

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from passl_sot.config import Range
 from passl_sot.config.chinese import zh
-from passl_sot.config.ranges import Range
-from passl_sot.data.datasets.labelled import DATASETS, LabelledImages, choose_part
-from passl_sot.data.datasets.splits import VAL_SHARE
+from passl_sot.data.datasets.base import DATASETS
+from passl_sot.data.datasets.folders import VAL_SHARE, choose_part
+from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.errors import DataError
 from passl_sot.data.packed.format import Packed
 from passl_sot.data.transforms.image import TRANSFORMS

@@ -1,32 +1,30 @@
-"""A user's own folder of images: which parts of it are for training and which for validation.
+"""Finds the training and validation images in a user's own folder.
 
 Two layouts: `train` and `val` (also valid, validation, test) with one folder per class each; or one folder
-per class alone, of which a share of each class is held out for validation. Packed copies have the same two.
+per class alone, of which a fraction of each class is held out for validation. Packed copies have the same
+two.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from passl_sot.config.chinese import zh
-from passl_sot.data.datasets.folders import EXTENSIONS, LAYOUT, FolderScan, list_classes, walk_class
+from passl_sot.data.datasets.folders import EXTENSIONS, LAYOUT, held_out_count, list_classes, walk_class
 from passl_sot.data.errors import DataError
 from passl_sot.data.packed.format import Packed, is_packed
 
 _TRAIN = ("train", "training")
-# Share of each class that is held out where there is no folder for validation.
-VAL_SHARE = 0.2
 _VAL = ("val", "valid", "validation", "test")
 
 
 @dataclass(frozen=True)
 class OwnFolder:
-    """What `find_splits` found.
+    """The splits of a user's folder.
 
     Attributes:
         train: Folder of the training classes.
@@ -49,7 +47,9 @@ class OwnFolder:
         """Images to train on, without those held out; counting stops when there are `at_most`."""
         total = 0
         for images in self._per_class():
-            total += images - (_held_out(images, val_share) if self.held_out else 0)
+            total += images
+            if self.held_out:
+                total -= held_out_count(images, val_share)
             if total >= at_most:
                 break
         return total
@@ -59,7 +59,7 @@ class OwnFolder:
             yield from np.bincount(self.packed.labels, minlength=len(self.class_names)).tolist()
             return
         for name in self.class_names:
-            yield sum(1 for _ in walk_class(self.train, name, EXTENSIONS, FolderScan([])))
+            yield sum(path is not None for path in walk_class(self.train, name))
 
 
 def find_splits(root: str) -> OwnFolder:
@@ -73,13 +73,12 @@ def find_splits(root: str) -> OwnFolder:
     if packed is not None:
         return packed
     folders = list_classes(root)
-    by_name = {name.lower(): name for name in reversed(folders)}
-    train = next((by_name[name] for name in _TRAIN if name in by_name), None)
-    val = next((by_name[name] for name in _VAL if name in by_name), None)
+    train = _first_of(_TRAIN, folders)
+    val = _first_of(_VAL, folders)
     train_root = val_root = root
     if train is not None and (val is not None or len(folders) == 1):
         train_root = os.path.join(root, train)
-        val_root = train_root if val is None else os.path.join(root, val)
+        val_root = os.path.join(root, val or train)
         folders = list_classes(train_root)
     if len(folders) < 2:
         raise DataError(
@@ -93,6 +92,11 @@ def find_splits(root: str) -> OwnFolder:
             f"(looked for {' '.join(EXTENSIONS)}).\n{LAYOUT}"
         )
     return found
+
+
+def _first_of(names: tuple[str, ...], folders: list[str]) -> str | None:
+    by_name = {folder.lower(): folder for folder in reversed(folders)}
+    return next((by_name[name] for name in names if name in by_name), None)
 
 
 def _find_packed(root: str) -> OwnFolder | None:
@@ -111,31 +115,3 @@ def _find_packed(root: str) -> OwnFolder | None:
         val = train
     packed = Packed(train)
     return OwnFolder(train, val, packed.header["class_names"], packed)
-
-
-def hold_out(paths: Sequence[str], share: float, name: str) -> list[bool]:
-    """Which images of one class are held out for validation: those whose paths' checksums come first.
-
-    No seed takes part, so every run holds out the same; new images leave most others where they are.
-
-    Args:
-        paths: Paths of the images, relative to the folder of classes.
-        share: How many of them, rounded, but at least one on each side.
-        name: Name of the class, for the message.
-
-    Raises:
-        DataError: There are fewer than two images.
-    """
-    if len(paths) < 2:
-        raise DataError(
-            f"class '{name}' holds {len(paths)} image(s), and two are the least where some are held out for "
-            "validation: add images, or lay out train and val folders" + zh("two_images_per_class")
-        )
-    count = _held_out(len(paths), share)
-    ranked = sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path)).digest())
-    chosen = set(ranked[:count])
-    return [path in chosen for path in paths]
-
-
-def _held_out(images: int, share: float) -> int:
-    return min(max(1, round(share * images)), max(images - 1, 0))

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-_AT_ONCE = 1 << 14  # entries, whose bytes then fit into the processor's cache
-_ONE = np.uint64(1)
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse modulo 2^64
-_INVERSE = np.uint64(pow(int(_FACTOR), -1, 2**64))
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _DIGITS = re.compile(r"([0-9]+)")
 
 
 class StringTable:
     """A read-only list of strings in one byte buffer.
 
-    A million paths as Python objects cost about 150 MB in every worker process (reference counts make each
-    worker copy them); here they share 40 MB.
+    A million paths as Python objects cost about 150 MB in every worker process, as reference counts make each
+    worker copy them; here they share 40 MB.
 
     Args:
         strings: The entries; file names that aren't valid UTF-8 survive.
     """
 
     def __init__(self, strings: Iterable[str]):
-        encoded = [os.fsencode(string) for string in strings]
-        self._offsets = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum([len(entry) for entry in encoded], out=self._offsets[1:])
-        self._buffer = np.frombuffer(b"".join(encoded), np.uint8)
+        strings = list(strings)
+        text = "".join(strings)
+        entries: Sequence[str | bytes] = strings
+        if not text.isascii():  # otherwise lengths in characters are lengths in bytes
+            entries = [os.fsencode(string) for string in strings]
+        self._offsets = np.zeros(len(entries) + 1, np.int64)
+        np.cumsum(list(map(len, entries)), out=self._offsets[1:])
+        self._buffer = np.frombuffer(os.fsencode(text), np.uint8)
 
     @classmethod
     def from_parts(cls, offsets: np.ndarray, buffer: np.ndarray) -> StringTable:
@@ -47,14 +48,15 @@ class StringTable:
         return StringTable(self[index] for index in indices.tolist())
 
     def name_codes(self) -> np.ndarray:
-        """A number for what follows the last "/" of each entry, uint64 [N]: the same for the same names.
-
-        Different names have different numbers, but for accidents: a polynomial of their bytes modulo 2^64.
-        """
-        codes = np.empty(len(self), np.uint64)
-        for begin in range(0, len(self), _AT_ONCE):
-            ends = self._offsets[begin : begin + _AT_ONCE + 1]
-            codes[begin : begin + _AT_ONCE] = _name_codes(self._buffer[ends[0] : ends[-1]], ends - ends[0])
+        """A hash of each entry's file name, the part after the last "/", uint64 [N]."""
+        codes = np.zeros(len(self), np.uint64)
+        places = self._offsets[1:] - 1
+        rows = np.arange(len(self))
+        # From the ends of all names to their fronts, one byte of each at a time.
+        while len(rows := rows[places[rows] >= self._offsets[rows]]):
+            rows = rows[self._buffer[places[rows]] != ord("/")]
+            codes[rows] = codes[rows] * _FACTOR + self._buffer[places[rows]] + np.uint64(1)
+            places[rows] -= 1
         return codes
 
     def __len__(self) -> int:
@@ -66,23 +68,6 @@ class StringTable:
             raise IndexError(f"entry {index} of {size}")
         index %= size
         return os.fsdecode(self._buffer[self._offsets[index] : self._offsets[index + 1]].tobytes())
-
-
-def _name_codes(text: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    starts, ends = offsets[:-1], offsets[1:]
-    slashes = np.flatnonzero(text == ord("/"))
-    if len(slashes):
-        before = np.searchsorted(slashes, ends) - 1
-        starts = np.where(before < 0, starts, np.maximum(starts, slashes[before] + 1))
-    sums = np.zeros(len(text) + 1, np.uint64)
-    np.cumsum((text.astype(np.uint64) + _ONE) * _powers(_FACTOR, len(text)), out=sums[1:])
-    return (sums[ends] - sums[starts]) * _powers(_INVERSE, len(text) + 1)[starts]
-
-
-def _powers(base: np.uint64, count: int) -> np.ndarray:
-    powers = np.full(count, base, np.uint64)
-    powers[:1] = 1
-    return np.cumprod(powers, out=powers)
 
 
 def natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:

@@ -14,20 +14,16 @@ from typing import Any
 import numpy as np
 import paddle
 
-from passl_sot.config.chinese import zh
-from passl_sot.data.datasets.labelled import LabelledImages
+from passl_sot.data.datasets.base import Dataset
 from passl_sot.data.errors import DataError
-from passl_sot.data.loader.collate import Collate
-from passl_sot.data.loader.corrupt_files import BadFiles, GuardedReader
-from passl_sot.data.loader.fork_server import Work, nursery
-from passl_sot.data.loader.shared_buffers import Ring, size_of
-from passl_sot.data.loader.worker_pool import AHEAD, Pool, Reading, Thread
+from passl_sot.data.loader.batch_reader import BatchReader
+from passl_sot.data.loader.corrupt_files import BadFiles
+from passl_sot.data.loader.shared_buffers import BufferPool
+from passl_sot.data.loader.worker import SharedReader, start_server
+from passl_sot.data.loader.worker_pool import AHEAD, ReaderThread, WorkerPool
 from passl_sot.data.samplers import EvalBatchSampler, ShardedBatchSampler
 from passl_sot.data.schema import LoaderSection
-from passl_sot.imageio import jpeg
-from passl_sot.imageio.errors import ImageError
-from passl_sot.imageio.kernels import jit as compiling
-from passl_sot.launch.cores import usable_cores
+from passl_sot.launch.cpu_env import usable_cores
 
 # Batches that a consumer may keep beside those under way before others are copied for it.
 _KEPT = 2
@@ -36,12 +32,11 @@ _ENOUGH = 16  # batches, to tell how long an image takes
 _LOGGER = logging.getLogger("passl_sot.data")
 
 
-class ImageLoader:
+class DataLoader:
     """Batches of one split, epoch after epoch; make one per split and keep it for the whole run.
 
-    Iterating gives dicts of tensors: `image` float32 [B, C, H, W], `label` int64 [B] (after `Mixup` soft
-    targets, float32 [B, K]), and `index` int64 [B], the places of these images in the dataset. The iteration
-    follows `sampler.epoch`.
+    Iterating gives dicts of tensors, as the dataset makes them, with `index` int64 [B], the places of the
+    items in the dataset. The iteration follows `sampler.epoch`.
 
     Args:
         dataset: What to read.
@@ -53,7 +48,6 @@ class ImageLoader:
     Attributes:
         dataset: The dataset.
         sampler: The sampler; `sampler.consumed` counts the batches that were handed out.
-        class_names: Name of each label.
         bad_files: Unreadable files so far; `len()` and `.reasons`.
         wait_seconds: Time the consumer has spent waiting for batches; set it to 0 to start anew.
         num_workers: Worker processes.
@@ -64,14 +58,14 @@ class ImageLoader:
 
     def __init__(
         self,
-        dataset: LabelledImages,
+        dataset: Dataset,
         sampler: ShardedBatchSampler | EvalBatchSampler,
         section: LoaderSection,
         *,
         training: bool,
         world_size: int = 1,
     ):
-        self.dataset = dataset
+        self.dataset: Any = dataset  # each task knows which kind it reads, and what more that has
         self.sampler = sampler
         self.num_workers = _worker_count(section.num_workers, world_size)
         self.bad_files = BadFiles(dataset, section.max_bad if training else 0)
@@ -80,21 +74,10 @@ class ImageLoader:
         self._cores = max(1, usable_cores() // world_size)
         self.use_shared_memory = section.use_shared_memory
         self._timeout = section.timeout
-        self._collate = Collate(GuardedReader(dataset, replace=training))
-        self.pool: Pool | None = None
-        self._resting: Pool | None = None
-        self._ring: Ring | None = None
-        if training and _missing():
-            _LOGGER.info(
-                "%s not installed: images are prepared by Pillow, the same but slower; pip install '.[fast]'"
-                + zh("install_fast"),
-                " and ".join(_missing()),
-            )
-
-    @property
-    def class_names(self) -> list[str]:
-        """Name of each label."""
-        return self.dataset.class_names
+        self._reader = BatchReader(dataset, replace=training)
+        self.pool: WorkerPool | None = None
+        self._idle: WorkerPool | None = None
+        self._buffers: BufferPool | None = None
 
     def __len__(self) -> int:
         """Batches in a whole epoch for this process."""
@@ -104,7 +87,7 @@ class ImageLoader:
         """Batches of the sampler's epoch.
 
         Raises:
-            ImageError: A file can't be read, in evaluation.
+            ItemError: An item can't be read, in evaluation (or what `Dataset.item_error` names).
             DataError: Too many files can't be read, in training; a transform failed; a worker died.
         """
         # Closed here, not by whoever drops the iteration.
@@ -121,7 +104,7 @@ class ImageLoader:
                 self.sampler.consumed += 1
                 yield {name: as_tensor(array) for name, array in batch.items()}
 
-    def remedy(self, images_per_s: float) -> str:
+    def advice(self, images_per_s: float) -> str:
         """What helps most cheaply where a consumer that could take so many images per second has to wait.
 
         Returns:
@@ -130,8 +113,9 @@ class ImageLoader:
         if len(self._costs) < _ENOUGH:
             return ""
         # The median leaves out the first batches, for which loops may have been compiled.
+        noun, missing = self.dataset.noun, self.dataset.missing_speedups()
         rate = 1 / max(statistics.median(self._costs), 1e-9)
-        said = f"one core prepares {rate:.0f} images/s, and the model could take {images_per_s:.0f}"
+        said = f"one core prepares {rate:.0f} {noun}s/s, and the model could take {images_per_s:.0f}"
         needed = math.ceil(images_per_s / rate)
         if self.num_workers < min(needed, self._cores):
             return f"{said}: set dataloader.train.loader.num_workers: {min(needed, self._cores)}"
@@ -141,37 +125,31 @@ class ImageLoader:
                 f"num_workers: {2 * self.num_workers} reads more files at a time, a copy by "
                 "tools/make_cache.py is read faster"
             )
-        if _missing():
-            return f"{said}: pip install '.[fast]' ({' and '.join(_missing())} not installed)"
+        if missing:
+            return f"{said}: pip install '.[fast]' ({' and '.join(missing)} not installed)"
         return f"{said}: tools/benchmark.py --mode data shows which step takes the time"
 
     def _batches(self) -> Generator[dict[str, Any], None, None]:
         if not self.num_workers:
-            return Thread(self._collate, self._timeout).batches(self.sampler)
+            return ReaderThread(self._reader, self._timeout).batches(self.sampler)
         return self._from_workers()
 
     def _from_workers(self) -> Generator[dict[str, Any], None, None]:
-        if self._ring is None:
-            self._ring = self._make_ring()
-        work = Work(Reading(self._collate, self._ring.slot_bytes))
-        pool, self._resting = self._resting, None  # an iteration inside of this one has workers of its own
-        if pool is None or not pool.can_do(work):
+        if self._buffers is None:
+            # A slot for each batch that can be under way, or kept by the consumer.
+            slots = self.num_workers * AHEAD + _KEPT if self.use_shared_memory else 0
+            self._buffers = BufferPool(slots, self.dataset.slot_bytes(self.sampler.batch_size))
+        reader = SharedReader(self._reader)
+        # An iteration inside of this one has workers of its own.
+        pool = self._idle
+        self._idle = None
+        if pool is None or not pool.is_reusable(reader):
             if pool is not None:
                 pool.close()
-            pool = Pool(work, self.dataset.path, self.num_workers, self._ring, self._timeout)
+            pool = WorkerPool(reader, self.dataset, self.num_workers, self._buffers, self._timeout)
         self.pool = pool
         yield from pool.batches(self.sampler)
-        self._resting = pool
-
-    def _make_ring(self) -> Ring:
-        """A slot for each batch that can be under way, or kept by the consumer."""
-        images = self.sampler.batch_size
-        stage = self.dataset.batch_stage
-        targets = (stage and stage.num_classes) or len(self.class_names)
-        height, width = self.dataset.output_hw or (0, 0)
-        size = size_of((images, self.dataset.channels, height, width), 4)
-        size += size_of((images, targets), 8) + size_of((images,), 8)
-        return Ring(self.num_workers * AHEAD + _KEPT if self.use_shared_memory else 0, size)
+        self._idle = pool
 
     def _raise_carried(self, batch: dict[str, Any]) -> None:
         error = batch.get("error")
@@ -179,7 +157,7 @@ class ImageLoader:
             return
         path, text = error
         if path:
-            raise ImageError(path, text)
+            raise self.dataset.item_error(path, text)
         # The files passed over on the way say why, so they are named first.
         self.bad_files.settle(batch["bad"])
         raise DataError(text)
@@ -192,16 +170,10 @@ def as_tensor(array: np.ndarray) -> paddle.Tensor:
     return paddle.to_tensor(array)
 
 
-def _missing() -> list[str]:
-    """What of the extra `[fast]` isn't installed."""
-    found = {"numba": compiling.available(), "simplejpeg": jpeg.available()}
-    return [name for name, there in found.items() if not there]
-
-
 def start_workers(section: LoaderSection, world_size: int) -> None:
     """Starts the server of worker processes if there will be any; it gets ready while the data are listed."""
     if _worker_count(section.num_workers, world_size):
-        nursery()
+        start_server()
 
 
 def _worker_count(num_workers: int | str, world_size: int) -> int:

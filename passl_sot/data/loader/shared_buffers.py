@@ -2,9 +2,6 @@
 
 A batch isn't copied on its way: its arrays, and the tensors that share their memory, are views of a slot. The
 slot is used again when the last of them is gone, so a consumer may keep a batch as long as it likes.
-
-The memory has no name and no file (`memfd_create`): nothing is left behind however a run ends, and it isn't
-part of /dev/shm, which containers make 64 MB small.
 """
 
 from __future__ import annotations
@@ -17,20 +14,48 @@ import struct
 import time
 import weakref
 from collections.abc import Mapping
+from multiprocessing import reduction
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 _ALIGNED = 64
-# 1 + the image that a worker reads (0: none), and since when (ns).
-_NOTE = struct.Struct("=qq")
+# 1 + the item that a worker reads (0: none), and since when (ns).
+_PROGRESS = struct.Struct("=qq")
 
-# Name, type, shape and place of each array in a slot.
+# Name, type, shape and offset of each array in a slot.
 Layout = list[tuple[str, str, tuple[int, ...], int]]
 
 
-class Ring:
-    """Slots of one size, as the training process sees them, after a page on which workers say what they do.
+class SharedMemory:
+    """Memory without a name, which a worker shares that is given the object when it is started.
+
+    Args:
+        size: Bytes.
+        file: Descriptor of memory that another process has made.
+    """
+
+    def __init__(self, size: int, file: int | None = None):
+        self.size = size
+        # memfd_create leaves nothing behind however a run ends, and isn't part of /dev/shm, which containers
+        # make 64 MB small. Both can't be said of multiprocessing.shared_memory.
+        self.file = os.memfd_create("passl_sot") if file is None else file
+        weakref.finalize(self, os.close, self.file)
+        if file is None:
+            os.ftruncate(self.file, size)
+        self.memory = mmap.mmap(self.file, size)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _attach, (self.size, reduction.DupFd(self.file))  # type: ignore[attr-defined]
+
+
+def _attach(size: int, handle: Any) -> SharedMemory:
+    return SharedMemory(size, handle.detach())
+
+
+class BufferPool:
+    """Slots of one size, after a page on which workers note the item they read.
 
     Args:
         slots: How many.
@@ -38,90 +63,89 @@ class Ring:
 
     Attributes:
         slots: How many there are.
-        file: File descriptor of the memory, for workers.
-        free: Places of the slots that are free.
+        shared: The memory, for workers.
+        free: Offsets of the free slots.
     """
 
     def __init__(self, slots: int, slot_bytes: int):
         self.slots = slots
         self.slot_bytes = -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
-        self.file = os.memfd_create("passl_sot batches")
-        weakref.finalize(self, os.close, self.file)
-        size = mmap.PAGESIZE + slots * self.slot_bytes
-        os.ftruncate(self.file, size)
-        self._memory = mmap.mmap(self.file, size)
+        self.shared = SharedMemory(mmap.PAGESIZE + slots * self.slot_bytes)
         self.free = collections.deque(mmap.PAGESIZE + slot * self.slot_bytes for slot in range(slots))
 
-    def take(self) -> int | None:
-        """Place of a free slot in the memory; None while all are in use."""
+    def acquire(self) -> int | None:
+        """Offset of a free slot; None while all are in use."""
         return self.free.popleft() if self.free else None
 
-    def give_back(self, place: int) -> None:
+    def release(self, offset: int | None) -> None:
         """Frees a slot that nothing was written to."""
-        self.free.append(place)
+        if offset is not None:
+            self.free.append(offset)
 
-    def whereabouts(self, worker: int) -> tuple[int | None, float]:
-        """The image that a worker is reading, None while it reads none, and for how many seconds."""
-        image, since = _NOTE.unpack_from(self._memory, worker * _NOTE.size)
-        return image - 1 if image else None, (time.monotonic_ns() - since) / 1e9
+    def progress(self, worker: int) -> tuple[int | None, float]:
+        """The item that a worker is reading, None while it reads none, and for how many seconds."""
+        item, since = _PROGRESS.unpack_from(self.shared.memory, worker * _PROGRESS.size)
+        return item - 1 if item else None, (time.monotonic_ns() - since) / 1e9
 
-    def arrays(self, place: int, layout: Layout) -> dict[str, np.ndarray]:
-        """What a worker has put into a slot; the slot is free again when all of these arrays are gone."""
+    def arrays(self, offset: int, layout: Layout) -> dict[str, np.ndarray]:
+        """The arrays that a worker has put into a slot; the slot is free again when all of them are gone."""
         left = [len(layout)]
         arrays = {}
-        for name, dtype, shape, offset in layout:
-            array = np.ndarray(shape, dtype, self._memory, place + offset)
+        for name, dtype, shape, begin in layout:
+            array = np.ndarray(shape, dtype, self.shared.memory, offset + begin)
             # Tensors made of it by DLPack keep it alive.
-            weakref.finalize(array, _forget, self.free, place, left).atexit = False
+            weakref.finalize(array, _count_down, self.free, offset, left).atexit = False
             arrays[name] = array
         return arrays
 
 
-def _forget(free: collections.deque[int], place: int, left: list[int]) -> None:
+def _count_down(free: collections.deque[int], offset: int, left: list[int]) -> None:
     left[0] -= 1
     if not left[0]:
-        free.append(place)
+        free.append(offset)
 
 
-def note(memory: mmap.mmap, worker: int, image: int | None) -> None:
-    """Says which image a worker reads, None for none; called by the worker."""
-    _NOTE.pack_into(memory, worker * _NOTE.size, 0 if image is None else image + 1, time.monotonic_ns())
+def note_progress(memory: mmap.mmap, worker: int, item: int | None) -> None:
+    """Notes the item that a worker begins to read, None when it is done; called by the worker."""
+    number = 0 if item is None else item + 1
+    _PROGRESS.pack_into(memory, worker * _PROGRESS.size, number, time.monotonic_ns())
 
 
 class Slot:
-    """A slot, as the worker sees it that fills it.
+    """A slot, as seen by the worker that fills it.
 
     Args:
-        memory: The memory of the ring.
-        place: Where the slot begins; None where there is none for this batch.
+        memory: The memory of the buffer pool.
+        offset: Where the slot begins; None where there is none for this batch.
         slot_bytes: Its size.
     """
 
-    def __init__(self, memory: mmap.mmap, place: int | None, slot_bytes: int):
-        self._memory, self._place = memory, place or 0
-        self._bytes = 0 if place is None else slot_bytes
+    def __init__(self, memory: mmap.mmap, offset: int | None, slot_bytes: int):
+        self._memory = memory
+        self._offset = offset or 0
+        self._bytes = 0 if offset is None else slot_bytes
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
         """Memory for the first array of the batch, of the slot itself where it fits."""
         if size_of(shape, np.dtype(dtype).itemsize) > self._bytes:
             return np.empty(shape, dtype)
-        return np.ndarray(shape, dtype, self._memory, self._place)
+        return np.ndarray(shape, dtype, self._memory, self._offset)
 
     def put(self, arrays: Mapping[str, np.ndarray]) -> Layout | None:
         """Writes arrays to the slot, the first one unless it is there already.
 
         Returns:
-            What was written where, for `Ring.arrays`; None where they don't fit.
+            What was written where, for `BufferPool.arrays`; None where they don't fit.
         """
         layout: Layout = []
-        offset = 0
+        size = 0
         for name, array in arrays.items():
-            layout.append((name, array.dtype.str, array.shape, offset))
-            offset += size_of(array.shape, array.itemsize)
-        if offset > self._bytes:
+            layout.append((name, array.dtype.str, array.shape, size))
+            size += size_of(array.shape, array.itemsize)
+        if size > self._bytes:
             return None
         for name, dtype, shape, begin in layout:
-            target = np.ndarray(shape, dtype, self._memory, self._place + begin)
+            target = np.ndarray(shape, dtype, self._memory, self._offset + begin)
             if _address(target) != _address(arrays[name]):
                 target[...] = arrays[name]
         return layout

@@ -4,75 +4,50 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
-import mmap
-import os
+import multiprocessing
 import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from multiprocessing.connection import wait
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from multiprocessing.util import Finalize
 from typing import Any
 
 from passl_sot.config.chinese import zh
+from passl_sot.data.datasets.base import Dataset
 from passl_sot.data.errors import DataError, WorkerError
-from passl_sot.data.loader.collate import Collate
-from passl_sot.data.loader.fork_server import Link, Work, nursery
-from passl_sot.data.loader.shared_buffers import Ring, Slot, note
+from passl_sot.data.loader.batch_reader import BatchReader
+from passl_sot.data.loader.shared_buffers import BufferPool
+from passl_sot.data.loader.worker import SharedReader, start_worker
 from passl_sot.data.rng import Key
 
 # Batches that each worker is asked for ahead.
 AHEAD = 2
 # Seconds of one wait. Waits are counted, whatever the clock says: a job suspended for an hour hasn't waited.
-_LOOK = 1.0
-# Seconds that a worker may take to end: one that hangs before it begins, or in a broken disk, does not.
+_POLL_SECONDS = 1.0
+# Seconds that a killed worker may take to end: one that hangs in a broken disk does not end.
 _PATIENCE = 5.0
+# Exit code that multiprocessing gives where its fork server was killed.
+_SERVER_GONE = 255
 
 
-class Reading:
-    """What a worker does: reads batches until there is no more to do.
-
-    Args:
-        collate: Makes batches.
-        slot_bytes: Size of the slots that batches are written to.
-    """
-
-    def __init__(self, collate: Collate, slot_bytes: int):
-        self.collate, self.slot_bytes = collate, slot_bytes
-
-    def __call__(self, connection: Link, memory: mmap.mmap) -> None:
-        """Answers (number, keys, place of a slot or None) by (number, what is in the slot or None, batch)."""
-        worker = connection.recv()
-        self.collate.reader.note = functools.partial(note, memory, worker)
-        connection.send(os.getpid())
-        while True:
-            number, keys, place = connection.recv()
-            began = time.process_time()
-            slot = Slot(memory, place, self.slot_bytes)
-            batch = self.collate(keys, slot.empty)
-            layout = None
-            if "error" not in batch:
-                layout = slot.put({name: value for name, value in batch.items() if name != "bad"})
-                batch = {"bad": batch["bad"]} if layout else batch
-            batch["seconds"] = time.process_time() - began
-            connection.send((number, layout, batch))
-
-
-class Thread(threading.Thread):
+class ReaderThread(threading.Thread):
     """Reads batches ahead of the consumer in this process, where there are no workers.
 
     Args:
-        collate: Makes batches.
+        reader: Makes batches.
         timeout: Seconds that a batch may take; None for no limit.
     """
 
-    def __init__(self, collate: Collate, timeout: float | None):
+    def __init__(self, reader: BatchReader, timeout: float | None):
         super().__init__(daemon=True, name="passl_sot reader")  # one that hangs keeps no process from ending
-        reader = copy.copy(collate.reader)
-        reader.note = self._note
-        self._collate, self._timeout, self._path = Collate(reader), timeout, reader.dataset.path
+        self._reader = copy.copy(reader)
+        self._reader.note = self._note
+        self._timeout = timeout
         self._now: tuple[int | None, float] = (None, 0.0)
         self._asked: queue.SimpleQueue[list[Key] | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -81,11 +56,11 @@ class Thread(threading.Thread):
         """Reads until there is no more to do."""
         while (keys := self._asked.get()) is not None:
             began = time.thread_time()
-            batch = self._collate(keys)
+            batch = self._reader(keys)
             self._ready.put({**batch, "seconds": time.thread_time() - began})
 
     def batches(self, keys: Iterable[list[Key]]) -> Generator[dict[str, Any], None, None]:
-        """As of `Pool`.
+        """As of `WorkerPool`.
 
         Raises:
             WorkerError: A batch took too long.
@@ -110,61 +85,79 @@ class Thread(threading.Thread):
         waited = 0.0
         while self._timeout is None or waited < self._timeout:
             with contextlib.suppress(queue.Empty):
-                return self._ready.get(timeout=_LOOK)
-            waited += _LOOK
-        image, since = self._now
-        doing = describe(image, time.monotonic() - since, self._path)
-        raise WorkerError(silence(self._timeout, "the thread that reads images", doing))
+                return self._ready.get(timeout=_poll_seconds(self._timeout))
+            waited += _poll_seconds(self._timeout)
+        item, since = self._now
+        dataset = self._reader.dataset
+        activity = _activity(item, time.monotonic() - since, dataset)
+        raise WorkerError(_timeout_message(self._timeout, f"the thread that reads {dataset.noun}s", activity))
 
-    def _note(self, image: int | None) -> None:
-        self._now = (image, time.monotonic())
+    def _note(self, item: int | None) -> None:
+        self._now = (item, time.monotonic())
 
 
-class Pool:
+@dataclass(eq=False)
+class _Worker:
+    process: ForkServerProcess
+    connection: Connection
+    # Batches that it was asked for and hasn't given yet: offsets of their slots by number.
+    asked: dict[int, int | None] = field(default_factory=dict)
+
+
+class WorkerPool:
     """Workers for passes through the data, one after the other.
 
     Args:
-        work: What they do, a `Reading`.
-        path: The file of an image.
+        reader: Makes batches.
+        dataset: The dataset, for messages.
         workers: How many.
-        ring: Where they put batches.
+        buffers: Where they put batches.
         timeout: Seconds that a batch may take; None for no limit.
 
     Attributes:
-        pids: Their process numbers, as far as they have begun.
-        ring: Where they put batches.
+        pids: Their process numbers.
+        buffers: Where they put batches.
+
+    Raises:
+        WorkerError: They can't be started.
     """
 
     def __init__(
-        self, work: Work, path: Callable[[int], str], workers: int, ring: Ring, timeout: float | None
+        self,
+        reader: SharedReader,
+        dataset: Dataset,
+        workers: int,
+        buffers: BufferPool,
+        timeout: float | None,
     ):
-        self._work, self._path = work, path
-        self.ring, self._timeout = ring, timeout
-        self.pids: dict[Link, int] = {}
-        self._server = nursery()  # this one: a later one knows nothing of these workers
+        self._digest = reader.digest
+        self._dataset = dataset
+        self._timeout = timeout
+        self.buffers = buffers
+        self._workers: list[_Worker] = []
+        # multiprocessing.util's rather than weakref's: it runs before multiprocessing waits for its processes
+        # at exit, and keeps connections out of the garbage collector's hands until they are closed.
+        self.close = Finalize(self, _end_workers, (self._workers, buffers), exitpriority=0)
         try:
-            self._workers = [self._server.start(work, ring.file) for _ in range(workers)]
-            for number, worker in enumerate(self._workers):
-                worker.send(number)
-        except OSError as error:
+            for number in range(workers):
+                self._workers.append(_Worker(*start_worker(number, reader, buffers)))
+        except (OSError, EOFError) as error:
+            self.close()
             raise WorkerError(
                 f"data workers can't be started, see above ({error})" + zh("workers_not_started")
             ) from error
-        # What each is asked for and hasn't given yet: places of slots by number.
-        self._asked: dict[Link, dict[int, int | None]] = {worker: {} for worker in self._workers}
+        self.pids = [worker.process.pid for worker in self._workers]
 
-    def can_do(self, work: Work) -> bool:
-        """Whether these workers are all there, after a whole pass, and do just that."""
-        try:
-            talking = wait(self._workers, 0)
-            for worker in (worker for worker in self._workers if worker in talking):
-                self.pids[worker] = int(worker.recv())  # all that one says unasked
-        except (EOFError, OSError, ValueError):
-            return False
-        return self._server.alive() and self._work.same_as(work)
+    def is_reusable(self, reader: SharedReader) -> bool:
+        """Whether these workers are all there, after a whole pass, and read just the same."""
+        return (
+            bool(self._workers)
+            and self._digest == reader.digest
+            and not wait([worker.process.sentinel for worker in self._workers], 0)
+        )
 
     def batches(self, keys: Iterable[list[Key]]) -> Generator[dict[str, Any], None, None]:
-        """A batch of arrays, as of `Collate`, for each list of keys; `seconds`: the processor time it took.
+        """The batch of each list of keys, as of `BatchReader`, with `seconds`, the CPU time it took.
 
         After the last one workers wait for the next pass; broken off, they are ended.
 
@@ -181,7 +174,7 @@ class Pool:
                 if batch is not None:
                     wanted += 1
                     yield batch
-                elif any(self._asked.values()):
+                elif any(worker.asked for worker in self._workers):
                     ready.update(self._receive())
                 else:
                     return
@@ -192,114 +185,119 @@ class Pool:
     def _ask(self, coming: Iterator[tuple[int, list[Key]]], ready: int) -> None:
         """Gives work to whoever has least, as long as there is memory for the results."""
         while True:
-            worker = min(self._workers, key=lambda w: len(self._asked[w]))
-            under_way = sum(map(len, self._asked.values()))
-            if len(self._asked[worker]) >= AHEAD or under_way + ready >= AHEAD * len(self._workers):
+            worker = min(self._workers, key=lambda worker: len(worker.asked))
+            under_way = sum(len(worker.asked) for worker in self._workers)
+            if len(worker.asked) >= AHEAD or under_way + ready >= AHEAD * len(self._workers):
                 return
-            place = self.ring.take()
-            if place is None and self.ring.slots and under_way + ready:
+            offset = self.buffers.acquire()
+            if offset is None and self.buffers.slots and under_way + ready:
                 return  # the consumer keeps batches: wait for what is under way
             task = next(coming, None)
             if task is None:
-                if place is not None:
-                    self.ring.give_back(place)
+                self.buffers.release(offset)
                 return
             number, keys = task
-            self._asked[worker][number] = place
+            worker.asked[number] = offset
             with contextlib.suppress(OSError):  # it is gone, as `_receive` will notice
-                worker.send((number, keys, place))
+                worker.connection.send((number, keys, offset))
 
     def _receive(self) -> dict[int, dict[str, Any]]:
         """Waits for at least one batch."""
         waited = 0.0
         received: dict[int, dict[str, Any]] = {}
+        poll = _poll_seconds(self._timeout)
         while not received:
             began = time.monotonic()
-            for worker in self._speaking():
-                try:
-                    message: Any = worker.recv()
-                except (EOFError, OSError):
-                    raise WorkerError(self._death(worker)) from None
-                if isinstance(message, int):
-                    self.pids[worker] = message
-                    continue
-                if isinstance(message, str):
-                    raise DataError(f"a data worker failed:\n{message}")
-                number, layout, batch = message
-                place = self._asked[worker].pop(number)
-                if layout is not None and place is not None:
-                    batch.update(self.ring.arrays(place, layout))
-                elif place is not None:
-                    self.ring.give_back(place)
-                received[number] = batch
-            waited += min(time.monotonic() - began, _LOOK)
+            speaking = wait([worker.connection for worker in self._workers], poll)
+            for worker in self._workers:
+                if worker.connection in speaking:
+                    number, batch = self._message(worker)
+                    received[number] = batch
+            waited += min(time.monotonic() - began, poll)
             if not received and self._timeout and waited >= self._timeout:
-                raise WorkerError(self._silence())
+                slow = min(self._workers, key=lambda worker: min(worker.asked, default=sys.maxsize))
+                who, activity = self._describe(slow)
+                raise WorkerError(_timeout_message(self._timeout, who, activity))
         return received
 
-    def _speaking(self) -> list[Link]:
-        speaking = set(wait(self._workers, _LOOK))
-        return [worker for worker in self._workers if worker in speaking]
-
-    def close(self) -> None:
-        """Ends the workers; what they had under way is dropped."""
-        for worker, places in self._asked.items():
-            # Until it is gone it may write to its slots.
-            if not places or self._kill(worker):
-                for place in filter(None, places.values()):
-                    self.ring.give_back(place)
-            places.clear()
-            worker.close()
-
-    def _kill(self, worker: Link) -> bool:
-        """Ends a worker and waits until it is gone; says whether that is sure."""
+    def _message(self, worker: _Worker) -> tuple[int, dict[str, Any]]:
         try:
-            if worker not in self.pids and worker.poll(_PATIENCE):
-                first = worker.recv()
-                if isinstance(first, int):  # else it says why it never began, and ends by itself
-                    self.pids[worker] = first
-            if worker in self.pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self.pids[worker], signal.SIGKILL)
-            while worker.poll(_PATIENCE):
-                worker.recv()
-            return False
-        except (EOFError, ConnectionResetError):  # the latter where it left messages unread
-            return True
-        except OSError:
-            return False
+            message: Any = worker.connection.recv()
+        except (EOFError, OSError):
+            raise WorkerError(self._death_message(worker)) from None
+        if isinstance(message, str):
+            raise DataError(f"a data worker failed:\n{message}")
+        number, layout, batch = message
+        offset = worker.asked.pop(number)
+        if layout is not None and offset is not None:
+            batch.update(self.buffers.arrays(offset, layout))
+        else:
+            self.buffers.release(offset)
+        return number, batch
 
-    def _death(self, worker: Link) -> str:
-        how = (
-            self._server.how_it_ended(self.pids[worker]) if worker in self.pids else "never began, see above"
-        )
+    def _death_message(self, worker: _Worker) -> str:
+        who, activity = self._describe(worker)
+        worker.process.join(_PATIENCE)  # its connection has ended, so should it
         return (
-            f"a data worker process died: {self._name(worker)} {how}; it {self._doing(worker)}. Often memory "
-            "ran out: look for 'Killed' in `dmesg`, lower dataloader.*.loader.num_workers or batch_size"
+            f"a data worker process died: {who} {_end_of(worker.process)}; it {activity}. Often memory ran "
+            "out: look for 'Killed' in `dmesg`, lower dataloader.*.loader.num_workers or batch_size"
             + zh("worker_died")
         )
 
-    def _silence(self) -> str:
-        slow = min(self._workers, key=lambda w: min(self._asked[w], default=sys.maxsize))
-        return silence(self._timeout or 0.0, self._name(slow), self._doing(slow))
-
-    def _name(self, worker: Link) -> str:
-        return f"worker {self._workers.index(worker)} (pid {self.pids.get(worker, 'not known')})"
-
-    def _doing(self, worker: Link) -> str:
-        return describe(*self.ring.whereabouts(self._workers.index(worker)), self._path)
+    def _describe(self, worker: _Worker) -> tuple[str, str]:
+        """Which worker this is, and what it is doing."""
+        number = self._workers.index(worker)
+        activity = _activity(*self.buffers.progress(number), self._dataset)
+        return f"worker {number} (pid {worker.process.pid})", activity
 
 
-def describe(image: int | None, seconds: float, path: Callable[[int], str]) -> str:
-    """What a reader of images is doing."""
-    if image is None:
-        return "was not reading an image"
-    return f"had been reading image {image} ({path(image)}) for {seconds:.0f} s"
+def _end_workers(workers: list[_Worker], buffers: BufferPool) -> None:
+    """Ends all workers; what they had under way is dropped."""
+    for worker in workers:
+        if worker.process.is_alive():
+            worker.process.kill()  # SIGTERM is blocked there
+    for worker in workers:
+        worker.process.join(_PATIENCE)
+        if worker.process.exitcode is None:
+            # A broken disk holds it. It may still write to its slots, so these are lost; and this process
+            # must not wait for it at exit, as multiprocessing does for all of its children.
+            multiprocessing.process._children.discard(worker.process)  # type: ignore[attr-defined]
+            continue
+        for offset in worker.asked.values():
+            buffers.release(offset)
+        worker.process.close()
+        worker.connection.close()
+    workers.clear()
 
 
-def silence(limit: float, who: str, doing: str) -> str:
-    """The message for batches that don't come."""
+def _end_of(process: ForkServerProcess) -> str:
+    """Words for a worker's end: "was ended by SIGKILL", or its status."""
+    code = process.exitcode
+    if code is None:
+        return "broke off its connection"
+    if code == _SERVER_GONE:
+        return "ended with the server of all workers, which was killed"
+    if code >= 0:
+        return f"left with status {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
+
+
+def _poll_seconds(timeout: float | None) -> float:
+    return min(_POLL_SECONDS, timeout or _POLL_SECONDS)
+
+
+def _activity(item: int | None, seconds: float, dataset: Dataset) -> str:
+    """Words for what a worker or thread is doing."""
+    if item is None:
+        return f"was reading no {dataset.noun}"
+    return f"had been reading {dataset.noun} {item} ({dataset.describe(item)}) for {seconds:.0f} s"
+
+
+def _timeout_message(limit: float | None, who: str, activity: str) -> str:
     return (
-        f"no batch came for {limit:g} s: {who} {doing}. Is that disk or server in order? Where reading may "
-        "take so long, raise dataloader.*.loader.timeout" + zh("reading_timeout")
+        f"no batch came for {limit:g} s: {who} {activity}. Is that disk or server in order? Where reading "
+        "may take so long, raise dataloader.*.loader.timeout" + zh("reading_timeout")
     )

@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 
 from passl_sot.config.chinese import zh
-from passl_sot.data.datasets.labelled import ImageFolder, LabelledImages, ListFile
-from passl_sot.data.datasets.list_files import read_class_names
+from passl_sot.data.datasets.folders import ImageFolder
+from passl_sot.data.datasets.labelled import LabelledImages
+from passl_sot.data.datasets.list_files import ListFile, read_class_names
 from passl_sot.data.datasets.splits import find_splits
 from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError

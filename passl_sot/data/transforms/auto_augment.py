@@ -13,24 +13,27 @@ AutoAugment's operations, with L = magnitude / 10, as timm has them under the na
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 
-from passl_sot.data.transforms.image import TRANSFORMS
-from passl_sot.data.transforms.operations import FILTERS, Filter, Job, carry_out
-from passl_sot.data.transforms.rand_augment import MEAN, OPERATIONS, Operation, Step, check_fill
+from passl_sot.data.transforms.base import TRANSFORMS, Stage, require
+from passl_sot.data.transforms.operations import Op, apply_ops
+from passl_sot.data.transforms.rand_augment import MEAN, OPERATIONS, PolicyTransform, Step
 
 
 def _factor(step: Step) -> float:
     return 0.1 + 1.8 * step.level
 
 
-POLICY_OPERATIONS: dict[str, Operation] = {
+POLICY_OPERATIONS: dict[str, Callable[[Step], float]] = {
     **{name: OPERATIONS[name] for name in ("AutoContrast", "Equalize", "Invert", "Rotate", "ShearX")},
-    "Posterize": Operation("Posterize", lambda step: 4 + int(4 * step.level)),
-    "Solarize": Operation("Solarize", lambda step: int(256 * step.level)),
-    **{name: Operation(name, _factor) for name in ("Color", "Contrast", "Sharpness")},
+    "Posterize": lambda step: 4 + int(4 * step.level),
+    "Solarize": lambda step: int(256 * step.level),
+    "Color": _factor,
+    "Contrast": _factor,
+    "Sharpness": _factor,
 }
 
 # The paper's table for ImageNet: pairs of operation, probability and magnitude; some stand in it twice.
@@ -71,19 +74,18 @@ def policy_table() -> list[_Row]:
 
 
 @TRANSFORMS.register()
-class AutoAugment:
+class AutoAugment(PolicyTransform):
     """Draws one of the 25 pairs of operations; each of the two is carried out with its own probability.
 
-    Belongs after crop and flip, in place of `RandAugment`. The pixels are those of Pillow's
-    operations.
+    Belongs after crop and flip, in place of `RandAugment`.
 
     Args:
         policy: "original", that of the paper.
         interpolation: Filter of operations that move pixels; "random" draws one for each.
-        fill: Red, green and blue of what comes in from outside of the image; by default ImageNet's mean.
+        fill: Red, green and blue of pixels that come in from outside; by default ImageNet's mean.
     """
 
-    colours = True
+    strengths = POLICY_OPERATIONS
 
     def __init__(
         self,
@@ -94,28 +96,21 @@ class AutoAugment:
     ):
         self.policy = policy
         self.rows = policy_table()
-        self.filters: tuple[Filter, ...] = tuple(FILTERS) if interpolation == "random" else (interpolation,)
-        self.fill = check_fill("AutoAugment.fill", fill)
+        super().__init__(interpolation, fill)
 
     def draw(self, rng: np.random.Generator) -> list[Step]:
-        """Draws what is done to one image: 0 to 2 steps."""
-        steps = []
-        for name, probability, magnitude in self.rows[int(rng.integers(len(self.rows)))]:
-            if rng.random() >= probability:
-                continue
-            sign = 1 if rng.random() < 0.5 else -1
-            interpolation = self.filters[int(rng.integers(len(self.filters)))]
-            steps.append(Step(name, magnitude, sign, interpolation, self.fill))
-        return steps
-
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The augmented image, of the same shape."""
-        return carry_out(image, [POLICY_OPERATIONS[step.name].job(step) for step in self.draw(rng)])
+        """Draws 0 to 2 steps."""
+        row = self.rows[int(rng.integers(len(self.rows)))]
+        return [
+            self.draw_step(name, magnitude, rng)
+            for name, probability, magnitude in row
+            if rng.random() < probability
+        ]
 
 
 @TRANSFORMS.register()
 class ThreeAugment:
-    """3-Augment of DeiT III (arXiv 2204.07118): one of grey, solarisation from 128 up, and Gaussian blur.
+    """3-Augment of DeiT III (arXiv 2204.07118): one of gray, solarization from 128 up, and Gaussian blur.
 
     Each is as likely as the others, and one of them is always done. Belongs after crop and flip; the paper's
     recipe has `ColorJitter` of 0.3 in brightness, contrast and saturation after it.
@@ -124,16 +119,16 @@ class ThreeAugment:
         radius: Bounds of the blur's radius in pixels, drawn uniformly.
     """
 
-    colours = True
+    stage: Stage = "rgb"
 
     def __init__(self, *, radius: tuple[float, float] = (0.1, 2.0)):
-        if not 0 <= radius[0] <= radius[1]:
-            raise ValueError(f"ThreeAugment.radius is {list(radius)}; it must hold 0 <= lowest <= highest")
+        holds = 0 <= radius[0] <= radius[1]
+        require(holds, "ThreeAugment.radius", list(radius), "hold 0 <= lowest <= highest")
         self.radius = radius
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The augmented image, of the same shape."""
         which = int(rng.integers(3))
         if which == 2:
-            return carry_out(image, [Job("Blur", rng.uniform(*self.radius))])
-        return carry_out(image, [Job("Grey") if which == 0 else Job("Solarize", 128)])
+            return apply_ops(image, [Op("Blur", rng.uniform(*self.radius))])
+        return apply_ops(image, [Op("Grey") if which == 0 else Op("Solarize", 128)])

@@ -1,4 +1,4 @@
-"""The batch stage: what is done to a batch after each of its images has passed through `transforms`."""
+"""The batch stage: transforms of a batch, after each of its images has passed through `transforms`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from passl_sot.data.rng import Key, of_batch, of_image_later
+from passl_sot.data.rng import Key, batch_rng, late_image_rng
+from passl_sot.data.transforms.base import TRANSFORMS, Transform, stage_of
 from passl_sot.data.transforms.compose import Compose
-from passl_sot.data.transforms.image import TRANSFORMS, Normalize, Transform, stage_of
+from passl_sot.data.transforms.image import Normalize
 from passl_sot.data.transforms.mixup import Mixup
 
 
@@ -45,7 +46,7 @@ class BatchStage:
                     normalized=normalized,
                     where="batch_transforms",
                     channels=channels,
-                    grey=channels == 1,
+                    gray=channels == 1,
                 )
                 normalized = compose.normalizes
                 self._steps.append(compose)
@@ -84,7 +85,7 @@ class BatchStage:
         """
         rngs: Sequence[np.random.Generator | None] = [None] * len(keys)
         if self._draws:
-            rngs = [of_image_later(seed, key) for key in keys]
+            rngs = [late_image_rng(seed, key) for key in keys]
         epoch = int(keys[0][0])
         batch: Sequence[np.ndarray] | np.ndarray = images
         for step in self._steps:
@@ -92,7 +93,7 @@ class BatchStage:
                 batch = _each(batch, step, rngs, epoch, empty)
                 overwrite = True
             else:
-                batch, labels = step.mix(batch, labels, of_batch(seed, keys), epoch, overwrite=overwrite)
+                batch, labels = step(batch, labels, batch_rng(seed, keys), epoch, overwrite=overwrite)
         return batch if isinstance(batch, np.ndarray) else np.stack([*batch]), labels
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,26 +9,40 @@ import numpy as np
 from PIL import Image
 
 from passl_sot.config.chinese import zh
-from passl_sot.data.rng import Streams, streams_agree
-from passl_sot.data.transforms.image import TRANSFORMS, Normalize, Transform, stage_of
+from passl_sot.data.rng import Streams
+from passl_sot.data.transforms.base import (
+    TRANSFORMS,
+    Stage,
+    Step,
+    Transform,
+    make_step,
+    output_size,
+    own_method,
+    stage_of,
+)
+from passl_sot.data.transforms.image import Normalize
+from passl_sot.imageio.kernels.jit import available
 from passl_sot.imageio.lazy_image import LazyImage, as_array
+
+__all__ = ["Compose", "build_transforms", "output_size"]
 
 
 class Compose:
-    """Applies transforms in order.
+    """Applies transforms in order; how each is run is planned here, once.
 
     Args:
         transforms: The transforms.
-        normalized: Whether images arrive normalised already.
+        normalized: Whether images arrive normalized already.
         where: Key of the list, for messages.
         channels: Channels of the results. For 1, pictures stay RGB until the end of the transforms of uint8
-            images, and turn grey there (ITU-R 601, Pillow's "L").
-        grey: Whether one-channel images arrive as such already.
+            images, and turn gray there (ITU-R 601, Pillow's "L").
+        gray: Whether one-channel images arrive as such already.
 
     Attributes:
         transforms: The transforms.
         output_hw: Height and width that every result has, or None where they depend on the input.
-        normalizes: Whether results are float32 [3, H, W] rather than uint8 [H, W, 3].
+        normalizes: Whether results are float32 [C, H, W] rather than uint8 [H, W, C].
+        batched: Whether `of_batch` can be called.
 
     Raises:
         ValueError: A transform doesn't fit what comes before it.
@@ -42,37 +55,32 @@ class Compose:
         normalized: bool = False,
         where: str = "transforms",
         channels: int = 3,
-        grey: bool = False,
+        gray: bool = False,
     ):
         self.transforms = list(transforms)
-        # Where in the list pictures turn grey: after all that works on their colours.
-        later = [i for i, t in enumerate(self.transforms) if stage_of(t) in ("normalize", "normalized")]
-        self._grey_at = min(later, default=len(self.transforms)) if channels == 1 and not grey else None
         self.output_hw = output_size(self.transforms)
+        self._steps: list[Step] = []
+        becomes_gray = channels == 1 and not gray
+        self.batched = available() and not becomes_gray
+        rgb = channels in (1, 3) and not gray
         for transform in self.transforms:
-            stage, name = stage_of(transform), type(transform).__name__
-            if stage == "batch":
-                raise ValueError(f"{where}: {name} works on whole batches; move it to batch_transforms")
-            if stage == "normalized" and not normalized:
-                raise ValueError(f"{where}: {name} works on normalised images; put it after Normalize")
-            if stage == "normalize" and normalized:
+            stage = stage_of(transform)
+            _check_place(f"{where}: {type(transform).__name__}", stage, where, normalized)
+            if stage == "rgb" and not rgb:
                 raise ValueError(
-                    f"{where}: images are normalised twice; keep one Normalize, in transforms or in "
-                    "batch_transforms (batch_transforms: null leaves out mixing and all that comes after it)"
+                    f"{where}: {type(transform).__name__} works on RGB images, and dataset.channels is "
+                    f"{channels}: leave it out" + zh("rgb_only")
                 )
-            if stage == "pixels" and normalized:
-                raise ValueError(
-                    f"{where}: {name} works on uint8 images; put it before Normalize, after which only "
-                    "transforms of normalised images may stand (RandomErasing)"
-                )
-            if getattr(transform, "colours", False) and (channels not in (1, 3) or grey):
-                raise ValueError(
-                    f"{where}: {name} works on RGB images, and dataset.channels is {channels}: leave it out"
-                    + zh("rgb_only")
-                )
-            if stage == "normalize":
-                transform.fit(channels)  # type: ignore[attr-defined]
+            if isinstance(transform, Normalize):
+                transform.fit(channels)
+            if becomes_gray and stage in ("normalize", "normalized"):
+                self._steps.append(_turn_gray)
+                becomes_gray = False
             normalized = normalized or stage == "normalize"
+            self._steps.append(make_step(transform))
+            self.batched = self.batched and own_method(transform, "of_batch") is not None
+        if becomes_gray:
+            self._steps.append(_turn_gray)
         self.normalizes = normalized
 
     def __call__(
@@ -86,33 +94,13 @@ class Compose:
             epoch: The epoch.
             out: Memory for the result, float32 [C, H, W]; it is returned if the result has that shape.
         """
-        for place, transform in enumerate(self.transforms):
-            if place == self._grey_at:
-                image = _turn_grey(as_array(image))
-            if not shortcut(transform, "by_parts"):
-                image = as_array(image)
-            into = shortcut(transform, "into")
-            if into and out is not None and image.shape[:2] == out.shape[1:]:
-                into(as_array(image), out)
-                image = out
-                continue
-            in_place = shortcut(transform, "in_place")
-            if in_place and image is out:
-                in_place(out, rng)
-                continue
-            more: tuple = (epoch,) if getattr(transform, "by_epoch", False) else ()
-            image = (shortcut(transform, "defer") or transform)(image, rng, *more)
+        for step in self._steps:
+            image = step(image, rng, epoch, out)
         result = as_array(image)
-        if out is not None and result is not out and result.shape == out.shape:
-            out[...] = result
-            return out
-        return _turn_grey(result) if self._grey_at == len(self.transforms) else result
-
-    @property
-    def batched(self) -> bool:
-        """Whether there is an `of_batch`."""
-        every = all(shortcut(transform, "of_batch") for transform in self.transforms)
-        return every and self._grey_at is None and streams_agree()
+        if out is None or result is out or result.shape != out.shape:
+            return result
+        out[...] = result
+        return out
 
     def of_batch(self, images: np.ndarray, streams: Streams, empty: Callable[..., np.ndarray]) -> np.ndarray:
         """Many images of one size after all transforms, each just as by itself.
@@ -120,36 +108,37 @@ class Compose:
         Args:
             images: uint8 [B, H, W, C].
             streams: Source of their draws.
-            empty: Gives memory for normalised images, as `numpy.empty`.
+            empty: Gives memory for normalized images, as `numpy.empty`.
 
         Raises:
             DataError: A transform can't do it.
         """
         for transform in self.transforms:
-            if isinstance(transform, Normalize):
-                out = empty((len(images), len(transform.mean), *images.shape[1:3]), np.float32)
-                transform.of_batch(images, out)
-                images = out
-            else:
-                images = transform.of_batch(images, streams)  # type: ignore[attr-defined]
+            images = transform.of_batch(images, streams, empty)  # type: ignore[attr-defined]
         return images
 
 
-def shortcut(transform: Any, name: str) -> Any:
-    """What a transform has by that name; None, too, where a subclass has its own `__call__`."""
-    return getattr(transform, name) if _has_shortcut(type(transform), name) else None  # type: ignore[arg-type]
+def _check_place(name: str, stage: Stage, where: str, normalized: bool) -> None:
+    if stage == "batch":
+        raise ValueError(f"{name} works on whole batches; move it to batch_transforms")
+    if stage == "normalized" and not normalized:
+        raise ValueError(f"{name} works on normalised images; put it after Normalize")
+    if stage == "normalize" and normalized:
+        raise ValueError(
+            f"{where}: images are normalised twice; keep one Normalize, in transforms or in "
+            "batch_transforms (batch_transforms: null leaves out mixing and all that comes after it)"
+        )
+    if stage in ("pixels", "rgb") and normalized:
+        raise ValueError(
+            f"{name} works on uint8 images; put it before Normalize, after which only "
+            "transforms of normalised images may stand (RandomErasing)"
+        )
 
 
-@functools.cache
-def _has_shortcut(kind: type, name: str) -> bool:
-    owner = next((base for base in kind.__mro__ if name in vars(base) or "__call__" in vars(base)), object)
-    return name in vars(owner)
-
-
-def output_size(transforms: Sequence[Any]) -> tuple[int, int] | None:
-    """Height and width that every result of these transforms has, or None where they depend on the input."""
-    sizes = [transform.output_hw for transform in transforms if hasattr(transform, "output_hw")]
-    return sizes[-1] if sizes else None
+def _turn_gray(
+    image: LazyImage, rng: np.random.Generator | None, epoch: int, out: np.ndarray | None
+) -> np.ndarray:
+    return np.asarray(Image.fromarray(as_array(image)).convert("L"))[:, :, None]
 
 
 def build_transforms(nodes: Sequence[dict[str, Any]], *, channels: int = 3) -> Compose:
@@ -164,7 +153,3 @@ def build_transforms(nodes: Sequence[dict[str, Any]], *, channels: int = 3) -> C
         ValueError: A value is out of range, or the order can't be.
     """
     return Compose([TRANSFORMS.build(node) for node in nodes], channels=channels)
-
-
-def _turn_grey(image: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(image).convert("L"))[:, :, None]

@@ -7,14 +7,14 @@ from typing import Literal
 
 import numpy as np
 
-from passl_sot.data.transforms.image import TRANSFORMS, Stage, bounds
-from passl_sot.data.transforms.noise import fill_with_noise
+from passl_sot.data.transforms.base import TRANSFORMS, BaseTransform, Stage, bounds, require
+from passl_sot.imageio.lazy_image import LazyImage, as_array
 
 _TRIES = 10
 
 
 @TRANSFORMS.register()
-class RandomErasing:
+class RandomErasing(BaseTransform):
     """Replaces random rectangles by noise; works on what `Normalize` gives.
 
     Area and aspect (height divided by width, log-uniform) are drawn up to 10 times, until the rectangle is
@@ -39,12 +39,9 @@ class RandomErasing:
         mode: Literal["pixel"] = "pixel",
         count: int = 1,
     ):
-        if not 0 <= prob <= 1:
-            raise ValueError(f"RandomErasing.prob is {prob}; it must be between 0 and 1")
-        if not 0 < ratio <= 1:
-            raise ValueError(f"RandomErasing.ratio is {ratio}; it must be above 0 and at most 1")
-        if count < 1:
-            raise ValueError(f"RandomErasing.count is {count}; it must be 1 or more")
+        require(0 <= prob <= 1, "RandomErasing.prob", prob, "be between 0 and 1")
+        require(0 < ratio <= 1, "RandomErasing.ratio", ratio, "be above 0 and at most 1")
+        require(count >= 1, "RandomErasing.count", count, "be 1 or more")
         self.prob = prob
         self.scale = bounds("RandomErasing.scale", scale, highest=1.0)
         self.ratio = ratio
@@ -57,26 +54,24 @@ class RandomErasing:
         for _ in range(_TRIES):
             area = height * width * rng.uniform(*self.scale) / self.count
             aspect = math.exp(rng.uniform(-limit, limit))
-            h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            h = round(math.sqrt(area * aspect))
+            w = round(math.sqrt(area / aspect))
             if h < height and w < width:
                 return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
         return None
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """float32 [3, H, W] with rectangles erased; the image itself isn't changed."""
+    def apply(
+        self, image: LazyImage, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
+    ) -> LazyImage:
+        """float32 [C, H, W] with rectangles erased; other images than `out` aren't changed themselves."""
         if rng.random() >= self.prob:
             return image
-        image = image.copy()
-        self._erase(image, rng)
-        return image
-
-    def in_place(self, image: np.ndarray, rng: np.random.Generator) -> None:
-        """The same, with the same draws, in the image itself."""
-        if rng.random() < self.prob:
-            self._erase(image, rng)
-
-    def _erase(self, image: np.ndarray, rng: np.random.Generator) -> None:
+        pixels = as_array(image)
+        result = pixels if pixels is out else pixels.copy()
         for _ in range(self.count):
-            region = self.region(image.shape[1], image.shape[2], rng)
+            region = self.region(result.shape[1], result.shape[2], rng)
             if region is not None:
-                fill_with_noise(image, *region, rng)
+                top, left, h, w = region
+                noise = rng.standard_normal((len(result), h, w), np.float32)
+                result[:, top : top + h, left : left + w] = noise
+        return result

@@ -1,17 +1,8 @@
-"""What is done to an image between the file and the model.
+"""Transforms of single images: crops, resizing, mirroring, color, and normalizing to the model's floats.
 
-A transform is called as `t(image, rng)`: `image` is uint8 [H, W, 3] RGB, `rng` a `numpy.random.Generator`
-that depends on (seed, epoch, index) alone, so results don't depend on the number of worker processes. All
-give uint8 [H, W, 3] again, but `Normalize` gives float32 [3, H, W]; what follows it works on that.
-
-One whose class says `by_epoch = True` is called with the epoch as well; `colours = True` stands for one that
-takes RGB alone. One with `by_parts = True` takes any `LazyImage` and asks for no more of it than it needs, so
-that the first can leave parts of a file undecoded; its method `defer`, if it has one, leaves its own work to
-be done as far as the next one asks. A method `of_batch(images, streams)` does the same to arrays of many
-images, with the same draws, by `draws.Streams`; it is what is called where all of a list have one. More
-transforms are in `auto_augment`, `by_epoch`, `erasing`, `rand_augment` and, of whole batches, `mixup`.
-
-Semantics are those of torchvision and timm on Pillow images, with which published accuracies were measured.
+The contract is in `base`. More transforms are in `auto_augment`, `by_epoch`, `erasing`, `rand_augment` and,
+of whole batches, `mixup`. Semantics are those of torchvision and timm on Pillow images, with which published
+accuracies were measured.
 """
 
 from __future__ import annotations
@@ -23,29 +14,17 @@ from typing import Any, Literal
 import numpy as np
 
 from passl_sot.config.chinese import zh
-from passl_sot.config.registry import Registry
 from passl_sot.data.errors import DataError
 from passl_sot.data.rng import Streams
-from passl_sot.data.transforms.operations import Job, carry_out
+from passl_sot.data.transforms.base import TRANSFORMS, BaseTransform, Stage, bounds, height_width, require
+from passl_sot.data.transforms.operations import Op, apply_ops
 from passl_sot.imageio.decode import Interpolation, resize
 from passl_sot.imageio.kernels.jit import available, laid_out
 from passl_sot.imageio.lazy_image import LazyImage, as_array, edges
 
-TRANSFORMS: Registry = Registry("transform", "passl_sot.data.transforms.image")
-
-Transform = Callable[..., np.ndarray]
-# What a transform works on: images of uint8, as most do and need not say; the same to make them floats; these
-# floats; a batch of either kind.
-Stage = Literal["pixels", "normalize", "normalized", "batch"]
-
-
-def stage_of(transform: Any) -> Stage:
-    """What a transform works on."""
-    return getattr(transform, "stage", "pixels")
-
 
 @TRANSFORMS.register()
-class RandomResizedCrop:
+class RandomResizedCrop(BaseTransform):
     """Cuts out a random region and resizes it (Szegedy et al., 2015), as torchvision and timm do.
 
     Area and aspect ratio are drawn up to 10 times, the ratio log-uniformly; when none fits into the image,
@@ -58,8 +37,6 @@ class RandomResizedCrop:
         interpolation: Filter; "random" draws bilinear or bicubic for each image.
     """
 
-    by_parts = True
-
     def __init__(
         self,
         *,
@@ -68,36 +45,32 @@ class RandomResizedCrop:
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic",
     ):
-        self.output_hw = _height_width("RandomResizedCrop.size", size)
+        self.output_hw = height_width("RandomResizedCrop.size", size)
         self.scale = bounds("RandomResizedCrop.scale", scale, highest=1.0)
         self.ratio = bounds("RandomResizedCrop.ratio", ratio)
         self.interpolation = interpolation
 
     def region(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Draws (top, left, height, width) of the region to cut out of an image of the given size."""
-        least, low = self.scale[0], math.log(self.ratio[0])
-        room, span = self.scale[1] - least, math.log(self.ratio[1]) - low
+        least, most = self.scale
+        low = math.log(self.ratio[0])
+        span = math.log(self.ratio[1]) - low
         for _ in range(10):
             # As `rng.uniform` does, which takes four times as long.
-            area = height * width * (least + room * rng.random())
+            area = height * width * (least + (most - least) * rng.random())
             aspect = math.exp(low + span * rng.random())
             w = round(math.sqrt(area * aspect))
             h = round(math.sqrt(area / aspect))
             if 0 < w <= width and 0 < h <= height:
                 return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
-        w, h = width, height
-        if width / height < self.ratio[0]:
-            h = max(1, min(height, round(width / self.ratio[0])))
-        elif width / height > self.ratio[1]:
-            w = max(1, min(width, round(height * self.ratio[1])))
+        w = min(width, max(1, round(height * self.ratio[1])))
+        h = min(height, max(1, round(width / self.ratio[0])))
         return (height - h) // 2, (width - w) // 2, h, w
 
-    def __call__(self, image: LazyImage, rng: np.random.Generator) -> np.ndarray:
-        """A random region, resized: uint8 [*output_hw, 3]."""
-        return as_array(self.defer(image, rng))
-
-    def defer(self, image: LazyImage, rng: np.random.Generator) -> LazyImage:
-        """The same, resized when it is asked for."""
+    def apply(
+        self, image: LazyImage, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
+    ) -> LazyImage:
+        """A random region, uint8 [*output_hw, 3], which is resized when it is asked for."""
         top, left, h, w = self.region(image.shape[0], image.shape[1], rng)
         interpolation: Any = self.interpolation
         if interpolation == "random":
@@ -116,9 +89,8 @@ class RandomCrop:
     """
 
     def __init__(self, *, size: int | list[int], padding: int = 0):
-        self.output_hw = _height_width("RandomCrop.size", size)
-        if padding < 0:
-            raise ValueError(f"RandomCrop.padding is {padding}; it must be 0 or more")
+        self.output_hw = height_width("RandomCrop.size", size)
+        require(padding >= 0, "RandomCrop.padding", padding, "be 0 or more")
         self.padding = padding
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -131,19 +103,22 @@ class RandomCrop:
         tops, lefts = self._places(image.shape)
         if self.padding:
             image = np.pad(image, ((self.padding,) * 2, (self.padding,) * 2, (0, 0)))
-        top, left = int(rng.integers(tops)), int(rng.integers(lefts))
+        # By `random` alone, which `Streams` has for many images.
+        top = int(rng.random() * tops)
+        left = int(rng.random() * lefts)
         return image[top : top + height, left : left + width]
 
-    def of_batch(self, images: np.ndarray, streams: Streams) -> np.ndarray:
+    def of_batch(self, images: np.ndarray, streams: Streams, empty: Callable[..., np.ndarray]) -> np.ndarray:
         """The same for each of uint8 [B, H, W, C]."""
-        from passl_sot.imageio.kernels import layout as planes
+        from passl_sot.imageio.kernels import layout
 
         count, height, width, channels = images.shape
         tops, lefts = self._places((height, width))
         out = np.empty((count, *self.output_hw, channels), np.uint8)
-        top, left = streams.integers(tops) - self.padding, streams.integers(lefts) - self.padding
+        top = (streams.random() * tops).astype(np.int64) - self.padding
+        left = (streams.random() * lefts).astype(np.int64) - self.padding
         rows = images.reshape(count, height, -1)
-        planes.crop_each(rows, top, left * channels, out.reshape(count, len(out[0]), -1))
+        layout.crop_each(rows, top, left * channels, out.reshape(count, len(out[0]), -1))
         return out
 
     def _places(self, shape: Sequence[int]) -> tuple[int, int]:
@@ -160,46 +135,42 @@ class RandomCrop:
 
 
 @TRANSFORMS.register()
-class RandomHorizontalFlip:
+class RandomHorizontalFlip(BaseTransform):
     """Mirrors left and right.
 
     Args:
         prob: Share of images that are mirrored.
     """
 
-    by_parts = True
-
     def __init__(self, *, prob: float = 0.5):
-        if not 0 <= prob <= 1:
-            raise ValueError(f"RandomHorizontalFlip.prob is {prob}; it must be between 0 and 1")
+        require(0 <= prob <= 1, "RandomHorizontalFlip.prob", prob, "be between 0 and 1")
         self.prob = prob
 
-    def __call__(self, image: LazyImage, rng: np.random.Generator) -> np.ndarray:
+    def apply(
+        self, image: LazyImage, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
+    ) -> LazyImage:
         """The image or its mirror image, of the same shape."""
-        return as_array(self.defer(image, rng))
-
-    def defer(self, image: LazyImage, rng: np.random.Generator) -> LazyImage:
-        """The same; what is yet to be resized comes out mirrored at no cost."""
         if rng.random() >= self.prob:
             return image
+        # An image that is yet to be resized comes out mirrored at no cost.
         return image.mirrored() if isinstance(image, _Resized) else _mirror(as_array(image))
 
-    def of_batch(self, images: np.ndarray, streams: Streams) -> np.ndarray:
+    def of_batch(self, images: np.ndarray, streams: Streams, empty: Callable[..., np.ndarray]) -> np.ndarray:
         """The same for each of uint8 [B, H, W, C]."""
-        from passl_sot.imageio.kernels import layout as planes
+        from passl_sot.imageio.kernels import layout
 
         out = np.empty(images.shape, np.uint8)
-        planes.mirror_each(images, streams.random() < self.prob, out)
+        layout.mirror_each(images, streams.random() < self.prob, out)
         return out
 
 
 def _mirror(image: np.ndarray) -> np.ndarray:
     mirrored = np.empty(image.shape, np.uint8)
     if available() and image.shape[2] == 3:
-        from passl_sot.imageio.kernels import layout as planes
+        from passl_sot.imageio.kernels import layout
 
         rows = laid_out(image).reshape(len(image), -1)
-        planes.mirror(rows, mirrored.reshape(rows.shape))
+        layout.mirror(rows, mirrored.reshape(rows.shape))
         return mirrored
     # NumPy copies a channel at a time several times as fast as pixels.
     for channel in range(image.shape[2]):
@@ -216,117 +187,111 @@ class ColorJitter:
     Args:
         brightness: Largest change j of the brightness factor; 0 leaves it alone.
         contrast: The same of contrast.
-        saturation: The same of colour saturation.
-        hue: Largest turn of the hue to either side as a share of the colour circle, at most 0.5.
+        saturation: The same of color saturation.
+        hue: Largest turn of the hue to either side as a share of the color circle, at most 0.5.
     """
 
-    colours = True
+    stage: Stage = "rgb"
 
     def __init__(
         self, *, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0
     ):
         for name, value in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
-            if not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"ColorJitter.{name} is {value}; it must be 0 or more")
-        if not 0 <= hue <= 0.5:
-            raise ValueError(f"ColorJitter.hue is {hue}; it must be between 0 and 0.5")
-        self.strengths = (brightness, contrast, saturation)
+            require(value >= 0 and math.isfinite(value), f"ColorJitter.{name}", value, "be 0 or more")
+        require(0 <= hue <= 0.5, "ColorJitter.hue", hue, "be between 0 and 0.5")
+        self.strengths = {"Brightness": brightness, "Contrast": contrast, "Color": saturation}
         self.hue = hue
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The image with other colours, of the same shape."""
-        jobs = []
-        for which in rng.permutation(4):
-            if which < 3 and self.strengths[which] > 0:
-                strength = self.strengths[which]
-                factor = rng.uniform(max(0.0, 1 - strength), 1 + strength)
-                jobs.append(Job(("Brightness", "Contrast", "Color")[which], factor))
-            elif which == 3 and self.hue > 0:
-                jobs.append(Job("Hue", rng.uniform(-self.hue, self.hue)))
-        return carry_out(image, jobs)
+        """The image with other colors, of the same shape."""
+        ops = []
+        for place in rng.permutation(4):
+            if place == 3:
+                if self.hue > 0:
+                    ops.append(Op("Hue", rng.uniform(-self.hue, self.hue)))
+                continue
+            kind = list(self.strengths)[place]
+            strength = self.strengths[kind]
+            if strength > 0:
+                ops.append(Op(kind, rng.uniform(max(0.0, 1 - strength), 1 + strength)))
+        return apply_ops(image, ops)
 
 
 @TRANSFORMS.register()
-class Resize:
+class Resize(BaseTransform):
     """Resizes with antialiasing.
 
     Args:
         size: Length of the shorter side, the longer one following in proportion (rounded down, as torchvision
             does); or [height, width] exactly.
-        crop_pct: Share of the resized side that the centre crop after it keeps: the side becomes
+        crop_pct: Share of the resized side that the center crop after it keeps: the side becomes
             floor(size / crop_pct), so 224 at 0.875 resizes to 256. One `size` then serves both.
         interpolation: Filter.
     """
 
-    by_parts = True
-
     def __init__(
         self, *, size: int | list[int], crop_pct: float = 1.0, interpolation: Interpolation = "bicubic"
     ):
-        if not 0 < crop_pct <= 1:
-            raise ValueError(f"Resize.crop_pct is {crop_pct}; it must be above 0 and at most 1")
-        height, width = (math.floor(side / crop_pct) for side in _height_width("Resize.size", size))
+        require(0 < crop_pct <= 1, "Resize.crop_pct", crop_pct, "be above 0 and at most 1")
+        height, width = (math.floor(side / crop_pct) for side in height_width("Resize.size", size))
         self.output_hw = None if isinstance(size, int) else (height, width)
         self.short_side = height
         self.interpolation: Interpolation = interpolation
 
-    def __call__(self, image: LazyImage, rng: np.random.Generator) -> np.ndarray:
-        """The resized image."""
-        return as_array(self.defer(image, rng))
-
-    def defer(self, image: LazyImage, rng: np.random.Generator) -> LazyImage:
+    def apply(
+        self, image: LazyImage, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
+    ) -> LazyImage:
         """The resized image, computed when it is asked for, and as far."""
         h, w = image.shape[:2]
-        if self.output_hw is not None:
-            target = self.output_hw
-        elif w <= h:
-            target = (int(self.short_side * h / w), self.short_side)
-        else:
-            target = (self.short_side, int(self.short_side * w / h))
+        target = self.output_hw
+        if target is None:
+            scale = self.short_side
+            target = (int(scale * h / w), scale) if w <= h else (scale, int(scale * w / h))
         return image if target == (h, w) else _Resized(image, target, self.interpolation)
 
 
 class _Resized:
-    """An image that is to be resized, and mirrored if so said, as `LazyImage`."""
+    """A `LazyImage` that is resized, and mirrored if so said, where it is asked for."""
 
     def __init__(
-        self, image: LazyImage, size_hw: tuple[int, int], interpolation: Interpolation, mirrored: bool = False
+        self, image: LazyImage, size_hw: tuple[int, int], interpolation: Interpolation, mirror: bool = False
     ):
-        self._image, self._interpolation, self._mirrored = image, interpolation, mirrored
+        self._image = image
+        self._interpolation: Interpolation = interpolation
+        self._mirror = mirror
         self.shape = (*size_hw, image.shape[2])
 
     def mirrored(self) -> _Resized:
         """The same from right to left."""
-        return _Resized(self._image, self.shape[:2], self._interpolation, not self._mirrored)
+        return _Resized(self._image, self.shape[:2], self._interpolation, not self._mirror)
 
     def __getitem__(self, rectangle: tuple[slice, slice]) -> np.ndarray:
         top, bottom, left, right = edges(rectangle, self.shape)
-        if self._mirrored:
-            left, right = self.shape[1] - right, self.shape[1] - left
+        first = self.shape[1] - right if self._mirror else left
         return resize(
             self._image,
             self.shape[:2],
             interpolation=self._interpolation,
-            window=(top, left, bottom - top, right - left),
-            mirrored=self._mirrored,
+            window=(top, first, bottom - top, right - left),
+            mirrored=self._mirror,
         )
 
 
 @TRANSFORMS.register()
-class CenterCrop:
-    """Cuts out the centre; an image smaller than that gets black borders, as in torchvision.
+class CenterCrop(BaseTransform):
+    """Cuts out the center; an image smaller than that gets black borders, as in torchvision.
 
     Args:
         size: Side of the square result, or [height, width].
     """
 
-    by_parts = True
-
     def __init__(self, *, size: int | list[int]):
-        self.output_hw = _height_width("CenterCrop.size", size)
+        self.output_hw = height_width("CenterCrop.size", size)
 
-    def __call__(self, image: LazyImage, rng: np.random.Generator) -> np.ndarray:
-        """The centre: uint8 [*output_hw, 3]."""
+    def apply(
+        self, image: LazyImage, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The center: uint8 [*output_hw, 3]."""
         height, width = self.output_hw
         missing_h = max(0, height - image.shape[0])
         missing_w = max(0, width - image.shape[1])
@@ -340,12 +305,12 @@ class CenterCrop:
 
 
 @TRANSFORMS.register()
-class Normalize:
+class Normalize(BaseTransform):
     """Gives float32 [C, H, W] of (x / 255 - mean) / std.
 
     Args:
         mean: Per channel, of values in 0 to 1; one value serves all channels, and the average of three serves
-            grey images. Defaults to ImageNet's.
+            gray images. Defaults to ImageNet's.
         std: Per channel, above 0; likewise.
     """
 
@@ -368,7 +333,8 @@ class Normalize:
         self._set(mean, std)
 
     def _set(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean = tuple(mean)
+        self.std = tuple(std)
         self.scale = np.array([1 / (255 * s) for s in std], np.float32)
         self.bias = np.array([-m / s for m, s in zip(mean, std, strict=True)], np.float32)
 
@@ -376,7 +342,7 @@ class Normalize:
         """Brings mean and std to a number of channels.
 
         Raises:
-            ValueError: They are for another number, and not one value or, for grey images, three.
+            ValueError: They are for another number, and not one value or, for gray images, three.
         """
         given = len(self.mean)
         if channels == given:
@@ -391,49 +357,30 @@ class Normalize:
                 "values, or one for all" + zh("normalize_channels")
             )
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """float32 [C, H, W]."""
-        out = np.empty((len(self.mean), *image.shape[:2]), np.float32)
-        self.into(image, out)
+    def apply(
+        self, image: LazyImage, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """float32 [C, H, W], in `out` if that has this shape."""
+        shape = (len(self.mean), *image.shape[:2])
+        if out is None or out.shape != shape:
+            out = np.empty(shape, np.float32)
+        pixels = as_array(image)
+        if available():
+            from passl_sot.imageio.kernels import layout
+
+            layout.normalize(laid_out(pixels).reshape(-1), self.scale, self.bias, out.reshape(shape[0], -1))
+            return out
+        for channel in range(shape[0]):
+            np.multiply(pixels[:, :, channel], self.scale[channel], out=out[channel], dtype=np.float32)
+            out[channel] += self.bias[channel]
         return out
 
-    def into(self, image: np.ndarray, out: np.ndarray) -> None:
-        """Writes the result of an image into an array, float32 [C, H, W], contiguous."""
-        if available():
-            from passl_sot.imageio.kernels import layout as planes
+    def of_batch(self, images: np.ndarray, streams: Streams, empty: Callable[..., np.ndarray]) -> np.ndarray:
+        """The same for each of uint8 [B, H, W, C]: float32 [B, C, H, W]."""
+        from passl_sot.imageio.kernels import layout
 
-            flat = laid_out(image).reshape(-1)
-            planes.normalize(flat, self.scale, self.bias, out.reshape(len(out), -1))
-            return
-        for channel in range(len(self.mean)):
-            np.multiply(image[:, :, channel], self.scale[channel], out=out[channel], dtype=np.float32)
-            out[channel] += self.bias[channel]
-
-    def of_batch(self, images: np.ndarray, out: np.ndarray) -> None:
-        """The same of many: uint8 [B, H, W, C] into float32 [B, C, H, W]."""
-        from passl_sot.imageio.kernels import layout as planes
-
-        count, channels = out.shape[:2]
-        planes.normalize_each(
-            images.reshape(count, -1), self.scale, self.bias, out.reshape(count, channels, -1)
-        )
-
-
-def _height_width(what: str, size: int | Sequence[int]) -> tuple[int, int]:
-    pair = [size, size] if isinstance(size, int) else list(size)
-    if len(pair) != 2:
-        raise ValueError(f"{what} is {list(pair)}; it must be one number or [height, width]")
-    if min(pair) < 1:
-        raise ValueError(f"{what} is {size}; it must be 1 or more")
-    return pair[0], pair[1]
-
-
-def bounds(what: str, pair: Sequence[float], highest: float = math.inf) -> tuple[float, float]:
-    """The two values, lowest and highest, after checking that they are in order and above 0."""
-    if len(pair) != 2:
-        raise ValueError(f"{what} is {list(pair)}; it needs two values, lowest and highest")
-    low, high = pair
-    if not 0 < low <= high <= highest or math.isinf(high):
-        limit = "" if math.isinf(highest) else f" <= {highest:g}"
-        raise ValueError(f"{what} is [{low}, {high}]; it must hold 0 < lowest <= highest{limit}")
-    return float(low), float(high)
+        count, height, width, channels = images.shape
+        out = empty((count, channels, height, width), np.float32)
+        flat = out.reshape(count, channels, -1)
+        layout.normalize_each(images.reshape(count, -1), self.scale, self.bias, flat)
+        return out

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from passl_sot.config import Natural
 from passl_sot.config.chinese import zh
-from passl_sot.config.ranges import Natural
 from passl_sot.data.errors import DataError
-from passl_sot.data.transforms.image import TRANSFORMS, Stage
+from passl_sot.data.transforms.base import TRANSFORMS, Stage, require
 from passl_sot.imageio.kernels.jit import available, laid_out
 
 Box = tuple[int, int, int, int]
@@ -56,20 +56,16 @@ class Mixup:
         off_epoch: Natural | None = None,
     ):
         for name, value in (("mixup_alpha", mixup_alpha), ("cutmix_alpha", cutmix_alpha)):
-            if not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"Mixup.{name} is {value}; it must be 0 or more")
+            require(value >= 0 and math.isfinite(value), f"Mixup.{name}", value, "be 0 or more")
         if mixup_alpha == cutmix_alpha == 0:
             raise ValueError(
                 "Mixup.mixup_alpha and Mixup.cutmix_alpha are both 0, so nothing is mixed: take Mixup out of "
                 "batch_transforms; the loss smooths labels by itself"
             )
         for name, value in (("prob", prob), ("switch_prob", switch_prob)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"Mixup.{name} is {value}; it must be between 0 and 1")
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"Mixup.label_smoothing is {label_smoothing}; it must lie in [0, 1)")
-        if num_classes < 1:
-            raise ValueError(f"Mixup.num_classes is {num_classes}; it must be 1 or more")
+            require(0 <= value <= 1, f"Mixup.{name}", value, "be between 0 and 1")
+        require(0 <= label_smoothing < 1, "Mixup.label_smoothing", label_smoothing, "lie in [0, 1)")
+        require(num_classes >= 1, "Mixup.num_classes", num_classes, "be 1 or more")
         self.num_classes = num_classes
         self.mixup_alpha = mixup_alpha
         self.cutmix_alpha = cutmix_alpha
@@ -131,38 +127,6 @@ class Mixup:
 
     def __call__(
         self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        rng: np.random.Generator,
-        epoch: int = 0,
-        *,
-        overwrite: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Mixes a batch.
-
-        Args:
-            images: uint8 [B, H, W, 3], or float32 [B, 3, H, W].
-            labels: int64 [B].
-            rng: Source of the batch's one draw.
-            epoch: The epoch, counted from 0.
-            overwrite: Mix in `images` itself, where that can be; by default it isn't changed.
-
-        Returns:
-            Images of the same kind, and soft targets float32 [B, K].
-
-        Raises:
-            DataError: A label isn't below `num_classes`.
-        """
-        mixed, targets = self.mix(images, labels, rng, epoch, overwrite=overwrite)
-        if isinstance(mixed, np.ndarray):
-            return mixed, targets
-        result = laid_out(images) if overwrite else np.empty_like(images)
-        for i in range(-(-len(images) // 2)):
-            result[i], result[-1 - i] = mixed[i], mixed[-1 - i]
-        return result, targets
-
-    def mix(
-        self,
         images: Sequence[np.ndarray] | np.ndarray,
         labels: np.ndarray,
         rng: np.random.Generator,
@@ -170,22 +134,38 @@ class Mixup:
         *,
         overwrite: bool = False,
     ) -> tuple[Sequence[np.ndarray] | np.ndarray, np.ndarray]:
-        """The same, but mixes uint8 images, which may be a list of B, one by one when they are asked for."""
+        """Mixes a batch.
+
+        Args:
+            images: uint8 [B, H, W, 3] or a list of B, which isn't changed; or float32 [B, 3, H, W].
+            labels: int64 [B], or several per image as of `targets`.
+            rng: Source of the batch's one draw.
+            epoch: The epoch, counted from 0.
+            overwrite: Mix floats in `images` itself, where that can be; by default it isn't changed.
+
+        Returns:
+            The images, of bytes as `Mixtures` where they are mixed; and soft targets float32 [B, K].
+
+        Raises:
+            DataError: A label isn't below `num_classes`.
+        """
         of_bytes = images[0].dtype == np.uint8
         height, width = images[0].shape[:2] if of_bytes else images[0].shape[1:]
-        off = self.off_epoch is not None and epoch >= self.off_epoch
-        share, box = (1.0, None) if off else self.draw(height, width, rng)
-        targets = self.targets(labels, share)
-        if box is None and share == 1:
+        own = 1.0
+        box = None
+        if self.off_epoch is None or epoch < self.off_epoch:
+            own, box = self.draw(height, width, rng)
+        targets = self.targets(labels, own)
+        if box is None and own == 1:
             return images, targets
         if of_bytes:
-            return Mixtures(images, share, box), targets
+            return Mixtures(images, own, box), targets
         assert isinstance(images, np.ndarray)
         images = laid_out(images) if overwrite else images.copy()
         if box is not None:
             _swap_boxes(images, box)
         else:
-            _blend(images, share)
+            _blend(images, own)
         return images, targets
 
 
@@ -199,13 +179,16 @@ class Mixtures(Sequence):
     """
 
     def __init__(self, images: Sequence[np.ndarray] | np.ndarray, share: float, box: Box | None):
-        self._images, self._share, self._box = images, share, box
+        self._images = images
+        self._share = share
+        self._box = box
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, place: Any) -> Any:
-        image, other = self._images[place], self._images[-1 - place]
+        image = self._images[place]
+        other = self._images[-1 - place]
         if self._box is not None:
             top, bottom, left, right = self._box
             mixed = image.copy()
@@ -213,41 +196,44 @@ class Mixtures(Sequence):
             return mixed
         if 2 * place + 1 == len(self):
             return image
-        share, rest = np.float32(self._share), np.float32(1 - self._share)
+        share = np.float32(self._share)
+        rest = np.float32(1 - self._share)
         if available():
-            from passl_sot.imageio.kernels import layout as planes
+            from passl_sot.imageio.kernels import layout
 
             mixed = np.empty(image.shape, np.uint8)
-            one, two = laid_out(image).reshape(-1), laid_out(other).reshape(-1)
-            planes.blend_bytes(one, two, share, rest, mixed.reshape(-1))
+            flat = [laid_out(picture).reshape(-1) for picture in (image, other)]
+            layout.blend_bytes(*flat, share, rest, mixed.reshape(-1))
             return mixed
         mixture = image.astype(np.float32) * share + other.astype(np.float32) * rest
         return np.rint(mixture, out=mixture).astype(np.uint8)
 
 
 def _span(length: int, side: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Begin and end of a box's side: its centre is uniform, what sticks out is cut off."""
-    centre = int(rng.integers(length))
+    """Begin and end of a box's side: its center is uniform, what sticks out is cut off."""
+    center = int(rng.integers(length))
     # Halved first, as in CutMix's own code, so sides are even.
-    return max(centre - side // 2, 0), min(centre + side // 2, length)
+    return max(center - side // 2, 0), min(center + side // 2, length)
 
 
 def _swap_boxes(images: np.ndarray, box: Box) -> None:
     top, bottom, left, right = box
     where = np.s_[:, top:bottom, left:right]
     for i in range(len(images) // 2):
-        one, other = images[i][where], images[-1 - i][where]
+        one = images[i][where]
+        other = images[-1 - i][where]
         one[...], other[...] = other, one.copy()
 
 
 def _blend(images: np.ndarray, share: float) -> None:
-    own, rest = np.float32(share), np.float32(1 - share)
+    own = np.float32(share)
+    rest = np.float32(1 - share)
     pairs = [(images[i], images[-1 - i]) for i in range(len(images) // 2)]
     if available():
-        from passl_sot.imageio.kernels import layout as planes
+        from passl_sot.imageio.kernels import layout
 
         for a, b in pairs:
-            planes.blend_floats(a.reshape(-1), b.reshape(-1), own, rest)
+            layout.blend_floats(a.reshape(-1), b.reshape(-1), own, rest)
         return
     # Pair by pair rather than at once: what is worked on stays in the processor's cache.
     for a, b in pairs:

@@ -11,7 +11,7 @@
 | ShearX, ShearY | rows' or columns' shift per pixel |
 | TranslateX, TranslateY | share of width or height |
 | Grey | none |
-| Hue | turn, as a share of the colour circle |
+| Hue | turn, as a share of the color circle |
 | Blur | radius of `PIL.ImageFilter.GaussianBlur`, in pixels |
 
 Where numba is installed (``pip install .[fast]``) the loops of `kernels` carry them out, else Pillow does.
@@ -50,8 +50,8 @@ _MATRICES: dict[str, Callable[[float, int, int], Matrix]] = {
 }
 
 
-class Job(NamedTuple):
-    """One operation on one image.
+class Op(NamedTuple):
+    """An operation on an image.
 
     Attributes:
         kind: A kind of the table at the top of this module.
@@ -85,8 +85,7 @@ class Job(NamedTuple):
     def by_kernel(self, image: np.ndarray) -> np.ndarray:
         """The same of a contiguous image, uint8 [H, W, 3], by a compiled loop; numba must be installed."""
         # Here, as this brings numba with it.
-        from passl_sot.imageio.kernels import affine, blur
-        from passl_sot.imageio.kernels import color as colour
+        from passl_sot.imageio.kernels import affine, blur, color
 
         if self.kind in _MATRICES:
             matrix = _MATRICES[self.kind](self.strength, image.shape[1], image.shape[0])
@@ -95,23 +94,23 @@ class Job(NamedTuple):
             return affine.rotate(image, self.strength, self.interpolation, self.fill)
         if self.kind == "Blur":
             return blur.gaussian(image, self.strength)
-        if self.kind in colour.OPERATIONS:
-            return colour.OPERATIONS[self.kind](image, self.strength)
+        if self.kind in color.OPERATIONS:
+            return color.OPERATIONS[self.kind](image, self.strength)
         return laid_out(np.asarray(self.by_pillow(Image.fromarray(image))))
 
 
-def carry_out(image: np.ndarray, jobs: Sequence[Job]) -> np.ndarray:
+def apply_ops(image: np.ndarray, ops: Sequence[Op]) -> np.ndarray:
     """An image, uint8 [H, W, 3], after operations in their order; without any, the image itself."""
-    if not jobs:
+    if not ops:
         return image
     if available():
         image = laid_out(image)
-        for job in jobs:
-            image = job.by_kernel(image)
+        for op in ops:
+            image = op.by_kernel(image)
         return image
     picture = Image.fromarray(image)
-    for job in jobs:
-        picture = job.by_pillow(picture)
+    for op in ops:
+        picture = op.by_pillow(picture)
     return np.asarray(picture)
 
 
@@ -127,7 +126,7 @@ def _solarize_add(picture: Image.Image, added: float) -> Image.Image:
 
 def _turn_hue(picture: Image.Image, turn: float) -> Image.Image:
     hue, saturation, value = picture.convert("HSV").split()
-    # uint8 wraps around, as the colour circle does.
+    # uint8 wraps around, as the color circle does.
     turned = np.asarray(hue) + np.int32(turn * 255).astype(np.uint8)
     return Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert("RGB")
 

@@ -17,14 +17,14 @@ With L = magnitude / 10, and ± where the sign is drawn:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from passl_sot.data.transforms.image import TRANSFORMS
-from passl_sot.data.transforms.operations import FILTERS, Fill, Filter, Job, carry_out
+from passl_sot.data.transforms.base import TRANSFORMS, Stage
+from passl_sot.data.transforms.operations import FILTERS, Fill, Filter, Op, apply_ops
 
 _HIGHEST = 10.0
 # Every operation that was drawn is carried out with this probability.
@@ -38,11 +38,11 @@ class Step(NamedTuple):
     """One operation as it was drawn.
 
     Attributes:
-        name: A key of `OPERATIONS`.
+        name: A key of a table such as `OPERATIONS`.
         magnitude: In [0, 10].
         sign: 1 or -1; operations without ± in the table don't look at it.
         interpolation: Filter of operations that move pixels.
-        fill: Colour of what comes in from outside of the image.
+        fill: Color of pixels that come in from outside of the image.
     """
 
     name: str
@@ -61,22 +61,9 @@ class Step(NamedTuple):
         """±L."""
         return self.sign * self.level
 
-
-@dataclass(frozen=True)
-class Operation:
-    """What a step of some name does.
-
-    Attributes:
-        kind: As in `operations`.
-        strength: How strong it is in a step.
-    """
-
-    kind: str
-    strength: Callable[[Step], float]
-
-    def job(self, step: Step) -> Job:
-        """The step as a job."""
-        return Job(self.kind, self.strength(step), step.interpolation, step.fill)
+    def op(self, strengths: Mapping[str, Callable[[Step], float]]) -> Op:
+        """The step as an operation on pixels, as strong as a table says."""
+        return Op(self.name, strengths[self.name](self), self.interpolation, self.fill)
 
 
 def _nothing(step: Step) -> float:
@@ -87,7 +74,8 @@ def _factor(step: Step) -> float:
     return 1 + 0.9 * step.signed
 
 
-_STRENGTHS: dict[str, Callable[[Step], float]] = {
+# Strengths, as `operations.Op` takes them, by kind.
+OPERATIONS: dict[str, Callable[[Step], float]] = {
     "AutoContrast": _nothing,
     "Equalize": _nothing,
     "Invert": _nothing,
@@ -104,8 +92,41 @@ _STRENGTHS: dict[str, Callable[[Step], float]] = {
     "TranslateX": lambda step: 0.45 * step.signed,
     "TranslateY": lambda step: 0.45 * step.signed,
 }
-OPERATIONS = {kind: Operation(kind, strength) for kind, strength in _STRENGTHS.items()}
 _NAMES = tuple(OPERATIONS)
+
+
+class PolicyTransform:
+    """Operations drawn for each image; their pixels are those of Pillow.
+
+    Attributes:
+        strengths: How strong each operation is in a step.
+    """
+
+    stage: Stage = "rgb"
+    strengths: Mapping[str, Callable[[Step], float]] = OPERATIONS
+
+    def __init__(self, interpolation: Literal["bilinear", "bicubic", "random"], fill: tuple[int, int, int]):
+        self.filters: tuple[Filter, ...] = tuple(FILTERS) if interpolation == "random" else (interpolation,)
+        if not all(0 <= value <= 255 for value in fill):
+            raise ValueError(
+                f"{type(self).__name__}.fill is {list(fill)}; it must be red, green, blue in 0 to 255"
+            )
+        red, green, blue = fill
+        self.fill: Fill = (red, green, blue)
+
+    def draw(self, rng: np.random.Generator) -> list[Step]:
+        """Draws the steps of one image."""
+        raise NotImplementedError
+
+    def draw_step(self, name: str, magnitude: float, rng: np.random.Generator) -> Step:
+        """Draws sign and filter of a step."""
+        sign = 1 if rng.random() < 0.5 else -1
+        interpolation = self.filters[int(rng.integers(len(self.filters)))]
+        return Step(name, magnitude, sign, interpolation, self.fill)
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The augmented image, of the same shape."""
+        return apply_ops(image, [step.op(self.strengths) for step in self.draw(rng)])
 
 
 @dataclass(frozen=True)
@@ -158,31 +179,17 @@ def _misread(text: str, what: str) -> ValueError:
     )
 
 
-def check_fill(what: str, fill: tuple[int, int, int]) -> tuple[int, int, int]:
-    """A colour, if it is one.
-
-    Raises:
-        ValueError: A value lies outside of 0 to 255.
-    """
-    if not all(0 <= value <= 255 for value in fill):
-        raise ValueError(f"{what} is {list(fill)}; it must be red, green, blue in 0 to 255")
-    red, green, blue = fill
-    return red, green, blue
-
-
 @TRANSFORMS.register()
-class RandAugment:
+class RandAugment(PolicyTransform):
     """Draws operations with replacement, each carried out half of the time, with a magnitude of its own.
 
-    Belongs after crop and flip. The pixels are those of Pillow's operations.
+    Belongs after crop and flip.
 
     Args:
         policy: Magnitude and number of operations in timm's spelling; see `parse_policy`.
         interpolation: Filter of operations that move pixels; "random" draws one for each.
-        fill: Red, green and blue of what comes in from outside of the image; by default ImageNet's mean.
+        fill: Red, green and blue of pixels that come in from outside; by default ImageNet's mean.
     """
-
-    colours = True
 
     def __init__(
         self,
@@ -192,22 +199,15 @@ class RandAugment:
         fill: tuple[int, int, int] = MEAN,
     ):
         self.policy = parse_policy(policy)
-        self.filters: tuple[Filter, ...] = tuple(FILTERS) if interpolation == "random" else (interpolation,)
-        self.fill = check_fill("RandAugment.fill", fill)
+        super().__init__(interpolation, fill)
 
     def draw(self, rng: np.random.Generator) -> list[Step]:
-        """Draws what is done to one image: 0 to n steps."""
+        """Draws 0 to n steps."""
         steps = []
         # All of them first; one by one takes less time than an array.
         for name in [rng.integers(len(_NAMES)) for _ in range(self.policy.operations)]:
             if rng.random() >= _APPLIED:
                 continue
             magnitude = min(max(rng.normal(self.policy.magnitude, self.policy.std), 0.0), _HIGHEST)
-            sign = 1 if rng.random() < 0.5 else -1
-            interpolation = self.filters[int(rng.integers(len(self.filters)))]
-            steps.append(Step(_NAMES[name], magnitude, sign, interpolation, self.fill))
+            steps.append(self.draw_step(_NAMES[name], magnitude, rng))
         return steps
-
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The augmented image, of the same shape."""
-        return carry_out(image, [OPERATIONS[step.name].job(step) for step in self.draw(rng)])

@@ -1,23 +1,41 @@
-"""The contract every backbone keeps, and what all of them share.
+"""The contract every backbone keeps, and the parts they share.
+
+``Backbone`` is for inputs of any kind, ``ImageBackbone`` for images; ``PlainBackbone`` has one width and
+one grid, ``StagedBackbone`` halves its grid from stage to stage.
 
 Legend: B batch, P prefix tokens (class, distillation), N = H·W word tokens, C width.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
-import numpy as np
 import paddle
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
 from passl_sot.config.epoch_schedule import value_of_epoch
+from passl_sot.nn.block import Block
 from passl_sot.nn.drop_path import DropPath, drop_path_rates
 from passl_sot.nn.initializers import trunc_normal_
-from passl_sot.nn.input_channels import adapt_channels
+from passl_sot.nn.layers import LayerNorm
+from passl_sot.nn.position import sinusoid_table
 
-__all__ = ["Backbone", "PlainBackbone", "as_pair", "prepend"]
+__all__ = [
+    "Backbone",
+    "Grid",
+    "ImageBackbone",
+    "PlainBackbone",
+    "Stage",
+    "StagedBackbone",
+    "as_pair",
+    "halved",
+    "prepend",
+]
+
+Grid = tuple[int, int]
+
+_PREFIX_TOKENS = ("cls_token", "dist_token")
 
 
 def as_pair(img_size: int | Sequence[int]) -> tuple[int, int]:
@@ -32,9 +50,9 @@ def as_pair(img_size: int | Sequence[int]) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def _differs(got: Any, wanted: int) -> bool:
-    """Whether a size is known and is another one; a traced graph has -1 or a variable for unknown."""
-    return isinstance(got, int) and got >= 0 and got != wanted
+def halved(grid: Grid) -> Grid:
+    """Half the rows and columns, rounded up."""
+    return (grid[0] + 1) // 2, (grid[1] + 1) // 2
 
 
 def prepend(tokens: Sequence[paddle.Tensor], x_bnc: paddle.Tensor) -> paddle.Tensor:
@@ -43,13 +61,14 @@ def prepend(tokens: Sequence[paddle.Tensor], x_bnc: paddle.Tensor) -> paddle.Ten
     return paddle.concat([*(token.expand_as(x_bnc[:, :1]) for token in tokens), x_bnc], axis=1)
 
 
-def _statistics_once(block: Callable[[paddle.Tensor], paddle.Tensor]) -> Callable[..., paddle.Tensor]:
-    """The block, whose second call leaves BatchNorm's running statistics alone.
+def _differs(got: Any, wanted: int) -> bool:
+    # A traced graph has -1 or a variable for a size that it leaves open.
+    return isinstance(got, int) and got >= 0 and got != wanted
 
-    Recomputation calls a block again in the backward pass: the statistics would move twice a step.
-    """
-    layers = block.sublayers() if isinstance(block, nn.Layer) else []
-    norms = [layer for layer in layers if isinstance(layer, nn.BatchNorm2D)]
+
+def _statistics_once(block: nn.Layer) -> Callable[[paddle.Tensor], paddle.Tensor]:
+    """The block, whose second call leaves BatchNorm's running statistics alone."""
+    norms = [layer for layer in block.sublayers() if isinstance(layer, nn.BatchNorm2D)]
     calls = 0
 
     def run(x: paddle.Tensor) -> paddle.Tensor:
@@ -57,9 +76,10 @@ def _statistics_once(block: Callable[[paddle.Tensor], paddle.Tensor]) -> Callabl
         calls += 1
         if calls == 1:
             return block(x)
+        # Recomputation calls a block again in the backward pass: the statistics would move twice a step.
         momenta = [norm._momentum for norm in norms]
         for norm in norms:
-            norm._momentum = 1.0  # Paddle's momentum is the old statistics' share
+            norm._momentum = 1.0  # Paddle's momentum is the weight of the old statistics
         try:
             return block(x)
         finally:
@@ -70,127 +90,57 @@ def _statistics_once(block: Callable[[paddle.Tensor], paddle.Tensor]) -> Callabl
 
 
 class Backbone(nn.Layer):
-    """Base of all backbones: ``forward(images)`` gives normalised tokens ``[B, P+N, C]``.
+    """Base of all backbones: ``forward(inputs)`` gives normalized tokens ``[B, P+N, C]``.
+
+    The inputs may be anything; a backbone checks them itself. Blocks are ``blocks.<i>`` or
+    ``<stages>.<s>.blocks.<i>``, and ``norm`` (or ``proj``) follows the last.
+
+    Args:
+        num_features: Width C of the tokens given.
+        num_prefix_tokens: Number P of tokens before the word tokens: 0, 1 (class) or 2 (and distillation).
+        depths: Blocks of each stage.
 
     Attributes:
-        img_size: Input height and width in pixels.
-        num_features: Width C of the tokens given.
-        num_prefix_tokens: Number P of tokens before the word tokens: 0, 1 (class) or 2.
-        feature_info: One dict per map that ``forward_intermediates`` can give, in order:
-            ``module`` (name of the layer), ``num_chs`` and ``reduction`` (pixels per token).
         num_layers: The greatest number ``layer_of`` gives.
-        torch_key_rules: How names of the official PyTorch state dict become names of a
-            ``Classifier`` (``backbone.*``, ``head.*``): pairs of a regular expression and its
-            replacement, all applied in order.
-        foreign_key_rules: The same for other namings ("timm", "PaddleClas", "PASSL"), by their
-            names; each starts from the foreign file's own names. The naming that accounts for
-            all keys is taken.
-        paddle_key_rules: The way back, from names of a ``Classifier`` to official ones. A
-            conversion checks that ``torch_key_rules`` lead every name back to where it came from.
-        torch_tables: Regular expressions of tables that the model computes (buffers that are not
-            saved, by their names in the backbone) and that official state dicts hold all the same.
-            A file's table for which a model of this size has no use is left aside.
-        torch_pointwise: Regular expressions of official names of 1×1 convolutions that are a
-            Linear here.
-        in_chans: Channels of the images.
-        input_weights: Names in the backbone of convolutions over the image, of which at most one is
-            there; their weights follow ``in_chans`` when weights of other channels are loaded.
     """
 
-    img_size: tuple[int, int]
-    num_features: int
-    num_prefix_tokens: int
-    feature_info: list[dict[str, Any]]
-    num_layers: int
-    torch_key_rules: tuple[tuple[str, str], ...] = ((r"^(?!head\.)", "backbone."),)
-    foreign_key_rules: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType({})
-    paddle_key_rules: tuple[tuple[str, str], ...] = (
-        (r"^backbone\.", ""),
-        (r"^head\.(fc|head)\.", "head."),
-        (r"^head\.head_dist\.", "head_dist."),
-    )
-    torch_tables: tuple[str, ...] = (r"(.*\.)?pos_embed",)
-    torch_pointwise: tuple[str, ...] = ()
-    in_chans: int
-    input_weights: tuple[str, ...] = ()
-
-    def __init__(self) -> None:
+    def __init__(
+        self, num_features: int = 0, num_prefix_tokens: int = 0, depths: Sequence[int] = (0,)
+    ) -> None:
         super().__init__()
+        self.num_features = num_features
+        self.num_prefix_tokens = num_prefix_tokens
+        self.depths = list(depths)
+        self.num_layers = sum(depths) + 1
         self._recompute = False
         self._drop_path_rate: float | Mapping[str, float | str] | None = None
 
+    def input_spec(self, batch: int | None = None) -> paddle.static.InputSpec:
+        """Shape and type of an input, for graphs and counts; None for a batch of any size."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which inputs it takes (input_spec)")
+
     def learned(self, shape: list[int]) -> paddle.Tensor:
-        """A new parameter as class tokens and position tables start: normal, deviation 0.02."""
+        """A new parameter as class tokens and position tables start: normal, std 0.02."""
         zero = nn.initializer.Constant(0.0)
         return trunc_normal_(self.create_parameter(shape, default_initializer=zero), std=0.02)
-
-    def forward_intermediates(
-        self, x_bchw: paddle.Tensor, indices: int | Sequence[int] | None = None
-    ) -> list[paddle.Tensor]:
-        """Feature maps ``[B, C, H, W]`` from inside the network.
-
-        Args:
-            x_bchw: Images.
-            indices: Positions in ``feature_info`` (negative ones count from the end), the number
-                of last maps, or None for all.
-        """
-        raise NotImplementedError
-
-    def resize(self, img_size: int | Sequence[int]) -> None:
-        """Change the input size; the weights stay.
-
-        Raises:
-            ValueError: The size is impossible; the message names the nearest valid one.
-        """
-        raise NotImplementedError
-
-    def adapt_torch_entry(self, name: str, array: np.ndarray) -> np.ndarray:
-        """An entry of a foreign state dict as this model takes it, such as a resized position table.
-
-        Called for every entry of the backbone before its shape is checked.
-
-        Args:
-            name: Its name in this backbone (after the key rules, without ``backbone.``).
-            array: Its value, laid out as in the file.
-
-        Returns:
-            The value to take, in the same layout; the array itself where nothing is to be done.
-
-        Raises:
-            ValueError: It can't be adapted; the message becomes part of the report.
-        """
-        return array
-
-    def adapt_input_channels(self, name: str, array: np.ndarray) -> np.ndarray:
-        """An entry over the channels of the image, for images of ``in_chans`` channels.
-
-        Called for every entry of the backbone before ``adapt_torch_entry``.
-
-        Args:
-            name: Its name in this backbone.
-            array: Its value, laid out as in PyTorch.
-
-        Returns:
-            The value to take, in the same layout; the array itself where nothing is to be done.
-
-        Raises:
-            ValueError: It can't be adapted; the message becomes part of the report.
-        """
-        if name not in self.input_weights or array.ndim != 4:
-            return array
-        return adapt_channels(array, self.in_chans)
-
-    def restore_torch_entry(self, name: str, array: np.ndarray) -> np.ndarray:
-        """The reverse of ``adapt_torch_entry`` for an entry laid out as in PyTorch; see there."""
-        return array
 
     def layer_of(self, name: str) -> int:
         """Depth of a parameter for layer-wise decay, by its name in this backbone.
 
-        0 for what comes before the first block, i+1 for block i, ``num_layers`` for what comes
-        after the last.
+        0 before the first block, i+1 for block i (counted through all stages), ``num_layers`` after the
+        last. The way down from one stage to the next has the depth of the block before it.
         """
-        raise NotImplementedError
+        parts = name.split(".")
+        if parts[0] in ("norm", "proj"):
+            return self.num_layers
+        if parts[0] == "blocks":
+            return int(parts[1]) + 1
+        if len(parts) > 3 and parts[2] == "blocks":
+            return sum(self.depths[: int(parts[1])]) + int(parts[3]) + 1
+        # As in Swin's official fine-tuning, for which a merging is part of the stage before it.
+        if parts[0] in ("layers", "pools"):
+            return sum(self.depths[: int(parts[1]) + 1])
+        return 0
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters of two or more dimensions that are not decayed all the same."""
@@ -204,7 +154,7 @@ class Backbone(nn.Layer):
         """Set the stochastic depth of all blocks; for the end of a constructor.
 
         Args:
-            rate: What ``rates_of_blocks`` takes, or a schedule of such rates, see ``config.epoch_schedule``.
+            rate: The argument of ``rates_of_blocks``, or a schedule of it, see ``config.epoch_schedule``.
 
         Raises:
             ValueError: A rate lies outside [0, 1), or the schedule is faulty.
@@ -217,7 +167,7 @@ class Backbone(nn.Layer):
         return drop_path_rates(rate, depth)
 
     def set_epoch(self, epoch: int) -> None:
-        """Told before each epoch of training, counted from 0: drop-path follows what was scheduled."""
+        """Told before each epoch of training, counted from 0: drop-path follows its schedule."""
         if self._drop_path_rate is None:
             return
         rate = value_of_epoch("drop_path_rate", self._drop_path_rate, epoch)
@@ -225,36 +175,120 @@ class Backbone(nn.Layer):
         for layer, own in zip(layers, self.rates_of_blocks(rate, len(layers)), strict=True):
             layer.set_rate(own)
 
-    def run_block(self, block: Callable[[paddle.Tensor], paddle.Tensor], x: paddle.Tensor) -> paddle.Tensor:
+    def run_block(self, block: nn.Layer, x: paddle.Tensor) -> paddle.Tensor:
         """Call a block, with recomputation when it is on and there are gradients to save for."""
         if self._recompute and (self.training or not x.stop_gradient) and paddle.in_dynamic_mode():
             # The re-entrant form breaks inside DataParallel.
             return recompute(_statistics_once(block), x, use_reentrant=False)
         return block(x)
 
-    def check_images(self, x_bchw: paddle.Tensor, in_chans: int) -> None:
-        """Raise a readable error for images of another shape than the model is planned for.
 
-        Sizes that a traced graph leaves open (negative) are not checked.
-        """
-        shape = list(x_bchw.shape)
-        wanted = [in_chans, *self.img_size]
-        name = type(self).__name__
-        if len(shape) != 4 or _differs(shape[1], in_chans):
-            raise ValueError(f"{name} takes images [batch, {', '.join(map(str, wanted))}], got {shape}")
-        if _differs(shape[2], self.img_size[0]) or _differs(shape[3], self.img_size[1]):
-            raise ValueError(
-                f"{name} is planned for images of {self.img_size[0]}x{self.img_size[1]} pixels, got "
-                f"{shape[2]}x{shape[3]}: resize the images, or the model with "
-                f".resize([{shape[2]}, {shape[3]}]) (img_size in the configuration)"
-            )
+class ImageBackbone(Backbone):
+    """Base of backbones over images: an embedding, stages of blocks, and a last norm.
 
-    def pick(self, indices: int | Sequence[int] | None) -> list[int]:
-        """Positions in ``feature_info`` that ``indices`` of ``forward_intermediates`` mean.
+    A family gives ``embed``, ``run_stage`` and ``resize``, which calls ``plan_maps``.
+
+    Args:
+        in_chans: Channels of the images.
+        num_features: See ``Backbone``, as the others.
+        num_prefix_tokens: See there.
+        depths: See there.
+
+    Attributes:
+        img_size: Input height and width in pixels.
+        grid_size: Rows and columns of the word tokens given.
+        grids: Rows and columns of each map of ``feature_info``.
+        feature_info: One dict per map that ``forward_intermediates`` can give, in order:
+            ``module`` (name of the layer), ``num_chs`` and ``reduction`` (pixels per token).
+    """
+
+    img_size: tuple[int, int]
+    grid_size: Grid
+    grids: list[Grid]
+    feature_info: list[dict[str, Any]]
+    norm: nn.Layer
+
+    def __init__(
+        self, in_chans: int, num_features: int, num_prefix_tokens: int, depths: Sequence[int]
+    ) -> None:
+        super().__init__(num_features, num_prefix_tokens, depths)
+        self.in_chans = in_chans
+
+    def input_spec(self, batch: int | None = None) -> paddle.static.InputSpec:
+        """Images ``[B, in_chans, H, W]``."""
+        return paddle.static.InputSpec([batch, self.in_chans, *self.img_size], "float32")
+
+    def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Images ``[B, in_chans, H, W]`` to the input of the first stage."""
+        raise NotImplementedError
+
+    def run_stage(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
+        """Output of stage s, whose map is number s of ``feature_info``, from that of the one before."""
+        raise NotImplementedError
+
+    def resize(self, img_size: int | Sequence[int]) -> None:
+        """Change the input size; the weights stay, but for learned tables that follow the size.
+
+        Such a table becomes a new parameter: resize before an optimizer is built.
+
+        Args:
+            img_size: Side in pixels, or height and width.
 
         Raises:
-            ValueError: One lies outside.
+            ValueError: The size is impossible; the message names the nearest valid one.
         """
+        raise NotImplementedError
+
+    def plan_maps(
+        self, modules: Sequence[str], widths: Iterable[int], strides: Iterable[int], grids: Sequence[Grid]
+    ) -> None:
+        """Note the maps that ``forward_intermediates`` can give, in order."""
+        self.grids = list(grids)
+        self.grid_size = self.grids[-1]
+        self.feature_info = [
+            {"module": module, "num_chs": width, "reduction": stride}
+            for module, width, stride in zip(modules, widths, strides, strict=True)
+        ]
+
+    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Images ``[B, in_chans, H, W]`` to normalized tokens ``[B, P+N, C]``.
+
+        Raises:
+            ValueError: The images have another size than the model is planned for.
+        """
+        x = self.embed(x_bchw)
+        for s in range(len(self.feature_info)):
+            x = self.run_stage(s, x)
+        return self.norm(x)
+
+    def forward_intermediates(
+        self, x_bchw: paddle.Tensor, indices: int | Sequence[int] | None = None
+    ) -> list[paddle.Tensor]:
+        """Feature maps ``[B, C, H, W]`` from inside the network, without prefix tokens, not normalized.
+
+        Args:
+            x_bchw: Images.
+            indices: Positions in ``feature_info`` (negative ones count from the end), the number
+                of last maps, or None for all.
+
+        Raises:
+            ValueError: There is no such map.
+        """
+        chosen = self._pick(indices)
+        maps: dict[int, paddle.Tensor] = {}
+        x = self.embed(x_bchw)
+        for s in range(max(chosen, default=-1) + 1):
+            x = self.run_stage(s, x)
+            if s in chosen:
+                maps[s] = self.as_map(s, x)
+        return [maps[s] for s in chosen]
+
+    def as_map(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
+        """Output of stage s as a map ``[B, C, H, W]``."""
+        words = x[:, self.num_prefix_tokens :].transpose([0, 2, 1])
+        return words.reshape([0, 0, *self.grids[s]])
+
+    def _pick(self, indices: int | Sequence[int] | None) -> list[int]:
         count = len(self.feature_info)
         if indices is None:
             return list(range(count))
@@ -267,59 +301,136 @@ class Backbone(nn.Layer):
             raise ValueError(f"no feature map {wrong[0]}: there are {count}, numbered from 0")
         return [i % count for i in indices]
 
+    def check_images(self, x_bchw: paddle.Tensor) -> None:
+        """Raise a readable error for images of another shape than the model is planned for."""
+        shape = list(x_bchw.shape)
+        wanted = [self.in_chans, *self.img_size]
+        name = type(self).__name__
+        if len(shape) != 4 or _differs(shape[1], self.in_chans):
+            raise ValueError(f"{name} takes images [batch, {', '.join(map(str, wanted))}], got {shape}")
+        if _differs(shape[2], self.img_size[0]) or _differs(shape[3], self.img_size[1]):
+            raise ValueError(
+                f"{name} is planned for images of {self.img_size[0]}x{self.img_size[1]} pixels, got "
+                f"{shape[2]}x{shape[3]}: resize the images, or the model with "
+                f".resize([{shape[2]}, {shape[3]}]) (img_size in the configuration)"
+            )
 
-class PlainBackbone(Backbone):
-    """Base of backbones of one width and one grid: ``embed``, then ``blocks``, then ``norm``.
+    def check_size(self, size: tuple[int, int], least: int, unit: str) -> None:
+        """Raise an error that names the nearest valid size unless both sides have ``least`` pixels."""
+        if min(size) < least:
+            nearest = " x ".join(str(max(side, least)) for side in size)
+            raise ValueError(
+                f"{type(self).__name__}: an image of {size[0]}x{size[1]} pixels holds no {unit} of {least}: "
+                f"the nearest valid size is {nearest}"
+            )
+
+
+class PlainBackbone(ImageBackbone):
+    """Base of backbones of one width and one grid: ``make_words``, prefix tokens, ``blocks``, ``norm``.
+
+    A constructor makes the layers of ``make_words`` first, then calls ``add_prefix_tokens`` and
+    ``add_blocks``; ``resize`` calls ``plan_grid``.
 
     Attributes:
         blocks: Blocks from ``[B, P+N, C]`` to the same shape.
-        norm: The norm after the last.
-        grid_size: Rows and columns of the word tokens.
+        pos_embed: Position table ``[1, P+N, C]``.
     """
 
     blocks: nn.LayerList
-    norm: nn.Layer
-    grid_size: tuple[int, int]
+    pos_embed: paddle.Tensor
+
+    def add_prefix_tokens(self) -> None:
+        """Make the learned class token, and the distillation token behind it."""
+        for name in _PREFIX_TOKENS[: self.num_prefix_tokens]:
+            setattr(self, name, self.learned([1, 1, self.num_features]))
+
+    def add_blocks(
+        self,
+        num_heads: int,
+        mlp_ratio: float,
+        qkv_bias: bool,
+        dropout: float,
+        attn_dropout: float,
+        drop_path: float | Mapping[str, float | str],
+        norm_epsilon: float,
+    ) -> None:
+        """Make the dropout after the position table, the blocks, and the norm behind them."""
+        width = self.num_features
+        self.pos_drop = nn.Dropout(dropout)
+        self.blocks = nn.LayerList(
+            Block(width, num_heads, mlp_ratio, qkv_bias, dropout, attn_dropout, norm_epsilon)
+            for _ in range(self.depths[0])
+        )
+        self.norm = LayerNorm(width, epsilon=norm_epsilon)
+        self.schedule_drop_path(drop_path)
+
+    def plan_grid(self, grid: Grid, stride: int) -> None:
+        """Note the rows and columns of the words, and how many pixels one has along each side."""
+        depth = self.depths[0]
+        modules = [f"blocks.{i}" for i in range(depth)]
+        self.plan_maps(modules, [self.num_features] * depth, [stride] * depth, [grid] * depth)
+
+    def use_sinusoid(self) -> None:
+        """Make the fixed position table for the grid.
+
+        It starts at row 1 without a class token, so that a word has the same position either way.
+        """
+        rows, columns = self.grid_size
+        table = sinusoid_table(1 + rows * columns, self.num_features)[:, 1 - self.num_prefix_tokens :]
+        # Recomputed from the size, hence never saved: checkpoints of any size load.
+        self.register_buffer("pos_embed", table.astype(self.norm.weight.dtype), persistable=False)
+
+    def make_words(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Images ``[B, in_chans, H, W]`` to word tokens ``[B, N, C]``, row by row."""
+        raise NotImplementedError
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, P+N, C]``."""
-        raise NotImplementedError
+        self.check_images(x_bchw)
+        x = self.make_words(x_bchw)
+        if self.num_prefix_tokens:
+            x = prepend([getattr(self, name) for name in _PREFIX_TOKENS[: self.num_prefix_tokens]], x)
+        return self.pos_drop(x + self.pos_embed)
 
-    def set_stride(self, stride: int) -> None:
-        """Note in ``feature_info`` how many pixels a token has along each side."""
-        self.feature_info = [
-            {"module": f"blocks.{i}", "num_chs": self.num_features, "reduction": stride}
-            for i in range(len(self.blocks))
-        ]
+    def run_stage(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
+        """Block s, on ``[B, P+N, C]``."""
+        return self.run_block(self.blocks[s], x)
 
-    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Images ``[B, in_chans, H, W]`` to normalised tokens ``[B, P+N, C]``.
 
-        Raises:
-            ValueError: The images have another size than the model is planned for.
-        """
-        x = self.embed(x_bchw)
-        for block in self.blocks:
+class Stage(nn.Layer):
+    """Blocks of one width, and the way down to the next stage (None after the last)."""
+
+    def __init__(self, blocks: Iterable[nn.Layer], downsample: nn.Layer | None = None) -> None:
+        super().__init__()
+        self.blocks = nn.LayerList(blocks)
+        self.downsample = downsample
+
+
+class StagedBackbone(ImageBackbone):
+    """Base of backbones in stages, each with half the grid of the one before.
+
+    Attributes:
+        layers: The stages.
+    """
+
+    layers: nn.LayerList
+
+    def plan_stages(
+        self, modules: Sequence[str], widths: Sequence[int], stride: int, first_grid: Grid
+    ) -> None:
+        """Note each stage's map, from the first one's grid and pixels per token."""
+        grids = accumulate(range(1, len(widths)), lambda grid, _: halved(grid), initial=first_grid)
+        strides = [stride * 2**s for s in range(len(widths))]
+        self.plan_maps(modules, widths, strides, list(grids))
+
+    def run_blocks(self, blocks: nn.LayerList, x: paddle.Tensor) -> paddle.Tensor:
+        """Blocks one after the other."""
+        for block in blocks:
             x = self.run_block(block, x)
-        return self.norm(x)
+        return x
 
-    def forward_intermediates(
-        self, x_bchw: paddle.Tensor, indices: int | Sequence[int] | None = None
-    ) -> list[paddle.Tensor]:
-        """Outputs of blocks as maps ``[B, C, H, W]``, without prefix tokens, not normalised."""
-        chosen = self.pick(indices)
-        maps: dict[int, paddle.Tensor] = {}
-        x = self.embed(x_bchw)
-        for i, block in enumerate(self.blocks[: max(chosen, default=-1) + 1]):
-            x = self.run_block(block, x)
-            if i in chosen:
-                words = x[:, self.num_prefix_tokens :].transpose([0, 2, 1])
-                maps[i] = words.reshape([0, 0, *self.grid_size])
-        return [maps[i] for i in chosen]
-
-    def layer_of(self, name: str) -> int:
-        """See :meth:`Backbone.layer_of`: the embedding is one layer, the final norm comes last."""
-        parts = name.split(".")
-        if parts[0] == "blocks":
-            return int(parts[1]) + 1
-        return self.num_layers if parts[0] == "norm" else 0
+    def run_stage(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
+        """The way down from the stage before, and the blocks of stage s."""
+        if s:
+            x = self.layers[s - 1].downsample(x)
+        return self.run_blocks(self.layers[s].blocks, x)

@@ -21,19 +21,14 @@ exceptions in timm 0.3.2 names ``pos_embed`` and ``cls_token`` only (today's tim
 Legend: B batch, P prefix tokens, N = H·W word tokens, C width.
 """
 
-import math
 from collections.abc import Sequence
 
-import numpy as np
 import paddle
-from paddle import nn
 
+from passl_sot.config import Count, Positive, Share
 from passl_sot.config.epoch_schedule import ShareByEpoch
-from passl_sot.config.ranges import Count, Positive, Share
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import PlainBackbone, as_pair, prepend
-from passl_sot.nn.block import Block
-from passl_sot.nn.ops.cpu import LayerNorm
+from passl_sot.modeling.backbones.base import PlainBackbone, as_pair
 from passl_sot.nn.patch_embed import PatchEmbed
 from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
@@ -66,12 +61,6 @@ class DeiT(PlainBackbone):
         ValueError: The numbers contradict each other, or the size gives no token.
     """
 
-    input_weights = (
-        "patch_embed.proj.weight",
-        "patch_embed.tokens.stem.0.weight",
-        "patch_embed.tokens.proj.weight",
-    )
-
     def __init__(
         self,
         *,
@@ -90,47 +79,23 @@ class DeiT(PlainBackbone):
         token_embed: TokenEmbedName | None = None,
         token_dim: Count = 64,
     ) -> None:
-        super().__init__()
+        super().__init__(in_chans, embed_dim, 1 + distilled, [depth])
         size = as_pair(img_size)
-        self.in_chans = in_chans
         self.distilled = distilled
-        self.num_features = embed_dim
-        self.num_prefix_tokens = 2 if distilled else 1
-        self.num_layers = depth + 1
-        heads = (r"^head(_dist)?\.(weight|bias)$", r"head.head\1.\2" if distilled else r"head.fc.\2")
-        self.torch_key_rules = (heads, (r"^(?!head\.)", "backbone."))
-        # Of PASSL's first version, which counts the heads to the backbone; the second one's names, and
-        # PaddleClas's, are the official ones.
-        self.foreign_key_rules = {"PASSL": ((r"^backbone\.", ""), *self.torch_key_rules)}
         if token_embed is None:
             self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
             self.patch_embed.resize(size)
         else:
             self.patch_embed = TokenEmbed(token_embed, size, in_chans, embed_dim, token_dim)
-        self.grid_size = self.patch_embed.grid_size(*size)
-        tokens = self.num_prefix_tokens + self.grid_size[0] * self.grid_size[1]
-        self.cls_token = self.learned([1, 1, embed_dim])
-        if distilled:
-            self.dist_token = self.learned([1, 1, embed_dim])
-        self.pos_embed = self.learned([1, tokens, embed_dim])
-        self.pos_drop = nn.Dropout(drop_rate)
-        self.blocks = nn.LayerList(
-            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, 1e-6)
-            for _ in range(depth)
-        )
-        self.norm = LayerNorm(embed_dim, epsilon=1e-6)
-        self.schedule_drop_path(drop_path_rate)
+        self.add_prefix_tokens()
+        self.plan_grid(self.patch_embed.grid_size(*size), self.patch_embed.stride)
+        words = self.grid_size[0] * self.grid_size[1]
+        self.pos_embed = self.learned([1, self.num_prefix_tokens + words, embed_dim])
+        self.add_blocks(num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, drop_path_rate, 1e-6)
         self.resize(size)
 
     def resize(self, img_size: int | Sequence[int]) -> None:
-        """Change the input size: the position table is interpolated, all other weights stay.
-
-        Args:
-            img_size: Side in pixels, or height and width.
-
-        Raises:
-            ValueError: The size gives no token; the message names the nearest that does.
-        """
+        """See :meth:`ImageBackbone.resize`; the position table is interpolated bicubically."""
         size = as_pair(img_size)
         self.patch_embed.resize(size)
         grid = self.patch_embed.grid_size(*size)
@@ -138,38 +103,12 @@ class DeiT(PlainBackbone):
             table = table_values(self.pos_embed)
             table = resize_position_table(table, self.num_prefix_tokens, self.grid_size, grid)
             replace_parameter(self, "pos_embed", table)
-        self.img_size, self.grid_size = size, grid
-        self.set_stride(self.patch_embed.stride)
+        self.img_size = size
+        self.plan_grid(grid, self.patch_embed.stride)
 
-    def adapt_torch_entry(self, name: str, array: np.ndarray) -> np.ndarray:
-        """A position table of another (square) grid, interpolated as the official fine-tuning does it.
-
-        Args:
-            name: Name of the entry in this backbone.
-            array: Its value in a foreign state dict.
-
-        Returns:
-            The table for this model's size; every other entry as it is.
-
-        Raises:
-            ValueError: The table is for no square grid.
-        """
-        prefix, grid = self.num_prefix_tokens, self.grid_size
-        if name != "pos_embed" or array.ndim != 3 or array.shape[1] == prefix + grid[0] * grid[1]:
-            return array
-        side = math.isqrt(max(array.shape[1] - prefix, 0))
-        if side < 1 or side * side != array.shape[1] - prefix:
-            raise ValueError(
-                f"a position table of {array.shape[1]} rows is no square grid with {prefix} prefix token(s)"
-            )
-        return resize_position_table(array, prefix, (side, side), grid)
-
-    def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, P+N, C]``."""
-        self.check_images(x_bchw, self.in_chans)
-        x = self.patch_embed(x_bchw)
-        prefix = [self.cls_token, self.dist_token] if self.distilled else [self.cls_token]
-        return self.pos_drop(prepend(prefix, x) + self.pos_embed)
+    def make_words(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Images ``[B, in_chans, H, W]`` to patches ``[B, N, C]``."""
+        return self.patch_embed(x_bchw)
 
     def no_weight_decay(self) -> set[str]:
         """The position table and the class token, as in the official recipe."""

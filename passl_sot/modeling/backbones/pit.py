@@ -28,44 +28,19 @@ Legend: B batch, P class tokens, N = H·W word tokens, C width of a stage, s sta
 from collections.abc import Sequence
 from itertools import pairwise
 
-import numpy as np
 import paddle
 from paddle import nn
 
+from passl_sot.config import Count, Positive, Share
 from passl_sot.config.epoch_schedule import ShareByEpoch
-from passl_sot.config.ranges import Count, Positive, Share
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Backbone, as_pair, prepend
+from passl_sot.modeling.backbones.base import Grid, Stage, StagedBackbone, as_pair, prepend
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import conv2d, linear, torch_default_
-from passl_sot.nn.ops.cpu import LayerNorm
-from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
+from passl_sot.nn.layers import LayerNorm
+from passl_sot.nn.position import replace_parameter, resize_position_map, table_values
 
 __all__ = ["PiT"]
-
-
-class _PatchEmbed(nn.Layer):
-    """Overlapping patches by one convolution without padding."""
-
-    def __init__(self, in_chans: int, dim: int, patch_size: int, stride: int) -> None:
-        super().__init__()
-        self.conv = conv2d(in_chans, dim, patch_size, stride)
-
-    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        return self.conv(x_bchw)
-
-
-class _Stage(nn.Layer):
-    """Blocks of one width."""
-
-    def __init__(
-        self, dim: int, depth: int, num_heads: int, mlp_ratio: float, drops: tuple[float, float]
-    ) -> None:
-        super().__init__()
-        self.blocks = nn.LayerList(
-            Block(dim, num_heads, mlp_ratio, True, drops[0], drops[1], norm_epsilon=1e-6)
-            for _ in range(depth)
-        )
 
 
 class _Pool(nn.Layer):
@@ -76,23 +51,15 @@ class _Pool(nn.Layer):
         self.conv = conv2d(in_dim, out_dim, 3, stride=2, padding=1, groups=in_dim)
         self.fc = linear(in_dim, out_dim)
 
-    def forward(self, x_bnc: paddle.Tensor, prefix: int, grid: tuple[int, int]) -> paddle.Tensor:
+    def forward(self, x_bnc: paddle.Tensor, prefix: int, grid: Grid) -> paddle.Tensor:
         """Tokens ``[B, P+N, C]`` over that grid to ``[B, P+N', C']``."""
         words = x_bnc[:, prefix:].transpose([0, 2, 1]).reshape([0, 0, *grid])
         words = self.conv(words).flatten(2).transpose([0, 2, 1])
         return paddle.concat([self.fc(x_bnc[:, :prefix]), words], axis=1)
 
 
-def _resize_map(values_bchw: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """A position map ``[1, C, H, W]`` interpolated to another grid."""
-    _, width, *old = values_bchw.shape
-    rows = np.moveaxis(values_bchw, 1, 3).reshape(1, -1, width)
-    rows = resize_position_table(rows, 0, (old[0], old[1]), grid)
-    return np.ascontiguousarray(np.moveaxis(rows.reshape(1, *grid, width), 3, 1))
-
-
 @BACKBONES.register()
-class PiT(Backbone):
+class PiT(StagedBackbone):
     """The PiT backbone; all published sizes are in ``configs/pit/``.
 
     Args:
@@ -115,8 +82,6 @@ class PiT(Backbone):
         ValueError: The numbers contradict each other, or the size gives no patch.
     """
 
-    input_weights = ("patch_embed.conv.weight",)
-
     def __init__(
         self,
         *,
@@ -133,36 +98,24 @@ class PiT(Backbone):
         attn_drop_rate: Share = 0.0,
         drop_path_rate: ShareByEpoch = 0.0,
     ) -> None:
-        super().__init__()
         self._check_stages(depths, num_heads)
         dims = [head_dim * heads for heads in num_heads]
-        self.in_chans = in_chans
-        self.patch_size, self.stride = patch_size, stride
-        self.depths = list(depths)
+        super().__init__(in_chans, dims[-1], 1 + distilled, depths)
+        self.patch_size = patch_size
+        self.stride = stride
         self.dims = dims
-        self.num_features = dims[-1]
-        self.num_prefix_tokens = 2 if distilled else 1
-        self.num_layers = sum(depths) + 1
-        own = r"^(head|head_dist)\.(weight|bias)$"
-        head_rule = (own, r"head.\1.\2") if distilled else (r"^head\.(weight|bias)$", r"head.fc.\1")
-        self.torch_key_rules = (head_rule, (r"^(?!head\.)", "backbone."))
-        # timm keeps a pooling inside the stage that it leads to; older releases in the stage before.
-        self.foreign_key_rules = {
-            naming: (
-                *((rf"^transformers\.{s + shift}\.pool\.", f"pools.{s}.") for s in range(len(dims) - 1)),
-                *self.torch_key_rules,
-            )
-            for naming, shift in (("timm", 1), ("timm (older)", 0))
-        }
         grid = self._first_grid(as_pair(img_size))
         self.pos_embed = self.learned([1, dims[0], *grid])
         self.cls_token = self.learned([1, self.num_prefix_tokens, dims[0]])
-        self.patch_embed = _PatchEmbed(in_chans, dims[0], patch_size, stride)
+        self.patch_embed = nn.Sequential(("conv", conv2d(in_chans, dims[0], patch_size, stride)))
         self.pos_drop = nn.Dropout(drop_rate)
-        self.transformers = nn.LayerList(
-            _Stage(dim, depth, heads, mlp_ratio, (drop_rate, attn_drop_rate))
-            for dim, depth, heads in zip(dims, depths, num_heads, strict=True)
-        )
+
+        def blocks(dim: int, depth: int, heads: int) -> list[Block]:
+            drops = (drop_rate, attn_drop_rate)
+            return [Block(dim, heads, mlp_ratio, True, *drops, norm_epsilon=1e-6) for _ in range(depth)]
+
+        stages = zip(dims, depths, num_heads, strict=True)
+        self.transformers = nn.LayerList(Stage(blocks(*stage)) for stage in stages)
         self.pools = nn.LayerList(_Pool(a, b) for a, b in pairwise(dims))
         self.norm = LayerNorm(dims[-1], epsilon=1e-6)
         torch_default_(self)
@@ -175,7 +128,7 @@ class PiT(Backbone):
 
     @staticmethod
     def _check_stages(depths: Sequence[int], num_heads: Sequence[int]) -> None:
-        if len(depths) != len(num_heads) or not depths or min(*depths, *num_heads) < 1:
+        if len(depths) != len(num_heads) or not depths:
             raise ValueError(
                 "PiT: depths and num_heads name the stages one by one, got "
                 f"{list(depths)} and {list(num_heads)}"
@@ -186,109 +139,33 @@ class PiT(Backbone):
                     f"PiT: num_heads must be multiples of the stage before, got {before} and then {after}"
                 )
 
-    def _first_grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of patches for an image of that size.
-
-        Raises:
-            ValueError: There are none.
-        """
-        if min(size) < self.patch_size:
-            nearest = " x ".join(str(max(side, self.patch_size)) for side in size)
-            raise ValueError(
-                f"PiT: an image of {size[0]}x{size[1]} pixels holds no patch of {self.patch_size}: "
-                f"the nearest valid size is {nearest}"
-            )
+    def _first_grid(self, size: tuple[int, int]) -> Grid:
+        self.check_size(size, self.patch_size, "patch")
         rows, columns = ((side - self.patch_size) // self.stride + 1 for side in size)
         return rows, columns
 
     def resize(self, img_size: int | Sequence[int]) -> None:
-        """Change the input size: the position map is interpolated, the other weights stay.
-
-        The map becomes a new parameter where its size changes: resize before an optimiser is built.
-
-        Args:
-            img_size: Side in pixels, or height and width.
-
-        Raises:
-            ValueError: A side below one patch; the message names the nearest valid size.
-        """
+        """See :meth:`ImageBackbone.resize`; the position map is interpolated bicubically."""
         size = as_pair(img_size)
         grid = self._first_grid(size)
         if tuple(self.pos_embed.shape[2:]) != grid:
-            replace_parameter(self, "pos_embed", _resize_map(table_values(self.pos_embed), grid))
+            replace_parameter(self, "pos_embed", resize_position_map(table_values(self.pos_embed), grid))
         self.img_size = size
-        self._grids = [grid]
-        for _ in self.pools:
-            rows, columns = self._grids[-1]
-            self._grids.append(((rows + 1) // 2, (columns + 1) // 2))
-        self.grid_size = self._grids[-1]
-        self.feature_info = [
-            {"module": f"transformers.{s}", "num_chs": dim, "reduction": self.stride * 2**s}
-            for s, dim in enumerate(self.dims)
-        ]
-
-    def adapt_torch_entry(self, name: str, array: np.ndarray) -> np.ndarray:
-        """A position map of another grid, interpolated as ``resize`` does it.
-
-        Args:
-            name: Name of the entry in this backbone.
-            array: Its value in a foreign state dict.
-
-        Returns:
-            The map for this model's size; every other entry as it is.
-        """
-        if name != "pos_embed" or array.ndim != 4:
-            return array
-        return _resize_map(array, tuple(self.pos_embed.shape[2:]))
+        modules = [f"transformers.{s}" for s in range(len(self.dims))]
+        self.plan_stages(modules, self.dims, self.stride, grid)
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, P+N, C]``."""
-        self.check_images(x_bchw, self.in_chans)
+        self.check_images(x_bchw)
         words = self.pos_drop(self.patch_embed(x_bchw) + self.pos_embed)
         words = words.flatten(2).transpose([0, 2, 1])
         return prepend([self.cls_token[:, i : i + 1] for i in range(self.num_prefix_tokens)], words)
 
-    def run_stage(self, s: int, x_bnc: paddle.Tensor) -> paddle.Tensor:
+    def run_stage(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
         """The blocks of stage s, on ``[B, P+N, C]``; before them the pooling that leads to it."""
         if s:
-            x_bnc = self.pools[s - 1](x_bnc, self.num_prefix_tokens, self._grids[s - 1])
-        for block in self.transformers[s].blocks:
-            x_bnc = self.run_block(block, x_bnc)
-        return x_bnc
-
-    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Images ``[B, in_chans, H, W]`` to normalised tokens ``[B, P+N, C]`` of the last stage.
-
-        Raises:
-            ValueError: The images have another size than the model is planned for.
-        """
-        x = self.embed(x_bchw)
-        for s in range(len(self.transformers)):
-            x = self.run_stage(s, x)
-        return self.norm(x)
-
-    def forward_intermediates(
-        self, x_bchw: paddle.Tensor, indices: int | Sequence[int] | None = None
-    ) -> list[paddle.Tensor]:
-        """Outputs of stages as maps ``[B, C, H, W]``: a pyramid, without class tokens, not normalised."""
-        chosen = self.pick(indices)
-        maps: dict[int, paddle.Tensor] = {}
-        x = self.embed(x_bchw)
-        for s in range(max(chosen, default=-1) + 1):
-            x = self.run_stage(s, x)
-            if s in chosen:
-                words = x[:, self.num_prefix_tokens :].transpose([0, 2, 1])
-                maps[s] = words.reshape([0, 0, *self._grids[s]])
-        return [maps[s] for s in chosen]
-
-    def layer_of(self, name: str) -> int:
-        """See :meth:`Backbone.layer_of`; blocks count through, a pooling has its last block's depth."""
-        parts = name.split(".")
-        if parts[0] == "transformers":
-            return sum(self.depths[: int(parts[1])]) + int(parts[3]) + 1
-        if parts[0] == "pools":
-            return sum(self.depths[: int(parts[1]) + 1])
-        return self.num_layers if parts[0] == "norm" else 0
+            x = self.pools[s - 1](x, self.num_prefix_tokens, self.grids[s - 1])
+        return self.run_blocks(self.transformers[s].blocks, x)
 
     def no_weight_decay(self) -> set[str]:
         """The position map and the class tokens, as in the official code."""

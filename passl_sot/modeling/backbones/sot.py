@@ -27,15 +27,11 @@ Legend: B batch, N = H·W word tokens, C width.
 from collections.abc import Sequence
 
 import paddle
-from paddle import nn
 
+from passl_sot.config import Count, Positive, Share
 from passl_sot.config.epoch_schedule import ShareByEpoch
-from passl_sot.config.ranges import Count, Positive, Share
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import PlainBackbone, as_pair, prepend
-from passl_sot.nn.block import Block
-from passl_sot.nn.ops.cpu import LayerNorm
-from passl_sot.nn.position import sinusoid_table
+from passl_sot.modeling.backbones.base import PlainBackbone, as_pair
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
 
 __all__ = ["SoT"]
@@ -66,11 +62,6 @@ class SoT(PlainBackbone):
         ValueError: The numbers contradict each other, or the size gives no token.
     """
 
-    torch_key_rules = ((r"^classifier\.", "head."), (r"^(?!head\.)", "backbone."))
-    paddle_key_rules = ((r"^head\.", "classifier."), (r"^backbone\.", ""))
-    torch_pointwise = (r"classifier\.representation\.conv_dr_block\.\d\.0\.weight",)  # So-ViT's head
-    input_weights = ("visual_tokens.tokens.stem.0.weight", "visual_tokens.tokens.proj.weight")
-
     def __init__(
         self,
         *,
@@ -89,48 +80,22 @@ class SoT(PlainBackbone):
         large_output: bool = False,
         class_token: bool = True,
     ) -> None:
-        super().__init__()
-        size = as_pair(img_size)
-        self.in_chans = in_chans
+        super().__init__(in_chans, embed_dim, int(class_token), [depth])
         self.class_token = class_token
-        self.num_features = embed_dim
-        self.num_prefix_tokens = 1 if class_token else 0
-        self.num_layers = depth + 1
+        size = as_pair(img_size)
         self.visual_tokens = TokenEmbed(token_embed, size, in_chans, embed_dim, token_dim, large_output)
-        if class_token:
-            self.cls_token = self.learned([1, 1, embed_dim])
-        self.pos_drop = nn.Dropout(drop_rate)
-        self.blocks = nn.LayerList(
-            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate) for _ in range(depth)
-        )
-        self.norm = LayerNorm(embed_dim, epsilon=1e-5)
-        self.schedule_drop_path(drop_path_rate)
+        self.add_prefix_tokens()
+        self.add_blocks(num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, drop_path_rate, 1e-5)
         self.resize(size)
 
     def resize(self, img_size: int | Sequence[int]) -> None:
-        """Change the input size: the stride and the position table follow, the weights stay.
-
-        Args:
-            img_size: Side in pixels, or height and width.
-
-        Raises:
-            ValueError: The size gives no token; the message names the nearest that does.
-        """
+        """See :meth:`ImageBackbone.resize`; the stride and the position table follow."""
         size = as_pair(img_size)
         self.visual_tokens.resize(size)
         self.img_size = size
-        self.grid_size = self.visual_tokens.grid_size(*size)
-        words = self.grid_size[0] * self.grid_size[1]
-        table = sinusoid_table(1 + words, self.num_features)[:, 1 - self.num_prefix_tokens :]
-        table = table.astype(self.norm.weight.dtype)
-        # Recomputed from the size, hence never saved: checkpoints of any size load.
-        self.register_buffer("pos_embed", table, persistable=False)
-        self.set_stride(self.visual_tokens.stride)
+        self.plan_grid(self.visual_tokens.grid_size(*size), self.visual_tokens.stride)
+        self.use_sinusoid()
 
-    def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, P+N, C]``."""
-        self.check_images(x_bchw, self.in_chans)
-        x = self.visual_tokens(x_bchw)
-        if self.num_prefix_tokens:
-            x = prepend([self.cls_token], x)
-        return self.pos_drop(x + self.pos_embed)
+    def make_words(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Images ``[B, in_chans, H, W]`` to visual words ``[B, N, C]``."""
+        return self.visual_tokens(x_bchw)

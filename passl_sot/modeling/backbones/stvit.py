@@ -29,15 +29,15 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from passl_sot.config import Count, Positive, Share
 from passl_sot.config.epoch_schedule import ShareByEpoch
-from passl_sot.config.ranges import Count, Positive, Share
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Backbone, as_pair
+from passl_sot.modeling.backbones.base import Stage, StagedBackbone, as_pair, halved
+from passl_sot.nn import ops
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, ResidualDepthwise
 from passl_sot.nn.drop_path import DropPath
-from passl_sot.nn.initializers import batch_norm, uniform_fan_in_
-from passl_sot.nn.ops.cpu import LayerNorm, Linear, channel_bias, gelu
-from passl_sot.nn.ops.cpu_numba import available, bias_gelu
+from passl_sot.nn.initializers import batch_norm, torch_default_
+from passl_sot.nn.layers import LayerNorm, Linear
 from passl_sot.nn.super_tokens import SuperTokenAttention
 
 __all__ = ["STViT"]
@@ -60,8 +60,7 @@ class _Stem(nn.Layer):
         for i in range(0, len(self.proj), 3):
             conv, norm = self.proj[i], self.proj[i + 2]
             maps = conv(x)
-            flat = maps.flatten(2)
-            flat = bias_gelu(flat, conv.bias) if available(flat) else gelu(channel_bias(flat, conv.bias))
+            flat = ops.bias_gelu(maps.flatten(2), conv.bias)
             x = norm(flat.reshape([0, 0, *maps.shape[2:]]))
         return x
 
@@ -76,15 +75,7 @@ class _Downsample(nn.Layer):
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         conv, norm = self.proj
         maps = conv(x_bchw)
-        return norm(channel_bias(maps.flatten(2), conv.bias).reshape([0, 0, *maps.shape[2:]]))
-
-
-class _LayerNorm2d(nn.Layer):
-    """LayerNorm over the channels, under the official name."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norm = LayerNorm(dim, epsilon=1e-6)
+        return norm(ops.channel_bias(maps.flatten(2), conv.bias).reshape([0, 0, *maps.shape[2:]]))
 
 
 class _Block(nn.Layer):
@@ -104,7 +95,7 @@ class _Block(nn.Layer):
     ) -> None:
         super().__init__()
         self.pos_embed = ResidualDepthwise(dim)
-        self.norm1 = _LayerNorm2d(dim)
+        self.norm1 = nn.Sequential(("norm", LayerNorm(dim, epsilon=1e-6)))  # the official name
         self.attn = SuperTokenAttention(dim, num_heads, window, num_iters, qkv_bias, attn_dropout, dropout)
         self.drop_path = DropPath()
         self.norm2 = batch_norm(dim)
@@ -114,10 +105,7 @@ class _Block(nn.Layer):
             start = nn.initializer.Constant(layer_scale)
             self.gamma_1 = self.create_parameter([1, dim, 1, 1], default_initializer=start)
             self.gamma_2 = self.create_parameter([1, dim, 1, 1], default_initializer=start)
-        for projection in (self.attn.stoken_refine.qkv, self.attn.stoken_refine.proj):
-            uniform_fan_in_(projection.weight, dim)
-            if projection.bias is not None:
-                uniform_fan_in_(projection.bias, dim)
+        torch_default_(self.attn.stoken_refine)
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         x = self.pos_embed(x_bchw)
@@ -132,17 +120,8 @@ def _scale(x_bchw: paddle.Tensor, gamma: paddle.Tensor) -> paddle.Tensor:
     return (x_bchw.flatten(2) * gamma.flatten(2)).reshape([0, 0, *x_bchw.shape[2:]])
 
 
-class _Stage(nn.Layer):
-    """Blocks, and the way down to the next stage."""
-
-    def __init__(self, blocks: list[_Block], downsample: _Downsample | None) -> None:
-        super().__init__()
-        self.blocks = nn.LayerList(blocks)
-        self.downsample = downsample
-
-
 @BACKBONES.register()
-class STViT(Backbone):
+class STViT(StagedBackbone):
     """The STViT backbone; sizes Small, Base and Large are in ``configs/stvit/``.
 
     Args:
@@ -168,15 +147,6 @@ class STViT(Backbone):
         ValueError: The numbers contradict each other.
     """
 
-    torch_key_rules = ((r"^head\.", "head.fc."), (r"^(?!head\.)", "backbone."))
-    torch_tables = (r".*\.(un)?fold\.weights",)
-    input_weights = ("patch_embed.proj.0.weight",)
-    torch_pointwise = (
-        r".*\.stoken_refine\.(qkv|proj)\.weight",
-        r".*\.mlp\d?\.fc\d\.weight",
-        r"proj\.weight",
-    )
-
     def __init__(
         self,
         *,
@@ -196,77 +166,46 @@ class STViT(Backbone):
         init_values: Positive = 1e-6,
         projection: Count = 1024,
     ) -> None:
-        super().__init__()
         per_stage = [embed_dim, depths, num_heads, stoken_size, n_iter, layerscale]
-        if not embed_dim or any(len(values) != len(embed_dim) for values in per_stage) or min(depths) < 1:
+        if not embed_dim or any(len(values) != len(embed_dim) for values in per_stage):
             raise ValueError(
                 "STViT: embed_dim, depths, num_heads, stoken_size, n_iter and layerscale have one entry per "
                 f"stage, and every stage at least one block; got {[list(values) for values in per_stage]}"
             )
-        self.in_chans = in_chans
-        self.num_features = projection
-        self.num_prefix_tokens = 0
-        self.depths = list(depths)
-        self.num_layers = sum(depths) + 1
-        self.widths = list(embed_dim)
+        super().__init__(in_chans, projection, 0, depths)
+        self.dims = list(embed_dim)
         self.patch_embed = _Stem(in_chans, embed_dim[0])
         self.pos_drop = nn.Dropout(drop_rate)
         self.layers = nn.LayerList()
-        for i, (dim, depth, heads, window, iters, scaled) in enumerate(zip(*per_stage, strict=True)):
+        drops = (drop_rate, attn_drop_rate)
+        following = [*embed_dim[1:], None]
+        for dim, depth, heads, window, iters, scaled, wider in zip(*per_stage, following, strict=True):
+            scale = init_values if scaled else None
             blocks = [
-                _Block(
-                    dim,
-                    heads,
-                    window,
-                    iters,
-                    mlp_ratio,
-                    qkv_bias,
-                    drop_rate,
-                    attn_drop_rate,
-                    init_values if scaled else None,
-                )
-                for _ in range(depth)
+                _Block(dim, heads, window, iters, mlp_ratio, qkv_bias, *drops, scale) for _ in range(depth)
             ]
-            last = i == len(depths) - 1
-            self.layers.append(_Stage(blocks, None if last else _Downsample(dim, embed_dim[i + 1])))
-        self.proj = Linear(embed_dim[-1], projection)
-        uniform_fan_in_(self.proj.weight, embed_dim[-1])
-        uniform_fan_in_(self.proj.bias, embed_dim[-1])
+            self.layers.append(Stage(blocks, None if wider is None else _Downsample(dim, wider)))
+        self.proj = torch_default_(Linear(embed_dim[-1], projection))
         self.norm = batch_norm(projection)
         self.schedule_drop_path(drop_path_rate)
         self.resize(as_pair(img_size))
 
     def resize(self, img_size: int | Sequence[int]) -> None:
-        """Change the input size; nothing in the network depends on it, so that any size works.
-
-        Args:
-            img_size: Side in pixels, or height and width.
-
-        Raises:
-            ValueError: Not one or two positive whole numbers.
-        """
+        """See :meth:`ImageBackbone.resize`; nothing in the network depends on the size: any works."""
         self.img_size = as_pair(img_size)
-        last = len(self.depths) - 1
-        self.feature_info = [
-            {"module": f"layers.{i}.blocks.{depth - 1}", "num_chs": dim, "reduction": 2 ** (i + 2)}
-            for i, (depth, dim) in enumerate(zip(self.depths, self.widths, strict=True))
-        ]
-        stride = self.feature_info[last]["reduction"]
         # Every convolution that halves a side rounds up, so that they round up together.
-        self.grid_size = (-(-self.img_size[0] // stride), -(-self.img_size[1] // stride))
+        first = halved(halved(self.img_size))
+        modules = [f"layers.{s}.blocks.{depth - 1}" for s, depth in enumerate(self.depths)]
+        self.plan_stages(modules, self.dims, 4, first)
 
-    def _maps(self, x_bchw: paddle.Tensor, stages: int) -> list[paddle.Tensor]:
-        """The last block's output of each of the first ``stages`` stages, ``[B, C, H, W]``."""
-        self.check_images(x_bchw, self.in_chans)
-        x = self.pos_drop(self.patch_embed(x_bchw))
-        maps: list[paddle.Tensor] = []
-        for stage in list(self.layers)[:stages]:
-            if maps:
-                x = self.layers[len(maps) - 1].downsample(x)
-            for block in stage.blocks:
-                x = self.run_block(block, x)
-            maps.append(x)
-        return maps
+    def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Images ``[B, in_chans, H, W]`` to the stem's map ``[B, C, H/4, W/4]``."""
+        self.check_images(x_bchw)
+        return self.pos_drop(self.patch_embed(x_bchw))
+
+    def as_map(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
+        """Output of stage s, which is a map."""
+        return x
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to tokens ``[B, N, C]`` after the last BatchNorm and Swish.
@@ -274,24 +213,10 @@ class STViT(Backbone):
         Raises:
             ValueError: The images have another size than the model is planned for.
         """
-        x = self._maps(x_bchw, len(self.depths))[-1]
+        x = self.embed(x_bchw)
+        for s in range(len(self.layers)):
+            x = self.run_stage(s, x)
         x = self.proj(x.flatten(2).transpose([0, 2, 1]))
         # As one axis of tokens: BatchNorm takes no [B, N, C].
         x = self.norm(x.flatten(0, 1)).reshape([-1, *x.shape[1:]])
         return F.silu(x)
-
-    def forward_intermediates(
-        self, x_bchw: paddle.Tensor, indices: int | Sequence[int] | None = None
-    ) -> list[paddle.Tensor]:
-        """Outputs of the stages, before down-sampling, as maps ``[B, C, H, W]``, not normalised."""
-        chosen = self.pick(indices)
-        maps = self._maps(x_bchw, max(chosen, default=-1) + 1)
-        return [maps[i] for i in chosen]
-
-    def layer_of(self, name: str) -> int:
-        """See :meth:`Backbone.layer_of`; a down-sampling counts with the block before it."""
-        parts = name.split(".")
-        if parts[0] == "layers":
-            before = sum(self.depths[: int(parts[1])])
-            return before + (int(parts[3]) + 1 if parts[2] == "blocks" else self.depths[int(parts[1])])
-        return 0 if parts[0] == "patch_embed" else self.num_layers

@@ -25,32 +25,25 @@ Kept from it: a window as large as the grid's shorter side or larger shrinks to 
 Legend: B batch, L = H·W tokens of a stage, C its width.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import Literal
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from passl_sot.config import Count, Positive, Share
 from passl_sot.config.epoch_schedule import ShareByEpoch
-from passl_sot.config.ranges import Count, Positive, Share
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Backbone, as_pair
+from passl_sot.modeling.backbones.base import Stage, StagedBackbone, as_pair, halved
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import linear
-from passl_sot.nn.ops.cpu import LayerNorm
+from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.patch_embed import PatchEmbed
-from passl_sot.nn.position import resize_bias_table
 from passl_sot.nn.token_embed import TokenEmbed
 from passl_sot.nn.window import WindowAttention
 
 __all__ = ["Swin"]
-
-Run = Callable[[Callable[[paddle.Tensor], paddle.Tensor], paddle.Tensor], paddle.Tensor]
 
 
 class _PatchMerging(nn.Layer):
@@ -75,40 +68,17 @@ class _PatchMerging(nn.Layer):
         return self.reduction(self.norm(x.reshape([-1, rows * columns, 4 * self.dim])))
 
 
-class _Stage(nn.Layer):
-    """Blocks at one width, alternating plain and shifted windows, and the merging behind them."""
+class _Stage(Stage):
+    """Blocks, alternating plain and shifted windows, and the merging behind them."""
 
-    def __init__(self, dim: int, blocks: Sequence[Block], merge: bool) -> None:
-        super().__init__()
-        self.dim = dim
-        self.blocks = nn.LayerList(blocks)
-        self.downsample = _PatchMerging(dim) if merge else None
-
-    def plan(self, grid: tuple[int, int], window_size: int) -> None:
-        self.grid = grid
-        for block in self.blocks:
-            block.attn.plan(grid, window_size)
-        if self.downsample is not None:
-            self.downsample.grid = grid
-
-    def before_merging(self, x_blc: paddle.Tensor, run: Run) -> paddle.Tensor:
-        for block in self.blocks:
-            x_blc = run(block, x_blc)
-        return x_blc
-
-    def forward(self, x_blc: paddle.Tensor, run: Run) -> paddle.Tensor:
+    def forward(self, x_blc: paddle.Tensor, run_blocks: Callable[..., paddle.Tensor]) -> paddle.Tensor:
         """Args: x_blc: ``[B, L, C]``. Returns: ``[B, L/4, 2C]``, or ``[B, L, C]`` at the end."""
-        x_blc = self.before_merging(x_blc, run)
+        x_blc = run_blocks(self.blocks, x_blc)
         return x_blc if self.downsample is None else self.downsample(x_blc)
 
 
-def _grids(first: tuple[int, int], stages: int) -> list[tuple[int, int]]:
-    """Rows and columns of every stage."""
-    return list(accumulate(range(stages - 1), lambda g, _: ((g[0] + 1) // 2, (g[1] + 1) // 2), initial=first))
-
-
 @BACKBONES.register()
-class Swin(Backbone):
+class Swin(StagedBackbone):
     """The Swin backbone; sizes Tiny, Small and Base are in ``configs/swin/``.
 
     Args:
@@ -133,35 +103,6 @@ class Swin(Backbone):
         ValueError: The numbers contradict each other, or the size gives no token.
     """
 
-    torch_key_rules = (
-        (r"^head\.(weight|bias)$", r"head.fc.\1"),
-        (r"\.attn_mask$", ".attn.attn_mask"),
-        (r"^(?!head\.)", "backbone."),
-    )
-    # Today's timm counts a merging with the stage behind it. PASSL's names are for its first version: the
-    # second one's, and PaddleClas's, are the official ones.
-    foreign_key_rules: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
-        {
-            "PASSL": ((r"^head\.fc_cls\.", "head.fc."), (r"\.attn_mask$", ".attn.attn_mask")),
-            "timm": (
-                *((rf"^layers\.{s + 1}\.downsample\.", f"layers.{s}.downsample.") for s in range(9)),
-                (r"^(?!head\.)", "backbone."),
-            ),
-        }
-    )
-    paddle_key_rules = (
-        (r"^backbone\.", ""),
-        (r"^head\.fc\.", "head."),
-        (r"\.attn\.attn_mask$", ".attn_mask"),
-    )
-    # PaddleClas adds the bias of every pair, looked up in the table of biases, when it evaluates.
-    torch_tables = (r".*\.relative_position_(index|bias)", r".*\.attn_mask")
-    input_weights = (
-        "patch_embed.proj.weight",
-        "patch_embed.tokens.stem.0.weight",
-        "patch_embed.tokens.proj.weight",
-    )
-
     def __init__(
         self,
         *,
@@ -181,19 +122,16 @@ class Swin(Backbone):
         token_embed: Literal["DenseNet"] | None = None,
         token_dim: Count = 64,
     ) -> None:
-        super().__init__()
-        if not depths or len(depths) != len(num_heads) or min(depths) < 1:
+        if not depths or len(depths) != len(num_heads):
             raise ValueError(
                 "Swin: depths and num_heads must be as many, and depths at least 1, got "
                 f"{depths}, {num_heads}"
             )
+        dims = [embed_dim * 2**s for s in range(len(depths))]
+        super().__init__(in_chans, dims[-1], 0, depths)
+        self.dims = dims
         size = as_pair(img_size)
-        self.in_chans = in_chans
         self.window_size = window_size
-        self.num_features = embed_dim * 2 ** (len(depths) - 1)
-        self.num_prefix_tokens = 0
-        self.num_layers = sum(depths) + 1
-        self._first_block = [0, *accumulate(depths)]
         if token_embed is None:
             self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, 1e-5 if patch_norm else None)
             self.patch_embed.resize(size)
@@ -202,17 +140,17 @@ class Swin(Backbone):
                 token_embed, size, in_chans, embed_dim, token_dim, large_output=True
             )
         self.pos_drop = nn.Dropout(drop_rate)
-        grids = _grids(self.patch_embed.grid_size(*size), len(depths))
         self.layers = nn.LayerList()
-        for s, (depth, heads, grid) in enumerate(zip(depths, num_heads, grids, strict=True)):
-            dim = embed_dim * 2**s
+        grid = self.patch_embed.grid_size(*size)
+        for s, (dim, depth, heads) in enumerate(zip(dims, depths, num_heads, strict=True)):
             blocks = []
             for i in range(depth):
                 attn = WindowAttention(
                     dim, heads, grid, window_size, i % 2 == 1, qkv_bias, attn_drop_rate, drop_rate
                 )
                 blocks.append(Block(dim, heads, mlp_ratio, dropout=drop_rate, norm_epsilon=1e-5, attn=attn))
-            self.layers.append(_Stage(dim, blocks, merge=s < len(depths) - 1))
+            self.layers.append(_Stage(blocks, _PatchMerging(dim) if s < len(depths) - 1 else None))
+            grid = halved(grid)
         self.norm = LayerNorm(self.num_features, epsilon=1e-5)
         self.schedule_drop_path(drop_path_rate)
         self.resize(size)
@@ -236,85 +174,26 @@ class Swin(Backbone):
             raise ValueError(f"window_size must be at least 1, got {window_size}")
         self.patch_embed.resize(size)
         self.img_size, self.window_size = size, window_size
-        grids = _grids(self.patch_embed.grid_size(*size), len(self.layers))
-        for stage, grid in zip(self.layers, grids, strict=True):
-            stage.plan(grid, window_size)
-        self.grid_size = grids[-1]
-        self.feature_info = [
-            {
-                "module": f"layers.{s}.blocks.{len(stage.blocks) - 1}",
-                "num_chs": stage.dim,
-                "reduction": self.patch_embed.stride * 2**s,
-            }
-            for s, stage in enumerate(self.layers)
-        ]
-
-    def adapt_torch_entry(self, name: str, array: np.ndarray) -> np.ndarray:
-        """A bias table of another window, interpolated as the authors' loading does it.
-
-        Args:
-            name: Name of the entry in this backbone.
-            array: Its value in a foreign state dict.
-
-        Returns:
-            The table for this model's window; every other entry as it is.
-
-        Raises:
-            ValueError: The table is for no square window.
-        """
-        if not name.endswith(".relative_position_bias_table") or array.ndim != 2:
-            return array
-        _, stage, _, block, *_ = name.split(".")
-        window = self.layers[int(stage)].blocks[int(block)].attn.window
-        side = math.isqrt(len(array))
-        if side * side != len(array) or side % 2 == 0:
-            raise ValueError(f"a bias table of {len(array)} rows is for no square window")
-        return resize_bias_table(array, (side + 1) // 2, window)
+        modules = [f"layers.{s}.blocks.{depth - 1}" for s, depth in enumerate(self.depths)]
+        self.plan_stages(modules, self.dims, self.patch_embed.stride, self.patch_embed.grid_size(*size))
+        for stage, grid in zip(self.layers, self.grids, strict=True):
+            for block in stage.blocks:
+                block.attn.plan(grid, window_size)
+            if stage.downsample is not None:
+                stage.downsample.grid = grid
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, L, C]``."""
-        self.check_images(x_bchw, self.in_chans)
+        self.check_images(x_bchw)
         return self.pos_drop(self.patch_embed(x_bchw))
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Images ``[B, in_chans, H, W]`` to normalised tokens of the last stage ``[B, L, C]``.
-
-        Raises:
-            ValueError: The images have another size than the model is planned for.
-        """
+        """See :meth:`ImageBackbone.forward`."""
+        # Whole stages, merging included, so that hooks on them see the official modules' outputs.
         x = self.embed(x_bchw)
         for stage in self.layers:
-            x = stage(x, self.run_block)
+            x = stage(x, self.run_blocks)
         return self.norm(x)
-
-    def forward_intermediates(
-        self, x_bchw: paddle.Tensor, indices: int | Sequence[int] | None = None
-    ) -> list[paddle.Tensor]:
-        """Outputs of stages before merging as maps ``[B, C, H, W]``, not normalised."""
-        chosen = self.pick(indices)
-        maps: dict[int, paddle.Tensor] = {}
-        x = self.embed(x_bchw)
-        last = max(chosen, default=-1)
-        for s, stage in enumerate(self.layers[: last + 1]):
-            x = stage.before_merging(x, self.run_block)
-            if s in chosen:
-                maps[s] = x.transpose([0, 2, 1]).reshape([0, 0, *stage.grid])
-            if s < last:
-                x = stage.downsample(x)
-        return [maps[s] for s in chosen]
-
-    def layer_of(self, name: str) -> int:
-        """See :meth:`Backbone.layer_of`; blocks count through all stages.
-
-        As in the official fine-tuning, a merging counts with the last block before it.
-        """
-        parts = name.split(".")
-        if parts[0] == "layers":
-            stage = int(parts[1])
-            if parts[2] == "downsample":
-                return self._first_block[stage + 1]
-            return self._first_block[stage] + int(parts[3]) + 1
-        return self.num_layers if parts[0] == "norm" else 0
 
     def no_weight_decay(self) -> set[str]:
         """The bias tables of relative positions."""

@@ -27,24 +27,18 @@ Legend: B batch, T tokens between the cuts, N = H·W word tokens, C width.
 """
 
 from collections.abc import Callable, Sequence
-from types import MappingProxyType
 from typing import Literal
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from passl_sot.config import Count, Positive, Share
 from passl_sot.config.epoch_schedule import ShareByEpoch
-from passl_sot.config.ranges import Count, Positive, Share
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import PlainBackbone, as_pair, prepend
-from passl_sot.nn.block import Block
+from passl_sot.modeling.backbones.base import Grid, PlainBackbone, as_pair, halved
 from passl_sot.nn.initializers import linear
-from passl_sot.nn.input_channels import adapt_channels
-from passl_sot.nn.ops.cpu import LayerNorm
 from passl_sot.nn.performer import TokenPerformer, TokenTransformer
-from passl_sot.nn.position import sinusoid_table
 
 __all__ = ["T2TViT"]
 
@@ -54,13 +48,6 @@ _STRIDE = 16  # of the three cuts together: 4, 2, 2
 def _soft_split(x_bchw: paddle.Tensor, kernel: int, stride: int) -> paddle.Tensor:
     """Overlapping windows as tokens ``[B, T, C·kernel²]``, channels outermost, zeros beyond the border."""
     return F.unfold(x_bchw, kernel, stride, kernel // 2 if kernel == 3 else 2).transpose([0, 2, 1])
-
-
-def _cut_sizes(side: int) -> tuple[int, int, int]:
-    """Tokens along a side of that many pixels after each of the three cuts."""
-    first = (side - 3) // 4 + 1
-    second = (first + 1) // 2
-    return first, second, (second + 1) // 2
 
 
 class _TokensToToken(nn.Layer):
@@ -75,7 +62,7 @@ class _TokensToToken(nn.Layer):
         self.project = linear(token_dim * 9, embed_dim)
 
     def forward(
-        self, x_bchw: paddle.Tensor, grids: list[tuple[int, int]], run: Callable[..., paddle.Tensor]
+        self, x_bchw: paddle.Tensor, grids: list[Grid], run: Callable[..., paddle.Tensor]
     ) -> paddle.Tensor:
         """Images to tokens ``[B, N, C]``; ``run`` calls a layer (with recomputation where wanted)."""
         x = run(self.attention1, _soft_split(x_bchw, 7, 4)).transpose([0, 2, 1])
@@ -107,9 +94,6 @@ class T2TViT(PlainBackbone):
         ValueError: The numbers contradict each other, or the size gives no token.
     """
 
-    torch_key_rules = ((r"^head\.(weight|bias)$", r"head.fc.\1"), (r"^(?!head\.)", "backbone."))
-    foreign_key_rules = MappingProxyType({"PASSL": ((r"^head\.fc_cls\.", "head.fc."),)})
-
     def __init__(
         self,
         *,
@@ -126,81 +110,29 @@ class T2TViT(PlainBackbone):
         attn_drop_rate: Share = 0.0,
         drop_path_rate: ShareByEpoch = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(in_chans, embed_dim, 1, [depth])
         if token_dim < 2:
             raise ValueError(f"T2TViT: token_dim must be at least 2, got {token_dim}")
-        self.in_chans = in_chans
-        self.num_features = embed_dim
-        self.num_prefix_tokens = 1
-        self.num_layers = depth + 1
         self.tokens_to_token = _TokensToToken(tokens_type, in_chans, embed_dim, token_dim)
-        self.cls_token = self.learned([1, 1, embed_dim])
-        self.pos_drop = nn.Dropout(drop_rate)
-        self.blocks = nn.LayerList(
-            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate) for _ in range(depth)
-        )
-        self.norm = LayerNorm(embed_dim, epsilon=1e-5)
-        self.schedule_drop_path(drop_path_rate)
+        self.add_prefix_tokens()
+        self.add_blocks(num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, drop_path_rate, 1e-5)
         self.resize(img_size)
 
     def resize(self, img_size: int | Sequence[int]) -> None:
-        """Change the input size: the position table is rebuilt, the weights stay.
-
-        Args:
-            img_size: Side in pixels, or height and width.
-
-        Raises:
-            ValueError: A side below 16 pixels, which holds no whole token; the message names the
-                nearest size that does.
-        """
+        """See :meth:`ImageBackbone.resize`; the position table is rebuilt."""
         size = as_pair(img_size)
-        if min(size) < _STRIDE:
-            nearest = " x ".join(str(max(side, _STRIDE)) for side in size)
-            raise ValueError(
-                f"T2TViT: an image of {size[0]}x{size[1]} pixels holds no whole token of {_STRIDE}: "
-                f"the nearest valid size is {nearest}"
-            )
+        self.check_size(size, _STRIDE, "whole token")
         self.img_size = size
-        self._cut_grids = list(zip(_cut_sizes(size[0]), _cut_sizes(size[1]), strict=True))
-        self.grid_size = self._cut_grids[-1]
-        table = sinusoid_table(1 + self.grid_size[0] * self.grid_size[1], self.num_features)
-        # Recomputed from the size, hence never saved: checkpoints of any size load.
-        self.register_buffer("pos_embed", table.astype(self.norm.weight.dtype), persistable=False)
-        self.set_stride(_STRIDE)
+        # The first cut's 7×7 windows with padding 2 need 3 pixels at least, every 4.
+        first = ((size[0] - 3) // 4 + 1, (size[1] - 3) // 4 + 1)
+        second = halved(first)
+        self._cut_grids = [first, second]
+        self.plan_grid(halved(second), _STRIDE)
+        self.use_sinusoid()
 
-    def adapt_input_channels(self, name: str, array: np.ndarray) -> np.ndarray:
-        """The entries that see the cut image, whose columns are channel by channel 7×7 pixels.
-
-        The projection is adapted like a convolution. The norm before it is averaged or repeated, which
-        is exact where its weights don't differ from channel to channel, and near to it elsewhere.
-
-        Args:
-            name: Name of the entry in this backbone.
-            array: Its value, laid out as in PyTorch.
-
-        Returns:
-            The value for ``in_chans`` channels; every other entry as it is.
-
-        Raises:
-            ValueError: The weights are over other than 1 or 3 channels.
-        """
-        first, _, rest = name.partition("attention1.")
-        columns = array.shape[-1] if array.ndim else 0
-        if first != "tokens_to_token." or columns % 49 or columns == 49 * self.in_chans:
-            return array
-        if rest in ("kqv.weight", "attn.qkv.weight"):
-            return adapt_channels(array.reshape(len(array), -1, 49), self.in_chans).reshape(len(array), -1)
-        if rest in ("norm1.weight", "norm1.bias"):
-            per_channel = array.reshape(1, -1, 49)
-            scale = 1 / per_channel.shape[1] if self.in_chans == 1 else self.in_chans / per_channel.shape[1]
-            return (adapt_channels(per_channel, self.in_chans) * scale).astype(array.dtype).reshape(-1)
-        return array
-
-    def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, 1+N, C]``."""
-        self.check_images(x_bchw, self.in_chans)
-        x = self.tokens_to_token(x_bchw, self._cut_grids[:2], self.run_block)
-        return self.pos_drop(prepend([self.cls_token], x) + self.pos_embed)
+    def make_words(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """Images ``[B, in_chans, H, W]`` to word tokens ``[B, N, C]``."""
+        return self.tokens_to_token(x_bchw, self._cut_grids, self.run_block)
 
     def no_weight_decay(self) -> set[str]:
         """The class token, as in the official code."""

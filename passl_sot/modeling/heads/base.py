@@ -3,10 +3,17 @@
 Legend: B batch, P prefix tokens, N word tokens, C width, K classes.
 """
 
+from typing import Literal
+
 import paddle
 from paddle import nn
 
-__all__ = ["Head"]
+from passl_sot.nn.initializers import linear
+
+__all__ = ["FusedHead", "Head", "LinearInit"]
+
+# How a last layer starts: normal with std 0.02 and zero bias, or uniformly as PyTorch starts every Linear.
+LinearInit = Literal["trunc_normal", "torch"]
 
 
 class Head(nn.Layer):
@@ -20,8 +27,6 @@ class Head(nn.Layer):
 
     def __init__(self, num_classes: int, in_channels: int, num_prefix_tokens: int) -> None:
         super().__init__()
-        if num_prefix_tokens < 0:
-            raise ValueError(f"num_prefix_tokens must not be negative, got {num_prefix_tokens}")
         self.in_channels = in_channels
         self.num_prefix_tokens = num_prefix_tokens
         self._set_num_classes(num_classes)
@@ -47,3 +52,40 @@ class Head(nn.Layer):
             if pooled_allowed:
                 forms += f" or [batch, {self.in_channels}]"
             raise ValueError(f"{type(self).__name__} takes {forms}, got {list(x.shape)}")
+
+
+class FusedHead(Head):
+    """Base of heads that add logits of the class token (``cls_fc``) and of pooled words (``visual_fc``).
+
+    Attributes:
+        cls_dim: Features that ``cls_fc`` takes; 0 for none.
+        word_dim: Features that ``visual_fc`` takes; 0 for none.
+    """
+
+    cls_dim: int
+    word_dim: int
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace ``visual_fc`` and ``cls_fc`` by new ones for ``num_classes`` classes."""
+        self._set_num_classes(num_classes)
+        if self.word_dim:
+            self.visual_fc = linear(self.word_dim, num_classes)
+        if self.cls_dim:
+            self.cls_fc = linear(self.cls_dim, num_classes)
+
+    def forward_parts(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
+        """Logits by the class token and by the words, ``[B, K]`` each; None for a missing part.
+
+        Args:
+            x_bnc: Tokens ``[B, P+N, C]``.
+        """
+        raise NotImplementedError
+
+    def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, ...]:
+        """Tokens ``[B, P+N, C]`` to logits ``[B, K]``."""
+        cls_logits, word_logits = self.forward_parts(x_bnc)
+        if cls_logits is None:
+            return word_logits
+        if word_logits is None:
+            return cls_logits
+        return cls_logits + word_logits

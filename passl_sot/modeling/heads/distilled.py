@@ -5,13 +5,11 @@ transformers & distillation through attention", arXiv 2012.12877); in evaluation
 mean counts.
 """
 
-from typing import Literal
-
 import paddle
 
-from passl_sot.config.ranges import Count, Natural
+from passl_sot.config import Count, Natural
 from passl_sot.modeling.heads import HEADS
-from passl_sot.modeling.heads.base import Head
+from passl_sot.modeling.heads.base import Head, LinearInit
 from passl_sot.nn.initializers import linear, torch_default_
 
 __all__ = ["DistilledHead"]
@@ -25,8 +23,8 @@ class DistilledHead(Head):
         num_classes: Number K of classes.
         in_channels: Width C of the tokens.
         num_prefix_tokens: Number P of tokens before the words; at least 2.
-        init: How the Linears start: "trunc_normal" (deviation 0.02, zero bias; DeiT) or "torch"
-            (PyTorch's default; PiT).
+        init: How the Linears start: "trunc_normal" (std 0.02, zero bias; DeiT) or "torch" (PyTorch's
+            default; PiT).
 
     Raises:
         ValueError: Fewer than two prefix tokens.
@@ -38,7 +36,7 @@ class DistilledHead(Head):
         num_classes: Count,
         in_channels: Count,
         num_prefix_tokens: Natural = 2,
-        init: Literal["trunc_normal", "torch"] = "trunc_normal",
+        init: LinearInit = "trunc_normal",
     ) -> None:
         super().__init__(num_classes, in_channels, num_prefix_tokens)
         if num_prefix_tokens < 2:
@@ -64,7 +62,7 @@ class DistilledHead(Head):
 
     def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, paddle.Tensor]:
         """Tokens ``[B, P+N, C]`` to logits ``[B, K]``; while training to those of both tokens."""
-        by_class, by_teacher = self.forward_parts(x_bnc)
+        cls_logits, dist_logits = self.forward_parts(x_bnc)
         if self.training:
-            return by_class, by_teacher
-        return (by_class + by_teacher) / 2
+            return cls_logits, dist_logits
+        return (cls_logits + dist_logits) / 2

@@ -5,9 +5,9 @@ from typing import Literal
 import paddle
 from paddle import nn
 
-from passl_sot.config.ranges import Count, Natural, Share
+from passl_sot.config import Count, Natural, Share
 from passl_sot.modeling.heads import HEADS
-from passl_sot.modeling.heads.base import Head
+from passl_sot.modeling.heads.base import Head, LinearInit
 from passl_sot.nn.initializers import linear, torch_default_
 
 __all__ = ["LinearHead"]
@@ -23,7 +23,7 @@ class LinearHead(Head):
         pool: "token" takes the first prefix token, "mean" averages the word tokens.
         num_prefix_tokens: Number P of tokens before the word tokens.
         dropout: Dropout on the pooled features.
-        init: How the Linear starts: "trunc_normal" (deviation 0.02, zero bias) or "torch" (PyTorch's
+        init: How the Linear starts: "trunc_normal" (std 0.02, zero bias) or "torch" (PyTorch's
             default; PiT).
 
     Raises:
@@ -38,7 +38,7 @@ class LinearHead(Head):
         pool: Literal["token", "mean"] = "token",
         num_prefix_tokens: Natural = 1,
         dropout: Share = 0.0,
-        init: Literal["trunc_normal", "torch"] = "trunc_normal",
+        init: LinearInit = "trunc_normal",
     ) -> None:
         super().__init__(num_classes, in_channels, num_prefix_tokens)
         if pool == "token" and num_prefix_tokens == 0:
@@ -58,6 +58,8 @@ class LinearHead(Head):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Args: x: tokens ``[B, P+N, C]``, or pooled ``[B, C]``. Returns: logits ``[B, K]``."""
         self.check_tokens(x, pooled_allowed=True)
-        if x.ndim == 3:
-            x = x[:, 0] if self.pool == "token" else x[:, self.num_prefix_tokens :].mean(axis=1)
+        if x.ndim == 3 and self.pool == "token":
+            x = x[:, 0]
+        elif x.ndim == 3:
+            x = x[:, self.num_prefix_tokens :].mean(axis=1)
         return self.fc(self.drop(x))

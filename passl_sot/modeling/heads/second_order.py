@@ -17,9 +17,9 @@ from typing import Annotated, Literal
 
 import paddle
 
-from passl_sot.config.ranges import Count, Natural
+from passl_sot.config import Count, Natural
 from passl_sot.modeling.heads import HEADS
-from passl_sot.modeling.heads.base import Head
+from passl_sot.modeling.heads.base import FusedHead
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.normalization import ISQRTCOV, NORMALIZATIONS, MatrixNorm, SvPN, build_normalization
 from passl_sot.nn.second_order import GAP, GCP, MGCrP
@@ -28,7 +28,7 @@ __all__ = ["SecondOrderHead"]
 
 
 @HEADS.register()
-class SecondOrderHead(Head):
+class SecondOrderHead(FusedHead):
     """Class-token logits fused with logits of pooled word tokens.
 
     Args:
@@ -92,8 +92,8 @@ class SecondOrderHead(Head):
             cls_dim = fc_dim
         if fusion_type == "concat":
             word_dim += in_channels
-        self._cls_dim = cls_dim if num_prefix_tokens else 0
-        self._word_dim = word_dim if representation not in ("fc", "none") else 0
+        self.cls_dim = cls_dim if num_prefix_tokens else 0
+        self.word_dim = word_dim
         self.reset_classifier(num_classes)
 
     def _check_choices(self) -> None:
@@ -129,14 +129,6 @@ class SecondOrderHead(Head):
             )
         return norm
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replace ``visual_fc`` and ``cls_fc`` by new ones for ``num_classes`` classes."""
-        self._set_num_classes(num_classes)
-        if self._word_dim:
-            self.visual_fc = linear(self._word_dim, num_classes)
-        if self._cls_dim:
-            self.cls_fc = linear(self._cls_dim, num_classes)
-
     def pool(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
         """Pooled words (all tokens for "aggre_all"), ``[B, features]``."""
         words = x_bnc if self.fusion_type == "aggre_all" else x_bnc[:, self.num_prefix_tokens :]
@@ -171,11 +163,6 @@ class SecondOrderHead(Head):
 
         With "sum_loss" and while training: the two parts, for a loss each.
         """
-        by_class, by_words = self.forward_parts(x_bnc)
-        if by_class is None:
-            return by_words
-        if by_words is None:
-            return by_class
         if self.fusion_type == "sum_loss" and self.training:
-            return by_class, by_words
-        return by_class + by_words
+            return self.forward_parts(x_bnc)
+        return super().forward(x_bnc)

@@ -16,10 +16,9 @@ from typing import Annotated
 
 import paddle
 
-from passl_sot.config.ranges import Count, Natural
+from passl_sot.config import Count, Natural
 from passl_sot.modeling.heads import HEADS
-from passl_sot.modeling.heads.base import Head
-from passl_sot.nn.initializers import linear
+from passl_sot.modeling.heads.base import FusedHead
 from passl_sot.nn.normalization import ISQRTCOV, NORMALIZATIONS, MatrixNorm, build_normalization
 from passl_sot.nn.second_order import CrossCovariance
 
@@ -27,7 +26,7 @@ __all__ = ["CrossCovarianceHead"]
 
 
 @HEADS.register()
-class CrossCovarianceHead(Head):
+class CrossCovarianceHead(FusedHead):
     """Class-token logits plus logits of the words' normalised cross-covariance.
 
     Args:
@@ -53,11 +52,12 @@ class CrossCovarianceHead(Head):
         num_prefix_tokens: Natural = 1,
     ) -> None:
         super().__init__(num_classes, in_channels, num_prefix_tokens)
-        if len(reduction) != 2 or min(reduction) < 1:
+        if len(reduction) != 2:
             raise ValueError(f"CrossCovarianceHead: reduction is two positive widths, got {list(reduction)}")
         self.representation = CrossCovariance(in_channels, *reduction)
         self.normalization = self._normalization(normalization, reduction[0])
-        self._word_dim = reduction[0] * reduction[1]
+        self.word_dim = reduction[0] * reduction[1]
+        self.cls_dim = in_channels if num_prefix_tokens else 0
         self.reset_classifier(num_classes)
 
     @staticmethod
@@ -72,13 +72,6 @@ class CrossCovarianceHead(Head):
             raise ValueError("CrossCovarianceHead: the matrix is not symmetric; write vec: full")
         return norm
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replace ``visual_fc`` and ``cls_fc`` by new ones for ``num_classes`` classes."""
-        self._set_num_classes(num_classes)
-        self.visual_fc = linear(self._word_dim, num_classes)
-        if self.num_prefix_tokens:
-            self.cls_fc = linear(self.in_channels, num_classes)
-
     def pool(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
         """Pooled words, ``[B, a·b]``."""
         transposed = self.normalization.matrix(self.representation(x_bnc[:, self.num_prefix_tokens :]))
@@ -87,16 +80,9 @@ class CrossCovarianceHead(Head):
         return pooled if drop is None else drop(pooled)
 
     def forward_parts(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor]:
-        """Logits by the class token (None without one) and by the words.
-
-        Args:
-            x_bnc: Tokens ``[B, P+N, C]``.
-        """
+        """See :meth:`FusedHead.forward_parts`."""
         self.check_tokens(x_bnc, pooled_allowed=False)
-        by_class = self.cls_fc(x_bnc[:, 0]) if self.num_prefix_tokens else None
-        return by_class, self.visual_fc(self.pool(x_bnc))
-
-    def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
-        """Tokens ``[B, P+N, C]`` to logits ``[B, K]``."""
-        by_class, by_words = self.forward_parts(x_bnc)
-        return by_words if by_class is None else by_class + by_words
+        word_logits = self.visual_fc(self.pool(x_bnc))
+        if not self.num_prefix_tokens:
+            return None, word_logits
+        return self.cls_fc(x_bnc[:, 0]), word_logits

@@ -1,1 +1,274 @@
-"""One name per operation; here alone a CPU, a GPU, a graph or numba make a difference."""
+"""One name per operation. Only here does it matter whether a CPU, a GPU or a static graph computes it.
+
+On a CPU in eager mode, operations that Paddle's kernels are slow at come from `cpu` (the same mathematics in
+other Paddle operations) and, where numba is installed, from `cpu_numba` (compiled loops). On a GPU, in a
+static graph and for 16-bit types all are Paddle's own. Results are the same up to rounding.
+
+Legend: B batch, C channels, H rows, W columns, N = H·W pixels or tokens, h heads, d width of a head.
+"""
+
+import math
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from passl_sot.nn.ops import cpu, cpu_numba
+from passl_sot.nn.precision import is_low_precision, softmax
+
+__all__ = [
+    "attention",
+    "bias_gelu",
+    "channel_bias",
+    "conv2d",
+    "conv_mlp",
+    "depthwise3x3",
+    "erf_gate",
+    "gelu",
+    "layer_norm",
+    "linear",
+]
+
+_HALF = math.sqrt(0.5)
+_MANY_KEYS = 10  # times the head width; above, scaling the products costs several % of a block
+_FEW_PIXELS = 400  # below, one product over all images is faster than one per image
+
+
+# Not translated: the answer in a static graph is always False, and translation takes time.
+@paddle.jit.not_to_static
+def _on_cpu(x: paddle.Tensor) -> bool:
+    if not paddle.in_dynamic_mode():
+        return False
+    return x.place.is_cpu_place() and x.dtype in (paddle.float32, paddle.float64)
+
+
+def _learning(*tensors: paddle.Tensor) -> int:
+    """How many of the tensors get a gradient."""
+    if not paddle.is_grad_enabled():
+        return 0
+    return sum(not t.stop_gradient for t in tensors)
+
+
+def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
+    """x · weight + bias: ``[..., in]`` and ``[in, out]`` to ``[..., out]``."""
+    if bias is None or not _on_cpu(x):
+        return F.linear(x, weight, bias)
+    if _learning(weight, bias) == 2:
+        return cpu.linear(x, weight, bias)
+    if _learning(x, weight, bias):
+        return F.linear(x, weight, bias)
+    return cpu.biased_product(x, weight, bias)
+
+
+def layer_norm(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, epsilon: float) -> paddle.Tensor:
+    """LayerNorm of ``[..., C]`` over its last axis, with scale and shift ``[C]``."""
+    if _on_cpu(x) and _learning(x, weight, bias) == 3:
+        return cpu.layer_norm(x, weight, bias, epsilon)
+    return F.layer_norm(x, [x.shape[-1]], weight, bias, epsilon)
+
+
+def gelu(x: paddle.Tensor) -> paddle.Tensor:
+    """Exact GELU of any shape; without gradients in the memory of ``x``."""
+    if not _on_cpu(x):
+        return F.gelu(x)
+    if _learning(x):
+        return cpu.gelu(x)
+    return x.multiply_(cpu.normal_cdf(x))
+
+
+def erf_gate(u: paddle.Tensor) -> paddle.Tensor:
+    """u·(1 + erf u), which is √2·gelu(√2·u); without gradients in the memory of ``u``."""
+    if not _on_cpu(u):
+        return F.gelu(u * math.sqrt(2.0)) * math.sqrt(2.0)  # F.gelu computes 16 bits in 32
+    if _learning(u):
+        return cpu.erf_gate(u)
+    return u.multiply_(paddle.erf(u).scale_(1.0, 1.0))
+
+
+def channel_bias(x_bcn: paddle.Tensor, bias_c: paddle.Tensor) -> paddle.Tensor:
+    """Add one number per channel to ``[B, C, N]``; without gradients in the memory of ``x``."""
+    # Not for [B, C, H, W]: with two axes after the channel's, Paddle's kernel takes twenty times as long.
+    if _on_cpu(x_bcn) and _learning(x_bcn, bias_c) == 2:
+        return cpu.channel_bias(x_bcn, bias_c)
+    if _on_cpu(x_bcn) and not _learning(x_bcn, bias_c):
+        return x_bcn.add_(bias_c.unsqueeze(-1))
+    return x_bcn + bias_c.unsqueeze(-1)
+
+
+def bias_gelu(x_bcn: paddle.Tensor, bias_c: paddle.Tensor) -> paddle.Tensor:
+    """Exact GELU after :func:`channel_bias`; without gradients in the memory of ``x``."""
+    # The loop's backward pass always gives both gradients, so that a frozen part needs the other way.
+    if cpu_numba.available(x_bcn) and _learning(x_bcn, bias_c) != 1:
+        return cpu_numba.bias_gelu(x_bcn, bias_c)
+    return gelu(channel_bias(x_bcn, bias_c))
+
+
+def conv2d(
+    x_bchw: paddle.Tensor,
+    weight: paddle.Tensor,
+    bias: paddle.Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    groups: int = 1,
+) -> paddle.Tensor:
+    """Convolution of ``[B, C, H, W]`` with kernels ``[out, C / groups, k, k]``."""
+    if not _on_cpu(x_bchw):
+        return F.conv2d(x_bchw, weight, bias, stride=stride, padding=padding, groups=groups)
+    if weight.shape[2:] == [1, 1] and groups == 1 and not any(padding):
+        # A matrix product: Paddle's convolution takes up to 4 times as long.
+        if stride != [1, 1]:
+            x_bchw = x_bchw[:, :, :: stride[0], :: stride[1]]
+        size = x_bchw.shape[2:]
+        maps = paddle.matmul(weight.flatten(1), x_bchw.flatten(2))
+    else:
+        maps = F.conv2d(x_bchw, weight, stride=stride, padding=padding, groups=groups)
+        size = maps.shape[2:]
+        maps = maps.flatten(2)
+    if bias is not None:
+        maps = channel_bias(maps, bias)
+    return maps.reshape([0, 0, *size])
+
+
+def depthwise3x3(
+    x: paddle.Tensor,
+    kernel: paddle.Tensor,
+    bias: paddle.Tensor | None = None,
+    before: paddle.Tensor | None = None,
+    channel_axis: int = 1,
+) -> paddle.Tensor:
+    """Depth-wise 3×3 convolution of ``x``, or of GELU(x + before), with stride 1 and zeros around.
+
+    Args:
+        x: Maps ``[B, C, H, W]``, or ``[C, B, H, W]``.
+        kernel: ``[C, 9]``.
+        bias: Added per channel at the end, ``[C]``.
+        before: Added per channel before the GELU, ``[C]``; if None, there is no GELU. With it, and without
+            gradients, the result may take the memory of ``x``.
+        channel_axis: 1 or 0, where C stands.
+
+    Returns:
+        The shape of ``x``.
+    """
+    if cpu_numba.available(x):
+        return cpu_numba.depthwise3x3(x, kernel, bias, before, channel_axis)
+    if channel_axis == 0:
+        return depthwise3x3(x.transpose([1, 0, 2, 3]), kernel, bias, before).transpose([1, 0, 2, 3])
+    size = x.shape[2:]
+    if before is not None:
+        x = bias_gelu(x.flatten(2), before).reshape([0, 0, *size])
+    maps = _depthwise3x3(x, kernel.reshape([-1, 1, 3, 3]))
+    if bias is None:
+        return maps
+    return channel_bias(maps.flatten(2), bias).reshape([0, 0, *size])
+
+
+def _depthwise3x3(x_bchw: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor:
+    if _on_cpu(x_bchw) and cpu.packing_pays(x_bchw):
+        packed = _depthwise3x3(cpu.pack(x_bchw).unsqueeze(0), weight)
+        return cpu.unpack(packed.squeeze(0), x_bchw.shape[0])
+    if _on_cpu(x_bchw) and _learning(x_bchw, weight) == 2:
+        return cpu.depthwise3x3(x_bchw, weight)
+    return F.conv2d(x_bchw, weight, padding=1, groups=weight.shape[0])
+
+
+def conv_mlp(
+    x_bchw: paddle.Tensor, fc1: nn.Layer, conv: nn.Layer, fc2: nn.Layer, drop: nn.Dropout
+) -> paddle.Tensor:
+    """1×1 convolution, exact GELU, depth-wise 3×3 convolution plus identity, 1×1 convolution.
+
+    The layers are called, and not only their weights read, so that hooks on them are run.
+
+    Args:
+        x_bchw: Maps ``[B, C, H, W]``.
+        fc1: A :class:`~passl_sot.nn.conv_mlp.Pointwise` from C to the hidden channels.
+        conv: The depth-wise convolution.
+        fc2: A ``Pointwise`` back to C.
+        drop: Dropout after the activation and after the output.
+
+    Returns:
+        ``[B, C, H, W]``.
+    """
+    if cpu_numba.available(x_bchw) and not (drop.training and drop.p):
+        return _conv_mlp_by_loops(x_bchw, fc1, conv, fc2)
+    # A pass less: the depth-wise bias goes through the last product.
+    bias = fc2.bias + paddle.matmul(conv.bias, fc2.weight)
+    # Another: GELU(y) is √½·G(√½·y), G by erf_gate, and the weights on both sides take the factors.
+    packed = _on_cpu(x_bchw) and cpu.packing_pays(x_bchw)
+    if packed:
+        maps = cpu.pack(x_bchw, ones=True)
+        size = maps.shape[1:]
+        # The bias by a channel of ones, which leaves the gaps between the images zero.
+        weight = paddle.concat([fc1.weight, fc1.bias.unsqueeze(0)], axis=0) * _HALF
+        hidden = paddle.matmul(weight, maps.flatten(1), transpose_x=True).unsqueeze(0)
+    else:
+        size = x_bchw.shape[2:]
+        hidden = fc1(x_bchw.flatten(2), fc1.bias, factor=_HALF)
+    hidden = drop(erf_gate(hidden))
+    hidden = conv(hidden.reshape([0, 0, *size]), factor=_HALF)
+    out = fc2(hidden.flatten(2), bias).reshape([0, 0, *size])
+    if packed:
+        out = cpu.unpack(out.squeeze(0), x_bchw.shape[0])
+    return drop(out)
+
+
+def _conv_mlp_by_loops(x_bchw: paddle.Tensor, fc1: nn.Layer, conv: nn.Layer, fc2: nn.Layer) -> paddle.Tensor:
+    # The first bias, GELU and the depth-wise convolution are one pass over the hidden maps.
+    batch, dim, height, width = x_bchw.shape
+    if height * width >= _FEW_PIXELS:
+        hidden = fc1(x_bchw.flatten(2)).reshape([0, 0, height, width])
+        hidden = conv(hidden, conv.bias, before=fc1.bias)
+        return fc2(hidden.flatten(2), fc2.bias).reshape([0, 0, height, width])
+    hidden = fc1(x_bchw.transpose([1, 0, 2, 3]).reshape([1, dim, -1])).reshape([-1, batch, height, width])
+    hidden = conv(hidden, conv.bias, before=fc1.bias, channel_axis=0)
+    out = fc2(hidden.reshape([1, hidden.shape[0], -1]), fc2.bias)
+    return out.reshape([dim, batch, height, width]).transpose([1, 0, 2, 3])
+
+
+def attention(
+    q_bhnd: paddle.Tensor,
+    k_bhnd: paddle.Tensor,
+    v_bhnd: paddle.Tensor,
+    scale: float,
+    dropout: float = 0.0,
+    bias_whnm: paddle.Tensor | None = None,
+) -> paddle.Tensor:
+    """softmax(scale · q kᵀ + bias) v.
+
+    Args:
+        q_bhnd: Queries ``[B, h, N, d]``.
+        k_bhnd: Keys ``[B, h, M, d]``.
+        v_bhnd: Values ``[B, h, M, d]``.
+        scale: Factor on the products.
+        dropout: Probability of dropping an attention weight.
+        bias_whnm: Added to the scaled products, ``[h, N, M]``, or ``[W, h, N, M]`` repeated along
+            the batch, where W divides B.
+
+    Returns:
+        ``[B, h, N, d]``.
+    """
+    if bias_whnm is None and _fused_attention_serves(q_bhnd):
+        q, k, v = (t.transpose([0, 2, 1, 3]) for t in (q_bhnd, k_bhnd, v_bhnd))
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
+        return out.transpose([0, 2, 1, 3])
+    # Scaled queries are fewer numbers than scaled products.
+    if k_bhnd.shape[-2] > _MANY_KEYS * q_bhnd.shape[-1]:
+        q_bhnd = q_bhnd * scale
+        scale = 1.0
+    products = paddle.matmul(q_bhnd, k_bhnd, transpose_y=True)
+    if scale != 1.0:
+        products = products * scale
+    if bias_whnm is not None:
+        # Without axes of size 1 in front: with them Paddle's CPU kernels take eight times as long.
+        repeated = products.reshape([-1, *bias_whnm.shape]) + bias_whnm.astype(products.dtype)
+        products = repeated.reshape([-1, *products.shape[1:]])
+    attn_bhnm = softmax(products)
+    if dropout > 0.0:
+        attn_bhnm = F.dropout(attn_bhnm, p=dropout)
+    return paddle.matmul(attn_bhnm, v_bhnd)
+
+
+def _fused_attention_serves(q: paddle.Tensor) -> bool:
+    # On a CPU Paddle 3.3's fused kernel takes 2 to 3 times as long as the products written out. The GPU's
+    # serves 16-bit types with head widths that are multiples of 8, up to 256.
+    on_gpu = paddle.is_compiled_with_cuda() and paddle.get_device().startswith("gpu")
+    return on_gpu and is_low_precision(q) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256

@@ -1,21 +1,19 @@
 """Compiled loops for a CPU, where numba is installed (``pip install .[fast]``).
 
-Paddle's depth-wise convolution takes several times as long as the memory traffic it stands for, and the
-GELU before it another few passes. Here both are one loop over a map that stays in the cache. For float32
-outside graphs; without numba, and for all else, ``nn.eager_cpu`` has the same from Paddle's operations.
+Paddle's depth-wise convolution takes several times as long as the memory traffic it stands for, and the GELU
+before it another few passes. Here both are one loop over a map that stays in the cache. For float32 outside
+graphs; `passl_sot.nn.ops` calls them, and has the same from Paddle's operations for all else.
 
 Legend: R maps, C channels, H rows, W columns; a map is one channel of one image. Inside, a map has a column
-of zeros after each row and a row of zeros at both ends, so that its nine neighbours are shifts of one array.
+of zeros after each row and a row of zeros at both ends, so that its nine neighbors are shifts of one array.
 """
 
 import ctypes
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import paddle
-from paddle import nn
 from paddle.autograd import PyLayer
 
 try:
@@ -26,10 +24,12 @@ except ImportError:  # an extra
 __all__ = ["available", "bias_gelu", "depthwise3x3"]
 
 _F = np.float32
-_ONE, _HALF = _F(1.0), _F(0.5)
+_ONE = _F(1.0)
+_HALF = _F(0.5)
 # Φ(x) - 1/2, and the GELU's slope Φ(x) + x·φ(x) - 1/2, as x·P(x²)/Q(x²) on |x| up to a limit, beyond which
 # both are 1/2 in float32: fitted by least squares, errors below 1e-8. Lowest power first; Q begins with 1.
-_CDF_END, _SLOPE_END = _F(5.4), _F(6.0)
+_CDF_END = _F(5.4)
+_SLOPE_END = _F(6.0)
 _A0, _A1, _A2, _A3, _A4, _A5 = map(
     _F, (0.398942228, 0.0338136517, 0.00467724105, 0.000168706193, 6.37836448e-06, 2.29632263e-08)
 )
@@ -85,7 +85,7 @@ def _times_slope(x, bias, out):
 
 
 @_compiled
-def _spread(x, height, width, padded):
+def _pad(x, height, width, padded):
     """A map ``[H·W]`` into its place between the zeros."""
     for i in range(height):
         row = x[i * width : (i + 1) * width]
@@ -96,7 +96,7 @@ def _spread(x, height, width, padded):
 
 
 @_compiled
-def _gather(spaced, height, width, bias, out):
+def _crop(spaced, height, width, bias, out):
     """Rows of W + 1 to a map ``[H·W]``, plus a number."""
     for i in range(height):
         row = spaced[i * (width + 1) : i * (width + 1) + width]
@@ -106,40 +106,41 @@ def _gather(spaced, height, width, bias, out):
 
 
 @_compiled
-def _nine(padded, k, pitch, out):
-    """Sum of the nine neighbours by the weights ``k``, row by row of the pitch."""
+def _convolve(padded, k, pitch, out):
+    """Sum of the nine neighbors by the weights ``k``, row by row of the pitch."""
     n = out.size
-    a, b, c = padded[:n], padded[1 : 1 + n], padded[2 : 2 + n]
-    d, e, f = padded[pitch : pitch + n], padded[pitch + 1 : pitch + 1 + n], padded[pitch + 2 : pitch + 2 + n]
-    last = 2 * pitch
-    g, h, i = padded[last : last + n], padded[last + 1 : last + 1 + n], padded[last + 2 : last + 2 + n]
+    above = padded[: n + 2]
+    beside = padded[pitch : pitch + n + 2]
+    below = padded[2 * pitch : 2 * pitch + n + 2]
+    # In registers: read inside the loop, they could be changed by what is written there.
     k0, k1, k2, k3, k4, k5, k6, k7, k8 = k[0], k[1], k[2], k[3], k[4], k[5], k[6], k[7], k[8]
     for p in range(n):
-        above = k0 * a[p] + k1 * b[p] + k2 * c[p]
-        beside = k3 * d[p] + k4 * e[p] + k5 * f[p]
-        out[p] = above + beside + (k6 * g[p] + k7 * h[p] + k8 * i[p])
+        a = k0 * above[p] + k1 * above[p + 1] + k2 * above[p + 2]
+        b = k3 * beside[p] + k4 * beside[p + 1] + k5 * beside[p + 2]
+        c = k6 * below[p] + k7 * below[p + 1] + k8 * below[p + 2]
+        out[p] = a + b + c
 
 
 @_compiled
-def _products(grad, padded, pitch, out):
-    """Adds, for each of the nine neighbours, the sum of its products with ``grad``."""
+def _correlate(grad, padded, pitch, out):
+    """Adds, for each of the nine neighbors, the sum of its products with ``grad``."""
     n = grad.size
     for row in range(3):
-        a = padded[row * pitch : row * pitch + n]
-        b = padded[row * pitch + 1 : row * pitch + 1 + n]
-        c = padded[row * pitch + 2 : row * pitch + 2 + n]
-        x, y, z = _F(0), _F(0), _F(0)
+        line = padded[row * pitch : row * pitch + n + 2]
+        x = _F(0)
+        y = _F(0)
+        z = _F(0)
         for p in range(n):
-            x += grad[p] * a[p]
-            y += grad[p] * b[p]
-            z += grad[p] * c[p]
+            x += grad[p] * line[p]
+            y += grad[p] * line[p + 1]
+            z += grad[p] * line[p + 2]
         out[3 * row] += x
         out[3 * row + 1] += y
         out[3 * row + 2] += z
 
 
 @_compiled
-def _total(x):
+def _sum(x):
     total = _F(0)
     for i in range(x.size):
         total += x[i]
@@ -155,11 +156,11 @@ def _forward(x, before, kernel, after, height, width, repeat, activate, out):
         c = (r // repeat) % kernel.shape[0]
         if activate:
             _gelu(x[r], before[c], active)
-            _spread(active, height, width, padded)
+            _pad(active, height, width, padded)
         else:
-            _spread(x[r], height, width, padded)
-        _nine(padded, kernel[c], width + 1, spaced)
-        _gather(spaced, height, width, after[c], out[r])
+            _pad(x[r], height, width, padded)
+        _convolve(padded, kernel[c], width + 1, spaced)
+        _crop(spaced, height, width, after[c], out[r])
 
 
 @_compiled
@@ -168,63 +169,58 @@ def _backward(
 ):
     pitch = width + 1
     padded = np.zeros((height + 2) * pitch + 2, np.float32)
-    above = np.zeros((height + 2) * pitch + 2, np.float32)
+    padded_grad = np.zeros((height + 2) * pitch + 2, np.float32)
     spaced = np.empty(height * pitch, np.float32)
     active = np.empty(height * width, np.float32)
-    turned = np.empty(9, np.float32)
     for r in range(x.shape[0]):
         c = (r // repeat) % kernel.shape[0]
-        for k in range(9):
-            turned[k] = kernel[c, 8 - k]
-        _spread(grad[r], height, width, above)
-        _nine(above, turned, pitch, spaced)
-        _gather(spaced, height, width, _F(0), grad_x[r])
+        _pad(grad[r], height, width, padded_grad)
+        _convolve(padded_grad, kernel[c, ::-1].copy(), pitch, spaced)
+        _crop(spaced, height, width, _F(0), grad_x[r])
         if activate:
             _gelu(x[r], before[c], active)
-            _spread(active, height, width, padded)
+            _pad(active, height, width, padded)
             _times_slope(x[r], before[c], grad_x[r])
         else:
-            _spread(x[r], height, width, padded)
-        _products(above[pitch + 1 : pitch + 1 + height * pitch], padded, pitch, grad_kernel[c])
-        grad_before[c] += _total(grad_x[r])
-        grad_after[c] += _total(grad[r])
+            _pad(x[r], height, width, padded)
+        _correlate(padded_grad[pitch + 1 : pitch + 1 + height * pitch], padded, pitch, grad_kernel[c])
+        grad_before[c] += _sum(grad_x[r])
+        grad_after[c] += _sum(grad[r])
 
 
 @_compiled
-def _add_and_activate(x, bias, out):
+def _bias_gelu(x, bias, out):
     for r in range(x.shape[0]):
         _gelu(x[r], bias[r % bias.size], out[r])
 
 
 @_compiled
-def _add_and_activate_back(x, bias, grad_x, grad_bias):
+def _bias_gelu_backward(x, bias, grad_x, grad_bias):
     """``grad_x`` comes as the gradient of the result."""
     for r in range(x.shape[0]):
         c = r % bias.size
         _times_slope(x[r], bias[c], grad_x[r])
-        grad_bias[c] += _total(grad_x[r])
+        grad_bias[c] += _sum(grad_x[r])
 
 
 def _view(x: paddle.Tensor, *shape: int) -> np.ndarray:
     """The tensor's own memory as an array; the tensor must outlive it."""
-    numbers = (ctypes.c_float * math.prod(shape)).from_address(x.data_ptr())
+    numbers = (ctypes.c_float * x.size).from_address(x.data_ptr())
     return np.frombuffer(numbers, np.float32).reshape(shape)
 
 
-def _run(x, before, kernel, after, repeat: int, out: paddle.Tensor) -> paddle.Tensor:
+def _maps(x: paddle.Tensor) -> np.ndarray:
+    """The same as one row per map, ``[R, N]``."""
+    return _view(x, x.shape[0] * x.shape[1], -1)
+
+
+def _run(x, kernel, after, before, repeat: int, out: paddle.Tensor) -> paddle.Tensor:
     height, width = x.shape[2:]
-    maps, channels = x.shape[0] * x.shape[1], kernel.shape[0]
     activate = before is not None
+    # Without a GELU nothing is read from the place of `before`.
+    first = _view(before if activate else after, -1)
     _forward(
-        _view(x, maps, height * width),
-        _view(before if activate else after, channels),
-        _view(kernel, channels, 9),
-        _view(after, channels),
-        height,
-        width,
-        repeat,
-        activate,
-        _view(out, maps, height * width),
+        _maps(x), first, _view(kernel, -1, 9), _view(after, -1), height, width, repeat, activate, _maps(out)
     )
     return out
 
@@ -235,32 +231,39 @@ class _Depthwise(PyLayer):
         ctx.save_for_backward(x, kernel, before)
         ctx.repeat = repeat
         ctx.learning = [t is not None and not t.stop_gradient for t in (x, kernel, after, before)]
-        return _run(x, before, kernel, after, repeat, paddle.empty_like(x))
+        return _run(x, kernel, after, before, repeat, paddle.empty_like(x))
 
     @staticmethod
     def backward(ctx: Any, grad):
         x, kernel, before = ctx.saved_tensor()
         height, width = x.shape[2:]
-        maps, channels = x.shape[0] * x.shape[1], kernel.shape[0]
         activate = before is not None
-        grad, grad_x = grad.contiguous(), paddle.empty_like(x)
-        sums = [np.zeros(shape) for shape in ((channels,), (channels, 9), (channels,))]
+        first = _view(before if activate else kernel, -1)
+        grad = grad.contiguous()
+        grad_x = paddle.empty_like(x)
+        # Sums over all images in float64: in float32 the last bits of many terms would be lost.
+        channels = kernel.shape[0]
+        of_before = np.zeros(channels)
+        of_kernel = np.zeros((channels, 9))
+        of_after = np.zeros(channels)
         _backward(
-            _view(x, maps, height * width),
-            _view(before if activate else kernel, channels),
-            _view(kernel, channels, 9),
-            _view(grad, maps, height * width),
+            _maps(x),
+            first,
+            _view(kernel, -1, 9),
+            _maps(grad),
             height,
             width,
             ctx.repeat,
             activate,
-            _view(grad_x, maps, height * width),
-            *sums,
+            _maps(grad_x),
+            of_before,
+            of_kernel,
+            of_after,
         )
-        of_before, of_kernel, of_after = (paddle.to_tensor(s.astype("float32")) for s in sums)
-        every = (grad_x, of_kernel, of_after, of_before)
-        grads = [g if learns else None for g, learns in zip(every, ctx.learning, strict=True)]
-        return tuple(grads if activate else grads[:3])
+        sums = [paddle.to_tensor(s.astype("float32")) for s in (of_kernel, of_after, of_before)]
+        # Paddle wants None for what is frozen, and nothing for an input that is None.
+        grads = [g if learns else None for g, learns in zip([grad_x, *sums], ctx.learning, strict=True)]
+        return tuple(grads[: 4 if activate else 3])
 
 
 class _BiasGelu(PyLayer):
@@ -268,21 +271,20 @@ class _BiasGelu(PyLayer):
     def forward(ctx: Any, x, bias):
         ctx.save_for_backward(x, bias)
         out = paddle.empty_like(x)
-        maps, channels = (x.shape[0] * x.shape[1], x.shape[2]), x.shape[1]
-        _add_and_activate(_view(x, *maps), _view(bias, channels), _view(out, *maps))
+        _bias_gelu(_maps(x), _view(bias, -1), _maps(out))
         return out
 
     @staticmethod
     def backward(ctx: Any, grad):
         x, bias = ctx.saved_tensor()
-        maps, channels = (x.shape[0] * x.shape[1], x.shape[2]), x.shape[1]
-        grad_x, grad_bias = grad.clone(), np.zeros(channels)
-        _add_and_activate_back(_view(x, *maps), _view(bias, channels), _view(grad_x, *maps), grad_bias)
+        grad_x = grad.clone()
+        grad_bias = np.zeros(x.shape[1])
+        _bias_gelu_backward(_maps(x), _view(bias, -1), _maps(grad_x), grad_bias)
         return grad_x, paddle.to_tensor(grad_bias.astype("float32"))
 
 
 def available(x: paddle.Tensor) -> bool:
-    """Whether the compiled loop serves ``x``: numba is installed, ``x`` float32 in main memory, no graph."""
+    """Whether the loops serve ``x``: numba is installed, ``x`` float32 in main memory, no graph."""
     if numba is None or not paddle.in_dynamic_mode():
         return False
     return x.place.is_cpu_place() and x.dtype == paddle.float32 and x.size > 0
@@ -291,41 +293,26 @@ def available(x: paddle.Tensor) -> bool:
 def depthwise3x3(
     x: paddle.Tensor,
     kernel: paddle.Tensor,
-    after: paddle.Tensor,
+    after: paddle.Tensor | None = None,
     before: paddle.Tensor | None = None,
     channel_axis: int = 1,
 ) -> paddle.Tensor:
-    """Depth-wise 3×3 convolution of ``x``, or of GELU(x + before), zeros around, where :func:`available`.
-
-    Args:
-        x: Maps ``[B, C, H, W]``, or ``[C, B, H, W]``.
-        kernel: ``[C, 9]``.
-        after: Added per channel at the end, ``[C]``.
-        before: Added per channel before the GELU, ``[C]``. Then, without gradients, the result takes the
-            memory of ``x``. If None, there is no GELU.
-        channel_axis: 1 or 0, where C stands.
-
-    Returns:
-        The shape of ``x``.
-    """
-    x, kernel = x.contiguous(), kernel.contiguous()
+    """See `passl_sot.nn.ops.depthwise3x3`; where :func:`available`."""
+    x = x.contiguous()
+    kernel = kernel.contiguous()
+    if after is None:
+        after = paddle.zeros([kernel.shape[0]])
     repeat = 1 if channel_axis == 1 else x.shape[1]
     parts = [t for t in (x, kernel, after, before) if t is not None]
     if paddle.is_grad_enabled() and not all(t.stop_gradient for t in parts):
         return _Depthwise.apply(x, kernel, after, before, repeat)
-    return _run(x, before, kernel, after, repeat, paddle.empty_like(x) if before is None else x)
+    return _run(x, kernel, after, before, repeat, paddle.empty_like(x) if before is None else x)
 
 
 def bias_gelu(x: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
-    """GELU(x + bias) of ``[B, C, N]`` with a number per channel ``[C]``, where :func:`available`.
-
-    Without gradients the result takes the memory of ``x``.
-    """
+    """See `passl_sot.nn.ops.bias_gelu`; where :func:`available`, and both or none have a gradient."""
     x = x.contiguous()
-    if paddle.is_grad_enabled() and not (x.stop_gradient or bias.stop_gradient):
+    if paddle.is_grad_enabled() and not x.stop_gradient:
         return _BiasGelu.apply(x, bias)
-    if paddle.is_grad_enabled() and not (x.stop_gradient and bias.stop_gradient):
-        return nn.functional.gelu(x + bias.unsqueeze(-1))
-    maps = x.shape[0] * x.shape[1], x.shape[2]
-    _add_and_activate(_view(x, *maps), _view(bias, x.shape[1]), _view(x, *maps))
+    _bias_gelu(_maps(x), _view(bias, -1), _maps(x))
     return x

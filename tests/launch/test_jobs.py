@@ -1,6 +1,11 @@
-"""Injected faults, two processes: all end soon, the one to blame speaks, nobody is left behind."""
+"""Two training processes under the launcher: faults end both soon, the cause is last, nobody is left behind.
+
+How supervisors do it, without Paddle: test_supervisor.py.
+"""
 
 import re
+import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -9,7 +14,6 @@ import pytest
 
 from passl_sot.engine.distributed import World
 from passl_sot.engine.logging import read_metrics
-from passl_sot.engine.run_dir import RunFolder
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
 from passl_sot.weights.checkpoint import read_checkpoint
@@ -20,12 +24,13 @@ SCRIPT = """
 import os, resource, signal, sys, time
 from pathlib import Path
 from passl_sot import cli
-from passl_sot.launch.supervisor import generation
+from passl_sot.launch.supervisor import REPORT
 
-if generation() is not None:
+if REPORT in os.environ:
     from passl_sot.engine import trainer
     from passl_sot.engine.trainer import Trainer
-    agree, check_data = Trainer._agree, trainer.check_data
+    from passl_sot.tasks import classification
+    agree, check_data = Trainer._agree, classification.check_data
 {accident}
 
 sys.exit(cli.train())
@@ -36,7 +41,7 @@ AFTER_THE_CHECK = """
         check_data(*args, **more)
         {spoil}
 
-    trainer.check_data = check_and_spoil
+    classification.check_data = check_and_spoil
 """
 AT_AN_UPDATE = """
     def meet_with_it(self, *args):
@@ -46,6 +51,22 @@ AT_AN_UPDATE = """
 
     Trainer._agree = meet_with_it
 """
+# Its peer waits for it through the store, without a limit; in a collective, gloo would end it after 30 s.
+LATE = """
+    from passl_sot.engine.distributed import World
+    wait = World._wait
+
+    def tell(self, done):
+        wait(self, lambda: Path("late").exists() and Path("waiting").touch() or done())
+
+    if os.environ["PADDLE_TRAINER_ID"] == "0":
+        World._wait = tell
+
+    def come_late():
+        Path("late").touch()
+        while not Path("waiting").exists():
+            time.sleep(0.01)
+""" + AT_AN_UPDATE.format(rank=1, accident="come_late()")
 SMALL = ("-o", "epochs=4", "dataloader.train.sampler.batch_size=4", "dataloader.train.loader.num_workers=1")
 
 
@@ -70,27 +91,73 @@ def last_of(text: str) -> str:
     return [line for line in text.splitlines() if line and not line.startswith("LAUNCH")][-1]
 
 
-def test_a_killed_process_ends_all(together, left_behind, tmp_path):
-    """The one that holds the lock on the run's folder; of others, test_supervision.py."""
+def test_a_killed_process_ends_all_and_the_resumed_run_equals_one_without(together, left_behind, tmp_path):
+    """Killed is the one that holds the lock on the run's folder."""
+    whole = together(f"output_dir={tmp_path}/whole", accident=LATE)
+    assert whole.returncode == 0 and "finished" in whole.stdout, whole.stdout
     kill = AT_AN_UPDATE.format(rank=0, accident="os.kill(os.getpid(), signal.SIGKILL)")
     done = together(accident=kill)
     assert left_behind() == []  # the data workers either
     assert done.returncode not in (0, None)
     assert done.seconds < 60
     assert re.search(r"it \(pid \d+ on \S+\) was ended by SIGKILL", last_of(done.stdout))
-    folder = tmp_path / "output" / "run"
-    assert read_checkpoint(folder / "last.safetensors").meta["progress"]["step"] == 3
-    RunFolder(folder).claim()
+    path = tmp_path / "output" / "run" / "last.safetensors"
+    assert read_checkpoint(path).meta["progress"]["step"] == 3
+    again = together("--resume", "auto", accident="")
+    assert again.returncode == 0 and "resuming from" in again.stdout, again.stdout
+    saved = read_checkpoint(path).tensors
+    expected = read_checkpoint(tmp_path / "whole" / "run" / "last.safetensors").tensors
+    assert saved.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(saved[name], array, err_msg=name)
+
+
+def test_the_traceback_of_the_process_that_failed_comes_last(together, left_behind, tmp_path):
+    done = together(accident=AT_AN_UPDATE.format(rank=1, accident="raise RuntimeError('boom')"))
+    assert done.seconds < 60
+    assert done.returncode not in (0, None)
+    assert last_of(done.stdout) == "RuntimeError: boom", done.stdout
+    assert "process 1 failed:\nTraceback (most recent call last)" in done.stdout
+    assert left_behind() == []
+    saved = read_checkpoint(tmp_path / "output" / "run" / "last.safetensors")
+    assert saved.meta["progress"]["step"] == 3
+
+
+def test_a_bad_file_of_one_process_ends_all_with_its_name(experiment, together, left_behind):
+    (experiment.parent / "val" / "猫" / "2.png").write_bytes(b"no image")
+    done = together("dataloader.train.loader.max_bad=0", accident="")
+    assert done.seconds < 60
+    assert done.returncode not in (0, None)
+    assert "2.png" in last_of(done.stdout)
+    assert left_behind() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nobody_outlives_the_launcher(experiment, launcher, left_behind, tmp_path, number):
+    options = launcher(2, "-c", experiment, *SMALL, "epochs=500")
+    with subprocess.Popen(**options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            if "epoch 2/500" in line:
+                process.send_signal(number)
+                break
+        process.stdout.read()
+    until = time.monotonic() + 60
+    while left_behind() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert left_behind() == []
+    assert "stopped by SIGTERM; saved" in (tmp_path / "log" / "workerlog.0").read_text()
+    read_checkpoint(tmp_path / "output" / "run" / "last.safetensors")
 
 
 def test_a_silent_disk_ends_all_with_the_files_name(together, left_behind, tmp_path):
     path = tmp_path / "train" / "c" / "3.png"
-    spoil = AFTER_THE_CHECK.format(spoil=f"os.unlink('{path}'); os.mkfifo('{path}')")
-    done = together("dataloader.train.loader.timeout=2", accident=spoil)
+    # Without the check, which has the same limit, and may need longer on a loaded machine.
+    spoil = f"    trainer.check_data = lambda *_, **__: os.unlink('{path}') or os.mkfifo('{path}')"
+    done = together("dataloader.train.loader.timeout=5", accident=spoil)
     assert left_behind() == []
     assert done.returncode not in (0, None)
     assert done.seconds < 60 and "gloo/transport" not in done.logs  # nobody waited for gloo's half minute
-    text = rf"error: no batch came for 2 s: worker 0 \(pid \d+\) had been reading image \d+ \({path}\) for "
+    text = rf"error: no batch came for 5 s: worker 0 \(pid \d+\) had been reading image \d+ \({path}\) for "
     assert re.search(text, last_of(done.stdout))
     assert "Traceback" not in done.stdout
 
@@ -118,9 +185,7 @@ def test_a_storm_of_bad_files_ends_all_at_once(together, left_behind):
     assert len({path for _, path in named}) == count
 
 
-@pytest.mark.parametrize("times", [1, 9])
-def test_a_refused_connection_is_tried_again(together, left_behind, tmp_path, times):
-    """Not a restart: nothing had been done yet."""
+def test_a_refused_connection_is_tried_again(together, left_behind, tmp_path):
     accident = f"""
     from paddle.distributed import fleet
     init = fleet.init
@@ -129,7 +194,7 @@ def test_a_refused_connection_is_tried_again(together, left_behind, tmp_path, ti
         attempts = Path("{tmp_path}/attempts." + os.environ["PADDLE_TRAINER_ID"])
         with attempts.open("a") as file:
             file.write("x")
-        if attempts.name.endswith("1") and attempts.stat().st_size <= {times}:
+        if attempts.name.endswith("1") and attempts.stat().st_size == 1:
             raise RuntimeError("[gloo/transport/tcp/pair.cc] connect [127.0.0.1]:4018: Connection refused")
         init(**more)
 
@@ -139,20 +204,15 @@ def test_a_refused_connection_is_tried_again(together, left_behind, tmp_path, ti
     assert left_behind() == []
     assert "process 1 failed:\nerror: process 1 of 2 could not join the others" in done.stdout
     assert "attempt 2 of 3 to connect the processes" in done.stdout
-    assert "restart" not in done.stdout
-    if times == 1:
-        assert done.returncode == 0 and "finished" in done.stdout, done.stdout
-    else:
-        assert done.returncode not in (0, None)
-        assert last_of(done.stdout).endswith("connect [127.0.0.1]:4018: Connection refused")
+    assert done.returncode == 0 and "finished" in done.stdout, done.stdout
 
 
 def test_nan_in_one_process_is_traced_there(together, tmp_path):
     """Gradients are shared, so both have it; where it begins one of them knows."""
     accident = """
-    task = trainer.build_task
+    prepare = classification.ClassificationTask.prepare
 
-    def build(cfg, model, *args, **more):
+    def spoil_later(self, model, *args):
         fc1, calls = model.backbone.blocks[1].mlp.fc1, []
 
         def spoil(layer, inputs, output):
@@ -161,9 +221,9 @@ def test_nan_in_one_process_is_traced_there(together, tmp_path):
                 return output * float("nan")
 
         fc1.register_forward_post_hook(spoil)
-        return task(cfg, model, *args, **more)
+        prepare(self, model, *args)
 
-    trainer.build_task = build
+    classification.ClassificationTask.prepare = spoil_later
 """
     done = together("nonfinite_limit=2", accident=accident)
     assert done.returncode == 1

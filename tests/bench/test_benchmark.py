@@ -7,16 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from passl_sot.bench import data as data_benchmark
-from passl_sot.bench.data import at_half_size
+from passl_sot.bench import peers
+from passl_sot.bench.data import measure_data
+from passl_sot.bench.model import PeerError, measure
 from passl_sot.bench.peers import PEERS
+from passl_sot.cli.packing import make_cache
 from passl_sot.engine.schema import load_config
-from passl_sot.imageio import jpeg
 
 PEER = """
 import sys
@@ -38,26 +38,27 @@ def peer(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["infer", "train"])
-def test_figures_and_ratio(experiment, tool, peer, mode):
+def test_figures_and_ratio(experiment, peer, mode):
     # Two answers while we warm up, then 0.5 s at the median of 0.4, 0.5, 0.9.
     command = peer("[99, 99, 0.4, 0.9, 0.5][number]")
-    arguments = ["--mode", mode, "--batch", 4, "--repeats", 3, "--json", "--compare", command]
-    done = tool("benchmark", "-c", experiment, *arguments)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["peer_seconds"] == 0.5
-    assert result["ratio"] == pytest.approx(0.5 / result["seconds"])
-    assert result["images_per_s"] == pytest.approx(4 / result["seconds"])
+    result = measure(load_config(experiment), mode=mode, batch=4, repeats=3, compare=command)
+    assert result.peer_seconds == 0.5
+    assert result.ratio == pytest.approx(0.5 / result.seconds)
+    assert result.images_per_s == pytest.approx(4 / result.seconds)
     passes = 3 if mode == "train" else 1
-    assert result["gflops_per_s"] == pytest.approx(passes * result["gflops"] * result["images_per_s"])
-    assert 0.1 < result["memory_gb"] < 10
+    assert result.gflops_per_s == pytest.approx(passes * result.gflops * result.images_per_s)
+    assert 0.1 < result.memory_gb < 20
 
 
-def test_without_a_peer(experiment, tool):
+def test_the_command(experiment, tool, peer):
     done = tool("benchmark", "-c", experiment, "--repeats", 1)
     assert done.returncode == 0, done.stderr
     assert "images_per_s" in done.stdout
     assert "ratio" not in done.stdout
+    arguments = ["--mode", "data", "--batch", 4, "--repeats", 1, "--json", "--compare", peer("0.5")]
+    done = tool("benchmark", "-c", experiment, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["peer (images/s)"] == pytest.approx(8)
 
 
 @pytest.mark.parametrize(
@@ -67,27 +68,22 @@ def test_without_a_peer(experiment, tool):
         ("sys.exit(3)", "ended with status 3 before it printed"),
     ],
 )
-def test_a_peer_that_breaks_the_protocol(experiment, tool, peer, answer, message):
-    done = tool("benchmark", "-c", experiment, "--compare", peer(answer))
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_peer_that_breaks_the_protocol(experiment, peer, answer, message):
+    with pytest.raises(PeerError, match=message):
+        measure(load_config(experiment), mode="infer", batch=1, repeats=1, compare=peer(answer))
 
 
-def test_a_peer_that_is_not_there(experiment, tool):
-    done = tool("benchmark", "-c", experiment, "--compare", "no-such-program 1")
-    assert done.returncode == 2
-    assert "can't start 'no-such-program 1'" in done.stderr
-    assert "names of libraries (timm, torchvision, ...) are for --mode data" in done.stderr
+def test_a_peer_that_is_not_there(experiment):
+    with pytest.raises(PeerError) as caught:
+        measure(load_config(experiment), mode="infer", batch=1, repeats=1, compare="no-such-program 1")
+    assert "can't start 'no-such-program 1'" in str(caught.value)
+    assert "names of libraries (timm, torchvision, ...) are for --mode data" in str(caught.value)
 
 
-def test_the_input_pipeline_by_stages(experiment, tool, peer):
+def test_the_input_pipeline_by_stages(experiment, peer):
     # Seconds of a batch of 4: 0.2 at the median of the two that count.
     command = peer("[99, 0.1, 0.3][number]")
-    arguments = ["--mode", "data", "--batch", 4, "--repeats", 2, "--json", "--compare", command]
-    done = tool("benchmark", "-c", experiment, *arguments)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    result = measure_data(load_config(experiment), batch=4, repeats=2, compare=command)
     stages = ["read", "decode, RandomResizedCrop, RandomHorizontalFlip", "Normalize", "batch: stack"]
     stages.append("batch: to Paddle")
     assert [name for name in result if name.endswith("(us/image)")] == [
@@ -98,7 +94,6 @@ def test_the_input_pipeline_by_stages(experiment, tool, peer):
     assert result["one core (images/s)"] == pytest.approx(1e6 / total)
     assert result["loader, 0 workers (images/s)"] > 0
     assert result["limit: whole decode alone (images/s)"] > 0
-    assert "limit: decode at half size alone (images/s)" not in result  # PNG has nothing of the kind
     assert 0.1 < result["limit: memory copy (GB/s)"] < 1000
     assert result["peer (images/s)"] == pytest.approx(4 / 0.2)
     assert result["ratio to peer"] == pytest.approx(0.05e6 / total)
@@ -106,45 +101,23 @@ def test_the_input_pipeline_by_stages(experiment, tool, peer):
 
 @pytest.fixture
 def photographs(tmp_path) -> list[Path]:
-    """Eight JPEG files of two classes, of odd sizes, one of them CMYK."""
+    """Four JPEG files of odd sizes, one of them CMYK."""
     flower = load_sample_image("flower.jpg")
-    paths = []
-    for number in range(8):
-        path = tmp_path / "photographs" / "ab"[number % 2] / f"{number}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
+    for number in range(4):
         cut = Image.fromarray(flower[40 * number :, 30 * number :][: 97 + number, :130])
-        (cut.convert("CMYK") if number == 5 else cut).save(path)
-        paths.append(path)
-    return paths
-
-
-def test_limits_of_the_machine(experiment, tool, photographs):
-    """Decoding whole, decoding at half size, and copying, beside the pipeline."""
-    folder = photographs[0].parent.parent
-    options = [f"dataloader.train.dataset.dataroot={folder}", "model.head.num_classes=2"]
-    arguments = ["--mode", "data", "--batch", 8, "--repeats", 5, "--json", "-o", *options]
-    done = tool("benchmark", "-c", experiment, *arguments)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    limits = {name: value for name, value in result.items() if name.startswith("limit: ")}
-    assert list(limits) == [
-        "limit: whole decode alone (images/s)",
-        "limit: decode at half size alone (images/s)",
-        "limit: memory copy (GB/s)",
-    ]
-    assert min(limits.values()) > 0
+        (cut.convert("CMYK") if number == 2 else cut).save(tmp_path / f"{number}.jpg")
+    return sorted(tmp_path.glob("*.jpg"))
 
 
 def test_pixels_of_one_size_are_one_stage(experiment, tool, tmp_path):
     """They are read and changed a batch at a time, so that is what is timed."""
     pytest.importorskip("numba")
     packed = tmp_path / "packed"
-    done = tool("make_cache", tmp_path / "train", packed, "--raw")
-    assert done.returncode == 0, done.stderr
+    assert make_cache([str(tmp_path / "train"), str(packed), "--raw"]) == 0
     transforms = "[{name: RandomCrop, size: 32, padding: 4}, {name: RandomHorizontalFlip}, {name: Normalize}]"
     node = f"{{name: PackedImages, dataroot: {packed}, transforms: {transforms}}}"
     cfg = load_config(experiment, [f"dataloader.train.dataset={node}"])
-    result = data_benchmark.measure_data(cfg, batch=8, repeats=3)
+    result = measure_data(cfg, batch=8, repeats=3)
     named = [name for name in result if name.endswith("(us/image)")]
     whole, transfer = "batch: read, RandomCrop, RandomHorizontalFlip, Normalize", "batch: to Paddle"
     assert named == [f"{name} (us/image)" for name in (whole, transfer, "all stages")]
@@ -152,25 +125,12 @@ def test_pixels_of_one_size_are_one_stage(experiment, tool, tmp_path):
     assert [name for name in result if name.startswith("limit: ")] == ["limit: memory copy (GB/s)"]
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_half_size_is_libjpegs_own(photographs, fast, monkeypatch):
-    if not fast:
-        monkeypatch.setattr(jpeg, "available", lambda: False)
-    for path in photographs:
-        with Image.open(path) as image:
-            image.draft(None, (image.width // 2, image.height // 2))
-            expected = np.asarray(image.convert("RGB"))
-        height = 97 + int(path.stem)
-        assert expected.shape == ((height + 1) // 2, 65, 3)
-        np.testing.assert_array_equal(at_half_size(path.read_bytes()), expected)
-
-
 @pytest.mark.parametrize("name", PEERS)
 def test_a_library_that_is_missing_is_named(name, photographs, tmp_path):
     """The program by itself, which imports nothing of the project: it serves, or says how to install."""
     listed = tmp_path / "paths.txt"
     listed.write_text("".join(f"{path}\n" for path in photographs))
-    script = Path(data_benchmark.__file__).with_name("data_peers.py")
+    script = Path(peers.__file__)
     command = [sys.executable, str(script), name, str(listed), "32", "4"]
     done = subprocess.run(command, input="\n\n", capture_output=True, text=True, check=False, timeout=300)
     if done.returncode == 0:  # an interpreter that has it
@@ -186,11 +146,10 @@ def test_a_library_that_is_missing_is_named(name, photographs, tmp_path):
         assert "Traceback" not in done.stderr
 
 
-def test_a_peer_by_its_name_needs_its_library(experiment, tool):
-    done = tool("benchmark", "-c", experiment, "--mode", "data", "--repeats", 1, "--compare", "timm")
-    if done.returncode == 0:  # an interpreter that has it
-        assert "ratio to peer" in done.stdout
-    else:
-        assert done.returncode == 2
-        assert "data_peers.py timm" in done.stderr and "ended with status 1 before it printed" in done.stderr
-        assert "No module named" in done.stderr
+def test_a_peer_by_its_name_needs_its_library(experiment, capfd):
+    cfg = load_config(experiment)
+    try:
+        assert measure_data(cfg, batch=8, repeats=1, compare="timm")["ratio to peer"] > 0
+    except PeerError as error:  # an interpreter that hasn't it
+        assert "peers.py timm" in str(error) and "ended with status 1 before it printed" in str(error)
+        assert re.search(r"No module named .* --peer-python / ", capfd.readouterr().err)

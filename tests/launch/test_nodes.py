@@ -1,4 +1,4 @@
-"""Two machines, as two network namespaces with a cable between them: they train, and they resume."""
+"""Two machines, as two network namespaces with a cable between them: they train, resume, lose each other."""
 
 import os
 import subprocess
@@ -10,6 +10,7 @@ import pytest
 from passl_sot.weights.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
+TRAIN = ROOT / "tools" / "train.py"
 
 
 def ip(*words: str) -> None:
@@ -40,8 +41,32 @@ def machines():
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
 
-def train_on(machines, experiment: Path, tmp_path: Path, *more: str) -> list[str]:
-    """What the two launchers print."""
+# The second machine's process is killed; the first one's would wait for it in the store, for ever.
+LOST = """
+import os, signal, sys
+from passl_sot import cli
+from passl_sot.launch.supervisor import REPORT
+
+if REPORT in os.environ:
+    from passl_sot.engine import distributed
+    from passl_sot.engine.trainer import Trainer
+    distributed._ALIVE = 0.1
+    distributed._SILENT = 3.0
+    agree = Trainer._agree
+
+    def meet_with_it(self, *args):
+        if self.world.rank == 1 and self.progress.step == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return agree(self, *args)
+
+    Trainer._agree = meet_with_it
+
+sys.exit(cli.train())
+"""
+
+
+def train_on(machines, experiment: Path, tmp_path: Path, *more: str, script: Path = TRAIN) -> list[tuple]:
+    """Exit status and output of the two launchers."""
     master = f"{machines[0][1]}:29177"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PADDLE")}
     environment["PYTHONPATH"] = str(ROOT)
@@ -50,7 +75,7 @@ def train_on(machines, experiment: Path, tmp_path: Path, *more: str) -> list[str
         command = ["ip", "netns", "exec", name, sys.executable, "-m", "paddle.distributed.launch"]
         command += ["--master", master, "--nnodes", "2", "--rank", str(rank), "--host", address]
         command += ["--nproc_per_node", "1", "--log_level", "ERROR", "--log_dir", str(tmp_path / name)]
-        command += [str(ROOT / "tools" / "train.py"), "-c", str(experiment), *more]
+        command += [str(script), "-c", str(experiment), *more]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         jobs.append(subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes))
     try:
@@ -58,17 +83,29 @@ def train_on(machines, experiment: Path, tmp_path: Path, *more: str) -> list[str
     finally:
         for job in jobs:
             job.kill()
-    assert [job.returncode for job in jobs] == [0, 0], "\n".join(texts)
-    return texts
+    return [(job.returncode, text) for job, text in zip(jobs, texts, strict=True)]
 
 
 @pytest.mark.slow
 def test_two_machines_train_and_resume(machines, experiment, tmp_path):
     settings = ("-o", "dataloader.train.sampler.batch_size=4")
-    first, _ = train_on(machines, experiment, tmp_path, *settings, "epochs=1")
+    (status, first), (other, _) = train_on(machines, experiment, tmp_path, *settings, "epochs=1")
+    assert (status, other) == (0, 0), first
     assert "4 per device x 2 device(s)" in first
     more = ("epochs=2", "--resume", "auto", "--resume-override", "epochs")
-    again, _ = train_on(machines, experiment, tmp_path, *settings, *more)
+    (status, again), (other, _) = train_on(machines, experiment, tmp_path, *settings, *more)
+    assert (status, other) == (0, 0), again
     assert "resuming from" in again
     saved = read_checkpoint(tmp_path / "output" / "run" / "last.safetensors")
     assert saved.meta["progress"]["epoch"] == 2
+
+
+@pytest.mark.slow
+def test_a_lost_machine_ends_the_job_on_the_others(machines, experiment, tmp_path):
+    script = tmp_path / "lost.py"
+    script.write_text(LOST)
+    settings = ("-o", "dataloader.train.sampler.batch_size=4")
+    (status, first), (other, second) = train_on(machines, experiment, tmp_path, *settings, script=script)
+    assert status and other
+    assert "RuntimeError: process 1 is gone; the log on its machine has the cause" in first
+    assert "was ended by SIGKILL" in second

@@ -1,21 +1,14 @@
-"""The formulations for the CPU against Paddle's own operations, values and gradients."""
+"""The operations against Paddle's own operations, values and gradients."""
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
 
+from passl_sot.nn import ops
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, Pointwise, ResidualDepthwise
-from passl_sot.nn.ops.cpu import (
-    LayerNorm,
-    affine,
-    channel_bias,
-    depthwise_conv3x3,
-    erf_gate,
-    gelu,
-    pack,
-    unpack,
-)
+from passl_sot.nn.layers import LayerNorm
+from passl_sot.nn.ops import bias_gelu, channel_bias, cpu, gelu, linear
 
 
 def numbers(shape: list[int], seed: int, dtype: str = "float64") -> paddle.Tensor:
@@ -42,37 +35,52 @@ def both(function, reference, shapes, dtype="float64", tolerance=1e-11) -> None:
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
 def test_gelu(dtype, tolerance):
     both(gelu, F.gelu, [[3, 5, 7]], dtype, tolerance)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
-def test_erf_gate(dtype, tolerance):
     half = 0.5**0.5
-    both(lambda x: erf_gate(x * half) * half, F.gelu, [[3, 5, 7]], dtype, tolerance)
+    both(lambda x: ops.erf_gate(x * half) * half, F.gelu, [[3, 5, 7]], dtype, tolerance)
 
 
 def test_packed_and_back():
     x = numbers([3, 2, 4, 5], 0)
-    packed = pack(x, ones=True)
+    packed = cpu.pack(x, ones=True)
     assert packed.shape == [3, 4, 18]
     assert float(packed[:, :, 5::6].abs().max()) == 0.0
     assert float(packed[2].sum()) == 4 * 15
-    np.testing.assert_array_equal(unpack(packed, 3)[:, :2].numpy(), x.numpy())
+    np.testing.assert_array_equal(cpu.unpack(packed, 3)[:, :2].numpy(), x.numpy())
 
 
 def test_channel_bias():
     both(channel_bias, lambda x, b: x + b.unsqueeze(-1), [[2, 3, 20], [3]])
 
 
-@pytest.mark.parametrize("shape", [[3, 5, 7], [4, 7], [0, 7]])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+def test_bias_gelu(dtype, tolerance):
+    both(bias_gelu, lambda x, b: F.gelu(x + b.unsqueeze(-1)), [[2, 3, 11], [3]], dtype, tolerance)
+    for frozen in (0, 1):
+        inputs = [numbers([2, 3, 11], 0, dtype), numbers([3], 1, dtype)]
+        inputs[1 - frozen].stop_gradient = False
+        bias_gelu(*inputs).sum().backward()
+        assert [t.grad is None for t in inputs] == [frozen == 0, frozen == 1]
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
-def test_affine(shape, dtype, tolerance):
-    both(affine, F.linear, [shape, [7, 6], [6]], dtype, tolerance)
+def test_linear(dtype, tolerance):
+    for shape in ([3, 5, 7], [4, 7], [0, 7]):
+        both(linear, F.linear, [shape, [7, 6], [6]], dtype, tolerance)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(1, 1, 0), (1, 2, 0), (1, 1, 1), (3, 2, 1)])
+def test_conv2d(kernel, stride, padding):
+    both(
+        lambda *inputs: ops.conv2d(*inputs, [stride, stride], [padding, padding]),
+        lambda *inputs: F.conv2d(*inputs, stride=stride, padding=padding),
+        [[2, 3, 5, 6], [4, 3, kernel, kernel], [4]],
+    )
 
 
 @pytest.mark.parametrize("frozen", [(0,), (1,), (2,), (0, 1), (1, 2)])
-def test_affine_with_frozen_parts(frozen):
+def test_linear_with_frozen_parts(frozen):
     results = []
-    for f in (affine, F.linear):
+    for f in (linear, F.linear):
         inputs = [numbers(shape, i) for i, shape in enumerate([[2, 3, 7], [7, 6], [6]])]
         for i, t in enumerate(inputs):
             t.stop_gradient = i in frozen
@@ -124,24 +132,41 @@ def test_layer_norm(dtype, tolerance):
     assert bool(paddle.isfinite(constant.grad).all())
 
 
-@pytest.mark.parametrize("size", [(5, 7), (1, 1), (3, 47), (4, 48)])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-11), ("float32", 2e-4)])
-def test_depthwise(size, dtype, tolerance):
-    reference = lambda x, w: F.conv2d(x, w, padding=1, groups=6)  # noqa: E731
-    both(depthwise_conv3x3, reference, [[2, 6, *size], [6, 1, 3, 3]], dtype, tolerance)
+def plain_depthwise(x, kernel, bias, before=None):
+    if before is not None:
+        x = F.gelu(x + before.reshape([-1, 1, 1]))
+    return F.conv2d(x, kernel.reshape([-1, 1, 3, 3]), bias, padding=1, groups=kernel.shape[0])
 
 
-@pytest.mark.parametrize("width", [5, 60])
-def test_depthwise_with_a_frozen_side(width):
-    for frozen in (0, 1):
-        inputs = [numbers([2, 3, 4, width], 0), numbers([3, 1, 3, 3], 1)]
-        inputs[1 - frozen].stop_gradient = False
-        depthwise_conv3x3(*inputs).sum().backward()
-        assert inputs[frozen].grad is None and inputs[1 - frozen].grad is not None
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (6, 1), (2, 2), (7, 9), (4, 47), (3, 48), (33, 57)])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])  # Paddle's operations, and loops
+def test_depthwise(size, dtype):
+    tolerance = 1e-11 if dtype == "float64" else 2e-4
+    shapes = [[3, 5, *size], [5, 9], [5], [5]]
+    turn = lambda x: x.transpose([1, 0, 2, 3])  # noqa: E731
+    for count in (3, 4):  # without and with the GELU
+        both(ops.depthwise3x3, plain_depthwise, shapes[:count], dtype, tolerance)
+        channels_first = lambda x, *rest: turn(ops.depthwise3x3(turn(x), *rest, channel_axis=0))  # noqa: E731
+        both(channels_first, plain_depthwise, shapes[:count], dtype, tolerance)
+    x, kernel = numbers(shapes[0], 0, dtype), numbers([5, 9], 1, dtype)
+    without_bias = plain_depthwise(x, kernel, None).numpy()
+    np.testing.assert_allclose(ops.depthwise3x3(x, kernel).numpy(), without_bias, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("frozen", [(0,), (1,), (2,), (3,), (0, 1, 2)])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_frozen_parts_get_no_gradient(frozen, dtype):
+    for width in (5, 60):
+        shapes = [[2, 3, 4, width], [3, 9], [3], [3]]
+        inputs = [numbers(shape, i, dtype) for i, shape in enumerate(shapes)]
+        for i, t in enumerate(inputs):
+            t.stop_gradient = i in frozen
+        ops.depthwise3x3(*inputs).sum().backward()
+        assert [t.grad is None for t in inputs] == [i in frozen for i in range(4)]
 
 
 def reference_mlp(mlp: ConvMlp, x: paddle.Tensor) -> paddle.Tensor:
-    """The perceptron as a sum of plain convolutions."""
+    """The MLP as a sum of plain convolutions."""
     conv = mlp.conv.conv
     hidden = F.gelu(F.conv2d(x, mlp.fc1.weight.t().unsqueeze(-1).unsqueeze(-1), mlp.fc1.bias))
     hidden = hidden + F.conv2d(hidden, conv.weight, conv.bias, padding=1, groups=hidden.shape[1])

@@ -1,0 +1,101 @@
+"""The contract between a dataset and the loader.
+
+The loader, its workers, the samplers and the shared memory know nothing else of a dataset: any dict of arrays
+passes through them. What an image or a label is, the image datasets alone know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from passl_sot.config.registry import Registry
+from passl_sot.data.errors import DataError, ItemError
+from passl_sot.data.rng import Key
+
+DATASETS: Registry = Registry("dataset", "passl_sot.data.datasets")
+
+# Gives memory for an array of a shape and a type, as `numpy.empty` does.
+Empty = Callable[..., np.ndarray]
+# Reads the sample of a key, or that of the next readable item: `read(key)`, `read(key, out)`.
+Read = Callable[..., dict[str, Any]]
+
+
+class Dataset:
+    """Base class of all datasets. A subclass has `__len__` and `sample`; the rest has defaults.
+
+    Items are asked for by key, (epoch, index) or (epoch, index, copy) where an epoch holds an item several
+    times. All randomness must be a function of `seed` and key (see `passl_sot.data.rng`), so that batches
+    don't depend on the number of workers.
+
+    Attributes:
+        seed: Seed of the random augmentation; set by `build_dataloader`.
+        noun: What messages call an item.
+        item_error: Class of what `sample` raises where an item can't be read, made like `ItemError`. Training
+            takes another item in its place, evaluation ends.
+    """
+
+    seed: int = 0
+    noun: str = "item"
+    item_error: type[Any] = ItemError
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def sample(self, key: Key, out: np.ndarray | None = None) -> dict[str, Any]:
+        """One sample: arrays and numbers by name, with the item's `index` among them.
+
+        Args:
+            key: Which item.
+            out: Where the sample's largest array may be written, if `batch` provides for it.
+
+        Raises:
+            ItemError: The item can't be read (or what `item_error` names).
+        """
+        raise NotImplementedError
+
+    def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+        """Joins samples to arrays [B, ...]: by default stacks; a dataset of sequences pads."""
+        return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+    def batch(self, keys: Sequence[Key], read: Read, empty: Empty = np.empty) -> dict[str, np.ndarray]:
+        """A whole batch, with `index` int64 [B]; overridden where more is to be done than to join samples.
+
+        Args:
+            keys: Which items.
+            read: Gives the sample of a key; passes over unreadable items as the run demands.
+            empty: Gives memory for the first array of the result, once: then it need not be copied.
+        """
+        return self.collate([read(key) for key in keys])
+
+    def slot_bytes(self, batch_size: int) -> int:
+        """Bytes of shared memory that a batch needs (see `size_of`); 0 where that isn't known beforehand.
+
+        Larger batches go through pipes, which is slower.
+        """
+        return 0
+
+    def describe(self, index: int) -> str:
+        """Which item this is, for messages, such as its file."""
+        return f"{type(self).__name__}[{index}]"
+
+    def prepare(self, *, training: bool) -> None:
+        """Called once before a loader reads for training or for evaluation.
+
+        Raises:
+            DataError: The dataset isn't made for it.
+        """
+
+    def balanced_by(self) -> np.ndarray:
+        """Class of each item, int64 [N], for `sampler.balanced`.
+
+        Raises:
+            DataError: Items have no classes to balance by.
+        """
+        raise DataError(f"sampler.balanced needs a class for each item, and {type(self).__name__} has none")
+
+    def missing_speedups(self) -> list[str]:
+        """Packages that aren't installed and with which reading would be faster."""
+        return []

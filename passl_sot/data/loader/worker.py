@@ -1,0 +1,213 @@
+"""A worker process: how it is started, what it is sent, and what it does.
+
+Workers come from the standard library's fork server. Forked from the training process they would inherit the
+locks that Paddle's threads happen to hold, and hang; the server has imported the data layer alone, so its
+forks are small and ready within milliseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import itertools
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from multiprocessing import forkserver, resource_tracker, spawn
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from typing import Any
+
+from passl_sot.config.chinese import zh
+from passl_sot.data.errors import DataError
+from passl_sot.data.loader.batch_reader import BatchReader
+from passl_sot.data.loader.shared_buffers import (
+    BufferPool,
+    Layout,
+    SharedMemory,
+    Slot,
+    note_progress,
+    size_of,
+)
+from passl_sot.data.rng import Key
+from passl_sot.launch.supervisor import end_with_parent
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def start_server() -> None:
+    """Starts the fork server unless it runs; it gets ready while this process does something else.
+
+    Raises:
+        RuntimeError: This process is a worker itself.
+    """
+    if multiprocessing.current_process().daemon:
+        raise RuntimeError("a data worker can't have data workers of its own")
+    _CONTEXT.set_forkserver_preload(["passl_sot.data.loader.preload"])
+    # It lets the signals through again that are blocked below, so it must run before.
+    resource_tracker.ensure_running()
+    # Schedulers send SIGTERM to every process of a job, and terminals send Ctrl-C: the training process then
+    # finishes its step and saves, for which it needs its workers. Server and workers inherit the mask.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        with _importable_as_here():
+            forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _importable_as_here() -> Iterator[None]:
+    """Has the server find modules where this process does; workers are told by multiprocessing."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(place or os.getcwd() for place in sys.path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def start_worker(
+    number: int, reader: SharedReader, buffers: BufferPool
+) -> tuple[ForkServerProcess, Connection]:
+    """Starts a worker.
+
+    Args:
+        number: Its number among the workers of a pool.
+        reader: Reads batches.
+        buffers: Where it puts them.
+
+    Returns:
+        The process, and the connection to it: (number, keys, slot or None) is answered by (number, layout of
+        the slot or None, batch); a traceback (str) comes where the worker can't go on.
+
+    Raises:
+        OSError: The server ended.
+        EOFError: As before.
+    """
+    start_server()
+    ours, theirs = _CONTEXT.Pipe()
+    process = _CONTEXT.Process(
+        target=_work, args=(number, theirs, reader, buffers.shared, buffers.slot_bytes), daemon=True
+    )
+    with theirs, _main_left_out():
+        process.start()
+    return process, ours
+
+
+@contextlib.contextmanager
+def _main_left_out() -> Iterator[None]:
+    """Has multiprocessing not run the user's script in the worker, which would load Paddle there.
+
+    No script needs a main guard so. `SharedReader` runs it where a part of the dataset is defined in it.
+    """
+    original = spawn.get_preparation_data
+
+    def without_main(name: str) -> dict[str, Any]:
+        return {key: value for key, value in original(name).items() if not key.startswith("init_main")}
+
+    spawn.get_preparation_data = without_main
+    try:
+        yield
+    finally:
+        spawn.get_preparation_data = original
+
+
+class SharedReader:
+    """A `BatchReader` as it is sent to workers; they share its arrays, such as the paths of a million files.
+
+    Args:
+        reader: The reader.
+
+    Attributes:
+        digest: The same for readers that do the same.
+
+    Raises:
+        DataError: A part of it can't be sent to another process; says which.
+    """
+
+    def __init__(self, reader: BatchReader):
+        advice = "move it to a module of its own, or set loader.num_workers: 0" + zh("move_to_module")
+        buffers: list[pickle.PickleBuffer] = []
+        try:
+            self._text = pickle.dumps(reader, protocol=5, buffer_callback=buffers.append)
+        except Exception as error:
+            raise DataError(
+                f"data workers can't be given a part of the dataset ({error}): {advice}"
+            ) from error
+        self._script: str | None = None
+        if b"__main__" in self._text:
+            self._script = getattr(sys.modules["__main__"], "__file__", None)
+            if self._script is None or not os.path.exists(self._script):
+                raise DataError(
+                    f"data workers can't see what is defined in a notebook or on a command line: {advice}"
+                )
+        arrays = [buffer.raw() for buffer in buffers]
+        ends = list(itertools.accumulate(size_of((array.nbytes,), 1) for array in arrays))
+        self._slices = [
+            slice(begin, begin + array.nbytes) for begin, array in zip([0, *ends], arrays, strict=False)
+        ]
+        self._shared = SharedMemory(max([1, *ends]))
+        digest = hashlib.blake2b(self._text)
+        for place, array in zip(self._slices, arrays, strict=True):
+            self._shared.memory[place] = array
+            digest.update(array)
+        self.digest = digest.digest()
+
+    def load(self) -> BatchReader:
+        """The reader, in a worker; nothing in its arrays can be changed there."""
+        if self._script is not None:
+            try:
+                spawn.import_main_path(self._script)
+            except BaseException as error:
+                raise ImportError(
+                    f"{self._script} defines a part of the dataset, so data workers import it: what it does "
+                    'beside must stand below `if __name__ == "__main__":`' + zh("main_guard")
+                ) from error
+        memory = memoryview(self._shared.memory).toreadonly()
+        return pickle.loads(self._text, buffers=[memory[place] for place in self._slices])
+
+
+def _work(
+    number: int, connection: Connection, shared: SharedReader, batches: SharedMemory, slot_bytes: int
+) -> None:
+    # The server ends with the training process, however that ends, and workers with the server.
+    end_with_parent(signal.SIGKILL)
+    try:
+        reader = shared.load()
+        reader.note = functools.partial(note_progress, batches.memory, number)
+        while True:
+            connection.send(_read_batch(reader, connection.recv(), batches, slot_bytes))
+    except (EOFError, ConnectionError):
+        pass  # the training process is gone
+    except BaseException:
+        with contextlib.suppress(OSError):
+            connection.send(traceback.format_exc())
+
+
+def _read_batch(
+    reader: BatchReader,
+    task: tuple[int, list[Key], int | None],
+    batches: SharedMemory,
+    slot_bytes: int,
+) -> tuple[int, Layout | None, dict[str, Any]]:
+    number, keys, offset = task
+    began = time.process_time()
+    slot = Slot(batches.memory, offset, slot_bytes)
+    batch = reader(keys, slot.empty)
+    layout = None
+    if "error" not in batch:
+        layout = slot.put({name: value for name, value in batch.items() if name != "bad"})
+        if layout is not None:
+            batch = {"bad": batch["bad"]}
+    batch["seconds"] = time.process_time() - began
+    return number, layout, batch

@@ -1,0 +1,126 @@
+"""The contract of transforms: what is done to an image between the file and the model.
+
+A transform is a class in `TRANSFORMS` whose objects are called as `t(image, rng)`. `image` is uint8 [H, W, 3]
+RGB, `rng` a `numpy.random.Generator` that depends on (seed, epoch, index, copy) alone, so that results don't
+depend on the number of worker processes. The result is uint8 [H, W, 3] again; `Normalize` gives float32
+[3, H, W], and transforms after it work on that. A class may say more about itself:
+
+- `stage`: the images it works on, a `Stage`; "pixels" by default.
+- `output_hw`: height and width of every result.
+- `apply(image, rng, epoch, out)`: the call with more to go by, see `BaseTransform`.
+- `of_batch(images, streams, empty)`: the call for uint8 [B, H, W, C] with the draws of single images, by
+  `rng.Streams`; used where every transform of a list has it. `empty` gives memory for floats.
+
+A subclass that overrides `__call__` alone is called, whatever its parents have beside it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from passl_sot.config.registry import Registry
+from passl_sot.imageio.lazy_image import LazyImage, as_array
+
+TRANSFORMS: Registry = Registry("transform", "passl_sot.data.transforms.image")
+
+Transform = Callable[..., np.ndarray]
+# uint8 images; uint8 images that must be RGB; uint8 to float32; float32 images; whole batches.
+Stage = Literal["pixels", "rgb", "normalize", "normalized", "batch"]
+# A transform as `Compose` runs it: image, rng, epoch and out, as of `BaseTransform.apply`.
+Step = Callable[[LazyImage, Any, int, np.ndarray | None], LazyImage]
+
+
+class BaseTransform:
+    """A transform that is written as `apply`; calling it is derived from that."""
+
+    def __call__(self, image: LazyImage, rng: np.random.Generator) -> np.ndarray:
+        """The image after the transform."""
+        return as_array(self.apply(image, rng))
+
+    def apply(
+        self, image: LazyImage, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
+    ) -> LazyImage:
+        """The image after the transform, which may be left to be made as far as the next one asks for it.
+
+        Args:
+            image: The image; a lazy one makes no more of its pixels than are asked for.
+            rng: Source of the draws.
+            epoch: The epoch, counted from 0.
+            out: Memory for the pipeline's result, float32 [C, H, W]; a result of that shape may be written
+                to it and it be returned. If `image` is `out` itself, it may be changed in place.
+        """
+        raise NotImplementedError
+
+
+def stage_of(transform: Any) -> Stage:
+    """The images that a transform works on."""
+    return getattr(transform, "stage", "pixels")
+
+
+def own_method(transform: Any, name: str) -> Any:
+    """A transform's method; None where it has none, or a subclass overrides `__call__` alone."""
+    for kind in type(transform).__mro__:
+        if name in vars(kind):
+            return getattr(transform, name)
+        if "__call__" in vars(kind):
+            return None
+    return None
+
+
+def make_step(transform: Any) -> Step:
+    """The transform as a step of a pipeline."""
+    return own_method(transform, "apply") or functools.partial(_call, transform)
+
+
+def _call(
+    transform: Transform, image: LazyImage, rng: np.random.Generator, epoch: int, out: np.ndarray | None
+) -> np.ndarray:
+    return transform(as_array(image), rng)
+
+
+def output_size(transforms: Sequence[Any]) -> tuple[int, int] | None:
+    """Height and width of every result of these transforms, or None where they depend on the input."""
+    sizes = [transform.output_hw for transform in transforms if hasattr(transform, "output_hw")]
+    return sizes[-1] if sizes else None
+
+
+def require(holds: bool, name: str, value: object, rule: str) -> None:
+    """Refuses a value that breaks a rule, such as "be 0 or more".
+
+    Raises:
+        ValueError: It doesn't hold.
+    """
+    if not holds:
+        raise ValueError(f"{name} is {value}; it must {rule}")
+
+
+def height_width(name: str, size: int | Sequence[int]) -> tuple[int, int]:
+    """A size of one number or [height, width] as two numbers.
+
+    Raises:
+        ValueError: It is something else, or below 1.
+    """
+    pair = [size, size] if isinstance(size, int) else list(size)
+    require(len(pair) == 2, name, pair, "be one number or [height, width]")
+    require(min(pair) >= 1, name, size, "be 1 or more")
+    return pair[0], pair[1]
+
+
+def bounds(name: str, pair: Sequence[float], highest: float = math.inf) -> tuple[float, float]:
+    """The two values, lowest and highest.
+
+    Raises:
+        ValueError: They aren't in order, or not above 0 and at most `highest`.
+    """
+    if len(pair) != 2:
+        raise ValueError(f"{name} is {list(pair)}; it needs two values, lowest and highest")
+    low, high = pair
+    limit = "" if math.isinf(highest) else f" <= {highest:g}"
+    holds = 0 < low <= high <= highest and not math.isinf(high)
+    require(holds, name, f"[{low}, {high}]", f"hold 0 < lowest <= highest{limit}")
+    return float(low), float(high)

@@ -1,0 +1,106 @@
+"""From an experiment to the objects that it names, in the order in which they need each other."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import paddle
+
+from passl_sot.data import build_dataloader
+from passl_sot.engine.amp import Precision
+from passl_sot.engine.distributed import World
+from passl_sot.engine.schema import Experiment
+from passl_sot.engine.train_state import seed_all
+from passl_sot.modeling.classifier import Classifier
+from passl_sot.optim import build_lr_scheduler, build_optimizer
+from passl_sot.optim.groups import ParameterGroup, describe_groups, freeze, group_parameters
+from passl_sot.optim.schedules import Schedule
+from passl_sot.tasks.base import Task, build_task
+
+
+@dataclass
+class Parts:
+    """The objects of a run, before any distributed wrapper.
+
+    Attributes:
+        train_loader: Batches of this process.
+        val_loader: Those of the evaluation.
+        model: The model.
+        task: Its task, prepared for training.
+        frozen: Names of parameters frozen by pattern.
+        groups: The trainable parameters in groups.
+        optimizer: Paddle's optimizer over them.
+        clip_grad: Largest norm of the gradient, or None.
+        weight_decay: The optimizer's.
+        schedule: The learning rate.
+        precision: How the run computes.
+    """
+
+    train_loader: Any
+    val_loader: Any
+    model: Classifier
+    task: Task
+    frozen: set[str]
+    groups: list[ParameterGroup]
+    optimizer: paddle.optimizer.Optimizer
+    clip_grad: float | None
+    weight_decay: float
+    schedule: Schedule
+    precision: Precision
+
+    def describe(self) -> list[str]:
+        """Lines about precision and parameter groups."""
+        frozen = {name: p for name, p in self.model.named_parameters() if name in self.frozen}
+        table = describe_groups(self.groups, self.weight_decay, frozen)
+        return [self.precision.note, *table] if self.precision.note else table
+
+
+def build_parts(
+    experiment: Experiment, world: World, *, every_item: bool = False, trial: bool = False
+) -> Parts:
+    """Builds and checks everything that training needs; weights are new.
+
+    Args:
+        experiment: The experiment.
+        world: The processes.
+        every_item: Read every item of the data in the check, not a sample.
+        trial: For an estimate: do without what training alone needs, see `build_task`.
+
+    Raises:
+        ConfigError: Parts do not fit each other.
+        DataError: The data are faulty.
+        CheckpointError: Weights that the task needs can't be read or don't fit.
+    """
+    place = {"rank": world.rank, "world_size": world.size, "seed": experiment.seed}
+    train_loader = build_dataloader(experiment.dataloader.train, mode="train", **place)
+    val_loader = build_dataloader(experiment.dataloader.val, mode="val", **place)
+    train_loader.bad_files.shared = world.size > 1
+    train, val = train_loader.dataset, val_loader.dataset
+    seed_all(experiment.seed)
+    model = experiment.model.build()
+    if experiment.distributed.sync_batch_norm:
+        world.synchronize_batch_norm(model)
+    frozen = freeze(model, experiment.parameters.freeze)
+    groups = group_parameters(model, experiment.parameters)
+    factory = build_optimizer(experiment.optimizer)
+    optimizer = factory(model, groups)
+    precision = Precision.of_this_device(experiment.amp)
+    precision.prepare(model, optimizer)
+    task = build_task(experiment, trial=trial)
+    # One process reads the files; the others wait for its verdict without a time limit.
+    if world.is_main:
+        task.check(model, train, val, experiment, every_item=every_item)
+    world.wait_for_main()
+    task.prepare(model, train, experiment)
+    return Parts(
+        train_loader=train_loader,
+        val_loader=val_loader,
+        model=model,
+        task=task,
+        frozen=frozen,
+        groups=groups,
+        optimizer=optimizer,
+        clip_grad=factory.clip_grad,
+        weight_decay=factory.weight_decay,
+        schedule=build_lr_scheduler(experiment.lr_scheduler),
+        precision=precision,
+    )

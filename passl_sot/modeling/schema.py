@@ -1,0 +1,48 @@
+"""The sections of a config file that describe a model."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from passl_sot.modeling.backbones import BACKBONES
+from passl_sot.modeling.classifier import Classifier
+from passl_sot.modeling.heads import HEADS
+
+
+@dataclass(kw_only=True)
+class ModelSection:
+    """`model:` a backbone (PASSL's `architecture`) and the head on it."""
+
+    architecture: Annotated[dict, BACKBONES]
+    head: Annotated[dict, HEADS]
+    name: Literal["Classifier"] = "Classifier"
+
+    def build(self) -> Classifier:
+        """The model, with new weights.
+
+        Raises:
+            ConfigError: Backbone and head do not fit each other.
+        """
+        return Classifier(architecture=self.architecture, head=self.head)
+
+
+@dataclass(kw_only=True)
+class MetaSection:
+    """`meta:` the model card of a leaf config; counts are checked by a test.
+
+    Attributes:
+        paper: Where the model is published.
+        params_m: Trainable parameters in millions.
+        gmacs: Multiply-adds of one forward pass in thousands of millions, attention products included.
+        published_top1: ImageNet-1K top-1 (%) as published, or null.
+        measured_top1: Top-1 (%) measured in this project, or "not trained here".
+        weights: Where weights come from, or "none released".
+        license: Licence of these weights, "not stated" where it is not.
+    """
+
+    paper: str
+    params_m: float
+    gmacs: float
+    published_top1: float | None = None
+    measured_top1: float | str = "not trained here"
+    weights: str = "none released"
+    license: str = "not stated"

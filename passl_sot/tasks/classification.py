@@ -1,0 +1,384 @@
+"""Classification: images to one class each or, where the data have them, to several labels each."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from PIL import Image
+
+from passl_sot.config import Config, ConfigError, Fault, NonNegativeByEpoch, NotEmpty, value_of_epoch, zh
+from passl_sot.data import LabelledImages, build_dataset, build_transforms, check_data
+from passl_sot.imageio.errors import ImageError
+from passl_sot.imageio.multichannel import read_image
+from passl_sot.metrics import ClassificationMeter, MultiLabelMeter, write_label_report, write_report
+from passl_sot.modeling.classifier import Classifier
+from passl_sot.modeling.losses import CrossEntropyLoss
+from passl_sot.nn.precision import at_least_float32
+from passl_sot.tasks.base import TASKS, Batch, Settings, Task, Words, placed
+from passl_sot.weights.checkpoint import CheckpointError, require
+
+_SAMPLE = 64  # files of each split that are decoded before a run
+_ONE_LABEL = Words(item="image", score="top-1", unit=" %")
+_SEVERAL_LABELS = Words(item="image", score="mean average precision", unit=" %")
+
+
+@dataclass
+class Prediction:
+    """The prediction for one image.
+
+    Attributes:
+        path: The file; empty for an array.
+        classes: Indices of the most probable classes, best first; empty if the image can't be read.
+        names: Their names.
+        probabilities: Their probabilities.
+        error: Why the image can't be read; empty if it can.
+    """
+
+    path: str = ""
+    classes: list[int] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    probabilities: list[float] = field(default_factory=list)
+    error: str = ""
+
+
+@TASKS.register()
+class ClassificationTask(Task):
+    """Images to logits to the `loss:` section's loss.
+
+    A head with several outputs (`fusion_type: sum_loss`, `DistilledHead`) has their losses added.
+
+    Args:
+        weights: What the loss of each output is multiplied by: a number, or a schedule over epochs as in
+            `config.epoch_schedule`; null adds them as they are. The log then also has each loss.
+
+    Attributes:
+        class_names: Name of each label.
+        several: Whether an image may have several labels; each class then has a probability of its own.
+    """
+
+    row = Prediction
+
+    def __init__(self, *, weights: Annotated[list[NonNegativeByEpoch], NotEmpty()] | None = None):
+        self.weights = weights
+        self.class_names: list[str] = []
+        self.several = False
+        self.preprocessing: dict[str, Any] = {}
+        self.set_epoch(0)
+
+    @property
+    def words(self) -> Words:  # type: ignore[override]
+        """Top-1 chooses the best weights, with several labels the mean average precision."""
+        return _SEVERAL_LABELS if self.several else _ONE_LABEL
+
+    @property
+    def score(self) -> str:  # type: ignore[override]
+        """As `Task.score`."""
+        return "map" if self.several else "top1"
+
+    # -- before training ----------------------------------------------------------------------------
+    def check(
+        self,
+        model: Classifier,
+        train: LabelledImages,
+        val: LabelledImages,
+        settings: Settings,
+        *,
+        every_item: bool = False,
+    ) -> None:
+        """As `Task.check`: class sets, labels and files; sizes and channels; classes of loss and Mixup."""
+        loader = settings.dataloader.train.loader
+        check_data(
+            train,
+            val,
+            model.num_classes,
+            sample="all" if every_item else _SAMPLE,
+            progress=every_item,
+            max_bad=loader.max_bad,
+            timeout=loader.timeout,
+        )
+        faults = self._faults(model, train, val)
+        if faults:
+            raise placed(faults, settings)
+
+    def _faults(self, model: Classifier, train: LabelledImages, val: LabelledImages) -> list[Fault]:
+        faults = [*_input_faults("train", model, train), *_input_faults("val", model, val)]
+        mixed = getattr(train.batch_stage, "num_classes", None)
+        if mixed is not None and mixed != model.num_classes:
+            message = (
+                f"Mixup has num_classes {mixed}, the head {model.num_classes}: write "
+                "${model.head.num_classes}"
+            )
+            faults.append(Fault("dataloader.train.dataset.batch_transforms", message))
+        if train.multi_hot is not None and isinstance(self.loss, CrossEntropyLoss):
+            message = (
+                "CrossEntropyLoss takes one label per image to be true, and the data have several "
+                "(multi_label): write loss: {name: BinaryCrossEntropyLoss}" + zh("multi_label_loss")
+            )
+            faults.append(Fault("loss.name", message))
+        try:
+            self.loss.use_class_counts(train.class_counts())
+        except ValueError as error:
+            faults.append(Fault("loss.class_weights", str(error)))
+        return faults
+
+    def prepare(self, model: Classifier, train: LabelledImages, settings: Settings) -> None:
+        """As `Task.prepare`; the loss learns the number of images of each class."""
+        self._use_classes(train)
+        self.loss.use_class_counts(train.class_counts())
+        node = settings.dataloader.val.dataset
+        self.preprocessing = {
+            key: node[key] for key in ("transforms", "apply_exif", "channels") if key in node
+        }
+
+    def _use_classes(self, dataset: LabelledImages) -> None:
+        self.class_names = dataset.class_names
+        self.several = dataset.multi_hot is not None
+
+    def describe_items(self, train: LabelledImages) -> str:
+        """As `Task.describe_items`, with the number of classes."""
+        return f"{self.words.items}, {len(train.class_names)} classes"
+
+    # -- training -----------------------------------------------------------------------------------
+    def set_epoch(self, epoch: int) -> None:
+        """Follows the schedules of the weights."""
+        self.now = [value_of_epoch("task.weights", weight, epoch) for weight in self.weights or ()]
+
+    def step(self, model: paddle.nn.Layer, batch: Batch) -> dict[str, paddle.Tensor]:
+        """As `Task.step`.
+
+        Args:
+            model: Maps [B, C, H, W] to logits [B, K], or to a tuple of them.
+            batch: `image` float32 [B, C, H, W], and `label` int64 [B] or soft targets float32 [B, K].
+
+        Raises:
+            ConfigError: There are more or fewer weights than outputs.
+        """
+        logits = model(batch["image"])
+        if not self.now:
+            return {"loss": self.loss(logits, batch["label"])}
+        parts = logits if isinstance(logits, (tuple, list)) else [logits]
+        if len(parts) != len(self.now):
+            message = f"has {len(self.now)} entries, and the head gives {len(parts)} outputs"
+            raise ConfigError([Fault("task.weights", message + zh("weights_count"))])
+        losses = [self.loss(part, batch["label"]) for part in parts]
+        total = sum(weight * loss for weight, loss in zip(self.now, losses, strict=True))
+        return {"loss": total, **{f"loss_{i}": loss for i, loss in enumerate(losses)}}
+
+    def inputs(self, batch: Batch) -> tuple[paddle.Tensor, ...]:
+        """The images [B, C, H, W]."""
+        return (batch["image"],)
+
+    def probe(self, model: Classifier, size: int) -> Batch:
+        """Noise of class 0."""
+        return {
+            "image": paddle.randn([size, model.backbone.in_chans, *model.backbone.img_size]),
+            "label": paddle.zeros([size], "int64"),
+        }
+
+    # -- the card -----------------------------------------------------------------------------------
+    def describe(self) -> dict[str, Any]:
+        """Class names in label order, and how images are prepared for the model."""
+        return {"class_names": self.class_names, "preprocessing": self.preprocessing}
+
+    @classmethod
+    def check_card(cls, path: Path, meta: Mapping[str, Any]) -> None:
+        """As `Task.check_card`; there must be as many class names as the model has classes."""
+        head = "config.model.head.num_classes"
+        wanted = {head: int, "class_names": list, "preprocessing": dict, "preprocessing.transforms": list}
+        require(path, meta, wanted)
+        names = meta["class_names"]
+        classes = meta["config"]["model"]["head"]["num_classes"]
+        if not all(isinstance(name, str) for name in names):
+            raise CheckpointError(
+                f"{path} is damaged: class_names in its header holds something else than names"
+            )
+        if len(names) != classes:
+            raise CheckpointError(
+                f"{path} is damaged: class_names in its header has {len(names)} entries, but its model "
+                f"{classes} classes ({head})"
+            )
+
+    def check_resume(self, path: Path, card: Mapping[str, Any]) -> None:
+        """The data must have the classes that a checkpoint was trained on."""
+        known = card["class_names"]
+        if known != self.class_names:
+            raise CheckpointError(
+                f"{path} was trained on the classes {known[:8]}, the data have "
+                f"{self.class_names[:8]}: resume with the same class folders, or begin anew by --init-from"
+                + zh("checkpoint_classes")
+            )
+
+    # -- evaluation ---------------------------------------------------------------------------------
+    def evaluation_dataset(self, node: Config, card: Mapping[str, Any]) -> LabelledImages:
+        """The images of the config, prepared and numbered as the checkpoint says."""
+        if not card:
+            return build_dataset(node)
+        return build_dataset(Config({**node, **card["preprocessing"]}), class_names=card["class_names"])
+
+    def prepare_evaluation(self, model: Classifier, val: LabelledImages) -> None:
+        """Classes that the model alone knows are named by their numbers."""
+        self._use_classes(val)
+        known = len(self.class_names)
+        if model.num_classes < known:
+            raise CheckpointError(
+                f"the model has {model.num_classes} classes, the data {known}: set model.head.num_classes"
+            )
+        self.class_names = [*self.class_names, *map(str, range(known, model.num_classes))]
+
+    def meter(
+        self, model: Classifier, val: LabelledImages, *, rows: bool = False
+    ) -> ClassificationMeter | MultiLabelMeter:
+        """As `Task.meter`."""
+        if val.multi_hot is not None:
+            return MultiLabelMeter(model.num_classes, len(val))
+        return _RowMeter(model.num_classes, len(val)) if rows else ClassificationMeter(model.num_classes)
+
+    def measure(
+        self, model: paddle.nn.Layer, batch: Batch, meter: ClassificationMeter | MultiLabelMeter
+    ) -> None:
+        """As `Task.measure`."""
+        logits = at_least_float32(model(batch["image"])).numpy()
+        meter.take(batch["index"].numpy(), logits, batch["label"].numpy())
+
+    def details(self, meter: ClassificationMeter | MultiLabelMeter) -> dict[str, Any]:
+        """Scores of each class."""
+        pairs = zip(self.class_names, meter.per_class(), strict=True)
+        return {"per_class": [{"name": name, **row} for name, row in pairs]}
+
+    def write_files(
+        self, meter: ClassificationMeter | MultiLabelMeter, val: LabelledImages, folder: Path
+    ) -> list[Path]:
+        """`per_class.csv` and `predictions.csv`; with one label each also `confusion.csv` and its picture."""
+        paths = [val.path(i) for i in range(len(val))]
+        if isinstance(meter, MultiLabelMeter):
+            return write_label_report(meter, self.class_names, paths, folder)
+        files = write_report(meter, self.class_names, folder)
+        if isinstance(meter, _RowMeter):
+            files.append(folder / "predictions.csv")
+            meter.write(files[-1], paths, self.class_names)
+        return files
+
+    # -- prediction ---------------------------------------------------------------------------------
+    def use_card(self, card: Mapping[str, Any]) -> None:
+        """As `Task.use_card`."""
+        self.class_names = card["class_names"]
+        preprocessing = card["preprocessing"]
+        self.apply_exif: bool = preprocessing.get("apply_exif", True)
+        self.channels: int = preprocessing.get("channels", 3)
+        self.transforms = build_transforms(preprocessing["transforms"], channels=self.channels)
+        trained_on = card["config"].get("dataloader", {}).get("train", {}).get("dataset", {})
+        self.several = bool(trained_on.get("multi_label", False))
+
+    def read(self, item: str | Path | np.ndarray | Image.Image) -> dict[str, Any]:
+        """One image, prepared for the model.
+
+        Args:
+            item: A path, a uint8 array [H, W, C] or a PIL image.
+        """
+        path = ""
+        if isinstance(item, str | Path):
+            path = str(item)
+            array = read_image(path, apply_exif=self.apply_exif, channels=self.channels)
+        elif isinstance(item, Image.Image):
+            array = np.asarray(item.convert("RGB"))
+        else:
+            array = item
+        # Gray is made of RGB, as in training.
+        channels = 3 if self.channels == 1 else self.channels
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != channels:
+            raise ImageError(
+                path or "the array",
+                f"expected uint8 [H, W, {channels}], got {array.dtype} {list(array.shape)}",
+            )
+        return {"image": self.transforms(array, np.random.default_rng(0))}
+
+    def decode(self, outputs: paddle.Tensor, top_k: int) -> list[dict[str, Any]]:
+        """Classes of each image, most probable first.
+
+        Args:
+            outputs: Logits [B, K].
+            top_k: How many; all of K if it has fewer.
+        """
+        probabilities = F.sigmoid(outputs).numpy() if self.several else _softmax(outputs.numpy())
+        rows = []
+        for row in probabilities:
+            best = np.argsort(-row, kind="stable")[:top_k].tolist()
+            names = [self.class_names[i] for i in best]
+            rows.append({"classes": best, "names": names, "probabilities": [float(row[i]) for i in best]})
+        return rows
+
+
+def _input_faults(split: str, model: Classifier, dataset: LabelledImages) -> list[Fault]:
+    """What the transforms of a split give beside what the model takes."""
+    faults = []
+    height, width = model.backbone.img_size
+    given = dataset.output_hw
+    path = f"dataloader.{split}.dataset.transforms"
+    if given is None:
+        wanted = height if height == width else [height, width]
+        message = (
+            f"images keep different sizes, and the model takes {height}x{width}: end with "
+            f"{{name: CenterCrop, size: {wanted}}}, or give Resize [{height}, {width}]"
+            + zh("image_sizes_differ")
+        )
+        faults.append(Fault(path, message))
+    elif tuple(given) != (height, width):
+        message = (
+            f"images become {given[0]}x{given[1]}, and model.architecture.img_size is {height}x{width}: "
+            f"write size: ${{model.architecture.img_size}} in the transforms" + zh("img_size_differs")
+        )
+        faults.append(Fault(path, message))
+    if dataset.channels != model.backbone.in_chans:
+        message = (
+            f"images have {dataset.channels} channel(s), and model.architecture.in_chans is "
+            f"{model.backbone.in_chans}: write one number in both" + zh("channels_differ")
+        )
+        faults.append(Fault(f"dataloader.{split}.dataset.channels", message))
+    return faults
+
+
+class _RowMeter(ClassificationMeter):
+    """Also keeps the prediction for each image, by its index in the dataset."""
+
+    def __init__(self, num_classes: int, images: int):
+        super().__init__(num_classes)
+        self.label = np.zeros(images, np.int64)
+        self.predicted = np.zeros(images, np.int64)
+        self.probability = np.zeros(images, np.float64)
+
+    def take(self, index: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
+        """As `ClassificationMeter.take`."""
+        super().take(index, logits, labels)
+        probabilities = _softmax(logits)
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, 0]
+        self.label[index] = labels
+        self.predicted[index] = best
+        self.probability[index] = probabilities[np.arange(len(best)), best]
+
+    def gather(self, total: Any) -> None:
+        """As `ClassificationMeter.gather`."""
+        super().gather(total)
+        # Every image is evaluated by one process and 0 in the others, so the sum is the whole.
+        self.label = total(self.label)
+        self.predicted = total(self.predicted)
+        self.probability = total(self.probability)
+
+    def write(self, path: Path, images: Sequence[str], names: Sequence[str]) -> None:
+        """Writes a row per image: path, label, predicted class, its name and probability."""
+        rows = zip(images, self.label, self.predicted, self.probability, strict=True)
+        # utf-8-sig: spreadsheets then read Chinese class names right.
+        with path.open("w", newline="", encoding="utf-8-sig") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "label", "class", "name", "probability"])
+            for image, label, best, probability in rows:
+                writer.writerow([image, int(label), int(best), names[best], f"{probability:.6f}"])
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    # Paddle's, so that evaluation and prediction agree to the last printed digit.
+    return F.softmax(paddle.to_tensor(logits), axis=-1).numpy()
