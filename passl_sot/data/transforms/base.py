@@ -25,8 +25,7 @@ import numpy as np
 from numpy.random import Generator
 
 from passl_sot.config.registry import Registry
-from passl_sot.imageio.lazy_image import Pixels as LazyImage
-from passl_sot.imageio.lazy_image import as_array
+from passl_sot.imageio.lazy_image import LazyImage, as_array
 
 TRANSFORMS: Registry = Registry("transform", "passl_sot.data.transforms.image")
 

@@ -9,7 +9,7 @@ from numpy.random import Generator
 from passl_sot.config.epoch_schedule import value_of_epoch
 from passl_sot.data.transforms import base
 from passl_sot.data.transforms.base import TRANSFORMS, BaseTransform, Out, Stage, output_size
-from passl_sot.imageio.lazy_image import Pixels as LazyImage
+from passl_sot.imageio.lazy_image import LazyImage
 
 
 @TRANSFORMS.register()

@@ -15,8 +15,7 @@ from passl_sot.data.transforms import base
 from passl_sot.data.transforms.base import Empty, Out, Stage, Step, Transform, output_size, stage_of
 from passl_sot.data.transforms.image import Normalize
 from passl_sot.imageio.kernels.jit import available
-from passl_sot.imageio.lazy_image import Pixels as LazyImage
-from passl_sot.imageio.lazy_image import as_array
+from passl_sot.imageio.lazy_image import LazyImage, as_array
 
 __all__ = ["Compose", "build_transforms", "output_size"]
 

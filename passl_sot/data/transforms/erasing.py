@@ -10,8 +10,7 @@ import numpy as np
 from numpy.random import Generator
 
 from passl_sot.data.transforms.base import TRANSFORMS, BaseTransform, Out, Stage, bounds, require
-from passl_sot.imageio.lazy_image import Pixels as LazyImage
-from passl_sot.imageio.lazy_image import as_array
+from passl_sot.imageio.lazy_image import LazyImage, as_array
 
 _TRIES = 10  # timm's
 

@@ -30,8 +30,7 @@ from passl_sot.data.transforms.base import (
 from passl_sot.data.transforms.operations import Op, apply_ops
 from passl_sot.imageio.decode import Interpolation, resize
 from passl_sot.imageio.kernels.jit import available, laid_out
-from passl_sot.imageio.lazy_image import Pixels as LazyImage
-from passl_sot.imageio.lazy_image import as_array, edges
+from passl_sot.imageio.lazy_image import LazyImage, as_array, edges
 
 
 @TRANSFORMS.register()
