@@ -113,7 +113,7 @@ def benchmark(argv: list[str] | None = None) -> int:
         if args.mode == "data":
             result = measure_data(cfg, **options, peer_python=args.peer_python)
         else:
-            result = measure(cfg, mode=args.mode, **options).as_dict()
+            result = measure(cfg, mode=args.mode, **options)
         if args.json:
             print(json.dumps({"config": args.config, **result}))
         else:

@@ -22,7 +22,7 @@ from safetensors.numpy import save as serialize
 
 from passl_sot.config.chinese import zh
 from passl_sot.weights import CheckpointError
-from passl_sot.weights.kinds import is_safetensors
+from passl_sot.weights.errors import is_safetensors
 from passl_sot.weights.pdparams import read_pdparams
 
 # 1: the checksum covers names and contents of tensors. 2: also their shapes and types, and the JSON text.
