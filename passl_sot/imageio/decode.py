@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -49,6 +48,7 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_UNDEFINED = {"I": "32-bit integer", "F": "floating-point"}
 EXIF_ORIENTATION = 0x0112
 # Of each EXIF orientation (EXIF 2.32, tag 0x0112): whether rows and columns change places, and the steps down
 # and across in which the pixels are read then.
@@ -93,11 +93,11 @@ def open_image(path: str | os.PathLike[str], *, apply_exif: bool) -> LazyImage:
     return open_bytes(read_file(name), name, apply_exif=apply_exif)
 
 
-def open_bytes(data: bytes | memoryview, name: str | Callable[[], str], *, apply_exif: bool) -> LazyImage:
-    """As `open_image`, of a file's bytes; `name` is its name for messages, or a function that returns it."""
+def open_bytes(data: bytes | memoryview, name: str, *, apply_exif: bool) -> LazyImage:
+    """As `open_image`, of a file's bytes; `name` is its name for messages."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ImageError(
-            _text(name),
+            name,
             "not read, because some code in this process has set PIL.ImageFile.LOAD_TRUNCATED_IMAGES, which "
             "would let damaged images pass as grey areas; set it back to False",
         )
@@ -123,7 +123,7 @@ def upright(image: np.ndarray, orientation: int) -> np.ndarray:
 class _JpegFile:
     """A plain JPEG file that isn't decoded yet, as a `LazyImage`."""
 
-    def __init__(self, data: bytes | memoryview, name: str | Callable[[], str], header: jpeg.Header):
+    def __init__(self, data: bytes | memoryview, name: str, header: jpeg.Header):
         self._data = data
         self._name = name
         self._header = header
@@ -137,21 +137,18 @@ class _JpegFile:
             return _decode_by_pillow(self._data, self._name, apply_exif=False)[top:bottom, left:right]
 
 
-def _decode_by_pillow(
-    data: bytes | memoryview, name: str | Callable[[], str], apply_exif: bool
-) -> np.ndarray:
+def _decode_by_pillow(data: bytes | memoryview, name: str, apply_exif: bool) -> np.ndarray:
     data = bytes(data)
-    path = _text(name)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_size(path, image.width, image.height)
+            check_size(name, image.width, image.height)
             image.load()
             orientation = _orientation(image) if apply_exif else 1
-            return upright(np.asarray(_to_rgb(image, path)), orientation)
+            return upright(np.asarray(_to_rgb(image, name)), orientation)
     except ImageError:
         raise
     except Exception as error:
-        raise unreadable(path, data, error) from error
+        raise unreadable(name, data, error) from error
 
 
 def check_size(path: str, width: int, height: int, frames: int = 1) -> None:
@@ -268,10 +265,10 @@ def _to_rgb(image: Image.Image, path: str) -> Image.Image:
     if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
         gray = (np.asarray(image) >> 8).astype(np.uint8)
         return Image.fromarray(gray).convert("RGB")
-    if mode in ("I", "F"):
-        kind = "32-bit integer" if mode == "I" else "floating-point"
+    if mode in _UNDEFINED:
         raise ImageError(
-            path, f"a {kind} image, whose brightness range isn't defined; save it with 8 or 16 bits"
+            path,
+            f"a {_UNDEFINED[mode]} image, whose brightness range isn't defined; save it with 8 or 16 bits",
         )
     return image if mode == "RGB" else image.convert("RGB")
 
@@ -294,7 +291,3 @@ def _describe(data: bytes) -> str:
     if data[:512].isascii():
         return "not an image but a text file"
     return f"not an image of a known kind (first bytes {data[:8].hex(' ')})"
-
-
-def _text(name: str | Callable[[], str]) -> str:
-    return name if isinstance(name, str) else name()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 from collections.abc import Sequence
@@ -106,7 +105,7 @@ class PackedImages(LabelledImages):
             image = np.frombuffer(packed.view(item), np.uint8).reshape(*packed.shapes[item].tolist(), 3)
             return upright(image, int(packed.orientations[item])) if self.apply_exif else image
         packed.check(item)
-        return open_bytes(packed.view(item), functools.partial(packed.path, item), apply_exif=self.apply_exif)
+        return open_bytes(packed.view(item), packed.path(item), apply_exif=self.apply_exif)
 
     def stack(self, indices: np.ndarray) -> np.ndarray | None:
         """As `LabelledImages.stack`: where all are pixels of one size, upright or not to be turned."""

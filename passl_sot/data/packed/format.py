@@ -87,7 +87,7 @@ def write_index(path: str, header: Mapping[str, Any], arrays: Mapping[str, np.nd
 
 
 def _write_whole(path: str, parts: Iterable[bytes]) -> None:
-    """Writes a file under another name, and renames it when it is whole."""
+    # Under another name at first: whoever finds a file by its own finds a whole one.
     temporary = f"{path}.part"
     with open(temporary, "wb") as file:
         file.writelines(parts)
@@ -159,6 +159,7 @@ class Packed:
         self._firsts: list[int] = arrays["shard_firsts"].tolist()
         self._maps: dict[int, memoryview] = {}
         for number, size in enumerate(arrays["shard_sizes"].tolist()):
+            # A copy that was cut off is noticed at once; sizes are quick to compare, checksums aren't.
             self._check_size(number, size)
 
     def __len__(self) -> int:
@@ -168,7 +169,8 @@ class Packed:
         return {"folder": self.folder}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["folder"])  # type: ignore[misc]  # another process maps the files anew
+        # Another process maps the files anew: shared pages cost less than sending indexes of millions.
+        self.__init__(state["folder"])  # type: ignore[misc]
 
     def path(self, index: int) -> str:
         """Where an image stands, for messages: shard, place in it, and what the image was called."""
@@ -201,21 +203,20 @@ class Packed:
 
     @functools.cached_property
     def _rows(self) -> list[np.ndarray]:
-        """The shards of images of one size, uint8 [N, bytes]."""
+        # The shards of images of one size, uint8 [N, bytes].
         size = int(self._ends[0])
         shards = range(len(self._firsts))
         return [np.frombuffer(self._map(shard), np.uint8).reshape(-1, size) for shard in shards]
 
     @functools.cached_property
     def _uniform(self) -> bool:
-        """Whether all images are stored as pixels of one size."""
-        return self.shapes is not None and bool(
-            (self.shapes == self.shapes[0]).all() and self.shapes[0].all()
-        )
+        # Whether all images are stored as pixels of one size; files have the size 0.
+        if self.shapes is None:
+            return False
+        return bool((self.shapes == self.shapes[0]).all() and self.shapes[0].all())
 
     @functools.cached_property
     def _turned(self) -> bool:
-        """Whether an image is stored in another orientation than upright."""
         return self.orientations is not None and bool((self.orientations > 1).any())
 
     def read(self, index: int) -> bytes:

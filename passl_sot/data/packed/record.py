@@ -89,7 +89,7 @@ def pack_image(data: bytes, name: str, recipe: Recipe) -> Item:
 
 
 def _in_tiles(data: bytes, image: np.ndarray, name: str) -> bytes:
-    """The file in tiles if that is possible and gives the same image, else as it is."""
+    # The file as it is where tiles aren't possible or, of a damaged one, would show another image.
     tiled = tile_jpeg(data) if jit.available() else None
     if tiled is None:
         return data

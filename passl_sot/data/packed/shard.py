@@ -66,12 +66,13 @@ class Job:
 
 
 def finished_shard(job: Job, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """Header and arrays of a shard that an earlier run finished; None where it has to be written."""
+    """Header and arrays of a shard that was finished; None where it has to be written."""
     try:
         header, arrays = read_index(job.file(number, "note"))
         size = os.path.getsize(job.file(number))
     except (OSError, DataError):
         return None
+    # After a power failure a shard may have its name, but not all of its bytes.
     if header["fingerprint"] != job.fingerprint or header["bytes"] != size:
         return None
     return header, arrays

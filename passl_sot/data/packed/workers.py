@@ -109,6 +109,7 @@ def work(
                     begin(samples)
                     start.set()
             for worker in workers:
+                # A process that was killed has left no error in the queue.
                 if worker.exitcode:
                     raise DataError(
                         f"a packing process has ended (exit code {worker.exitcode}; -9 may be for lack of "
@@ -123,10 +124,11 @@ def work(
                 worker.join()
 
 
+# Sends its figures, the numbers of images packed, and an error if there is one.
 def _child(job: Job, shares: list[list[int]], part: int, queue: Any, start: Any, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this one
     end_with_parent(signal.SIGKILL)
-    if os.getppid() != parent:
+    if os.getppid() != parent:  # it died before the system was told
         return
     try:
         queue.put(measure(job, part, len(shares)))
@@ -136,4 +138,5 @@ def _child(job: Job, shares: list[list[int]], part: int, queue: Any, start: Any,
     except (DataError, ImageError, OSError) as error:
         queue.put(error)
     except Exception:
+        # As text, since not every exception can be sent.
         queue.put(RuntimeError(traceback.format_exc()))

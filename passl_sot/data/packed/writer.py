@@ -141,11 +141,7 @@ def _alone(folder: str) -> Iterator[None]:
 
 
 def _complete(job: Job) -> bool:
-    """Whether the folder holds the whole result.
-
-    Raises:
-        DataError: It holds the whole result of something else.
-    """
+    # Whether the folder holds the whole result; that of something else is an error, not overwritten.
     index = os.path.join(job.folder, INDEX)
     if not os.path.isfile(index):
         return False
@@ -160,11 +156,7 @@ def _complete(job: Job) -> bool:
 
 
 def _claim(job: Job, command: str) -> None:
-    """Writes the plan into the folder, for a later run to go on.
-
-    Raises:
-        DataError: It holds other files, or an unfinished copy of something else.
-    """
+    # Writes the plan, by which a later run goes on. Nothing of the user's is overwritten.
     path = os.path.join(job.folder, PLAN)
     if os.path.isfile(path):
         plan = read_plan(path)
@@ -185,18 +177,12 @@ def _claim(job: Job, command: str) -> None:
 
 
 def _announce(job: Job, shares: list[list[int]], samples: list[Sample], say: Callable[[str], None]) -> int:
-    """Says how large the result will be and how long it will take, by the figures of each process.
-
-    Returns:
-        How many images are left to pack.
-
-    Raises:
-        DataError: There isn't room for them.
-    """
+    """Says how large the result will be and how long it will take; returns the images left to pack."""
     images = [sum(len(job.images(number)) for number in share) for share in shares]
     left = sum(images)
     count = len(job.source)
     mean = statistics.fmean(size for sample in samples for size in sample.sizes)
+    # Before hours of work, not after them.
     room = shutil.disk_usage(job.folder).free
     if mean * left > room:
         raise DataError(
@@ -208,6 +194,7 @@ def _announce(job: Job, shares: list[list[int]], samples: list[Sample], say: Cal
         f"{_size(mean * count)} in {job.shards} file(s)"
         + (f", of which {count - left:,} images are there already" if count > left else "")
     )
+    # The process with the most images ends last.
     seconds = statistics.fmean(sample.seconds for sample in samples) * max(images)
     say(f"about {_duration(seconds)} with {len(shares)} process(es); it may be interrupted any time")
     return left
@@ -215,7 +202,7 @@ def _announce(job: Job, shares: list[list[int]], samples: list[Sample], say: Cal
 
 @contextlib.contextmanager
 def _explained(folder: str) -> Iterator[None]:
-    """Makes one message of a full disk."""
+    # The system's own words don't say that finished shards stay.
     try:
         yield
     except OSError as error:
@@ -228,11 +215,7 @@ def _explained(folder: str) -> Iterator[None]:
 
 
 def _finish(job: Job, say: Callable[[str], None]) -> None:
-    """Writes the index, and says how much there is.
-
-    Raises:
-        DataError: A shard isn't as it was written.
-    """
+    # Last of all the index, which makes the folder a packed copy.
     notes = []
     for number in range(job.shards):
         note = finished_shard(job, number)

@@ -261,7 +261,7 @@ def _warp_general(image, m, cubic, fill, out):
     words = _words(image)
     pitch = words.shape[1]
     flat = words.reshape(-1).view(_INT)
-    edge = 0 if cubic else 1
+    edge = int(not cubic)  # the inner two of four neighbors alone
     taken = np.empty((4, width), _INT)
     mixed = np.empty((3, 4, width), _FLOAT)
     by_row = np.empty(width, _FLOAT)

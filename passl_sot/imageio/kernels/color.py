@@ -204,7 +204,7 @@ def _even_out(x, out):
         highest = 255
         while counts[c, highest] == 0 and highest > 0:
             highest -= 1
-        # 0 too where a channel has one value alone.
+        # Pillow's integers. 0 too where a channel has one value alone, which then stays.
         step = (pixels - counts[c, highest]) // 255
         passed = step // 2
         for v in range(256):

@@ -88,7 +88,9 @@ def _code_tables(counts: np.ndarray, symbols: np.ndarray) -> tuple[np.ndarray, n
 @compiled
 def _take(words, reader, n):
     """The next ``n`` bits, at most 32. ``reader``: next word, bits in hand (from the top), how many."""
-    value = reader[1] >> (_64 - n) if n else np.uint64(0)  # shifting by 64 is not defined
+    value = np.uint64(0)
+    if n:  # shifting by 64 is not defined
+        value = reader[1] >> (_64 - n)
     reader[1] <<= n
     reader[2] -= n
     if reader[2] <= _32:
@@ -147,7 +149,10 @@ def _put_first_code(out, writer, difference, codes):
     if size >= _DC_SIZES or codes[size] == 0:
         return False
     _put(out, writer, np.uint64(codes[size] >> 5), np.uint64(codes[size] & 31))
-    low = difference if difference >= 0 else difference + (1 << size) - 1
+    # Negative ones are written less 1, so that their first bit is 0.
+    low = difference
+    if difference < 0:
+        low += (1 << size) - 1
     _put(out, writer, np.uint64(low), np.uint64(size))
     return True
 

@@ -164,7 +164,7 @@ def _plan(length, start, end, size, first, count, reach):
     for k in range(most):
         for i in range(count):
             share = (exact[k, i] / totals[i] if totals[i] != 0.0 else exact[k, i]) * (1 << _BITS)
-            plan[1 + k, i] = np.int32(share - 0.5 if share < 0.0 else share + 0.5)
+            plan[1 + k, i] = np.int32(share + math.copysign(0.5, share))
     return plan
 
 
