@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from passl_sot import list_models
-from passl_sot.config import get_config, make_section
 from passl_sot.data import TRANSFORMS
+from passl_sot.engine.schema import load_config
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.optim import build_lr_scheduler, build_optimizer
-from passl_sot.optim.groups import ParametersSection, freeze, group_parameters
+from passl_sot.optim.groups import freeze, group_parameters
 from passl_sot.optim.schedules import plan_batch
 from passl_sot.zoo import find_config
 
@@ -176,7 +176,7 @@ UNDECAYED = {
 
 @functools.cache
 def config_of(name: str):
-    return get_config(find_config(name))
+    return load_config(find_config(name))
 
 
 def family(name: str) -> str:
@@ -272,7 +272,7 @@ def test_transfer_to_cifar(name):
     model = Classifier(architecture={**cfg.model.architecture, "depth": 2}, head=cfg.model.head)
     frozen = freeze(model, cfg.parameters.freeze)
     assert frozen == {"backbone.norm.weight", "backbone.norm.bias", "backbone.cls_token"}
-    groups = group_parameters(model, make_section(ParametersSection, cfg.parameters))
+    groups = group_parameters(model, cfg.parameters)
     assert all(group.decayed for group in groups)
     peaks = {name.split(".")[0]: group.peak for group in groups for name in group.parameters}
     assert peaks == {"backbone": 0.01, "head": 1.0} and {group.factor for group in groups} == {1.0}

@@ -45,6 +45,7 @@ def value_of_epoch(what: str, value: float | Mapping[str, float | str], epoch: i
             steps[int(key)] = number
     if min(steps, default=-1) != 0:
         raise ValueError(f"{what}: a schedule starts at epoch 0, got {list(value)}")
+    # Before the first epoch its value holds.
     epoch = max(epoch, 0)
     first = max(step for step in steps if step <= epoch)
     later = [step for step in steps if step > epoch]

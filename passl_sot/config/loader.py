@@ -105,6 +105,7 @@ def _read(
     if any(fault.kind != "duplicate" for fault in faults):
         raise ConfigError(faults)
     apply_overrides(root, overrides or (), free, faults)
+    # References last, so that overrides reach what is referred to.
     config: Config = Config.of(resolve(root, faults))
     return config
 

@@ -27,8 +27,7 @@ class Registry(Catalog):
 
     Args:
         kind: Their name in messages.
-        package: Dotted name of the package (or module) that holds them; it and its direct modules are
-            imported when a name is first missed, so nothing depends on the order of imports.
+        package: Dotted name of the package (or module) that holds them.
     """
 
     def __init__(self, kind: str, package: str):
@@ -42,7 +41,8 @@ class Registry(Catalog):
         return f"Registry('{self.kind}', '{self.package}')"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Registry:
-        return self  # it stands in type hints, which tools may copy; there is only one of each
+        # It stands in type hints, which tools may copy; there is only one of each.
+        return self
 
     def register(self) -> Callable[[_T], _T]:
         """Decorator that enters a class or function under its own name.
@@ -153,6 +153,7 @@ class Registry(Catalog):
         return construct(target, {**arguments, **runtime}, path, checker.origin(path))
 
     def _import_all(self) -> None:
+        # Modules are imported when a name is first missed, so nothing depends on the order of imports.
         if self._imported:
             return
         self._failures = {}

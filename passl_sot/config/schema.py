@@ -34,6 +34,7 @@ class Checker:
         found = [item for item in self._found if item is not None]
         return [item if isinstance(item, Fault) else item(self._takes) for item in found]
 
+    # Trials of a union's alternatives are checkers too, so faults are raised only at the end.
     def finish(self, earlier: Sequence[Fault] = ()) -> None:
         """Raises a ConfigError if there are faults."""
         faults = [*earlier, *self.faults()]

@@ -13,6 +13,7 @@ from passl_sot.config.tree import Config
 
 def config_folder() -> Path:
     """Where the shipped configs lie: inside an installed wheel, or at the top of a checkout."""
+    # A wheel holds them inside the package, where setup.py puts them.
     package = Path(__file__).resolve().parent.parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
@@ -39,6 +40,7 @@ def find_config(name: str | Path) -> Path:
     files = _files()
     if str(name) in files:
         return files[str(name)]
+    # Here several are told: names of models differ by a letter or two, such as their sizes.
     near = difflib.get_close_matches(path.stem, files, n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else f"; models: {', '.join(sorted(files))}"
     raise ConfigError([Fault("", f"no config file or model {str(name)!r}{hint}", kind="file")])

@@ -8,22 +8,21 @@ from collections.abc import Iterable
 
 
 def nearest(word: object, candidates: Iterable[object], cutoff: float = 0.6) -> str | None:
-    """The candidate most likely meant by `word`, or None when none is near; only texts are.
-
-    Tried in turn: the same letters apart from case, underscores and hyphens; initials ("bs" for
-    "batch_size"); the greatest similarity by `difflib`, at least `cutoff`.
-    """
+    """The candidate most likely meant by `word`, or None when none is near; only texts are."""
     names = {name: _plain(name) for name in candidates if isinstance(name, str) and name != word}
     if not isinstance(word, str) or not _plain(word):
         return None
     plain = _plain(word)
+    # The same letters apart from case, underscores and hyphens are surest.
     for name in names:
         if names[name] == plain:
             return name
+    # Initials: "bs" for "batch_size".
     for name in names:
         parts = _parts(name)
         if len(parts) > 1 and "".join(part[0] for part in parts).lower() == plain:
             return name
+    # The greatest similarity, if it is one at all.
     scores = {name: difflib.SequenceMatcher(None, plain, names[name]).ratio() for name in names}
     best = max(scores, key=scores.__getitem__, default="")
     if scores.get(best, 0.0) < cutoff:
@@ -32,11 +31,9 @@ def nearest(word: object, candidates: Iterable[object], cutoff: float = 0.6) -> 
 
 
 def same_stem(word: str, candidates: Iterable[str]) -> str | None:
-    """The first candidate that shares the stem of every part of `word`: "iterations" and "num_iters".
+    """The first candidate that shares the stem of every part of `word`: "iterations" and "num_iters"."""
 
-    Two parts share a stem when one of them, without a final "s", begins the other, by at least 4 letters.
-    """
-
+    # Fewer than 4 letters in common are chance.
     def share(part: str, other: str) -> bool:
         short, long = sorted((part.lower().removesuffix("s"), other.lower().removesuffix("s")), key=len)
         return short == long or (len(short) >= 4 and long.startswith(short))

@@ -52,23 +52,21 @@ BROKEN = _Broken()
 
 
 def suggest_path(root: Node, path: str) -> str | None:
-    """The existing dotted path most likely meant by one that leads nowhere.
-
-    The first wrong part is mended where it stands; failing that, the only place where the last key exists is
-    taken, then the most similar path of all.
-    """
+    """The existing dotted path most likely meant by one that leads nowhere."""
     parts = path.split(".")
     node, depth = _descend(root, parts)
     if depth == len(parts):
         return None
     near = isinstance(node.value, dict) and nearest(parts[depth], node.value)
     if near:
+        # The first wrong part is mended where it stands.
         mended = [*parts[:depth], near, *parts[depth + 1 :]]
         if _descend(root, mended)[1] < len(mended):
             mended = mended[: depth + 1]
         return ".".join(mended)
     # No honest file has more; a suggestion is not worth minutes for one that does.
     paths = list(itertools.islice(root.walk(), 2000))
+    # The only place where the last key exists, or else the most similar path of all.
     homes = [place for place in paths if place.rpartition(".")[2] == parts[-1] != "name"]
     if len(homes) == 1:
         return homes[0]

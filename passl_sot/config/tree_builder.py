@@ -173,13 +173,10 @@ def _base_file(base: Node, chain: tuple[str, ...], faults: list[Fault]) -> str |
 
 
 def merge(base: Node, over: Node, root: bool = False) -> Node:
-    """`over` laid on `base`, both dicts: mappings merge, everything else replaces.
-
-    A node whose `name` changes replaces the whole node, so that no argument of the old class is left over.
-    The top level is no such node: there a `name` is a key like others.
-    """
+    """`over` laid on `base`, both dicts: mappings merge, everything else replaces."""
     old = base.value
     new = over.value
+    # With another name no argument of the old class may be left over. At the top a name is a key like others.
     if not root and "name" in old and "name" in new and old["name"].value != new["name"].value:
         return over
     result = Node({**old, **new}, over.origin)
