@@ -16,7 +16,7 @@ os.environ["PASSL_SOT_TUNED"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parent.parent
 # Fixtures by which tests start processes, each with a Paddle of its own.
-STARTS_PROCESSES = {"tool", "launch", "launcher", "torch_python"}
+STARTS_PROCESSES = {"tool", "launch", "launcher", "launcher_in", "torch_python"}
 
 EXPERIMENT = """
 _base_: {base}
