@@ -26,7 +26,6 @@ from passl_sot import cli
 from passl_sot.launch.supervisor import REPORT
 
 if REPORT in os.environ:
-    from passl_sot.engine import trainer
     from passl_sot.engine.trainer import Trainer
     from passl_sot.tasks import classification
     agree, check_data = Trainer._agree, classification.check_data
