@@ -20,8 +20,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl_sot.data import DataError, build_dataloader, build_dataset, check_data
+from passl_sot.data import (
+    DataError,
+    ItemError,
+    LoaderSection,
+    ShardedBatchSampler,
+    build_dataloader,
+    build_dataset,
+    check_data,
+)
 from passl_sot.data.errors import WorkerError
+from passl_sot.data.loader.loader import DataLoader
+from tests.data.sequences import Sequences
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -90,6 +100,26 @@ def test_batches_of_unknown_size_travel_too(folder, split):
     loader = build_dataloader(split(folder({"a": 8}), workers=1, transforms=transforms), mode="val", seed=0)
     assert loader.dataset.output_hw is None
     assert sum(len(batch["label"]) for batch in loader) == 8
+
+
+@pytest.mark.parametrize("room", [0, 4096])
+def test_any_dict_of_arrays_travels(room):
+    """Of any length, through pipes (no room) or shared memory; unreadable items are replaced and named."""
+    seen = {}
+    for workers in (0, 2):
+        dataset = Sequences(room)
+        sampler = ShardedBatchSampler(num_samples=12, batch_size=4, shuffle=True, drop_last=True, seed=1)
+        loader = DataLoader(dataset, sampler, LoaderSection(num_workers=workers), training=True)
+        seen[workers] = [{name: value.numpy() for name, value in batch.items()} for batch in loader]
+        assert loader.bad_files.reasons == {"Sequences[3]": "it is left out"}
+    for mine, expected in zip(seen[2], seen[0], strict=True):
+        assert list(mine) == ["steps", "index"]
+        for name in mine:
+            np.testing.assert_array_equal(mine[name], expected[name])
+    indices = sorted(int(i) for batch in seen[0] for i in batch["index"])
+    assert indices == sorted([0, 1, 2, 4, 4, *range(5, 12)])
+    with pytest.raises(ItemError, match="Sequences\\[3\\]: it is left out"):
+        list(DataLoader(dataset, sampler, LoaderSection(num_workers=0), training=False))
 
 
 _SOAK = """
