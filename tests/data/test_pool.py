@@ -142,6 +142,7 @@ for epoch in range(20):
 """
 
 
+@pytest.mark.slow
 def test_twenty_epochs_take_no_more_memory_than_five(tmp_path, photos, split):
     """Of the process that trains and of its worker; nothing lies in /dev/shm, no file stays open."""
     for number in range(64):
@@ -246,6 +247,7 @@ def test_a_killed_worker_is_named_with_its_signal(folder, split):
     assert sum(len(batch["label"]) for batch in loader) == 80
 
 
+@pytest.mark.slow
 def test_a_killed_server_of_workers_is_named(folder, split):
     """As the system may choose it for want of memory; its workers end with it, and others come."""
     loader = build_dataloader(split(folder({"a": 200}), workers=2), mode="train", seed=0)
@@ -314,6 +316,7 @@ def test_leaving_while_a_worker_hangs(silent):
     assert all(_gone(pid) for pid in loader.pool.pids)
 
 
+@pytest.mark.slow
 def test_a_suspended_job_has_not_waited(folder, split):
     """As by a scheduler that gives the machine to another job for a while, longer than the timeout."""
     config = split(folder({"a": 40}), workers=1)
@@ -342,6 +345,7 @@ def _end_server(*, kill: bool) -> None:
     os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_start(folder, split, monkeypatch):
     loader = build_dataloader(split(folder({"a": 8}), workers=2), mode="train", seed=0)
     assert len(list(loader)) == 2
@@ -402,6 +406,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_transforms_of_a_script(folder, tmp_path):
     """A run ends though multiprocessing would wait for its workers, in which SIGTERM is blocked."""
     (tmp_path / "mine.py").write_text(SCRIPT)
@@ -410,6 +415,7 @@ def test_transforms_of_a_script(folder, tmp_path):
     assert _gone(int(done.stdout.split()[1]))
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_behind(folder, tmp_path):
     (tmp_path / "mine.py").write_text(SCRIPT)
     command = [sys.executable, str(tmp_path / "mine.py"), folder({"a": 6}), "wait"]
