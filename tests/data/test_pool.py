@@ -31,7 +31,7 @@ from passl_sot.data import (
 )
 from passl_sot.data.errors import WorkerError
 from passl_sot.data.loader.loader import DataLoader
-from tests.data.sequences import Sequences
+from tests.data.for_workers import Sequences
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}

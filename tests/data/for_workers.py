@@ -1,4 +1,4 @@
-"""A dataset of sequences of numbers, none of whose arrays is an image or a label; workers import it."""
+"""Parts of datasets that workers import, and Paddle not with them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from passl_sot.data import Dataset, ItemError
 
 
 class Sequences(Dataset):
-    """1 to 5 numbers each; the fourth can't be read."""
+    """1 to 5 numbers each, no images or labels; the fourth can't be read."""
 
     noun = "sequence"
 
@@ -33,3 +33,8 @@ class Sequences(Dataset):
 
     def slot_bytes(self, batch_size: int) -> int:
         return self.room
+
+
+def fail(image, rng):
+    """A transform in which something goes wrong."""
+    raise KeyError("a transform's own trouble")
