@@ -23,8 +23,8 @@ from passl_sot.imageio import jpeg
 from passl_sot.imageio.decode import open_image, read_file
 from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.kernels import jit
-from passl_sot.imageio.lazy_image import Pixels, as_array
-from passl_sot.imageio.multichannel import decode_bands
+from passl_sot.imageio.lazy_image import LazyImage, as_array
+from passl_sot.imageio.multichannel import decode_multichannel
 
 _LOGGER = logging.getLogger("passl_sot.data")
 
@@ -121,13 +121,17 @@ class LabelledImages(Dataset):
         """
         return read_file(self.path(index))
 
-    def open(self, index: int) -> Pixels:
+    def open(self, index: int) -> LazyImage:
         """As `read`, but decodes no more than is then asked for, where a file allows it."""
         path = self.path(index)
         if self.channels in (1, 3):
             # Gray images too are RGB until the end: transforms of colors see what they were made for.
             return open_image(path, apply_exif=self.apply_exif)
-        return decode_bands(path, self.channels)
+        image = decode_multichannel(path)
+        if image.shape[2] != self.channels:
+            reason = f"has {image.shape[2]} channel(s), and dataset.channels is {self.channels}"
+            raise ImageError(path, reason + zh("channels_differ"))
+        return image
 
     def describe(self, index: int) -> str:
         """The file of one image."""
