@@ -135,7 +135,7 @@ def _labels_out_of_range(name: str, dataset: LabelledImages) -> list[str]:
         return []
     first = int(wrong[0])
     hint = ""
-    # The usual cause: lists of MATLAB, Caffe and R count from 1.
+    # The usual cause: lists written by MATLAB or R count from 1.
     if labels.min() == 1 and labels.max() == count:
         hint = "; labels seem to count from 1: subtract 1 from each"
     return [

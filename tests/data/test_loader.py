@@ -18,6 +18,7 @@ from passl_sot.data import DataError, ImageError, build_dataloader, build_datase
 from passl_sot.data.loader.corrupt_files import bad_file_limit
 from passl_sot.data.transforms.compose import Compose
 from passl_sot.imageio.kernels import jit
+from tests.data.for_workers import fail
 
 _EVAL = [{"name": "Resize", "size": 18}, {"name": "CenterCrop", "size": 16}, {"name": "Normalize"}]
 
@@ -269,14 +270,10 @@ def test_evaluation_stops_at_a_bad_file_and_names_it(folder, split, workers):
 def test_any_error_of_a_worker_reaches_the_user_with_the_path(folder, split, workers):
     root = folder({"a": 8})
     loader = build_dataloader(split(root, workers=workers), mode="train", seed=0)
-    loader.dataset.transforms = Compose([_fail, *loader.dataset.transforms.transforms])
+    loader.dataset.transforms = Compose([fail, *loader.dataset.transforms.transforms])
     with pytest.raises(DataError, match="a transform's own trouble") as caught:
         _epoch(loader)
     assert f"({root}/a/train_" in str(caught.value) and "Traceback" in str(caught.value)
-
-
-def _fail(image, rng):
-    raise KeyError("a transform's own trouble")
 
 
 @pytest.mark.parametrize(

@@ -135,21 +135,23 @@ class DataLoader:
         if not self.num_workers:
             yield from thread_batches(self._reader, self.sampler, self._timeout)
             return
+        self.pool = pool = self._ready_pool()
+        self._idle = None  # an iteration inside of this one has workers of its own
+        yield from pool.batches(self.sampler)
+        self._idle = pool
+
+    def _ready_pool(self) -> WorkerPool:
+        """The workers of the last pass, or new ones if they don't read the dataset as it is now."""
         if self._buffers is None:
             # A slot for each batch that can be under way, or kept by the consumer.
             slots = self.num_workers * AHEAD + _KEPT if self.use_shared_memory else 0
             self._buffers = BufferPool(slots, self.dataset.slot_bytes(self.sampler.batch_size))
-        reader = SharedReader(self._reader)  # as the dataset is now: it may have been changed since
-        pool = self._idle
-        self._idle = None  # an iteration inside of this one has workers of its own
-        if pool is not None and not pool.is_reusable(reader):
-            pool.close()
-            pool = None
-        if pool is None:
-            pool = WorkerPool(reader, self.dataset, self.num_workers, self._buffers, self._timeout)
-        self.pool = pool
-        yield from pool.batches(self.sampler)
-        self._idle = pool
+        reader = SharedReader(self._reader)
+        if self._idle is not None and self._idle.is_reusable(reader):
+            return self._idle
+        if self._idle is not None:
+            self._idle.close()
+        return WorkerPool(reader, self.dataset, self.num_workers, self._buffers, self._timeout)
 
     def _raise_error_of(self, batch: dict[str, Any]) -> None:
         if "error" not in batch:
