@@ -52,6 +52,7 @@ def _compiled(function: Callable) -> Callable:
 
 @_compiled
 def _gelu(x, bias, out):
+    # A quotient of polynomials makes vector instructions; erf would be a call for each number.
     for i in range(x.size):
         y = x[i] + bias
         t = min(max(y, -_CDF_END), _CDF_END)
@@ -95,7 +96,7 @@ def _convolve(padded, k, pitch, out):
     above = padded[: n + 2]
     beside = padded[pitch : pitch + n + 2]
     below = padded[2 * pitch : 2 * pitch + n + 2]
-    # In registers: read inside the loop, they could be changed by what is written there.
+    # In registers: read inside the loop, they might be changed by the writes to `out`.
     k0, k1, k2, k3, k4, k5, k6, k7, k8 = k[0], k[1], k[2], k[3], k[4], k[5], k[6], k[7], k[8]
     for p in range(n):
         a = k0 * above[p] + k1 * above[p + 1] + k2 * above[p + 2]
