@@ -21,17 +21,7 @@ from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.position import sinusoid_table
 
-__all__ = [
-    "Backbone",
-    "Grid",
-    "ImageBackbone",
-    "PlainBackbone",
-    "Stage",
-    "StagedBackbone",
-    "as_pair",
-    "halved",
-    "prepend",
-]
+__all__ = ["Backbone", "ImageBackbone", "PlainBackbone", "Stage", "StagedBackbone", "as_pair", "prepend"]
 
 Grid = tuple[int, int]
 
@@ -69,24 +59,23 @@ def _differs(got: Any, wanted: int) -> bool:
 def _statistics_once(block: nn.Layer) -> Callable[[paddle.Tensor], paddle.Tensor]:
     """The block, whose second call leaves BatchNorm's running statistics alone."""
     norms = [layer for layer in block.sublayers() if isinstance(layer, nn.BatchNorm2D)]
-    calls = 0
+    momenta = [norm._momentum for norm in norms]
+    again = False
 
     def run(x: paddle.Tensor) -> paddle.Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
-            return block(x)
+        nonlocal again
         # Recomputation calls a block again in the backward pass: the statistics would move twice a step.
-        momenta = [norm._momentum for norm in norms]
-        for norm in norms:
-            norm._momentum = 1.0  # Paddle's momentum is the weight of the old statistics
+        if again:
+            for norm in norms:
+                norm._momentum = 1.0  # Paddle's momentum is the weight of the old statistics
+        again = True
         try:
             return block(x)
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm._momentum = momentum
 
-    return run if norms else block
+    return run
 
 
 class Backbone(nn.Layer):
@@ -104,9 +93,7 @@ class Backbone(nn.Layer):
         num_layers: The greatest number ``layer_of`` gives.
     """
 
-    def __init__(
-        self, num_features: int = 0, num_prefix_tokens: int = 0, depths: Sequence[int] = (0,)
-    ) -> None:
+    def __init__(self, num_features: int = 0, num_prefix_tokens: int = 0, depths: Sequence[int] = ()) -> None:
         super().__init__()
         self.num_features = num_features
         self.num_prefix_tokens = num_prefix_tokens
@@ -189,10 +176,7 @@ class ImageBackbone(Backbone):
     A family gives ``embed``, ``run_stage`` and ``resize``, which calls ``plan_maps``.
 
     Args:
-        in_chans: Channels of the images.
-        num_features: See ``Backbone``, as the others.
-        num_prefix_tokens: See there.
-        depths: See there.
+        in_chans: Channels of the images; for the other arguments see ``Backbone``.
 
     Attributes:
         img_size: Input height and width in pixels.
@@ -223,7 +207,7 @@ class ImageBackbone(Backbone):
         raise NotImplementedError
 
     def run_stage(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
-        """Output of stage s, whose map is number s of ``feature_info``, from that of the one before."""
+        """Output of stage s, which is map s of ``feature_info``, from that of the one before."""
         raise NotImplementedError
 
     def resize(self, img_size: int | Sequence[int]) -> None:
@@ -385,7 +369,7 @@ class PlainBackbone(ImageBackbone):
         raise NotImplementedError
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, P+N, C]``."""
+        """See :meth:`ImageBackbone.embed`; gives ``[B, P+N, C]``."""
         self.check_images(x_bchw)
         x = self.make_words(x_bchw)
         if self.num_prefix_tokens:
