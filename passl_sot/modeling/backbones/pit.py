@@ -50,6 +50,7 @@ class _Pool(nn.Layer):
     def forward(self, x_bnc: paddle.Tensor, prefix: int, grid: Grid) -> paddle.Tensor:
         """Tokens ``[B, P+N, C]`` over that grid to ``[B, P+N', C']``."""
         words = x_bnc[:, prefix:].transpose([0, 2, 1]).reshape([0, 0, *grid])
+        # Two output channels per input channel, so that the width grows without mixing channels.
         words = self.conv(words).flatten(2).transpose([0, 2, 1])
         return paddle.concat([self.fc(x_bnc[:, :prefix]), words], axis=1)
 
@@ -153,6 +154,7 @@ class PiT(StagedBackbone):
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, P+N, C]``."""
         self.check_images(x_bchw)
+        # Positions are for words only: the map has the form of the image.
         words = self.pos_drop(self.patch_embed(x_bchw) + self.pos_embed)
         words = words.flatten(2).transpose([0, 2, 1])
         return prepend([self.cls_token[:, i : i + 1] for i in range(self.num_prefix_tokens)], words)

@@ -39,8 +39,7 @@ class SecondOrderHead(FusedHead):
             the class token alone.
         fusion_type: "sum_fc" adds the logits of both; "concat" classifies the joined features;
             "sum_loss" trains both logits with a loss each and adds them in evaluation;
-            "aggre_all" pools all tokens, prefix included, and uses nothing else. With "concat"
-            and "aggre_all" ``cls_fc`` exists and gets no gradient, as in the official code.
+            "aggre_all" pools all tokens, prefix included, and uses nothing else.
         num_heads: Heads h of MGCrP; with ``wr_dim`` it also settles the width √(2hd²) of GCP.
         wr_dim: Width d of one MGCrP head.
         qkv_bias: Whether MGCrP's projection has a bias.
@@ -80,6 +79,7 @@ class SecondOrderHead(FusedHead):
             self.representation = MGCrP(in_channels, num_heads, wr_dim, norm, qkv_bias)
             word_dim = self.representation.out_features
         elif representation == "GCP":
+            # So that the upper triangle has about as many entries as h matrices of side d.
             width = math.isqrt(2 * num_heads * wr_dim**2)
             self.dr = linear(in_channels, width)
             self.representation = GCP()
@@ -93,6 +93,7 @@ class SecondOrderHead(FusedHead):
             cls_dim = fc_dim
         if fusion_type == "concat":
             word_dim += in_channels
+        # With "concat" and "aggre_all" cls_fc exists and gets no gradient, as in the official code.
         self.cls_dim = cls_dim if num_prefix_tokens else 0
         self.word_dim = word_dim
         self.reset_classifier(num_classes)

@@ -5,9 +5,7 @@ single cross-covariance between two reductions of different widths, each with Ba
 every channel loses its mean over the tokens, so that it is a covariance in the strict sense (SoT
 removes one number per head).
 
-Differences from the official code (jiangtaoxie/SoT, commit c2d076e): none in values. The power
-normalization runs on the transposed matrix there and here: the learned start vector has the length
-of the first width.
+Differences from the official code (jiangtaoxie/SoT, commit c2d076e): none in values.
 
 Legend: B batch, P prefix tokens, N word tokens, C width, K classes, a and b the two widths.
 """
@@ -74,6 +72,8 @@ class CrossCovarianceHead(FusedHead):
 
     def pool(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
         """Pooled words, ``[B, a·b]``."""
+        # The power normalization runs on the transposed matrix, as officially: its learned start vector has
+        # the length of the first width.
         transposed = self.normalization.matrix(self.representation(x_bnc[:, self.num_prefix_tokens :]))
         pooled = transposed.transpose([0, 2, 1]).flatten(1).astype(x_bnc.dtype)
         # matrix() leaves out the dropout, which falls on the vector.
