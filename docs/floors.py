@@ -42,6 +42,8 @@ def imports_of(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == PACKAGE.name:
+            yield from (f"{PACKAGE.name}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
 
@@ -52,7 +54,7 @@ def rooms() -> dict[str, set[str]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         for name in imports_of(path):
             package, _, rest = name.partition(".")
-            if package == "passl_sot" and rest:
+            if package == PACKAGE.name and rest:
                 found[room_of(path)].add(rest.partition(".")[0])
     return {room: others - {room} for room, others in found.items()}
 

@@ -38,6 +38,7 @@ def create_model(
     """
     from passl_sot.modeling.classifier import Classifier
 
+    # Only the `model:` section is read, so files without data will do.
     cfg = model_config(name)
     if num_classes is not None:
         cfg.model.head.num_classes = num_classes
@@ -80,8 +81,11 @@ def load_weights(model: "Classifier", weights: str | Path, *, new_head: bool = F
     arrays, report = convert_state_dict(model, read_weights(weights)[0], layout="paddle", new_head=new_head)
     if not report.ok:
         foreign = report.naming != "passl_sot"
-        hint = "\n  if they are PyTorch's, convert them with tools/convert_torch.py first" if foreign else ""
+        hint = ""
+        if foreign:
+            hint = "\n  if they are PyTorch's, convert them with tools/convert_torch.py first"
         raise CheckpointError(f"{weights} doesn't fit the model: {report}{hint}")
+    # Entries that the file lacks keep their initial values; the report names them.
     for name, tensor in model.state_dict().items():
         if name in arrays:
             tensor.set_value(paddle.to_tensor(arrays[name]).astype(tensor.dtype))

@@ -103,6 +103,16 @@ def tool():
 
 
 @pytest.fixture(scope="session")
+def photos() -> list[np.ndarray]:
+    """Cut-outs of scikit-learn's two photographs, a temple and a flower, of different sizes."""
+    from sklearn.datasets import load_sample_images
+
+    temple, flower = load_sample_images().images
+    cuts = [temple[120:344, 80:304], flower[60:260, 180:420], temple[200:297, 400:531], flower[9:73, 300:364]]
+    return [np.ascontiguousarray(cut) for cut in cuts]
+
+
+@pytest.fixture(scope="session")
 def launcher_in():
     """Command and environment that start `script` (tools/train.py) in so many processes in a folder."""
 

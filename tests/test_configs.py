@@ -1,6 +1,7 @@
 """Every shipped config: it checks, it builds, its card is measured; and the doors that lead to it."""
 
 import importlib.util
+import json
 import math
 import subprocess
 import sys
@@ -15,7 +16,6 @@ import yaml
 from passl_sot import Model, create_model, list_models
 from passl_sot.cli import train
 from passl_sot.config import get_config
-from passl_sot.engine.schema import load_config
 from passl_sot.modeling.backbones import build_backbone
 from passl_sot.modeling.backbones.pit import PiT
 from passl_sot.modeling.heads import build_head
@@ -63,18 +63,51 @@ def golden():
     return module
 
 
-@pytest.fixture(scope="module", params=NAMES)
+def alike(names, part):
+    """Names by what `part` gives for their configs: lists of those that need only one trial."""
+    groups = {}
+    for name in names:
+        key = json.dumps(part(get_config(find_config(name)).to_dict()), sort_keys=True)
+        groups.setdefault(key, []).append(name)
+    return list(groups.values())
+
+
+def model_of(tree):
+    """What decides about a model's parameters and sums: dropped paths don't."""
+    del tree["model"]["architecture"]["drop_path_rate"]
+    return tree["model"]
+
+
+def shallow_model_of(tree):
+    """The same but for depth and size of the images."""
+    changed = {"depth", "depths", "img_size"}
+    model = model_of(tree)
+    return {**model, "architecture": {k: v for k, v in model["architecture"].items() if k not in changed}}
+
+
+def recipe_of(tree):
+    """All but the model and its card."""
+    return {key: value for key, value in tree.items() if key not in ("model", "meta")}
+
+
+def first(names):
+    return names[0]
+
+
+@pytest.fixture(scope="module", params=alike(NAMES, model_of), ids=first)
 def built(request, golden):
-    """Name and model of each config in turn: built once, for tests that leave it as it is."""
+    """Names of configs with the same model, and that: built once, for tests that leave it as it is."""
     paddle.seed(golden.SEED)
-    return request.param, create_model(request.param)
+    return request.param, create_model(request.param[0])
 
 
 def test_card_is_measured(built):
-    name, model = built
-    cfg = load_config(find_config(name))
-    if cfg.meta:
-        stats = model_stats(model)
+    names, model = built
+    stats = model_stats(model)
+    for name in names:
+        cfg = get_config(find_config(name))
+        if "meta" not in cfg:
+            continue
         assert cfg.meta.params_m == round(stats.parameters / 1e6, 3)
         assert cfg.meta.gmacs == round(stats.macs / 1e9, 3)
         row = next(r for r in (ROOT / "docs" / "models.md").read_text().splitlines() if f"`{name}`" in r)
@@ -85,15 +118,17 @@ def test_card_is_measured(built):
 
 def test_parameters_against_the_golden_text(built, golden):
     """Shape, trainable or not, decayed or not, depth and start of every parameter."""
-    name, model = built
-    assert golden.parameter_lines(model) == golden.golden_file("parameters", name).read_text().splitlines()
+    names, model = built
+    lines = golden.parameter_lines(model)
+    for name in names:
+        assert lines == golden.golden_file("parameters", name).read_text().splitlines(), name
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_values_against_the_golden_text(golden, name):
+def test_values_against_the_golden_text(golden):
     """Every value of the experiment, defaults of all classes included: what a change of either changes."""
-    text = golden.golden_file("resolved", name).read_text(encoding="utf-8")
-    assert golden.resolved_lines(name) == text.splitlines()
+    for name in NAMES:
+        text = golden.golden_file("resolved", name).read_text(encoding="utf-8")
+        assert golden.resolved_lines(name) == text.splitlines(), name
 
 
 def test_no_golden_text_is_left_over(golden):
@@ -126,7 +161,7 @@ def test_a_wrong_start_has_another_text(golden):
         np.append(0.02 * rng.standard_normal(6143), -2.0),
     ):
         assert golden.start_of(wrong, *fans).startswith("mean ")
-    for fitting in range(200):  # none that is right is misjudged, short ones included
+    for fitting in range(50):  # none that is right is misjudged, short ones included
         values = np.random.default_rng(fitting).standard_normal(14 + fitting)
         assert golden.start_of(values, 14, 14) == "normal 1"
 
@@ -141,12 +176,13 @@ SHALLOW = {
 }
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=alike(NAMES, shallow_model_of), ids=first)
 def shallow(request, tmp_path_factory):
-    """A config with few blocks, and its model at 160x288; the widths are the config's own."""
+    """A config's model with few blocks and at 160x288; the widths are the config's own."""
     path = tmp_path_factory.mktemp("shallow") / "shallow.yaml"
-    family = load_config(find_config(request.param)).model.architecture.name
-    content = {"_base_": str(find_config(request.param)), "model": {"architecture": SHALLOW[family]}}
+    name = request.param[0]
+    family = get_config(find_config(name)).model.architecture.name
+    content = {"_base_": str(find_config(name)), "model": {"architecture": SHALLOW[family]}}
     path.write_text(yaml.safe_dump(content))
     return create_model(path, img_size=[160, 288])
 
@@ -208,10 +244,10 @@ def data_of(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_every_config_under_dry_run(experiment, caplog):
-    """The recipe as it is, on few blocks and small images."""
-    for name in NAMES:
-        family = load_config(find_config(name)).model.architecture.name
+def test_every_recipe_under_dry_run(experiment, caplog):
+    """The recipe as it is, on few blocks and small images; the models are tried above."""
+    for name, *_ in alike(NAMES, recipe_of):
+        family = get_config(find_config(name)).model.architecture.name
         blocks = [f"model.architecture.{key}={value}" for key, value in SHALLOW[family].items()]
         small = ["model.architecture.img_size=64", *blocks] if name != "sot_digits" else blocks
         with caplog.at_level("INFO"):

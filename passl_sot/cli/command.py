@@ -86,6 +86,7 @@ def guarded(run: Callable[[], int], *, paddle: bool = True) -> int:
     except ImageError as error:
         return fail(error)
     except OSError as error:
+        # Only what a path can be wrong in is the user's to mend; the rest needs its traceback.
         if error.errno not in _PATH_FAULTS:
             report_failure(traceback.format_exc())
             raise
@@ -110,7 +111,7 @@ def try_outputs(paths: Sequence[Path]) -> None:
     Raises:
         OSError: They can't; names the output.
     """
-    import tempfile
+    import tempfile  # only for outputs: `--help` is to be quick
 
     for path in paths:
         try:

@@ -14,9 +14,7 @@ from passl_sot.config.errors import (
     Origin,
     RegistryError,
     UserError,
-    did_you_mean,
     join_path,
-    nearest,
 )
 from passl_sot.config.loader import Document, get_config, load_config, make_document, parse_config
 from passl_sot.config.registry import Registry
@@ -33,46 +31,5 @@ from passl_sot.config.signature import (
     Share,
     UnitInterval,
 )
+from passl_sot.config.suggest import did_you_mean, nearest
 from passl_sot.config.tree import Config
-
-__all__ = [
-    "CHINESE",
-    "Config",
-    "ConfigError",
-    "Count",
-    "Document",
-    "Fault",
-    "Natural",
-    "NonNegative",
-    "NonNegativeByEpoch",
-    "NotEmpty",
-    "Origin",
-    "Positive",
-    "Range",
-    "Registry",
-    "RegistryError",
-    "Rule",
-    "Share",
-    "ShareByEpoch",
-    "UnitInterval",
-    "UnitIntervalByEpoch",
-    "UserError",
-    "config_folder",
-    "did_you_mean",
-    "diff",
-    "differences",
-    "find_config",
-    "format_tree",
-    "get_config",
-    "join_path",
-    "leaves",
-    "list_models",
-    "load_config",
-    "make_document",
-    "make_section",
-    "model_config",
-    "nearest",
-    "parse_config",
-    "value_of_epoch",
-    "zh",
-]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from passl_sot.config.errors import Origin, join_path
 from passl_sot.config.tree import Config
 from passl_sot.config.yaml_text import dump_yaml
-
-_Rows = Iterator[tuple[str, Origin | None]]
 
 
 def format_tree(cfg: Mapping[str, Any], *, origins: bool = True) -> str:
@@ -21,10 +20,24 @@ def format_tree(cfg: Mapping[str, Any], *, origins: bool = True) -> str:
         cfg: A resolved configuration.
         origins: Whether to add the column.
     """
-    rows = list(_mapping_rows(cfg, ""))
-    width = min(max((len(text) for text, _ in rows), default=0), 80)
-    lines = [f"{text:<{width}}  # {place}" if origins and place else text for text, place in rows]
-    return "\n".join(line.rstrip() for line in lines) or "{}"
+    lines = dump_yaml(cfg).rstrip("\n").split("\n")
+    if not origins:
+        return "\n".join(lines)
+    width = min(max(map(len, lines)), 80)
+    # Only a key of several lines or very many letters takes two lines.
+    rows = itertools.zip_longest(lines, itertools.islice(_line_origins(cfg), len(lines)))
+    return "\n".join(f"{text:<{width}}  # {place}" if place else text for text, place in rows)
+
+
+def _line_origins(value: Any) -> Iterator[Origin | None]:
+    """What stands behind each line of a value's YAML: the origin of a value, or nothing."""
+    for key in value if isinstance(value, dict) else range(len(value)):
+        block = _is_block(value[key])
+        # The first line of an item of a list stands behind its dash.
+        if isinstance(value, dict) or not block:
+            yield (isinstance(value, Config) and not block and value.origin_of(key)) or None
+        if block:
+            yield from _line_origins(value[key])
 
 
 def diff(cfg_a: Mapping[str, Any], cfg_b: Mapping[str, Any]) -> str:
@@ -62,8 +75,8 @@ def leaves(cfg: Any, path: str = "") -> dict[str, Any]:
     if not _is_block(cfg):
         return {path: cfg} if path else {}
     found = {}
-    for key, item in cfg.items() if isinstance(cfg, dict) else enumerate(cfg):
-        found.update(leaves(item, join_path(path, key)))
+    for key in cfg if isinstance(cfg, dict) else range(len(cfg)):
+        found.update(leaves(cfg[key], join_path(path, key)))
     return found
 
 
@@ -72,39 +85,8 @@ def inline(value: Any) -> str:
     return dump_yaml({"": value}).partition(":")[2].strip()
 
 
-def _inline_key(key: str) -> str:
-    """A key as YAML; unlike a value it is written as it is, `${` included."""
-    return inline(key.replace("${", "\0")).replace("\\0", "${") if "${" in key else inline(key)
-
-
 def _is_block(value: Any) -> bool:
     """Whether a value takes lines of its own: a section, or a list of sections or lists."""
     if isinstance(value, dict):
         return bool(value)
     return isinstance(value, (list, tuple)) and any(isinstance(item, (dict, list, tuple)) for item in value)
-
-
-def _mapping_rows(section: Mapping[str, Any], indent: str) -> _Rows:
-    for key, item in section.items():
-        label = f"{indent}{_inline_key(key)}:"
-        if isinstance(item, dict) and item:
-            yield label, None
-            yield from _mapping_rows(item, indent + "  ")
-        elif _is_block(item):
-            yield label, None
-            yield from _list_rows(item, indent + "  ")
-        else:
-            yield f"{label} {inline(item)}", section.origin_of(key) if isinstance(section, Config) else None
-
-
-def _list_rows(items: Any, indent: str) -> _Rows:
-    for item in items:
-        if not _is_block(item):
-            yield f"{indent}- {inline(item)}", None
-            continue
-        inner = _mapping_rows if isinstance(item, dict) else _list_rows
-        # The first row of a block stands behind its item's dash.
-        dash = f"{indent}- "
-        for text, place in inner(item, indent + "  "):
-            yield dash + text[len(dash) :], place
-            dash = indent + "  "

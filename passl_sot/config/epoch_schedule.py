@@ -18,8 +18,6 @@ ShareByEpoch = Share | dict[str, Share | Literal["linear"]]
 UnitIntervalByEpoch = UnitInterval | dict[str, UnitInterval | Literal["linear"]]
 NonNegativeByEpoch = NonNegative | dict[str, NonNegative | Literal["linear"]]
 
-_BETWEEN = "between"
-
 
 def value_of_epoch(what: str, value: float | Mapping[str, float | str], epoch: int) -> float:
     """A setting's value in an epoch.
@@ -30,29 +28,27 @@ def value_of_epoch(what: str, value: float | Mapping[str, float | str], epoch: i
         epoch: Epoch, counted from 0.
 
     Raises:
-        ValueError: A key is no whole number, a value no number, the schedule does not start at epoch 0, or
-            `between` is something else than "linear".
+        ValueError: The schedule is malformed, or does not start at epoch 0.
     """
     if not isinstance(value, Mapping):
         return value
-    linear = _BETWEEN in value
-    if value.get(_BETWEEN, "linear") != "linear":
-        raise ValueError(f"{what}: between is linear or left out, got {value[_BETWEEN]!r}")
     steps: dict[int, float] = {}
     for key, number in value.items():
-        if key == _BETWEEN:
-            continue
-        if not str(key).isdecimal():
+        if key == "between":
+            if number != "linear":
+                raise ValueError(f"{what}: between is linear or left out, got {number!r}")
+        elif not str(key).isdecimal():
             raise ValueError(f"{what}: the keys of a schedule are epochs, got {dict(value)}")
-        if isinstance(number, str):
+        elif isinstance(number, str):
             raise ValueError(f"{what}: epoch {key} needs a number, got {number!r}")
-        steps[int(key)] = number
+        else:
+            steps[int(key)] = number
     if min(steps, default=-1) != 0:
         raise ValueError(f"{what}: a schedule starts at epoch 0, got {list(value)}")
     epoch = max(epoch, 0)
     first = max(step for step in steps if step <= epoch)
     later = [step for step in steps if step > epoch]
-    if not linear or not later:
+    if "between" not in value or not later:
         return steps[first]
-    share = (epoch - first) / (min(later) - first)
-    return (1 - share) * steps[first] + share * steps[min(later)]
+    fraction = (epoch - first) / (min(later) - first)
+    return (1 - fraction) * steps[first] + fraction * steps[min(later)]

@@ -68,16 +68,13 @@ def load_config(schema: type[_D], path: str | os.PathLike[str], overrides: Itera
     """Reads a YAML file as `get_config` does, checks it once and gives it as an instance of its schema.
 
     Args:
-        schema: Keyword-only dataclass, a `Document`, that describes the whole file.
+        schema: Keyword-only dataclass, a `Document`, that describes the whole file. Its sections become
+            instances too; a node of a registry becomes a `Config` that is built without a second check.
         path: The file.
         overrides: As for `get_config`; the schema judges keys that don't exist.
 
-    Returns:
-        The instance: fixed sections are instances of their dataclasses; a node of a registry is a `Config`
-        that its registry builds without a second check.
-
     Raises:
-        ConfigError: Everything that is wrong, at once; or an objection of the schema to the values.
+        ConfigError: Everything that is wrong, at once; or the schema's ValueError about the values.
     """
     faults: list[Fault] = []
     config = _read(path, overrides, True, faults)
@@ -90,15 +87,7 @@ def make_document(schema: type[_D], tree: Mapping[str, Any]) -> _D:
 
 
 def parse_config(text: str, file: str = "text") -> Config:
-    """Reads a configuration from YAML text (without `_base_`), as `Config.dump` writes it.
-
-    Args:
-        text: YAML.
-        file: Name for origins and messages.
-
-    Raises:
-        ConfigError: Everything that is wrong with the text, at once.
-    """
+    """Reads YAML text (without `_base_`), as `Config.dump` writes it; `file` names it in a ConfigError."""
     faults: list[Fault] = []
     config: Config = Config.of(resolve(load_text(text, file, faults), faults))
     if faults:
@@ -112,6 +101,9 @@ def _read(
     if isinstance(overrides, str):
         raise TypeError("overrides is a list of texts, such as ['epochs=10'], not one text")
     root = load_file(os.fspath(path), faults)
+    # With a part of the tree missing, further faults would mislead.
+    if any(fault.kind != "duplicate" for fault in faults):
+        raise ConfigError(faults)
     apply_overrides(root, overrides or (), free, faults)
     config: Config = Config.of(resolve(root, faults))
     return config
@@ -122,8 +114,6 @@ def _check(schema: type[_D], config: Config, faults: list[Fault]) -> _D:
     logging.getLogger(__name__).debug("checking a whole document as %s", schema.__name__)
     checker = Checker(config, "")
     document: _D = checker.section(schema, config, "")
-    faults += checker.faults()
-    if faults:
-        raise ConfigError(faults)
+    checker.finish(faults)
     document._tree = config
     return document

@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from passl_sot.config.errors import (
-    COMMAND_LINE,
-    ConfigError,
-    Fault,
-    Origin,
-    did_you_mean,
-    join_path,
-    number_of,
-    show,
-)
-from passl_sot.config.tree import Node, is_index, suggest_path
+from passl_sot.config.errors import COMMAND_LINE, ConfigError, Fault, Origin, join_path, number_of, show
+from passl_sot.config.suggest import did_you_mean
+from passl_sot.config.tree import Node, suggest_path
 from passl_sot.config.tree_builder import Builder
 from passl_sot.config.yaml_text import MAX_DEPTH, compose_text
 
@@ -37,14 +29,10 @@ class Override:
 
 
 def apply_overrides(root: Node, texts: Iterable[str], free: bool, faults: list[Fault]) -> None:
-    """Changes a tree in place.
+    """Changes a tree in place, references still unresolved; adds the faults of single overrides to `faults`.
 
-    Args:
-        root: The merged tree, references still unresolved.
-        texts: "a.b=value" and "+a.b=value".
-        free: Whether a schema will judge keys that do not exist; otherwise they are only accepted directly
-            below a node with a `name`.
-        faults: Extended by the faults of single overrides; the others are applied.
+    With `free`, a schema will judge keys that do not exist; otherwise they are only accepted directly below a
+    node with a `name`.
     """
     overrides = []
     for text in texts:
@@ -60,37 +48,31 @@ def apply_overrides(root: Node, texts: Iterable[str], free: bool, faults: list[F
 
 
 def parse_override(text: str) -> Override:
-    """Splits at the first "=" and reads the value as YAML.
-
-    Raises:
-        ConfigError: The text, or the YAML in it, is malformed.
-    """
+    """Splits at the first "=" and reads the value as YAML; a ConfigError tells of a malformed text."""
     if not isinstance(text, str):
         raise TypeError(f"an override is a text such as 'epochs=10', not {text!r}")
     key, equals, source = text.partition("=")
-    add = key.startswith("+")
-    key = key.removeprefix("+").strip()
+    path = key.removeprefix("+").strip()
     if not equals:
         raise _refusal("", f"the override {show(text)} is not of the form key=value")
-    parts = tuple(key.split("."))
+    parts = tuple(path.split("."))
     if not all(parts) or len(parts) > MAX_DEPTH // 2:
         raise _refusal("", f"the override {show(text)} has no proper dotted path before '='")
     if parts[0] == "_base_":
-        raise _refusal(key, "'_base_' cannot be overridden; write a file that names the bases")
-    builder = Builder(COMMAND_LINE)
+        raise _refusal(path, "'_base_' cannot be overridden; write a file that names the bases")
+    faults: list[Fault] = []
     node = Node(None, _HERE)
     try:
         composed = compose_text(source, COMMAND_LINE)
         if composed is not None:
-            node = builder.build(composed, key)
+            node = Builder(COMMAND_LINE, faults).build(composed, path)
     except ConfigError as err:
         # The line is the command's own, so it is not shown a second time.
         problem = err.faults[0].message.partition("; the line reads")[0]
-        raise _refusal(key, f"the value {show(source)}: {problem}") from None
-    if builder.faults:
-        first = builder.faults[0]
-        raise _refusal(first.path, f"in the value {show(source)}: {first.message}")
-    return Override(parts, node, add)
+        raise _refusal(path, f"the value {show(source)}: {problem}") from None
+    if faults:
+        raise _refusal(faults[0].path, f"in the value {show(source)}: {faults[0].message}")
+    return Override(parts, node, key.startswith("+"))
 
 
 def _names_first(overrides: list[Override]) -> list[Override]:
@@ -114,7 +96,8 @@ def _names_first(overrides: list[Override]) -> list[Override]:
 
 
 def _apply(root: Node, override: Override, free: bool) -> None:
-    node, place = root, ""
+    node = root
+    place = ""
     for part in override.parts[:-1]:
         if isinstance(node.value, dict):
             if part not in node.value or node.value[part].value is None:
@@ -152,9 +135,9 @@ def _create_section(root: Node, node: Node, part: str, override: Override, free:
 def _index(node: Node, part: str, place: str, override: Override, append: bool) -> int:
     """The list index that a part of an override's path means; with `append`, one behind the last will do."""
     items = node.value
-    if isinstance(items, list) and is_index(part) and int(part) < len(items) + append:
+    if isinstance(items, list) and part.isdecimal() and int(part) < len(items) + append:
         return int(part)
-    if isinstance(items, list) and not is_index(part):
+    if isinstance(items, list) and not part.isdecimal():
         message = f"'{place}' is a list of {len(items)}; its items are '{place}.0' and so on"
     elif isinstance(items, list):
         message = f"'{place}' is an empty list"

@@ -6,26 +6,27 @@ import importlib
 import inspect
 import logging
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any, TypeVar
 
-from passl_sot.config.errors import ConfigError, Fault, RegistryError, did_you_mean, listing, nearest
+from passl_sot.config.errors import Fault, RegistryError, listing
 from passl_sot.config.schema import Checker, construct
-from passl_sot.config.signature import Signature
-from passl_sot.config.tree import Config
+from passl_sot.config.signature import Catalog, Signature, UnresolvedHintError
+from passl_sot.config.suggest import did_you_mean, nearest
+from passl_sot.config.tree import Config, path_of
 
 _T = TypeVar("_T", bound=Callable[..., Any])
 
 
-class Registry:
+class Registry(Catalog):
     """Names of one kind of thing: `BACKBONES = Registry("backbone", "passl_sot.modeling.backbones")`.
 
     A registered name is the name of the class or function. Its signature says what its configuration node
     may hold, so it must be complete: keyword-only arguments, all with type hints, no `*args`, no `**kwargs`.
 
     Args:
-        kind: What the things are called in messages.
+        kind: Their name in messages.
         package: Dotted name of the package (or module) that holds them; it and its direct modules are
             imported when a name is first missed, so nothing depends on the order of imports.
     """
@@ -49,29 +50,28 @@ class Registry:
         Raises:
             RegistryError: The name is taken by another object, or the signature cannot serve as a schema.
         """
+        return self._enter
 
-        def enter(target: _T) -> _T:
-            if not callable(target) or not hasattr(target, "__name__"):
-                raise RegistryError(f"@register() belongs on a class or function, not on {target!r}")
-            name = target.__name__
-            known = self._objects.get(name)
-            if known is not None and known is not target:
-                raise RegistryError(
-                    f"the {self.kind} '{name}' of {target.__module__} is already registered "
-                    f"by {known.__module__}; rename one of the two"
-                )
-            try:
-                Signature.verify(target)
-            except RegistryError as err:
-                raise RegistryError(f"{target.__module__}: the {self.kind} {err}") from None
-            if "name" in inspect.signature(target).parameters:
-                raise RegistryError(
-                    f"{target.__module__}: {name} cannot take 'name', which chooses the class"
-                )
-            self._objects[name] = target
-            return target
-
-        return enter
+    def _enter(self, target: _T) -> _T:
+        if not callable(target) or not hasattr(target, "__name__"):
+            raise RegistryError(f"@register() belongs on a class or function, not on {target!r}")
+        name = target.__name__
+        known = self._objects.get(name, target)
+        if known is not target:
+            raise RegistryError(
+                f"the {self.kind} '{name}' of {target.__module__} is already registered "
+                f"by {known.__module__}; rename one of the two"
+            )
+        try:
+            Signature.of(target)
+        except UnresolvedHintError:
+            pass  # it may be defined further down in the module, and is looked at again on first use
+        except RegistryError as err:
+            raise RegistryError(f"{target.__module__}: the {self.kind} {err}") from None
+        if "name" in inspect.signature(target).parameters:
+            raise RegistryError(f"{target.__module__}: {name} cannot take 'name', which chooses the class")
+        self._objects[name] = target
+        return target
 
     def names(self) -> list[str]:
         """All registered names, sorted.
@@ -99,11 +99,13 @@ class Registry:
             self._import_all()
         return self._objects.get(name)
 
-    def unknown(self, name: object) -> tuple[str, str | None]:
+    def unknown(self, name: str) -> tuple[str, str | None]:
         """The sentence about a name that is not registered, and the nearest name that is."""
         names = sorted(self._objects)
-        near = nearest(str(name), names)
-        known = f" (known: {listing(names)})" if names else " (none is registered)"
+        near = nearest(name, names)
+        known = " (none is registered)"
+        if names:
+            known = f" (known: {listing(names)})"
         if not self._failures:
             return f"no {self.kind} is named '{name}'{did_you_mean(near)}{known}", near
         # It may well be in a module that could not be imported: never blame the name alone.
@@ -111,13 +113,8 @@ class Registry:
         return f"no {self.kind} '{name}' could be loaded, but not all modules were ({reasons}){known}", near
 
     def check(self, cfg: Mapping[str, Any], path: str | None = None) -> list[Fault]:
-        """Everything that `build` would find wrong, without building; `cfg` is not changed.
-
-        Args:
-            cfg: A node with a `name` and the arguments of that class.
-            path: Where the node stands, for the messages; by default where it was loaded from.
-        """
-        path = self._path(cfg) if path is None else path
+        """All that `build` would find wrong with a node, whose place is `path` if it was not loaded."""
+        path = path or path_of(cfg) or self.kind
         checker = Checker(cfg, path)
         checker.node(self, cfg, path)
         return checker.faults()
@@ -125,31 +122,29 @@ class Registry:
     def build(self, cfg: Mapping[str, Any], /, **runtime: Any) -> Any:
         """Checks the node, unless it comes from a checked document, and calls its class with the node's keys.
 
-        Sections that are dataclasses arrive as instances; nested nodes of registries as `Config` copies.
-
         Args:
-            cfg: A node with a `name`; never changed.
+            cfg: A node with a `name`; never changed. Sections in it that are dataclasses arrive as instances,
+                nodes of registries as `Config` copies.
             **runtime: Further arguments, which the constructor must accept and the node must not hold.
 
         Raises:
-            ConfigError: All faults of the node at once; or an objection of the constructor to the values, by
-                a ValueError.
+            ConfigError: All faults of the node at once; or the constructor's ValueError about the values.
             RegistryError: A runtime argument is not accepted, or is in the node too.
         """
-        path = self._path(cfg)
-        arguments = cfg.checked_arguments(self) if isinstance(cfg, Config) else None
+        path = path_of(cfg) or self.kind
         checker = Checker(cfg, path)
+        arguments = None
+        if isinstance(cfg, Config):
+            arguments = cfg.checked_arguments(self)
         if arguments is None:
             node = checker.node(self, cfg, path, given=frozenset(runtime))
-            faults = checker.faults()
-            if faults:
-                raise ConfigError(faults)
+            checker.finish()
             arguments = node.checked_arguments(self)
         target = self.get(cfg["name"])
-        parameters = Signature.of(target).parameters
+        accepted = Signature.of(target).hints
         for key in runtime:
-            if key not in parameters:
-                near = did_you_mean(nearest(key, parameters))
+            if key not in accepted:
+                near = did_you_mean(nearest(key, accepted))
                 raise RegistryError(f"{cfg['name']} has no argument '{key}', which the caller passes{near}")
             if key in cfg:
                 raise RegistryError(
@@ -157,35 +152,30 @@ class Registry:
                 )
         return construct(target, {**arguments, **runtime}, path, checker.origin(path))
 
-    def _path(self, cfg: object) -> str:
-        return (isinstance(cfg, Config) and cfg.node_path()) or self.kind
-
     def _import_all(self) -> None:
         if self._imported:
             return
         self._failures = {}
-        package = self._import(self.package)
-        for info in pkgutil.iter_modules(getattr(package, "__path__", [])):
+        self._import(self.package)
+        places = getattr(sys.modules.get(self.package), "__path__", [])
+        for info in pkgutil.iter_modules(places):
             if info.name != "__main__":
                 self._import(f"{self.package}.{info.name}")
         self._imported = True
 
-    def _import(self, module: str) -> ModuleType | None:
+    def _import(self, module: str) -> None:
         try:
-            return importlib.import_module(module)
+            importlib.import_module(module)
         except ImportError as err:
             # What the module had registered before it failed would clash when it is tried again.
             for name in [name for name, obj in self._objects.items() if obj.__module__ == module]:
                 del self._objects[name]
-            root = self.package.partition(".")[0]
-            if (err.name or "").partition(".")[0] == root:
+            if (err.name or "").partition(".")[0] == self.package.partition(".")[0]:
                 raise RegistryError(
                     f"{module}, a module of the {self.kind} registry, cannot be imported: "
                     f"{type(err).__name__}: {err}"
                 ) from err
             # A package from elsewhere is missing. Names that do not need it still work; `get` tells of it.
             self._failures[module] = err
-            logging.getLogger(__name__).warning(
-                "%s is left out of the %s registry: %s", module, self.kind, err
-            )
-            return None
+            log = logging.getLogger(__name__)
+            log.warning("%s is left out of the %s registry: %s", module, self.kind, err)

@@ -3,75 +3,46 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import functools
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
-from passl_sot.config.errors import (
-    BROKEN,
-    COMMAND_LINE,
-    ConfigError,
-    Fault,
-    Origin,
-    did_you_mean,
-    join_path,
-    listing,
-    nearest,
-    same_letters,
-    same_stem,
-    show,
-)
-from passl_sot.config.signature import Catalog, Hint, Signature, is_finite, is_section, one_of
-from passl_sot.config.tree import Config
+from passl_sot.config.errors import COMMAND_LINE, ConfigError, Fault, Origin, join_path, listing, show
+from passl_sot.config.signature import Catalog, Hint, Signature, is_section, one_of
+from passl_sot.config.suggest import did_you_mean, nearest, same_letters, same_stem
+from passl_sot.config.tree import BROKEN, Config, path_of
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class _Unknown:
-    """An unknown key; its message is written last, when all sections of the file have been seen."""
-
-    section: str
-    key: str
-    value: Any
-    owner: str
-    takes: str
-    near: str | None
-    origin: Origin | None
+# Keys by the path of the section that takes them.
+_Keys = dict[str, list[str]]
 
 
 class Checker:
-    """Collects the faults of a tree and remembers which section takes which keys.
-
-    Args:
-        cfg: The tree, for the origins of its values.
-        path: Where messages say that it stands.
-    """
+    """Collects the faults of a tree that stands at `path`, and the keys that its sections take."""
 
     def __init__(self, cfg: object, path: str):
         self.cfg = cfg
         self.path = path
-        self._found: list[Fault | _Unknown | None] = []
-        self._takes: dict[str, list[str]] = {}
+        self._takes: _Keys = {}
+        # A fault about an unknown key is worded last, when all sections of the file have been seen.
+        self._found: list[Fault | Callable[[_Keys], Fault] | None] = []
 
     def faults(self) -> list[Fault]:
         """All faults, in the order of the tree."""
         found = [item for item in self._found if item is not None]
-        return [self._explain(item) if isinstance(item, _Unknown) else item for item in found]
+        return [item if isinstance(item, Fault) else item(self._takes) for item in found]
+
+    def finish(self, earlier: Sequence[Fault] = ()) -> None:
+        """Raises a ConfigError if there are faults."""
+        faults = [*earlier, *self.faults()]
+        if faults:
+            raise ConfigError(faults)
 
     # -- nodes and sections -------------------------------------------------------------------------------
     def node(self, catalog: Catalog, cfg: Any, path: str, given: frozenset[str] = frozenset()) -> Any:
-        """Checks a mapping whose `name` chooses a class from `catalog`.
-
-        Args:
-            catalog: A registry.
-            cfg: The mapping.
-            path: Its place.
-            given: Arguments that come from the program.
-
-        Returns:
-            A copy of it, marked as checked; it means nothing after a fault.
-        """
+        """A marked copy of a mapping whose `name` chooses a class; the program adds `given` arguments."""
         if not isinstance(cfg, Mapping):
             message = f"expected a {catalog.kind} section with a name, got {show(cfg)}"
             if isinstance(cfg, str) and catalog.find(cfg):
@@ -84,7 +55,7 @@ class Checker:
             chosen = f"a {catalog.kind} is chosen by its name: {listing(catalog.names()) or 'none known'}"
             if "name" in cfg:
                 return self._note(join_path(path, "name"), f"'name' is {show(name)}; {chosen}", "missing")
-            near = nearest("name", map(str, cfg))
+            near = nearest("name", cfg)
             if near and same_letters(near, "name"):
                 chosen += f" (is '{near}' meant?)"
             return self._note(path, f"has no 'name'; {chosen}", "missing")
@@ -92,19 +63,19 @@ class Checker:
         if target is None:
             message, near = catalog.unknown(name)
             return self._note(join_path(path, "name"), message, "name", near)
-        arguments = self._arguments(Signature.of(target), cfg, path, ("name",), given)
-        node: Config = copy.deepcopy(cfg) if isinstance(cfg, Config) else Config(copy.deepcopy(dict(cfg)))
+        arguments = self._arguments(target, cfg, path, ("name",), given)
+        node = copy.deepcopy(Config(cfg))
         node.mark_checked(catalog, arguments)
         return node
 
     def section(self, target: Callable[..., Any], cfg: Any, path: str) -> Any:
         """Checks a mapping without a name against a dataclass, class or function, and calls that."""
-        signature = Signature.of(target)
         if not isinstance(cfg, Mapping):
-            self._takes[path] = list(signature.parameters)
+            signature = Signature.of(target)
+            self._takes[path] = list(signature.hints)
             return self._note(path, f"expected a section with {signature.takes()}; got {show(cfg)}", "type")
         before = len(self._found)
-        arguments = self._arguments(signature, cfg, path)
+        arguments = self._arguments(target, cfg, path)
         if len(self._found) > before:
             return None
         try:
@@ -114,36 +85,35 @@ class Checker:
 
     def _arguments(
         self,
-        signature: Signature,
+        target: Callable[..., Any],
         cfg: Mapping[str, Any],
         path: str,
         skip: tuple[str, ...] = (),
         given: frozenset[str] = frozenset(),
     ) -> dict[str, Any]:
-        # Readers of a file know its sections by their keys, and not by the names of our dataclasses.
-        owner = signature.name if skip or not signature.section else ""
-        self._takes[path] = [*skip, *signature.parameters]
+        signature = Signature.of(target)
+        # Readers of a file know its sections by their keys, not by the names of our dataclasses.
+        owner = signature.name * bool(skip or not is_section(target))
+        self._takes[path] = [*skip, *signature.hints]
         arguments = {}
-        suggested = set()
+        covered = {*cfg, *given}
         for key, value in cfg.items():
             place = join_path(path, key)
-            if key in signature.parameters:
-                arguments[key] = self.value(signature.parameters[key].hint, value, place)
+            if key in signature.hints:
+                arguments[key] = self.value(signature.hints[key], value, place)
             elif key not in skip:
-                near = nearest(str(key), signature.parameters)
-                suggested.add(near)
-                unknown = _Unknown(path, str(key), value, owner, signature.takes(), near, self.origin(place))
-                self._found.append(unknown)
-        for key, param in signature.parameters.items():
+                # A misspelt required key is one fault, not two.
+                covered.add(nearest(str(key), signature.hints) or "")
+                told = (path, str(key), value, owner, signature.takes(), self.origin(place))
+                self._found.append(functools.partial(_unknown_key, *told))
+        for key, hint in signature.hints.items():
             if key not in cfg:
-                self._foresee(param.hint, join_path(path, key))
-        # A misspelt required key is one fault, not two.
-        covered = {*cfg, *suggested, *given}
-        missing = [
-            f"'{k}'" for k, param in signature.parameters.items() if param.required and k not in covered
-        ]
+                self._foresee(hint, join_path(path, key))
+        missing = [f"'{key}'" for key in signature.required if key not in covered]
         if missing:
-            who = owner or (f"'{path.rpartition('.')[2]}'" if path else "the file")
+            who = owner or f"'{path.rpartition('.')[2]}'"
+            if who == "''":
+                who = "the file"
             self._note(path, f"{who} needs {', '.join(missing)}; it takes {signature.takes()}", "missing")
         return arguments
 
@@ -151,18 +121,14 @@ class Checker:
         """Remembers the keys of sections that the file leaves out, for suggestions."""
         for arm in hint.arms:
             if depth and arm.kind == "section":
-                signature = Signature.of(arm.type)
-                self._takes.setdefault(path, list(signature.parameters))
-                for key, param in signature.parameters.items():
-                    self._foresee(param.hint, join_path(path, key), depth - 1)
+                hints = Signature.of(arm.type).hints
+                self._takes.setdefault(path, list(hints))
+                for key in hints:
+                    self._foresee(hints[key], join_path(path, key), depth - 1)
 
     # -- values ---------------------------------------------------------------------------------------------
     def value(self, hint: Hint, value: Any, path: str) -> Any:
-        """Checks one value against one type hint and the rules noted in it.
-
-        Returns:
-            The argument that it stands for, which shares nothing with it; it means nothing after a fault.
-        """
+        """The argument that a value stands for, by its hint and the rules in that; None after a fault."""
         if value is BROKEN:
             # Its fault is known already, but no section may be made with it.
             return self._found.append(None)
@@ -192,10 +158,12 @@ class Checker:
         if hint.kind == "mapping":
             return {key: self.value(hint.inner[0], item, join_path(path, key)) for key, item in value.items()}
         if hint.shape == "list":
-            hints = hint.inner if hint.kind == "fixed" else hint.inner * len(value)
+            # One hint for each item of a fixed tuple, or one for all.
+            hints = hint.inner * max(1, len(value) // len(hint.inner))
             made = [self.value(hints[i], item, join_path(path, i)) for i, item in enumerate(value)]
             return made if hint.kind == "list" else tuple(made)
-        if hint.kind == "float" and not is_finite(value):
+        # No float holds nan, infinity, or an integer beyond 1e308 as a number to count on.
+        if hint.kind == "float" and not abs(value) <= sys.float_info.max:
             return self._note(path, f"must be a finite number, got {show(value)}", "value")
         return value
 
@@ -221,13 +189,12 @@ class Checker:
                 self._found += trial._found
                 return None
         options = [option for arm in hint.inner if arm.kind == "choice" for option in get_args(arm.type)]
-        near = nearest(value, filter(_is_text, options)) if _is_text(value) else None
-        return self._wrong_type(hint, value, path, near)
+        return self._wrong_type(hint, value, path, nearest(value, options))
 
     def _choice(self, options: tuple[Any, ...], value: Any, path: str) -> Any:
         if any(type(value) is type(option) and value == option for option in options):
             return value
-        near = nearest(value, map(str, options)) if _is_text(value) else None
+        near = nearest(value, options)
         message = f"expected {one_of(options)}; got {show(value)}{did_you_mean(near)}"
         return self._note(path, message, "choice", near)
 
@@ -246,64 +213,62 @@ class Checker:
         keys = path.removeprefix(self.path).strip(".").split(".")
         return self.cfg.origin_of(*keys) or self.cfg.node_origin()
 
-    def _explain(self, item: _Unknown) -> Fault:
-        text = f"unknown key '{item.key}'"
-        if item.owner:
-            text = f"{item.owner} has no argument '{item.key}'"
-        elif item.section:
-            text = f"'{item.section.rpartition('.')[2]}' has no key '{item.key}'"
-        path, inner = join_path(item.section, item.key), item.value
-        while item.origin == Origin(COMMAND_LINE) and isinstance(inner, Mapping) and len(inner) == 1:
-            ((key, inner),) = inner.items()  # `-o Gloabl.epochs=1` made the section; show what was typed
-            path = join_path(path, key)
-        near, elsewhere = item.near, self._elsewhere(item.key, item.section)
-        if not near and not elsewhere and isinstance(item.value, Mapping):
-            # `Global: {epochs: 3}` of another framework: say where the keys inside belong.
-            inside = [(key, self._elsewhere(str(key), None)) for key in item.value]
-            homes = [(key, place) for key, place in inside if place]
-            if homes:
-                text += "".join(f"; its '{key}' belongs to {_section_name(place)}" for key, place in homes)
-                return Fault(path, text, item.origin, "unknown", homes[0][1])
-        if not near and not elsewhere:
-            own = [name for name in self._takes.get(item.section, []) if name != "name"]
-            near = same_stem(item.key, own) or self._farther(item.key)
-        text += did_you_mean(near)
-        if elsewhere and not (near and same_letters(near, item.key)):
-            belongs = f"'{elsewhere.rpartition('.')[2]}' belongs to {_section_name(elsewhere)}"
-            text += f" ({belongs})" if near else f"; {belongs}"
-        if not near and not elsewhere:
-            text += f"; it takes {item.takes or 'no arguments'}"
-        return Fault(path, text, item.origin, "unknown", near or elsewhere)
 
-    def _elsewhere(self, key: str, section: str | None) -> str | None:
-        """The path of a key of that name in another section."""
-        for path, names in self._takes.items():
-            for name in names:
-                if path != section and name != "name" and same_letters(name, key):
-                    return join_path(path, name)
-        return None
+def _unknown_key(
+    section: str, key: str, value: Any, owner: str, takes: str, origin: Origin | None, known: _Keys
+) -> Fault:
+    """The fault of an unknown key, with the key that may have been meant, or the section where it belongs."""
+    places = {
+        join_path(path, name): name for path, names in known.items() for name in names if name != "name"
+    }
 
-    def _farther(self, key: str) -> str | None:
-        """The path of the most similar key in any section."""
-        paths: dict[str, str] = {}
-        for path, names in self._takes.items():
-            for name in names:
-                paths.setdefault(name, join_path(path, name))
-        return paths.get(nearest(key, paths, cutoff=0.75) or "")
+    def home_of(word: object, but: str | None = None) -> str | None:
+        found = (place for place, name in places.items() if same_letters(name, str(word)))
+        return next((place for place in found if place.rpartition(".")[0] != but), None)
+
+    text = f"unknown key '{key}'"
+    if owner:
+        text = f"{owner} has no argument '{key}'"
+    elif section:
+        text = f"'{section.rpartition('.')[2]}' has no key '{key}'"
+    path = join_path(section, key)
+    inner = value
+    while origin == Origin(COMMAND_LINE) and isinstance(inner, Mapping) and len(inner) == 1:
+        ((name, inner),) = inner.items()  # `-o Gloabl.epochs=1` made the section; show what was typed
+        path = join_path(path, name)
+    own = [name for name in known[section] if name != "name" or not owner]
+    near = nearest(key, own)
+    elsewhere = home_of(key, but=section)
+    if not near and not elsewhere:
+        # `Global: {epochs: 3}` of another framework: say where the keys inside belong.
+        homes = {}
+        if isinstance(value, Mapping):
+            homes = {name: place for name in value if (place := home_of(name))}
+        if homes:
+            text += "".join(f"; its '{name}' belongs to {_home(place)}" for name, place in homes.items())
+            return Fault(path, text, origin, "unknown", next(iter(homes.values())))
+        near = same_stem(key, own) or home_of(nearest(key, places.values(), cutoff=0.75))
+        if not near:
+            text += f"; it takes {takes or 'no arguments'}"
+    text += did_you_mean(near)
+    belongs = f"'{places.get(elsewhere or '')}' belongs to {_home(elsewhere or '')}"
+    if elsewhere and not near:
+        text += f"; {belongs}"
+    elif elsewhere and not same_letters(near or "", key):
+        text += f" ({belongs})"
+    return Fault(path, text, origin, "unknown", near or elsewhere)
 
 
-def _section_name(path: str) -> str:
+def _home(path: str) -> str:
     return path.rpartition(".")[0] or "the top level of the file"
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
 
 
 def _shape_of(value: object) -> str:
     if isinstance(value, Mapping):
         return "mapping"
-    return "list" if isinstance(value, (list, tuple)) else "scalar"
+    if isinstance(value, (list, tuple)):
+        return "list"
+    return "scalar"
 
 
 def _fits(hint: Hint, value: Any) -> bool:
@@ -312,16 +277,12 @@ def _fits(hint: Hint, value: Any) -> bool:
         return len(hint.inner) == len(value)
     if hint.shape != "scalar":
         return _shape_of(value) == hint.shape
+    # To Python true is an integer, but nobody who writes `epochs: true` means 1.
     if isinstance(value, bool):
         return hint.kind == "bool"
-    types: dict[str, Any] = {
-        "null": type(None),
-        "bool": bool,
-        "int": int,
-        "float": (int, float),
-        "str": str,
-    }
-    return isinstance(value, types[hint.kind])
+    if hint.kind == "float":
+        return isinstance(value, (int, float))
+    return isinstance(value, hint.type or type(None))
 
 
 def _advice(hint: Hint, value: Any) -> str:
@@ -339,7 +300,9 @@ def _advice(hint: Hint, value: Any) -> str:
                 number = float(value)
             except ValueError:
                 return ""
-            return "; remove the quotes" if "float" in kinds or number.is_integer() else ""
+            if "float" in kinds or number.is_integer():
+                return "; remove the quotes"
+            return ""
     if isinstance(value, float) and "int" in kinds and value.is_integer():
         return f"; write {int(value)}"
     if isinstance(value, (bool, int, float)) and "str" in kinds:
@@ -351,33 +314,23 @@ def _advice(hint: Hint, value: Any) -> str:
 
 
 def construct(target: Callable[..., Any], arguments: dict[str, Any], path: str, origin: Origin | None) -> Any:
-    """Calls `target`; its objection to the values becomes a fault of the configuration.
-
-    Only a ValueError that code of the target's own package raised counts as an objection; others pass
-    unchanged, with a note of the place (Python 3.11).
-    """
+    """Calls `target`; a ValueError of its own package about the values becomes a fault."""
     try:
         return target(**arguments)
     except ConfigError:
         raise
     except Exception as err:
-        if type(err) is ValueError and _raised_in(err) == target.__module__.partition(".")[0]:
+        # Other errors, NumPy's for instance, are no user's fault: they keep their traceback.
+        *_, (frame, _) = traceback.walk_tb(err.__traceback__)
+        raised_in = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if type(err) is ValueError and raised_in == target.__module__.partition(".")[0]:
             message = str(err)
             if not is_section(target) and not message.startswith(f"{target.__name__}: "):
                 message = f"{target.__name__}: {message}"
             raise ConfigError([Fault(path, message, origin, "value")]) from err
         if hasattr(err, "add_note"):
-            place = f" ({origin})" if origin else ""
-            err.add_note(f"while building {target.__name__} from {path or 'the config'}{place}")
+            err.add_note(f"while building {target.__name__} from {path or 'the config'} ({origin})")
         raise
-
-
-def _raised_in(err: BaseException) -> str:
-    """The top-level package whose code raised an exception."""
-    trace = err.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] if trace else ""
 
 
 def make_section(cls: Callable[..., _T], cfg: Mapping[str, Any], path: str | None = None) -> _T:
@@ -389,14 +342,11 @@ def make_section(cls: Callable[..., _T], cfg: Mapping[str, Any], path: str | Non
         path: Where it stands, for the messages; by default where it was loaded from.
 
     Raises:
-        ConfigError: All faults of the section at once; or an objection of `cls` itself to the values.
-        RegistryError: The signature of `cls` cannot serve as a schema.
+        ConfigError: All faults of the section at once; or the ValueError of `cls` about the values.
     """
     if path is None:
-        path = cfg.node_path() if isinstance(cfg, Config) else ""
+        path = path_of(cfg)
     checker = Checker(cfg, path)
     made: _T = checker.section(cls, cfg, path)
-    faults = checker.faults()
-    if faults:
-        raise ConfigError(faults)
+    checker.finish()
     return made

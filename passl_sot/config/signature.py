@@ -9,31 +9,31 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import math
+import operator
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, runtime_checkable
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from passl_sot.config.errors import RegistryError, listing, show
 
 _SCALARS = {None: "null", type(None): "null", bool: "bool", int: "int", float: "float", str: "str"}
+# In words, one and several.
 _WORDS = {
-    "any": "anything",
-    "null": "null",
-    "bool": "true or false",
-    "int": "an integer",
-    "float": "a number",
-    "str": "text",
+    "any": ("anything", ""),
+    "null": ("null", ""),
+    "bool": ("true or false", ""),
+    "int": ("an integer", "integers"),
+    "float": ("a number", "numbers"),
+    "str": ("text", "texts"),
 }
-_PLURALS = {"int": "integers", "float": "numbers", "str": "texts"}
-# Of a Range: the bracket of an interval, and words.
+# Of a Range: the test of a value against a bound, the bracket of an interval, and words.
 _BOUNDS = {
-    "min": ("[", "at least"),
-    "above": ("(", "above"),
-    "max": ("]", "at most"),
-    "below": (")", "below"),
+    "min": (operator.ge, "[", "at least"),
+    "above": (operator.gt, "(", "above"),
+    "max": (operator.le, "]", "at most"),
+    "below": (operator.lt, ")", "below"),
 }
 
 
@@ -51,36 +51,29 @@ class Range(Rule):
 
     Attributes:
         min: Smallest value.
-        max: Largest value.
         above: Number that it must exceed.
+        max: Largest value.
         below: Number that it must stay under.
     """
 
+    # In this order the lower bound comes first in messages.
     min: float | None = None
-    max: float | None = None
     above: float | None = None
+    max: float | None = None
     below: float | None = None
 
     def complaint(self, value: Any) -> str | None:
         """As `Rule.complaint`."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None
-        inside = (
-            (self.min is None or value >= self.min)
-            and (self.max is None or value <= self.max)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
-        return None if inside else f"must {self._words()}, got {show(value)}"
-
-    def _words(self) -> str:
-        given = [(_BOUNDS[name], getattr(self, name)) for name in _BOUNDS if getattr(self, name) is not None]
-        if len(given) == 2:
-            (left, _), low = given[0]
-            (right, _), high = given[1]
-            return f"lie in {left}{low}, {high}{right}"
-        (_, words), bound = given[0]
-        return f"be {words} {bound}"
+        given = [(*_BOUNDS[name], bound) for name, bound in vars(self).items() if bound is not None]
+        if all(holds(value, bound) for holds, _, _, bound in given):
+            return None
+        _, bracket, words, bound = given[0]
+        rule = f"be {words} {bound}"
+        for _, closing, _, highest in given[1:]:
+            rule = f"lie in {bracket}{bound}, {highest}{closing}"
+        return f"must {rule}, got {show(value)}"
 
 
 @dataclass(frozen=True)
@@ -89,8 +82,9 @@ class NotEmpty(Rule):
 
     def complaint(self, value: Any) -> str | None:
         """As `Rule.complaint`."""
-        empty = value == [] or (isinstance(value, str) and not value.strip())
-        return f"must not be empty, got {show(value)}" if empty else None
+        if value == [] or (isinstance(value, str) and not value.strip()):
+            return f"must not be empty, got {show(value)}"
+        return None
 
 
 Count = Annotated[int, Range(min=1)]
@@ -102,28 +96,13 @@ UnitInterval = Annotated[float, Range(min=0, max=1)]
 Share = Annotated[float, Range(min=0, below=1)]
 
 
-def is_finite(value: float) -> bool:
-    """Whether a number is one that a float can hold: not nan, not infinite, no integer beyond 1e308."""
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
-
-
-@runtime_checkable
-class Catalog(Protocol):
-    """The part of a registry (which is built on this module) that the checks need."""
+class Catalog:
+    """Base of `Registry`, which is built on this module: a note that makes a hint one of its nodes."""
 
     kind: str
-
-    def names(self) -> list[str]:
-        """All names."""
-
-    def find(self, name: str) -> Callable[..., Any] | None:
-        """The class or function of that name, if there is one."""
-
-    def unknown(self, name: object) -> tuple[str, str | None]:
-        """The sentence about a name that does not exist, and the nearest that does."""
+    names: Callable[[], list[str]]
+    find: Callable[[str], Callable[..., Any] | None]
+    unknown: Callable[[str], tuple[str, str | None]]
 
 
 @dataclass(frozen=True)
@@ -134,24 +113,20 @@ class Hint:
         kind: any, null, bool, int, float, str, choice, list, tuple (of any length), fixed (a tuple of so many
             items), mapping, section (a dataclass), node (of a registry) or union.
         type: The hint without notes.
-        inner: Hints of a union's alternatives, of a list's items, or of a mapping's values.
         catalog: The registry of a node, or of a list of nodes.
         rules: The rules among its notes.
+        inner: Hints of a union's alternatives, of a list's items, or of a mapping's values.
     """
 
     kind: str
     type: Any
-    inner: tuple[Hint, ...] = ()
     catalog: Catalog | None = None
     rules: tuple[Rule, ...] = ()
+    inner: tuple[Hint, ...] = ()
 
     @classmethod
     def of(cls, hint: Any) -> Hint:
-        """Reads a type hint.
-
-        Raises:
-            RegistryError: A YAML value cannot be checked against it; the message lacks its subject.
-        """
+        """Reads a type hint; a RegistryError, without its subject, tells why YAML cannot be checked by it."""
         notes: list[Any] = []
         if get_origin(hint) is Annotated:
             hint, *notes = get_args(hint)
@@ -167,11 +142,13 @@ class Hint:
         if catalog and base is dict:
             return make("node")
         if catalog and base in (list, tuple):
-            return make("list", inner=(cls("node", dict, catalog=catalog),))
+            return make("list", inner=(cls("node", dict, catalog),))
         if catalog:
             raise RegistryError("refers to a registry; write Annotated[dict, ...] or Annotated[list, ...]")
-        if base is Any or base is Literal:
-            return make("any" if base is Any else "choice")
+        if base is Any:
+            return make("any")
+        if base is Literal:
+            return make("choice")
         if base is dict and args[:1] in ((), (str,)):
             return make("mapping", inner=(cls.of((*args, Any, Any)[1]),))
         if base is tuple and args and Ellipsis not in args:
@@ -190,8 +167,11 @@ class Hint:
     @property
     def shape(self) -> str:
         """The YAML shape it stands for: mapping, list or scalar."""
-        shapes = {"mapping": ("mapping", "section", "node"), "list": ("list", "tuple", "fixed")}
-        return next((shape for shape, kinds in shapes.items() if self.kind in kinds), "scalar")
+        if self.kind in ("mapping", "section", "node"):
+            return "mapping"
+        if self.kind in ("list", "tuple", "fixed"):
+            return "list"
+        return "scalar"
 
     def describe(self) -> str:
         """Itself in plain words: "a list of 2: a number, a number", "text or null"."""
@@ -205,19 +185,21 @@ class Hint:
         if self.shape == "mapping":
             return "a section (key: value)"
         if self.shape == "scalar":
-            return _WORDS[self.kind]
+            return _WORDS[self.kind][0]
         if self.catalog:
             return f"a list of {self.catalog.kind} sections, each with a name"
         count = f" {len(inner)}" * (self.kind == "fixed")
-        plural = _PLURALS.get(self.inner[0].kind)
-        if plural and len(set(inner)) == 1:
-            return f"a list of{count} {plural}"
+        one, several = _WORDS.get(self.inner[0].kind, ("", ""))
+        if several and set(inner) == {one}:
+            return f"a list of{count} {several}"
         if self.kind == "fixed":
             return f"a list of{count}: {', '.join(inner)}"
-        return "a list" if self.inner[0].kind == "any" else f"a list of values, each {inner[0]}"
+        if self.inner[0].kind == "any":
+            return "a list"
+        return f"a list of values, each {inner[0]}"
 
 
-def one_of(options: Sequence[object]) -> str:
+def one_of(options: tuple[object, ...]) -> str:
     """Choices in words: "one of 'a', 'b'"."""
     return "one of " * (len(options) > 1) + ", ".join(map(show, options))
 
@@ -227,100 +209,61 @@ def is_section(hint: Any) -> bool:
     return inspect.isclass(hint) and dataclasses.is_dataclass(hint)
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """One argument: its type hint and whether it must be given."""
-
-    hint: Hint
-    required: bool
-
-
 class UnresolvedHintError(RegistryError):
     """A type hint names something that is not defined (yet)."""
 
 
 @dataclass(frozen=True)
 class Signature:
-    """The arguments that a class, dataclass or function takes.
-
-    Attributes:
-        name: Its name.
-        parameters: Arguments in order.
-        section: Whether it is a dataclass, that is, a section of the file without a name.
-    """
+    """The arguments of a class, dataclass or function with their hints, and those without a default."""
 
     name: str
-    parameters: dict[str, Parameter]
-    section: bool
+    hints: dict[str, Hint]
+    required: list[str]
 
     @classmethod
     def of(cls, target: Callable[..., Any]) -> Signature:
-        """Reads a signature and resolves hints that are strings.
-
-        Raises:
-            RegistryError: It cannot serve as a strict schema: `*args`, `**kwargs`, positional arguments,
-                missing, unresolved or unsupported hints.
-        """
+        """Reads a signature; a RegistryError tells why it cannot serve as a strict schema."""
         name = str(getattr(target, "__name__", target))
-        parameters = {}
-        hints: dict[str, Any] = {}
-        plain = _plain_parameters(target, name)
-        if plain:
-            # A dataclass may inherit fields from another module, where their hints are to be looked up.
-            source: Any = target
-            if inspect.isclass(target) and not is_section(target):
-                source = target.__init__
-            try:
-                hints = typing.get_type_hints(source, include_extras=True)
-            except NameError as err:
-                raise UnresolvedHintError(
-                    f"{name}: a type hint cannot be resolved ({err}); "
-                    "import the name at the top of the module, not under TYPE_CHECKING or inside a function"
-                ) from None
-        for key, param in plain.items():
-            try:
-                parameters[key] = Parameter(Hint.of(hints[key]), param.default is inspect.Parameter.empty)
-            except RegistryError as err:
-                raise RegistryError(f"{name}: the argument '{key}' {err}") from None
-        return cls(name, parameters, dataclasses.is_dataclass(target))
-
-    @classmethod
-    def verify(cls, target: Callable[..., Any], seen: frozenset[Any] = frozenset()) -> None:
-        """Refuses a target that cannot serve as a strict schema, or has such a section inside.
-
-        Raises:
-            RegistryError: As for `of`. Hints that name something defined further down in the module are
-                looked at on first use instead.
-        """
+        parameters = _parameters(target, name)
+        source: Any = target
+        # A dataclass may inherit fields from another module, where their hints are to be looked up.
+        if inspect.isclass(target) and not is_section(target):
+            source = target.__init__
+        hints = {}
         try:
-            signature = cls.of(target)
-        except UnresolvedHintError:
-            return
-        hints = [param.hint for param in signature.parameters.values()]
-        for hint in hints:
-            hints += hint.inner
-            if hint.kind == "section" and hint.type not in seen:
-                cls.verify(hint.type, seen | {target})
+            types_of = typing.get_type_hints(source, include_extras=True) if parameters else {}
+        except NameError as err:
+            raise UnresolvedHintError(
+                f"{name}: a type hint cannot be resolved ({err}); "
+                "import the name at the top of the module, not under TYPE_CHECKING or inside a function"
+            ) from None
+        for param in parameters:
+            try:
+                hints[param.name] = Hint.of(types_of[param.name])
+            except RegistryError as err:
+                raise RegistryError(f"{name}: the argument '{param.name}' {err}") from None
+        return cls(name, hints, [param.name for param in parameters if param.default is param.empty])
 
     def takes(self) -> str:
         """The arguments in a sentence's tail: "depth (required), img_size, ..."."""
-        required = [f"{key} (required)" for key, param in self.parameters.items() if param.required]
-        others = [key for key, param in self.parameters.items() if not param.required]
-        return listing([*required, *others], limit=40)
+        others = [key for key in self.hints if key not in self.required]
+        return listing([*(f"{key} (required)" for key in self.required), *others], limit=40)
 
 
-def _plain_parameters(target: Any, name: str) -> dict[str, inspect.Parameter]:
-    """The parameters without `self`, if all of them are keyword-only and have hints."""
+def _parameters(target: Any, name: str) -> list[inspect.Parameter]:
+    """The parameters without `self`, which must all be keyword-only and have hints."""
+    home: Any = target
+    call = target
     own = ""
-    if not inspect.isclass(target):
-        found = list(inspect.signature(target).parameters.values())
-    elif target.__init__ is object.__init__:
-        return {}
-    else:
-        found = list(inspect.signature(target.__init__).parameters.values())[1:]
-        home = next((base for base in target.__mro__ if "__init__" in vars(base)), target)
-        if home is not target:
-            own = f" (the constructor is {home.__name__}'s; give {name} its own)"
+    if inspect.isclass(target):
+        home = next(base for base in target.__mro__ if "__init__" in vars(base))
+        call = functools.partial(home.__init__, None)  # without `self`
+    if home is object:
+        return []
+    if home is not target:
+        own = f" (the constructor is {home.__name__}'s; give {name} its own)"
+    found = list(inspect.signature(call).parameters.values())
     for param in found:
         if param.kind in (param.VAR_POSITIONAL, param.VAR_KEYWORD):
             stars = str(param).partition(param.name)[0]
@@ -334,4 +277,4 @@ def _plain_parameters(target: Any, name: str) -> dict[str, inspect.Parameter]:
             raise RegistryError(
                 f"{name}: the argument '{param.name}' has no type hint; the hints are the schema"
             )
-    return {param.name: param for param in found}
+    return found

@@ -1,58 +1,54 @@
-"""Trees of values: `Node` as a file is put together, `Config` as programs read it."""
+"""Trees of values: `Node` while a file is put together, `Config` for programs."""
 
 from __future__ import annotations
 
 import copy
 import itertools
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from passl_sot.config.errors import Origin, did_you_mean, join_path, nearest
+from passl_sot.config.errors import Origin, join_path
+from passl_sot.config.suggest import did_you_mean, nearest
 from passl_sot.config.yaml_text import dump_yaml
 
 
 @dataclass
 class Node:
-    """A value while files, overrides and references are put together, and where it was written.
-
-    Attributes:
-        value: A scalar, a list of nodes, or a dict of nodes.
-        origin: The line of its key, or of the item of a list.
-    """
+    """A scalar, a list of nodes or a dict of nodes, with the line of its key or list item."""
 
     value: Any
     origin: Origin
 
     def child(self, part: str) -> Node:
-        """The node under one part of a dotted path.
-
-        Raises:
-            LookupError: There is none.
-        """
+        """The node under one part of a dotted path, or LookupError."""
         if isinstance(self.value, dict):
             return self.value[part]
-        if isinstance(self.value, list) and is_index(part):
+        if isinstance(self.value, list) and part.isdecimal():
             return self.value[int(part)]
         raise LookupError(part)
 
     def walk(self, path: str = "") -> Iterator[str]:
         """Every dotted path below this node, in order."""
-        pairs: Any = ()
+        items: Any = ()
         if isinstance(self.value, dict):
-            pairs = self.value.items()
+            items = self.value.items()
         elif isinstance(self.value, list):
-            pairs = enumerate(self.value)
-        for key, item in pairs:
+            items = enumerate(self.value)
+        for key, item in items:
             place = join_path(path, key)
             yield place
             yield from item.walk(place)
 
 
-def is_index(part: str) -> bool:
-    """Whether a part of a dotted path is a list index: ASCII digits, not absurdly many."""
-    return part.isascii() and part.isdigit() and len(part) < 10
+class _Broken:
+    def __repr__(self) -> str:
+        return "(broken reference)"
+
+
+# Stands for the value of a broken reference until all faults have been found.
+BROKEN = _Broken()
 
 
 def suggest_path(root: Node, path: str) -> str | None:
@@ -65,19 +61,21 @@ def suggest_path(root: Node, path: str) -> str | None:
     node, depth = _descend(root, parts)
     if depth == len(parts):
         return None
-    if isinstance(node.value, dict):
-        near = nearest(parts[depth], node.value)
-        if near:
-            mended = [*parts[:depth], near, *parts[depth + 1 :]]
-            _, reached = _descend(root, mended)
-            return ".".join(mended if reached == len(mended) else mended[: depth + 1])
+    near = isinstance(node.value, dict) and nearest(parts[depth], node.value)
+    if near:
+        mended = [*parts[:depth], near, *parts[depth + 1 :]]
+        if _descend(root, mended)[1] < len(mended):
+            mended = mended[: depth + 1]
+        return ".".join(mended)
     # No honest file has more; a suggestion is not worth minutes for one that does.
     paths = list(itertools.islice(root.walk(), 2000))
-    homes = [place for place in paths if place.rpartition(".")[2] == parts[-1] and parts[-1] != "name"]
+    homes = [place for place in paths if place.rpartition(".")[2] == parts[-1] != "name"]
     if len(homes) == 1:
         return homes[0]
     # With the right section and no similar key in it, a key that shares only the section would mislead.
-    return nearest(path, paths) if depth < len(parts) - 1 else None
+    if depth == len(parts) - 1:
+        return None
+    return nearest(path, paths)
 
 
 def _descend(node: Node, parts: Sequence[str]) -> tuple[Node, int]:
@@ -103,6 +101,8 @@ class Config(dict[str, Any]):
     _origins: dict[str, Origin]  # by dotted path from the top of the file; shared by all of one file's nodes
     _checked: tuple[str, str, dict[str, Any]] | None
 
+    update = MutableMapping.update  # type: ignore[assignment] # that of dict would store past `__setitem__`
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__()
         self.__dict__.update(_path="", _origins={}, _checked=None)
@@ -113,13 +113,7 @@ class Config(dict[str, Any]):
 
     @classmethod
     def of(cls, tree: Any, path: str = "", origins: dict[str, Origin] | None = None) -> Any:
-        """The Config that a mapping stands for, with the dotted path of each section in it.
-
-        Args:
-            tree: A `Node`, or plain dicts and lists.
-            path: Its place.
-            origins: Filled with the origins of nodes.
-        """
+        """The Config that a `Node`, or plain dicts and lists, stand for; its sections know their paths."""
         origins = {} if origins is None else origins
         if isinstance(tree, Node):
             origins[path] = tree.origin
@@ -132,15 +126,16 @@ class Config(dict[str, Any]):
         config.__dict__.update(_path=path, _origins=origins)
         return config
 
-    # -- attribute access ---------------------------------------------------------------------------
+    # -- dict with attributes -----------------------------------------------------------------------------
     def __getattr__(self, key: str) -> Any:
         if key in self:
             return self[key]
         near = None
         # Names like __deepcopy__ or _repr_html_ are asked for by libraries: no suggestions for them.
         if not key.startswith("_"):
-            near = nearest(key, map(str, self))
-        where = f" in '{self._path}'" if self.__dict__.get("_path") else ""
+            near = nearest(key, self)
+        path = self.__dict__.get("_path", "")
+        where = f" in '{path}'" * bool(path)
         raise AttributeError(f"the config has no key '{key}'{where}{did_you_mean(near)}")
 
     def __setattr__(self, key: str, value: Any) -> None:
@@ -154,22 +149,16 @@ class Config(dict[str, Any]):
         del self[key]
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *(key for key in self if key.isidentifier())]
+        return [*super().__dir__(), *filter(str.isidentifier, self)]
 
     def __repr__(self) -> str:
         return f"Config({super().__repr__()})"
 
-    # -- dict methods that store ----------------------------------------------------------------------
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, _as_config(value))
         place = join_path(self._path, key)
         for known in [known for known in self._origins if f"{known}.".startswith(f"{place}.")]:
             del self._origins[known]
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """As `dict.update`; the new values have no origin."""
-        for key, value in dict(*args, **kwargs).items():
-            self[key] = value
 
     def setdefault(self, key: str, default: Any = None) -> Any:
         """As `dict.setdefault`."""
@@ -178,13 +167,11 @@ class Config(dict[str, Any]):
         return self[key]
 
     def __or__(self, other: Any) -> Config:  # type: ignore[override]
-        if not isinstance(other, Mapping):
-            return NotImplemented
-        result = self.copy()
-        result.update(other)
-        return result
+        return operator.ior(self.copy(), other)
 
     def __ior__(self, other: Any) -> Config:  # type: ignore[override,misc]
+        if not isinstance(other, Mapping):
+            return NotImplemented
         self.update(other)
         return self
 
@@ -207,14 +194,11 @@ class Config(dict[str, Any]):
 
     # -- where values come from, and whether they were checked ------------------------------------------
     def origin_of(self, *keys: object) -> Origin | None:
-        """Where a value was written.
+        """Where a value was written; None if it was set in Python.
 
         Args:
             *keys: A key of this mapping, then keys and list indices below it; a value without a place of its
                 own has that of the nearest section or list around it, this mapping excluded.
-
-        Returns:
-            File and line, or "command line"; None for a value that was set in Python.
         """
         if keys and keys[0] not in self:
             return None
@@ -233,7 +217,7 @@ class Config(dict[str, Any]):
         return self._path
 
     def mark_checked(self, registry: object, arguments: dict[str, Any]) -> None:
-        """Notes that a registry has checked this node as it is now, and which arguments it stands for."""
+        """Notes that a registry has checked this node as it is now, and the arguments it stands for."""
         # The text of all values tells 1 from 1.0 and True, and shows changes inside lists.
         self.__dict__["_checked"] = (repr(registry), repr(self), arguments)
 
@@ -254,7 +238,12 @@ class Config(dict[str, Any]):
         Raises:
             TypeError: A value has no YAML form (the message names its path).
         """
-        return dump_yaml(self.to_dict())
+        return dump_yaml(self)
+
+
+def path_of(cfg: object) -> str:
+    """The dotted path that a Config had in its file; "" for anything else."""
+    return cfg.node_path() if isinstance(cfg, Config) else ""
 
 
 def _restore(items: dict[str, Any], state: dict[str, Any]) -> Config:
@@ -266,10 +255,11 @@ def _restore(items: dict[str, Any], state: dict[str, Any]) -> Config:
 def _as_config(value: Any) -> Any:
     if isinstance(value, dict) and not isinstance(value, Config):
         return Config(value)
-    # A list is kept as the same object unless a mapping inside has to be turned into a Config.
     if isinstance(value, list):
         items = [_as_config(item) for item in value]
-        return value if all(map(operator.is_, items, value)) else items
+        # A list stays the same object unless a mapping inside had to be turned into a Config.
+        if any(map(operator.is_not, items, value)):
+            return items
     return value
 
 
@@ -277,5 +267,5 @@ def _as_plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _as_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_as_plain(item) for item in value)
+        return type(value)(map(_as_plain, value))
     return copy.deepcopy(value)

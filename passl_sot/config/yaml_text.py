@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import yaml
 
-from passl_sot.config.errors import ConfigError, Fault, Origin, did_you_mean, join_path, nearest
+from passl_sot.config.errors import ConfigError, Fault, Origin, join_path
+from passl_sot.config.suggest import did_you_mean, nearest
 
 MAX_DEPTH = 100
 _TAG = "tag:yaml.org,2002:"
@@ -20,51 +21,21 @@ _FLOAT = re.compile(
 _INT = re.compile(
     r"^(?:[-+]?[0-9][0-9_]*|[-+]?0x[0-9a-fA-F][0-9a-fA-F_]*|[-+]?0o[0-7][0-7_]*|[-+]?0b[01][01_]*)$"
 )
-_NUMERIC = "-+.0123456789"
-
-
 # PyYAML's rules that stay: true/false/yes/no, null and "<<". Dates and a lone "=" are text here.
 _KEPT = (_TAG + "bool", _TAG + "null", _TAG + "merge")
 
-_Rules = dict[Any, list[tuple[str, re.Pattern[str]]]]
-
-
-def _number_rules(rules: _Rules) -> _Rules:
-    """Adds this module's number formats to rules that are sorted by a scalar's first character."""
-    added = [(_TAG + "float", _FLOAT), (_TAG + "int", _INT)]
-    return {key: [*rules.get(key, []), *(added if key in _NUMERIC else [])] for key in {*rules, *_NUMERIC}}
-
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with other number formats; only its composer is used (see `compose_text`)."""
+    """SafeLoader with other number formats; only its composer is used."""
 
-    yaml_implicit_resolvers: ClassVar[_Rules] = _number_rules(
-        {
-            key: [rule for rule in rules if rule[0] in _KEPT]
-            for key, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }
-    )
-
-
-def _represent_list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
-    flat = not any(isinstance(item, (dict, list, tuple)) for item in data)
-    return dumper.represent_sequence(_TAG + "seq", data, flow_style=flat)
-
-
-def _represent_text(dumper: yaml.SafeDumper, data: str) -> yaml.Node:
-    return dumper.represent_scalar(_TAG + "str", data, style=None if data.isprintable() else '"')
+    yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {
+        first: [rule for rule in rules if rule[0] in _KEPT]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 class _Dumper(yaml.SafeDumper):
     """SafeDumper that quotes whatever either set of number formats would misread."""
-
-    yaml_implicit_resolvers: ClassVar[_Rules] = _number_rules(yaml.SafeDumper.yaml_implicit_resolvers)
-    yaml_representers: ClassVar[dict[Any, Any]] = {
-        **yaml.SafeDumper.yaml_representers,
-        list: _represent_list,
-        tuple: _represent_list,
-        str: _represent_text,
-    }
 
     def ignore_aliases(self, data: Any) -> bool:
         """Writes every value out in full."""
@@ -74,41 +45,38 @@ class _Dumper(yaml.SafeDumper):
         """Indents lists below their key."""
         super().increase_indent(flow, False)
 
+    def represent_list(self, data: list[Any]) -> yaml.Node:
+        """Lists of scalars stand on one line."""
+        flat = not any(isinstance(item, (dict, list)) for item in data)
+        return self.represent_sequence(_TAG + "seq", data, flow_style=flat)
+
+    def represent_text(self, data: str) -> yaml.Node:
+        """Unprintable characters need double quotes."""
+        return self.represent_scalar(_TAG + "str", data, style=None if data.isprintable() else '"')
+
+
+_Dumper.add_representer(list, _Dumper.represent_list)
+_Dumper.add_representer(str, _Dumper.represent_text)
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+.0123456789"))
+    _kind.add_implicit_resolver(_TAG + "int", _INT, list("-+.0123456789"))
+
 
 def compose_text(text: str, file: str) -> yaml.Node | None:
-    """Parses YAML into PyYAML's node tree (anchors resolved, no values made yet).
-
-    Args:
-        text: YAML, one document.
-        file: Name for the error messages.
-
-    Returns:
-        The root node; None when there is nothing but white space and comments.
-
-    Raises:
-        ConfigError: The text is not valid YAML.
-    """
+    """PyYAML's nodes of one document, or None if it is empty; a ConfigError names `file` and line."""
+    line = 1
     try:
-        loader = _Loader(text)
-        try:
-            return loader.get_single_node()
-        finally:
-            loader.dispose()
+        return yaml.compose(text, _Loader)
     except yaml.reader.ReaderError as err:
         line = text.count("\n", 0, err.position) + 1
         message = f"the character {chr(err.character)!r} is not allowed in YAML"
-        raise _yaml_error(file, line, message) from None
     except yaml.MarkedYAMLError as err:
         line, message = _plain_words(err, text)
-        raise _yaml_error(file, line, message) from None
     except RecursionError:
-        raise _yaml_error(file, 1, "nested too deeply") from None
+        message = "nested too deeply"
     except (ValueError, TypeError, IndexError) as err:  # PyYAML leaks a few, e.g. for "\UFFFFFFFF"
-        raise _yaml_error(file, 1, f"not valid YAML: {err}") from None
-
-
-def _yaml_error(file: str, line: int, message: str) -> ConfigError:
-    return ConfigError([Fault("", message, Origin(file, line), "yaml")])
+        message = f"not valid YAML: {err}"
+    raise ConfigError([Fault("", message, Origin(file, line), "yaml")])
 
 
 # Part of PyYAML's problem, and the same in words for someone who does not know its grammar.
@@ -127,23 +95,24 @@ _IN_WORDS = {
 
 def _plain_words(err: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
     """The line to look at, and its fault."""
-    mark = err.problem_mark or err.context_mark
-    line = mark.line + 1 if mark else 1
-    opened = err.context_mark.line + 1 if err.context_mark else line
-    problem, context = err.problem or "syntax error", err.context or ""
+    line = err.problem_mark.line + 1
+    opened = (err.context_mark or err.problem_mark).line + 1
+    problem = err.problem
+    context = err.context or ""
     lines = text.splitlines()
+    words = f"{problem} {context}".strip()
     if "quoted scalar" in context and "end of stream" in problem:
         # PyYAML points at the end of the file.
-        line, words = opened, "a quote is opened and never closed"
+        line = opened
+        words = "a quote is opened and never closed"
     elif "flow" in context and any("${" in source for source in lines[opened - 1 : line]):
         words = 'inside [ ] or { } a reference needs quotes: "${...}"'
     elif "flow" in context:
-        since = "" if opened == line else f" of line {opened}"
+        since = f" of line {opened}" * (opened != line)
         bracket = "[" if "sequence" in context else "{"
         words = f"a comma is missing, or the '{bracket}'{since} is never closed"
     else:
-        words = next((words for part, words in _IN_WORDS.items() if part in problem), "")
-        words = words or f"{problem} {context}".strip()
+        words = next((ours for part, ours in _IN_WORDS.items() if part in problem), words)
     source = "".join(lines[line - 1 : line]).strip()
     if len(source) > 60:
         source = source[:57] + "..."
@@ -152,62 +121,47 @@ def _plain_words(err: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
     return min(line, max(len(lines), 1)), f"not valid YAML: {words}"
 
 
-def scalar_value(node: yaml.ScalarNode) -> Any:
-    """The Python value of a scalar node.
-
-    Raises:
-        ValueError: The tag is none of null, bool, int, float, str, or does not fit the text.
-    """
-    tag, text = node.tag.removeprefix(_TAG), node.value
-    if tag == "str":
-        return text
-    if tag == "null":
-        return None
-    if tag == "bool":
-        if text.lower() not in yaml.SafeLoader.bool_values:
-            raise ValueError(f"'{text}' is neither true nor false")
-        return yaml.SafeLoader.bool_values[text.lower()]
-    if tag == "int":
-        return _to_int(text)
-    if tag == "float":
-        return _to_float(text)
-    raise ValueError(no_such_tag(node.tag))
+class RefusedError(Exception):
+    """A value that is valid YAML, but none of ours."""
 
 
-def no_such_tag(tag: str) -> str:
-    """The sentence about a tag that is not understood."""
-    short = "!!" + tag.removeprefix(_TAG) if tag.startswith(_TAG) else tag
-    return f"the tag '{short}' is not supported; values are plain YAML"
+def value_of(node: yaml.Node) -> Any:
+    """The Python value of a scalar; None for a mapping or sequence. RefusedError tells of a wrong tag."""
+    tag = node.tag.removeprefix(_TAG)
+    text = node.value
+    # A list that is tagged as text, or the other way round, is none of ours.
+    if isinstance(node, yaml.CollectionNode) == (tag in ("map", "seq")):
+        if tag in ("null", "map", "seq"):
+            return None
+        if tag == "str":
+            return text
+        if tag in ("int", "float"):
+            return _number(text, tag)
+        if tag == "bool" and text.lower() in yaml.SafeLoader.bool_values:
+            return yaml.SafeLoader.bool_values[text.lower()]
+        if tag == "bool":
+            raise RefusedError(f"'{text}' is neither true nor false")
+    short = "!!" * (tag != node.tag) + tag
+    raise RefusedError(f"the tag '{short}' is not supported; values are plain YAML")
 
 
-def _to_int(text: str) -> int:
+def _number(text: str, tag: str) -> int | float:
     plain = text.replace("_", "").lower()
-    # Python refuses to print longer ones, and honest configurations have none.
-    if len(plain) > 4000:
-        raise ValueError(f"an integer of {len(plain)} digits is too long")
-    base = {"0x": 16, "0o": 8, "0b": 2}.get(plain.lstrip("+-")[:2], 10)
+    # Python refuses to print longer integers.
+    if tag == "int" and len(plain) > 4000:
+        raise RefusedError(f"an integer of {len(plain)} digits is too long")
     try:
-        return int(plain, base)
+        if tag == "int":
+            prefix = plain.lstrip("+-")[:2]
+            return int(plain, {"0x": 16, "0o": 8, "0b": 2}.get(prefix, 10))
+        return float(plain.replace(".inf", "inf").replace(".nan", "nan"))
     except ValueError:
-        raise ValueError(f"'{text}' is not an integer") from None
-
-
-def _to_float(text: str) -> float:
-    plain = text.replace("_", "").lower()
-    if plain.lstrip("+-") in (".inf", ".nan"):
-        plain = plain.replace(".", "")
-    try:
-        return float(plain)
-    except ValueError:
-        raise ValueError(f"'{text}' is not a number") from None
+        kind = "an integer" if tag == "int" else "a number"
+        raise RefusedError(f"'{text}' is not {kind}") from None
 
 
 def dump_yaml(value: Any) -> str:
-    """YAML text of plain containers; `${` is escaped, so that what is text stays text.
-
-    Raises:
-        TypeError: A value has no YAML form.
-    """
+    """YAML text of plain containers, or a TypeError; `${` is escaped, so that text stays text."""
     return yaml.dump(
         _writable(value, ""),
         Dumper=_Dumper,
@@ -230,12 +184,9 @@ def _writable(value: Any, path: str) -> Any:
 
 
 def read_text(path: str) -> str:
-    """The text of a file: UTF-8, with or without a byte-order mark.
-
-    Raises:
-        ConfigError: It cannot be read; for a missing file the nearest existing names are given.
-    """
-    near, line = None, None
+    """The text of a file: UTF-8, with or without a byte-order mark; a ConfigError says why it cannot be."""
+    near = None
+    line = None
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -264,9 +215,10 @@ def nearby_file(path: str) -> str | None:
         stems: dict[str, str] = {}
         for file in _yaml_files(place, deep):
             stems.setdefault(os.path.splitext(os.path.basename(file))[0], file)
-        near = name if name in stems else nearest(name, stems)
-        if near:
-            return stems[near]
+        if name not in stems:
+            name = nearest(name, stems) or name
+        if name in stems:
+            return stems[name]
     return None
 
 

@@ -40,8 +40,8 @@ def tile_jpeg(data: bytes) -> bytes | None:
     header = read_header(data)
     if header is None or not header.sequential or header.interval:
         return None
-    blocks = -(-header.height // header.block[0]), -(-header.width // header.block[1])
-    interval = tile_blocks(header.width, header.block[1])
+    blocks = -(-header.height // header.mcu_hw[0]), -(-header.width // header.mcu_hw[1])
+    interval = tile_blocks(header.width, header.mcu_hw[1])
     tables = _tables(data)
     sampling, chosen = _components(data, header)
     try:
@@ -49,7 +49,7 @@ def tile_jpeg(data: bytes) -> bytes | None:
     except KeyError:
         return None
     component = np.repeat(np.arange(len(sampling)), sampling)
-    codes = np.frombuffer(data, np.uint8, offset=header.codes_at)[:-2]
+    codes = data[header.codes_at : -2]
     more = b""
     count = blocks[0] * blocks[1]
     stretches = add_restarts(codes, count, interval, component, of_component, None)

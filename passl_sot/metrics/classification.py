@@ -43,7 +43,8 @@ class ClassificationMeter:
 
     def gather(self, total: Callable[[np.ndarray], np.ndarray]) -> None:
         """Adds the counts of all processes up, by a function that sums an array over them."""
-        self.confusion, self.sums = total(self.confusion), total(self.sums)
+        self.confusion = total(self.confusion)
+        self.sums = total(self.sums)
 
     @property
     def items(self) -> int:

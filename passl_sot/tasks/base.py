@@ -48,7 +48,9 @@ class Words:
     @property
     def an_item(self) -> str:
         """`item` with its article."""
-        article = "an" if self.item[0] in "aeiou" else "a"
+        article = "a"
+        if self.item[0] in "aeiou":
+            article = "an"
         return f"{article} {self.item}"
 
 
@@ -181,21 +183,18 @@ class Task:
         return {}
 
     # -- evaluation ---------------------------------------------------------------------------------
-    def evaluation_dataset(self, node: Config, card: Mapping[str, Any]) -> Any:
-        """The dataset to evaluate on.
+    def prepare_evaluation(self, model: Classifier, node: Config, card: Mapping[str, Any]) -> Any:
+        """Takes what evaluation without training needs, and builds the dataset to evaluate on.
 
         Args:
+            model: The model.
             node: The `dataset:` section.
             card: A checkpoint's header, whose preprocessing counts; {} for bare weights.
-        """
-        return DATASETS.build(node)
-
-    def prepare_evaluation(self, model: Classifier, val: Any) -> None:
-        """Takes what evaluation without training needs.
 
         Raises:
             CheckpointError: The data do not fit the model.
         """
+        return DATASETS.build(node)
 
     def meter(self, model: Classifier, val: Any, *, rows: bool = False) -> Meter:
         """A new meter for the validation dataset; `rows` keeps each item's result for `write_files`."""
@@ -256,6 +255,7 @@ def build_task(settings: Settings, *, trial: bool = False) -> Task:
         trial: For an estimate: take `ClassificationTask` where something that training needs is missing.
     """
     task: Task = TASKS.build(settings.task or _DEFAULT)
+    # An estimate without a teacher is better than none: its weights may not be there yet.
     if trial and task.missing:
         log.warning("%s is not given: the estimate is for training without it", task.missing)
         task = TASKS.build(_DEFAULT)
@@ -280,6 +280,7 @@ def check_card(path: str | Path, meta: Mapping[str, Any]) -> None:
     """
     parts = {"architecture": dict, "head": dict}
     wanted = {"config": dict, "config.model": dict, **{f"config.model.{k}": v for k, v in parts.items()}}
+    # The model's sections come first: without them the header is no card of any task.
     require(path, meta, wanted)
     task_class(meta["config"].get("task")).check_card(Path(path), meta)
     require(path, meta, {"progress": dict})

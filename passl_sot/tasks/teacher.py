@@ -62,6 +62,7 @@ def build_teacher(
         raise ConfigError([Fault(f"{_PATH}.weights", message)])
     cfg = model_config(section.config)
     teacher = make_section(ModelSection, cfg["model"]).build()
+    # By the models alone, before weights are read, which may take a while.
     faults = _misfits(teacher, student, section.config)
     if faults:
         raise ConfigError(faults)
@@ -74,7 +75,7 @@ def build_teacher(
         )
     _check_normalization(section, meta.get("preprocessing"), cfg, normalization)
     state.load_model(teacher, arrays, str(section.weights))
-    teacher.eval()
+    teacher.eval()  # for good: the trainer's modes reach the student alone
     for parameter in teacher.parameters():
         parameter.stop_gradient = True
     return teacher
@@ -96,7 +97,9 @@ def _check_normalization(
     """Compares the teacher's own images, by its checkpoint or its config, with those it will get."""
     if ours is None:
         return
-    source, key = (section.weights, "weights") if stored else (section.config, "config")
+    source, key = section.config, "config"
+    if stored:
+        source, key = str(section.weights), "weights"
     theirs = normalization_of(stored or cfg.get("dataloader", {}).get("val", {}).get("dataset", {}))
     if theirs is None:
         log.warning(

@@ -20,11 +20,12 @@ def load_model(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: st
     Raises:
         CheckpointError: Names or shapes differ; lists them.
     """
+    # All is compared first, so that a model is never half filled.
     faults = compare(model, arrays)
     if faults:
-        shown = "\n  ".join(faults[:20]) + (
-            f"\n  ... and {len(faults) - 20} more" if len(faults) > 20 else ""
-        )
+        shown = "\n  ".join(faults[:20])
+        if len(faults) > 20:
+            shown += f"\n  ... and {len(faults) - 20} more"
         raise CheckpointError(f"{source} doesn't fit the model:\n  {shown}")
     for name, tensor in model.state_dict().items():
         tensor.set_value(paddle.to_tensor(arrays[name]).astype(tensor.dtype))
@@ -57,7 +58,9 @@ def start_from(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: st
     usable = {n: a for n, a in arrays.items() if not n.startswith("head.") or _fits(target.get(n), a)}
     load_model(model, {**usable, **{n: target[n].numpy() for n in kept}}, source)
     text = f"{len(usable)} of {len(target)} entries from {source}"
-    return f"{text}; left at their initial values: {', '.join(kept)}" if kept else text
+    if kept:
+        text += f"; left at their initial values: {', '.join(kept)}"
+    return text
 
 
 def _fits(tensor, array) -> bool:
@@ -92,11 +95,13 @@ def load_optimizer(optimizer, model: paddle.nn.Layer, arrays: dict[str, np.ndarr
             state.setdefault(_MASTERS, {})[internal[name]] = paddle.to_tensor(value)
         else:
             state[internal[name] + suffix] = paddle.to_tensor(value)
+    # Paddle creates the state's tensors lazily and takes these values when it does.
     optimizer.set_state_dict(state)
 
 
 def _owner(key: str, parameters: dict[str, str]) -> str:
     """The parameter whose name begins an optimiser key such as `linear_0.w_0_moment1_0`."""
+    # Longest first: `linear_1` begins `linear_1_b` as well.
     parts = key.split("_")
     for end in range(len(parts) - 1, 0, -1):
         candidate = "_".join(parts[:end])

@@ -13,7 +13,7 @@ from passl_sot.config import Config, ConfigError, diff, format_tree, get_config,
 from passl_sot.config.tree_builder import load_text, merge, resolve
 from passl_sot.config.yaml_text import dump_yaml
 
-FAST = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+FAST = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 text = st.text(max_size=8) | st.sampled_from(
     ["5e-4", "1e", "yes", "12:30", "null", "${a}", "$${", "=", "<<", "~"]

@@ -1,6 +1,7 @@
 """`--data DIR --pretrained W`: fine-tuning on a user's own JPEGs through the real command line."""
 
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -178,6 +179,14 @@ def test_a_class_of_one_image_can_not_be_split(experiment, tmp_path, capfd):
     write_photos(tmp_path / "photos", 1, classes=("rare",))
     error = refused(experiment, tmp_path / "photos", capfd)
     assert "class 'rare' holds 1 image(s), and two are the least" in error
+
+
+def test_the_document_is_checked_once(experiment, tmp_path, caplog):
+    write_photos(tmp_path / "photos", 3)
+    with caplog.at_level(logging.DEBUG, logger="passl_sot.config"):
+        assert cli.train(["-c", str(experiment), "--data", str(tmp_path / "photos"), "--dry-run"]) == 0
+    checks = [record for record in caplog.records if "checking a whole document" in record.getMessage()]
+    assert len(checks) == 1
 
 
 def test_weights_that_can_not_be_used(experiment, weights, tmp_path, capfd):

@@ -42,7 +42,7 @@ def test_every_backbone_has_a_run():
         BACKBONES.names()
     )
     for name in BACKBONES.names():
-        hint = Signature.of(BACKBONES.get(name)).parameters["drop_path_rate"].hint
+        hint = Signature.of(BACKBONES.get(name)).hints["drop_path_rate"]
         assert "linear" in str(hint), name
 
 

@@ -27,7 +27,6 @@ from passl_sot import cli
 from passl_sot.launch.supervisor import REPORT
 
 if REPORT in os.environ:
-    from passl_sot.engine import trainer
     from passl_sot.engine.trainer import Trainer
     from passl_sot.tasks import classification
     agree, check_data = Trainer._agree, classification.check_data
@@ -152,7 +151,7 @@ def test_nobody_outlives_the_launcher(experiment, launcher, left_behind, tmp_pat
 def test_a_silent_disk_ends_all_with_the_files_name(together, left_behind, tmp_path):
     path = tmp_path / "train" / "c" / "3.png"
     # Without the check, which has the same limit, and may need longer on a loaded machine.
-    spoil = f"    trainer.check_data = lambda *_, **__: os.unlink('{path}') or os.mkfifo('{path}')"
+    spoil = f"    classification.check_data = lambda *_, **__: os.unlink('{path}') or os.mkfifo('{path}')"
     done = together("dataloader.train.loader.timeout=5", accident=spoil)
     assert left_behind() == []
     assert done.returncode not in (0, None)
