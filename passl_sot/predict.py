@@ -40,7 +40,7 @@ class Predictor:
         task: The task it was trained for, which reads inputs and outputs.
 
     Raises:
-        CheckpointError: `weights` is no checkpoint, or lacks what is asked for or needed.
+        CheckpointError: `weights` is no checkpoint, or lacks the weights asked for, or parts of its header.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Predictor:
         check_card(weights, meta)
         self.model = model_section_of(meta).build()
         state.load_model(self.model, arrays, str(weights))
-        self.model.eval()
+        self.model.eval()  # heads with several outputs give one mean of logits then
         self.task = task_of(meta)
         self.batch_size = batch_size
         self.top_k = top_k
@@ -85,6 +85,7 @@ class Predictor:
     def predict(self, items: Sequence, progress: bool = False) -> Iterator[Prediction]:
         """Yields a prediction for each item, in order; unreadable ones carry an `error`."""
         with (
+            # Two threads decode while the model computes: NumPy, Pillow and Paddle all release the lock.
             ThreadPoolExecutor(2) as pool,
             tqdm(total=len(items), desc="predict", disable=not progress) as bar,
         ):
@@ -95,7 +96,9 @@ class Predictor:
 
     def _read(self, item: Any) -> tuple[str, dict | None, str]:
         """Path, sample and, where there is no sample, the reason."""
-        path = str(item) if isinstance(item, str | Path) else ""
+        path = ""
+        if isinstance(item, str | Path):
+            path = str(item)
         try:
             return path, self.task.read(item), ""
         except (ImageError, ItemError) as error:
@@ -109,7 +112,9 @@ class Predictor:
             batch = {name: paddle.to_tensor(array) for name, array in self.task.collate(samples).items()}
             rows = iter(self.task.decode(self.model(*self.task.inputs(batch)), self.top_k))
         for path, sample, error in prepared:
-            values = {} if sample is None else next(rows)
+            values = {}
+            if sample is not None:
+                values = next(rows)
             yield self.task.row(path=path, error=error, **values)
 
 

@@ -38,6 +38,7 @@ def create_model(
     """
     from passl_sot.modeling.classifier import Classifier
 
+    # Only the `model:` section is read, so files without data will do.
     cfg = model_config(name)
     if num_classes is not None:
         cfg.model.head.num_classes = num_classes
@@ -56,7 +57,7 @@ def load_weights(model: "Classifier", weights: str | Path, *, new_head: bool = F
     """Loads weights into a model that may have another input size, other channels or other classes.
 
     Position and bias tables are resized and weights over the image's channels adapted, as by
-    `tools/convert_torch.py`; what was changed or left new is logged and in the report.
+    `tools/convert_torch.py`; changes and entries left new are logged and in the report.
 
     Args:
         model: The model; unchanged where the weights don't fit.
@@ -66,7 +67,7 @@ def load_weights(model: "Classifier", weights: str | Path, *, new_head: bool = F
             then left as they are.
 
     Returns:
-        What became of every entry of both sides.
+        The fate of every entry of both sides.
 
     Raises:
         CheckpointError: The weights can't be read or don't fit.
@@ -80,8 +81,11 @@ def load_weights(model: "Classifier", weights: str | Path, *, new_head: bool = F
     arrays, report = convert_state_dict(model, read_weights(weights)[0], layout="paddle", new_head=new_head)
     if not report.ok:
         foreign = report.naming != "passl_sot"
-        hint = "\n  if they are PyTorch's, convert them with tools/convert_torch.py first" if foreign else ""
+        hint = ""
+        if foreign:
+            hint = "\n  if they are PyTorch's, convert them with tools/convert_torch.py first"
         raise CheckpointError(f"{weights} doesn't fit the model: {report}{hint}")
+    # Entries that the file lacks keep their initial values; the report names them.
     for name, tensor in model.state_dict().items():
         if name in arrays:
             tensor.set_value(paddle.to_tensor(arrays[name]).astype(tensor.dtype))

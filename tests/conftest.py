@@ -1,10 +1,12 @@
 """Fixtures of all tests: a small set of image files, an experiment over it, jobs of several processes."""
 
 import functools
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ os.environ["PASSL_SOT_TUNED"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parent.parent
 # Fixtures by which tests start processes, each with a Paddle of its own.
-STARTS_PROCESSES = {"tool", "launch", "launcher", "torch_python"}
+STARTS_PROCESSES = {"tool", "launch", "launcher", "launcher_in", "torch_python"}
 
 EXPERIMENT = """
 _base_: {base}
@@ -103,6 +105,16 @@ def tool():
 
 
 @pytest.fixture(scope="session")
+def photos() -> list[np.ndarray]:
+    """Cut-outs of scikit-learn's two photographs, a temple and a flower, of different sizes."""
+    from sklearn.datasets import load_sample_images
+
+    temple, flower = load_sample_images().images
+    cuts = [temple[120:344, 80:304], flower[60:260, 180:420], temple[200:297, 400:531], flower[9:73, 300:364]]
+    return [np.ascontiguousarray(cut) for cut in cuts]
+
+
+@pytest.fixture(scope="session")
 def launcher_in():
     """Command and environment that start `script` (tools/train.py) in so many processes in a folder."""
 
@@ -150,3 +162,33 @@ def left_behind(tmp_path):
         return found
 
     return look
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def writer() -> ModuleType:
+    """Writes PyTorch's formats without PyTorch."""
+    return _load(ROOT / "tests" / "fixtures" / "torch_writer.py")
+
+
+@pytest.fixture(scope="session")
+def golden() -> ModuleType:
+    """Reads the fixtures of the official code."""
+    return _load(ROOT / "tests" / "fixtures" / "golden" / "golden_rule.py")
+
+
+@pytest.fixture(scope="session")
+def torch_python() -> str:
+    """A Python that has PyTorch, for processes of its own: PyTorch and Paddle in one process crash."""
+    places = [os.environ.get("TORCH_PYTHON"), ROOT / ".venv-torch" / "bin" / "python", sys.executable]
+    for place in filter(None, places):
+        command = [str(place), "-c", "import torch"]
+        if Path(place).exists() and not subprocess.run(command, check=False, capture_output=True).returncode:
+            return str(place)
+    pytest.skip("no PyTorch: pip install .[torch], or name a Python that has it in TORCH_PYTHON")

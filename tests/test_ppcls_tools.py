@@ -136,6 +136,7 @@ def test_faults(tool, tmp_path, capsys, classes, arguments, words):
     assert not (tmp_path / "lists").exists()
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path):
     _make(tmp_path / "data" / "train", {"a": 1})
     command = [sys.executable, str(_TOOL), str(tmp_path / "data"), str(tmp_path / "lists")]

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from typing import Any
 
 import paddle
 
@@ -22,39 +22,6 @@ from passl_sot.modeling.losses import LOSSES
 from passl_sot.modeling.stats import model_stats
 from passl_sot.optim import build_optimizer
 from passl_sot.tasks.classification import ClassificationTask
-
-
-@dataclass
-class Measurement:
-    """Figures of `measure`.
-
-    Attributes:
-        mode: "infer" (forward) or "train" (forward, backward, update).
-        batch: Images per batch.
-        images_per_s: At the median time of a batch.
-        seconds: Median seconds of a batch.
-        spread: Interquartile range of the seconds over their median.
-        memory_gb: Peak memory of this process.
-        gflops: Floating-point operations of one image's forward pass, in thousands of millions.
-        gflops_per_s: Those achieved in a second; training counts as three forward passes.
-        peer_seconds: Median seconds of the other program, if there was one.
-        ratio: Seconds of the other program over ours.
-    """
-
-    mode: str
-    batch: int
-    images_per_s: float
-    seconds: float
-    spread: float
-    memory_gb: float
-    gflops: float
-    gflops_per_s: float
-    peer_seconds: float | None = None
-    ratio: float | None = None
-
-    def as_dict(self) -> dict:
-        """All figures by name."""
-        return asdict(self)
 
 
 class PeerError(UserError, ValueError):
@@ -157,15 +124,21 @@ def make_step(cfg: Experiment, mode: str, batch: int) -> tuple[Callable[[], obje
 
 def measure(
     cfg: Experiment, *, mode: str, batch: int, repeats: int = 10, compare: str | None = None
-) -> Measurement:
+) -> dict[str, Any]:
     """Times `repeats` batches after two that warm up, alternating with the other program if there is one.
 
     Args:
         cfg: A checked experiment.
-        mode: "infer" or "train".
+        mode: "infer" (forward) or "train" (forward, backward, update).
         batch: Images per batch.
         repeats: Batches that count.
         compare: Command of a `Peer`.
+
+    Returns:
+        mode, batch; images_per_s; median seconds of a batch; spread, the interquartile range over the median;
+        memory_gb, the peak of this process; gflops, thousand millions of operations of one
+        image's forward pass; gflops_per_s, training counted as three passes; peer_seconds, the median of the
+        other program, and ratio, that over ours, or None.
 
     Raises:
         PeerError: The other program failed.
@@ -184,18 +157,17 @@ def measure(
     quarters = [median] * 3
     if repeats > 1:
         quarters = statistics.quantiles(own[2:], n=4)
+    peer_seconds = statistics.median(others[2:]) if others else None
     passes = {"infer": 1, "train": 3}[mode]
-    result = Measurement(
-        mode=mode,
-        batch=batch,
-        images_per_s=batch / median,
-        seconds=median,
-        spread=(quarters[2] - quarters[0]) / median,
-        memory_gb=memory_gb(),
-        gflops=gflops,
-        gflops_per_s=passes * gflops * batch / median,
-    )
-    if peer:
-        result.peer_seconds = statistics.median(others[2:])
-        result.ratio = result.peer_seconds / median
-    return result
+    return {
+        "mode": mode,
+        "batch": batch,
+        "images_per_s": batch / median,
+        "seconds": median,
+        "spread": (quarters[2] - quarters[0]) / median,
+        "memory_gb": memory_gb(),
+        "gflops": gflops,
+        "gflops_per_s": passes * gflops * batch / median,
+        "peer_seconds": peer_seconds,
+        "ratio": peer_seconds and peer_seconds / median,
+    }

@@ -1,4 +1,4 @@
-"""The command line: `passl-sot train|eval|predict|convert|...`, and what the scripts in tools/ call.
+"""The command line: `passl-sot train|eval|predict|convert|...`, and the functions behind tools/.
 
 Paddle is imported only after the arguments are read and the environment is tuned.
 """

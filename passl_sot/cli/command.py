@@ -1,4 +1,4 @@
-"""What the commands share: arguments, environment, and how each kind of failure ends."""
+"""Shared by all commands: arguments, environment, and how each kind of failure ends."""
 
 import argparse
 import errno
@@ -18,8 +18,8 @@ from passl_sot.launch.supervisor import report_failure
 from passl_sot.utils.require import require_paddle
 
 USAGE_ERROR = 2
-INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
-# What a path given by the user can be wrong in, and what to do then. Other OSErrors are ours: a traceback.
+INTERRUPTED = 130  # a shell's status of a program that Ctrl-C ended
+# Faults of a path given by the user, with their cures. Other OSErrors are ours: a traceback.
 _PATH_FAULTS = {
     errno.ENOENT: "check the path",
     errno.EISDIR: "name a file, not a folder",
@@ -69,7 +69,7 @@ def importing() -> Iterator[None]:
 
 
 def guarded(run: Callable[[], int], *, paddle: bool = True) -> int:
-    """Runs a command. What the user can mend becomes one message; anything else a traceback.
+    """Runs a command. Faults that the user can mend become one message; others end with a traceback.
 
     Args:
         run: The command's work.
@@ -86,6 +86,7 @@ def guarded(run: Callable[[], int], *, paddle: bool = True) -> int:
     except ImageError as error:
         return fail(error)
     except OSError as error:
+        # Faults of a path are the user's to mend; the rest needs its traceback.
         if error.errno not in _PATH_FAULTS:
             report_failure(traceback.format_exc())
             raise
@@ -96,7 +97,7 @@ def guarded(run: Callable[[], int], *, paddle: bool = True) -> int:
 
 
 def _explain(error: OSError) -> str:
-    """One line: the path, where the system named one, what is wrong with it, and what to do."""
+    """One line: the path, where the system named one, its fault, and the cure."""
     return ": ".join(
         str(part)
         for part in (error.filename, error.strerror, _PATH_FAULTS.get(error.errno or 0))
@@ -110,7 +111,7 @@ def try_outputs(paths: Sequence[Path]) -> None:
     Raises:
         OSError: They can't; names the output.
     """
-    import tempfile
+    import tempfile  # only for outputs: `--help` is to be quick
 
     for path in paths:
         try:
@@ -124,7 +125,7 @@ def try_outputs(paths: Sequence[Path]) -> None:
 
 
 def make_parser(name: str, description: str, config: bool = True) -> argparse.ArgumentParser:
-    """A parser with what commands share; `config`: it takes a config file and overrides."""
+    """A parser with the shared arguments; `config`: it takes a config file and overrides."""
     parser = argparse.ArgumentParser(prog=name, description=description)
     if config:
         parser.add_argument("-c", "--config", required=True, metavar="CFG", help="YAML file or model name")
@@ -145,7 +146,7 @@ def fail(error: BaseException | str, status: int = USAGE_ERROR) -> int:
     """Prints one message, leaves it for the supervising process, and gives the status to end with.
 
     Args:
-        error: What to say.
+        error: The message.
         status: The status.
     """
     report_failure(f"error: {error}")

@@ -33,7 +33,8 @@ def convert(argv: list[str] | None = None) -> int:
     """`tools/convert_torch.py`: weights from PyTorch to Paddle, or back."""
     parser = _convert_parser()
     args = parser.parse_args(argv)
-    wanted = ".safetensors" if args.to_torch else ".pdparams"
+    # PyTorch's users read safetensors; a pickle of ours they would have to trust.
+    wanted = {True: ".safetensors", False: ".pdparams"}[args.to_torch]
     if Path(args.dst).suffix != wanted:
         parser.error(f"--dst must end in {wanted}, got {args.dst}")
     overrides = list(args.override)

@@ -52,7 +52,9 @@ def overrides_for(config: Path, root: str, overrides: Sequence[str]) -> tuple[li
     if faults:
         raise ConfigError(faults)
     added.append(f"model.head.num_classes={len(found.class_names)}")
-    names = ", ".join(found.class_names[:10]) + (" ..." if len(found.class_names) > 10 else "")
+    names = ", ".join(found.class_names[:10])
+    if len(found.class_names) > 10:
+        names += " ..."
     said = [f"data: {len(found.class_names)} classes in {found.train}: {names}"]
     if found.held_out:
         held_out = "data: no validation folder: some of each class are held out (dataset.val_share)"
@@ -61,8 +63,9 @@ def overrides_for(config: Path, root: str, overrides: Sequence[str]) -> tuple[li
         said.append(f"data: validation in {found.val}")
     batch = _value(tree, _BATCH)
     if isinstance(batch, int) and not any(text.startswith(f"{_BATCH}=") for text in overrides):
-        share = _value(tree, "dataloader.train.dataset.val_share")
-        most = _largest_batch(found, batch, VAL_SHARE if share is None else share)
+        # 0 is no valid share: the check of the whole config will tell.
+        share = _value(tree, "dataloader.train.dataset.val_share") or VAL_SHARE
+        most = _largest_batch(found, batch, share)
         if most < batch:
             added.append(f"{_BATCH}={most}")
             said.append(
@@ -76,7 +79,9 @@ def _value(tree: Mapping[str, Any], path: str) -> Any:
     """The value at a dotted path of the unchecked file; None where there is none."""
     value: Any = tree
     for part in path.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(part)
     return value
 
 

@@ -1,4 +1,4 @@
-"""`tools/print_config.py`, `tools/benchmark.py` and `passl-sot list`: what is there, and how fast it is."""
+"""`tools/print_config.py`, `tools/benchmark.py` and `passl-sot list`: configs, models and their speed."""
 
 import argparse
 import json
@@ -25,19 +25,25 @@ def print_config(argv: list[str] | None = None) -> int:
     from passl_sot.config import ConfigError, diff, format_tree
 
     try:
-        cfg, faults = _resolve(args.config, args.override)
-        other, more = _resolve(args.diff, ()) if args.diff else (None, None)
+        tree, fault = _resolve(args.config, args.override)
+        faults = [fault]
+        if args.diff:
+            other, fault = _resolve(args.diff, ())
+            faults.append(fault)
+            text = diff(tree, other)
+        else:
+            text = format_tree(tree)
     except ConfigError as error:
         return fail(error)
-    _show(format_tree(cfg) if other is None else diff(cfg, other))
-    for found in (faults, more):
-        if found is not None:
-            fail(found)
-    return USAGE_ERROR if faults or more else 0
+    # A faulty file is shown all the same: where its values come from helps to mend it.
+    _show(text)
+    for found in filter(None, faults):
+        fail(found)
+    return USAGE_ERROR if any(faults) else 0
 
 
 def _resolve(name: str, overrides: Sequence[str]) -> "tuple[Config, ConfigError | None]":
-    """A resolved file, and what training would refuse in it.
+    """A resolved file, and the faults for which training would refuse it.
 
     A file with a `model:` section alone, which `Model` reads, isn't checked so; neither is one in a folder
     such as `_base_`, a part to build files on.
@@ -107,16 +113,17 @@ def benchmark(argv: list[str] | None = None) -> int:
         if args.mode == "data":
             result = measure_data(cfg, **options, peer_python=args.peer_python)
         else:
-            result = measure(cfg, mode=args.mode, **options).as_dict()
+            result = measure(cfg, mode=args.mode, **options)
         if args.json:
             print(json.dumps({"config": args.config, **result}))
         else:
             get_logger().info(note)
             width = max(map(len, result))
             for name, value in result.items():
-                if value is not None:
-                    shown = f"{value:.4g}" if isinstance(value, float) else value
-                    print(f"{name:{width}} {shown}")
+                if isinstance(value, float):
+                    print(f"{name:{width}} {value:.4g}")
+                elif value is not None:
+                    print(f"{name:{width}} {value}")
         return 0
 
     return guarded(run)

@@ -3,7 +3,6 @@
 import argparse
 import os
 import shlex
-from typing import Any
 
 from passl_sot.cli.command import command, fail, guarded
 from passl_sot.config.chinese import zh
@@ -24,7 +23,6 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--tile-only", action="store_true", help="store files as they are, JPEG in tiles")
     add("--short-side", type=int, metavar="N", help="pixels, default 320 (288 with --raw); never enlarges")
     add("--quality", type=int, metavar="Q", help="of JPEG, 1 to 100, default 90")
-    add("--to-tar", action="store_true", help="write tar files for WebDataset instead")
     add("--processes", type=int, metavar="N", help="default: one for each core")
     add("--dataroot", default=".", metavar="DIR", help="folder that the paths of a list file start from")
     add("--class-names", metavar="FILE", help="names of the classes of a list file or of tar files")
@@ -37,8 +35,8 @@ def _parser() -> argparse.ArgumentParser:
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.tile_only and (args.short_side is not None or args.quality is not None):
         parser.error("--tile-only leaves pixels as they are: leave out --short-side and --quality")
-    if args.raw and (args.quality is not None or args.to_tar):
-        parser.error("--raw stores pixels: leave out --quality and --to-tar")
+    if args.raw and args.quality is not None:
+        parser.error("--raw stores pixels: leave out --quality")
     if args.short_side is not None and args.short_side < 1:
         parser.error("--short-side must be at least 1")
     if args.quality is not None and not 1 <= args.quality <= 100:
@@ -58,11 +56,11 @@ def make_cache(argv: list[str] | None = None) -> int:
 
 def _pack(args: argparse.Namespace) -> int:
     from passl_sot.data.packed.record import Recipe
-    from passl_sot.data.packed.sources import SourceOptions, open_source, splits_of
+    from passl_sot.data.packed.sources import open_source, splits_of
     from passl_sot.data.packed.writer import make_job, pack
-    from passl_sot.imageio.kernels import jit as compiling
+    from passl_sot.imageio.kernels import jit
 
-    if args.tile_only and not compiling.available():
+    if args.tile_only and not jit.available():
         return fail("--tile-only needs numba, which isn't installed: pip install 'passl_sot[fast]'")
     if args.tile_only:
         recipe = Recipe(kind="files", short_side=None)
@@ -70,14 +68,11 @@ def _pack(args: argparse.Namespace) -> int:
         recipe = Recipe(kind="pixels", short_side=args.short_side or 288)
     else:
         recipe = Recipe(kind="files", short_side=args.short_side or 320, quality=args.quality or 90)
-    options = SourceOptions(
-        dataroot=args.dataroot, class_names=args.class_names, multi_label=args.multi_label
-    )
-    ending: Any = "tar" if args.to_tar else "bin"
+    options = {"dataroot": args.dataroot, "class_names": args.class_names, "multi_label": args.multi_label}
     out = os.path.expanduser(args.out)
     # All are looked at before the first is packed.
     jobs = [
-        make_job(open_source(data, options), os.path.join(out, name) if name else out, recipe, ending)
+        make_job(open_source(data, **options), os.path.join(out, name) if name else out, recipe)
         for name, data in splits_of(args.data, out)
     ]
     for job in jobs:

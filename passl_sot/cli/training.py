@@ -1,5 +1,6 @@
 """`tools/train.py`."""
 
+import argparse
 import functools
 
 from passl_sot.cli.command import command, guarded, make_parser
@@ -7,9 +8,7 @@ from passl_sot.launch.cpu_env import tune
 from passl_sot.launch.supervisor import supervise
 
 
-@command
-def train(argv: list[str] | None = None) -> int:
-    """`tools/train.py`: trains, resumes, or checks a run."""
+def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = make_parser(
         "train", "Train from a YAML config, on one device or under paddle.distributed.launch."
     )
@@ -33,9 +32,18 @@ def train(argv: list[str] | None = None) -> int:
         parser.error("--resume-override goes with --resume")
     if args.evaluate_only and not (args.resume or args.init_from):
         parser.error("--evaluate-only needs weights: --resume auto, --resume PATH or --init-from PATH")
-    status = None if args.dry_run else supervise()
-    if status is not None:
-        return status
+    return args
+
+
+@command
+def train(argv: list[str] | None = None) -> int:
+    """`tools/train.py`: trains, resumes, or checks a run."""
+    args = _parse(argv)
+    # A dry run starts nothing that could be left behind.
+    if not args.dry_run:
+        status = supervise()
+        if status is not None:
+            return status
     note = tune(not args.no_tune)
 
     def work() -> int:
@@ -43,23 +51,27 @@ def train(argv: list[str] | None = None) -> int:
         from passl_sot.engine.schema import load_config
         from passl_sot.zoo import find_config, load_weights
 
-        path, notes = find_config(args.config), [note]
+        path = find_config(args.config)
+        notes = [note]
         if args.data:
-            added, said = overrides_for(path, args.data, args.override)
-            args.override, notes = [*added, *args.override], [note, *said]
+            added, lines = overrides_for(path, args.data, args.override)
+            args.override = [*added, *args.override]
+            notes += lines
         experiment = load_config(path, args.override)
-        from passl_sot.engine.entry import check_run, run_folder, train_run
+        from passl_sot.engine.entry import check_run, evaluate_run, run_folder, train_run, weights_to_evaluate
 
-        # The engine doesn't know the zoo, so it gets a function that does.
-        load = functools.partial(load_weights, weights=args.pretrained, new_head=True)
-        run = check_run if args.dry_run else train_run
-        run(
-            experiment,
-            run_folder(experiment, path),
-            args,
-            note="\n".join(notes),
-            pretrained=load if args.pretrained else None,
-        )
+        folder = run_folder(experiment, path)
+        said = "\n".join(notes)
+        pretrained = None
+        if args.pretrained:
+            # The engine doesn't know the zoo, so it gets a function that does.
+            pretrained = functools.partial(load_weights, weights=args.pretrained, new_head=True)
+        if args.dry_run:
+            check_run(experiment, folder, args, said, pretrained)
+        elif args.evaluate_only:
+            evaluate_run(experiment, weights_to_evaluate(folder, args), None, note=said)
+        else:
+            train_run(experiment, folder, args, said, pretrained)
         return 0
 
     return guarded(work)

@@ -85,7 +85,6 @@ CHINESE = {
     "folder_not_empty": "目录不为空，请换一个",
     "index_damaged": "索引文件已损坏",
     "index_version": "索引格式版本不符",
-    "label_forms_mixed": "标签格式不一致",
     "label_invalid": "标签无效",
     "no_images": "没有图像",
     "no_tar": "没有该 tar 文件",

@@ -9,14 +9,13 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from passl_sot.config.chinese import zh
 from passl_sot.data.datasets.base import DATASETS, Dataset
 from passl_sot.data.datasets.folders import ImageFolder
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.datasets.list_files import ListFile
 from passl_sot.data.datasets.packed import PackedImages
 from passl_sot.data.errors import DataError, ItemError
-from passl_sot.data.samplers import EvalBatchSampler, ShardedBatchSampler
+from passl_sot.data.samplers import EvalBatchSampler, ShardedBatchSampler, build_sampler
 from passl_sot.data.schema import LoaderSection, SamplerSection, SplitSection
 from passl_sot.data.transforms.auto_augment import AutoAugment, ThreeAugment
 from passl_sot.data.transforms.by_epoch import ByEpoch
@@ -61,10 +60,6 @@ __all__ = [
     "decode",
     "resize",
 ]
-
-
-# What a validation sampler may say, as nothing else would read every image exactly once.
-_EVERY_IMAGE_ONCE = (("shuffle", "false"), ("drop_last", "false"), ("repeats", "1"), ("balanced", "false"))
 
 
 def build_dataset(cfg: Mapping[str, Any], *, class_names: Sequence[str] | None = None) -> Any:
@@ -115,6 +110,8 @@ def build_dataloader(
         DataError: As for `build_dataset`; or there are fewer images than a batch needs.
     """
     from passl_sot.config.schema import make_section
+
+    # It imports Paddle, for which lists and checks of the data need not wait.
     from passl_sot.data.loader.loader import DataLoader, start_workers
 
     if mode not in ("train", "val"):
@@ -122,34 +119,18 @@ def build_dataloader(
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be 0 or more")
     section = cfg if isinstance(cfg, SplitSection) else make_section(SplitSection, cfg)
-    local = int(os.environ.get("PADDLE_LOCAL_SIZE", world_size))
-    start_workers(section.loader, local)
+    # The processes on this machine, which share its cores; Paddle's launcher tells how many.
+    local_size = int(os.environ.get("PADDLE_LOCAL_SIZE", world_size))
+    # The server of workers gets ready while the data are listed.
+    start_workers(section.loader, local_size)
     if dataset is None:
         dataset = build_dataset(section.dataset, class_names=class_names)
     elif class_names is not None:
         dataset.use_class_names(class_names)
-    dataset.prepare(training=mode == "train")
+    training = mode == "train"
+    dataset.prepare(training=training)
     dataset.seed = seed
-    sampler: ShardedBatchSampler | EvalBatchSampler
-    options = {"num_samples": len(dataset), "batch_size": section.sampler.batch_size}
-    if mode == "train":
-        sampler = ShardedBatchSampler(
-            **options,
-            shuffle=section.sampler.shuffle is not False,
-            drop_last=section.sampler.drop_last is not False,
-            repeats=section.sampler.repeats,
-            labels=dataset.balanced_by() if section.sampler.balanced else None,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-        )
-    else:
-        for key, only in _EVERY_IMAGE_ONCE:
-            value = str(getattr(section.sampler, key)).lower()
-            if value not in (only, "none"):
-                raise DataError(
-                    f"dataloader.val.sampler.{key} is {value}; evaluation reads every image exactly once, in "
-                    f"order: write {key}: {only}, or leave it out" + zh("val_sampler", setting=key, only=only)
-                )
-        sampler = EvalBatchSampler(**options, rank=rank, world_size=world_size)
-    return DataLoader(dataset, sampler, section.loader, training=mode == "train", world_size=local)
+    sampler = build_sampler(
+        section.sampler, dataset, training=training, seed=seed, rank=rank, world_size=world_size
+    )
+    return DataLoader(dataset, sampler, section.loader, training=training, world_size=local_size)

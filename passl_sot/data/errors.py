@@ -38,11 +38,12 @@ def stop_at(faults: Sequence[str], more: str) -> None:
 
     Args:
         faults: All that were found.
-        more: What each of the others is, for the count of them: "lines of list.txt".
+        more: Words for the others, which are counted: "lines of list.txt".
 
     Raises:
         DataError: There are faults.
     """
+    # A mistake of the program that wrote a list is in every line of it.
     if len(faults) > _SHOWN:
         faults = [*faults[:_SHOWN], f"and {len(faults) - _SHOWN} more {more}"]
     if faults:

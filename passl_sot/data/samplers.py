@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from passl_sot.config.chinese import zh
+from passl_sot.data.datasets.base import Dataset
 from passl_sot.data.errors import DataError
 from passl_sot.data.rng import Key, order_rng
+from passl_sot.data.schema import SamplerSection
 
 Batch = list[Key]
 
@@ -114,10 +116,10 @@ class ShardedBatchSampler:
         return -(-self._places // global_batch)
 
     def __iter__(self) -> Iterator[Batch]:
-        """This process's batches from the epoch's beginning, or once, after `load_state_dict`, from there."""
+        """This process's batches from the epoch's beginning; once after `load_state_dict`, from there."""
         if not self._resumed:
             self.consumed = 0
-        self._resumed = False
+        self._resumed = False  # once: the next iteration is a whole one again
         return self._batches(self.epoch, self.consumed)
 
     def set_epoch(self, epoch: int) -> None:
@@ -131,17 +133,20 @@ class ShardedBatchSampler:
         """Order of all images in an epoch, int64 [num_samples], the same in every process."""
         if not self.shuffle:
             return np.arange(self.num_samples)
+        # All processes draw the whole order, so that none has to be told what the others read.
         return order_rng(self.seed, epoch).permutation(self.num_samples)
 
     def balanced_order(self, labels: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Images of a balanced epoch and which copy of each stands there, int64 [num_samples] each."""
         rng = order_rng(self.seed, epoch)
+        # In another order each epoch, as the first classes get one image more where the division leaves some.
         classes = rng.permutation(np.unique(labels))
         images = []
         copies = []
         for place, label in enumerate(classes):
             members = np.flatnonzero(labels == label)
             share = self.num_samples // len(classes) + (place < self.num_samples % len(classes))
+            # All members once before any of them comes again.
             rounds = -(-share // len(members))
             images.append(np.concatenate([rng.permutation(members) for _ in range(rounds)])[:share])
             copies.append(np.arange(share) // len(members))
@@ -149,7 +154,7 @@ class ShardedBatchSampler:
         return np.concatenate(images)[order], np.concatenate(copies)[order]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run stands; the same for every process."""
+        """The place in the run, and all that the order depends on; the same for every process."""
         return {
             "epoch": self.epoch,
             "consumed": self.consumed,
@@ -171,12 +176,15 @@ class ShardedBatchSampler:
         consumed = int(state["consumed"])
         if consumed:
             mine = self.state_dict()
+            # Checkpoints written before these settings existed don't have them.
             before = {"repeats": 1, "balanced": False, **state}
-            keys = ("seed", "num_samples", "global_batch", "shuffle", "repeats", "balanced")
-            changed = [key for key in keys if before[key] != mine[key]]
+            settings = [key for key in mine if key not in ("epoch", "consumed")]
+            changed = [key for key in settings if before[key] != mine[key]]
             if changed == ["global_batch"]:
+                # The order is the same: as many images are skipped, if they fill whole batches.
                 consumed, over = divmod(consumed * before["global_batch"], mine["global_batch"])
-                changed = changed if over else []
+                if not over:
+                    changed = []
             if changed:
                 listed = ", ".join(f"{key} was {before[key]} and is {mine[key]}" for key in changed)
                 raise DataError(
@@ -193,6 +201,7 @@ class ShardedBatchSampler:
         if self.repeats == 1:
             ours += self.rank * self.batch_size
         else:
+            # Copies of an image, which are neighbors, go to different processes.
             ours = ours * self.world_size + self.rank
         for t in range(first, len(self)):
             # The last batch is filled up from the epoch's beginning, as often as it needs.
@@ -229,6 +238,7 @@ class EvalBatchSampler:
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.consumed = 0
+        # Nothing is added to make parts equal: metrics are those of one process to the last image.
         self._begin = num_samples * rank // world_size
         self._end = num_samples * (rank + 1) // world_size
 
@@ -238,6 +248,7 @@ class EvalBatchSampler:
 
     def __iter__(self) -> Iterator[Batch]:
         self.consumed = 0
+        # Nothing is drawn in evaluation, so any epoch would do.
         for begin in range(self._begin, self._end, self.batch_size):
             yield [(0, index) for index in range(begin, min(begin + self.batch_size, self._end))]
 
@@ -249,3 +260,36 @@ def _check_counts(num_samples: int, batch_size: int, rank: int, world_size: int)
         raise DataError(f"sampler.batch_size is {batch_size}; it must be 1 or more")
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} of {world_size} processes")
+
+
+def build_sampler(
+    section: SamplerSection, dataset: Dataset, *, training: bool, seed: int, rank: int, world_size: int
+) -> ShardedBatchSampler | EvalBatchSampler:
+    """The sampler that a `sampler:` section describes.
+
+    Raises:
+        DataError: The settings don't go together or don't fit the dataset, or evaluation would leave items
+            out or read some twice.
+    """
+    if training:
+        return ShardedBatchSampler(
+            num_samples=len(dataset),
+            batch_size=section.batch_size,
+            shuffle=section.shuffle is not False,
+            drop_last=section.drop_last is not False,
+            repeats=section.repeats,
+            labels=dataset.balanced_by() if section.balanced else None,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
+    for key, only in (("shuffle", "false"), ("drop_last", "false"), ("repeats", "1"), ("balanced", "false")):
+        value = str(getattr(section, key)).lower()
+        if value not in (only, "none"):
+            raise DataError(
+                f"dataloader.val.sampler.{key} is {value}; evaluation reads every image exactly once, in "
+                f"order: write {key}: {only}, or leave it out" + zh("val_sampler", setting=key, only=only)
+            )
+    return EvalBatchSampler(
+        num_samples=len(dataset), batch_size=section.batch_size, rank=rank, world_size=world_size
+    )

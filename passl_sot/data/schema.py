@@ -70,7 +70,7 @@ class SplitSection:
     Attributes:
         loader: How images are read.
         sampler: Which images make a batch.
-        dataset: Where images and labels are, and what is done to an image.
+        dataset: Where images and labels are, and the transforms of an image.
     """
 
     sampler: SamplerSection

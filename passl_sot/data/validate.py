@@ -1,4 +1,4 @@
-"""Checks of the data before a run: all faults at once, each with what to do about it."""
+"""Checks of the data before a run: all faults at once, each with its cure."""
 
 from __future__ import annotations
 
@@ -77,15 +77,7 @@ def check_data(
         limit = bad_file_limit(len(dataset), max_bad) if name == "train" else 0
         count = len(dataset) if sample == "all" else min(int(sample), len(dataset))
         bad = _unreadable(name, dataset, count, progress, timeout)
-        lines = [f"{name}: unreadable image {error}" + zh("image_unreadable") for error in bad[:_SHOWN]]
-        if len(bad) > _SHOWN:
-            lines.append(f"{name}: and {len(bad) - _SHOWN} more unreadable images")
-        if name == "train" and len(bad) > limit:
-            lines.append(
-                f"train: {len(bad)} of {count} images looked at ({len(dataset)} in all) are unreadable, more "
-                f"than the {limit} that may be skipped (dataloader.train.loader.max_bad)"
-                + zh("too_many_unreadable")
-            )
+        lines = _unreadable_lines(name, bad, f"{count} images looked at ({len(dataset)} in all)", limit)
         (faults if len(bad) > limit else warnings).extend(lines)
     for warning in warnings:
         _LOGGER.warning("%s", warning)
@@ -143,6 +135,7 @@ def _labels_out_of_range(name: str, dataset: LabelledImages) -> list[str]:
         return []
     first = int(wrong[0])
     hint = ""
+    # The usual cause: lists written by MATLAB or R count from 1.
     if labels.min() == 1 and labels.max() == count:
         hint = "; labels seem to count from 1: subtract 1 from each"
     return [
@@ -195,6 +188,7 @@ def _shared_files(train: LabelledImages, val: LabelledImages) -> list[str]:
     codes = train.paths.name_codes()
     others = val.paths.name_codes()
     candidates = np.flatnonzero(np.isin(codes, others))
+    # A million paths lie in a thousand folders: each is looked at once.
     real_folder = functools.cache(os.path.realpath)
 
     def real_path(path: str) -> str:
@@ -217,6 +211,7 @@ def _unreadable(
     name: str, dataset: LabelledImages, count: int, progress: bool, timeout: float | None
 ) -> list[ImageError]:
     """The unreadable files among `count` of them."""
+    # Files stand class by class, so evenly spread ones are of all classes.
     indices: Sequence[int] = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64).tolist()
 
     def look(index: int) -> ImageError | None:
@@ -247,3 +242,15 @@ def _unreadable(
 
             looked = tqdm(looked, total=count, desc=f"checking {name} images", unit="img", leave=False)
         return [error for error in looked if error is not None]
+
+
+def _unreadable_lines(name: str, bad: list[ImageError], looked_at: str, limit: int) -> list[str]:
+    lines = [f"{name}: unreadable image {error}" + zh("image_unreadable") for error in bad[:_SHOWN]]
+    if len(bad) > _SHOWN:
+        lines.append(f"{name}: and {len(bad) - _SHOWN} more unreadable images")
+    if name == "train" and len(bad) > limit:
+        lines.append(
+            f"train: {len(bad)} of {looked_at} are unreadable, more than the {limit} that may be skipped "
+            "(dataloader.train.loader.max_bad)" + zh("too_many_unreadable")
+        )
+    return lines

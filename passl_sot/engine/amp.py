@@ -106,7 +106,9 @@ class Precision:
         """
         if self.dtype != "float16":
             return False
-        progress.scaled_updates = 0 if bad else progress.scaled_updates + 1
+        progress.scaled_updates += 1
+        if bad:
+            progress.scaled_updates = 0
         if bad and progress.loss_scale > 1:
             progress.loss_scale /= 2
             return True

@@ -63,33 +63,38 @@ def build_parts(
         experiment: The experiment.
         world: The processes.
         every_item: Read every item of the data in the check, not a sample.
-        trial: For an estimate: do without what training alone needs, see `build_task`.
+        trial: For an estimate: see `build_task`.
 
     Raises:
         ConfigError: Parts do not fit each other.
         DataError: The data are faulty.
         CheckpointError: Weights that the task needs can't be read or don't fit.
     """
+    # Before anything that may draw: the model's start is a function of the seed alone.
+    seed_all(experiment.seed)
+    precision = Precision.of_this_device(experiment.amp)
+    task = build_task(experiment, trial=trial)
     place = {"rank": world.rank, "world_size": world.size, "seed": experiment.seed}
     train_loader = build_dataloader(experiment.dataloader.train, mode="train", **place)
     val_loader = build_dataloader(experiment.dataloader.val, mode="val", **place)
     train_loader.bad_files.shared = world.size > 1
     train, val = train_loader.dataset, val_loader.dataset
-    seed_all(experiment.seed)
     model = experiment.model.build()
+    # It replaces layers, whose parameters the groups are to hold.
     if experiment.distributed.sync_batch_norm:
         world.synchronize_batch_norm(model)
+    # Frozen parameters are in no group, so freezing comes first.
     frozen = freeze(model, experiment.parameters.freeze)
     groups = group_parameters(model, experiment.parameters)
     factory = build_optimizer(experiment.optimizer)
     optimizer = factory(model, groups)
-    precision = Precision.of_this_device(experiment.amp)
+    schedule = build_lr_scheduler(experiment.lr_scheduler)
     precision.prepare(model, optimizer)
-    task = build_task(experiment, trial=trial)
     # One process reads the files; the others wait for its verdict without a time limit.
     if world.is_main:
         task.check(model, train, val, experiment, every_item=every_item)
     world.wait_for_main()
+    # A teacher, say, is built by every process.
     task.prepare(model, train, experiment)
     return Parts(
         train_loader=train_loader,
@@ -101,6 +106,6 @@ def build_parts(
         optimizer=optimizer,
         clip_grad=factory.clip_grad,
         weight_decay=factory.weight_decay,
-        schedule=build_lr_scheduler(experiment.lr_scheduler),
+        schedule=schedule,
         precision=precision,
     )

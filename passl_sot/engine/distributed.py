@@ -33,15 +33,7 @@ _SILENT = 60.0
 
 @dataclass
 class World:
-    """The processes of a run; `size` 1 needs no launcher and makes every method a no-op.
-
-    Attributes:
-        rank: Number of this process.
-        size: Number of processes.
-        machines: Number of machines that they run on.
-        gloo: They talk through gloo, as on CPUs.
-        sharding: Stage of sharding, 0 for none.
-    """
+    """The processes of a run, on so many machines; `size` 1 needs no launcher and makes methods no-ops."""
 
     rank: int = 0
     size: int = 1
@@ -165,7 +157,7 @@ class World:
         Raises:
             RuntimeError: A process has fallen silent. On one machine the supervisors notice before.
         """
-        pause = 1e-4
+        pause = 1e-4  # seconds; most waits are short
         heard = None
         asked = time.monotonic()
         while not done():
@@ -245,6 +237,7 @@ def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World
         fleet.init(is_collective=True, strategy=strategy)
         ones = paddle.ones([1])
         dist.all_reduce(ones)
+    # A wrong sum here would be wrong gradients later.
     if ones.item() != size:
         raise JoinError(f"{size} processes were started and the sum of a one from each is {ones.item():g}")
     machines = int(environment.get("PADDLE_NNODES", "1"))

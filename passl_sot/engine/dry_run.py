@@ -82,5 +82,6 @@ def _measure(experiment: Experiment, parts: Parts, batch: Mapping[str, paddle.Te
     if ema:
         kept += sum(int(v.size) for v in ema.average.values())
     states = kept * 4 / 1e9
+    # The rest of the peak's rise are activations, which grow with the batch.
     activations = max(memory_gb() - before - states, 0.0)
     return _Cost(seconds, before + states, activations / items)

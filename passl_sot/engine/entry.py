@@ -29,19 +29,15 @@ def run_folder(experiment: Experiment, config_path: Path) -> Path:
 
 
 def train_run(experiment: Experiment, folder: Path, args, note: str, pretrained: Fill | None = None) -> None:
-    """Trains (or, with `--evaluate-only`, evaluates) an experiment.
+    """Trains.
 
     Args:
         experiment: The experiment.
         folder: The run's folder.
-        args: The command line's `resume`, `resume_override`, `init_from`, `evaluate_only`, `check_all_files`,
-            `override`.
+        args: The command line's `resume`, `resume_override`, `init_from`, `check_all_files`, `override`.
         note: A line about the environment to log first.
         pretrained: Gives a new model the weights that `--pretrained` names.
     """
-    if args.evaluate_only:
-        evaluate_run(experiment, _weights_to_evaluate(folder, args), None, note=note)
-        return
     world = start(experiment.device, sharding=experiment.distributed.sharding)
     if world.is_main:
         log.info(note)
@@ -63,7 +59,12 @@ def train_run(experiment: Experiment, folder: Path, args, note: str, pretrained:
         log.info("finished: best %s %s; files in %s", words.score, best, trainer.folder.path)
 
 
-def _weights_to_evaluate(folder: Path, args) -> str:
+def weights_to_evaluate(folder: Path, args) -> str:
+    """The checkpoint or weights that `--evaluate-only` means.
+
+    Raises:
+        CheckpointError: There is none in the run's folder.
+    """
     if args.init_from:
         return args.init_from
     if args.resume != "auto":
@@ -94,7 +95,7 @@ def check_run(experiment: Experiment, folder: Path, args, note: str, pretrained:
     if not world.is_main:
         return
     log.info(note)
-    # Alone: what waits for other processes would wait for ever.
+    # Alone: the other processes have left, and would be waited for without end.
     parts = build_parts(experiment, World(), every_item=args.check_all_files, trial=True)
     train, val = parts.train_loader.dataset, parts.val_loader.dataset
     items = parts.task.describe_items(train)
@@ -125,7 +126,9 @@ def _check_start(
             return
         changes = accept_changes(saved, experiment, args.resume_override)
         state.load_model(model, saved.part("model"), str(saved.path))
-        log.info("would resume from %s%s", saved.path, f" with other settings:\n{changes}" if changes else "")
+        if changes:
+            changes = f" with other settings:\n{changes}"
+        log.info("would resume from %s%s", saved.path, changes)
 
 
 def evaluate_run(experiment: Experiment, weights: str, out: Path | None, *, note: str) -> dict:
@@ -150,6 +153,7 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, *, note
     if world.is_main:
         log.info(note)
     arrays, card = read_weights(weights)
+    # Bare weights have no card: the config's model and preprocessing count then.
     by_kind = {"raw": arrays}
     section = experiment.model
     if card:
@@ -158,10 +162,9 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, *, note
         section = _model_of_checkpoint(experiment, card)
     task = build_task(experiment)
     split = experiment.dataloader.val
-    val = task.evaluation_dataset(split.dataset, card)
-    loader = build_dataloader(split, mode="val", seed=0, rank=world.rank, world_size=world.size, dataset=val)
     model = section.build()
-    task.prepare_evaluation(model, val)
+    val = task.prepare_evaluation(model, split.dataset, card)
+    loader = build_dataloader(split, mode="val", seed=0, rank=world.rank, world_size=world.size, dataset=val)
     shown = card.get("best_by", "raw")
     results = {}
     for kind in sorted(by_kind, key=lambda k: k == shown):  # the one that the files show comes last

@@ -8,7 +8,7 @@ from pathlib import Path
 from passl_sot.engine.distributed import World, format_duration
 from passl_sot.engine.train_state import Progress
 from passl_sot.optim.schedules import BatchPlan, Schedule
-from passl_sot.tasks.base import Words
+from passl_sot.tasks.base import Task, Words
 from passl_sot.utils.logger import get_logger
 from passl_sot.weights.checkpoint import explained
 
@@ -29,6 +29,7 @@ class MetricsWriter:
         kept = []
         if resume_step is not None and self.path.exists():
             kept = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
+        # Written beside and renamed: a kill leaves the old rows or the new ones.
         temporary = self.path.with_suffix(".jsonl.tmp")
         with explained(self.path):
             temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
@@ -46,11 +47,11 @@ class MetricsWriter:
     def write(self, kind: str, step: int, epoch: int, values: dict[str, float]) -> None:
         """Appends one row; `kind` ("train", "val", "val_ema") groups the curves."""
         # JSON has no NaN; null keeps the row readable everywhere.
-        known = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        row = {"kind": kind, "step": step, "epoch": epoch, **known}
+        row = {"kind": kind, "step": step, "epoch": epoch, **values}
+        row.update({name: None for name, value in values.items() if not math.isfinite(value)})
         with explained(self.path):
             self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
+            self._file.flush()  # a run that is killed has its rows
         if self._visualdl:
             for name, value in values.items():
                 self._visualdl.add_scalar(tag=f"{kind}/{name}", value=float(value), step=step)
@@ -87,13 +88,15 @@ def describe_batch(batch_size: int, world: World, plan: BatchPlan, schedule: Sch
 
 
 def describe_evaluation(
-    results: dict[str, dict[str, float]], score: str, unit: str, progress: Progress, epochs: int
+    results: dict[str, dict[str, float]], task: Task, progress: Progress, epochs: int
 ) -> str:
     """Score and, where there is one, loss of each kind of weights."""
     shown = []
     for kind, values in results.items():
-        loss = f" (loss {values['loss']:.3f})" if "loss" in values else ""
-        shown.append(f"{kind} {values[score]:.2f}{unit}{loss}")
+        text = f"{kind} {values[task.score]:.2f}{task.words.unit}"
+        if "loss" in values:  # a task's meter need not have one
+            text += f" (loss {values['loss']:.3f})"
+        shown.append(text)
     return f"epoch {progress.epoch}/{epochs}  {'  '.join(shown)}"
 
 

@@ -50,11 +50,14 @@ def first_nonfinite(model: paddle.nn.Layer, inputs: tuple, items: str) -> str:
     Returns:
         A phrase: the input, a weight, a layer's output, or that the forward pass is finite.
     """
-    found = [] if _finite(inputs) else [f"the input {items}"]
+    found = []
+    if not _finite(inputs):
+        found.append(f"the input {items}")
     found += [f"the weight {name}" for name, tensor in model.state_dict().items() if not _finite(tensor)]
 
     def watch(name: str):
         def hook(layer, inputs, output):
+            # Only the first: everything behind it is bad because of it.
             if not found and not _finite(output):
                 found.append(f"the output of {name} ({type(layer).__name__})")
 
@@ -67,4 +70,4 @@ def first_nonfinite(model: paddle.nn.Layer, inputs: tuple, items: str) -> str:
     finally:
         for hook in hooks:
             hook.remove()
-    return found[0] if found else _BACKWARD
+    return (found or [_BACKWARD])[0]

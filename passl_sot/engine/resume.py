@@ -95,6 +95,7 @@ def restore(
     elif average:
         say("the checkpoint's averaged weights are dropped: there is no ema section any more")
     progress = Progress(**saved.meta["progress"])
+    # Between epochs the sampler begins anew from (seed, epoch); inside one it goes on behind `consumed`.
     if progress.batches:
         sampler = parts.train_loader.sampler
         sampler.load_state_dict(saved.meta["sampler"])

@@ -66,6 +66,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            # "a" keeps the file of a run that holds the lock as it is.
             self._lock = (self.path / ".lock").open("a")
         except OSError as error:
             raise ckpt.CheckpointError(
@@ -92,7 +93,7 @@ class RunFolder:
     def repair_best(self, saved: ckpt.Checkpoint, best_step: int) -> None:
         """Gives `best` its file where a kill came between saving the best epoch and naming it so."""
         if saved.meta["progress"]["step"] != best_step:
-            return
+            return  # the best epoch is an older one, whose file was written then
         try:
             stands = ckpt.read_checkpoint(self.best).meta["progress"]["step"] == best_step
         except ckpt.CheckpointError:
@@ -102,6 +103,7 @@ class RunFolder:
 
     def refuse_to_overwrite(self, saved: ckpt.Checkpoint | None) -> None:
         """Stops a run from replacing the checkpoints of another than the one it goes on with (`saved`)."""
+        # Resuming another folder's checkpoint begins a run here, which must not cover one.
         own = saved is not None and saved.path.resolve().parent == self.path.resolve()
         if (self.path / "last.safetensors").exists() and not own:
             raise ckpt.CheckpointError(

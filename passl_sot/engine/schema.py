@@ -75,7 +75,7 @@ class Experiment(Document):
 
     Attributes:
         epochs: Epochs to run, cool-down included.
-        task: What the run means; null takes ClassificationTask.
+        task: The meaning of the run; null takes ClassificationTask.
         training_mode: "train"; "eval" trains in evaluation mode (BatchNorm's statistics frozen, no dropout,
             no drop-path), "frozen_batch_norm" with BatchNorm alone in it; for fine-tuning.
         parameters: Frozen parameters, and factors of the learning rate.

@@ -42,6 +42,7 @@ class SyncBatchNorm2D(BatchNorm2D):
     """
 
     def __init__(self, layer: nn.BatchNorm2D, reduce: Reduce):
+        # A layer of the same kind, so that code which looks for BatchNorm finds it.
         super().__init__(
             layer.weight.shape[0],
             momentum=layer._momentum,
@@ -67,7 +68,7 @@ class SyncBatchNorm2D(BatchNorm2D):
             mean = sums[:-1] / count
             centered = x - mean.reshape([1, -1, 1, 1])
             variance = self._reduce(centered.square().sum([0, 2, 3])) / count
-            keep = self._momentum
+            keep = self._momentum  # Paddle's: 1 minus PyTorch's
             self._mean.set_value(self._mean * keep + mean * (1 - keep))
             self._variance.set_value(self._variance * keep + variance * (1 - keep))
             scale = (variance + self._epsilon).rsqrt()

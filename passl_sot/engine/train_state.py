@@ -63,6 +63,7 @@ class Speed:
 
     def read(self) -> tuple[float, float]:
         """Items per second, and the fraction of the time that was waiting; begins anew."""
+        # On some machines two readings of the clock may be equal.
         seconds = max(time.perf_counter() - self.began, 1e-9)
         waiting = min(1.0, (self.loader.wait_seconds - self.waited) / seconds)
         speed = self.items / seconds
@@ -109,6 +110,7 @@ def set_training_mode(net: nn.Layer, mode: TrainingMode) -> None:
     if mode == "eval":
         net.eval()
         return
+    # Every epoch anew: evaluation has set all layers' modes in between.
     net.train()
     if mode == "frozen_batch_norm":
         for layer in net.sublayers():
@@ -118,7 +120,10 @@ def set_training_mode(net: nn.Layer, mode: TrainingMode) -> None:
 
 def seed_all(*numbers: int) -> None:
     """Seeds the generators of Paddle, NumPy and Python, all that a model or a loss may draw from."""
-    seed = numbers[0] if len(numbers) == 1 else mix_seed(*numbers)
+    # A single number is taken as it is, so that a model's start is that of `paddle.seed(seed)`.
+    seed = numbers[0]
+    if len(numbers) > 1:
+        seed = mix_seed(*numbers)
     paddle.seed(seed)
     np.random.seed(seed)  # a user's code may draw from it
     random.seed(seed)

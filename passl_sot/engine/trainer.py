@@ -4,7 +4,7 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import paddle
 from passl_sot.config import zh
 from passl_sot.engine.build import build_parts
 from passl_sot.engine.distributed import World
-from passl_sot.engine.evaluate import EvaluationStopped, evaluate
+from passl_sot.engine.evaluate import EvaluationStopped, evaluate_kinds
 from passl_sot.engine.logging import MetricsWriter, describe_batch, describe_evaluation, describe_update
 from passl_sot.engine.nan_check import NonFiniteError, first_of_all
 from passl_sot.engine.resume import accept_changes, restore
@@ -68,10 +68,11 @@ class Trainer:
         self.world = world
         self.folder = RunFolder(folder)
         if world.is_main:
+            # Before anything is read: another run may be writing here.
             self.folder.claim()
         saved = self.folder.checkpoint_to_resume(resume)
         self.folder.refuse_to_overwrite(saved)
-        changes = accept_changes(saved, experiment, resume_override) if saved else ""
+        changes = saved and accept_changes(saved, experiment, resume_override)
         if changes:
             self._say("going on with other settings than before:\n%s", changes)
         self.parts = build_parts(experiment, world, every_item=check_all_files)
@@ -85,8 +86,10 @@ class Trainer:
         if init_from:
             weights, _ = ckpt.read_weights(init_from)
             self._say("starting from %s", state.start_from(self.model, weights, str(init_from)))
+        # A resumed run has its weights already, and the file named then may be gone.
         if pretrained and not saved:
             pretrained(self.model)
+        # The average begins at the weights that training begins at, whatever they are.
         self.ema = ModelEMA(self.model, experiment.ema.decay) if experiment.ema else None
         if saved:
             self.progress, self.ema = restore(saved, self.parts, self.ema, self._say)
@@ -97,6 +100,7 @@ class Trainer:
         self.plan = plan_batch(self.parts.schedule, batch_size, world.size, len(self.train_loader))
         self.updates_per_epoch = math.ceil(len(self.train_loader) / self.plan.accumulate)
         self.best_by = self._choose_best_by()
+        # Gradients of half an update are in no checkpoint.
         if saved and self.progress.batches % self.plan.accumulate:
             raise ckpt.CheckpointError(
                 f"{saved.path} stands at batch {self.progress.batches} of an epoch, inside an update of "
@@ -104,17 +108,22 @@ class Trainer:
             )
         self.stop = StopRequest()
         self.advice = ""  # on waiting for data, given once
-        self.metrics: MetricsWriter | None = None
-        complete = self.progress.epoch >= experiment.epochs and not self.progress.pending_evaluation
-        if world.is_main and not complete:
-            self.folder.record(experiment, overrides, world.size)
-            step = self.progress.step if saved else None
-            self.metrics = MetricsWriter(folder, visualdl=experiment.log.visualdl, resume_step=step)
+        self.metrics = self._open_records(saved is not None, overrides)
         self._announce(batch_size)
 
     def _say(self, message: str, *args: object) -> None:
         if self.world.is_main:
             log.info(message, *args)
+
+    def _open_records(self, resumed: bool, overrides: tuple[str, ...]) -> MetricsWriter | None:
+        experiment = self.experiment
+        # The record of a run that is complete stays as it is.
+        complete = self.progress.epoch >= experiment.epochs and not self.progress.pending_evaluation
+        if complete or not self.world.is_main:
+            return None
+        self.folder.record(experiment, overrides, self.world.size)
+        step = self.progress.step if resumed else None
+        return MetricsWriter(self.folder.path, visualdl=experiment.log.visualdl, resume_step=step)
 
     def _choose_best_by(self) -> str:
         """The weights that choose `best`: the recipe's, unless its average can't have forgotten its start."""
@@ -169,6 +178,7 @@ class Trainer:
                     self._keep_best(results[f"{self.best_by}_{self.task.score}"])
                 if progress.epoch >= epochs:
                     break
+                # A signal may have come during the evaluation; all processes must stop at the same place.
                 _, stop = self._agree(False, self.stop.signal)
                 stop = stop or self._train_epoch(progress.epoch)
                 if not stop:
@@ -190,7 +200,8 @@ class Trainer:
         Returns:
             The signal that all processes agreed to stop for, after the current update; else 0.
         """
-        loader, parts = self.train_loader, self.parts
+        loader = self.train_loader
+        parts = self.parts
         accumulate = self.plan.accumulate
         loader.sampler.set_epoch(epoch)
         for follow in self.schedules:
@@ -218,7 +229,7 @@ class Trainer:
                         losses = self.task.step(self.net, batch)
                     loss = losses["loss"] / group
                     parts.precision.backward(loss, self.progress)
-                loss_sum += float(loss)
+                loss_sum += float(loss)  # waits for the device, once a batch
                 speed.add(len(batch["index"]) * self.world.size)
                 self.progress.batches += 1
                 bar.update()
@@ -286,7 +297,8 @@ class Trainer:
             "update %d skipped: loss or gradient is not finite (%d in a row)", self.progress.step, count
         )
         if count >= self.experiment.nonfinite_limit and not curable:
-            inputs, items = self.task.inputs(batch), self.task.words.items
+            inputs = self.task.inputs(batch)
+            items = self.task.words.items
             raise NonFiniteError(
                 f"the loss was not finite in {count} updates in a row; it begins in "
                 f"{first_of_all(self.model, inputs, items, self.world)}. The last checkpoint is untouched; "
@@ -307,30 +319,18 @@ class Trainer:
         Raises:
             EvaluationStopped: SIGINT or SIGTERM came to one of the processes.
         """
-        found = {}
-        for kind in ("raw", "ema") if self.ema else ("raw",):
-            with self.ema.applied() if kind == "ema" else nullcontext():
-                self.world.broadcast_statistics(self.model)
-                with self.parts.precision.autocast():
-                    meter = evaluate(
-                        self.model,
-                        self.val_loader,
-                        self.task,
-                        self.world,
-                        description=f"eval {kind}",
-                        stop=lambda: bool(self.stop.signal),
-                    )
-            found[kind] = meter.result()
+        stop = self.stop
+        found = evaluate_kinds(self.parts, self.ema, self.world, stop=lambda: bool(stop.signal))
         for kind, values in found.items():
             if self.metrics and record:
                 self.metrics.write(f"val_{kind}", self.progress.step, self.progress.epoch, values)
-        score, unit = self.task.score, self.task.words.unit
-        self._say("%s", describe_evaluation(found, score, unit, self.progress, self.experiment.epochs))
+        self._say("%s", describe_evaluation(found, self.task, self.progress, self.experiment.epochs))
         return {f"{kind}_{name}": v for kind, values in found.items() for name, v in values.items()}
 
     def _log_update(self, epoch: int, update: int, values: dict, speed: Speed) -> None:
         rate, wait = speed.read()
-        epochs, updates = self.experiment.epochs, self.updates_per_epoch
+        epochs = self.experiment.epochs
+        updates = self.updates_per_epoch
         words = self.task.words
         items_left = ((epochs - epoch) * updates - update - 1) * self.plan.effective
         values = {
@@ -343,7 +343,7 @@ class Trainer:
         }
         if self.metrics:
             self.metrics.write("train", self.progress.step, epoch + 1, values)
-        seconds_left = items_left / rate if rate else 0.0
+        seconds_left = items_left / max(rate, 1e-3)
         place = (f"{epoch + 1}/{epochs}", f"{update + 1}/{updates}")
         self._say("%s", describe_update(values, words, *place, seconds_left))
         # An epoch's first update waits for the first batch, whatever is done.
@@ -368,6 +368,7 @@ class Trainer:
 
     def _save(self) -> Path:
         last = self.folder.path / "last.safetensors"
+        # With sharding each process holds its own part of the optimizer's state: all must take part.
         optimizer = self.world.gather_dict(lambda: state.optimizer_arrays(self.parts.optimizer, self.model))
         if self.world.is_main:
             meta = {
@@ -381,7 +382,8 @@ class Trainer:
             }
             arrays = state.training_arrays(self.model, self.ema.average if self.ema else None, optimizer)
             ckpt.write_checkpoint(last, arrays, meta, previous=self.folder.previous)
-            interval, progress = self.experiment.checkpoint.interval, self.progress
+            interval = self.experiment.checkpoint.interval
+            progress = self.progress
             if interval and progress.batches == 0 and progress.epoch % interval == 0:
                 ckpt.copy_checkpoint(last, self.folder.path / f"epoch_{progress.epoch:04d}.safetensors")
         self.world.wait_for_main()

@@ -1,20 +1,18 @@
 """Decoding and resizing: everything between a file on disk and an array of pixels.
 
-All of the data layer goes through `decode`, or `open_image`, and `resize`. Published accuracies were measured
-with Pillow's decoder and its antialiased bicubic filter, and every result is Pillow's to the bit. With the
-extra `[fast]` installed, plain JPEG files are decoded through `jpeg`, no further than pixels are asked for,
-and compiled loops resize (`kernels.resize`). Pillow does all else.
-
-What `decode` makes of a file:
+Published accuracies were measured with Pillow's decoder and its antialiased bicubic filter, and every result
+of `decode`, `open_image` and `resize` is Pillow's to the bit. With the extra `[fast]` installed, plain JPEG
+files are decoded through `jpeg`, no further than pixels are asked for, and compiled loops resize
+(`kernels.resize`). Pillow does all else.
 
 | file | result |
 |---|---|
 | RGB | as it is |
-| grey, bilevel, grey + alpha | grey value in all three channels |
-| RGBA, palette (with or without transparency) | colours; alpha is dropped, not blended |
+| gray, bilevel, gray + alpha | gray value in all three channels |
+| RGBA, palette (with or without transparency) | colors; alpha is dropped, not blended |
 | CMYK, Adobe YCCK | Pillow's conversion to RGB, embedded profiles not applied |
-| 16-bit grey | high byte of each value (Pillow's own conversion would clip nearly all of it to white) |
-| 16-bit colour PNG | high byte of each value |
+| 16-bit gray | high byte of each value (Pillow's own conversion would clip nearly all of it to white) |
+| 16-bit color PNG | high byte of each value |
 | 32-bit integer, floating point | `ImageError`: their range isn't defined |
 | animated GIF, WebP, PNG; multi-picture JPEG; multi-page TIFF | first frame |
 | EXIF orientation 2 to 8 | turned upright when `apply_exif`, else as stored (TIFF: Pillow always turns it) |
@@ -27,7 +25,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -35,8 +32,8 @@ from PIL import Image, ImageFile
 
 from passl_sot.imageio import jpeg
 from passl_sot.imageio.errors import ImageError
-from passl_sot.imageio.kernels import jit as compiling
-from passl_sot.imageio.lazy_image import Pixels, as_array, edges
+from passl_sot.imageio.kernels import jit
+from passl_sot.imageio.lazy_image import LazyImage, as_array, edges
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
@@ -51,20 +48,23 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_UNDEFINED = {"I": "32-bit integer", "F": "floating-point"}
 EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+# Of each EXIF orientation (EXIF 2.32, tag 0x0112): whether rows and columns change places, and the steps down
+# and across in which the pixels are read then.
+_TURNS = {
+    2: (False, 1, -1),
+    3: (False, -1, -1),
+    4: (False, -1, 1),
+    5: (True, 1, 1),
+    6: (True, 1, -1),
+    7: (True, -1, -1),
+    8: (True, -1, 1),
 }
 
 
 def decode(path: str | os.PathLike[str], *, apply_exif: bool) -> np.ndarray:
-    """Reads an image file as RGB; the table at the top of this module says how each kind is treated.
+    """Reads an image file as RGB; the table at the top of this module gives the result for each kind.
 
     Args:
         path: The file; any name, any ending.
@@ -80,7 +80,7 @@ def decode(path: str | os.PathLike[str], *, apply_exif: bool) -> np.ndarray:
     return as_array(open_image(path, apply_exif=apply_exif))
 
 
-def open_image(path: str | os.PathLike[str], *, apply_exif: bool) -> Pixels:
+def open_image(path: str | os.PathLike[str], *, apply_exif: bool) -> LazyImage:
     """As `decode`, but leaves the decoding until pixels are asked for, where a part of them can be decoded.
 
     Returns:
@@ -93,11 +93,11 @@ def open_image(path: str | os.PathLike[str], *, apply_exif: bool) -> Pixels:
     return open_bytes(read_file(name), name, apply_exif=apply_exif)
 
 
-def open_bytes(data: bytes | memoryview, name: str | Callable[[], str], *, apply_exif: bool) -> Pixels:
-    """As `open_image`, of a file's bytes, with the name that messages call it by, or what gives that."""
+def open_bytes(data: bytes | memoryview, name: str, *, apply_exif: bool) -> LazyImage:
+    """As `open_image`, of a file's bytes; `name` is its name for messages."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ImageError(
-            name if isinstance(name, str) else name(),
+            name,
             "not read, because some code in this process has set PIL.ImageFile.LOAD_TRUNCATED_IMAGES, which "
             "would let damaged images pass as grey areas; set it back to False",
         )
@@ -106,52 +106,69 @@ def open_bytes(data: bytes | memoryview, name: str | Callable[[], str], *, apply
     if header is None or header.height * header.width > min(Image.MAX_IMAGE_PIXELS or MAX_PIXELS, MAX_PIXELS):
         return _decode_by_pillow(data, name, apply_exif)
     stored = _JpegFile(data, name, header)
-    if not (apply_exif and header.may_turn):
-        return stored
-    turn = _UPRIGHT.get(read_orientation(data))
-    return stored if turn is None else np.asarray(Image.fromarray(stored[:, :]).transpose(turn))
+    orientation = read_orientation(data) if apply_exif and header.may_turn else 1
+    return stored if orientation == 1 else upright(stored[:, :], orientation)
+
+
+def upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """A view of stored pixels [H, W, C] that shows them upright; `orientation` is that of EXIF."""
+    if orientation not in _TURNS:
+        return image
+    transposed, down, across = _TURNS[orientation]
+    if transposed:
+        image = image.transpose(1, 0, 2)
+    return image[::down, ::across]
 
 
 class _JpegFile:
-    """A plain JPEG file that isn't decoded yet, as `Pixels`."""
+    """A plain JPEG file that isn't decoded yet, as a `LazyImage`."""
 
-    def __init__(self, data: bytes | memoryview, name: str | Callable[[], str], header: jpeg.Header):
-        self._data, self._name, self._header = data, name, header
+    def __init__(self, data: bytes | memoryview, name: str, header: jpeg.Header):
+        self._data = data
+        self._name = name
+        self._header = header
         self.shape = (header.height, header.width, 3)
 
     def __getitem__(self, rectangle: tuple[slice, slice]) -> np.ndarray:
         top, bottom, left, right = edges(rectangle, self.shape)
         try:
             return jpeg.decode_part(self._data, self._header, top, bottom, left, right)
-        except ValueError:  # damaged; Pillow may still read it, or says what is wrong
+        except ValueError:  # damaged: Pillow may still read it, or has words for it
             return _decode_by_pillow(self._data, self._name, apply_exif=False)[top:bottom, left:right]
 
 
-def _decode_by_pillow(
-    data: bytes | memoryview, named: str | Callable[[], str], apply_exif: bool
-) -> np.ndarray:
-    data, name = bytes(data), named if isinstance(named, str) else named()
+def _decode_by_pillow(data: bytes | memoryview, name: str, apply_exif: bool) -> np.ndarray:
+    data = bytes(data)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(name, f"{image.width}x{image.height} pixels: too large to be safe to decode")
+            check_size(name, image.width, image.height)
             image.load()
-            turn = _UPRIGHT.get(_orientation(image) or 1) if apply_exif else None
-            rgb = _to_rgb(image, name)
-            return np.asarray(rgb if turn is None else rgb.transpose(turn))
+            orientation = _orientation(image) if apply_exif else 1
+            return upright(np.asarray(_to_rgb(image, name)), orientation)
     except ImageError:
         raise
-    except Image.DecompressionBombError as error:
-        raise ImageError(name, f"too large to be safe to decode ({error})") from error
-    except Image.UnidentifiedImageError as error:
-        raise ImageError(name, what_it_is(data)) from error
     except Exception as error:
-        # Damaged files make Pillow's plugins raise errors of nearly any type; all of them mean the same.
-        raise ImageError(name, f"damaged or truncated image ({_words(error)})") from error
+        raise unreadable(name, data, error) from error
+
+
+def check_size(path: str, width: int, height: int, frames: int = 1) -> None:
+    """Refuses images of more pixels than Pillow itself would decode."""
+    if width * height * frames > MAX_PIXELS:
+        raise ImageError(path, f"{width}x{height} pixels: too large to be safe to decode")
+
+
+def unreadable(path: str, data: bytes, error: Exception) -> ImageError:
+    """The error of a file that a reader stumbled over with another error."""
+    if isinstance(error, Image.DecompressionBombError):
+        return ImageError(path, f"too large to be safe to decode ({error})")
+    if isinstance(error, Image.UnidentifiedImageError):
+        return ImageError(path, _describe(data))
+    # Damaged files make Pillow's plugins raise errors of nearly any type; all of them mean the same.
+    return ImageError(path, f"damaged or truncated image ({str(error).strip() or type(error).__name__})")
 
 
 def resize(
-    image: Pixels,
+    image: LazyImage,
     size_hw: tuple[int, int],
     *,
     box: tuple[float, float, float, float] | None = None,
@@ -175,20 +192,17 @@ def resize(
         uint8 [size_hw[0], size_hw[1], C], or of the window's size.
     """
     height, width = image.shape[:2]
-    region = box or (0.0, 0.0, width, height)
-    top, left, h, w = window or (0, 0, *size_hw)
-    if interpolation != "nearest" and compiling.available() and _is_plain(region, height, width, size_hw):
+    left, top, right, bottom = box or (0, 0, width, height)
+    window = window or (0, 0, *size_hw)
+    # Pillow has words for boxes and sizes that can't be.
+    possible = 0 <= left < right <= width and 0 <= top < bottom <= height and min(size_hw) > 0
+    if possible and interpolation != "nearest" and jit.available():
         from passl_sot.imageio.kernels.resize import resample
 
-        return resample(image, size_hw, region, interpolation, (top, left, h, w), mirrored)
-    part = _resize_by_pillow(as_array(image), size_hw, box, interpolation)[top : top + h, left : left + w]
+        return resample(image, size_hw, (left, top, right, bottom), interpolation, window, mirrored)
+    resized = _resize_by_pillow(as_array(image), size_hw, box, interpolation)
+    part = resized[window[0] : window[0] + window[2], window[1] : window[1] + window[3]]
     return np.ascontiguousarray(part[:, ::-1]) if mirrored else part
-
-
-def _is_plain(box: tuple[float, float, float, float], height: int, width: int, size: tuple[int, int]) -> bool:
-    """Whether Pillow would take these; it has words for what is wrong with others."""
-    left, top, right, bottom = box
-    return 0 <= left < right <= width and 0 <= top < bottom <= height and min(size) > 0
 
 
 def _resize_by_pillow(
@@ -197,14 +211,14 @@ def _resize_by_pillow(
     box: tuple[float, float, float, float] | None,
     interpolation: Interpolation,
 ) -> np.ndarray:
-    height, width = size_hw
-    if image.shape[2] != 3:
-        # As colours Pillow would multiply them by what it takes for alpha.
-        planes = [Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(image.shape[2])]
-        sized = [plane.resize((width, height), _FILTERS[interpolation], box=box) for plane in planes]
-        return np.stack([np.asarray(plane) for plane in sized], axis=2)
-    resized = Image.fromarray(image).resize((width, height), _FILTERS[interpolation], box=box)
-    return np.asarray(resized)
+    def resize_one(plane: np.ndarray) -> np.ndarray:
+        picture = Image.fromarray(np.ascontiguousarray(plane))
+        return np.asarray(picture.resize(size_hw[::-1], _FILTERS[interpolation], box=box))
+
+    if image.shape[2] == 3:
+        return resize_one(image)
+    # As an image of 2 or 4 channels, Pillow would take the last for alpha and multiply the others by it.
+    return np.stack([resize_one(image[..., c]) for c in range(image.shape[2])], axis=2)
 
 
 def read_file(path: str) -> bytes:
@@ -231,36 +245,36 @@ def read_orientation(data: bytes | memoryview) -> int:
     """EXIF orientation, 1 to 8, of a file that can be read; 1 where Pillow turns it by itself (TIFF), too."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         if image.format != "JPEG":
-            image.load()
-        orientation = _orientation(image)
-    return orientation if orientation in _UPRIGHT else 1
+            image.load()  # before, PNG and TIFF may not have it, or not the one that counts
+        return _orientation(image)
 
 
-def _orientation(image: Image.Image) -> int | None:
+def _orientation(image: Image.Image) -> int:
     try:
-        return image.getexif().get(EXIF_ORIENTATION)
+        orientation = image.getexif().get(EXIF_ORIENTATION)
     except Exception:  # a broken EXIF block of any kind; the pixels are fine, so it counts as absent
-        return None
+        return 1
+    return orientation if orientation in _TURNS else 1
 
 
 def _to_rgb(image: Image.Image, path: str) -> Image.Image:
     mode = image.mode
-    # Transparency has no say in the colours; left in, Pillow warns about some of its forms.
+    # Transparency has no say in the colors; left in, Pillow warns about some of its forms.
     image.info.pop("transparency", None)
     # Older releases of Pillow open 16-bit PNG and PGM files as "I".
     if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
-        grey = (np.asarray(image) >> 8).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if mode in ("I", "F"):
-        kind = "32-bit integer" if mode == "I" else "floating-point"
+        gray = (np.asarray(image) >> 8).astype(np.uint8)
+        return Image.fromarray(gray).convert("RGB")
+    if mode in _UNDEFINED:
         raise ImageError(
-            path, f"a {kind} image, whose brightness range isn't defined; save it with 8 or 16 bits"
+            path,
+            f"a {_UNDEFINED[mode]} image, whose brightness range isn't defined; save it with 8 or 16 bits",
         )
     return image if mode == "RGB" else image.convert("RGB")
 
 
-def what_it_is(data: bytes) -> str:
-    """Says what a file that is no image looks like; web servers' error pages are the most common case."""
+def _describe(data: bytes) -> str:
+    """Says how a file that is no image looks; web servers' error pages are the most common case."""
     if not data:
         return "the file is empty (0 bytes)"
     start = data[:512].lstrip().lower()
@@ -277,8 +291,3 @@ def what_it_is(data: bytes) -> str:
     if data[:512].isascii():
         return "not an image but a text file"
     return f"not an image of a known kind (first bytes {data[:8].hex(' ')})"
-
-
-def _words(error: Exception) -> str:
-    text = str(error).strip()
-    return text or type(error).__name__

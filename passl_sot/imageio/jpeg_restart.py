@@ -40,8 +40,8 @@ def tile_jpeg(data: bytes) -> bytes | None:
     header = read_header(data)
     if header is None or not header.sequential or header.interval:
         return None
-    blocks = -(-header.height // header.block[0]), -(-header.width // header.block[1])
-    interval = tile_blocks(header.width, header.block[1])
+    blocks = -(-header.height // header.mcu_hw[0]), -(-header.width // header.mcu_hw[1])
+    interval = tile_blocks(header.width, header.mcu_hw[1])
     tables = _tables(data)
     sampling, chosen = _components(data, header)
     try:
@@ -49,7 +49,7 @@ def tile_jpeg(data: bytes) -> bytes | None:
     except KeyError:
         return None
     component = np.repeat(np.arange(len(sampling)), sampling)
-    codes = np.frombuffer(data, np.uint8, offset=header.codes_at)[:-2]
+    codes = data[header.codes_at : -2]
     more = b""
     count = blocks[0] * blocks[1]
     stretches = add_restarts(codes, count, interval, component, of_component, None)
@@ -70,15 +70,15 @@ def tile_blocks(image_width: int, width: int) -> int:
     blocks = -(-image_width // width)
     divisors = [n for n in range(1, blocks + 1) if blocks % n == 0 and _LEAST <= n * width <= _MOST]
     wide = [n for n in divisors if n * width >= _WIDTH]
-    return min(wide) if wide else max(divisors, default=blocks)
+    return min(wide, default=max(divisors, default=blocks))
 
 
 def _tables(data: bytes) -> dict[int, _Table]:
     """Huffman tables, (codes of each length, symbols) by class and number."""
     tables = {}
     for kind, at, after in segments(data):
-        body = data[at + 4 : after] if kind == HUFFMAN else b""
-        while len(body) >= 17:
+        body = data[at + 4 : after]
+        while kind == HUFFMAN and len(body) >= 17:
             counts = np.frombuffer(body[1:17], np.uint8).astype(np.int64)
             size = int(counts.sum())
             symbols = np.frombuffer(body[17 : 17 + size], np.uint8).astype(np.int64)

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 
-class Pixels(Protocol):
+class LazyImage(Protocol):
     """An image, uint8 [H, W, C], that gives rectangles of itself: an array, or one that is yet to be made."""
 
     @property
@@ -26,6 +26,6 @@ def edges(rectangle: tuple[slice, slice], shape: tuple[int, ...]) -> tuple[int, 
     return top, bottom, left, right
 
 
-def as_array(image: Pixels) -> np.ndarray:
+def as_array(image: LazyImage) -> np.ndarray:
     """The whole image."""
     return image if isinstance(image, np.ndarray) else image[:, :]

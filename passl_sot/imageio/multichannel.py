@@ -1,10 +1,10 @@
-"""Images of other numbers of channels than red, green and blue: satellite bands, depth, fluorescence.
+"""Images of any number of channels: satellite bands, depth, fluorescence.
 
-| file | bands |
+| file | channels |
 |---|---|
 | `.npy`, uint8 [H, W, C] (read without pickle) | its last axis |
-| grey + alpha, RGB, RGBA, CMYK | as stored, alpha included |
-| TIFF (or GIF) of several grey pages of one size | a page each |
+| gray + alpha, RGB, RGBA, CMYK | as stored, alpha included |
+| TIFF (or GIF) of several gray pages of one size | a page each |
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import numpy as np
 from PIL import Image, ImageSequence
 
-from passl_sot.imageio.decode import FORMATS, MAX_PIXELS, decode, read_file, what_it_is
+from passl_sot.imageio.decode import FORMATS, check_size, decode, read_file, unreadable
 from passl_sot.imageio.errors import ImageError
 
 ARRAY_ENDING = ".npy"
@@ -23,43 +23,33 @@ _MODES = ("L", "LA", "RGB", "RGBA", "CMYK")
 
 
 def read_image(path: str | os.PathLike[str], *, apply_exif: bool, channels: int) -> np.ndarray:
-    """Reads an image as a dataset of so many channels does: RGB for 1 and 3, else its bands.
+    """Reads an image for a model of so many channels: as RGB for 1 and 3, else all channels that it has.
 
     Raises:
         ImageError: The file can't be read so.
     """
-    return decode(path, apply_exif=apply_exif) if channels in (1, 3) else decode_bands(path, channels)
+    return decode(path, apply_exif=apply_exif) if channels in (1, 3) else decode_multichannel(path)
 
 
-def decode_bands(path: str | os.PathLike[str], channels: int) -> np.ndarray:
-    """Reads an image of several bands; the table at the top of this module says which files have how many.
-
-    Args:
-        path: The file.
-        channels: The bands that it must have.
+def decode_multichannel(path: str | os.PathLike[str]) -> np.ndarray:
+    """Reads all channels of an image; the table at the top of this module says which files have how many.
 
     Returns:
-        uint8 [H, W, channels].
+        uint8 [H, W, C].
 
     Raises:
-        ImageError: The file can't be read, or has another number of bands.
+        ImageError: The file can't be read.
     """
     name = os.fspath(path)
     data = read_file(name)
     try:
-        bands = _from_array(name, data) if name.lower().endswith(ARRAY_ENDING) else _from_image(name, data)
+        if name.lower().endswith(ARRAY_ENDING):
+            return _from_array(name, data)
+        return _from_image(name, data)
     except ImageError:
         raise
-    except Image.UnidentifiedImageError as error:
-        raise ImageError(name, what_it_is(data)) from error
     except Exception as error:
-        # As in `decode`: damaged files make readers raise errors of nearly any type.
-        raise ImageError(name, f"damaged or truncated image ({error})") from error
-    if bands.shape[2] != channels:
-        raise ImageError(
-            name, f"has {bands.shape[2]} channel(s), and dataset.channels is {channels} / 通道数不符"
-        )
-    return bands
+        raise unreadable(name, data, error) from error
 
 
 def _from_array(name: str, data: bytes) -> np.ndarray:
@@ -72,12 +62,10 @@ def _from_array(name: str, data: bytes) -> np.ndarray:
 def _from_image(name: str, data: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         pages = getattr(image, "n_frames", 1)
-        if image.width * image.height * pages > MAX_PIXELS:
-            raise ImageError(name, f"{image.width}x{image.height} pixels: too large to be safe to decode")
+        check_size(name, image.width, image.height, pages)
         if pages > 1:
             return np.stack([np.asarray(page.convert("L")) for page in ImageSequence.Iterator(image)], axis=2)
         image.load()
         if image.mode not in _MODES:
             raise ImageError(name, f"a {image.mode} image, whose channels aren't bytes; save it as .npy")
-        array = np.asarray(image)
-        return array[:, :, None] if array.ndim == 2 else array
+        return np.atleast_3d(np.asarray(image))

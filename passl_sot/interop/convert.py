@@ -1,39 +1,26 @@
 """PyTorch state dicts for Paddle models, with an account of every key.
 
-What is general is here: Paddle keeps a Linear's weight as ``[in, out]`` where PyTorch has
-``[out, in]``, and names BatchNorm's statistics ``_mean`` and ``_variance``. Which names a family
-changes stands in ``weights.rules``, one small file per family.
+This file holds the general part: Paddle keeps a Linear's weight as ``[in, out]`` where PyTorch has
+``[out, in]``, and names BatchNorm's statistics ``_mean`` and ``_variance``. The names that a family
+changes are in ``weights.rules``, one small file per family.
 
-Whether a weight is transposed depends on the kind of LAYER that takes it, never on its number
-of dimensions or its shape: square Linear weights must be turned, embedding tables must not.
+Whether a weight is transposed depends on the kind of LAYER that takes it, never on its number of
+dimensions or its shape: square Linear weights must be transposed, embedding tables must not.
 """
 
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import paddle
 from paddle import nn
 
-from passl_sot.interop.report import ConversionError, ConversionReport
+from passl_sot.interop.report import ConversionReport
 from passl_sot.modeling.backbones.base import Backbone
 from passl_sot.weights.rules import KeyRules, key_rules
 from passl_sot.weights.rules.base import Rules
-
-__all__ = [
-    "ConversionError",
-    "ConversionReport",
-    "Slot",
-    "backbone_of",
-    "computed_tables",
-    "convert_state_dict",
-    "model_slots",
-    "rename",
-    "rules_of",
-]
 
 _WRAPPERS = r"^((module|_orig_mod)\.)+"  # DataParallel's and torch.compile's
 _STATISTICS = ((r"(^|\.)running_mean$", r"\1_mean"), (r"(^|\.)running_var$", r"\1_variance"))
@@ -57,9 +44,9 @@ def convert_state_dict(
     Args:
         model: A classifier, a backbone, or one piece of them (a head, a token embedding) with
             the state dict of that piece.
-        state: Names of the official code to arrays, flat; a leading ``module.`` is removed. Other
-            namings that the family's key rules list are tried in turn where the official one
-            leaves keys over; the report says which one it was.
+        state: Names of the official code to arrays, flat; a leading ``module.`` is removed. Where
+            the official naming leaves keys over, the family's other namings are tried in turn; the
+            report has the one taken.
         layout: "paddle" for a state dict of another Paddle project (PASSL, PaddleClas) or of this
             one, in which a Linear's weight is ``[in, out]`` already.
         new_head: Whether the head's last layers may be missing or for another number of classes;
@@ -71,9 +58,8 @@ def convert_state_dict(
     """
     attempts = []
     for naming, rules in _namings(model, layout).items():
-        attempt = _Conversion(model, rules, layout, new_head)
-        attempt.report.naming = naming
-        attempt.run(state)
+        attempt = _Conversion(model, naming, rules, layout)
+        attempt.run(state, new_head)
         attempts.append(attempt)
         if attempt.report.ok:
             break
@@ -84,7 +70,9 @@ def convert_state_dict(
 
 def backbone_of(model: nn.Layer) -> Backbone | None:
     """The backbone of a classifier, or a backbone itself; None for other pieces."""
-    found = model if isinstance(model, Backbone) else getattr(model, "backbone", None)
+    if isinstance(model, Backbone):
+        return model
+    found = getattr(model, "backbone", None)
     return found if isinstance(found, Backbone) else None
 
 
@@ -95,11 +83,14 @@ def rules_of(model: nn.Layer) -> KeyRules | None:
 
 
 def _namings(model: nn.Layer, layout: str) -> dict[str, Rules]:
+    # In the order of trial: a file that this project wrote needs no renaming.
+    namings: dict[str, Rules] = {}
+    if layout == "paddle":
+        namings["passl_sot"] = ()
     rules = rules_of(model)
-    own: dict[str, Rules] = {"passl_sot": ()} if layout == "paddle" else {}
     if rules is None:
-        return {**own, "official": ()}
-    return {**own, "official": rules.official, **rules.foreign}
+        return {**namings, "official": ()}
+    return {**namings, "official": rules.official, **rules.foreign}
 
 
 def rename(model: nn.Layer, name: str, rules: Rules) -> str:
@@ -107,35 +98,36 @@ def rename(model: nn.Layer, name: str, rules: Rules) -> str:
     name = re.sub(_WRAPPERS, "", name)
     for pattern, replacement in (*rules, *_STATISTICS):
         name = re.sub(pattern, replacement, name)
-    # The rules give a classifier's names; a backbone by itself has no such prefix.
-    return name.removeprefix("backbone.") if isinstance(model, Backbone) else name
+    if isinstance(model, Backbone):
+        # The rules give a classifier's names; a backbone by itself has no such prefix.
+        return name.removeprefix("backbone.")
+    return name
 
 
-@dataclass(frozen=True)
-class Slot:
-    """A place in the model: shape and type there, and whether a Linear's weight lies in it."""
+class Slot(NamedTuple):
+    """A place in the model: shape, type, whether it is a Linear's weight, and its shape in PyTorch."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
     is_linear: bool
-
-    @property
-    def torch_shape(self) -> tuple[int, ...]:
-        """The shape that PyTorch would have."""
-        return self.shape[::-1] if self.is_linear else self.shape
+    torch_shape: tuple[int, ...]
 
 
 def model_slots(model: nn.Layer) -> dict[str, Slot]:
     """All keys of the model's state dict, with the kind of layer that owns each."""
     linear_weights = {
-        f"{prefix}.weight" if prefix else "weight"
+        f"{prefix}.weight".removeprefix(".")
         for prefix, layer in model.named_sublayers(include_self=True)
         if isinstance(layer, nn.Linear)
     }
-    return {
-        name: Slot(tuple(value.shape), _numpy_type(value), name in linear_weights)
-        for name, value in model.state_dict().items()
-    }
+    slots = {}
+    for name, value in model.state_dict().items():
+        shape = tuple(value.shape)
+        is_linear = name in linear_weights
+        # NumPy has no bfloat16; Paddle casts float32 values when it sets them.
+        dtype = np.dtype("float32") if value.dtype == paddle.bfloat16 else value.numpy().dtype
+        slots[name] = Slot(shape, dtype, is_linear, shape[::-1] if is_linear else shape)
+    return slots
 
 
 def computed_tables(model: nn.Layer) -> dict[str, paddle.Tensor]:
@@ -144,24 +136,21 @@ def computed_tables(model: nn.Layer) -> dict[str, paddle.Tensor]:
     return {name: value for name, value in model.named_buffers() if name not in saved}
 
 
-def _numpy_type(value: paddle.Tensor) -> np.dtype:
-    # NumPy has no bfloat16; Paddle casts float32 values when it sets them.
-    return np.dtype("float32") if value.dtype == paddle.bfloat16 else value.numpy().dtype
-
-
 class _Conversion:
     """One attempt: a state dict under one naming."""
 
-    def __init__(self, model: nn.Layer, rules: Rules, layout: str, new_head: bool) -> None:
-        self.model, self.rules, self.new_head = model, rules, new_head
+    def __init__(self, model: nn.Layer, naming: str, rules: Rules, layout: str) -> None:
+        self.model = model
+        self.rules = rules
         self.family = rules_of(model)
-        self.turned = layout == "torch"  # whether a Linear's weight is turned
-        self.slots, self.tables = model_slots(model), computed_tables(model)
-        self.report = ConversionReport()
+        self.transposed = layout == "torch"  # a Linear's weight, in the file
+        self.slots = model_slots(model)
+        self.tables = computed_tables(model)
+        self.report = ConversionReport(naming)
         self.out: dict[str, np.ndarray] = {}
         self.strays: list[tuple[str, str]] = []
 
-    def run(self, state: Mapping[str, Any]) -> None:
+    def run(self, state: Mapping[str, Any], new_head: bool) -> None:
         report = self.report
         for source, raw in state.items():
             reason = _COUNTERS.get(source.rpartition(".")[2])
@@ -170,18 +159,17 @@ class _Conversion:
             else:
                 self.take(source, rename(self.model, source, self.rules), np.asarray(raw))
         report.missing = [name for name in self.slots if name not in report.sources]
-        if self.new_head:
+        if new_head:
             self.leave_the_last_layers_new()
         report.unexpected = [(source, []) for source, _ in self.strays]
 
     def take(self, source: str, target: str, raw: np.ndarray) -> None:
         report = self.report
         try:
-            recoloured = self.recoloured(target, raw)
-            value = self.adapted(target, recoloured)
+            with_channels, value = self.adapted(target, raw)
         except ValueError as error:
             report.conflicts.append(f"{source}: {error}")
-            value = recoloured = raw
+            with_channels = value = raw
         if target in self.tables:
             _check_table(source, value, self.tables[target], report)
         elif target not in self.slots and self.is_table(target):
@@ -193,79 +181,83 @@ class _Conversion:
         else:
             report.sources[target] = source
             self.place(source, target, value)
-            if recoloured.shape != raw.shape and target in self.out:
-                report.channels.append((source, raw.shape, recoloured.shape))
-            if value.shape != recoloured.shape and target in self.out:
-                report.adapted.append((source, recoloured.shape, value.shape))
+            if with_channels.shape != raw.shape and target in self.out:
+                report.channels.append((source, raw.shape, with_channels.shape))
+            if value.shape != with_channels.shape and target in self.out:
+                report.adapted.append((source, with_channels.shape, value.shape))
 
-    def rules_for(self, target: str) -> KeyRules | None:
-        in_backbone = isinstance(self.model, Backbone) or target.startswith("backbone.")
-        return self.family if in_backbone else None
+    def family_of(self, target: str) -> KeyRules | None:
+        """The rules, where the target lies in the backbone."""
+        if isinstance(self.model, Backbone) or target.startswith("backbone."):
+            return self.family
+        return None
 
     def is_table(self, target: str) -> bool:
-        rules, name = self.rules_for(target), target.removeprefix("backbone.")
-        return rules is not None and any(re.fullmatch(table, name) for table in rules.tables)
+        family = self.family_of(target)
+        name = target.removeprefix("backbone.")
+        return family is not None and any(re.fullmatch(table, name) for table in family.tables)
 
-    def recoloured(self, target: str, value: np.ndarray) -> np.ndarray:
-        rules, slot = self.rules_for(target), self.slots.get(target)
-        if rules is None or slot is None:
-            return value
-        turn = slot.is_linear and not self.turned and value.ndim == 2
-        got = rules.adapt_input(target.removeprefix("backbone."), value.T if turn else value)
-        return got.T if turn else got
-
-    def adapted(self, target: str, value: np.ndarray) -> np.ndarray:
-        rules = self.rules_for(target)
-        if rules is None:
-            return value
-        return np.asarray(rules.adapt(target.removeprefix("backbone."), value))
+    def adapted(self, target: str, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The value over the model's image channels, and that value at the model's sizes."""
+        family = self.family_of(target)
+        if family is None:
+            return raw, raw
+        name = target.removeprefix("backbone.")
+        slot = self.slots.get(target)
+        value = raw
+        if slot is not None and slot.is_linear and not self.transposed and raw.ndim == 2:
+            value = family.adapt_input(name, raw.T).T  # which wants PyTorch's layout
+        elif slot is not None:
+            value = family.adapt_input(name, raw)
+        return value, np.asarray(family.adapt(name, value))
 
     def place(self, source: str, target: str, value: np.ndarray) -> None:
-        slot, got = self.slots[target], value.shape
-        if slot.is_linear and self.turned and value.ndim == 4 and got[2:] == (1, 1):
+        slot = self.slots[target]
+        shape = value.shape
+        transpose = slot.is_linear and self.transposed
+        if transpose and value.ndim == 4 and shape[2:] == (1, 1):
             value = value[:, :, 0, 0]  # a 1×1 convolution is a Linear
-        wanted = slot.torch_shape if self.turned else slot.shape
+        wanted = slot.torch_shape if transpose else slot.shape
         if value.shape != wanted:
-            self.report.mismatched.append((source, target, got, wanted))
+            self.report.mismatched.append((source, target, shape, wanted))
             return
-        value = np.ascontiguousarray(value.T if slot.is_linear and self.turned else value)
-        # ascontiguousarray gives a scalar one axis
-        self.out[target] = value.astype(slot.dtype).reshape(slot.shape)
+        if transpose:
+            value = value.T
+        # ascontiguousarray gives a scalar one axis, hence the reshape.
+        self.out[target] = np.ascontiguousarray(value).astype(slot.dtype).reshape(slot.shape)
         self.report.loaded.append(target)
         if source != target:
             self.report.renamed.append((source, target))
 
     def leave_the_last_layers_new(self) -> None:
-        """Takes what depends on the number of classes off the lists of faults."""
-        classes = getattr(self.model, "num_classes", None)
-
-        def is_last(target: str) -> bool:
-            return target.startswith("head.") and self.slots[target].torch_shape[:1] == (classes,)
-
+        """Takes entries that depend on the number of classes off the lists of faults."""
         report = self.report
-        new = [target for target in report.missing if is_last(target)]
-        new += [
+        classes = getattr(self.model, "num_classes", None)
+        # Other layers of the head (of second order, say) don't depend on the number of classes.
+        last = {
             target
-            for _, target, got, want in report.mismatched
-            if is_last(target)
-            and len(got) == len(want)
-            and sum(a != b for a, b in zip(got, want, strict=True)) == 1
-        ]
-        report.left_new = [target for target in self.slots if target in new]
-        report.missing = [target for target in report.missing if target not in new]
-        for source, target, *_ in report.mismatched:
-            if target in new:
+            for target, slot in self.slots.items()
+            if target.startswith("head.") and slot.torch_shape[:1] == (classes,)
+        }
+        new = last.intersection(report.missing)
+        for source, target, got, want in report.mismatched:
+            # The last layers differ in one axis, their number of classes; more is another architecture.
+            differing = sum(a != b for a, b in zip(got, want, strict=False))
+            if target in last and len(got) == len(want) and differing == 1:
+                new.add(target)
                 report.ignored.append((source, "of another number of classes"))
                 del report.sources[target]
+        report.left_new = [target for target in self.slots if target in new]
+        report.missing = [target for target in report.missing if target not in new]
         report.mismatched = [entry for entry in report.mismatched if entry[1] not in new]
 
     def guess(self) -> None:
         """Names the nearest free places of keys without one."""
-        free = self.report.missing
-        self.report.unexpected = [
-            (source, difflib.get_close_matches(target, free, n=2) if i < _MOST_GUESSES else [])
-            for i, (source, target) in enumerate(self.strays)
-        ]
+        report = self.report
+        guessed = self.strays[:_MOST_GUESSES]
+        near = [difflib.get_close_matches(target, report.missing, n=2) for _, target in guessed]
+        near += [[] for _ in self.strays[_MOST_GUESSES:]]
+        report.unexpected = [(source, names) for (source, _), names in zip(self.strays, near, strict=True)]
 
 
 def _check_table(source: str, value: np.ndarray, table: paddle.Tensor, report: ConversionReport) -> None:

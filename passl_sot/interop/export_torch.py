@@ -7,7 +7,6 @@ import numpy as np
 from paddle import nn
 
 from passl_sot.interop.convert import (
-    ConversionError,
     Slot,
     backbone_of,
     computed_tables,
@@ -15,8 +14,7 @@ from passl_sot.interop.convert import (
     model_slots,
     rules_of,
 )
-
-__all__ = ["export_state_dict"]
+from passl_sot.interop.report import ConversionError
 
 _STATISTICS = ((r"(^|\.)_mean$", r"\1running_mean"), (r"(^|\.)_variance$", r"\1running_var"))
 
@@ -42,55 +40,63 @@ def export_state_dict(model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> dict
     if slots.keys() != arrays.keys():
         lacking = sorted(slots.keys() ^ arrays.keys())
         raise ConversionError(f"not a whole state dict of the model: {', '.join(lacking[:8])}")
-    names = {name: _official(model, name) for name in slots}
-    out = {
-        official: _laid_out(model, name, official, arrays[name], slots[name])
-        for name, official in names.items()
-    }
+    out: dict[str, np.ndarray] = {}
+    for name, slot in slots.items():
+        official = _official(model, name)
+        out[official] = _laid_out(model, name, official, arrays[name], slot)
+        # PyTorch's strict loading wants the step counters that Paddle doesn't keep.
+        if official.endswith("running_mean"):
+            counter = official.removesuffix("running_mean") + "num_batches_tracked"
+            out[counter] = np.zeros((), "int64")
     out |= _tables(model)
-    means = [official for official in names.values() if official.endswith("running_mean")]
-    counters = [f"{name.removesuffix('running_mean')}num_batches_tracked" for name in means]
-    out |= {name: np.zeros((), "int64") for name in counters}
     _check_the_way_back(model, arrays, out)
     return out
 
 
 def _official(model: nn.Layer, name: str) -> str:
     rules = rules_of(model)
-    full = f"backbone.{name}" if backbone_of(model) is model else name
-    for pattern, replacement in (*(rules.to_official if rules else ()), *_STATISTICS):
-        full = re.sub(pattern, replacement, full)
-    return full
+    if rules is not None:
+        # The rules are for a classifier's names, which a backbone by itself lacks.
+        name = "backbone." + name if rules.backbone is model else name
+        for pattern, replacement in rules.to_official:
+            name = re.sub(pattern, replacement, name)
+    for pattern, replacement in _STATISTICS:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def _laid_out(model: nn.Layer, name: str, official: str, array: np.ndarray, slot: Slot) -> np.ndarray:
-    value = np.ascontiguousarray(array.T).reshape(slot.torch_shape) if slot.is_linear else array
+    if slot.is_linear:
+        array = np.ascontiguousarray(array.T)
     rules = rules_of(model)
     if rules is None:
-        return value
+        return array
     if slot.is_linear and any(re.fullmatch(pattern, official) for pattern in rules.pointwise):
-        value = value[:, :, None, None]
+        array = array[:, :, None, None]
     if rules.backbone is model or name.startswith("backbone."):
-        value = rules.restore(name.removeprefix("backbone."), value)
-    return value
+        return rules.restore(name.removeprefix("backbone."), array)
+    return array
 
 
 def _tables(model: nn.Layer) -> dict[str, np.ndarray]:
+    """Tables that the model computes and the official code keeps in its state dict."""
     rules = rules_of(model)
     if rules is None:
         return {}
-    prefix = "" if rules.backbone is model else "backbone."
-    return {
-        _official(model, name): value.numpy()
-        for name, value in computed_tables(model).items()
-        if name.startswith(prefix)
-        and any(re.fullmatch(pattern, name.removeprefix(prefix)) for pattern in rules.tables)
-    }
+    tables = {}
+    for name, value in computed_tables(model).items():
+        inside = name.removeprefix("backbone.")
+        if inside == name and rules.backbone is not model:
+            continue  # the head's
+        if any(re.fullmatch(pattern, inside) for pattern in rules.tables):
+            tables[_official(model, name)] = value.numpy()
+    return tables
 
 
 def _check_the_way_back(
     model: nn.Layer, arrays: Mapping[str, np.ndarray], out: Mapping[str, np.ndarray]
 ) -> None:
+    # Rules that send two names to one place would lose a layer silently.
     back, report = convert_state_dict(model, out)
     if not report.ok or report.naming != "official":
         family = type(backbone_of(model)).__name__

@@ -1,11 +1,9 @@
-"""The account of a conversion: what became of every key of both sides."""
+"""The account of a conversion: the fate of every key of both sides."""
 
 from collections.abc import Iterable, Sized
 from dataclasses import dataclass, field
 
 from passl_sot.config.errors import UserError
-
-__all__ = ["ConversionError", "ConversionReport"]
 
 _MOST_SHOWN = 3  # names of one reason; the rest is a number
 _MOST_ON_A_SCREEN = 20
@@ -19,18 +17,17 @@ class ConversionError(UserError, ValueError):
 
 @dataclass
 class ConversionReport:
-    """What became of every key of both sides.
+    """The fate of every key of both sides.
 
     Attributes:
-        naming: The naming that the source's keys follow: "official", or a name of the backbone's
-            its key rules, or "passl_sot" for this project's own.
+        naming: The naming that the source's keys follow: "official", another of the family's key rules,
+            or "passl_sot" for this project's own.
         loaded: Names in the model that got a value.
         renamed: (name in the source, name in the model) where the two differ.
         sources: Name in the model to name in the source, for all that were loaded.
-        adapted: (name in the source, shape there, shape taken) for what the backbone changed to fit.
-        channels: (name in the source, shape there, shape taken) for what was brought to another number of
-            image channels.
-        left_new: Names in the model that keep new values, as was asked for.
+        adapted: (name in the source, shape there, shape taken) for entries that the backbone resized.
+        channels: The same for entries that were brought to another number of image channels.
+        left_new: Names in the model that keep new values, on request.
         ignored: (name in the source, reason) for keys that rightly have no place.
         missing: Names in the model that got nothing.
         unexpected: (name in the source, nearest free names in the model) for keys without a place.
@@ -103,19 +100,24 @@ class ConversionReport:
         for name, reason in self.ignored:
             reasons.setdefault(reason, []).append(name)
         for reason, names in reasons.items():
-            more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-            yield f"  ignored     {', '.join(names[:_MOST_SHOWN])}{more}: {reason}"
+            shown = ", ".join(names[:_MOST_SHOWN])
+            if len(names) > _MOST_SHOWN:
+                shown += f" and {len(names) - _MOST_SHOWN} more"
+            yield f"  ignored     {shown}: {reason}"
         for name in self.missing:
             yield f"  missing     {name}"
         for name, near in self.unexpected:
-            yield f"  unexpected  {name}" + (f" (did you mean {' or '.join(near)}?)" if near else "")
+            if near:
+                name = f"{name} (did you mean {' or '.join(near)}?)"
+            yield f"  unexpected  {name}"
         for name, target, got, want in self.mismatched:
-            hint = "" if target.startswith("backbone.") else _class_hint(got, want)
+            hint = _hint(target, got, want)
             yield f"  mismatched  {name} {list(got)} -> {target}, which wants {list(want)}{hint}"
         for sentence in self.conflicts:
             yield f"  in conflict {sentence}"
 
 
-def _class_hint(got: tuple[int, ...], want: tuple[int, ...]) -> str:
-    same_rest = len(got) == len(want) and got[1:] == want[1:] and len(got) in (1, 2)
-    return f" (another number of classes? {got[0]} there, {want[0]} here)" if same_rest else ""
+def _hint(target: str, got: tuple[int, ...], want: tuple[int, ...]) -> str:
+    if target.startswith("backbone.") or len(got) != len(want) or len(got) > 2 or got[1:] != want[1:]:
+        return ""
+    return f" (another number of classes? {got[0]} there, {want[0]} here)"

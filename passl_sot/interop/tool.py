@@ -1,9 +1,9 @@
-"""One conversion of a file, from reading to the card beside the result."""
+"""The conversion of a file, from reading it to the card beside the result."""
 
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,32 +12,31 @@ import numpy as np
 import paddle
 from safetensors.numpy import save as serialize
 
-from passl_sot.interop.convert import ConversionError, ConversionReport, convert_state_dict
+from passl_sot.interop.convert import convert_state_dict
 from passl_sot.interop.export_torch import export_state_dict
+from passl_sot.interop.report import ConversionError, ConversionReport
 from passl_sot.interop.verify import check_logits
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
 from passl_sot.weights import CheckpointError
 from passl_sot.weights.find import Source, StateDict, find_state_dict, read_source
-from passl_sot.weights.pdparams import read_pdparams, same_arrays, write_whole
-
-__all__ = ["Conversion", "convert_file"]
+from passl_sot.weights.pdparams import same_arrays, write_whole
 
 log = get_logger()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What is to be converted.
+    """A request to convert a file.
 
     Attributes:
         src: File to read.
         dst: File to write, `.pdparams`, or `.safetensors` with `to_torch`.
-        key: Which state dict of the file; None looks at the usual places.
+        key: Dotted key of the state dict in the file; None looks at the usual places.
         verify: `.npz` with `input` and `logits` or `logits_f64`, which the result must give.
-        tolerance: Largest difference of logits over max(1, their standard deviation); None for the usual.
-        license: Licence of the weights, as the user knows it.
+        tolerance: Largest difference of logits over max(1, their std); None for the usual.
+        license: License of the weights, as the user knows it.
         new_head: Whether the last layers may be left new.
         to_torch: From this project to official PyTorch names.
     """
@@ -56,7 +55,7 @@ def convert_file(request: Conversion, config: str, model_section: Mapping[str, A
     """Converts a file and writes the result and its card; on any failure nothing is written.
 
     Args:
-        request: What to convert.
+        request: The files and options.
         config: Name of the config, for the card.
         model_section: Its `model:` section.
 
@@ -67,7 +66,8 @@ def convert_file(request: Conversion, config: str, model_section: Mapping[str, A
         CheckpointError: The source can't be read, or the result can't be written.
         ConversionError: It doesn't fit the model, or gives other logits than `verify` says.
     """
-    src, dst = Path(request.src), Path(request.dst)
+    src = Path(request.src)
+    dst = Path(request.dst)
     source = read_source(src)
     if dst.exists() and dst.samefile(src):
         raise CheckpointError(f"{dst} is the source itself: give the result another name")
@@ -75,7 +75,7 @@ def convert_file(request: Conversion, config: str, model_section: Mapping[str, A
         raise CheckpointError(f"{src} is a {source.kind}; --to-torch takes weights of this project")
     state = find_state_dict(source, request.key)
     log.info("%s: %s; %s", src, source.kind, state)
-    paddle.seed(0)  # what is left new is then the same every time
+    paddle.seed(0)  # layers that are left new are then the same every time
     model = Classifier(architecture=model_section["architecture"], head=model_section["head"])
     model.eval()
     arrays, report = convert_state_dict(model, state.arrays, layout=source.layout, new_head=request.new_head)
@@ -83,57 +83,44 @@ def convert_file(request: Conversion, config: str, model_section: Mapping[str, A
     if not report.ok:
         raise ConversionError(f"{src} for {config}: {report}")
     log.info("%s", report)
-    arrays |= {name: model.state_dict()[name].numpy() for name in report.left_new}
-    _warn_of_odd_numbers(arrays)
-    # Paddle's own type of the model's entries, in the model's order.
-    arrays = {name: arrays[name] for name in model.state_dict()}
+    # In the model's order; new layers with the model's own values.
+    arrays = {name: arrays.get(name, value.numpy()) for name, value in model.state_dict().items()}
+    odd = [name for name, value in arrays.items() if not np.isfinite(value).all()]
+    if odd:
+        log.warning("%d entries are not finite, such as %s", len(odd), odd[0])
     card = _card(request, source, state, report, config, model_section)
     _write(dst, arrays, model, request, card)
     try:
         write_whole(dst.with_suffix(".json"), lambda path: _write_json(path, card), lambda path: None)
     except CheckpointError:
-        dst.unlink()  # weights without a word on where they come from are not left behind
+        dst.unlink()  # weights without a word on their origin are not left behind
         raise
     log.info("wrote %s (%.1f MB) and %s", dst, dst.stat().st_size / 1e6, dst.with_suffix(".json").name)
     return card
 
 
-def _warn_of_odd_numbers(arrays: Mapping[str, np.ndarray]) -> None:
-    odd = [name for name, value in arrays.items() if not np.isfinite(value).all()]
-    if odd:
-        log.warning("%d entries are not finite, such as %s", len(odd), odd[0])
-
-
 def _write(
     dst: Path, arrays: dict[str, np.ndarray], model: Classifier, request: Conversion, card: dict[str, Any]
 ) -> None:
-    def verify(written: Mapping[str, np.ndarray]) -> None:
-        arrays: dict[str, Any] = dict(written)  # Paddle takes them, though it names tensors alone
-        model.set_state_dict(arrays)
-        if request.verify is not None:
-            card["verified"] = check_logits(model, Path(request.verify), request.tolerance)
-
-    write: Callable[[Path], None]
     if request.to_torch:
-        official = export_state_dict(model, arrays)
-        blob = serialize(official, metadata={"format": "pt"})
+        arrays = export_state_dict(model, arrays)
 
-        def write(path: Path) -> None:
-            path.write_bytes(blob)
-
-        def check(path: Path) -> None:
-            written = find_state_dict(read_source(path)).arrays
-            same_arrays(written, official, dst)
-            verify(convert_state_dict(model, written)[0])
-    else:
-
-        def write(path: Path) -> None:
+    def write(path: Path) -> None:
+        if request.to_torch:
+            path.write_bytes(serialize(arrays, metadata={"format": "pt"}))
+        else:
             paddle.save({name: paddle.to_tensor(value) for name, value in arrays.items()}, str(path))
 
-        def check(path: Path) -> None:
-            written = read_pdparams(path)
-            same_arrays(written, arrays, dst)
-            verify(written)
+    # The file is read back, under a temporary name: stored numbers are checked, not those in memory.
+    def check(path: Path) -> None:
+        written = find_state_dict(read_source(path)).arrays
+        same_arrays(written, arrays, dst)
+        if request.to_torch:
+            written = convert_state_dict(model, written)[0]
+        values: dict[str, Any] = dict(written)  # Paddle takes arrays, though it names tensors alone
+        model.set_state_dict(values)
+        if request.verify is not None:
+            card["verified"] = check_logits(model, Path(request.verify), request.tolerance)
 
     write_whole(dst, write, check)
 
@@ -176,7 +163,7 @@ def _card(
 
 
 def _key_map_digest(report: ConversionReport) -> str:
-    """Digest of who became whom; equal for two files whose keys were mapped alike."""
+    """Digest of the pairs of names; equal for two files whose keys were mapped alike."""
     lines = [f"{source}\t{target}\n" for target, source in report.sources.items()]
     lines += [f"{name}\t\n" for name, _ in report.ignored]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Checks a converted model against logits that the original computed."""
+"""Checks a converted model against logits of the original."""
 
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,6 @@ from passl_sot.utils.logger import get_logger
 from passl_sot.weights import CheckpointError
 from passl_sot.weights.torch_file import ZIP_ERRORS
 
-__all__ = ["check_logits"]
-
 log = get_logger()
 
 _USUAL = {"logits": 1e-5, "logits_f64": 1e-8}
@@ -22,13 +20,11 @@ _USUAL = {"logits": 1e-5, "logits_f64": 1e-8}
 def check_logits(model: nn.Layer, fixture: Path, tolerance: float | None = None) -> dict[str, Any]:
     """Compares the model's logits with those of a fixture; the model is float64 afterwards.
 
-    The model computes in float64, so that only the reference's own rounding is left of it.
-
     Args:
         model: The model with its weights.
         fixture: `.npz` with `input` [B, C, H, W], and `logits` or `logits_f64` [B, K] or both.
-        tolerance: Largest difference allowed, over max(1, standard deviation of the logits); None for
-            1e-5, and 1e-8 for `logits_f64`.
+        tolerance: Largest difference allowed, over max(1, std of the logits); None for 1e-5, and 1e-8 for
+            `logits_f64`.
 
     Returns:
         Fixture, largest difference and tolerance, for the card.
@@ -38,6 +34,7 @@ def check_logits(model: nn.Layer, fixture: Path, tolerance: float | None = None)
         ConversionError: The logits differ.
     """
     arrays = _read(fixture)
+    # In float64 only the reference's own rounding is left of the difference.
     model.to(dtype="float64")
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Brings Paddle on a CPU to its fast state, by environment settings that must stand before it starts.
+"""Environment settings that make Paddle fast on a CPU; they must stand before it starts.
 
 As it comes, Paddle runs at about 0.4 of its speed on this kind of machine: its 2019 matrix library takes
 a slow path on AMD, transposes become slow strided views, and glibc maps and unmaps every large tensor.
@@ -44,7 +44,7 @@ def tune(enabled: bool = True) -> str:
         enabled: False leaves the environment alone (`--no-tune`).
 
     Returns:
-        One line that says what is in force, to be logged (after the restart).
+        One line about the settings in force, to be logged (after the restart).
     """
     # Paddle's import says so at every start; nothing here is ever compiled by it.
     warnings.filterwarnings("ignore", message="No ccache found")

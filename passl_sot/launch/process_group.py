@@ -29,14 +29,10 @@ class RefusedError(JoinError):
 
 
 def check_gpu(selected: str, count: int) -> int:
-    """The number of this process's GPU.
-
-    Args:
-        selected: The launcher's choice, `FLAGS_selected_gpus`.
-        count: GPUs that Paddle sees.
+    """The number of this process's GPU, first of the launcher's `FLAGS_selected_gpus`.
 
     Raises:
-        ConfigError: There aren't so many.
+        ConfigError: Paddle sees only `count` GPUs.
     """
     number = int(selected.split(",")[0])
     if number >= count:

@@ -1,4 +1,4 @@
-"""What is measured of a classifier's outputs."""
+"""Scores of a classifier's outputs."""
 
 from passl_sot.metrics.classification import ClassificationMeter, write_report
 from passl_sot.metrics.multi_label import MultiLabelMeter, write_label_report

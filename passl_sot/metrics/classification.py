@@ -43,7 +43,8 @@ class ClassificationMeter:
 
     def gather(self, total: Callable[[np.ndarray], np.ndarray]) -> None:
         """Adds the counts of all processes up, by a function that sums an array over them."""
-        self.confusion, self.sums = total(self.confusion), total(self.sums)
+        self.confusion = total(self.confusion)
+        self.sums = total(self.sums)
 
     @property
     def items(self) -> int:
@@ -112,7 +113,7 @@ def write_per_class(
     Args:
         path: The .csv file.
         class_names: K names in class order.
-        rows: What `per_class` of a meter gave.
+        rows: As `per_class` of a meter gives them.
         scores: Which of it.
     """
     # utf-8-sig: spreadsheets then read Chinese class names right.

@@ -39,8 +39,10 @@ class MultiLabelMeter:
         self.counted[index] += 1
 
     def gather(self, total: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Joins what processes have taken in, other images each, by a function that sums an array."""
-        self.logits, self.labels, self.counted = map(total, (self.logits, self.labels, self.counted))
+        """Joins the images of all processes, other ones each, by a function that sums an array."""
+        self.logits = total(self.logits)
+        self.labels = total(self.labels)
+        self.counted = total(self.counted)
 
     @property
     def items(self) -> int:
@@ -52,24 +54,27 @@ class MultiLabelMeter:
 
         Classes without an image are left out of the means.
         """
+        result = {"map": math.nan, "macro_f1": math.nan, "loss": math.nan, "images": self.items}
         rows = [row for row in self.per_class() if row["images"]]
-        x, y = self.logits, self.labels
-        # log(1 + exp(-|x|)) can't overflow.
-        loss = np.maximum(x, 0) - x * y + np.log1p(np.exp(-np.abs(x)))
-        return {
-            "map": 100 * float(np.mean([row["ap"] for row in rows])) if rows else math.nan,
-            "macro_f1": 100 * float(np.mean([row["f1"] for row in rows])) if rows else math.nan,
-            "loss": float(loss.mean()) if self.items else math.nan,
-            "images": self.items,
-        }
+        if rows:
+            result["map"] = 100 * float(np.mean([row["ap"] for row in rows]))
+            result["macro_f1"] = 100 * float(np.mean([row["f1"] for row in rows]))
+        if self.items:
+            x = self.logits
+            # log(1 + exp(-|x|)) can't overflow.
+            loss = np.maximum(x, 0) - x * self.labels + np.log1p(np.exp(-np.abs(x)))
+            result["loss"] = float(loss.mean())
+        return result
 
     def per_class(self) -> list[dict[str, float]]:
         """Images, average precision, precision, recall and F1 (0 to 1) of each class; 0 where undefined."""
-        predicted, true = self.logits > 0, self.labels > 0
+        predicted = self.logits > 0
+        true = self.labels > 0
         hits = (predicted & true).sum(axis=0)
         rows = []
         for k in range(self.num_classes):
-            yes, said = int(true[:, k].sum()), int(predicted[:, k].sum())
+            yes = int(true[:, k].sum())
+            said = int(predicted[:, k].sum())
             rows.append(
                 {
                     "images": yes,
@@ -100,7 +105,8 @@ def write_label_report(
         The files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    per_class, predictions = folder / "per_class.csv", folder / "predictions.csv"
+    per_class = folder / "per_class.csv"
+    predictions = folder / "predictions.csv"
     write_per_class(per_class, class_names, meter.per_class(), ("ap", "precision", "recall", "f1"))
     # Beyond ±700 an exp would overflow; the probability has been 0 or 1 for long.
     probabilities = 1 / (1 + np.exp(-np.clip(meter.logits, -700, 700)))
@@ -122,7 +128,8 @@ def _average_precision(scores: np.ndarray, true: np.ndarray) -> float:
     if not true.any():
         return 0.0
     order = np.argsort(-scores, kind="stable")
-    ranked, hits = scores[order], np.cumsum(true[order])
+    ranked = scores[order]
+    hits = np.cumsum(true[order])
     # Of equal scores all count: the last place of each run of them.
     last = np.searchsorted(-ranked, -ranked, side="right") - 1
     precision = hits[last] / (last + 1)

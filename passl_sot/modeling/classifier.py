@@ -54,6 +54,7 @@ class Classifier(nn.Layer):
             origin = head.origin_of(key) if isinstance(head, Config) else None
             faults.append(Fault(f"{head_path}.{key}", text, origin))
 
+        # Both misfits are told at once: a head copied from another config has usually both.
         width = self.backbone.num_features
         if self.head.in_channels != width:
             taken = f"the head takes tokens of width {self.head.in_channels}"
@@ -115,4 +116,5 @@ class Classifier(nn.Layer):
 
 
 def _path(node: Mapping[str, Any], default: str) -> str:
+    # A plain dict, of a program, has no path of its own.
     return (isinstance(node, Config) and node.node_path()) or default

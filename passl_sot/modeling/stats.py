@@ -117,8 +117,9 @@ def _size(op: Any) -> int:
 
 def _matmul(op: Any) -> int:
     left = op.operand_source(0).shape
-    transposed = op.attrs()["transpose_x"] and len(left) > 1
-    return _size(op) * left[-2 if transposed else -1]
+    if op.attrs()["transpose_x"] and len(left) > 1:
+        return _size(op) * left[-2]
+    return _size(op) * left[-1]
 
 
 def _product(op: Any) -> int:
@@ -137,25 +138,21 @@ def _transposed_convolution(op: Any) -> int:
     return math.prod(op.operand_source(0).shape) * math.prod(op.operand_source(1).shape[1:])
 
 
-def _counter(name: str) -> Callable[[Any], int] | None:
-    if name == "matmul":
-        return _matmul
-    if name in ("bmm", "mv", "dot"):
-        return _product
-    if name in ("addmm", "baddbmm"):
-        return _addmm
-    if name in ("conv2d", "conv3d", "depthwise_conv2d"):
-        return _convolution
-    if name in ("conv2d_transpose", "conv3d_transpose", "depthwise_conv2d_transpose"):
-        return _transposed_convolution
-    return None
+_COUNTERS: dict[str, Callable[[Any], int]] = {
+    "matmul": _matmul,
+    **dict.fromkeys(("bmm", "mv", "dot"), _product),
+    **dict.fromkeys(("addmm", "baddbmm"), _addmm),
+    **dict.fromkeys(("conv2d", "conv3d", "depthwise_conv2d"), _convolution),
+    **dict.fromkeys(
+        ("conv2d_transpose", "conv3d_transpose", "depthwise_conv2d_transpose"), _transposed_convolution
+    ),
+}
 
 
 def _macs(op: Any) -> int:
     name = op.name().removeprefix("pd_op.").rstrip("_")
-    counter = _counter(name)
-    if counter is not None:
-        return counter(op)
+    if name in _COUNTERS:
+        return _COUNTERS[name](op)
     # Better no count than one that leaves a product of an unknown name out.
     if any(word in name for word in ("einsum", "attn", "attention", "matmul", "gemm", "conv")):
         raise NotImplementedError(f"cannot count the multiply-adds of the operator {op.name()}")

@@ -36,6 +36,7 @@ class DropPath(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Args: x: ``[B, ...]``. Returns: the same shape."""
+        # Nothing is drawn, so that a rate of 0 leaves the random state alone.
         if self.rate == 0.0 or not self.training:
             return x
         # A dropout over one number per sample: no arithmetic on shapes, so any traced batch works.

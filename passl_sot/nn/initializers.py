@@ -1,8 +1,4 @@
-"""Parameter initializers with the distributions the official PyTorch recipes were tuned for.
-
-Paddle's own defaults differ: ``nn.Linear`` starts Xavier-uniform, ``nn.Conv2D`` normal with a std about
-2.4 times PyTorch's.
-"""
+"""Parameter initializers with the distributions the official PyTorch recipes were tuned for."""
 
 import math
 
@@ -52,7 +48,8 @@ def uniform_fan_in_(param: paddle.Tensor, fan_in: int) -> paddle.Tensor:
 
 
 def _zero() -> paddle.ParamAttr:
-    # Paddle's defaults would draw random numbers, only for others to take their place.
+    # Paddle's own defaults differ from PyTorch's (Linear: Xavier-uniform, Conv2D: normal with a std about
+    # 2.4 times as large), and would draw random numbers only for others to take their place.
     return paddle.ParamAttr(initializer=nn.initializer.Constant(0.0))
 
 

@@ -60,7 +60,7 @@ def safe_unit(x: paddle.Tensor, axis: int = 1) -> tuple[paddle.Tensor, paddle.Te
 
 
 def _power(s: paddle.Tensor, exponent: float) -> paddle.Tensor:
-    """s ** exponent for s >= 0, with zero (not infinite) gradient where s is 0."""
+    # For s >= 0, with zero (not infinite) gradient where s is 0.
     positive = (s > 0).astype(s.dtype)
     base = s + (1.0 - positive)
     if exponent == 0.5:
@@ -128,9 +128,6 @@ class SvPN(MatrixNorm):
     Differences from the official code: values and gradients stay finite for zero and
     rank-deficient matrices, and 16-bit inputs are computed in float32.
 
-    With one iteration and more than one triple the deflated matrix sends v₀ to exactly zero,
-    so the second direction is rounding noise: use ``num_iters >= 2`` there.
-
     Args:
         input_dim: Side d of the matrices and length of v₀.
         alpha: The power α, in (0, 1].
@@ -162,6 +159,7 @@ class SvPN(MatrixNorm):
             raise ValueError(f"SvPN: num_iters must be at least 1, got {num_iters}")
         if num_sv is not None and not 1 <= num_sv <= self.input_dim:
             raise ValueError(f"SvPN: num_sv must lie in 1..{self.input_dim} or be null, got {num_sv}")
+        # With one iteration and more than one triple the deflated matrix sends v₀ to exactly zero.
         if num_iters == 1 and num_sv != 1:
             _LOG.warning(
                 "SvPN: with num_iters 1 every direction after the first is rounding noise; use num_iters >= 2"

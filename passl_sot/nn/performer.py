@@ -19,7 +19,7 @@ from passl_sot.nn.precision import at_least_float32, autocast_off
 
 __all__ = ["TokenPerformer", "TokenTransformer", "orthogonal_features"]
 
-_EPSILON = 1e-8  # of the official code; it keeps a token without any neighbour from dividing by zero
+_EPSILON = 1e-8  # of the official code; it keeps a token without any neighbor from dividing by zero
 
 
 def orthogonal_features(rows: int, columns: int) -> paddle.Tensor:

@@ -1,6 +1,6 @@
 """Islands of float32 inside mixed-precision models.
 
-Softmax, covariances and matrix normalisations lose their meaning in 16 bits: in float16 an
+Softmax, covariances and matrix normalizations lose their meaning in 16 bits: in float16 an
 epsilon of 1e-8 is exactly zero. Such code casts its input up, switches autocasting off, and
 casts its result back. float64 passes through untouched, so that double-precision checks stay exact.
 """

@@ -4,10 +4,6 @@ An image is cut into windows; the mean of each is the start of a super token. Ev
 associated with the nine super tokens around it, a weighted mean of the pixels makes the super
 tokens anew, self-attention mixes them, and the same association gives them back to the pixels.
 
-The official code gathers neighbors by a convolution with nine frozen kernels and adds them up by
-its transpose. Here both are look-ups in a table with a row of zeros at the end for neighbors
-outside the grid; the products run channel-last. The values are the same.
-
 Legend: B batch, M = m_h·m_w super tokens (one per window), n = s·s pixels of a window, C width,
 9 neighbors row by row (4 is the window's own).
 """
@@ -40,6 +36,8 @@ def neighbor_table(rows: int, columns: int) -> np.ndarray:
 
 def _gather_rows(x_bmc: paddle.Tensor, index: paddle.Tensor) -> paddle.Tensor:
     """Rows of ``[B, M, C]`` by number, M meaning a row of zeros; ``[B, len(index), C]``."""
+    # The official code gathers neighbors by a convolution with nine frozen kernels and adds them up by its
+    # transpose, which takes 3 times as long as these look-ups with channel-last products.
     table = paddle.concat([x_bmc, paddle.zeros_like(x_bmc[:, :1])], axis=1)
     return paddle.index_select(table, index, axis=1)
 
@@ -67,8 +65,7 @@ class _Kernels(nn.Layer):
 class SuperTokenAttention(nn.Layer):
     """Attention among super tokens, or plain attention where every token is its own super token.
 
-    The association has no gradient: gradients flow through the means it weighs. Neighbors outside the
-    grid are vectors of zeros: they take their part of the softmax, and it is lost. Rows and columns of
+    The association has no gradient: gradients flow through the means it weighs. Rows and columns of
     zeros are added at the bottom and right where windows don't fit; they are pooled and associated
     like pixels.
 
@@ -153,6 +150,8 @@ class SuperTokenAttention(nn.Layer):
             pool = paddle.full([1, pixels.shape[2]], 1.0 / pixels.shape[2], dtype=pixels.dtype)
             tokens = paddle.matmul(pool, pixels).squeeze(2)
             for i in range(self.num_iters):
+                # Neighbors outside the grid are vectors of zeros: they take their part of the softmax, and it
+                # is lost, as officially.
                 near = self._spread(tokens, rows, columns)
                 weights = softmax(paddle.matmul(pixels, near, transpose_y=True) * self.scale)
                 mass = self._collect(weights.sum(axis=2).unsqueeze(-1), rows, columns)

@@ -85,10 +85,7 @@ class _DenseTransition(nn.Layer):
 
 
 class _Bottleneck(nn.Layer):
-    """ResNet bottleneck, down-sampling in its 3×3 convolution and its projection shortcut.
-
-    Without ``project`` the shortcut is the input itself, and the stride has to be 1.
-    """
+    """ResNet bottleneck, down-sampling in its 3×3 convolution and its projection shortcut."""
 
     def __init__(self, in_channels: int, width: int, out_channels: int, project: bool = True) -> None:
         super().__init__()
@@ -98,6 +95,7 @@ class _Bottleneck(nn.Layer):
         self.bn2 = batch_norm(width, 1e-3, 0.01)
         self.conv3 = conv2d(width, out_channels, 1, bias=False)
         self.bn3 = batch_norm(out_channels, 1e-3, 0.01)
+        # Without a projection the shortcut is the input itself, and the stride has to be 1.
         self.downsample = None
         if project:
             shortcut = conv2d(in_channels, out_channels, 1, stride=2, bias=False)
@@ -144,10 +142,7 @@ class _InceptionBlock(nn.Layer):
 
 
 class _NonLocalBlock(nn.Layer):
-    """Embedded-Gaussian non-local block with a projection shortcut and a closing BatchNorm.
-
-    The products of the pairwise weights are not scaled.
-    """
+    """Embedded-Gaussian non-local block with a projection shortcut and a closing BatchNorm."""
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
@@ -171,6 +166,7 @@ class _NonLocalBlock(nn.Layer):
         with autocast_off():
             queries = at_least_float32(theta).flatten(2)
             keys = at_least_float32(phi).flatten(2)
+            # Not scaled, as published.
             weights = softmax(paddle.matmul(queries, keys, transpose_x=True))
         mixed = paddle.matmul(g.flatten(2), weights.astype(g.dtype), transpose_y=True)
         mixed = mixed.reshape([0, 0, *g.shape[2:]])
@@ -178,14 +174,7 @@ class _NonLocalBlock(nn.Layer):
 
 
 class _ConvTokens(nn.Layer):
-    """Stem, stages and 1×1 projection.
-
-    Args:
-        halving: The layers of ``stage``, first to last, that halve the size up to the total stride.
-        rounds_up: Whether half an odd size is rounded up, as by a strided and padded convolution;
-            pooling rounds down.
-        largest_stride: The total stride is kept at this or below.
-    """
+    """Stem, stages and 1×1 projection; layers in ``halving`` halve the size up to the total stride."""
 
     def __init__(
         self,
@@ -217,6 +206,7 @@ class _ConvTokens(nn.Layer):
         size = (size + 1) // 2
         halved = 2
         while halved < self.stride:
+            # A strided and padded convolution rounds half an odd size up, pooling rounds it down.
             size = (size + self.rounds_up) // 2
             halved *= 2
         return size
@@ -227,7 +217,7 @@ class _ConvTokens(nn.Layer):
 
 
 class _LinearTokens(nn.Layer):
-    """One convolution whose kernel is its stride: ViT's patch projection."""
+    """ViT's patch projection: one convolution whose kernel is its stride."""
 
     def __init__(self, in_chans: int, embed_dim: int, patch: int) -> None:
         super().__init__()

@@ -120,7 +120,10 @@ class WindowAttention(Attention):
     def plan(self, grid: tuple[int, int], window_size: int) -> None:
         """Plan for another grid or window; the bias table is interpolated where the window changes."""
         window = min(window_size, *grid)
-        self.shift = window_size // 2 if self.shifted and min(grid) > window_size else 0
+        # As published: one window over the shorter side needs no shift.
+        self.shift = 0
+        if self.shifted and min(grid) > window_size:
+            self.shift = window_size // 2
         if window != self.window:
             table = resize_bias_table(table_values(self.relative_position_bias_table), self.window, window)
             replace_parameter(self, "relative_position_bias_table", table)
@@ -160,6 +163,7 @@ class WindowAttention(Attention):
     def forward(self, x_blc: paddle.Tensor) -> paddle.Tensor:  # type: ignore[override]
         """Args: x_blc: ``[B, L, C]``, row by row. Returns: the same shape."""
         dim = self.num_heads * self.head_dim
+        # Padding is a row of zeros after the last token, to which its places in the windows point.
         if self.padded:
             x_blc = paddle.concat([x_blc, paddle.zeros_like(x_blc[:, :1])], axis=1)
         windows = paddle.gather(x_blc, self.order, axis=1).reshape([-1, self.window**2, dim])

@@ -129,7 +129,7 @@ def group_parameters(
     for name, parameter in trainable.items():
         decayed = parameter.ndim >= 2 and not name.endswith(".bias") and name not in skip
         titles = []
-        factors = {"all": 1.0, "peak": 1.0}
+        factors = {"all": 1.0, "peak": 1.0}  # by `LrFactor.scales`
         if section.layer_decay is not None:
             layer = model.layer_of(name)
             titles.append(f"layer {layer}")
@@ -138,7 +138,7 @@ def group_parameters(
             if fnmatch.fnmatchcase(name, entry.pattern):
                 titles.append(entry.pattern)
                 factors[entry.scales] *= entry.factor
-                break
+                break  # the first that matches counts
         group = ParameterGroup(
             title=", ".join(titles) or ("others" if section.lr_factors else "all"),
             decayed=decayed or section.weight_decay_on == "all",

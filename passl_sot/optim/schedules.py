@@ -29,8 +29,7 @@ class Schedule:
             default, all others).
         unit: "epoch" changes the rate between epochs only; "step" at every update.
         lag: Epochs by which the rate is late, with unit "epoch": epoch e runs at the rate of t = e - lag,
-            and the first ones at that of t = 0. DeiT's training script, which PiT and STViT share, sets
-            epoch e's rate after that epoch, a lag of 1: epochs 0 and 1 both run at `warmup_lr`.
+            and the first ones at that of t = 0.
         reference_batch: Images per update that the recipe was tuned for; null takes the run's.
         batch_rule: How another batch is brought to it: "accumulate" gradients (the rest scales the rate), or
             "scale_lr" linearly.
@@ -67,17 +66,17 @@ class Schedule:
             factor: Scale of the rates by the batch; see `scaled`.
             peak: Scale of the peak alone, for a group of parameters.
         """
-        others = 1.0
-        if self.scaled == "all":
-            others = factor
+        others = factor if self.scaled == "all" else 1.0
         top = self.learning_rate * factor * peak
         start = self.warmup_lr * others
+        # DeiT's script, which PiT and STViT share, sets epoch e's rate after that epoch, a lag of 1: epochs
+        # 0 and 1 both run at `warmup_lr`.
         t: float = max(epoch - self.lag, 0)
         if self.unit == "step":
             t = epoch + fraction
         if t < self.warmup_epochs:
             return start + t * (top - start) / self.warmup_epochs
-        before = self.warmup_epochs * self.warmup_prefix
+        before = self.warmup_epochs * self.warmup_prefix  # 0 in timm's way
         return self.after(t - before, epochs - before, top, others)
 
     def after(self, t: float, epochs: float, peak: float, others: float) -> float:
@@ -163,7 +162,7 @@ class FallingSchedule(Schedule):
         end = self.min_lr * others
         length = self.T_max or epochs
         if t >= length:
-            return end
+            return end  # the cool-down
         return end + (peak - end) * self.left(t / length)
 
     def left(self, done: float) -> float:
@@ -225,9 +224,6 @@ class BatchPlan:
 def plan_batch(schedule: Schedule, batch_size: int, world_size: int, num_batches: int) -> BatchPlan:
     """Accumulates towards, or scales the rate for, `schedule.reference_batch`.
 
-    An epoch shorter than the accumulation limits it: a small folder still gets one update an epoch, at a
-    rate scaled to the images it really has.
-
     Args:
         schedule: Says the reference batch and the rule.
         batch_size: Images per device and batch.
@@ -237,6 +233,7 @@ def plan_batch(schedule: Schedule, batch_size: int, world_size: int, num_batches
     per_step = batch_size * world_size
     reference = schedule.reference_batch or per_step
     accumulate = 1
+    # An epoch may be shorter than that, of a small folder: it still gets one update.
     if schedule.batch_rule == "accumulate":
         accumulate = max(1, min(round(reference / per_step), num_batches))
     effective = per_step * accumulate

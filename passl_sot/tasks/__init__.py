@@ -1,1 +1,1 @@
-"""What a run means: each task says what a step computes, what is measured and how outputs are read."""
+"""The meaning of a run: each task computes steps, measures outputs and reads them."""

@@ -1,7 +1,7 @@
-"""The contract between the engine and what a run means: another objective is another task.
+"""The contract between the engine and the meaning of a run: another objective is another task.
 
-A task is configured from YAML (`task:`; left out, it is `ClassificationTask`). It knows what is in a batch,
-a checkpoint's card and a model's outputs; the engine hands these on and looks at none of them.
+A task is configured from YAML (`task:`; left out, it is `ClassificationTask`). It knows the contents of
+a batch, a checkpoint's card and a model's outputs; the engine hands these on and looks at none of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ class Words:
     """How log lines speak of a task.
 
     Attributes:
-        item: What a model looks at ("image").
+        item: One input of a model ("image").
         score: The score that chooses the best weights.
         unit: Follows the score's number.
     """
@@ -48,7 +48,9 @@ class Words:
     @property
     def an_item(self) -> str:
         """`item` with its article."""
-        article = "an" if self.item[0] in "aeiou" else "a"
+        article = "a"
+        if self.item[0] in "aeiou":
+            article = "an"
         return f"{article} {self.item}"
 
 
@@ -134,7 +136,7 @@ class Task:
         """
 
     def prepare(self, model: Classifier, train: Any, settings: Settings) -> None:
-        """Takes what training needs of model, training dataset and experiment.
+        """Prepares for training.
 
         Raises:
             ConfigError: They do not fit the task.
@@ -181,21 +183,18 @@ class Task:
         return {}
 
     # -- evaluation ---------------------------------------------------------------------------------
-    def evaluation_dataset(self, node: Config, card: Mapping[str, Any]) -> Any:
-        """The dataset to evaluate on.
+    def prepare_evaluation(self, model: Classifier, node: Config, card: Mapping[str, Any]) -> Any:
+        """Prepares for evaluation without training, and builds the dataset to evaluate on.
 
         Args:
+            model: The model.
             node: The `dataset:` section.
             card: A checkpoint's header, whose preprocessing counts; {} for bare weights.
-        """
-        return DATASETS.build(node)
-
-    def prepare_evaluation(self, model: Classifier, val: Any) -> None:
-        """Takes what evaluation without training needs.
 
         Raises:
             CheckpointError: The data do not fit the model.
         """
+        return DATASETS.build(node)
 
     def meter(self, model: Classifier, val: Any, *, rows: bool = False) -> Meter:
         """A new meter for the validation dataset; `rows` keeps each item's result for `write_files`."""
@@ -219,7 +218,7 @@ class Task:
 
     # -- prediction ---------------------------------------------------------------------------------
     def use_card(self, card: Mapping[str, Any]) -> None:
-        """Takes what prediction needs from a checkpoint's header."""
+        """Prepares for prediction, by a checkpoint's header."""
 
     def read(self, item: Any) -> dict[str, Any]:
         """One item as the user gives it (a path, an array), as a sample for `collate`.
@@ -256,6 +255,7 @@ def build_task(settings: Settings, *, trial: bool = False) -> Task:
         trial: For an estimate: take `ClassificationTask` where something that training needs is missing.
     """
     task: Task = TASKS.build(settings.task or _DEFAULT)
+    # An estimate without a teacher is better than none: its weights may not be there yet.
     if trial and task.missing:
         log.warning("%s is not given: the estimate is for training without it", task.missing)
         task = TASKS.build(_DEFAULT)
@@ -269,7 +269,7 @@ def placed(faults: Sequence[Fault], settings: Settings) -> ConfigError:
 
 
 def check_card(path: str | Path, meta: Mapping[str, Any]) -> None:
-    """Checks that a checkpoint's header has what evaluation, prediction and resuming take from it.
+    """Checks that a checkpoint's header has all that evaluation, prediction and resuming take from it.
 
     Args:
         path: The file, for messages.
@@ -280,6 +280,7 @@ def check_card(path: str | Path, meta: Mapping[str, Any]) -> None:
     """
     parts = {"architecture": dict, "head": dict}
     wanted = {"config": dict, "config.model": dict, **{f"config.model.{k}": v for k, v in parts.items()}}
+    # The model's sections come first: without them the header is no card of any task.
     require(path, meta, wanted)
     task_class(meta["config"].get("task")).check_card(Path(path), meta)
     require(path, meta, {"progress": dict})

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import paddle
@@ -53,7 +53,7 @@ class ClassificationTask(Task):
     A head with several outputs (`fusion_type: sum_loss`, `DistilledHead`) has their losses added.
 
     Args:
-        weights: What the loss of each output is multiplied by: a number, or a schedule over epochs as in
+        weights: Factor of each output's loss: a number, or a schedule over epochs as in
             `config.epoch_schedule`; null adds them as they are. The log then also has each loss.
 
     Attributes:
@@ -92,11 +92,14 @@ class ClassificationTask(Task):
     ) -> None:
         """As `Task.check`: class sets, labels and files; sizes and channels; classes of loss and Mixup."""
         loader = settings.dataloader.train.loader
+        sample: int | Literal["all"] = _SAMPLE
+        if every_item:
+            sample = "all"
         check_data(
             train,
             val,
             model.num_classes,
-            sample="all" if every_item else _SAMPLE,
+            sample=sample,
             progress=every_item,
             max_bad=loader.max_bad,
             timeout=loader.timeout,
@@ -107,6 +110,7 @@ class ClassificationTask(Task):
 
     def _faults(self, model: Classifier, train: LabelledImages, val: LabelledImages) -> list[Fault]:
         faults = [*_input_faults("train", model, train), *_input_faults("val", model, val)]
+        # Soft targets of another width would fail at the first batch, with shapes and no names.
         mixed = getattr(train.batch_stage, "num_classes", None)
         if mixed is not None and mixed != model.num_classes:
             message = (
@@ -114,6 +118,7 @@ class ClassificationTask(Task):
                 "${model.head.num_classes}"
             )
             faults.append(Fault("dataloader.train.dataset.batch_transforms", message))
+        # It would run, and learn to divide one certainty among an image's labels.
         if train.multi_hot is not None and isinstance(self.loss, CrossEntropyLoss):
             message = (
                 "CrossEntropyLoss takes one label per image to be true, and the data have several "
@@ -161,7 +166,9 @@ class ClassificationTask(Task):
         logits = model(batch["image"])
         if not self.now:
             return {"loss": self.loss(logits, batch["label"])}
-        parts = logits if isinstance(logits, (tuple, list)) else [logits]
+        parts = logits
+        if not isinstance(logits, tuple | list):
+            parts = [logits]
         if len(parts) != len(self.now):
             message = f"has {len(self.now)} entries, and the head gives {len(parts)} outputs"
             raise ConfigError([Fault("task.weights", message + zh("weights_count"))])
@@ -205,6 +212,7 @@ class ClassificationTask(Task):
 
     def check_resume(self, path: Path, card: Mapping[str, Any]) -> None:
         """The data must have the classes that a checkpoint was trained on."""
+        # Names, not only their number: renamed folders number the classes anew.
         known = card["class_names"]
         if known != self.class_names:
             raise CheckpointError(
@@ -214,14 +222,14 @@ class ClassificationTask(Task):
             )
 
     # -- evaluation ---------------------------------------------------------------------------------
-    def evaluation_dataset(self, node: Config, card: Mapping[str, Any]) -> LabelledImages:
-        """The images of the config, prepared and numbered as the checkpoint says."""
-        if not card:
-            return build_dataset(node)
-        return build_dataset(Config({**node, **card["preprocessing"]}), class_names=card["class_names"])
+    def prepare_evaluation(self, model: Classifier, node: Config, card: Mapping[str, Any]) -> LabelledImages:
+        """The images of the config, prepared and numbered as the checkpoint says.
 
-    def prepare_evaluation(self, model: Classifier, val: LabelledImages) -> None:
-        """Classes that the model alone knows are named by their numbers."""
+        Classes that the model alone knows are named by their numbers.
+        """
+        if card:
+            node = Config({**node, **card["preprocessing"]})
+        val = build_dataset(node, class_names=card.get("class_names"))
         self._use_classes(val)
         known = len(self.class_names)
         if model.num_classes < known:
@@ -229,6 +237,7 @@ class ClassificationTask(Task):
                 f"the model has {model.num_classes} classes, the data {known}: set model.head.num_classes"
             )
         self.class_names = [*self.class_names, *map(str, range(known, model.num_classes))]
+        return val
 
     def meter(
         self, model: Classifier, val: LabelledImages, *, rows: bool = False
@@ -236,7 +245,9 @@ class ClassificationTask(Task):
         """As `Task.meter`."""
         if val.multi_hot is not None:
             return MultiLabelMeter(model.num_classes, len(val))
-        return _RowMeter(model.num_classes, len(val)) if rows else ClassificationMeter(model.num_classes)
+        if rows:
+            return _RowMeter(model.num_classes, len(val))
+        return ClassificationMeter(model.num_classes)
 
     def measure(
         self, model: paddle.nn.Layer, batch: Batch, meter: ClassificationMeter | MultiLabelMeter
@@ -288,13 +299,15 @@ class ClassificationTask(Task):
             array = np.asarray(item.convert("RGB"))
         else:
             array = item
-        # Gray is made of RGB, as in training.
-        channels = 3 if self.channels == 1 else self.channels
+        channels = self.channels
+        if channels == 1:
+            channels = 3  # gray is made of RGB, as in training
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != channels:
             raise ImageError(
                 path or "the array",
                 f"expected uint8 [H, W, {channels}], got {array.dtype} {list(array.shape)}",
             )
+        # Evaluation's transforms draw nothing, so any generator does.
         return {"image": self.transforms(array, np.random.default_rng(0))}
 
     def decode(self, outputs: paddle.Tensor, top_k: int) -> list[dict[str, Any]]:
@@ -304,7 +317,10 @@ class ClassificationTask(Task):
             outputs: Logits [B, K].
             top_k: How many; all of K if it has fewer.
         """
-        probabilities = F.sigmoid(outputs).numpy() if self.several else _softmax(outputs.numpy())
+        if self.several:
+            probabilities = F.sigmoid(outputs).numpy()
+        else:
+            probabilities = _softmax(outputs.numpy())
         rows = []
         for row in probabilities:
             best = np.argsort(-row, kind="stable")[:top_k].tolist()
@@ -314,13 +330,15 @@ class ClassificationTask(Task):
 
 
 def _input_faults(split: str, model: Classifier, dataset: LabelledImages) -> list[Fault]:
-    """What the transforms of a split give beside what the model takes."""
+    """Differences between the output of a split's transforms and the input of the model."""
     faults = []
     height, width = model.backbone.img_size
     given = dataset.output_hw
     path = f"dataloader.{split}.dataset.transforms"
     if given is None:
-        wanted = height if height == width else [height, width]
+        wanted: Any = [height, width]
+        if height == width:
+            wanted = height
         message = (
             f"images keep different sizes, and the model takes {height}x{width}: end with "
             f"{{name: CenterCrop, size: {wanted}}}, or give Resize [{height}, {width}]"
@@ -352,7 +370,6 @@ class _RowMeter(ClassificationMeter):
         self.probability = np.zeros(images, np.float64)
 
     def take(self, index: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
-        """As `ClassificationMeter.take`."""
         super().take(index, logits, labels)
         probabilities = _softmax(logits)
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, 0]
@@ -361,7 +378,6 @@ class _RowMeter(ClassificationMeter):
         self.probability[index] = probabilities[np.arange(len(best)), best]
 
     def gather(self, total: Any) -> None:
-        """As `ClassificationMeter.gather`."""
         super().gather(total)
         # Every image is evaluated by one process and 0 in the others, so the sum is the whole.
         self.label = total(self.label)

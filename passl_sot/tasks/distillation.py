@@ -38,10 +38,11 @@ class DistillationTask(ClassificationTask):
         alpha: UnitIntervalByEpoch = 0.5,
         tau: Positive = 1.0,
     ):
-        self.alpha = alpha
+        self.alpha = alpha  # the base's constructor asks for epoch 0
         super().__init__()
         self.section = teacher
-        self.missing = "" if teacher.weights else "task.teacher.weights"
+        if not teacher.weights:
+            self.missing = "task.teacher.weights"
         self.kind = kind
         self.tau = tau
 
@@ -84,6 +85,7 @@ class DistillationTask(ClassificationTask):
     def step(self, model: paddle.nn.Layer, batch: Batch) -> dict[str, paddle.Tensor]:
         """As `Task.step`, with the two losses apart as `base_loss` and `distillation_loss`."""
         cls_logits, dist_logits = model(batch["image"])
+        # The same pixels as the student's, mixed and erased: its targets follow the augmentation.
         with paddle.no_grad():
             teacher_logits = self.teacher(batch["image"])
         base = self.loss(cls_logits, batch["label"])

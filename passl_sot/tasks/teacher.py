@@ -26,7 +26,7 @@ class TeacherSection:
 
     Attributes:
         config: A YAML file (of this project or a run's `config.yaml`) or a model's name; its `model:` section
-            counts, and, where the weights are no checkpoint of ours, how it normalises validation images.
+            counts, and, where the weights are no checkpoint of ours, how it normalizes validation images.
         weights: A checkpoint, `.safetensors` or `.pdparams`; only `--dry-run` does without.
     """
 
@@ -46,10 +46,10 @@ def build_teacher(
         section: Its config and weights.
         student: The model that will learn from it.
         class_names: The student's classes in label order, where they are known.
-        normalization: How the images that both get are normalised, where that is known.
+        normalization: How the images that both get are normalized, where that is known.
 
     Raises:
-        ConfigError: No weights are named; or classes, input size, channels or normalisation differ from the
+        ConfigError: No weights are named; or classes, input size, channels or normalization differ from the
             student's.
         CheckpointError: The weights can't be read, don't fit, or belong to other classes.
     """
@@ -62,6 +62,7 @@ def build_teacher(
         raise ConfigError([Fault(f"{_PATH}.weights", message)])
     cfg = model_config(section.config)
     teacher = make_section(ModelSection, cfg["model"]).build()
+    # By the models alone, before weights are read, which may take a while.
     faults = _misfits(teacher, student, section.config)
     if faults:
         raise ConfigError(faults)
@@ -74,14 +75,14 @@ def build_teacher(
         )
     _check_normalization(section, meta.get("preprocessing"), cfg, normalization)
     state.load_model(teacher, arrays, str(section.weights))
-    teacher.eval()
+    teacher.eval()  # for good: the trainer's modes reach the student alone
     for parameter in teacher.parameters():
         parameter.stop_gradient = True
     return teacher
 
 
 def normalization_of(dataset: Mapping[str, Any]) -> Normalization | None:
-    """How a `dataset:` section, or a checkpoint's preprocessing, normalises images; None if it doesn't."""
+    """How a `dataset:` section, or a checkpoint's preprocessing, normalizes images; None if it doesn't."""
     for node in (*(dataset.get("transforms") or ()), *(dataset.get("batch_transforms") or ())):
         if node["name"] == "Normalize":
             built = TRANSFORMS.build(node)
@@ -96,7 +97,9 @@ def _check_normalization(
     """Compares the teacher's own images, by its checkpoint or its config, with those it will get."""
     if ours is None:
         return
-    source, key = (section.weights, "weights") if stored else (section.config, "config")
+    source, key = section.config, "config"
+    if stored:
+        source, key = str(section.weights), "weights"
     theirs = normalization_of(stored or cfg.get("dataloader", {}).get("val", {}).get("dataset", {}))
     if theirs is None:
         log.warning(

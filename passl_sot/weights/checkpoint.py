@@ -22,7 +22,7 @@ from safetensors.numpy import save as serialize
 
 from passl_sot.config.chinese import zh
 from passl_sot.weights import CheckpointError
-from passl_sot.weights.kinds import is_safetensors
+from passl_sot.weights.errors import is_safetensors
 from passl_sot.weights.pdparams import read_pdparams
 
 # 1: the checksum covers names and contents of tensors. 2: also their shapes and types, and the JSON text.
@@ -63,11 +63,17 @@ class Checkpoint:
 
 def _digest(tensors: dict[str, np.ndarray], text: str, version: int) -> str:
     """The checksum of tensors and JSON text as the format of that number defines it."""
-    total = hashlib.sha256(text.encode() if version > 1 else b"")
+    total = hashlib.sha256()
+    if version > 1:
+        total.update(text.encode())
     for name in sorted(tensors):
-        array = np.asarray(tensors[name], order="C")
-        total.update((f"\n{name} {array.dtype} {array.shape}\n" if version > 1 else name).encode())
-        total.update(array.tobytes() if array.ndim == 0 else array.data)
+        # A scalar's buffer isn't contiguous bytes to hashlib, one of a dimension is.
+        array = np.atleast_1d(np.asarray(tensors[name], order="C"))
+        title = name
+        if version > 1:
+            title = f"\n{name} {array.dtype} {tensors[name].shape}\n"
+        total.update(title.encode())
+        total.update(array.data)
     return total.hexdigest()
 
 
@@ -94,12 +100,15 @@ def write_checkpoint(
         with temporary.open("wb") as file:
             file.write(blob)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # else a power cut may leave a renamed file without contents
+        # A silent fault of the disk would otherwise show when the run is to be resumed.
         if hashlib.sha256(temporary.read_bytes()).digest() != hashlib.sha256(blob).digest():
             raise CheckpointError(f"{temporary} differs from what was written to it: check the disk")
-        kept = _second_name(path, previous) if previous and path.exists() else None
+        kept = None
+        if previous and path.exists():
+            kept = _second_name(path, previous)
         os.replace(temporary, path)
-        # Only now: the old file may be a damaged one, and what `previous` has been so far the last whole one.
+        # Only now: the old file may be a damaged one, and `previous` so far the last whole one.
         if previous and kept:
             os.replace(kept, previous)
         _sync_folder(path.parent)
@@ -136,7 +145,7 @@ def copy_checkpoint(source: Path, target: Path) -> None:
 
 
 def _second_name(source: Path, target: Path) -> Path:
-    """A temporary file beside `target` with what `source` holds."""
+    """A temporary file beside `target` with the contents of `source`."""
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -208,7 +217,7 @@ def _parse(path: Path, text: str) -> dict:
         meta = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: its header is no JSON text ({error})") from error
-    version = meta.get("format") if isinstance(meta, dict) else None
+    version = isinstance(meta, dict) and meta.get("format")
     if type(version) is not int or version < 1:
         raise CheckpointError(f"{path} is damaged: its header has no format number")
     if version > FORMAT:
@@ -265,6 +274,7 @@ def find_latest(folder: Path, warn: Callable[[str], None], check: Check | None =
         CheckpointError: There are checkpoints, but all are damaged.
     """
     files = [p for p in folder.glob("*.safetensors") if re.fullmatch(r"last|previous|best|epoch_\d+", p.stem)]
+    # At equal progress `last` counts: `epoch_N` may be of the same epoch, from before its evaluation.
     candidates = sorted(files, key=lambda p: (_position(p), p.stem == "last"), reverse=True)
     for path in candidates:
         try:
@@ -280,8 +290,8 @@ def read_weights(path: str | Path, prefer: str | None = None) -> tuple[dict[str,
     """Reads model weights from any file this project trusts, without running code from it.
 
     Args:
-        path: A checkpoint of ours (raw or averaged weights are chosen by `prefer`, else by what the run
-            selected its best by), a plain `.safetensors`, or a `.pdparams`. The suffix may be left out.
+        path: A checkpoint of ours (`prefer` chooses raw or averaged weights, by default those that
+            chose the run's best), a plain `.safetensors`, or a `.pdparams`. The suffix may be left out.
         prefer: "raw" or "ema".
 
     Returns:
@@ -291,6 +301,7 @@ def read_weights(path: str | Path, prefer: str | None = None) -> tuple[dict[str,
         CheckpointError: Missing, damaged, of a foreign kind, or without the weights that `prefer` asks for.
     """
     path = _with_suffix(Path(path))
+    # By contents, not by name: downloads often have the wrong suffix.
     with path.open("rb") as file:
         head = file.read(16)
     if not is_safetensors(path, head):
@@ -300,14 +311,12 @@ def read_weights(path: str | Path, prefer: str | None = None) -> tuple[dict[str,
             return _named(read_pdparams(path), path), {}
     try:
         with safe_open(path, framework="numpy") as file:
-            is_checkpoint = META_KEY in (file.metadata() or {})
-            plain = {} if is_checkpoint else {name: file.get_tensor(name) for name in file.keys()}
+            if META_KEY not in (file.metadata() or {}):
+                return {name: file.get_tensor(name) for name in file.keys()}, {}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is damaged or holds no weights this project reads ({error})"
         ) from error
-    if not is_checkpoint:
-        return plain, {}
     checkpoint = read_checkpoint(path)
     kind = prefer or checkpoint.meta.get("best_by", "raw")
     if kind not in ("raw", "ema"):
@@ -325,14 +334,18 @@ def _named(arrays: dict, path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _with_suffix(path: Path, what: str = "weights file") -> Path:
+def _with_suffix(path: Path, kind: str = "weights file") -> Path:
     for candidate in (path, *(Path(f"{path}{s}") for s in (".safetensors", ".pdparams"))):
         if candidate.is_file():
             return candidate
-    raise CheckpointError(f"no {what} {path}{_siblings(path)}")
+    raise CheckpointError(f"no {kind} {path}{_siblings(path)}")
 
 
 def _siblings(path: Path) -> str:
-    folder = path if path.is_dir() else path.parent
+    folder = path
+    if not folder.is_dir():
+        folder = path.parent
     names = sorted(p.name for p in folder.glob("*") if p.suffix in (".safetensors", ".pdparams"))
-    return f"; {folder} has {', '.join(names[:8])}" if names else ""
+    if not names:
+        return ""
+    return f"; {folder} has {', '.join(names[:8])}"

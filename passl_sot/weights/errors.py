@@ -1,9 +1,21 @@
-"""The error of everything that reads or writes weights."""
+"""The error of everything that reads or writes weights, and the mark of the commonest kind of file."""
+
+from pathlib import Path
 
 from passl_sot.config.errors import UserError
 
-__all__ = ["CheckpointError"]
-
 
 class CheckpointError(UserError, ValueError):
-    """A file of weights can't be written or read; the message names the file and what to do."""
+    """A file of weights can't be written or read; the message names the file and the cure."""
+
+
+def is_safetensors(path: Path, head: bytes) -> bool:
+    """Whether a file begins as safetensors do: the length of a JSON text, and its opening brace.
+
+    Args:
+        path: The file.
+        head: Its first nine bytes or more.
+    """
+    # Asked before anything else: the length's bytes may be those of another kind's mark, such as a pickle's
+    # 0x80 in every 32nd file.
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") + 8 <= path.stat().st_size

@@ -1,4 +1,4 @@
-"""Finds the weights in a file: what kind it is, which state dicts it holds, and which one to take."""
+"""Finds the weights in a file: its kind, the state dicts in it, and the one to take."""
 
 import json
 import math
@@ -10,13 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from passl_sot.weights import CheckpointError
-from passl_sot.weights.kinds import is_safetensors
+from passl_sot.weights.errors import CheckpointError, is_safetensors
 from passl_sot.weights.pdparams import as_array, load_paddle_pickle
 from passl_sot.weights.safe_pickle import load_pickle
 from passl_sot.weights.torch_file import MAGIC, ZIP_ERRORS, TorchTensor, read_legacy, read_zip
-
-__all__ = ["Source", "StateDict", "find_state_dict", "read_source"]
 
 _PADDLE_SUFFIXES = (".pdparams", ".pdema", ".pd", ".pdmodel")
 _OWN_HEADER = "passl_sot"
@@ -32,13 +29,21 @@ _SAFETENSORS_TYPES = {
 }  # fmt: skip
 
 
+# Beginnings of files that people take for weights: offset, bytes, and the cure.
+_OTHER_KINDS = (
+    (0, b"\x1f\x8b", "it is compressed by gzip: unpack it first"),
+    (257, b"ustar", "it is a tar archive: unpack it first"),
+    (0, b"version https://git-lfs", "it is a pointer of Git LFS: fetch the file itself"),
+)
+
+
 @dataclass
 class Source:
     """A file of weights, read but for its tensors.
 
     Attributes:
         path: The file.
-        kind: What it is, for people.
+        kind: Its kind, for messages.
         layout: "torch" where a Linear's weight is [out, in], "paddle" where it is [in, out].
         content: Nested dictionaries, with tensors and other values as leaves.
         preferred: Key of the state dict that the file itself recommends.
@@ -59,7 +64,7 @@ class StateDict:
         arrays: Name to array, as in the file.
         key: Where it was: a dotted key, or "" for the file's top.
         others: Keys of the file's other state dicts.
-        skipped: (name, what it is) of entries that are no tensors.
+        skipped: (name, type) of entries that are no tensors.
     """
 
     arrays: dict[str, np.ndarray]
@@ -68,8 +73,10 @@ class StateDict:
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
     def __str__(self) -> str:
-        taken = f"taken: {self.key or 'the file itself, which is a bare state dict'}"
-        return f"{taken}; also there: {', '.join(self.others)} (choose with --key)" if self.others else taken
+        text = f"taken: {self.key or 'the file itself, which is a bare state dict'}"
+        if self.others:
+            text += f"; also there: {', '.join(self.others)} (choose with --key)"
+        return text
 
 
 def read_source(path: str | Path) -> Source:
@@ -81,11 +88,11 @@ def read_source(path: str | Path) -> Source:
     """
     path = Path(path)
     if not path.is_file():
-        near = sorted(
-            p.name for p in path.parent.glob("*") if p.suffix in (".pth", ".pt", ".tar", ".safetensors")
-        )
-        there = f"; {path.parent} has {', '.join(near[:8])}" if near else ""
-        raise CheckpointError(f"no file {path}{there}")
+        suffixes = (".pth", ".pt", ".tar", ".safetensors")
+        near = sorted(file.name for file in path.parent.glob("*") if file.suffix in suffixes)
+        if near:
+            raise CheckpointError(f"no file {path}; {path.parent} has {', '.join(near[:8])}")
+        raise CheckpointError(f"no file {path}")
     with path.open("rb") as file:
         head = file.read(512)
     try:
@@ -93,8 +100,9 @@ def read_source(path: str | Path) -> Source:
             raise CheckpointError("it is empty")
         return _open(path, head)
     except CheckpointError as error:
-        text = str(error)
-        raise CheckpointError(text if str(path) in text else f"{path}: {text}") from None
+        if str(path) in str(error):
+            raise
+        raise CheckpointError(f"{path}: {error}") from None
     except OSError as error:
         raise CheckpointError(f"can't read {path}: {error.strerror or error}") from error
 
@@ -110,17 +118,11 @@ def _open(path: Path, head: bytes) -> Source:
         return Source(path, "PyTorch file (zip format)", "torch", read_zip(path))
     if head[:1] == b"\x80":
         return _open_pickle(path)
-    for found, what in (
-        (head.startswith(b"\x1f\x8b"), "it is compressed by gzip: unpack it first"),
-        (
-            head[257:262] == b"ustar",
-            "it is a tar archive: unpack it first",
-        ),
-        (head.startswith(b"version https://git-lfs"), "it is a pointer of Git LFS: fetch the file itself"),
-        (head.lstrip()[:1] == b"<", "it is a web page: the download failed"),
-    ):
-        if found:
-            raise CheckpointError(what)
+    for offset, mark, cure in _OTHER_KINDS:
+        if head[offset:].startswith(mark):
+            raise CheckpointError(cure)
+    if head.lstrip()[:1] == b"<":
+        raise CheckpointError("it is a web page: the download failed")
     raise CheckpointError("it is damaged, or no .pth, .pt, .pth.tar, .safetensors, .npz or .pdparams file")
 
 
@@ -167,22 +169,25 @@ def _open_safetensors(path: Path) -> Source:
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts.setdefault(part, {})[rest] = tensor
-    parts.pop("optimizer", None)
-    raw = json.loads(meta[_OWN_HEADER]).get("best_by", "raw") == "raw"
-    return Source(path, "checkpoint of passl_sot", "paddle", parts, "model" if raw else "ema")
+    parts.pop("optimizer", None)  # arrays by names of parameters too, but no weights
+    best_by = json.loads(meta[_OWN_HEADER]).get("best_by", "raw")
+    preferred = "model" if best_by == "raw" else "ema"
+    return Source(path, "checkpoint of passl_sot", "paddle", parts, preferred)
 
 
 class _SafeTensor:
     """One entry of a safetensors file, read when asked for."""
 
     def __init__(self, path: Path, begin: int, name: str, entry: dict) -> None:
-        self.path, self.name, self.dtype = path, name, entry["dtype"]
+        self.path = path
+        self.dtype = entry["dtype"]
         if self.dtype not in _SAFETENSORS_TYPES:
             raise CheckpointError(f"{name} is of type {self.dtype}, which is not read here")
         self.shape = tuple(int(side) for side in entry["shape"])
         self.kind = np.dtype(_SAFETENSORS_TYPES[self.dtype])
         start, end = entry["data_offsets"]
-        self.start, self.count = begin + start, end - start
+        self.start = begin + start
+        self.count = end - start
         if min(start, self.count) < 0 or self.count != math.prod(self.shape) * self.kind.itemsize:
             raise CheckpointError(f"it is damaged ({name} of {list(self.shape)} has {self.count} bytes)")
         if begin + end > path.stat().st_size:
@@ -200,18 +205,23 @@ class _SafeTensor:
 
 def _tensor(value: Any) -> Any:
     """The tensor of an entry, in a form that `_numbers` takes; None where it is none."""
-    return value if isinstance(value, TorchTensor | _SafeTensor) else as_array(value)
+    if isinstance(value, TorchTensor | _SafeTensor):
+        return value
+    return as_array(value)
 
 
 def _numbers(value: Any, name: str, path: Path) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
     try:
-        return value if isinstance(value, np.ndarray) else value.array()
+        return value.array()
     except (CheckpointError, MemoryError) as error:
         raise CheckpointError(f"{path}: {name}: {error or 'too large for this memory'}") from None
 
 
 def _state_dicts(content: Any, prefix: str = "", depth: int = 4) -> dict[str, dict]:
     """Every dictionary in the file that has tensors with names, by its dotted key."""
+    # Four levels: such as {"checkpoint": {"model": {"state_dict": ...}}}, and no endless recursion.
     if not isinstance(content, Mapping) or depth == 0:
         return {}
     found: dict[str, dict] = {}
@@ -220,13 +230,13 @@ def _state_dicts(content: Any, prefix: str = "", depth: int = 4) -> dict[str, di
         found[prefix] = dict(content)
     for name, value in content.items():
         if isinstance(name, str):
-            found |= _state_dicts(value, f"{prefix}.{name}" if prefix else name, depth - 1)
+            found |= _state_dicts(value, f"{prefix}.{name}".removeprefix("."), depth - 1)
     return found
 
 
-def _choose(found: dict[str, dict], preferred: str | None) -> str:
-    if preferred in found:
-        return preferred
+def _choose(found: dict[str, dict], source: Source) -> str:
+    if source.preferred in found:
+        return source.preferred
     candidates = [key for key in found if "optim" not in key]
     for key in _USUAL:
         below = [name for name in candidates if name.split(".")[0] == key]
@@ -238,7 +248,8 @@ def _choose(found: dict[str, dict], preferred: str | None) -> str:
     candidates = [key for key in candidates if key]
     if len(candidates) == 1:
         return candidates[0]
-    raise CheckpointError(f"it holds several state dicts: choose one with --key {'|'.join(found)}")
+    keys = "|".join(found)
+    raise CheckpointError(f"{source.path}: it holds several state dicts: choose one with --key {keys}")
 
 
 def find_state_dict(source: Source, key: str | None = None) -> StateDict:
@@ -246,24 +257,20 @@ def find_state_dict(source: Source, key: str | None = None) -> StateDict:
 
     Args:
         source: The file.
-        key: Which one, as a dotted key; None looks at the usual places.
+        key: Its dotted key; None looks at the usual places.
 
     Raises:
         CheckpointError: There is none, none by that key, or several without a usual name; lists them.
     """
     found = _state_dicts(source.content)
     if not found:
-        held = source.content
-        what = (
-            f"the keys {', '.join(map(str, list(held)[:8]))}"
-            if isinstance(held, Mapping) and held
-            else (f"a {type(held).__name__}")
-        )
-        raise CheckpointError(f"{source.path} holds no tensors by name: it is {source.kind} with {what}")
-    try:
-        chosen = _choose(found, source.preferred) if key is None else key
-    except CheckpointError as error:
-        raise CheckpointError(f"{source.path}: {error}") from None
+        held = f"a {type(source.content).__name__}"
+        if isinstance(source.content, Mapping) and source.content:
+            held = f"the keys {', '.join(map(str, list(source.content)[:8]))}"
+        raise CheckpointError(f"{source.path} holds no tensors by name: it is {source.kind} with {held}")
+    chosen = key
+    if chosen is None:
+        chosen = _choose(found, source)
     if chosen not in found:
         keys = ", ".join(name or "(the file itself)" for name in found)
         raise CheckpointError(f"{source.path} has no state dict {key!r}; it has {keys}")

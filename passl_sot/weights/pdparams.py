@@ -11,8 +11,8 @@ import numpy as np
 from passl_sot.weights.errors import CheckpointError
 from passl_sot.weights.safe_pickle import load_pickle, plain
 
-__all__ = ["as_array", "load_paddle_pickle", "read_pdparams", "same_arrays", "write_whole"]
-
+# Paddle's own entries beside the parameters: a table of internal names, and the plan of parameters over 1 GB
+# that pickle protocols 2 and 3 had to slice.
 _NAME_TABLE = "StructuredToParameterName@@"
 _SLICED = "UnpackBigParamInfor@@"
 
@@ -36,7 +36,7 @@ def read_pdparams(path: Path) -> dict[str, np.ndarray]:
 
 
 def load_paddle_pickle(path: Path) -> Any:
-    """What `paddle.save` wrote, with its own book-keeping removed from every dictionary.
+    """The content of a file of `paddle.save`, without Paddle's own entries.
 
     Raises:
         CheckpointError: It is damaged or asks for what weights don't need; nothing was run.
@@ -55,7 +55,7 @@ def load_paddle_pickle(path: Path) -> Any:
 
 
 def _tidy(content: Any, depth: int = 2) -> Any:
-    """Removes the table of internal names and joins parameters that protocols 2 and 3 had to slice."""
+    """Removes the table of internal names and joins sliced parameters."""
     if not isinstance(content, dict):
         return content
     tidy = {name: value for name, value in content.items() if name not in (_NAME_TABLE, _SLICED)}
@@ -69,7 +69,9 @@ def _tidy(content: Any, depth: int = 2) -> Any:
 
 def as_array(value: Any) -> np.ndarray | None:
     """The array of an entry, which may be (internal name, array); None where it is none."""
-    array = plain(value[1] if isinstance(value, tuple) and len(value) == 2 else value)
+    if isinstance(value, tuple) and len(value) == 2:
+        value = value[1]
+    array = plain(value)
     return array if isinstance(array, np.ndarray) and array.dtype.kind in "biufc" else None
 
 
@@ -79,7 +81,7 @@ def write_whole(path: Path, write: Callable[[Path], None], check: Callable[[Path
     Args:
         path: The file; an older one of this name stays until the new one is known to be good.
         write: Writes to the name it is given.
-        check: Raises if what it finds under that name is not what was meant.
+        check: Raises if the file under that name is not as intended.
 
     Raises:
         CheckpointError: The disk is full or read-only; nothing is left behind.
@@ -88,6 +90,7 @@ def write_whole(path: Path, write: Callable[[Path], None], check: Callable[[Path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
+        # Without fsync a crash after the renaming may leave an empty file under the good name.
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         check(temporary)

@@ -4,6 +4,9 @@ A pickle is a program: Python's own `pickle.load` runs whatever the file says. H
 decoded with `pickletools` and carried out on plain values. A name in the file (`GLOBAL`) stays a name; where
 the file "calls" one, a function that the reader provided for exactly that name makes the value. A name that
 is on no list ends the reading with an error that spells it.
+
+An `Unpickler` with a `find_class` of ours would not do: a hostile file can make its memo table take all
+memory, and hash tuples nested deeply enough to exhaust the C stack.
 """
 
 import pickletools
@@ -15,8 +18,6 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from passl_sot.weights.errors import CheckpointError
-
-__all__ = ["NUMPY_LEAVES", "NUMPY_MAKERS", "Array", "Inert", "Name", "Record", "load_pickle", "plain"]
 
 Maker = Callable[..., Any]
 _SCALARS = (str, bytes, int, float, complex, type(None))
@@ -36,7 +37,6 @@ _FRESH: dict[str, Callable[[], Any]] = {
     "EMPTY_TUPLE": tuple,
     "MARK": lambda: _MARK,
 }
-_TAKES_FROM_MARK = {"LIST": list, "TUPLE": tuple, "FROZENSET": frozenset}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -48,7 +48,7 @@ class Name:
 
 
 class Inert:
-    """Base of values that take a state after they were made (what pickle calls `__setstate__`)."""
+    """Base of values that take a state after they were made (pickle's `__setstate__`)."""
 
     def build(self, state: Any) -> None:
         """Takes the state."""
@@ -59,7 +59,9 @@ class Record(Inert):
     """An object of a class that is not loaded: its class's name, arguments and state."""
 
     def __init__(self, kind: str, *args: Any) -> None:
-        self.kind, self.args, self.state = kind, args, None
+        self.kind = kind
+        self.args = args
+        self.state: Any = None
 
     def build(self, state: Any) -> None:
         """Keeps the state, unread."""
@@ -95,13 +97,12 @@ class Array(Inert):
         self.value = _array(raw, dtype, shape, "F" if fortran else "C")
 
 
-def _array(raw: Any, dtype: Any, shape: Any, order: Literal["C", "F"]) -> np.ndarray:
+def _array(raw: Any, dtype: Any, shape: Any, order: Literal["C", "F"] = "C") -> np.ndarray:
     if isinstance(raw, str):
-        raw = raw.encode("latin1")
+        raw = raw.encode("latin1")  # as Python 2 and protocol 2 write bytes
     if not isinstance(dtype, DType) or not isinstance(raw, bytes | bytearray):
         raise CheckpointError("it holds an array of Python objects, not of numbers")
-    array = np.frombuffer(raw, dtype.dtype) if raw else np.zeros(0, dtype.dtype)
-    return array.reshape(shape, order=order)
+    return np.frombuffer(raw, dtype.dtype).reshape(shape, order=order)
 
 
 def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Literal["C", "F"]) -> Array:
@@ -111,7 +112,7 @@ def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Literal["C", "F"]) -> 
 
 
 def _scalar(dtype: Any, raw: Any = b"") -> Any:
-    return _array(raw, dtype, (), "C")[()]
+    return _array(raw, dtype, ())[()]
 
 
 def _encode(text: str, encoding: str = "latin1", *_: Any) -> bytes:
@@ -128,11 +129,18 @@ def _set(items: Iterable[Any] = ()) -> set:
     return {_key(item) for item in items}
 
 
+def _frozenset(items: Iterable[Any] = ()) -> frozenset:
+    return frozenset(_set(items))
+
+
 def _mapping(*args: Any) -> dict:
     # OrderedDict(pairs), Counter(mapping) and defaultdict(factory, mapping) alike become a dict.
-    content = args[-1] if args and not isinstance(args[-1], Name) else ()
-    pairs = content.items() if isinstance(content, Mapping) else content or ()
-    return {_key(key): value for key, value in pairs}
+    content: Any = ()
+    if args and not isinstance(args[-1], Name):
+        content = args[-1] or ()
+    if isinstance(content, Mapping):
+        content = content.items()
+    return {_key(key): value for key, value in content}
 
 
 NUMPY_MAKERS: dict[str, Maker] = {
@@ -141,17 +149,22 @@ NUMPY_MAKERS: dict[str, Maker] = {
     "builtins.list": list,
     "builtins.dict": _mapping,
     "builtins.set": _set,
-    "builtins.frozenset": lambda items=(): frozenset(_set(items)),
+    "builtins.frozenset": _frozenset,
     "builtins.complex": complex,
     "collections.OrderedDict": _mapping,
     "collections.defaultdict": _mapping,
     "collections.Counter": _mapping,
     "_codecs.encode": _encode,
     "numpy.dtype": DType,
-    **{f"numpy.{core}.multiarray._reconstruct": Array for core in ("core", "_core")},
-    **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
-    **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")},
+    # NumPy 1's names, then NumPy 2's.
+    "numpy.core.multiarray._reconstruct": Array,
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy.core.numeric._frombuffer": _from_buffer,
+    "numpy._core.multiarray._reconstruct": Array,
+    "numpy._core.multiarray.scalar": _scalar,
+    "numpy._core.numeric._frombuffer": _from_buffer,
 }
+_TAKES_FROM_MARK: dict[str, Maker] = {"LIST": list, "TUPLE": tuple, "FROZENSET": _frozenset}
 NUMPY_LEAVES = frozenset({"numpy.ndarray", "builtins.int", "builtins.float", "builtins.bool", "builtins.str"})
 
 
@@ -184,16 +197,18 @@ def load_pickle(
         return machine.result()
     except CheckpointError:
         raise
-    except MemoryError as error:
+    except MemoryError as error:  # of a length in the file that no file has
         raise CheckpointError("it is damaged (it asks for more memory than there is)") from error
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
-        text = f"{type(error).__name__}: {error}" if isinstance(error, KeyError | IndexError) else error
-        raise CheckpointError(f"it is damaged ({text})") from error
+    except (KeyError, IndexError) as error:
+        raise CheckpointError(f"it is damaged ({type(error).__name__}: {error})") from error
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise CheckpointError(f"it is damaged ({error})") from error
 
 
 def _key(value: Any) -> Any:
-    """Refuses what is odd as a key: hashing deeply nested tuples would exhaust the C stack."""
+    """The value, if it may be a key."""
     parts = value if isinstance(value, tuple) else (value,)
+    # No tuples of tuples: hashing deeply nested ones would exhaust the C stack.
     if not all(isinstance(part, (*_SCALARS, Name, np.generic)) for part in parts):
         raise CheckpointError(f"it has a {type(value).__name__} as a key, which weights don't need")
     return value
@@ -203,7 +218,9 @@ class _Machine:
     """The stack and memory of one pickle."""
 
     def __init__(self, makers: Mapping[str, Maker], leaves: frozenset[str], persistent: Maker | None) -> None:
-        self.makers, self.leaves, self.persistent = makers, leaves, persistent
+        self.makers = makers
+        self.leaves = leaves
+        self.persistent = persistent
         self.stack: list[Any] = []
         self.memory: dict[int, Any] = {}
 
@@ -220,16 +237,16 @@ class _Machine:
         elif name in _FRESH:
             stack.append(_FRESH[name]())
         elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
-            self.memory[len(self.memory) if argument is None else argument] = stack[-1]
+            if argument is None:  # MEMOIZE counts by itself
+                argument = len(self.memory)
+            self.memory[argument] = stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(self.memory[argument])
         elif name in _TUPLES:
             count = _TUPLES[name]
             stack[-count:] = [tuple(stack[-count:])]
         elif name in _TAKES_FROM_MARK:
-            items = self.from_mark()
-            kind = _TAKES_FROM_MARK[name]
-            stack.append(frozenset(_set(items)) if kind is frozenset else kind(items))
+            stack.append(_TAKES_FROM_MARK[name](self.from_mark()))
         elif name not in ("PROTO", "FRAME", "STOP"):
             handler = getattr(self, f"do_{name}", None)
             if handler is None:
@@ -264,6 +281,7 @@ class _Machine:
             raise CheckpointError("it is damaged (values appended to what is no list)")
         self.stack[-1].extend(items)
 
+    # Sets of protocol 4; earlier ones call builtins.set.
     def do_ADDITEMS(self, _: None) -> None:
         items = self.from_mark()
         if not isinstance(self.stack[-1], set):
@@ -276,7 +294,8 @@ class _Machine:
         self.set_items(items)
 
     def do_SETITEM(self, _: None) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
+        value = self.stack.pop()
+        key = self.stack.pop()
         self.set_items([key, value])
 
     def do_SETITEMS(self, _: None) -> None:
@@ -292,7 +311,8 @@ class _Machine:
         self.stack.append(self.name(argument.replace(" ", ".", 1)))
 
     def do_STACK_GLOBAL(self, _: None) -> None:
-        name, module = self.stack.pop(), self.stack.pop()
+        name = self.stack.pop()
+        module = self.stack.pop()
         self.stack.append(self.name(f"{module}.{name}"))
 
     def name(self, text: str) -> Name:
@@ -302,16 +322,19 @@ class _Machine:
         return Name(text)
 
     def do_REDUCE(self, _: None) -> None:
-        arguments, function = self.stack.pop(), self.stack.pop()
+        arguments = self.stack.pop()
+        function = self.stack.pop()
         self.stack.append(self.make(function, arguments))
 
     do_NEWOBJ = do_REDUCE  # cls.__new__(cls, *arguments): the same to a maker
 
+    # Protocol 4, for classes whose __new__ takes keyword arguments.
     def do_NEWOBJ_EX(self, _: None) -> None:
         if self.stack.pop():
             raise CheckpointError("it makes an object with named arguments, which weights don't need")
         self.do_REDUCE(None)
 
+    # OBJ and INST are how protocols 0 and 1 made instances of old-style classes.
     def do_OBJ(self, _: None) -> None:
         function, *arguments = self.from_mark()
         self.stack.append(self.make(function, tuple(arguments)))
@@ -322,7 +345,7 @@ class _Machine:
 
     def make(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, Name) or function.text not in self.makers:
-            shown = function.text if isinstance(function, Name) else f"a {type(function).__name__}"
+            shown = getattr(function, "text", f"a {type(function).__name__}")
             raise CheckpointError(f"it calls {shown}, which weights don't need; refused, nothing was run")
         if not isinstance(arguments, tuple):
             raise CheckpointError(f"it is damaged ({function.text} without its arguments)")
@@ -333,7 +356,7 @@ class _Machine:
         target = self.stack[-1]
         if isinstance(target, Inert):
             target.build(state)
-        elif not isinstance(target, dict):  # what hangs on a dictionary, such as versions, is not needed
+        elif not isinstance(target, dict):  # attributes of a dictionary, such as versions, are not needed
             raise CheckpointError(f"it is damaged (a state for a {type(target).__name__})")
 
     def do_BINPERSID(self, _: None) -> None:

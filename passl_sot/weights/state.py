@@ -1,4 +1,4 @@
-"""Between live objects (model, optimiser, average) and the named arrays of a checkpoint."""
+"""Between live objects (model, optimizer, average) and the named arrays of a checkpoint."""
 
 import numpy as np
 import paddle
@@ -20,18 +20,19 @@ def load_model(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: st
     Raises:
         CheckpointError: Names or shapes differ; lists them.
     """
+    # All is compared first, so that a model is never half filled.
     faults = compare(model, arrays)
     if faults:
-        shown = "\n  ".join(faults[:20]) + (
-            f"\n  ... and {len(faults) - 20} more" if len(faults) > 20 else ""
-        )
+        shown = "\n  ".join(faults[:20])
+        if len(faults) > 20:
+            shown += f"\n  ... and {len(faults) - 20} more"
         raise CheckpointError(f"{source} doesn't fit the model:\n  {shown}")
     for name, tensor in model.state_dict().items():
         tensor.set_value(paddle.to_tensor(arrays[name]).astype(tensor.dtype))
 
 
 def compare(model: paddle.nn.Layer, arrays: dict[str, np.ndarray]) -> list[str]:
-    """What keeps `arrays` from filling `model`: missing, unexpected and misshapen entries, one line each."""
+    """Differences between `arrays` and `model`: missing, unexpected and misshapen entries, one line each."""
     target = model.state_dict()
     faults = [
         f"{name} is {list(a.shape)} in the file and {list(target[name].shape)} in the model"
@@ -47,7 +48,7 @@ def start_from(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: st
     """Starts a new training from existing weights: everything must fit, but for the head's shapes.
 
     Returns:
-        One sentence on what was loaded and what was left at its initial values.
+        One sentence on the entries that were loaded and those left at their initial values.
 
     Raises:
         CheckpointError: Anything outside the head is missing, unexpected or misshapen, or nothing fits.
@@ -57,7 +58,9 @@ def start_from(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: st
     usable = {n: a for n, a in arrays.items() if not n.startswith("head.") or _fits(target.get(n), a)}
     load_model(model, {**usable, **{n: target[n].numpy() for n in kept}}, source)
     text = f"{len(usable)} of {len(target)} entries from {source}"
-    return f"{text}; left at their initial values: {', '.join(kept)}" if kept else text
+    if kept:
+        text += f"; left at their initial values: {', '.join(kept)}"
+    return text
 
 
 def _fits(tensor, array) -> bool:
@@ -65,9 +68,9 @@ def _fits(tensor, array) -> bool:
 
 
 def optimizer_arrays(optimizer, model: paddle.nn.Layer) -> dict[str, np.ndarray]:
-    """Optimiser state by structured parameter name.
+    """Optimizer state by structured parameter name.
 
-    Paddle keys it by names such as `linear_0.w_0`, which depend on what else the process has built.
+    Paddle keys it by names such as `linear_0.w_0`, which depend on the layers built before.
     """
     structured = {p.name: name for name, p in model.named_parameters()}
     arrays = {}
@@ -83,7 +86,7 @@ def optimizer_arrays(optimizer, model: paddle.nn.Layer) -> dict[str, np.ndarray]
 
 
 def load_optimizer(optimizer, model: paddle.nn.Layer, arrays: dict[str, np.ndarray]) -> None:
-    """Restores what `optimizer_arrays` gave, into an optimiser of this process."""
+    """Restores the arrays of `optimizer_arrays` into an optimizer of this process."""
     internal = {name: p.name for name, p in model.named_parameters()}
     state: dict = {}
     for key, value in arrays.items():
@@ -92,11 +95,13 @@ def load_optimizer(optimizer, model: paddle.nn.Layer, arrays: dict[str, np.ndarr
             state.setdefault(_MASTERS, {})[internal[name]] = paddle.to_tensor(value)
         else:
             state[internal[name] + suffix] = paddle.to_tensor(value)
+    # Paddle creates the state's tensors lazily and takes these values when it does.
     optimizer.set_state_dict(state)
 
 
 def _owner(key: str, parameters: dict[str, str]) -> str:
-    """The parameter whose name begins an optimiser key such as `linear_0.w_0_moment1_0`."""
+    """The parameter whose name begins an optimizer key such as `linear_0.w_0_moment1_0`."""
+    # Longest first: `linear_1` begins `linear_1_b` as well.
     parts = key.split("_")
     for end in range(len(parts) - 1, 0, -1):
         candidate = "_".join(parts[:end])

@@ -6,65 +6,44 @@ number, a protocol number, facts about the machine, the objects, the keys of the
 storage's length and bytes. In both the objects are a pickle that refers to storages by persistent
 identifiers, and a tensor is a view into a storage: offset, sizes, strides.
 
-The pickle is carried out by :mod:`passl_sot.weights.safe_pickle`, which can't call anything; what a training
-checkpoint holds besides tensors and numbers (`argparse.Namespace`, `torch.device`, paths, dates) becomes
-inert records, and a name that is on no list here ends the reading.
+The pickle is decoded by :mod:`passl_sot.weights.safe_pickle`, which can't call anything. Other contents of a
+training checkpoint (`argparse.Namespace`, `torch.device`, paths, dates) become inert records, and a name that
+is on no list here ends the reading.
 """
 
 import io
+import math
 import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from passl_sot.weights import CheckpointError
 from passl_sot.weights.safe_pickle import NUMPY_LEAVES, NUMPY_MAKERS, Inert, Name, Record, load_pickle
 
-__all__ = ["MAGIC", "ZIP_ERRORS", "TorchTensor", "read_legacy", "read_zip"]
-
 MAGIC = 0x1950A86A20F9469CFC6C
-# What zipfile raises on damaged archives; RuntimeError on flags that make no sense, such as encryption.
+# Errors of zipfile on damaged archives; RuntimeError on flags that make no sense, such as encryption.
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, OSError, UnicodeError)
 _MOST_EXPANDED = 2**28  # elements of a tensor that repeats a smaller storage (stride 0)
 
+# NumPy has no bfloat16: its bits are read as uint16 and widened to float32.
 _DTYPES = {
-    "float32": "f4",
-    "float64": "f8",
-    "float16": "f2",
-    "bfloat16": "u2",  # NumPy has no such type; widened to float32 when read
-    "int64": "i8",
-    "int32": "i4",
-    "int16": "i2",
-    "int8": "i1",
-    "uint8": "u1",
-    "uint16": "u2",
-    "uint32": "u4",
-    "uint64": "u8",
-    "bool": "?",
-    "complex64": "c8",
-    "complex128": "c16",
-}
+    "float32": "f4", "float64": "f8", "float16": "f2", "bfloat16": "u2", "int64": "i8", "int32": "i4",
+    "int16": "i2", "int8": "i1", "uint8": "u1", "uint16": "u2", "uint32": "u4", "uint64": "u8", "bool": "?",
+    "complex64": "c8", "complex128": "c16",
+}  # fmt: skip
 _STORAGES = {
-    "Float": "float32",
-    "Double": "float64",
-    "Half": "float16",
-    "BFloat16": "bfloat16",
-    "Long": "int64",
-    "Int": "int32",
-    "Short": "int16",
-    "Char": "int8",
-    "Byte": "uint8",
-    "Bool": "bool",
-    "ComplexFloat": "complex64",
-    "ComplexDouble": "complex128",
-    "Untyped": "uint8",
-}
+    "Float": "float32", "Double": "float64", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64",
+    "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool",
+    "ComplexFloat": "complex64", "ComplexDouble": "complex128", "Untyped": "uint8",
+}  # fmt: skip
 _STORAGE_TYPES = {
     f"{module}.{name}Storage": dtype
     for name, dtype in _STORAGES.items()
@@ -93,12 +72,13 @@ class Storage:
     start: int = 0
 
     def numbers(self, dtype: str) -> np.ndarray:
-        """All of it as a one-dimensional read-only array of PyTorch's type `dtype`."""
-        kind = np.dtype(_DTYPES[dtype]).newbyteorder(">" if self.big_endian else "<")
-        length = self.count * np.dtype(_DTYPES[self.dtype]).itemsize
-        skipped = self.start * np.dtype(_DTYPES[self.dtype]).itemsize
-        raw = self.read(self.key, skipped + length)[skipped:]
-        values = np.frombuffer(raw, kind) if raw else np.zeros(0, kind)
+        """All elements as a flat read-only array of PyTorch's type `dtype`; bfloat16 as float32."""
+        kind = np.dtype(_DTYPES[dtype])
+        if self.big_endian:
+            kind = kind.newbyteorder(">")
+        itemsize = np.dtype(_DTYPES[self.dtype]).itemsize
+        raw = self.read(self.key, (self.start + self.count) * itemsize)[self.start * itemsize :]
+        values = np.frombuffer(raw, kind)
         if dtype == "bfloat16":
             values = (values.astype("u4") << 16).view("f4")
         return values
@@ -113,8 +93,10 @@ class TorchTensor(Inert):
     """
 
     def __init__(self, storage: Storage, offset: int, shape: Any, stride: Any, dtype: str | None = None):
-        self.storage, self.offset = storage, offset
-        self.shape, self.stride = tuple(shape), tuple(stride)
+        self.storage = storage
+        self.offset = offset
+        self.shape = tuple(shape)
+        self.stride = tuple(stride)
         self.dtype = dtype or storage.dtype
         numbers = (self.offset, *self.shape, *self.stride)
         sound = isinstance(storage, Storage) and len(self.shape) == len(self.stride) <= 32
@@ -122,7 +104,7 @@ class TorchTensor(Inert):
             raise CheckpointError(f"it is damaged (a tensor of sizes {shape!r} and strides {stride!r})")
 
     def build(self, state: Any) -> None:
-        """Attributes that were hung on a tensor are not needed."""
+        """Ignores attributes that were set on a tensor."""
 
     def array(self) -> np.ndarray:
         """The numbers as an array of their own, in C order; bfloat16 as float32.
@@ -131,21 +113,23 @@ class TorchTensor(Inert):
             CheckpointError: The tensor reaches beyond its storage, or the file ends too early.
         """
         values = self.storage.numbers(self.dtype)
-        count = int(np.prod(self.shape, dtype=object)) if self.shape else 1
+        count = math.prod(self.shape)
         last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
         if count and last >= values.size:
             raise CheckpointError(
                 f"it is damaged (a tensor of {list(self.shape)} reaches beyond its storage of {values.size})"
             )
+        # A stride of 0 makes a shape of any size out of one number.
         if count > max(values.size, _MOST_EXPANDED):
             raise CheckpointError(
                 f"a tensor of shape {list(self.shape)} repeats {values.size} numbers; refused"
             )
+        native = values.dtype.newbyteorder("=")
         if not count:
-            return np.zeros(self.shape, values.dtype.newbyteorder("="))
+            return np.zeros(self.shape, native)
         steps = [step * values.itemsize for step in self.stride]
         view = np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, steps, writeable=False)
-        return np.array(view, dtype=values.dtype.newbyteorder("="), order="C")
+        return np.array(view, dtype=native, order="C")
 
 
 def _rebuild(storage: Any, offset: int, shape: Any, stride: Any, *more: Any) -> TorchTensor:
@@ -175,12 +159,16 @@ def _from_type(function: Any, kind: Name, arguments: tuple, _state: Any) -> Any:
     return _MAKERS[function.text](*arguments)
 
 
-def _records(*names: str) -> dict[str, Callable[..., Record]]:
-    return {name: (lambda *args, kind=name: Record(kind, *args)) for name in names}
-
-
+# Classes whose objects become records: their names, arguments and states, unread.
+_RECORDS = (
+    "argparse.Namespace", "builtins.bytearray", "builtins.range", "builtins.slice", "datetime.date",
+    "datetime.datetime", "datetime.timedelta", "torch.Generator", "torch.device", "types.SimpleNamespace",
+    "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath", "pathlib._local.PosixPath",
+    "pathlib._local.WindowsPath", "pathlib._local.PurePosixPath",
+)  # fmt: skip
 _MAKERS: dict[str, Callable[..., Any]] = {
     **NUMPY_MAKERS,
+    **{name: partial(Record, name) for name in _RECORDS},
     "torch._utils._rebuild_tensor": _rebuild,
     "torch._utils._rebuild_tensor_v2": _rebuild,
     "torch._utils._rebuild_tensor_v3": _rebuild_v3,
@@ -190,18 +178,6 @@ _MAKERS: dict[str, Callable[..., Any]] = {
     "torch.nn.parameter.Parameter": _first,
     "torch.Size": tuple,
     "yacs.config.CfgNode": NUMPY_MAKERS["builtins.dict"],
-    "builtins.bytearray": lambda *args: Record("builtins.bytearray", *args),
-    **_records("argparse.Namespace", "types.SimpleNamespace", "torch.device", "torch.Generator"),
-    **_records(
-        "builtins.slice", "builtins.range", "datetime.datetime", "datetime.date", "datetime.timedelta"
-    ),
-    **_records(
-        *(
-            f"pathlib{part}.{kind}Path"
-            for part in ("", "._local")
-            for kind in ("Posix", "Windows", "PurePosix")
-        )
-    ),
 }
 _LEAVES = (
     NUMPY_LEAVES
@@ -222,22 +198,25 @@ def _load(file: BinaryIO, persistent: Callable[[Any], Any] | None = None) -> Any
 
 
 def _storage(identifier: Any, read: Callable[[str, int], bytes], big_endian: bool) -> Storage:
-    if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[0] != "storage":
-        kind = identifier[0] if isinstance(identifier, tuple) and identifier else identifier
-        raise CheckpointError(f"it refers to a {kind!r} outside its pickle, which weights don't; refused")
-    _, kind, key, _location, count = identifier[:5]
-    if not isinstance(kind, Name) or kind.text not in _STORAGE_TYPES:
-        shown = kind.text if isinstance(kind, Name) else repr(kind)
-        raise CheckpointError(f"it holds a storage of type {shown}, which is not read here")
+    """The storage of a persistent identifier: ("storage", type, key, device, count), at times with a view."""
+    if not isinstance(identifier, tuple):
+        identifier = (identifier,)
+    if len(identifier) not in (5, 6) or identifier[0] != "storage":
+        shown = next(iter(identifier), ())
+        raise CheckpointError(f"it refers to a {shown!r} outside its pickle, which weights don't; refused")
+    _, kind, key, _, count, *views = identifier
+    kind = getattr(kind, "text", repr(kind))  # of a Name
+    if kind not in _STORAGE_TYPES:
+        raise CheckpointError(f"it holds a storage of type {kind}, which is not read here")
     if not isinstance(key, str) or type(count) is not int or count < 0:
         raise CheckpointError(f"it is damaged (a storage {key!r} of {count!r} elements)")
-    storage = Storage(key, _STORAGE_TYPES[kind.text], count, read, big_endian)
-    view = identifier[5] if len(identifier) == 6 else None
-    if view is not None:
-        _view_key, start, length = view
-        storage.start, storage.count = int(start), int(length)
+    storage = Storage(key, _STORAGE_TYPES[kind], count, read, big_endian)
+    if views and views[0] is not None:
+        _, start, length = views[0]
+        storage.start = int(start)
+        storage.count = int(length)
         if min(storage.start, storage.count) < 0:
-            raise CheckpointError(f"it is damaged (a view {view!r} of a storage)")
+            raise CheckpointError(f"it is damaged (a view {views[0]!r} of a storage)")
     return storage
 
 
@@ -250,13 +229,14 @@ def read_zip(path: Path) -> Any:
     try:
         archive = zipfile.ZipFile(path)  # stays open for the tensors, which are read later
         names = archive.namelist()
-        roots = [name[: -len("data.pkl")] for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
-        root = roots[0] if roots else None
-        if root is None:
+        roots = [name.removesuffix("data.pkl") for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
+        if not roots:
             raise CheckpointError("it is a zip archive, but not one that torch.save wrote (no data.pkl)")
+        root = roots[0]
         if any(name.startswith(f"{root}code/") for name in names):
             raise CheckpointError("it is a TorchScript program, not weights; save model.state_dict()")
-        order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
+        # Files from before PyTorch 2.1 don't say; they are from little-endian machines.
+        big_endian = f"{root}byteorder" in names and archive.read(f"{root}byteorder").strip() == b"big"
     except ZIP_ERRORS as error:
         raise CheckpointError(f"it is damaged or cut short ({error})") from error
 
@@ -264,13 +244,14 @@ def read_zip(path: Path) -> Any:
         return _member(archive, f"{root}data/{key}", length)
 
     text = _member(archive, f"{root}data.pkl")
-    return _load(io.BytesIO(text), lambda identifier: _storage(identifier, read, order.strip() == b"big"))
+    return _load(io.BytesIO(text), lambda identifier: _storage(identifier, read, big_endian))
 
 
 def _member(archive: zipfile.ZipFile, name: str, length: int | None = None) -> bytes:
     try:
         info = archive.getinfo(name)
         if info.compress_type != zipfile.ZIP_STORED:
+            # A few kilobytes could expand to any size.
             raise CheckpointError(f"{name} is compressed, which torch.save never does")
         if length is not None and info.file_size < length:
             raise CheckpointError(f"it is damaged ({name} has {info.file_size} bytes of {length})")
@@ -312,11 +293,14 @@ def read_legacy(path: Path) -> Any:
 
         content = _load(file, persistent)
         keys = _load(file)
+        if not isinstance(keys, list):
+            keys = [keys]
         end = path.stat().st_size
-        for key in keys if isinstance(keys, list) else [keys]:
+        byte_order: Literal["big", "little"] = "big" if big_endian else "little"
+        for key in keys:
             if key not in sizes:
                 raise CheckpointError(f"it is damaged (a storage {key!r} that no tensor uses)")
-            count = int.from_bytes(file.read(8), "big" if big_endian else "little", signed=True)
+            count = int.from_bytes(file.read(8), byte_order, signed=True)
             places[key] = (file.tell(), count * sizes[key])
             if count < 0 or file.tell() + places[key][1] > end:
                 raise CheckpointError(f"it is cut short: storage {key} should have {count} elements")

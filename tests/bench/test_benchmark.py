@@ -42,12 +42,12 @@ def test_figures_and_ratio(experiment, peer, mode):
     # Two answers while we warm up, then 0.5 s at the median of 0.4, 0.5, 0.9.
     command = peer("[99, 99, 0.4, 0.9, 0.5][number]")
     result = measure(load_config(experiment), mode=mode, batch=4, repeats=3, compare=command)
-    assert result.peer_seconds == 0.5
-    assert result.ratio == pytest.approx(0.5 / result.seconds)
-    assert result.images_per_s == pytest.approx(4 / result.seconds)
+    assert result["peer_seconds"] == 0.5
+    assert result["ratio"] == pytest.approx(0.5 / result["seconds"])
+    assert result["images_per_s"] == pytest.approx(4 / result["seconds"])
     passes = 3 if mode == "train" else 1
-    assert result.gflops_per_s == pytest.approx(passes * result.gflops * result.images_per_s)
-    assert 0.1 < result.memory_gb < 20
+    assert result["gflops_per_s"] == pytest.approx(passes * result["gflops"] * result["images_per_s"])
+    assert 0.1 < result["memory_gb"] < 20
 
 
 def test_the_command(experiment, tool, peer):

@@ -20,16 +20,6 @@ def picture(seed: int = 0, height: int = 40, width: int = 60) -> np.ndarray:
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
-@pytest.fixture(scope="session")
-def photos() -> list[np.ndarray]:
-    """Cut-outs of scikit-learn's two photographs, a temple and a flower, of different sizes."""
-    from sklearn.datasets import load_sample_images
-
-    temple, flower = load_sample_images().images
-    cuts = [temple[120:344, 80:304], flower[60:260, 180:420], temple[200:297, 400:531], flower[9:73, 300:364]]
-    return [np.ascontiguousarray(cut) for cut in cuts]
-
-
 @pytest.fixture
 def folder(tmp_path) -> Callable[..., str]:
     """Makes an ImageNet-layout folder: `folder({"cat": 5, "dog": 3})` gives its path."""

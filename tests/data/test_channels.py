@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl_sot.data import ImageError, ImageFolder, build_dataloader, build_transforms, resize
-from passl_sot.imageio.multichannel import decode_bands
+from passl_sot.data import ImageError, ImageFolder, ListFile, build_dataloader, build_transforms, resize
+from passl_sot.imageio.multichannel import decode_multichannel
 
 CROP = {"name": "RandomResizedCrop", "size": 16}
 PLAIN = [{"name": "Resize", "size": [16, 16]}, {"name": "Normalize", "mean": [0], "std": [1]}]
@@ -66,22 +66,24 @@ def test_mixed_grey_batches(folder, split, workers):
 def test_files_of_several_bands(tmp_path):
     five = _rng().integers(0, 256, (20, 30, 5), dtype=np.uint8)
     np.save(tmp_path / "five.npy", five)
-    np.testing.assert_array_equal(decode_bands(tmp_path / "five.npy", 5), five)
+    np.testing.assert_array_equal(decode_multichannel(tmp_path / "five.npy"), five)
     pages = [Image.fromarray(five[..., c]) for c in range(5)]
     pages[0].save(tmp_path / "five.tif", save_all=True, append_images=pages[1:])
-    np.testing.assert_array_equal(decode_bands(tmp_path / "five.tif", 5), five)
+    np.testing.assert_array_equal(decode_multichannel(tmp_path / "five.tif"), five)
     for mode, bands in (("RGBA", 4), ("CMYK", 4), ("LA", 2)):
         path = tmp_path / f"{mode}.{'tif' if mode == 'CMYK' else 'png'}"
         Image.fromarray(five[..., :bands], mode=mode).save(path) if mode != "LA" else Image.merge(
             "LA", pages[:2]
         ).save(path)
-        np.testing.assert_array_equal(decode_bands(path, bands), five[..., :bands])
+        np.testing.assert_array_equal(decode_multichannel(path), five[..., :bands])
 
 
 def test_files_that_do_not_fit(tmp_path):
-    def reason(name: str, channels: int = 4) -> str:
+    def reason(name: str) -> str:
+        (tmp_path / "list.txt").write_text(f"{name} 0\n")
+        options = {"dataroot": str(tmp_path), "list_file": str(tmp_path / "list.txt"), "channels": 4}
         with pytest.raises(ImageError) as caught:
-            decode_bands(tmp_path / name, channels)
+            ListFile(transforms=PLAIN, **options).read(0)
         assert str(tmp_path / name) in str(caught.value)
         return caught.value.reason
 

@@ -13,7 +13,7 @@ from PIL import Image
 from passl_sot.data import ImageFolder, PackedImages, build_dataloader
 from passl_sot.data.loader.batch_reader import BatchReader
 from passl_sot.data.packed.record import Recipe
-from passl_sot.data.packed.sources import SourceOptions, open_source
+from passl_sot.data.packed.sources import open_source
 from passl_sot.data.packed.writer import make_job, pack
 from passl_sot.data.rng import Streams, image_rng
 from passl_sot.data.transforms.compose import Compose
@@ -43,7 +43,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def as_pixels(data: Path, out: Path) -> Path:
-    job = make_job(open_source(str(data), SourceOptions()), str(out), Recipe(kind="pixels", short_side=288))
+    job = make_job(open_source(str(data)), str(out), Recipe(kind="pixels", short_side=288))
     pack(job, processes=1, command="", say=lambda text: None)
     return out
 

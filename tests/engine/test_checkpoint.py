@@ -216,28 +216,41 @@ def test_really_full_disk(tmp_path):
         subprocess.run(["umount", str(mount)], check=True)
 
 
+# Forks a writer for each line on its standard input, so that imports are waited for only once.
+WRITER = """
+import itertools, os, sys, numpy as np
+from pathlib import Path
+from passl_sot.weights.checkpoint import write_checkpoint
+for line in sys.stdin:
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        print("ended", flush=True)
+        continue
+    for i in itertools.count():
+        write_checkpoint(Path(sys.argv[1]), {"model.a": np.full(4_000_000, i, np.float32)}, {"i": i})
+        print(os.getpid(), flush=True)
+"""
+
+
 def test_kill_in_the_middle_of_writing(tmp_path):
     """A writer is killed many times at random moments; the file is whole every time."""
     script = tmp_path / "writer.py"
-    script.write_text(
-        "import sys, itertools, numpy as np\n"
-        "from pathlib import Path\n"
-        "from passl_sot.weights.checkpoint import write_checkpoint\n"
-        "for i in itertools.count():\n"
-        "    write_checkpoint(Path(sys.argv[1]), {'model.a': np.full(4_000_000, i, np.float32)}, {'i': i})\n"
-        "    print(i, flush=True)\n"
-    )
+    script.write_text(WRITER)
     path = tmp_path / "last.safetensors"
-    seen = -1
-    for round_ in range(5):
-        writer = subprocess.Popen([sys.executable, script, path], stdout=subprocess.PIPE, text=True)
-        assert writer.stdout.readline()
-        time.sleep(0.013 * round_)
-        writer.send_signal(signal.SIGKILL)
-        writer.communicate()
-        saved = read_checkpoint(path)
-        assert (saved.tensors["model.a"] == saved.meta["i"]).all()
-        seen = max(seen, saved.meta["i"])
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, script, path], **pipes) as process:
+        for number in range(5):
+            process.stdin.write("write\n")
+            process.stdin.flush()
+            pid = int(process.stdout.readline())
+            time.sleep(0.013 * number)
+            os.kill(pid, signal.SIGKILL)
+            while process.stdout.readline() != "ended\n":
+                pass
+            saved = read_checkpoint(path)
+            assert (saved.tensors["model.a"] == saved.meta["i"]).all()
+        process.stdin.close()
     ckpt.remove_leftovers(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"writer.py", "last.safetensors"}
 

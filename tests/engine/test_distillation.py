@@ -212,7 +212,7 @@ def test_the_zoos_recipes_want_a_teacher(name):
     assert (task.kind, task.alpha, task.tau) == ("hard", 0.5, 1.0)
 
 
-def test_dry_run_and_training_of_a_recipe_without_a_teacher(experiment, tool):
+def test_dry_run_and_training_of_a_recipe_without_a_teacher(experiment, invoke):
     small = ["img_size=32", "embed_dim=16", "depth=2", "num_heads=2"]
     overrides = [f"model.architecture.{setting}" for setting in small]
     overrides += [
@@ -225,14 +225,14 @@ def test_dry_run_and_training_of_a_recipe_without_a_teacher(experiment, tool):
         overrides += [f"dataloader.{split}.loader.num_workers=0"]
     overrides += ["dataloader.train.sampler.batch_size=8"]
     command = ("train", "-c", "deit_tiny_distilled", "-o", *overrides)
-    done = tool(*command, "--dry-run")
+    done = invoke(*command, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "task.teacher.weights is not given: the estimate is for training without it" in done.stdout
-    done = tool(*command)
+    done = invoke(*command)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "task.teacher.weights: the recipe learns from a teacher" in done.stderr
-    done = tool(*command, "task=null", "epochs=1")
+    done = invoke(*command, "task=null", "epochs=1")
     assert done.returncode == 0, done.stderr
 
 

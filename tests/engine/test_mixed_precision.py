@@ -33,10 +33,10 @@ def test_the_choice_by_device(options, dtype, note):
     assert Precision(None, on_gpu=True, has_bfloat16=True).note == ""
 
 
-def test_on_a_cpu_the_user_is_told_and_nothing_changes(experiment, tool, tmp_path):
-    plain = tool("train", "-c", experiment, "-o", "epochs=1", f"output_dir={tmp_path}/plain")
+def test_on_a_cpu_the_user_is_told_and_nothing_changes(experiment, invoke, tmp_path):
+    plain = invoke("train", "-c", experiment, "-o", "epochs=1", f"output_dir={tmp_path}/plain")
     amp = ("epochs=1", "+amp={level: O2}", f"output_dir={tmp_path}/amp")
-    done = tool("train", "-c", experiment, "-o", *amp)
+    done = invoke("train", "-c", experiment, "-o", *amp)
     assert plain.returncode == done.returncode == 0, done.stderr
     assert "amp O2 is asked for, but Paddle's mixed precision does nothing on a CPU" in done.stdout
     a, b = (

@@ -1,6 +1,7 @@
 """`--data DIR --pretrained W`: fine-tuning on a user's own JPEGs through the real command line."""
 
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -36,14 +37,14 @@ def weights(experiment, tmp_path) -> Path:
     return path
 
 
-def test_the_command(experiment, weights, tmp_path, tool):
+def test_the_command(experiment, weights, tmp_path, invoke):
     """Train and val folders; the head is new, the size fitted, the batch no larger than the set."""
     photos = tmp_path / "my photos"
     write_photos(photos / "train", 3)
     write_photos(photos / "val", 2, seed=1)
     experiment.write_text(experiment.read_text().replace("batch_size: 8}", "batch_size: 64}", 1))
     command = ("-c", experiment, "--data", photos, "--pretrained", weights)
-    done = tool("train", *command, "-o", "epochs=2")
+    done = invoke("train", *command, "-o", "epochs=2")
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr
     assert f"data: 4 classes in {photos}/train: cat 1, cat 2, cat 10, 狗" in said
@@ -63,10 +64,10 @@ def test_the_command(experiment, weights, tmp_path, tool):
     assert [row["images"] for row in rows if row["kind"] == "val_raw"] == [8, 8]
     # The same command goes on with the run instead of beginning anew; the weights are not read again.
     weights.unlink()
-    again = tool("train", *command, "-o", "epochs=3", "--resume", "auto", "--resume-override", "epochs")
+    again = invoke("train", *command, "-o", "epochs=3", "--resume", "auto", "--resume-override", "epochs")
     assert again.returncode == 0, again.stderr
     assert "resuming from" in again.stdout and "left new" not in again.stdout
-    predicted = tool("predict", photos / "val", "--weights", folder / "best")
+    predicted = invoke("predict", photos / "val", "--weights", folder / "best")
     assert predicted.returncode == 0 and "IMG_000.JPG" in predicted.stdout
 
 
@@ -178,6 +179,14 @@ def test_a_class_of_one_image_can_not_be_split(experiment, tmp_path, capfd):
     write_photos(tmp_path / "photos", 1, classes=("rare",))
     error = refused(experiment, tmp_path / "photos", capfd)
     assert "class 'rare' holds 1 image(s), and two are the least" in error
+
+
+def test_the_document_is_checked_once(experiment, tmp_path, caplog):
+    write_photos(tmp_path / "photos", 3)
+    with caplog.at_level(logging.DEBUG, logger="passl_sot.config"):
+        assert cli.train(["-c", str(experiment), "--data", str(tmp_path / "photos"), "--dry-run"]) == 0
+    checks = [record for record in caplog.records if "checking a whole document" in record.getMessage()]
+    assert len(checks) == 1
 
 
 def test_weights_that_can_not_be_used(experiment, weights, tmp_path, capfd):

@@ -47,12 +47,12 @@ def test_the_batch_size_does_not_matter(checkpoint, experiment):
         assert first.probabilities == pytest.approx(second.probabilities, abs=1e-6)
 
 
-def test_unreadable_files_keep_their_place_and_are_reported(checkpoint, experiment, tmp_path, tool):
+def test_unreadable_files_keep_their_place_and_are_reported(checkpoint, experiment, tmp_path, invoke):
     folder = experiment.parent / "val" / "c"
     (folder / "0.png").write_bytes(b"<html>")
     (folder / "10.png").write_bytes((folder / "1.png").read_bytes())
     table, objects = tmp_path / "r.csv", tmp_path / "r.json"
-    done = tool("predict", "--weights", checkpoint, folder, "--out", table, objects)
+    done = invoke("predict", "--weights", checkpoint, folder, "--out", table, objects)
     assert done.returncode == 0
     assert "1 of 4 images could not be read" in done.stderr
     assert "Traceback" not in done.stderr
@@ -64,7 +64,7 @@ def test_unreadable_files_keep_their_place_and_are_reported(checkpoint, experime
     assert rows[1]["name"] in ("a b", "c", "猫")
     assert rows[1]["class2"]
     assert [bool(entry["error"]) for entry in json.loads(objects.read_text())] == [True, False, False, False]
-    done = tool("predict", "--weights", checkpoint, folder / "0.png")
+    done = invoke("predict", "--weights", checkpoint, folder / "0.png")
     assert done.returncode == 1
 
 
@@ -123,12 +123,12 @@ def test_a_folder_a_pattern_and_a_list_stand_for_their_images(checkpoint, experi
         predictor(val / "empty")
 
 
-def test_foreign_weights_and_formats_are_refused(checkpoint, tmp_path, tool):
+def test_foreign_weights_and_formats_are_refused(checkpoint, tmp_path, invoke):
     bare = tmp_path / "bare.safetensors"
     write_checkpoint(bare, {"model.a": np.ones(2, np.float32)}, {"best_by": "ema"})
     with pytest.raises(CheckpointError, match="no ema weights; it holds raw"):
         Predictor(bare)
-    done = tool("predict", "--weights", checkpoint, tmp_path / "val", "--out", tmp_path / "r.xlsx")
+    done = invoke("predict", "--weights", checkpoint, tmp_path / "val", "--out", tmp_path / "r.xlsx")
     assert done.returncode == 2
     assert "name it .csv or .json" in done.stderr
     wrong = np.zeros((4, 4), np.uint8)

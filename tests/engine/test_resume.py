@@ -68,11 +68,9 @@ def kept(run: Path) -> tuple[dict, dict, list]:
     return saved.tensors, meta, rows
 
 
-def test_killed_runs_end_as_if_never_killed(everything, tmp_path):
+def test_killed_runs_end_as_if_never_killed(everything, tmp_path, invoke):
     """Ten updates equal some, kill -9 in the middle of an epoch, and the others; with 0 and 2 workers."""
-    done = subprocess.run(
-        command(everything, tmp_path / "whole", 0), capture_output=True, text=True, check=False
-    )
+    done = invoke("train", *command(everything, tmp_path / "whole", 0)[2:])
     assert done.returncode == 0, done.stderr
     tensors, meta, rows = kept(tmp_path / "whole" / "everything")
     assert meta["progress"]["step"] == meta["ema_updates"] == 10
@@ -89,8 +87,7 @@ def test_killed_runs_end_as_if_never_killed(everything, tmp_path):
                     break
         at = read_checkpoint(output / "everything" / "last.safetensors").meta["progress"]
         assert 4 <= at["step"] < 10
-        again = command(everything, output, workers)
-        done = subprocess.run([*again, "--resume", "auto"], capture_output=True, text=True, check=False)
+        done = invoke("train", *command(everything, output, workers)[2:], "--resume", "auto")
         assert done.returncode == 0, done.stderr
         assert f"epoch {at['epoch'] + 1}, batch {at['batches']}, {at['step']} updates" in done.stdout
         others, their_meta, their_rows = kept(output / "everything")

@@ -399,11 +399,11 @@ def test_photos_of_any_shape_evaluate(experiment, tmp_path):
 # -- whole processes ------------------------------------------------------------------------------
 
 
-def test_evaluation_and_prediction_agree_row_for_row(experiment, tmp_path, tool):
-    assert tool("train", "-c", experiment).returncode == 0
+def test_evaluation_and_prediction_agree_row_for_row(experiment, tmp_path, invoke):
+    assert invoke("train", "-c", experiment).returncode == 0
     best = experiment.parent / "output" / "run" / "best.safetensors"
     out = tmp_path / "eval" / "metrics.json"
-    done = tool("eval", "-c", experiment, "--weights", best, "--out", out)
+    done = invoke("eval", "-c", experiment, "--weights", best, "--out", out)
     assert done.returncode == 0, done.stderr
     report = json.loads(out.read_text())
     assert report["shown"] == "ema"
@@ -412,7 +412,7 @@ def test_evaluation_and_prediction_agree_row_for_row(experiment, tmp_path, tool)
     assert [row["name"] for row in report["per_class"]] == ["a b", "c", "猫"]
     assert all(Path(p).stat().st_size for p in report["files"])
     table = tmp_path / "out.csv"
-    done = tool(
+    done = invoke(
         "predict", "--weights", best, experiment.parent / "val", "--out", table, tmp_path / "out.json"
     )
     assert done.returncode == 0, done.stderr
@@ -426,11 +426,11 @@ def test_evaluation_and_prediction_agree_row_for_row(experiment, tmp_path, tool)
     assert len(json.loads((tmp_path / "out.json").read_text())) == 9
 
 
-def test_wrong_keys_end_with_status_2_and_one_message(experiment, tool):
+def test_wrong_keys_end_with_status_2_and_one_message(experiment, invoke):
     text = experiment.read_text()
     experiment.write_text(text.replace("decay: 0.1", "decai: 0.1").replace("epochs: 2", "epochs: two"))
     for name in ("train", "eval"):
-        done = tool(name, "-c", experiment, *(["--weights", "x"] if name == "eval" else []))
+        done = invoke(name, "-c", experiment, *(["--weights", "x"] if name == "eval" else []))
         assert done.returncode == 2
         assert done.stdout == ""
         assert "Traceback" not in done.stderr
@@ -439,21 +439,21 @@ def test_wrong_keys_end_with_status_2_and_one_message(experiment, tool):
     assert not (experiment.parent / "output").exists()
 
 
-def test_dry_run_estimates_and_writes_nothing(experiment, tool):
-    done = tool("train", "-c", experiment, "--dry-run")
+def test_dry_run_estimates_and_writes_nothing(experiment, invoke):
+    done = invoke("train", "-c", experiment, "--dry-run")
     assert done.returncode == 0, done.stderr
     for word in ("parameters", "GMACs", "memory", "images/s", "config and data are in order"):
         assert word in done.stdout
     assert not (experiment.parent / "output").exists()
     (experiment.parent / "val" / "c").rename(experiment.parent / "val" / "d")
-    done = tool("train", "-c", experiment, "--dry-run")
+    done = invoke("train", "-c", experiment, "--dry-run")
     assert done.returncode == 2
     assert "'d'" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_save_and_say_how_to_go_on(experiment, tool, number):
+def test_signals_save_and_say_how_to_go_on(experiment, invoke, number):
     command = [sys.executable, str(ROOT / "tools" / "train.py"), "-c", str(experiment), "-o", "epochs=500"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout:
@@ -468,15 +468,15 @@ def test_signals_save_and_say_how_to_go_on(experiment, tool, number):
     saved = read_checkpoint(experiment.parent / "output" / "run" / "last.safetensors").meta["progress"]
     assert saved["step"] >= 5
     again = ("-o", "epochs=3", "--resume", "auto", "--resume-override", "epochs")
-    done = tool("train", "-c", experiment, *again)
+    done = invoke("train", "-c", experiment, *again)
     # Fewer epochs than done already: nothing is trained, the run is evaluated.
     expected = "already complete" if saved["epoch"] >= 3 else "resuming from"
     assert expected in done.stdout
 
 
 @pytest.mark.slow
-def test_kill_9_then_resume(experiment, tool, tmp_path):
-    whole = tool("train", "-c", experiment, "-o", "epochs=6", f"output_dir={tmp_path}/whole")
+def test_kill_9_then_resume(experiment, invoke, tmp_path):
+    whole = invoke("train", "-c", experiment, "-o", "epochs=6", f"output_dir={tmp_path}/whole")
     assert whole.returncode == 0, whole.stderr
     command = [sys.executable, str(ROOT / "tools" / "train.py"), "-c", str(experiment), "-o", "epochs=6"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -484,7 +484,7 @@ def test_kill_9_then_resume(experiment, tool, tmp_path):
             if "epoch 4/6  update 2/3" in line:
                 process.kill()
                 break
-    done = tool("train", "-c", experiment, "-o", "epochs=6", "--resume", "auto")
+    done = invoke("train", "-c", experiment, "-o", "epochs=6", "--resume", "auto")
     assert done.returncode == 0, done.stderr
     assert "resuming from" in done.stdout
     same_tensors(

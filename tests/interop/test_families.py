@@ -1,4 +1,4 @@
-"""Every family's smallest model, through checkpoint files of both formats and back, bit for bit."""
+"""A small model of every family, through checkpoint files of both formats and back, bit for bit."""
 
 import subprocess
 
@@ -7,7 +7,9 @@ import pytest
 
 from passl_sot import create_model, list_models
 from passl_sot.cli import convert
+from passl_sot.config.tree import Config
 from passl_sot.interop.export_torch import export_state_dict
+from passl_sot.modeling.backbones import build_backbone
 from passl_sot.weights.checkpoint import read_weights
 from passl_sot.zoo import model_config
 
@@ -32,54 +34,78 @@ NAMES = smallest_of_each()
 
 SAVE = """
 import sys
+from pathlib import Path
 import numpy as np, torch
-with np.load(sys.argv[1]) as file:
-    state = {"module." + name: torch.from_numpy(np.asarray(file[name])) for name in file.files}
-wrong = {name: value + 1 for name, value in state.items()}
-content = {"state_dict": wrong, "state_dict_ema": state, "epoch": 300}
-torch.save(content, sys.argv[2])
-torch.save(content, sys.argv[3], _use_new_zipfile_serialization=False)
+for path in map(Path, sys.argv[1:]):
+    with np.load(path) as file:
+        state = {"module." + name: torch.from_numpy(np.asarray(file[name])) for name in file.files}
+    wrong = {name: value + 1 for name, value in state.items()}
+    content = {"state_dict": wrong, "state_dict_ema": state, "epoch": 300}
+    torch.save(content, path.with_suffix(".pth"))
+    torch.save(content, path.with_suffix(".tar"), _use_new_zipfile_serialization=False)
 """
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def case(request):
-    """Name, the model's arrays, and the official state dict of them."""
-    model = create_model(request.param)
-    arrays = {name: value.numpy() for name, value in model.state_dict().items()}
+def smaller(name: str) -> dict:
+    """The `model:` section of a config, as narrow and shallow as its class allows."""
+    cfg = model_config(name).model
+    architecture, head = dict(cfg.architecture), dict(cfg.head)
+    heads = architecture["num_heads"]
+    widths = [8 * n for n in heads] if isinstance(heads, list) else 8 * heads
+    if architecture["name"] == "Swin":
+        widths = widths[0]  # the others follow from it
+    small = {"depth": 2, "head_dim": 8, "projection": 32, "embed_dim": widths}
+    small["depths"] = [2] * len(architecture.get("depths", ()))
+    architecture |= {key: value for key, value in small.items() if key in architecture}
+    head |= {"num_classes": 5, "in_channels": build_backbone(architecture).num_features}
+    if "reduction" in head:
+        head["reduction"] = [6, 4]
+    return {"architecture": architecture, "head": head}
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    """Of each: its config, the model's arrays, and the official state dict of them."""
+    folder = tmp_path_factory.mktemp("families")
+    cases = {}
     rng = np.random.default_rng(0)  # nothing is to be equal to anything by having begun at 0 or 1
-    arrays = {
-        name: rng.standard_normal(value.shape).astype(value.dtype) if value.dtype.kind == "f" else value
-        for name, value in arrays.items()
-    }
-    return request.param, arrays, export_state_dict(model, arrays)
+    for name in NAMES:
+        config = folder / f"{name}.yaml"
+        config.write_text(Config(model=smaller(name)).dump())
+        model = create_model(str(config))
+        arrays = {key: value.numpy() for key, value in model.state_dict().items()}
+        arrays = {
+            key: rng.standard_normal(value.shape).astype(value.dtype) if value.dtype.kind == "f" else value
+            for key, value in arrays.items()
+        }
+        cases[name] = config, arrays, export_state_dict(model, arrays)
+    return cases
 
 
-def check(name: str, arrays: dict, src, tmp_path) -> None:
-    dst = tmp_path / "a.pdparams"
-    assert convert(["--config", name, "--src", str(src), "--dst", str(dst)]) == 0
+def check(config, arrays: dict, src) -> None:
+    dst = src.with_name("result.pdparams")
+    assert convert(["--config", str(config), "--src", str(src), "--dst", str(dst)]) == 0
     got, _ = read_weights(dst)
     assert got.keys() == arrays.keys()
     for key, value in arrays.items():
-        np.testing.assert_array_equal(got[key], value, err_msg=key)
+        np.testing.assert_array_equal(got[key], value, err_msg=f"{config.stem} {key}")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fmt", ["zip", "legacy"])
-def test_hand_made_files(case, writer, tmp_path, fmt):
-    name, arrays, official = case
-    tensors = {f"module.{key}": writer.Tensor.of(value) for key, value in official.items()}
-    write = writer.write_zip if fmt == "zip" else writer.write_legacy
-    check(name, arrays, write(tmp_path / "a.pth.tar", {"state_dict_ema": tensors, "epoch": 300}), tmp_path)
+def test_hand_made_files(cases, writer, tmp_path):
+    for config, arrays, official in cases.values():
+        tensors = {f"module.{key}": writer.Tensor.of(value) for key, value in official.items()}
+        content = {"state_dict_ema": tensors, "epoch": 300}
+        check(config, arrays, writer.write_zip(tmp_path / "a.pth.tar", content))
+        check(config, arrays, writer.write_legacy(tmp_path / "a.pth.tar", content))
 
 
-@pytest.mark.slow
-def test_files_of_pytorch(case, torch_python, tmp_path):
-    name, arrays, official = case
-    np.savez(tmp_path / "a.npz", **official)
-    files = [tmp_path / part for part in ("a.npz", "zip.pth", "legacy.pth.tar")]
+def test_files_of_pytorch(cases, torch_python, tmp_path):
+    for name, (_, _, official) in cases.items():
+        np.savez(tmp_path / f"{name}.npz", **official)
+    files = [tmp_path / f"{name}.npz" for name in cases]
     command = [torch_python, "-W", "ignore", "-c", SAVE, *map(str, files)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    for file in files[1:]:
-        check(name, arrays, file, tmp_path)
+    for file, (config, arrays, _) in zip(files, cases.values(), strict=True):
+        check(config, arrays, file.with_suffix(".pth"))
+        check(config, arrays, file.with_suffix(".tar"))

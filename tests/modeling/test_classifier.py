@@ -7,7 +7,9 @@ import paddle
 import pytest
 
 from passl_sot.config.loader import Config, ConfigError
+from passl_sot.modeling.backbones import BACKBONES, Backbone
 from passl_sot.modeling.classifier import Classifier
+from passl_sot.modeling.heads import HEADS, Head
 from passl_sot.modeling.stats import count_layer_macs, count_macs, model_stats
 
 ARCH = {"name": "SoT", "img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2, "token_dim": 8}
@@ -107,7 +109,10 @@ def test_macs_by_hand():
 
 
 def test_static_graph_of_the_whole():
-    model = Classifier(architecture=ARCH, head={**HEAD, "normalization": {"name": "SvPN", "dropout": 0.5}})
+    # The backbones' own graphs are in test_models: here the smallest, for the head behind it.
+    architecture = {**ARCH, "token_embed": "Naive_linear", "depth": 1}
+    head = {**HEAD, "normalization": {"name": "SvPN", "dropout": 0.5}}
+    model = Classifier(architecture=architecture, head=head)
     model.eval()
     x = paddle.randn([3, 3, 32, 32])
     expected = model(x).numpy()
@@ -130,3 +135,38 @@ def test_it_learns():
         optimizer.clear_grad()
         losses.append(float(loss))
     assert losses[-1] < 0.3 * losses[0]
+
+
+def test_any_backbone_and_head(monkeypatch):
+    """Sequences of numbers of any length: the classifier asks nothing of its inputs."""
+    for registry in (BACKBONES, HEADS):
+        monkeypatch.setattr(registry, "_objects", dict(registry._objects))
+
+    @BACKBONES.register()
+    class Sequences(Backbone):
+        def __init__(self, *, width: int) -> None:
+            super().__init__(width)
+            self.norm = paddle.nn.Linear(1, width)
+
+        def forward(self, x):
+            return self.norm(x["numbers"].unsqueeze(-1))
+
+    @HEADS.register()
+    class Largest(Head):
+        def __init__(self, *, num_classes: int, in_channels: int) -> None:
+            super().__init__(num_classes, in_channels, 0)
+
+        def forward(self, x_bnc):
+            return x_bnc.max(axis=1)[:, : self.num_classes]
+
+    head = {"name": "Largest", "num_classes": 2, "in_channels": 4}
+    model = Classifier(architecture={"name": "Sequences", "width": 4}, head=head)
+    model.set_recompute()
+    model.set_epoch(3)
+    for length in (1, 7):
+        assert model({"numbers": paddle.rand([3, length])}).shape == [3, 2]
+    assert model.num_layers == model.layer_of("backbone.norm.weight") == 1
+    with pytest.raises(ConfigError, match=r"write model\.head\.in_channels: 5"):
+        Classifier(architecture={"name": "Sequences", "width": 5}, head=head)
+    with pytest.raises(NotImplementedError, match="Sequences does not say which inputs it takes"):
+        model_stats(model)

@@ -63,29 +63,30 @@ MODELS = {
         {**LINEAR, "num_prefix_tokens": 0},
     ),
 }
-# The loss of update 1, 5, 10 and 20.
+# The loss of update 1, 5, 10 and 20, in float64: SoT's power normalization doubles a rounding every other
+# update, so that in float32 the last one was 0.21, 0.30 or 0.44 by the processor's matrix products.
 CURVES = {
-    "SoT": [1.1004, 1.0116, 0.6072, 0.2963],
-    "So-ViT": [1.0987, 0.89, 0.4863, 0.1253],
-    "DeiT": [1.1003, 0.7114, 0.4663, 0.1996],
-    "T2TViT": [1.1021, 0.99, 0.549, 0.2273],
-    "PiT": [1.1055, 0.8379, 0.5641, 0.241],
-    "Swin": [1.1193, 0.7441, 0.5183, 0.2284],
-    "STViT": [1.0944, 0.9273, 0.7295, 0.4163],
+    "SoT": [1.100412, 1.011629, 0.607189, 0.482221],
+    "So-ViT": [1.098669, 0.889959, 0.487049, 0.125471],
+    "DeiT": [1.100331, 0.711385, 0.466251, 0.199564],
+    "T2TViT": [1.10206, 0.990013, 0.549027, 0.227258],
+    "PiT": [1.105485, 0.837932, 0.564094, 0.240984],
+    "Swin": [1.119297, 0.744147, 0.518295, 0.228361],
+    "STViT": [1.094373, 0.927289, 0.729464, 0.416299],
 }
 
 
 def curve(name: str) -> list[float]:
     paddle.seed(0)
     architecture, head = MODELS[name]
-    model = Classifier(architecture=architecture, head=head)
+    model = Classifier(architecture=architecture, head=head).to(dtype="float64")
     model.train()
     optimizer = build_optimizer({"name": "AdamW", "weight_decay": 0.05})(model)
     optimizer.set_lr(3e-3)
     generator = np.random.default_rng(0)
     labels = np.arange(12) % 3
     pictures = generator.standard_normal((12, 3, 32, 32)) + np.eye(3)[labels][:, :, None, None]
-    images, targets = paddle.to_tensor(pictures.astype("float32")), paddle.to_tensor(labels)
+    images, targets = paddle.to_tensor(pictures), paddle.to_tensor(labels)
     loss_of, losses = CrossEntropyLoss(), []
     for _ in range(20):
         loss = loss_of(model(images), targets)
@@ -102,7 +103,4 @@ def test_every_backbone_has_a_curve():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_twenty_updates(name):
-    losses = curve(name)
-    assert losses[:3] == pytest.approx(CURVES[name][:3], abs=5e-3)
-    # Roundings grow along the way: other settings of the matrix library move the last by up to 0.02.
-    assert losses[3] == pytest.approx(CURVES[name][3], abs=0.05)
+    assert curve(name) == pytest.approx(CURVES[name], abs=1e-4)

@@ -1,122 +1,82 @@
-"""The backbone contract, for every registered backbone at a tiny size."""
+"""The backbone contract, for every registered backbone at a tiny size.
+
+A backbone is found by the registry, and made tiny by the names of its settings.
+"""
 
 import copy
+import inspect
 import re
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import paddle
 import pytest
+from paddle import nn
 
 from passl_sot.modeling.backbones import BACKBONES, build_backbone
+from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.stats import count_parameters
 
-# One entry per registered backbone; a new family adds its own. Two sizes each, one not square; what it
-# has of random layers is switched on where they matter.
-# "interpolated" are learned tables that follow the size.
-# "batch_norm": the tokens given are no LayerNorm's, so that their mean is not 0. "any_size": none is refused.
-TINY = {
-    "SoT": {
-        "base": {
-            "img_size": 32,
-            "embed_dim": 24,
-            "depth": 3,
-            "num_heads": 2,
-            "mlp_ratio": 2.0,
-            "token_dim": 8,
-        },
-        "sizes": [[32, 32], [40, 24]],
-        "random": {"drop_path_rate": 0.3, "drop_rate": 0.1, "attn_drop_rate": 0.1},
-        "variants": [
-            {},
-            {"class_token": False},
-            {"large_output": True},
-            {"token_embed": "ResNet"},
-            {"token_embed": "Inception"},
-            {"token_embed": "Non-local"},
-            {"token_embed": "Naive_linear", "qkv_bias": True},
-        ],
-    },
-    "T2TViT": {
-        "base": {
-            "img_size": 32,
-            "embed_dim": 24,
-            "depth": 3,
-            "num_heads": 2,
-            "mlp_ratio": 2.0,
-            "token_dim": 8,
-        },
-        "sizes": [[32, 32], [40, 24]],
-        "random": {"drop_path_rate": 0.3, "drop_rate": 0.1, "attn_drop_rate": 0.1},
-        "variants": [{}, {"tokens_type": "transformer"}, {"qkv_bias": True}],
-    },
-    "PiT": {
-        "base": {
-            "img_size": 32,
-            "patch_size": 4,
-            "stride": 2,
-            "head_dim": 8,
-            "depths": [2, 1, 2],
-            "num_heads": [1, 2, 4],
-            "mlp_ratio": 2.0,
-        },
-        "sizes": [[32, 32], [40, 24]],
-        "random": {"drop_path_rate": 0.3, "drop_rate": 0.1, "attn_drop_rate": 0.1},
-        "interpolated": "pos_embed",
-        "variants": [{}, {"distilled": True}],
-    },
-    "DeiT": {
-        "base": {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2},
-        "sizes": [[32, 32], [40, 24]],
-        "random": {"drop_path_rate": 0.3, "drop_rate": 0.1, "attn_drop_rate": 0.1},
-        "interpolated": "pos_embed",
-        "variants": [{}, {"distilled": True}, {"token_embed": "DenseNet", "token_dim": 8}],
-    },
-    "Swin": {
-        "base": {"img_size": 32, "embed_dim": 12, "depths": [2, 3], "num_heads": [2, 4], "window_size": 3},
-        "sizes": [[32, 32], [40, 24]],
-        "random": {"drop_path_rate": 0.3, "drop_rate": 0.1, "attn_drop_rate": 0.1},
-        "interpolated": "relative_position_bias_table",
-        "variants": [
-            {},
-            {"window_size": 4},
-            {"window_size": 2, "patch_norm": False},
-            {"token_embed": "DenseNet", "token_dim": 8},
-        ],
-    },
-    "STViT": {
-        "base": {
-            "img_size": 32,
-            "embed_dim": [8, 12, 16],
-            "depths": [2, 1, 2],
-            "num_heads": [1, 2, 4],
-            "stoken_size": [4, 2, 1],
-            "n_iter": [1, 1, 1],
-            "layerscale": [False, False, True],
-            "init_values": 0.1,
-            "mlp_ratio": 2.0,
-            "projection": 24,
-        },
-        "sizes": [[32, 32], [40, 24]],
-        "random": {"drop_path_rate": 0.3, "drop_rate": 0.1, "attn_drop_rate": 0.1},
-        "batch_norm": True,
-        "any_size": True,
-        "variants": [
-            {},
-            {"stoken_size": [8, 4, 2], "n_iter": [2, 1, 1]},
-            {"qkv_bias": False, "layerscale": [True, False, False], "img_size": [34, 29]},
-        ],
-    },
+# Settings of a tiny model, by name; of one in stages where they differ, and where there is one per stage.
+TINY = {"img_size": 32, "embed_dim": 24, "depth": 3, "num_heads": 2, "patch_size": 8, "mlp_ratio": 2.0}
+TINY |= {"token_dim": 8, "stride": 2, "head_dim": 8, "window_size": 3, "init_values": 0.1, "projection": 24}
+STAGED = TINY | {"depths": [2, 1, 2], "num_heads": [1, 2, 4], "patch_size": 4, "embed_dim": 12}
+PER_STAGE = {"embed_dim": [8, 12, 16], "stoken_size": [4, 2, 1], "n_iter": [1, 1, 1]}
+PER_STAGE |= {"layerscale": [False, False, True]}
+RANDOM = {"drop_path_rate": 0.3, "drop_rate": 0.1, "attn_drop_rate": 0.1}
+SIZES = ([32, 32], [40, 24])
+INTERPOLATED = ("pos_embed", "relative_position_bias_table")  # learned tables that follow the size
+# Further branches of a family's code; a new family may add its own.
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "SoT": [
+        {"class_token": False},
+        {"large_output": True},
+        {"token_embed": "ResNet"},
+        {"token_embed": "Inception"},
+        {"token_embed": "Non-local"},
+        {"token_embed": "Naive_linear", "qkv_bias": True},
+    ],
+    "T2TViT": [{"tokens_type": "transformer"}, {"qkv_bias": True}],
+    "PiT": [{"distilled": True}],
+    "DeiT": [{"distilled": True}, {"token_embed": "DenseNet"}],
+    "Swin": [
+        {"window_size": 4, "depths": [2, 3], "num_heads": [2, 4]},
+        {"window_size": 2, "patch_norm": False},
+        {"token_embed": "DenseNet"},
+    ],
+    "STViT": [
+        {"stoken_size": [8, 4, 2], "n_iter": [2, 1, 1]},
+        {"qkv_bias": False, "layerscale": [True, False, False], "img_size": [34, 29]},
+    ],
 }
-CASES = [(name, i) for name, spec in TINY.items() for i in range(len(spec["variants"]))]
+CASES = [(name, i) for name in BACKBONES.names() for i in range(1 + len(VARIANTS.get(name, [])))]
 every_case = pytest.mark.parametrize(("name", "variant"), CASES)
-every_name = pytest.mark.parametrize("name", TINY)
+every_name = pytest.mark.parametrize("name", BACKBONES.names())
+
+
+def parameters(name: str) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(BACKBONES.get(name)).parameters
+
+
+def settings(name: str) -> dict[str, Any]:
+    found = {}
+    for key, parameter in parameters(name).items():
+        tiny = STAGED if "depths" in parameters(name) else TINY
+        if isinstance(parameter.default, tuple) and key in PER_STAGE:
+            tiny = PER_STAGE
+        if key in tiny:
+            found[key] = tiny[key]
+    return found
+
+
+def random_layers(name: str) -> dict[str, float]:
+    return {key: rate for key, rate in RANDOM.items() if key in parameters(name)}
 
 
 def node(name: str, variant: int = 0, **more) -> dict:
-    return {"name": name, **TINY[name]["base"], **TINY[name]["variants"][variant], **more}
+    own = VARIANTS[name][variant - 1] if variant else {}
+    return {"name": name, **settings(name), **own, **more}
 
 
 def build(name: str, variant: int = 0, seed: int = 0, **more):
@@ -133,13 +93,15 @@ def tokens_of(model) -> int:
     return model.num_prefix_tokens + model.grid_size[0] * model.grid_size[1]
 
 
-def test_every_backbone_is_tested():
-    assert BACKBONES.names() == sorted(TINY)
+@every_name
+def test_it_is_tiny(name):
+    # A full-size default left in would make the matrix slow without a word.
+    assert count_parameters(build(name)) < 300_000
 
 
 @every_case
 def test_shapes_at_two_sizes(name, variant):
-    for size in TINY[name]["sizes"]:
+    for size in SIZES:
         model = build(name, variant, img_size=size)
         assert model.img_size == tuple(size)
         assert model(images(model)).shape == [2, tokens_of(model), model.num_features]
@@ -165,12 +127,12 @@ def test_backward_reaches_every_trainable_parameter(name, variant):
 
 @every_case
 def test_tokens_are_normalised_and_eval_is_deterministic(name, variant):
-    model = build(name, variant, **TINY[name].get("random", {}))
+    model = build(name, variant, **random_layers(name))
     model.eval()
     x = images(model)
     out = model(x)
     assert np.array_equal(out.numpy(), model(x).numpy())
-    if not TINY[name].get("batch_norm"):
+    if isinstance(model.norm, nn.LayerNorm):  # others leave no mean of 0
         np.testing.assert_allclose(out.numpy().mean(axis=-1), 0, atol=1e-5)
     # A sample's result does not depend on its batch.
     np.testing.assert_allclose(model(x[:1]).numpy(), out[:1].numpy(), atol=1e-5)
@@ -185,7 +147,7 @@ def gradients(model, x: paddle.Tensor, upstream: np.ndarray) -> dict[str, np.nda
 
 @every_case
 def test_recompute_gives_the_same_gradients(name, variant):
-    model = build(name, variant, **TINY[name].get("random", {}))
+    model = build(name, variant, **random_layers(name))
     model.train()
     start = {key: value.numpy().copy() for key, value in model.state_dict().items()}
     x = images(model)
@@ -219,7 +181,7 @@ def test_state_dict_round_trip(name, variant, tmp_path):
 
 @every_case
 def test_intermediates_match_feature_info(name, variant):
-    model = build(name, variant, img_size=TINY[name]["sizes"][1])
+    model = build(name, variant, img_size=SIZES[1])
     model.eval()
     x = images(model)
     modules = dict(model.named_sublayers())
@@ -241,9 +203,9 @@ def test_intermediates_match_feature_info(name, variant):
 
 @every_case
 def test_resize_equals_building_at_that_size(name, variant):
-    first, second = TINY[name]["sizes"]
+    first, second = SIZES
     model = build(name, variant, img_size=first)
-    before = {key: value.numpy().copy() for key, value in model.state_dict().items()}
+    before = {key: value.numpy() for key, value in model.state_dict().items()}
     model.resize(second)
     model.eval()
     x = images(model)
@@ -252,7 +214,7 @@ def test_resize_equals_building_at_that_size(name, variant):
     assert fresh.set_state_dict(model.state_dict()) == ([], [])
     np.testing.assert_array_equal(model(x).numpy(), fresh(x).numpy())
     for key, value in model.state_dict().items():
-        if key.endswith(TINY[name].get("interpolated", "none")) and value.shape != list(before[key].shape):
+        if key.endswith(INTERPOLATED) and value.shape != list(before[key].shape):
             continue  # a learned table of another size; tested in tests/nn/test_position.py
         np.testing.assert_array_equal(value.numpy(), before[key])
     assert [info["reduction"] for info in model.feature_info] == [
@@ -261,27 +223,21 @@ def test_resize_equals_building_at_that_size(name, variant):
 
 
 @every_case
-def test_static_graph_equals_eager(name, variant):
-    model = build(name, variant)
+def test_static_graph_equals_eager(name, variant, tmp_path):
+    # One block of each kind is enough, and translating a layer takes Paddle 50 ms.
+    shallow = {"depth": 1, "depths": [1] * len(node(name, variant).get("depths", []))}
+    model = build(name, variant, **{key: value for key, value in shallow.items() if key in settings(name)})
     model.eval()
     x = images(model, 3)
     expected = model(x).numpy()
-    spec = paddle.static.InputSpec([None, 3, *model.img_size], "float32")
-    traced = paddle.jit.to_static(model, input_spec=[spec], full_graph=True)
+    assert model.input_spec(3).shape == tuple(x.shape)
+    traced = paddle.jit.to_static(model, input_spec=[model.input_spec()], full_graph=True)
     np.testing.assert_allclose(traced(x).numpy(), expected, atol=1e-5)
     np.testing.assert_allclose(traced(x[:1]).numpy(), expected[:1], atol=1e-5)
-
-
-@every_name
-def test_exported_and_loaded(name, tmp_path):
-    model = build(name)
-    model.eval()
-    x = images(model)
-    expected = model(x).numpy()
-    spec = paddle.static.InputSpec([None, 3, *model.img_size], "float32")
-    paddle.jit.save(model, str(tmp_path / "model"), input_spec=[spec])
-    loaded = paddle.jit.load(str(tmp_path / "model"))
-    np.testing.assert_allclose(loaded(x).numpy(), expected, atol=1e-5)
+    if variant == 0:
+        paddle.jit.save(traced, str(tmp_path / "model"))
+        loaded = paddle.jit.load(str(tmp_path / "model"))
+        np.testing.assert_allclose(loaded(x).numpy(), expected, atol=1e-5)
 
 
 @every_case
@@ -295,21 +251,12 @@ def test_two_builds_are_alike_and_share_nothing(name, variant):
     with paddle.no_grad():
         for parameter in one.parameters():
             parameter.set_value(paddle.zeros_like(parameter))
-    one.resize(TINY[name]["sizes"][1])
+    one.resize(SIZES[1])
     one.feature_info[0]["num_chs"] = -1
     three = build(name, variant, seed=4)
     for (key, a), (_, b) in zip(two.named_parameters(), three.named_parameters(), strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=key)
     assert two.img_size == three.img_size and two.feature_info == three.feature_info
-
-
-@every_name
-def test_building_leaves_the_node_unchanged(name):
-    cfg = node(name)
-    kept = copy.deepcopy(cfg)
-    build_backbone(cfg)
-    build_backbone(cfg)
-    assert cfg == kept
 
 
 @every_case
@@ -337,23 +284,21 @@ def test_images_of_another_shape_are_refused(name):
 @every_name
 def test_impossible_sizes(name):
     model = build(name)
-    if TINY[name].get("any_size"):
-        small = build(name, img_size=[1, 3])
-        assert small(images(small)).shape == [2, tokens_of(small), small.num_features]
-    else:
-        for size in (3, [3, 64], [64, 3]):
-            with pytest.raises(ValueError, match="nearest valid size") as caught:
-                model.resize(size)
-            assert model.img_size == (32, 32)
-            nearest = re.search(r"nearest valid size\D*(\d+)\D+(\d+)", str(caught.value))
-            sides = [int(side) for side in nearest.groups()]
-            given = [3, 3] if size == 3 else size
-            assert [side for side in given if side == 64] == [side for side in sides if side == 64]
-            smaller = [side - (old == 3) for side, old in zip(sides, given, strict=True)]
+    for size in ([3, 3], [3, 64], [64, 3]):
+        try:
+            small = build(name, img_size=size)
+        except ValueError as error:
+            nearest = re.search(r"nearest valid size\D*(\d+)\D+(\d+)", str(error))
+        else:  # any size will do: then this one does
+            assert small(images(small)).shape == [2, tokens_of(small), small.num_features]
+            continue
+        sides = [int(side) for side in nearest.groups()]
+        assert [new for new, old in zip(sides, size, strict=True) if old == 64] == [64] * size.count(64)
+        for refused in (size, [new - (old == 3) for new, old in zip(sides, size, strict=True)]):
             with pytest.raises(ValueError, match="nearest valid size"):
-                model.resize(smaller)
-            other = build(name, img_size=sides)
-            assert other(images(other)).shape == [2, tokens_of(other), other.num_features]
+                model.resize(refused)
+        other = build(name, img_size=sides)
+        assert other(images(other)).shape == [2, tokens_of(other), other.num_features]
     assert model.img_size == (32, 32)
     model(images(model))  # a refused resize leaves the model as it was
     for wrong in (0, [32], [32, 32, 32], [32, -1]):
@@ -362,7 +307,7 @@ def test_impossible_sizes(name):
 
 
 def test_sot_without_class_token_keeps_positions():
-    with_token, without = build("SoT", 0), build("SoT", 1)
+    with_token, without = build("SoT"), build("SoT", class_token=False)
     np.testing.assert_array_equal(with_token.pos_embed[:, 1:].numpy(), without.pos_embed.numpy())
     assert not any("pos_embed" in key or "cls_token" in key for key in without.state_dict())
     assert "pos_embed" not in with_token.state_dict()
@@ -379,37 +324,24 @@ def test_sot_starts_as_the_recipe_says():
     assert model.norm._epsilon == 1e-5
 
 
-PROBE = """
-import sys
-import numpy as np, paddle
-from passl_sot.modeling.classifier import Classifier
-paddle.seed(0)
-arch = {"name": "SoT", "img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2, "token_dim": 8}
-rows = []
-for kind in ("DenseNet", "ResNet", "Inception", "Non-local", "Naive_linear"):
-    head = {"name": "SecondOrderHead", "num_classes": 5, "in_channels": 24, "num_heads": 2, "wr_dim": 4}
-    model = Classifier(architecture={**arch, "token_embed": kind}, head=head)
-    x = paddle.to_tensor(np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype("float32"))
-    y = model(x)
-    (y * y).sum().backward()
-    rows.append(y.numpy().ravel())
-    rows += [p.grad.numpy().ravel() for p in model.parameters() if not p.stop_gradient]
-np.save(sys.argv[1], np.concatenate(rows))
-"""
-
-
-def test_views_make_no_difference(tmp_path):
+def test_views_make_no_difference():
     # With the stride kernels off, slices are copies: code that wrote through one would differ.
-    results = []
-    for flag in ("0", "1"):
-        out = tmp_path / f"{flag}.npy"
-        env = {"FLAGS_use_stride_kernel": flag, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        root = Path(__file__).parents[2]
-        subprocess.run(
-            [sys.executable, "-c", PROBE, str(out)],
-            check=True,
-            cwd=root,
-            env={**__import__("os").environ, **env, "PYTHONPATH": str(root)},
-        )
-        results.append(np.load(out))
-    np.testing.assert_allclose(results[0], results[1], rtol=1e-4, atol=1e-5)
+    architecture = node("SoT", depth=2)
+    head = {"name": "SecondOrderHead", "num_classes": 5, "in_channels": 24, "num_heads": 2, "wr_dim": 4}
+    x = paddle.to_tensor(np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype("float32"))
+    before = paddle.get_flags("FLAGS_use_stride_kernel")
+
+    def values(kind: str, views: bool) -> list[np.ndarray]:
+        paddle.set_flags({"FLAGS_use_stride_kernel": views})
+        paddle.seed(0)
+        model = Classifier(architecture={**architecture, "token_embed": kind}, head=head)
+        y = model(x)
+        (y * y).sum().backward()
+        return [y.numpy(), *(p.grad.numpy() for p in model.parameters() if not p.stop_gradient)]
+
+    try:
+        for kind in ("DenseNet", "ResNet", "Inception", "Non-local", "Naive_linear"):
+            for with_views, without in zip(values(kind, True), values(kind, False), strict=True):
+                np.testing.assert_allclose(with_views, without, rtol=1e-4, atol=1e-5, err_msg=kind)
+    finally:
+        paddle.set_flags(before)

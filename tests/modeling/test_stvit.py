@@ -4,8 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from passl_sot import create_model
-from passl_sot.config.epoch_schedule import value_of_epoch
+from passl_sot.config import model_config, value_of_epoch
 from passl_sot.modeling.backbones import build_backbone
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.optim.groups import decay_groups
@@ -46,7 +45,10 @@ def test_drop_path_follows_its_schedule():
 
 
 def test_large_follows_the_recommended_schedule():
-    model = create_model("stvit_large").backbone
+    architecture = model_config("stvit_large").model.architecture
+    narrow = {"embed_dim": [4, 6, 7, 10], "img_size": 32, "projection": 8}
+    model = build_backbone({**architecture, **narrow})
+    assert len(rates(model)) == sum(architecture.depths)
     assert rates(model)[-1] == pytest.approx(0.4)
     model.set_epoch(260)
     assert rates(model)[-1] == pytest.approx(0.6)
@@ -85,7 +87,9 @@ def test_tokens_are_batch_normalised_words():
 
 
 def test_second_order_head_on_its_words():
-    model = create_model("stvit_small_sot", img_size=[64, 96])
+    section = model_config("stvit_small_sot").model
+    narrow = {"embed_dim": [4, 6, 10, 16], "img_size": [64, 96], "projection": 24}
+    model = Classifier({**section.architecture, **narrow}, {**section.head, "in_channels": 24})
     assert model.backbone.grid_size == (2, 3)
     assert model(paddle.randn([1, 3, 64, 96])).shape == [1, 1000]
 

@@ -1,14 +1,13 @@
 """Backbones refuse impossible numbers before anything is built."""
 
+import inspect
 import math
 
 import pytest
 
-from passl_sot.config.signature import Signature
 from passl_sot.modeling.backbones import BACKBONES
 
 
-@pytest.mark.parametrize("name", BACKBONES.names())
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -25,10 +24,12 @@ from passl_sot.modeling.backbones import BACKBONES
         ("depths", [2, 0]),
     ],
 )
-def test_out_of_range(name: str, key: str, value):
-    if key not in Signature.of(BACKBONES.get(name)).hints:
-        pytest.skip(f"{name} has no {key}")
-    faults = [f for f in BACKBONES.check({"name": name, key: value}) if f.path.startswith(f"backbone.{key}")]
-    assert len(faults) == 1
-    if isinstance(value, list) or key != "num_heads":
-        assert faults[0].kind in ("value", "type")
+def test_out_of_range(key: str, value):
+    takers = [name for name in BACKBONES.names() if key in inspect.signature(BACKBONES.get(name)).parameters]
+    assert takers
+    for name in takers:
+        faults = BACKBONES.check({"name": name, key: value})
+        faults = [fault for fault in faults if fault.path.startswith(f"backbone.{key}")]
+        assert len(faults) == 1, name
+        if isinstance(value, list) or key != "num_heads":
+            assert faults[0].kind in ("value", "type"), name

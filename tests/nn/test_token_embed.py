@@ -16,11 +16,12 @@ def make(kind: str, size: tuple[int, int], **more) -> TokenEmbed:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("size", [(32, 32), (33, 47), (24, 40), (9, 15)])
-def test_grid_size_says_what_forward_gives(kind, size):
-    layer = make(kind, size)
-    rows, columns = layer.grid_size(*size)
-    assert layer(paddle.randn([2, 3, *size])).shape == [2, rows * columns, 24]
+def test_grid_size_says_what_forward_gives(kind):
+    layer = make(kind, (32, 32))
+    for size in ((32, 32), (33, 47), (24, 40), (9, 15)):
+        layer.resize(size)
+        rows, columns = layer.grid_size(*size)
+        assert layer(paddle.randn([2, 3, *size])).shape == [2, rows * columns, 24]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The contract between a dataset and the loader.
 
 The loader, its workers, the samplers and the shared memory know nothing else of a dataset: any dict of arrays
-passes through them. What an image or a label is, the image datasets alone know.
+passes through them. Images and labels are known to the image datasets alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from passl_sot.config.registry import Registry
 from passl_sot.data.errors import DataError, ItemError
 from passl_sot.data.rng import Key
 
+# The modules of that package are imported when a name is first asked for.
 DATASETS: Registry = Registry("dataset", "passl_sot.data.datasets")
 
 # Gives memory for an array of a shape and a type, as `numpy.empty` does.
@@ -32,7 +33,7 @@ class Dataset:
 
     Attributes:
         seed: Seed of the random augmentation; set by `build_dataloader`.
-        noun: What messages call an item.
+        noun: The word for an item in messages; an "s" is added for several.
         item_error: Class of what `sample` raises where an item can't be read, made like `ItemError`. Training
             takes another item in its place, evaluation ends.
     """

@@ -28,7 +28,7 @@ the rest in train. The number in a file's name is the image's place in scikit-le
 def write_digits(root: str, seed: int = 0) -> int:
     """Writes the digits as an ImageNet-layout folder: `root/{train,val}/{0..9}/digit_0001.png`.
 
-    A second call checks every file and writes only what is missing or damaged.
+    A second call checks every file and writes only those that are missing or damaged.
 
     Args:
         root: The folder; made where it doesn't exist.
@@ -49,13 +49,13 @@ def write_digits(root: str, seed: int = 0) -> int:
         temporary = tempfile.mkdtemp(prefix=".digits-", dir=parent)
         try:
             _fill(temporary, images, seed)
-            os.chmod(temporary, 0o755)
+            os.chmod(temporary, 0o755)  # mkdtemp makes it for its owner alone
             os.rename(temporary, root)
             return len(images)
         except OSError:
             if not os.path.isdir(root):
                 raise
-            # Another process was first; what it wrote is checked below.
+            # Another process was first; its files are checked below.
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     _refuse_strangers(root, images)
@@ -119,5 +119,5 @@ def _holds(path: str, pixels: np.ndarray) -> bool:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             return np.array_equal(np.asarray(image), pixels)
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError):  # Pillow's SyntaxError: a broken PNG
         return False

@@ -79,7 +79,7 @@ class ImageFolder(LabelledImages):
         channels: Count = 3,
     ):
         root = os.path.expanduser(dataroot)
-        if channels not in (1, 3):
+        if channels not in (1, 3):  # pictures can't be arrays of NumPy
             extensions = (*extensions, ARRAY_ENDING)
         scan = scan_folder(root, extensions)
         if part != "all":
@@ -128,6 +128,7 @@ def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: 
         DataError: The folder is missing or empty, or isn't laid out by classes; it shows the layout.
     """
     folders = list_classes(root, extensions)
+    # The commonest slip: the folder above train and val, which would be trained on as two classes.
     splits = [name for name in folders if name.lower() in _SPLITS]
     if len(splits) > 1 and len(splits) == len(folders):
         raise DataError(
@@ -162,8 +163,12 @@ def list_classes(root: str, extensions: Sequence[str] = EXTENSIONS) -> list[str]
         DataError: The folder is missing or holds none; it shows the layout.
     """
     if not os.path.isdir(root):
-        kind = "is a file, not a folder" if os.path.exists(root) else "doesn't exist"
-        here = "" if os.path.isabs(root) else f" (looked for in {os.getcwd()})"
+        kind = "doesn't exist"
+        if os.path.exists(root):
+            kind = "is a file, not a folder"
+        here = ""
+        if not os.path.isabs(root):
+            here = f" (looked for in {os.getcwd()})"
         raise DataError(f"dataroot {root} {kind}{here}.\n{LAYOUT}")
     with os.scandir(root) as entries:
         shown = [entry for entry in entries if not _is_clutter(entry.name)]
@@ -194,6 +199,7 @@ def _walk(
         return
     inner = []
     with os.scandir(folder) as entries:
+        # The order of a directory is the file system's: labels and draws would differ between machines.
         for entry in sorted(entries, key=lambda e: e.name):
             name = entry.name
             if entry.is_dir():
@@ -246,6 +252,7 @@ def hold_out(paths: Sequence[str], share: float, name: str) -> set[str]:
             f"class '{name}' holds {len(paths)} image(s), and two are the least where some are held out for "
             "validation: add images, or lay out train and val folders" + zh("two_images_per_class")
         )
+    # Checksums rather than a generator: an added image doesn't move the others to the other side.
     ranked = sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path)).digest())
     return set(ranked[: held_out_count(len(paths), share)])
 

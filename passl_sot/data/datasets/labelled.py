@@ -23,8 +23,8 @@ from passl_sot.imageio import jpeg
 from passl_sot.imageio.decode import open_image, read_file
 from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.kernels import jit
-from passl_sot.imageio.lazy_image import Pixels, as_array
-from passl_sot.imageio.multichannel import decode_bands
+from passl_sot.imageio.lazy_image import LazyImage, as_array
+from passl_sot.imageio.multichannel import decode_multichannel
 
 _LOGGER = logging.getLogger("passl_sot.data")
 
@@ -92,8 +92,10 @@ class LabelledImages(Dataset):
                 "dataset.transforms must hold {name: Normalize}, which makes the model's float input: last, "
                 "or before RandomErasing; or it stands after Mixup in dataset.batch_transforms"
             )
-        later = self.batch_stage.transforms if self.batch_stage else []
-        self.output_hw = output_size([*self.transforms.transforms, *later])
+        steps: list[Any] = list(self.transforms.transforms)
+        if self.batch_stage is not None:
+            steps += self.batch_stage.transforms
+        self.output_hw = output_size(steps)
         self.apply_exif = apply_exif
 
     def __len__(self) -> int:
@@ -104,7 +106,7 @@ class LabelledImages(Dataset):
         return os.path.join(self.root, self.paths[index])
 
     def read(self, index: int) -> np.ndarray:
-        """One image before any transform: uint8 [H, W, 3], grey ones too, or [H, W, channels].
+        """One image before any transform: uint8 [H, W, 3], gray ones too, or [H, W, channels].
 
         Raises:
             ImageError: The file can't be read.
@@ -112,19 +114,24 @@ class LabelledImages(Dataset):
         return as_array(self.open(index))
 
     def stored(self, index: int) -> bytes:
-        """The bytes of one image as it lies on disk.
+        """The bytes of one image as they lie on disk.
 
         Raises:
             ImageError: They can't be read.
         """
         return read_file(self.path(index))
 
-    def open(self, index: int) -> Pixels:
+    def open(self, index: int) -> LazyImage:
         """As `read`, but decodes no more than is then asked for, where a file allows it."""
         path = self.path(index)
-        if self.channels not in (1, 3):
-            return decode_bands(path, self.channels)
-        return open_image(path, apply_exif=self.apply_exif)
+        if self.channels in (1, 3):
+            # Gray images too are RGB until the end: transforms of colors see what they were made for.
+            return open_image(path, apply_exif=self.apply_exif)
+        image = decode_multichannel(path)
+        if image.shape[2] != self.channels:
+            reason = f"has {image.shape[2]} channel(s), and dataset.channels is {self.channels}"
+            raise ImageError(path, reason + zh("channels_differ"))
+        return image
 
     def describe(self, index: int) -> str:
         """The file of one image."""
@@ -143,16 +150,19 @@ class LabelledImages(Dataset):
 
         Returns:
             `image`, `label` (an integer, or float32 [C] of 0 and 1) and `index`. The image is float32
-            [3, H, W], or uint8 [H, W, 3] where it is `batch_transforms` that normalise.
+            [3, H, W], or uint8 [H, W, 3] where it is `batch_transforms` that normalize.
 
         Raises:
             ImageError: The file can't be read.
         """
-        epoch, index, *copy = key if isinstance(key, tuple) else (0, key)
+        if not isinstance(key, tuple):
+            key = (0, key)
+        epoch, index, *copy = key
         size = len(self)
         if not -size <= index < size:
+            # Without it iterating over the dataset would never end.
             raise IndexError(f"image {index} of {size}")
-        index = int(index) % size
+        index = int(index) % size  # -1 has the draws of the last one
         rng = image_rng(self.seed, (epoch, index, *copy))
         image = self.transforms(self.open(index), rng, int(epoch), out)
         return {"image": image, "label": self._label(index), "index": index}
@@ -162,14 +172,14 @@ class LabelledImages(Dataset):
         return None
 
     def samples(self, keys: Sequence[Key], empty: Empty) -> dict[str, np.ndarray] | None:
-        """What `sample` gives for many keys, as arrays [B, ...]; small images take a tenth of the time.
+        """The samples of many keys, as arrays [B, ...]; small images take a tenth of the time.
 
         Args:
             keys: (epoch, index) each, or (epoch, index, copy) each.
-            empty: Gives memory for normalised images, as `numpy.empty`.
+            empty: Gives memory for normalized images, as `numpy.empty`.
 
         Returns:
-            None where images have to be taken one by one, as `stack` or a transform wants it.
+            None where images have to be taken one by one: `stack` has none, or a transform can't work so.
 
         Raises:
             DataError: A transform can't do it.
@@ -198,7 +208,7 @@ class LabelledImages(Dataset):
         try:
             joined = self.samples(keys, empty)
         except DataError:
-            joined = None  # told of the single image below
+            joined = None  # taken one by one they tell which image it is
         if joined is None:
             joined = self._join(keys, read, empty)
         if self.batch_stage is None:
@@ -210,6 +220,7 @@ class LabelledImages(Dataset):
         except DataError:
             raise
         except Exception:
+            # It happens in a worker: without the traceback nobody could tell where.
             raise DataError(f"in batch_transforms:\n{traceback.format_exc()}") from None
         return {**joined, "image": images, "label": labels}
 
@@ -224,6 +235,7 @@ class LabelledImages(Dataset):
         samples = [read(key, row) for key, row in zip(keys, rows, strict=True)]
         _check_sizes(samples)
         images: Any = [sample["image"] for sample in samples]
+        # A subclass may have put others in their place.
         if memory is not None and all(image is row for image, row in zip(images, rows, strict=True)):
             images = memory
         elif self.transforms.normalizes:
@@ -234,6 +246,7 @@ class LabelledImages(Dataset):
 
     def slot_bytes(self, batch_size: int) -> int:
         """As of `Dataset`; images of unknown size leave room for labels alone."""
+        # Labels are counted as soft targets, one per class, in float64: too much, but never too little.
         targets = (self.batch_stage and self.batch_stage.num_classes) or len(self.class_names)
         height, width = self.output_hw or (0, 0)
         images = size_of((batch_size, self.channels, height, width), 4)
@@ -256,7 +269,7 @@ class LabelledImages(Dataset):
             )
 
     def missing_speedups(self) -> list[str]:
-        """What of the extra `[fast]` isn't installed."""
+        """Packages of the extra `[fast]` that aren't installed."""
         found = {"numba": jit.available(), "simplejpeg": jpeg.available()}
         return [name for name, there in found.items() if not there]
 
@@ -295,7 +308,7 @@ class LabelledImages(Dataset):
                         for name in strangers
                     ]
                 )
-            table = np.array([number[name] for name in self.class_names], np.int64)
+            table = np.array([number[name] for name in self.class_names], np.int64)  # old number to new
         elif len(self.found_classes) > len(class_names):
             raise DataError(
                 f"{self.root}: labels go up to {len(self.found_classes) - 1}, but there are "
@@ -307,7 +320,8 @@ class LabelledImages(Dataset):
             columns = np.zeros((len(self), len(class_names)), np.uint8)
             columns[:, table] = self.multi_hot
             self.multi_hot = columns
-        labels = self.labels.copy()
+        labels = self.labels.copy()  # it may be part of a file, mapped read-only
+        # Wrong labels stay as they are, for the check before a run to name.
         known = (labels >= 0) & (labels < len(table))
         labels[known] = table[labels[known]]
         self.labels = labels
@@ -327,7 +341,7 @@ def _check_sizes(samples: Sequence[dict[str, Any]]) -> None:
 def nearest(name: str, names: Sequence[str]) -> str:
     """Words for an error about an unknown class name: "is not among the 10 known classes (nearest: ...)"."""
     text = f"is not among the {len(names)} known classes"
-    close = difflib.get_close_matches(name, list(names)[:5000], n=2)
+    close = difflib.get_close_matches(name, list(names)[:5000], n=2)  # more would take seconds
     if close:
         text += f" (nearest: {', '.join(map(repr, close))})"
     return text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
@@ -79,6 +79,13 @@ class ListFile(LabelledImages):
         )
 
 
+class _Line(NamedTuple):
+    where: str  # "list.txt:3"
+    text: str
+    path: str  # "" where the line has no label
+    field: str
+
+
 def read_list(path: str) -> tuple[StringTable, np.ndarray]:
     """Reads paths and labels.
 
@@ -93,31 +100,30 @@ def read_list(path: str) -> tuple[StringTable, np.ndarray]:
     Raises:
         DataError: The file can't be read, or a line is wrong; each fault is given as file:line.
     """
-    data = _read(path)
+    data = _read(path)  # once, as a shell's `<(...)` is a pipe
     plain = _read_plain(data)
     if plain is not None:
         return plain
-    lines = _images(path, data)
-    labels: list[int] = []
-    faults: list[str] = []
-    for number, line, name, label in lines:
-        where = f"{path}:{number}"
-        if not name:
-            faults.append(f"{where}: no label in {line!r}; a line is 'path label'" + zh("list_line_form"))
-            continue
-        try:
-            labels.append(int(label))
-        except ValueError:
-            faults.append(f"{where}: label {label!r} is not a whole number" + zh("label_not_integer"))
-            continue
-        if labels[-1] < 0:
-            faults.append(
-                f"{where}: label {label} is below 0; labels are 0 to classes-1" + zh("labels_from_zero")
-            )
-        elif labels[-1] > LARGEST_LABEL:
-            faults.append(f"{where}: label {label} is too large to be a class number" + zh("label_too_large"))
+    lines = _parse(path, data)
+    faults = [fault for fault in map(_label_fault, lines) if fault]
     stop_at(faults, f"lines of {path}")
-    return StringTable(_forward(name) for _, _, name, _ in lines), np.array(labels, np.int64)
+    return StringTable(line.path for line in lines), np.array([int(line.field) for line in lines], np.int64)
+
+
+def _label_fault(line: _Line) -> str:
+    if not line.path:
+        return f"{line.where}: no label in {line.text!r}; a line is 'path label'" + zh("list_line_form")
+    try:
+        label = int(line.field)
+    except ValueError:
+        return f"{line.where}: label {line.field!r} is not a whole number" + zh("label_not_integer")
+    if label < 0:
+        return f"{line.where}: label {line.field} is below 0; labels are 0 to classes-1" + zh(
+            "labels_from_zero"
+        )
+    if label > LARGEST_LABEL:
+        return f"{line.where}: label {line.field} is too large to be a class number" + zh("label_too_large")
+    return ""
 
 
 def _read_plain(data: bytes) -> tuple[StringTable, np.ndarray] | None:
@@ -126,6 +132,7 @@ def _read_plain(data: bytes) -> tuple[StringTable, np.ndarray] | None:
     Returns:
         None where a line is anything else: lines are then looked at one by one.
     """
+    # Characters beyond ASCII may be blanks, or digits, that `strip` and `isdecimal` take for such.
     if not data.isascii() or any(sign in data for sign in (b"#", b"\r", b"\\")):
         return None
     text = data.decode().removesuffix("\n")
@@ -154,90 +161,79 @@ def read_labels(path: str, classes: int | None) -> tuple[StringTable, np.ndarray
     Raises:
         DataError: The file can't be read, or a line is wrong; each fault is given as file:line.
     """
-    lines = _images(path, _read(path))
-    labels: list[list[int]] = []
-    faults: list[str] = []
-    for number, line, name, field in lines:
-        words = [] if field == "-" else [word.strip() for word in field.split(",")]
-        if not name or not all(word.isdecimal() and int(word) <= LARGEST_LABEL for word in words):
+    lines = _parse(path, _read(path))
+    labels = [[] if line.field == "-" else _words(line) for line in lines]
+    faults = []
+    for line, words in zip(lines, labels, strict=True):
+        if not line.path or not all(word.isdecimal() and int(word) <= LARGEST_LABEL for word in words):
             faults.append(
-                f"{path}:{number}: {line!r} isn't 'path 0,3' (class numbers with commas) or 'path -' (none)"
+                f"{line.where}: {line.text!r} isn't 'path 0,3' (class numbers with commas) or 'path -' (none)"
                 + zh("multi_label_line_form")
             )
-            continue
-        labels.append([int(word) for word in words])
-        if len(set(labels[-1])) < len(words):
+        elif len(set(map(int, words))) < len(words):
             hint = ""
             if set(words) <= {"0", "1"}:
                 hint = (
                     " (a 0 or 1 for each class, as PaddleClas writes it, is read by multi_label: multi_hot)"
                 )
-            faults.append(f"{path}:{number}: {field!r} names a class twice{hint}" + zh("label_twice"))
+            faults.append(f"{line.where}: {line.field!r} names a class twice{hint}" + zh("label_twice"))
     stop_at(faults, f"lines of {path}")
     if not any(labels):
         raise DataError(f"{path} gives no image a label; a line is 'path 0,3'" + zh("list_without_labels"))
-    last = max(itertools.chain(*labels))
+    last = max(map(int, itertools.chain(*labels)))
     if classes is not None and last >= classes:
         raise DataError(
             f"{path} has label {last}, and class_names holds {classes}" + zh("label_beyond_classes")
         )
-    result = np.zeros((len(labels), classes or last + 1), np.uint8)
-    for row, chosen in zip(result, labels, strict=True):
-        row[chosen] = 1
-    return StringTable(_forward(name) for _, _, name, _ in lines), result
+    multi_hot = np.zeros((len(lines), classes or last + 1), np.uint8)
+    for row, words in zip(multi_hot, labels, strict=True):
+        row[list(map(int, words))] = 1
+    return StringTable(line.path for line in lines), multi_hot
 
 
 def read_multi_hot(path: str, classes: int | None) -> tuple[StringTable, np.ndarray]:
-    """Reads paths and, for each, a 0 or 1 for every class: `path<tab>0,1,0,0,1`, PaddleClas's format.
-
-    Args:
-        path: The list file; split as by `read_list`.
-        classes: Number of classes that lines must have; None for any.
-
-    Returns:
-        Paths, and uint8 [N, C] of 0 and 1.
-
-    Raises:
-        DataError: The file can't be read, or a line is wrong; each fault is given as file:line.
-    """
-    lines = _images(path, _read(path))
-    rows = [[word.strip() for word in field.split(",")] for _, _, _, field in lines]
-    faults: list[str] = []
-    for (number, line, name, _), row in zip(lines, rows, strict=True):
-        if not name or not set(row) <= {"0", "1"}:
+    """As `read_labels`, from a 0 or 1 for every class: `path<tab>0,1,0,0,1`, PaddleClas's format."""
+    lines = _parse(path, _read(path))
+    rows = list(map(_words, lines))
+    width = len(rows[0])
+    faults = []
+    for line, row in zip(lines, rows, strict=True):
+        if not line.path or not set(row) <= {"0", "1"}:
             faults.append(
-                f"{path}:{number}: {line!r} isn't 'path 0,1,0' (a 0 or 1 for each class); class numbers "
+                f"{line.where}: {line.text!r} isn't 'path 0,1,0' (a 0 or 1 for each class); class numbers "
                 "such as 'path 0,3' are read by multi_label: true" + zh("multi_hot_values")
             )
-        elif len(row) != len(rows[0]):
+        elif len(row) != width:
             faults.append(
-                f"{path}:{number}: has {len(row)} zeros and ones, and the first line {len(rows[0])}: one for "
-                "each class" + zh("label_counts_differ")
+                f"{line.where}: has {len(row)} zeros and ones, and the first line {width}: one for each class"
+                + zh("label_counts_differ")
             )
     stop_at(faults, f"lines of {path}")
-    if classes is not None and len(rows[0]) != classes:
+    if classes not in (None, width):
         raise DataError(
-            f"{path} has {len(rows[0])} zeros and ones a line, and class_names holds {classes}"
+            f"{path} has {width} zeros and ones a line, and class_names holds {classes}"
             + zh("label_count_not_class_count")
         )
-    return StringTable(_forward(name) for _, _, name, _ in lines), np.array(rows).astype(np.uint8)
+    return StringTable(line.path for line in lines), np.array(rows).astype(np.uint8)
 
 
-def _images(path: str, data: bytes) -> list[tuple[int, str, str, str]]:
-    """Number, text, path and label (or labels) of each line of an image; no path where there is no label."""
+def _words(line: _Line) -> list[str]:
+    return [word.strip() for word in line.field.split(",")]
+
+
+def _parse(path: str, data: bytes) -> list[_Line]:
+    """The lines of images."""
     found = []
     for number, line in _lines(path, data):
         if not line.startswith("#"):
-            name, _, field = line.rpartition("\t") if "\t" in line else line.rpartition(" ")
-            found.append((number, line, name.strip(), field.strip()))
+            # From the right, as paths hold spaces and labels do not.
+            name, _, field = line.rpartition("\t" if "\t" in line else " ")
+            if os.sep == "/":  # a list written on Windows is read elsewhere too
+                name = name.replace("\\", "/")
+            found.append(_Line(f"{path}:{number}", line, name.strip(), field.strip()))
     if not found:
         raise DataError(f"{path} lists no images; a line is 'path label'" + zh("list_is_empty"))
     return found
-
-
-def _forward(name: str) -> str:
-    """A path with the backslashes of Windows turned round."""
-    return name.replace("\\", "/") if os.sep == "/" else name
 
 
 def read_class_names(path: str) -> list[str]:
@@ -253,11 +249,13 @@ def read_class_names(path: str) -> list[str]:
     lines = [line for _, line in _lines(path, _read(path))]
     if not lines:
         raise DataError(f"{path} holds no class names")
+    # Names may begin with a number ("3 musketeers"): only 0 to C-1, each once, are labels.
     pairs = [line.split(maxsplit=1) for line in lines]
     if all(len(pair) == 2 and pair[0].isdecimal() for pair in pairs):
         named = {int(label): name for label, name in pairs}
         if sorted(named) == list(range(len(lines))):
             lines = [named[label] for label in range(len(lines))]
+    # Predictions name classes, so two of one name could not be told apart.
     if len(set(lines)) < len(lines):
         twice = sorted({name for name in lines if lines.count(name) > 1})
         raise DataError(f"{path} gives the class names {twice[:5]} more than once")
@@ -277,12 +275,13 @@ def _read(path: str) -> bytes:
 def _lines(path: str, data: bytes) -> list[tuple[int, str]]:
     """Numbered lines that aren't empty, without line ends or outer blanks."""
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")  # editors on Windows begin a file with a byte-order mark
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{path}:{line}: not UTF-8; save the file as UTF-8, for example "
             f"`iconv -f GBK -t UTF-8 {path}`" + zh("save_as_utf8")
         ) from error
+    # Not tabs, which separate paths and labels.
     stripped = ((number, line.strip(" \r\n")) for number, line in enumerate(text.split("\n"), 1))
     return [(number, line) for number, line in stripped if line.strip()]

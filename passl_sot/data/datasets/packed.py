@@ -1,8 +1,7 @@
-"""Labelled images from a packed copy, which `packing` makes of folders, lists and tar files."""
+"""Labelled images from a packed copy, which `data.packed` makes of folders, lists and tar files."""
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 from collections.abc import Sequence
@@ -18,24 +17,10 @@ from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.errors import DataError
 from passl_sot.data.packed.format import Packed
 from passl_sot.data.transforms.image import TRANSFORMS
-from passl_sot.imageio.decode import open_bytes
-from passl_sot.imageio.lazy_image import Pixels, as_array
+from passl_sot.imageio.decode import open_bytes, upright
+from passl_sot.imageio.lazy_image import LazyImage, as_array
 
 _LOGGER = logging.getLogger("passl_sot.data")
-# Pixels as stored to pixels upright, by EXIF orientation: whether rows and columns change places, and what is
-# mirrored then.
-_TURNS: dict[int, tuple[bool, tuple[slice, slice]]] = {
-    orientation: (turned, (slice(None, None, down), slice(None, None, across)))
-    for orientation, (turned, down, across) in {
-        2: (False, 1, -1),
-        3: (False, -1, -1),
-        4: (False, -1, 1),
-        5: (True, 1, 1),
-        6: (True, 1, -1),
-        7: (True, -1, -1),
-        8: (True, -1, 1),
-    }.items()
-}
 
 
 @DATASETS.register()
@@ -53,9 +38,9 @@ class PackedImages(LabelledImages):
         batch_transforms: What is done to batches, in training: `Mixup`, and transforms of single images that
             shall come after it. `Normalize` must be in one of the two lists.
         apply_exif: Turn photographs upright by their EXIF orientation.
-        part: As for `ImageFolder`, with the same result: by names that images had before they were packed.
+        part: As for `ImageFolder`, with the same result: by the names of images before they were packed.
         val_share: Share of each class that is for "val".
-        channels: 3 for colours; 1 for grey, into which pictures of any kind turn after augmentation.
+        channels: 3 for colors; 1 for gray, into which pictures of any kind turn after augmentation.
     """
 
     def __init__(
@@ -71,10 +56,12 @@ class PackedImages(LabelledImages):
     ):
         self.packed = packed = Packed(os.path.expanduser(dataroot))
         self._items: np.ndarray | None = None
-        names, labels, multi_hot = packed.names, packed.labels, packed.multi_hot
+        names = packed.names
+        labels = packed.labels
         if part != "all":
             self._items = _part(packed, part, val_share)
-            names, labels = names.select(self._items), labels[self._items]
+            names = names.select(self._items)
+            labels = labels[self._items]
         super().__init__(
             root=packed.folder,
             paths=names,
@@ -85,12 +72,12 @@ class PackedImages(LabelledImages):
             apply_exif=apply_exif,
             named=packed.header["named"],
             channels=channels,
-            multi_hot=multi_hot,
+            multi_hot=packed.multi_hot,
         )
         self._warn_of_enlarging()
 
     def path(self, index: int) -> str:
-        """Where one image is: shard, place in it, and what it was called before."""
+        """Where one image is: shard, place in it, and its name before."""
         return self.packed.path(self._item(index))
 
     def read(self, index: int) -> np.ndarray:
@@ -107,20 +94,18 @@ class PackedImages(LabelledImages):
         return int(index) if self._items is None else int(self._items[index])
 
     def stored(self, index: int) -> bytes:
-        """The bytes of one image, a file's or its pixels."""
+        """The bytes of one image: those of a file, or its pixels."""
         return bytes(self.packed.view(self._item(index)))
 
-    def open(self, index: int) -> Pixels:
+    def open(self, index: int) -> LazyImage:
         """As `read`, but decodes no more than is then asked for; the checksum of pixels isn't compared."""
-        item, packed = self._item(index), self.packed
+        item = self._item(index)
+        packed = self.packed
         if packed.shapes is not None and packed.orientations is not None and packed.shapes[item, 0]:
             image = np.frombuffer(packed.view(item), np.uint8).reshape(*packed.shapes[item].tolist(), 3)
-            turn = _TURNS.get(int(packed.orientations[item])) if self.apply_exif else None
-            if turn is None:
-                return image
-            return (image.transpose(1, 0, 2) if turn[0] else image)[turn[1]]
+            return upright(image, int(packed.orientations[item])) if self.apply_exif else image
         packed.check(item)
-        return open_bytes(packed.view(item), functools.partial(packed.path, item), apply_exif=self.apply_exif)
+        return open_bytes(packed.view(item), packed.path(item), apply_exif=self.apply_exif)
 
     def stack(self, indices: np.ndarray) -> np.ndarray | None:
         """As `LabelledImages.stack`: where all are pixels of one size, upright or not to be turned."""

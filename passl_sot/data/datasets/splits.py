@@ -50,7 +50,7 @@ class OwnFolder:
             total += images
             if self.held_out:
                 total -= held_out_count(images, val_share)
-            if total >= at_most:
+            if total >= at_most:  # ImageNet has a thousand folders, and a batch is full after one
                 break
         return total
 
@@ -76,6 +76,7 @@ def find_splits(root: str) -> OwnFolder:
     train = _first_of(_TRAIN, folders)
     val = _first_of(_VAL, folders)
     train_root = val_root = root
+    # A class of one's own may be called "train", beside others.
     if train is not None and (val is not None or len(folders) == 1):
         train_root = os.path.join(root, train)
         val_root = os.path.join(root, val or train)
@@ -95,13 +96,15 @@ def find_splits(root: str) -> OwnFolder:
 
 
 def _first_of(names: tuple[str, ...], folders: list[str]) -> str | None:
+    # Of train and Train the first counts.
     by_name = {folder.lower(): folder for folder in reversed(folders)}
     return next((by_name[name] for name in names if name in by_name), None)
 
 
 def _find_packed(root: str) -> OwnFolder | None:
     """The splits of a packed copy; None where the folder is none."""
-    train, val = os.path.join(root, _TRAIN[0]), os.path.join(root, _VAL[0])
+    train = os.path.join(root, _TRAIN[0])
+    val = os.path.join(root, _VAL[0])
     if is_packed(root):
         train = val = root
     elif not is_packed(train):

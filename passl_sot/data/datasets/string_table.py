@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+# 2^64 over the golden ratio, as in Fibonacci hashing.
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _DIGITS = re.compile(r"([0-9]+)")
 
@@ -36,7 +37,8 @@ class StringTable:
     def from_parts(cls, offsets: np.ndarray, buffer: np.ndarray) -> StringTable:
         """A table over arrays that `parts` gave, such as those of a mapped file."""
         table = cls(())
-        table._offsets, table._buffer = offsets, buffer
+        table._offsets = offsets
+        table._buffer = buffer
         return table
 
     def parts(self) -> tuple[np.ndarray, np.ndarray]:
@@ -73,5 +75,10 @@ class StringTable:
 def natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
     """Sort key by which digits inside names count as numbers: 0, 1, 2, 10; img2, img10."""
     parts = _DIGITS.split(name)
-    key = tuple((0, int(part), "") if i % 2 else (1, 0, part) for i, part in enumerate(parts) if part)
-    return key, name
+    key = []
+    for place, part in enumerate(parts):
+        if place % 2:  # digits, which split leaves at every second place
+            key.append((0, int(part), ""))
+        elif part:
+            key.append((1, 0, part))
+    return tuple(key), name  # the name decides between 1 and 01

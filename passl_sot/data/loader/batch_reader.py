@@ -54,7 +54,7 @@ class BatchReader:
         def read(key: Key, out: np.ndarray | None = None) -> dict[str, Any]:
             return self._read(key, out, bad)
 
-        self.note(keys[0][1])
+        self.note(keys[0][1])  # a whole batch may be read at once, without `_read`
         try:
             return {**self.dataset.batch(keys, read, empty), "bad": bad}
         except _Failed as failed:
@@ -62,7 +62,6 @@ class BatchReader:
         except DataError as fault:
             error = ["", str(fault)]
         except Exception:
-            # Whatever it is, the user needs the traceback of the worker.
             error = ["", f"while making a batch:\n{traceback.format_exc()}"]
         finally:
             self.note(None)
@@ -71,8 +70,11 @@ class BatchReader:
     def _read(self, key: Key, out: np.ndarray | None, bad: list[list[Any]]) -> dict[str, Any]:
         epoch, asked, *copy = key
         dataset = self.dataset
-        tries = min(_TRIES, len(dataset)) if self.replace else 1
+        tries = 1
+        if self.replace:
+            tries = min(_TRIES, len(dataset))
         for step in range(tries):
+            # The next ones in the dataset, not in the order: so a batch doesn't depend on those before it.
             index = (asked + step) % len(dataset)
             self.note(index)
             try:
@@ -82,6 +84,7 @@ class BatchReader:
                 if not self.replace:
                     raise _Failed(error.path, error.reason) from None
             except Exception:
+                # Whatever it is, the user needs the item's name and the traceback of the worker.
                 where = f"while reading {dataset.noun} {index} ({dataset.describe(index)}):"
                 raise _Failed("", f"{where}\n{traceback.format_exc()}") from None
             finally:

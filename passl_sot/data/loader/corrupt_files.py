@@ -24,13 +24,13 @@ class BadFiles:
     Attributes:
         limit: How many items may be bad.
         reasons: Path and reason of those found so far, in the order they were met.
-        shared: Whether several processes read, and exchange what they find by `pending` and `settle`, so that
-            each item is named and counted once, not once by each process.
+        shared: Whether several processes read, and exchange what they find by `pending` and `settle`.
         pending: [index, reason] entries of this process that have not been exchanged yet.
     """
 
     def __init__(self, dataset: Dataset, max_bad: int | float | None):
         self._dataset = dataset
+        # By path, not index: the same file may stand in a list twice.
         self.limit = bad_file_limit(len(dataset), max_bad)
         self.reasons: dict[str, str] = {}
         self.shared = False
@@ -48,6 +48,7 @@ class BadFiles:
         if not self.shared:
             self.settle(entries)
             return
+        # In each epoch an item comes to another process; only together they know whether it is a new one.
         for index, reason in entries:
             if self._dataset.describe(index) not in self.reasons:
                 self.pending.append([index, reason])
@@ -94,8 +95,11 @@ def bad_file_limit(num_samples: int, max_bad: int | float | None) -> int:
         ValueError: `max_bad` is below 0, or a fraction of 1 or more.
     """
     if max_bad is None:
+        # A hundredth is the noise of a download; a set of 50 images should survive a truncated one, too.
         return max(10, num_samples // 100)
     complaint = BadFileRule().complaint(max_bad)
     if complaint:
         raise ValueError(f"loader.max_bad {complaint}")
-    return max_bad if isinstance(max_bad, int) else int(num_samples * max_bad)
+    if isinstance(max_bad, int):
+        return max_bad
+    return int(num_samples * max_bad)

@@ -1,10 +1,16 @@
 """Imported once by the fork server: workers then begin with the data layer loaded and its loops compiled."""
 
+import atexit
 import gc
+import os
+import shutil
 
-import passl_sot.data.loader.worker  # noqa: F401 (all that a worker needs)
+from passl_sot.data.loader.worker import SERVER_FOLDER
 from passl_sot.imageio.kernels import jit, warmup
 
 if jit.available():
     warmup.wake()
+# The training process removes the folder itself, unless it was killed; workers don't come here, as they leave
+# by os._exit.
+atexit.register(shutil.rmtree, os.environ[SERVER_FOLDER], ignore_errors=True)
 gc.freeze()  # the garbage collector would otherwise touch, and so copy, the pages that workers share

@@ -40,10 +40,11 @@ class SharedMemory:
         self.size = size
         # memfd_create leaves nothing behind however a run ends, and isn't part of /dev/shm, which containers
         # make 64 MB small. Both can't be said of multiprocessing.shared_memory.
-        self.file = os.memfd_create("passl_sot") if file is None else file
-        weakref.finalize(self, os.close, self.file)
         if file is None:
-            os.ftruncate(self.file, size)
+            file = os.memfd_create("passl_sot")
+            os.ftruncate(file, size)
+        self.file = file
+        weakref.finalize(self, os.close, file)
         self.memory = mmap.mmap(self.file, size)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -75,7 +76,9 @@ class BufferPool:
 
     def acquire(self) -> int | None:
         """Offset of a free slot; None while all are in use."""
-        return self.free.popleft() if self.free else None
+        if not self.free:
+            return None
+        return self.free.popleft()
 
     def release(self, offset: int | None) -> None:
         """Frees a slot that nothing was written to."""
@@ -85,15 +88,18 @@ class BufferPool:
     def progress(self, worker: int) -> tuple[int | None, float]:
         """The item that a worker is reading, None while it reads none, and for how many seconds."""
         item, since = _PROGRESS.unpack_from(self.shared.memory, worker * _PROGRESS.size)
-        return item - 1 if item else None, (time.monotonic_ns() - since) / 1e9
+        seconds = (time.monotonic_ns() - since) / 1e9
+        if not item:
+            return None, seconds
+        return item - 1, seconds
 
     def arrays(self, offset: int, layout: Layout) -> dict[str, np.ndarray]:
         """The arrays that a worker has put into a slot; the slot is free again when all of them are gone."""
-        left = [len(layout)]
+        left = [len(layout)]  # counted down by the arrays as they go
         arrays = {}
         for name, dtype, shape, begin in layout:
             array = np.ndarray(shape, dtype, self.shared.memory, offset + begin)
-            # Tensors made of it by DLPack keep it alive.
+            # Tensors made of an array by DLPack keep it alive. At exit the memory goes with the process.
             weakref.finalize(array, _count_down, self.free, offset, left).atexit = False
             arrays[name] = array
         return arrays
@@ -107,8 +113,10 @@ def _count_down(free: collections.deque[int], offset: int, left: list[int]) -> N
 
 def note_progress(memory: mmap.mmap, worker: int, item: int | None) -> None:
     """Notes the item that a worker begins to read, None when it is done; called by the worker."""
-    number = 0 if item is None else item + 1
-    _PROGRESS.pack_into(memory, worker * _PROGRESS.size, number, time.monotonic_ns())
+    if item is None:
+        item = -1
+    # The clock is the machine's, the same in all of its processes.
+    _PROGRESS.pack_into(memory, worker * _PROGRESS.size, item + 1, time.monotonic_ns())
 
 
 class Slot:
@@ -123,7 +131,9 @@ class Slot:
     def __init__(self, memory: mmap.mmap, offset: int | None, slot_bytes: int):
         self._memory = memory
         self._offset = offset or 0
-        self._bytes = 0 if offset is None else slot_bytes
+        if offset is None:
+            slot_bytes = 0
+        self._bytes = slot_bytes
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
         """Memory for the first array of the batch, of the slot itself where it fits."""
@@ -135,7 +145,7 @@ class Slot:
         """Writes arrays to the slot, the first one unless it is there already.
 
         Returns:
-            What was written where, for `BufferPool.arrays`; None where they don't fit.
+            The layout for `BufferPool.arrays`; None where they don't fit.
         """
         layout: Layout = []
         size = 0
@@ -146,6 +156,7 @@ class Slot:
             return None
         for name, dtype, shape, begin in layout:
             target = np.ndarray(shape, dtype, self._memory, self._offset + begin)
+            # Images are normalized straight into the slot, which saves another pass over them.
             if _address(target) != _address(arrays[name]):
                 target[...] = arrays[name]
         return layout

@@ -1,4 +1,4 @@
-"""A worker process: how it is started, what it is sent, and what it does.
+"""Worker processes: starting them, handing the dataset over, and their work.
 
 Workers come from the standard library's fork server. Forked from the training process they would inherit the
 locks that Paddle's threads happen to hold, and hang; the server has imported the data layer alone, so its
@@ -18,8 +18,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from multiprocessing import forkserver, resource_tracker, spawn
+from collections.abc import Iterator, Mapping
+from multiprocessing import forkserver, resource_tracker, spawn, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from typing import Any
@@ -38,6 +38,8 @@ from passl_sot.data.loader.shared_buffers import (
 from passl_sot.data.rng import Key
 from passl_sot.launch.supervisor import end_with_parent
 
+# Environment variable with the folder of the server's socket.
+SERVER_FOLDER = "PASSL_SOT_SERVER_FOLDER"
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -55,25 +57,32 @@ def start_server() -> None:
     # Schedulers send SIGTERM to every process of a job, and terminals send Ctrl-C: the training process then
     # finishes its step and saves, for which it needs its workers. Server and workers inherit the mask.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    # The server must import the very modules that this process has, whatever lies in the current folder; it
+    # isn't told where to find them, as workers are.
+    variables = {
+        "PYTHONPATH": os.pathsep.join(place or os.getcwd() for place in sys.path),
+        "PYTHONSAFEPATH": "1",
+        SERVER_FOLDER: util.get_temp_dir(),
+    }
     try:
-        with _importable_as_here():
+        with _environment(variables):
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
-def _importable_as_here() -> Iterator[None]:
-    """Has the server find modules where this process does; workers are told by multiprocessing."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(place or os.getcwd() for place in sys.path)
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def start_worker(
@@ -144,6 +153,7 @@ class SharedReader:
             raise DataError(
                 f"data workers can't be given a part of the dataset ({error}): {advice}"
             ) from error
+        # Classes of the script itself are pickled as `__main__.Mine`, so the worker must run the script.
         self._script: str | None = None
         if b"__main__" in self._text:
             self._script = getattr(sys.modules["__main__"], "__file__", None)
@@ -173,6 +183,7 @@ class SharedReader:
                     f"{self._script} defines a part of the dataset, so data workers import it: what it does "
                     'beside must stand below `if __name__ == "__main__":`' + zh("main_guard")
                 ) from error
+        # Read-only, as what one worker writes all would see.
         memory = memoryview(self._shared.memory).toreadonly()
         return pickle.loads(self._text, buffers=[memory[place] for place in self._slices])
 
@@ -180,7 +191,8 @@ class SharedReader:
 def _work(
     number: int, connection: Connection, shared: SharedReader, batches: SharedMemory, slot_bytes: int
 ) -> None:
-    # The server ends with the training process, however that ends, and workers with the server.
+    # The server ends with the training process, however that ends, and workers with the server; one that
+    # hangs while it reads would not notice that its connection has ended.
     end_with_parent(signal.SIGKILL)
     try:
         reader = shared.load()
@@ -188,7 +200,7 @@ def _work(
         while True:
             connection.send(_read_batch(reader, connection.recv(), batches, slot_bytes))
     except (EOFError, ConnectionError):
-        pass  # the training process is gone
+        pass  # the training process is gone, or wants no more
     except BaseException:
         with contextlib.suppress(OSError):
             connection.send(traceback.format_exc())

@@ -25,7 +25,8 @@ from passl_sot.data.loader.shared_buffers import BufferPool
 from passl_sot.data.loader.worker import SharedReader, start_worker
 from passl_sot.data.rng import Key
 
-# Batches that each worker is asked for ahead.
+# Batches that each worker is asked for: one that it works on, and one so that it never waits for the main
+# process.
 AHEAD = 2
 # Seconds of one wait. Waits are counted, whatever the clock says: a job suspended for an hour hasn't waited.
 _POLL_SECONDS = 1.0
@@ -35,68 +36,67 @@ _PATIENCE = 5.0
 _SERVER_GONE = 255
 
 
-class ReaderThread(threading.Thread):
-    """Reads batches ahead of the consumer in this process, where there are no workers.
+def thread_batches(
+    reader: BatchReader, keys: Iterable[list[Key]], timeout: float | None
+) -> Generator[dict[str, Any], None, None]:
+    """As `WorkerPool.batches`, read by a thread of this process ahead of the consumer.
 
     Args:
         reader: Makes batches.
+        keys: The keys of each batch.
         timeout: Seconds that a batch may take; None for no limit.
+
+    Raises:
+        WorkerError: A batch took too long.
     """
+    reader = copy.copy(reader)
+    asked: queue.SimpleQueue[list[Key] | None] = queue.SimpleQueue()
+    ready: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    progress: list[tuple[int | None, float]] = [(None, 0.0)]
 
-    def __init__(self, reader: BatchReader, timeout: float | None):
-        super().__init__(daemon=True, name="passl_sot reader")  # one that hangs keeps no process from ending
-        self._reader = copy.copy(reader)
-        self._reader.note = self._note
-        self._timeout = timeout
-        self._now: tuple[int | None, float] = (None, 0.0)
-        self._asked: queue.SimpleQueue[list[Key] | None] = queue.SimpleQueue()
-        self._ready: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    def note(item: int | None) -> None:
+        progress[0] = (item, time.monotonic())
 
-    def run(self) -> None:
-        """Reads until there is no more to do."""
-        while (keys := self._asked.get()) is not None:
+    def read() -> None:
+        while (task := asked.get()) is not None:
             began = time.thread_time()
-            batch = self._reader(keys)
-            self._ready.put({**batch, "seconds": time.thread_time() - began})
+            batch = reader(task)
+            ready.put({**batch, "seconds": time.thread_time() - began})
 
-    def batches(self, keys: Iterable[list[Key]]) -> Generator[dict[str, Any], None, None]:
-        """As of `WorkerPool`.
-
-        Raises:
-            WorkerError: A batch took too long.
-        """
-        self.start()
-        under_way = 0
-        coming = iter(keys)
-        try:
-            while True:
-                while under_way < AHEAD and (task := next(coming, None)) is not None:
-                    self._asked.put(task)
-                    under_way += 1
-                if not under_way:
-                    return
-                batch = self._receive()
-                under_way -= 1
-                yield batch
-        finally:
-            self._asked.put(None)
-
-    def _receive(self) -> dict[str, Any]:
-        waited = 0.0
-        while self._timeout is None or waited < self._timeout:
-            with contextlib.suppress(queue.Empty):
-                return self._ready.get(timeout=_poll_seconds(self._timeout))
-            waited += _poll_seconds(self._timeout)
-        item, since = self._now
-        dataset = self._reader.dataset
-        activity = _activity(item, time.monotonic() - since, dataset)
-        raise WorkerError(_timeout_message(self._timeout, f"the thread that reads {dataset.noun}s", activity))
-
-    def _note(self, item: int | None) -> None:
-        self._now = (item, time.monotonic())
+    reader.note = note
+    # A daemon: one that hangs in a broken disk keeps no process from ending.
+    threading.Thread(target=read, daemon=True, name="passl_sot reader").start()
+    under_way = 0
+    coming = iter(keys)
+    try:
+        while True:
+            while under_way < AHEAD and (task := next(coming, None)) is not None:
+                asked.put(task)
+                under_way += 1
+            if not under_way:
+                return
+            batch = _get(ready, timeout)
+            if batch is None:
+                item, since = progress[0]
+                activity = _activity(item, time.monotonic() - since, reader.dataset)
+                who = f"the thread that reads {reader.dataset.noun}s"
+                raise WorkerError(_timeout_message(timeout, who, activity))
+            under_way -= 1
+            yield batch
+    finally:
+        asked.put(None)
 
 
-@dataclass(eq=False)
+def _get(ready: queue.SimpleQueue[dict[str, Any]], timeout: float | None) -> dict[str, Any] | None:
+    waited = 0.0
+    while timeout is None or waited < timeout:
+        with contextlib.suppress(queue.Empty):
+            return ready.get(timeout=_poll_seconds(timeout))
+        waited += _poll_seconds(timeout)
+    return None
+
+
+@dataclass(eq=False)  # two workers that are asked for nothing are not the same
 class _Worker:
     process: ForkServerProcess
     connection: Connection
@@ -165,6 +165,7 @@ class WorkerPool:
             WorkerError: A worker died, or a batch took too long.
         """
         coming = enumerate(keys)
+        # Batches come as workers finish them, and leave in the order of their keys.
         ready: dict[int, dict[str, Any]] = {}
         wanted = 0
         try:
@@ -245,15 +246,16 @@ class WorkerPool:
         )
 
     def _describe(self, worker: _Worker) -> tuple[str, str]:
-        """Which worker this is, and what it is doing."""
+        """Words for a worker, and for its activity."""
         number = self._workers.index(worker)
         activity = _activity(*self.buffers.progress(number), self._dataset)
         return f"worker {number} (pid {worker.process.pid})", activity
 
 
 def _end_workers(workers: list[_Worker], buffers: BufferPool) -> None:
-    """Ends all workers; what they had under way is dropped."""
+    """Ends all workers; batches under way are dropped."""
     for worker in workers:
+        # The number of one that has ended may be another process's by now.
         if worker.process.is_alive():
             worker.process.kill()  # SIGTERM is blocked there
     for worker in workers:
@@ -277,12 +279,9 @@ def _end_of(process: ForkServerProcess) -> str:
         return "broke off its connection"
     if code == _SERVER_GONE:
         return "ended with the server of all workers, which was killed"
-    if code >= 0:
-        return f"left with status {code}"
-    try:
+    if code < 0:
         return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"
+    return f"left with status {code}"
 
 
 def _poll_seconds(timeout: float | None) -> float:
@@ -290,7 +289,7 @@ def _poll_seconds(timeout: float | None) -> float:
 
 
 def _activity(item: int | None, seconds: float, dataset: Dataset) -> str:
-    """Words for what a worker or thread is doing."""
+    """Words for the activity of a worker or thread."""
     if item is None:
         return f"was reading no {dataset.noun}"
     return f"had been reading {dataset.noun} {item} ({dataset.describe(item)}) for {seconds:.0f} s"

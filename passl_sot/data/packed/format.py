@@ -49,8 +49,17 @@ _ALIGNED = 64
 
 
 def shard_name(number: int, ending: str = "bin") -> str:
-    """Name of a shard's file."""
+    """Name of a shard's file, or of the note about it."""
     return f"shard-{number:05d}.{ending}"
+
+
+def map_file(path: str) -> memoryview:
+    """A file's bytes, mapped into memory."""
+    with open(path, "rb") as file:
+        # A file of no bytes at all can't be mapped.
+        if not os.fstat(file.fileno()).st_size:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def is_packed(folder: str) -> bool:
@@ -78,7 +87,7 @@ def write_index(path: str, header: Mapping[str, Any], arrays: Mapping[str, np.nd
 
 
 def _write_whole(path: str, parts: Iterable[bytes]) -> None:
-    """Writes a file under another name, and renames it when it is whole."""
+    # Under another name at first: whoever finds a file by its own finds a whole one.
     temporary = f"{path}.part"
     with open(temporary, "wb") as file:
         file.writelines(parts)
@@ -93,27 +102,25 @@ def read_index(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     Raises:
         DataError: It is no index, one of a newer version, or damaged.
     """
-    with open(path, "rb") as file:
-        start = file.read(_START.size)
-        if len(start) < _START.size or not start.startswith(_MAGIC):
-            raise DataError(f"{path} isn't an index that tools/make_cache.py wrote" + zh("not_an_index"))
-        _, version, checksum, length = _START.unpack(start)
-        if version != VERSION:
-            raise DataError(
-                f"{path} has format {version}, and this version of passl_sot reads format {VERSION}: update "
-                "passl_sot, or pack the data again" + zh("index_version")
-            )
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if zlib.crc32(memoryview(data)[_START.size :]) != checksum:
+    data = map_file(path)
+    if len(data) < _START.size or data[: len(_MAGIC)] != _MAGIC:
+        raise DataError(f"{path} isn't an index that tools/make_cache.py wrote" + zh("not_an_index"))
+    _, version, checksum, length = _START.unpack_from(data)
+    if version != VERSION:
+        raise DataError(
+            f"{path} has format {version}, and this version of passl_sot reads format {VERSION}: update "
+            "passl_sot, or pack the data again" + zh("index_version")
+        )
+    if zlib.crc32(data[_START.size :]) != checksum:
         raise DataError(
             f"{path} is damaged (its checksum differs): pack the data again" + zh("index_damaged")
         )
-    header = json.loads(data[_START.size : _START.size + length])
+    first = _START.size + length
+    header = json.loads(bytes(data[_START.size : first]))
     arrays = {}
     for name, (kind, shape, at) in header.pop("arrays").items():
         count = int(np.prod(shape, dtype=np.int64))
-        array = np.frombuffer(data, np.dtype(kind), count, _START.size + length + at)
-        arrays[name] = array.reshape(shape)
+        arrays[name] = np.frombuffer(data, np.dtype(kind), count, first + at).reshape(shape)
     return header, arrays
 
 
@@ -124,8 +131,8 @@ class Packed:
         folder: The folder.
 
     Attributes:
-        header: What is said once: see `packing`.
-        names: What each image was called, relative to the folder it came from.
+        header: What is said once: the recipe, `class_names`, `named`, `images`, `fingerprint`.
+        names: Name of each image, relative to the folder it came from.
         labels: int64 [N].
         multi_hot: uint8 [N, C] where images may have several labels, else None.
         shapes: Height and width of images that are stored as pixels, int32 [N, 2]; 0 for a file that couldn't
@@ -145,11 +152,14 @@ class Packed:
         self.names = StringTable.from_parts(arrays["name_ends"], arrays["names"])
         self.labels = arrays["labels"]
         self.multi_hot = arrays.get("multi_hot")
-        self.shapes, self.orientations = arrays.get("shapes"), arrays.get("orientations")
-        self._ends, self._checksums = arrays["ends"], arrays["checksums"]
+        self.shapes = arrays.get("shapes")
+        self.orientations = arrays.get("orientations")
+        self._ends = arrays["ends"]
+        self._checksums = arrays["checksums"]
         self._firsts: list[int] = arrays["shard_firsts"].tolist()
         self._maps: dict[int, memoryview] = {}
         for number, size in enumerate(arrays["shard_sizes"].tolist()):
+            # A copy that was cut off is noticed at once; sizes are quick to compare, checksums aren't.
             self._check_size(number, size)
 
     def __len__(self) -> int:
@@ -159,7 +169,8 @@ class Packed:
         return {"folder": self.folder}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["folder"])  # type: ignore[misc]  # another process maps the files anew
+        # Another process maps the files anew: shared pages cost less than sending indexes of millions.
+        self.__init__(state["folder"])  # type: ignore[misc]
 
     def path(self, index: int) -> str:
         """Where an image stands, for messages: shard, place in it, and what the image was called."""
@@ -169,9 +180,8 @@ class Packed:
     def view(self, index: int) -> memoryview:
         """The bytes of an image, unchecked, in the mapped file."""
         shard, place = self._place(index)
-        start, end = 0 if place == 0 else int(self._ends[index - 1]), int(self._ends[index])
-        # A file of no bytes at all can't be mapped.
-        return self._map(shard)[start:end] if end > start else memoryview(b"")
+        start = int(self._ends[index - 1]) if place else 0
+        return self._map(shard)[start : int(self._ends[index])]
 
     def stack(self, items: np.ndarray, upright: bool) -> np.ndarray | None:
         """Pixels of many images, uint8 [B, H, W, 3], unchecked; None where images aren't pixels of one size.
@@ -184,33 +194,29 @@ class Packed:
             return None
         assert self.shapes is not None
         out = np.empty((len(items), *self.shapes[0].tolist(), 3), np.uint8)
-        firsts = np.array(self._firsts)
-        shards = np.searchsorted(firsts, items, side="right") - 1
-        places = items - firsts[shards]
-        stored = self._rows
-        for row, shard, place in zip(
-            out.reshape(len(out), -1), shards.tolist(), places.tolist(), strict=True
-        ):
-            row[...] = stored[shard][place]
+        shards = np.searchsorted(self._firsts, items, side="right") - 1
+        places = items - np.array(self._firsts)[shards]
+        rows = out.reshape(len(out), -1)
+        for row, shard, place in zip(rows, shards.tolist(), places.tolist(), strict=True):
+            row[...] = self._rows[shard][place]
         return out
 
     @functools.cached_property
     def _rows(self) -> list[np.ndarray]:
-        """The shards of images of one size, uint8 [N, bytes]."""
+        # The shards of images of one size, uint8 [N, bytes].
         size = int(self._ends[0])
         shards = range(len(self._firsts))
         return [np.frombuffer(self._map(shard), np.uint8).reshape(-1, size) for shard in shards]
 
     @functools.cached_property
     def _uniform(self) -> bool:
-        """Whether all images are stored as pixels of one size."""
-        return self.shapes is not None and bool(
-            (self.shapes == self.shapes[0]).all() and self.shapes[0].all()
-        )
+        # Whether all images are stored as pixels of one size; files have the size 0.
+        if self.shapes is None:
+            return False
+        return bool((self.shapes == self.shapes[0]).all() and self.shapes[0].all())
 
     @functools.cached_property
     def _turned(self) -> bool:
-        """Whether an image is stored in another orientation than upright."""
         return self.orientations is not None and bool((self.orientations > 1).any())
 
     def read(self, index: int) -> bytes:
@@ -240,22 +246,22 @@ class Packed:
         return shard, index - self._firsts[shard]
 
     def _map(self, number: int) -> memoryview:
-        found = self._maps.get(number)
-        if found is None:
-            with open(os.path.join(self.folder, shard_name(number)), "rb") as file:
-                found = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            self._maps[number] = found
-        return found
+        if number not in self._maps:
+            self._maps[number] = map_file(os.path.join(self.folder, shard_name(number)))
+        return self._maps[number]
 
     def _check_size(self, number: int, size: int) -> None:
         path = os.path.join(self.folder, shard_name(number))
-        there = os.path.getsize(path) if os.path.isfile(path) else None
-        if there != size:
-            what = "is missing" if there is None else f"has {there} bytes instead of {size}"
-            raise DataError(
-                f"{path} {what}: copy the whole folder again, or remove it and pack the data again"
-                + zh("shard_missing")
-            )
+        fault = "is missing"
+        if os.path.isfile(path):
+            there = os.path.getsize(path)
+            if there == size:
+                return
+            fault = f"has {there} bytes instead of {size}"
+        raise DataError(
+            f"{path} {fault}: copy the whole folder again, or remove it and pack the data again"
+            + zh("shard_missing")
+        )
 
 
 def _not_there(folder: str) -> str:
@@ -281,12 +287,12 @@ def _not_there(folder: str) -> str:
 
 
 def write_plan(path: str, plan: Mapping[str, Any]) -> None:
-    """Writes down what is being made in a folder."""
+    """Writes the plan of a packed copy that is being made."""
     _write_whole(path, [json.dumps({"version": VERSION, **plan}).encode("ascii")])
 
 
 def read_plan(path: str) -> dict[str, Any]:
-    """What is being made in a folder.
+    """The plan of a packed copy that is being made.
 
     Raises:
         DataError: The file isn't one that `packing` writes.

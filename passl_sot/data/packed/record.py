@@ -1,10 +1,10 @@
-"""What a packed copy stores of one image: its file, without loss and in tiles; a smaller JPEG; or pixels."""
+"""How a packed copy stores an image: its file, without loss and in tiles; a smaller JPEG; or pixels."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -12,7 +12,7 @@ from PIL import Image
 from passl_sot.imageio.decode import EXIF_ORIENTATION, open_bytes, read_orientation, resize
 from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.jpeg_restart import tile_blocks, tile_jpeg
-from passl_sot.imageio.kernels import jit as compiling
+from passl_sot.imageio.kernels import jit
 from passl_sot.imageio.lazy_image import as_array
 
 __all__ = ["Item", "Recipe", "pack_image"]
@@ -35,10 +35,6 @@ class Recipe:
     short_side: int | None
     quality: int | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """For the index."""
-        return asdict(self)
-
     def words(self) -> str:
         """For messages."""
         if self.short_side is None:
@@ -49,7 +45,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """What is stored of an image.
+    """An image as it is stored.
 
     Attributes:
         data: Bytes of a file, or of pixels.
@@ -65,7 +61,7 @@ class Item:
 
 
 def pack_image(data: bytes, name: str, recipe: Recipe) -> Item:
-    """What is to be stored of an image file.
+    """The form of an image file to be stored.
 
     Args:
         data: The file.
@@ -73,32 +69,28 @@ def pack_image(data: bytes, name: str, recipe: Recipe) -> Item:
         recipe: How.
     """
     try:
-        stored = open_bytes(data, name, apply_exif=False)
-        image = as_array(stored)
+        image = as_array(open_bytes(data, name, apply_exif=False))
     except ImageError as error:
         return Item(data=data, fault=str(error))
     height, width = image.shape[:2]
+    short = min(height, width)
     side = recipe.short_side
-    if recipe.kind == "files" and (side is None or min(height, width) <= side):
-        return Item(data=_in_tiles(data, image, name))
-    if side is not None and min(height, width) > side:
-        size = (side * height // width, side) if width <= height else (side, side * width // height)
-        if recipe.kind == "files" and max(size) > _LARGEST_JPEG:
+    if side is not None and short > side:
+        if recipe.kind == "files" and side * max(height, width) // short > _LARGEST_JPEG:
             return Item(data=data)
-        image = resize(image, size)
+        image = resize(image, (side * height // short, side * width // short))
+    elif recipe.kind == "files":
+        return Item(data=_in_tiles(data, image, name))
     orientation = read_orientation(data)
-    if recipe.kind == "pixels":
-        return Item(
-            data=np.ascontiguousarray(image).data.cast("B"),
-            shape=(image.shape[0], image.shape[1]),
-            orientation=orientation,
-        )
-    return Item(data=_as_jpeg(image, recipe.quality or 0, orientation))
+    if recipe.kind == "files":
+        return Item(data=_as_jpeg(image, recipe.quality or 0, orientation))
+    pixels = np.ascontiguousarray(image)
+    return Item(data=pixels.data.cast("B"), shape=pixels.shape[:2], orientation=orientation)
 
 
 def _in_tiles(data: bytes, image: np.ndarray, name: str) -> bytes:
-    """The file in tiles if that is possible and gives the same image, else as it is."""
-    tiled = tile_jpeg(data) if compiling.available() else None
+    # The file as it is where tiles aren't possible or, of a damaged one, would show another image.
+    tiled = tile_jpeg(data) if jit.available() else None
     if tiled is None:
         return data
     try:
@@ -109,12 +101,13 @@ def _in_tiles(data: bytes, image: np.ndarray, name: str) -> bytes:
 
 
 def _as_jpeg(image: np.ndarray, quality: int, orientation: int) -> bytes:
-    grey = bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
-    picture = Image.fromarray(image[..., 0] if grey else image)
-    more: dict[str, Any] = {}
+    gray = bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
+    picture = Image.fromarray(image[..., 0] if gray else image)
+    exif = b""
     if orientation != 1:
-        more["exif"] = Image.Exif()
-        more["exif"][EXIF_ORIENTATION] = orientation
+        block = Image.Exif()
+        block[EXIF_ORIENTATION] = orientation
+        exif = block.tobytes()
     buffer = io.BytesIO()
     picture.save(
         buffer,
@@ -122,7 +115,7 @@ def _as_jpeg(image: np.ndarray, quality: int, orientation: int) -> bytes:
         quality=quality,
         subsampling="4:2:0",
         optimize=True,
-        restart_marker_blocks=tile_blocks(image.shape[1], 8 if grey else 16),
-        **more,
+        restart_marker_blocks=tile_blocks(image.shape[1], 8 if gray else 16),
+        exif=exif,
     )
     return buffer.getvalue()

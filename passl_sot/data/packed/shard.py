@@ -2,50 +2,46 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import mmap
 import os
-import tarfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from passl_sot.config.chinese import zh
 from passl_sot.data.errors import DataError
-from passl_sot.data.packed.format import read_index, shard_name, write_index
+from passl_sot.data.packed.format import map_file, read_index, shard_name, write_index
 from passl_sot.data.packed.record import Recipe, pack_image
 from passl_sot.data.packed.sources import Source
-from passl_sot.data.packed.webdataset import TarWriter
 
-__all__ = ["Job", "finished_shard", "remove_notes", "write_shard"]
+__all__ = ["Job", "finished_shard", "write_shard"]
 
 # Images in a shard: as many as make 64 shards, within bounds, but no more than 512 shards, since each process
 # that reads holds all of them open.
-_LEAST, _MOST, _SHARDS, _MOST_SHARDS = 256, 8192, 64, 512
+_LEAST = 256
+_MOST = 8192
+_SHARDS = 64
+_MOST_SHARDS = 512
 # After so many images progress is told.
 _STEP = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is packed where; can be sent to another process.
+    """A dataset to be packed into a folder; can be sent to another process.
 
     Attributes:
         source: The images.
         folder: Where shards are written.
         recipe: How images are stored.
-        ending: "bin", or "tar" for WebDataset's format.
-        fingerprint: What the shards depend on, in short: those of another don't count.
+        fingerprint: A hash of all that the shards depend on: those of another don't count.
     """
 
     source: Source
     folder: str
     recipe: Recipe
-    ending: Literal["bin", "tar"]
     fingerprint: str
 
     @property
@@ -64,104 +60,72 @@ class Job:
         first = number * self.per_shard
         return range(first, min(first + self.per_shard, len(self.source)))
 
-    def file(self, number: int) -> str:
-        """Path of a shard."""
-        return os.path.join(self.folder, shard_name(number, self.ending))
-
-    def note(self, number: int) -> str:
-        """Path of what is written about a finished shard."""
-        return os.path.join(self.folder, shard_name(number, "note"))
+    def file(self, number: int, ending: str = "bin") -> str:
+        """Path of a shard; with the ending "note", of what is written about a finished one."""
+        return os.path.join(self.folder, shard_name(number, ending))
 
 
 def finished_shard(job: Job, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """What is known of a shard that an earlier run finished; None where it has to be written."""
+    """Header and arrays of a shard that was finished; None where it has to be written."""
     try:
-        header, arrays = read_index(job.note(number))
-        whole = header["fingerprint"] == job.fingerprint and header["bytes"] == os.path.getsize(
-            job.file(number)
-        )
+        header, arrays = read_index(job.file(number, "note"))
+        size = os.path.getsize(job.file(number))
     except (OSError, DataError):
         return None
-    return (header, arrays) if whole else None
-
-
-def remove_notes(job: Job) -> None:
-    """Removes what was written about each shard."""
-    for number in range(job.shards):
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(job.note(number))
+    # After a power failure a shard may have its name, but not all of its bytes.
+    if header["fingerprint"] != job.fingerprint or header["bytes"] != size:
+        return None
+    return header, arrays
 
 
 def write_shard(job: Job, number: int, tell: Callable[[int], None]) -> None:
     """Packs the images of one shard.
 
     Args:
-        job: What is packed.
+        job: The dataset and the folder.
         number: Of the shard.
         tell: Called now and then with the number of images since the last time.
 
     Raises:
         ImageError: A file can't be opened.
-        DataError: The disk doesn't give back what was written.
+        DataError: The disk doesn't give back the bytes that were written.
         OSError: It is full, for example.
     """
     temporary = f"{job.file(number)}.part"
-    shapes: list[tuple[int, int]] = []
-    orientations: list[int] = []
-    ends: list[int] = []
-    checksums: list[int] = []
+    images = job.images(number)
+    sizes = np.zeros(len(images), np.int64)
+    checksums = np.zeros(len(images), np.uint32)
+    shapes = np.zeros((len(images), 2), np.int32)
+    orientations = np.zeros(len(images), np.uint8)
     faults: list[str] = []
     with open(temporary, "wb") as file:
-        writer = TarWriter(file) if job.ending == "tar" else None
-        for count, index in enumerate(job.images(number), 1):
+        for place, index in enumerate(images):
             item = pack_image(job.source.read(index), job.source.path(index), job.recipe)
-            if writer is None:
-                file.write(item.data)
-            else:
-                writer.add(index, job.source.names[index], bytes(item.data), *_labels(job.source, index))
-            ends.append(len(item.data) + (ends[-1] if ends else 0))
-            checksums.append(zlib.crc32(item.data))
-            faults += [item.fault] if item.fault else []
-            shapes.append(item.shape)
-            orientations.append(item.orientation)
-            if count % _STEP == 0:
+            file.write(item.data)
+            sizes[place] = len(item.data)
+            checksums[place] = zlib.crc32(item.data)
+            shapes[place] = item.shape
+            orientations[place] = item.orientation
+            if item.fault:
+                faults.append(item.fault)
+            if (place + 1) % _STEP == 0:
                 tell(_STEP)
-        tell(len(ends) % _STEP)
-        if writer is not None:
-            writer.close()
+        tell(len(images) % _STEP)
         file.flush()
+        # Else the new name could survive a power failure, and the bytes not.
         os.fsync(file.fileno())
-    if _read_again(temporary, job.ending, ends) != checksums:
+    # A faulty disk or memory is noticed now, not in the middle of a training.
+    ends = np.cumsum(sizes)
+    written = map_file(temporary)
+    again = [zlib.crc32(written[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
+    if again != checksums.tolist():
         raise DataError(
             f"{temporary}: reading gives other bytes than were written: the disk is faulty"
             + zh("disk_faulty")
         )
-    arrays: dict[str, np.ndarray] = {
-        "ends": np.array(ends, np.int64),
-        "checksums": np.array(checksums, np.uint32),
-    }
+    arrays: dict[str, np.ndarray] = {"ends": ends, "checksums": checksums}
     if job.recipe.kind == "pixels":
-        arrays["shapes"] = np.array(shapes, np.int32)
-        arrays["orientations"] = np.array(orientations, np.uint8)
-    header = {"fingerprint": job.fingerprint, "bytes": os.path.getsize(temporary), "faults": faults}
-    write_index(job.note(number), header, arrays)
+        arrays.update(shapes=shapes, orientations=orientations)
+    header = {"fingerprint": job.fingerprint, "bytes": int(sizes.sum()), "faults": faults}
+    write_index(job.file(number, "note"), header, arrays)
     os.replace(temporary, job.file(number))
-
-
-def _labels(source: Source, index: int) -> tuple[list[int], bool]:
-    if source.multi_hot is None:
-        return [int(source.labels[index])], False
-    return np.flatnonzero(source.multi_hot[index]).tolist(), True
-
-
-def _read_again(path: str, ending: str, ends: list[int]) -> list[int]:
-    """Checksums of the images in a file."""
-    if ending == "tar":
-        with tarfile.open(path, "r:") as tar:
-            images = (m for m in tar if not m.name.endswith((".cls", ".json")))
-            return [zlib.crc32((tar.extractfile(member) or io.BytesIO()).read()) for member in images]
-    if not ends[-1]:
-        return [0] * len(ends)
-    with open(path, "rb") as file:
-        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    return [zlib.crc32(data[start:end]) for start, end in zip([0, *ends], ends, strict=False)]

@@ -1,9 +1,9 @@
-"""What packed copies are made of: folders, list files, WebDataset's tar files, other packed copies."""
+"""Data that packed copies are made of: folders, list files, WebDataset's tar files, other packed copies."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,28 +17,15 @@ from passl_sot.data.datasets.splits import find_splits
 from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError
 from passl_sot.data.packed.format import Packed, is_packed
-from passl_sot.data.packed.webdataset import CLASS_NAMES, find_tars, scan_tars
+from passl_sot.data.packed.webdataset import find_tars, scan_tars
 from passl_sot.imageio.decode import read_file
 
-__all__ = ["Source", "SourceOptions", "open_source", "splits_of"]
+__all__ = ["Source", "open_source", "splits_of"]
 
+# Beside tar files, the names of their classes.
+_CLASS_NAMES = "class_names.txt"
 # A dataset needs one; no image passes through it here.
 _NO_TRANSFORMS = [{"name": "Normalize"}]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceOptions:
-    """How to read what can't be read from the data alone.
-
-    Attributes:
-        dataroot: Folder that the paths of a list file start from.
-        class_names: File with the names of the classes of a list or of tar files.
-        multi_label: As for `ListFile`.
-    """
-
-    dataroot: str = "."
-    class_names: str | None = None
-    multi_label: bool | Literal["multi_hot"] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +55,7 @@ class Source:
 
 
 def splits_of(data: str, out: str) -> list[tuple[str, str]]:
-    """The splits of what a user names: where each belongs below `out` ("" for the only one), and itself.
+    """The splits of a user's data: the place of each below `out` ("" for the only one), and its path.
 
     Raises:
         DataError: There are no images, or `out` would lie among them.
@@ -91,31 +78,44 @@ def _splits_of(data: str) -> list[tuple[str, str]]:
     found = find_splits(data)
     if found.train == data:
         return [("", data)]
-    return [("train", found.train)] + ([] if found.held_out else [("val", found.val)])
+    splits = [("train", found.train), ("val", found.val)]
+    return splits[:1] if found.held_out else splits
 
 
-def open_source(data: str, options: SourceOptions) -> Source:
+def open_source(
+    data: str,
+    *,
+    dataroot: str = ".",
+    class_names: str | None = None,
+    multi_label: bool | Literal["multi_hot"] = False,
+) -> Source:
     """One split, with the classes and their numbers that training on it would have.
+
+    Args:
+        data: Folder of classes, list file, tar files, or packed copy.
+        dataroot: Folder that the paths of a list file start from.
+        class_names: File with the names of the classes of a list or of tar files.
+        multi_label: As for `ListFile`.
 
     Raises:
         DataError: It isn't there, holds no images, or labels without a class.
     """
     tars = find_tars(data)
     if tars:
-        source = _of_tars(tars, options)
+        source = _from_tars(tars, class_names)
     elif os.path.isdir(data) and is_packed(data):
-        source = _of_packed(Packed(data))
+        source = _from_packed(Packed(data))
     elif os.path.isdir(data):
-        source = _of_files(ImageFolder(dataroot=data, transforms=_NO_TRANSFORMS))
+        source = _from_dataset(ImageFolder(dataroot=data, transforms=_NO_TRANSFORMS))
     else:
         listed = ListFile(
-            dataroot=options.dataroot,
+            dataroot=dataroot,
             list_file=data,
             transforms=_NO_TRANSFORMS,
-            class_names=options.class_names,
-            multi_label=options.multi_label,
+            class_names=class_names,
+            multi_label=multi_label,
         )
-        source = _of_files(listed)
+        source = _from_dataset(listed)
     wrong = np.flatnonzero(source.labels >= len(source.class_names))
     if len(wrong):
         first = int(wrong[0])
@@ -127,12 +127,12 @@ def open_source(data: str, options: SourceOptions) -> Source:
 
 
 class _FileReader:
-    """Reads files of a dataset; what doesn't change is sent to other processes, transforms aren't."""
-
+    # Sent to other processes in place of the dataset, whose transforms needn't be.
     def __init__(self, root: str, paths: StringTable):
-        self._root, self._paths = root, paths
+        self._root = root
+        self._paths = paths
 
-    def __call__(self, index: int) -> bytes:
+    def read(self, index: int) -> bytes:
         path = self.path(index)
         # An empty file is as unreadable as a damaged one: it is kept. One that can't be opened ends the work.
         return b"" if os.path.isfile(path) and not os.path.getsize(path) else read_file(path)
@@ -141,7 +141,7 @@ class _FileReader:
         return os.path.join(self._root, self._paths[index])
 
 
-def _of_files(dataset: LabelledImages) -> Source:
+def _from_dataset(dataset: LabelledImages) -> Source:
     reader = _FileReader(dataset.root, dataset.paths)
     return Source(
         names=dataset.paths,
@@ -149,12 +149,12 @@ def _of_files(dataset: LabelledImages) -> Source:
         multi_hot=dataset.multi_hot,
         class_names=dataset.class_names,
         named=dataset.named,
-        read=reader,
+        read=reader.read,
         path=reader.path,
     )
 
 
-def _of_packed(packed: Packed) -> Source:
+def _from_packed(packed: Packed) -> Source:
     if packed.shapes is not None:
         raise DataError(
             f"{packed.folder} holds pixels (--raw), not files: name the data that it was made of"
@@ -171,33 +171,21 @@ def _of_packed(packed: Packed) -> Source:
     )
 
 
-def _of_tars(tars: Sequence[str], options: SourceOptions) -> Source:
-    members = scan_tars(tars)
-    beside = os.path.join(os.path.dirname(tars[0]), CLASS_NAMES)
-    named_by = options.class_names or (beside if os.path.isfile(beside) else None)
-    names = None if named_by is None else read_class_names(os.path.expanduser(named_by))
-    multi_hot = None
-    if members.several:
-        last = max((label for labels in members.labels for label in labels), default=-1)
-        classes = last + 1 if names is None else len(names)
-        if last >= classes or not classes:
-            raise DataError(
-                f"{tars[0]} has label {last}, and there are {classes} class names"
-                + zh("label_beyond_classes")
-            )
-        multi_hot = np.zeros((len(members.labels), classes), np.uint8)
-        for row, chosen in enumerate(members.labels):
-            multi_hot[row, list(chosen)] = 1
-        labels = np.zeros(len(members.labels), np.int64)
+def _from_tars(tars: list[str], class_names: str | None) -> Source:
+    images = scan_tars(tars)
+    beside = os.path.join(os.path.dirname(tars[0]), _CLASS_NAMES)
+    if class_names is None and os.path.isfile(beside):
+        class_names = beside
+    if class_names is None:
+        names = [str(label) for label in range(int(images.labels.max()) + 1)]
     else:
-        labels = np.array([chosen[0] for chosen in members.labels], np.int64)
-        classes = int(labels.max()) + 1
+        names = read_class_names(os.path.expanduser(class_names))
     return Source(
-        names=members.names,
-        labels=labels,
-        multi_hot=multi_hot,
-        class_names=names or [str(label) for label in range(classes)],
-        named=names is not None,
-        read=members.read,
-        path=members.path,
+        names=images.names,
+        labels=images.labels,
+        multi_hot=None,
+        class_names=names,
+        named=class_names is not None,
+        read=images.read,
+        path=images.path,
     )

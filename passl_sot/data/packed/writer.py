@@ -12,19 +12,14 @@ import errno
 import fcntl
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 import statistics
-import tempfile
-import time
-import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict
 
 import numpy as np
+from tqdm import tqdm
 
 from passl_sot.config.chinese import zh
 from passl_sot.data.errors import DataError, stop_at
@@ -38,38 +33,36 @@ from passl_sot.data.packed.format import (
     write_index,
     write_plan,
 )
-from passl_sot.data.packed.record import Recipe, pack_image
-from passl_sot.data.packed.shard import Job, finished_shard, remove_notes, write_shard
+from passl_sot.data.packed.record import Recipe
+from passl_sot.data.packed.shard import Job, finished_shard
 from passl_sot.data.packed.sources import Source
-from passl_sot.data.packed.webdataset import CLASS_NAMES
+from passl_sot.data.packed.workers import Sample, spread, work
 from passl_sot.imageio.errors import ImageError
-from passl_sot.launch.supervisor import end_with_parent
 
 __all__ = ["make_job", "pack", "verify"]
 
-_SAMPLE = 32  # images in each process
-_UNUSUAL = 5  # times the median
+_HASHED = 64  # images whose bytes tell other data of the same names
 _SHOWN = 10
-# What is left of the plan of a folder of tar files, which has no index.
-_DONE = ".packed.json"
+# Errors of a disk without room.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def make_job(source: Source, folder: str, recipe: Recipe, ending: Literal["bin", "tar"] = "bin") -> Job:
-    """What `pack` needs to know.
+def make_job(source: Source, folder: str, recipe: Recipe) -> Job:
+    """The job of packing `source` into `folder`, for `pack`.
 
-    Args:
-        source: The images.
-        folder: Where to.
-        recipe: How images are stored.
-        ending: "bin", or "tar" for files that WebDataset reads; of images as files.
+    Raises:
+        ImageError: A file can't be opened.
     """
-    facts = [VERSION, recipe.as_dict(), ending, source.class_names, source.named]
+    facts = [VERSION, asdict(recipe), source.class_names, source.named]
     digest = hashlib.sha256(json.dumps(facts).encode("ascii"))
-    several = [] if source.multi_hot is None else [source.multi_hot]
-    for array in [*source.names.parts(), source.labels, *several]:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return Job(source=source, folder=folder, recipe=recipe, ending=ending, fingerprint=digest.hexdigest())
+    for array in (*source.names.parts(), source.labels, source.multi_hot):
+        if array is not None:
+            digest.update(np.ascontiguousarray(array).tobytes())
+    # Names and labels don't tell apart two versions of a dataset; reading all of it would take as long as
+    # packing it.
+    for index in spread(len(source), _HASHED):
+        digest.update(source.read(index))
+    return Job(source=source, folder=folder, recipe=recipe, fingerprint=digest.hexdigest())
 
 
 def pack(
@@ -78,10 +71,10 @@ def pack(
     """Packs a dataset, or what an earlier run left of it.
 
     Args:
-        job: What is packed.
+        job: The dataset and the folder.
         processes: How many work at a time.
-        command: What the user would enter again.
-        say: Is told size and time before the work, and the result.
+        command: The command line that goes on with an interrupted run, for messages.
+        say: Called with size and time before the work, and with the result.
         progress: Draw a progress bar.
 
     Returns:
@@ -99,13 +92,14 @@ def pack(
         _claim(job, command)
         missing = [number for number in range(job.shards) if finished_shard(job, number) is None]
         shares = [missing[first::processes] for first in range(min(processes, len(missing)))]
-        with contextlib.ExitStack() as stack, _explained(job.folder):
+        with _explained(job.folder), tqdm(total=len(job.source), unit="img", disable=not progress) as bar:
 
-            def begin(samples: list[_Sample]) -> Callable[[int], Any]:
+            def begin(samples: list[Sample]) -> None:
                 left = _announce(job, shares, samples, say)
-                return stack.enter_context(_progress(len(job.source), len(job.source) - left, progress))
+                bar.initial = bar.n = len(job.source) - left
 
-            _work(job, shares, begin)
+            if shares:
+                work(job, shares, begin, bar.update)
         _finish(job, say)
     return True
 
@@ -121,20 +115,18 @@ def verify(folder: str, *, progress: bool = False) -> int:
     """
     packed = Packed(folder)
     faults = []
-    with _progress(len(packed), 0, progress) as tell:
-        for index in range(len(packed)):
-            try:
-                packed.check(index)
-            except (DataError, ImageError) as error:
-                faults.append(str(error))
-            tell(1)
+    for index in tqdm(range(len(packed)), unit="img", disable=not progress):
+        try:
+            packed.check(index)
+        except ImageError as error:
+            faults.append(str(error))
     stop_at(faults, f"images of {folder}")
     return len(packed)
 
 
 @contextlib.contextmanager
 def _alone(folder: str) -> Iterator[None]:
-    """Keeps a second run out of the folder."""
+    # Two runs would write the same shards; the lock goes with the process, however it ends.
     lock = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -149,34 +141,22 @@ def _alone(folder: str) -> Iterator[None]:
 
 
 def _complete(job: Job) -> bool:
-    """Whether the folder holds the whole result.
-
-    Raises:
-        DataError: It holds the whole result of something else.
-    """
-    index, done = os.path.join(job.folder, INDEX), os.path.join(job.folder, _DONE)
-    if os.path.isfile(index):
-        found = recipe = read_index(index)[0]
-    elif os.path.isfile(done):
-        found = read_plan(done)
-        recipe = found["recipe"]
-    else:
+    # Whether the folder holds the whole result; that of something else is an error, not overwritten.
+    index = os.path.join(job.folder, INDEX)
+    if not os.path.isfile(index):
         return False
+    found = read_index(index)[0]
     if found["fingerprint"] == job.fingerprint:
         return True
-    words = Recipe(**{key: recipe[key] for key in job.recipe.as_dict()}).words()
+    recipe = Recipe(**{key: found[key] for key in asdict(job.recipe)})
     raise DataError(
-        f"{job.folder} holds a packed copy of other data, or with other settings ({words}): choose another "
-        "folder, or remove it" + zh("other_packed_data")
+        f"{job.folder} holds a packed copy of other data, or with other settings ({recipe.words()}): choose "
+        "another folder, or remove it" + zh("other_packed_data")
     )
 
 
 def _claim(job: Job, command: str) -> None:
-    """Writes down what the folder is for.
-
-    Raises:
-        DataError: It holds other files, or an unfinished copy of something else.
-    """
+    # Writes the plan, by which a later run goes on. Nothing of the user's is overwritten.
     path = os.path.join(job.folder, PLAN)
     if os.path.isfile(path):
         plan = read_plan(path)
@@ -193,67 +173,16 @@ def _claim(job: Job, command: str) -> None:
             f"{job.folder} holds other files, such as {others[0]}: choose a new folder"
             + zh("folder_not_empty")
         )
-    plan = {
-        "fingerprint": job.fingerprint,
-        "command": command,
-        "recipe": job.recipe.as_dict(),
-        "images": len(job.source),
-    }
-    write_plan(path, plan)
+    write_plan(path, {"fingerprint": job.fingerprint, "command": command})
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Sample:
-    """What some of the images say of all.
-
-    Attributes:
-        sizes: Bytes of each as it is stored.
-        seconds: What one takes on average.
-    """
-
-    sizes: list[int]
-    seconds: float
-
-
-def _measure(job: Job, part: int, parts: int) -> _Sample:
-    """Packs a sample of the images into a file without a name, as one of so many processes at a time."""
-    source = job.source
-    count = min(_SAMPLE * parts, len(source))
-    chosen = np.linspace(0, len(source) - 1, count).round().astype(int).tolist()[part::parts]
-    with tempfile.TemporaryFile(dir=job.folder) as file:
-
-        def store(index: int) -> tuple[int, float]:
-            began = time.perf_counter()
-            data = pack_image(source.read(index), source.path(index), job.recipe).data
-            file.write(data)
-            return len(data), time.perf_counter() - began
-
-        sizes, times = (list(values) for values in zip(*map(store, chosen), strict=True))
-        for i, seconds in enumerate(times):
-            # Most likely something was compiled, which doesn't happen again.
-            if seconds > _UNUSUAL * statistics.median(times):
-                times[i] = min(seconds, store(chosen[i])[1])
-        began = time.perf_counter()
-        file.flush()
-        os.fsync(file.fileno())
-        written = time.perf_counter() - began
-    if job.ending == "tar":  # two headers, and both members filled up to whole blocks
-        sizes = [1792 + size for size in sizes]
-    return _Sample(sizes=sizes, seconds=(sum(times) + written) / len(times))
-
-
-def _announce(job: Job, shares: list[list[int]], samples: list[_Sample], say: Callable[[str], None]) -> int:
-    """Says how large the result will be and how long it will take, by what each process has measured.
-
-    Returns:
-        How many images are left to pack.
-
-    Raises:
-        DataError: There isn't room for them.
-    """
+def _announce(job: Job, shares: list[list[int]], samples: list[Sample], say: Callable[[str], None]) -> int:
+    """Says how large the result will be and how long it will take; returns the images left to pack."""
     images = [sum(len(job.images(number)) for number in share) for share in shares]
-    left, count = sum(images), len(job.source)
+    left = sum(images)
+    count = len(job.source)
     mean = statistics.fmean(size for sample in samples for size in sample.sizes)
+    # Before hours of work, not after them.
     room = shutil.disk_usage(job.folder).free
     if mean * left > room:
         raise DataError(
@@ -265,25 +194,15 @@ def _announce(job: Job, shares: list[list[int]], samples: list[_Sample], say: Ca
         f"{_size(mean * count)} in {job.shards} file(s)"
         + (f", of which {count - left:,} images are there already" if count > left else "")
     )
+    # The process with the most images ends last.
     seconds = statistics.fmean(sample.seconds for sample in samples) * max(images)
     say(f"about {_duration(seconds)} with {len(shares)} process(es); it may be interrupted any time")
     return left
 
 
 @contextlib.contextmanager
-def _progress(total: int, done: int, draw: bool) -> Iterator[Callable[[int], Any]]:
-    if not draw:
-        yield lambda count: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=total, initial=done, unit="img", smoothing=0.05) as bar:
-        yield bar.update
-
-
-@contextlib.contextmanager
 def _explained(folder: str) -> Iterator[None]:
-    """Makes one message of a full disk."""
+    # The system's own words don't say that finished shards stay.
     try:
         yield
     except OSError as error:
@@ -295,93 +214,20 @@ def _explained(folder: str) -> Iterator[None]:
         ) from error
 
 
-def _work(job: Job, shares: list[list[int]], begin: Callable[[list[_Sample]], Callable[[int], Any]]) -> None:
-    """Writes shards in this process or in others.
-
-    Args:
-        job: What is packed.
-        shares: The shards of each process.
-        begin: Is told what each has measured before the work, and gives what is told of its progress.
-    """
-    if len(shares) == 1:
-        tell = begin([_measure(job, 0, 1)])
-        for number in shares[0]:
-            write_shard(job, number, tell)
-    if len(shares) < 2:
-        return
-    # Forked processes would share locks of libraries with the threads of this one.
-    context = multiprocessing.get_context("spawn")
-    queue, start = context.SimpleQueue(), context.Event()
-    workers = [
-        context.Process(target=_child, args=(job, shares, part, queue, start, os.getpid()))
-        for part in range(len(shares))
-    ]
-    samples: list[_Sample] = []
-    try:
-        for worker in workers:
-            worker.start()
-        working = True
-        while working:
-            working = any(worker.is_alive() for worker in workers)
-            while not queue.empty():
-                news = queue.get()
-                if isinstance(news, Exception):
-                    raise news
-                if not isinstance(news, _Sample):
-                    tell(news)
-                    continue
-                samples.append(news)
-                if len(samples) == len(workers):
-                    tell = begin(samples)
-                    start.set()
-            for worker in workers:
-                if worker.exitcode:
-                    raise DataError(
-                        f"a packing process has ended (exit code {worker.exitcode}; -9 may be for lack of "
-                        "memory): run the same command again, with fewer --processes if it ends again"
-                        + zh("packer_died")
-                    )
-            time.sleep(0.05)
-    finally:
-        for worker in workers:
-            if worker.pid is not None:
-                worker.kill()
-                worker.join()
-
-
-def _child(job: Job, shares: list[list[int]], part: int, queue: Any, start: Any, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this one
-    end_with_parent(signal.SIGKILL)
-    if os.getppid() != parent:
-        return
-    try:
-        queue.put(_measure(job, part, len(shares)))
-        start.wait()
-        for number in shares[part]:
-            write_shard(job, number, queue.put)
-    except (DataError, ImageError, OSError) as error:
-        queue.put(error)
-    except Exception:
-        queue.put(RuntimeError(traceback.format_exc()))
-
-
 def _finish(job: Job, say: Callable[[str], None]) -> None:
-    """Writes the index, and says what there is.
-
-    Raises:
-        DataError: A shard isn't as it was written.
-    """
-    notes = [_note_of(job, number) for number in range(job.shards)]
+    # Last of all the index, which makes the folder a packed copy.
+    notes = []
+    for number in range(job.shards):
+        note = finished_shard(job, number)
+        if note is None:  # without it, the images behind it would get the labels of others
+            raise DataError(
+                f"{job.file(number)} was written and has gone or changed since: leave {job.folder} alone, "
+                "and run the same command again" + zh("shard_changed")
+            )
+        notes.append(note)
     faults = [fault for header, _ in notes for fault in header["faults"]]
     sizes = [header["bytes"] for header, _ in notes]
-    if job.ending == "tar":
-        if job.source.named or job.source.multi_hot is not None:
-            lines = [f"{label} {name}\n" for label, name in enumerate(job.source.class_names)]
-            with open(os.path.join(job.folder, CLASS_NAMES), "w", encoding="utf-8") as file:
-                file.writelines(lines)
-        os.replace(os.path.join(job.folder, PLAN), os.path.join(job.folder, _DONE))
-    else:
-        _write_whole_index(job, [arrays for _, arrays in notes], sizes)
+    _write_whole_index(job, [arrays for _, arrays in notes], sizes)
     _clean_up(job)
     say(
         f"{job.folder}: {len(job.source):,} images, {_size(sum(sizes))}, all checksums right"
@@ -392,21 +238,11 @@ def _finish(job: Job, say: Callable[[str], None]) -> None:
         say(f"{len(faults)} files can't be read as images, and are kept as they are:\n{shown}")
 
 
-def _note_of(job: Job, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    note = finished_shard(job, number)
-    if note is None:  # without it, the images behind it would get the labels of others
-        raise DataError(
-            f"{job.file(number)} was written and has gone or changed since: leave {job.folder} alone, and "
-            "run the same command again" + zh("shard_changed")
-        )
-    return note
-
-
 def _clean_up(job: Job) -> None:
-    """Removes what only an unfinished copy needs."""
-    remove_notes(job)
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(os.path.join(job.folder, PLAN))
+    # Of an unfinished copy; also left by a run that was killed between the index and here.
+    for path in (*(job.file(number, "note") for number in range(job.shards)), os.path.join(job.folder, PLAN)):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
 
 
 def _write_whole_index(job: Job, notes: list[dict[str, np.ndarray]], sizes: list[int]) -> None:
@@ -419,7 +255,7 @@ def _write_whole_index(job: Job, notes: list[dict[str, np.ndarray]], sizes: list
     if source.multi_hot is not None:
         arrays["multi_hot"] = source.multi_hot
     header = {
-        **job.recipe.as_dict(),
+        **asdict(job.recipe),
         "images": len(source),
         "class_names": source.class_names,
         "named": source.named,

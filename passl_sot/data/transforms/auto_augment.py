@@ -14,13 +14,15 @@ AutoAugment's operations, with L = magnitude / 10, as timm has them under the na
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.random import Generator
 
 from passl_sot.data.transforms.base import TRANSFORMS, Stage, require
 from passl_sot.data.transforms.operations import Op, apply_ops
-from passl_sot.data.transforms.rand_augment import MEAN, OPERATIONS, PolicyTransform, Step
+from passl_sot.data.transforms.rand_augment import OPERATIONS, PolicyTransform, Step
 
 
 def _factor(step: Step) -> float:
@@ -73,34 +75,28 @@ def policy_table() -> list[_Row]:
     return [((a, float(p), float(m)), (b, float(q), float(n))) for a, p, m, b, q, n in words]
 
 
+_ROWS = policy_table()
+
+
 @TRANSFORMS.register()
+@dataclass(kw_only=True, eq=False)
 class AutoAugment(PolicyTransform):
     """Draws one of the 25 pairs of operations; each of the two is carried out with its own probability.
 
     Belongs after crop and flip, in place of `RandAugment`.
 
-    Args:
+    Attributes:
         policy: "original", that of the paper.
         interpolation: Filter of operations that move pixels; "random" draws one for each.
         fill: Red, green and blue of pixels that come in from outside; by default ImageNet's mean.
     """
 
     strengths = POLICY_OPERATIONS
+    policy: Literal["original"] = "original"
 
-    def __init__(
-        self,
-        *,
-        policy: Literal["original"] = "original",
-        interpolation: Literal["bilinear", "bicubic", "random"] = "random",
-        fill: tuple[int, int, int] = MEAN,
-    ):
-        self.policy = policy
-        self.rows = policy_table()
-        super().__init__(interpolation, fill)
-
-    def draw(self, rng: np.random.Generator) -> list[Step]:
+    def draw(self, rng: Generator) -> list[Step]:
         """Draws 0 to 2 steps."""
-        row = self.rows[int(rng.integers(len(self.rows)))]
+        row = _ROWS[rng.integers(len(_ROWS))]
         return [
             self.draw_step(name, magnitude, rng)
             for name, probability, magnitude in row
@@ -126,9 +122,12 @@ class ThreeAugment:
         require(holds, "ThreeAugment.radius", list(radius), "hold 0 <= lowest <= highest")
         self.radius = radius
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, rng: Generator) -> np.ndarray:
         """The augmented image, of the same shape."""
-        which = int(rng.integers(3))
-        if which == 2:
-            return apply_ops(image, [Op("Blur", rng.uniform(*self.radius))])
-        return apply_ops(image, [Op("Grey") if which == 0 else Op("Solarize", 128)])
+        choice = rng.integers(3)
+        op = Op("Grey")
+        if choice == 1:
+            op = Op("Solarize", 128)
+        elif choice == 2:
+            op = Op("Blur", rng.uniform(*self.radius))  # the radius is drawn only here
+        return apply_ops(image, [op])

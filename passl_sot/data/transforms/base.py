@@ -22,30 +22,31 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy.random import Generator
 
 from passl_sot.config.registry import Registry
-from passl_sot.imageio.lazy_image import Pixels as LazyImage
-from passl_sot.imageio.lazy_image import as_array
+from passl_sot.imageio.lazy_image import LazyImage, as_array
 
 TRANSFORMS: Registry = Registry("transform", "passl_sot.data.transforms.image")
 
 Transform = Callable[..., np.ndarray]
+Images = Sequence[np.ndarray] | np.ndarray
+Empty = Callable[..., np.ndarray]  # gives memory, as `numpy.empty`
+Out = np.ndarray | None
 # uint8 images; uint8 images that must be RGB; uint8 to float32; float32 images; whole batches.
 Stage = Literal["pixels", "rgb", "normalize", "normalized", "batch"]
 # A transform as `Compose` runs it: image, rng, epoch and out, as of `BaseTransform.apply`.
-Step = Callable[[LazyImage, Any, int, np.ndarray | None], LazyImage]
+Step = Callable[[LazyImage, Any, int, Out], LazyImage]
 
 
 class BaseTransform:
     """A transform that is written as `apply`; calling it is derived from that."""
 
-    def __call__(self, image: LazyImage, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: LazyImage, rng: Generator) -> np.ndarray:
         """The image after the transform."""
         return as_array(self.apply(image, rng))
 
-    def apply(
-        self, image: LazyImage, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
-    ) -> LazyImage:
+    def apply(self, image: LazyImage, rng: Generator, epoch: int = 0, out: Out = None) -> LazyImage:
         """The image after the transform, which may be left to be made as far as the next one asks for it.
 
         Args:
@@ -69,18 +70,17 @@ def own_method(transform: Any, name: str) -> Any:
         if name in vars(kind):
             return getattr(transform, name)
         if "__call__" in vars(kind):
-            return None
+            break  # it knows better than `name` of a parent, which would pass it by
     return None
 
 
 def make_step(transform: Any) -> Step:
     """The transform as a step of a pipeline."""
+    # A partial, since workers get pipelines as pickles.
     return own_method(transform, "apply") or functools.partial(_call, transform)
 
 
-def _call(
-    transform: Transform, image: LazyImage, rng: np.random.Generator, epoch: int, out: np.ndarray | None
-) -> np.ndarray:
+def _call(transform: Transform, image: LazyImage, rng: Generator, epoch: int, out: Out) -> np.ndarray:
     return transform(as_array(image), rng)
 
 
@@ -106,8 +106,8 @@ def height_width(name: str, size: int | Sequence[int]) -> tuple[int, int]:
     Raises:
         ValueError: It is something else, or below 1.
     """
-    pair = [size, size] if isinstance(size, int) else list(size)
-    require(len(pair) == 2, name, pair, "be one number or [height, width]")
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    require(len(pair) == 2, name, list(pair), "be one number or [height, width]")
     require(min(pair) >= 1, name, size, "be 1 or more")
     return pair[0], pair[1]
 
@@ -121,7 +121,8 @@ def bounds(name: str, pair: Sequence[float], highest: float = math.inf) -> tuple
     if len(pair) != 2:
         raise ValueError(f"{name} is {list(pair)}; it needs two values, lowest and highest")
     low, high = pair
-    limit = "" if math.isinf(highest) else f" <= {highest:g}"
-    holds = 0 < low <= high <= highest and not math.isinf(high)
-    require(holds, name, f"[{low}, {high}]", f"hold 0 < lowest <= highest{limit}")
+    rule = "hold 0 < lowest <= highest"
+    if math.isfinite(highest):
+        rule += f" <= {highest:g}"
+    require(0 < low <= high <= highest and math.isfinite(high), name, f"[{low}, {high}]", rule)
     return float(low), float(high)

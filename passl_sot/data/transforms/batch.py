@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.random import Generator
 
 from passl_sot.data.rng import Key, batch_rng, late_image_rng
-from passl_sot.data.transforms.base import TRANSFORMS, Transform, stage_of
+from passl_sot.data.transforms.base import TRANSFORMS, Empty, Images, Out, Transform, stage_of
 from passl_sot.data.transforms.compose import Compose
 from passl_sot.data.transforms.image import Normalize
 from passl_sot.data.transforms.mixup import Mixup
@@ -39,62 +40,60 @@ class BatchStage:
         self.transforms = list(transforms)
         self.num_classes: int | None = None
         self._steps: list[Compose | Mixup] = []
-        for single, group in itertools.groupby(self.transforms, key=lambda t: stage_of(t) != "batch"):
-            if single:
-                compose = Compose(
-                    list(cast("Iterator[Transform]", group)),
-                    normalized=normalized,
-                    where="batch_transforms",
-                    channels=channels,
-                    gray=channels == 1,
-                )
+        group: Any
+        for whole, group in itertools.groupby(self.transforms, key=lambda t: stage_of(t) == "batch"):
+            if not whole:
+                # With one channel they are gray already: that is the end of `transforms`.
+                options = {"where": "batch_transforms", "channels": channels, "gray": channels == 1}
+                compose = Compose(list(group), normalized=normalized, **options)  # type: ignore[arg-type]
                 normalized = compose.normalizes
                 self._steps.append(compose)
                 continue
-            for mixup in cast("Iterator[Mixup]", group):
+            for mixup in group:
                 if self.num_classes is not None:
                     raise ValueError("batch_transforms: Mixup stands twice")
                 self.num_classes = mixup.num_classes
                 self._steps.append(mixup)
         self.normalizes = normalized
-        # Whether the generators of single images are needed.
+        # Generators of single images take 3.6 us each, more than all else that is done to a CIFAR image.
         self._draws = not all(isinstance(transform, Normalize | Mixup) for transform in self.transforms)
 
     def __call__(
         self,
-        images: Sequence[np.ndarray] | np.ndarray,
+        images: Images,
         labels: np.ndarray,
         *,
         seed: int,
         keys: Sequence[Key],
         overwrite: bool = False,
-        empty: Callable[..., np.ndarray] = np.empty,
+        empty: Empty = np.empty,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The batch after all transforms.
 
         Args:
-            images: uint8 [B, H, W, 3], or a list of B; float32 [B, 3, H, W] if they are normalised already.
+            images: uint8 [B, H, W, 3], or a list of B; float32 [B, 3, H, W] if they are normalized already.
             labels: int64 [B].
             seed: The run's seed.
             keys: (epoch, index), or (epoch, index, copy), of each image as the sampler asked for it.
             overwrite: `images` may be changed if they are float32.
-            empty: Gives memory for images that are normalised here, as `numpy.empty`.
+            empty: Gives memory for images that are normalized here, as `numpy.empty`.
 
         Returns:
             Images, and labels: int64 [B], or float32 [B, K] after `Mixup`.
         """
-        rngs: Sequence[np.random.Generator | None] = [None] * len(keys)
+        rngs: list[Generator | None] = [None] * len(keys)
         if self._draws:
             rngs = [late_image_rng(seed, key) for key in keys]
         epoch = int(keys[0][0])
-        batch: Sequence[np.ndarray] | np.ndarray = images
         for step in self._steps:
             if isinstance(step, Compose):
-                batch = _each(batch, step, rngs, epoch, empty)
+                images = _each(images, step, rngs, epoch, empty)
                 overwrite = True
             else:
-                batch, labels = step(batch, labels, batch_rng(seed, keys), epoch, overwrite=overwrite)
-        return batch if isinstance(batch, np.ndarray) else np.stack([*batch]), labels
+                images, labels = step(images, labels, batch_rng(seed, keys), epoch, overwrite=overwrite)
+        if not isinstance(images, np.ndarray):
+            images = np.stack([*images])
+        return images, labels
 
 
 def build_batch_transforms(
@@ -104,7 +103,7 @@ def build_batch_transforms(
 
     Args:
         nodes: Mappings with a `name` and the arguments of that transform; None or none.
-        normalized: Whether the transforms before end in normalised images.
+        normalized: Whether the transforms before end in normalized images.
         channels: Channels of the images.
 
     Returns:
@@ -121,22 +120,19 @@ def build_batch_transforms(
 
 
 def _each(
-    images: Sequence[np.ndarray] | np.ndarray,
-    transform: Compose,
-    rngs: Sequence[np.random.Generator | None],
-    epoch: int,
-    empty: Callable[..., np.ndarray],
+    images: Images, transform: Compose, rngs: Sequence[Generator | None], epoch: int, empty: Empty
 ) -> np.ndarray:
     first = transform.transforms[0]
-    if not isinstance(first, Normalize):
-        return np.stack([transform(image, rng, epoch) for image, rng in zip(images, rngs, strict=True)])
-    out: np.ndarray | None = None
-    results, moved = [], False
+    out: Out = None
+    rows: Sequence[Out] = [None] * len(images)
+    results = []
+    # One by one: images of `Mixtures` are mixed as they are asked for.
     for place, (image, rng) in enumerate(zip(images, rngs, strict=True)):
-        if out is None:
+        if place == 0 and isinstance(first, Normalize):
             out = empty((len(images), len(first.mean), *image.shape[:2]), np.float32)
-        row = out[place]
-        results.append(transform(image, rng, epoch, row))  # most transforms work in place
-        moved = moved or results[-1] is not row
-    assert out is not None
-    return np.stack(results) if moved else out
+            rows = list(out)
+        results.append(transform(image, rng, epoch, rows[place]))
+    # Most transforms of floats work in place; others may change the size.
+    if out is not None and all(result is row for result, row in zip(results, rows, strict=True)):
+        return out
+    return np.stack(results)

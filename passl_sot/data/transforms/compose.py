@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.random import Generator
 from PIL import Image
 
 from passl_sot.config.chinese import zh
 from passl_sot.data.rng import Streams
-from passl_sot.data.transforms.base import (
-    TRANSFORMS,
-    Stage,
-    Step,
-    Transform,
-    make_step,
-    output_size,
-    own_method,
-    stage_of,
-)
+from passl_sot.data.transforms import base
+from passl_sot.data.transforms.base import Empty, Out, Stage, Step, Transform, output_size, stage_of
 from passl_sot.data.transforms.image import Normalize
 from passl_sot.imageio.kernels.jit import available
-from passl_sot.imageio.lazy_image import Pixels as LazyImage
-from passl_sot.imageio.lazy_image import as_array
+from passl_sot.imageio.lazy_image import LazyImage, as_array
 
 __all__ = ["Compose", "build_transforms", "output_size"]
 
@@ -61,9 +53,10 @@ class Compose:
         self.transforms = list(transforms)
         self.output_hw = output_size(self.transforms)
         self._steps: list[Step] = []
-        becomes_gray = channels == 1 and not gray
-        self.batched = available() and not becomes_gray
         rgb = channels in (1, 3) and not gray
+        becomes_gray = channels == 1 and not gray
+        # By compiled loops alone, as it is then that it is quicker: 2.4 us for a CIFAR image.
+        self.batched = available() and not becomes_gray
         for transform in self.transforms:
             stage = stage_of(transform)
             _check_place(f"{where}: {type(transform).__name__}", stage, where, normalized)
@@ -78,14 +71,14 @@ class Compose:
                 self._steps.append(_turn_gray)
                 becomes_gray = False
             normalized = normalized or stage == "normalize"
-            self._steps.append(make_step(transform))
-            self.batched = self.batched and own_method(transform, "of_batch") is not None
+            self._steps.append(base.make_step(transform))
+            self.batched = self.batched and base.own_method(transform, "of_batch") is not None
         if becomes_gray:
             self._steps.append(_turn_gray)
         self.normalizes = normalized
 
     def __call__(
-        self, image: LazyImage, rng: np.random.Generator | None, epoch: int = 0, out: np.ndarray | None = None
+        self, image: LazyImage, rng: Generator | None, epoch: int = 0, out: Out = None
     ) -> np.ndarray:
         """The image after all transforms, in an epoch counted from 0.
 
@@ -103,7 +96,7 @@ class Compose:
         out[...] = result
         return out
 
-    def of_batch(self, images: np.ndarray, streams: Streams, empty: Callable[..., np.ndarray]) -> np.ndarray:
+    def of_batch(self, images: np.ndarray, streams: Streams, empty: Empty) -> np.ndarray:
         """Many images of one size after all transforms, each just as by itself.
 
         Args:
@@ -136,9 +129,7 @@ def _check_place(name: str, stage: Stage, where: str, normalized: bool) -> None:
         )
 
 
-def _turn_gray(
-    image: LazyImage, rng: np.random.Generator | None, epoch: int, out: np.ndarray | None
-) -> np.ndarray:
+def _turn_gray(image: LazyImage, rng: Generator | None, epoch: int, out: Out) -> np.ndarray:
     return np.asarray(Image.fromarray(as_array(image)).convert("L"))[:, :, None]
 
 
@@ -153,4 +144,4 @@ def build_transforms(nodes: Sequence[dict[str, Any]], *, channels: int = 3) -> C
         ConfigError: A name or an argument is wrong.
         ValueError: A value is out of range, or the order can't be.
     """
-    return Compose([TRANSFORMS.build(node) for node in nodes], channels=channels)
+    return Compose([base.TRANSFORMS.build(node) for node in nodes], channels=channels)

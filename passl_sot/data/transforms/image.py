@@ -8,20 +8,29 @@ accuracies were measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy.random import Generator
 
 from passl_sot.config.chinese import zh
 from passl_sot.data.errors import DataError
 from passl_sot.data.rng import Streams
-from passl_sot.data.transforms.base import TRANSFORMS, BaseTransform, Stage, bounds, height_width, require
+from passl_sot.data.transforms.base import (
+    TRANSFORMS,
+    BaseTransform,
+    Empty,
+    Out,
+    Stage,
+    bounds,
+    height_width,
+    require,
+)
 from passl_sot.data.transforms.operations import Op, apply_ops
 from passl_sot.imageio.decode import Interpolation, resize
 from passl_sot.imageio.kernels.jit import available, laid_out
-from passl_sot.imageio.lazy_image import Pixels as LazyImage
-from passl_sot.imageio.lazy_image import as_array, edges
+from passl_sot.imageio.lazy_image import LazyImage, as_array, edges
 
 
 @TRANSFORMS.register()
@@ -51,12 +60,12 @@ class RandomResizedCrop(BaseTransform):
         self.ratio = bounds("RandomResizedCrop.ratio", ratio)
         self.interpolation = interpolation
 
-    def region(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    def region(self, height: int, width: int, rng: Generator) -> tuple[int, int, int, int]:
         """Draws (top, left, height, width) of the region to cut out of an image of the given size."""
         least, most = self.scale
         low = math.log(self.ratio[0])
         span = math.log(self.ratio[1]) - low
-        for _ in range(10):
+        for _ in range(10):  # torchvision's
             # As `rng.uniform` does, which takes four times as long.
             area = height * width * (least + (most - least) * rng.random())
             aspect = math.exp(low + span * rng.random())
@@ -64,18 +73,17 @@ class RandomResizedCrop(BaseTransform):
             h = round(math.sqrt(area / aspect))
             if 0 < w <= width and 0 < h <= height:
                 return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+        # None fitted: the whole image, but for sides too long for `ratio`.
         w = min(width, max(1, round(height * self.ratio[1])))
         h = min(height, max(1, round(width / self.ratio[0])))
         return (height - h) // 2, (width - w) // 2, h, w
 
-    def apply(
-        self, image: LazyImage, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
-    ) -> LazyImage:
+    def apply(self, image: LazyImage, rng: Generator, epoch: int = 0, out: Out = None) -> LazyImage:
         """A random region, uint8 [*output_hw, 3], which is resized when it is asked for."""
         top, left, h, w = self.region(image.shape[0], image.shape[1], rng)
         interpolation: Any = self.interpolation
         if interpolation == "random":
-            interpolation = ("bilinear", "bicubic")[int(rng.integers(2))]
+            interpolation = ("bilinear", "bicubic")[rng.integers(2)]
         # Sliced first rather than by `box`: pixels outside of the region take no part, as in torchvision.
         return _Resized(image[top : top + h, left : left + w], self.output_hw, interpolation)
 
@@ -94,7 +102,7 @@ class RandomCrop:
         require(padding >= 0, "RandomCrop.padding", padding, "be 0 or more")
         self.padding = padding
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, rng: Generator) -> np.ndarray:
         """A random place: uint8 [*output_hw, 3].
 
         Raises:
@@ -104,12 +112,12 @@ class RandomCrop:
         tops, lefts = self._places(image.shape)
         if self.padding:
             image = np.pad(image, ((self.padding,) * 2, (self.padding,) * 2, (0, 0)))
-        # By `random` alone, which `Streams` has for many images.
+        # By `random` alone, as `Streams` has no `integers`, which would reject some draws.
         top = int(rng.random() * tops)
         left = int(rng.random() * lefts)
         return image[top : top + height, left : left + width]
 
-    def of_batch(self, images: np.ndarray, streams: Streams, empty: Callable[..., np.ndarray]) -> np.ndarray:
+    def of_batch(self, images: np.ndarray, streams: Streams, empty: Empty) -> np.ndarray:
         """The same for each of uint8 [B, H, W, C]."""
         from passl_sot.imageio.kernels import layout
 
@@ -147,16 +155,15 @@ class RandomHorizontalFlip(BaseTransform):
         require(0 <= prob <= 1, "RandomHorizontalFlip.prob", prob, "be between 0 and 1")
         self.prob = prob
 
-    def apply(
-        self, image: LazyImage, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
-    ) -> LazyImage:
+    def apply(self, image: LazyImage, rng: Generator, epoch: int = 0, out: Out = None) -> LazyImage:
         """The image or its mirror image, of the same shape."""
         if rng.random() >= self.prob:
             return image
-        # An image that is yet to be resized comes out mirrored at no cost.
-        return image.mirrored() if isinstance(image, _Resized) else _mirror(as_array(image))
+        if isinstance(image, _Resized):
+            return image.mirrored()  # at no cost, as it is resized
+        return _mirror(as_array(image))
 
-    def of_batch(self, images: np.ndarray, streams: Streams, empty: Callable[..., np.ndarray]) -> np.ndarray:
+    def of_batch(self, images: np.ndarray, streams: Streams, empty: Empty) -> np.ndarray:
         """The same for each of uint8 [B, H, W, C]."""
         from passl_sot.imageio.kernels import layout
 
@@ -200,21 +207,17 @@ class ColorJitter:
         for name, value in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
             require(value >= 0 and math.isfinite(value), f"ColorJitter.{name}", value, "be 0 or more")
         require(0 <= hue <= 0.5, "ColorJitter.hue", hue, "be between 0 and 0.5")
-        self.strengths = {"Brightness": brightness, "Contrast": contrast, "Color": saturation}
-        self.hue = hue
+        strengths = {"Brightness": brightness, "Contrast": contrast, "Color": saturation}
+        self.factors = [(kind, max(0.0, 1 - value), 1 + value) for kind, value in strengths.items()]
+        self.factors.append(("Hue", -hue, hue))
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, rng: Generator) -> np.ndarray:
         """The image with other colors, of the same shape."""
         ops = []
         for place in rng.permutation(4):
-            if place == 3:
-                if self.hue > 0:
-                    ops.append(Op("Hue", rng.uniform(-self.hue, self.hue)))
-                continue
-            kind = list(self.strengths)[place]
-            strength = self.strengths[kind]
-            if strength > 0:
-                ops.append(Op(kind, rng.uniform(max(0.0, 1 - strength), 1 + strength)))
+            kind, low, high = self.factors[place]
+            if low < high:  # else it draws nothing
+                ops.append(Op(kind, rng.uniform(low, high)))
         return apply_ops(image, ops)
 
 
@@ -239,16 +242,16 @@ class Resize(BaseTransform):
         self.short_side = height
         self.interpolation: Interpolation = interpolation
 
-    def apply(
-        self, image: LazyImage, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
-    ) -> LazyImage:
+    def apply(self, image: LazyImage, rng: Generator, epoch: int = 0, out: Out = None) -> LazyImage:
         """The resized image, computed when it is asked for, and as far."""
         h, w = image.shape[:2]
         target = self.output_hw
         if target is None:
-            scale = self.short_side
-            target = (int(scale * h / w), scale) if w <= h else (scale, int(scale * w / h))
-        return image if target == (h, w) else _Resized(image, target, self.interpolation)
+            short = self.short_side
+            target = (max(short, int(short * h / w)), max(short, int(short * w / h)))  # rounded down
+        if target == (h, w):
+            return image
+        return _Resized(image, target, self.interpolation)
 
 
 class _Resized:
@@ -268,12 +271,14 @@ class _Resized:
 
     def __getitem__(self, rectangle: tuple[slice, slice]) -> np.ndarray:
         top, bottom, left, right = edges(rectangle, self.shape)
-        first = self.shape[1] - right if self._mirror else left
+        width = right - left
+        if self._mirror:
+            left = self.shape[1] - right
         return resize(
             self._image,
             self.shape[:2],
             interpolation=self._interpolation,
-            window=(top, first, bottom - top, right - left),
+            window=(top, left, bottom - top, width),
             mirrored=self._mirror,
         )
 
@@ -289,14 +294,12 @@ class CenterCrop(BaseTransform):
     def __init__(self, *, size: int | list[int]):
         self.output_hw = height_width("CenterCrop.size", size)
 
-    def apply(
-        self, image: LazyImage, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
-    ) -> np.ndarray:
+    def apply(self, image: LazyImage, rng: Generator, epoch: int = 0, out: Out = None) -> np.ndarray:
         """The center: uint8 [*output_hw, 3]."""
         height, width = self.output_hw
         missing_h = max(0, height - image.shape[0])
         missing_w = max(0, width - image.shape[1])
-        if missing_h or missing_w:
+        if missing_h or missing_w:  # the odd pixel right and below
             borders = ((missing_h // 2, (missing_h + 1) // 2), (missing_w // 2, (missing_w + 1) // 2), (0, 0))
             image = np.pad(as_array(image), borders)
         # Python's round, to even at .5, as torchvision's.
@@ -336,6 +339,7 @@ class Normalize(BaseTransform):
     def _set(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.mean = tuple(mean)
         self.std = tuple(std)
+        # As one product and one sum of a byte.
         self.scale = np.array([1 / (255 * s) for s in std], np.float32)
         self.bias = np.array([-m / s for m, s in zip(mean, std, strict=True)], np.float32)
 
@@ -358,9 +362,7 @@ class Normalize(BaseTransform):
                 "values, or one for all" + zh("normalize_channels")
             )
 
-    def apply(
-        self, image: LazyImage, rng: np.random.Generator, epoch: int = 0, out: np.ndarray | None = None
-    ) -> np.ndarray:
+    def apply(self, image: LazyImage, rng: Generator, epoch: int = 0, out: Out = None) -> np.ndarray:
         """float32 [C, H, W], in `out` if that has this shape."""
         shape = (len(self.mean), *image.shape[:2])
         if out is None or out.shape != shape:
@@ -376,7 +378,7 @@ class Normalize(BaseTransform):
             out[channel] += self.bias[channel]
         return out
 
-    def of_batch(self, images: np.ndarray, streams: Streams, empty: Callable[..., np.ndarray]) -> np.ndarray:
+    def of_batch(self, images: np.ndarray, streams: Streams, empty: Empty) -> np.ndarray:
         """The same for each of uint8 [B, H, W, C]: float32 [B, C, H, W]."""
         from passl_sot.imageio.kernels import layout
 

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.random import Generator
 
 from passl_sot.config import Natural
 from passl_sot.config.chinese import zh
 from passl_sot.data.errors import DataError
-from passl_sot.data.transforms.base import TRANSFORMS, Stage, require
+from passl_sot.data.transforms.base import TRANSFORMS, Images, Stage, require
 from passl_sot.imageio.kernels.jit import available, laid_out
 
 Box = tuple[int, int, int, int]
 
 
 @TRANSFORMS.register()
+@dataclass(kw_only=True, eq=False)
 class Mixup:
     """Mixes each image of a batch with one other, and their labels with them. Stands in `batch_transforms`.
 
@@ -31,7 +34,7 @@ class Mixup:
     Targets are λ·y + (1-λ)·y_partner, where y is 1-ε+ε/K for the image's class and ε/K for the others. That
     holds for batches that aren't mixed, too. The loss must not smooth again; `CrossEntropyLoss` doesn't.
 
-    Args:
+    Attributes:
         num_classes: K.
         mixup_alpha: λ of Mixup is drawn from Beta(α, α); 0 turns Mixup off.
         cutmix_alpha: The same of CutMix.
@@ -42,39 +45,32 @@ class Mixup:
             mixes to the end.
     """
 
-    stage: Stage = "batch"
+    stage: ClassVar[Stage] = "batch"
+    num_classes: int
+    mixup_alpha: float = 0.8
+    cutmix_alpha: float = 1.0
+    prob: float = 1.0
+    switch_prob: float = 0.5
+    label_smoothing: float = 0.1
+    off_epoch: Natural | None = None
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        mixup_alpha: float = 0.8,
-        cutmix_alpha: float = 1.0,
-        prob: float = 1.0,
-        switch_prob: float = 0.5,
-        label_smoothing: float = 0.1,
-        off_epoch: Natural | None = None,
-    ):
-        for name, value in (("mixup_alpha", mixup_alpha), ("cutmix_alpha", cutmix_alpha)):
-            require(value >= 0 and math.isfinite(value), f"Mixup.{name}", value, "be 0 or more")
-        if mixup_alpha == cutmix_alpha == 0:
+    def __post_init__(self) -> None:
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            alpha = getattr(self, name)
+            require(alpha >= 0 and math.isfinite(alpha), f"Mixup.{name}", alpha, "be 0 or more")
+        if self.mixup_alpha == self.cutmix_alpha == 0:
             raise ValueError(
                 "Mixup.mixup_alpha and Mixup.cutmix_alpha are both 0, so nothing is mixed: take Mixup out of "
                 "batch_transforms; the loss smooths labels by itself"
             )
-        for name, value in (("prob", prob), ("switch_prob", switch_prob)):
-            require(0 <= value <= 1, f"Mixup.{name}", value, "be between 0 and 1")
-        require(0 <= label_smoothing < 1, "Mixup.label_smoothing", label_smoothing, "lie in [0, 1)")
-        require(num_classes >= 1, "Mixup.num_classes", num_classes, "be 1 or more")
-        self.num_classes = num_classes
-        self.mixup_alpha = mixup_alpha
-        self.cutmix_alpha = cutmix_alpha
-        self.prob = prob
-        self.switch_prob = switch_prob
-        self.label_smoothing = label_smoothing
-        self.off_epoch = off_epoch
+        for name in ("prob", "switch_prob"):
+            prob = getattr(self, name)
+            require(0 <= prob <= 1, f"Mixup.{name}", prob, "be between 0 and 1")
+        smoothing = self.label_smoothing
+        require(0 <= smoothing < 1, "Mixup.label_smoothing", smoothing, "lie in [0, 1)")
+        require(self.num_classes >= 1, "Mixup.num_classes", self.num_classes, "be 1 or more")
 
-    def draw(self, height: int, width: int, rng: np.random.Generator) -> tuple[float, Box | None]:
+    def draw(self, height: int, width: int, rng: Generator) -> tuple[float, Box | None]:
         """Draws what is done to one batch.
 
         Returns:
@@ -82,11 +78,10 @@ class Mixup:
             of the area outside of it, or None for Mixup.
         """
         if rng.random() >= self.prob:
-            return 1.0, None
-        if self.mixup_alpha and self.cutmix_alpha:
+            return 1.0, None  # labels are smoothed all the same
+        cut = self.cutmix_alpha > 0
+        if cut and self.mixup_alpha:
             cut = rng.random() < self.switch_prob
-        else:
-            cut = self.cutmix_alpha > 0
         alpha = self.cutmix_alpha if cut else self.mixup_alpha
         share = float(rng.beta(alpha, alpha))
         if not cut:
@@ -110,7 +105,7 @@ class Mixup:
         Raises:
             DataError: A label isn't below `num_classes`.
         """
-        if labels.ndim == 2:
+        if labels.ndim == 2:  # several labels, whose loss is of each class by itself
             return share * labels + np.float32(1 - share) * labels[::-1]
         if labels.min() < 0 or labels.max() >= self.num_classes:
             worst = labels[(labels < 0) | (labels >= self.num_classes)][0]
@@ -127,13 +122,13 @@ class Mixup:
 
     def __call__(
         self,
-        images: Sequence[np.ndarray] | np.ndarray,
+        images: Images,
         labels: np.ndarray,
-        rng: np.random.Generator,
+        rng: Generator,
         epoch: int = 0,
         *,
         overwrite: bool = False,
-    ) -> tuple[Sequence[np.ndarray] | np.ndarray, np.ndarray]:
+    ) -> tuple[Images, np.ndarray]:
         """Mixes a batch.
 
         Args:
@@ -150,7 +145,9 @@ class Mixup:
             DataError: A label isn't below `num_classes`.
         """
         of_bytes = images[0].dtype == np.uint8
-        height, width = images[0].shape[:2] if of_bytes else images[0].shape[1:]
+        height, width = images[0].shape[:2]
+        if not of_bytes:
+            height, width = images[0].shape[1:]
         own = 1.0
         box = None
         if self.off_epoch is None or epoch < self.off_epoch:
@@ -159,6 +156,7 @@ class Mixup:
         if box is None and own == 1:
             return images, targets
         if of_bytes:
+            # Mixed one by one as each is normalized, they stay in the processor's cache.
             return Mixtures(images, own, box), targets
         assert isinstance(images, np.ndarray)
         images = laid_out(images) if overwrite else images.copy()
@@ -178,7 +176,7 @@ class Mixtures(Sequence):
         box: As of `Mixup.draw`.
     """
 
-    def __init__(self, images: Sequence[np.ndarray] | np.ndarray, share: float, box: Box | None):
+    def __init__(self, images: Images, share: float, box: Box | None):
         self._images = images
         self._share = share
         self._box = box
@@ -195,7 +193,7 @@ class Mixtures(Sequence):
             mixed[top:bottom, left:right] = other[top:bottom, left:right]
             return mixed
         if 2 * place + 1 == len(self):
-            return image
+            return image  # it is its own partner, and rounding would change it
         share = np.float32(self._share)
         rest = np.float32(1 - self._share)
         if available():
@@ -209,7 +207,7 @@ class Mixtures(Sequence):
         return np.rint(mixture, out=mixture).astype(np.uint8)
 
 
-def _span(length: int, side: int, rng: np.random.Generator) -> tuple[int, int]:
+def _span(length: int, side: int, rng: Generator) -> tuple[int, int]:
     """Begin and end of a box's side: its center is uniform, what sticks out is cut off."""
     center = int(rng.integers(length))
     # Halved first, as in CutMix's own code, so sides are even.

@@ -1,4 +1,4 @@
-"""What the operations of augmentation policies do to pixels, by Pillow and by compiled loops alike.
+"""Operations of augmentation policies on pixels, by Pillow and by compiled loops alike.
 
 | kind | strength |
 |---|---|
@@ -9,9 +9,9 @@
 | SolarizeAdd | added to values below 128, up to 255 |
 | Brightness, Color, Contrast, Sharpness | factor of `PIL.ImageEnhance` |
 | ShearX, ShearY | rows' or columns' shift per pixel |
-| TranslateX, TranslateY | share of width or height |
+| TranslateX, TranslateY | fraction of width or height |
 | Grey | none |
-| Hue | turn, as a share of the color circle |
+| Hue | turn, as a fraction of the color circle |
 | Blur | radius of `PIL.ImageFilter.GaussianBlur`, in pixels |
 
 Where numba is installed (``pip install .[fast]``) the loops of `kernels` carry them out, else Pillow does.
@@ -20,7 +20,7 @@ Where numba is installed (``pip install .[fast]``) the loops of `kernels` carry 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
@@ -35,12 +35,6 @@ FILTERS: dict[Filter, Image.Resampling] = {
 Fill = tuple[int, int, int]
 Matrix = tuple[float, float, float, float, float, float]
 
-_ENHANCERS: dict[str, Callable[[Image.Image], ImageEnhance._Enhance]] = {
-    "Brightness": ImageEnhance.Brightness,
-    "Color": ImageEnhance.Color,
-    "Contrast": ImageEnhance.Contrast,
-    "Sharpness": ImageEnhance.Sharpness,
-}
 # From places in the result to those in the image, by strength, width and height.
 _MATRICES: dict[str, Callable[[float, int, int], Matrix]] = {
     "ShearX": lambda shift, width, height: (1, shift, 0, 0, 1, 0),
@@ -57,7 +51,7 @@ class Op(NamedTuple):
         kind: A kind of the table at the top of this module.
         strength: Its strength.
         interpolation: Filter of operations that move pixels.
-        fill: Colour of what comes in from outside of the image.
+        fill: Color of pixels that come in from outside of the image.
     """
 
     kind: str
@@ -67,24 +61,17 @@ class Op(NamedTuple):
 
     def by_pillow(self, picture: Image.Image) -> Image.Image:
         """An RGB picture after the operation, of the same size."""
-        kind, strength = self.kind, self.strength
-        if kind in _ENHANCERS:
-            return _ENHANCERS[kind](picture).enhance(strength)
-        if kind in _MATRICES:
-            return picture.transform(
-                picture.size,
-                Image.Transform.AFFINE,
-                _MATRICES[kind](strength, *picture.size),
-                resample=FILTERS[self.interpolation],
-                fillcolor=self.fill,
-            )
-        if kind == "Rotate":
-            return picture.rotate(strength, resample=FILTERS[self.interpolation], fillcolor=self.fill)
-        return _BY_PILLOW[kind](picture, strength)
+        if self.kind in _BY_PILLOW:
+            return _BY_PILLOW[self.kind](picture, self.strength)
+        filled: Any = {"resample": FILTERS[self.interpolation], "fillcolor": self.fill}
+        if self.kind == "Rotate":
+            return picture.rotate(self.strength, **filled)
+        matrix = _MATRICES[self.kind](self.strength, *picture.size)
+        return picture.transform(picture.size, Image.Transform.AFFINE, matrix, **filled)
 
     def by_kernel(self, image: np.ndarray) -> np.ndarray:
         """The same of a contiguous image, uint8 [H, W, 3], by a compiled loop; numba must be installed."""
-        # Here, as this brings numba with it.
+        # Here, as numba takes half a second to import.
         from passl_sot.imageio.kernels import affine, blur, color
 
         if self.kind in _MATRICES:
@@ -96,6 +83,7 @@ class Op(NamedTuple):
             return blur.gaussian(image, self.strength)
         if self.kind in color.OPERATIONS:
             return color.OPERATIONS[self.kind](image, self.strength)
+        # Hue, which no loop does yet; loops after it want memory of their own.
         return laid_out(np.asarray(self.by_pillow(Image.fromarray(image))))
 
 
@@ -115,13 +103,14 @@ def apply_ops(image: np.ndarray, ops: Sequence[Op]) -> np.ndarray:
 
 
 def _posterize(picture: Image.Image, bits: float) -> Image.Image:
-    # Pillow refuses 0 bits since release 13; before, it gave black.
-    return ImageOps.posterize(picture, int(bits)) if bits else Image.new("RGB", picture.size)
+    if bits == 0:  # black, as before Pillow 13, which refuses it
+        return Image.new("RGB", picture.size)
+    return ImageOps.posterize(picture, int(bits))
 
 
 def _solarize_add(picture: Image.Image, added: float) -> Image.Image:
-    table = [min(255, value + int(added)) if value < 128 else value for value in range(256)]
-    return picture.point(table * 3)
+    table = [min(255, value + int(added)) for value in range(128)]
+    return picture.point([*table, *range(128, 256)] * 3)  # once a channel
 
 
 def _turn_hue(picture: Image.Image, turn: float) -> Image.Image:
@@ -141,4 +130,8 @@ _BY_PILLOW: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "Grey": lambda picture, _: picture.convert("L").convert("RGB"),
     "Hue": _turn_hue,
     "Blur": lambda picture, radius: picture.filter(ImageFilter.GaussianBlur(radius)),
+    "Brightness": lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor),
+    "Color": lambda picture, factor: ImageEnhance.Color(picture).enhance(factor),
+    "Contrast": lambda picture, factor: ImageEnhance.Contrast(picture).enhance(factor),
+    "Sharpness": lambda picture, factor: ImageEnhance.Sharpness(picture).enhance(factor),
 }

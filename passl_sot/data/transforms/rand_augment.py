@@ -19,18 +19,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 
-from passl_sot.data.transforms.base import TRANSFORMS, Stage
+from passl_sot.data.transforms.base import TRANSFORMS, Stage, require
 from passl_sot.data.transforms.operations import FILTERS, Fill, Filter, Op, apply_ops
 
-_HIGHEST = 10.0
-# Every operation that was drawn is carried out with this probability.
-_APPLIED = 0.5
-# ImageNet's mean, rounded.
-MEAN = (124, 116, 104)
+_HIGHEST = 10.0  # magnitude
+_APPLIED = 0.5  # the probability with which a drawn operation is carried out
+MEAN = (124, 116, 104)  # ImageNet's, rounded
 _PART = re.compile(r"(mstd|inc|m|n)(\d+(?:\.\d+)?)")
 
 
@@ -80,7 +79,7 @@ OPERATIONS: dict[str, Callable[[Step], float]] = {
     "Equalize": _nothing,
     "Invert": _nothing,
     "Rotate": lambda step: 30 * step.signed,
-    "Posterize": lambda step: 4 - int(4 * step.level),
+    "Posterize": lambda step: 4 - int(4 * step.level),  # "increasing": fewer bits, lower thresholds
     "Solarize": lambda step: 256 - int(256 * step.level),
     "SolarizeAdd": lambda step: int(110 * step.level),
     "Color": _factor,
@@ -95,43 +94,49 @@ OPERATIONS: dict[str, Callable[[Step], float]] = {
 _NAMES = tuple(OPERATIONS)
 
 
+@dataclass(kw_only=True, eq=False)
 class PolicyTransform:
     """Operations drawn for each image; their pixels are those of Pillow.
 
     Attributes:
         strengths: How strong each operation is in a step.
+        interpolation: Filter of operations that move pixels; "random" draws one for each.
+        fill: Red, green and blue of pixels that come in from outside; by default ImageNet's mean.
     """
 
-    stage: Stage = "rgb"
-    strengths: Mapping[str, Callable[[Step], float]] = OPERATIONS
+    stage: ClassVar[Stage] = "rgb"
+    strengths: ClassVar[Mapping[str, Callable[[Step], float]]] = OPERATIONS
+    interpolation: Literal["bilinear", "bicubic", "random"] = "random"
+    fill: Fill = MEAN
 
-    def __init__(self, interpolation: Literal["bilinear", "bicubic", "random"], fill: tuple[int, int, int]):
-        self.filters: tuple[Filter, ...] = tuple(FILTERS) if interpolation == "random" else (interpolation,)
-        if not all(0 <= value <= 255 for value in fill):
-            raise ValueError(
-                f"{type(self).__name__}.fill is {list(fill)}; it must be red, green, blue in 0 to 255"
-            )
-        red, green, blue = fill
-        self.fill: Fill = (red, green, blue)
+    def __post_init__(self) -> None:
+        self.filters: tuple[Filter, ...] = tuple(FILTERS)
+        if self.interpolation != "random":
+            self.filters = (self.interpolation,)
+        valid = len(self.fill) == 3 and all(0 <= value <= 255 for value in self.fill)
+        rule = "be red, green, blue in 0 to 255"
+        require(valid, f"{type(self).__name__}.fill", list(self.fill), rule)
+        self.fill = (self.fill[0], self.fill[1], self.fill[2])  # a list, from YAML
 
-    def draw(self, rng: np.random.Generator) -> list[Step]:
+    def draw(self, rng: Generator) -> list[Step]:
         """Draws the steps of one image."""
         raise NotImplementedError
 
-    def draw_step(self, name: str, magnitude: float, rng: np.random.Generator) -> Step:
+    def draw_step(self, name: str, magnitude: float, rng: Generator) -> Step:
         """Draws sign and filter of a step."""
         sign = 1 if rng.random() < 0.5 else -1
-        interpolation = self.filters[int(rng.integers(len(self.filters)))]
+        # Operations of colors draw one too, which they don't look at.
+        interpolation = self.filters[rng.integers(len(self.filters))]
         return Step(name, magnitude, sign, interpolation, self.fill)
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, rng: Generator) -> np.ndarray:
         """The augmented image, of the same shape."""
         return apply_ops(image, [step.op(self.strengths) for step in self.draw(rng)])
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What a policy string says.
+    """A policy string, read.
 
     Attributes:
         magnitude: Mean magnitude (m), in [0, 10].
@@ -154,8 +159,10 @@ def parse_policy(text: str) -> Policy:
     values: dict[str, float] = {}
     for part in parts:
         match = _PART.fullmatch(part)
-        if match is None or match[1] in values:
-            raise _misread(text, f"'{part}' stands twice" if match else f"'{part}' isn't understood")
+        if match is None:
+            raise _misread(text, f"'{part}' isn't understood")
+        if match[1] in values:
+            raise _misread(text, f"'{part}' stands twice")
         values[match[1]] = float(match[2])
     if first != "rand":
         raise _misread(text, "it must begin with 'rand'")
@@ -163,7 +170,7 @@ def parse_policy(text: str) -> Policy:
         if key not in values:
             raise _misread(text, f"'{key}' is missing")
     for key in ("m", "mstd"):
-        if values.get(key, 0) > _HIGHEST:
+        if values.get(key, 0) > _HIGHEST:  # timm takes mstd above 100 for a uniform distribution
             raise _misread(text, f"{key} must be at most 10")
     count = values.get("n", 2)
     if count != int(count) or count < 1:
@@ -171,43 +178,41 @@ def parse_policy(text: str) -> Policy:
     return Policy(values["m"], values.get("mstd", 0.0), int(count))
 
 
-def _misread(text: str, what: str) -> ValueError:
+def _misread(text: str, fault: str) -> ValueError:
     return ValueError(
-        f"RandAugment.policy is '{text}': {what}. Write rand-m9-mstd0.5-inc1 with m the magnitude (0 to 10), "
-        "mstd its standard deviation (by default 0), inc1 for the operations that grow stronger with it (the "
-        "only set there is; must be written), and n, by default 2, the operations per image"
+        f"RandAugment.policy is '{text}': {fault}. Write rand-m9-mstd0.5-inc1 with m the magnitude (0 to "
+        "10), mstd its standard deviation (by default 0), inc1 for the operations that grow stronger with it "
+        "(the only set there is; must be written), and n, by default 2, the operations per image"
     )
 
 
 @TRANSFORMS.register()
+@dataclass(kw_only=True, eq=False)
 class RandAugment(PolicyTransform):
     """Draws operations with replacement, each carried out half of the time, with a magnitude of its own.
 
     Belongs after crop and flip.
 
-    Args:
+    Attributes:
         policy: Magnitude and number of operations in timm's spelling; see `parse_policy`.
         interpolation: Filter of operations that move pixels; "random" draws one for each.
         fill: Red, green and blue of pixels that come in from outside; by default ImageNet's mean.
     """
 
-    def __init__(
-        self,
-        *,
-        policy: str = "rand-m9-mstd0.5-inc1",
-        interpolation: Literal["bilinear", "bicubic", "random"] = "random",
-        fill: tuple[int, int, int] = MEAN,
-    ):
-        self.policy = parse_policy(policy)
-        super().__init__(interpolation, fill)
+    policy: str = "rand-m9-mstd0.5-inc1"
 
-    def draw(self, rng: np.random.Generator) -> list[Step]:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._policy = parse_policy(self.policy)
+
+    def draw(self, rng: Generator) -> list[Step]:
         """Draws 0 to n steps."""
         steps = []
         # All of them first; one by one takes less time than an array.
-        for name in [rng.integers(len(_NAMES)) for _ in range(self.policy.operations)]:
+        for name in [rng.integers(len(_NAMES)) for _ in range(self._policy.operations)]:
             if rng.random() >= _APPLIED:
                 continue
-            magnitude = min(max(rng.normal(self.policy.magnitude, self.policy.std), 0.0), _HIGHEST)
+            drawn = rng.normal(self._policy.magnitude, self._policy.std)
+            magnitude = min(max(drawn, 0.0), _HIGHEST)
             steps.append(self.draw_step(_NAMES[name], magnitude, rng))
         return steps

@@ -1,11 +1,11 @@
-"""Pillow's colour operations as compiled loops: the same numbers, a fraction of the time.
+"""Pillow's color operations as compiled loops: the same numbers, a fraction of the time.
 
-What Pillow does by a table is arithmetic on bytes here wherever there is a formula: the machine then works on
-32 bytes at once, where it looks up one, so that a run of such operations takes less time than the one table
-that they could be composed into. The rest goes by tables of 256 values per channel.
+Wherever there is a formula for Pillow's table, it is arithmetic on bytes here: the machine then works on 32
+bytes at once, where it looks up one, so that a run of such operations takes less time than the one table that
+they could be composed into. The rest goes by tables of 256 values per channel.
 
 An enhancement by a factor f is g + f·(x - g) in single precision, limited to 0 … 255 and cut off to bytes,
-where g is black, the mean of the grey image, the grey image, or the smoothed one.
+where g is black, the mean of the gray image, the gray image, or the smoothed one.
 
 Images are uint8 [H, W, 3], contiguous; results are new arrays of that kind.
 """
@@ -20,79 +20,65 @@ from passl_sot.imageio.kernels.jit import compiled
 
 __all__ = ["OPERATIONS"]
 
-_BYTE, _SHORT, _INT, _SINGLE = np.uint8, np.uint16, np.int32, np.float32
-_LEAST, _MOST, _HALF = _INT(0), _INT(255), _SINGLE(0.5)
+# Constants of few bits: with Python's own, numba computes in 64, and fewer values go into a register.
+_BYTE = np.uint8
+_SHORT = np.uint16
+_INT = np.int32
+_SINGLE = np.float32
+_LEAST = _INT(0)
+_MOST = _INT(255)
 # Bytes that are worked on at once: whole pixels, and whole registers.
 _STRETCH = 768
-# Grey after ITU-R 601, in 1/65536.
-_RED, _GREEN, _BLUE, _ROUND, _SHIFT = _INT(19595), _INT(38470), _INT(7471), _INT(32768), _INT(16)
+# Gray after ITU-R 601, in 1/65536.
+_RED = _INT(19595)
+_GREEN = _INT(38470)
+_BLUE = _INT(7471)
+_ROUND = _INT(32768)
+_SHIFT = _INT(16)
 # The smoothing filter's weights are 5 in the middle and 1 around it, in thirteenths.
-_FIVE, _WEIGHT = _SHORT(5), _SINGLE(1 / 13)
+_FIVE = _SHORT(5)
+_WEIGHT = _SINGLE(1 / 13)
 
 
 # -- by formulas ------------------------------------------------------------------------------------
 @compiled
 def _pointwise(x, below, room, added, flipped, kept, out):
-    """Adds up to room + added to values under ``below``, flips bits of the others, and keeps some bits."""
+    """Adds to values under ``below``, up to room + added; flips bits of others; keeps some bits of all."""
     for i in range(x.size):
         value = x[i]
-        low, high = _BYTE(min(value, room) + added), _BYTE(value ^ flipped)
+        low = _BYTE(min(value, room) + added)
+        high = _BYTE(value ^ flipped)
         out[i] = _BYTE((low if value < below else high) & kept)
 
 
-def _points(
-    image: np.ndarray, below: int, *, added: int = 0, flipped: int = 0, kept: int = 255
-) -> np.ndarray:
-    out = np.empty_like(image)
-    numbers = np.int16(below), _BYTE(255 - added), _BYTE(added), _BYTE(flipped), _BYTE(kept)
-    _pointwise(image.reshape(-1), *numbers, out.reshape(-1))
-    return out
-
-
-def invert(image: np.ndarray) -> np.ndarray:
-    """255 - x."""
-    return _points(image, 0, flipped=255)
-
-
-def posterize(image: np.ndarray, bits: int) -> np.ndarray:
-    """The first ``bits``, 0 to 8, of each value."""
-    return _points(image, 0, kept=256 - (1 << (8 - bits)))
-
-
-def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
-    """Inverts values from ``threshold`` up."""
-    return _points(image, threshold, flipped=255)
-
-
-def solarize_add(image: np.ndarray, added: int) -> np.ndarray:
-    """Adds to values below 128, up to 255."""
-    return _points(image, 128, added=added)
-
-
 @compiled
-def _grey_of(x, i):
-    red, green, blue = _INT(x[3 * i]), _INT(x[3 * i + 1]), _INT(x[3 * i + 2])
+def _gray_of(x, i):
+    red = _INT(x[3 * i])
+    green = _INT(x[3 * i + 1])
+    blue = _INT(x[3 * i + 2])
     return (red * _RED + green * _GREEN + blue * _BLUE + _ROUND) >> _SHIFT
 
 
 @compiled
-def _sum_of_greys(x):
+def _sum_of_grays(x):
     total = 0
     for i in range(x.size // 3):
-        total += _grey_of(x, i)
+        total += _gray_of(x, i)
     return total
 
 
 @compiled
-def _grey(x, out):
+def _gray(x, out):
     for i in range(x.size // 3):
-        value = _BYTE(_grey_of(x, i))
-        out[3 * i], out[3 * i + 1], out[3 * i + 2] = value, value, value
+        value = _BYTE(_gray_of(x, i))
+        out[3 * i] = value
+        out[3 * i + 1] = value
+        out[3 * i + 2] = value
 
 
 @compiled
-def _blend(grey, value, factor):
-    return _INT(_SINGLE(grey) + factor * _SINGLE(value - grey))
+def _blend(gray, value, factor):
+    return _INT(_SINGLE(gray) + factor * _SINGLE(value - gray))
 
 
 @compiled
@@ -113,15 +99,18 @@ def _from_one(x, base, factor, out):
 
 
 @compiled
-def _from_grey(x, factor, out):
-    grey, mixed = np.empty(_STRETCH, _INT), np.empty(_STRETCH, _INT)
+def _from_gray(x, factor, out):
+    gray = np.empty(_STRETCH, _INT)
+    mixed = np.empty(_STRETCH, _INT)
     for i in range(0, x.size, _STRETCH):
         part = x[i : i + _STRETCH]
         for j in range(part.size // 3):
-            value = _grey_of(part, j)
-            grey[3 * j], grey[3 * j + 1], grey[3 * j + 2] = value, value, value
+            value = _gray_of(part, j)
+            gray[3 * j] = value
+            gray[3 * j + 1] = value
+            gray[3 * j + 2] = value
         for j in range(part.size):
-            mixed[j] = _blend(grey[j], _INT(part[j]), factor)
+            mixed[j] = _blend(gray[j], _INT(part[j]), factor)
         _limit(mixed, out[i : i + _STRETCH])
 
 
@@ -130,92 +119,62 @@ def _from_smooth(x, factor, out):
     """``x`` is [H, 3·W]. Border pixels have no smooth value, and stay."""
     height, width = x.shape
     n = width - 6
-    totals, mixed = np.empty(width, _SHORT), np.empty(width, _INT)
-    out[0], out[height - 1] = x[0], x[height - 1]
+    totals = np.empty(width, _SHORT)
+    mixed = np.empty(width, _INT)
+    out[0] = x[0]
+    out[height - 1] = x[height - 1]
     for y in range(1, height - 1):
-        for j in range(3):
-            out[y, j], out[y, width - 1 - j] = x[y, j], x[y, width - 1 - j]
+        out[y, :3] = x[y, :3]
+        out[y, width - 3 :] = x[y, width - 3 :]
         if n <= 0:
             continue
-        a, b, c = x[y - 1, :n], x[y - 1, 3 : 3 + n], x[y - 1, 6:]
-        d, e, f = x[y, :n], x[y, 3 : 3 + n], x[y, 6:]
-        g, h, i = x[y + 1, :n], x[y + 1, 3 : 3 + n], x[y + 1, 6:]
+        above = x[y - 1]
+        here = x[y]
+        below = x[y + 1]
+        e = here[3 : 3 + n]
+        # Sums of at most 13·255: 16 bits hold them, and the machine adds twice as many at once.
         for j in range(n):
-            # Sums of at most 13·255: 16 bits hold them, and the machine adds twice as many at once.
-            above = _SHORT(_SHORT(a[j]) + _SHORT(_SHORT(b[j]) + _SHORT(c[j])))
-            below = _SHORT(_SHORT(g[j]) + _SHORT(_SHORT(h[j]) + _SHORT(i[j])))
-            beside = _SHORT(_SHORT(d[j]) + _SHORT(f[j]))
-            totals[j] = _SHORT(_SHORT(above + below) + _SHORT(beside + _SHORT(_FIVE * _SHORT(e[j]))))
+            row = _SHORT(_SHORT(above[j]) + _SHORT(_SHORT(above[j + 3]) + _SHORT(above[j + 6])))
+            last = _SHORT(_SHORT(below[j]) + _SHORT(_SHORT(below[j + 3]) + _SHORT(below[j + 6])))
+            beside = _SHORT(_SHORT(here[j]) + _SHORT(here[j + 6]))
+            totals[j] = _SHORT(_SHORT(row + last) + _SHORT(beside + _SHORT(_FIVE * _SHORT(e[j]))))
         for j in range(n):
             # A thirteenth is never half-way between two integers, so this rounds as exact arithmetic does.
-            mixed[j] = _blend(_INT(_SINGLE(totals[j]) * _WEIGHT + _HALF), _INT(e[j]), factor)
+            mixed[j] = _blend(_INT(_SINGLE(totals[j]) * _WEIGHT + _SINGLE(0.5)), _INT(e[j]), factor)
         _limit(mixed, out[y, 3 : 3 + n])
-
-
-def _factor(factor: float) -> np.float32:
-    # Larger ones do the same, and leave the range of integers.
-    return _SINGLE(min(factor, 1e6))
-
-
-def brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    """As `ImageEnhance.Brightness`."""
-    out = np.empty_like(image)
-    _from_one(image.reshape(-1), _INT(0), _factor(factor), out.reshape(-1))
-    return out
-
-
-def contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """As `ImageEnhance.Contrast`."""
-    out, flat = np.empty_like(image), image.reshape(-1)
-    mean = int(_sum_of_greys(flat) / (flat.size // 3) + 0.5)
-    _from_one(flat, _INT(mean), _factor(factor), out.reshape(-1))
-    return out
-
-
-def color(image: np.ndarray, factor: float) -> np.ndarray:
-    """As `ImageEnhance.Color`."""
-    out = np.empty_like(image)
-    _from_grey(image.reshape(-1), _factor(factor), out.reshape(-1))
-    return out
-
-
-def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
-    """As `ImageEnhance.Sharpness`."""
-    out, height = np.empty_like(image), len(image)
-    _from_smooth(image.reshape(height, -1), _factor(factor), out.reshape(height, -1))
-    return out
-
-
-def grey(image: np.ndarray) -> np.ndarray:
-    """Red, green and blue all that of Pillow's "L"."""
-    out = np.empty_like(image)
-    _grey(image.reshape(-1), out.reshape(-1))
-    return out
 
 
 # -- by tables --------------------------------------------------------------------------------------
 @compiled
 def _apply(x, tables, out):
-    red, green, blue = tables[0], tables[1], tables[2]
     for i in range(x.size // 3):
-        out[3 * i], out[3 * i + 1], out[3 * i + 2] = red[x[3 * i]], green[x[3 * i + 1]], blue[x[3 * i + 2]]
+        out[3 * i] = tables[0, x[3 * i]]
+        out[3 * i + 1] = tables[1, x[3 * i + 1]]
+        out[3 * i + 2] = tables[2, x[3 * i + 2]]
 
 
 @compiled
 def _stretch(x, out):
     """Brings each channel's least value to 0 and its greatest to 255; False if that changes nothing."""
-    low0, low1, low2 = x[0], x[1], x[2]
-    high0, high1, high2 = low0, low1, low2
-    for i in range(x.size // 3):
-        red, green, blue = x[3 * i], x[3 * i + 1], x[3 * i + 2]
-        low0, low1, low2 = min(low0, red), min(low1, green), min(low2, blue)
-        high0, high1, high2 = max(high0, red), max(high1, green), max(high2, blue)
-    tables, changes = np.empty((3, 256), np.uint8), False
-    for c, (least, most) in enumerate(((low0, high0), (low1, high1), (low2, high2))):
-        low, high = _INT(least), _INT(most)
+    # Of every byte of a stretch first, which takes no account of channels and so many bytes at once.
+    least = np.full(_STRETCH, 255, np.uint8)
+    most = np.zeros(_STRETCH, np.uint8)
+    for i in range(0, x.size, _STRETCH):
+        part = x[i : i + _STRETCH]
+        for j in range(part.size):
+            least[j] = min(least[j], part[j])
+            most[j] = max(most[j], part[j])
+    tables = np.empty((3, 256), np.uint8)
+    changes = False
+    for c in range(3):
+        low = _INT(least[c::3].min())
+        high = _INT(most[c::3].max())
         changes |= 0 < high - low < 255
-        scale = 255.0 / (high - low) if high > low else 1.0
-        offset = -low * scale if high > low else 0.0
+        scale = 1.0
+        offset = 0.0
+        if high > low:
+            scale = 255.0 / (high - low)
+            offset = -low * scale
         for v in range(256):
             tables[c, v] = min(max(int(v * scale + offset), 0), 255)
     if changes:
@@ -226,16 +185,16 @@ def _stretch(x, out):
 @compiled
 def _even_out(x, out):
     """Spreads each channel's values evenly."""
-    # Neighbours are often alike; counting them apart, neither waits for the other.
-    pairs, pixels = np.zeros((6, 256), np.int64), x.size // 3
-    a, b, c, d, e, f = pairs[0], pairs[1], pairs[2], pairs[3], pairs[4], pairs[5]
+    # Neighbors are often alike; counting them apart, neither waits for the other.
+    pairs = np.zeros((6, 256), np.int64)
+    pixels = x.size // 3
     for i in range(pixels // 2):
-        a[x[6 * i]] += 1
-        b[x[6 * i + 1]] += 1
-        c[x[6 * i + 2]] += 1
-        d[x[6 * i + 3]] += 1
-        e[x[6 * i + 4]] += 1
-        f[x[6 * i + 5]] += 1
+        pairs[0, x[6 * i]] += 1
+        pairs[1, x[6 * i + 1]] += 1
+        pairs[2, x[6 * i + 2]] += 1
+        pairs[3, x[6 * i + 3]] += 1
+        pairs[4, x[6 * i + 4]] += 1
+        pairs[5, x[6 * i + 5]] += 1
     counts = pairs[:3] + pairs[3:]
     if pixels % 2:
         for k in range(3):
@@ -245,7 +204,7 @@ def _even_out(x, out):
         highest = 255
         while counts[c, highest] == 0 and highest > 0:
             highest -= 1
-        # 0 too where a channel has one value alone.
+        # Pillow's integers. 0 too where a channel has one value alone, which then stays.
         step = (pixels - counts[c, highest]) // 255
         passed = step // 2
         for v in range(256):
@@ -254,30 +213,54 @@ def _even_out(x, out):
     _apply(x, tables, out)
 
 
-def autocontrast(image: np.ndarray) -> np.ndarray:
-    """As `ImageOps.autocontrast`; the image itself where nothing changes."""
+# -- all together -----------------------------------------------------------------------------------
+def _points(
+    image: np.ndarray, below: int, *, added: int = 0, flipped: int = 0, kept: int = 255
+) -> np.ndarray:
+    return _each(_pointwise, image, np.int16(below), *map(_BYTE, (255 - added, added, flipped, kept)))
+
+
+def _each(loop: Callable, image: np.ndarray, *numbers: np.generic) -> np.ndarray:
+    out = np.empty_like(image)
+    loop(image.reshape(-1), *numbers, out.reshape(-1))
+    return out
+
+
+def _factor(factor: float) -> np.float32:
+    # Larger ones do the same, and leave the range of integers.
+    return _SINGLE(min(factor, 1e6))
+
+
+def _contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    mean = int(_sum_of_grays(image.reshape(-1)) / (image.size // 3) + 0.5)
+    return _each(_from_one, image, _INT(mean), _factor(factor))
+
+
+def _sharpness(image: np.ndarray, factor: float) -> np.ndarray:
+    out = np.empty_like(image)
+    height = len(image)
+    _from_smooth(image.reshape(height, -1), _factor(factor), out.reshape(height, -1))
+    return out
+
+
+def _autocontrast(image: np.ndarray) -> np.ndarray:
     out = np.empty_like(image)
     return out if _stretch(image.reshape(-1), out.reshape(-1)) else image
 
 
-def equalize(image: np.ndarray) -> np.ndarray:
-    """As `ImageOps.equalize`."""
-    out = np.empty_like(image)
-    _even_out(image.reshape(-1), out.reshape(-1))
-    return out
-
-
-# By the kinds of `operations`, with their strength.
+# Image and strength to image, by the names of Pillow's `ImageOps` and `ImageEnhance`. "Grey" is Pillow's "L"
+# in all three channels; "Posterize" keeps 0 to 8 bits; "Solarize" inverts values from a threshold on;
+# "SolarizeAdd" adds to values below 128. AutoContrast gives the image itself where nothing changes.
 OPERATIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
-    "AutoContrast": lambda image, _: autocontrast(image),
-    "Brightness": brightness,
-    "Color": color,
-    "Contrast": contrast,
-    "Equalize": lambda image, _: equalize(image),
-    "Grey": lambda image, _: grey(image),
-    "Invert": lambda image, _: invert(image),
-    "Posterize": lambda image, bits: posterize(image, int(bits)),
-    "Sharpness": sharpness,
-    "Solarize": lambda image, threshold: solarize(image, int(threshold)),
-    "SolarizeAdd": lambda image, added: solarize_add(image, int(added)),
+    "AutoContrast": lambda image, _: _autocontrast(image),
+    "Brightness": lambda image, factor: _each(_from_one, image, _INT(0), _factor(factor)),
+    "Color": lambda image, factor: _each(_from_gray, image, _factor(factor)),
+    "Contrast": _contrast,
+    "Equalize": lambda image, _: _each(_even_out, image),
+    "Grey": lambda image, _: _each(_gray, image),
+    "Invert": lambda image, _: _points(image, 0, flipped=255),
+    "Posterize": lambda image, bits: _points(image, 0, kept=256 - (1 << (8 - int(bits)))),
+    "Sharpness": _sharpness,
+    "Solarize": lambda image, threshold: _points(image, int(threshold), flipped=255),
+    "SolarizeAdd": lambda image, added: _points(image, 128, added=int(added)),
 }

@@ -30,5 +30,4 @@ def compiled(function: Callable) -> Any:
 
 def laid_out(image: np.ndarray) -> np.ndarray:
     """The image, or a copy that is contiguous and writable: for other arrays loops would be compiled anew."""
-    flags = image.flags
-    return image if flags.c_contiguous and flags.writeable else image.copy()
+    return np.require(image, requirements=("C", "W"))

@@ -13,7 +13,9 @@ from passl_sot.imageio.kernels.jit import compiled
 
 __all__ = ["add_restarts"]
 
-_32, _64 = np.uint64(32), np.uint64(64)
+# Numba's integers of 64 bits without a sign, which it doesn't mix with others.
+_32 = np.uint64(32)
+_64 = np.uint64(64)
 _BYTE = np.uint64(255)
 _PEEK = np.uint64(48)  # leaves 16 bits of 64
 _DC_SIZES = 12
@@ -22,90 +24,73 @@ _LARGEST_BLOCK = 64  # words of 32 bits that hold the codes of any block
 
 
 def add_restarts(
-    codes: np.ndarray,
-    blocks: int,
+    codes: bytes,
+    mcus: int,
     interval: int,
     component: np.ndarray,
     tables: list[tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]],
     standard: tuple[np.ndarray, np.ndarray] | None,
 ) -> bytes | None:
-    """The codes of a sequential file with a restart marker after every ``interval`` blocks.
+    """The codes of a sequential file with a marker after every ``interval`` MCUs, its units of coding.
 
     Args:
-        codes: uint8, all between the scan's header and the file's end.
-        blocks: Number of what is coded together.
-        interval: Number of these between markers.
-        component: What one of these holds: the component of each 8×8 coefficients.
+        codes: All between the scan's header and the file's end.
+        mcus: Number of MCUs.
+        interval: Number of MCUs between markers.
+        component: The component of each 8×8 coefficients in an MCU.
         tables: For each component the Huffman tables of DC and AC: number of codes by length (16), symbols.
         standard: The table for DC to write with, if not the component's own.
 
     Returns:
         The codes and the file's end; None if they aren't as they should be, or the table for DC lacks one.
     """
-    # With room for a block more, as damaged codes are noticed at the end of a block.
-    clean = np.zeros((codes.size + 15) // 4 * 4 + 8 + 4 * _LARGEST_BLOCK, np.uint8)
-    size = _unstuff(codes, clean)
-    if size < 0:
+    # A 0 after each 255 tells it from a marker.
+    plain = codes.replace(b"\xff\0", b"\xff")
+    if len(codes) - len(plain) != codes.count(b"\xff"):
         return None
-    lengths = np.empty((len(tables), 2, 1 << 16), np.int32)
-    dc_codes = np.zeros((len(tables), _DC_SIZES), np.int64)
+    # With room for a block more, as damaged codes are noticed at the end of a block.
+    room = (len(codes) + 15) // 4 * 4 + 8 + 4 * _LARGEST_BLOCK
+    words = np.frombuffer(plain.ljust(room, b"\0"), ">u4").astype(np.uint32)
+    by_bits = np.empty((len(tables), 2, 1 << 16), np.int32)
+    dc_codes = np.empty((len(tables), _DC_SIZES), np.int64)
     for c, (dc, ac) in enumerate(tables):
-        _lengths(*dc, lengths[c, 0])
-        _lengths(*ac, lengths[c, 1])
-        _codes(*(standard or dc), dc_codes[c])
+        by_bits[c, 0], by_symbol = _code_tables(*dc)
+        by_bits[c, 1] = _code_tables(*ac)[0]
+        if standard is not None:
+            by_symbol = _code_tables(*standard)[1]
+        dc_codes[c] = by_symbol[:_DC_SIZES]
     # At worst every byte is 255, and each stretch has a new first code, a marker and a part of a byte.
-    out = np.empty(2 * size + 24 * (blocks // interval + 1) + 64, np.uint8)
-    words = clean.view(">u4").astype(np.uint32)
-    written, read = _rewrite(words, blocks, interval, component, lengths, dc_codes, out)
-    return out[:written].tobytes() if written > 0 and 0 <= 8 * size - read < 8 else None
+    out = np.empty(2 * len(plain) + 24 * (mcus // interval + 1) + 64, np.uint8)
+    written, read = _rewrite(words, mcus, interval, component, by_bits, dc_codes, out)
+    whole = written > 0 and 0 <= 8 * len(plain) - read < 8
+    return out[:written].tobytes() if whole else None
 
 
-@compiled
-def _unstuff(codes, clean):
-    """Removes the 0 after each 255, which tells it from a marker. Gives the size, -1 if there is a marker."""
-    n, i = 0, 0
-    while i < codes.size:
-        clean[n] = codes[i]
-        n += 1
-        if codes[i] == 255:
-            i += 1
-            if i >= codes.size or codes[i] != 0:
-                return -1
-        i += 1
-    return n
+def _code_tables(counts: np.ndarray, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A Huffman table by what comes next in the file, and by symbol.
+
+    Returns:
+        For each 16 bits that may come: symbol times 32 plus the length of its code, int32 [65536]; for each
+        symbol its code times 32 plus the code's length, int64 [256]. 0 where there is none.
+    """
+    lengths = np.repeat(np.arange(1, 17), counts)
+    # Codes follow each other, shorter ones first, and each stands for all 16 bits that begin with it.
+    spans = 1 << (16 - lengths)
+    by_bits = np.zeros(1 << 16, np.int32)
+    entries = np.repeat(symbols * 32 + lengths, spans)
+    by_bits[: entries.size] = entries
+    by_symbol = np.zeros(256, np.int64)
+    by_symbol[symbols] = ((np.cumsum(spans) - spans) >> (16 - lengths)) * 32 + lengths
+    return by_bits, by_symbol
 
 
-@compiled
-def _lengths(counts, symbols, table):
-    """For each 16 bits that may come: symbol times 32 plus the length of its code; 0 where there is none."""
-    code, at = 0, 0
-    table[:] = 0
-    for length in range(1, 17):
-        for _ in range(counts[length - 1]):
-            first = code << (16 - length)
-            table[first : first + (1 << (16 - length))] = symbols[at] * 32 + length
-            code += 1
-            at += 1
-        code <<= 1
-
-
-@compiled
-def _codes(counts, symbols, table):
-    """For each symbol its code times 32 plus the code's length; 0 where there is none."""
-    code, at = 0, 0
-    for length in range(1, 17):
-        for _ in range(counts[length - 1]):
-            if symbols[at] < table.size:
-                table[symbols[at]] = code * 32 + length
-            code += 1
-            at += 1
-        code <<= 1
-
-
+# The rest is compiled, as every bit of a file passes through it, one code after the other.
 @compiled
 def _take(words, reader, n):
     """The next ``n`` bits, at most 32. ``reader``: next word, bits in hand (from the top), how many."""
-    value = reader[1] >> (_64 - n) if n else np.uint64(0)
+    value = np.uint64(0)
+    if n:  # shifting by 64 is not defined
+        value = reader[1] >> (_64 - n)
     reader[1] <<= n
     reader[2] -= n
     if reader[2] <= _32:
@@ -156,14 +141,18 @@ def _first_code(words, reader, table):
 @compiled
 def _put_first_code(out, writer, difference, codes):
     """``codes``: for each size the Huffman code times 32 plus its length; 0 where there is none."""
-    size, rest = 0, abs(difference)
+    size = 0
+    rest = abs(difference)
     while rest:
         size += 1
         rest >>= 1
     if size >= _DC_SIZES or codes[size] == 0:
         return False
     _put(out, writer, np.uint64(codes[size] >> 5), np.uint64(codes[size] & 31))
-    low = difference if difference >= 0 else difference + (1 << size) - 1
+    # Negative ones are written less 1, so that their first bit is 0.
+    low = difference
+    if difference < 0:
+        low += (1 << size) - 1
     _put(out, writer, np.uint64(low), np.uint64(size))
     return True
 
@@ -176,7 +165,8 @@ def _copy_rest(words, reader, out, writer, table):
         entry = np.int64(table[reader[1] >> _PEEK])
         if entry == 0:
             return False
-        run, size = entry >> 9, entry >> 5 & 15
+        run = entry >> 9
+        size = entry >> 5 & 15
         n = np.uint64((entry & 31) + size)
         _put(out, writer, _take(words, reader, n), n)
         if size == 0 and run != 15:
@@ -186,15 +176,18 @@ def _copy_rest(words, reader, out, writer, table):
 
 
 @compiled
-def _rewrite(words, blocks, interval, component, tables, dc_codes, out):
+def _rewrite(words, mcus, interval, component, tables, dc_codes, out):
     """Fills ``out``. Gives the number of bytes written and of bits read; -1 and 0 where it can't go on."""
-    reader, writer = np.zeros(3, np.uint64), np.zeros(3, np.uint64)
+    reader = np.zeros(3, np.uint64)
+    writer = np.zeros(3, np.uint64)
     _take(words, reader, np.uint64(0))
     _take(words, reader, np.uint64(0))
-    read, written = np.zeros(3, np.int64), np.zeros(3, np.int64)
-    for block in range(blocks):
-        if block and block % interval == 0:
-            _end_stretch(out, writer, 0xD0 + (block // interval - 1) % 8)
+    # Of each component the last value of a first code: as it was read, and as it was written.
+    read = np.zeros(3, np.int64)
+    written = np.zeros(3, np.int64)
+    for mcu in range(mcus):
+        if mcu and mcu % interval == 0:
+            _end_stretch(out, writer, 0xD0 + (mcu // interval - 1) % 8)
             written[:] = 0
         for c in component:
             difference = _first_code(words, reader, tables[c, 0])

@@ -1,4 +1,4 @@
-"""Backbones: images in, normalised tokens out."""
+"""Backbones: images in, normalized tokens out."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -6,13 +6,12 @@ one grid, ``StagedBackbone`` halves its grid from stage to stage.
 Legend: B batch, P prefix tokens (class, distillation), N = H·W word tokens, C width.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 import paddle
 from paddle import nn
-from paddle.distributed.fleet.utils import recompute
 
 from passl_sot.config.epoch_schedule import value_of_epoch
 from passl_sot.nn.block import Block
@@ -20,18 +19,9 @@ from passl_sot.nn.drop_path import DropPath, drop_path_rates
 from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.position import sinusoid_table
+from passl_sot.nn.recompute import recompute_block
 
-__all__ = [
-    "Backbone",
-    "Grid",
-    "ImageBackbone",
-    "PlainBackbone",
-    "Stage",
-    "StagedBackbone",
-    "as_pair",
-    "halved",
-    "prepend",
-]
+__all__ = ["Backbone", "ImageBackbone", "PlainBackbone", "Stage", "StagedBackbone", "as_pair", "prepend"]
 
 Grid = tuple[int, int]
 
@@ -66,29 +56,6 @@ def _differs(got: Any, wanted: int) -> bool:
     return isinstance(got, int) and got >= 0 and got != wanted
 
 
-def _statistics_once(block: nn.Layer) -> Callable[[paddle.Tensor], paddle.Tensor]:
-    """The block, whose second call leaves BatchNorm's running statistics alone."""
-    norms = [layer for layer in block.sublayers() if isinstance(layer, nn.BatchNorm2D)]
-    calls = 0
-
-    def run(x: paddle.Tensor) -> paddle.Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
-            return block(x)
-        # Recomputation calls a block again in the backward pass: the statistics would move twice a step.
-        momenta = [norm._momentum for norm in norms]
-        for norm in norms:
-            norm._momentum = 1.0  # Paddle's momentum is the weight of the old statistics
-        try:
-            return block(x)
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm._momentum = momentum
-
-    return run if norms else block
-
-
 class Backbone(nn.Layer):
     """Base of all backbones: ``forward(inputs)`` gives normalized tokens ``[B, P+N, C]``.
 
@@ -104,9 +71,7 @@ class Backbone(nn.Layer):
         num_layers: The greatest number ``layer_of`` gives.
     """
 
-    def __init__(
-        self, num_features: int = 0, num_prefix_tokens: int = 0, depths: Sequence[int] = (0,)
-    ) -> None:
+    def __init__(self, num_features: int = 0, num_prefix_tokens: int = 0, depths: Sequence[int] = ()) -> None:
         super().__init__()
         self.num_features = num_features
         self.num_prefix_tokens = num_prefix_tokens
@@ -121,7 +86,7 @@ class Backbone(nn.Layer):
 
     def learned(self, shape: list[int]) -> paddle.Tensor:
         """A new parameter as class tokens and position tables start: normal, std 0.02."""
-        zero = nn.initializer.Constant(0.0)
+        zero = nn.initializer.Constant(0.0)  # cheaper than Paddle's own start, which is drawn over
         return trunc_normal_(self.create_parameter(shape, default_initializer=zero), std=0.02)
 
     def layer_of(self, name: str) -> int:
@@ -171,15 +136,16 @@ class Backbone(nn.Layer):
         if self._drop_path_rate is None:
             return
         rate = value_of_epoch("drop_path_rate", self._drop_path_rate, epoch)
+        # In the order in which they were made, which is that of the blocks.
         layers = [layer for layer in self.sublayers() if isinstance(layer, DropPath)]
         for layer, own in zip(layers, self.rates_of_blocks(rate, len(layers)), strict=True):
             layer.set_rate(own)
 
     def run_block(self, block: nn.Layer, x: paddle.Tensor) -> paddle.Tensor:
         """Call a block, with recomputation when it is on and there are gradients to save for."""
+        # A frozen backbone in evaluation mode saves nothing, and a static graph has its own way.
         if self._recompute and (self.training or not x.stop_gradient) and paddle.in_dynamic_mode():
-            # The re-entrant form breaks inside DataParallel.
-            return recompute(_statistics_once(block), x, use_reentrant=False)
+            return recompute_block(block, x)
         return block(x)
 
 
@@ -189,10 +155,7 @@ class ImageBackbone(Backbone):
     A family gives ``embed``, ``run_stage`` and ``resize``, which calls ``plan_maps``.
 
     Args:
-        in_chans: Channels of the images.
-        num_features: See ``Backbone``, as the others.
-        num_prefix_tokens: See there.
-        depths: See there.
+        in_chans: Channels of the images; for the other arguments see ``Backbone``.
 
     Attributes:
         img_size: Input height and width in pixels.
@@ -223,7 +186,7 @@ class ImageBackbone(Backbone):
         raise NotImplementedError
 
     def run_stage(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
-        """Output of stage s, whose map is number s of ``feature_info``, from that of the one before."""
+        """Output of stage s, which is map s of ``feature_info``, from that of the one before."""
         raise NotImplementedError
 
     def resize(self, img_size: int | Sequence[int]) -> None:
@@ -277,7 +240,7 @@ class ImageBackbone(Backbone):
         chosen = self._pick(indices)
         maps: dict[int, paddle.Tensor] = {}
         x = self.embed(x_bchw)
-        for s in range(max(chosen, default=-1) + 1):
+        for s in range(max(chosen, default=-1) + 1):  # no further than the last map wanted
             x = self.run_stage(s, x)
             if s in chosen:
                 maps[s] = self.as_map(s, x)
@@ -328,8 +291,8 @@ class ImageBackbone(Backbone):
 class PlainBackbone(ImageBackbone):
     """Base of backbones of one width and one grid: ``make_words``, prefix tokens, ``blocks``, ``norm``.
 
-    A constructor makes the layers of ``make_words`` first, then calls ``add_prefix_tokens`` and
-    ``add_blocks``; ``resize`` calls ``plan_grid``.
+    A constructor makes the layers of ``make_words``, then calls ``add_prefix_tokens`` and ``add_blocks``;
+    ``resize`` calls ``plan_grid``.
 
     Attributes:
         blocks: Blocks from ``[B, P+N, C]`` to the same shape.
@@ -385,7 +348,7 @@ class PlainBackbone(ImageBackbone):
         raise NotImplementedError
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, P+N, C]``."""
+        """See :meth:`ImageBackbone.embed`; gives ``[B, P+N, C]``."""
         self.check_images(x_bchw)
         x = self.make_words(x_bchw)
         if self.num_prefix_tokens:

@@ -14,10 +14,6 @@ Differences from the official code (facebookresearch/deit on timm 0.3.2):
   table bicubically as the official fine-tuning does (there from square to square);
 * the heads are layers of their own, so that any head fits.
 
-Kept from it: LayerNorm epsilon 1e-6, a bias on the query-key-value projection, the convolution's
-default initialisation for the patch projection, and that ``dist_token`` IS decayed: the list of
-exceptions in timm 0.3.2 names ``pos_embed`` and ``cls_token`` only (today's timm names it too).
-
 Legend: B batch, P prefix tokens, N = H·W word tokens, C width.
 """
 
@@ -47,9 +43,9 @@ class DeiT(PlainBackbone):
         embed_dim: Width C of the tokens.
         depth: Number of blocks.
         num_heads: Attention heads; must divide ``embed_dim``.
-        mlp_ratio: Hidden width of the perceptrons over C.
+        mlp_ratio: Hidden width of the MLPs over C.
         qkv_bias: Whether the query-key-value projection has a bias.
-        drop_rate: Dropout after the position table, in the perceptrons, and after projections.
+        drop_rate: Dropout after the position table, in the MLPs, and after projections.
         attn_drop_rate: Dropout on attention weights.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0. Or a schedule over
             epochs, as in ``config.epoch_schedule``.
@@ -91,6 +87,7 @@ class DeiT(PlainBackbone):
         self.plan_grid(self.patch_embed.grid_size(*size), self.patch_embed.stride)
         words = self.grid_size[0] * self.grid_size[1]
         self.pos_embed = self.learned([1, self.num_prefix_tokens + words, embed_dim])
+        # LayerNorm's epsilon is timm's, not PyTorch's 1e-5.
         self.add_blocks(num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, drop_path_rate, 1e-6)
         self.resize(size)
 
@@ -112,4 +109,5 @@ class DeiT(PlainBackbone):
 
     def no_weight_decay(self) -> set[str]:
         """The position table and the class token, as in the official recipe."""
+        # dist_token IS decayed: the exceptions of timm 0.3.2 don't name it, though today's timm's do.
         return {"pos_embed", "cls_token"}

@@ -13,14 +13,10 @@ Differences from the official code (naver-ai/pit), and why:
   the constructor: ``resize`` interpolates the position map bicubically (the official code has no
   interpolation; no class token lies in the map, so nothing stands in its way);
 * the final norm covers ALL tokens, not the class tokens only, so that heads which use words (the
-  second-order head) get normalised ones. LayerNorm works token by token: the class tokens' numbers
+  second-order head) get normalized ones. LayerNorm works token by token: the class tokens' numbers
   are the same, and with a head that reads these alone no gradient reaches the words' side of it;
 * ``distilled`` is one switch instead of a second class; the head for the second token is
   ``DistilledHead``.
-
-Kept from it: LayerNorm epsilon 1e-6, drop-path of block i at rate·i/L (so that not even the last block
-reaches the rate), and the initialisation: position map and class tokens normal with deviation 0.02,
-every Linear and convolution at PyTorch's default.
 
 Legend: B batch, P class tokens, N = H·W word tokens, C width of a stage, s stage.
 """
@@ -44,7 +40,7 @@ __all__ = ["PiT"]
 
 
 class _Pool(nn.Layer):
-    """Half the grid and another width: depth-wise convolution for words, Linear for class tokens."""
+    """Half the grid and another width: depthwise convolution for words, Linear for class tokens."""
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -54,6 +50,7 @@ class _Pool(nn.Layer):
     def forward(self, x_bnc: paddle.Tensor, prefix: int, grid: Grid) -> paddle.Tensor:
         """Tokens ``[B, P+N, C]`` over that grid to ``[B, P+N', C']``."""
         words = x_bnc[:, prefix:].transpose([0, 2, 1]).reshape([0, 0, *grid])
+        # Two output channels per input channel, so that the width grows without mixing channels.
         words = self.conv(words).flatten(2).transpose([0, 2, 1])
         return paddle.concat([self.fc(x_bnc[:, :prefix]), words], axis=1)
 
@@ -71,9 +68,9 @@ class PiT(StagedBackbone):
         depths: Blocks of each stage.
         num_heads: Heads of each stage; its width C is ``head_dim`` times as many. Each a multiple of
             the one before, as the pooling convolution is depth-wise.
-        mlp_ratio: Hidden width of the perceptrons over C.
+        mlp_ratio: Hidden width of the MLPs over C.
         distilled: Whether a second class token, for distillation, goes along.
-        drop_rate: Dropout after the position map, in the perceptrons, and after projections.
+        drop_rate: Dropout after the position map, in the MLPs, and after projections.
         attn_drop_rate: Dropout on attention weights.
         drop_path_rate: Stochastic depth; block i of L drops with this rate times i/L. Or a schedule over
             epochs, as in ``config.epoch_schedule``.
@@ -110,20 +107,20 @@ class PiT(StagedBackbone):
         self.patch_embed = nn.Sequential(("conv", conv2d(in_chans, dims[0], patch_size, stride)))
         self.pos_drop = nn.Dropout(drop_rate)
 
-        def blocks(dim: int, depth: int, heads: int) -> list[Block]:
-            drops = (drop_rate, attn_drop_rate)
-            return [Block(dim, heads, mlp_ratio, True, *drops, norm_epsilon=1e-6) for _ in range(depth)]
-
-        stages = zip(dims, depths, num_heads, strict=True)
-        self.transformers = nn.LayerList(Stage(blocks(*stage)) for stage in stages)
+        self.transformers = nn.LayerList()
+        for dim, depth, heads in zip(dims, depths, num_heads, strict=True):
+            settings = (dim, heads, mlp_ratio, True, drop_rate, attn_drop_rate, 1e-6)
+            self.transformers.append(Stage(Block(*settings) for _ in range(depth)))
         self.pools = nn.LayerList(_Pool(a, b) for a, b in pairwise(dims))
         self.norm = LayerNorm(dims[-1], epsilon=1e-6)
+        # The authors initialize no Linear; only tables and class tokens are normal with std 0.02.
         torch_default_(self)
         self.schedule_drop_path(drop_path_rate)
         self.resize(img_size)
 
     def rates_of_blocks(self, rate: float, depth: int) -> list[float]:
-        """Not even the last block reaches the rate, as in the official code."""
+        """See :meth:`Backbone.rates_of_blocks`; block i of L has rate·i/L."""
+        # Hence not even the last block reaches the rate, as in the official code.
         return [rate * i / depth for i in range(depth)]
 
     @staticmethod
@@ -157,6 +154,7 @@ class PiT(StagedBackbone):
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, P+N, C]``."""
         self.check_images(x_bchw)
+        # Positions are for words only: the map has the form of the image.
         words = self.pos_drop(self.patch_embed(x_bchw) + self.pos_embed)
         words = words.flatten(2).transpose([0, 2, 1])
         return prepend([self.cls_token[:, i : i + 1] for i in range(self.num_prefix_tokens)], words)

@@ -3,8 +3,8 @@ Vision Transformer" / "SoT: Delving Deeper into Classification Head for Transfor
 arXiv 2104.10935).
 
 A small densely connected network turns the image into visual words, a learned class token goes
-before them, a fixed sinusoid tells positions, and plain pre-norm transformer blocks follow. What
-sets SoT apart is its head, which classifies by the class token AND by second-order statistics
+before them, a fixed sinusoid tells positions, and plain pre-norm transformer blocks follow. Its
+mark is the head, which classifies by the class token AND by second-order statistics
 of the words; that head is ``SecondOrderHead`` and fits any backbone.
 
 Differences from the official code (jiangtaoxie/SoT):
@@ -16,10 +16,6 @@ Differences from the official code (jiangtaoxie/SoT):
 * ``class_token: false`` works. The table then starts at row 1, so that a word has the same
   position with and without a class token;
 * ``pos_drop`` and the other dropouts are there, at 0 in every published recipe.
-
-Kept from it: LayerNorm epsilon 1e-5, no bias on the query-key-value projection, the class token
-decayed like any matrix (its class names no exceptions), drop-path growing linearly to the last
-block.
 
 Legend: B batch, N = H·W word tokens, C width.
 """
@@ -47,9 +43,9 @@ class SoT(PlainBackbone):
         embed_dim: Width C of the tokens.
         depth: Number of blocks.
         num_heads: Attention heads; must divide ``embed_dim``.
-        mlp_ratio: Hidden width of the perceptrons over C.
+        mlp_ratio: Hidden width of the MLPs over C.
         qkv_bias: Whether the query-key-value projection has a bias.
-        drop_rate: Dropout after the position table, in the perceptrons, and after projections.
+        drop_rate: Dropout after the position table, in the MLPs, and after projections.
         attn_drop_rate: Dropout on attention weights.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0. Or a schedule over
             epochs, as in ``config.epoch_schedule``.
@@ -85,6 +81,8 @@ class SoT(PlainBackbone):
         size = as_pair(img_size)
         self.visual_tokens = TokenEmbed(token_embed, size, in_chans, embed_dim, token_dim, large_output)
         self.add_prefix_tokens()
+        # The class token is decayed like any matrix, unlike in the other families: the official class names
+        # no exceptions.
         self.add_blocks(num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, drop_path_rate, 1e-5)
         self.resize(size)
 

@@ -2,8 +2,8 @@
 with Super Token Sampling", CVPR 2023, arXiv 2211.11167).
 
 A convolutional stem and four stages at a quarter to a thirty-second of the image's size. A block
-adds a depth-wise convolution of its input (which tells positions), then attention, then a perceptron
-with a depth-wise convolution inside. In the first two stages the attention is among few super tokens
+adds a depthwise convolution of its input (which tells positions), then attention, then an MLP with
+a depthwise convolution inside. In the first two stages the attention is among few super tokens
 sampled from the pixels (``SuperTokenAttention``), in the last two among all tokens.
 
 Differences from the official code (hhb072/STViT):
@@ -14,11 +14,9 @@ Differences from the official code (hhb072/STViT):
 * the frozen kernels that gather super tokens (``attn.unfold``, ``attn.fold``) are index tables:
   conversion checks that a checkpoint's are the identity, and leaves them out;
 * 1×1 convolutions are matrix products, their weights those of Linear layers; biases and identities
-  of the depth-wise convolutions are merged into neighbouring products. Sums run in another order.
+  of the depthwise convolutions are merged into neighbouring products. Sums run in another order.
 
-Kept from it: GELU before BatchNorm in the stem, LayerNorm epsilon 1e-6 before attention, BatchNorm
-before the perceptron, convolutions started as PyTorch starts them, LayerScale decayed (it has four
-dimensions). Any image size works: there is no position table, and windows that don't fit are padded.
+Any image size works: there is no position table, and windows that don't fit are padded.
 
 Legend: B batch, C width, H rows, W columns, N = H·W tokens.
 """
@@ -58,8 +56,9 @@ class _Stem(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         for i in range(0, len(self.proj), 3):
-            conv, norm = self.proj[i], self.proj[i + 2]
+            conv, _, norm = list(self.proj)[i : i + 3]
             maps = conv(x)
+            # GELU before BatchNorm, unlike usual: the official order.
             flat = ops.bias_gelu(maps.flatten(2), conv.bias)
             x = norm(flat.reshape([0, 0, *maps.shape[2:]]))
         return x
@@ -98,10 +97,11 @@ class _Block(nn.Layer):
         self.norm1 = nn.Sequential(("norm", LayerNorm(dim, epsilon=1e-6)))  # the official name
         self.attn = SuperTokenAttention(dim, num_heads, window, num_iters, qkv_bias, attn_dropout, dropout)
         self.drop_path = DropPath()
-        self.norm2 = batch_norm(dim)
+        self.norm2 = batch_norm(dim)  # over a map, where LayerNorm would have to transpose it
         self.mlp2 = ConvMlp(dim, int(dim * mlp_ratio), dropout)
         self.layer_scale = layer_scale
         if layer_scale is not None:
+            # Of four dimensions, hence decayed, as officially.
             start = nn.initializer.Constant(layer_scale)
             self.gamma_1 = self.create_parameter([1, dim, 1, 1], default_initializer=start)
             self.gamma_2 = self.create_parameter([1, dim, 1, 1], default_initializer=start)
@@ -110,9 +110,13 @@ class _Block(nn.Layer):
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         x = self.pos_embed(x_bchw)
         y = self.attn(x, self.norm1.norm)
-        x = x + self.drop_path(y if self.layer_scale is None else _scale(y, self.gamma_1))
+        if self.layer_scale is not None:
+            y = _scale(y, self.gamma_1)
+        x = x + self.drop_path(y)
         y = self.mlp2(self.norm2(x))
-        return x + self.drop_path(y if self.layer_scale is None else _scale(y, self.gamma_2))
+        if self.layer_scale is not None:
+            y = _scale(y, self.gamma_2)
+        return x + self.drop_path(y)
 
 
 def _scale(x_bchw: paddle.Tensor, gamma: paddle.Tensor) -> paddle.Tensor:
@@ -133,14 +137,14 @@ class STViT(StagedBackbone):
         stoken_size: Side of a super token's window in each stage, in pixels of its map; 1 for plain
             attention.
         n_iter: Rounds of association in each stage.
-        mlp_ratio: Hidden width of the perceptrons over the width.
+        mlp_ratio: Hidden width of the MLPs over the width.
         qkv_bias: Whether the query-key-value projections have a bias.
-        drop_rate: Dropout after the stem, in the perceptrons, and after projections.
+        drop_rate: Dropout after the stem, in the MLPs, and after projections.
         attn_drop_rate: Dropout on attention weights.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
             Or a schedule over epochs, as in ``config.epoch_schedule`` (the authors recommend one for Large).
         layerscale: Whether the branches of each stage have a learned factor per channel.
-        init_values: What those factors start at.
+        init_values: Start of those factors.
         projection: Width of the tokens given.
 
     Raises:
@@ -208,11 +212,7 @@ class STViT(StagedBackbone):
         return x
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Images ``[B, in_chans, H, W]`` to tokens ``[B, N, C]`` after the last BatchNorm and Swish.
-
-        Raises:
-            ValueError: The images have another size than the model is planned for.
-        """
+        """See :meth:`ImageBackbone.forward`; the tokens come after BatchNorm and Swish."""
         x = self.embed(x_bchw)
         for s in range(len(self.layers)):
             x = self.run_stage(s, x)

@@ -19,8 +19,8 @@ Differences from the official code (microsoft/Swin-Transformer):
 * ``resize`` interpolates bias tables bicubically where windows change, as the authors' loading does;
 * no absolute position table (off in every published model).
 
-Kept from it: a window as large as the grid's shorter side or larger shrinks to it and is not shifted,
--100 for masked pairs, LayerNorm epsilon 1e-5, bias tables not decayed.
+Kept from it: a window as large as the grid's shorter side or larger shrinks to it and is not shifted;
+-100 for masked pairs.
 
 Legend: B batch, L = H·W tokens of a stage, C its width.
 """
@@ -62,7 +62,7 @@ class _PatchMerging(nn.Layer):
         if height % 2 or width % 2:
             x = x_blc.reshape([-1, height, width, self.dim])
             x_blc = F.pad(x, [0, width % 2, 0, height % 2], data_format="NHWC")
-        rows, columns = (height + 1) // 2, (width + 1) // 2
+        rows, columns = halved(self.grid)
         # The official order is down before right: (0,0), (1,0), (0,1), (1,1).
         x = x_blc.reshape([-1, 2, columns, 2, self.dim]).transpose([0, 2, 3, 1, 4])
         return self.reduction(self.norm(x.reshape([-1, rows * columns, 4 * self.dim])))
@@ -74,7 +74,9 @@ class _Stage(Stage):
     def forward(self, x_blc: paddle.Tensor, run_blocks: Callable[..., paddle.Tensor]) -> paddle.Tensor:
         """Args: x_blc: ``[B, L, C]``. Returns: ``[B, L/4, 2C]``, or ``[B, L, C]`` at the end."""
         x_blc = run_blocks(self.blocks, x_blc)
-        return x_blc if self.downsample is None else self.downsample(x_blc)
+        if self.downsample is None:
+            return x_blc
+        return self.downsample(x_blc)
 
 
 @BACKBONES.register()
@@ -89,9 +91,9 @@ class Swin(StagedBackbone):
         depths: Blocks per stage.
         num_heads: Attention heads per stage; must divide the stage's width.
         window_size: Side of a window in tokens.
-        mlp_ratio: Hidden width of the perceptrons over the stage's width.
+        mlp_ratio: Hidden width of the MLPs over the stage's width.
         qkv_bias: Whether the query-key-value projection has a bias.
-        drop_rate: Dropout after the embedding, in the perceptrons, and after projections.
+        drop_rate: Dropout after the embedding, in the MLPs, and after projections.
         attn_drop_rate: Dropout on attention weights.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0. Or a schedule over
             epochs, as in ``config.epoch_schedule``.
@@ -169,11 +171,13 @@ class Swin(StagedBackbone):
             ValueError: The size gives no token; the message names the nearest that does.
         """
         size = as_pair(img_size)
-        window_size = self.window_size if window_size is None else window_size
+        if window_size is None:
+            window_size = self.window_size
         if window_size < 1:
             raise ValueError(f"window_size must be at least 1, got {window_size}")
         self.patch_embed.resize(size)
-        self.img_size, self.window_size = size, window_size
+        self.img_size = size
+        self.window_size = window_size
         modules = [f"layers.{s}.blocks.{depth - 1}" for s, depth in enumerate(self.depths)]
         self.plan_stages(modules, self.dims, self.patch_embed.stride, self.patch_embed.grid_size(*size))
         for stage, grid in zip(self.layers, self.grids, strict=True):

@@ -4,7 +4,7 @@ Training Vision Transformers from Scratch on ImageNet", ICCV 2021, arXiv 2101.11
 ViT cuts an image into hard patches and loses the lines that run through their borders. T2T cuts
 softly, three times: overlapping windows (7×7 every 4 pixels, then twice 3×3 every 2) are each
 flattened to one token, and between the cuts a light attention layer mixes all tokens and narrows
-them to 64 numbers. What comes out (a sixteenth of the image's size) goes through a deep and narrow
+them to 64 numbers. The tokens (a sixteenth of the image's size) go through a deep and narrow
 transformer with a class token and a fixed sinusoid of positions.
 
 Differences from the official code (yitu-opensource/T2T-ViT), and why:
@@ -19,14 +19,14 @@ Differences from the official code (yitu-opensource/T2T-ViT), and why:
   comes that way, and the published weights are evaluated with d^-0.5;
 * its "convolution" token type, a stub without a forward pass, is left out.
 
-Kept from it: LayerNorm epsilon 1e-5, no bias on the query-key-value projection, the performer's frozen
-random features as an entry of the state dict, its two dropouts of 0.1 whatever ``drop_rate`` says,
-the skip connection at the values, and the class token as the only matrix without weight decay.
+Kept from it: the performer's frozen random features as an entry of the state dict, its two dropouts of 0.1
+at any ``drop_rate``, and the skip connection at the values.
 
 Legend: B batch, T tokens between the cuts, N = H·W word tokens, C width.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import paddle
@@ -47,7 +47,9 @@ _STRIDE = 16  # of the three cuts together: 4, 2, 2
 
 def _soft_split(x_bchw: paddle.Tensor, kernel: int, stride: int) -> paddle.Tensor:
     """Overlapping windows as tokens ``[B, T, C·kernel²]``, channels outermost, zeros beyond the border."""
-    return F.unfold(x_bchw, kernel, stride, kernel // 2 if kernel == 3 else 2).transpose([0, 2, 1])
+    # Padding 2 for 7×7 windows, not half a window: the official choice.
+    padding = {7: 2, 3: 1}[kernel]
+    return F.unfold(x_bchw, kernel, stride, padding).transpose([0, 2, 1])
 
 
 class _TokensToToken(nn.Layer):
@@ -55,10 +57,12 @@ class _TokensToToken(nn.Layer):
 
     def __init__(self, tokens_type: str, in_chans: int, embed_dim: int, token_dim: int) -> None:
         super().__init__()
-        kind = TokenPerformer if tokens_type == "performer" else TokenTransformer
-        narrow = {"num_features": token_dim // 2} if tokens_type == "performer" else {}
-        self.attention1 = kind(in_chans * 49, token_dim, **narrow)
-        self.attention2 = kind(token_dim * 9, token_dim, **narrow)
+        kind: Callable[..., nn.Layer] = TokenTransformer
+        if tokens_type == "performer":
+            # Random features of half the width, as officially.
+            kind = partial(TokenPerformer, num_features=token_dim // 2)
+        self.attention1 = kind(in_chans * 49, token_dim)
+        self.attention2 = kind(token_dim * 9, token_dim)
         self.project = linear(token_dim * 9, embed_dim)
 
     def forward(
@@ -80,12 +84,12 @@ class T2TViT(PlainBackbone):
         embed_dim: Width C of the tokens.
         depth: Number of blocks.
         num_heads: Attention heads; must divide ``embed_dim``.
-        mlp_ratio: Hidden width of the perceptrons over C.
+        mlp_ratio: Hidden width of the MLPs over C.
         tokens_type: Attention between the cuts: "performer" (linear time) or "transformer" (softmax;
             the published ``t`` models).
         token_dim: Width of the tokens between the cuts (64 in every published model).
         qkv_bias: Whether the query-key-value projection has a bias.
-        drop_rate: Dropout after the position table, in the perceptrons, and after projections.
+        drop_rate: Dropout after the position table, in the MLPs, and after projections.
         attn_drop_rate: Dropout on attention weights.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0. Or a schedule over
             epochs, as in ``config.epoch_schedule``.

@@ -46,8 +46,9 @@ class Head(nn.Layer):
 
     def check_tokens(self, x: paddle.Tensor, pooled_allowed: bool) -> None:
         """Raise a readable error for an input that is no ``[B, P+N, C]`` (or ``[B, C]``)."""
-        ranks = (2, 3) if pooled_allowed else (3,)
-        if x.ndim not in ranks or x.shape[-1] not in (-1, self.in_channels):
+        pooled = pooled_allowed and x.ndim == 2
+        # A traced graph has -1 for a size that it leaves open.
+        if (x.ndim != 3 and not pooled) or x.shape[-1] not in (-1, self.in_channels):
             forms = f"[batch, tokens, {self.in_channels}]"
             if pooled_allowed:
                 forms += f" or [batch, {self.in_channels}]"

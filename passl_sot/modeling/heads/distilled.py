@@ -63,6 +63,7 @@ class DistilledHead(Head):
     def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, paddle.Tensor]:
         """Tokens ``[B, P+N, C]`` to logits ``[B, K]``; while training to those of both tokens."""
         cls_logits, dist_logits = self.forward_parts(x_bnc)
+        # Each learns from its own target; in evaluation both answer, and their mean counts.
         if self.training:
             return cls_logits, dist_logits
         return (cls_logits + dist_logits) / 2

@@ -1,8 +1,8 @@
 """The second-order head: classify by the class token and by pooled word tokens together.
 
-The class token gathers what it can by attention; the word tokens keep detail that it misses.
+The class token gathers by attention; the word tokens keep detail that it misses.
 SoT (arXiv 2104.10935, section 3.2) pools the words by multi-head cross-covariances with
-singular-value power normalisation, and adds the logits of both. The head fits any backbone,
+singular-value power normalization, and adds the logits of both. The head fits any backbone,
 with or without a class token.
 
 Differences from the official code: one class serves backbones with and without a class token
@@ -39,12 +39,11 @@ class SecondOrderHead(FusedHead):
             the class token alone.
         fusion_type: "sum_fc" adds the logits of both; "concat" classifies the joined features;
             "sum_loss" trains both logits with a loss each and adds them in evaluation;
-            "aggre_all" pools all tokens, prefix included, and uses nothing else. With "concat"
-            and "aggre_all" ``cls_fc`` exists and gets no gradient, as in the official code.
+            "aggre_all" pools all tokens, prefix included, and uses nothing else.
         num_heads: Heads h of MGCrP; with ``wr_dim`` it also settles the width √(2hd²) of GCP.
         wr_dim: Width d of one MGCrP head.
         qkv_bias: Whether MGCrP's projection has a bias.
-        normalization: Normalisation of the second-order matrix, a node ``{name: ...}``; null for
+        normalization: Normalization of the second-order matrix, a node ``{name: ...}``; null for
             none; "default" for the official one: SvPN for MGCrP, ISQRTCOV for GCP. The other
             representations have no matrix and do not read it.
         num_prefix_tokens: Number P of tokens before the words. With 0 all tokens are pooled and
@@ -73,12 +72,14 @@ class SecondOrderHead(FusedHead):
         self.representation_name = representation
         self.fusion_type = fusion_type
         self._check_choices()
-        word_dim, cls_dim = 0, in_channels
+        word_dim = 0
+        cls_dim = in_channels
         if representation == "MGCrP":
             norm = self._normalization(normalization, wr_dim)
             self.representation = MGCrP(in_channels, num_heads, wr_dim, norm, qkv_bias)
             word_dim = self.representation.out_features
         elif representation == "GCP":
+            # So that the upper triangle has about as many entries as h matrices of side d.
             width = math.isqrt(2 * num_heads * wr_dim**2)
             self.dr = linear(in_channels, width)
             self.representation = GCP()
@@ -92,12 +93,14 @@ class SecondOrderHead(FusedHead):
             cls_dim = fc_dim
         if fusion_type == "concat":
             word_dim += in_channels
+        # With "concat" and "aggre_all" cls_fc exists and gets no gradient, as in the official code.
         self.cls_dim = cls_dim if num_prefix_tokens else 0
         self.word_dim = word_dim
         self.reset_classifier(num_classes)
 
     def _check_choices(self) -> None:
-        name, fusion = self.representation_name, self.fusion_type
+        name = self.representation_name
+        fusion = self.fusion_type
         if name in ("fc", "none"):
             if self.num_prefix_tokens == 0:
                 raise ValueError(
@@ -131,7 +134,9 @@ class SecondOrderHead(FusedHead):
 
     def pool(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
         """Pooled words (all tokens for "aggre_all"), ``[B, features]``."""
-        words = x_bnc if self.fusion_type == "aggre_all" else x_bnc[:, self.num_prefix_tokens :]
+        words = x_bnc[:, self.num_prefix_tokens :]
+        if self.fusion_type == "aggre_all":
+            words = x_bnc
         if self.representation_name == "GCP":
             pooled = self.normalization(self.representation(self.dr(words)))
             return pooled.astype(x_bnc.dtype)

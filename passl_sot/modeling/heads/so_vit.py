@@ -5,9 +5,7 @@ single cross-covariance between two reductions of different widths, each with Ba
 every channel loses its mean over the tokens, so that it is a covariance in the strict sense (SoT
 removes one number per head).
 
-Differences from the official code (jiangtaoxie/SoT, commit c2d076e): none in values. The power
-normalisation runs on the transposed matrix there and here: the learned start vector has the length
-of the first width.
+Differences from the official code (jiangtaoxie/SoT, commit c2d076e): none in values.
 
 Legend: B batch, P prefix tokens, N word tokens, C width, K classes, a and b the two widths.
 """
@@ -27,7 +25,7 @@ __all__ = ["CrossCovarianceHead"]
 
 @HEADS.register()
 class CrossCovarianceHead(FusedHead):
-    """Class-token logits plus logits of the words' normalised cross-covariance.
+    """Class-token logits plus logits of the words' normalized cross-covariance.
 
     Args:
         num_classes: Number K of classes.
@@ -39,7 +37,7 @@ class CrossCovarianceHead(FusedHead):
             is no ``cls_fc``.
 
     Raises:
-        ValueError: The widths or the normalisation don't fit.
+        ValueError: The widths or the normalization don't fit.
     """
 
     def __init__(
@@ -74,10 +72,14 @@ class CrossCovarianceHead(FusedHead):
 
     def pool(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
         """Pooled words, ``[B, a·b]``."""
+        # The power normalization runs on the transposed matrix, as officially: its learned start vector has
+        # the length of the first width.
         transposed = self.normalization.matrix(self.representation(x_bnc[:, self.num_prefix_tokens :]))
         pooled = transposed.transpose([0, 2, 1]).flatten(1).astype(x_bnc.dtype)
-        drop = getattr(self.normalization, "drop", None)
-        return pooled if drop is None else drop(pooled)
+        # matrix() leaves out the dropout, which falls on the vector.
+        if hasattr(self.normalization, "drop"):
+            pooled = self.normalization.drop(pooled)
+        return pooled
 
     def forward_parts(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor]:
         """See :meth:`FusedHead.forward_parts`."""

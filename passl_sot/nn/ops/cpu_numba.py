@@ -30,33 +30,20 @@ _HALF = _F(0.5)
 # both are 1/2 in float32: fitted by least squares, errors below 1e-8. Lowest power first; Q begins with 1.
 _CDF_END = _F(5.4)
 _SLOPE_END = _F(6.0)
-_A0, _A1, _A2, _A3, _A4, _A5 = map(
-    _F, (0.398942228, 0.0338136517, 0.00467724105, 0.000168706193, 6.37836448e-06, 2.29632263e-08)
-)
+_A0, _A1, _A2, _A3 = map(_F, (0.398942228, 0.0338136517, 0.00467724105, 0.000168706193))
+_A4, _A5 = map(_F, (6.37836448e-06, 2.29632263e-08))
 _B1, _B2, _B3, _B4, _B5 = map(_F, (0.251424096, 0.0286296225, 0.00188381979, 7.37452177e-05, 1.20560135e-06))
-_C0, _C1, _C2, _C3, _C4, _C5, _C6, _C7 = map(
-    _F,
-    (
-        0.797884502,
-        -0.0149417202,
-        0.0134452263,
-        0.000341807214,
-        3.197198e-05,
-        1.2779768e-06,
-        1.41982468e-08,
-        -3.0223832e-11,
-    ),
-)
-_D1, _D2, _D3, _D4, _D5, _D6 = map(
-    _F, (0.314605947, 0.046721766, 0.00430899213, 0.000272766593, 1.15285866e-05, 4.08214636e-07)
-)
+_C0, _C1, _C2, _C3 = map(_F, (0.797884502, -0.0149417202, 0.0134452263, 0.000341807214))
+_C4, _C5, _C6, _C7 = map(_F, (3.197198e-05, 1.2779768e-06, 1.41982468e-08, -3.0223832e-11))
+_D1, _D2, _D3, _D4 = map(_F, (0.314605947, 0.046721766, 0.00430899213, 0.000272766593))
+_D5, _D6 = map(_F, (1.15285866e-05, 4.08214636e-07))
 
 
 def _compiled(function: Callable) -> Callable:
     """``function`` compiled at its first call and kept on disk, where numba is installed."""
     if numba is None:
         return function
-    flags = {"nsz", "contract", "reassoc", "arcp"}  # not nnan, ninf: what is not finite must stay visible
+    flags = {"nsz", "contract", "reassoc", "arcp"}  # not nnan, ninf: NaN and infinity must stay visible
     try:
         return numba.njit(error_model="numpy", fastmath=flags, cache=True)(function)
     except RuntimeError:  # no folder to keep it in
@@ -65,6 +52,7 @@ def _compiled(function: Callable) -> Callable:
 
 @_compiled
 def _gelu(x, bias, out):
+    # A quotient of polynomials makes vector instructions; erf would be a call for each number.
     for i in range(x.size):
         y = x[i] + bias
         t = min(max(y, -_CDF_END), _CDF_END)
@@ -85,24 +73,20 @@ def _times_slope(x, bias, out):
 
 
 @_compiled
-def _pad(x, height, width, padded):
+def _pad(x, width, padded):
     """A map ``[H·W]`` into its place between the zeros."""
-    for i in range(height):
-        row = x[i * width : (i + 1) * width]
+    for i in range(x.size // width):
         start = (i + 1) * (width + 1) + 1
-        place = padded[start : start + width]
         for j in range(width):
-            place[j] = row[j]
+            padded[start + j] = x[i * width + j]
 
 
 @_compiled
-def _crop(spaced, height, width, bias, out):
+def _crop(spaced, width, bias, out):
     """Rows of W + 1 to a map ``[H·W]``, plus a number."""
-    for i in range(height):
-        row = spaced[i * (width + 1) : i * (width + 1) + width]
-        place = out[i * width : (i + 1) * width]
+    for i in range(out.size // width):
         for j in range(width):
-            place[j] = row[j] + bias
+            out[i * width + j] = spaced[i * (width + 1) + j] + bias
 
 
 @_compiled
@@ -112,7 +96,7 @@ def _convolve(padded, k, pitch, out):
     above = padded[: n + 2]
     beside = padded[pitch : pitch + n + 2]
     below = padded[2 * pitch : 2 * pitch + n + 2]
-    # In registers: read inside the loop, they could be changed by what is written there.
+    # In registers: read inside the loop, they might be changed by the writes to `out`.
     k0, k1, k2, k3, k4, k5, k6, k7, k8 = k[0], k[1], k[2], k[3], k[4], k[5], k[6], k[7], k[8]
     for p in range(n):
         a = k0 * above[p] + k1 * above[p + 1] + k2 * above[p + 2]
@@ -148,43 +132,47 @@ def _sum(x):
 
 
 @_compiled
-def _forward(x, before, kernel, after, height, width, repeat, activate, out):
-    padded = np.zeros((height + 2) * (width + 1) + 2, np.float32)
-    spaced = np.empty(height * (width + 1), np.float32)
-    active = np.empty(height * width, np.float32)
+def _forward(x, before, kernel, after, width, repeat, out):
+    pixels = x.shape[1]
+    pitch = width + 1
+    padded = np.zeros(pixels // width * pitch + 2 * pitch + 2, np.float32)
+    spaced = np.empty(pixels // width * pitch, np.float32)
+    active = np.empty(pixels, np.float32)
     for r in range(x.shape[0]):
         c = (r // repeat) % kernel.shape[0]
-        if activate:
+        if before.size > 0:
             _gelu(x[r], before[c], active)
-            _pad(active, height, width, padded)
+            _pad(active, width, padded)
         else:
-            _pad(x[r], height, width, padded)
-        _convolve(padded, kernel[c], width + 1, spaced)
-        _crop(spaced, height, width, after[c], out[r])
+            _pad(x[r], width, padded)
+        _convolve(padded, kernel[c], pitch, spaced)
+        _crop(spaced, width, after[c], out[r])
 
 
 @_compiled
-def _backward(
-    x, before, kernel, grad, height, width, repeat, activate, grad_x, grad_before, grad_kernel, grad_after
-):
+def _backward(x, before, kernel, grad, width, repeat, grad_x, grad_before, grad_kernel, grad_after):
+    pixels = x.shape[1]
     pitch = width + 1
-    padded = np.zeros((height + 2) * pitch + 2, np.float32)
-    padded_grad = np.zeros((height + 2) * pitch + 2, np.float32)
-    spaced = np.empty(height * pitch, np.float32)
-    active = np.empty(height * width, np.float32)
+    padded = np.zeros(pixels // width * pitch + 2 * pitch + 2, np.float32)
+    padded_grad = np.zeros(padded.size, np.float32)
+    spaced = np.empty(pixels // width * pitch, np.float32)
+    active = np.empty(pixels, np.float32)
+    turned = np.empty(9, np.float32)
     for r in range(x.shape[0]):
         c = (r // repeat) % kernel.shape[0]
-        _pad(grad[r], height, width, padded_grad)
-        _convolve(padded_grad, kernel[c, ::-1].copy(), pitch, spaced)
-        _crop(spaced, height, width, _F(0), grad_x[r])
-        if activate:
+        for k in range(9):
+            turned[k] = kernel[c, 8 - k]
+        _pad(grad[r], width, padded_grad)
+        _convolve(padded_grad, turned, pitch, spaced)
+        _crop(spaced, width, _F(0), grad_x[r])
+        if before.size > 0:
             _gelu(x[r], before[c], active)
-            _pad(active, height, width, padded)
+            _pad(active, width, padded)
             _times_slope(x[r], before[c], grad_x[r])
+            grad_before[c] += _sum(grad_x[r])
         else:
-            _pad(x[r], height, width, padded)
-        _correlate(padded_grad[pitch + 1 : pitch + 1 + height * pitch], padded, pitch, grad_kernel[c])
-        grad_before[c] += _sum(grad_x[r])
+            _pad(x[r], width, padded)
+        _correlate(padded_grad[pitch + 1 : pitch + 1 + spaced.size], padded, pitch, grad_kernel[c])
         grad_after[c] += _sum(grad[r])
 
 
@@ -203,25 +191,18 @@ def _bias_gelu_backward(x, bias, grad_x, grad_bias):
         grad_bias[c] += _sum(grad_x[r])
 
 
-def _view(x: paddle.Tensor, *shape: int) -> np.ndarray:
-    """The tensor's own memory as an array; the tensor must outlive it."""
+def _view(x: paddle.Tensor | None, *shape: int) -> np.ndarray:
+    """The tensor's own memory as an array, empty for None; the tensor must outlive it."""
+    if x is None:
+        return np.empty(0, np.float32)
     numbers = (ctypes.c_float * x.size).from_address(x.data_ptr())
     return np.frombuffer(numbers, np.float32).reshape(shape)
 
 
-def _maps(x: paddle.Tensor) -> np.ndarray:
-    """The same as one row per map, ``[R, N]``."""
-    return _view(x, x.shape[0] * x.shape[1], -1)
-
-
 def _run(x, kernel, after, before, repeat: int, out: paddle.Tensor) -> paddle.Tensor:
-    height, width = x.shape[2:]
-    activate = before is not None
-    # Without a GELU nothing is read from the place of `before`.
-    first = _view(before if activate else after, -1)
-    _forward(
-        _maps(x), first, _view(kernel, -1, 9), _view(after, -1), height, width, repeat, activate, _maps(out)
-    )
+    maps = (x.shape[0] * x.shape[1], -1)
+    views = _view(x, *maps), _view(before, -1), _view(kernel, -1, 9), _view(after, -1)
+    _forward(*views, x.shape[3], repeat, _view(out, *maps))
     return out
 
 
@@ -230,40 +211,24 @@ class _Depthwise(PyLayer):
     def forward(ctx: Any, x, kernel, after, before, repeat):
         ctx.save_for_backward(x, kernel, before)
         ctx.repeat = repeat
-        ctx.learning = [t is not None and not t.stop_gradient for t in (x, kernel, after, before)]
+        ctx.learning = [not t.stop_gradient for t in (x, kernel, after, before) if t is not None]
         return _run(x, kernel, after, before, repeat, paddle.empty_like(x))
 
     @staticmethod
     def backward(ctx: Any, grad):
         x, kernel, before = ctx.saved_tensor()
-        height, width = x.shape[2:]
-        activate = before is not None
-        first = _view(before if activate else kernel, -1)
         grad = grad.contiguous()
         grad_x = paddle.empty_like(x)
         # Sums over all images in float64: in float32 the last bits of many terms would be lost.
         channels = kernel.shape[0]
-        of_before = np.zeros(channels)
-        of_kernel = np.zeros((channels, 9))
-        of_after = np.zeros(channels)
-        _backward(
-            _maps(x),
-            first,
-            _view(kernel, -1, 9),
-            _maps(grad),
-            height,
-            width,
-            ctx.repeat,
-            activate,
-            _maps(grad_x),
-            of_before,
-            of_kernel,
-            of_after,
-        )
-        sums = [paddle.to_tensor(s.astype("float32")) for s in (of_kernel, of_after, of_before)]
-        # Paddle wants None for what is frozen, and nothing for an input that is None.
-        grads = [g if learns else None for g, learns in zip([grad_x, *sums], ctx.learning, strict=True)]
-        return tuple(grads[: 4 if activate else 3])
+        sums = [np.zeros(channels), np.zeros((channels, 9)), np.zeros(channels)]
+        maps = (x.shape[0] * x.shape[1], -1)
+        views = _view(x, *maps), _view(before, -1), _view(kernel, -1, 9), _view(grad, *maps)
+        _backward(*views, x.shape[3], ctx.repeat, _view(grad_x, *maps), *sums)
+        of_before, of_kernel, of_after = (paddle.to_tensor(s.astype("float32")) for s in sums)
+        # Paddle wants None for a frozen input, and no place for one that is None itself: `before`, the last.
+        grads = (grad_x, of_kernel, of_after, of_before)
+        return tuple(g if learns else None for g, learns in zip(grads, ctx.learning, strict=False))
 
 
 class _BiasGelu(PyLayer):
@@ -271,7 +236,7 @@ class _BiasGelu(PyLayer):
     def forward(ctx: Any, x, bias):
         ctx.save_for_backward(x, bias)
         out = paddle.empty_like(x)
-        _bias_gelu(_maps(x), _view(bias, -1), _maps(out))
+        _bias_gelu(_view(x, -1, x.shape[2]), _view(bias, -1), _view(out, -1, x.shape[2]))
         return out
 
     @staticmethod
@@ -279,7 +244,8 @@ class _BiasGelu(PyLayer):
         x, bias = ctx.saved_tensor()
         grad_x = grad.clone()
         grad_bias = np.zeros(x.shape[1])
-        _bias_gelu_backward(_maps(x), _view(bias, -1), _maps(grad_x), grad_bias)
+        pixels = x.shape[2]
+        _bias_gelu_backward(_view(x, -1, pixels), _view(bias, -1), _view(grad_x, -1, pixels), grad_bias)
         return grad_x, paddle.to_tensor(grad_bias.astype("float32"))
 
 
@@ -314,5 +280,6 @@ def bias_gelu(x: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
     x = x.contiguous()
     if paddle.is_grad_enabled() and not x.stop_gradient:
         return _BiasGelu.apply(x, bias)
-    _bias_gelu(_maps(x), _view(bias, -1), _maps(x))
+    rows = _view(x, -1, x.shape[2])
+    _bias_gelu(rows, _view(bias, -1), rows)
     return x

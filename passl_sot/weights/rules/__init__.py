@@ -16,6 +16,7 @@ def key_rules(backbone: Any) -> KeyRules:
     Args:
         backbone: The backbone; its class's name is that of its rules.
     """
+    # A user's class that extends a family keeps the family's names.
     for cls in type(backbone).__mro__:
         rules = KEY_RULES.find(cls.__name__)
         if rules is not None:

@@ -1,4 +1,4 @@
-"""What a family says about its weights in other projects' files."""
+"""The rules that a family may set for its weights in other projects' files."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,6 +10,7 @@ __all__ = ["TO_BACKBONE", "KeyRules", "Rules", "adapt_channels"]
 
 Rules = tuple[tuple[str, str], ...]
 
+# Official models have the backbone's parameters at the top; heads are renamed by a rule before this one.
 TO_BACKBONE = (r"^(?!head\.)", "backbone.")
 
 
@@ -102,6 +103,7 @@ def adapt_channels(weight: np.ndarray, in_chans: int) -> np.ndarray:
     if old == in_chans:
         return weight
     if in_chans == 1:
+        # In float64: the sum of three rounds once.
         return weight.sum(axis=1, keepdims=True, dtype=np.float64).astype(weight.dtype)
     if old not in (1, 3):
         raise ValueError(

@@ -36,6 +36,7 @@ class DeiT(KeyRules):
         rows, columns = self.backbone.grid_size
         if name != "pos_embed" or array.ndim != 3 or array.shape[1] == prefix + rows * columns:
             return array
+        # The file does not tell its grid; all published models are for square images.
         side = math.isqrt(max(array.shape[1] - prefix, 0))
         if side < 1 or side * side != array.shape[1] - prefix:
             raise ValueError(

@@ -19,6 +19,7 @@ class PiT(KeyRules):
 
     def __init__(self, *, backbone: Any) -> None:
         super().__init__(backbone=backbone)
+        # The distilled model's second head must not match the first one's name.
         head = (r"^head\.(weight|bias)$", r"head.fc.\1")
         if backbone.num_prefix_tokens == 2:
             head = (r"^(head|head_dist)\.(weight|bias)$", r"head.\1.\2")

@@ -30,6 +30,7 @@ class T2TViT(KeyRules):
         columns = array.shape[-1] if array.ndim else 0
         if first != "tokens_to_token." or columns % _WINDOW or columns == _WINDOW * in_chans:
             return array
+        # Named kqv in the performer, attn.qkv in the transformer.
         if rest in ("kqv.weight", "attn.qkv.weight"):
             rows = len(array)
             return adapt_channels(array.reshape(rows, -1, _WINDOW), in_chans).reshape(rows, -1)

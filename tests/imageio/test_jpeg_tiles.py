@@ -49,13 +49,13 @@ def test_tiles_hold_the_same_image(photos, kind):
         assert after.quantization == before.quantization
         header = read_header(tiled)
         assert header.sequential and header.interval
-        tile = header.interval * header.block[1]
-        columns = -(-header.width // header.block[1])
+        tile = header.interval * header.mcu_hw[1]
+        columns = -(-header.width // header.mcu_hw[1])
         assert columns % header.interval == 0
-        assert header.interval == tile_blocks(header.width, header.block[1])
+        assert header.interval == tile_blocks(header.width, header.mcu_hw[1])
         assert 16 <= tile <= 160 or header.interval == columns
         markers = re.findall(rb"\xff([\xd0-\xd7])", tiled[header.codes_at :])
-        expected = -(-header.height // header.block[0]) * columns // header.interval - 1
+        expected = -(-header.height // header.mcu_hw[0]) * columns // header.interval - 1
         assert len(markers) == expected
         assert len(tiled) <= len(data) + 40 + 12 * expected
 

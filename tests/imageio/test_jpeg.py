@@ -47,7 +47,7 @@ _KINDS = {
 
 def _all_by_pillow(monkeypatch) -> None:
     monkeypatch.setattr(_MODULE.jpeg, "available", lambda: False)
-    monkeypatch.setattr(_MODULE.compiling, "available", lambda: False)
+    monkeypatch.setattr(_MODULE.jit, "available", lambda: False)
 
 
 def _jpeg(image: np.ndarray, **how) -> bytes:
@@ -70,7 +70,7 @@ def test_parts_of_a_jpeg_equal_pillows(tmp_path, photos, kind, monkeypatch):
             stored = open_image(path, apply_exif=True)
             assert stored.shape == expected.shape
             np.testing.assert_array_equal(stored[:, :], expected)
-            for _ in range(40):
+            for _ in range(15):
                 top, bottom = np.sort(rng.choice(photo.shape[0] + 1, 2, replace=False))
                 left, right = np.sort(rng.choice(photo.shape[1] + 1, 2, replace=False))
                 part = stored[top:bottom, left:right]
@@ -178,9 +178,8 @@ def test_what_is_not_plain_is_pillows(make):
     assert _MODULE.jpeg.read_header(make()) is None
 
 
-def test_headers_read_by_a_loop_are_those_read_without(photos, monkeypatch):
-    """Whole ones, cut off anywhere, and with changed bytes: a compiled loop must not look behind the end."""
-    pytest.importorskip("numba")
+def test_spoilt_headers_are_read_or_left(photos):
+    """Whole ones, cut off anywhere, and with changed bytes: reading must not go beyond the end."""
     jpeg, rng, seen = _MODULE.jpeg, np.random.default_rng(0), set()
     for kind, how in _KINDS.items():
         data = _jpeg(photos[3][..., 0] if kind.startswith("grey") else photos[3], **how)
@@ -192,9 +191,7 @@ def test_headers_read_by_a_loop_are_those_read_without(photos, monkeypatch):
             spoilt.append(bytes(changed))
         for file in [data, *spoilt]:
             found = jpeg.read_header(file)
-            with monkeypatch.context() as here:
-                here.setattr(jpeg.compiling, "available", lambda: False)
-                assert jpeg.read_header(memoryview(file)) == found
+            assert jpeg.read_header(memoryview(file)) == found
             seen.add(found)
     assert None in seen and len(seen) > 20
 

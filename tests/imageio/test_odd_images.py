@@ -82,7 +82,7 @@ def _check_refusal(path: Path, apply_exif: bool, error: Exception) -> None:
 def _check_views(path: Path, apply_exif: bool, expected: Image.Image, crops: int) -> None:
     """Evaluation's view and some training views, each of a file opened anew, so that parts are decoded."""
     height, width = expected.height, expected.width
-    side = 224 if max(height, width) < 20 * min(height, width) else 16
+    side = 64 if max(height, width) < 20 * min(height, width) else 16
     rng = np.random.default_rng(0)
     resized = Resize(size=side, crop_pct=0.875).apply(open_image(path, apply_exif=apply_exif), rng)
     np.testing.assert_array_equal(CenterCrop(size=side)(resized, rng), _as_evaluated(expected, side))
