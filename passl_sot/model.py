@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.zoo import model_config
+from passl_sot.modeling.schema import read_model
 
 
 class Model(Classifier):
@@ -20,5 +20,5 @@ class Model(Classifier):
     """
 
     def __init__(self, cfg_file: str | Path, overrides: Sequence[str] = ()):
-        cfg = model_config(cfg_file, tuple(overrides))
-        super().__init__(architecture=cfg.model.architecture, head=cfg.model.head)
+        section = read_model(cfg_file, overrides)
+        super().__init__(architecture=section.architecture, head=section.head)

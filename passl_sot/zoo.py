@@ -36,17 +36,17 @@ def create_model(
         ConfigError: Unknown name, or values that the model refuses.
         CheckpointError: Weights that can't be read or don't fit.
     """
-    from passl_sot.modeling.classifier import Classifier
+    from passl_sot.modeling.schema import read_model
 
     # Only the `model:` section is read, so files without data will do.
-    cfg = model_config(name)
+    section = read_model(name)
     if num_classes is not None:
-        cfg.model.head.num_classes = num_classes
+        section.head["num_classes"] = num_classes
     if in_chans is not None:
-        cfg.model.architecture.in_chans = in_chans
+        section.architecture["in_chans"] = in_chans
     if img_size is not None:
-        cfg.model.architecture.img_size = img_size
-    model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+        section.architecture["img_size"] = img_size
+    model = section.build()
     if weights is not None:
         model.weights_report = load_weights(model, weights, new_head=num_classes is not None)
     model.eval()

@@ -37,7 +37,7 @@ _COPIED = 64 << 20  # bytes, more than caches hold
 
 
 def measure_data(
-    cfg: Experiment,
+    experiment: Experiment,
     *,
     batch: int,
     repeats: int,
@@ -47,7 +47,7 @@ def measure_data(
     """Times the training pipeline of an experiment stage by stage.
 
     Args:
-        cfg: A checked experiment; its training set must exist.
+        experiment: The experiment; its training set must exist.
         batch: Images per batch.
         repeats: Rounds, each with other images.
         compare: One of `PEERS`, which prepares the same files for the same size by its own recipe, or the
@@ -62,7 +62,7 @@ def measure_data(
         PeerError: The other program failed.
         DataError: The data are not as they should be.
     """
-    loader = build_dataloader(cfg.dataloader.train, mode="train", seed=cfg.seed)
+    loader = build_dataloader(experiment.dataloader.train, mode="train", seed=experiment.seed)
     dataset = loader.dataset
     order = np.random.default_rng(0).permutation(len(dataset)).tolist()
     chosen = [[order[(r * batch + i) % len(order)] for i in range(batch)] for r in range(repeats + 1)]

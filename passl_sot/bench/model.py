@@ -17,7 +17,6 @@ import paddle
 from passl_sot.config.errors import UserError
 from passl_sot.engine.run_dir import memory_gb
 from passl_sot.engine.schema import Experiment
-from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.losses import LOSSES
 from passl_sot.modeling.stats import model_stats
 from passl_sot.optim import build_optimizer
@@ -87,15 +86,15 @@ class Peer:
             self._process.kill()
 
 
-def make_step(cfg: Experiment, mode: str, batch: int) -> tuple[Callable[[], object], float]:
+def make_step(experiment: Experiment, mode: str, batch: int) -> tuple[Callable[[], object], float]:
     """A function that runs one batch of random images, and the model's GFLOPs for one image.
 
     Args:
-        cfg: A checked experiment.
+        experiment: The experiment.
         mode: "infer" or "train".
         batch: Images per batch.
     """
-    model = Classifier(architecture=cfg.model.architecture, head=cfg.model.head)
+    model = experiment.model.build()
     gflops = 2 * model_stats(model).macs / 1e9
     images = paddle.randn([batch, model.backbone.in_chans, *model.backbone.img_size])
     if mode == "infer":
@@ -107,8 +106,8 @@ def make_step(cfg: Experiment, mode: str, batch: int) -> tuple[Callable[[], obje
 
         return infer, gflops
     task = ClassificationTask()  # the model's own speed: without a teacher, even where the recipe has one
-    task.loss = LOSSES.build(cfg.loss)
-    optimizer = build_optimizer(cfg.optimizer)(model)
+    task.loss = LOSSES.build(experiment.loss)
+    optimizer = build_optimizer(experiment.optimizer)(model)
     sample = {"image": images, "label": paddle.zeros([batch], "int64")}
     model.train()
 
@@ -123,12 +122,12 @@ def make_step(cfg: Experiment, mode: str, batch: int) -> tuple[Callable[[], obje
 
 
 def measure(
-    cfg: Experiment, *, mode: str, batch: int, repeats: int = 10, compare: str | None = None
+    experiment: Experiment, *, mode: str, batch: int, repeats: int = 10, compare: str | None = None
 ) -> dict[str, Any]:
     """Times `repeats` batches after two that warm up, alternating with the other program if there is one.
 
     Args:
-        cfg: A checked experiment.
+        experiment: The experiment.
         mode: "infer" (forward) or "train" (forward, backward, update).
         batch: Images per batch.
         repeats: Batches that count.
@@ -143,7 +142,7 @@ def measure(
     Raises:
         PeerError: The other program failed.
     """
-    step, gflops = make_step(cfg, mode, batch)
+    step, gflops = make_step(experiment, mode, batch)
     own = []
     others = []
     with Peer(compare) if compare else nullcontext() as peer:

@@ -1,8 +1,11 @@
 """The sections of a config file that describe a model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
+from passl_sot.config import make_section, model_config
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.heads import HEADS
@@ -46,3 +49,16 @@ class MetaSection:
     measured_top1: float | str = "not trained here"
     weights: str = "none released"
     license: str = "not stated"
+
+
+def read_model(config: str | Path, overrides: Sequence[str] = ()) -> ModelSection:
+    """The `model:` section of a config, which may lack all others.
+
+    Args:
+        config: A YAML file, or a name of `list_models()`.
+        overrides: `a.b=value` strings, as after `-o`.
+
+    Raises:
+        ConfigError: The file, an override or the section is faulty.
+    """
+    return make_section(ModelSection, model_config(config, tuple(overrides))["model"], "model")
