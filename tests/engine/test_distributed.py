@@ -28,16 +28,21 @@ from passl_sot.launch.supervisor import supervise
 status = supervise()
 if status is not None:
     sys.exit(status)
-from passl_sot.engine.distributed import start
-from passl_sot.engine.schema import load_config
-from passl_sot.engine.trainer import Trainer
+from passl_sot.cli.command import guarded
 
-job = json.loads(Path("runs.json").read_text())
-world = start("cpu", sharding=job["sharding"])
-for name, settings, more in job["runs"]:
-    Trainer(load_config("run.yaml", settings), Path(name), world, **more).fit()
-    if world.is_main:
-        print("ended:", name, flush=True)
+def run():
+    from passl_sot.engine.distributed import start
+    from passl_sot.engine.schema import load_config
+    from passl_sot.engine.trainer import Trainer
+    job = json.loads(Path("runs.json").read_text())
+    world = start("cpu", sharding=job["sharding"])
+    for name, settings, more in job["runs"]:
+        Trainer(load_config("run.yaml", settings), Path(name), world, **more).fit()
+        if world.is_main:
+            print("ended:", name, flush=True)
+    return 0
+
+sys.exit(guarded(run))
 """
 TRAIN_SIZE = "dataloader.train.sampler.batch_size"
 QUIET = ("epochs=1", "model.architecture.drop_path_rate=0", "model.architecture.drop_rate=0")
