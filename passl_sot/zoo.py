@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passl_sot.config.shipped import config_folder, find_config, list_models, model_config
+from passl_sot.config import config_folder, find_config, list_models, model_config
 
 if TYPE_CHECKING:
     from passl_sot.interop import ConversionReport

@@ -18,7 +18,7 @@ import numpy as np
 
 from passl_sot.bench.model import Peer, PeerError
 from passl_sot.bench.peers import PEERS
-from passl_sot.config.chinese import zh
+from passl_sot.config import zh
 from passl_sot.data import build_dataloader
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.errors import DataError

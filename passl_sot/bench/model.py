@@ -14,7 +14,7 @@ from typing import Any
 
 import paddle
 
-from passl_sot.config.errors import UserError
+from passl_sot.config import UserError
 from passl_sot.engine.run_dir import memory_gb
 from passl_sot.engine.schema import Experiment
 from passl_sot.modeling.losses import LOSSES

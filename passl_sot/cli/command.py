@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from passl_sot.config.errors import UserError
+from passl_sot.config import UserError
 from passl_sot.imageio.errors import ImageError
 from passl_sot.launch.supervisor import report_failure
 from passl_sot.utils.require import require_paddle

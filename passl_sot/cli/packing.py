@@ -5,7 +5,7 @@ import os
 import shlex
 
 from passl_sot.cli.command import command, fail, guarded
-from passl_sot.config.chinese import zh
+from passl_sot.config import zh
 from passl_sot.launch.cpu_env import usable_cores
 from passl_sot.utils.logger import get_logger
 

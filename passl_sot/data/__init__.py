@@ -109,7 +109,7 @@ def build_dataloader(
         ConfigError: The section is wrong.
         DataError: As for `build_dataset`; or there are fewer images than a batch needs.
     """
-    from passl_sot.config.schema import make_section
+    from passl_sot.config import make_section
 
     # It imports Paddle, for which lists and checks of the data need not wait.
     from passl_sot.data.loader.loader import DataLoader, start_workers

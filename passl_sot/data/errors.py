@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from passl_sot.config.errors import UserError
+from passl_sot.config import UserError
 
 _SHOWN = 10
 

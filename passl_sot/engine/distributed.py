@@ -21,8 +21,7 @@ import paddle.distributed as dist
 from paddle.distributed import fleet
 from tqdm import tqdm
 
-from passl_sot.config.chinese import zh
-from passl_sot.config.loader import ConfigError, Fault
+from passl_sot.config import ConfigError, Fault, zh
 from passl_sot.engine.sync_batch_norm import synchronize_batch_norm
 from passl_sot.launch.process_group import JOIN_LIMIT, JoinError, check_gpu, choose_network, joining
 

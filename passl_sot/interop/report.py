@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sized
 from dataclasses import dataclass, field
 
-from passl_sot.config.errors import UserError
+from passl_sot.config import UserError
 
 _MOST_SHOWN = 3  # names of one reason; the rest is a number
 _MOST_ON_A_SCREEN = 20

@@ -9,9 +9,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from passl_sot.config.chinese import zh
-from passl_sot.config.errors import UserError
-from passl_sot.config.loader import ConfigError, Fault
+from passl_sot.config import ConfigError, Fault, UserError, zh
 from passl_sot.launch.supervisor import NOT_JOINED, report_if_killed
 
 _SIOCGIFADDR = 0x8915  # Linux: the address of a network interface

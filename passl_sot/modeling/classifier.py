@@ -6,7 +6,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from passl_sot.config.loader import Config, ConfigError, Fault
+from passl_sot.config import Config, ConfigError, Fault
 from passl_sot.modeling.backbones import Backbone, build_backbone
 from passl_sot.modeling.heads import Head, build_head
 

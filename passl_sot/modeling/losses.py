@@ -11,9 +11,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.config import NonNegative, Share
-from passl_sot.config.chinese import zh
-from passl_sot.config.registry import Registry
+from passl_sot.config import NonNegative, Registry, Share, zh
 from passl_sot.nn.precision import at_least_float32
 
 __all__ = [

@@ -15,8 +15,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.config import Count, Positive, Share
-from passl_sot.config.registry import Registry
+from passl_sot.config import Count, Positive, Registry, Share
 from passl_sot.nn.precision import at_least_float32, autocast_off
 
 __all__ = [

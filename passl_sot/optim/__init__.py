@@ -4,7 +4,7 @@ Configured objects and their run-time inputs are kept apart: `AdamW(weight_decay
 file says; calling the result with a model gives Paddle's optimiser.
 """
 
-from passl_sot.config.registry import Registry
+from passl_sot.config import Registry
 from passl_sot.utils.require import require_paddle
 
 require_paddle()

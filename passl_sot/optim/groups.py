@@ -13,9 +13,7 @@ from typing import Annotated, Literal
 
 import paddle
 
-from passl_sot.config import NotEmpty, Positive, Range
-from passl_sot.config.chinese import zh
-from passl_sot.config.loader import ConfigError, Fault
+from passl_sot.config import ConfigError, Fault, NotEmpty, Positive, Range, zh
 from passl_sot.optim.schedules import Schedule
 
 _Pattern = Annotated[str, NotEmpty()]

@@ -2,8 +2,7 @@
 
 import importlib.util
 
-from passl_sot.config.chinese import zh
-from passl_sot.config.errors import UserError
+from passl_sot.config import UserError, zh
 
 
 class MissingPaddleError(UserError, ImportError):

@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
-from passl_sot.config.chinese import zh
+from passl_sot.config import zh
 from passl_sot.weights import CheckpointError
 from passl_sot.weights.errors import is_safetensors
 from passl_sot.weights.pdparams import read_pdparams

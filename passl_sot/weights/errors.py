@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from passl_sot.config.errors import UserError
+from passl_sot.config import UserError
 
 
 class CheckpointError(UserError, ValueError):

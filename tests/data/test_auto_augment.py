@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from passl_sot.config.loader import ConfigError
+from passl_sot.config import ConfigError
 from passl_sot.data import AutoAugment, ThreeAugment, build_transforms
 from passl_sot.data.transforms import auto_augment
 from passl_sot.data.transforms import image as transforms

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl_sot.config.loader import ConfigError
+from passl_sot.config import ConfigError
 from passl_sot.data import DataError, Mixup, RandomErasing, build_dataloader, build_dataset
 from passl_sot.data.rng import batch_rng, late_image_rng
 from passl_sot.data.transforms.batch import BatchStage, build_batch_transforms

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl_sot.config.loader import ConfigError
+from passl_sot.config import ConfigError
 from passl_sot.data import Mixup, build_dataloader, build_transforms
 from passl_sot.data.transforms.batch import build_batch_transforms
 

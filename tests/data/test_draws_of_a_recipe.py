@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from passl_sot.config.loader import get_config
+from passl_sot.config import get_config
 from passl_sot.data.rng import batch_rng, image_rng, late_image_rng
 from passl_sot.data.transforms.image import TRANSFORMS
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import passl_sot.data.loader.loader as loader_module
-from passl_sot.config.loader import ConfigError
+from passl_sot.config import ConfigError
 from passl_sot.data import DataError, ImageError, build_dataloader, build_dataset
 from passl_sot.data.loader.corrupt_files import bad_file_limit
 from passl_sot.data.transforms.compose import Compose

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
-from passl_sot.config.loader import ConfigError
+from passl_sot.config import ConfigError
 from passl_sot.data import RandAugment, build_transforms
 from passl_sot.data.transforms.rand_augment import OPERATIONS, Policy, Step, parse_policy
 

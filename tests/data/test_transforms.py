@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from passl_sot.config.loader import ConfigError
+from passl_sot.config import ConfigError
 from passl_sot.data import DataError, build_transforms
 from passl_sot.data.transforms import image as transforms
 from passl_sot.data.transforms.base import BaseTransform

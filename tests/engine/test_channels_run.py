@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from passl_sot import cli, create_model
-from passl_sot.config.loader import get_config
+from passl_sot.config import get_config
 from passl_sot.predict import Predictor
 from passl_sot.weights.checkpoint import read_checkpoint
 

@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 import pytest
 
-from passl_sot.config.loader import ConfigError
+from passl_sot.config import ConfigError
 from passl_sot.engine.distributed import World, start
 from passl_sot.engine.logging import read_metrics
 from passl_sot.engine.schema import load_config

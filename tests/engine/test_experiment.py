@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from passl_sot.config.loader import ConfigError
+from passl_sot.config import ConfigError
 from passl_sot.engine.schema import load_config
 
 CONFIG = Path(__file__).parents[2] / "configs/sot/sot_tiny.yaml"

@@ -10,7 +10,7 @@ from pathlib import Path
 import paddle
 import pytest
 
-from passl_sot.config.loader import ConfigError
+from passl_sot.config import ConfigError
 from passl_sot.engine.distributed import start
 from passl_sot.launch.process_group import check_gpu
 

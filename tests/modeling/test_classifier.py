@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from passl_sot.config.loader import Config, ConfigError
+from passl_sot.config import Config, ConfigError
 from passl_sot.modeling.backbones import BACKBONES, Backbone
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.heads import HEADS, Head

@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from passl_sot.config.loader import ConfigError
+from passl_sot.config import ConfigError
 from passl_sot.modeling.losses import (
     LOSSES,
     BinaryCrossEntropyLoss,

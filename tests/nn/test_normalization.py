@@ -7,7 +7,7 @@ import numpy as np
 import paddle
 import pytest
 
-from passl_sot.config.loader import ConfigError
+from passl_sot.config import ConfigError
 from passl_sot.nn.normalization import LN, NORMALIZATIONS, MatrixNorm, SvPN, build_normalization
 from passl_sot.nn.second_order import GCP, MGCrP, remove_scalar_mean
 

@@ -5,8 +5,7 @@ import paddle
 import pytest
 
 from passl_sot import create_model
-from passl_sot.config.loader import ConfigError
-from passl_sot.config.schema import make_section
+from passl_sot.config import ConfigError, make_section
 from passl_sot.optim import build_lr_scheduler, build_optimizer
 from passl_sot.optim.groups import (
     LrFactor,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from passl_sot.config.loader import ConfigError
+from passl_sot.config import ConfigError
 from passl_sot.optim import SCHEDULERS, build_lr_scheduler
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from passl_sot.config.registry import Registry
+from passl_sot.config import Registry
 from passl_sot.data.errors import DataError, ItemError
 from passl_sot.data.rng import Key
 

@@ -9,7 +9,7 @@ import tempfile
 import numpy as np
 from PIL import Image
 
-from passl_sot.config.chinese import zh
+from passl_sot.config import zh
 from passl_sot.data.errors import DataError
 
 _NOTE = """Optical recognition of handwritten digits

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from passl_sot.config.chinese import zh
+from passl_sot.config import zh
 from passl_sot.data.datasets.base import Dataset, Empty, Read
 from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError

@@ -8,8 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
-from passl_sot.config import Count
-from passl_sot.config.chinese import zh
+from passl_sot.config import Count, zh
 from passl_sot.data.datasets.base import DATASETS
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.datasets.string_table import StringTable

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from passl_sot.config import Range
-from passl_sot.config.chinese import zh
+from passl_sot.config import Range, zh
 from passl_sot.data.datasets.base import DATASETS
 from passl_sot.data.datasets.folders import VAL_SHARE, choose_part
 from passl_sot.data.datasets.labelled import LabelledImages

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from passl_sot.config.chinese import zh
+from passl_sot.config import zh
 from passl_sot.data.datasets.folders import EXTENSIONS, LAYOUT, held_out_count, list_classes, walk_class
 from passl_sot.data.errors import DataError
 from passl_sot.data.packed.format import Packed, is_packed

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from passl_sot.config.chinese import zh
+from passl_sot.config import zh
 from passl_sot.data.datasets.base import Dataset, Empty
 from passl_sot.data.errors import DataError
 from passl_sot.data.rng import Key

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from passl_sot.config.chinese import zh
+from passl_sot.config import zh
 from passl_sot.data.datasets.base import Dataset
 from passl_sot.data.errors import DataError
 from passl_sot.data.schema import BadFileRule

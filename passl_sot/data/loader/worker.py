@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-from passl_sot.config.chinese import zh
+from passl_sot.config import zh
 from passl_sot.data.errors import DataError
 from passl_sot.data.loader.batch_reader import BatchReader
 from passl_sot.data.loader.shared_buffers import (

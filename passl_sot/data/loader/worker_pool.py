@@ -17,7 +17,7 @@ from multiprocessing.context import ForkServerProcess
 from multiprocessing.util import Finalize
 from typing import Any
 
-from passl_sot.config.chinese import zh
+from passl_sot.config import zh
 from passl_sot.data.datasets.base import Dataset
 from passl_sot.data.errors import DataError, WorkerError
 from passl_sot.data.loader.batch_reader import BatchReader

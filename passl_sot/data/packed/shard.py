@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from passl_sot.config.chinese import zh
+from passl_sot.config import zh
 from passl_sot.data.errors import DataError
 from passl_sot.data.packed.format import map_file, read_index, shard_name, write_index
 from passl_sot.data.packed.record import Recipe, pack_image

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from passl_sot.config.chinese import zh
+from passl_sot.config import zh
 from passl_sot.data.datasets.folders import ImageFolder
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.datasets.list_files import ListFile, read_class_names

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from passl_sot.config.chinese import zh
+from passl_sot.config import zh
 from passl_sot.data.datasets.folders import EXTENSIONS
 from passl_sot.data.datasets.list_files import LARGEST_LABEL
 from passl_sot.data.datasets.string_table import StringTable, natural_key

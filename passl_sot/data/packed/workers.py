@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from passl_sot.config.chinese import zh
+from passl_sot.config import zh
 from passl_sot.data.errors import DataError
 from passl_sot.data.packed.record import pack_image
 from passl_sot.data.packed.shard import Job, write_shard

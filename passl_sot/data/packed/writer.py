@@ -21,7 +21,7 @@ from dataclasses import asdict
 import numpy as np
 from tqdm import tqdm
 
-from passl_sot.config.chinese import zh
+from passl_sot.config import zh
 from passl_sot.data.errors import DataError, stop_at
 from passl_sot.data.packed.format import (
     INDEX,

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.random import Generator
 
-from passl_sot.config.registry import Registry
+from passl_sot.config import Registry
 from passl_sot.imageio.lazy_image import LazyImage, as_array
 
 TRANSFORMS: Registry = Registry("transform", "passl_sot.data.transforms.image")

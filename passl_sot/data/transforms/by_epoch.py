@@ -6,7 +6,7 @@ from typing import Annotated
 
 from numpy.random import Generator
 
-from passl_sot.config.epoch_schedule import value_of_epoch
+from passl_sot.config import value_of_epoch
 from passl_sot.data.transforms import base
 from passl_sot.data.transforms.base import TRANSFORMS, BaseTransform, Out, Stage, output_size
 from passl_sot.imageio.lazy_image import LazyImage

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from passl_sot.config.chinese import zh
+from passl_sot.config import zh
 from passl_sot.data.rng import Streams
 from passl_sot.data.transforms import base
 from passl_sot.data.transforms.base import Empty, Out, Stage, Step, Transform, output_size, stage_of

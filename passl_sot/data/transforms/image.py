@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.random import Generator
 
-from passl_sot.config.chinese import zh
+from passl_sot.config import zh
 from passl_sot.data.errors import DataError
 from passl_sot.data.rng import Streams
 from passl_sot.data.transforms.base import (

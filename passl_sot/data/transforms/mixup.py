@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from passl_sot.config import Natural
-from passl_sot.config.chinese import zh
+from passl_sot.config import Natural, zh
 from passl_sot.data.errors import DataError
 from passl_sot.data.transforms.base import TRANSFORMS, Images, Stage, require
 from passl_sot.imageio.kernels.jit import available, laid_out

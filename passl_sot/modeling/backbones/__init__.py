@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from passl_sot.config.registry import Registry
+from passl_sot.config import Registry
 from passl_sot.modeling.backbones.base import Backbone
 
 __all__ = ["BACKBONES", "Backbone", "build_backbone"]

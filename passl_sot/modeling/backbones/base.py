@@ -13,7 +13,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from passl_sot.config.epoch_schedule import value_of_epoch
+from passl_sot.config import value_of_epoch
 from passl_sot.nn.block import Block
 from passl_sot.nn.drop_path import DropPath, drop_path_rates
 from passl_sot.nn.initializers import trunc_normal_

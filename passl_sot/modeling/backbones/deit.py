@@ -21,8 +21,7 @@ from collections.abc import Sequence
 
 import paddle
 
-from passl_sot.config import Count, Positive, Share
-from passl_sot.config.epoch_schedule import ShareByEpoch
+from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair
 from passl_sot.nn.patch_embed import PatchEmbed

@@ -27,8 +27,7 @@ from itertools import pairwise
 import paddle
 from paddle import nn
 
-from passl_sot.config import Count, Positive, Share
-from passl_sot.config.epoch_schedule import ShareByEpoch
+from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Grid, Stage, StagedBackbone, as_pair, prepend
 from passl_sot.nn.block import Block

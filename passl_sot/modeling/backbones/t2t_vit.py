@@ -33,8 +33,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.config import Count, Positive, Share
-from passl_sot.config.epoch_schedule import ShareByEpoch
+from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Grid, PlainBackbone, as_pair, halved
 from passl_sot.nn.initializers import linear

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from passl_sot.config.registry import Registry
+from passl_sot.config import Registry
 from passl_sot.modeling.heads.base import Head
 
 __all__ = ["HEADS", "Head", "build_head"]

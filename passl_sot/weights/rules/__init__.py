@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from passl_sot.config.registry import Registry
+from passl_sot.config import Registry
 from passl_sot.weights.rules.base import KeyRules, adapt_channels
 
 __all__ = ["KEY_RULES", "KeyRules", "adapt_channels", "key_rules"]
