@@ -12,26 +12,17 @@ COMMAND_LINE = "command line"
 
 
 class UserError(Exception):
-    """Ends a command with its message alone, without a traceback.
+    """Ends a command with its message alone, without a traceback."""
 
-    Attributes:
-        status: Exit status of the command.
-    """
-
-    status: ClassVar[int] = 2
+    status: ClassVar[int] = 2  # exit status of the command
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value was written.
+    """Where a value was written."""
 
-    Attributes:
-        file: Path as the user gave it, or "command line".
-        line: Line number from 1; None for the command line.
-    """
-
-    file: str
-    line: int | None = None
+    file: str  # path as the user gave it, or "command line"
+    line: int | None = None  # from 1; None for the command line
 
     def __str__(self) -> str:
         return ":".join(str(part) for part in (self.file, self.line) if part)
@@ -39,34 +30,20 @@ class Origin:
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong with a configuration.
+    """One thing wrong with a configuration."""
 
-    Attributes:
-        path: Dotted path of the key ("model.head.num_classes"); "" for the file as a whole.
-        message: The fault and its cure.
-        origin: Where it was written, if known.
-        kind: One word for the sort of fault: unknown, missing, type, choice, name, value, file, yaml,
-            duplicate, base, reference, override.
-        suggestion: The nearest valid name, if there is one.
-    """
-
-    path: str
-    message: str
-    origin: Origin | None = None
-    kind: str = ""
-    suggestion: str | None = None
+    path: str  # dotted path of the key ("model.head.num_classes"); "" for the file as a whole
+    message: str  # the fault and its cure
+    origin: Origin | None = None  # where it was written, if known
+    kind: str = ""  # the sort of fault in one word, a key of chinese.KINDS
+    suggestion: str | None = None  # the nearest valid name, if there is one
 
     def __str__(self) -> str:
         return ": ".join(part for part in (str(self.origin or ""), self.path, self.message) if part)
 
 
 class ConfigError(UserError, ValueError):
-    """All faults of a configuration at once.
-
-    Args:
-        faults: At least one fault; `str()` of the error counts them, lists them one to a line, and ends
-            with one line in Chinese.
-    """
+    """All faults of a configuration at once; `str()` lists them, and ends with a line in Chinese."""
 
     def __init__(self, faults: Sequence[Fault]):
         # The faults themselves are the exception's argument, so that the error survives pickling.

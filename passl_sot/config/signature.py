@@ -47,16 +47,9 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Range(Rule):
-    """Bounds of a number; values that are no numbers (null, "auto") are not its business.
+    """Bounds of a number; values that are no numbers (null, "auto") are not its business."""
 
-    Attributes:
-        min: Smallest value.
-        above: Number that it must exceed.
-        max: Largest value.
-        below: Number that it must stay under.
-    """
-
-    # In this order the lower bound comes first in messages.
+    # In this order the lower bound comes first in messages. `above` and `below` exclude the bound itself.
     min: float | None = None
     above: float | None = None
     max: float | None = None
@@ -107,22 +100,15 @@ class Catalog:
 
 @dataclass(frozen=True)
 class Hint:
-    """A type hint, taken apart.
+    """A type hint, taken apart."""
 
-    Attributes:
-        kind: any, null, bool, int, float, str, choice, list, tuple (of any length), fixed (a tuple of so many
-            items), mapping, section (a dataclass), node (of a registry) or union.
-        type: The hint without notes.
-        catalog: The registry of a node, or of a list of nodes.
-        rules: The rules among its notes.
-        inner: Hints of a union's alternatives, of a list's items, or of a mapping's values.
-    """
-
+    # any, null, bool, int, float, str, choice, list, tuple (of any length), fixed (a tuple of so many items),
+    # mapping, section (a dataclass), node (of a registry) or union
     kind: str
-    type: Any
-    catalog: Catalog | None = None
-    rules: tuple[Rule, ...] = ()
-    inner: tuple[Hint, ...] = ()
+    type: Any  # the hint without notes
+    catalog: Catalog | None = None  # the registry of a node, or of a list of nodes
+    rules: tuple[Rule, ...] = ()  # those among its notes
+    inner: tuple[Hint, ...] = ()  # of a union's alternatives, of a list's items, or of a mapping's values
 
     @classmethod
     def of(cls, hint: Any) -> Hint:

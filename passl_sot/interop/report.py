@@ -17,37 +17,25 @@ class ConversionError(UserError, ValueError):
 
 @dataclass
 class ConversionReport:
-    """The fate of every key of both sides.
+    """The fate of every key of both sides; "source" is the foreign file, shapes are as it has them."""
 
-    Attributes:
-        naming: The naming that the source's keys follow: "official", another of the family's key rules,
-            or "passl_sot" for this project's own.
-        loaded: Names in the model that got a value.
-        renamed: (name in the source, name in the model) where the two differ.
-        sources: Name in the model to name in the source, for all that were loaded.
-        adapted: (name in the source, shape there, shape taken) for entries that the backbone resized.
-        channels: The same for entries that were brought to another number of image channels.
-        left_new: Names in the model that keep new values, on request.
-        ignored: (name in the source, reason) for keys that rightly have no place.
-        missing: Names in the model that got nothing.
-        unexpected: (name in the source, nearest free names in the model) for keys without a place.
-        mismatched: (name in the source, name in the model, shape there, shape wanted), shapes as
-            the source has them.
-        conflicts: Sentences about keys that contradict the model or each other.
-    """
-
+    # "official", another naming of the family's key rules, or "passl_sot" for this project's own
     naming: str = "official"
-    loaded: list[str] = field(default_factory=list)
+    loaded: list[str] = field(default_factory=list)  # names in the model that got a value
+    # (name in the source, name in the model) where the two differ
     renamed: list[tuple[str, str]] = field(default_factory=list)
-    sources: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)  # model's name to source's, of all that got a value
+    # (name in the source, shape there, shape taken): resized by the backbone, or for other image channels
     adapted: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     channels: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
-    left_new: list[str] = field(default_factory=list)
-    ignored: list[tuple[str, str]] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
+    left_new: list[str] = field(default_factory=list)  # names in the model that keep new values, on request
+    ignored: list[tuple[str, str]] = field(default_factory=list)  # (source's name, why it has no place)
+    missing: list[str] = field(default_factory=list)  # names in the model that got nothing
+    # (name in the source, nearest free names in the model) of keys without a place
     unexpected: list[tuple[str, list[str]]] = field(default_factory=list)
+    # (name in the source, name in the model, shape there, shape wanted)
     mismatched: list[tuple[str, str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
-    conflicts: list[str] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)  # sentences on keys against the model or each other
 
     @property
     def faults(self) -> int:

@@ -28,27 +28,16 @@ log = get_logger()
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """A request to convert a file.
-
-    Attributes:
-        src: File to read.
-        dst: File to write, `.pdparams`, or `.safetensors` with `to_torch`.
-        key: Dotted key of the state dict in the file; None looks at the usual places.
-        verify: `.npz` with `input` and `logits` or `logits_f64`, which the result must give.
-        tolerance: Largest difference of logits over max(1, their std); None for the usual.
-        license: License of the weights, as the user knows it.
-        new_head: Whether the last layers may be left new.
-        to_torch: From this project to official PyTorch names.
-    """
+    """A request to convert a file."""
 
     src: str | Path
-    dst: str | Path
-    key: str | None = None
-    verify: str | Path | None = None
-    tolerance: float | None = None
-    license: str = "not stated"
-    new_head: bool = False
-    to_torch: bool = False
+    dst: str | Path  # `.pdparams`, or `.safetensors` with `to_torch`
+    key: str | None = None  # dotted key of the state dict in the file; None looks at the usual places
+    verify: str | Path | None = None  # `.npz` with `input` and `logits` or `logits_f64`, which it must give
+    tolerance: float | None = None  # largest difference of logits over max(1, their std); None for the usual
+    license: str = "not stated"  # of the weights, as the user knows it
+    new_head: bool = False  # whether the last layers may be left new
+    to_torch: bool = False  # from this project to official PyTorch names
 
 
 def convert_file(request: Conversion, config: str, model_section: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,38 +39,23 @@ _OTHER_KINDS = (
 
 @dataclass
 class Source:
-    """A file of weights, read but for its tensors.
-
-    Attributes:
-        path: The file.
-        kind: Its kind, for messages.
-        layout: "torch" where a Linear's weight is [out, in], "paddle" where it is [in, out].
-        content: Nested dictionaries, with tensors and other values as leaves.
-        preferred: Key of the state dict that the file itself recommends.
-    """
+    """A file of weights, read but for its tensors."""
 
     path: Path
-    kind: str
-    layout: Literal["torch", "paddle"]
-    content: Any
-    preferred: str | None = None
+    kind: str  # for messages
+    layout: Literal["torch", "paddle"]  # a Linear's weight is [out, in], or [in, out]
+    content: Any  # nested dictionaries, with tensors and other values as leaves
+    preferred: str | None = None  # key of the state dict that the file itself recommends
 
 
 @dataclass
 class StateDict:
-    """The state dict that was taken.
+    """The state dict that was taken out of a file."""
 
-    Attributes:
-        arrays: Name to array, as in the file.
-        key: Where it was: a dotted key, or "" for the file's top.
-        others: Keys of the file's other state dicts.
-        skipped: (name, type) of entries that are no tensors.
-    """
-
-    arrays: dict[str, np.ndarray]
-    key: str
-    others: list[str] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
+    arrays: dict[str, np.ndarray]  # by their names in the file
+    key: str  # where it was: a dotted key, or "" for the file's top
+    others: list[str] = field(default_factory=list)  # keys of the file's other state dicts
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # (name, type) of other entries
 
     def __str__(self) -> str:
         text = f"taken: {self.key or 'the file itself, which is a bare state dict'}"

@@ -4,10 +4,10 @@ A pickle is a program: Python's own `pickle.load` runs whatever the file says. H
 decoded with `pickletools` and carried out on plain values. A name in the file (`GLOBAL`) stays a name; where
 the file "calls" one, a function that the reader provided for exactly that name makes the value. A name that
 is on no list ends the reading with an error that spells it.
-
-An `Unpickler` with a `find_class` of ours would not do: a hostile file can make its memo table take all
-memory, and hash tuples nested deeply enough to exhaust the C stack.
 """
+
+# An `Unpickler` with a `find_class` of ours would not do: a hostile file can make its memo table take all
+# memory, and hash tuples nested deeply enough to exhaust the C stack.
 
 import pickletools
 import re
@@ -50,9 +50,11 @@ class Name:
 class Inert:
     """Base of values that take a state after they were made (pickle's `__setstate__`)."""
 
+    state: Any = None
+
     def build(self, state: Any) -> None:
-        """Takes the state."""
-        raise NotImplementedError
+        """Keeps the state, unread."""
+        self.state = state
 
 
 class Record(Inert):
@@ -61,11 +63,6 @@ class Record(Inert):
     def __init__(self, kind: str, *args: Any) -> None:
         self.kind = kind
         self.args = args
-        self.state: Any = None
-
-    def build(self, state: Any) -> None:
-        """Keeps the state, unread."""
-        self.state = state
 
     def __repr__(self) -> str:
         return f"<{self.kind}>"
@@ -164,7 +161,9 @@ NUMPY_MAKERS: dict[str, Maker] = {
     "numpy._core.multiarray.scalar": _scalar,
     "numpy._core.numeric._frombuffer": _from_buffer,
 }
-_TAKES_FROM_MARK: dict[str, Maker] = {"LIST": list, "TUPLE": tuple, "FROZENSET": _frozenset}
+_MADE_OF_ITEMS: dict[str, Maker] = {"LIST": list, "TUPLE": tuple, "FROZENSET": _frozenset}
+_FROM_MARK = {*_MADE_OF_ITEMS, "APPENDS", "SETITEMS", "DICT", "ADDITEMS", "OBJ", "INST", "POP_MARK"}
+_ON_LAST = {"POP", "APPEND", "SETITEM", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "BINPERSID", "BUILD"}
 NUMPY_LEAVES = frozenset({"numpy.ndarray", "builtins.int", "builtins.float", "builtins.bool", "builtins.str"})
 
 
@@ -245,13 +244,10 @@ class _Machine:
         elif name in _TUPLES:
             count = _TUPLES[name]
             stack[-count:] = [tuple(stack[-count:])]
-        elif name in _TAKES_FROM_MARK:
-            stack.append(_TAKES_FROM_MARK[name](self.from_mark()))
+        elif name in _FROM_MARK:
+            self.close(name, self.from_mark(), argument)
         elif name not in ("PROTO", "FRAME", "STOP"):
-            handler = getattr(self, f"do_{name}", None)
-            if handler is None:
-                raise CheckpointError(f"it has the pickle instruction {name}, which weights don't need")
-            handler(argument)
+            self.change(name, argument)
 
     def from_mark(self) -> list[Any]:
         for i in range(len(self.stack) - 1, -1, -1):
@@ -261,45 +257,69 @@ class _Machine:
                 return items
         raise CheckpointError("it is damaged (a pickle that closes what it never opened)")
 
-    def do_POP(self, _: None) -> None:
-        self.stack.pop()
+    def close(self, name: str, items: list[Any], argument: Any) -> None:
+        """An instruction that takes all items down to the last mark."""
+        stack = self.stack
+        if name in _MADE_OF_ITEMS:
+            stack.append(_MADE_OF_ITEMS[name](items))
+        elif name == "APPENDS":
+            self.extend(items)
+        elif name == "SETITEMS":
+            self.set_items(items)
+        elif name == "DICT":
+            stack.append({})
+            self.set_items(items)
+        elif name == "ADDITEMS":  # sets of protocol 4; earlier ones call builtins.set
+            if not isinstance(stack[-1], set):
+                raise CheckpointError("it is damaged (values added to what is no set)")
+            stack[-1].update(_set(items))
+        # OBJ and INST are how protocols 0 and 1 made instances of old-style classes.
+        elif name == "OBJ":
+            stack.append(self.make(items[0], tuple(items[1:])))
+        elif name == "INST":
+            stack.append(self.make(self.name(argument.replace(" ", ".", 1)), tuple(items)))
 
-    def do_POP_MARK(self, _: None) -> None:
-        self.from_mark()
+    def change(self, name: str, argument: Any) -> None:
+        """An instruction that takes single values off the stack, or none."""
+        stack = self.stack
+        if name == "DUP":
+            stack.append(stack[-1])
+        elif name == "GLOBAL":
+            stack.append(self.name(argument.replace(" ", ".", 1)))
+        elif name == "PERSID":
+            stack.append(self.refer(argument))
+        elif name not in _ON_LAST:
+            raise CheckpointError(f"it has the pickle instruction {name}, which weights don't need")
+        else:
+            self.take(name, stack.pop())
 
-    def do_DUP(self, _: None) -> None:
-        self.stack.append(self.stack[-1])
-
-    def do_APPEND(self, _: None) -> None:
-        self.extend([self.stack.pop()])
-
-    def do_APPENDS(self, _: None) -> None:
-        self.extend(self.from_mark())
+    def take(self, name: str, last: Any) -> None:
+        """An instruction that takes the last value off the stack, and at times the one before it."""
+        stack = self.stack
+        if name == "APPEND":
+            self.extend([last])
+        elif name == "SETITEM":
+            self.set_items([stack.pop(), last])
+        elif name == "STACK_GLOBAL":
+            stack.append(self.name(f"{stack.pop()}.{last}"))
+        elif name in ("REDUCE", "NEWOBJ"):  # NEWOBJ, cls.__new__(cls, *arguments), is the same to a maker
+            stack.append(self.make(stack.pop(), last))
+        elif name == "NEWOBJ_EX":  # protocol 4, for classes whose __new__ takes keyword arguments
+            if last:
+                raise CheckpointError("it makes an object with named arguments, which weights don't need")
+            self.take("REDUCE", stack.pop())
+        elif name == "BINPERSID":
+            stack.append(self.refer(last))
+        elif name == "BUILD" and isinstance(stack[-1], Inert):
+            stack[-1].build(last)
+        # Attributes of a dictionary, such as versions, are not needed.
+        elif name == "BUILD" and not isinstance(stack[-1], dict):
+            raise CheckpointError(f"it is damaged (a state for a {type(stack[-1]).__name__})")
 
     def extend(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], list):
             raise CheckpointError("it is damaged (values appended to what is no list)")
         self.stack[-1].extend(items)
-
-    # Sets of protocol 4; earlier ones call builtins.set.
-    def do_ADDITEMS(self, _: None) -> None:
-        items = self.from_mark()
-        if not isinstance(self.stack[-1], set):
-            raise CheckpointError("it is damaged (values added to what is no set)")
-        self.stack[-1].update(_set(items))
-
-    def do_DICT(self, _: None) -> None:
-        items = self.from_mark()
-        self.stack.append({})
-        self.set_items(items)
-
-    def do_SETITEM(self, _: None) -> None:
-        value = self.stack.pop()
-        key = self.stack.pop()
-        self.set_items([key, value])
-
-    def do_SETITEMS(self, _: None) -> None:
-        self.set_items(self.from_mark())
 
     def set_items(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], dict) or len(items) % 2:
@@ -307,41 +327,11 @@ class _Machine:
         for key, value in zip(items[::2], items[1::2], strict=True):
             self.stack[-1][_key(key)] = value
 
-    def do_GLOBAL(self, argument: str) -> None:
-        self.stack.append(self.name(argument.replace(" ", ".", 1)))
-
-    def do_STACK_GLOBAL(self, _: None) -> None:
-        name = self.stack.pop()
-        module = self.stack.pop()
-        self.stack.append(self.name(f"{module}.{name}"))
-
     def name(self, text: str) -> Name:
         text = text.replace("__builtin__.", "builtins.", 1)  # Python 2's
         if text not in self.makers and text not in self.leaves:
             raise CheckpointError(f"it asks for {text}, which weights don't need; refused, nothing was run")
         return Name(text)
-
-    def do_REDUCE(self, _: None) -> None:
-        arguments = self.stack.pop()
-        function = self.stack.pop()
-        self.stack.append(self.make(function, arguments))
-
-    do_NEWOBJ = do_REDUCE  # cls.__new__(cls, *arguments): the same to a maker
-
-    # Protocol 4, for classes whose __new__ takes keyword arguments.
-    def do_NEWOBJ_EX(self, _: None) -> None:
-        if self.stack.pop():
-            raise CheckpointError("it makes an object with named arguments, which weights don't need")
-        self.do_REDUCE(None)
-
-    # OBJ and INST are how protocols 0 and 1 made instances of old-style classes.
-    def do_OBJ(self, _: None) -> None:
-        function, *arguments = self.from_mark()
-        self.stack.append(self.make(function, tuple(arguments)))
-
-    def do_INST(self, argument: str) -> None:
-        arguments = tuple(self.from_mark())
-        self.stack.append(self.make(self.name(argument.replace(" ", ".", 1)), arguments))
 
     def make(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, Name) or function.text not in self.makers:
@@ -351,18 +341,7 @@ class _Machine:
             raise CheckpointError(f"it is damaged ({function.text} without its arguments)")
         return self.makers[function.text](*arguments)
 
-    def do_BUILD(self, _: None) -> None:
-        state = self.stack.pop()
-        target = self.stack[-1]
-        if isinstance(target, Inert):
-            target.build(state)
-        elif not isinstance(target, dict):  # attributes of a dictionary, such as versions, are not needed
-            raise CheckpointError(f"it is damaged (a state for a {type(target).__name__})")
-
-    def do_BINPERSID(self, _: None) -> None:
-        self.do_PERSID(self.stack.pop())
-
-    def do_PERSID(self, identifier: Any) -> None:
+    def refer(self, identifier: Any) -> Any:
         if self.persistent is None:
             raise CheckpointError("it refers to data outside the pickle, which weights of this kind don't")
-        self.stack.append(self.persistent(identifier))
+        return self.persistent(identifier)

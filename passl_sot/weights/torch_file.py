@@ -1,14 +1,10 @@
 """PyTorch's own files, read without PyTorch and without running anything from them.
 
-Two formats. Since 1.6 `torch.save` writes a zip archive: `data.pkl` with the objects, and beside it the raw
-bytes of every storage. Before (and with `_use_new_zipfile_serialization=False`) it wrote one stream: a magic
-number, a protocol number, facts about the machine, the objects, the keys of the storages, and then each
-storage's length and bytes. In both the objects are a pickle that refers to storages by persistent
-identifiers, and a tensor is a view into a storage: offset, sizes, strides.
-
-The pickle is decoded by :mod:`passl_sot.weights.safe_pickle`, which can't call anything. Other contents of a
-training checkpoint (`argparse.Namespace`, `torch.device`, paths, dates) become inert records, and a name that
-is on no list here ends the reading.
+Since 1.6 `torch.save` writes a zip archive: `data.pkl` with the objects, and beside it the raw bytes of every
+storage. Before (and with `_use_new_zipfile_serialization=False`) it wrote one stream: a magic number, a
+protocol number, facts about the machine, the objects, the keys of the storages, and each storage's length and
+bytes. In both the objects are a pickle that refers to storages by persistent identifiers, and a tensor is
+a view into a storage: offset, sizes, strides. `safe_pickle` decodes it, which can't call anything.
 """
 
 import io
@@ -53,23 +49,14 @@ _STORAGE_TYPES = {
 
 @dataclass(eq=False)
 class Storage:
-    """The numbers that one or more tensors view.
+    """The numbers that one or more tensors view."""
 
-    Attributes:
-        key: Its name in the file.
-        dtype: PyTorch's name of the element type.
-        count: Number of elements.
-        read: Gives the bytes of a storage by key and length in bytes.
-        big_endian: Whether the bytes are in the other order.
-        start: First element, where the file keeps a view of a larger storage.
-    """
-
-    key: str
-    dtype: str
-    count: int
-    read: Callable[[str, int], bytes]
+    key: str  # its name in the file
+    dtype: str  # PyTorch's name of the element type
+    count: int  # of elements
+    read: Callable[[str, int], bytes]  # gives the bytes of a storage by key and length in bytes
     big_endian: bool = False
-    start: int = 0
+    start: int = 0  # first element, where the file keeps a view of a larger storage
 
     def numbers(self, dtype: str) -> np.ndarray:
         """All elements as a flat read-only array of PyTorch's type `dtype`; bfloat16 as float32."""
@@ -85,12 +72,7 @@ class Storage:
 
 
 class TorchTensor(Inert):
-    """A view into a storage; its numbers are read when asked for.
-
-    Attributes:
-        shape: Sizes.
-        dtype: PyTorch's name of the element type.
-    """
+    """A view into a storage, with PyTorch's name of its type; its numbers are read when asked for."""
 
     def __init__(self, storage: Storage, offset: int, shape: Any, stride: Any, dtype: str | None = None):
         self.storage = storage
@@ -102,9 +84,6 @@ class TorchTensor(Inert):
         sound = isinstance(storage, Storage) and len(self.shape) == len(self.stride) <= 32
         if not sound or not all(type(n) is int and n >= 0 for n in numbers):
             raise CheckpointError(f"it is damaged (a tensor of sizes {shape!r} and strides {stride!r})")
-
-    def build(self, state: Any) -> None:
-        """Ignores attributes that were set on a tensor."""
 
     def array(self) -> np.ndarray:
         """The numbers as an array of their own, in C order; bfloat16 as float32.
@@ -159,7 +138,7 @@ def _from_type(function: Any, kind: Name, arguments: tuple, _state: Any) -> Any:
     return _MAKERS[function.text](*arguments)
 
 
-# Classes whose objects become records: their names, arguments and states, unread.
+# Other contents of training checkpoints: their objects become records of name, arguments and state, unread.
 _RECORDS = (
     "argparse.Namespace", "builtins.bytearray", "builtins.range", "builtins.slice", "datetime.date",
     "datetime.datetime", "datetime.timedelta", "torch.Generator", "torch.device", "types.SimpleNamespace",
