@@ -3,9 +3,6 @@
 This file holds the general part: Paddle keeps a Linear's weight as ``[in, out]`` where PyTorch has
 ``[out, in]``, and names BatchNorm's statistics ``_mean`` and ``_variance``. The names that a family
 changes are in ``weights.rules``, one small file per family.
-
-Whether a weight is transposed depends on the kind of LAYER that takes it, never on its number of
-dimensions or its shape: square Linear weights must be transposed, embedding tables must not.
 """
 
 import difflib
@@ -56,8 +53,15 @@ def convert_state_dict(
         The state dict for ``model.set_state_dict`` (NumPy arrays in the model's types), and the
         report. Nothing raises on a misfit: see ``report.ok`` and ``report.raise_if_bad()``.
     """
+    family = rules_of(model)
+    namings: dict[str, Rules] = {"official": ()}
+    if family is not None:
+        namings = {"official": family.official, **family.foreign}
+    # Tried first: a file that this project wrote needs no renaming.
+    if layout == "paddle":
+        namings = {"passl_sot": (), **namings}
     attempts = []
-    for naming, rules in _namings(model, layout).items():
+    for naming, rules in namings.items():
         attempt = _Conversion(model, naming, rules, layout)
         attempt.run(state, new_head)
         attempts.append(attempt)
@@ -68,29 +72,12 @@ def convert_state_dict(
     return best.out, best.report
 
 
-def backbone_of(model: nn.Layer) -> Backbone | None:
-    """The backbone of a classifier, or a backbone itself; None for other pieces."""
-    if isinstance(model, Backbone):
-        return model
-    found = getattr(model, "backbone", None)
-    return found if isinstance(found, Backbone) else None
-
-
 def rules_of(model: nn.Layer) -> KeyRules | None:
-    """The key rules of the model's backbone; None for a piece without one."""
-    backbone = backbone_of(model)
-    return None if backbone is None else key_rules(backbone)
-
-
-def _namings(model: nn.Layer, layout: str) -> dict[str, Rules]:
-    # In the order of trial: a file that this project wrote needs no renaming.
-    namings: dict[str, Rules] = {}
-    if layout == "paddle":
-        namings["passl_sot"] = ()
-    rules = rules_of(model)
-    if rules is None:
-        return {**namings, "official": ()}
-    return {**namings, "official": rules.official, **rules.foreign}
+    """The key rules for a backbone, or for a classifier's; None for other pieces."""
+    for part in (model, getattr(model, "backbone", None)):
+        if isinstance(part, Backbone):
+            return key_rules(part)
+    return None
 
 
 def rename(model: nn.Layer, name: str, rules: Rules) -> str:
@@ -105,16 +92,18 @@ def rename(model: nn.Layer, name: str, rules: Rules) -> str:
 
 
 class Slot(NamedTuple):
-    """A place in the model: shape, type, whether it is a Linear's weight, and its shape in PyTorch."""
+    """A place in the model."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    is_linear: bool
+    is_linear: bool  # whether it is a Linear's weight
     torch_shape: tuple[int, ...]
 
 
 def model_slots(model: nn.Layer) -> dict[str, Slot]:
     """All keys of the model's state dict, with the kind of layer that owns each."""
+    # The kind of LAYER tells whether a weight is transposed, never its number of dimensions or its shape:
+    # square Linear weights must be transposed, embedding tables must not.
     linear_weights = {
         f"{prefix}.weight".removeprefix(".")
         for prefix, layer in model.named_sublayers(include_self=True)
@@ -123,10 +112,11 @@ def model_slots(model: nn.Layer) -> dict[str, Slot]:
     slots = {}
     for name, value in model.state_dict().items():
         shape = tuple(value.shape)
-        is_linear = name in linear_weights
         # NumPy has no bfloat16; Paddle casts float32 values when it sets them.
         dtype = np.dtype("float32") if value.dtype == paddle.bfloat16 else value.numpy().dtype
-        slots[name] = Slot(shape, dtype, is_linear, shape[::-1] if is_linear else shape)
+        slots[name] = Slot(shape, dtype, False, shape)
+        if name in linear_weights:
+            slots[name] = Slot(shape, dtype, True, shape[::-1])
     return slots
 
 
@@ -159,9 +149,9 @@ class _Conversion:
             else:
                 self.take(source, rename(self.model, source, self.rules), np.asarray(raw))
         report.missing = [name for name in self.slots if name not in report.sources]
+        report.unexpected = [(source, []) for source, _ in self.strays]
         if new_head:
             self.leave_the_last_layers_new()
-        report.unexpected = [(source, []) for source, _ in self.strays]
 
     def take(self, source: str, target: str, raw: np.ndarray) -> None:
         report = self.report
@@ -253,11 +243,9 @@ class _Conversion:
 
     def guess(self) -> None:
         """Names the nearest free places of keys without one."""
-        report = self.report
-        guessed = self.strays[:_MOST_GUESSES]
-        near = [difflib.get_close_matches(target, report.missing, n=2) for _, target in guessed]
-        near += [[] for _ in self.strays[_MOST_GUESSES:]]
-        report.unexpected = [(source, names) for (source, _), names in zip(self.strays, near, strict=True)]
+        entries = zip(self.report.unexpected, self.strays[:_MOST_GUESSES], strict=False)
+        for (_, near), (_, target) in entries:
+            near += difflib.get_close_matches(target, self.report.missing, n=2)
 
 
 def _check_table(source: str, value: np.ndarray, table: paddle.Tensor, report: ConversionReport) -> None:

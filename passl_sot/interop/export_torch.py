@@ -6,14 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from paddle import nn
 
-from passl_sot.interop.convert import (
-    Slot,
-    backbone_of,
-    computed_tables,
-    convert_state_dict,
-    model_slots,
-    rules_of,
-)
+from passl_sot.interop.convert import Slot, computed_tables, convert_state_dict, model_slots, rules_of
 from passl_sot.interop.report import ConversionError
 
 _STATISTICS = ((r"(^|\.)_mean$", r"\1running_mean"), (r"(^|\.)_variance$", r"\1running_var"))
@@ -86,9 +79,9 @@ def _tables(model: nn.Layer) -> dict[str, np.ndarray]:
     tables = {}
     for name, value in computed_tables(model).items():
         inside = name.removeprefix("backbone.")
-        if inside == name and rules.backbone is not model:
-            continue  # the head's
-        if any(re.fullmatch(pattern, inside) for pattern in rules.tables):
+        # Others are the head's.
+        in_backbone = inside != name or rules.backbone is model
+        if in_backbone and any(re.fullmatch(pattern, inside) for pattern in rules.tables):
             tables[_official(model, name)] = value.numpy()
     return tables
 
@@ -99,7 +92,7 @@ def _check_the_way_back(
     # Rules that send two names to one place would lose a layer silently.
     back, report = convert_state_dict(model, out)
     if not report.ok or report.naming != "official":
-        family = type(backbone_of(model)).__name__
+        family = type(getattr(rules_of(model), "backbone", None)).__name__
         raise ConversionError(f"{family} has no way back to official names: {report}")
     wrong = [name for name, value in arrays.items() if not np.array_equal(back[name], value, equal_nan=True)]
     if wrong:

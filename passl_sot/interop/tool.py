@@ -79,8 +79,9 @@ def convert_file(request: Conversion, config: str, model_section: Mapping[str, A
         log.warning("%d entries are not finite, such as %s", len(odd), odd[0])
     card = _card(request, source, state, report, config, model_section)
     _write(dst, arrays, model, request, card)
+    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
     try:
-        write_whole(dst.with_suffix(".json"), lambda path: _write_json(path, card), lambda path: None)
+        write_whole(dst.with_suffix(".json"), lambda path: path.write_text(text, encoding="utf-8"))
     except CheckpointError:
         dst.unlink()  # weights without a word on their origin are not left behind
         raise
@@ -164,7 +165,3 @@ def _sha256(path: Path) -> str:
         while piece := file.read(1 << 20):
             total.update(piece)
     return total.hexdigest()
-
-
-def _write_json(path: Path, card: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

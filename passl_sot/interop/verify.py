@@ -53,9 +53,8 @@ def _compare(
     got: np.ndarray, wanted: np.ndarray, name: str, fixture: Path, tolerance: float | None
 ) -> dict[str, float]:
     if got.shape != wanted.shape:
-        raise ConversionError(
-            f"{fixture}: {name} are {list(wanted.shape)}, the model gives {list(got.shape)}"
-        )
+        shapes = f"{name} are {list(wanted.shape)}, the model gives {list(got.shape)}"
+        raise ConversionError(f"{fixture}: {shapes}")
     allowed = (tolerance or _USUAL[name]) * max(1.0, float(wanted.std()))
     worst = float(np.abs(got - wanted).max())
     said = f"largest difference {worst:.1e}, tolerance {allowed:.1e}"

@@ -75,9 +75,8 @@ def read_source(path: str | Path) -> Source:
     if not path.is_file():
         suffixes = (".pth", ".pt", ".tar", ".safetensors")
         near = sorted(file.name for file in path.parent.glob("*") if file.suffix in suffixes)
-        if near:
-            raise CheckpointError(f"no file {path}; {path.parent} has {', '.join(near[:8])}")
-        raise CheckpointError(f"no file {path}")
+        hint = f"; {path.parent} has {', '.join(near[:8])}" * bool(near)
+        raise CheckpointError(f"no file {path}{hint}")
     with path.open("rb") as file:
         head = file.read(512)
     try:
@@ -98,9 +97,7 @@ def _open(path: Path, head: bytes) -> Source:
     if path.suffix == ".safetensors":
         raise CheckpointError("it is damaged or cut short (its header doesn't fit)")
     if head[:2] == b"PK":
-        if _is_npz(path):
-            return Source(path, "NumPy .npz", "torch", _read_npz(path))
-        return Source(path, "PyTorch file (zip format)", "torch", read_zip(path))
+        return _open_zip(path)
     if head[:1] == b"\x80":
         return _open_pickle(path)
     for offset, mark, cure in _OTHER_KINDS:
@@ -121,19 +118,17 @@ def _open_pickle(path: Path) -> Source:
     raise CheckpointError("it is a pickle that torch.save didn't write; name it .pdparams if paddle.save did")
 
 
-def _is_npz(path: Path) -> bool:
+def _open_zip(path: Path) -> Source:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except ZIP_ERRORS as error:
         raise CheckpointError(f"it is damaged or cut short ({error})") from error
-    return bool(names) and all(name.endswith(".npy") for name in names)
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    if not names or not all(name.endswith(".npy") for name in names):
+        return Source(path, "PyTorch file (zip format)", "torch", read_zip(path))
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            return Source(path, "NumPy .npz", "torch", dict(file))
     except (*ZIP_ERRORS, ValueError, MemoryError) as error:
         raise CheckpointError(f"it is damaged or holds Python objects, refused ({error})") from error
 
@@ -154,7 +149,8 @@ def _open_safetensors(path: Path) -> Source:
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts.setdefault(part, {})[rest] = tensor
-    parts.pop("optimizer", None)  # arrays by names of parameters too, but no weights
+    # The optimizer's arrays go by names of parameters too, but are no weights.
+    parts.pop("optimizer", None)
     best_by = json.loads(meta[_OWN_HEADER]).get("best_by", "raw")
     preferred = "model" if best_by == "raw" else "ema"
     return Source(path, "checkpoint of passl_sot", "paddle", parts, preferred)

@@ -18,11 +18,7 @@ _SLICED = "UnpackBigParamInfor@@"
 
 
 def read_pdparams(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a flat `.pdparams`.
-
-    Raises:
-        CheckpointError: It is damaged, asks for anything but arrays, or holds something else.
-    """
+    """The arrays of a flat `.pdparams`, or a CheckpointError: damaged, or not of arrays alone."""
     content = load_paddle_pickle(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
@@ -36,11 +32,7 @@ def read_pdparams(path: Path) -> dict[str, np.ndarray]:
 
 
 def load_paddle_pickle(path: Path) -> Any:
-    """The content of a file of `paddle.save`, without Paddle's own entries.
-
-    Raises:
-        CheckpointError: It is damaged or asks for what weights don't need; nothing was run.
-    """
+    """The content of a file of `paddle.save`, without Paddle's own entries; errors as of `load_pickle`."""
     try:
         with path.open("rb") as file:
             content = load_pickle(file)
@@ -75,7 +67,9 @@ def as_array(value: Any) -> np.ndarray | None:
     return array if isinstance(array, np.ndarray) and array.dtype.kind in "biufc" else None
 
 
-def write_whole(path: Path, write: Callable[[Path], None], check: Callable[[Path], None]) -> None:
+def write_whole(
+    path: Path, write: Callable[[Path], object], check: Callable[[Path], None] | None = None
+) -> None:
     """Writes a file under a temporary name, checks it, and only then gives it its name.
 
     Args:
@@ -93,7 +87,8 @@ def write_whole(path: Path, write: Callable[[Path], None], check: Callable[[Path
         # Without fsync a crash after the renaming may leave an empty file under the good name.
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        check(temporary)
+        if check:
+            check(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise CheckpointError(f"can't write {path}: {error.strerror or error}") from error

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["TO_BACKBONE", "KeyRules", "Rules", "adapt_channels"]
-
 Rules = tuple[tuple[str, str], ...]
 
 # Official models have the backbone's parameters at the top; heads are renamed by a rule before this one.
@@ -22,30 +20,27 @@ class KeyRules:
 
     Args:
         backbone: The backbone the rules are for.
-
-    Attributes:
-        official: From names of the authors' PyTorch state dict to names of this project.
-        foreign: The same for other namings ("timm", "PaddleClas", "PASSL"), by their names; each starts
-            from the foreign file's own names. The naming that accounts for all keys is taken.
-        to_official: The way back, from names of this project to the authors'. A conversion checks that
-            ``official`` leads every name back to where it came from.
-        tables: Regular expressions of tables that the model computes (buffers that are not saved, by
-            their names in the backbone) and that official state dicts hold all the same. A file's table
-            for which a model of this size has no use is left aside.
-        pointwise: Regular expressions of official names of 1×1 convolutions that are a Linear here.
-        input_weights: Names in the backbone of convolutions over the image, of which at most one is
-            there; their weights follow ``in_chans`` when weights of other channels are loaded.
     """
 
+    # From names of the authors' PyTorch state dict to names of this project.
     official: Rules = (TO_BACKBONE,)
+    # The same for other namings ("timm", "PaddleClas", "PASSL"), by their names; each starts from the foreign
+    # file's own names. The naming that accounts for all keys is taken.
     foreign: Mapping[str, Rules] = MappingProxyType({})
+    # The way back. A conversion checks that `official` leads every name back to where it came from.
     to_official: Rules = (
         (r"^backbone\.", ""),
         (r"^head\.(fc|head)\.", "head."),
         (r"^head\.head_dist\.", "head_dist."),
     )
+    # Tables that the model computes (buffers that are not saved, by regular expressions of their names in the
+    # backbone) and that official state dicts hold all the same. A file's table for which a model of this size
+    # has no use is left aside.
     tables: tuple[str, ...] = (r"(.*\.)?pos_embed",)
+    # Regular expressions of official names of 1×1 convolutions that are a Linear here.
     pointwise: tuple[str, ...] = ()
+    # Names in the backbone of convolutions over the image, of which at most one is there; their weights
+    # follow `in_chans` when weights of other channels are loaded.
     input_weights: tuple[str, ...] = ()
 
     def __init__(self, *, backbone: Any) -> None:
@@ -85,10 +80,6 @@ class KeyRules:
 def adapt_channels(weight: np.ndarray, in_chans: int) -> np.ndarray:
     """Weights over the channels of an image, for an image with another number of channels.
 
-    As in timm: for one channel the weights of all are added, so that a gray image means the same as in
-    three equal channels; for others the channels are repeated in turn and scaled by old over new, which
-    keeps that for multiples of three and is near to it elsewhere.
-
     Args:
         weight: ``[out, channels, ...]`` over 1 or 3 channels.
         in_chans: Channels wanted.
@@ -99,6 +90,9 @@ def adapt_channels(weight: np.ndarray, in_chans: int) -> np.ndarray:
     Raises:
         ValueError: The weights are over another number of channels, which have no order to repeat.
     """
+    # As in timm: for one channel the weights of all are added, so that a gray image means the same as in
+    # three equal channels; for others the channels are repeated in turn and scaled by old over new, which
+    # keeps that for multiples of three and is near to it elsewhere.
     old = weight.shape[1]
     if old == in_chans:
         return weight

@@ -8,8 +8,6 @@ from passl_sot.nn.position import resize_position_map
 from passl_sot.weights.rules import KEY_RULES
 from passl_sot.weights.rules.base import TO_BACKBONE, KeyRules
 
-__all__ = ["PiT"]
-
 
 @KEY_RULES.register()
 class PiT(KeyRules):

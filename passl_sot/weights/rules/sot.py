@@ -3,8 +3,6 @@
 from passl_sot.weights.rules import KEY_RULES
 from passl_sot.weights.rules.base import TO_BACKBONE, KeyRules
 
-__all__ = ["SoT"]
-
 
 @KEY_RULES.register()
 class SoT(KeyRules):

@@ -9,8 +9,6 @@ from passl_sot.nn.position import resize_bias_table
 from passl_sot.weights.rules import KEY_RULES
 from passl_sot.weights.rules.base import TO_BACKBONE, KeyRules
 
-__all__ = ["Swin"]
-
 
 @KEY_RULES.register()
 class Swin(KeyRules):

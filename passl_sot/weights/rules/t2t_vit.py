@@ -7,8 +7,6 @@ import numpy as np
 from passl_sot.weights.rules import KEY_RULES
 from passl_sot.weights.rules.base import TO_BACKBONE, KeyRules, adapt_channels
 
-__all__ = ["T2TViT"]
-
 _WINDOW = 49  # pixels of the first cut's windows, 7×7
 
 
