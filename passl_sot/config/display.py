@@ -12,14 +12,7 @@ from passl_sot.config.yaml_text import dump_yaml
 
 
 def format_tree(cfg: Mapping[str, Any], *, origins: bool = True) -> str:
-    """The configuration as YAML, with the origin of each value as a comment in an aligned column.
-
-    The text is YAML that loads back to an equal configuration.
-
-    Args:
-        cfg: A resolved configuration.
-        origins: Whether to add the column.
-    """
+    """A resolved configuration as YAML that loads back, with `origins` as comments in an aligned column."""
     lines = dump_yaml(cfg).rstrip("\n").split("\n")
     if not origins:
         return "\n".join(lines)
@@ -41,20 +34,15 @@ def _line_origins(value: Any) -> Iterator[Origin | None]:
 
 
 def diff(cfg_a: Mapping[str, Any], cfg_b: Mapping[str, Any]) -> str:
-    """The differences between two configurations, one dotted path to a line, as `differences` words them.
-
-    Returns:
-        The lines; "" when they are equal.
-    """
+    """The lines of `differences` as one text; "" when the two are equal."""
     return "\n".join(differences(cfg_a, cfg_b).values())
 
 
 def differences(cfg_a: Mapping[str, Any], cfg_b: Mapping[str, Any]) -> dict[str, str]:
-    """The differences between two configurations, by dotted path.
+    """The differences between two configurations in the order of the files, by dotted path.
 
     Returns:
-        Lines "~ path: old -> new", "- path: old" (only in `cfg_a`), "+ path: new" (only in `cfg_b`), in the
-        order of the files.
+        Lines "~ path: old -> new", "- path: old" (only in `cfg_a`), "+ path: new" (only in `cfg_b`).
     """
     a = leaves(cfg_a)
     b = leaves(cfg_b)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from passl_sot.config.errors import ConfigError, Fault, Origin
@@ -83,7 +83,7 @@ def load_config(schema: type[_D], path: str | os.PathLike[str], overrides: Itera
 
 def make_document(schema: type[_D], tree: Mapping[str, Any]) -> _D:
     """As `load_config`, for a resolved tree that was read before, such as a checkpoint's."""
-    return _check(schema, Config.of(dict(tree)), [])
+    return _check(schema, Config.of(dict(tree)))
 
 
 def parse_config(text: str, file: str = "text") -> Config:
@@ -110,7 +110,7 @@ def _read(
     return config
 
 
-def _check(schema: type[_D], config: Config, faults: list[Fault]) -> _D:
+def _check(schema: type[_D], config: Config, faults: Sequence[Fault] = ()) -> _D:
     # Tests count these lines: a command checks one whole document once.
     logging.getLogger(__name__).debug("checking a whole document as %s", schema.__name__)
     checker = Checker(config, "")

@@ -16,16 +16,12 @@ _HERE = Origin(COMMAND_LINE)
 
 @dataclass(frozen=True)
 class Override:
-    """One parsed override: path, value, and whether it may add keys."""
+    """One parsed override."""
 
-    parts: tuple[str, ...]
+    path: str
+    parts: tuple[str, ...]  # of the path
     node: Node
-    add: bool
-
-    @property
-    def path(self) -> str:
-        """The dotted path."""
-        return ".".join(self.parts)
+    add: bool  # whether it may add keys
 
 
 def apply_overrides(root: Node, texts: Iterable[str], free: bool, faults: list[Fault]) -> None:
@@ -72,7 +68,7 @@ def parse_override(text: str) -> Override:
         raise _refusal(path, f"the value {show(source)}: {problem}") from None
     if faults:
         raise _refusal(faults[0].path, f"in the value {show(source)}: {faults[0].message}")
-    return Override(parts, node, key.startswith("+"))
+    return Override(path, parts, node, key.startswith("+"))
 
 
 def _names_first(overrides: list[Override]) -> list[Override]:

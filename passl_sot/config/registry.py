@@ -74,20 +74,12 @@ class Registry(Catalog):
         return target
 
     def names(self) -> list[str]:
-        """All registered names, sorted.
-
-        Raises:
-            RegistryError: A module of this registry has a broken import.
-        """
+        """All registered names, sorted; a RegistryError if a module of this registry has a broken import."""
         self._import_all()
         return sorted(self._objects)
 
     def get(self, name: str) -> Callable[..., Any]:
-        """The class or function of that name.
-
-        Raises:
-            RegistryError: There is none (the message names the nearest), or a module cannot be imported.
-        """
+        """The class or function of that name; a RegistryError if there is none (it names the nearest)."""
         found = self.find(name)
         if found is None:
             raise RegistryError(self.unknown(name)[0]) from next(iter(self._failures.values()), None)
@@ -103,9 +95,9 @@ class Registry(Catalog):
         """The sentence about a name that is not registered, and the nearest name that is."""
         names = sorted(self._objects)
         near = nearest(name, names)
-        known = " (none is registered)"
-        if names:
-            known = f" (known: {listing(names)})"
+        known = f" (known: {listing(names)})"
+        if not names:
+            known = " (none is registered)"
         if not self._failures:
             return f"no {self.kind} is named '{name}'{did_you_mean(near)}{known}", near
         # It may well be in a module that could not be imported: never blame the name alone.
@@ -159,9 +151,9 @@ class Registry(Catalog):
         self._failures = {}
         self._import(self.package)
         places = getattr(sys.modules.get(self.package), "__path__", [])
-        for info in pkgutil.iter_modules(places):
-            if info.name != "__main__":
-                self._import(f"{self.package}.{info.name}")
+        for info in pkgutil.iter_modules(places, f"{self.package}."):
+            if not info.name.endswith(".__main__"):
+                self._import(info.name)
         self._imported = True
 
     def _import(self, module: str) -> None:

@@ -29,11 +29,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def find_config(name: str | Path) -> Path:
-    """The config file that a path or a model's name means.
-
-    Raises:
-        ConfigError: There is neither; names the nearest models.
-    """
+    """The config file that a path or a model's name means; a ConfigError names the nearest models."""
     path = Path(name)
     if path.is_file():
         return path
@@ -47,11 +43,7 @@ def find_config(name: str | Path) -> Path:
 
 
 def model_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
-    """Reads a config of which only the `model:` section is needed.
-
-    Raises:
-        ConfigError: It is faulty or has no such section.
-    """
+    """Reads a config of which only the `model:` section is needed; a ConfigError if it has none."""
     cfg = get_config(find_config(path), overrides)
     if "model" not in cfg:
         raise ConfigError([Fault("model", f"{path} has no such section")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import operator
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,13 +128,11 @@ class Config(dict[str, Any]):
     def __getattr__(self, key: str) -> Any:
         if key in self:
             return self[key]
-        near = None
         # Names like __deepcopy__ or _repr_html_ are asked for by libraries: no suggestions for them.
-        if not key.startswith("_"):
-            near = nearest(key, self)
+        near = not key.startswith("_") and nearest(key, self)
         path = self.__dict__.get("_path", "")
         where = f" in '{path}'" * bool(path)
-        raise AttributeError(f"the config has no key '{key}'{where}{did_you_mean(near)}")
+        raise AttributeError(f"the config has no key '{key}'{where}{did_you_mean(near or None)}")
 
     def __setattr__(self, key: str, value: Any) -> None:
         if hasattr(type(self), key):
@@ -168,8 +166,6 @@ class Config(dict[str, Any]):
         return operator.ior(self.copy(), other)
 
     def __ior__(self, other: Any) -> Config:  # type: ignore[override,misc]
-        if not isinstance(other, Mapping):
-            return NotImplemented
         self.update(other)
         return self
 
@@ -188,15 +184,14 @@ class Config(dict[str, Any]):
         return result
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (dict(self), self.__dict__)
+        return Config, (dict(self),), self.__dict__
 
     # -- where values come from, and whether they were checked ------------------------------------------
     def origin_of(self, *keys: object) -> Origin | None:
-        """Where a value was written; None if it was set in Python.
+        """Where the value at a key of this mapping, or at further keys and indices, was written.
 
-        Args:
-            *keys: A key of this mapping, then keys and list indices below it; a value without a place of its
-                own has that of the nearest section or list around it, this mapping excluded.
+        One without a place of its own has that of the nearest section or list around it, this mapping
+        excluded; None if it was set in Python.
         """
         if keys and keys[0] not in self:
             return None
@@ -242,12 +237,6 @@ class Config(dict[str, Any]):
 def path_of(cfg: object) -> str:
     """The dotted path that a Config had in its file; "" for anything else."""
     return cfg.node_path() if isinstance(cfg, Config) else ""
-
-
-def _restore(items: dict[str, Any], state: dict[str, Any]) -> Config:
-    config = Config(items)
-    config.__dict__.update(state)
-    return config
 
 
 def _as_config(value: Any) -> Any:

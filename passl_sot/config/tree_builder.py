@@ -37,19 +37,19 @@ class Builder:
         if len(around) > MAX_DEPTH:
             raise ConfigError([Fault("", "nested too deeply", self.origin(source), "yaml")])
         node = Node(None, self.origin(source))
+        inside = (*around, source)
         try:
             if source in around:
                 raise RefusedError("an alias (*) stands inside what it stands for")
             node.value = value_of(source)
         except RefusedError as err:
             self._note(source, path, str(err), "yaml")
-        else:
-            around = (*around, source)
-            if isinstance(source, yaml.MappingNode):
-                node.value = self._mapping(source, path, around)
-            elif isinstance(source, yaml.SequenceNode):
-                items = enumerate(source.value)
-                node.value = [self.build(item, join_path(path, i), around) for i, item in items]
+            return node
+        if isinstance(source, yaml.MappingNode):
+            node.value = self._mapping(source, path, inside)
+        elif isinstance(source, yaml.SequenceNode):
+            items = enumerate(source.value)
+            node.value = [self.build(item, join_path(path, i), inside) for i, item in items]
         return node
 
     def _mapping(self, source: yaml.MappingNode, path: str, around: tuple[yaml.Node, ...]) -> dict[str, Node]:
