@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 from passl_sot.config.errors import ConfigError, Fault, Origin
 from passl_sot.config.overrides import apply_overrides
-from passl_sot.config.schema import Checker
+from passl_sot.config.schema import make_section
 from passl_sot.config.tree import Config
 from passl_sot.config.tree_builder import load_file, load_text, resolve
 
 _D = TypeVar("_D", bound="Document")
+_Path = str | os.PathLike[str]
 
 
 class Document:
@@ -34,9 +35,7 @@ class Document:
         return self._tree.origin_of(*path.split("."))
 
 
-def get_config(
-    path: str | os.PathLike[str], overrides: Iterable[str] | None = (), *, free: bool = False
-) -> Config:
+def get_config(path: _Path, overrides: Iterable[str] | None = (), *, free: bool = False) -> Config:
     """Reads a YAML file with its bases, applies overrides and resolves references.
 
     `_base_: file` or `_base_: [files]` names files, relative to the one that names them, on which it is laid:
@@ -64,7 +63,7 @@ def get_config(
     return config
 
 
-def load_config(schema: type[_D], path: str | os.PathLike[str], overrides: Iterable[str] | None = ()) -> _D:
+def load_config(schema: type[_D], path: _Path, overrides: Iterable[str] | None = ()) -> _D:
     """Reads a YAML file as `get_config` does, checks it once and gives it as an instance of its schema.
 
     Args:
@@ -95,9 +94,7 @@ def parse_config(text: str, file: str = "text") -> Config:
     return config
 
 
-def _read(
-    path: str | os.PathLike[str], overrides: Iterable[str] | None, free: bool, faults: list[Fault]
-) -> Config:
+def _read(path: _Path, overrides: Iterable[str] | None, free: bool, faults: list[Fault]) -> Config:
     if isinstance(overrides, str):
         raise TypeError("overrides is a list of texts, such as ['epochs=10'], not one text")
     root = load_file(os.fspath(path), faults)
@@ -113,8 +110,6 @@ def _read(
 def _check(schema: type[_D], config: Config, faults: Sequence[Fault] = ()) -> _D:
     # Tests count these lines: a command checks one whole document once.
     logging.getLogger(__name__).debug("checking a whole document as %s", schema.__name__)
-    checker = Checker(config, "")
-    document: _D = checker.section(schema, config, "")
-    checker.finish(faults)
+    document = make_section(schema, config, "", faults)
     document._tree = config
     return document

@@ -94,15 +94,23 @@ def _names_first(overrides: list[Override]) -> list[Override]:
 def _apply(root: Node, override: Override, free: bool) -> None:
     node = root
     place = ""
+    may_add = override.add or free
     for part in override.parts[:-1]:
-        if isinstance(node.value, dict):
-            if part not in node.value or node.value[part].value is None:
-                _create_section(root, node, part, override, free)
-            node = node.value[part]
-        else:
+        if not isinstance(node.value, dict):
             node = node.value[_index(node, part, place, override, append=False)]
-            if node.value is None and (override.add or free):
+            if node.value is None and may_add:
                 node.value = {}
+        elif may_add and (part not in node.value or node.value[part].value is None):
+            node.value[part] = Node({}, _HERE)
+            node = node.value[part]
+        elif part not in node.value:
+            raise _unknown(root, override)
+        elif node.value[part].value is None:
+            home = override.path.rpartition(".")[0]
+            message = f"'{home}' is null ({node.value[part].origin}); '+{override.path}=...' makes a section"
+            raise _refusal(override.path, message)
+        else:
+            node = node.value[part]
         place = join_path(place, part)
     last = override.parts[-1]
     if not isinstance(node.value, dict):
@@ -111,21 +119,11 @@ def _apply(root: Node, override: Override, free: bool) -> None:
         return
     # Below a named node the constructor will judge the key; the top level has no constructor to do so.
     named = "name" in node.value and node is not root
-    if last not in node.value and not (override.add or free or named):
+    if last not in node.value and not (may_add or named):
         raise _unknown(root, override)
     if last == "name" and named and node.value[last].value != override.node.value:
         node.value.clear()
     node.value[last] = override.node
-
-
-def _create_section(root: Node, node: Node, part: str, override: Override, free: bool) -> None:
-    if not (override.add or free):
-        if part not in node.value:
-            raise _unknown(root, override)
-        place = override.path.rpartition(".")[0]
-        message = f"'{place}' is null ({node.value[part].origin}); '+{override.path}=...' makes a section"
-        raise _refusal(override.path, message)
-    node.value[part] = Node({}, _HERE)
 
 
 def _index(node: Node, part: str, place: str, override: Override, append: bool) -> int:

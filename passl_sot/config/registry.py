@@ -139,9 +139,8 @@ class Registry(Catalog):
                 near = did_you_mean(nearest(key, accepted))
                 raise RegistryError(f"{cfg['name']} has no argument '{key}', which the caller passes{near}")
             if key in cfg:
-                raise RegistryError(
-                    f"{path}.{key} is set in the config, but the program passes its own '{key}'"
-                )
+                place = f"{path}.{key}"
+                raise RegistryError(f"{place} is set in the config, but the program passes its own '{key}'")
         return construct(target, {**arguments, **runtime}, path, checker.origin(path))
 
     def _import_all(self) -> None:

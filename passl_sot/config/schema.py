@@ -334,13 +334,16 @@ def construct(target: Callable[..., Any], arguments: dict[str, Any], path: str, 
         raise
 
 
-def make_section(cls: Callable[..., _T], cfg: Mapping[str, Any], path: str | None = None) -> _T:
+def make_section(
+    cls: Callable[..., _T], cfg: Mapping[str, Any], path: str | None = None, earlier: Sequence[Fault] = ()
+) -> _T:
     """Checks a section and calls `cls` with it; sections inside become instances of their dataclasses.
 
     Args:
         cls: A keyword-only dataclass (or class, or function), fully hinted.
         cfg: The section; not changed. Registry nodes inside are passed on as checked `Config` copies.
         path: Where it stands, for the messages; by default where it was loaded from.
+        earlier: Faults that are known already.
 
     Raises:
         ConfigError: All faults of the section at once; or the ValueError of `cls` about the values.
@@ -349,5 +352,5 @@ def make_section(cls: Callable[..., _T], cfg: Mapping[str, Any], path: str | Non
         path = path_of(cfg)
     checker = Checker(cfg, path)
     made: _T = checker.section(cls, cfg, path)
-    checker.finish()
+    checker.finish(earlier)
     return made

@@ -260,7 +260,6 @@ def _parameters(target: Any, name: str) -> list[inspect.Parameter]:
             cure = "@dataclass(kw_only=True)" if is_section(target) else "put '*' before it"
             raise RegistryError(f"{name}: the argument '{param.name}' must be keyword-only ({cure}){own}")
         if param.annotation is param.empty:
-            raise RegistryError(
-                f"{name}: the argument '{param.name}' has no type hint; the hints are the schema"
-            )
+            argument = f"{name}: the argument '{param.name}'"
+            raise RegistryError(f"{argument} has no type hint; the hints are the schema")
     return found

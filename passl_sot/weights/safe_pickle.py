@@ -118,10 +118,6 @@ def _encode(text: str, encoding: str = "latin1", *_: Any) -> bytes:
     return text.encode(encoding)
 
 
-def _no_bytes() -> bytes:
-    return b""  # protocols before 3 have no instruction for it
-
-
 def _set(items: Iterable[Any] = ()) -> set:
     return {_key(item) for item in items}
 
@@ -141,7 +137,7 @@ def _mapping(*args: Any) -> dict:
 
 
 NUMPY_MAKERS: dict[str, Maker] = {
-    "builtins.bytes": _no_bytes,
+    "builtins.bytes": lambda: b"",  # protocols before 3 have no instruction for it
     "builtins.tuple": tuple,
     "builtins.list": list,
     "builtins.dict": _mapping,
