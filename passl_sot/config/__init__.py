@@ -9,7 +9,7 @@ from passl_sot.config.epoch_schedule import (
     value_of_epoch,
 )
 from passl_sot.config.errors import ConfigError, Fault, Origin, RegistryError, UserError, join_path
-from passl_sot.config.loader import Document, get_config, load_config, make_document, parse_config
+from passl_sot.config.loader import Document, get_config, load_config, parse_config
 from passl_sot.config.registry import Registry
 from passl_sot.config.schema import make_section
 from passl_sot.config.shipped import config_folder, find_config, list_models, model_config

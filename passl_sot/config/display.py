@@ -11,11 +11,9 @@ from passl_sot.config.tree import Config
 from passl_sot.config.yaml_text import dump_yaml
 
 
-def format_tree(cfg: Mapping[str, Any], *, origins: bool = True) -> str:
-    """A resolved configuration as YAML that loads back, with `origins` as comments in an aligned column."""
+def format_tree(cfg: Mapping[str, Any]) -> str:
+    """A resolved configuration as YAML that loads back, with its origins as comments in an aligned column."""
     lines = dump_yaml(cfg).rstrip("\n").split("\n")
-    if not origins:
-        return "\n".join(lines)
     width = min(max(map(len, lines)), 80)
     # Only a key of several lines or very many letters takes two lines.
     rows = itertools.zip_longest(lines, itertools.islice(_line_origins(cfg), len(lines)))

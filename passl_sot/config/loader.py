@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from passl_sot.config.errors import ConfigError, Fault, Origin
@@ -77,12 +77,11 @@ def load_config(schema: type[_D], path: _Path, overrides: Iterable[str] | None =
     """
     faults: list[Fault] = []
     config = _read(path, overrides, True, faults)
-    return _check(schema, config, faults)
-
-
-def make_document(schema: type[_D], tree: Mapping[str, Any]) -> _D:
-    """As `load_config`, for a resolved tree that was read before, such as a checkpoint's."""
-    return _check(schema, Config.of(dict(tree)))
+    # Tests count these lines: a command checks one whole document once.
+    logging.getLogger(__name__).debug("checking a whole document as %s", schema.__name__)
+    document = make_section(schema, config, "", faults)
+    document._tree = config
+    return document
 
 
 def parse_config(text: str, file: str = "text") -> Config:
@@ -105,11 +104,3 @@ def _read(path: _Path, overrides: Iterable[str] | None, free: bool, faults: list
     # References last, so that overrides reach what is referred to.
     config: Config = Config.of(resolve(root, faults))
     return config
-
-
-def _check(schema: type[_D], config: Config, faults: Sequence[Fault] = ()) -> _D:
-    # Tests count these lines: a command checks one whole document once.
-    logging.getLogger(__name__).debug("checking a whole document as %s", schema.__name__)
-    document = make_section(schema, config, "", faults)
-    document._tree = config
-    return document

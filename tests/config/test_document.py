@@ -16,7 +16,6 @@ from passl_sot.config import (
     Range,
     Registry,
     load_config,
-    make_document,
 )
 
 HEADS = Registry("head", "json")
@@ -120,8 +119,6 @@ def test_a_document_keeps_its_tree(file):
     assert str(whole.origin("head.num_classes")) == "command line"
     assert str(whole.origin("head.norm.eps")) == "x.yaml:7"
     assert str(whole.origin("head.width")) == "x.yaml:3"
-    again = make_document(Whole, whole.to_dict())
-    assert again == whole and again.head.norm.node_path() == "head.norm" and again.origin("epochs") is None
 
 
 def test_all_faults_of_a_document_at_once(file):
