@@ -154,22 +154,12 @@ CHINESE = {
 
 
 def zh(key: str, **values: object) -> str:
-    """The end of an English message: " / " and the Chinese line of that key.
-
-    Args:
-        key: A key of `CHINESE`.
-        **values: What the line's {placeholders} stand for.
-    """
+    """The end of an English message: " / " and a line of `CHINESE` with its {placeholders} filled."""
     return " / " + CHINESE[key].format(**values)
 
 
 def summary(kinds: Iterable[str], names: Iterable[str]) -> str:
-    """The Chinese line below a list of faults; "" where there is nothing to say.
-
-    Args:
-        kinds: The faults' kinds.
-        names: Names that may have been meant.
-    """
+    """The Chinese line below faults of these kinds, with names that may have been meant; "" for none."""
     text = "、".join(KINDS[kind] for kind in dict.fromkeys(kinds) if kind in KINDS)
     if not text:
         return ""

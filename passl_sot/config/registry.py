@@ -47,8 +47,7 @@ class Registry(Catalog):
     def register(self) -> Callable[[_T], _T]:
         """Decorator that enters a class or function under its own name.
 
-        Raises:
-            RegistryError: The name is taken by another object, or the signature cannot serve as a schema.
+        A RegistryError says that another object has it, or that the signature cannot serve as a schema.
         """
         return self._enter
 

@@ -153,6 +153,7 @@ class Checker:
         if hint.kind == "choice":
             return self._choice(get_args(hint.type), value, path)
         if hint.kind == "any":
+            # A copy, so that an object can't change the configuration that it was made from.
             return copy.deepcopy(Config(value=value)["value"])
         if not _fits(hint, value):
             return self._wrong_type(hint, value, path)

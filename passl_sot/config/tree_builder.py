@@ -17,6 +17,7 @@ from passl_sot.config.yaml_text import MAX_DEPTH, RefusedError, compose_text, ne
 _MAX_VALUES = 100_000
 _MERGE = "tag:yaml.org,2002:merge"
 _WHOLE_NUMBER = re.compile("0|[1-9][0-9]*")
+# `\Z` and not `$`, which would also match before a line's end at the end of the text.
 _REFERENCE = re.compile(r"\$\{\s*([^${}]*?)\s*\}\Z")
 
 
@@ -179,7 +180,7 @@ def merge(base: Node, over: Node, root: bool = False) -> Node:
     # With another name no argument of the old class may be left over. At the top a name is a key like others.
     if not root and "name" in old and "name" in new and old["name"].value != new["name"].value:
         return over
-    result = Node({**old, **new}, over.origin)
+    result = Node({**old, **new}, over.origin)  # the base's keys first, in the order of its file
     for key in old.keys() & new.keys():
         if isinstance(old[key].value, dict) and isinstance(new[key].value, dict):
             result.value[key] = merge(old[key], new[key])
@@ -214,6 +215,7 @@ class _Resolver:
     def copy(self, node: Node, path: str, around: tuple[int, ...]) -> Node:
         """The resolved copy of a node; `around` holds the ids of the nodes around it."""
         self._count += 1
+        # A target's depth adds to that of its reference, hence the double.
         if self._count > _MAX_VALUES or len(around) > 2 * MAX_DEPTH:
             message = "the references multiply to more than a configuration can hold"
             raise ConfigError([Fault(path, message, node.origin, "reference")])

@@ -11,7 +11,7 @@ import yaml
 from passl_sot.config.errors import ConfigError, Fault, Origin, join_path
 from passl_sot.config.suggest import did_you_mean, nearest
 
-MAX_DEPTH = 100
+MAX_DEPTH = 100  # Python's own limit of 1000 calls would end in a traceback
 _TAG = "tag:yaml.org,2002:"
 # YAML 1.1 wants a dot and a signed exponent (5e-4 is text there) and reads 12:30 as base 60; 1.2 does not.
 _FLOAT = re.compile(

@@ -45,11 +45,8 @@ def convert_file(request: Conversion, config: str, model_section: Mapping[str, A
 
     Args:
         request: The files and options.
-        config: Name of the config, for the card.
+        config: Name of the config, for the card that is returned.
         model_section: Its `model:` section.
-
-    Returns:
-        The card.
 
     Raises:
         CheckpointError: The source can't be read, or the result can't be written.

@@ -21,7 +21,7 @@ def check_logits(model: nn.Layer, fixture: Path, tolerance: float | None = None)
     """Compares the model's logits with those of a fixture; the model is float64 afterwards.
 
     Args:
-        model: The model with its weights.
+        model: The model.
         fixture: `.npz` with `input` [B, C, H, W], and `logits` or `logits_f64` [B, K] or both.
         tolerance: Largest difference allowed, over max(1, std of the logits); None for 1e-5, and 1e-8 for
             `logits_f64`.

@@ -10,11 +10,7 @@ class MissingPaddleError(UserError, ImportError):
 
 
 def require_paddle() -> None:
-    """Checks that Paddle can be found, without importing it.
-
-    Raises:
-        MissingPaddleError: It can't; the message says what to install.
-    """
+    """Looks for Paddle without importing it; a MissingPaddleError says what to install."""
     try:
         found = importlib.util.find_spec("paddle") is not None
     except ImportError:

@@ -179,6 +179,7 @@ class _SafeTensor:
         with self.path.open("rb") as file:
             file.seek(self.start)
             values = np.frombuffer(file.read(self.count), self.kind)
+        # Its bits are the upper half of a float32's; NumPy has no such type.
         if self.dtype == "BF16":
             values = (values.astype("u4") << 16).view("f4")
         return values.reshape(self.shape)
@@ -234,11 +235,7 @@ def _choose(found: dict[str, dict], source: Source) -> str:
 
 
 def find_state_dict(source: Source, key: str | None = None) -> StateDict:
-    """Takes one state dict out of a file.
-
-    Args:
-        source: The file.
-        key: Its dotted key; None looks at the usual places.
+    """Takes the state dict of a dotted key out of a file; without one it looks at the usual places.
 
     Raises:
         CheckpointError: There is none, none by that key, or several without a usual name; lists them.

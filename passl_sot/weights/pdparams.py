@@ -72,10 +72,8 @@ def write_whole(
 ) -> None:
     """Writes a file under a temporary name, checks it, and only then gives it its name.
 
-    Args:
-        path: The file; an older one of this name stays until the new one is known to be good.
-        write: Writes to the name it is given.
-        check: Raises if the file under that name is not as intended.
+    `write` and `check` get the temporary name; `check` raises if the file is not as intended. An older file
+    stays until the new one is known to be good.
 
     Raises:
         CheckpointError: The disk is full or read-only; nothing is left behind.

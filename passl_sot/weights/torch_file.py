@@ -29,7 +29,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, OSError, UnicodeError)
 _MOST_EXPANDED = 2**28  # elements of a tensor that repeats a smaller storage (stride 0)
 
-# NumPy has no bfloat16: its bits are read as uint16 and widened to float32.
+# NumPy has no bfloat16, which is read as uint16 and widened to float32.
 _DTYPES = {
     "float32": "f4", "float64": "f8", "float16": "f2", "bfloat16": "u2", "int64": "i8", "int32": "i4",
     "int16": "i2", "int8": "i1", "uint8": "u1", "uint16": "u2", "uint32": "u4", "uint64": "u8", "bool": "?",
@@ -66,6 +66,7 @@ class Storage:
         itemsize = np.dtype(_DTYPES[self.dtype]).itemsize
         raw = self.read(self.key, (self.start + self.count) * itemsize)[self.start * itemsize :]
         values = np.frombuffer(raw, kind)
+        # Its bits are the upper half of a float32's.
         if dtype == "bfloat16":
             values = (values.astype("u4") << 16).view("f4")
         return values
@@ -81,6 +82,7 @@ class TorchTensor(Inert):
         self.stride = tuple(stride)
         self.dtype = dtype or storage.dtype
         numbers = (self.offset, *self.shape, *self.stride)
+        # NumPy takes 64 axes at most; no weights have half of them.
         sound = isinstance(storage, Storage) and len(self.shape) == len(self.stride) <= 32
         if not sound or not all(type(n) is int and n >= 0 for n in numbers):
             raise CheckpointError(f"it is damaged (a tensor of sizes {shape!r} and strides {stride!r})")

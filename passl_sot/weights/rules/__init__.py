@@ -11,11 +11,7 @@ KEY_RULES = Registry("key rule", "passl_sot.weights.rules")
 
 
 def key_rules(backbone: Any) -> KeyRules:
-    """The rules for a backbone: those of the nearest class in its line of bases that has some.
-
-    Args:
-        backbone: The backbone; its class's name is that of its rules.
-    """
+    """The rules for a backbone: those named as the nearest class in its line of bases that has some."""
     # A user's class that extends a family keeps the family's names.
     for cls in type(backbone).__mro__:
         rules = KEY_RULES.find(cls.__name__)

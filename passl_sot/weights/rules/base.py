@@ -17,9 +17,6 @@ class KeyRules:
 
     Rules are pairs of a regular expression and its replacement, all applied in order. Names of this
     project are those of a ``Classifier``: ``backbone.*``, ``head.*``.
-
-    Args:
-        backbone: The backbone the rules are for.
     """
 
     # From names of the authors' PyTorch state dict to names of this project.
