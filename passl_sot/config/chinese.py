@@ -164,4 +164,6 @@ def summary(kinds: Iterable[str], names: Iterable[str]) -> str:
     if not text:
         return ""
     meant = [f"'{name}'" for name in dict.fromkeys(names)][:3]
-    return f"（{text}；是否想写 {'、'.join(meant)}？）" if meant else f"（{text}）"
+    if meant:
+        text += f"；是否想写 {'、'.join(meant)}？"
+    return f"（{text}）"

@@ -71,7 +71,9 @@ def show(value: object, limit: int = 60) -> str:
         text = "[" + ", ".join(map(show, value)) + "]"
     else:
         text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    if len(text) > limit:
+        text = text[: limit - 3] + "..."
+    return text
 
 
 def number_of(things: Sequence[object], noun: str) -> str:

@@ -38,7 +38,9 @@ def find_config(name: str | Path) -> Path:
         return files[str(name)]
     # Here several are told: names of models differ by a letter or two, such as their sizes.
     near = difflib.get_close_matches(path.stem, files, n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else f"; models: {', '.join(sorted(files))}"
+    hint = f"; models: {', '.join(sorted(files))}"
+    if near:
+        hint = f"; did you mean {' or '.join(near)}?"
     raise ConfigError([Fault("", f"no config file or model {str(name)!r}{hint}", kind="file")])
 
 

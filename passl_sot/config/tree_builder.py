@@ -102,7 +102,9 @@ class Builder:
 
     def origin(self, source: yaml.Node) -> Origin:
         """Where a node of PyYAML stands."""
-        return Origin(self.file, None if self.file == COMMAND_LINE else source.start_mark.line + 1)
+        if self.file == COMMAND_LINE:
+            return Origin(self.file)
+        return Origin(self.file, source.start_mark.line + 1)
 
     def _note(self, source: yaml.Node, path: str, message: str, kind: str) -> None:
         self.faults.append(Fault(path, message, self.origin(source), kind))

@@ -10,6 +10,8 @@ Rules = tuple[tuple[str, str], ...]
 
 # Official models have the backbone's parameters at the top; heads are renamed by a rule before this one.
 TO_BACKBONE = (r"^(?!head\.)", "backbone.")
+# The convolutions over the image of a `patch_embed`, whose tokens may come from a stem.
+IMAGE_WEIGHTS = tuple(f"patch_embed.{name}.weight" for name in ("proj", "tokens.stem.0", "tokens.proj"))
 
 
 class KeyRules:

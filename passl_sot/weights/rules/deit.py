@@ -7,18 +7,14 @@ import numpy as np
 
 from passl_sot.nn.position import resize_position_table
 from passl_sot.weights.rules import KEY_RULES
-from passl_sot.weights.rules.base import TO_BACKBONE, KeyRules
+from passl_sot.weights.rules.base import IMAGE_WEIGHTS, TO_BACKBONE, KeyRules
 
 
 @KEY_RULES.register()
 class DeiT(KeyRules):
     """Heads by the number of class tokens, and position tables of other sizes."""
 
-    input_weights = (
-        "patch_embed.proj.weight",
-        "patch_embed.tokens.stem.0.weight",
-        "patch_embed.tokens.proj.weight",
-    )
+    input_weights = IMAGE_WEIGHTS
 
     def __init__(self, *, backbone: Any) -> None:
         super().__init__(backbone=backbone)

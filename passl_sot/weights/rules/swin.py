@@ -7,7 +7,10 @@ import numpy as np
 
 from passl_sot.nn.position import resize_bias_table
 from passl_sot.weights.rules import KEY_RULES
-from passl_sot.weights.rules.base import TO_BACKBONE, KeyRules
+from passl_sot.weights.rules.base import IMAGE_WEIGHTS, TO_BACKBONE, KeyRules
+
+# Today's timm counts a merging with the stage behind it.
+_MERGINGS = tuple((rf"^layers\.{s + 1}\.downsample\.", f"layers.{s}.downsample.") for s in range(9))
 
 
 @KEY_RULES.register()
@@ -19,15 +22,11 @@ class Swin(KeyRules):
         (r"\.attn_mask$", ".attn.attn_mask"),
         TO_BACKBONE,
     )
-    # Today's timm counts a merging with the stage behind it. PASSL's names are for its first version: the
-    # second one's, and PaddleClas's, are the official ones.
+    # PASSL's names are for its first version: the second one's, and PaddleClas's, are the official ones.
     foreign = MappingProxyType(
         {
             "PASSL": ((r"^head\.fc_cls\.", "head.fc."), (r"\.attn_mask$", ".attn.attn_mask")),
-            "timm": (
-                *((rf"^layers\.{s + 1}\.downsample\.", f"layers.{s}.downsample.") for s in range(9)),
-                TO_BACKBONE,
-            ),
+            "timm": (*_MERGINGS, TO_BACKBONE),
         }
     )
     to_official = (
@@ -37,11 +36,7 @@ class Swin(KeyRules):
     )
     # PaddleClas adds the bias of every pair, looked up in the table of biases, when it evaluates.
     tables = (r".*\.relative_position_(index|bias)", r".*\.attn_mask")
-    input_weights = (
-        "patch_embed.proj.weight",
-        "patch_embed.tokens.stem.0.weight",
-        "patch_embed.tokens.proj.weight",
-    )
+    input_weights = IMAGE_WEIGHTS
 
     def adapt(self, name: str, array: np.ndarray) -> np.ndarray:
         """A bias table of another window, interpolated as the authors' loading does it."""
