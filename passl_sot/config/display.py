@@ -21,7 +21,7 @@ def format_tree(cfg: Mapping[str, Any]) -> str:
 
 
 def _line_origins(value: Any) -> Iterator[Origin | None]:
-    """What stands behind each line of a value's YAML: the origin of a value, or nothing."""
+    """The origin to stand behind each line of a value's YAML, or None."""
     for key in value if isinstance(value, dict) else range(len(value)):
         block = _is_block(value[key])
         # The first line of an item of a list stands behind its dash.

@@ -20,12 +20,7 @@ NonNegativeByEpoch = NonNegative | dict[str, NonNegative | Literal["linear"]]
 
 
 def value_of_epoch(what: str, value: float | Mapping[str, float | str], epoch: int) -> float:
-    """A setting's value in an epoch.
-
-    Args:
-        what: Name of the setting, for the messages.
-        value: One number for all epochs, or a schedule as at the top of this module.
-        epoch: Epoch, counted from 0.
+    """The value in an epoch, counted from 0, of the setting that messages call `what`.
 
     Raises:
         ValueError: The schedule is malformed, or does not start at epoch 0.

@@ -20,14 +20,10 @@ _T = TypeVar("_T", bound=Callable[..., Any])
 
 
 class Registry(Catalog):
-    """Names of one kind of thing: `BACKBONES = Registry("backbone", "passl_sot.modeling.backbones")`.
+    """Names of one kind of thing in a package or module: `Registry("head", "passl_sot.modeling.heads")`.
 
-    A registered name is the name of the class or function. Its signature says what its configuration node
-    may hold, so it must be complete: keyword-only arguments, all with type hints, no `*args`, no `**kwargs`.
-
-    Args:
-        kind: Their name in messages.
-        package: Dotted name of the package (or module) that holds them.
+    A registered name is the name of the class or function. Its signature is the schema of its configuration
+    node, so it must be complete: keyword-only arguments, all with type hints, no `*args`, no `**kwargs`.
     """
 
     def __init__(self, kind: str, package: str):

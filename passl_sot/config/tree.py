@@ -16,10 +16,10 @@ from passl_sot.config.yaml_text import dump_yaml
 
 @dataclass
 class Node:
-    """A scalar, a list of nodes or a dict of nodes, with the line of its key or list item."""
+    """A scalar, a list of nodes or a dict of nodes."""
 
     value: Any
-    origin: Origin
+    origin: Origin  # the line of its key or list item
 
     def child(self, part: str) -> Node:
         """The node under one part of a dotted path, or LookupError."""
@@ -226,11 +226,7 @@ class Config(dict[str, Any]):
         return {key: _as_plain(value) for key, value in self.items()}
 
     def dump(self) -> str:
-        """YAML text that loads back to an equal Config; keys keep their order.
-
-        Raises:
-            TypeError: A value has no YAML form (the message names its path).
-        """
+        """YAML text that loads back to an equal Config; a TypeError names a value that has none."""
         return dump_yaml(self)
 
 

@@ -19,8 +19,7 @@ def export_state_dict(model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> dict
     counters as zeros. The result is converted back and compared, bit for bit, before it is given.
 
     Args:
-        model: The classifier or backbone that the arrays belong to; only its structure and its
-            tables are used.
+        model: The classifier or backbone; only its structure and its tables are used.
         arrays: Every entry of its state dict.
 
     Returns:
