@@ -155,14 +155,19 @@ class _Conversion:
 
     def take(self, source: str, target: str, raw: np.ndarray) -> None:
         report = self.report
-        try:
-            with_channels, value = self.adapted(target, raw)
-        except ValueError as error:
-            report.conflicts.append(f"{source}: {error}")
-            with_channels = value = raw
+        family = None
+        # Heads have no rules of their own.
+        if isinstance(self.model, Backbone) or target.startswith("backbone."):
+            family = self.family
+        with_channels = value = raw
+        if family:
+            try:
+                with_channels, value = self.adapted(family, target, raw)
+            except ValueError as error:
+                report.conflicts.append(f"{source}: {error}")
         if target in self.tables:
             _check_table(source, value, self.tables[target], report)
-        elif target not in self.slots and self.is_table(target):
+        elif target not in self.slots and family and _is_table(family, target):
             report.ignored.append((source, "a table computed from the rest; this model has no use for it"))
         elif target not in self.slots:
             self.strays.append((source, target))
@@ -176,22 +181,8 @@ class _Conversion:
             if value.shape != with_channels.shape and target in self.out:
                 report.adapted.append((source, with_channels.shape, value.shape))
 
-    def family_of(self, target: str) -> KeyRules | None:
-        """The rules, where the target lies in the backbone."""
-        if isinstance(self.model, Backbone) or target.startswith("backbone."):
-            return self.family
-        return None
-
-    def is_table(self, target: str) -> bool:
-        family = self.family_of(target)
-        name = target.removeprefix("backbone.")
-        return family is not None and any(re.fullmatch(table, name) for table in family.tables)
-
-    def adapted(self, target: str, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def adapted(self, family: KeyRules, target: str, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The value over the model's image channels, and that value at the model's sizes."""
-        family = self.family_of(target)
-        if family is None:
-            return raw, raw
         name = target.removeprefix("backbone.")
         slot = self.slots.get(target)
         value = raw
@@ -246,6 +237,11 @@ class _Conversion:
         entries = zip(self.report.unexpected, self.strays[:_MOST_GUESSES], strict=False)
         for (_, near), (_, target) in entries:
             near += difflib.get_close_matches(target, self.report.missing, n=2)
+
+
+def _is_table(family: KeyRules, target: str) -> bool:
+    name = target.removeprefix("backbone.")
+    return any(re.fullmatch(table, name) for table in family.tables)
 
 
 def _check_table(source: str, value: np.ndarray, table: paddle.Tensor, report: ConversionReport) -> None:
