@@ -10,8 +10,6 @@ from passl_sot.config.loader import Config, ConfigError, Fault
 from passl_sot.modeling.backbones import Backbone, build_backbone
 from passl_sot.modeling.heads import Head, build_head
 
-__all__ = ["Classifier"]
-
 Outputs = paddle.Tensor | tuple[paddle.Tensor, ...]
 
 

@@ -16,15 +16,6 @@ from passl_sot.config.chinese import zh
 from passl_sot.config.registry import Registry
 from passl_sot.nn.precision import at_least_float32
 
-__all__ = [
-    "LOSSES",
-    "BinaryCrossEntropyLoss",
-    "CrossEntropyLoss",
-    "Loss",
-    "hard_distillation",
-    "soft_distillation",
-]
-
 LOSSES = Registry("loss", "passl_sot.modeling.losses")
 
 ClassWeights = list[NonNegative] | Literal["auto"] | None

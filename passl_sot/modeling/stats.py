@@ -10,8 +10,6 @@ from typing import Any
 import paddle
 from paddle import nn
 
-__all__ = ["ModelStats", "count_layer_macs", "count_macs", "count_parameters", "model_stats"]
-
 
 @dataclass(frozen=True)
 class ModelStats:

@@ -9,8 +9,6 @@ from paddle import nn
 from passl_sot.nn import ops
 from passl_sot.nn.initializers import linear
 
-__all__ = ["Attention"]
-
 
 class Attention(nn.Layer):
     """Multi-head self-attention with one joint projection for queries, keys and values.

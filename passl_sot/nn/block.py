@@ -12,8 +12,6 @@ from passl_sot.nn.drop_path import DropPath
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.layers import LayerNorm
 
-__all__ = ["Block", "Mlp"]
-
 
 class Mlp(nn.Layer):
     """Linear, exact GELU, Linear, with dropout after each.

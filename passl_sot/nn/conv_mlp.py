@@ -13,8 +13,6 @@ from paddle import nn
 from passl_sot.nn import ops
 from passl_sot.nn.initializers import uniform_fan_in_
 
-__all__ = ["Conv3x3", "ConvMlp", "Pointwise", "ResidualDepthwise"]
-
 
 class Pointwise(nn.Linear):
     """1×1 convolution of ``[B, C, N]``, as a matrix product; its weight is a Linear's ``[C, out]``.

@@ -4,8 +4,6 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-__all__ = ["DropPath", "drop_path_rates"]
-
 
 class DropPath(nn.Layer):
     """Drops a whole residual branch for some samples of a batch while training.

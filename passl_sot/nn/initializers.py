@@ -8,16 +8,6 @@ from paddle import nn
 
 from passl_sot.nn.layers import Conv2D, Linear
 
-__all__ = [
-    "BatchNorm2D",
-    "batch_norm",
-    "conv2d",
-    "linear",
-    "torch_default_",
-    "trunc_normal_",
-    "uniform_fan_in_",
-]
-
 
 def _fill(param: paddle.Tensor, draw: paddle.Tensor) -> paddle.Tensor:
     param.set_value(draw.reshape(param.shape).astype(param.dtype))

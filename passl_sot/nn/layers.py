@@ -5,8 +5,6 @@ from paddle import nn
 
 from passl_sot.nn import ops
 
-__all__ = ["GELU", "Conv2D", "LayerNorm", "Linear"]
-
 
 class Linear(nn.Linear):
     """``nn.Linear``, with its arguments."""

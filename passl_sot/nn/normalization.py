@@ -19,19 +19,6 @@ from passl_sot.config import Count, Positive, Share
 from passl_sot.config.registry import Registry
 from passl_sot.nn.precision import at_least_float32, autocast_off
 
-__all__ = [
-    "EPN",
-    "ISQRTCOV",
-    "LN",
-    "NORMALIZATIONS",
-    "MatrixNorm",
-    "SqrtD",
-    "SqrtT",
-    "SvPN",
-    "build_normalization",
-    "safe_unit",
-]
-
 Vec = Literal["full", "triu"]
 NORMALIZATIONS = Registry("normalization", "passl_sot.nn")
 

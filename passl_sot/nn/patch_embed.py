@@ -10,8 +10,6 @@ from passl_sot.nn import ops
 from passl_sot.nn.initializers import uniform_fan_in_
 from passl_sot.nn.layers import LayerNorm
 
-__all__ = ["PatchEmbed"]
-
 
 class _PatchProjection(nn.Conv2D):
     """A convolution whose kernel is its stride."""

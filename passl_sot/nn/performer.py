@@ -17,8 +17,6 @@ from passl_sot.nn.initializers import linear
 from passl_sot.nn.layers import GELU, LayerNorm
 from passl_sot.nn.precision import at_least_float32, autocast_off
 
-__all__ = ["TokenPerformer", "TokenTransformer", "orthogonal_features"]
-
 _EPSILON = 1e-8  # of the official code; it keeps a token without any neighbor from dividing by zero
 
 

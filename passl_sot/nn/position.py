@@ -6,16 +6,6 @@ from paddle import nn
 
 from passl_sot.nn.precision import at_least_float32
 
-__all__ = [
-    "bicubic_matrix",
-    "replace_parameter",
-    "resize_bias_table",
-    "resize_position_map",
-    "resize_position_table",
-    "sinusoid_table",
-    "table_values",
-]
-
 
 def sinusoid_table(num_positions: int, dim: int) -> paddle.Tensor:
     """Fixed sinusoidal position table (Vaswani et al. 2017, section 3.5).

@@ -10,8 +10,6 @@ from contextlib import AbstractContextManager
 import paddle
 import paddle.nn.functional as F
 
-__all__ = ["at_least_float32", "autocast_off", "is_low_precision", "softmax"]
-
 
 def is_low_precision(x: paddle.Tensor) -> bool:
     """Whether ``x`` is float16 or bfloat16."""

@@ -13,8 +13,6 @@ from passl_sot.nn.initializers import batch_norm, linear
 from passl_sot.nn.normalization import MatrixNorm
 from passl_sot.nn.precision import at_least_float32, autocast_off
 
-__all__ = ["GAP", "GCP", "CrossCovariance", "MGCrP", "remove_scalar_mean"]
-
 
 def remove_scalar_mean(x_bnc: paddle.Tensor) -> paddle.Tensor:
     """Subtract one number per sample: the mean over all tokens and all channels."""

@@ -18,8 +18,6 @@ from passl_sot.nn.attention import Attention
 from passl_sot.nn.precision import at_least_float32, autocast_off, softmax
 from passl_sot.nn.window import cut_windows
 
-__all__ = ["SuperTokenAttention", "neighbor_table"]
-
 _MASS_EPS = 1e-12
 
 

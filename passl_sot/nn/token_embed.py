@@ -20,8 +20,6 @@ from paddle import nn
 from passl_sot.nn.initializers import batch_norm, conv2d
 from passl_sot.nn.precision import at_least_float32, autocast_off, softmax
 
-__all__ = ["TokenEmbed", "TokenEmbedName"]
-
 TokenEmbedName = Literal["DenseNet", "ResNet", "Inception", "Non-local", "Naive_linear"]
 
 _FULL_SIZE = 224  # from this many pixels on, the total stride is 16

@@ -14,8 +14,6 @@ from passl_sot.nn.attention import Attention
 from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.position import replace_parameter, resize_bias_table, table_values
 
-__all__ = ["WindowAttention", "cut_windows", "relative_position_index", "shift_mask", "window_order"]
-
 _BLOCKED = -100.0  # for a pair of tokens from different regions, in place of minus infinity; as published
 
 

@@ -6,8 +6,6 @@ from typing import Any
 from passl_sot.config.registry import Registry
 from passl_sot.modeling.backbones.base import Backbone
 
-__all__ = ["BACKBONES", "Backbone", "build_backbone"]
-
 BACKBONES = Registry("backbone", "passl_sot.modeling.backbones")
 
 

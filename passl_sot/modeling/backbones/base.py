@@ -21,8 +21,6 @@ from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.position import sinusoid_table
 from passl_sot.nn.recompute import recompute_block
 
-__all__ = ["Backbone", "ImageBackbone", "PlainBackbone", "Stage", "StagedBackbone", "as_pair", "prepend"]
-
 Grid = tuple[int, int]
 
 _PREFIX_TOKENS = ("cls_token", "dist_token")

@@ -29,8 +29,6 @@ from passl_sot.nn.patch_embed import PatchEmbed
 from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
 
-__all__ = ["DeiT"]
-
 
 @BACKBONES.register()
 class DeiT(PlainBackbone):

@@ -36,8 +36,6 @@ from passl_sot.nn.initializers import conv2d, linear, torch_default_
 from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.position import replace_parameter, resize_position_map, table_values
 
-__all__ = ["PiT"]
-
 
 class _Pool(nn.Layer):
     """Half the grid and another width: depthwise convolution for words, Linear for class tokens."""

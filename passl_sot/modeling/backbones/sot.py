@@ -30,8 +30,6 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
 
-__all__ = ["SoT"]
-
 
 @BACKBONES.register()
 class SoT(PlainBackbone):

@@ -38,8 +38,6 @@ from passl_sot.nn.initializers import batch_norm, torch_default_
 from passl_sot.nn.layers import LayerNorm, Linear
 from passl_sot.nn.super_tokens import SuperTokenAttention
 
-__all__ = ["STViT"]
-
 
 class _Stem(nn.Layer):
     """Four 3×3 convolutions, each with GELU and then BatchNorm; the first and third halve the size."""

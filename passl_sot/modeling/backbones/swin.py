@@ -43,8 +43,6 @@ from passl_sot.nn.patch_embed import PatchEmbed
 from passl_sot.nn.token_embed import TokenEmbed
 from passl_sot.nn.window import WindowAttention
 
-__all__ = ["Swin"]
-
 
 class _PatchMerging(nn.Layer):
     """2×2 tokens side by side, LayerNorm, Linear without bias: half the sides, twice the width."""

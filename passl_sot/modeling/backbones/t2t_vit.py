@@ -40,8 +40,6 @@ from passl_sot.modeling.backbones.base import Grid, PlainBackbone, as_pair, halv
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.performer import TokenPerformer, TokenTransformer
 
-__all__ = ["T2TViT"]
-
 _STRIDE = 16  # of the three cuts together: 4, 2, 2
 
 

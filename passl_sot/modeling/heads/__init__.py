@@ -6,8 +6,6 @@ from typing import Any
 from passl_sot.config.registry import Registry
 from passl_sot.modeling.heads.base import Head
 
-__all__ = ["HEADS", "Head", "build_head"]
-
 HEADS = Registry("head", "passl_sot.modeling.heads")
 
 

@@ -10,8 +10,6 @@ from paddle import nn
 
 from passl_sot.nn.initializers import linear
 
-__all__ = ["FusedHead", "Head", "LinearInit"]
-
 # How a last layer starts: normal with std 0.02 and zero bias, or uniformly as PyTorch starts every Linear.
 LinearInit = Literal["trunc_normal", "torch"]
 

@@ -10,8 +10,6 @@ from passl_sot.modeling.heads import HEADS
 from passl_sot.modeling.heads.base import Head, LinearInit
 from passl_sot.nn.initializers import linear, torch_default_
 
-__all__ = ["LinearHead"]
-
 
 @HEADS.register()
 class LinearHead(Head):

@@ -24,8 +24,6 @@ from passl_sot.nn.initializers import linear
 from passl_sot.nn.normalization import ISQRTCOV, NORMALIZATIONS, MatrixNorm, SvPN, build_normalization
 from passl_sot.nn.second_order import GAP, GCP, MGCrP
 
-__all__ = ["SecondOrderHead"]
-
 
 @HEADS.register()
 class SecondOrderHead(FusedHead):

@@ -20,8 +20,6 @@ from passl_sot.modeling.heads.base import FusedHead
 from passl_sot.nn.normalization import ISQRTCOV, NORMALIZATIONS, MatrixNorm, build_normalization
 from passl_sot.nn.second_order import CrossCovariance
 
-__all__ = ["CrossCovarianceHead"]
-
 
 @HEADS.register()
 class CrossCovarianceHead(FusedHead):

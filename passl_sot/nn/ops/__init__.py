@@ -16,19 +16,6 @@ from paddle import nn
 from passl_sot.nn.ops import cpu, cpu_numba
 from passl_sot.nn.precision import is_low_precision, softmax
 
-__all__ = [
-    "attention",
-    "bias_gelu",
-    "channel_bias",
-    "conv2d",
-    "conv_mlp",
-    "depthwise3x3",
-    "erf_gate",
-    "gelu",
-    "layer_norm",
-    "linear",
-]
-
 _HALF = math.sqrt(0.5)
 _MANY_KEYS = 10  # times the head width; above, scaling the products costs several % of a block
 _FEW_PIXELS = 400  # below, one product over all images is faster than one per image
