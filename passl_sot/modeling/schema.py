@@ -30,25 +30,15 @@ class ModelSection:
 
 @dataclass(kw_only=True)
 class MetaSection:
-    """`meta:` the model card of a leaf config; counts are checked by a test.
-
-    Attributes:
-        paper: Where the model is published.
-        params_m: Trainable parameters in millions.
-        gmacs: Multiply-adds of one forward pass in thousands of millions, attention products included.
-        published_top1: ImageNet-1K top-1 (%) as published, or null.
-        measured_top1: Top-1 (%) measured in this project, or "not trained here".
-        weights: Where weights come from, or "none released".
-        license: Licence of these weights, "not stated" where it is not.
-    """
+    """`meta:` the model card of a leaf config; counts are checked by a test."""
 
     paper: str
-    params_m: float
-    gmacs: float
-    published_top1: float | None = None
-    measured_top1: float | str = "not trained here"
-    weights: str = "none released"
-    license: str = "not stated"
+    params_m: float  # trainable parameters in millions
+    gmacs: float  # billions of multiply-adds of one forward pass, attention products included
+    published_top1: float | None = None  # on ImageNet-1K, in percent
+    measured_top1: float | str = "not trained here"  # in this project, in percent
+    weights: str = "none released"  # where they come from
+    license: str = "not stated"  # of the weights
 
 
 def read_model(config: str | Path, overrides: Sequence[str] = ()) -> ModelSection:

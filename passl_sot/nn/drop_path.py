@@ -10,12 +10,6 @@ class DropPath(nn.Layer):
 
     One Bernoulli draw per sample; kept samples are divided by the keep probability, so the
     expectation is unchanged (Huang et al., "Deep Networks with Stochastic Depth", 2016).
-
-    Args:
-        rate: Probability of dropping, in [0, 1).
-
-    Raises:
-        ValueError: ``rate`` lies outside [0, 1).
     """
 
     def __init__(self, rate: float = 0.0) -> None:
@@ -23,11 +17,7 @@ class DropPath(nn.Layer):
         self.set_rate(rate)
 
     def set_rate(self, rate: float) -> None:
-        """Change the probability.
-
-        Raises:
-            ValueError: It lies outside [0, 1).
-        """
+        """Set the probability of dropping; a ValueError outside [0, 1)."""
         if not 0.0 <= rate < 1.0:
             raise ValueError(f"drop-path rate must lie in [0, 1), got {rate}")
         self.rate = rate

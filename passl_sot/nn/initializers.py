@@ -51,12 +51,9 @@ def linear(in_features: int, out_features: int, bias: bool = True, std: float = 
 
 
 def torch_default_(layer: nn.Layer) -> nn.Layer:
-    """Start every Linear inside ``layer`` as PyTorch does by default: uniform, ±1/sqrt(inputs).
+    """Start every Linear inside ``layer`` as PyTorch does by default: uniform, ±1/sqrt(inputs), biases too.
 
-    For models whose authors initialize no Linear (PiT). Biases are drawn too, not zero.
-
-    Returns:
-        ``layer`` itself.
+    For models whose authors initialize no Linear (PiT). Gives ``layer`` back.
     """
     for part in layer.sublayers(include_self=True):
         if isinstance(part, nn.Linear):
@@ -75,16 +72,8 @@ def conv2d(
     bias: bool = True,
 ) -> nn.Conv2D:
     """``nn.Conv2D`` with PyTorch's default initialization of weight and bias."""
-    layer = Conv2D(
-        in_channels,
-        out_channels,
-        kernel_size,
-        stride=stride,
-        padding=padding,
-        groups=groups,
-        weight_attr=_zero(),
-        bias_attr=bias and _zero(),
-    )
+    start = {"weight_attr": _zero(), "bias_attr": bias and _zero()}
+    layer = Conv2D(in_channels, out_channels, kernel_size, stride, padding, groups=groups, **start)
     for param in layer.parameters():
         uniform_fan_in_(param, in_channels // groups * kernel_size * kernel_size)
     return layer
@@ -95,17 +84,9 @@ class BatchNorm2D(nn.BatchNorm2D):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Args: x: ``[B, C, H, W]``. Returns: the same shape."""
-        return F.batch_norm(
-            x,
-            self._mean,
-            self._variance,
-            weight=self.weight,
-            bias=self.bias,
-            training=self.training,
-            momentum=self._momentum,
-            epsilon=self._epsilon,
-            data_format=self._data_format,
-        )
+        statistics = (self._mean, self._variance)
+        settings = (self.training, self._momentum, self._epsilon, self._data_format)
+        return F.batch_norm(x, *statistics, self.weight, self.bias, *settings)
 
 
 def batch_norm(channels: int, epsilon: float = 1e-5, torch_momentum: float = 0.1) -> nn.BatchNorm2D:

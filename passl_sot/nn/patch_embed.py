@@ -1,4 +1,4 @@
-"""Patch embedding (ViT's linear projection of image patches), and its weights for other image channels.
+"""Patch embedding, ViT's linear projection of image patches.
 
 Legend: B batch, N = H·W patches, C embedding width, p side of a patch.
 """
@@ -31,12 +31,7 @@ class PatchEmbed(nn.Layer):
     """Non-overlapping patches through one Linear; the weight has the shape of a convolution.
 
     Pixels right and below of the last whole patch are left out, as by a strided convolution.
-
-    Args:
-        patch_size: Side p of a patch in pixels.
-        in_chans: Input channels.
-        embed_dim: Width C of the tokens.
-        norm_epsilon: Epsilon of a LayerNorm on the tokens; None for no such layer.
+    ``norm_epsilon`` is that of a LayerNorm on the tokens; None for no such layer.
     """
 
     def __init__(
@@ -58,11 +53,7 @@ class PatchEmbed(nn.Layer):
         return height // self.stride, width // self.stride
 
     def resize(self, img_size: tuple[int, int]) -> None:
-        """Check that another input size works; there is nothing to change.
-
-        Raises:
-            ValueError: The size gives no patch; the message names the nearest that does.
-        """
+        """Raise a ValueError for a size that gives no patch; there is nothing to change for others."""
         if min(img_size) < self.stride:
             height, width = (max(side, self.stride) for side in img_size)
             raise ValueError(

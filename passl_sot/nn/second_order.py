@@ -52,17 +52,7 @@ class MGCrP(nn.Layer):
     """Multi-head global cross-covariance pooling (SoT, arXiv 2104.10935, section 3.2).
 
     One projection gives every head two sets of features W and R ``[N, d]``; each loses its
-    scalar mean; WᵀR / N is normalized, flattened, and the heads are joined.
-
-    Args:
-        dim: Width C of the tokens.
-        num_heads: Heads h.
-        wr_dim: Width d of W and R.
-        norm: Normalization for matrices of side d.
-        qkv_bias: Whether the projection has a bias.
-
-    Attributes:
-        out_features: Width of the result, h times the normalization's.
+    scalar mean; WᵀR / N is normalized by ``norm``, flattened, and the heads are joined.
     """
 
     def __init__(
@@ -86,7 +76,7 @@ class MGCrP(nn.Layer):
             return paddle.matmul(w, r, transpose_x=True) / _length(x_bnc, 1)
 
     def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
-        """Args: x_bnc: ``[B, N, C]``. Returns: ``[B, h·d²]``."""
+        """Args: x_bnc: ``[B, N, C]``. Returns: ``[B, out_features]``, h·d² for whole matrices."""
         pooled = self.norm(self.cross_covariance(x_bnc))
         return pooled.reshape([-1, self.out_features]).astype(x_bnc.dtype)
 
@@ -94,13 +84,8 @@ class MGCrP(nn.Layer):
 class CrossCovariance(nn.Layer):
     """Cross-covariance between two reductions of the words (So-ViT, arXiv 2104.10935v1).
 
-    X = ReLU(BN(x Wₐ)) and Y = ReLU(BN(x W_b)) lose their means per channel; the result is
-    (X Yᵀ / N)ᵀ, the matrix that the official code normalizes.
-
-    Args:
-        dim: Width C of the tokens.
-        first: Width a of X, the number of columns.
-        second: Width b of Y, the number of rows.
+    X = ReLU(BN(x Wₐ)) of width a = ``first`` and Y = ReLU(BN(x W_b)) of width b = ``second`` lose their
+    means per channel; the result is (X Yᵀ / N)ᵀ, the matrix that the official code normalizes.
     """
 
     def __init__(self, dim: int, first: int, second: int) -> None:
@@ -123,6 +108,7 @@ class CrossCovariance(nn.Layer):
         x, y = (self._reduced(branch, x_bnc) for branch in self.conv_dr_block)
         with autocast_off():
             x, y = (at_least_float32(t) for t in (x, y))
+            # Of each channel: a covariance in the strict sense, where SoT removes one number per head.
             x = x - x.mean(axis=1, keepdim=True)
             y = y - y.mean(axis=1, keepdim=True)
             return paddle.matmul(y, x, transpose_x=True) / _length(x_bnc, 1)

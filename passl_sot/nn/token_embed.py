@@ -1,7 +1,6 @@
 """Token embedding modules: small convolutional networks that turn an image into visual words.
 
-They replace a patch projection (SoT, arXiv 2104.10935, section 3.1) and serve any backbone: each
-gives ``[B, N, C]`` tokens, row by row, and says its grid (``grid_size``) and total ``stride``.
+They replace a patch projection (SoT, arXiv 2104.10935, section 3.1) and serve any backbone.
 
 A stem (3×3 convolution, 3×3 max-pooling by 2) and three stages lead to a 1×1 projection. The
 total stride is 16 from 224 pixels up and 8 below, where the last down-sampling is dropped, as
@@ -267,7 +266,7 @@ class TokenEmbed(nn.Layer):
         img_size: Input height and width in pixels; settles the total stride (by the shorter side).
         in_chans: Input channels.
         embed_dim: Width C of the tokens.
-        token_dim: Width of the stem. The official code works with 64 only.
+        token_dim: Width of the stem.
         large_output: Stop at a quarter of the size (for Swin); DenseNet only.
 
     Raises:

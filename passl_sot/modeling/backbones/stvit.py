@@ -9,12 +9,10 @@ sampled from the pixels (``SuperTokenAttention``), in the last two among all tok
 Differences from the official code (hhb072/STViT):
 
 * the tail's 1×1 convolution, BatchNorm and Swish belong to the backbone, so that it gives tokens as
-  every backbone does; ``LinearHead`` with ``pool: mean`` and no prefix token does the rest, and the
-  second-order head takes the same words;
-* the frozen kernels that gather super tokens (``attn.unfold``, ``attn.fold``) are index tables:
-  conversion checks that a checkpoint's are the identity, and leaves them out;
+  every backbone does, for ``LinearHead`` with ``pool: mean`` or the second-order head;
+* the frozen kernels that gather super tokens are index tables, and not in the state dict;
 * 1×1 convolutions are matrix products, their weights those of Linear layers; biases and identities
-  of the depthwise convolutions are merged into neighbouring products. Sums run in another order.
+  of the depthwise convolutions are merged into neighboring products. Sums run in another order.
 
 Any image size works: there is no position table, and windows that don't fit are padded.
 
@@ -126,21 +124,11 @@ def _scale(x_bchw: paddle.Tensor, gamma: paddle.Tensor) -> paddle.Tensor:
 class STViT(StagedBackbone):
     """The STViT backbone; sizes Small, Base and Large are in ``configs/stvit/``.
 
-    Args:
-        img_size: Input size in pixels, or [height, width].
-        in_chans: Input channels.
+    Args (for the others see ``ImageBackbone``; the authors recommend a schedule of drop_path_rate for Large):
         embed_dim: Width of each stage.
-        depths: Blocks of each stage.
-        num_heads: Attention heads of each stage; each must divide the width.
         stoken_size: Side of a super token's window in each stage, in pixels of its map; 1 for plain
             attention.
         n_iter: Rounds of association in each stage.
-        mlp_ratio: Hidden width of the MLPs over the width.
-        qkv_bias: Whether the query-key-value projections have a bias.
-        drop_rate: Dropout after the stem, in the MLPs, and after projections.
-        attn_drop_rate: Dropout on attention weights.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
-            Or a schedule over epochs, as in ``config.epoch_schedule`` (the authors recommend one for Large).
         layerscale: Whether the branches of each stage have a learned factor per channel.
         init_values: Start of those factors.
         projection: Width of the tokens given.
@@ -206,7 +194,7 @@ class STViT(StagedBackbone):
         return self.pos_drop(self.patch_embed(x_bchw))
 
     def as_map(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
-        """Output of stage s, which is a map."""
+        """Output of stage s, which is a map as it is."""
         return x
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:

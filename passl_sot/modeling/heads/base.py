@@ -17,7 +17,7 @@ LinearInit = Literal["trunc_normal", "torch"]
 class Head(nn.Layer):
     """Base of all heads: ``forward(tokens)`` gives logits.
 
-    Attributes:
+    Args:
         num_classes: Number K of classes.
         in_channels: Width C of the tokens taken.
         num_prefix_tokens: Number P of tokens before the word tokens.
@@ -54,13 +54,9 @@ class Head(nn.Layer):
 
 
 class FusedHead(Head):
-    """Base of heads that add logits of the class token (``cls_fc``) and of pooled words (``visual_fc``).
+    """Base of heads that add logits of the class token (``cls_fc``) and of pooled words (``visual_fc``)."""
 
-    Attributes:
-        cls_dim: Features that ``cls_fc`` takes; 0 for none.
-        word_dim: Features that ``visual_fc`` takes; 0 for none.
-    """
-
+    # Features that cls_fc and visual_fc take; with 0 there is no such layer.
     cls_dim: int
     word_dim: int
 
@@ -73,11 +69,7 @@ class FusedHead(Head):
             self.cls_fc = linear(self.cls_dim, num_classes)
 
     def forward_parts(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
-        """Logits by the class token and by the words, ``[B, K]`` each; None for a missing part.
-
-        Args:
-            x_bnc: Tokens ``[B, P+N, C]``.
-        """
+        """Tokens ``[B, P+N, C]`` to logits by the class token and by words; each ``[B, K]`` or None."""
         raise NotImplementedError
 
     def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, ...]:

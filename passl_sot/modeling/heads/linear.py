@@ -15,11 +15,8 @@ from passl_sot.nn.initializers import linear, torch_default_
 class LinearHead(Head):
     """Dropout and one Linear on a pooled token.
 
-    Args:
-        num_classes: Number K of classes.
-        in_channels: Width C of the tokens.
+    Args (for the others see ``Head``):
         pool: "token" takes the first prefix token, "mean" averages the word tokens.
-        num_prefix_tokens: Number P of tokens before the word tokens.
         dropout: Dropout on the pooled features.
         init: How the Linear starts: "trunc_normal" (std 0.02, zero bias) or "torch" (PyTorch's
             default; PiT).

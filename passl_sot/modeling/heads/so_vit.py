@@ -1,11 +1,7 @@
 """The head of So-ViT, the first version of SoT (arXiv 2104.10935v1).
 
-Like SoT's it adds the logits of the class token and of pooled words. The words are pooled by a
-single cross-covariance between two reductions of different widths, each with BatchNorm and ReLU;
-every channel loses its mean over the tokens, so that it is a covariance in the strict sense (SoT
-removes one number per head).
-
-Differences from the official code (jiangtaoxie/SoT, commit c2d076e): none in values.
+Like SoT's it adds the logits of the class token and of pooled words, here by a single cross-covariance
+between two reductions of different widths. Values are those of jiangtaoxie/SoT, commit c2d076e.
 
 Legend: B batch, P prefix tokens, N word tokens, C width, K classes, a and b the two widths.
 """
@@ -25,14 +21,11 @@ from passl_sot.nn.second_order import CrossCovariance
 class CrossCovarianceHead(FusedHead):
     """Class-token logits plus logits of the words' normalized cross-covariance.
 
-    Args:
-        num_classes: Number K of classes.
-        in_channels: Width C of the tokens.
+    Args (for the others see ``Head``):
         reduction: The two widths a and b.
-        normalization: Normalisation of the ``[b, a]`` matrix, a node ``{name: ...}``; null for none.
+        normalization: Normalization of the ``[b, a]`` matrix, a node ``{name: ...}``; null for none.
             It must suit a matrix that is not square: SvPN (the official one), EPN, SqrtD, SqrtT, LN.
-        num_prefix_tokens: Number P of tokens before the words. With 0 all tokens are pooled and there
-            is no ``cls_fc``.
+        num_prefix_tokens: As in ``Head``; with 0 all tokens are pooled and there is no ``cls_fc``.
 
     Raises:
         ValueError: The widths or the normalization don't fit.
