@@ -6,7 +6,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from passl_sot.config.loader import Config, ConfigError, Fault
+from passl_sot.config import Config, ConfigError, Fault
 from passl_sot.modeling.backbones import Backbone, build_backbone
 from passl_sot.modeling.heads import Head, build_head
 
@@ -17,14 +17,8 @@ class Classifier(nn.Layer):
     """Backbone and head from their configuration nodes, checked against each other.
 
     The inputs are the backbone's: images ``[B, in_chans, H, W]`` or anything else it takes, and checks.
-    Parameters are named ``backbone.*`` and ``head.*``.
-
-    Args:
-        architecture: Node of the backbone, ``{name: ..., ...}``; not changed.
-        head: Node of the head.
-
-    Raises:
-        ConfigError: A node is faulty, or the two do not fit; the message says which entry to write.
+    Parameters are named ``backbone.*`` and ``head.*``. A ConfigError if a node is faulty, or the two do not
+    fit; it says which entry to write.
     """
 
     # The ConversionReport of the weights that create_model loaded. Not of that type: models come before

@@ -8,9 +8,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.config import NonNegative, Share
-from passl_sot.config.chinese import zh
-from passl_sot.config.registry import Registry
+from passl_sot.config import NonNegative, Registry, Share, zh
 from passl_sot.nn.precision import at_least_float32
 
 LOSSES = Registry("loss", "passl_sot.modeling.losses")
@@ -36,8 +34,7 @@ class Loss(nn.Layer):
     def use_class_counts(self, counts: Sequence[int]) -> None:
         """Told the number of training images of each class; "auto" weights follow from it.
 
-        Raises:
-            ValueError: Weights were given for another number of classes.
+        A ValueError if weights were given for another number of classes.
         """
         if self.automatic:
             # A class without images would have infinite weight; it never counts, so any number will do.
@@ -57,8 +54,7 @@ class Loss(nn.Layer):
             logits: ``[B, K]``; several in a tuple have their losses added.
             target: Class indices ``[B]`` (integers), or soft targets ``[B, K]`` (floats).
 
-        Raises:
-            ValueError: The shapes do not fit, or class counts for automatic weights are not known.
+        A ValueError for shapes that do not fit, and if class counts for automatic weights are not known.
         """
         if isinstance(logits, (tuple, list)):
             return sum(self.forward(part, target) for part in logits)

@@ -20,11 +20,7 @@ class ModelSection:
     name: Literal["Classifier"] = "Classifier"
 
     def build(self) -> Classifier:
-        """The model, with new weights.
-
-        Raises:
-            ConfigError: Backbone and head do not fit each other.
-        """
+        """The model, with new weights; a ConfigError if backbone and head do not fit each other."""
         return Classifier(architecture=self.architecture, head=self.head)
 
 
@@ -42,13 +38,8 @@ class MetaSection:
 
 
 def read_model(config: str | Path, overrides: Sequence[str] = ()) -> ModelSection:
-    """The `model:` section of a config, which may lack all others.
+    """The `model:` section of a YAML file or a name of `list_models()`, which may lack all other sections.
 
-    Args:
-        config: A YAML file, or a name of `list_models()`.
-        overrides: `a.b=value` strings, as after `-o`.
-
-    Raises:
-        ConfigError: The file, an override or the section is faulty.
+    Overrides are `a.b=value` strings, as after `-o`. A ConfigError tells what is faulty.
     """
     return make_section(ModelSection, model_config(config, tuple(overrides))["model"], "model")

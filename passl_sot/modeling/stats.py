@@ -27,12 +27,7 @@ def count_parameters(model: nn.Layer) -> int:
 
 
 def model_stats(model: nn.Layer, shape: Sequence[int] | None = None) -> ModelStats:
-    """Size of a classifier or backbone for one input, by default of the size that the backbone is for.
-
-    Args:
-        model: The model.
-        shape: Of the input, with a leading 1.
-    """
+    """Size of a classifier or backbone for one input of a shape ``[1, ...]``, by default the backbone's."""
     shape = shape or getattr(model, "backbone", model).input_spec(1).shape
     return ModelStats(count_parameters(model), count_macs(model, shape), count_layer_macs(model, shape))
 
@@ -75,8 +70,7 @@ def count_layer_macs(model: nn.Layer, input_shape: Sequence[int]) -> int:
 def count_macs(model: nn.Layer, input_shape: Sequence[int]) -> int:
     """Multiply-adds of every matrix product and convolution for an input of that shape.
 
-    Raises:
-        NotImplementedError: The graph holds a product that is not known here.
+    A NotImplementedError for a product that is not known here.
     """
     dtype = str(model.parameters()[0].dtype).rpartition(".")[2]
     spec = paddle.static.InputSpec(list(input_shape), dtype)

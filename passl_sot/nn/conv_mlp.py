@@ -23,8 +23,7 @@ class Pointwise(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
-        uniform_fan_in_(self.weight, in_features)
-        uniform_fan_in_(self.bias, in_features)
+        uniform_fan_in_(self, in_features)
 
     def forward(
         self, x_bcn: paddle.Tensor, bias: paddle.Tensor | None = None, factor: float = 1.0
@@ -42,8 +41,7 @@ class Conv3x3(nn.Conv2D):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__(in_channels, out_channels, 3, stride=stride, padding=1)
-        uniform_fan_in_(self.weight, 9 * in_channels)
-        uniform_fan_in_(self.bias, 9 * in_channels)
+        uniform_fan_in_(self, 9 * in_channels)
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Args: x_bchw: ``[B, C, H, W]``. Returns: maps without the bias."""
@@ -55,8 +53,7 @@ class _Depthwise(nn.Conv2D):
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, padding=1, groups=channels)
-        uniform_fan_in_(self.weight, 9)
-        uniform_fan_in_(self.bias, 9)
+        uniform_fan_in_(self, 9)
 
     def forward(
         self,

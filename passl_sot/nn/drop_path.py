@@ -35,8 +35,3 @@ class DropPath(nn.Layer):
     def extra_repr(self) -> str:
         """For ``print(model)``."""
         return f"rate={self.rate:g}"
-
-
-def drop_path_rates(last: float, depth: int) -> list[float]:
-    """Rates that grow linearly over the blocks, from 0 for the first to ``last`` for the last."""
-    return [last * i / max(depth - 1, 1) for i in range(depth)]

@@ -30,11 +30,12 @@ def trunc_normal_(param: paddle.Tensor, std: float = 1.0) -> paddle.Tensor:
 
 
 @paddle.no_grad()
-def uniform_fan_in_(param: paddle.Tensor, fan_in: int) -> paddle.Tensor:
-    """Fill ``param`` in place uniformly in ±1/sqrt(fan_in): PyTorch's default for convolutions."""
+def uniform_fan_in_(layer: nn.Layer, fan_in: int) -> None:
+    """Fill a layer's own parameters uniformly in ±1/sqrt(fan_in): PyTorch's default."""
     # PyTorch writes it as Kaiming-uniform with a = √5, for weights and biases alike.
     bound = 1.0 / math.sqrt(fan_in)
-    return _fill(param, paddle.uniform([math.prod(param.shape)], dtype="float64", min=-bound, max=bound))
+    for param in layer.parameters(include_sublayers=False):
+        _fill(param, paddle.uniform([math.prod(param.shape)], dtype="float64", min=-bound, max=bound))
 
 
 def _zero() -> paddle.ParamAttr:
@@ -57,8 +58,7 @@ def torch_default_(layer: nn.Layer) -> nn.Layer:
     """
     for part in layer.sublayers(include_self=True):
         if isinstance(part, nn.Linear):
-            for param in part.parameters(include_sublayers=False):
-                uniform_fan_in_(param, part.weight.shape[0])
+            uniform_fan_in_(part, part.weight.shape[0])
     return layer
 
 
@@ -74,8 +74,7 @@ def conv2d(
     """``nn.Conv2D`` with PyTorch's default initialization of weight and bias."""
     start = {"weight_attr": _zero(), "bias_attr": bias and _zero()}
     layer = Conv2D(in_channels, out_channels, kernel_size, stride, padding, groups=groups, **start)
-    for param in layer.parameters():
-        uniform_fan_in_(param, in_channels // groups * kernel_size * kernel_size)
+    uniform_fan_in_(layer, in_channels // groups * kernel_size * kernel_size)
     return layer
 
 

@@ -15,8 +15,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.config import Count, Positive, Share
-from passl_sot.config.registry import Registry
+from passl_sot.config import Count, Positive, Registry, Share
 from passl_sot.nn.precision import at_least_float32, autocast_off
 
 Vec = Literal["full", "triu"]
@@ -109,9 +108,6 @@ class SvPN(MatrixNorm):
         num_sv: Number K of triples; None takes all d and leaves no remainder.
         init_weight: "learn" makes v₀ a parameter (normal, mean 0, std 1), "one" all ones.
         dropout: Dropout on the resulting vector.
-
-    Raises:
-        ValueError: A number lies outside its range.
     """
 
     def __init__(
@@ -187,11 +183,10 @@ class ISQRTCOV(MatrixNorm):
 
     Only for symmetric positive semi-definite matrices, that is for GCP: Σ is divided by its
     trace, ``num_iters`` coupled steps approach the root, which is multiplied by √trace.
-    A matrix whose trace is at most 1e-12 gives zeros. The result is symmetric, so the upper triangle says
-    it all.
+    A matrix whose trace is at most 1e-12 gives zeros.
     """
 
-    # 3 steps as in the official head.
+    # 3 steps as in the official head; of a symmetric result the upper triangle says it all.
     def __init__(self, *, input_dim: int | None = None, num_iters: Count = 3, vec: Vec = "triu") -> None:
         super().__init__(input_dim=input_dim, vec=vec)
         self.num_iters = num_iters

@@ -42,8 +42,7 @@ class PatchEmbed(nn.Layer):
             raise ValueError(f"patch_size must be at least 1, got {patch_size}")
         self.stride = patch_size
         self.proj = _PatchProjection(in_chans, embed_dim, patch_size, stride=patch_size)
-        for parameter in self.proj.parameters():
-            uniform_fan_in_(parameter, in_chans * patch_size**2)
+        uniform_fan_in_(self.proj, in_chans * patch_size**2)
         self.norm = None
         if norm_epsilon is not None:
             self.norm = LayerNorm(embed_dim, epsilon=norm_epsilon)

@@ -49,10 +49,9 @@ def _resize_grid(grid_hwc: np.ndarray, new: tuple[int, int]) -> np.ndarray:
 def resize_position_table(
     table: np.ndarray, prefix: int, old: tuple[int, int], new: tuple[int, int]
 ) -> np.ndarray:
-    """A learned position table ``[1, P+N, C]`` interpolated to another grid, in its own type.
+    """A learned position table ``[1, P+N, C]`` interpolated to another grid (rows and columns), in its type.
 
-    The rows of the ``prefix`` (P) tokens before the words stay; ``old`` and ``new`` are rows and columns of
-    the grid. The table itself comes back where nothing changes.
+    The rows of the ``prefix`` (P) tokens before the words stay.
     """
     if old == new:
         return table
@@ -69,10 +68,9 @@ def resize_position_map(values_bchw: np.ndarray, grid: tuple[int, int]) -> np.nd
 
 
 def resize_bias_table(table: np.ndarray, old: int, new: int) -> np.ndarray:
-    """A table of relative position biases interpolated from one side of a window to another, in its own type.
+    """Relative position biases interpolated to another side of a window, in their type.
 
-    From ``[(2·old - 1)², h]``, one row per offset, row by row, to ``[(2·new - 1)², h]``; the table itself
-    comes back where nothing changes.
+    From ``[(2·old - 1)², h]``, one row per offset, row by row, to ``[(2·new - 1)², h]``.
     """
     if old == new:
         return table

@@ -1,4 +1,4 @@
-"""Global poolings of token features, of first and second order.
+"""Global poolings of token features, of second order.
 
 Legend: B batch, N tokens, C width, h heads, d width of one head's branch (``wr_dim``).
 """
@@ -28,24 +28,13 @@ def _length(x: paddle.Tensor, axis: int) -> int | paddle.Tensor:
     return paddle.shape(x)[axis].astype(x.dtype)
 
 
-class GAP(nn.Layer):
-    """Global average pooling over the tokens."""
-
-    def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
-        """Args: x_bnc: ``[B, N, C]``. Returns: ``[B, C]``."""
-        return x_bnc.mean(axis=1)
-
-
-class GCP(nn.Layer):
-    """Global covariance pooling, before normalization: XᵀX / c of tokens without their scalar mean."""
-
-    def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
-        """Args: x_bnc: ``[B, N, c]``. Returns: ``[B, c, c]``, float32 for 16-bit inputs."""
-        with autocast_off():
-            x_bnc = remove_scalar_mean(at_least_float32(x_bnc))
-            # By the number of CHANNELS, not of tokens: the official code reads its sizes from the wrong
-            # axis, and the square root that follows keeps the scale.
-            return paddle.matmul(x_bnc, x_bnc, transpose_x=True) / x_bnc.shape[-1]
+def covariance(x_bnc: paddle.Tensor) -> paddle.Tensor:
+    """XᵀX / C of tokens ``[B, N, C]`` without their scalar mean: ``[B, C, C]``, float32 for 16-bit inputs."""
+    with autocast_off():
+        x_bnc = remove_scalar_mean(at_least_float32(x_bnc))
+        # By the number of CHANNELS, not of tokens: the official code reads its sizes from the wrong axis, and
+        # the square root that follows keeps the scale.
+        return paddle.matmul(x_bnc, x_bnc, transpose_x=True) / x_bnc.shape[-1]
 
 
 class MGCrP(nn.Layer):

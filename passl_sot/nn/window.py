@@ -96,8 +96,8 @@ class WindowAttention(Attention):
         self.window = min(window_size, *grid)
         shape = [(2 * self.window - 1) ** 2, num_heads]
         zero = nn.initializer.Constant(0.0)
-        self.relative_position_bias_table = self.create_parameter(shape, default_initializer=zero)
-        trunc_normal_(self.relative_position_bias_table, 0.02)
+        table = self.create_parameter(shape, default_initializer=zero)
+        self.relative_position_bias_table = trunc_normal_(table, 0.02)
         self.plan(grid, window_size)
 
     def plan(self, grid: tuple[int, int], window_size: int) -> None:

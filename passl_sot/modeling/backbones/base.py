@@ -10,9 +10,9 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from passl_sot.config.epoch_schedule import value_of_epoch
+from passl_sot.config import value_of_epoch
 from passl_sot.nn.block import Block
-from passl_sot.nn.drop_path import DropPath, drop_path_rates
+from passl_sot.nn.drop_path import DropPath
 from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.position import sinusoid_table
@@ -24,11 +24,7 @@ _PREFIX_TOKENS = ("cls_token", "dist_token")
 
 
 def as_pair(img_size: int | Sequence[int]) -> tuple[int, int]:
-    """Height and width from one number or two.
-
-    Raises:
-        ValueError: Not one or two positive whole numbers.
-    """
+    """Height and width from one number or two; a ValueError unless they are positive whole numbers."""
     pair = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
     if len(pair) != 2 or any(not isinstance(side, int) or side < 1 for side in pair):
         raise ValueError(f"img_size must be a positive number or [height, width], got {img_size!r}")
@@ -109,17 +105,13 @@ class Backbone(nn.Layer):
         self._recompute = on
 
     def schedule_drop_path(self, rate: float | Mapping[str, float | str]) -> None:
-        """Set the stochastic depth of all blocks, by a rate or a schedule; for the end of a constructor.
-
-        Raises:
-            ValueError: A rate lies outside [0, 1), or the schedule is faulty.
-        """
+        """Set the stochastic depth of all blocks, by a rate in [0, 1) or a schedule; ends a constructor."""
         self._drop_path_rate = rate
         self.set_epoch(0)
 
     def rates_of_blocks(self, rate: float, depth: int) -> list[float]:
-        """The drop-path rates of ``depth`` blocks in order: from 0 up to ``rate`` for the last."""
-        return drop_path_rates(rate, depth)
+        """The drop-path rates of ``depth`` blocks in order: linearly from 0 up to ``rate`` for the last."""
+        return [rate * i / max(depth - 1, 1) for i in range(depth)]
 
     def set_epoch(self, epoch: int) -> None:
         """Told before each epoch of training, counted from 0; the drop-path rates follow their schedule."""
@@ -142,8 +134,9 @@ class Backbone(nn.Layer):
 class ImageBackbone(Backbone):
     """Base of backbones over images: an embedding, stages of blocks, and a last norm.
 
-    A family gives ``embed``, ``run_stage`` and ``resize``, which calls ``plan_maps``. These settings mean
-    the same in every family:
+    A family gives ``embed``, ``run_stage`` and ``resize``, which calls ``plan_maps``. Constructors and
+    ``resize`` raise a ValueError where numbers contradict each other or the size gives no token. These
+    settings mean the same in every family:
 
     * ``img_size``: input size in pixels, or [height, width]; ``in_chans``: channels of the images;
     * ``depth`` or ``depths``: number of blocks, in all or of each stage;
@@ -154,18 +147,13 @@ class ImageBackbone(Backbone):
       ``attn_drop_rate``: dropout on attention weights;
     * ``drop_path_rate``: stochastic depth of the last block; it grows linearly from 0 over all blocks. Or a
       schedule over epochs, as in ``config.epoch_schedule``.
-
-    Attributes:
-        img_size: Input height and width in pixels.
-        grid_size: Rows and columns of the word tokens given.
-        grids: Rows and columns of each map of ``feature_info``.
-        feature_info: For each map of ``forward_intermediates`` its ``module`` (name of the layer),
-            ``num_chs`` and ``reduction`` (pixels per token).
     """
 
-    img_size: tuple[int, int]
-    grid_size: Grid
-    grids: list[Grid]
+    img_size: tuple[int, int]  # height and width in pixels
+    grid_size: Grid  # rows and columns of the word tokens given
+    grids: list[Grid]  # of each map of feature_info
+    # For each map of forward_intermediates its "module" (name of the layer), "num_chs", and "reduction"
+    # (pixels per token).
     feature_info: list[dict[str, Any]]
     norm: nn.Layer
 
@@ -190,10 +178,8 @@ class ImageBackbone(Backbone):
     def resize(self, img_size: int | Sequence[int]) -> None:
         """Change the input size; the weights stay, but for learned tables that follow the size.
 
-        Such a table becomes a new parameter: resize before an optimizer is built.
-
-        Raises:
-            ValueError: The size is impossible; the message names the nearest valid one.
+        Such a table becomes a new parameter: resize before an optimizer is built. A ValueError for an
+        impossible size names the nearest valid one.
         """
         raise NotImplementedError
 
@@ -209,11 +195,7 @@ class ImageBackbone(Backbone):
         ]
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Images ``[B, in_chans, H, W]`` to normalized tokens ``[B, P+N, C]``.
-
-        Raises:
-            ValueError: The images have another size than the model is planned for.
-        """
+        """Images ``[B, in_chans, H, W]`` of the size planned for to normalized tokens ``[B, P+N, C]``."""
         x = self.embed(x_bchw)
         for s in range(len(self.feature_info)):
             x = self.run_stage(s, x)
@@ -227,10 +209,7 @@ class ImageBackbone(Backbone):
         Args:
             x_bchw: Images ``[B, in_chans, H, W]``.
             indices: Positions in ``feature_info`` (negative ones count from the end), the number of last
-                maps, or None for all.
-
-        Raises:
-            ValueError: There is no such map.
+                maps, or None for all; a ValueError if there is no such map.
         """
         chosen = self._pick(indices)
         maps: dict[int, paddle.Tensor] = {}
@@ -256,9 +235,9 @@ class ImageBackbone(Backbone):
             if not 1 <= indices <= count:
                 raise ValueError(f"there are {count} feature maps, cannot take the last {indices}")
             return list(range(count - indices, count))
-        wrong = [i for i in indices if not -count <= i < count]
-        if wrong:
-            raise ValueError(f"no feature map {wrong[0]}: there are {count}, numbered from 0")
+        for i in indices:
+            if not -count <= i < count:
+                raise ValueError(f"no feature map {i}: there are {count}, numbered from 0")
         return [i % count for i in indices]
 
     def check_images(self, x_bchw: paddle.Tensor) -> None:
@@ -363,15 +342,23 @@ class Stage(nn.Layer):
 class StagedBackbone(ImageBackbone):
     """Base of backbones in stages (``layers``), each with half the grid of the one before."""
 
+    dims: list[int]  # width of each stage
     layers: nn.LayerList
 
-    def plan_stages(
-        self, modules: Sequence[str], widths: Sequence[int], stride: int, first_grid: Grid
-    ) -> None:
-        """Note each stage's map, from the first one's grid and pixels per token."""
-        grids = accumulate(range(1, len(widths)), lambda grid, _: halved(grid), initial=first_grid)
-        strides = [stride * 2**s for s in range(len(widths))]
-        self.plan_maps(modules, widths, strides, list(grids))
+    def plan_stages(self, stride: int, first_grid: Grid, module: str = "layers.{}.blocks.{}") -> None:
+        """Note each stage's map, from the first one's pixels per token and grid.
+
+        ``module`` is its name as a layer, with places for the stage and for its last block.
+        """
+        modules = [module.format(s, depth - 1) for s, depth in enumerate(self.depths)]
+        grids = accumulate(self.dims[1:], lambda grid, _: halved(grid), initial=first_grid)
+        strides = [stride * 2**s for s in range(len(self.dims))]
+        self.plan_maps(modules, self.dims, strides, list(grids))
+
+    def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """See :meth:`ImageBackbone.embed`."""
+        self.check_images(x_bchw)
+        return self.pos_drop(self.patch_embed(x_bchw))
 
     def run_blocks(self, blocks: nn.LayerList, x: paddle.Tensor) -> paddle.Tensor:
         """Blocks one after the other."""

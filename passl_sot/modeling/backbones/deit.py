@@ -13,8 +13,7 @@ from collections.abc import Sequence
 
 import paddle
 
-from passl_sot.config import Count, Positive, Share
-from passl_sot.config.epoch_schedule import ShareByEpoch
+from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair
 from passl_sot.nn.patch_embed import PatchEmbed
@@ -32,9 +31,6 @@ class DeiT(PlainBackbone):
         token_embed: One of SoT's networks in place of the patch projection (arXiv 2104.10935, section 4:
             "DeiT + ours"), usually with ``SecondOrderHead`` behind.
         token_dim: Width of its stem.
-
-    Raises:
-        ValueError: The numbers contradict each other, or the size gives no token.
     """
 
     def __init__(

@@ -24,8 +24,7 @@ from itertools import pairwise
 import paddle
 from paddle import nn
 
-from passl_sot.config import Count, Positive, Share
-from passl_sot.config.epoch_schedule import ShareByEpoch
+from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Grid, Stage, StagedBackbone, as_pair, prepend
 from passl_sot.nn.block import Block
@@ -62,9 +61,6 @@ class PiT(StagedBackbone):
             the one before, as the pooling convolution is depth-wise.
         distilled: Whether a second class token, for distillation, goes along.
         drop_path_rate: Stochastic depth; block i of L drops with this rate times i/L. Or a schedule.
-
-    Raises:
-        ValueError: The numbers contradict each other, or the size gives no patch.
     """
 
     def __init__(
@@ -139,8 +135,7 @@ class PiT(StagedBackbone):
         if tuple(self.pos_embed.shape[2:]) != grid:
             replace_parameter(self, "pos_embed", resize_position_map(table_values(self.pos_embed), grid))
         self.img_size = size
-        modules = [f"transformers.{s}" for s in range(len(self.dims))]
-        self.plan_stages(modules, self.dims, self.stride, grid)
+        self.plan_stages(self.stride, grid, "transformers.{}")
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """See :meth:`ImageBackbone.embed`; gives ``[B, P+N, C]``."""

@@ -16,8 +16,7 @@ from collections.abc import Sequence
 
 import paddle
 
-from passl_sot.config import Count, Positive, Share
-from passl_sot.config.epoch_schedule import ShareByEpoch
+from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
@@ -32,9 +31,6 @@ class SoT(PlainBackbone):
         token_dim: Width of its stem (64 in every published model).
         large_output: Words at a quarter of the image size; DenseNet only.
         class_token: Whether a learned class token goes before the words.
-
-    Raises:
-        ValueError: The numbers contradict each other, or the size gives no token.
     """
 
     def __init__(

@@ -20,13 +20,13 @@ Legend: B batch, C width, H rows, W columns, N = H·W tokens.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.config import Count, Positive, Share
-from passl_sot.config.epoch_schedule import ShareByEpoch
+from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Stage, StagedBackbone, as_pair, halved
 from passl_sot.nn import ops
@@ -77,24 +77,15 @@ class _Block(nn.Layer):
     """x += DWConv(x); x += DropPath(γ₁·STA(LN(x))); x += DropPath(γ₂·MLP(BN(x)))."""
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        window: int,
-        num_iters: int,
-        mlp_ratio: float,
-        qkv_bias: bool,
-        dropout: float,
-        attn_dropout: float,
-        layer_scale: float | None,
+        self, dim: int, hidden_dim: int, dropout: float, layer_scale: float | None, **attention: Any
     ) -> None:
         super().__init__()
         self.pos_embed = ResidualDepthwise(dim)
         self.norm1 = nn.Sequential(("norm", LayerNorm(dim, epsilon=1e-6)))  # the official name
-        self.attn = SuperTokenAttention(dim, num_heads, window, num_iters, qkv_bias, attn_dropout, dropout)
+        self.attn = SuperTokenAttention(dim, proj_dropout=dropout, **attention)
         self.drop_path = DropPath()
         self.norm2 = batch_norm(dim)  # over a map, where LayerNorm would have to transpose it
-        self.mlp2 = ConvMlp(dim, int(dim * mlp_ratio), dropout)
+        self.mlp2 = ConvMlp(dim, hidden_dim, dropout)
         self.layer_scale = layer_scale
         if layer_scale is not None:
             # Of four dimensions, hence decayed, as officially.
@@ -132,9 +123,6 @@ class STViT(StagedBackbone):
         layerscale: Whether the branches of each stage have a learned factor per channel.
         init_values: Start of those factors.
         projection: Width of the tokens given.
-
-    Raises:
-        ValueError: The numbers contradict each other.
     """
 
     def __init__(
@@ -167,13 +155,12 @@ class STViT(StagedBackbone):
         self.patch_embed = _Stem(in_chans, embed_dim[0])
         self.pos_drop = nn.Dropout(drop_rate)
         self.layers = nn.LayerList()
-        drops = (drop_rate, attn_drop_rate)
+        attention = {"qkv_bias": qkv_bias, "attn_dropout": attn_drop_rate}
         following = [*embed_dim[1:], None]
         for dim, depth, heads, window, iters, scaled, wider in zip(*per_stage, following, strict=True):
             scale = init_values if scaled else None
-            blocks = [
-                _Block(dim, heads, window, iters, mlp_ratio, qkv_bias, *drops, scale) for _ in range(depth)
-            ]
+            attention |= {"num_heads": heads, "window": window, "num_iters": iters}
+            blocks = [_Block(dim, int(dim * mlp_ratio), drop_rate, scale, **attention) for _ in range(depth)]
             self.layers.append(Stage(blocks, None if wider is None else _Downsample(dim, wider)))
         self.proj = torch_default_(Linear(embed_dim[-1], projection))
         self.norm = batch_norm(projection)
@@ -184,14 +171,7 @@ class STViT(StagedBackbone):
         """See :meth:`ImageBackbone.resize`; nothing in the network depends on the size: any works."""
         self.img_size = as_pair(img_size)
         # Every convolution that halves a side rounds up, so that they round up together.
-        first = halved(halved(self.img_size))
-        modules = [f"layers.{s}.blocks.{depth - 1}" for s, depth in enumerate(self.depths)]
-        self.plan_stages(modules, self.dims, 4, first)
-
-    def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Images ``[B, in_chans, H, W]`` to the stem's map ``[B, C, H/4, W/4]``."""
-        self.check_images(x_bchw)
-        return self.pos_drop(self.patch_embed(x_bchw))
+        self.plan_stages(4, halved(halved(self.img_size)))
 
     def as_map(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
         """Output of stage s, which is a map as it is."""

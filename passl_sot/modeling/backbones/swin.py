@@ -23,8 +23,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.config import Count, Positive, Share
-from passl_sot.config.epoch_schedule import ShareByEpoch
+from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Stage, StagedBackbone, as_pair, halved
 from passl_sot.nn.block import Block
@@ -81,9 +80,6 @@ class Swin(StagedBackbone):
         token_embed: "DenseNet" for SoT's embedding, stopped at a quarter of the image size, in place of the
             patch projection and its norm (arXiv 2104.10935, section 4: "Swin + ours").
         token_dim: Width of its stem.
-
-    Raises:
-        ValueError: The numbers contradict each other, or the size gives no token.
     """
 
     def __init__(
@@ -152,19 +148,13 @@ class Swin(StagedBackbone):
         self.patch_embed.resize(size)
         self.img_size = size
         self.window_size = window_size
-        modules = [f"layers.{s}.blocks.{depth - 1}" for s, depth in enumerate(self.depths)]
-        self.plan_stages(modules, self.dims, self.patch_embed.stride, self.patch_embed.grid_size(*size))
+        self.plan_stages(self.patch_embed.stride, self.patch_embed.grid_size(*size))
         for stage, grid in zip(self.layers, self.grids, strict=True):
             for block in stage.blocks:
                 # Bicubically, as the authors' loading brings tables to other windows.
                 block.attn.plan(grid, window_size)
             if stage.downsample is not None:
                 stage.downsample.grid = grid
-
-    def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """See :meth:`ImageBackbone.embed`; gives ``[B, L, C]``."""
-        self.check_images(x_bchw)
-        return self.pos_drop(self.patch_embed(x_bchw))
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """See :meth:`ImageBackbone.forward`."""

@@ -26,8 +26,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.config import Count, Positive, Share
-from passl_sot.config.epoch_schedule import ShareByEpoch
+from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Grid, PlainBackbone, as_pair, halved
 from passl_sot.nn.initializers import linear
@@ -74,9 +73,6 @@ class T2TViT(PlainBackbone):
         tokens_type: Attention between the cuts: "performer" (linear time) or "transformer" (softmax;
             the published ``t`` models).
         token_dim: Width of the tokens between the cuts (64 in every published model).
-
-    Raises:
-        ValueError: The numbers contradict each other, or a side has fewer than 16 pixels.
     """
 
     def __init__(

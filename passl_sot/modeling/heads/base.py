@@ -35,11 +35,7 @@ class Head(nn.Layer):
         self.num_classes = num_classes
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last layers by new ones for ``num_classes`` classes; the rest stays.
-
-        Raises:
-            ValueError: There is not at least one class.
-        """
+        """Replace the last layers by new ones for ``num_classes`` (at least 1); the rest stays."""
         raise NotImplementedError
 
     def check_tokens(self, x: paddle.Tensor, pooled_allowed: bool) -> None:
@@ -61,7 +57,7 @@ class FusedHead(Head):
     word_dim: int
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace ``visual_fc`` and ``cls_fc`` by new ones for ``num_classes`` classes."""
+        """See :meth:`Head.reset_classifier`."""
         self._set_num_classes(num_classes)
         if self.word_dim:
             self.visual_fc = linear(self.word_dim, num_classes)

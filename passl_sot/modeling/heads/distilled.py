@@ -11,14 +11,11 @@ from passl_sot.nn.initializers import linear, torch_default_
 
 @HEADS.register()
 class DistilledHead(Head):
-    """A Linear on the class token, and another on the distillation token behind it.
+    """A Linear on the class token, and another on the distillation token behind it; a ValueError without.
 
     Args (for the others see ``Head``):
         init: How the Linears start: "trunc_normal" (std 0.02, zero bias; DeiT) or "torch" (PyTorch's
             default; PiT).
-
-    Raises:
-        ValueError: Fewer than two prefix tokens.
     """
 
     def __init__(
@@ -39,7 +36,7 @@ class DistilledHead(Head):
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace both Linears by new ones for ``num_classes`` classes."""
+        """See :meth:`Head.reset_classifier`."""
         self._set_num_classes(num_classes)
         self.head = linear(self.in_channels, num_classes)
         self.head_dist = linear(self.in_channels, num_classes)

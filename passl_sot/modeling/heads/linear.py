@@ -16,13 +16,11 @@ class LinearHead(Head):
     """Dropout and one Linear on a pooled token.
 
     Args (for the others see ``Head``):
-        pool: "token" takes the first prefix token, "mean" averages the word tokens.
+        pool: "token" takes the first prefix token, and a ValueError if there is none; "mean" averages the
+            word tokens.
         dropout: Dropout on the pooled features.
         init: How the Linear starts: "trunc_normal" (std 0.02, zero bias) or "torch" (PyTorch's
             default; PiT).
-
-    Raises:
-        ValueError: ``pool="token"`` without a prefix token.
     """
 
     def __init__(
@@ -44,7 +42,7 @@ class LinearHead(Head):
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the Linear by a new one for ``num_classes`` classes."""
+        """See :meth:`Head.reset_classifier`."""
         self._set_num_classes(num_classes)
         self.fc = linear(self.in_channels, num_classes)
         if self.init == "torch":

@@ -20,17 +20,16 @@ from passl_sot.modeling.heads import HEADS
 from passl_sot.modeling.heads.base import FusedHead
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.normalization import ISQRTCOV, NORMALIZATIONS, MatrixNorm, SvPN, build_normalization
-from passl_sot.nn.second_order import GAP, GCP, MGCrP
+from passl_sot.nn.second_order import MGCrP, covariance
 
 
 @HEADS.register()
 class SecondOrderHead(FusedHead):
-    """Class-token logits fused with logits of pooled word tokens, for any backbone.
+    """Class-token logits fused with logits of pooled word tokens; a ValueError if choices exclude each other.
 
     Args (for the others see ``Head``):
-        representation: How words are pooled. "MGCrP" and "GCP": second order; "GAP": mean; "fc":
-            no words, the class token goes through a Linear to ``fc_dim`` first; "none": no words,
-            the class token alone.
+        representation: How words are pooled. "MGCrP" and "GCP": second order; "GAP": mean; "fc": no words,
+            the class token goes through a Linear to ``fc_dim`` first; "none": the class token alone.
         fusion_type: "sum_fc" adds the logits of both; "concat" classifies the joined features;
             "sum_loss" trains both logits with a loss each and adds them in evaluation;
             "aggre_all" pools all tokens, prefix included, and uses nothing else.
@@ -42,9 +41,6 @@ class SecondOrderHead(FusedHead):
             representations have no matrix and do not read it.
         num_prefix_tokens: As in ``Head``; with 0 all tokens are pooled and there is no ``cls_fc``.
         fc_dim: Width of the "fc" representation.
-
-    Raises:
-        ValueError: The choices exclude each other.
     """
 
     def __init__(
@@ -75,11 +71,9 @@ class SecondOrderHead(FusedHead):
             # So that the upper triangle has about as many entries as h matrices of side d.
             width = math.isqrt(2 * num_heads * wr_dim**2)
             self.dr = linear(in_channels, width)
-            self.representation = GCP()
             self.normalization = self._normalization(normalization, width)
             word_dim = self.normalization.out_features
         elif representation == "GAP":
-            self.representation = GAP()
             word_dim = in_channels
         elif representation == "fc":
             self.dim = linear(in_channels, fc_dim)
@@ -130,9 +124,10 @@ class SecondOrderHead(FusedHead):
         words = x_bnc
         if self.fusion_type != "aggre_all":
             words = x_bnc[:, self.num_prefix_tokens :]
+        if self.representation_name == "GAP":
+            return words.mean(axis=1)
         if self.representation_name == "GCP":
-            pooled = self.normalization(self.representation(self.dr(words)))
-            return pooled.astype(x_bnc.dtype)
+            return self.normalization(covariance(self.dr(words))).astype(x_bnc.dtype)
         return self.representation(words)
 
     def forward_parts(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:

@@ -13,22 +13,19 @@ import paddle
 from passl_sot.config import Count, Natural
 from passl_sot.modeling.heads import HEADS
 from passl_sot.modeling.heads.base import FusedHead
-from passl_sot.nn.normalization import ISQRTCOV, NORMALIZATIONS, MatrixNorm, build_normalization
+from passl_sot.nn.normalization import ISQRTCOV, NORMALIZATIONS, build_normalization
 from passl_sot.nn.second_order import CrossCovariance
 
 
 @HEADS.register()
 class CrossCovarianceHead(FusedHead):
-    """Class-token logits plus logits of the words' normalized cross-covariance.
+    """Class-token logits plus logits of the words' normalized cross-covariance; a ValueError for misfits.
 
     Args (for the others see ``Head``):
         reduction: The two widths a and b.
         normalization: Normalization of the ``[b, a]`` matrix, a node ``{name: ...}``; null for none.
             It must suit a matrix that is not square: SvPN (the official one), EPN, SqrtD, SqrtT, LN.
         num_prefix_tokens: As in ``Head``; with 0 all tokens are pooled and there is no ``cls_fc``.
-
-    Raises:
-        ValueError: The widths or the normalization don't fit.
     """
 
     def __init__(
@@ -44,22 +41,17 @@ class CrossCovarianceHead(FusedHead):
         if len(reduction) != 2:
             raise ValueError(f"CrossCovarianceHead: reduction is two positive widths, got {list(reduction)}")
         self.representation = CrossCovariance(in_channels, *reduction)
-        self.normalization = self._normalization(normalization, reduction[0])
-        self.word_dim = reduction[0] * reduction[1]
-        self.cls_dim = in_channels if num_prefix_tokens else 0
-        self.reset_classifier(num_classes)
-
-    @staticmethod
-    def _normalization(cfg: dict | None, columns: int) -> MatrixNorm:
-        norm = build_normalization(cfg, columns)
-        if isinstance(norm, ISQRTCOV):
+        self.normalization = build_normalization(normalization, reduction[0])
+        if isinstance(self.normalization, ISQRTCOV):
             raise ValueError(
                 "CrossCovarianceHead: ISQRTCOV takes the square root of a covariance, and a "
                 "cross-covariance has none; choose SvPN"
             )
-        if norm.vec != "full":
+        if self.normalization.vec != "full":
             raise ValueError("CrossCovarianceHead: the matrix is not symmetric; write vec: full")
-        return norm
+        self.word_dim = reduction[0] * reduction[1]
+        self.cls_dim = in_channels if num_prefix_tokens else 0
+        self.reset_classifier(num_classes)
 
     def pool(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
         """Pooled words, ``[B, a·b]``."""
