@@ -32,12 +32,10 @@ class Loss(nn.Layer):
             self.weights = paddle.to_tensor(class_weights, "float32")
 
     def use_class_counts(self, counts: Sequence[int]) -> None:
-        """Told the number of training images of each class; "auto" weights follow from it.
-
-        A ValueError if weights were given for another number of classes.
-        """
+        """Told each class's number of training images; a ValueError if weights are for other classes."""
         if self.automatic:
-            # A class without images would have infinite weight; it never counts, so any number will do.
+            # N / (K·n). A class without images would have infinite weight; it never counts, so any number
+            # will do.
             n = np.maximum(np.asarray(counts, np.float64), 1)
             self.weights = paddle.to_tensor(n.sum() / (len(n) * n), "float32")
         elif self.weights is not None and len(self.weights) != len(counts):

@@ -1,8 +1,8 @@
 """Normalizations of second-order (covariance) matrices, chosen by name in the configuration.
 
 Every class takes matrices ``[B, r, c]`` and gives vectors ``[B, out_features]``, row by row
-(``vec="full"``) or the upper triangle only (``vec="triu"``, for symmetric matrices). All are
-islands of float32: 16-bit inputs are cast up and the result is cast back.
+(``vec="full"``) or the upper triangle with the diagonal (``vec="triu"``, for symmetric matrices).
+All are islands of float32: 16-bit inputs are cast up and the result is cast back.
 
 Legend: P the matrix, u and v its left and right singular vectors, s the singular value, d its side.
 """
@@ -51,10 +51,8 @@ def _power(s: paddle.Tensor, exponent: float) -> paddle.Tensor:
 class MatrixNorm(nn.Layer):
     """Base of the normalizations, and by itself the identity (``normalization: null``).
 
-    Args:
-        input_dim: Side d of the square matrices. The head that owns the layer passes it; a
-            configuration node leaves it out.
-        vec: "full" flattens row by row; "triu" keeps the upper triangle with the diagonal.
+    ``input_dim`` is the side d of the matrices. The head that owns the layer passes it; a configuration
+    node leaves it out.
     """
 
     def __init__(self, *, input_dim: int | None = None, vec: Vec = "full") -> None:

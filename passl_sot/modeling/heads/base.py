@@ -10,7 +10,8 @@ from paddle import nn
 
 from passl_sot.nn.initializers import linear
 
-# How a last layer starts: normal with std 0.02 and zero bias, or uniformly as PyTorch starts every Linear.
+# How a last layer starts: normal with std 0.02 and zero bias (DeiT), or as PyTorch starts every Linear, for
+# models whose authors initialize none (PiT).
 LinearInit = Literal["trunc_normal", "torch"]
 
 

@@ -11,11 +11,9 @@ from passl_sot.nn.initializers import linear, torch_default_
 
 @HEADS.register()
 class DistilledHead(Head):
-    """A Linear on the class token, and another on the distillation token behind it; a ValueError without.
+    """A Linear on the class token, and another on the distillation token behind it.
 
-    Args (for the others see ``Head``):
-        init: How the Linears start: "trunc_normal" (std 0.02, zero bias; DeiT) or "torch" (PyTorch's
-            default; PiT).
+    For arguments see ``Head`` and ``LinearHead``; a ValueError for fewer than two prefix tokens.
     """
 
     def __init__(

@@ -19,8 +19,7 @@ class LinearHead(Head):
         pool: "token" takes the first prefix token, and a ValueError if there is none; "mean" averages the
             word tokens.
         dropout: Dropout on the pooled features.
-        init: How the Linear starts: "trunc_normal" (std 0.02, zero bias) or "torch" (PyTorch's
-            default; PiT).
+        init: How the Linear starts: "trunc_normal" (std 0.02, zero bias) or "torch" (PyTorch's default).
     """
 
     def __init__(

@@ -211,8 +211,7 @@ def attention(
 
     Args:
         q_bhnd: Queries ``[B, h, N, d]``, which is the shape of the result.
-        k_bhnd: Keys ``[B, h, M, d]``.
-        v_bhnd: Values ``[B, h, M, d]``.
+        k_bhnd: Keys ``[B, h, M, d]``; values ``v_bhnd`` are of the same shape.
         scale: Factor on the products.
         dropout: Probability of dropping an attention weight.
         bias_whnm: Added to the scaled products, ``[h, N, M]``, or ``[W, h, N, M]`` repeated along
