@@ -10,8 +10,6 @@ from passl_sot.config import Config, ConfigError, Fault
 from passl_sot.modeling.backbones import Backbone, build_backbone
 from passl_sot.modeling.heads import Head, build_head
 
-__all__ = ["Classifier"]
-
 Outputs = paddle.Tensor | tuple[paddle.Tensor, ...]
 
 
@@ -19,20 +17,12 @@ class Classifier(nn.Layer):
     """Backbone and head from their configuration nodes, checked against each other.
 
     The inputs are the backbone's: images ``[B, in_chans, H, W]`` or anything else it takes, and checks.
-    Parameters are named ``backbone.*`` and ``head.*``.
-
-    Args:
-        architecture: Node of the backbone, ``{name: ..., ...}``; not changed.
-        head: Node of the head.
-
-    Attributes:
-        weights_report: The ``ConversionReport`` of the weights that ``create_model`` loaded; None for a
-            new model.
-
-    Raises:
-        ConfigError: A node is faulty, or the two do not fit; the message says which entry to write.
+    Parameters are named ``backbone.*`` and ``head.*``. A ConfigError if a node is faulty, or the two do not
+    fit; it says which entry to write.
     """
 
+    # The ConversionReport of the weights that create_model loaded. Not of that type: models come before
+    # the conversion of weights in the house.
     weights_report: Any = None
 
     def __init__(self, architecture: Mapping[str, Any], head: Mapping[str, Any]) -> None:
@@ -98,15 +88,15 @@ class Classifier(nn.Layer):
         self.backbone.resize(img_size)
 
     def set_recompute(self, on: bool = True) -> None:
-        """Recompute the blocks' activations in the backward pass, to save memory."""
+        """See :meth:`Backbone.set_recompute`."""
         self.backbone.set_recompute(on)
 
     def set_epoch(self, epoch: int) -> None:
-        """Told before each epoch of training, counted from 0; for settings that follow a schedule."""
+        """See :meth:`Backbone.set_epoch`."""
         self.backbone.set_epoch(epoch)
 
     def no_weight_decay(self) -> set[str]:
-        """Full names of parameters that are not decayed though they have two dimensions or more."""
+        """See :meth:`Backbone.no_weight_decay`; full names."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
     def layer_of(self, name: str) -> int:

@@ -1,7 +1,4 @@
-"""Loss functions of classification.
-
-Legend: B batch, K classes.
-"""
+"""Loss functions of classification. Legend: B batch, K classes."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -14,15 +11,6 @@ from paddle import nn
 from passl_sot.config import NonNegative, Registry, Share, zh
 from passl_sot.nn.precision import at_least_float32
 
-__all__ = [
-    "LOSSES",
-    "BinaryCrossEntropyLoss",
-    "CrossEntropyLoss",
-    "Loss",
-    "hard_distillation",
-    "soft_distillation",
-]
-
 LOSSES = Registry("loss", "passl_sot.modeling.losses")
 
 ClassWeights = list[NonNegative] | Literal["auto"] | None
@@ -33,7 +21,7 @@ class Loss(nn.Layer):
 
     Args:
         class_weights: A weight for each class; "auto" takes N / (K·n) for a class with n of the N training
-            images, so that all classes count alike; None weighs none.
+            images, so that all classes count alike.
     """
 
     def __init__(self, class_weights: ClassWeights) -> None:
@@ -44,13 +32,10 @@ class Loss(nn.Layer):
             self.weights = paddle.to_tensor(class_weights, "float32")
 
     def use_class_counts(self, counts: Sequence[int]) -> None:
-        """Told the number of training images of each class; "auto" weights follow from it.
-
-        Raises:
-            ValueError: Weights were given for another number of classes.
-        """
+        """Told each class's number of training images; a ValueError if weights are for other classes."""
         if self.automatic:
-            # A class without images would have infinite weight; it never counts, so any number will do.
+            # N / (K·n). A class without images would have infinite weight; it never counts, so any number
+            # will do.
             n = np.maximum(np.asarray(counts, np.float64), 1)
             self.weights = paddle.to_tensor(n.sum() / (len(n) * n), "float32")
         elif self.weights is not None and len(self.weights) != len(counts):
@@ -61,27 +46,22 @@ class Loss(nn.Layer):
     def forward(
         self, logits: paddle.Tensor | tuple[paddle.Tensor, ...], target: paddle.Tensor
     ) -> paddle.Tensor:
-        """Mean loss over the batch.
+        """Mean loss over the batch, a scalar; float32 for 16-bit logits.
 
         Args:
             logits: ``[B, K]``; several in a tuple have their losses added.
             target: Class indices ``[B]`` (integers), or soft targets ``[B, K]`` (floats).
 
-        Returns:
-            A scalar, float32 for 16-bit logits.
-
-        Raises:
-            ValueError: The shapes do not fit, or class counts for automatic weights are not known.
+        A ValueError for shapes that do not fit, and if class counts for automatic weights are not known.
         """
         if isinstance(logits, (tuple, list)):
             return sum(self.forward(part, target) for part in logits)
         soft = paddle.is_floating_point(target)
-        if soft and list(target.shape) != list(logits.shape):
-            raise ValueError(
-                f"soft targets must have the shape {list(logits.shape)}, got {list(target.shape)}"
-            )
-        if not soft and target.ndim != 1:
-            raise ValueError(f"class indices must have the shape [batch], got {list(target.shape)}")
+        given = list(target.shape)
+        if soft and given != list(logits.shape):
+            raise ValueError(f"soft targets must have the shape {list(logits.shape)}, got {given}")
+        if not soft and len(given) != 1:
+            raise ValueError(f"class indices must have the shape [batch], got {given}")
         if self.automatic and self.weights is None:
             raise ValueError("class_weights 'auto' needs use_class_counts() first")
         logits = at_least_float32(logits)
@@ -100,18 +80,14 @@ class Loss(nn.Layer):
 
 @LOSSES.register()
 class CrossEntropyLoss(Loss):
-    """Softmax cross entropy, as timm's recipes use it, with class weights as in PyTorch.
+    """Softmax cross entropy, as timm's recipes use it, with class weights as in PyTorch; see ``Loss``.
 
     Class indices are smoothed: (1-ε)·(-log p_y) + ε·mean over classes of (-log p). With weights, -log p of
     each class is multiplied by the class's; with class indices the sum over the batch is divided by the
     sum of the labels' weights, with soft targets by B.
 
     Args:
-        label_smoothing: ε, in [0, 1).
-        class_weights: A weight for each class, or "auto"; see ``Loss``.
-
-    Raises:
-        ValueError: ε lies outside its range.
+        label_smoothing: ε; a ValueError outside [0, 1).
     """
 
     def __init__(self, *, label_smoothing: Share = 0.0, class_weights: ClassWeights = None) -> None:
@@ -133,6 +109,8 @@ class CrossEntropyLoss(Loss):
         if self.weights is not None:
             weights = self.weights.astype(logits_bk.dtype)
             target = _smoothed(label_b, logits_bk, self.label_smoothing)
+            # Every class's term is weighted by its own weight, and the whole divided by the labels': as
+            # PyTorch smooths with weights.
             total = -(target * F.log_softmax(logits_bk, axis=-1) * weights).sum()
             return total / paddle.gather(weights, label_b).sum()
         loss = F.cross_entropy(logits_bk, label_b)
@@ -155,7 +133,6 @@ class BinaryCrossEntropyLoss(Loss):
             as they are.
         target_threshold: Targets above it become 1, others 0; None leaves them.
         sum_classes: Add the classes' losses up instead of taking their mean.
-        class_weights: A weight for each class, or "auto"; see ``Loss``.
     """
 
     def __init__(
@@ -194,23 +171,12 @@ def _smoothed(label_b: paddle.Tensor, logits_bk: paddle.Tensor, smoothing: float
 
 
 def hard_distillation(logits: paddle.Tensor, teacher: paddle.Tensor) -> paddle.Tensor:
-    """Cross entropy with the teacher's decisions, a scalar (arXiv 2012.12877, equation 3).
-
-    Args:
-        logits: The student's ``[B, K]``.
-        teacher: The teacher's ``[B, K]``.
-    """
+    """Cross entropy of logits with a teacher's decisions, ``[B, K]`` both (arXiv 2012.12877, equation 3)."""
     return F.cross_entropy(at_least_float32(logits), teacher.argmax(axis=-1))
 
 
 def soft_distillation(logits: paddle.Tensor, teacher: paddle.Tensor, tau: float) -> paddle.Tensor:
-    """τ² KL(teacher ‖ student) at temperature τ, a scalar (arXiv 2012.12877, equation 2).
-
-    Args:
-        logits: The student's ``[B, K]``.
-        teacher: The teacher's ``[B, K]``.
-        tau: Temperature τ.
-    """
+    """τ² KL(teacher ‖ student) at temperature τ, by logits ``[B, K]`` (arXiv 2012.12877, equation 2)."""
     log_q = F.log_softmax(at_least_float32(logits) / tau, axis=-1)
     log_p = F.log_softmax(at_least_float32(teacher) / tau, axis=-1)
     # A mean over B·K, where the equation means one over B: as DeiT's code does.

@@ -20,45 +20,26 @@ class ModelSection:
     name: Literal["Classifier"] = "Classifier"
 
     def build(self) -> Classifier:
-        """The model, with new weights.
-
-        Raises:
-            ConfigError: Backbone and head do not fit each other.
-        """
+        """The model, with new weights; a ConfigError if backbone and head do not fit each other."""
         return Classifier(architecture=self.architecture, head=self.head)
 
 
 @dataclass(kw_only=True)
 class MetaSection:
-    """`meta:` the model card of a leaf config; counts are checked by a test.
-
-    Attributes:
-        paper: Where the model is published.
-        params_m: Trainable parameters in millions.
-        gmacs: Multiply-adds of one forward pass in thousands of millions, attention products included.
-        published_top1: ImageNet-1K top-1 (%) as published, or null.
-        measured_top1: Top-1 (%) measured in this project, or "not trained here".
-        weights: Where weights come from, or "none released".
-        license: Licence of these weights, "not stated" where it is not.
-    """
+    """`meta:` the model card of a leaf config; counts are checked by a test."""
 
     paper: str
-    params_m: float
-    gmacs: float
-    published_top1: float | None = None
-    measured_top1: float | str = "not trained here"
-    weights: str = "none released"
-    license: str = "not stated"
+    params_m: float  # trainable parameters in millions
+    gmacs: float  # billions of multiply-adds of one forward pass, attention products included
+    published_top1: float | None = None  # on ImageNet-1K, in percent
+    measured_top1: float | str = "not trained here"  # in this project, in percent
+    weights: str = "none released"  # where they come from
+    license: str = "not stated"  # of the weights
 
 
 def read_model(config: str | Path, overrides: Sequence[str] = ()) -> ModelSection:
-    """The `model:` section of a config, which may lack all others.
+    """The `model:` section of a YAML file or a name of `list_models()`, which may lack all other sections.
 
-    Args:
-        config: A YAML file, or a name of `list_models()`.
-        overrides: `a.b=value` strings, as after `-o`.
-
-    Raises:
-        ConfigError: The file, an override or the section is faulty.
+    Overrides are `a.b=value` strings, as after `-o`. A ConfigError tells what is faulty.
     """
     return make_section(ModelSection, model_config(config, tuple(overrides))["model"], "model")

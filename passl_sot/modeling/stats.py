@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,36 +10,24 @@ from typing import Any
 import paddle
 from paddle import nn
 
-__all__ = ["ModelStats", "count_layer_macs", "count_macs", "count_parameters", "model_stats"]
-
 
 @dataclass(frozen=True)
 class ModelStats:
-    """Size of a model for one input.
-
-    Attributes:
-        parameters: Trainable parameters (BatchNorm statistics and fixed tables are none).
-        macs: Multiply-adds of all matrix products and convolutions.
-        layer_macs: Those of Linear and convolution layers only, as thop counts and papers often give.
-    """
+    """Size of a model for one input: trainable parameters, and multiply-adds (MACs)."""
 
     parameters: int
-    macs: int
-    layer_macs: int
+    macs: int  # of all matrix products and convolutions
+    layer_macs: int  # of Linear and convolution layers only, as thop counts and papers often give
 
 
 def count_parameters(model: nn.Layer) -> int:
-    """Number of trainable values. (Paddle lists BatchNorm statistics among the parameters.)"""
+    """Number of trainable values; BatchNorm statistics and fixed tables are none."""
+    # Paddle lists BatchNorm statistics among the parameters, frozen.
     return sum(math.prod(p.shape) for p in model.parameters() if not p.stop_gradient)
 
 
 def model_stats(model: nn.Layer, shape: Sequence[int] | None = None) -> ModelStats:
-    """Parameters and multiply-adds of a classifier or backbone, for one input.
-
-    Args:
-        model: The model.
-        shape: Of the input, with a leading 1; by default of the size that the backbone is for.
-    """
+    """Size of a classifier or backbone for one input of a shape ``[1, ...]``, by default the backbone's."""
     shape = shape or getattr(model, "backbone", model).input_spec(1).shape
     return ModelStats(count_parameters(model), count_macs(model, shape), count_layer_macs(model, shape))
 
@@ -68,8 +56,8 @@ def count_layer_macs(model: nn.Layer, input_shape: Sequence[int]) -> int:
         total += math.prod(output.shape) * math.prod(weight)
 
     kinds = (nn.Linear, nn.Conv1D, nn.Conv2D, nn.Conv3D)
-    layers = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, kinds)]
-    hooks = [layer.register_forward_post_hook(count) for layer in layers]
+    layers = model.sublayers(include_self=True)
+    hooks = [layer.register_forward_post_hook(count) for layer in layers if isinstance(layer, kinds)]
     try:
         with _evaluating(model), paddle.no_grad():
             model(paddle.zeros(list(input_shape), dtype=model.parameters()[0].dtype))
@@ -82,8 +70,7 @@ def count_layer_macs(model: nn.Layer, input_shape: Sequence[int]) -> int:
 def count_macs(model: nn.Layer, input_shape: Sequence[int]) -> int:
     """Multiply-adds of every matrix product and convolution for an input of that shape.
 
-    Raises:
-        NotImplementedError: The graph holds a product that is not known here.
+    A NotImplementedError for a product that is not known here.
     """
     dtype = str(model.parameters()[0].dtype).rpartition(".")[2]
     spec = paddle.static.InputSpec(list(input_shape), dtype)
@@ -111,49 +98,26 @@ def _walk(block: Any) -> Iterator[Any]:
             yield from _walk(inner)
 
 
-def _size(op: Any) -> int:
-    return math.prod(op.results()[0].shape)
-
-
-def _matmul(op: Any) -> int:
-    left = op.operand_source(0).shape
-    if op.attrs()["transpose_x"] and len(left) > 1:
-        return _size(op) * left[-2]
-    return _size(op) * left[-1]
-
-
-def _product(op: Any) -> int:
-    return _size(op) * op.operand_source(0).shape[-1]
-
-
-def _addmm(op: Any) -> int:
-    return _size(op) * op.operand_source(1).shape[-1]
-
-
-def _convolution(op: Any) -> int:
-    return _size(op) * math.prod(op.operand_source(1).shape[1:])
-
-
-def _transposed_convolution(op: Any) -> int:
-    return math.prod(op.operand_source(0).shape) * math.prod(op.operand_source(1).shape[1:])
-
-
-_COUNTERS: dict[str, Callable[[Any], int]] = {
-    "matmul": _matmul,
-    **dict.fromkeys(("bmm", "mv", "dot"), _product),
-    **dict.fromkeys(("addmm", "baddbmm"), _addmm),
-    **dict.fromkeys(("conv2d", "conv3d", "depthwise_conv2d"), _convolution),
-    **dict.fromkeys(
-        ("conv2d_transpose", "conv3d_transpose", "depthwise_conv2d_transpose"), _transposed_convolution
-    ),
-}
-
-
 def _macs(op: Any) -> int:
     name = op.name().removeprefix("pd_op.").rstrip("_")
-    if name in _COUNTERS:
-        return _COUNTERS[name](op)
-    # Better no count than one that leaves a product of an unknown name out.
-    if any(word in name for word in ("einsum", "attn", "attention", "matmul", "gemm", "conv")):
+
+    def shape(i: int) -> list[int]:
+        return op.operand_source(i).shape
+
+    if name in ("conv2d_transpose", "conv3d_transpose", "depthwise_conv2d_transpose"):
+        # Each INPUT value is multiplied by a kernel, not each output value as below.
+        return math.prod(shape(0)) * math.prod(shape(1)[1:])
+    if name in ("conv2d", "conv3d", "depthwise_conv2d"):
+        summed = math.prod(shape(1)[1:])
+    elif name in ("addmm", "baddbmm"):
+        summed = shape(1)[-1]
+    elif name == "matmul" and op.attrs()["transpose_x"] and len(shape(0)) > 1:
+        summed = shape(0)[-2]
+    elif name in ("matmul", "bmm", "mv", "dot"):
+        summed = shape(0)[-1]
+    elif any(word in name for word in ("einsum", "attn", "attention", "matmul", "gemm", "conv")):
+        # Better no count than one that leaves a product of an unknown name out.
         raise NotImplementedError(f"cannot count the multiply-adds of the operator {op.name()}")
-    return 0
+    else:
+        return 0
+    return math.prod(op.results()[0].shape) * summed

@@ -1,7 +1,4 @@
-"""Multi-head self-attention.
-
-Shape legend: B batch, N tokens, C width, h heads, d = C / h.
-"""
+"""Multi-head self-attention. Legend: B batch, N tokens, C width, h heads, d = C / h."""
 
 import paddle
 from paddle import nn
@@ -9,23 +6,18 @@ from paddle import nn
 from passl_sot.nn import ops
 from passl_sot.nn.initializers import linear
 
-__all__ = ["Attention"]
-
 
 class Attention(nn.Layer):
     """Multi-head self-attention with one joint projection for queries, keys and values.
 
     Args:
         dim: Width C.
-        num_heads: Number of heads h; must divide ``dim``.
+        num_heads: Number of heads h; a ValueError unless it divides ``dim``.
         qkv_bias: Whether the joint projection has a bias.
         attn_dropout: Dropout on the attention weights.
         proj_dropout: Dropout after the output projection.
-        qkv_by_head: How the joint projection orders its outputs: all queries, all keys, all values;
-            or, if set, queries, keys and values of the first head, then of the second, and so on.
-
-    Raises:
-        ValueError: ``num_heads`` does not divide ``dim``.
+        qkv_by_head: Whether the joint projection gives queries, keys and values of the first head, then of
+            the second, and so on, in place of all queries, all keys, all values.
     """
 
     def __init__(

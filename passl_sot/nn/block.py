@@ -1,7 +1,4 @@
-"""The pre-norm transformer block and its MLP.
-
-Legend: B batch, N tokens, C width.
-"""
+"""The pre-norm transformer block and its MLP. Legend: B batch, N tokens, C width."""
 
 import paddle
 from paddle import nn
@@ -12,17 +9,9 @@ from passl_sot.nn.drop_path import DropPath
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.layers import LayerNorm
 
-__all__ = ["Block", "Mlp"]
-
 
 class Mlp(nn.Layer):
-    """Linear, exact GELU, Linear, with dropout after each.
-
-    Args:
-        dim: Width C of input and output.
-        hidden_dim: Width of the hidden layer.
-        dropout: Dropout probability after the activation and after the output.
-    """
+    """Linear from C to the hidden width, exact GELU, dropout, Linear back to C, dropout."""
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -39,13 +28,9 @@ class Mlp(nn.Layer):
 class Block(nn.Layer):
     """x += DropPath(Attention(LN(x))); x += DropPath(Mlp(LN(x))). ``drop_path`` begins at rate 0.
 
-    Args:
-        dim: Width C.
-        num_heads: Attention heads; must divide ``dim``.
+    Args (for the others see ``Attention``):
         mlp_ratio: Hidden width of the MLP over C (rounded down).
-        qkv_bias: Whether the query-key-value projection has a bias.
         dropout: Dropout after both projections and inside the MLP.
-        attn_dropout: Dropout on the attention weights.
         norm_epsilon: LayerNorm's epsilon: 1e-5 for SoT, T2T-ViT and Swin, 1e-6 for DeiT and PiT.
         attn: Another attention than the plain one over all tokens, taken as it is; ``num_heads``,
             ``qkv_bias`` and ``attn_dropout`` are then not read.

@@ -13,51 +13,35 @@ from paddle import nn
 from passl_sot.nn import ops
 from passl_sot.nn.initializers import uniform_fan_in_
 
-__all__ = ["Conv3x3", "ConvMlp", "Pointwise", "ResidualDepthwise"]
+
+def _times(weight: paddle.Tensor, factor: float) -> paddle.Tensor:
+    return weight if factor == 1.0 else weight * factor
 
 
 class Pointwise(nn.Linear):
-    """1×1 convolution of ``[B, C, N]``, as a matrix product; its weight is a Linear's ``[C, out]``.
-
-    Args:
-        in_features: Channels C of the input.
-        out_features: Channels of the output.
-    """
+    """1×1 convolution of ``[B, C, N]``, as a matrix product; its weight is a Linear's ``[C, out]``."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
-        uniform_fan_in_(self.weight, in_features)
-        uniform_fan_in_(self.bias, in_features)
+        uniform_fan_in_(self, in_features)
 
     def forward(
         self, x_bcn: paddle.Tensor, bias: paddle.Tensor | None = None, factor: float = 1.0
     ) -> paddle.Tensor:
         """The convolution, times ``factor``, of ``[B, C, N]`` to ``[B, out, N]``, with ``bias`` if given."""
         # Factors on weights cost less than on maps.
-        weight = self.weight
-        if factor != 1.0:
-            weight = weight * factor
-        out = paddle.matmul(weight, x_bcn, transpose_x=True)
+        out = paddle.matmul(_times(self.weight, factor), x_bcn, transpose_x=True)
         if bias is None:
             return out
-        if factor != 1.0:
-            bias = bias * factor
-        return ops.channel_bias(out, bias)
+        return ops.channel_bias(out, _times(bias, factor))
 
 
 class Conv3x3(nn.Conv2D):
-    """3×3 convolution, padded by 1.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        stride: Stride.
-    """
+    """3×3 convolution, padded by 1."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__(in_channels, out_channels, 3, stride=stride, padding=1)
-        uniform_fan_in_(self.weight, 9 * in_channels)
-        uniform_fan_in_(self.bias, 9 * in_channels)
+        uniform_fan_in_(self, 9 * in_channels)
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Args: x_bchw: ``[B, C, H, W]``. Returns: maps without the bias."""
@@ -69,8 +53,7 @@ class _Depthwise(nn.Conv2D):
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, padding=1, groups=channels)
-        uniform_fan_in_(self.weight, 9)
-        uniform_fan_in_(self.bias, 9)
+        uniform_fan_in_(self, 9)
 
     def forward(
         self,
@@ -84,17 +67,11 @@ class _Depthwise(nn.Conv2D):
         # The sum is one convolution, whose kernel has 1 more in its center.
         one = paddle.to_tensor([[0, 0, 0, 0, 1, 0, 0, 0, 0]], dtype=self.weight.dtype)
         kernel = self.weight.flatten(1) + one
-        if factor != 1.0:
-            kernel = kernel * factor
-        return ops.depthwise3x3(x_bchw, kernel, bias, before, channel_axis)
+        return ops.depthwise3x3(x_bchw, _times(kernel, factor), bias, before, channel_axis)
 
 
 class ResidualDepthwise(nn.Layer):
-    """x + depth-wise 3×3 convolution of x.
-
-    Args:
-        channels: Number C of channels.
-    """
+    """x + depth-wise 3×3 convolution of x."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -106,12 +83,8 @@ class ResidualDepthwise(nn.Layer):
 
 
 class ConvMlp(nn.Layer):
-    """1×1 convolution, exact GELU, residual depth-wise 3×3 convolution, 1×1 convolution.
-
-    Args:
-        dim: Channels C of input and output.
-        hidden_dim: Channels between.
-        dropout: Dropout after the activation and after the output.
+    """1×1 convolution to the hidden channels, exact GELU, dropout, residual depth-wise 3×3 convolution, 1×1
+    convolution back, dropout.
     """
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0) -> None:

@@ -4,20 +4,12 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-__all__ = ["DropPath", "drop_path_rates"]
-
 
 class DropPath(nn.Layer):
     """Drops a whole residual branch for some samples of a batch while training.
 
     One Bernoulli draw per sample; kept samples are divided by the keep probability, so the
     expectation is unchanged (Huang et al., "Deep Networks with Stochastic Depth", 2016).
-
-    Args:
-        rate: Probability of dropping, in [0, 1).
-
-    Raises:
-        ValueError: ``rate`` lies outside [0, 1).
     """
 
     def __init__(self, rate: float = 0.0) -> None:
@@ -25,11 +17,7 @@ class DropPath(nn.Layer):
         self.set_rate(rate)
 
     def set_rate(self, rate: float) -> None:
-        """Change the probability.
-
-        Raises:
-            ValueError: It lies outside [0, 1).
-        """
+        """Set the probability of dropping; a ValueError outside [0, 1)."""
         if not 0.0 <= rate < 1.0:
             raise ValueError(f"drop-path rate must lie in [0, 1), got {rate}")
         self.rate = rate
@@ -47,8 +35,3 @@ class DropPath(nn.Layer):
     def extra_repr(self) -> str:
         """For ``print(model)``."""
         return f"rate={self.rate:g}"
-
-
-def drop_path_rates(last: float, depth: int) -> list[float]:
-    """Rates that grow linearly over the blocks, from 0 for the first to ``last`` for the last."""
-    return [last * i / max(depth - 1, 1) for i in range(depth)]

@@ -8,16 +8,6 @@ from paddle import nn
 
 from passl_sot.nn.layers import Conv2D, Linear
 
-__all__ = [
-    "BatchNorm2D",
-    "batch_norm",
-    "conv2d",
-    "linear",
-    "torch_default_",
-    "trunc_normal_",
-    "uniform_fan_in_",
-]
-
 
 def _fill(param: paddle.Tensor, draw: paddle.Tensor) -> paddle.Tensor:
     param.set_value(draw.reshape(param.shape).astype(param.dtype))
@@ -40,11 +30,12 @@ def trunc_normal_(param: paddle.Tensor, std: float = 1.0) -> paddle.Tensor:
 
 
 @paddle.no_grad()
-def uniform_fan_in_(param: paddle.Tensor, fan_in: int) -> paddle.Tensor:
-    """Fill ``param`` in place uniformly in ±1/sqrt(fan_in): PyTorch's default for convolutions."""
+def uniform_fan_in_(layer: nn.Layer, fan_in: int) -> None:
+    """Fill a layer's own parameters uniformly in ±1/sqrt(fan_in): PyTorch's default."""
     # PyTorch writes it as Kaiming-uniform with a = √5, for weights and biases alike.
     bound = 1.0 / math.sqrt(fan_in)
-    return _fill(param, paddle.uniform([math.prod(param.shape)], dtype="float64", min=-bound, max=bound))
+    for param in layer.parameters(include_sublayers=False):
+        _fill(param, paddle.uniform([math.prod(param.shape)], dtype="float64", min=-bound, max=bound))
 
 
 def _zero() -> paddle.ParamAttr:
@@ -61,17 +52,13 @@ def linear(in_features: int, out_features: int, bias: bool = True, std: float = 
 
 
 def torch_default_(layer: nn.Layer) -> nn.Layer:
-    """Start every Linear inside ``layer`` as PyTorch does by default: uniform, ±1/sqrt(inputs).
+    """Start every Linear inside ``layer`` as PyTorch does by default: uniform, ±1/sqrt(inputs), biases too.
 
-    For models whose authors initialize no Linear (PiT). Biases are drawn too, not zero.
-
-    Returns:
-        ``layer`` itself.
+    For models whose authors initialize no Linear (PiT). Gives ``layer`` back.
     """
     for part in layer.sublayers(include_self=True):
         if isinstance(part, nn.Linear):
-            for param in part.parameters(include_sublayers=False):
-                uniform_fan_in_(param, part.weight.shape[0])
+            uniform_fan_in_(part, part.weight.shape[0])
     return layer
 
 
@@ -85,18 +72,9 @@ def conv2d(
     bias: bool = True,
 ) -> nn.Conv2D:
     """``nn.Conv2D`` with PyTorch's default initialization of weight and bias."""
-    layer = Conv2D(
-        in_channels,
-        out_channels,
-        kernel_size,
-        stride=stride,
-        padding=padding,
-        groups=groups,
-        weight_attr=_zero(),
-        bias_attr=bias and _zero(),
-    )
-    for param in layer.parameters():
-        uniform_fan_in_(param, in_channels // groups * kernel_size * kernel_size)
+    start = {"weight_attr": _zero(), "bias_attr": bias and _zero()}
+    layer = Conv2D(in_channels, out_channels, kernel_size, stride, padding, groups=groups, **start)
+    uniform_fan_in_(layer, in_channels // groups * kernel_size * kernel_size)
     return layer
 
 
@@ -105,17 +83,9 @@ class BatchNorm2D(nn.BatchNorm2D):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Args: x: ``[B, C, H, W]``. Returns: the same shape."""
-        return F.batch_norm(
-            x,
-            self._mean,
-            self._variance,
-            weight=self.weight,
-            bias=self.bias,
-            training=self.training,
-            momentum=self._momentum,
-            epsilon=self._epsilon,
-            data_format=self._data_format,
-        )
+        statistics = (self._mean, self._variance)
+        settings = (self.training, self._momentum, self._epsilon, self._data_format)
+        return F.batch_norm(x, *statistics, self.weight, self.bias, *settings)
 
 
 def batch_norm(channels: int, epsilon: float = 1e-5, torch_momentum: float = 0.1) -> nn.BatchNorm2D:

@@ -5,8 +5,6 @@ from paddle import nn
 
 from passl_sot.nn import ops
 
-__all__ = ["GELU", "Conv2D", "LayerNorm", "Linear"]
-
 
 class Linear(nn.Linear):
     """``nn.Linear``, with its arguments."""
@@ -17,12 +15,7 @@ class Linear(nn.Linear):
 
 
 class LayerNorm(nn.LayerNorm):
-    """``nn.LayerNorm`` over the last axis.
-
-    Args:
-        width: Length C of the last axis.
-        epsilon: Added to the variance.
-    """
+    """``nn.LayerNorm`` over the last axis, of length C = ``width``."""
 
     def __init__(self, width: int, epsilon: float = 1e-5) -> None:
         super().__init__(width, epsilon=epsilon)

@@ -1,8 +1,8 @@
 """Normalizations of second-order (covariance) matrices, chosen by name in the configuration.
 
 Every class takes matrices ``[B, r, c]`` and gives vectors ``[B, out_features]``, row by row
-(``vec="full"``) or the upper triangle only (``vec="triu"``, for symmetric matrices). All are
-islands of float32: 16-bit inputs are cast up and the result is cast back.
+(``vec="full"``) or the upper triangle with the diagonal (``vec="triu"``, for symmetric matrices).
+All are islands of float32: 16-bit inputs are cast up and the result is cast back.
 
 Legend: P the matrix, u and v its left and right singular vectors, s the singular value, d its side.
 """
@@ -18,19 +18,6 @@ from paddle import nn
 from passl_sot.config import Count, Positive, Registry, Share
 from passl_sot.nn.precision import at_least_float32, autocast_off
 
-__all__ = [
-    "EPN",
-    "ISQRTCOV",
-    "LN",
-    "NORMALIZATIONS",
-    "MatrixNorm",
-    "SqrtD",
-    "SqrtT",
-    "SvPN",
-    "build_normalization",
-    "safe_unit",
-]
-
 Vec = Literal["full", "triu"]
 NORMALIZATIONS = Registry("normalization", "passl_sot.nn")
 
@@ -39,16 +26,9 @@ _UNIT_EPS = 1e-12  # torch.nn.functional.normalize's; shorter vectors have no di
 
 
 def safe_unit(x: paddle.Tensor, axis: int = 1) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Divide vectors by their Euclidean length, with finite gradients at and near zero.
+    """Vectors along an axis divided by their length, with finite gradients at and near zero; and the lengths.
 
     Vectors shorter than 1e-12 become exactly zero and get zero gradient.
-
-    Args:
-        x: Any shape.
-        axis: The axis the vectors lie along.
-
-    Returns:
-        The unit vectors, and the lengths with ``axis`` kept as 1 (0 for the zeroed vectors).
     """
     # Divided by 1e-12, as PyTorch does, short ones would get gradients of 1e12 per step, which overflow.
     square = (x * x).sum(axis=axis, keepdim=True)
@@ -71,13 +51,8 @@ def _power(s: paddle.Tensor, exponent: float) -> paddle.Tensor:
 class MatrixNorm(nn.Layer):
     """Base of the normalizations, and by itself the identity (``normalization: null``).
 
-    Args:
-        input_dim: Side d of the square matrices. The head that owns the layer passes it; a
-            configuration node leaves it out.
-        vec: "full" flattens row by row; "triu" keeps the upper triangle with the diagonal.
-
-    Attributes:
-        out_features: Length of the vectors given.
+    ``input_dim`` is the side d of the matrices. The head that owns the layer passes it; a configuration
+    node leaves it out.
     """
 
     def __init__(self, *, input_dim: int | None = None, vec: Vec = "full") -> None:
@@ -91,14 +66,12 @@ class MatrixNorm(nn.Layer):
             self.out_features = input_dim * (input_dim + 1) // 2
 
     def _normalize(self, p_brc: paddle.Tensor) -> paddle.Tensor:
-        """Args: p_brc: ``[B, d, d]``, float32 or float64. Returns: the same shape."""
         return p_brc
 
     def matrix(self, p_brc: paddle.Tensor) -> paddle.Tensor:
-        """The normalized matrices ``[B, r, c]`` with c = d, without dropout; float32 for 16-bit inputs.
+        """The normalized matrices, without dropout; float32 for 16-bit inputs.
 
-        Unlike ``forward`` this takes rectangular matrices too, where the normalization has a meaning for
-        them.
+        Unlike ``forward`` this takes rectangular ``[B, r, d]`` too, where the normalization has a meaning.
         """
         with autocast_off():
             return self._normalize(at_least_float32(p_brc))
@@ -127,17 +100,12 @@ class SvPN(MatrixNorm):
     Differences from the official code: values and gradients stay finite for zero and
     rank-deficient matrices, and 16-bit inputs are computed in float32.
 
-    Args:
-        input_dim: Side d of the matrices and length of v₀.
+    Args (for the others see ``MatrixNorm``):
         alpha: The power α, in (0, 1].
         num_iters: Power iterations per triple.
         num_sv: Number K of triples; None takes all d and leaves no remainder.
         init_weight: "learn" makes v₀ a parameter (normal, mean 0, std 1), "one" all ones.
-        vec: See :class:`MatrixNorm`.
         dropout: Dropout on the resulting vector.
-
-    Raises:
-        ValueError: A number lies outside its range.
     """
 
     def __init__(
@@ -168,9 +136,8 @@ class SvPN(MatrixNorm):
         self.num_sv = num_sv
         self.drop = nn.Dropout(dropout)
         if init_weight == "learn":
-            self.weight = self.create_parameter(
-                [self.input_dim], default_initializer=nn.initializer.Normal(0.0, 1.0)
-            )
+            normal = nn.initializer.Normal(0.0, 1.0)
+            self.weight = self.create_parameter([self.input_dim], default_initializer=normal)
         else:
             ones = paddle.ones([self.input_dim], dtype=paddle.get_default_dtype())
             self.register_buffer("weight", ones, persistable=False)
@@ -215,17 +182,11 @@ class ISQRTCOV(MatrixNorm):
     Only for symmetric positive semi-definite matrices, that is for GCP: Σ is divided by its
     trace, ``num_iters`` coupled steps approach the root, which is multiplied by √trace.
     A matrix whose trace is at most 1e-12 gives zeros.
-
-    Args:
-        input_dim: Side d.
-        num_iters: Newton-Schulz steps; the official head uses 3.
-        vec: The result is symmetric, so the upper triangle says it all.
     """
 
+    # 3 steps as in the official head; of a symmetric result the upper triangle says it all.
     def __init__(self, *, input_dim: int | None = None, num_iters: Count = 3, vec: Vec = "triu") -> None:
         super().__init__(input_dim=input_dim, vec=vec)
-        if num_iters < 1:
-            raise ValueError(f"ISQRTCOV: num_iters must be at least 1, got {num_iters}")
         self.num_iters = num_iters
 
     def _normalize(self, p_brc: paddle.Tensor) -> paddle.Tensor:
@@ -252,8 +213,6 @@ class EPN(MatrixNorm):
 
     def __init__(self, *, input_dim: int | None = None, eps: Positive = 1e-8, vec: Vec = "full") -> None:
         super().__init__(input_dim=input_dim, vec=vec)
-        if eps <= 0:
-            raise ValueError(f"EPN: eps must be positive, got {eps}")
         self.eps = eps
 
     def _normalize(self, p_brc: paddle.Tensor) -> paddle.Tensor:
@@ -289,9 +248,8 @@ class LN(MatrixNorm):
     def __init__(self, *, input_dim: int | None = None, eps: Positive = 1e-5, vec: Vec = "full") -> None:
         super().__init__(input_dim=input_dim, vec=vec)
         self.eps = eps
-        self.weight = self.create_parameter(
-            [self.input_dim], default_initializer=nn.initializer.Constant(1.0)
-        )
+        one = nn.initializer.Constant(1.0)
+        self.weight = self.create_parameter([self.input_dim], default_initializer=one)
         self.bias = self.create_parameter([self.input_dim], is_bias=True)
 
     def _normalize(self, p_brc: paddle.Tensor) -> paddle.Tensor:
@@ -301,14 +259,9 @@ class LN(MatrixNorm):
 
 
 def build_normalization(cfg: dict[str, Any] | None, input_dim: int) -> MatrixNorm:
-    """Build the normalization a configuration node names, for matrices of side ``input_dim``.
+    """Build the normalization that a node ``{name: ...}`` describes, for matrices of side ``input_dim``.
 
-    Args:
-        cfg: ``{name: ..., ...}``, or None for the identity.
-        input_dim: Side of the matrices.
-
-    Raises:
-        ConfigError: The node does not fit its class.
+    None gives the identity; a node that does not fit its class raises a ConfigError.
     """
     if cfg is None:
         return MatrixNorm(input_dim=input_dim)

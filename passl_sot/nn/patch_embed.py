@@ -1,4 +1,4 @@
-"""Patch embedding (ViT's linear projection of image patches), and its weights for other image channels.
+"""Patch embedding, ViT's linear projection of image patches.
 
 Legend: B batch, N = H·W patches, C embedding width, p side of a patch.
 """
@@ -9,8 +9,6 @@ from paddle import nn
 from passl_sot.nn import ops
 from passl_sot.nn.initializers import uniform_fan_in_
 from passl_sot.nn.layers import LayerNorm
-
-__all__ = ["PatchEmbed"]
 
 
 class _PatchProjection(nn.Conv2D):
@@ -33,12 +31,7 @@ class PatchEmbed(nn.Layer):
     """Non-overlapping patches through one Linear; the weight has the shape of a convolution.
 
     Pixels right and below of the last whole patch are left out, as by a strided convolution.
-
-    Args:
-        patch_size: Side p of a patch in pixels.
-        in_chans: Input channels.
-        embed_dim: Width C of the tokens.
-        norm_epsilon: Epsilon of a LayerNorm on the tokens; None for no such layer.
+    ``norm_epsilon`` is that of a LayerNorm on the tokens; None for no such layer.
     """
 
     def __init__(
@@ -49,8 +42,7 @@ class PatchEmbed(nn.Layer):
             raise ValueError(f"patch_size must be at least 1, got {patch_size}")
         self.stride = patch_size
         self.proj = _PatchProjection(in_chans, embed_dim, patch_size, stride=patch_size)
-        for parameter in self.proj.parameters():
-            uniform_fan_in_(parameter, in_chans * patch_size**2)
+        uniform_fan_in_(self.proj, in_chans * patch_size**2)
         self.norm = None
         if norm_epsilon is not None:
             self.norm = LayerNorm(embed_dim, epsilon=norm_epsilon)
@@ -60,11 +52,7 @@ class PatchEmbed(nn.Layer):
         return height // self.stride, width // self.stride
 
     def resize(self, img_size: tuple[int, int]) -> None:
-        """Check that another input size works; there is nothing to change.
-
-        Raises:
-            ValueError: The size gives no patch; the message names the nearest that does.
-        """
+        """Raise a ValueError for a size that gives no patch; there is nothing to change for others."""
         if min(img_size) < self.stride:
             height, width = (max(side, self.stride) for side in img_size)
             raise ValueError(

@@ -1,7 +1,6 @@
 """Token modules of T2T-ViT: attention that also changes the width of its tokens.
 
-Both take the wide tokens of a soft split (7·7·3 or 3·3·64 numbers) to a narrow width E. As input and
-output differ in width, the skip connection starts at the VALUES, not at the input.
+Both take the wide tokens of a soft split (7·7·3 or 3·3·64 numbers) to a narrow width E.
 
 Legend: B batch, T tokens, D width taken, E width given, m random features.
 """
@@ -16,8 +15,6 @@ from passl_sot.nn.block import Mlp
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.layers import GELU, LayerNorm
 from passl_sot.nn.precision import at_least_float32, autocast_off
-
-__all__ = ["TokenPerformer", "TokenTransformer", "orthogonal_features"]
 
 _EPSILON = 1e-8  # of the official code; it keeps a token without any neighbor from dividing by zero
 
@@ -39,14 +36,9 @@ class TokenPerformer(nn.Layer):
     With φ(x) = exp(x·wᵀ - |x|²/2) / √m: y = φ(q)·Σφ(k)ᵀv / (φ(q)·Σφ(k) + 1e-8), then
     out = v + Dropout(Linear(y)), and out + Mlp(LN(out)). The joint projection gives keys, queries
     and values in THIS order and has a bias.
-
-    Args:
-        dim: Width D taken.
-        out_dim: Width E given.
-        num_features: Random features m.
-        dropout: Dropout after both branches; the official code has it fixed.
     """
 
+    # The official code has its dropout fixed, whatever the model's drop_rate.
     def __init__(self, dim: int, out_dim: int = 64, num_features: int = 32, dropout: float = 0.1) -> None:
         super().__init__()
         self.out_dim = out_dim
@@ -84,6 +76,7 @@ class TokenPerformer(nn.Layer):
         """Args: x_btd: ``[B, T, D]``. Returns: ``[B, T, E]``."""
         kqv = self.kqv(self.norm1(x_btd))
         y = self.mix(kqv).astype(kqv.dtype)
+        # The skip connection starts at the VALUES: the input has another width.
         out = kqv[:, :, 2 * self.out_dim :] + self.drop(self.proj(y))
         return out + self.mlp(self.norm2(out))
 
@@ -109,10 +102,6 @@ class TokenTransformer(nn.Layer):
 
     out = v + Linear(attention), then out + Mlp(LN(out)); the joint projection gives queries, keys and
     values, without a bias, and there is no dropout.
-
-    Args:
-        dim: Width D taken.
-        out_dim: Width E given.
     """
 
     def __init__(self, dim: int, out_dim: int = 64) -> None:

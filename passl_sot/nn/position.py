@@ -6,29 +6,12 @@ from paddle import nn
 
 from passl_sot.nn.precision import at_least_float32
 
-__all__ = [
-    "bicubic_matrix",
-    "replace_parameter",
-    "resize_bias_table",
-    "resize_position_map",
-    "resize_position_table",
-    "sinusoid_table",
-    "table_values",
-]
-
 
 def sinusoid_table(num_positions: int, dim: int) -> paddle.Tensor:
     """Fixed sinusoidal position table (Vaswani et al. 2017, section 3.5).
 
-    Row p, column j holds the sine (even j) or cosine (odd j) of
-    ``p / 10000 ** (2 * (j // 2) / dim)``.
-
-    Args:
-        num_positions: Number of rows N; row 0 is 0, 1, 0, 1, ...
-        dim: Width C.
-
-    Returns:
-        Tensor ``[1, N, C]``, float32.
+    ``[1, num_positions, dim]``, float32; row p, column j holds the sine (even j) or cosine (odd j) of
+    ``p / 10000 ** (2 * (j // 2) / dim)``, so that row 0 is 0, 1, 0, 1, ...
     """
     # Computed in float64 and rounded, as the official SoT and T2T-ViT codes do, so that the bits agree.
     column = np.arange(dim)
@@ -41,9 +24,10 @@ def bicubic_matrix(new: int, old: int) -> np.ndarray:
     """Weights ``[new, old]`` of bicubic interpolation along one axis, float64; rows sum to 1.
 
     Keys' kernel with a = -0.75, centers of pixels aligned (``align_corners=False``), the border
-    repeated, no antialiasing: PyTorch's ``interpolate(mode="bicubic")``, with which DeiT's and
-    Swin's authors bring their tables to another size.
+    repeated, no antialiasing.
     """
+    # That is PyTorch's interpolate(mode="bicubic"), with which DeiT's and Swin's authors bring their tables
+    # to another size.
     a = -0.75
     center = (np.arange(new) + 0.5) * old / new - 0.5
     first = np.floor(center)
@@ -65,16 +49,9 @@ def _resize_grid(grid_hwc: np.ndarray, new: tuple[int, int]) -> np.ndarray:
 def resize_position_table(
     table: np.ndarray, prefix: int, old: tuple[int, int], new: tuple[int, int]
 ) -> np.ndarray:
-    """A learned position table interpolated to another grid; rows of prefix tokens stay.
+    """A learned position table ``[1, P+N, C]`` interpolated to another grid (rows and columns), in its type.
 
-    Args:
-        table: ``[1, P+N, C]``.
-        prefix: Number P of prefix tokens.
-        old: Rows and columns of the grid it was made for.
-        new: Those wanted.
-
-    Returns:
-        ``[1, P+N', C]`` in the table's type; the table itself where nothing changes.
+    The rows of the ``prefix`` (P) tokens before the words stay.
     """
     if old == new:
         return table
@@ -91,15 +68,9 @@ def resize_position_map(values_bchw: np.ndarray, grid: tuple[int, int]) -> np.nd
 
 
 def resize_bias_table(table: np.ndarray, old: int, new: int) -> np.ndarray:
-    """A table of relative position biases interpolated to another window.
+    """Relative position biases interpolated to another side of a window, in their type.
 
-    Args:
-        table: ``[(2·old - 1)², h]``, one row per offset, row by row.
-        old: Side of the window it was made for.
-        new: Side wanted.
-
-    Returns:
-        ``[(2·new - 1)², h]`` in the table's type; the table itself where nothing changes.
+    From ``[(2·old - 1)², h]``, one row per offset, row by row, to ``[(2·new - 1)², h]``.
     """
     if old == new:
         return table

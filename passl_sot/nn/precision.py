@@ -1,16 +1,11 @@
-"""Islands of float32 inside mixed-precision models.
-
-Softmax, covariances and matrix normalizations lose their meaning in 16 bits: in float16 an
-epsilon of 1e-8 is exactly zero. Such code casts its input up, switches autocasting off, and
-casts its result back. float64 passes through untouched, so that double-precision checks stay exact.
+"""Islands of float32 inside mixed-precision models, for what loses its meaning in 16 bits: softmax,
+covariances, matrix normalizations. Such code casts its input up, switches autocasting off, and casts back.
 """
 
 from contextlib import AbstractContextManager
 
 import paddle
 import paddle.nn.functional as F
-
-__all__ = ["at_least_float32", "autocast_off", "is_low_precision", "softmax"]
 
 
 def is_low_precision(x: paddle.Tensor) -> bool:
@@ -20,6 +15,7 @@ def is_low_precision(x: paddle.Tensor) -> bool:
 
 def at_least_float32(x: paddle.Tensor) -> paddle.Tensor:
     """``x`` as float32 when it is float16 or bfloat16, else ``x`` itself."""
+    # float64 stays, so that double-precision checks are exact. In float16 an epsilon of 1e-8 would be zero.
     return x.astype("float32") if is_low_precision(x) else x
 
 

@@ -4,8 +4,6 @@ import paddle
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
-__all__ = ["recompute_block"]
-
 
 def recompute_block(block: nn.Layer, x: paddle.Tensor) -> paddle.Tensor:
     """``block(x)``, whose activations are computed again when the backward pass wants them."""

@@ -1,4 +1,4 @@
-"""Global poolings of token features, of first and second order.
+"""Global poolings of token features, of second order.
 
 Legend: B batch, N tokens, C width, h heads, d width of one head's branch (``wr_dim``).
 """
@@ -12,8 +12,6 @@ from paddle import nn
 from passl_sot.nn.initializers import batch_norm, linear
 from passl_sot.nn.normalization import MatrixNorm
 from passl_sot.nn.precision import at_least_float32, autocast_off
-
-__all__ = ["GAP", "GCP", "CrossCovariance", "MGCrP", "remove_scalar_mean"]
 
 
 def remove_scalar_mean(x_bnc: paddle.Tensor) -> paddle.Tensor:
@@ -30,41 +28,20 @@ def _length(x: paddle.Tensor, axis: int) -> int | paddle.Tensor:
     return paddle.shape(x)[axis].astype(x.dtype)
 
 
-class GAP(nn.Layer):
-    """Global average pooling over the tokens."""
-
-    def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
-        """Args: x_bnc: ``[B, N, C]``. Returns: ``[B, C]``."""
-        return x_bnc.mean(axis=1)
-
-
-class GCP(nn.Layer):
-    """Global covariance pooling, before normalization: XᵀX / c of tokens without their scalar mean."""
-
-    def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
-        """Args: x_bnc: ``[B, N, c]``. Returns: ``[B, c, c]``, float32 for 16-bit inputs."""
-        with autocast_off():
-            x_bnc = remove_scalar_mean(at_least_float32(x_bnc))
-            # By the number of CHANNELS, not of tokens: the official code reads its sizes from the wrong
-            # axis, and the square root that follows keeps the scale.
-            return paddle.matmul(x_bnc, x_bnc, transpose_x=True) / x_bnc.shape[-1]
+def covariance(x_bnc: paddle.Tensor) -> paddle.Tensor:
+    """XᵀX / C of tokens ``[B, N, C]`` without their scalar mean: ``[B, C, C]``, float32 for 16-bit inputs."""
+    with autocast_off():
+        x_bnc = remove_scalar_mean(at_least_float32(x_bnc))
+        # By the number of CHANNELS, not of tokens: the official code reads its sizes from the wrong axis, and
+        # the square root that follows keeps the scale.
+        return paddle.matmul(x_bnc, x_bnc, transpose_x=True) / x_bnc.shape[-1]
 
 
 class MGCrP(nn.Layer):
     """Multi-head global cross-covariance pooling (SoT, arXiv 2104.10935, section 3.2).
 
     One projection gives every head two sets of features W and R ``[N, d]``; each loses its
-    scalar mean; WᵀR / N is normalized, flattened, and the heads are joined.
-
-    Args:
-        dim: Width C of the tokens.
-        num_heads: Heads h.
-        wr_dim: Width d of W and R.
-        norm: Normalization for matrices of side d.
-        qkv_bias: Whether the projection has a bias.
-
-    Attributes:
-        out_features: Width of the result, h times the normalization's.
+    scalar mean; WᵀR / N is normalized by ``norm``, flattened, and the heads are joined.
     """
 
     def __init__(
@@ -88,7 +65,7 @@ class MGCrP(nn.Layer):
             return paddle.matmul(w, r, transpose_x=True) / _length(x_bnc, 1)
 
     def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
-        """Args: x_bnc: ``[B, N, C]``. Returns: ``[B, h·d²]``."""
+        """Args: x_bnc: ``[B, N, C]``. Returns: ``[B, out_features]``, h·d² for whole matrices."""
         pooled = self.norm(self.cross_covariance(x_bnc))
         return pooled.reshape([-1, self.out_features]).astype(x_bnc.dtype)
 
@@ -96,13 +73,8 @@ class MGCrP(nn.Layer):
 class CrossCovariance(nn.Layer):
     """Cross-covariance between two reductions of the words (So-ViT, arXiv 2104.10935v1).
 
-    X = ReLU(BN(x Wₐ)) and Y = ReLU(BN(x W_b)) lose their means per channel; the result is
-    (X Yᵀ / N)ᵀ, the matrix that the official code normalizes.
-
-    Args:
-        dim: Width C of the tokens.
-        first: Width a of X, the number of columns.
-        second: Width b of Y, the number of rows.
+    X = ReLU(BN(x Wₐ)) of width a = ``first`` and Y = ReLU(BN(x W_b)) of width b = ``second`` lose their
+    means per channel; the result is (X Yᵀ / N)ᵀ, the matrix that the official code normalizes.
     """
 
     def __init__(self, dim: int, first: int, second: int) -> None:
@@ -125,6 +97,7 @@ class CrossCovariance(nn.Layer):
         x, y = (self._reduced(branch, x_bnc) for branch in self.conv_dr_block)
         with autocast_off():
             x, y = (at_least_float32(t) for t in (x, y))
+            # Of each channel: a covariance in the strict sense, where SoT removes one number per head.
             x = x - x.mean(axis=1, keepdim=True)
             y = y - y.mean(axis=1, keepdim=True)
             return paddle.matmul(y, x, transpose_x=True) / _length(x_bnc, 1)

@@ -18,8 +18,6 @@ from passl_sot.nn.attention import Attention
 from passl_sot.nn.precision import at_least_float32, autocast_off, softmax
 from passl_sot.nn.window import cut_windows
 
-__all__ = ["SuperTokenAttention", "neighbor_table"]
-
 _MASS_EPS = 1e-12
 
 
@@ -69,17 +67,9 @@ class SuperTokenAttention(nn.Layer):
     zeros are added at the bottom and right where windows don't fit; they are pooled and associated
     like pixels.
 
-    Args:
-        dim: Width C.
-        num_heads: Heads of the attention among super tokens.
-        window: Side s of a window in pixels; 1 for plain attention.
-        num_iters: Rounds of association; the published models use 1.
-        qkv_bias: Whether the query-key-value projection has a bias.
-        attn_dropout: Dropout on attention weights.
-        proj_dropout: Dropout after the output projection.
-
-    Raises:
-        ValueError: A number lies outside its range.
+    Args (for the others see ``Attention``):
+        window: Side s of a window in pixels, at least 1; 1 for plain attention.
+        num_iters: Rounds of association, at least 1; the published models use 1.
     """
 
     def __init__(
@@ -137,13 +127,8 @@ class SuperTokenAttention(nn.Layer):
     ) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Association of pixels with the nine super tokens around them, without gradient.
 
-        Args:
-            pixels_bmnc: Normalized pixels by window, ``[B, M, n, C]``, at least float32.
-            rows: Windows m_h from top to bottom.
-            columns: Windows m_w from left to right.
-
-        Returns:
-            Weights ``[B, M, n, 9]`` whose rows sum to 1, and each super token's mass ``[B, M, 1]``.
+        From normalized pixels by window, ``[B, M, n, C]``, at least float32, of ``rows`` by ``columns``
+        windows: weights ``[B, M, n, 9]`` whose rows sum to 1, and each super token's mass ``[B, M, 1]``.
         """
         with paddle.no_grad():
             pixels = pixels_bmnc.detach()
@@ -161,13 +146,13 @@ class SuperTokenAttention(nn.Layer):
         return weights, mass
 
     def _spread(self, tokens_bmc: paddle.Tensor, rows: int, columns: int) -> paddle.Tensor:
-        """The nine super tokens around each window: ``[B, M, C]`` to ``[B, M, 9, C]``."""
+        # [B, M, C] to the nine super tokens around each window, [B, M, 9, C].
         index = paddle.to_tensor(neighbor_table(rows, columns).reshape(-1))
         near = _gather_rows(tokens_bmc, index)
         return near.reshape([-1, rows * columns, 9, tokens_bmc.shape[-1]])
 
     def _collect(self, parts_bm9c: paddle.Tensor, rows: int, columns: int) -> paddle.Tensor:
-        """The adjoint of ``_spread``: parts for a super token, of nine windows, summed; ``[B, M, C]``."""
+        # The adjoint of _spread: parts for a super token, of nine windows, summed; [B, M, C].
         count = rows * columns
         # Neighbor k of window m is the window for which m is neighbor 8 - k.
         window = neighbor_table(rows, columns)

@@ -1,7 +1,6 @@
 """Token embedding modules: small convolutional networks that turn an image into visual words.
 
-They replace a patch projection (SoT, arXiv 2104.10935, section 3.1) and serve any backbone: each
-gives ``[B, N, C]`` tokens, row by row, and says its grid (``grid_size``) and total ``stride``.
+They replace a patch projection (SoT, arXiv 2104.10935, section 3.1) and serve any backbone.
 
 A stem (3×3 convolution, 3×3 max-pooling by 2) and three stages lead to a 1×1 projection. The
 total stride is 16 from 224 pixels up and 8 below, where the last down-sampling is dropped, as
@@ -19,8 +18,6 @@ from paddle import nn
 
 from passl_sot.nn.initializers import batch_norm, conv2d
 from passl_sot.nn.precision import at_least_float32, autocast_off, softmax
-
-__all__ = ["TokenEmbed", "TokenEmbedName"]
 
 TokenEmbedName = Literal["DenseNet", "ResNet", "Inception", "Non-local", "Naive_linear"]
 
@@ -262,19 +259,13 @@ def _make(name: str, in_chans: int, token_dim: int, embed_dim: int, stride: int)
 
 
 class TokenEmbed(nn.Layer):
-    """A token embedding module, chosen by name.
+    """A token embedding module, chosen by name, from images ``[B, in_chans, H, W]`` to ``embed_dim`` C.
 
     Args:
-        name: Which network.
-        img_size: Input height and width in pixels; settles the total stride (by the shorter side).
-        in_chans: Input channels.
-        embed_dim: Width C of the tokens.
-        token_dim: Width of the stem. The official code works with 64 only.
-        large_output: Stop at a quarter of the size (for Swin); DenseNet only.
-
-    Raises:
-        ValueError: ``large_output`` with another network than DenseNet, an unknown name, or a
-            size too small to give a token (the message names the nearest that does).
+        img_size: Height and width in pixels, of which the smaller settles the total stride. A ValueError for
+            a size that gives no token names the nearest that does.
+        token_dim: Width of the stem.
+        large_output: Stop at a quarter of the size (for Swin); a ValueError for others than DenseNet.
     """
 
     def __init__(
@@ -316,10 +307,7 @@ class TokenEmbed(nn.Layer):
 
         Two cannot follow everywhere: the linear embedding keeps the patch it was built with, as the
         patch is its kernel; the ResNet one built below 224 pixels keeps stride 8, as it has no
-        weights for the last down-sampling.
-
-        Raises:
-            ValueError: The size gives no token.
+        weights for the last down-sampling. A ValueError for a size that gives no token.
         """
         before = self.stride
         self.tokens.set_stride(self._wanted_stride(img_size))

@@ -1,6 +1,6 @@
 """Attention inside windows of a token grid, plain or shifted (Swin, arXiv 2103.14030, section 3.2).
 
-Shape legend: B batch, L = H·W tokens of the grid, C width, h heads, w side of a window, N = w²
+Legend: B batch, L = H·W tokens of the grid, C width, h heads, w side of a window, N = w²
 tokens of a window, W windows of the (padded) grid.
 """
 
@@ -13,8 +13,6 @@ from paddle import nn
 from passl_sot.nn.attention import Attention
 from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.position import replace_parameter, resize_bias_table, table_values
-
-__all__ = ["WindowAttention", "cut_windows", "relative_position_index", "shift_mask", "window_order"]
 
 _BLOCKED = -100.0  # for a pair of tokens from different regions, in place of minus infinity; as published
 
@@ -39,16 +37,10 @@ def cut_windows(plane: np.ndarray, window: int) -> np.ndarray:
 
 
 def window_order(grid: tuple[int, int], window: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where tokens go: padding, cyclic shift and partition in one.
+    """Where tokens go: padding, a cyclic shift up and to the left, and partition in one.
 
-    Args:
-        grid: Rows and columns of tokens.
-        window: Side w of a window.
-        shift: By how many tokens the padded grid is rolled up and to the left.
-
-    Returns:
-        For each place of each window, the token that stands there, int64 ``[W·N]``; padding is
-        token L, one after the last. And for each token its place, int64 ``[L]``.
+    For each place of each window the token that stands there, int64 ``[W·N]``; padding is token L, one
+    after the last. And for each token its place, int64 ``[L]``.
     """
     height, width = _padded(grid, window)
     plane = np.full((height, width), grid[0] * grid[1], dtype="int64")
@@ -76,23 +68,14 @@ def shift_mask(grid: tuple[int, int], window: int, shift: int) -> np.ndarray:
 class WindowAttention(Attention):
     """Self-attention inside windows, with a learned bias per head and relative position.
 
-    A grid that the window does not divide is padded by zeros on the right and below, as in the
-    authors' detection code; the padding takes part in attention, as there. A window larger than
-    the grid shrinks to the grid's shorter side, and then nothing is shifted.
+    A grid that the window does not divide is padded by zeros on the right and below; the padding takes
+    part in attention. A window larger than the grid shrinks to the grid's shorter side, and then nothing
+    is shifted.
 
-    Args:
-        dim: Width C.
-        num_heads: Number of heads h; must divide ``dim``.
+    Args (for the others see ``Attention``):
         grid: Rows and columns of tokens.
-        window_size: Side of a window, where the grid holds one.
-        shifted: Whether windows are shifted by half their side.
-        qkv_bias: Whether the query-key-value projection has a bias.
-        attn_dropout: Dropout on the attention weights.
-        proj_dropout: Dropout after the output projection.
-
-    Attributes:
-        window: Side of the windows in use.
-        shift: Tokens by which they are shifted in use.
+        window_size: Side of a window, where the grid holds one; ``window`` is that in use.
+        shifted: Whether windows are shifted by half their side; ``shift`` is the number of tokens in use.
     """
 
     def __init__(
@@ -113,8 +96,8 @@ class WindowAttention(Attention):
         self.window = min(window_size, *grid)
         shape = [(2 * self.window - 1) ** 2, num_heads]
         zero = nn.initializer.Constant(0.0)
-        self.relative_position_bias_table = self.create_parameter(shape, default_initializer=zero)
-        trunc_normal_(self.relative_position_bias_table, 0.02)
+        table = self.create_parameter(shape, default_initializer=zero)
+        self.relative_position_bias_table = trunc_normal_(table, 0.02)
         self.plan(grid, window_size)
 
     def plan(self, grid: tuple[int, int], window_size: int) -> None:
@@ -163,7 +146,8 @@ class WindowAttention(Attention):
     def forward(self, x_blc: paddle.Tensor) -> paddle.Tensor:  # type: ignore[override]
         """Args: x_blc: ``[B, L, C]``, row by row. Returns: the same shape."""
         dim = self.num_heads * self.head_dim
-        # Padding is a row of zeros after the last token, to which its places in the windows point.
+        # Padding is a row of zeros after the last token, to which its places in the windows point. It takes
+        # part in attention as in the authors' detection code; their classification code pads nothing.
         if self.padded:
             x_blc = paddle.concat([x_blc, paddle.zeros_like(x_blc[:, :1])], axis=1)
         windows = paddle.gather(x_blc, self.order, axis=1).reshape([-1, self.window**2, dim])

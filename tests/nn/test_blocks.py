@@ -6,9 +6,10 @@ import numpy as np
 import paddle
 import pytest
 
+from passl_sot.modeling.backbones import Backbone
 from passl_sot.nn.attention import Attention
 from passl_sot.nn.block import Block
-from passl_sot.nn.drop_path import DropPath, drop_path_rates
+from passl_sot.nn.drop_path import DropPath
 from passl_sot.nn.initializers import batch_norm, conv2d, linear, trunc_normal_
 from passl_sot.nn.position import sinusoid_table
 from passl_sot.nn.precision import softmax
@@ -59,8 +60,8 @@ def test_drop_path():
     assert layer(x) is x
     with pytest.raises(ValueError, match="drop-path"):
         DropPath(1.0)
-    assert drop_path_rates(0.3, 4) == pytest.approx([0.0, 0.1, 0.2, 0.3])
-    assert drop_path_rates(0.3, 1) == [0.0]
+    assert Backbone().rates_of_blocks(0.3, 4) == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    assert Backbone().rates_of_blocks(0.3, 1) == [0.0]
 
 
 def test_attention_equals_its_definition():

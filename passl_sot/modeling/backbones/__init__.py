@@ -6,15 +6,9 @@ from typing import Any
 from passl_sot.config import Registry
 from passl_sot.modeling.backbones.base import Backbone
 
-__all__ = ["BACKBONES", "Backbone", "build_backbone"]
-
 BACKBONES = Registry("backbone", "passl_sot.modeling.backbones")
 
 
 def build_backbone(cfg: Mapping[str, Any]) -> Backbone:
-    """Build the backbone that a node ``{name: ..., ...}`` describes; the node is not changed.
-
-    Raises:
-        ConfigError: The node does not fit its class; every fault is listed.
-    """
+    """Build the backbone that a node ``{name: ..., ...}`` describes; a ConfigError lists all its faults."""
     return BACKBONES.build(cfg)

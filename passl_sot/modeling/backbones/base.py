@@ -1,8 +1,5 @@
 """The contract every backbone keeps, and the parts they share.
 
-``Backbone`` is for inputs of any kind, ``ImageBackbone`` for images; ``PlainBackbone`` has one width and
-one grid, ``StagedBackbone`` halves its grid from stage to stage.
-
 Legend: B batch, P prefix tokens (class, distillation), N = H·W word tokens, C width.
 """
 
@@ -15,13 +12,11 @@ from paddle import nn
 
 from passl_sot.config import value_of_epoch
 from passl_sot.nn.block import Block
-from passl_sot.nn.drop_path import DropPath, drop_path_rates
+from passl_sot.nn.drop_path import DropPath
 from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.position import sinusoid_table
 from passl_sot.nn.recompute import recompute_block
-
-__all__ = ["Backbone", "ImageBackbone", "PlainBackbone", "Stage", "StagedBackbone", "as_pair", "prepend"]
 
 Grid = tuple[int, int]
 
@@ -29,11 +24,7 @@ _PREFIX_TOKENS = ("cls_token", "dist_token")
 
 
 def as_pair(img_size: int | Sequence[int]) -> tuple[int, int]:
-    """Height and width from one number or two.
-
-    Raises:
-        ValueError: Not one or two positive whole numbers.
-    """
+    """Height and width from one number or two; a ValueError unless they are positive whole numbers."""
     pair = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
     if len(pair) != 2 or any(not isinstance(side, int) or side < 1 for side in pair):
         raise ValueError(f"img_size must be a positive number or [height, width], got {img_size!r}")
@@ -66,9 +57,6 @@ class Backbone(nn.Layer):
         num_features: Width C of the tokens given.
         num_prefix_tokens: Number P of tokens before the word tokens: 0, 1 (class) or 2 (and distillation).
         depths: Blocks of each stage.
-
-    Attributes:
-        num_layers: The greatest number ``layer_of`` gives.
     """
 
     def __init__(self, num_features: int = 0, num_prefix_tokens: int = 0, depths: Sequence[int] = ()) -> None:
@@ -76,7 +64,7 @@ class Backbone(nn.Layer):
         self.num_features = num_features
         self.num_prefix_tokens = num_prefix_tokens
         self.depths = list(depths)
-        self.num_layers = sum(depths) + 1
+        self.num_layers = sum(depths) + 1  # the greatest number that layer_of gives
         self._recompute = False
         self._drop_path_rate: float | Mapping[str, float | str] | None = None
 
@@ -86,14 +74,14 @@ class Backbone(nn.Layer):
 
     def learned(self, shape: list[int]) -> paddle.Tensor:
         """A new parameter as class tokens and position tables start: normal, std 0.02."""
-        zero = nn.initializer.Constant(0.0)  # cheaper than Paddle's own start, which is drawn over
+        # Zeros are cheaper than Paddle's own start, which is drawn over.
+        zero = nn.initializer.Constant(0.0)
         return trunc_normal_(self.create_parameter(shape, default_initializer=zero), std=0.02)
 
     def layer_of(self, name: str) -> int:
         """Depth of a parameter for layer-wise decay, by its name in this backbone.
 
-        0 before the first block, i+1 for block i (counted through all stages), ``num_layers`` after the
-        last. The way down from one stage to the next has the depth of the block before it.
+        0 before the first block, i+1 for block i (counted through all stages), ``num_layers`` after the last.
         """
         parts = name.split(".")
         if parts[0] in ("norm", "proj"):
@@ -102,7 +90,8 @@ class Backbone(nn.Layer):
             return int(parts[1]) + 1
         if len(parts) > 3 and parts[2] == "blocks":
             return sum(self.depths[: int(parts[1])]) + int(parts[3]) + 1
-        # As in Swin's official fine-tuning, for which a merging is part of the stage before it.
+        # The way down to the next stage has the depth of the block before it: Swin's official fine-tuning
+        # counts a merging to the stage before.
         if parts[0] in ("layers", "pools"):
             return sum(self.depths[: int(parts[1]) + 1])
         return 0
@@ -116,23 +105,16 @@ class Backbone(nn.Layer):
         self._recompute = on
 
     def schedule_drop_path(self, rate: float | Mapping[str, float | str]) -> None:
-        """Set the stochastic depth of all blocks; for the end of a constructor.
-
-        Args:
-            rate: The argument of ``rates_of_blocks``, or a schedule of it, see ``config.epoch_schedule``.
-
-        Raises:
-            ValueError: A rate lies outside [0, 1), or the schedule is faulty.
-        """
+        """Set the stochastic depth of all blocks, by a rate in [0, 1) or a schedule; ends a constructor."""
         self._drop_path_rate = rate
         self.set_epoch(0)
 
     def rates_of_blocks(self, rate: float, depth: int) -> list[float]:
-        """The drop-path rates of ``depth`` blocks in order: from 0 up to ``rate`` for the last."""
-        return drop_path_rates(rate, depth)
+        """The drop-path rates of ``depth`` blocks in order: linearly from 0 up to ``rate`` for the last."""
+        return [rate * i / max(depth - 1, 1) for i in range(depth)]
 
     def set_epoch(self, epoch: int) -> None:
-        """Told before each epoch of training, counted from 0: drop-path follows its schedule."""
+        """Told before each epoch of training, counted from 0; the drop-path rates follow their schedule."""
         if self._drop_path_rate is None:
             return
         rate = value_of_epoch("drop_path_rate", self._drop_path_rate, epoch)
@@ -152,22 +134,26 @@ class Backbone(nn.Layer):
 class ImageBackbone(Backbone):
     """Base of backbones over images: an embedding, stages of blocks, and a last norm.
 
-    A family gives ``embed``, ``run_stage`` and ``resize``, which calls ``plan_maps``.
+    A family gives ``embed``, ``run_stage`` and ``resize``, which calls ``plan_maps``. Constructors and
+    ``resize`` raise a ValueError where numbers contradict each other or the size gives no token. These
+    settings mean the same in every family:
 
-    Args:
-        in_chans: Channels of the images; for the other arguments see ``Backbone``.
-
-    Attributes:
-        img_size: Input height and width in pixels.
-        grid_size: Rows and columns of the word tokens given.
-        grids: Rows and columns of each map of ``feature_info``.
-        feature_info: One dict per map that ``forward_intermediates`` can give, in order:
-            ``module`` (name of the layer), ``num_chs`` and ``reduction`` (pixels per token).
+    * ``img_size``: input size in pixels, or [height, width]; ``in_chans``: channels of the images;
+    * ``depth`` or ``depths``: number of blocks, in all or of each stage;
+    * ``num_heads``: attention heads (of each stage); they must divide the width;
+    * ``mlp_ratio``: hidden width of the MLPs over that of their blocks;
+    * ``qkv_bias``: whether the query-key-value projections have a bias;
+    * ``drop_rate``: dropout before the first block, in the MLPs, and after projections;
+      ``attn_drop_rate``: dropout on attention weights;
+    * ``drop_path_rate``: stochastic depth of the last block; it grows linearly from 0 over all blocks. Or a
+      schedule over epochs, as in ``config.epoch_schedule``.
     """
 
-    img_size: tuple[int, int]
-    grid_size: Grid
-    grids: list[Grid]
+    img_size: tuple[int, int]  # height and width in pixels
+    grid_size: Grid  # rows and columns of the word tokens given
+    grids: list[Grid]  # of each map of feature_info
+    # For each map of forward_intermediates its "module" (name of the layer), "num_chs", and "reduction"
+    # (pixels per token).
     feature_info: list[dict[str, Any]]
     norm: nn.Layer
 
@@ -192,13 +178,8 @@ class ImageBackbone(Backbone):
     def resize(self, img_size: int | Sequence[int]) -> None:
         """Change the input size; the weights stay, but for learned tables that follow the size.
 
-        Such a table becomes a new parameter: resize before an optimizer is built.
-
-        Args:
-            img_size: Side in pixels, or height and width.
-
-        Raises:
-            ValueError: The size is impossible; the message names the nearest valid one.
+        Such a table becomes a new parameter: resize before an optimizer is built. A ValueError for an
+        impossible size names the nearest valid one.
         """
         raise NotImplementedError
 
@@ -214,11 +195,7 @@ class ImageBackbone(Backbone):
         ]
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Images ``[B, in_chans, H, W]`` to normalized tokens ``[B, P+N, C]``.
-
-        Raises:
-            ValueError: The images have another size than the model is planned for.
-        """
+        """Images ``[B, in_chans, H, W]`` of the size planned for to normalized tokens ``[B, P+N, C]``."""
         x = self.embed(x_bchw)
         for s in range(len(self.feature_info)):
             x = self.run_stage(s, x)
@@ -230,17 +207,15 @@ class ImageBackbone(Backbone):
         """Feature maps ``[B, C, H, W]`` from inside the network, without prefix tokens, not normalized.
 
         Args:
-            x_bchw: Images.
-            indices: Positions in ``feature_info`` (negative ones count from the end), the number
-                of last maps, or None for all.
-
-        Raises:
-            ValueError: There is no such map.
+            x_bchw: Images ``[B, in_chans, H, W]``.
+            indices: Positions in ``feature_info`` (negative ones count from the end), the number of last
+                maps, or None for all; a ValueError if there is no such map.
         """
         chosen = self._pick(indices)
         maps: dict[int, paddle.Tensor] = {}
         x = self.embed(x_bchw)
-        for s in range(max(chosen, default=-1) + 1):  # no further than the last map wanted
+        # No further than the last map wanted: the later stages would be wasted time.
+        for s in range(max(chosen, default=-1) + 1):
             x = self.run_stage(s, x)
             if s in chosen:
                 maps[s] = self.as_map(s, x)
@@ -249,6 +224,7 @@ class ImageBackbone(Backbone):
     def as_map(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
         """Output of stage s as a map ``[B, C, H, W]``."""
         words = x[:, self.num_prefix_tokens :].transpose([0, 2, 1])
+        # 0 copies the size: a traced graph may not know it.
         return words.reshape([0, 0, *self.grids[s]])
 
     def _pick(self, indices: int | Sequence[int] | None) -> list[int]:
@@ -259,9 +235,9 @@ class ImageBackbone(Backbone):
             if not 1 <= indices <= count:
                 raise ValueError(f"there are {count} feature maps, cannot take the last {indices}")
             return list(range(count - indices, count))
-        wrong = [i for i in indices if not -count <= i < count]
-        if wrong:
-            raise ValueError(f"no feature map {wrong[0]}: there are {count}, numbered from 0")
+        for i in indices:
+            if not -count <= i < count:
+                raise ValueError(f"no feature map {i}: there are {count}, numbered from 0")
         return [i % count for i in indices]
 
     def check_images(self, x_bchw: paddle.Tensor) -> None:
@@ -292,15 +268,11 @@ class PlainBackbone(ImageBackbone):
     """Base of backbones of one width and one grid: ``make_words``, prefix tokens, ``blocks``, ``norm``.
 
     A constructor makes the layers of ``make_words``, then calls ``add_prefix_tokens`` and ``add_blocks``;
-    ``resize`` calls ``plan_grid``.
-
-    Attributes:
-        blocks: Blocks from ``[B, P+N, C]`` to the same shape.
-        pos_embed: Position table ``[1, P+N, C]``.
+    ``resize`` calls ``plan_grid``. The setting ``embed_dim`` is the width C of the tokens.
     """
 
-    blocks: nn.LayerList
-    pos_embed: paddle.Tensor
+    blocks: nn.LayerList  # each from [B, P+N, C] to the same shape
+    pos_embed: paddle.Tensor  # [1, P+N, C]
 
     def add_prefix_tokens(self) -> None:
         """Make the learned class token, and the distillation token behind it."""
@@ -334,11 +306,9 @@ class PlainBackbone(ImageBackbone):
         self.plan_maps(modules, [self.num_features] * depth, [stride] * depth, [grid] * depth)
 
     def use_sinusoid(self) -> None:
-        """Make the fixed position table for the grid.
-
-        It starts at row 1 without a class token, so that a word has the same position either way.
-        """
+        """Make the fixed position table for the grid."""
         rows, columns = self.grid_size
+        # From row 1 on without a class token, so that a word has the same position either way.
         table = sinusoid_table(1 + rows * columns, self.num_features)[:, 1 - self.num_prefix_tokens :]
         # Recomputed from the size, hence never saved: checkpoints of any size load.
         self.register_buffer("pos_embed", table.astype(self.norm.weight.dtype), persistable=False)
@@ -348,7 +318,7 @@ class PlainBackbone(ImageBackbone):
         raise NotImplementedError
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """See :meth:`ImageBackbone.embed`; gives ``[B, P+N, C]``."""
+        """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, P+N, C]``."""
         self.check_images(x_bchw)
         x = self.make_words(x_bchw)
         if self.num_prefix_tokens:
@@ -370,21 +340,25 @@ class Stage(nn.Layer):
 
 
 class StagedBackbone(ImageBackbone):
-    """Base of backbones in stages, each with half the grid of the one before.
+    """Base of backbones in stages (``layers``), each with half the grid of the one before."""
 
-    Attributes:
-        layers: The stages.
-    """
-
+    dims: list[int]  # width of each stage
     layers: nn.LayerList
 
-    def plan_stages(
-        self, modules: Sequence[str], widths: Sequence[int], stride: int, first_grid: Grid
-    ) -> None:
-        """Note each stage's map, from the first one's grid and pixels per token."""
-        grids = accumulate(range(1, len(widths)), lambda grid, _: halved(grid), initial=first_grid)
-        strides = [stride * 2**s for s in range(len(widths))]
-        self.plan_maps(modules, widths, strides, list(grids))
+    def plan_stages(self, stride: int, first_grid: Grid, module: str = "layers.{}.blocks.{}") -> None:
+        """Note each stage's map, from the first one's pixels per token and grid.
+
+        ``module`` is its name as a layer, with places for the stage and for its last block.
+        """
+        modules = [module.format(s, depth - 1) for s, depth in enumerate(self.depths)]
+        grids = accumulate(self.dims[1:], lambda grid, _: halved(grid), initial=first_grid)
+        strides = [stride * 2**s for s in range(len(self.dims))]
+        self.plan_maps(modules, self.dims, strides, list(grids))
+
+    def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """See :meth:`ImageBackbone.embed`."""
+        self.check_images(x_bchw)
+        return self.pos_drop(self.patch_embed(x_bchw))
 
     def run_blocks(self, blocks: nn.LayerList, x: paddle.Tensor) -> paddle.Tensor:
         """Blocks one after the other."""

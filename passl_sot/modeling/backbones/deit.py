@@ -5,16 +5,8 @@ ViT as it is: patches through one Linear, a learned class token before them, a l
 added to all tokens, plain pre-norm blocks. DeiT's part is the training recipe, and a second token
 that learns from a teacher (``distilled``), read by ``DistilledHead``.
 
-With ``token_embed`` the patch projection gives way to one of SoT's token embedding modules
-(arXiv 2104.10935, section 4: "DeiT + ours"), usually with ``SecondOrderHead`` behind.
-
-Differences from the official code (facebookresearch/deit on timm 0.3.2):
-
-* any input size that gives a patch works, non-square ones too; ``resize`` interpolates the position
-  table bicubically as the official fine-tuning does (there from square to square);
-* the heads are layers of their own, so that any head fits.
-
-Legend: B batch, P prefix tokens, N = H·W word tokens, C width.
+Differences from the official code (facebookresearch/deit on timm 0.3.2): any input size that gives a patch
+works, non-square ones too; heads are layers of their own, so that any head fits.
 """
 
 from collections.abc import Sequence
@@ -28,32 +20,17 @@ from passl_sot.nn.patch_embed import PatchEmbed
 from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
 
-__all__ = ["DeiT"]
-
 
 @BACKBONES.register()
 class DeiT(PlainBackbone):
     """The DeiT backbone; sizes Tiny, Small and Base are in ``configs/deit/``.
 
-    Args:
-        img_size: Input size in pixels, or [height, width].
+    Args (for the others see ``PlainBackbone`` and ``ImageBackbone``):
         patch_size: Side of a patch in pixels; not read with ``token_embed``.
-        in_chans: Input channels.
-        embed_dim: Width C of the tokens.
-        depth: Number of blocks.
-        num_heads: Attention heads; must divide ``embed_dim``.
-        mlp_ratio: Hidden width of the MLPs over C.
-        qkv_bias: Whether the query-key-value projection has a bias.
-        drop_rate: Dropout after the position table, in the MLPs, and after projections.
-        attn_drop_rate: Dropout on attention weights.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0. Or a schedule over
-            epochs, as in ``config.epoch_schedule``.
         distilled: Whether a distillation token goes behind the class token.
-        token_embed: A network that makes visual words in place of the patch projection.
+        token_embed: One of SoT's networks in place of the patch projection (arXiv 2104.10935, section 4:
+            "DeiT + ours"), usually with ``SecondOrderHead`` behind.
         token_dim: Width of its stem.
-
-    Raises:
-        ValueError: The numbers contradict each other, or the size gives no token.
     """
 
     def __init__(
@@ -86,7 +63,7 @@ class DeiT(PlainBackbone):
         self.plan_grid(self.patch_embed.grid_size(*size), self.patch_embed.stride)
         words = self.grid_size[0] * self.grid_size[1]
         self.pos_embed = self.learned([1, self.num_prefix_tokens + words, embed_dim])
-        # LayerNorm's epsilon is timm's, not PyTorch's 1e-5.
+        # LayerNorm's epsilon is timm's, not PyTorch's 1e-5 as in SoT and T2T-ViT.
         self.add_blocks(num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, drop_path_rate, 1e-6)
         self.resize(size)
 
@@ -94,6 +71,7 @@ class DeiT(PlainBackbone):
         """See :meth:`ImageBackbone.resize`; the position table is interpolated bicubically."""
         size = as_pair(img_size)
         self.patch_embed.resize(size)
+        # As the official fine-tuning interpolates, though there from square to square only.
         grid = self.patch_embed.grid_size(*size)
         if grid != self.grid_size:
             table = table_values(self.pos_embed)

@@ -10,13 +10,10 @@ position map has the form of the image and is added to the words only.
 Differences from the official code (naver-ai/pit), and why:
 
 * any input size from one patch up works, non-square ones too, where the official grid is fixed by
-  the constructor: ``resize`` interpolates the position map bicubically (the official code has no
-  interpolation; no class token lies in the map, so nothing stands in its way);
+  the constructor;
 * the final norm covers ALL tokens, not the class tokens only, so that heads which use words (the
-  second-order head) get normalized ones. LayerNorm works token by token: the class tokens' numbers
-  are the same, and with a head that reads these alone no gradient reaches the words' side of it;
-* ``distilled`` is one switch instead of a second class; the head for the second token is
-  ``DistilledHead``.
+  second-order head) get normalized ones;
+* ``distilled`` is one switch instead of a second class, and its head is ``DistilledHead``.
 
 Legend: B batch, P class tokens, N = H·W word tokens, C width of a stage, s stage.
 """
@@ -35,8 +32,6 @@ from passl_sot.nn.initializers import conv2d, linear, torch_default_
 from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.position import replace_parameter, resize_position_map, table_values
 
-__all__ = ["PiT"]
-
 
 class _Pool(nn.Layer):
     """Half the grid and another width: depthwise convolution for words, Linear for class tokens."""
@@ -47,7 +42,7 @@ class _Pool(nn.Layer):
         self.fc = linear(in_dim, out_dim)
 
     def forward(self, x_bnc: paddle.Tensor, prefix: int, grid: Grid) -> paddle.Tensor:
-        """Tokens ``[B, P+N, C]`` over that grid to ``[B, P+N', C']``."""
+        """Tokens ``[B, P+N, C]`` over the grid to ``[B, P+N', C']``."""
         words = x_bnc[:, prefix:].transpose([0, 2, 1]).reshape([0, 0, *grid])
         # Two output channels per input channel, so that the width grows without mixing channels.
         words = self.conv(words).flatten(2).transpose([0, 2, 1])
@@ -58,24 +53,14 @@ class _Pool(nn.Layer):
 class PiT(StagedBackbone):
     """The PiT backbone; all published sizes are in ``configs/pit/``.
 
-    Args:
-        img_size: Input size in pixels, or [height, width]; at least one patch.
-        in_chans: Input channels.
+    Args (for the others see ``ImageBackbone``):
         patch_size: Side of a patch in pixels.
         stride: Pixels from one patch to the next.
         head_dim: Width of one attention head, the same in all stages.
-        depths: Blocks of each stage.
         num_heads: Heads of each stage; its width C is ``head_dim`` times as many. Each a multiple of
             the one before, as the pooling convolution is depth-wise.
-        mlp_ratio: Hidden width of the MLPs over C.
         distilled: Whether a second class token, for distillation, goes along.
-        drop_rate: Dropout after the position map, in the MLPs, and after projections.
-        attn_drop_rate: Dropout on attention weights.
-        drop_path_rate: Stochastic depth; block i of L drops with this rate times i/L. Or a schedule over
-            epochs, as in ``config.epoch_schedule``.
-
-    Raises:
-        ValueError: The numbers contradict each other, or the size gives no patch.
+        drop_path_rate: Stochastic depth; block i of L drops with this rate times i/L. Or a schedule.
     """
 
     def __init__(
@@ -111,6 +96,7 @@ class PiT(StagedBackbone):
             settings = (dim, heads, mlp_ratio, True, drop_rate, attn_drop_rate, 1e-6)
             self.transformers.append(Stage(Block(*settings) for _ in range(depth)))
         self.pools = nn.LayerList(_Pool(a, b) for a, b in pairwise(dims))
+        # Token by token: a head that reads class tokens alone gets the official numbers and gradients.
         self.norm = LayerNorm(dims[-1], epsilon=1e-6)
         # The authors initialize no Linear; only tables and class tokens are normal with std 0.02.
         torch_default_(self)
@@ -144,14 +130,15 @@ class PiT(StagedBackbone):
         """See :meth:`ImageBackbone.resize`; the position map is interpolated bicubically."""
         size = as_pair(img_size)
         grid = self._first_grid(size)
+        # The official code has no interpolation; no class token lies in the map, so that nothing stands
+        # in its way.
         if tuple(self.pos_embed.shape[2:]) != grid:
             replace_parameter(self, "pos_embed", resize_position_map(table_values(self.pos_embed), grid))
         self.img_size = size
-        modules = [f"transformers.{s}" for s in range(len(self.dims))]
-        self.plan_stages(modules, self.dims, self.stride, grid)
+        self.plan_stages(self.stride, grid, "transformers.{}")
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, P+N, C]``."""
+        """See :meth:`ImageBackbone.embed`; gives ``[B, P+N, C]``."""
         self.check_images(x_bchw)
         # Positions are for words only: the map has the form of the image.
         words = self.pos_drop(self.patch_embed(x_bchw) + self.pos_embed)

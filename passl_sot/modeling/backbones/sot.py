@@ -4,20 +4,12 @@ arXiv 2104.10935).
 
 A small densely connected network turns the image into visual words, a learned class token goes
 before them, a fixed sinusoid tells positions, and plain pre-norm transformer blocks follow. Its
-mark is the head, which classifies by the class token AND by second-order statistics
-of the words; that head is ``SecondOrderHead`` and fits any backbone.
+mark is the head, ``SecondOrderHead``, which classifies by the class token AND by second-order
+statistics of the words.
 
-Differences from the official code (jiangtaoxie/SoT):
-
-* any input size that gives a token works, non-square and odd ones too: the position table is
-  rebuilt for the grid, where the official one is fixed to 14×14;
-* the position table is no parameter and is not in the state dict;
-* any number of models per process: nothing is shared, no configuration is changed;
-* ``class_token: false`` works. The table then starts at row 1, so that a word has the same
-  position with and without a class token;
-* ``pos_drop`` and the other dropouts are there, at 0 in every published recipe.
-
-Legend: B batch, N = H·W word tokens, C width.
+Differences from the official code (jiangtaoxie/SoT): any input size that gives a token works, non-square
+and odd ones too; the position table is not in the state dict; ``class_token: false`` works; models of one
+process share nothing; dropouts are there, at 0 in every published recipe.
 """
 
 from collections.abc import Sequence
@@ -29,32 +21,16 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
 
-__all__ = ["SoT"]
-
 
 @BACKBONES.register()
 class SoT(PlainBackbone):
     """The SoT backbone; sizes Tiny, Small and Base are in ``configs/sot/``.
 
-    Args:
-        img_size: Input size in pixels, or [height, width].
-        in_chans: Input channels.
-        embed_dim: Width C of the tokens.
-        depth: Number of blocks.
-        num_heads: Attention heads; must divide ``embed_dim``.
-        mlp_ratio: Hidden width of the MLPs over C.
-        qkv_bias: Whether the query-key-value projection has a bias.
-        drop_rate: Dropout after the position table, in the MLPs, and after projections.
-        attn_drop_rate: Dropout on attention weights.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0. Or a schedule over
-            epochs, as in ``config.epoch_schedule``.
+    Args (for the others see ``PlainBackbone`` and ``ImageBackbone``):
         token_embed: The network that makes visual words.
         token_dim: Width of its stem (64 in every published model).
         large_output: Words at a quarter of the image size; DenseNet only.
         class_token: Whether a learned class token goes before the words.
-
-    Raises:
-        ValueError: The numbers contradict each other, or the size gives no token.
     """
 
     def __init__(
@@ -81,7 +57,7 @@ class SoT(PlainBackbone):
         self.visual_tokens = TokenEmbed(token_embed, size, in_chans, embed_dim, token_dim, large_output)
         self.add_prefix_tokens()
         # The class token is decayed like any matrix, unlike in the other families: the official class names
-        # no exceptions.
+        # no exceptions, so that there is no no_weight_decay here.
         self.add_blocks(num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, drop_path_rate, 1e-5)
         self.resize(size)
 
@@ -91,6 +67,7 @@ class SoT(PlainBackbone):
         self.visual_tokens.resize(size)
         self.img_size = size
         self.plan_grid(self.visual_tokens.grid_size(*size), self.visual_tokens.stride)
+        # Made anew for the grid, where the official table is fixed to 14x14.
         self.use_sinusoid()
 
     def make_words(self, x_bchw: paddle.Tensor) -> paddle.Tensor:

@@ -9,12 +9,10 @@ sampled from the pixels (``SuperTokenAttention``), in the last two among all tok
 Differences from the official code (hhb072/STViT):
 
 * the tail's 1×1 convolution, BatchNorm and Swish belong to the backbone, so that it gives tokens as
-  every backbone does; ``LinearHead`` with ``pool: mean`` and no prefix token does the rest, and the
-  second-order head takes the same words;
-* the frozen kernels that gather super tokens (``attn.unfold``, ``attn.fold``) are index tables:
-  conversion checks that a checkpoint's are the identity, and leaves them out;
+  every backbone does, for ``LinearHead`` with ``pool: mean`` or the second-order head;
+* the frozen kernels that gather super tokens are index tables, and not in the state dict;
 * 1×1 convolutions are matrix products, their weights those of Linear layers; biases and identities
-  of the depthwise convolutions are merged into neighbouring products. Sums run in another order.
+  of the depthwise convolutions are merged into neighboring products. Sums run in another order.
 
 Any image size works: there is no position table, and windows that don't fit are padded.
 
@@ -22,6 +20,7 @@ Legend: B batch, C width, H rows, W columns, N = H·W tokens.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import paddle
 import paddle.nn.functional as F
@@ -36,8 +35,6 @@ from passl_sot.nn.drop_path import DropPath
 from passl_sot.nn.initializers import batch_norm, torch_default_
 from passl_sot.nn.layers import LayerNorm, Linear
 from passl_sot.nn.super_tokens import SuperTokenAttention
-
-__all__ = ["STViT"]
 
 
 class _Stem(nn.Layer):
@@ -80,24 +77,15 @@ class _Block(nn.Layer):
     """x += DWConv(x); x += DropPath(γ₁·STA(LN(x))); x += DropPath(γ₂·MLP(BN(x)))."""
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        window: int,
-        num_iters: int,
-        mlp_ratio: float,
-        qkv_bias: bool,
-        dropout: float,
-        attn_dropout: float,
-        layer_scale: float | None,
+        self, dim: int, hidden_dim: int, dropout: float, layer_scale: float | None, **attention: Any
     ) -> None:
         super().__init__()
         self.pos_embed = ResidualDepthwise(dim)
         self.norm1 = nn.Sequential(("norm", LayerNorm(dim, epsilon=1e-6)))  # the official name
-        self.attn = SuperTokenAttention(dim, num_heads, window, num_iters, qkv_bias, attn_dropout, dropout)
+        self.attn = SuperTokenAttention(dim, proj_dropout=dropout, **attention)
         self.drop_path = DropPath()
         self.norm2 = batch_norm(dim)  # over a map, where LayerNorm would have to transpose it
-        self.mlp2 = ConvMlp(dim, int(dim * mlp_ratio), dropout)
+        self.mlp2 = ConvMlp(dim, hidden_dim, dropout)
         self.layer_scale = layer_scale
         if layer_scale is not None:
             # Of four dimensions, hence decayed, as officially.
@@ -127,27 +115,14 @@ def _scale(x_bchw: paddle.Tensor, gamma: paddle.Tensor) -> paddle.Tensor:
 class STViT(StagedBackbone):
     """The STViT backbone; sizes Small, Base and Large are in ``configs/stvit/``.
 
-    Args:
-        img_size: Input size in pixels, or [height, width].
-        in_chans: Input channels.
+    Args (for the others see ``ImageBackbone``; the authors recommend a schedule of drop_path_rate for Large):
         embed_dim: Width of each stage.
-        depths: Blocks of each stage.
-        num_heads: Attention heads of each stage; each must divide the width.
         stoken_size: Side of a super token's window in each stage, in pixels of its map; 1 for plain
             attention.
         n_iter: Rounds of association in each stage.
-        mlp_ratio: Hidden width of the MLPs over the width.
-        qkv_bias: Whether the query-key-value projections have a bias.
-        drop_rate: Dropout after the stem, in the MLPs, and after projections.
-        attn_drop_rate: Dropout on attention weights.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
-            Or a schedule over epochs, as in ``config.epoch_schedule`` (the authors recommend one for Large).
         layerscale: Whether the branches of each stage have a learned factor per channel.
         init_values: Start of those factors.
         projection: Width of the tokens given.
-
-    Raises:
-        ValueError: The numbers contradict each other.
     """
 
     def __init__(
@@ -180,13 +155,12 @@ class STViT(StagedBackbone):
         self.patch_embed = _Stem(in_chans, embed_dim[0])
         self.pos_drop = nn.Dropout(drop_rate)
         self.layers = nn.LayerList()
-        drops = (drop_rate, attn_drop_rate)
+        attention = {"qkv_bias": qkv_bias, "attn_dropout": attn_drop_rate}
         following = [*embed_dim[1:], None]
         for dim, depth, heads, window, iters, scaled, wider in zip(*per_stage, following, strict=True):
             scale = init_values if scaled else None
-            blocks = [
-                _Block(dim, heads, window, iters, mlp_ratio, qkv_bias, *drops, scale) for _ in range(depth)
-            ]
+            attention |= {"num_heads": heads, "window": window, "num_iters": iters}
+            blocks = [_Block(dim, int(dim * mlp_ratio), drop_rate, scale, **attention) for _ in range(depth)]
             self.layers.append(Stage(blocks, None if wider is None else _Downsample(dim, wider)))
         self.proj = torch_default_(Linear(embed_dim[-1], projection))
         self.norm = batch_norm(projection)
@@ -197,17 +171,10 @@ class STViT(StagedBackbone):
         """See :meth:`ImageBackbone.resize`; nothing in the network depends on the size: any works."""
         self.img_size = as_pair(img_size)
         # Every convolution that halves a side rounds up, so that they round up together.
-        first = halved(halved(self.img_size))
-        modules = [f"layers.{s}.blocks.{depth - 1}" for s, depth in enumerate(self.depths)]
-        self.plan_stages(modules, self.dims, 4, first)
-
-    def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Images ``[B, in_chans, H, W]`` to the stem's map ``[B, C, H/4, W/4]``."""
-        self.check_images(x_bchw)
-        return self.pos_drop(self.patch_embed(x_bchw))
+        self.plan_stages(4, halved(halved(self.img_size)))
 
     def as_map(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
-        """Output of stage s, which is a map."""
+        """Output of stage s, which is a map as it is."""
         return x
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:

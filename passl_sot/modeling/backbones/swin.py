@@ -2,25 +2,16 @@
 Transformer: Hierarchical Vision Transformer using Shifted Windows", arXiv 2103.14030).
 
 Attention inside windows of 7×7 tokens costs no more per token on a large image than on a small one;
-every second block shifts its windows by half a side, so that neighbours meet. Between stages, 2×2
+every second block shifts its windows by half a side, so that neighbors meet. Between stages, 2×2
 tokens become one of twice the width. There is no class token: ``LinearHead`` with ``pool: mean``,
 or ``SecondOrderHead`` with ``num_prefix_tokens: 0``, reads the tokens of the last stage.
 
-With ``token_embed`` SoT's densely connected embedding, stopped at a quarter of the image size, takes
-the place of the patch projection and its norm (arXiv 2104.10935, section 4: "Swin + ours").
-
 Differences from the official code (microsoft/Swin-Transformer):
 
-* any size works, non-square ones too. A grid that windows do not divide is padded inside attention,
-  and an odd one before merging, by zeros on the right and below: the authors' detection code does
-  both, and their classification code refuses such sizes. Where neither happens, results are equal;
-* padding, shift and partition are one look-up, and position bias and mask are added as one;
+* any size works, non-square ones too: grids are padded by zeros on the right and below. Where nothing is
+  padded, results are equal;
 * masks and index tables are no part of the state dict;
-* ``resize`` interpolates bias tables bicubically where windows change, as the authors' loading does;
 * no absolute position table (off in every published model).
-
-Kept from it: a window as large as the grid's shorter side or larger shrinks to it and is not shifted;
--100 for masked pairs.
 
 Legend: B batch, L = H·W tokens of a stage, C its width.
 """
@@ -42,8 +33,6 @@ from passl_sot.nn.patch_embed import PatchEmbed
 from passl_sot.nn.token_embed import TokenEmbed
 from passl_sot.nn.window import WindowAttention
 
-__all__ = ["Swin"]
-
 
 class _PatchMerging(nn.Layer):
     """2×2 tokens side by side, LayerNorm, Linear without bias: half the sides, twice the width."""
@@ -58,6 +47,7 @@ class _PatchMerging(nn.Layer):
     def forward(self, x_blc: paddle.Tensor) -> paddle.Tensor:
         """Args: x_blc: ``[B, L, C]``. Returns: ``[B, L/4, 2C]``, odd grids rounded up."""
         height, width = self.grid
+        # As in the authors' detection code; their classification code refuses odd grids.
         if height % 2 or width % 2:
             x = x_blc.reshape([-1, height, width, self.dim])
             x_blc = F.pad(x, [0, width % 2, 0, height % 2], data_format="NHWC")
@@ -82,26 +72,14 @@ class _Stage(Stage):
 class Swin(StagedBackbone):
     """The Swin backbone; sizes Tiny, Small and Base are in ``configs/swin/``.
 
-    Args:
-        img_size: Input size in pixels, or [height, width].
+    Args (for the others see ``ImageBackbone``):
         patch_size: Side of a patch in pixels; not read with ``token_embed``.
-        in_chans: Input channels.
         embed_dim: Width of the first stage; it doubles with every further one.
-        depths: Blocks per stage.
-        num_heads: Attention heads per stage; must divide the stage's width.
         window_size: Side of a window in tokens.
-        mlp_ratio: Hidden width of the MLPs over the stage's width.
-        qkv_bias: Whether the query-key-value projection has a bias.
-        drop_rate: Dropout after the embedding, in the MLPs, and after projections.
-        attn_drop_rate: Dropout on attention weights.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0. Or a schedule over
-            epochs, as in ``config.epoch_schedule``.
         patch_norm: Whether a LayerNorm follows the patch projection.
-        token_embed: "DenseNet" for SoT's embedding in place of the patch projection and its norm.
+        token_embed: "DenseNet" for SoT's embedding, stopped at a quarter of the image size, in place of the
+            patch projection and its norm (arXiv 2104.10935, section 4: "Swin + ours").
         token_dim: Width of its stem.
-
-    Raises:
-        ValueError: The numbers contradict each other, or the size gives no token.
     """
 
     def __init__(
@@ -157,17 +135,10 @@ class Swin(StagedBackbone):
         self.resize(size)
 
     def resize(self, img_size: int | Sequence[int], window_size: int | None = None) -> None:
-        """Change the input size: windows are planned anew, weights stay.
+        """See :meth:`ImageBackbone.resize`; bias tables are interpolated in blocks whose window changes.
 
-        Bias tables are interpolated in blocks whose window changes: where a grid becomes smaller than
-        the window, or with another ``window_size`` (12 for the published models at 384 pixels).
-
-        Args:
-            img_size: Side in pixels, or height and width.
-            window_size: Side of a window in tokens; None leaves it as it is.
-
-        Raises:
-            ValueError: The size gives no token; the message names the nearest that does.
+        That is where a grid becomes smaller than the window, or with another ``window_size`` (12 for the
+        published models at 384 pixels; None leaves it as it is).
         """
         size = as_pair(img_size)
         if window_size is None:
@@ -177,18 +148,13 @@ class Swin(StagedBackbone):
         self.patch_embed.resize(size)
         self.img_size = size
         self.window_size = window_size
-        modules = [f"layers.{s}.blocks.{depth - 1}" for s, depth in enumerate(self.depths)]
-        self.plan_stages(modules, self.dims, self.patch_embed.stride, self.patch_embed.grid_size(*size))
+        self.plan_stages(self.patch_embed.stride, self.patch_embed.grid_size(*size))
         for stage, grid in zip(self.layers, self.grids, strict=True):
             for block in stage.blocks:
+                # Bicubically, as the authors' loading brings tables to other windows.
                 block.attn.plan(grid, window_size)
             if stage.downsample is not None:
                 stage.downsample.grid = grid
-
-    def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, L, C]``."""
-        self.check_images(x_bchw)
-        return self.pos_drop(self.patch_embed(x_bchw))
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """See :meth:`ImageBackbone.forward`."""

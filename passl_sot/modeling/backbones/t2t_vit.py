@@ -9,18 +9,11 @@ transformer with a class token and a fixed sinusoid of positions.
 
 Differences from the official code (yitu-opensource/T2T-ViT), and why:
 
-* any input size from 16 pixels up works, non-square and odd ones too: the grid is carried along
-  where the official code takes the square root of the number of tokens. A size that is no multiple
-  of 16 gets the tokens that its windows give (rounded up), and the table their number of rows;
-* the sinusoid is no parameter and is not in the state dict (a frozen parameter officially). It is
-  rebuilt at every size, as the authors did for 384 pixels; their interpolating loader for transfer
-  cannot run, as it misses two imports;
+* any input size from 16 pixels up works, non-square and odd ones too;
+* the sinusoid is not in the state dict (a frozen parameter officially);
 * the ``qk_scale`` that official factories set under ``pretrained=True`` is left out: no checkpoint
   comes that way, and the published weights are evaluated with d^-0.5;
 * its "convolution" token type, a stub without a forward pass, is left out.
-
-Kept from it: the performer's frozen random features as an entry of the state dict, its two dropouts of 0.1
-at any ``drop_rate``, and the skip connection at the values.
 
 Legend: B batch, T tokens between the cuts, N = H·W word tokens, C width.
 """
@@ -39,8 +32,6 @@ from passl_sot.modeling.backbones.base import Grid, PlainBackbone, as_pair, halv
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.performer import TokenPerformer, TokenTransformer
 
-__all__ = ["T2TViT"]
-
 _STRIDE = 16  # of the three cuts together: 4, 2, 2
 
 
@@ -58,7 +49,7 @@ class _TokensToToken(nn.Layer):
         super().__init__()
         kind: Callable[..., nn.Layer] = TokenTransformer
         if tokens_type == "performer":
-            # Random features of half the width, as officially.
+            # Random features of half the width, and its own dropout at any drop_rate: as officially.
             kind = partial(TokenPerformer, num_features=token_dim // 2)
         self.attention1 = kind(in_chans * 49, token_dim)
         self.attention2 = kind(token_dim * 9, token_dim)
@@ -68,6 +59,7 @@ class _TokensToToken(nn.Layer):
         self, x_bchw: paddle.Tensor, grids: list[Grid], run: Callable[..., paddle.Tensor]
     ) -> paddle.Tensor:
         """Images to tokens ``[B, N, C]``; ``run`` calls a layer (with recomputation where wanted)."""
+        # The grids are carried along: the official code takes the square root of the number of tokens.
         x = run(self.attention1, _soft_split(x_bchw, 7, 4)).transpose([0, 2, 1])
         x = run(self.attention2, _soft_split(x.reshape([0, 0, *grids[0]]), 3, 2)).transpose([0, 2, 1])
         return self.project(_soft_split(x.reshape([0, 0, *grids[1]]), 3, 2))
@@ -77,24 +69,10 @@ class _TokensToToken(nn.Layer):
 class T2TViT(PlainBackbone):
     """The T2T-ViT backbone; all published sizes are in ``configs/t2t_vit/``.
 
-    Args:
-        img_size: Input size in pixels, or [height, width]; at least 16.
-        in_chans: Input channels.
-        embed_dim: Width C of the tokens.
-        depth: Number of blocks.
-        num_heads: Attention heads; must divide ``embed_dim``.
-        mlp_ratio: Hidden width of the MLPs over C.
+    Args (for the others see ``PlainBackbone`` and ``ImageBackbone``):
         tokens_type: Attention between the cuts: "performer" (linear time) or "transformer" (softmax;
             the published ``t`` models).
         token_dim: Width of the tokens between the cuts (64 in every published model).
-        qkv_bias: Whether the query-key-value projection has a bias.
-        drop_rate: Dropout after the position table, in the MLPs, and after projections.
-        attn_drop_rate: Dropout on attention weights.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0. Or a schedule over
-            epochs, as in ``config.epoch_schedule``.
-
-    Raises:
-        ValueError: The numbers contradict each other, or the size gives no token.
     """
 
     def __init__(
@@ -126,11 +104,14 @@ class T2TViT(PlainBackbone):
         size = as_pair(img_size)
         self.check_size(size, _STRIDE, "whole token")
         self.img_size = size
-        # The first cut's 7×7 windows with padding 2 need 3 pixels at least, every 4.
+        # A size that is no multiple of 16 gets the tokens that its windows give, rounded up: the first
+        # cut's 7×7 windows with padding 2 need 3 pixels at least, every 4.
         first = ((size[0] - 3) // 4 + 1, (size[1] - 3) // 4 + 1)
         second = halved(first)
         self._cut_grids = [first, second]
         self.plan_grid(halved(second), _STRIDE)
+        # Made anew, as the authors did for 384 pixels; their interpolating loader for transfer cannot run
+        # (it misses two imports).
         self.use_sinusoid()
 
     def make_words(self, x_bchw: paddle.Tensor) -> paddle.Tensor:

@@ -6,15 +6,9 @@ from typing import Any
 from passl_sot.config import Registry
 from passl_sot.modeling.heads.base import Head
 
-__all__ = ["HEADS", "Head", "build_head"]
-
 HEADS = Registry("head", "passl_sot.modeling.heads")
 
 
 def build_head(cfg: Mapping[str, Any]) -> Head:
-    """Build the head that a node ``{name: ..., ...}`` describes; the node is not changed.
-
-    Raises:
-        ConfigError: The node does not fit its class; every fault is listed.
-    """
+    """Build the head that a node ``{name: ..., ...}`` describes; a ConfigError lists all its faults."""
     return HEADS.build(cfg)

@@ -10,16 +10,15 @@ from paddle import nn
 
 from passl_sot.nn.initializers import linear
 
-__all__ = ["FusedHead", "Head", "LinearInit"]
-
-# How a last layer starts: normal with std 0.02 and zero bias, or uniformly as PyTorch starts every Linear.
+# How a last layer starts: normal with std 0.02 and zero bias (DeiT), or as PyTorch starts every Linear, for
+# models whose authors initialize none (PiT).
 LinearInit = Literal["trunc_normal", "torch"]
 
 
 class Head(nn.Layer):
     """Base of all heads: ``forward(tokens)`` gives logits.
 
-    Attributes:
+    Args:
         num_classes: Number K of classes.
         in_channels: Width C of the tokens taken.
         num_prefix_tokens: Number P of tokens before the word tokens.
@@ -37,11 +36,7 @@ class Head(nn.Layer):
         self.num_classes = num_classes
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last layers by new ones for ``num_classes`` classes; the rest stays.
-
-        Raises:
-            ValueError: There is not at least one class.
-        """
+        """Replace the last layers by new ones for ``num_classes`` (at least 1); the rest stays."""
         raise NotImplementedError
 
     def check_tokens(self, x: paddle.Tensor, pooled_allowed: bool) -> None:
@@ -56,18 +51,14 @@ class Head(nn.Layer):
 
 
 class FusedHead(Head):
-    """Base of heads that add logits of the class token (``cls_fc``) and of pooled words (``visual_fc``).
+    """Base of heads that add logits of the class token (``cls_fc``) and of pooled words (``visual_fc``)."""
 
-    Attributes:
-        cls_dim: Features that ``cls_fc`` takes; 0 for none.
-        word_dim: Features that ``visual_fc`` takes; 0 for none.
-    """
-
+    # Features that cls_fc and visual_fc take; with 0 there is no such layer.
     cls_dim: int
     word_dim: int
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace ``visual_fc`` and ``cls_fc`` by new ones for ``num_classes`` classes."""
+        """See :meth:`Head.reset_classifier`."""
         self._set_num_classes(num_classes)
         if self.word_dim:
             self.visual_fc = linear(self.word_dim, num_classes)
@@ -75,11 +66,7 @@ class FusedHead(Head):
             self.cls_fc = linear(self.cls_dim, num_classes)
 
     def forward_parts(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
-        """Logits by the class token and by the words, ``[B, K]`` each; None for a missing part.
-
-        Args:
-            x_bnc: Tokens ``[B, P+N, C]``.
-        """
+        """Tokens ``[B, P+N, C]`` to logits by the class token and by words; each ``[B, K]`` or None."""
         raise NotImplementedError
 
     def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, ...]:

@@ -1,9 +1,5 @@
-"""The head of distilled models: a class token and a distillation token with a Linear each.
-
-The second token learns from a teacher's decisions (Touvron et al., "Training data-efficient image
-transformers & distillation through attention", arXiv 2012.12877); in evaluation both answer, and their
-mean counts.
-"""
+"""The head of distilled models (Touvron et al., "Training data-efficient image transformers & distillation
+through attention", arXiv 2012.12877)."""
 
 import paddle
 
@@ -12,22 +8,12 @@ from passl_sot.modeling.heads import HEADS
 from passl_sot.modeling.heads.base import Head, LinearInit
 from passl_sot.nn.initializers import linear, torch_default_
 
-__all__ = ["DistilledHead"]
-
 
 @HEADS.register()
 class DistilledHead(Head):
-    """A Linear on token 0 and another on token 1.
+    """A Linear on the class token, and another on the distillation token behind it.
 
-    Args:
-        num_classes: Number K of classes.
-        in_channels: Width C of the tokens.
-        num_prefix_tokens: Number P of tokens before the words; at least 2.
-        init: How the Linears start: "trunc_normal" (std 0.02, zero bias; DeiT) or "torch" (PyTorch's
-            default; PiT).
-
-    Raises:
-        ValueError: Fewer than two prefix tokens.
+    For arguments see ``Head`` and ``LinearHead``; a ValueError for fewer than two prefix tokens.
     """
 
     def __init__(
@@ -48,7 +34,7 @@ class DistilledHead(Head):
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace both Linears by new ones for ``num_classes`` classes."""
+        """See :meth:`Head.reset_classifier`."""
         self._set_num_classes(num_classes)
         self.head = linear(self.in_channels, num_classes)
         self.head_dist = linear(self.in_channels, num_classes)
@@ -63,7 +49,8 @@ class DistilledHead(Head):
     def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, paddle.Tensor]:
         """Tokens ``[B, P+N, C]`` to logits ``[B, K]``; while training to those of both tokens."""
         cls_logits, dist_logits = self.forward_parts(x_bnc)
-        # Each learns from its own target; in evaluation both answer, and their mean counts.
+        # Each learns from its own target, the second from a teacher's decisions; in evaluation both answer,
+        # and their mean counts.
         if self.training:
             return cls_logits, dist_logits
         return (cls_logits + dist_logits) / 2

@@ -10,24 +10,16 @@ from passl_sot.modeling.heads import HEADS
 from passl_sot.modeling.heads.base import Head, LinearInit
 from passl_sot.nn.initializers import linear, torch_default_
 
-__all__ = ["LinearHead"]
-
 
 @HEADS.register()
 class LinearHead(Head):
     """Dropout and one Linear on a pooled token.
 
-    Args:
-        num_classes: Number K of classes.
-        in_channels: Width C of the tokens.
-        pool: "token" takes the first prefix token, "mean" averages the word tokens.
-        num_prefix_tokens: Number P of tokens before the word tokens.
+    Args (for the others see ``Head``):
+        pool: "token" takes the first prefix token, and a ValueError if there is none; "mean" averages the
+            word tokens.
         dropout: Dropout on the pooled features.
-        init: How the Linear starts: "trunc_normal" (std 0.02, zero bias) or "torch" (PyTorch's
-            default; PiT).
-
-    Raises:
-        ValueError: ``pool="token"`` without a prefix token.
+        init: How the Linear starts: "trunc_normal" (std 0.02, zero bias) or "torch" (PyTorch's default).
     """
 
     def __init__(
@@ -49,7 +41,7 @@ class LinearHead(Head):
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the Linear by a new one for ``num_classes`` classes."""
+        """See :meth:`Head.reset_classifier`."""
         self._set_num_classes(num_classes)
         self.fc = linear(self.in_channels, num_classes)
         if self.init == "torch":

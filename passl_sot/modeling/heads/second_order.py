@@ -2,12 +2,10 @@
 
 The class token gathers by attention; the word tokens keep detail that it misses.
 SoT (arXiv 2104.10935, section 3.2) pools the words by multi-head cross-covariances with
-singular-value power normalization, and adds the logits of both. The head fits any backbone,
-with or without a class token.
+singular-value power normalization, and adds the logits of both.
 
-Differences from the official code: one class serves backbones with and without a class token
-(officially ``Classifier`` and ``OnlyVisualTokensClassifier``), ``sum_loss`` adds the logits by
-itself in evaluation, and combinations that cannot work are refused with a reason.
+Differences from the official code: one class serves backbones with and without a class token,
+``sum_loss`` adds the logits by itself in evaluation, and combinations that cannot work are refused.
 
 Legend: B batch, P prefix tokens, N word tokens, C width, K classes, h heads, d ``wr_dim``.
 """
@@ -22,21 +20,16 @@ from passl_sot.modeling.heads import HEADS
 from passl_sot.modeling.heads.base import FusedHead
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.normalization import ISQRTCOV, NORMALIZATIONS, MatrixNorm, SvPN, build_normalization
-from passl_sot.nn.second_order import GAP, GCP, MGCrP
-
-__all__ = ["SecondOrderHead"]
+from passl_sot.nn.second_order import MGCrP, covariance
 
 
 @HEADS.register()
 class SecondOrderHead(FusedHead):
-    """Class-token logits fused with logits of pooled word tokens.
+    """Class-token logits fused with logits of pooled word tokens; a ValueError if choices exclude each other.
 
-    Args:
-        num_classes: Number K of classes.
-        in_channels: Width C of the tokens.
-        representation: How words are pooled. "MGCrP" and "GCP": second order; "GAP": mean; "fc":
-            no words, the class token goes through a Linear to ``fc_dim`` first; "none": no words,
-            the class token alone.
+    Args (for the others see ``Head``):
+        representation: How words are pooled. "MGCrP" and "GCP": second order; "GAP": mean; "fc": no words,
+            the class token goes through a Linear to ``fc_dim`` first; "none": the class token alone.
         fusion_type: "sum_fc" adds the logits of both; "concat" classifies the joined features;
             "sum_loss" trains both logits with a loss each and adds them in evaluation;
             "aggre_all" pools all tokens, prefix included, and uses nothing else.
@@ -46,12 +39,8 @@ class SecondOrderHead(FusedHead):
         normalization: Normalization of the second-order matrix, a node ``{name: ...}``; null for
             none; "default" for the official one: SvPN for MGCrP, ISQRTCOV for GCP. The other
             representations have no matrix and do not read it.
-        num_prefix_tokens: Number P of tokens before the words. With 0 all tokens are pooled and
-            there is no ``cls_fc``.
+        num_prefix_tokens: As in ``Head``; with 0 all tokens are pooled and there is no ``cls_fc``.
         fc_dim: Width of the "fc" representation.
-
-    Raises:
-        ValueError: The choices exclude each other.
     """
 
     def __init__(
@@ -82,11 +71,9 @@ class SecondOrderHead(FusedHead):
             # So that the upper triangle has about as many entries as h matrices of side d.
             width = math.isqrt(2 * num_heads * wr_dim**2)
             self.dr = linear(in_channels, width)
-            self.representation = GCP()
             self.normalization = self._normalization(normalization, width)
             word_dim = self.normalization.out_features
         elif representation == "GAP":
-            self.representation = GAP()
             word_dim = in_channels
         elif representation == "fc":
             self.dim = linear(in_channels, fc_dim)
@@ -134,23 +121,17 @@ class SecondOrderHead(FusedHead):
 
     def pool(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
         """Pooled words (all tokens for "aggre_all"), ``[B, features]``."""
-        words = x_bnc[:, self.num_prefix_tokens :]
-        if self.fusion_type == "aggre_all":
-            words = x_bnc
+        words = x_bnc
+        if self.fusion_type != "aggre_all":
+            words = x_bnc[:, self.num_prefix_tokens :]
+        if self.representation_name == "GAP":
+            return words.mean(axis=1)
         if self.representation_name == "GCP":
-            pooled = self.normalization(self.representation(self.dr(words)))
-            return pooled.astype(x_bnc.dtype)
+            return self.normalization(covariance(self.dr(words))).astype(x_bnc.dtype)
         return self.representation(words)
 
     def forward_parts(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
-        """Logits by the class token and logits by the words; None where a head has no such part.
-
-        Args:
-            x_bnc: Tokens ``[B, P+N, C]``.
-
-        Returns:
-            Two of ``[B, K]`` or None. With "concat" and "aggre_all" the second is all there is.
-        """
+        """See :meth:`FusedHead.forward_parts`; with "concat" and "aggre_all" the second is all there is."""
         self.check_tokens(x_bnc, pooled_allowed=False)
         if self.representation_name == "none":
             return self.cls_fc(x_bnc[:, 0]), None
@@ -164,10 +145,7 @@ class SecondOrderHead(FusedHead):
         return self.cls_fc(x_bnc[:, 0]), self.visual_fc(pooled)
 
     def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, paddle.Tensor]:
-        """Tokens ``[B, P+N, C]`` to logits ``[B, K]``.
-
-        With "sum_loss" and while training: the two parts, for a loss each.
-        """
+        """Tokens ``[B, P+N, C]`` to logits ``[B, K]``; in training with "sum_loss" to both parts."""
         if self.fusion_type == "sum_loss" and self.training:
             return self.forward_parts(x_bnc)
         return super().forward(x_bnc)

@@ -1,11 +1,7 @@
 """The head of So-ViT, the first version of SoT (arXiv 2104.10935v1).
 
-Like SoT's it adds the logits of the class token and of pooled words. The words are pooled by a
-single cross-covariance between two reductions of different widths, each with BatchNorm and ReLU;
-every channel loses its mean over the tokens, so that it is a covariance in the strict sense (SoT
-removes one number per head).
-
-Differences from the official code (jiangtaoxie/SoT, commit c2d076e): none in values.
+Like SoT's it adds the logits of the class token and of pooled words, here by a single cross-covariance
+between two reductions of different widths. Values are those of jiangtaoxie/SoT, commit c2d076e.
 
 Legend: B batch, P prefix tokens, N word tokens, C width, K classes, a and b the two widths.
 """
@@ -17,27 +13,19 @@ import paddle
 from passl_sot.config import Count, Natural
 from passl_sot.modeling.heads import HEADS
 from passl_sot.modeling.heads.base import FusedHead
-from passl_sot.nn.normalization import ISQRTCOV, NORMALIZATIONS, MatrixNorm, build_normalization
+from passl_sot.nn.normalization import ISQRTCOV, NORMALIZATIONS, build_normalization
 from passl_sot.nn.second_order import CrossCovariance
-
-__all__ = ["CrossCovarianceHead"]
 
 
 @HEADS.register()
 class CrossCovarianceHead(FusedHead):
-    """Class-token logits plus logits of the words' normalized cross-covariance.
+    """Class-token logits plus logits of the words' normalized cross-covariance; a ValueError for misfits.
 
-    Args:
-        num_classes: Number K of classes.
-        in_channels: Width C of the tokens.
+    Args (for the others see ``Head``):
         reduction: The two widths a and b.
-        normalization: Normalisation of the ``[b, a]`` matrix, a node ``{name: ...}``; null for none.
+        normalization: Normalization of the ``[b, a]`` matrix, a node ``{name: ...}``; null for none.
             It must suit a matrix that is not square: SvPN (the official one), EPN, SqrtD, SqrtT, LN.
-        num_prefix_tokens: Number P of tokens before the words. With 0 all tokens are pooled and there
-            is no ``cls_fc``.
-
-    Raises:
-        ValueError: The widths or the normalization don't fit.
+        num_prefix_tokens: As in ``Head``; with 0 all tokens are pooled and there is no ``cls_fc``.
     """
 
     def __init__(
@@ -53,22 +41,17 @@ class CrossCovarianceHead(FusedHead):
         if len(reduction) != 2:
             raise ValueError(f"CrossCovarianceHead: reduction is two positive widths, got {list(reduction)}")
         self.representation = CrossCovariance(in_channels, *reduction)
-        self.normalization = self._normalization(normalization, reduction[0])
-        self.word_dim = reduction[0] * reduction[1]
-        self.cls_dim = in_channels if num_prefix_tokens else 0
-        self.reset_classifier(num_classes)
-
-    @staticmethod
-    def _normalization(cfg: dict | None, columns: int) -> MatrixNorm:
-        norm = build_normalization(cfg, columns)
-        if isinstance(norm, ISQRTCOV):
+        self.normalization = build_normalization(normalization, reduction[0])
+        if isinstance(self.normalization, ISQRTCOV):
             raise ValueError(
                 "CrossCovarianceHead: ISQRTCOV takes the square root of a covariance, and a "
                 "cross-covariance has none; choose SvPN"
             )
-        if norm.vec != "full":
+        if self.normalization.vec != "full":
             raise ValueError("CrossCovarianceHead: the matrix is not symmetric; write vec: full")
-        return norm
+        self.word_dim = reduction[0] * reduction[1]
+        self.cls_dim = in_channels if num_prefix_tokens else 0
+        self.reset_classifier(num_classes)
 
     def pool(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
         """Pooled words, ``[B, a·b]``."""

@@ -16,19 +16,6 @@ from paddle import nn
 from passl_sot.nn.ops import cpu, cpu_numba
 from passl_sot.nn.precision import is_low_precision, softmax
 
-__all__ = [
-    "attention",
-    "bias_gelu",
-    "channel_bias",
-    "conv2d",
-    "conv_mlp",
-    "depthwise3x3",
-    "erf_gate",
-    "gelu",
-    "layer_norm",
-    "linear",
-]
-
 _HALF = math.sqrt(0.5)
 _MANY_KEYS = 10  # times the head width; above, scaling the products costs several % of a block
 _FEW_PIXELS = 400  # below, one product over all images is faster than one per image
@@ -139,15 +126,12 @@ def depthwise3x3(
     """Depth-wise 3×3 convolution of ``x``, or of GELU(x + before), with stride 1 and zeros around.
 
     Args:
-        x: Maps ``[B, C, H, W]``, or ``[C, B, H, W]``.
+        x: Maps ``[B, C, H, W]``, or ``[C, B, H, W]`` with ``channel_axis=0``; the result has its shape.
         kernel: ``[C, 9]``.
         bias: Added per channel at the end, ``[C]``.
         before: Added per channel before the GELU, ``[C]``; if None, there is no GELU. With it, and without
             gradients, the result may take the memory of ``x``.
         channel_axis: 1 or 0, where C stands.
-
-    Returns:
-        The shape of ``x``.
     """
     if cpu_numba.available(x):
         return cpu_numba.depthwise3x3(x, kernel, bias, before, channel_axis)
@@ -174,20 +158,11 @@ def _depthwise3x3(x_bchw: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor
 def conv_mlp(
     x_bchw: paddle.Tensor, fc1: nn.Layer, conv: nn.Layer, fc2: nn.Layer, drop: nn.Dropout
 ) -> paddle.Tensor:
-    """1×1 convolution, exact GELU, depth-wise 3×3 convolution plus identity, 1×1 convolution.
+    """The layers of `passl_sot.nn.conv_mlp.ConvMlp` on maps ``[B, C, H, W]``, which gives the same shape.
 
-    The layers are called, and not only their weights read, so that hooks on them are run.
-
-    Args:
-        x_bchw: Maps ``[B, C, H, W]``.
-        fc1: A :class:`~passl_sot.nn.conv_mlp.Pointwise` from C to the hidden channels.
-        conv: The depth-wise convolution.
-        fc2: A ``Pointwise`` back to C.
-        drop: Dropout after the activation and after the output.
-
-    Returns:
-        ``[B, C, H, W]``.
+    ``conv`` adds its input; ``drop`` comes after the activation and after the output.
     """
+    # The layers are called, and not only their weights read, so that hooks on them are run.
     if cpu_numba.available(x_bchw) and not (drop.training and drop.p):
         return _conv_mlp_by_loops(x_bchw, fc1, conv, fc2)
     # A pass less: the depth-wise bias goes through the last product.
@@ -235,16 +210,12 @@ def attention(
     """softmax(scale · q kᵀ + bias) v.
 
     Args:
-        q_bhnd: Queries ``[B, h, N, d]``.
-        k_bhnd: Keys ``[B, h, M, d]``.
-        v_bhnd: Values ``[B, h, M, d]``.
+        q_bhnd: Queries ``[B, h, N, d]``, which is the shape of the result.
+        k_bhnd: Keys ``[B, h, M, d]``; values ``v_bhnd`` are of the same shape.
         scale: Factor on the products.
         dropout: Probability of dropping an attention weight.
         bias_whnm: Added to the scaled products, ``[h, N, M]``, or ``[W, h, N, M]`` repeated along
             the batch, where W divides B.
-
-    Returns:
-        ``[B, h, N, d]``.
     """
     if bias_whnm is None and _fused_attention_serves(q_bhnd):
         q, k, v = (t.transpose([0, 2, 1, 3]) for t in (q_bhnd, k_bhnd, v_bhnd))

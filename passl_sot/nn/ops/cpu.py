@@ -128,14 +128,11 @@ def packing_pays(x_bchw: paddle.Tensor) -> bool:
 
 
 def pack(x_bchw: paddle.Tensor, ones: bool = False) -> paddle.Tensor:
-    """The images of a batch side by side, a column of zeros after each: ``[C, H, B·(W+1)]``.
+    """Maps ``[B, C, H, W]`` side by side, a column of zeros after each: ``[C, H, B·(W+1)]``.
 
-    A 3×3 convolution of the result sees zeros at the borders of every image.
-
-    Args:
-        x_bchw: Maps ``[B, C, H, W]``.
-        ones: Append a channel of ones, with zeros in the gaps.
+    With ``ones`` a channel of ones follows, with zeros in the gaps.
     """
+    # So a 3×3 convolution of the result sees zeros at the borders of every image.
     batch, _, height, width = x_bchw.shape
     # A product with a wide identity appends the zeros: many short copies take twice as long.
     x = paddle.matmul(x_bchw, paddle.eye(width, width + 1, dtype=x_bchw.dtype)).transpose([1, 2, 0, 3])

@@ -21,8 +21,6 @@ try:
 except ImportError:  # an extra
     numba = None
 
-__all__ = ["available", "bias_gelu", "depthwise3x3"]
-
 _F = np.float32
 _ONE = _F(1.0)
 _HALF = _F(0.5)
