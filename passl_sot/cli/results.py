@@ -26,6 +26,7 @@ def evaluate(argv: list[str] | None = None) -> int:
     note = tune(not args.no_tune)
 
     def run() -> int:
+        from passl_sot.engine.distributed import start
         from passl_sot.engine.entry import evaluate_run
         from passl_sot.engine.schema import load_config
         from passl_sot.zoo import find_config
@@ -35,7 +36,10 @@ def evaluate(argv: list[str] | None = None) -> int:
         if args.out:
             out = Path(args.out)
             try_outputs([out])
-        evaluate_run(experiment, args.weights, out, note=note)
+        world = start(experiment.device)
+        if world.is_main:
+            get_logger().info(note)
+        evaluate_run(experiment, args.weights, out, world)
         return 0
 
     return guarded(run)

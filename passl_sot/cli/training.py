@@ -2,10 +2,12 @@
 
 import argparse
 import functools
+from pathlib import Path
 
 from passl_sot.cli.command import command, guarded, make_parser
 from passl_sot.launch.cpu_env import tune
 from passl_sot.launch.supervisor import supervise
+from passl_sot.utils.logger import get_logger
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -58,20 +60,26 @@ def train(argv: list[str] | None = None) -> int:
             args.override = [*added, *args.override]
             notes += lines
         experiment = load_config(path, args.override)
-        from passl_sot.engine.entry import check_run, evaluate_run, run_folder, train_run, weights_to_evaluate
+        from passl_sot.engine.distributed import start
+        from passl_sot.engine.entry import check_run, evaluate_run, train_run, weights_to_evaluate
 
-        folder = run_folder(experiment, path)
-        said = "\n".join(notes)
+        folder = Path(experiment.output_dir) / path.stem
         pretrained = None
         if args.pretrained:
             # The engine doesn't know the zoo, so it gets a function that does.
             pretrained = functools.partial(load_weights, weights=args.pretrained, new_head=True)
+        sharding = experiment.distributed.sharding
+        if args.dry_run or args.evaluate_only:
+            sharding = 0  # there is no optimizer to divide
+        world = start(experiment.device, sharding=sharding)
+        if world.is_main:
+            get_logger().info("\n".join(notes))
         if args.dry_run:
-            check_run(experiment, folder, args, said, pretrained)
+            check_run(experiment, folder, world, args, pretrained)
         elif args.evaluate_only:
-            evaluate_run(experiment, weights_to_evaluate(folder, args), None, note=said)
+            evaluate_run(experiment, weights_to_evaluate(folder, args), None, world)
         else:
-            train_run(experiment, folder, args, said, pretrained)
+            train_run(experiment, folder, world, args, pretrained)
         return 0
 
     return guarded(work)

@@ -7,7 +7,7 @@ from pathlib import Path
 from passl_sot.config import diff, zh
 from passl_sot.data import build_dataloader
 from passl_sot.engine.build import build_parts
-from passl_sot.engine.distributed import World, start
+from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.resume import accept_changes
 from passl_sot.engine.run_dir import RunFolder
@@ -23,24 +23,16 @@ from passl_sot.weights.checkpoint import CheckpointError, find_latest, read_chec
 log = get_logger()
 
 
-def run_folder(experiment: Experiment, config_path: Path) -> Path:
-    """The folder of a run: named after its config file."""
-    return Path(experiment.output_dir) / config_path.stem
-
-
-def train_run(experiment: Experiment, folder: Path, args, note: str, pretrained: Fill | None = None) -> None:
+def train_run(experiment: Experiment, folder: Path, world: World, args, pretrained: Fill | None) -> None:
     """Trains.
 
     Args:
         experiment: The experiment.
         folder: The run's folder.
+        world: The processes.
         args: The command line's `resume`, `resume_override`, `init_from`, `check_all_files`, `override`.
-        note: A line about the environment to log first.
         pretrained: Gives a new model the weights that `--pretrained` names.
     """
-    world = start(experiment.device, sharding=experiment.distributed.sharding)
-    if world.is_main:
-        log.info(note)
     trainer = Trainer(
         experiment,
         folder,
@@ -75,14 +67,14 @@ def weights_to_evaluate(folder: Path, args) -> str:
     return str(saved.path)
 
 
-def check_run(experiment: Experiment, folder: Path, args, note: str, pretrained: Fill | None = None) -> None:
+def check_run(experiment: Experiment, folder: Path, world: World, args, pretrained: Fill | None) -> None:
     """`--dry-run`: checks data, model and weights, and estimates the run's costs. Writes nothing.
 
     Args:
         experiment: The experiment.
         folder: The run's folder.
+        world: The processes, of which the main one does it all.
         args: The command line's `resume`, `resume_override`, `init_from`, `evaluate_only`, `check_all_files`.
-        note: A line about the environment to log first.
         pretrained: Gives a new model the weights that `--pretrained` names.
 
     Raises:
@@ -91,10 +83,8 @@ def check_run(experiment: Experiment, folder: Path, args, note: str, pretrained:
     """
     from passl_sot.engine.dry_run import describe_run  # traces a static program; training doesn't need it
 
-    world = start(experiment.device)
     if not world.is_main:
         return
-    log.info(note)
     # Alone: the other processes have left, and would be waited for without end.
     parts = build_parts(experiment, World(), every_item=args.check_all_files, trial=True)
     train, val = parts.train_loader.dataset, parts.val_loader.dataset
@@ -131,7 +121,7 @@ def _check_start(
         log.info("would resume from %s%s", saved.path, changes)
 
 
-def evaluate_run(experiment: Experiment, weights: str, out: Path | None, *, note: str) -> dict:
+def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: World) -> dict:
     """`tools/eval.py`: evaluates every kind of weights that `weights` holds on the validation split.
 
     A checkpoint brings its own model, preprocessing and class names; the config brings the data.
@@ -140,7 +130,7 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, *, note
         experiment: The experiment.
         weights: A checkpoint or bare weights; the suffix may be left out.
         out: `metrics.json`; the task's tables and pictures are written beside it.
-        note: A line about the environment to log first.
+        world: The processes.
 
     Returns:
         The content of `out`: scores of the weights by which the run chose its best ("shown"), the results of
@@ -149,9 +139,6 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, *, note
     Raises:
         CheckpointError: The weights don't fit the model, or their classes aren't those of the data.
     """
-    world = start(experiment.device)
-    if world.is_main:
-        log.info(note)
     arrays, card = read_weights(weights)
     # Bare weights have no card: the config's model and preprocessing count then.
     by_kind = {"raw": arrays}
