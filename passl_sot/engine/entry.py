@@ -24,11 +24,11 @@ log = get_logger()
 
 
 def train_run(experiment: Experiment, folder: Path, world: World, args, pretrained: Fill | None) -> None:
-    """Trains.
+    """Trains in `folder`.
 
     Args:
-        experiment: The experiment.
-        folder: The run's folder.
+        experiment: The config.
+        folder: Of the run.
         world: The processes.
         args: The command line's `resume`, `resume_override`, `init_from`, `check_all_files`, `override`.
         pretrained: Gives a new model the weights that `--pretrained` names.
@@ -70,12 +70,7 @@ def weights_to_evaluate(folder: Path, args) -> str:
 def check_run(experiment: Experiment, folder: Path, world: World, args, pretrained: Fill | None) -> None:
     """`--dry-run`: checks data, model and weights, and estimates the run's costs. Writes nothing.
 
-    Args:
-        experiment: The experiment.
-        folder: The run's folder.
-        world: The processes, of which the main one does it all.
-        args: The command line's `resume`, `resume_override`, `init_from`, `evaluate_only`, `check_all_files`.
-        pretrained: Gives a new model the weights that `--pretrained` names.
+    The main process does it all; arguments are those of `train_run`, and `args.evaluate_only`.
 
     Raises:
         DataError: The data aren't laid out as the run needs them.
@@ -127,7 +122,7 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
     A checkpoint brings its own model, preprocessing and class names; the config brings the data.
 
     Args:
-        experiment: The experiment.
+        experiment: The config.
         weights: A checkpoint or bare weights; the suffix may be left out.
         out: `metrics.json`; the task's tables and pictures are written beside it.
         world: The processes.

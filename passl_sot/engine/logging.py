@@ -16,11 +16,8 @@ from passl_sot.weights.checkpoint import explained
 class MetricsWriter:
     """Writes scalars to `metrics.jsonl` and, if asked, as VisualDL scalars of the same names and steps.
 
-    Args:
-        folder: The run's folder.
-        visualdl: Also write VisualDL records.
-        resume_step: Rows of `metrics.jsonl` after this update are dropped, so that a run that was cut
-            off and resumed leaves one growing step axis; null begins a new file.
+    Rows after the update `resume_step` are dropped, so that a run that was cut off and resumed leaves one
+    growing step axis; None begins a new file.
     """
 
     def __init__(self, folder: Path, *, visualdl: bool, resume_step: int | None = None):

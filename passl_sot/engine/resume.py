@@ -25,14 +25,10 @@ _FREE = (
 
 
 def accept_changes(saved: Checkpoint, experiment: Document, named: Sequence[str]) -> str:
-    """Compares the settings of a run with those that its checkpoint was written with.
+    """Compares the settings to go on with with those that the checkpoint was written with.
 
-    The output folder, logs and the number of data workers may always differ.
-
-    Args:
-        saved: The checkpoint.
-        experiment: The settings to go on with.
-        named: Keys whose change is wanted; a section stands for all below it.
+    The output folder, logs and the number of data workers may always differ, and so may the keys `named`; a
+    section stands for all below it.
 
     Returns:
         The accepted differences, a line each; "" where there are none.
@@ -69,13 +65,7 @@ def _below(place: str, keys: Iterable[str]) -> bool:
 def restore(
     saved: Checkpoint, parts: Parts, ema: ModelEMA | None, say: Callable[..., None]
 ) -> tuple[Progress, ModelEMA | None]:
-    """Gives the parts of a run the state that they had when a checkpoint was written.
-
-    Args:
-        saved: The checkpoint.
-        parts: The run's parts.
-        ema: Its average, as of new weights.
-        say: Writes to the log.
+    """Gives the parts and the average of a run the state that they had when a checkpoint was written.
 
     Returns:
         The run's position, and its average.

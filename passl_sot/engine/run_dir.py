@@ -24,11 +24,7 @@ log = get_logger()
 
 
 class RunFolder:
-    """The folder of one run: checkpoints, metrics, the resolved config and where it came from.
-
-    Args:
-        path: `output_dir/<name of the config file>`.
-    """
+    """`output_dir/<name of the config file>`: checkpoints, metrics, the resolved config and its origin."""
 
     def __init__(self, path: Path):
         self.path = path

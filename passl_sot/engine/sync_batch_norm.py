@@ -15,10 +15,10 @@ Reduce = Callable[[paddle.Tensor], paddle.Tensor]
 
 
 def synchronize_batch_norm(model: nn.Layer, reduce: Reduce) -> int:
-    """Replaces each BatchNorm2D inside `model`; parameters, statistics and names stay.
+    """Replaces each BatchNorm2D inside `model`, not yet wrapped; parameters, statistics and names stay.
 
     Args:
-        model: The model, not yet wrapped.
+        model: Changed in place.
         reduce: Sums a tensor over all processes.
 
     Returns:

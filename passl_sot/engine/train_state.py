@@ -72,14 +72,10 @@ class Speed:
 
 
 class StopRequest:
-    """Whether this process was told to stop; noted, and carried out where nothing is lost.
-
-    Attributes:
-        signal: The signal's number; 0 while there was none.
-    """
+    """Whether this process was told to stop; noted, and carried out where nothing is lost."""
 
     def __init__(self) -> None:
-        self.signal = 0
+        self.signal = 0  # its number, once there was one
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -100,13 +96,7 @@ class StopRequest:
 
 
 def set_training_mode(net: nn.Layer, mode: TrainingMode) -> None:
-    """Prepares a network, wrapped or not, for steps of training.
-
-    Args:
-        net: The network; its weights train in every mode.
-        mode: "train"; "eval", for fine-tuning with BatchNorm's running statistics used and kept, without
-            dropout and drop-path; "frozen_batch_norm", with BatchNorm alone in that mode.
-    """
+    """Prepares a network, wrapped or not, for steps of training, in the mode of `Experiment.training_mode`."""
     if mode == "eval":
         net.eval()
         return
