@@ -80,6 +80,7 @@ def build_parts(
     groups = group_parameters(model, experiment.parameters)
     factory = OPTIMIZERS.build(experiment.optimizer)
     optimizer = factory(model, groups)
+    schedule = SCHEDULERS.build(experiment.lr_scheduler)
     precision.prepare(model, optimizer)
     # One process reads the files; the others wait for its verdict without a time limit.
     if world.is_main:
@@ -97,6 +98,6 @@ def build_parts(
         optimizer=optimizer,
         clip_grad=factory.clip_grad,
         weight_decay=factory.weight_decay,
-        schedule=SCHEDULERS.build(experiment.lr_scheduler),
+        schedule=schedule,
         precision=precision,
     )

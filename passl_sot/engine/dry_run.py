@@ -32,13 +32,14 @@ def describe_run(experiment: Experiment, parts: Parts, world_size: int) -> list[
     total = per_epoch * experiment.epochs / 3600
     memory = fixed_gb + item_gb * batch_size
     words = task.words
+    article = "an" if words.item[0] in "aeiou" else "a"
     return [
         *parts.describe(),
         f"parameters   {stats.parameters / 1e6:.3f} M trainable",
         f"compute      {stats.macs / 1e9:.3f} GMACs ({2 * stats.macs / 1e9:.2f} GFLOPs) forward, "
         f"one {words.item}",
         f"memory       about {memory:.1f} GB per process at batch {batch_size} "
-        f"({fixed_gb:.2f} GB + {1000 * item_gb:.0f} MB {words.an_item})",
+        f"({fixed_gb:.2f} GB + {1000 * item_gb:.0f} MB {article} {words.item})",
         f"time         about {1 / seconds:.1f} {words.items}/s per process on this device, input not "
         f"counted: {per_epoch / 60:.1f} min an epoch, {total:.1f} h for {experiment.epochs} epochs",
     ]

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 from passl_sot.engine.distributed import World, format_duration
-from passl_sot.engine.train_state import Progress
 from passl_sot.optim.schedules import BatchPlan, Schedule
 from passl_sot.tasks.base import Task, Words
 from passl_sot.utils.logger import get_logger
@@ -84,9 +83,7 @@ def describe_batch(batch_size: int, world: World, plan: BatchPlan, schedule: Sch
     )
 
 
-def describe_evaluation(
-    results: dict[str, dict[str, float]], task: Task, progress: Progress, epochs: int
-) -> str:
+def describe_evaluation(results: dict[str, dict[str, float]], task: Task, epoch: int, epochs: int) -> str:
     """Score and, where there is one, loss of each kind of weights."""
     shown = []
     for kind, values in results.items():
@@ -94,7 +91,7 @@ def describe_evaluation(
         if "loss" in values:  # a task's meter need not have one
             text += f" (loss {values['loss']:.3f})"
         shown.append(text)
-    return f"epoch {progress.epoch}/{epochs}  {'  '.join(shown)}"
+    return f"epoch {epoch}/{epochs}  {'  '.join(shown)}"
 
 
 def describe_update(

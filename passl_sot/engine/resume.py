@@ -25,7 +25,7 @@ _FREE = (
 
 
 def accept_changes(saved: Checkpoint, experiment: Document, named: Sequence[str]) -> str:
-    """Compares the settings to go on with with those that the checkpoint was written with.
+    """Compares a run's settings with those that its checkpoint was written with.
 
     The output folder, logs and the number of data workers may always differ, and so may the keys `named`; a
     section stands for all below it.

@@ -96,7 +96,7 @@ class StopRequest:
 
 
 def set_training_mode(net: nn.Layer, mode: TrainingMode) -> None:
-    """Prepares a network, wrapped or not, for steps of training, in the mode of `Experiment.training_mode`."""
+    """Prepares a network, wrapped or not, for steps of training; see `Experiment.training_mode`."""
     if mode == "eval":
         net.eval()
         return

@@ -4,7 +4,7 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import paddle
 from passl_sot.config import zh
 from passl_sot.engine.build import build_parts
 from passl_sot.engine.distributed import World
-from passl_sot.engine.evaluate import EvaluationStopped, evaluate_kinds
+from passl_sot.engine.evaluate import EvaluationStopped, evaluate
 from passl_sot.engine.logging import MetricsWriter, describe_batch, describe_evaluation, describe_update
 from passl_sot.engine.nan_check import NonFiniteError, first_of_all
 from passl_sot.engine.resume import accept_changes, restore
@@ -40,15 +40,15 @@ class Trainer:
     """Builds everything an experiment names, and trains.
 
     Args:
-        experiment: The experiment.
-        folder: The run's folder.
+        experiment: The config.
+        folder: Of the run.
         world: The processes.
         resume: "auto" (newest checkpoint of `folder`), a checkpoint's path, or None for a new run.
         resume_override: Settings that may differ from those that the checkpoint was written with.
         init_from: Weights to start a new run from; not together with `resume`.
         pretrained: Called with the model of a new run, gives it weights that are fitted to it.
         check_all_files: Read every item before the first epoch instead of a sample.
-        overrides: The command line's overrides, for the record.
+        overrides: The command line's, for the record.
     """
 
     def __init__(
@@ -140,10 +140,10 @@ class Trainer:
         return "raw"
 
     def _announce(self, batch_size: int) -> None:
-        items = self.task.words.items
-        batch = describe_batch(batch_size, self.world, self.plan, self.parts.schedule, items)
-        for line in (*self.parts.describe(), batch):
+        for line in self.parts.describe():
             self._say("%s", line)
+        items = self.task.words.items
+        self._say("%s", describe_batch(batch_size, self.world, self.plan, self.parts.schedule, items))
         train, val = self.train_loader.dataset, self.val_loader.dataset
         data = f"{len(train)} training and {len(val)} validation {self.task.describe_items(train)}"
         self._say("%s; run folder %s", data, self.folder.path)
@@ -151,10 +151,10 @@ class Trainer:
     # -- the loop ---------------------------------------------------------------------------------
 
     def fit(self) -> dict[str, float] | None:
-        """Trains to the last epoch, or until SIGINT or SIGTERM asks to stop.
+        """Trains to the last epoch, or until SIGINT or SIGTERM asks to stop; then there is no result.
 
         Returns:
-            The last evaluation's results; None where the run was asked to stop.
+            The last evaluation's results.
 
         Raises:
             NonFiniteError: `nonfinite_limit` updates in a row had a non-finite loss or gradient.
@@ -195,11 +195,7 @@ class Trainer:
         return results
 
     def _train_epoch(self, epoch: int) -> int:
-        """Runs, or finishes, one epoch.
-
-        Returns:
-            The signal that all processes agreed to stop for, after the current update; else 0.
-        """
+        """Runs, or finishes, one epoch; the signal for which all processes stop, or 0."""
         loader = self.train_loader
         parts = self.parts
         accumulate = self.plan.accumulate
@@ -248,11 +244,7 @@ class Trainer:
         return 0
 
     def _update(self, batch: dict, loss: float, statistics: list) -> tuple[float, int]:
-        """Changes the weights by the gradients, unless they are not finite.
-
-        Returns:
-            The gradients' norm, and the signal to stop for, or 0.
-        """
+        """Changes the weights by finite gradients; their norm, and the signal to stop for, or 0."""
         precision = self.parts.precision
         precision.unscale(self.trained, self.progress)
         norm = global_grad_norm(self.trained)
@@ -310,21 +302,29 @@ class Trainer:
     def evaluate(self, *, record: bool = True) -> dict[str, float]:
         """Evaluates the raw and, if kept, the averaged weights on the validation split.
 
-        Args:
-            record: Write the results to the logs.
-
         Returns:
             The meter's results as `raw_<name>` and `ema_<name>`: `raw_loss`, `ema_loss`, ...
 
         Raises:
             EvaluationStopped: SIGINT or SIGTERM came to one of the processes.
         """
-        stop = self.stop
-        found = evaluate_kinds(self.parts, self.ema, self.world, stop=lambda: bool(stop.signal))
-        for kind, values in found.items():
-            if self.metrics and record:
+        found = {}
+        weights: dict[str, AbstractContextManager] = {"raw": nullcontext()}
+        if self.ema:
+            weights["ema"] = self.ema.applied()
+
+        for kind, applied in weights.items():
+            with applied:
+                # BatchNorm's statistics are each process's own, and all must evaluate one model.
+                self.world.broadcast_statistics(self.model)
+                with self.parts.precision.autocast():
+                    options = {"description": f"eval {kind}", "stop": self.stop}
+                    meter = evaluate(self.model, self.val_loader, self.task, self.world, **options)
+            found[kind] = meter.result()
+        if self.metrics and record:
+            for kind, values in found.items():
                 self.metrics.write(f"val_{kind}", self.progress.step, self.progress.epoch, values)
-        self._say("%s", describe_evaluation(found, self.task, self.progress, self.experiment.epochs))
+        self._say("%s", describe_evaluation(found, self.task, self.progress.epoch, self.experiment.epochs))
         return {f"{kind}_{name}": v for kind, values in found.items() for name, v in values.items()}
 
     def _log_update(self, epoch: int, update: int, values: dict, speed: Speed) -> None:
@@ -355,13 +355,13 @@ class Trainer:
     # -- checkpoints ------------------------------------------------------------------------------
 
     def _keep_best(self, score: float) -> None:
-        progress = self.progress
-        progress.pending_evaluation = False
+        self.progress.pending_evaluation = False
         # Scores may be negative: the first one that is a number is the best so far.
-        best = score > progress.best or (progress.best_step < 0 and not math.isnan(score))
+        first = self.progress.best_step < 0 and not math.isnan(score)
+        best = first or score > self.progress.best
         if best:
-            progress.best = score
-            progress.best_step = progress.step
+            self.progress.best = score
+            self.progress.best_step = self.progress.step
         last = self._save()
         if best and self.world.is_main:
             ckpt.copy_checkpoint(last, self.folder.best)
@@ -380,7 +380,8 @@ class Trainer:
                 "config": self.experiment.to_dict(),
                 **self.task.describe(),
             }
-            arrays = state.training_arrays(self.model, self.ema.average if self.ema else None, optimizer)
+            average = self.ema.average if self.ema else None
+            arrays = state.training_arrays(self.model, average, optimizer)
             ckpt.write_checkpoint(last, arrays, meta, previous=self.folder.previous)
             interval = self.experiment.checkpoint.interval
             progress = self.progress
