@@ -96,9 +96,7 @@ class Predictor:
 
     def _read(self, item: Any) -> tuple[str, dict | None, str]:
         """Path, sample and, where there is no sample, the reason."""
-        path = ""
-        if isinstance(item, str | Path):
-            path = str(item)
+        path = str(item) if isinstance(item, str | Path) else ""
         try:
             return path, self.task.read(item), ""
         except (ImageError, ItemError) as error:
@@ -112,9 +110,7 @@ class Predictor:
             batch = {name: paddle.to_tensor(array) for name, array in self.task.collate(samples).items()}
             rows = iter(self.task.decode(self.model(*self.task.inputs(batch)), self.top_k))
         for path, sample, error in prepared:
-            values = {}
-            if sample is not None:
-                values = next(rows)
+            values = {} if sample is None else next(rows)
             yield self.task.row(path=path, error=error, **values)
 
 

@@ -11,22 +11,20 @@ from passl_sot.utils.logger import get_logger
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = make_parser(
-        "train", "Train from a YAML config, on one device or under paddle.distributed.launch."
-    )
-    parser.add_argument("--data", metavar="DIR", help="your folder: train/ and val/, or one folder per class")
-    parser.add_argument("--resume", metavar="auto|PATH", help="go on with a run exactly where it stopped")
+    does = "Train from a YAML config, on one device or under paddle.distributed.launch."
+    parser = make_parser("train", does)
+    add = parser.add_argument
+    add("--data", metavar="DIR", help="your folder: train/ and val/, or one folder per class")
+    add("--resume", metavar="auto|PATH", help="go on with a run exactly where it stopped")
     changed = "settings (a.b.c, or a whole section) that may differ from the checkpoint's"
-    parser.add_argument(
-        "--resume-override", nargs="+", action="extend", default=[], metavar="KEY", help=changed
-    )
+    add("--resume-override", nargs="+", action="extend", default=[], metavar="KEY", help=changed)
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--init-from", metavar="PATH", help="begin a new run from these weights of this model")
     fitted = "begin from weights of other classes, sizes or channels, which are fitted; the head may be new"
     start.add_argument("--pretrained", metavar="W", help=fitted)
-    parser.add_argument("--dry-run", action="store_true", help="check everything, estimate, and stop")
-    parser.add_argument("--evaluate-only", action="store_true", help="evaluate the weights given and stop")
-    parser.add_argument("--check-all-files", action="store_true", help="decode every image first")
+    add("--dry-run", action="store_true", help="check everything, estimate, and stop")
+    add("--evaluate-only", action="store_true", help="evaluate the weights given and stop")
+    add("--check-all-files", action="store_true", help="decode every image first")
     args = parser.parse_args(argv)
     if args.resume and args.init_from:
         parser.error("argument --init-from: not allowed with argument --resume")

@@ -21,8 +21,7 @@ import paddle.distributed as dist
 from paddle.distributed import fleet
 from tqdm import tqdm
 
-from passl_sot.config.chinese import zh
-from passl_sot.config.loader import ConfigError, Fault
+from passl_sot.config import ConfigError, Fault, zh
 from passl_sot.engine.sync_batch_norm import synchronize_batch_norm
 from passl_sot.launch.process_group import JOIN_LIMIT, JoinError, check_gpu, choose_network, joining
 
@@ -207,7 +206,7 @@ def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World
 
     Args:
         device: "auto", "cpu" or "gpu".
-        sharding: Stage of sharding, 0 for none.
+        sharding: Stage, 0 for none.
         limit: Seconds within which all processes must have joined.
 
     Raises:

@@ -18,31 +18,18 @@ _BATCH_NORMS = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn
 
 @dataclass
 class Progress:
-    """The position of a run; saved and restored as it is.
+    """The position of a run; saved and restored as it is."""
 
-    Attributes:
-        epoch: The epoch being trained (finished epochs before it).
-        batches: Batches of that epoch already used by each process.
-        step: Updates since the beginning.
-        best: Best score so far, by the weights that `checkpoint.best_by` names.
-        skipped: Updates left out because of a non-finite loss or gradient.
-        skipped_in_a_row: Those since the last good update.
-        pending_evaluation: The epoch just finished is saved but not evaluated yet.
-        best_step: `step` when `best` was reached.
-        loss_scale: Factor of the loss in float16; 0 before its first update.
-        scaled_updates: Updates since that changed.
-    """
-
-    epoch: int = 0
-    batches: int = 0
-    step: int = 0
-    best: float = -1.0
-    skipped: int = 0
+    epoch: int = 0  # being trained, so this many are finished
+    batches: int = 0  # of that epoch, already used by each process
+    step: int = 0  # updates since the beginning
+    best: float = -1.0  # score so far, by the weights that `checkpoint.best_by` names
+    skipped: int = 0  # updates left out because of a non-finite loss or gradient
     skipped_in_a_row: int = 0
-    pending_evaluation: bool = False
+    pending_evaluation: bool = False  # the epoch just finished is saved but not evaluated yet
     best_step: int = -1
-    loss_scale: float = 0.0
-    scaled_updates: int = 0
+    loss_scale: float = 0.0  # in float16; 0 before its first update
+    scaled_updates: int = 0  # since that changed
 
 
 class Speed:

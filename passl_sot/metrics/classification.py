@@ -83,12 +83,7 @@ class ClassificationMeter:
 
 
 def write_report(meter: ClassificationMeter, class_names: list[str], folder: Path) -> list[Path]:
-    """Writes `per_class.csv`, `confusion.csv` and `confusion.png` into `folder`.
-
-    Args:
-        meter: The counts.
-        class_names: K names in class order.
-        folder: Made if missing.
+    """Writes `per_class.csv`, `confusion.csv` and `confusion.png` into `folder`, made if missing.
 
     Returns:
         The files written.
@@ -108,14 +103,7 @@ def write_report(meter: ClassificationMeter, class_names: list[str], folder: Pat
 def write_per_class(
     path: Path, class_names: Sequence[str], rows: Sequence[Mapping[str, float]], scores: Sequence[str]
 ) -> None:
-    """Writes a table of the classes: number, name, images, and the scores of these names.
-
-    Args:
-        path: The .csv file.
-        class_names: K names in class order.
-        rows: As `per_class` of a meter gives them.
-        scores: Which of it.
-    """
+    """Writes a .csv of the classes: number, name, images, and these scores of the rows of `per_class`."""
     # utf-8-sig: spreadsheets then read Chinese class names right.
     with path.open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.writer(file)

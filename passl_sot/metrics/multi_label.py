@@ -93,13 +93,7 @@ def write_label_report(
     """Writes `per_class.csv` and `predictions.csv` into `folder`.
 
     The second has a row per image: its labels and those predicted, as lists for `ListFile` have them (`0,3`,
-    or `-` for none), then the probability of each class.
-
-    Args:
-        meter: The scores.
-        class_names: K names in class order.
-        paths: The images in the order of the set.
-        folder: Made if missing.
+    or `-` for none), then the probability of each class. `paths` are in the order of the set.
 
     Returns:
         The files written.

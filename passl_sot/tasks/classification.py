@@ -4,7 +4,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import paddle
@@ -92,18 +92,9 @@ class ClassificationTask(Task):
     ) -> None:
         """As `Task.check`: class sets, labels and files; sizes and channels; classes of loss and Mixup."""
         loader = settings.dataloader.train.loader
-        sample: int | Literal["all"] = _SAMPLE
-        if every_item:
-            sample = "all"
-        check_data(
-            train,
-            val,
-            model.num_classes,
-            sample=sample,
-            progress=every_item,
-            max_bad=loader.max_bad,
-            timeout=loader.timeout,
-        )
+        limits = {"max_bad": loader.max_bad, "timeout": loader.timeout}
+        sample = "all" if every_item else _SAMPLE
+        check_data(train, val, model.num_classes, sample=sample, progress=every_item, **limits)
         faults = self._faults(model, train, val)
         if faults:
             raise placed(faults, settings)
@@ -133,16 +124,13 @@ class ClassificationTask(Task):
 
     def prepare(self, model: Classifier, train: LabelledImages, settings: Settings) -> None:
         """As `Task.prepare`; the loss learns the number of images of each class."""
-        self._use_classes(train)
+        self.class_names = train.class_names
+        self.several = train.multi_hot is not None
         self.loss.use_class_counts(train.class_counts())
         node = settings.dataloader.val.dataset
         self.preprocessing = {
             key: node[key] for key in ("transforms", "apply_exif", "channels") if key in node
         }
-
-    def _use_classes(self, dataset: LabelledImages) -> None:
-        self.class_names = dataset.class_names
-        self.several = dataset.multi_hot is not None
 
     def describe_items(self, train: LabelledImages) -> str:
         """As `Task.describe_items`, with the number of classes."""
@@ -154,10 +142,10 @@ class ClassificationTask(Task):
         self.now = [value_of_epoch("task.weights", weight, epoch) for weight in self.weights or ()]
 
     def step(self, model: paddle.nn.Layer, batch: Batch) -> dict[str, paddle.Tensor]:
-        """As `Task.step`.
+        """As `Task.step`; the model gives logits [B, K], or a tuple of them.
 
         Args:
-            model: Maps [B, C, H, W] to logits [B, K], or to a tuple of them.
+            model: Of the images.
             batch: `image` float32 [B, C, H, W], and `label` int64 [B] or soft targets float32 [B, K].
 
         Raises:
@@ -198,8 +186,8 @@ class ClassificationTask(Task):
         head = "config.model.head.num_classes"
         wanted = {head: int, "class_names": list, "preprocessing": dict, "preprocessing.transforms": list}
         require(path, meta, wanted)
-        names = meta["class_names"]
         classes = meta["config"]["model"]["head"]["num_classes"]
+        names = meta["class_names"]
         if not all(isinstance(name, str) for name in names):
             raise CheckpointError(
                 f"{path} is damaged: class_names in its header holds something else than names"
@@ -230,13 +218,13 @@ class ClassificationTask(Task):
         if card:
             node = Config({**node, **card["preprocessing"]})
         val = build_dataset(node, class_names=card.get("class_names"))
-        self._use_classes(val)
-        known = len(self.class_names)
+        self.several = val.multi_hot is not None
+        known = len(val.class_names)
         if model.num_classes < known:
             raise CheckpointError(
                 f"the model has {model.num_classes} classes, the data {known}: set model.head.num_classes"
             )
-        self.class_names = [*self.class_names, *map(str, range(known, model.num_classes))]
+        self.class_names = [*val.class_names, *map(str, range(known, model.num_classes))]
         return val
 
     def meter(
@@ -286,11 +274,7 @@ class ClassificationTask(Task):
         self.several = bool(trained_on.get("multi_label", False))
 
     def read(self, item: str | Path | np.ndarray | Image.Image) -> dict[str, Any]:
-        """One image, prepared for the model.
-
-        Args:
-            item: A path, a uint8 array [H, W, C] or a PIL image.
-        """
+        """One image (a path, a uint8 array [H, W, C] or a PIL image), prepared for the model."""
         path = ""
         if isinstance(item, str | Path):
             path = str(item)
@@ -311,12 +295,7 @@ class ClassificationTask(Task):
         return {"image": self.transforms(array, np.random.default_rng(0))}
 
     def decode(self, outputs: paddle.Tensor, top_k: int) -> list[dict[str, Any]]:
-        """Classes of each image, most probable first.
-
-        Args:
-            outputs: Logits [B, K].
-            top_k: How many; all of K if it has fewer.
-        """
+        """The `top_k` most probable classes (or all K) of each image, best first, by logits [B, K]."""
         if self.several:
             probabilities = F.sigmoid(outputs).numpy()
         else:

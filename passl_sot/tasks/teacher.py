@@ -44,9 +44,9 @@ def build_teacher(
 
     Args:
         section: Its config and weights.
-        student: The model that will learn from it.
+        student: To learn from it.
         class_names: The student's classes in label order, where they are known.
-        normalization: How the images that both get are normalized, where that is known.
+        normalization: Of the images that both get, where it is known.
 
     Raises:
         ConfigError: No weights are named; or classes, input size, channels or normalization differ from the

@@ -34,17 +34,11 @@ Check = Callable[[Path, dict], None]
 
 @dataclass
 class Checkpoint:
-    """The content of a checkpoint file.
-
-    Attributes:
-        path: The file.
-        tensors: All arrays by prefixed name.
-        meta: The JSON part.
-    """
+    """The content of a checkpoint file."""
 
     path: Path
-    tensors: dict[str, np.ndarray]
-    meta: dict
+    tensors: dict[str, np.ndarray]  # by prefixed name
+    meta: dict  # the JSON part
 
     def part(self, prefix: str) -> dict[str, np.ndarray]:
         """The arrays below `prefix.`, with it removed; empty where there are none."""
@@ -84,7 +78,7 @@ def write_checkpoint(
 
     Args:
         path: Target file.
-        tensors: Arrays by name.
+        tensors: By prefixed name.
         meta: Anything JSON can hold.
         previous: Where the file that stood at `path` is kept.
 
@@ -232,8 +226,8 @@ def require(path: str | Path, meta: Mapping[str, Any], wanted: Mapping[str, type
     """Checks that a checkpoint's JSON part has these keys.
 
     Args:
-        path: The file, for messages.
-        meta: Its JSON part.
+        path: For messages.
+        meta: The JSON part.
         wanted: Type of the value by dotted key; a key comes after those of the sections it is in.
 
     Raises:
@@ -265,10 +259,7 @@ def _position(path: Path) -> tuple[float, ...]:
 def find_latest(folder: Path, warn: Callable[[str], None], check: Check | None = None) -> Checkpoint | None:
     """The newest whole checkpoint of a run folder; None where there is none.
 
-    Args:
-        folder: The folder.
-        warn: Told of damaged checkpoints, which are passed over.
-        check: As of `read_checkpoint`.
+    Damaged ones are passed over with a warning; `check` is that of `read_checkpoint`.
 
     Raises:
         CheckpointError: There are checkpoints, but all are damaged.
