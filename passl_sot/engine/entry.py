@@ -1,7 +1,6 @@
 """Whole runs as the command line starts them: train, check, evaluate."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from passl_sot.config import diff, zh
@@ -14,11 +13,10 @@ from passl_sot.engine.run_dir import RunFolder
 from passl_sot.engine.schema import Experiment
 from passl_sot.engine.trainer import Fill, Trainer
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.modeling.schema import ModelSection
 from passl_sot.tasks.base import build_task, check_card, model_section_of
 from passl_sot.utils.logger import get_logger
 from passl_sot.weights import state
-from passl_sot.weights.checkpoint import CheckpointError, find_latest, read_checkpoint, read_weights
+from passl_sot.weights.checkpoint import CheckpointError, read_checkpoint, read_weights
 
 log = get_logger()
 
@@ -100,10 +98,8 @@ def _check_start(
         text = state.start_from(model, read_weights(args.init_from)[0], str(args.init_from))
         log.info("would start from %s", text)
     elif args.resume:
-        if args.resume == "auto":
-            saved = find_latest(folder, log.warning, check_card)
-        else:
-            saved = read_checkpoint(args.resume, check_card)
+        auto = args.resume == "auto"
+        saved = RunFolder(folder).latest() if auto else read_checkpoint(args.resume, check_card)
         if saved is None and args.evaluate_only:
             raise CheckpointError(f"nothing to evaluate: {folder} holds no checkpoint")
         if saved is None:
@@ -141,7 +137,10 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
     if card:
         saved = read_checkpoint(weights, check_card)
         by_kind = {kind: saved.weights(kind) for kind in saved.kinds}
-        section = _model_of_checkpoint(experiment, card)
+        section = model_section_of(card)
+        difference = diff(experiment.to_dict()["model"], card["config"]["model"])
+        if difference:
+            log.warning("the checkpoint's own model is used; it differs from the config's:\n%s", difference)
     task = build_task(experiment)
     split = experiment.dataloader.val
     model = section.build()
@@ -164,11 +163,3 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
         out.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         log.info("written: %s", ", ".join(map(str, (out, *files))))
     return report
-
-
-def _model_of_checkpoint(experiment: Experiment, card: Mapping) -> ModelSection:
-    section = model_section_of(card)
-    difference = diff(experiment.to_dict()["model"], card["config"]["model"])
-    if difference:
-        log.warning("the checkpoint's own model is used; it differs from the config's:\n%s", difference)
-    return section

@@ -22,13 +22,8 @@ class ClassificationMeter:
         self.confusion = np.zeros((num_classes, num_classes), np.int64)  # rows: true, columns: predicted
         self.sums = np.zeros(3, np.float64)  # images, correct within top k, summed loss
 
-    def update(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        """Takes in a batch.
-
-        Args:
-            logits: [B, K] scores.
-            labels: [B] integer classes.
-        """
+    def take(self, index: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
+        """Takes in a batch: scores [B, K] and integer classes [B]; the places `index` [B] don't matter."""
         logits = logits.astype(np.float64)
         order = np.argsort(-logits, axis=1, kind="stable")  # ties go to the lower class, as in argmax
         np.add.at(self.confusion, (labels, order[:, 0]), 1)
@@ -36,10 +31,6 @@ class ClassificationMeter:
         log_sum = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
         loss = log_sum - logits[np.arange(len(labels)), labels]
         self.sums += (len(labels), (order[:, : self.k] == labels[:, None]).any(axis=1).sum(), loss.sum())
-
-    def take(self, index: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
-        """As `update`; the places `index` of the images don't matter."""
-        self.update(logits, labels)
 
     def gather(self, total: Callable[[np.ndarray], np.ndarray]) -> None:
         """Adds the counts of all processes up, by a function that sums an array over them."""
@@ -60,13 +51,15 @@ class ClassificationMeter:
         if not images:
             scores = ("top1", f"top{self.k}", "loss", "macro_f1")
             return {**dict.fromkeys(scores, math.nan), "images": 0}
-        result = {"top1": 100 * float(np.trace(self.confusion)) / images}
-        if self.k > 1:
-            result[f"top{self.k}"] = 100 * float(self.sums[1]) / images
-        result["loss"] = float(self.sums[2]) / images
-        result["macro_f1"] = float(np.mean([row["f1"] for row in self.per_class() if row["images"]]))
-        result["images"] = images
-        return result
+        top_1 = 100 * float(np.trace(self.confusion)) / images
+        top_k = 100 * float(self.sums[1]) / images  # with k = 1 of the same name and value
+        return {
+            "top1": top_1,
+            f"top{self.k}": top_k,
+            "loss": float(self.sums[2]) / images,
+            "macro_f1": float(np.mean([row["f1"] for row in self.per_class() if row["images"]])),
+            "images": images,
+        }
 
     def per_class(self) -> list[dict[str, float]]:
         """Images, precision, recall and F1 (0 to 1) of each class; 0 where a quotient has no denominator."""

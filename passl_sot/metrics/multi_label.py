@@ -73,17 +73,13 @@ class MultiLabelMeter:
         hits = (predicted & true).sum(axis=0)
         rows = []
         for k in range(self.num_classes):
-            yes = int(true[:, k].sum())
+            images = int(true[:, k].sum())
             said = int(predicted[:, k].sum())
-            rows.append(
-                {
-                    "images": yes,
-                    "ap": _average_precision(self.logits[:, k], true[:, k]),
-                    "precision": float(hits[k] / max(said, 1)),
-                    "recall": float(hits[k] / max(yes, 1)),
-                    "f1": float(2 * hits[k] / max(said + yes, 1)),
-                }
-            )
+            row = {"images": images, "ap": _average_precision(self.logits[:, k], true[:, k])}
+            row["precision"] = float(hits[k] / max(said, 1))
+            row["recall"] = float(hits[k] / max(images, 1))
+            row["f1"] = float(2 * hits[k] / max(said + images, 1))
+            rows.append(row)
         return rows
 
 
