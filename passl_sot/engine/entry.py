@@ -135,8 +135,7 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
     by_kind = {"raw": arrays}
     section = experiment.model
     if card:
-        saved = read_checkpoint(weights, check_card)
-        by_kind = {kind: saved.weights(kind) for kind in saved.kinds}
+        by_kind = read_checkpoint(weights, check_card).weights()
         section = model_section_of(card)
         difference = diff(experiment.to_dict()["model"], card["config"]["model"])
         if difference:

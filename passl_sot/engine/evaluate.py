@@ -38,11 +38,12 @@ def evaluate(
         EvaluationStopped: One was told to stop.
         RuntimeError: The items counted are not the items of the dataset.
     """
+    batches = world.bar(iterable=loader, desc=description)
     meter = task.meter(model, loader.dataset, rows=rows)
     training = model.training
     stopped = False
     model.eval()
-    for batch in world.bar(iterable=loader, desc=description):
+    for batch in batches:
         stopped = stop is not None and world.any_rank(bool(stop.signal))
         if stopped:
             break

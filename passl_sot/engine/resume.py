@@ -3,8 +3,11 @@
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 
+from paddle.nn import Layer
+
 from passl_sot.config import Document, did_you_mean, differences, leaves, nearest, zh
 from passl_sot.engine.build import Parts
+from passl_sot.engine.schema import EMASection
 from passl_sot.engine.train_state import Progress
 from passl_sot.optim.ema import ModelEMA
 from passl_sot.weights import state
@@ -62,13 +65,8 @@ def _below(place: str, keys: Iterable[str]) -> bool:
     return any(fnmatchcase(place, key) or fnmatchcase(place, f"{key}.*") for key in keys)
 
 
-def restore(
-    saved: Checkpoint, parts: Parts, ema: ModelEMA | None, say: Callable[..., None]
-) -> tuple[Progress, ModelEMA | None]:
-    """Gives the parts and the average of a run the state that they had when a checkpoint was written.
-
-    Returns:
-        The run's position, and its average.
+def restore(saved: Checkpoint, parts: Parts, say: Callable[..., None]) -> Progress:
+    """Gives the parts of a run the state that they had when a checkpoint was written; the run's position.
 
     Raises:
         CheckpointError: It does not fit the model or the data.
@@ -76,14 +74,6 @@ def restore(
     parts.task.check_resume(saved.path, saved.meta)
     state.load_model(parts.model, saved.part("model"), str(saved.path))
     state.load_optimizer(parts.optimizer, parts.model, saved.part("optimizer"))
-    average = saved.part("ema")
-    if ema and average:
-        ema.load(average, saved.meta["ema_updates"])
-    elif ema:
-        ema = ModelEMA(parts.model, ema.decay)
-        say("the checkpoint has no average: it begins anew from the weights resumed")
-    elif average:
-        say("the checkpoint's averaged weights are dropped: there is no ema section any more")
     progress = Progress(**saved.meta["progress"])
     # Between epochs the sampler begins anew from (seed, epoch); inside one it goes on behind `consumed`.
     if progress.batches:
@@ -99,4 +89,19 @@ def restore(
         progress.best,
         parts.task.words.unit,
     )
-    return progress, ema
+    return progress
+
+
+def start_average(
+    section: EMASection | None, model: Layer, saved: Checkpoint | None, say: Callable[..., None]
+) -> ModelEMA | None:
+    """The average of a run: it begins at the weights of the model, or goes on as in a checkpoint."""
+    ema = ModelEMA(model, section.decay) if section else None
+    average = saved.part("ema") if saved else {}
+    if ema and average:
+        ema.load(average, saved.meta["ema_updates"])
+    elif ema and saved:
+        say("the checkpoint has no average: it begins anew from the weights resumed")
+    elif average:
+        say("the checkpoint's averaged weights are dropped: there is no ema section any more")
+    return ema

@@ -3,7 +3,7 @@
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -93,6 +93,13 @@ def set_training_mode(net: nn.Layer, mode: TrainingMode) -> None:
         for layer in net.sublayers():
             if isinstance(layer, _BATCH_NORMS):
                 layer.eval()
+
+
+def running_statistics(model: nn.Layer, frozen: Container[str]) -> list[tuple[paddle.Tensor, paddle.Tensor]]:
+    """Each buffer that training changes, and a copy of it."""
+    # A forward pass on bad numbers spoils BatchNorm's running statistics, which no skipped update undoes.
+    entries = [tensor for name, tensor in model.state_dict().items() if name not in frozen]
+    return [(t, t.clone()) for t in entries if t.stop_gradient and paddle.is_floating_point(t)]
 
 
 def seed_all(*numbers: int) -> None:

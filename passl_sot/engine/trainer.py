@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import paddle
 
 from passl_sot.config import zh
 from passl_sot.engine.build import build_parts
@@ -17,13 +16,19 @@ from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import EvaluationStopped, evaluate
 from passl_sot.engine.logging import MetricsWriter, describe_batch, describe_evaluation, describe_update
 from passl_sot.engine.nan_check import NonFiniteError, first_of_all
-from passl_sot.engine.resume import accept_changes, restore
+from passl_sot.engine.resume import accept_changes, restore, start_average
 from passl_sot.engine.run_dir import RunFolder, memory_gb
 from passl_sot.engine.schema import Experiment
-from passl_sot.engine.train_state import Progress, Speed, StopRequest, seed_all, set_training_mode
+from passl_sot.engine.train_state import (
+    Progress,
+    Speed,
+    StopRequest,
+    running_statistics,
+    seed_all,
+    set_training_mode,
+)
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.optim.clip import clip_by_global_norm, global_grad_norm
-from passl_sot.optim.ema import ModelEMA
 from passl_sot.optim.groups import set_rates
 from passl_sot.optim.schedules import plan_batch
 from passl_sot.utils.logger import get_logger
@@ -89,16 +94,16 @@ class Trainer:
         # A resumed run has its weights already, and the file named then may be gone.
         if pretrained and not saved:
             pretrained(self.model)
-        # The average begins at the weights that training begins at, whatever they are.
-        self.ema = ModelEMA(self.model, experiment.ema.decay) if experiment.ema else None
         if saved:
-            self.progress, self.ema = restore(saved, self.parts, self.ema, self._say)
+            self.progress = restore(saved, self.parts, self._say)
             if world.is_main:
-                self.folder.repair_best(saved, self.progress.best_step)
-        self.net, self.optimizer = world.distribute(self.model, self.parts.optimizer)
+                self.folder.repair_best(saved)
+        # After all that may fill the model: the average begins at the weights that training begins at.
+        self.ema = start_average(experiment.ema, self.model, saved, self._say)
         batch_size = experiment.dataloader.train.sampler.batch_size
         self.plan = plan_batch(self.parts.schedule, batch_size, world.size, len(self.train_loader))
         self.updates_per_epoch = math.ceil(len(self.train_loader) / self.plan.accumulate)
+        self.net, self.optimizer = world.distribute(self.model, self.parts.optimizer)
         self.best_by = self._choose_best_by()
         # Gradients of half an update are in no checkpoint.
         if saved and self.progress.batches % self.plan.accumulate:
@@ -215,7 +220,7 @@ class Trainer:
                     group = min(accumulate, len(loader) - index)  # the last group of an epoch may be smaller
                     at = (epoch, update / self.updates_per_epoch, self.experiment.epochs)
                     rate = set_rates(parts.optimizer, parts.groups, parts.schedule, at, self.plan.lr_factor)
-                    statistics = self._statistics()
+                    statistics = running_statistics(self.model, parts.frozen)
                     loss_sum = 0.0
                 last = index % accumulate == group - 1
                 # Dropout and drop-path draw from (seed, position, rank) alone: no generator state is saved.
@@ -273,11 +278,6 @@ class Trainer:
             found = self.world.gather(files.pending)
             files.settle([entry for entries in found for entry in entries], name=self.world.is_main)
         return bool(total[0]), int(total[1] and (stop or signal.SIGTERM))
-
-    def _statistics(self) -> list[tuple[paddle.Tensor, paddle.Tensor]]:
-        # A forward pass on bad numbers spoils BatchNorm's running statistics, which no skipped update undoes.
-        entries = [t for name, t in self.model.state_dict().items() if name not in self.parts.frozen]
-        return [(t, t.clone()) for t in entries if t.stop_gradient and paddle.is_floating_point(t)]
 
     def _skip(self, statistics: list, batch: dict, curable: bool) -> None:
         for tensor, before in statistics:

@@ -97,9 +97,8 @@ def _check_normalization(
     """Compares the teacher's own images, by its checkpoint or its config, with those it will get."""
     if ours is None:
         return
-    source, key = section.config, "config"
-    if stored:
-        source, key = str(section.weights), "weights"
+    key = "weights" if stored else "config"
+    source = str(getattr(section, key))
     theirs = normalization_of(stored or cfg.get("dataloader", {}).get("val", {}).get("dataset", {}))
     if theirs is None:
         log.warning(
@@ -129,9 +128,11 @@ def _misfits(teacher: Classifier, student: Classifier, config: str) -> list[Faul
             + zh("teacher_classes")
         )
         faults.append(Fault(f"{_PATH}.config", message))
-    for kind, theirs, ours, setting in (
-        ("of size", _size(teacher), _size(student), "img_size"),
-        ("with channels", teacher.backbone.in_chans, student.backbone.in_chans, "in_chans"),
+    sizes = ["x".join(map(str, model.backbone.img_size)) for model in (teacher, student)]
+    channels = [model.backbone.in_chans for model in (teacher, student)]
+    for kind, (theirs, ours), setting in (
+        ("of size", sizes, "img_size"),
+        ("with channels", channels, "in_chans"),
     ):
         if theirs != ours:
             message = (
@@ -141,7 +142,3 @@ def _misfits(teacher: Classifier, student: Classifier, config: str) -> list[Faul
             )
             faults.append(Fault(f"{_PATH}.config", message))
     return faults
-
-
-def _size(model: Classifier) -> str:
-    return "x".join(map(str, model.backbone.img_size))

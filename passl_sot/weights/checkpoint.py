@@ -45,14 +45,10 @@ class Checkpoint:
         start = prefix + "."
         return {k[len(start) :]: v for k, v in self.tensors.items() if k.startswith(start)}
 
-    def weights(self, kind: str) -> dict[str, np.ndarray]:
-        """The "raw" or the "ema" weights; empty where there are none."""
-        return self.part({"raw": "model", "ema": "ema"}[kind])
-
-    @property
-    def kinds(self) -> list[str]:
-        """Which of "raw" and "ema" it holds."""
-        return [kind for kind in ("raw", "ema") if self.weights(kind)]
+    def weights(self) -> dict[str, dict[str, np.ndarray]]:
+        """The weights that it holds, by kind: "raw", "ema"."""
+        kinds = {"raw": self.part("model"), "ema": self.part("ema")}
+        return {kind: arrays for kind, arrays in kinds.items() if arrays}
 
 
 def _digest(tensors: dict[str, np.ndarray], text: str, version: int) -> str:
@@ -312,10 +308,10 @@ def read_weights(path: str | Path, prefer: str | None = None) -> tuple[dict[str,
     kind = prefer or checkpoint.meta.get("best_by", "raw")
     if kind not in ("raw", "ema"):
         raise CheckpointError(f"{path} is damaged: best_by in its header is {kind!r}, not 'raw' or 'ema'")
-    weights = checkpoint.weights(kind)
-    if not weights:
-        raise CheckpointError(f"{path} has no {kind} weights; it holds {', '.join(checkpoint.kinds)}")
-    return weights, checkpoint.meta
+    weights = checkpoint.weights()
+    if kind not in weights:
+        raise CheckpointError(f"{path} has no {kind} weights; it holds {', '.join(weights)}")
+    return weights[kind], checkpoint.meta
 
 
 def _named(arrays: dict, path: Path) -> dict[str, np.ndarray]:
@@ -333,10 +329,6 @@ def _with_suffix(path: Path, kind: str = "weights file") -> Path:
 
 
 def _siblings(path: Path) -> str:
-    folder = path
-    if not folder.is_dir():
-        folder = path.parent
+    folder = path if path.is_dir() else path.parent
     names = sorted(p.name for p in folder.glob("*") if p.suffix in (".safetensors", ".pdparams"))
-    if not names:
-        return ""
-    return f"; {folder} has {', '.join(names[:8])}"
+    return f"; {folder} has {', '.join(names[:8])}" if names else ""
