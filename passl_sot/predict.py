@@ -68,9 +68,8 @@ class Predictor:
     def __call__(self, images: str | Path | np.ndarray | Image.Image | Sequence) -> list[Prediction]:
         """Predicts one image or several, in order.
 
-        Args:
-            images: A path, a uint8 array [H, W, 3] (RGB), a PIL image, or a sequence of these; or one folder,
-                pattern or `.txt` list, which stands for its images (see `collect_images`).
+        An image is a path, a uint8 array [H, W, 3] (RGB) or a PIL image. One folder, pattern or `.txt` list
+        stands for its images (see `collect_images`).
 
         Raises:
             FileNotFoundError: The folder or pattern holds no image.
@@ -117,10 +116,9 @@ class Predictor:
 def collect_images(arguments: Sequence[str]) -> list[str]:
     """Turns the command line's paths into files: a file, a folder (searched below), a glob or a list.
 
-    Args:
-        arguments: `.txt` files hold a path a line (relative ones count from the list's folder), with or
-            without a label after it, as make_list writes them; UTF-8 or GB 18030. The order given is kept;
-            folders and globs are sorted naturally.
+    `.txt` files hold a path a line (relative ones count from the list's folder), with or without a label
+    after it, as make_list writes them; UTF-8 or GB 18030. The order given is kept; folders and globs are
+    sorted naturally.
 
     Raises:
         FileNotFoundError: An argument names nothing.
@@ -131,18 +129,16 @@ def collect_images(arguments: Sequence[str]) -> list[str]:
         path = Path(argument)
         if path.is_dir():
             found = [str(p) for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS]
-            files += sorted(found, key=natural_key)
-            if not found:
-                raise FileNotFoundError(f"no image below {argument}")
+            complaint = f"no image below {argument}"
         elif path.is_file() and path.suffix.lower() == ".txt":
             files += _read_list(path)
-        elif path.is_file():
-            files.append(argument)
+            continue
         else:
-            found = sorted(glob.glob(argument, recursive=True), key=natural_key)
-            if not found:
-                raise FileNotFoundError(f"no such file, folder or pattern: {argument}")
-            files += found
+            found = [argument] if path.is_file() else glob.glob(argument, recursive=True)
+            complaint = f"no such file, folder or pattern: {argument}"
+        if not found:
+            raise FileNotFoundError(complaint)
+        files += sorted(found, key=natural_key)
     return files
 
 

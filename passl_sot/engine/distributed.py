@@ -25,9 +25,15 @@ from passl_sot.config import ConfigError, Fault, zh
 from passl_sot.engine.sync_batch_norm import synchronize_batch_norm
 from passl_sot.launch.process_group import JOIN_LIMIT, JoinError, check_gpu, choose_network, joining
 
+
 # Seconds: between two signs of life of a process, and without one until the others give it up.
 _ALIVE = 5.0
 _SILENT = 60.0
+
+
+def _all_reduce(tensor: paddle.Tensor) -> paddle.Tensor:
+    dist.all_reduce(tensor)
+    return tensor
 
 
 @dataclass
@@ -53,9 +59,7 @@ class World:
         if self.size == 1:
             return array
         self.barrier()
-        tensor = paddle.to_tensor(array)
-        dist.all_reduce(tensor)
-        return tensor.numpy()
+        return _all_reduce(paddle.to_tensor(array)).numpy()
 
     def wait_for_main(self) -> None:
         """Other processes wait here, without a time limit, until the main process has come by."""
@@ -115,12 +119,7 @@ class World:
         return tqdm(disable=disabled, mininterval=interval, leave=False, dynamic_ncols=True, **options)
 
     def distribute(self, model: paddle.nn.Layer, optimizer) -> tuple:
-        """Wraps model and optimizer by fleet; gradients are then averaged over the processes.
-
-        With sharding stage 1 too every process gets the whole gradient, so its norm, clipping and the
-        skipping of non-finite updates are the same; its optimizer then updates its part of the parameters and
-        sends it to the others. That saves memory: the optimizer's state is divided by the processes.
-        """
+        """Wraps model and optimizer by fleet; gradients are then averaged over the processes."""
         if self.size == 1:
             return model, optimizer
         self.barrier()
@@ -128,6 +127,8 @@ class World:
             level = {2: "os_g", 3: "p_g_os"}[self.sharding]
             return dist.sharding.group_sharded_parallel(model, optimizer, level)[:2]
         if self.sharding == 1:
+            # Every process still gets the whole gradient, so its norm, clipping and the skipping of updates
+            # are the same; its optimizer updates a part of the parameters and alone keeps their state.
             return paddle.DataParallel(model), fleet.distributed_optimizer(optimizer)
         return fleet.distributed_model(model), fleet.distributed_optimizer(optimizer)
 
@@ -169,11 +170,6 @@ class World:
                     if heard and heard[rank] == count:
                         raise RuntimeError(f"process {rank} is gone; the log on its machine has the cause")
                 heard = counts
-
-
-def _all_reduce(tensor: paddle.Tensor) -> paddle.Tensor:
-    dist.all_reduce(tensor)
-    return tensor
 
 
 def _add(key: str, more: int) -> int:
@@ -228,14 +224,12 @@ def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World
         choose_network(environment.get("PADDLE_CURRENT_ENDPOINT", "").rsplit(":", 1)[0])
     strategy = fleet.DistributedStrategy()
     if sharding == 1:
-        degrees = {"dp_degree": 1, "mp_degree": 1, "pp_degree": 1, "sharding_degree": size}
-        strategy.hybrid_configs = degrees
+        strategy.hybrid_configs = {"dp_degree": 1, "mp_degree": 1, "pp_degree": 1, "sharding_degree": size}
     rank = int(environment["PADDLE_TRAINER_ID"])
     master = environment.get("PADDLE_MASTER", "")
     with joining(rank, size, master, limit):
         fleet.init(is_collective=True, strategy=strategy)
-        ones = paddle.ones([1])
-        dist.all_reduce(ones)
+        ones = _all_reduce(paddle.ones([1]))
     # A wrong sum here would be wrong gradients later.
     if ones.item() != size:
         raise JoinError(f"{size} processes were started and the sum of a one from each is {ones.item():g}")
