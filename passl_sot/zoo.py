@@ -80,9 +80,8 @@ def load_weights(model: "Classifier", weights: str | Path, *, new_head: bool = F
 
     arrays, report = convert_state_dict(model, read_weights(weights)[0], layout="paddle", new_head=new_head)
     if not report.ok:
-        foreign = report.naming != "passl_sot"
         hint = ""
-        if foreign:
+        if report.naming != "passl_sot":
             hint = "\n  if they are PyTorch's, convert them with tools/convert_torch.py first"
         raise CheckpointError(f"{weights} doesn't fit the model: {report}{hint}")
     # Entries that the file lacks keep their initial values; the report names them.

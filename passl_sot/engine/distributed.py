@@ -25,7 +25,6 @@ from passl_sot.config import ConfigError, Fault, zh
 from passl_sot.engine.sync_batch_norm import synchronize_batch_norm
 from passl_sot.launch.process_group import JOIN_LIMIT, JoinError, check_gpu, choose_network, joining
 
-
 # Seconds: between two signs of life of a process, and without one until the others give it up.
 _ALIVE = 5.0
 _SILENT = 60.0

@@ -29,7 +29,7 @@ def evaluate(
         model: Left in the training mode it came in.
         loader: Gives each process its own part of the items, without repeats.
         task: Measures the outputs.
-        world: The processes.
+        world: Of the processes.
         description: Title of the progress bar.
         rows: Keep each item's result in the meter.
         stop: After a request to one of the processes, all stop after their current batch.

@@ -32,13 +32,14 @@ class MetricsWriter:
             os.replace(temporary, self.path)
         self._file = self.path.open("a", encoding="utf-8")
         self._visualdl = None
-        if visualdl:
-            try:
-                from visualdl import LogWriter  # takes a second to import; eval and predict don't need it
-            except ImportError:
-                get_logger().warning("no curves: pip install visualdl; %s is written all the same", self.path)
-            else:
-                self._visualdl = LogWriter(logdir=str(folder / "visualdl"))
+        if not visualdl:
+            return
+        try:
+            from visualdl import LogWriter  # takes a second to import; eval and predict don't need it
+        except ImportError:
+            get_logger().warning("no curves: pip install visualdl; %s is written all the same", self.path)
+        else:
+            self._visualdl = LogWriter(logdir=str(folder / "visualdl"))
 
     def write(self, kind: str, step: int, epoch: int, values: dict[str, float]) -> None:
         """Appends one row; `kind` ("train", "val", "val_ema") groups the curves."""

@@ -139,10 +139,10 @@ class Task:
         """Told before each epoch, counted from 0; for schedules."""
 
     def step(self, model: paddle.nn.Layer, batch: Batch) -> dict[str, paddle.Tensor]:
-        """One forward pass of `model`, which may be wrapped for several processes.
+        """One forward pass of `model`, in training mode and perhaps wrapped for several processes.
 
         Args:
-            model: The model, in training mode.
+            model: To be called.
             batch: As the dataset's `collate` gives it, as tensors.
 
         Returns:

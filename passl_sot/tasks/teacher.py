@@ -130,10 +130,8 @@ def _misfits(teacher: Classifier, student: Classifier, config: str) -> list[Faul
         faults.append(Fault(f"{_PATH}.config", message))
     sizes = ["x".join(map(str, model.backbone.img_size)) for model in (teacher, student)]
     channels = [model.backbone.in_chans for model in (teacher, student)]
-    for kind, (theirs, ours), setting in (
-        ("of size", sizes, "img_size"),
-        ("with channels", channels, "in_chans"),
-    ):
+    inputs = (("of size", sizes, "img_size"), ("with channels", channels, "in_chans"))
+    for kind, (theirs, ours), setting in inputs:
         if theirs != ours:
             message = (
                 f"the teacher {config!r} takes images {kind} {theirs} and the student {ours} "
