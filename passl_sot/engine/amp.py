@@ -89,7 +89,7 @@ class Precision:
             scale_gradients(parameters, 1.0 / progress.loss_scale)
 
     def update_loss_scale(self, bad: bool, progress: Progress) -> bool:
-        """Halves the scale after a bad update (True: the next may be good), doubles it after many good ones."""
+        """Halves the scale after a bad update, which may mend the next; doubles it after many good ones."""
         if self.dtype != "float16":
             return False
         progress.scaled_updates += 1

@@ -100,9 +100,9 @@ def _check_start(
     elif args.resume:
         auto = args.resume == "auto"
         saved = RunFolder(folder).latest() if auto else read_checkpoint(args.resume, check_card)
-        if saved is None and args.evaluate_only:
-            raise CheckpointError(f"nothing to evaluate: {folder} holds no checkpoint")
         if saved is None:
+            if args.evaluate_only:
+                raise CheckpointError(f"nothing to evaluate: {folder} holds no checkpoint")
             log.info("nothing to resume in %s: it would be a new run", folder)
             return
         changes = accept_changes(saved, experiment, args.resume_override)
