@@ -68,7 +68,7 @@ def importing() -> Iterator[None]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def guarded(run: Callable[[], int], *, paddle: bool = True) -> int:
+def guarded(run: Callable[[], int | None], *, paddle: bool = True) -> int:
     """Runs a command. Faults that the user can mend become one message; others end with a traceback.
 
     A command that needs Paddle (`paddle`) has it imported first.
@@ -78,7 +78,7 @@ def guarded(run: Callable[[], int], *, paddle: bool = True) -> int:
             require_paddle()
             with importing():
                 import passl_sot.engine.schema  # noqa: F401
-        return run()
+        return run() or 0
     except (UserError, ImageError) as error:
         return fail(error, getattr(error, "status", USAGE_ERROR))
     except OSError as error:

@@ -39,13 +39,12 @@ def convert(argv: list[str] | None = None) -> int:
         overrides.append(f"model.head.num_classes={args.num_classes}")
     tune(not args.no_tune)
 
-    def run() -> int:
+    def run() -> None:
+        from passl_sot.interop.tool import Conversion, convert_file
         from passl_sot.zoo import find_config, model_config
 
         path = find_config(args.config)
         cfg = model_config(path, tuple(overrides))
-        from passl_sot.interop.tool import Conversion, convert_file
-
         request = Conversion(
             src=args.src,
             dst=args.dst,
@@ -57,6 +56,5 @@ def convert(argv: list[str] | None = None) -> int:
             to_torch=args.to_torch,
         )
         convert_file(request, path.stem, cfg.model)
-        return 0
 
     return guarded(run)

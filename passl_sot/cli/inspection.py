@@ -97,7 +97,7 @@ def benchmark(argv: list[str] | None = None) -> int:
         parser.error("--batch and --repeats must be at least 1")
     note = tune(not args.no_tune)
 
-    def run() -> int:
+    def run() -> None:
         from passl_sot.bench.data import measure_data
         from passl_sot.bench.model import measure
         from passl_sot.engine.distributed import start
@@ -120,7 +120,6 @@ def benchmark(argv: list[str] | None = None) -> int:
                 shown = f"{value:.4g}" if isinstance(value, float) else value
                 if value is not None:
                     print(f"{name:{width}} {shown}")
-        return 0
 
     return guarded(run)
 

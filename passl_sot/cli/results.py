@@ -22,22 +22,20 @@ def evaluate(argv: list[str] | None = None) -> int:
         return status
     note = tune(not args.no_tune)
 
-    def run() -> int:
+    def run() -> None:
         from passl_sot.engine.distributed import start
         from passl_sot.engine.entry import evaluate_run
         from passl_sot.engine.schema import load_config
         from passl_sot.zoo import find_config
 
         experiment = load_config(find_config(args.config), args.override)
-        out = None
-        if args.out:
-            out = Path(args.out)
+        out = Path(args.out) if args.out else None
+        if out:
             try_outputs([out])
         world = start(experiment.device)
         if world.is_main:
             get_logger().info(note)
         evaluate_run(experiment, args.weights, out, world)
-        return 0
 
     return guarded(run)
 

@@ -46,7 +46,7 @@ def train(argv: list[str] | None = None) -> int:
             return status
     note = tune(not args.no_tune)
 
-    def work() -> int:
+    def work() -> None:
         from passl_sot.cli.data_folder import overrides_for
         from passl_sot.engine.schema import load_config
         from passl_sot.zoo import find_config, load_weights
@@ -78,6 +78,5 @@ def train(argv: list[str] | None = None) -> int:
             evaluate_run(experiment, weights_to_evaluate(folder, args), None, world)
         else:
             train_run(experiment, folder, world, args, pretrained)
-        return 0
 
     return guarded(work)
