@@ -42,10 +42,9 @@ def create_model(
     section = read_model(name)
     if num_classes is not None:
         section.head["num_classes"] = num_classes
-    if in_chans is not None:
-        section.architecture["in_chans"] = in_chans
-    if img_size is not None:
-        section.architecture["img_size"] = img_size
+    for key, value in {"in_chans": in_chans, "img_size": img_size}.items():
+        if value is not None:
+            section.architecture[key] = value
     model = section.build()
     if weights is not None:
         model.weights_report = load_weights(model, weights, new_head=num_classes is not None)

@@ -105,9 +105,7 @@ def running_statistics(model: nn.Layer, frozen: Container[str]) -> list[tuple[pa
 def seed_all(*numbers: int) -> None:
     """Seeds the generators of Paddle, NumPy and Python, all that a model or a loss may draw from."""
     # A single number is taken as it is, so that a model's start is that of `paddle.seed(seed)`.
-    seed = numbers[0]
-    if len(numbers) > 1:
-        seed = mix_seed(*numbers)
+    seed = mix_seed(*numbers) if len(numbers) > 1 else numbers[0]
     paddle.seed(seed)
     np.random.seed(seed)  # a user's code may draw from it
     random.seed(seed)

@@ -154,9 +154,7 @@ class ClassificationTask(Task):
         logits = model(batch["image"])
         if not self.now:
             return {"loss": self.loss(logits, batch["label"])}
-        parts = logits
-        if not isinstance(logits, tuple | list):
-            parts = [logits]
+        parts = logits if isinstance(logits, tuple | list) else [logits]
         if len(parts) != len(self.now):
             message = f"has {len(self.now)} entries, and the head gives {len(parts)} outputs"
             raise ConfigError([Fault("task.weights", message + zh("weights_count"))])
@@ -283,9 +281,8 @@ class ClassificationTask(Task):
             array = np.asarray(item.convert("RGB"))
         else:
             array = item
-        channels = self.channels
-        if channels == 1:
-            channels = 3  # gray is made of RGB, as in training
+        # Gray is made of RGB, as in training.
+        channels = 3 if self.channels == 1 else self.channels
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != channels:
             raise ImageError(
                 path or "the array",
@@ -296,10 +293,7 @@ class ClassificationTask(Task):
 
     def decode(self, outputs: paddle.Tensor, top_k: int) -> list[dict[str, Any]]:
         """The `top_k` most probable classes (or all K) of each image, best first, by logits [B, K]."""
-        if self.several:
-            probabilities = F.sigmoid(outputs).numpy()
-        else:
-            probabilities = _softmax(outputs.numpy())
+        probabilities = F.sigmoid(outputs).numpy() if self.several else _softmax(outputs.numpy())
         rows = []
         for row in probabilities:
             best = np.argsort(-row, kind="stable")[:top_k].tolist()
@@ -315,9 +309,7 @@ def _input_faults(split: str, model: Classifier, dataset: LabelledImages) -> lis
     given = dataset.output_hw
     path = f"dataloader.{split}.dataset.transforms"
     if given is None:
-        wanted: Any = [height, width]
-        if height == width:
-            wanted = height
+        wanted = height if height == width else [height, width]
         message = (
             f"images keep different sizes, and the model takes {height}x{width}: end with "
             f"{{name: CenterCrop, size: {wanted}}}, or give Resize [{height}, {width}]"
