@@ -1,7 +1,6 @@
 """Predictions with class names, by the preprocessing that travels in the checkpoint."""
 
 import contextlib
-import csv
 import glob
 import json
 import os
@@ -20,6 +19,7 @@ from passl_sot.data.datasets.folders import EXTENSIONS
 from passl_sot.data.datasets.string_table import natural_key
 from passl_sot.data.errors import DataError, ItemError
 from passl_sot.imageio.errors import ImageError
+from passl_sot.metrics.classification import write_table
 from passl_sot.tasks.base import check_card, model_section_of, task_of
 from passl_sot.tasks.classification import Prediction
 from passl_sot.weights import state
@@ -201,12 +201,11 @@ def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
 
 def _write_table(predictions: Sequence[Prediction], path: Path) -> None:
     depth = max((len(p.classes) for p in predictions), default=0)
-    with path.open("w", newline="", encoding="utf-8-sig") as file:  # spreadsheets read names right
-        writer = csv.writer(file)
-        more = [f"{key}{k}" for k in range(2, depth + 1) for key in ("class", "name", "probability")]
-        writer.writerow(["path", "class", "name", "probability", *more, "error"])
-        for p in predictions:
-            cells: list = []
-            for index, name, probability in zip(p.classes, p.names, p.probabilities, strict=True):
-                cells += [index, name, f"{probability:.6f}"]
-            writer.writerow([p.path, *cells, *[""] * (3 * depth - len(cells)), p.error])
+    more = [f"{key}{k}" for k in range(2, depth + 1) for key in ("class", "name", "probability")]
+    rows = []
+    for p in predictions:
+        cells: list = []
+        for index, name, probability in zip(p.classes, p.names, p.probabilities, strict=True):
+            cells += [index, name, f"{probability:.6f}"]
+        rows.append([p.path, *cells, *[""] * (3 * depth - len(cells)), p.error])
+    write_table(path, ["path", "class", "name", "probability", *more, "error"], rows)

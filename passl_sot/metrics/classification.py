@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -84,11 +84,8 @@ def write_report(meter: ClassificationMeter, class_names: list[str], folder: Pat
     folder.mkdir(parents=True, exist_ok=True)
     per_class, confusion, picture = (folder / n for n in ("per_class.csv", "confusion.csv", "confusion.png"))
     write_per_class(per_class, class_names, meter.per_class(), ("precision", "recall", "f1"))
-    with confusion.open("w", newline="", encoding="utf-8-sig") as file:
-        writer = csv.writer(file)
-        writer.writerow(["true \\ predicted", *class_names])
-        for name, row in zip(class_names, meter.confusion.tolist(), strict=True):
-            writer.writerow([name, *row])
+    counts = zip(class_names, meter.confusion.tolist(), strict=True)
+    write_table(confusion, ["true \\ predicted", *class_names], ([name, *row] for name, row in counts))
     picture.write_bytes(confusion_picture(meter.confusion))
     return [per_class, confusion, picture]
 
@@ -97,12 +94,20 @@ def write_per_class(
     path: Path, class_names: Sequence[str], rows: Sequence[Mapping[str, float]], scores: Sequence[str]
 ) -> None:
     """Writes a .csv of the classes: number, name, images, and these scores of the rows of `per_class`."""
-    # utf-8-sig: spreadsheets then read Chinese class names right.
+    cells = (
+        [index, name, row["images"], *(f"{row[score]:.6f}" for score in scores)]
+        for index, (name, row) in enumerate(zip(class_names, rows, strict=True))
+    )
+    write_table(path, ["class", "name", "images", *scores], cells)
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+    """Writes a .csv."""
+    # utf-8-sig: spreadsheets then read Chinese names right.
     with path.open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.writer(file)
-        writer.writerow(["class", "name", "images", *scores])
-        for index, (name, row) in enumerate(zip(class_names, rows, strict=True)):
-            writer.writerow([index, name, row["images"], *(f"{row[score]:.6f}" for score in scores)])
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def confusion_picture(confusion: np.ndarray, side: int = 720) -> bytes:

@@ -1,13 +1,12 @@
 """Exact scores of images with several labels each, in NumPy, and the files that show them."""
 
-import csv
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from passl_sot.metrics.classification import write_per_class
+from passl_sot.metrics.classification import write_per_class, write_table
 
 
 class MultiLabelMeter:
@@ -100,11 +99,11 @@ def write_label_report(
     write_per_class(per_class, class_names, meter.per_class(), ("ap", "precision", "recall", "f1"))
     # Beyond ±700 an exp would overflow; the probability has been 0 or 1 for long.
     probabilities = 1 / (1 + np.exp(-np.clip(meter.logits, -700, 700)))
-    with predictions.open("w", newline="", encoding="utf-8-sig") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "labels", "predicted", *class_names])
-        for path, true, logits, row in zip(paths, meter.labels, meter.logits, probabilities, strict=True):
-            writer.writerow([path, _numbers(true), _numbers(logits), *(f"{p:.6f}" for p in row)])
+    rows = (
+        [path, _numbers(true), _numbers(logits), *(f"{p:.6f}" for p in row)]
+        for path, true, logits, row in zip(paths, meter.labels, meter.logits, probabilities, strict=True)
+    )
+    write_table(predictions, ["path", "labels", "predicted", *class_names], rows)
     return [per_class, predictions]
 
 

@@ -1,6 +1,5 @@
 """Classification: images to one class each or, where the data have them, to several labels each."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from passl_sot.data import LabelledImages, build_dataset, build_transforms, chec
 from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.multichannel import read_image
 from passl_sot.metrics import ClassificationMeter, MultiLabelMeter, write_label_report, write_report
+from passl_sot.metrics.classification import write_table
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.losses import CrossEntropyLoss
 from passl_sot.nn.precision import at_least_float32
@@ -358,12 +358,8 @@ class _RowMeter(ClassificationMeter):
     def write(self, path: Path, images: Sequence[str], names: Sequence[str]) -> None:
         """Writes a row per image: path, label, predicted class, its name and probability."""
         rows = zip(images, self.label, self.predicted, self.probability, strict=True)
-        # utf-8-sig: spreadsheets then read Chinese class names right.
-        with path.open("w", newline="", encoding="utf-8-sig") as file:
-            writer = csv.writer(file)
-            writer.writerow(["path", "label", "class", "name", "probability"])
-            for image, label, best, probability in rows:
-                writer.writerow([image, int(label), int(best), names[best], f"{probability:.6f}"])
+        cells = ([image, int(true), int(best), names[best], f"{p:.6f}"] for image, true, best, p in rows)
+        write_table(path, ["path", "label", "class", "name", "probability"], cells)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
