@@ -99,6 +99,7 @@ class Predictor:
         try:
             return path, self.task.read(item), ""
         except (ImageError, ItemError) as error:
+            # One bad file among thousands: its row says so, and the others go on.
             return path, None, str(error)
 
     @paddle.no_grad()

@@ -52,8 +52,6 @@ def build_parts(
     """Builds and checks everything that training needs; weights are new.
 
     Args:
-        experiment: The file.
-        world: The processes.
         every_item: Read every item of the data in the check, not a sample.
         trial: For an estimate: see `build_task`.
 

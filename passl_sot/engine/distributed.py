@@ -201,7 +201,7 @@ def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World
 
     Args:
         device: "auto", "cpu" or "gpu".
-        sharding: Stage, 0 for none.
+        sharding: Its stage; 0 for none.
         limit: Seconds within which all processes must have joined.
 
     Raises:

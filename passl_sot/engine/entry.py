@@ -25,9 +25,6 @@ def train_run(experiment: Experiment, folder: Path, world: World, args, pretrain
     """Trains in `folder`.
 
     Args:
-        experiment: The config.
-        folder: Of the run.
-        world: The processes.
         args: The command line's `resume`, `resume_override`, `init_from`, `check_all_files`, `override`.
         pretrained: Gives a new model the weights that `--pretrained` names.
     """
@@ -55,10 +52,8 @@ def weights_to_evaluate(folder: Path, args) -> str:
     Raises:
         CheckpointError: There is none in the run's folder.
     """
-    if args.init_from:
-        return args.init_from
-    if args.resume != "auto":
-        return args.resume
+    if args.init_from or args.resume != "auto":
+        return args.init_from or args.resume
     saved = RunFolder(folder).latest()
     if saved is None:
         raise CheckpointError(f"nothing to evaluate: no checkpoint in {folder}" + zh("nothing_to_evaluate"))
@@ -118,10 +113,8 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
     A checkpoint brings its own model, preprocessing and class names; the config brings the data.
 
     Args:
-        experiment: The config.
         weights: A checkpoint or bare weights; the suffix may be left out.
         out: `metrics.json`; the task's tables and pictures are written beside it.
-        world: The processes.
 
     Returns:
         The content of `out`: scores of the weights by which the run chose its best ("shown"), the results of

@@ -28,9 +28,6 @@ def evaluate(
     Args:
         model: Left in the training mode it came in.
         loader: Gives each process its own part of the items, without repeats.
-        task: Measures the outputs.
-        world: Of the processes.
-        description: Title of the progress bar.
         rows: Keep each item's result in the meter.
         stop: After a request to one of the processes, all stop after their current batch.
 

@@ -37,7 +37,7 @@ def first_nonfinite(model: paddle.nn.Layer, inputs: tuple, items: str) -> str:
     """Names the first place, in the order of computation, that is not finite.
 
     Args:
-        model: The model without any distributed wrapper.
+        model: Without any distributed wrapper.
         inputs: Arguments of its call.
         items: A word for them, such as "images".
 

@@ -45,9 +45,6 @@ class Trainer:
     """Builds everything an experiment names, and trains.
 
     Args:
-        experiment: The config.
-        folder: Of the run.
-        world: The processes.
         resume: "auto" (newest checkpoint of `folder`), a checkpoint's path, or None for a new run.
         resume_override: Settings that may differ from those that the checkpoint was written with.
         init_from: Weights to start a new run from; not together with `resume`.

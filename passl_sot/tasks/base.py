@@ -109,10 +109,6 @@ class Task:
         """Checks that the datasets are in order and fit each other, the unwrapped model and the loss.
 
         Args:
-            model: The model.
-            train: Dataset to train on.
-            val: Dataset to evaluate on.
-            settings: The experiment.
             every_item: Read every item rather than a sample.
 
         Raises:
@@ -142,7 +138,6 @@ class Task:
         """One forward pass of `model`, in training mode and perhaps wrapped for several processes.
 
         Args:
-            model: To be called.
             batch: As the dataset's `collate` gives it, as tensors.
 
         Returns:
@@ -167,7 +162,6 @@ class Task:
         """Prepares for evaluation without training, and builds the dataset to evaluate on.
 
         Args:
-            model: To be evaluated.
             node: The `dataset:` section.
             card: A checkpoint's header, whose preprocessing counts; {} for bare weights.
 

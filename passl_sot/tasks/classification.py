@@ -145,7 +145,6 @@ class ClassificationTask(Task):
         """As `Task.step`; the model gives logits [B, K], or a tuple of them.
 
         Args:
-            model: Of the images.
             batch: `image` float32 [B, C, H, W], and `label` int64 [B] or soft targets float32 [B, K].
 
         Raises:

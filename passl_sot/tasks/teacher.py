@@ -43,8 +43,6 @@ def build_teacher(
     """The teacher with its weights, frozen, in evaluation mode.
 
     Args:
-        section: Its config and weights.
-        student: To learn from it.
         class_names: The student's classes in label order, where they are known.
         normalization: Of the images that both get, where it is known.
 

@@ -73,8 +73,6 @@ def write_checkpoint(
     """Writes a checkpoint so that `path` always holds a whole one: the old or the new.
 
     Args:
-        path: Target file.
-        tensors: By prefixed name.
         meta: Anything JSON can hold.
         previous: Where the file that stood at `path` is kept.
 
@@ -222,8 +220,6 @@ def require(path: str | Path, meta: Mapping[str, Any], wanted: Mapping[str, type
     """Checks that a checkpoint's JSON part has these keys.
 
     Args:
-        path: For messages.
-        meta: The JSON part.
         wanted: Type of the value by dotted key; a key comes after those of the sections it is in.
 
     Raises:

@@ -110,7 +110,6 @@ def training_arrays(
     """All tensors of a training run under their checkpoint prefixes.
 
     Args:
-        model: Unwrapped.
         average: The averaged weights, `ModelEMA.average`, where they are kept.
         optimizer: As `optimizer_arrays` gives it.
     """
