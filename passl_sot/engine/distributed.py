@@ -77,7 +77,7 @@ class World:
         self._asked = _add("passl_sot/asked", int(here)) > 0
         return self._asked
 
-    def gather(self, value: Any) -> list:
+    def gather_objects(self, value: Any) -> list:
         """The values of all processes, by rank, on each of them."""
         if self.size == 1:
             return [value]
@@ -144,7 +144,7 @@ class World:
         """`arrays()` of the main process; with sharding, of all processes together."""
         if self.size == 1 or not self.sharding:
             return arrays() if self.is_main else {}
-        return {name: array for part in self.gather(arrays()) for name, array in part.items()}
+        return {name: array for part in self.gather_objects(arrays()) for name, array in part.items()}
 
     def accumulating(self, model: paddle.nn.Layer, more: bool) -> AbstractContextManager:
         """Holds back the gradient exchange while `more` batches of the same update follow."""

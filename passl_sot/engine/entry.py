@@ -8,10 +8,10 @@ from passl_sot.data import build_dataloader
 from passl_sot.engine.build import build_parts
 from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import evaluate
-from passl_sot.engine.resume import accept_changes
+from passl_sot.engine.resume import Fill, accept_changes
 from passl_sot.engine.run_dir import RunFolder
 from passl_sot.engine.schema import Experiment
-from passl_sot.engine.trainer import Fill, Trainer
+from passl_sot.engine.trainer import Trainer
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.tasks.base import build_task, check_card, model_section_of
 from passl_sot.utils.logger import get_logger

@@ -24,7 +24,7 @@ def _finite(value) -> bool:
 
 def first_of_all(model: paddle.nn.Layer, inputs: tuple, items: str, world: World) -> str:
     """As `first_nonfinite`, for the process in which non-finite numbers begin; the same on all processes."""
-    found = world.gather(first_nonfinite(model, inputs, items))
+    found = world.gather_objects(first_nonfinite(model, inputs, items))
     # Gradients are shared, so all have bad numbers, but the forward pass of one only.
     for rank, phrase in enumerate(found):
         if phrase != _BACKWARD and world.size > 1:

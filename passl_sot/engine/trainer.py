@@ -3,7 +3,7 @@
 import math
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -16,18 +16,10 @@ from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import EvaluationStopped, evaluate
 from passl_sot.engine.logging import MetricsWriter, describe_batch, describe_evaluation, describe_update
 from passl_sot.engine.nan_check import NonFiniteError, first_of_all
-from passl_sot.engine.resume import accept_changes, restore, start_average
+from passl_sot.engine.resume import Fill, accept_changes, begin
 from passl_sot.engine.run_dir import RunFolder, memory_gb
 from passl_sot.engine.schema import Experiment
-from passl_sot.engine.train_state import (
-    Progress,
-    Speed,
-    StopRequest,
-    running_statistics,
-    seed_all,
-    set_training_mode,
-)
-from passl_sot.modeling.classifier import Classifier
+from passl_sot.engine.train_state import Speed, StopRequest, running_statistics, seed_all, set_training_mode
 from passl_sot.optim.clip import clip_by_global_norm, global_grad_norm
 from passl_sot.optim.groups import set_rates
 from passl_sot.optim.schedules import plan_batch
@@ -37,8 +29,6 @@ from passl_sot.weights import state
 
 log = get_logger()
 _LONG_WAIT = 0.2  # fraction of the time from which waiting for data is worth a word
-# Gives a new model weights from elsewhere, and reports on them.
-Fill = Callable[[Classifier], object]
 
 
 class Trainer:
@@ -84,19 +74,9 @@ class Trainer:
         self.task = self.parts.task
         self.trained = [p for p in self.model.parameters() if not p.stop_gradient]
         self.schedules = (self.model.set_epoch, self.task.set_epoch)
-        self.progress = Progress()
-        if init_from:
-            weights, _ = ckpt.read_weights(init_from)
-            self._say("starting from %s", state.start_from(self.model, weights, str(init_from)))
-        # A resumed run has its weights already, and the file named then may be gone.
-        if pretrained and not saved:
-            pretrained(self.model)
-        if saved:
-            self.progress = restore(saved, self.parts, self._say)
-            if world.is_main:
-                self.folder.repair_best(saved)
-        # After all that may fill the model: the average begins at the weights that training begins at.
-        self.ema = start_average(experiment.ema, self.model, saved, self._say)
+        self.progress, self.ema = begin(self.parts, experiment.ema, saved, init_from, pretrained, self._say)
+        if saved and world.is_main:
+            self.folder.repair_best(saved)
         batch_size = experiment.dataloader.train.sampler.batch_size
         self.plan = plan_batch(self.parts.schedule, batch_size, world.size, len(self.train_loader))
         self.updates_per_epoch = math.ceil(len(self.train_loader) / self.plan.accumulate)
@@ -250,13 +230,13 @@ class Trainer:
         precision = self.parts.precision
         precision.unscale(self.trained, self.progress)
         norm = global_grad_norm(self.trained)
+        if self.parts.clip_grad:
+            clip_by_global_norm(self.trained, norm, self.parts.clip_grad)
         bad, stop = self._agree(not math.isfinite(loss + norm), self.stop.signal)
         curable = precision.update_loss_scale(bad, self.progress)
         if bad:
             self._skip(statistics, batch, curable)
         else:
-            if self.parts.clip_grad:
-                clip_by_global_norm(self.trained, norm, self.parts.clip_grad)
             self.optimizer.step()
             if self.ema:
                 self.ema.update()
@@ -272,7 +252,7 @@ class Trainer:
         files = self.train_loader.bad_files
         total = self.world.sum(np.array([bad, stop, len(files.pending)], np.int64))
         if total[2]:
-            found = self.world.gather(files.pending)
+            found = self.world.gather_objects(files.pending)
             files.settle([entry for entries in found for entry in entries], name=self.world.is_main)
         return bool(total[0]), int(total[1] and (stop or signal.SIGTERM))
 
