@@ -161,9 +161,7 @@ class Supervisor:
             for path in self.prefix.parent.glob(f"{self.prefix.name}.{number}.*"):
                 if path.name not in failures:
                     failures[path.name] = Failure(**json.loads(path.read_text(encoding="utf-8")))
-            cause = min(
-                failures.values(), key=lambda failure: (failure.secondary, failure.time), default=None
-            )
+            cause = min(failures.values(), key=lambda f: (f.secondary, f.time), default=None)
             if cause:
                 late = len(failures) == self.size or time.time() - cause.time > _CAUSE_WAIT
                 if late or not cause.secondary:
