@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -254,8 +253,3 @@ def _choose_device(device: str) -> bool:
     else:
         paddle.set_device(f"gpu:{check_gpu(os.environ.get('FLAGS_selected_gpus', '0'), count)}")
     return gloo
-
-
-def format_duration(seconds: float) -> str:
-    """`h:mm:ss`, or `d days, h:mm:ss`."""
-    return str(timedelta(seconds=round(max(0.0, seconds))))

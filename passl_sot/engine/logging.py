@@ -3,9 +3,10 @@
 import json
 import math
 import os
+from datetime import timedelta
 from pathlib import Path
 
-from passl_sot.engine.distributed import World, format_duration
+from passl_sot.engine.distributed import World
 from passl_sot.optim.schedules import BatchPlan, Schedule
 from passl_sot.tasks.base import Task, Words
 from passl_sot.utils.logger import get_logger
@@ -99,8 +100,9 @@ def describe_update(
     values: dict[str, float], words: Words, epoch: str, update: str, seconds_left: float
 ) -> str:
     """Loss, speed and time left; `epoch` and `update` as "1/10"."""
+    left = timedelta(seconds=round(max(0.0, seconds_left)))
     return (
         f"epoch {epoch}  update {update}  loss {values['loss']:.4f}  lr {values['lr']:.2e}  "
         f"{values[f'{words.items}_per_s']:.0f} {words.items}/s  data wait {100 * values['data_wait']:.0f} %  "
-        f"{values['memory_gb']:.1f} GB  ETA {format_duration(seconds_left)}"
+        f"{values['memory_gb']:.1f} GB  ETA {left}"
     )

@@ -37,13 +37,13 @@ class TeacherSection:
 def build_teacher(
     section: TeacherSection,
     student: Classifier,
-    class_names: Sequence[str] | None = None,
-    normalization: Normalization | None = None,
+    class_names: Sequence[str],
+    normalization: Normalization | None,
 ) -> Classifier:
     """The teacher with its weights, frozen, in evaluation mode.
 
     Args:
-        class_names: The student's classes in label order, where they are known.
+        class_names: The student's classes in label order.
         normalization: Of the images that both get, where it is known.
 
     Raises:
@@ -66,7 +66,7 @@ def build_teacher(
         raise ConfigError(faults)
     arrays, meta = read_weights(section.weights)
     known = meta.get("class_names")
-    if known and class_names is not None and list(known) != list(class_names):
+    if known and list(known) != list(class_names):
         raise CheckpointError(
             f"the teacher {section.weights} was trained on the classes {known[:8]}, the data have "
             f"{list(class_names)[:8]}" + zh("teacher_class_names")
