@@ -1,7 +1,6 @@
 """Predictions with class names, by the preprocessing that travels in the checkpoint."""
 
 import contextlib
-import csv
 import glob
 import json
 import os
@@ -20,6 +19,7 @@ from passl_sot.data.datasets.folders import EXTENSIONS
 from passl_sot.data.datasets.string_table import natural_key
 from passl_sot.data.errors import DataError, ItemError
 from passl_sot.imageio.errors import ImageError
+from passl_sot.metrics.classification import write_table
 from passl_sot.tasks.base import check_card, model_section_of, task_of
 from passl_sot.tasks.classification import Prediction
 from passl_sot.weights import state
@@ -68,9 +68,8 @@ class Predictor:
     def __call__(self, images: str | Path | np.ndarray | Image.Image | Sequence) -> list[Prediction]:
         """Predicts one image or several, in order.
 
-        Args:
-            images: A path, a uint8 array [H, W, 3] (RGB), a PIL image, or a sequence of these; or one folder,
-                pattern or `.txt` list, which stands for its images (see `collect_images`).
+        An image is a path, a uint8 array [H, W, 3] (RGB) or a PIL image. One folder, pattern or `.txt` list
+        stands for its images (see `collect_images`).
 
         Raises:
             FileNotFoundError: The folder or pattern holds no image.
@@ -96,12 +95,11 @@ class Predictor:
 
     def _read(self, item: Any) -> tuple[str, dict | None, str]:
         """Path, sample and, where there is no sample, the reason."""
-        path = ""
-        if isinstance(item, str | Path):
-            path = str(item)
+        path = str(item) if isinstance(item, str | Path) else ""
         try:
             return path, self.task.read(item), ""
         except (ImageError, ItemError) as error:
+            # One bad file among thousands: its row says so, and the others go on.
             return path, None, str(error)
 
     @paddle.no_grad()
@@ -112,19 +110,16 @@ class Predictor:
             batch = {name: paddle.to_tensor(array) for name, array in self.task.collate(samples).items()}
             rows = iter(self.task.decode(self.model(*self.task.inputs(batch)), self.top_k))
         for path, sample, error in prepared:
-            values = {}
-            if sample is not None:
-                values = next(rows)
+            values = {} if sample is None else next(rows)
             yield self.task.row(path=path, error=error, **values)
 
 
 def collect_images(arguments: Sequence[str]) -> list[str]:
     """Turns the command line's paths into files: a file, a folder (searched below), a glob or a list.
 
-    Args:
-        arguments: `.txt` files hold a path a line (relative ones count from the list's folder), with or
-            without a label after it, as make_list writes them; UTF-8 or GB 18030. The order given is kept;
-            folders and globs are sorted naturally.
+    `.txt` files hold a path a line (relative ones count from the list's folder), with or without a label
+    after it, as make_list writes them; UTF-8 or GB 18030. The order given is kept; folders and globs are
+    sorted naturally.
 
     Raises:
         FileNotFoundError: An argument names nothing.
@@ -135,18 +130,16 @@ def collect_images(arguments: Sequence[str]) -> list[str]:
         path = Path(argument)
         if path.is_dir():
             found = [str(p) for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS]
-            files += sorted(found, key=natural_key)
-            if not found:
-                raise FileNotFoundError(f"no image below {argument}")
+            complaint = f"no image below {argument}"
         elif path.is_file() and path.suffix.lower() == ".txt":
             files += _read_list(path)
-        elif path.is_file():
-            files.append(argument)
+            continue
         else:
-            found = sorted(glob.glob(argument, recursive=True), key=natural_key)
-            if not found:
-                raise FileNotFoundError(f"no such file, folder or pattern: {argument}")
-            files += found
+            found = [argument] if path.is_file() else glob.glob(argument, recursive=True)
+            complaint = f"no such file, folder or pattern: {argument}"
+        if not found:
+            raise FileNotFoundError(complaint)
+        files += sorted(found, key=natural_key)
     return files
 
 
@@ -209,12 +202,11 @@ def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
 
 def _write_table(predictions: Sequence[Prediction], path: Path) -> None:
     depth = max((len(p.classes) for p in predictions), default=0)
-    with path.open("w", newline="", encoding="utf-8-sig") as file:  # spreadsheets read names right
-        writer = csv.writer(file)
-        more = [f"{key}{k}" for k in range(2, depth + 1) for key in ("class", "name", "probability")]
-        writer.writerow(["path", "class", "name", "probability", *more, "error"])
-        for p in predictions:
-            cells: list = []
-            for index, name, probability in zip(p.classes, p.names, p.probabilities, strict=True):
-                cells += [index, name, f"{probability:.6f}"]
-            writer.writerow([p.path, *cells, *[""] * (3 * depth - len(cells)), p.error])
+    more = [f"{key}{k}" for k in range(2, depth + 1) for key in ("class", "name", "probability")]
+    rows = []
+    for p in predictions:
+        cells: list = []
+        for index, name, probability in zip(p.classes, p.names, p.probabilities, strict=True):
+            cells += [index, name, f"{probability:.6f}"]
+        rows.append([p.path, *cells, *[""] * (3 * depth - len(cells)), p.error])
+    write_table(path, ["path", "class", "name", "probability", *more, "error"], rows)

@@ -42,10 +42,9 @@ def create_model(
     section = read_model(name)
     if num_classes is not None:
         section.head["num_classes"] = num_classes
-    if in_chans is not None:
-        section.architecture["in_chans"] = in_chans
-    if img_size is not None:
-        section.architecture["img_size"] = img_size
+    for key, value in {"in_chans": in_chans, "img_size": img_size}.items():
+        if value is not None:
+            section.architecture[key] = value
     model = section.build()
     if weights is not None:
         model.weights_report = load_weights(model, weights, new_head=num_classes is not None)
@@ -80,9 +79,8 @@ def load_weights(model: "Classifier", weights: str | Path, *, new_head: bool = F
 
     arrays, report = convert_state_dict(model, read_weights(weights)[0], layout="paddle", new_head=new_head)
     if not report.ok:
-        foreign = report.naming != "passl_sot"
         hint = ""
-        if foreign:
+        if report.naming != "passl_sot":
             hint = "\n  if they are PyTorch's, convert them with tools/convert_torch.py first"
         raise CheckpointError(f"{weights} doesn't fit the model: {report}{hint}")
     # Entries that the file lacks keep their initial values; the report names them.

@@ -68,41 +68,30 @@ def importing() -> Iterator[None]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def guarded(run: Callable[[], int], *, paddle: bool = True) -> int:
+def guarded(run: Callable[[], int | None], *, paddle: bool = True) -> int:
     """Runs a command. Faults that the user can mend become one message; others end with a traceback.
 
-    Args:
-        run: The command's work.
-        paddle: Whether that needs Paddle, which is imported first then.
+    A command that needs Paddle (`paddle`) has it imported first.
     """
     try:
         if paddle:
             require_paddle()
             with importing():
                 import passl_sot.engine.schema  # noqa: F401
-        return run()
-    except UserError as error:
-        return fail(error, status=error.status)
-    except ImageError as error:
-        return fail(error)
+        return run() or 0
+    except (UserError, ImageError) as error:
+        return fail(error, getattr(error, "status", USAGE_ERROR))
     except OSError as error:
         # Faults of a path are the user's to mend; the rest needs its traceback.
         if error.errno not in _PATH_FAULTS:
             report_failure(traceback.format_exc())
             raise
-        return fail(_explain(error))
+        # The path, where the system named one, its fault, and the cure.
+        parts = (error.filename, error.strerror, _PATH_FAULTS[error.errno])
+        return fail(": ".join(str(part) for part in parts if part is not None))
     except Exception:
         report_failure(traceback.format_exc())
         raise
-
-
-def _explain(error: OSError) -> str:
-    """One line: the path, where the system named one, its fault, and the cure."""
-    return ": ".join(
-        str(part)
-        for part in (error.filename, error.strerror, _PATH_FAULTS.get(error.errno or 0))
-        if part is not None
-    )
 
 
 def try_outputs(paths: Sequence[Path]) -> None:
@@ -143,12 +132,7 @@ def make_parser(name: str, description: str, config: bool = True) -> argparse.Ar
 
 
 def fail(error: BaseException | str, status: int = USAGE_ERROR) -> int:
-    """Prints one message, leaves it for the supervising process, and gives the status to end with.
-
-    Args:
-        error: The message.
-        status: The status.
-    """
+    """Prints one message, leaves it for the supervising process, and gives the status to end with."""
     report_failure(f"error: {error}")
     print(f"error: {error}", file=sys.stderr)
     return status

@@ -7,20 +7,15 @@ from passl_sot.cli.command import command, guarded, make_parser
 from passl_sot.launch.cpu_env import tune
 
 
-def _convert_parser() -> argparse.ArgumentParser:
-    parser = make_parser(
-        "convert", "Convert weights between PyTorch and this project; PyTorch is not needed."
-    )
+def _parser() -> argparse.ArgumentParser:
+    does = "Convert weights between PyTorch and this project; PyTorch is not needed."
+    parser = make_parser("convert", does)
     add = parser.add_argument
     add("--src", required=True, metavar="FILE", help=".pth, .pth.tar, .safetensors, .npz or .pdparams")
     add("--dst", required=True, metavar="FILE", help=".pdparams to write; a card (.json) goes beside it")
     add("--key", help="which state dict of the file: model, state_dict, state_dict_ema ...")
-    add(
-        "--num-classes",
-        type=int,
-        metavar="N",
-        help="classes; the last layers are new if the file has others",
-    )
+    classes = "classes; the last layers are new if the file has others"
+    add("--num-classes", type=int, metavar="N", help=classes)
     add("--verify", metavar="NPZ", help="file with input and the logits that the result must give for it")
     add("--tolerance", type=float, help="of --verify, times max(1, std); default 1e-5 (1e-8 for logits_f64)")
     add("--license", default="not stated", metavar="TEXT", help="licence of the weights, for the card")
@@ -31,10 +26,10 @@ def _convert_parser() -> argparse.ArgumentParser:
 @command
 def convert(argv: list[str] | None = None) -> int:
     """`tools/convert_torch.py`: weights from PyTorch to Paddle, or back."""
-    parser = _convert_parser()
+    parser = _parser()
     args = parser.parse_args(argv)
     # PyTorch's users read safetensors; a pickle of ours they would have to trust.
-    wanted = {True: ".safetensors", False: ".pdparams"}[args.to_torch]
+    wanted = ".safetensors" if args.to_torch else ".pdparams"
     if Path(args.dst).suffix != wanted:
         parser.error(f"--dst must end in {wanted}, got {args.dst}")
     overrides = list(args.override)
@@ -44,13 +39,12 @@ def convert(argv: list[str] | None = None) -> int:
         overrides.append(f"model.head.num_classes={args.num_classes}")
     tune(not args.no_tune)
 
-    def run() -> int:
+    def run() -> None:
+        from passl_sot.interop.tool import Conversion, convert_file
         from passl_sot.zoo import find_config, model_config
 
         path = find_config(args.config)
         cfg = model_config(path, tuple(overrides))
-        from passl_sot.interop.tool import Conversion, convert_file
-
         request = Conversion(
             src=args.src,
             dst=args.dst,
@@ -62,6 +56,5 @@ def convert(argv: list[str] | None = None) -> int:
             to_torch=args.to_torch,
         )
         convert_file(request, path.stem, cfg.model)
-        return 0
 
     return guarded(run)

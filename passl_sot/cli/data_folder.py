@@ -8,7 +8,7 @@ from typing import Any
 
 from passl_sot.config import ConfigError, Fault, get_config, zh
 from passl_sot.data.datasets.folders import VAL_SHARE
-from passl_sot.data.datasets.splits import OwnFolder, find_splits
+from passl_sot.data.datasets.splits import find_splits
 
 _BATCH = "dataloader.train.sampler.batch_size"
 
@@ -16,10 +16,7 @@ _BATCH = "dataloader.train.sampler.batch_size"
 def overrides_for(config: Path, root: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """The changes of `--data` to a config: folders, number of classes, and the batch of a small set.
 
-    Args:
-        config: The config file; only read, for the check comes with these overrides.
-        root: The user's folder; see `data.datasets.splits`.
-        overrides: The user's overrides.
+    The config is only read, for its check comes with these overrides; for `root` see `data.datasets.splits`.
 
     Returns:
         Overrides, and lines that say so; none where the config lacks a dataset, which its check will tell.
@@ -65,7 +62,8 @@ def overrides_for(config: Path, root: str, overrides: Sequence[str]) -> tuple[li
     if isinstance(batch, int) and not any(text.startswith(f"{_BATCH}=") for text in overrides):
         # 0 is no valid share: the check of the whole config will tell.
         share = _value(tree, "dataloader.train.dataset.val_share") or VAL_SHARE
-        most = _largest_batch(found, batch, share)
+        processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+        most = max(1, found.count_images(batch * processes, share) // processes)
         if most < batch:
             added.append(f"{_BATCH}={most}")
             said.append(
@@ -83,10 +81,3 @@ def _value(tree: Mapping[str, Any], path: str) -> Any:
             return None
         value = value.get(part)
     return value
-
-
-def _largest_batch(found: OwnFolder, batch: int, val_share: float) -> int:
-    """A batch per process that the images suffice for, at most the config's."""
-    processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
-    images = found.count_images(batch * processes, val_share)
-    return max(1, images // processes)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from passl_sot.cli.command import USAGE_ERROR, command, fail, guarded, importing, make_parser
+from passl_sot.cli.command import command, fail, guarded, importing, make_parser
 from passl_sot.launch.cpu_env import tune
 from passl_sot.utils.logger import get_logger
 
@@ -24,12 +24,11 @@ def print_config(argv: list[str] | None = None) -> int:
     tune(enabled=False)  # no speed is needed, only quiet imports
     from passl_sot.config import ConfigError, diff, format_tree
 
+    other_fault = None
     try:
         tree, fault = _resolve(args.config, args.override)
-        faults = [fault]
         if args.diff:
-            other, fault = _resolve(args.diff, ())
-            faults.append(fault)
+            other, other_fault = _resolve(args.diff, ())
             text = diff(tree, other)
         else:
             text = format_tree(tree)
@@ -37,9 +36,7 @@ def print_config(argv: list[str] | None = None) -> int:
         return fail(error)
     # A faulty file is shown all the same: where its values come from helps to mend it.
     _show(text)
-    for found in filter(None, faults):
-        fail(found)
-    return USAGE_ERROR if any(faults) else 0
+    return max(fail(found) if found else 0 for found in (fault, other_fault))
 
 
 def _resolve(name: str, overrides: Sequence[str]) -> "tuple[Config, ConfigError | None]":
@@ -100,7 +97,7 @@ def benchmark(argv: list[str] | None = None) -> int:
         parser.error("--batch and --repeats must be at least 1")
     note = tune(not args.no_tune)
 
-    def run() -> int:
+    def run() -> None:
         from passl_sot.bench.data import measure_data
         from passl_sot.bench.model import measure
         from passl_sot.engine.distributed import start
@@ -120,11 +117,9 @@ def benchmark(argv: list[str] | None = None) -> int:
             get_logger().info(note)
             width = max(map(len, result))
             for name, value in result.items():
-                if isinstance(value, float):
-                    print(f"{name:{width}} {value:.4g}")
-                elif value is not None:
-                    print(f"{name:{width}} {value}")
-        return 0
+                shown = f"{value:.4g}" if isinstance(value, float) else value
+                if value is not None:
+                    print(f"{name:{width}} {shown}")
 
     return guarded(run)
 

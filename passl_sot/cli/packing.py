@@ -54,7 +54,7 @@ def make_cache(argv: list[str] | None = None) -> int:
     return guarded(lambda: _verify(args) if args.verify else _pack(args), paddle=False)
 
 
-def _pack(args: argparse.Namespace) -> int:
+def _pack(args: argparse.Namespace) -> int | None:
     from passl_sot.data.packed.record import Recipe
     from passl_sot.data.packed.sources import open_source, splits_of
     from passl_sot.data.packed.writer import make_job, pack
@@ -83,7 +83,7 @@ def _pack(args: argparse.Namespace) -> int:
             say=get_logger().info,
             progress=True,
         )
-    return 0
+    return None
 
 
 def _words(args: argparse.Namespace) -> list[str]:
@@ -95,7 +95,7 @@ def _words(args: argparse.Namespace) -> list[str]:
     return words
 
 
-def _verify(args: argparse.Namespace) -> int:
+def _verify(args: argparse.Namespace) -> None:
     from passl_sot.data.packed.format import is_packed
     from passl_sot.data.packed.writer import verify
 
@@ -106,4 +106,3 @@ def _verify(args: argparse.Namespace) -> int:
         get_logger().info(
             "%s: all %s images have their checksums" + zh("checksums_right"), folder, f"{count:,}"
         )
-    return 0

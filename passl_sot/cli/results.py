@@ -13,30 +13,29 @@ from passl_sot.utils.logger import get_logger
 def evaluate(argv: list[str] | None = None) -> int:
     """`tools/eval.py`: accuracy, per-class scores and confusion matrix of a checkpoint."""
     parser = make_parser("eval", "Evaluate weights on the validation split of a config.")
-    parser.add_argument(
-        "--weights", required=True, metavar="W", help="a checkpoint, .safetensors or .pdparams"
-    )
-    parser.add_argument(
-        "--out", metavar="FILE", help="metrics.json to write; tables and pictures go beside it"
-    )
+    add = parser.add_argument
+    add("--weights", required=True, metavar="W", help="a checkpoint, .safetensors or .pdparams")
+    add("--out", metavar="FILE", help="metrics.json to write; tables and pictures go beside it")
     args = parser.parse_args(argv)
     status = supervise()
     if status is not None:
         return status
     note = tune(not args.no_tune)
 
-    def run() -> int:
+    def run() -> None:
+        from passl_sot.engine.distributed import start
         from passl_sot.engine.entry import evaluate_run
         from passl_sot.engine.schema import load_config
         from passl_sot.zoo import find_config
 
         experiment = load_config(find_config(args.config), args.override)
-        out = None
-        if args.out:
-            out = Path(args.out)
+        out = Path(args.out) if args.out else None
+        if out:
             try_outputs([out])
-        evaluate_run(experiment, args.weights, out, note=note)
-        return 0
+        world = start(experiment.device)
+        if world.is_main:
+            get_logger().info(note)
+        evaluate_run(experiment, args.weights, out, world)
 
     return guarded(run)
 
@@ -45,14 +44,13 @@ def evaluate(argv: list[str] | None = None) -> int:
 def predict(argv: list[str] | None = None) -> int:
     """`tools/predict.py`: class names and probabilities of files, folders, patterns or lists."""
     parser = make_parser("predict", "Predict images with a checkpoint.", config=False)
-    parser.add_argument("--weights", required=True, metavar="W", help="a checkpoint that training wrote")
-    parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="image, folder, pattern, or .txt list of images"
-    )
-    parser.add_argument("--out", nargs="+", default=[], metavar="FILE", help=".csv and/or .json to write")
-    parser.add_argument("--top-k", type=int, default=5, help="classes per image (default 5)")
-    parser.add_argument("--batch-size", type=int, default=32, help="images per forward pass (default 32)")
-    parser.add_argument("--use", choices=("raw", "ema"), help="which weights; default: what chose the best")
+    add = parser.add_argument
+    add("--weights", required=True, metavar="W", help="a checkpoint that training wrote")
+    add("paths", nargs="+", metavar="PATH", help="image, folder, pattern, or .txt list of images")
+    add("--out", nargs="+", default=[], metavar="FILE", help=".csv and/or .json to write")
+    add("--top-k", type=int, default=5, help="classes per image (default 5)")
+    add("--batch-size", type=int, default=32, help="images per forward pass (default 32)")
+    add("--use", choices=("raw", "ema"), help="which weights; default: what chose the best")
     args = parser.parse_args(argv)
     outputs = [Path(name) for name in args.out]
     # Before the model is built: a typing error costs no minute.
@@ -81,10 +79,10 @@ def predict(argv: list[str] | None = None) -> int:
 def _show_predictions(results: list, most: int = 20) -> int:
     """Prints the first predictions and every unreadable file; 1 if nothing could be read."""
     for result in results[:most]:
-        shown = "unreadable"
         if result.names:
-            shown = f"{result.names[0]}  {100 * result.probabilities[0]:.2f} %"
-        print(f"{result.path}  {shown}")
+            print(f"{result.path}  {result.names[0]}  {100 * result.probabilities[0]:.2f} %")
+        else:
+            print(f"{result.path}  unreadable")
     if len(results) > most:
         print(f"... and {len(results) - most} more")
     unreadable = [result for result in results if result.error]

@@ -2,29 +2,29 @@
 
 import argparse
 import functools
+from pathlib import Path
 
 from passl_sot.cli.command import command, guarded, make_parser
 from passl_sot.launch.cpu_env import tune
 from passl_sot.launch.supervisor import supervise
+from passl_sot.utils.logger import get_logger
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = make_parser(
-        "train", "Train from a YAML config, on one device or under paddle.distributed.launch."
-    )
-    parser.add_argument("--data", metavar="DIR", help="your folder: train/ and val/, or one folder per class")
-    parser.add_argument("--resume", metavar="auto|PATH", help="go on with a run exactly where it stopped")
+    does = "Train from a YAML config, on one device or under paddle.distributed.launch."
+    parser = make_parser("train", does)
+    add = parser.add_argument
+    add("--data", metavar="DIR", help="your folder: train/ and val/, or one folder per class")
+    add("--resume", metavar="auto|PATH", help="go on with a run exactly where it stopped")
     changed = "settings (a.b.c, or a whole section) that may differ from the checkpoint's"
-    parser.add_argument(
-        "--resume-override", nargs="+", action="extend", default=[], metavar="KEY", help=changed
-    )
+    add("--resume-override", nargs="+", action="extend", default=[], metavar="KEY", help=changed)
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--init-from", metavar="PATH", help="begin a new run from these weights of this model")
     fitted = "begin from weights of other classes, sizes or channels, which are fitted; the head may be new"
     start.add_argument("--pretrained", metavar="W", help=fitted)
-    parser.add_argument("--dry-run", action="store_true", help="check everything, estimate, and stop")
-    parser.add_argument("--evaluate-only", action="store_true", help="evaluate the weights given and stop")
-    parser.add_argument("--check-all-files", action="store_true", help="decode every image first")
+    add("--dry-run", action="store_true", help="check everything, estimate, and stop")
+    add("--evaluate-only", action="store_true", help="evaluate the weights given and stop")
+    add("--check-all-files", action="store_true", help="decode every image first")
     args = parser.parse_args(argv)
     if args.resume and args.init_from:
         parser.error("argument --init-from: not allowed with argument --resume")
@@ -46,7 +46,7 @@ def train(argv: list[str] | None = None) -> int:
             return status
     note = tune(not args.no_tune)
 
-    def work() -> int:
+    def work() -> None:
         from passl_sot.cli.data_folder import overrides_for
         from passl_sot.engine.schema import load_config
         from passl_sot.zoo import find_config, load_weights
@@ -58,20 +58,25 @@ def train(argv: list[str] | None = None) -> int:
             args.override = [*added, *args.override]
             notes += lines
         experiment = load_config(path, args.override)
-        from passl_sot.engine.entry import check_run, evaluate_run, run_folder, train_run, weights_to_evaluate
+        from passl_sot.engine.distributed import start
+        from passl_sot.engine.entry import check_run, evaluate_run, train_run, weights_to_evaluate
 
-        folder = run_folder(experiment, path)
-        said = "\n".join(notes)
+        folder = Path(experiment.output_dir) / path.stem
         pretrained = None
         if args.pretrained:
             # The engine doesn't know the zoo, so it gets a function that does.
             pretrained = functools.partial(load_weights, weights=args.pretrained, new_head=True)
+        sharding = experiment.distributed.sharding
+        if args.dry_run or args.evaluate_only:
+            sharding = 0  # there is no optimizer to divide
+        world = start(experiment.device, sharding=sharding)
+        if world.is_main:
+            get_logger().info("\n".join(notes))
         if args.dry_run:
-            check_run(experiment, folder, args, said, pretrained)
+            check_run(experiment, folder, world, args, pretrained)
         elif args.evaluate_only:
-            evaluate_run(experiment, weights_to_evaluate(folder, args), None, note=said)
+            evaluate_run(experiment, weights_to_evaluate(folder, args), None, world)
         else:
-            train_run(experiment, folder, args, said, pretrained)
-        return 0
+            train_run(experiment, folder, world, args, pretrained)
 
     return guarded(work)

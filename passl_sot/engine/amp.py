@@ -35,22 +35,12 @@ class AmpSection:
 
 
 class Precision:
-    """How a run computes.
-
-    Args:
-        section: The config's `amp:`; None for float32.
-        on_gpu: Whether the run is on a GPU.
-        has_bfloat16: Whether that GPU computes in bfloat16.
-
-    Attributes:
-        dtype: "float32", "bfloat16" or "float16".
-        note: One line about the choice, "" where there was none to make.
-    """
+    """How a run computes: in float32, or as its `amp:` section and the device say."""
 
     def __init__(self, section: AmpSection | None, *, on_gpu: bool, has_bfloat16: bool):
-        self.dtype = "float32"
+        self.dtype = "float32"  # or "bfloat16" or "float16"
         self.level = "O0"
-        self.note = ""
+        self.note = ""  # a line for the log, where there was a choice to make
         if section is None:
             return
         if not on_gpu:
@@ -99,11 +89,7 @@ class Precision:
             scale_gradients(parameters, 1.0 / progress.loss_scale)
 
     def update_loss_scale(self, bad: bool, progress: Progress) -> bool:
-        """Halves the scale after an update with a non-finite gradient; doubles it after many good ones.
-
-        Returns:
-            Whether a smaller scale may make the next gradients finite.
-        """
+        """Halves the scale after a bad update, which may mend the next; doubles it after many good ones."""
         if self.dtype != "float16":
             return False
         progress.scaled_updates += 1

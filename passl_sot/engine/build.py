@@ -11,7 +11,7 @@ from passl_sot.engine.distributed import World
 from passl_sot.engine.schema import Experiment
 from passl_sot.engine.train_state import seed_all
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.optim import build_lr_scheduler, build_optimizer
+from passl_sot.optim import OPTIMIZERS, SCHEDULERS
 from passl_sot.optim.groups import ParameterGroup, describe_groups, freeze, group_parameters
 from passl_sot.optim.schedules import Schedule
 from passl_sot.tasks.base import Task, build_task
@@ -22,17 +22,9 @@ class Parts:
     """The objects of a run, before any distributed wrapper.
 
     Attributes:
-        train_loader: Batches of this process.
-        val_loader: Those of the evaluation.
-        model: The model.
-        task: Its task, prepared for training.
         frozen: Names of parameters frozen by pattern.
-        groups: The trainable parameters in groups.
-        optimizer: Paddle's optimizer over them.
+        groups: The other parameters.
         clip_grad: Largest norm of the gradient, or None.
-        weight_decay: The optimizer's.
-        schedule: The learning rate.
-        precision: How the run computes.
     """
 
     train_loader: Any
@@ -60,8 +52,6 @@ def build_parts(
     """Builds and checks everything that training needs; weights are new.
 
     Args:
-        experiment: The experiment.
-        world: The processes.
         every_item: Read every item of the data in the check, not a sample.
         trial: For an estimate: see `build_task`.
 
@@ -86,9 +76,9 @@ def build_parts(
     # Frozen parameters are in no group, so freezing comes first.
     frozen = freeze(model, experiment.parameters.freeze)
     groups = group_parameters(model, experiment.parameters)
-    factory = build_optimizer(experiment.optimizer)
+    factory = OPTIMIZERS.build(experiment.optimizer)
     optimizer = factory(model, groups)
-    schedule = build_lr_scheduler(experiment.lr_scheduler)
+    schedule = SCHEDULERS.build(experiment.lr_scheduler)
     precision.prepare(model, optimizer)
     # One process reads the files; the others wait for its verdict without a time limit.
     if world.is_main:

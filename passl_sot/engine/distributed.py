@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,11 @@ from passl_sot.launch.process_group import JOIN_LIMIT, JoinError, check_gpu, cho
 # Seconds: between two signs of life of a process, and without one until the others give it up.
 _ALIVE = 5.0
 _SILENT = 60.0
+
+
+def _all_reduce(tensor: paddle.Tensor) -> paddle.Tensor:
+    dist.all_reduce(tensor)
+    return tensor
 
 
 @dataclass
@@ -53,9 +57,7 @@ class World:
         if self.size == 1:
             return array
         self.barrier()
-        tensor = paddle.to_tensor(array)
-        dist.all_reduce(tensor)
-        return tensor.numpy()
+        return _all_reduce(paddle.to_tensor(array)).numpy()
 
     def wait_for_main(self) -> None:
         """Other processes wait here, without a time limit, until the main process has come by."""
@@ -74,7 +76,7 @@ class World:
         self._asked = _add("passl_sot/asked", int(here)) > 0
         return self._asked
 
-    def gather(self, value: Any) -> list:
+    def gather_objects(self, value: Any) -> list:
         """The values of all processes, by rank, on each of them."""
         if self.size == 1:
             return [value]
@@ -115,12 +117,7 @@ class World:
         return tqdm(disable=disabled, mininterval=interval, leave=False, dynamic_ncols=True, **options)
 
     def distribute(self, model: paddle.nn.Layer, optimizer) -> tuple:
-        """Wraps model and optimizer by fleet; gradients are then averaged over the processes.
-
-        With sharding stage 1 too every process gets the whole gradient, so its norm, clipping and the
-        skipping of non-finite updates are the same; its optimizer then updates its part of the parameters and
-        sends it to the others. That saves memory: the optimizer's state is divided by the processes.
-        """
+        """Wraps model and optimizer by fleet; gradients are then averaged over the processes."""
         if self.size == 1:
             return model, optimizer
         self.barrier()
@@ -128,6 +125,8 @@ class World:
             level = {2: "os_g", 3: "p_g_os"}[self.sharding]
             return dist.sharding.group_sharded_parallel(model, optimizer, level)[:2]
         if self.sharding == 1:
+            # Every process still gets the whole gradient, so its norm, clipping and the skipping of updates
+            # are the same; its optimizer updates a part of the parameters and alone keeps their state.
             return paddle.DataParallel(model), fleet.distributed_optimizer(optimizer)
         return fleet.distributed_model(model), fleet.distributed_optimizer(optimizer)
 
@@ -144,7 +143,7 @@ class World:
         """`arrays()` of the main process; with sharding, of all processes together."""
         if self.size == 1 or not self.sharding:
             return arrays() if self.is_main else {}
-        return {name: array for part in self.gather(arrays()) for name, array in part.items()}
+        return {name: array for part in self.gather_objects(arrays()) for name, array in part.items()}
 
     def accumulating(self, model: paddle.nn.Layer, more: bool) -> AbstractContextManager:
         """Holds back the gradient exchange while `more` batches of the same update follow."""
@@ -169,11 +168,6 @@ class World:
                     if heard and heard[rank] == count:
                         raise RuntimeError(f"process {rank} is gone; the log on its machine has the cause")
                 heard = counts
-
-
-def _all_reduce(tensor: paddle.Tensor) -> paddle.Tensor:
-    dist.all_reduce(tensor)
-    return tensor
 
 
 def _add(key: str, more: int) -> int:
@@ -206,7 +200,7 @@ def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World
 
     Args:
         device: "auto", "cpu" or "gpu".
-        sharding: Stage of sharding, 0 for none.
+        sharding: Its stage; 0 for none.
         limit: Seconds within which all processes must have joined.
 
     Raises:
@@ -228,14 +222,12 @@ def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World
         choose_network(environment.get("PADDLE_CURRENT_ENDPOINT", "").rsplit(":", 1)[0])
     strategy = fleet.DistributedStrategy()
     if sharding == 1:
-        degrees = {"dp_degree": 1, "mp_degree": 1, "pp_degree": 1, "sharding_degree": size}
-        strategy.hybrid_configs = degrees
+        strategy.hybrid_configs = {"dp_degree": 1, "mp_degree": 1, "pp_degree": 1, "sharding_degree": size}
     rank = int(environment["PADDLE_TRAINER_ID"])
     master = environment.get("PADDLE_MASTER", "")
     with joining(rank, size, master, limit):
         fleet.init(is_collective=True, strategy=strategy)
-        ones = paddle.ones([1])
-        dist.all_reduce(ones)
+        ones = _all_reduce(paddle.ones([1]))
     # A wrong sum here would be wrong gradients later.
     if ones.item() != size:
         raise JoinError(f"{size} processes were started and the sum of a one from each is {ones.item():g}")
@@ -261,8 +253,3 @@ def _choose_device(device: str) -> bool:
     else:
         paddle.set_device(f"gpu:{check_gpu(os.environ.get('FLAGS_selected_gpus', '0'), count)}")
     return gloo
-
-
-def format_duration(seconds: float) -> str:
-    """`h:mm:ss`, or `d days, h:mm:ss`."""
-    return str(timedelta(seconds=round(max(0.0, seconds))))

@@ -2,8 +2,6 @@
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import paddle
 
@@ -13,26 +11,13 @@ from passl_sot.engine.schema import Experiment
 from passl_sot.engine.train_state import set_training_mode
 from passl_sot.modeling.stats import model_stats
 from passl_sot.optim.ema import ModelEMA
+from passl_sot.tasks.base import Batch
 
 _PROBE = 4  # items of a training step that is measured
 
 
-@dataclass
-class _Cost:
-    """Costs of a training step: seconds per item, GB whatever the batch, and GB per item."""
-
-    seconds: float
-    fixed_gb: float
-    item_gb: float
-
-
 def describe_run(experiment: Experiment, parts: Parts, world_size: int) -> list[str]:
-    """Takes two small training steps and extrapolates.
-
-    Args:
-        experiment: The experiment.
-        parts: Its parts; the model is changed.
-        world_size: Processes the run will have.
+    """Takes two small training steps, which change the model, and extrapolates.
 
     Returns:
         Lines to print: parameter groups, size of the model, and estimates of memory and time.
@@ -42,25 +27,28 @@ def describe_run(experiment: Experiment, parts: Parts, world_size: int) -> list[
     items = min(batch_size, _PROBE)
     probe = task.probe(parts.model, items)
     stats = model_stats(parts.model, task.inputs(probe)[0][:1].shape)
-    cost = _measure(experiment, parts, probe, items)
-    per_epoch = math.ceil(len(parts.train_loader.dataset) / world_size) * cost.seconds
+    seconds, fixed_gb, item_gb = _measure(experiment, parts, probe, items)
+    per_epoch = math.ceil(len(parts.train_loader.dataset) / world_size) * seconds
     total = per_epoch * experiment.epochs / 3600
-    memory = cost.fixed_gb + cost.item_gb * batch_size
+    memory = fixed_gb + item_gb * batch_size
     words = task.words
+    article = "an" if words.item[0] in "aeiou" else "a"
     return [
         *parts.describe(),
         f"parameters   {stats.parameters / 1e6:.3f} M trainable",
         f"compute      {stats.macs / 1e9:.3f} GMACs ({2 * stats.macs / 1e9:.2f} GFLOPs) forward, "
         f"one {words.item}",
         f"memory       about {memory:.1f} GB per process at batch {batch_size} "
-        f"({cost.fixed_gb:.2f} GB + {1000 * cost.item_gb:.0f} MB {words.an_item})",
-        f"time         about {1 / cost.seconds:.1f} {words.items}/s per process on this device, input not "
+        f"({fixed_gb:.2f} GB + {1000 * item_gb:.0f} MB {article} {words.item})",
+        f"time         about {1 / seconds:.1f} {words.items}/s per process on this device, input not "
         f"counted: {per_epoch / 60:.1f} min an epoch, {total:.1f} h for {experiment.epochs} epochs",
     ]
 
 
-def _measure(experiment: Experiment, parts: Parts, batch: Mapping[str, paddle.Tensor], items: int) -> _Cost:
-    model, optimizer = parts.model, parts.optimizer
+def _measure(experiment: Experiment, parts: Parts, batch: Batch, items: int) -> tuple[float, float, float]:
+    """Costs of a training step: seconds per item, GB whatever the batch, and GB per item."""
+    model = parts.model
+    optimizer = parts.optimizer
     ema = ModelEMA(model, experiment.ema.decay) if experiment.ema else None
     set_training_mode(model, experiment.training_mode)
 
@@ -84,4 +72,4 @@ def _measure(experiment: Experiment, parts: Parts, batch: Mapping[str, paddle.Te
     states = kept * 4 / 1e9
     # The rest of the peak's rise are activations, which grow with the batch.
     activations = max(memory_gb() - before - states, 0.0)
-    return _Cost(seconds, before + states, activations / items)
+    return seconds, before + states, activations / items

@@ -1,46 +1,33 @@
 """Whole runs as the command line starts them: train, check, evaluate."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from passl_sot.config import diff, zh
 from passl_sot.data import build_dataloader
 from passl_sot.engine.build import build_parts
-from passl_sot.engine.distributed import World, start
+from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import evaluate
-from passl_sot.engine.resume import accept_changes
+from passl_sot.engine.resume import Fill, accept_changes
 from passl_sot.engine.run_dir import RunFolder
 from passl_sot.engine.schema import Experiment
-from passl_sot.engine.trainer import Fill, Trainer
+from passl_sot.engine.trainer import Trainer
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.modeling.schema import ModelSection
 from passl_sot.tasks.base import build_task, check_card, model_section_of
 from passl_sot.utils.logger import get_logger
 from passl_sot.weights import state
-from passl_sot.weights.checkpoint import CheckpointError, find_latest, read_checkpoint, read_weights
+from passl_sot.weights.checkpoint import CheckpointError, read_checkpoint, read_weights
 
 log = get_logger()
 
 
-def run_folder(experiment: Experiment, config_path: Path) -> Path:
-    """The folder of a run: named after its config file."""
-    return Path(experiment.output_dir) / config_path.stem
-
-
-def train_run(experiment: Experiment, folder: Path, args, note: str, pretrained: Fill | None = None) -> None:
-    """Trains.
+def train_run(experiment: Experiment, folder: Path, world: World, args, pretrained: Fill | None) -> None:
+    """Trains in `folder`.
 
     Args:
-        experiment: The experiment.
-        folder: The run's folder.
         args: The command line's `resume`, `resume_override`, `init_from`, `check_all_files`, `override`.
-        note: A line about the environment to log first.
         pretrained: Gives a new model the weights that `--pretrained` names.
     """
-    world = start(experiment.device, sharding=experiment.distributed.sharding)
-    if world.is_main:
-        log.info(note)
     trainer = Trainer(
         experiment,
         folder,
@@ -65,25 +52,18 @@ def weights_to_evaluate(folder: Path, args) -> str:
     Raises:
         CheckpointError: There is none in the run's folder.
     """
-    if args.init_from:
-        return args.init_from
-    if args.resume != "auto":
-        return args.resume
+    if args.init_from or args.resume != "auto":
+        return args.init_from or args.resume
     saved = RunFolder(folder).latest()
     if saved is None:
         raise CheckpointError(f"nothing to evaluate: no checkpoint in {folder}" + zh("nothing_to_evaluate"))
     return str(saved.path)
 
 
-def check_run(experiment: Experiment, folder: Path, args, note: str, pretrained: Fill | None = None) -> None:
+def check_run(experiment: Experiment, folder: Path, world: World, args, pretrained: Fill | None) -> None:
     """`--dry-run`: checks data, model and weights, and estimates the run's costs. Writes nothing.
 
-    Args:
-        experiment: The experiment.
-        folder: The run's folder.
-        args: The command line's `resume`, `resume_override`, `init_from`, `evaluate_only`, `check_all_files`.
-        note: A line about the environment to log first.
-        pretrained: Gives a new model the weights that `--pretrained` names.
+    The main process does it all; arguments are those of `train_run`, and `args.evaluate_only`.
 
     Raises:
         DataError: The data aren't laid out as the run needs them.
@@ -91,10 +71,8 @@ def check_run(experiment: Experiment, folder: Path, args, note: str, pretrained:
     """
     from passl_sot.engine.dry_run import describe_run  # traces a static program; training doesn't need it
 
-    world = start(experiment.device)
     if not world.is_main:
         return
-    log.info(note)
     # Alone: the other processes have left, and would be waited for without end.
     parts = build_parts(experiment, World(), every_item=args.check_all_files, trial=True)
     train, val = parts.train_loader.dataset, parts.val_loader.dataset
@@ -115,13 +93,11 @@ def _check_start(
         text = state.start_from(model, read_weights(args.init_from)[0], str(args.init_from))
         log.info("would start from %s", text)
     elif args.resume:
-        if args.resume == "auto":
-            saved = find_latest(folder, log.warning, check_card)
-        else:
-            saved = read_checkpoint(args.resume, check_card)
-        if saved is None and args.evaluate_only:
-            raise CheckpointError(f"nothing to evaluate: {folder} holds no checkpoint")
+        auto = args.resume == "auto"
+        saved = RunFolder(folder).latest() if auto else read_checkpoint(args.resume, check_card)
         if saved is None:
+            if args.evaluate_only:
+                raise CheckpointError(f"nothing to evaluate: {folder} holds no checkpoint")
             log.info("nothing to resume in %s: it would be a new run", folder)
             return
         changes = accept_changes(saved, experiment, args.resume_override)
@@ -131,16 +107,14 @@ def _check_start(
         log.info("would resume from %s%s", saved.path, changes)
 
 
-def evaluate_run(experiment: Experiment, weights: str, out: Path | None, *, note: str) -> dict:
+def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: World) -> dict:
     """`tools/eval.py`: evaluates every kind of weights that `weights` holds on the validation split.
 
     A checkpoint brings its own model, preprocessing and class names; the config brings the data.
 
     Args:
-        experiment: The experiment.
         weights: A checkpoint or bare weights; the suffix may be left out.
         out: `metrics.json`; the task's tables and pictures are written beside it.
-        note: A line about the environment to log first.
 
     Returns:
         The content of `out`: scores of the weights by which the run chose its best ("shown"), the results of
@@ -149,17 +123,16 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, *, note
     Raises:
         CheckpointError: The weights don't fit the model, or their classes aren't those of the data.
     """
-    world = start(experiment.device)
-    if world.is_main:
-        log.info(note)
     arrays, card = read_weights(weights)
     # Bare weights have no card: the config's model and preprocessing count then.
     by_kind = {"raw": arrays}
     section = experiment.model
     if card:
-        saved = read_checkpoint(weights, check_card)
-        by_kind = {kind: saved.weights(kind) for kind in saved.kinds}
-        section = _model_of_checkpoint(experiment, card)
+        by_kind = read_checkpoint(weights, check_card).weights()
+        section = model_section_of(card)
+        difference = diff(experiment.to_dict()["model"], card["config"]["model"])
+        if difference:
+            log.warning("the checkpoint's own model is used; it differs from the config's:\n%s", difference)
     task = build_task(experiment)
     split = experiment.dataloader.val
     model = section.build()
@@ -182,11 +155,3 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, *, note
         out.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         log.info("written: %s", ", ".join(map(str, (out, *files))))
     return report
-
-
-def _model_of_checkpoint(experiment: Experiment, card: Mapping) -> ModelSection:
-    section = model_section_of(card)
-    difference = diff(experiment.to_dict()["model"], card["config"]["model"])
-    if difference:
-        log.warning("the checkpoint's own model is used; it differs from the config's:\n%s", difference)
-    return section

@@ -3,10 +3,10 @@
 import json
 import math
 import os
+from datetime import timedelta
 from pathlib import Path
 
-from passl_sot.engine.distributed import World, format_duration
-from passl_sot.engine.train_state import Progress
+from passl_sot.engine.distributed import World
 from passl_sot.optim.schedules import BatchPlan, Schedule
 from passl_sot.tasks.base import Task, Words
 from passl_sot.utils.logger import get_logger
@@ -16,11 +16,8 @@ from passl_sot.weights.checkpoint import explained
 class MetricsWriter:
     """Writes scalars to `metrics.jsonl` and, if asked, as VisualDL scalars of the same names and steps.
 
-    Args:
-        folder: The run's folder.
-        visualdl: Also write VisualDL records.
-        resume_step: Rows of `metrics.jsonl` after this update are dropped, so that a run that was cut
-            off and resumed leaves one growing step axis; null begins a new file.
+    Rows after the update `resume_step` are dropped, so that a run that was cut off and resumed leaves one
+    growing step axis; None begins a new file.
     """
 
     def __init__(self, folder: Path, *, visualdl: bool, resume_step: int | None = None):
@@ -36,13 +33,14 @@ class MetricsWriter:
             os.replace(temporary, self.path)
         self._file = self.path.open("a", encoding="utf-8")
         self._visualdl = None
-        if visualdl:
-            try:
-                from visualdl import LogWriter  # takes a second to import; eval and predict don't need it
-            except ImportError:
-                get_logger().warning("no curves: pip install visualdl; %s is written all the same", self.path)
-            else:
-                self._visualdl = LogWriter(logdir=str(folder / "visualdl"))
+        if not visualdl:
+            return
+        try:
+            from visualdl import LogWriter  # takes a second to import; eval and predict don't need it
+        except ImportError:
+            get_logger().warning("no curves: pip install visualdl; %s is written all the same", self.path)
+        else:
+            self._visualdl = LogWriter(logdir=str(folder / "visualdl"))
 
     def write(self, kind: str, step: int, epoch: int, values: dict[str, float]) -> None:
         """Appends one row; `kind` ("train", "val", "val_ema") groups the curves."""
@@ -87,9 +85,7 @@ def describe_batch(batch_size: int, world: World, plan: BatchPlan, schedule: Sch
     )
 
 
-def describe_evaluation(
-    results: dict[str, dict[str, float]], task: Task, progress: Progress, epochs: int
-) -> str:
+def describe_evaluation(results: dict[str, dict[str, float]], task: Task, epoch: int, epochs: int) -> str:
     """Score and, where there is one, loss of each kind of weights."""
     shown = []
     for kind, values in results.items():
@@ -97,15 +93,16 @@ def describe_evaluation(
         if "loss" in values:  # a task's meter need not have one
             text += f" (loss {values['loss']:.3f})"
         shown.append(text)
-    return f"epoch {progress.epoch}/{epochs}  {'  '.join(shown)}"
+    return f"epoch {epoch}/{epochs}  {'  '.join(shown)}"
 
 
 def describe_update(
     values: dict[str, float], words: Words, epoch: str, update: str, seconds_left: float
 ) -> str:
     """Loss, speed and time left; `epoch` and `update` as "1/10"."""
+    left = timedelta(seconds=round(max(0.0, seconds_left)))
     return (
         f"epoch {epoch}  update {update}  loss {values['loss']:.4f}  lr {values['lr']:.2e}  "
         f"{values[f'{words.items}_per_s']:.0f} {words.items}/s  data wait {100 * values['data_wait']:.0f} %  "
-        f"{values['memory_gb']:.1f} GB  ETA {format_duration(seconds_left)}"
+        f"{values['memory_gb']:.1f} GB  ETA {left}"
     )

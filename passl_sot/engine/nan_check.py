@@ -23,15 +23,9 @@ def _finite(value) -> bool:
 
 
 def first_of_all(model: paddle.nn.Layer, inputs: tuple, items: str, world: World) -> str:
-    """As `first_nonfinite`, for the process in which non-finite numbers begin; the same on all processes.
-
-    Args:
-        model: The model without any distributed wrapper.
-        inputs: This process's.
-        items: As of `first_nonfinite`.
-        world: The processes; gradients are shared, so all have bad numbers, but the forward pass of one only.
-    """
-    found = world.gather(first_nonfinite(model, inputs, items))
+    """As `first_nonfinite`, for the process in which non-finite numbers begin; the same on all processes."""
+    found = world.gather_objects(first_nonfinite(model, inputs, items))
+    # Gradients are shared, so all have bad numbers, but the forward pass of one only.
     for rank, phrase in enumerate(found):
         if phrase != _BACKWARD and world.size > 1:
             return f"{phrase} in process {rank}"
@@ -43,7 +37,7 @@ def first_nonfinite(model: paddle.nn.Layer, inputs: tuple, items: str) -> str:
     """Names the first place, in the order of computation, that is not finite.
 
     Args:
-        model: The model without any distributed wrapper.
+        model: Without any distributed wrapper.
         inputs: Arguments of its call.
         items: A word for them, such as "images".
 

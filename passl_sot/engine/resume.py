@@ -5,10 +5,15 @@ from fnmatch import fnmatchcase
 
 from passl_sot.config import Document, did_you_mean, differences, leaves, nearest, zh
 from passl_sot.engine.build import Parts
+from passl_sot.engine.schema import EMASection
 from passl_sot.engine.train_state import Progress
+from passl_sot.modeling.classifier import Classifier
 from passl_sot.optim.ema import ModelEMA
 from passl_sot.weights import state
-from passl_sot.weights.checkpoint import Checkpoint, CheckpointError
+from passl_sot.weights.checkpoint import Checkpoint, CheckpointError, read_weights
+
+# Gives a new model weights from elsewhere, and reports on them.
+Fill = Callable[[Classifier], object]
 
 # Settings without an influence on any result.
 _FREE = (
@@ -25,14 +30,10 @@ _FREE = (
 
 
 def accept_changes(saved: Checkpoint, experiment: Document, named: Sequence[str]) -> str:
-    """Compares the settings of a run with those that its checkpoint was written with.
+    """Compares a run's settings with those that its checkpoint was written with.
 
-    The output folder, logs and the number of data workers may always differ.
-
-    Args:
-        saved: The checkpoint.
-        experiment: The settings to go on with.
-        named: Keys whose change is wanted; a section stands for all below it.
+    The output folder, logs and the number of data workers may always differ, and so may the keys `named`; a
+    section stands for all below it.
 
     Returns:
         The accepted differences, a line each; "" where there are none.
@@ -66,34 +67,44 @@ def _below(place: str, keys: Iterable[str]) -> bool:
     return any(fnmatchcase(place, key) or fnmatchcase(place, f"{key}.*") for key in keys)
 
 
-def restore(
-    saved: Checkpoint, parts: Parts, ema: ModelEMA | None, say: Callable[..., None]
+def begin(
+    parts: Parts,
+    section: EMASection | None,
+    saved: Checkpoint | None,
+    init_from: str | None,
+    pretrained: Fill | None,
+    say: Callable[..., None],
 ) -> tuple[Progress, ModelEMA | None]:
-    """Gives the parts of a run the state that they had when a checkpoint was written.
-
-    Args:
-        saved: The checkpoint.
-        parts: The run's parts.
-        ema: Its average, as of new weights.
-        say: Writes to the log.
-
-    Returns:
-        The run's position, and its average.
+    """Gives a run the weights, and where it goes on the state, that it begins with; its position and average.
 
     Raises:
-        CheckpointError: It does not fit the model or the data.
+        CheckpointError: A file can't be read, or does not fit the model or the data.
     """
-    parts.task.check_resume(saved.path, saved.meta)
-    state.load_model(parts.model, saved.part("model"), str(saved.path))
-    state.load_optimizer(parts.optimizer, parts.model, saved.part("optimizer"))
-    average = saved.part("ema")
+    progress = Progress()
+    # A resumed run has its weights already, and the file that it began with may be gone.
+    if saved:
+        progress = _restore(saved, parts, say)
+    elif init_from:
+        weights, _ = read_weights(init_from)
+        say("starting from %s", state.start_from(parts.model, weights, str(init_from)))
+    elif pretrained:
+        pretrained(parts.model)
+    # After all that may fill the model: the average begins at the weights that training begins at.
+    ema = ModelEMA(parts.model, section.decay) if section else None
+    average = saved.part("ema") if saved else {}
     if ema and average:
         ema.load(average, saved.meta["ema_updates"])
-    elif ema:
-        ema = ModelEMA(parts.model, ema.decay)
+    elif ema and saved:
         say("the checkpoint has no average: it begins anew from the weights resumed")
     elif average:
         say("the checkpoint's averaged weights are dropped: there is no ema section any more")
+    return progress, ema
+
+
+def _restore(saved: Checkpoint, parts: Parts, say: Callable[..., None]) -> Progress:
+    parts.task.check_resume(saved.path, saved.meta)
+    state.load_model(parts.model, saved.part("model"), str(saved.path))
+    state.load_optimizer(parts.optimizer, parts.model, saved.part("optimizer"))
     progress = Progress(**saved.meta["progress"])
     # Between epochs the sampler begins anew from (seed, epoch); inside one it goes on behind `consumed`.
     if progress.batches:
@@ -109,4 +120,4 @@ def restore(
         progress.best,
         parts.task.words.unit,
     )
-    return progress, ema
+    return progress

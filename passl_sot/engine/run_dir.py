@@ -24,11 +24,7 @@ log = get_logger()
 
 
 class RunFolder:
-    """The folder of one run: checkpoints, metrics, the resolved config and where it came from.
-
-    Args:
-        path: `output_dir/<name of the config file>`.
-    """
+    """`output_dir/<name of the config file>`: checkpoints, metrics, the resolved config and its origin."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -90,9 +86,11 @@ class RunFolder:
             if self._lock:
                 self._lock.close()
 
-    def repair_best(self, saved: ckpt.Checkpoint, best_step: int) -> None:
+    def repair_best(self, saved: ckpt.Checkpoint) -> None:
         """Gives `best` its file where a kill came between saving the best epoch and naming it so."""
-        if saved.meta["progress"]["step"] != best_step:
+        progress = saved.meta["progress"]
+        best_step = progress.get("best_step")
+        if progress["step"] != best_step:
             return  # the best epoch is an older one, whose file was written then
         try:
             stands = ckpt.read_checkpoint(self.best).meta["progress"]["step"] == best_step

@@ -15,11 +15,7 @@ Reduce = Callable[[paddle.Tensor], paddle.Tensor]
 
 
 def synchronize_batch_norm(model: nn.Layer, reduce: Reduce) -> int:
-    """Replaces each BatchNorm2D inside `model`; parameters, statistics and names stay.
-
-    Args:
-        model: The model, not yet wrapped.
-        reduce: Sums a tensor over all processes.
+    """Replaces each BatchNorm2D inside an unwrapped model; parameters, statistics and names stay.
 
     Returns:
         The number of layers replaced.
@@ -36,9 +32,7 @@ def synchronize_batch_norm(model: nn.Layer, reduce: Reduce) -> int:
 class SyncBatchNorm2D(BatchNorm2D):
     """BatchNorm whose mean and (biased) variance are those of the images of all processes.
 
-    Args:
-        layer: The BatchNorm that it replaces and whose tensors it takes over.
-        reduce: Sums a tensor over all processes.
+    It takes over the tensors of `layer`; `reduce` sums a tensor over all processes.
     """
 
     def __init__(self, layer: nn.BatchNorm2D, reduce: Reduce):

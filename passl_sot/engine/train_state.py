@@ -3,7 +3,7 @@
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -18,31 +18,18 @@ _BATCH_NORMS = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn
 
 @dataclass
 class Progress:
-    """The position of a run; saved and restored as it is.
+    """The position of a run; saved and restored as it is."""
 
-    Attributes:
-        epoch: The epoch being trained (finished epochs before it).
-        batches: Batches of that epoch already used by each process.
-        step: Updates since the beginning.
-        best: Best score so far, by the weights that `checkpoint.best_by` names.
-        skipped: Updates left out because of a non-finite loss or gradient.
-        skipped_in_a_row: Those since the last good update.
-        pending_evaluation: The epoch just finished is saved but not evaluated yet.
-        best_step: `step` when `best` was reached.
-        loss_scale: Factor of the loss in float16; 0 before its first update.
-        scaled_updates: Updates since that changed.
-    """
-
-    epoch: int = 0
-    batches: int = 0
-    step: int = 0
-    best: float = -1.0
-    skipped: int = 0
+    epoch: int = 0  # being trained, so this many are finished
+    batches: int = 0  # of that epoch, already used by each process
+    step: int = 0  # updates since the beginning
+    best: float = -1.0  # score so far, by the weights that `checkpoint.best_by` names
+    skipped: int = 0  # updates left out because of a non-finite loss or gradient
     skipped_in_a_row: int = 0
-    pending_evaluation: bool = False
+    pending_evaluation: bool = False  # the epoch just finished is saved but not evaluated yet
     best_step: int = -1
-    loss_scale: float = 0.0
-    scaled_updates: int = 0
+    loss_scale: float = 0.0  # in float16; 0 before its first update
+    scaled_updates: int = 0  # since that changed
 
 
 class Speed:
@@ -72,14 +59,10 @@ class Speed:
 
 
 class StopRequest:
-    """Whether this process was told to stop; noted, and carried out where nothing is lost.
-
-    Attributes:
-        signal: The signal's number; 0 while there was none.
-    """
+    """Whether this process was told to stop; noted, and carried out where nothing is lost."""
 
     def __init__(self) -> None:
-        self.signal = 0
+        self.signal = 0  # its number, once there was one
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -100,13 +83,7 @@ class StopRequest:
 
 
 def set_training_mode(net: nn.Layer, mode: TrainingMode) -> None:
-    """Prepares a network, wrapped or not, for steps of training.
-
-    Args:
-        net: The network; its weights train in every mode.
-        mode: "train"; "eval", for fine-tuning with BatchNorm's running statistics used and kept, without
-            dropout and drop-path; "frozen_batch_norm", with BatchNorm alone in that mode.
-    """
+    """Prepares a network, wrapped or not, for steps of training; see `Experiment.training_mode`."""
     if mode == "eval":
         net.eval()
         return
@@ -118,12 +95,17 @@ def set_training_mode(net: nn.Layer, mode: TrainingMode) -> None:
                 layer.eval()
 
 
+def running_statistics(model: nn.Layer, frozen: Container[str]) -> list[tuple[paddle.Tensor, paddle.Tensor]]:
+    """Each buffer that training changes, and a copy of it."""
+    # A forward pass on bad numbers spoils BatchNorm's running statistics, which no skipped update undoes.
+    entries = [tensor for name, tensor in model.state_dict().items() if name not in frozen]
+    return [(t, t.clone()) for t in entries if t.stop_gradient and paddle.is_floating_point(t)]
+
+
 def seed_all(*numbers: int) -> None:
     """Seeds the generators of Paddle, NumPy and Python, all that a model or a loss may draw from."""
     # A single number is taken as it is, so that a model's start is that of `paddle.seed(seed)`.
-    seed = numbers[0]
-    if len(numbers) > 1:
-        seed = mix_seed(*numbers)
+    seed = mix_seed(*numbers) if len(numbers) > 1 else numbers[0]
     paddle.seed(seed)
     np.random.seed(seed)  # a user's code may draw from it
     random.seed(seed)

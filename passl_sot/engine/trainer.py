@@ -3,27 +3,24 @@
 import math
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import paddle
 
 from passl_sot.config import zh
 from passl_sot.engine.build import build_parts
 from passl_sot.engine.distributed import World
-from passl_sot.engine.evaluate import EvaluationStopped, evaluate_kinds
+from passl_sot.engine.evaluate import EvaluationStopped, evaluate
 from passl_sot.engine.logging import MetricsWriter, describe_batch, describe_evaluation, describe_update
 from passl_sot.engine.nan_check import NonFiniteError, first_of_all
-from passl_sot.engine.resume import accept_changes, restore
+from passl_sot.engine.resume import Fill, accept_changes, begin
 from passl_sot.engine.run_dir import RunFolder, memory_gb
 from passl_sot.engine.schema import Experiment
-from passl_sot.engine.train_state import Progress, Speed, StopRequest, seed_all, set_training_mode
-from passl_sot.modeling.classifier import Classifier
+from passl_sot.engine.train_state import Speed, StopRequest, running_statistics, seed_all, set_training_mode
 from passl_sot.optim.clip import clip_by_global_norm, global_grad_norm
-from passl_sot.optim.ema import ModelEMA
 from passl_sot.optim.groups import set_rates
 from passl_sot.optim.schedules import plan_batch
 from passl_sot.utils.logger import get_logger
@@ -32,23 +29,18 @@ from passl_sot.weights import state
 
 log = get_logger()
 _LONG_WAIT = 0.2  # fraction of the time from which waiting for data is worth a word
-# Gives a new model weights from elsewhere, and reports on them.
-Fill = Callable[[Classifier], object]
 
 
 class Trainer:
     """Builds everything an experiment names, and trains.
 
     Args:
-        experiment: The experiment.
-        folder: The run's folder.
-        world: The processes.
         resume: "auto" (newest checkpoint of `folder`), a checkpoint's path, or None for a new run.
         resume_override: Settings that may differ from those that the checkpoint was written with.
         init_from: Weights to start a new run from; not together with `resume`.
         pretrained: Called with the model of a new run, gives it weights that are fitted to it.
         check_all_files: Read every item before the first epoch instead of a sample.
-        overrides: The command line's overrides, for the record.
+        overrides: The command line's, for the record.
     """
 
     def __init__(
@@ -82,23 +74,13 @@ class Trainer:
         self.task = self.parts.task
         self.trained = [p for p in self.model.parameters() if not p.stop_gradient]
         self.schedules = (self.model.set_epoch, self.task.set_epoch)
-        self.progress = Progress()
-        if init_from:
-            weights, _ = ckpt.read_weights(init_from)
-            self._say("starting from %s", state.start_from(self.model, weights, str(init_from)))
-        # A resumed run has its weights already, and the file named then may be gone.
-        if pretrained and not saved:
-            pretrained(self.model)
-        # The average begins at the weights that training begins at, whatever they are.
-        self.ema = ModelEMA(self.model, experiment.ema.decay) if experiment.ema else None
-        if saved:
-            self.progress, self.ema = restore(saved, self.parts, self.ema, self._say)
-            if world.is_main:
-                self.folder.repair_best(saved, self.progress.best_step)
-        self.net, self.optimizer = world.distribute(self.model, self.parts.optimizer)
+        self.progress, self.ema = begin(self.parts, experiment.ema, saved, init_from, pretrained, self._say)
+        if saved and world.is_main:
+            self.folder.repair_best(saved)
         batch_size = experiment.dataloader.train.sampler.batch_size
         self.plan = plan_batch(self.parts.schedule, batch_size, world.size, len(self.train_loader))
         self.updates_per_epoch = math.ceil(len(self.train_loader) / self.plan.accumulate)
+        self.net, self.optimizer = world.distribute(self.model, self.parts.optimizer)
         self.best_by = self._choose_best_by()
         # Gradients of half an update are in no checkpoint.
         if saved and self.progress.batches % self.plan.accumulate:
@@ -140,10 +122,10 @@ class Trainer:
         return "raw"
 
     def _announce(self, batch_size: int) -> None:
-        items = self.task.words.items
-        batch = describe_batch(batch_size, self.world, self.plan, self.parts.schedule, items)
-        for line in (*self.parts.describe(), batch):
+        for line in self.parts.describe():
             self._say("%s", line)
+        items = self.task.words.items
+        self._say("%s", describe_batch(batch_size, self.world, self.plan, self.parts.schedule, items))
         train, val = self.train_loader.dataset, self.val_loader.dataset
         data = f"{len(train)} training and {len(val)} validation {self.task.describe_items(train)}"
         self._say("%s; run folder %s", data, self.folder.path)
@@ -151,10 +133,10 @@ class Trainer:
     # -- the loop ---------------------------------------------------------------------------------
 
     def fit(self) -> dict[str, float] | None:
-        """Trains to the last epoch, or until SIGINT or SIGTERM asks to stop.
+        """Trains to the last epoch, or until SIGINT or SIGTERM asks to stop; then there is no result.
 
         Returns:
-            The last evaluation's results; None where the run was asked to stop.
+            The last evaluation's results.
 
         Raises:
             NonFiniteError: `nonfinite_limit` updates in a row had a non-finite loss or gradient.
@@ -195,11 +177,7 @@ class Trainer:
         return results
 
     def _train_epoch(self, epoch: int) -> int:
-        """Runs, or finishes, one epoch.
-
-        Returns:
-            The signal that all processes agreed to stop for, after the current update; else 0.
-        """
+        """Runs, or finishes, one epoch; the signal for which all processes stop, or 0."""
         loader = self.train_loader
         parts = self.parts
         accumulate = self.plan.accumulate
@@ -219,7 +197,7 @@ class Trainer:
                     group = min(accumulate, len(loader) - index)  # the last group of an epoch may be smaller
                     at = (epoch, update / self.updates_per_epoch, self.experiment.epochs)
                     rate = set_rates(parts.optimizer, parts.groups, parts.schedule, at, self.plan.lr_factor)
-                    statistics = self._statistics()
+                    statistics = running_statistics(self.model, parts.frozen)
                     loss_sum = 0.0
                 last = index % accumulate == group - 1
                 # Dropout and drop-path draw from (seed, position, rank) alone: no generator state is saved.
@@ -248,21 +226,17 @@ class Trainer:
         return 0
 
     def _update(self, batch: dict, loss: float, statistics: list) -> tuple[float, int]:
-        """Changes the weights by the gradients, unless they are not finite.
-
-        Returns:
-            The gradients' norm, and the signal to stop for, or 0.
-        """
+        """Changes the weights by finite gradients; their norm, and the signal to stop for, or 0."""
         precision = self.parts.precision
         precision.unscale(self.trained, self.progress)
         norm = global_grad_norm(self.trained)
+        if self.parts.clip_grad:
+            clip_by_global_norm(self.trained, norm, self.parts.clip_grad)
         bad, stop = self._agree(not math.isfinite(loss + norm), self.stop.signal)
         curable = precision.update_loss_scale(bad, self.progress)
         if bad:
             self._skip(statistics, batch, curable)
         else:
-            if self.parts.clip_grad:
-                clip_by_global_norm(self.trained, norm, self.parts.clip_grad)
             self.optimizer.step()
             if self.ema:
                 self.ema.update()
@@ -278,14 +252,9 @@ class Trainer:
         files = self.train_loader.bad_files
         total = self.world.sum(np.array([bad, stop, len(files.pending)], np.int64))
         if total[2]:
-            found = self.world.gather(files.pending)
+            found = self.world.gather_objects(files.pending)
             files.settle([entry for entries in found for entry in entries], name=self.world.is_main)
         return bool(total[0]), int(total[1] and (stop or signal.SIGTERM))
-
-    def _statistics(self) -> list[tuple[paddle.Tensor, paddle.Tensor]]:
-        # A forward pass on bad numbers spoils BatchNorm's running statistics, which no skipped update undoes.
-        entries = [t for name, t in self.model.state_dict().items() if name not in self.parts.frozen]
-        return [(t, t.clone()) for t in entries if t.stop_gradient and paddle.is_floating_point(t)]
 
     def _skip(self, statistics: list, batch: dict, curable: bool) -> None:
         for tensor, before in statistics:
@@ -310,21 +279,29 @@ class Trainer:
     def evaluate(self, *, record: bool = True) -> dict[str, float]:
         """Evaluates the raw and, if kept, the averaged weights on the validation split.
 
-        Args:
-            record: Write the results to the logs.
-
         Returns:
             The meter's results as `raw_<name>` and `ema_<name>`: `raw_loss`, `ema_loss`, ...
 
         Raises:
             EvaluationStopped: SIGINT or SIGTERM came to one of the processes.
         """
-        stop = self.stop
-        found = evaluate_kinds(self.parts, self.ema, self.world, stop=lambda: bool(stop.signal))
-        for kind, values in found.items():
-            if self.metrics and record:
+        found = {}
+        weights: dict[str, AbstractContextManager] = {"raw": nullcontext()}
+        if self.ema:
+            weights["ema"] = self.ema.applied()
+
+        for kind, applied in weights.items():
+            with applied:
+                # BatchNorm's statistics are each process's own, and all must evaluate one model.
+                self.world.broadcast_statistics(self.model)
+                with self.parts.precision.autocast():
+                    options = {"description": f"eval {kind}", "stop": self.stop}
+                    meter = evaluate(self.model, self.val_loader, self.task, self.world, **options)
+            found[kind] = meter.result()
+        if self.metrics and record:
+            for kind, values in found.items():
                 self.metrics.write(f"val_{kind}", self.progress.step, self.progress.epoch, values)
-        self._say("%s", describe_evaluation(found, self.task, self.progress, self.experiment.epochs))
+        self._say("%s", describe_evaluation(found, self.task, self.progress.epoch, self.experiment.epochs))
         return {f"{kind}_{name}": v for kind, values in found.items() for name, v in values.items()}
 
     def _log_update(self, epoch: int, update: int, values: dict, speed: Speed) -> None:
@@ -355,13 +332,13 @@ class Trainer:
     # -- checkpoints ------------------------------------------------------------------------------
 
     def _keep_best(self, score: float) -> None:
-        progress = self.progress
-        progress.pending_evaluation = False
+        self.progress.pending_evaluation = False
         # Scores may be negative: the first one that is a number is the best so far.
-        best = score > progress.best or (progress.best_step < 0 and not math.isnan(score))
+        first = self.progress.best_step < 0 and not math.isnan(score)
+        best = first or score > self.progress.best
         if best:
-            progress.best = score
-            progress.best_step = progress.step
+            self.progress.best = score
+            self.progress.best_step = self.progress.step
         last = self._save()
         if best and self.world.is_main:
             ckpt.copy_checkpoint(last, self.folder.best)
@@ -380,7 +357,8 @@ class Trainer:
                 "config": self.experiment.to_dict(),
                 **self.task.describe(),
             }
-            arrays = state.training_arrays(self.model, self.ema.average if self.ema else None, optimizer)
+            average = self.ema.average if self.ema else None
+            arrays = state.training_arrays(self.model, average, optimizer)
             ckpt.write_checkpoint(last, arrays, meta, previous=self.folder.previous)
             interval = self.experiment.checkpoint.interval
             progress = self.progress

@@ -4,6 +4,7 @@ As it comes, Paddle runs at about 0.4 of its speed on this kind of machine: its 
 a slow path on AMD, transposes become slow strided views, and glibc maps and unmaps every large tensor.
 """
 
+import contextlib
 import os
 import sys
 import warnings
@@ -19,12 +20,7 @@ def usable_cores() -> int:
 
 
 def settings(cpu_vendor: str) -> dict[str, str]:
-    """The environment variables that `tune` sets.
-
-    Args:
-        cpu_vendor: `vendor_id` of /proc/cpuinfo. The matrix library's switch is for AMD alone: on Intel it
-            would turn AVX-512 off.
-    """
+    """The environment variables that `tune` sets, by the `vendor_id` of /proc/cpuinfo."""
     variables = {
         # Transposes become real copies. In-place writes through slices then don't reach the base tensor.
         "FLAGS_use_stride_kernel": "0",
@@ -32,6 +28,7 @@ def settings(cpu_vendor: str) -> dict[str, str]:
         "MALLOC_MMAP_MAX_": "0",
         "MALLOC_TRIM_THRESHOLD_": str(32 * 2**30),
     }
+    # The matrix library's switch: on Intel it would turn AVX-512 off.
     if cpu_vendor == "AuthenticAMD":
         variables["MKL_DEBUG_CPU_TYPE"] = "5"
     return variables
@@ -59,11 +56,8 @@ def tune(enabled: bool = True) -> str:
 
 
 def _cpu_vendor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("vendor_id"):
-                    return line.split(":")[1].strip()
-    except OSError:
-        pass
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("vendor_id"):
+                return line.split(":")[1].strip()
     return ""

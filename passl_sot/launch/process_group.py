@@ -56,13 +56,7 @@ def choose_network(address: str) -> None:
 
 @contextmanager
 def joining(rank: int, size: int, master: str, limit: float) -> Iterator[None]:
-    """A block in which processes connect for the first time; it ends in time or the process does.
-
-    Args:
-        rank: Number of this process.
-        size: Number of processes.
-        master: `host:port` where process 0 listens.
-        limit: Seconds for the block.
+    """A block in which processes connect for the first time; in `limit` seconds it ends or the process does.
 
     Raises:
         JoinError: The port is taken.

@@ -33,17 +33,11 @@ _SECONDARY = ("gloo/transport", "tcp_store", "tcp_utils", "TCPStore", "ProcessGr
 
 @dataclass
 class Failure:
-    """Why a process ended.
+    """Why a process ended."""
 
-    Attributes:
-        text: Its number, and its traceback or message.
-        status: Its exit status.
-        time: Seconds since 1970.
-    """
-
-    text: str
+    text: str  # its number, and its traceback or message
     status: int
-    time: float
+    time: float  # seconds since 1970
 
     @property
     def secondary(self) -> bool:
@@ -108,19 +102,12 @@ def supervise() -> int | None:
 
 @dataclass
 class Supervisor:
-    """Runs a child until it, or another process of the job on this machine, ends.
-
-    Args:
-        rank: Number of the process.
-        size: Processes of the job on this machine.
-        prefix: Path with which the files of their failures begin.
-        attempts: Number of starts, where the processes fail to connect.
-    """
+    """Runs a child until it, or another process of the job on this machine, ends."""
 
     rank: int
-    size: int
-    prefix: Path
-    attempts: int = 1
+    size: int  # processes of the job on this machine
+    prefix: Path  # with which the files of their failures begin
+    attempts: int = 1  # starts, where the processes fail to connect
     child: subprocess.Popen | None = None
     asked: int = 0
     asked_at: float = 0.0
@@ -174,9 +161,7 @@ class Supervisor:
             for path in self.prefix.parent.glob(f"{self.prefix.name}.{number}.*"):
                 if path.name not in failures:
                     failures[path.name] = Failure(**json.loads(path.read_text(encoding="utf-8")))
-            cause = min(
-                failures.values(), key=lambda failure: (failure.secondary, failure.time), default=None
-            )
+            cause = min(failures.values(), key=lambda f: (f.secondary, f.time), default=None)
             if cause:
                 late = len(failures) == self.size or time.time() - cause.time > _CAUSE_WAIT
                 if late or not cause.secondary:
@@ -223,11 +208,9 @@ class Supervisor:
 
 
 def _keep_in_the_tail() -> None:
-    """Has the launcher show the lines written last.
-
-    It shows the last bytes of a failed process's log, and nothing where they begin within a character: empty
-    lines then move their beginning to the next one.
-    """
+    """Has the launcher show the lines written last."""
+    # It shows the last bytes of a failed process's log, and nothing where they begin within a character:
+    # empty lines then move their beginning to the next one.
     with contextlib.suppress(OSError), open("/proc/self/fd/2", "rb") as log:
         if stat.S_ISREG(os.fstat(2).st_mode) and os.fstat(2).st_size > _TAIL:
             log.seek(-_TAIL, os.SEEK_END)

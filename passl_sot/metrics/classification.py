@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,8 @@ class ClassificationMeter:
         self.confusion = np.zeros((num_classes, num_classes), np.int64)  # rows: true, columns: predicted
         self.sums = np.zeros(3, np.float64)  # images, correct within top k, summed loss
 
-    def update(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        """Takes in a batch.
-
-        Args:
-            logits: [B, K] scores.
-            labels: [B] integer classes.
-        """
+    def take(self, index: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
+        """Takes in a batch: scores [B, K] and integer classes [B]; the places `index` [B] don't matter."""
         logits = logits.astype(np.float64)
         order = np.argsort(-logits, axis=1, kind="stable")  # ties go to the lower class, as in argmax
         np.add.at(self.confusion, (labels, order[:, 0]), 1)
@@ -36,10 +31,6 @@ class ClassificationMeter:
         log_sum = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
         loss = log_sum - logits[np.arange(len(labels)), labels]
         self.sums += (len(labels), (order[:, : self.k] == labels[:, None]).any(axis=1).sum(), loss.sum())
-
-    def take(self, index: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
-        """As `update`; the places `index` of the images don't matter."""
-        self.update(logits, labels)
 
     def gather(self, total: Callable[[np.ndarray], np.ndarray]) -> None:
         """Adds the counts of all processes up, by a function that sums an array over them."""
@@ -60,13 +51,15 @@ class ClassificationMeter:
         if not images:
             scores = ("top1", f"top{self.k}", "loss", "macro_f1")
             return {**dict.fromkeys(scores, math.nan), "images": 0}
-        result = {"top1": 100 * float(np.trace(self.confusion)) / images}
-        if self.k > 1:
-            result[f"top{self.k}"] = 100 * float(self.sums[1]) / images
-        result["loss"] = float(self.sums[2]) / images
-        result["macro_f1"] = float(np.mean([row["f1"] for row in self.per_class() if row["images"]]))
-        result["images"] = images
-        return result
+        top_1 = 100 * float(np.trace(self.confusion)) / images
+        top_k = 100 * float(self.sums[1]) / images  # with k = 1 of the same name and value
+        return {
+            "top1": top_1,
+            f"top{self.k}": top_k,
+            "loss": float(self.sums[2]) / images,
+            "macro_f1": float(np.mean([row["f1"] for row in self.per_class() if row["images"]])),
+            "images": images,
+        }
 
     def per_class(self) -> list[dict[str, float]]:
         """Images, precision, recall and F1 (0 to 1) of each class; 0 where a quotient has no denominator."""
@@ -83,12 +76,7 @@ class ClassificationMeter:
 
 
 def write_report(meter: ClassificationMeter, class_names: list[str], folder: Path) -> list[Path]:
-    """Writes `per_class.csv`, `confusion.csv` and `confusion.png` into `folder`.
-
-    Args:
-        meter: The counts.
-        class_names: K names in class order.
-        folder: Made if missing.
+    """Writes `per_class.csv`, `confusion.csv` and `confusion.png` into `folder`, made if missing.
 
     Returns:
         The files written.
@@ -96,11 +84,8 @@ def write_report(meter: ClassificationMeter, class_names: list[str], folder: Pat
     folder.mkdir(parents=True, exist_ok=True)
     per_class, confusion, picture = (folder / n for n in ("per_class.csv", "confusion.csv", "confusion.png"))
     write_per_class(per_class, class_names, meter.per_class(), ("precision", "recall", "f1"))
-    with confusion.open("w", newline="", encoding="utf-8-sig") as file:
-        writer = csv.writer(file)
-        writer.writerow(["true \\ predicted", *class_names])
-        for name, row in zip(class_names, meter.confusion.tolist(), strict=True):
-            writer.writerow([name, *row])
+    counts = zip(class_names, meter.confusion.tolist(), strict=True)
+    write_table(confusion, ["true \\ predicted", *class_names], ([name, *row] for name, row in counts))
     picture.write_bytes(confusion_picture(meter.confusion))
     return [per_class, confusion, picture]
 
@@ -108,20 +93,21 @@ def write_report(meter: ClassificationMeter, class_names: list[str], folder: Pat
 def write_per_class(
     path: Path, class_names: Sequence[str], rows: Sequence[Mapping[str, float]], scores: Sequence[str]
 ) -> None:
-    """Writes a table of the classes: number, name, images, and the scores of these names.
+    """Writes a .csv of the classes: number, name, images, and these scores of the rows of `per_class`."""
+    cells = (
+        [index, name, row["images"], *(f"{row[score]:.6f}" for score in scores)]
+        for index, (name, row) in enumerate(zip(class_names, rows, strict=True))
+    )
+    write_table(path, ["class", "name", "images", *scores], cells)
 
-    Args:
-        path: The .csv file.
-        class_names: K names in class order.
-        rows: As `per_class` of a meter gives them.
-        scores: Which of it.
-    """
-    # utf-8-sig: spreadsheets then read Chinese class names right.
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+    """Writes a .csv."""
+    # utf-8-sig: spreadsheets then read Chinese names right.
     with path.open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.writer(file)
-        writer.writerow(["class", "name", "images", *scores])
-        for index, (name, row) in enumerate(zip(class_names, rows, strict=True)):
-            writer.writerow([index, name, row["images"], *(f"{row[score]:.6f}" for score in scores)])
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def confusion_picture(confusion: np.ndarray, side: int = 720) -> bytes:

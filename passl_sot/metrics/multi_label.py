@@ -1,13 +1,12 @@
 """Exact scores of images with several labels each, in NumPy, and the files that show them."""
 
-import csv
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from passl_sot.metrics.classification import write_per_class
+from passl_sot.metrics.classification import write_per_class, write_table
 
 
 class MultiLabelMeter:
@@ -73,17 +72,13 @@ class MultiLabelMeter:
         hits = (predicted & true).sum(axis=0)
         rows = []
         for k in range(self.num_classes):
-            yes = int(true[:, k].sum())
+            images = int(true[:, k].sum())
             said = int(predicted[:, k].sum())
-            rows.append(
-                {
-                    "images": yes,
-                    "ap": _average_precision(self.logits[:, k], true[:, k]),
-                    "precision": float(hits[k] / max(said, 1)),
-                    "recall": float(hits[k] / max(yes, 1)),
-                    "f1": float(2 * hits[k] / max(said + yes, 1)),
-                }
-            )
+            row = {"images": images, "ap": _average_precision(self.logits[:, k], true[:, k])}
+            row["precision"] = float(hits[k] / max(said, 1))
+            row["recall"] = float(hits[k] / max(images, 1))
+            row["f1"] = float(2 * hits[k] / max(said + images, 1))
+            rows.append(row)
         return rows
 
 
@@ -93,13 +88,7 @@ def write_label_report(
     """Writes `per_class.csv` and `predictions.csv` into `folder`.
 
     The second has a row per image: its labels and those predicted, as lists for `ListFile` have them (`0,3`,
-    or `-` for none), then the probability of each class.
-
-    Args:
-        meter: The scores.
-        class_names: K names in class order.
-        paths: The images in the order of the set.
-        folder: Made if missing.
+    or `-` for none), then the probability of each class. `paths` are in the order of the set.
 
     Returns:
         The files written.
@@ -110,11 +99,11 @@ def write_label_report(
     write_per_class(per_class, class_names, meter.per_class(), ("ap", "precision", "recall", "f1"))
     # Beyond ±700 an exp would overflow; the probability has been 0 or 1 for long.
     probabilities = 1 / (1 + np.exp(-np.clip(meter.logits, -700, 700)))
-    with predictions.open("w", newline="", encoding="utf-8-sig") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "labels", "predicted", *class_names])
-        for path, true, logits, row in zip(paths, meter.labels, meter.logits, probabilities, strict=True):
-            writer.writerow([path, _numbers(true), _numbers(logits), *(f"{p:.6f}" for p in row)])
+    rows = (
+        [path, _numbers(true), _numbers(logits), *(f"{p:.6f}" for p in row)]
+        for path, true, logits, row in zip(paths, meter.labels, meter.logits, probabilities, strict=True)
+    )
+    write_table(predictions, ["path", "labels", "predicted", *class_names], rows)
     return [per_class, predictions]
 
 

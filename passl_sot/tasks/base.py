@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 
 from passl_sot.config import Config, ConfigError, Fault, Origin, Registry, make_section
-from passl_sot.data import DATASETS, SplitSection
+from passl_sot.data import DATASETS
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.losses import LOSSES
 from passl_sot.modeling.schema import ModelSection
@@ -45,26 +45,11 @@ class Words:
         """The plural of `item`."""
         return f"{self.item}s"
 
-    @property
-    def an_item(self) -> str:
-        """`item` with its article."""
-        article = "a"
-        if self.item[0] in "aeiou":
-            article = "an"
-        return f"{article} {self.item}"
-
-
-class Data(Protocol):
-    """The two splits of an experiment."""
-
-    train: SplitSection
-    val: SplitSection
-
 
 class Settings(Protocol):
     """The part of an experiment that tasks read."""
 
-    dataloader: Data
+    dataloader: Any  # its sections `train` and `val`
     loss: dict
     task: dict | None
     training_mode: str
@@ -121,13 +106,9 @@ class Task:
     def check(
         self, model: Classifier, train: Any, val: Any, settings: Settings, *, every_item: bool = False
     ) -> None:
-        """Checks that the data are in order and fit each other, the model and the loss.
+        """Checks that the datasets are in order and fit each other, the unwrapped model and the loss.
 
         Args:
-            model: The model without any wrapper.
-            train: Training dataset.
-            val: Validation dataset.
-            settings: The experiment.
             every_item: Read every item rather than a sample.
 
         Raises:
@@ -136,19 +117,14 @@ class Task:
         """
 
     def prepare(self, model: Classifier, train: Any, settings: Settings) -> None:
-        """Prepares for training.
+        """Prepares for training, in every process.
 
         Raises:
-            ConfigError: They do not fit the task.
             CheckpointError: Weights that the task needs can't be read or don't fit.
         """
 
     def check_resume(self, path: Path, card: Mapping[str, Any]) -> None:
-        """Checks that the data are those that a checkpoint was trained on.
-
-        Raises:
-            CheckpointError: They aren't.
-        """
+        """Raises a CheckpointError where the data aren't those that a checkpoint was trained on."""
 
     def describe_items(self, train: Any) -> str:
         """The kind of a dataset's items, for a line of the log behind their number."""
@@ -159,10 +135,9 @@ class Task:
         """Told before each epoch, counted from 0; for schedules."""
 
     def step(self, model: paddle.nn.Layer, batch: Batch) -> dict[str, paddle.Tensor]:
-        """One forward pass of `model`, which may be wrapped for several processes.
+        """One forward pass of `model`, in training mode and perhaps wrapped for several processes.
 
         Args:
-            model: The model, in training mode.
             batch: As the dataset's `collate` gives it, as tensors.
 
         Returns:
@@ -187,7 +162,6 @@ class Task:
         """Prepares for evaluation without training, and builds the dataset to evaluate on.
 
         Args:
-            model: The model.
             node: The `dataset:` section.
             card: A checkpoint's header, whose preprocessing counts; {} for bare weights.
 
@@ -221,11 +195,7 @@ class Task:
         """Prepares for prediction, by a checkpoint's header."""
 
     def read(self, item: Any) -> dict[str, Any]:
-        """One item as the user gives it (a path, an array), as a sample for `collate`.
-
-        Raises:
-            ImageError: It can't be read.
-        """
+        """One item as the user gives it (a path, an array), as a sample for `collate`, or an ImageError."""
         raise NotImplementedError
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
@@ -233,12 +203,7 @@ class Task:
         return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
 
     def decode(self, outputs: paddle.Tensor, top_k: int) -> list[dict[str, Any]]:
-        """The values of a row for each item of a batch.
-
-        Args:
-            outputs: Of the model in evaluation mode.
-            top_k: Alternatives to name for each item, where there are any.
-        """
+        """The values of a row for each item of a batch; `top_k` alternatives, where there are as many."""
         raise NotImplementedError
 
 
@@ -250,9 +215,7 @@ def task_class(node: Mapping[str, Any] | None) -> type[Task]:
 def build_task(settings: Settings, *, trial: bool = False) -> Task:
     """Builds the task that an experiment's `task:` and `loss:` describe.
 
-    Args:
-        settings: The experiment.
-        trial: For an estimate: take `ClassificationTask` where something that training needs is missing.
+    With `trial`, for an estimate, `ClassificationTask` stands in where training would lack something.
     """
     task: Task = TASKS.build(settings.task or _DEFAULT)
     # An estimate without a teacher is better than none: its weights may not be there yet.
@@ -271,17 +234,12 @@ def placed(faults: Sequence[Fault], settings: Settings) -> ConfigError:
 def check_card(path: str | Path, meta: Mapping[str, Any]) -> None:
     """Checks that a checkpoint's header has all that evaluation, prediction and resuming take from it.
 
-    Args:
-        path: The file, for messages.
-        meta: The header's JSON part.
-
     Raises:
         CheckpointError: A key is missing or holds something of another kind; names file and key.
     """
-    parts = {"architecture": dict, "head": dict}
-    wanted = {"config": dict, "config.model": dict, **{f"config.model.{k}": v for k, v in parts.items()}}
     # The model's sections come first: without them the header is no card of any task.
-    require(path, meta, wanted)
+    sections = ("config", "config.model", "config.model.architecture", "config.model.head")
+    require(path, meta, dict.fromkeys(sections, dict))
     task_class(meta["config"].get("task")).check_card(Path(path), meta)
     require(path, meta, {"progress": dict})
 

@@ -1,10 +1,9 @@
 """Classification: images to one class each or, where the data have them, to several labels each."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import paddle
@@ -16,6 +15,7 @@ from passl_sot.data import LabelledImages, build_dataset, build_transforms, chec
 from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.multichannel import read_image
 from passl_sot.metrics import ClassificationMeter, MultiLabelMeter, write_label_report, write_report
+from passl_sot.metrics.classification import write_table
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.losses import CrossEntropyLoss
 from passl_sot.nn.precision import at_least_float32
@@ -92,18 +92,9 @@ class ClassificationTask(Task):
     ) -> None:
         """As `Task.check`: class sets, labels and files; sizes and channels; classes of loss and Mixup."""
         loader = settings.dataloader.train.loader
-        sample: int | Literal["all"] = _SAMPLE
-        if every_item:
-            sample = "all"
-        check_data(
-            train,
-            val,
-            model.num_classes,
-            sample=sample,
-            progress=every_item,
-            max_bad=loader.max_bad,
-            timeout=loader.timeout,
-        )
+        limits = {"max_bad": loader.max_bad, "timeout": loader.timeout}
+        sample = "all" if every_item else _SAMPLE
+        check_data(train, val, model.num_classes, sample=sample, progress=every_item, **limits)
         faults = self._faults(model, train, val)
         if faults:
             raise placed(faults, settings)
@@ -133,16 +124,13 @@ class ClassificationTask(Task):
 
     def prepare(self, model: Classifier, train: LabelledImages, settings: Settings) -> None:
         """As `Task.prepare`; the loss learns the number of images of each class."""
-        self._use_classes(train)
+        self.class_names = train.class_names
+        self.several = train.multi_hot is not None
         self.loss.use_class_counts(train.class_counts())
         node = settings.dataloader.val.dataset
         self.preprocessing = {
             key: node[key] for key in ("transforms", "apply_exif", "channels") if key in node
         }
-
-    def _use_classes(self, dataset: LabelledImages) -> None:
-        self.class_names = dataset.class_names
-        self.several = dataset.multi_hot is not None
 
     def describe_items(self, train: LabelledImages) -> str:
         """As `Task.describe_items`, with the number of classes."""
@@ -154,10 +142,9 @@ class ClassificationTask(Task):
         self.now = [value_of_epoch("task.weights", weight, epoch) for weight in self.weights or ()]
 
     def step(self, model: paddle.nn.Layer, batch: Batch) -> dict[str, paddle.Tensor]:
-        """As `Task.step`.
+        """As `Task.step`; the model gives logits [B, K], or a tuple of them.
 
         Args:
-            model: Maps [B, C, H, W] to logits [B, K], or to a tuple of them.
             batch: `image` float32 [B, C, H, W], and `label` int64 [B] or soft targets float32 [B, K].
 
         Raises:
@@ -166,9 +153,7 @@ class ClassificationTask(Task):
         logits = model(batch["image"])
         if not self.now:
             return {"loss": self.loss(logits, batch["label"])}
-        parts = logits
-        if not isinstance(logits, tuple | list):
-            parts = [logits]
+        parts = logits if isinstance(logits, tuple | list) else [logits]
         if len(parts) != len(self.now):
             message = f"has {len(self.now)} entries, and the head gives {len(parts)} outputs"
             raise ConfigError([Fault("task.weights", message + zh("weights_count"))])
@@ -198,8 +183,8 @@ class ClassificationTask(Task):
         head = "config.model.head.num_classes"
         wanted = {head: int, "class_names": list, "preprocessing": dict, "preprocessing.transforms": list}
         require(path, meta, wanted)
-        names = meta["class_names"]
         classes = meta["config"]["model"]["head"]["num_classes"]
+        names = meta["class_names"]
         if not all(isinstance(name, str) for name in names):
             raise CheckpointError(
                 f"{path} is damaged: class_names in its header holds something else than names"
@@ -230,13 +215,13 @@ class ClassificationTask(Task):
         if card:
             node = Config({**node, **card["preprocessing"]})
         val = build_dataset(node, class_names=card.get("class_names"))
-        self._use_classes(val)
-        known = len(self.class_names)
+        self.several = val.multi_hot is not None
+        known = len(val.class_names)
         if model.num_classes < known:
             raise CheckpointError(
                 f"the model has {model.num_classes} classes, the data {known}: set model.head.num_classes"
             )
-        self.class_names = [*self.class_names, *map(str, range(known, model.num_classes))]
+        self.class_names = [*val.class_names, *map(str, range(known, model.num_classes))]
         return val
 
     def meter(
@@ -286,11 +271,7 @@ class ClassificationTask(Task):
         self.several = bool(trained_on.get("multi_label", False))
 
     def read(self, item: str | Path | np.ndarray | Image.Image) -> dict[str, Any]:
-        """One image, prepared for the model.
-
-        Args:
-            item: A path, a uint8 array [H, W, C] or a PIL image.
-        """
+        """One image (a path, a uint8 array [H, W, C] or a PIL image), prepared for the model."""
         path = ""
         if isinstance(item, str | Path):
             path = str(item)
@@ -299,9 +280,8 @@ class ClassificationTask(Task):
             array = np.asarray(item.convert("RGB"))
         else:
             array = item
-        channels = self.channels
-        if channels == 1:
-            channels = 3  # gray is made of RGB, as in training
+        # Gray is made of RGB, as in training.
+        channels = 3 if self.channels == 1 else self.channels
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != channels:
             raise ImageError(
                 path or "the array",
@@ -311,16 +291,8 @@ class ClassificationTask(Task):
         return {"image": self.transforms(array, np.random.default_rng(0))}
 
     def decode(self, outputs: paddle.Tensor, top_k: int) -> list[dict[str, Any]]:
-        """Classes of each image, most probable first.
-
-        Args:
-            outputs: Logits [B, K].
-            top_k: How many; all of K if it has fewer.
-        """
-        if self.several:
-            probabilities = F.sigmoid(outputs).numpy()
-        else:
-            probabilities = _softmax(outputs.numpy())
+        """The `top_k` most probable classes (or all K) of each image, best first, by logits [B, K]."""
+        probabilities = F.sigmoid(outputs).numpy() if self.several else _softmax(outputs.numpy())
         rows = []
         for row in probabilities:
             best = np.argsort(-row, kind="stable")[:top_k].tolist()
@@ -336,9 +308,7 @@ def _input_faults(split: str, model: Classifier, dataset: LabelledImages) -> lis
     given = dataset.output_hw
     path = f"dataloader.{split}.dataset.transforms"
     if given is None:
-        wanted: Any = [height, width]
-        if height == width:
-            wanted = height
+        wanted = height if height == width else [height, width]
         message = (
             f"images keep different sizes, and the model takes {height}x{width}: end with "
             f"{{name: CenterCrop, size: {wanted}}}, or give Resize [{height}, {width}]"
@@ -387,12 +357,8 @@ class _RowMeter(ClassificationMeter):
     def write(self, path: Path, images: Sequence[str], names: Sequence[str]) -> None:
         """Writes a row per image: path, label, predicted class, its name and probability."""
         rows = zip(images, self.label, self.predicted, self.probability, strict=True)
-        # utf-8-sig: spreadsheets then read Chinese class names right.
-        with path.open("w", newline="", encoding="utf-8-sig") as file:
-            writer = csv.writer(file)
-            writer.writerow(["path", "label", "class", "name", "probability"])
-            for image, label, best, probability in rows:
-                writer.writerow([image, int(label), int(best), names[best], f"{probability:.6f}"])
+        cells = ([image, int(true), int(best), names[best], f"{p:.6f}"] for image, true, best, p in rows)
+        write_table(path, ["path", "label", "class", "name", "probability"], cells)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

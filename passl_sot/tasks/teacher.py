@@ -37,16 +37,14 @@ class TeacherSection:
 def build_teacher(
     section: TeacherSection,
     student: Classifier,
-    class_names: Sequence[str] | None = None,
-    normalization: Normalization | None = None,
+    class_names: Sequence[str],
+    normalization: Normalization | None,
 ) -> Classifier:
     """The teacher with its weights, frozen, in evaluation mode.
 
     Args:
-        section: Its config and weights.
-        student: The model that will learn from it.
-        class_names: The student's classes in label order, where they are known.
-        normalization: How the images that both get are normalized, where that is known.
+        class_names: The student's classes in label order.
+        normalization: Of the images that both get, where it is known.
 
     Raises:
         ConfigError: No weights are named; or classes, input size, channels or normalization differ from the
@@ -68,7 +66,7 @@ def build_teacher(
         raise ConfigError(faults)
     arrays, meta = read_weights(section.weights)
     known = meta.get("class_names")
-    if known and class_names is not None and list(known) != list(class_names):
+    if known and list(known) != list(class_names):
         raise CheckpointError(
             f"the teacher {section.weights} was trained on the classes {known[:8]}, the data have "
             f"{list(class_names)[:8]}" + zh("teacher_class_names")
@@ -97,9 +95,8 @@ def _check_normalization(
     """Compares the teacher's own images, by its checkpoint or its config, with those it will get."""
     if ours is None:
         return
-    source, key = section.config, "config"
-    if stored:
-        source, key = str(section.weights), "weights"
+    key = "weights" if stored else "config"
+    source = str(getattr(section, key))
     theirs = normalization_of(stored or cfg.get("dataloader", {}).get("val", {}).get("dataset", {}))
     if theirs is None:
         log.warning(
@@ -129,10 +126,10 @@ def _misfits(teacher: Classifier, student: Classifier, config: str) -> list[Faul
             + zh("teacher_classes")
         )
         faults.append(Fault(f"{_PATH}.config", message))
-    for kind, theirs, ours, setting in (
-        ("of size", _size(teacher), _size(student), "img_size"),
-        ("with channels", teacher.backbone.in_chans, student.backbone.in_chans, "in_chans"),
-    ):
+    sizes = ["x".join(map(str, model.backbone.img_size)) for model in (teacher, student)]
+    channels = [model.backbone.in_chans for model in (teacher, student)]
+    inputs = (("of size", sizes, "img_size"), ("with channels", channels, "in_chans"))
+    for kind, (theirs, ours), setting in inputs:
         if theirs != ours:
             message = (
                 f"the teacher {config!r} takes images {kind} {theirs} and the student {ours} "
@@ -141,7 +138,3 @@ def _misfits(teacher: Classifier, student: Classifier, config: str) -> list[Faul
             )
             faults.append(Fault(f"{_PATH}.config", message))
     return faults
-
-
-def _size(model: Classifier) -> str:
-    return "x".join(map(str, model.backbone.img_size))

@@ -34,31 +34,21 @@ Check = Callable[[Path, dict], None]
 
 @dataclass
 class Checkpoint:
-    """The content of a checkpoint file.
-
-    Attributes:
-        path: The file.
-        tensors: All arrays by prefixed name.
-        meta: The JSON part.
-    """
+    """The content of a checkpoint file."""
 
     path: Path
-    tensors: dict[str, np.ndarray]
-    meta: dict
+    tensors: dict[str, np.ndarray]  # by prefixed name
+    meta: dict  # the JSON part
 
     def part(self, prefix: str) -> dict[str, np.ndarray]:
         """The arrays below `prefix.`, with it removed; empty where there are none."""
         start = prefix + "."
         return {k[len(start) :]: v for k, v in self.tensors.items() if k.startswith(start)}
 
-    def weights(self, kind: str) -> dict[str, np.ndarray]:
-        """The "raw" or the "ema" weights; empty where there are none."""
-        return self.part({"raw": "model", "ema": "ema"}[kind])
-
-    @property
-    def kinds(self) -> list[str]:
-        """Which of "raw" and "ema" it holds."""
-        return [kind for kind in ("raw", "ema") if self.weights(kind)]
+    def weights(self) -> dict[str, dict[str, np.ndarray]]:
+        """The weights that it holds, by kind: "raw", "ema"."""
+        kinds = {"raw": self.part("model"), "ema": self.part("ema")}
+        return {kind: arrays for kind, arrays in kinds.items() if arrays}
 
 
 def _digest(tensors: dict[str, np.ndarray], text: str, version: int) -> str:
@@ -83,8 +73,6 @@ def write_checkpoint(
     """Writes a checkpoint so that `path` always holds a whole one: the old or the new.
 
     Args:
-        path: Target file.
-        tensors: Arrays by name.
         meta: Anything JSON can hold.
         previous: Where the file that stood at `path` is kept.
 
@@ -232,8 +220,6 @@ def require(path: str | Path, meta: Mapping[str, Any], wanted: Mapping[str, type
     """Checks that a checkpoint's JSON part has these keys.
 
     Args:
-        path: The file, for messages.
-        meta: Its JSON part.
         wanted: Type of the value by dotted key; a key comes after those of the sections it is in.
 
     Raises:
@@ -265,10 +251,7 @@ def _position(path: Path) -> tuple[float, ...]:
 def find_latest(folder: Path, warn: Callable[[str], None], check: Check | None = None) -> Checkpoint | None:
     """The newest whole checkpoint of a run folder; None where there is none.
 
-    Args:
-        folder: The folder.
-        warn: Told of damaged checkpoints, which are passed over.
-        check: As of `read_checkpoint`.
+    Damaged ones are passed over with a warning; `check` is that of `read_checkpoint`.
 
     Raises:
         CheckpointError: There are checkpoints, but all are damaged.
@@ -321,10 +304,10 @@ def read_weights(path: str | Path, prefer: str | None = None) -> tuple[dict[str,
     kind = prefer or checkpoint.meta.get("best_by", "raw")
     if kind not in ("raw", "ema"):
         raise CheckpointError(f"{path} is damaged: best_by in its header is {kind!r}, not 'raw' or 'ema'")
-    weights = checkpoint.weights(kind)
-    if not weights:
-        raise CheckpointError(f"{path} has no {kind} weights; it holds {', '.join(checkpoint.kinds)}")
-    return weights, checkpoint.meta
+    weights = checkpoint.weights()
+    if kind not in weights:
+        raise CheckpointError(f"{path} has no {kind} weights; it holds {', '.join(weights)}")
+    return weights[kind], checkpoint.meta
 
 
 def _named(arrays: dict, path: Path) -> dict[str, np.ndarray]:
@@ -342,10 +325,6 @@ def _with_suffix(path: Path, kind: str = "weights file") -> Path:
 
 
 def _siblings(path: Path) -> str:
-    folder = path
-    if not folder.is_dir():
-        folder = path.parent
+    folder = path if path.is_dir() else path.parent
     names = sorted(p.name for p in folder.glob("*") if p.suffix in (".safetensors", ".pdparams"))
-    if not names:
-        return ""
-    return f"; {folder} has {', '.join(names[:8])}"
+    return f"; {folder} has {', '.join(names[:8])}" if names else ""

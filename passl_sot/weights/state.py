@@ -9,11 +9,6 @@ from passl_sot.weights.checkpoint import CheckpointError
 _MASTERS = "master_weights"  # Paddle's name
 
 
-def model_arrays(model: paddle.nn.Layer) -> dict[str, np.ndarray]:
-    """The state dict as NumPy arrays, 16 bits as float32: NumPy has no bfloat16."""
-    return {name: at_least_float32(tensor).numpy() for name, tensor in model.state_dict().items()}
-
-
 def load_model(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: str) -> None:
     """Fills every entry of `model` from `arrays`, or changes nothing.
 
@@ -68,10 +63,8 @@ def _fits(tensor, array) -> bool:
 
 
 def optimizer_arrays(optimizer, model: paddle.nn.Layer) -> dict[str, np.ndarray]:
-    """Optimizer state by structured parameter name.
-
-    Paddle keys it by names such as `linear_0.w_0`, which depend on the layers built before.
-    """
+    """Optimizer state by structured parameter name."""
+    # Paddle keys it by names such as `linear_0.w_0`, which depend on the layers built before.
     structured = {p.name: name for name, p in model.named_parameters()}
     arrays = {}
     entries = optimizer.state_dict()
@@ -91,10 +84,11 @@ def load_optimizer(optimizer, model: paddle.nn.Layer, arrays: dict[str, np.ndarr
     state: dict = {}
     for key, value in arrays.items():
         name, suffix = key.split("|")
+        tensor = paddle.to_tensor(value)
         if suffix == _MASTERS:
-            state.setdefault(_MASTERS, {})[internal[name]] = paddle.to_tensor(value)
+            state.setdefault(_MASTERS, {})[internal[name]] = tensor
         else:
-            state[internal[name] + suffix] = paddle.to_tensor(value)
+            state[internal[name] + suffix] = tensor
     # Paddle creates the state's tensors lazily and takes these values when it does.
     optimizer.set_state_dict(state)
 
@@ -116,11 +110,12 @@ def training_arrays(
     """All tensors of a training run under their checkpoint prefixes.
 
     Args:
-        model: The model.
         average: The averaged weights, `ModelEMA.average`, where they are kept.
         optimizer: As `optimizer_arrays` gives it.
     """
-    parts = {"model": model_arrays(model), "optimizer": optimizer}
+    # 16 bits as float32: NumPy has no bfloat16.
+    weights = {name: at_least_float32(tensor).numpy() for name, tensor in model.state_dict().items()}
+    parts = {"model": weights, "optimizer": optimizer}
     if average is not None:
         parts["ema"] = {name: tensor.numpy() for name, tensor in average.items()}
     return {f"{prefix}.{name}": array for prefix, part in parts.items() for name, array in part.items()}

@@ -7,7 +7,7 @@ import pytest
 from passl_sot.config import ConfigError
 from passl_sot.engine.distributed import World
 from passl_sot.engine.schema import load_config
-from passl_sot.engine.train_state import set_training_mode
+from passl_sot.engine.train_state import running_statistics, set_training_mode
 from passl_sot.engine.trainer import Trainer
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.nn.initializers import batch_norm
@@ -34,7 +34,7 @@ def test_what_moves_in_each_mode(experiment, tmp_path, mode, statistics_move, la
 
     def watch(model, batch):
         with paddle.no_grad():
-            statistics = trainer._statistics()
+            statistics = running_statistics(trainer.model, trainer.parts.frozen)
             seen.append(float(task(model, batch)["loss"]) != float(task(model, batch)["loss"]))
             for tensor, value in statistics:
                 tensor.set_value(value)
