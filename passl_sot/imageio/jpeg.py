@@ -23,8 +23,6 @@ import numpy as np
 
 from passl_sot.imageio.kernels import jit
 
-__all__ = ["HUFFMAN", "INTERVAL", "Header", "available", "bits", "decode_part", "read_header", "segments"]
-
 # Kinds of segments, as their second byte says (ITU-T T.81, table B.1).
 HUFFMAN = 0xC4
 INTERVAL = 0xDD

@@ -10,8 +10,6 @@ import numpy as np
 
 from passl_sot.imageio.jpeg import HUFFMAN, INTERVAL, Header, read_header, segments
 
-__all__ = ["tile_blocks", "tile_jpeg"]
-
 # Width of a tile in pixels: what is aimed at, and the least and the most that help. Narrow tiles let less be
 # decoded beside a crop, but each makes a file larger and decoding slower: 16 is no faster than 32.
 _LEAST, _WIDTH, _MOST = 16, 24, 160

@@ -34,13 +34,12 @@ class PackedImages(LabelledImages):
 
     Args:
         dataroot: The folder, such as `data/packed/train`.
-        transforms: List of transforms, one after the other; see `transforms`, `rand_augment`, `erasing`.
-        batch_transforms: What is done to batches, in training: `Mixup`, and transforms of single images that
-            shall come after it. `Normalize` must be in one of the two lists.
+        transforms: As of `LabelledImages`.
+        batch_transforms: As of `LabelledImages`.
         apply_exif: Turn photographs upright by their EXIF orientation.
         part: As for `ImageFolder`, with the same result: by the names of images before they were packed.
         val_share: Share of each class that is for "val".
-        channels: 3 for colors; 1 for gray, into which pictures of any kind turn after augmentation.
+        channels: As of `LabelledImages`, without multichannel files.
     """
 
     def __init__(
@@ -74,18 +73,22 @@ class PackedImages(LabelledImages):
             channels=channels,
             multi_hot=packed.multi_hot,
         )
-        self._warn_of_enlarging()
+        stored = packed.header["short_side"]
+        if stored is not None and self.output_hw is not None and min(self.output_hw) > stored:
+            _LOGGER.warning(
+                "%s holds images of a short side of %d pixels at most, and the transforms give %dx%d: pack "
+                "the data with a larger --short-side" + zh("packed_too_small"),
+                self.root,
+                stored,
+                *self.output_hw,
+            )
 
     def path(self, index: int) -> str:
         """Where one image is: shard, place in it, and its name before."""
         return self.packed.path(self._item(index))
 
     def read(self, index: int) -> np.ndarray:
-        """One image before any transform, as `LabelledImages.read`; its checksum is compared.
-
-        Raises:
-            ImageError: It can't be read.
-        """
+        """As of `LabelledImages`; its checksum is compared."""
         if self.packed.shapes is not None:
             self.packed.check(self._item(index))
         return as_array(self.open(index))
@@ -103,7 +106,9 @@ class PackedImages(LabelledImages):
         packed = self.packed
         if packed.shapes is not None and packed.orientations is not None and packed.shapes[item, 0]:
             image = np.frombuffer(packed.view(item), np.uint8).reshape(*packed.shapes[item].tolist(), 3)
-            return upright(image, int(packed.orientations[item])) if self.apply_exif else image
+            if self.apply_exif:
+                image = upright(image, int(packed.orientations[item]))
+            return image
         packed.check(item)
         return open_bytes(packed.view(item), packed.path(item), apply_exif=self.apply_exif)
 
@@ -112,18 +117,6 @@ class PackedImages(LabelledImages):
         if type(self).open is not PackedImages.open:
             return None  # another class does something to them
         return self.packed.stack(indices if self._items is None else self._items[indices], self.apply_exif)
-
-    def _warn_of_enlarging(self) -> None:
-        """Says so where images were made smaller than the model takes them."""
-        stored = self.packed.header["short_side"]
-        if stored is not None and self.output_hw is not None and min(self.output_hw) > stored:
-            _LOGGER.warning(
-                "%s holds images of a short side of %d pixels at most, and the transforms give %dx%d: pack "
-                "the data with a larger --short-side" + zh("packed_too_small"),
-                self.root,
-                stored,
-                *self.output_hw,
-            )
 
 
 def _part(packed: Packed, part: str, val_share: float) -> np.ndarray:

@@ -28,20 +28,8 @@ from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError
 from passl_sot.imageio.errors import ImageError
 
-__all__ = [
-    "INDEX",
-    "PLAN",
-    "VERSION",
-    "Packed",
-    "is_packed",
-    "read_index",
-    "read_plan",
-    "shard_name",
-    "write_index",
-    "write_plan",
-]
-
-INDEX, PLAN = "index.bin", "packing.json"
+INDEX = "index.bin"
+PLAN = "packing.json"
 VERSION = 1
 _MAGIC = b"passl_sot pack\r\n"
 _START = struct.Struct("<16sIIQ")
@@ -125,10 +113,7 @@ def read_index(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 class Packed:
-    """A packed copy that is read: bytes of images by their number.
-
-    Args:
-        folder: The folder.
+    """A packed copy in a folder: bytes of images by their number.
 
     Attributes:
         header: What is said once: the recipe, `class_names`, `named`, `images`, `fingerprint`.
@@ -165,12 +150,9 @@ class Packed:
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __reduce__(self):
         # Another process maps the files anew: shared pages cost less than sending indexes of millions.
-        self.__init__(state["folder"])  # type: ignore[misc]
+        return Packed, (self.folder,)
 
     def path(self, index: int) -> str:
         """Where an image stands, for messages: shard, place in it, and what the image was called."""
@@ -184,11 +166,10 @@ class Packed:
         return self._map(shard)[start : int(self._ends[index])]
 
     def stack(self, items: np.ndarray, upright: bool) -> np.ndarray | None:
-        """Pixels of many images, uint8 [B, H, W, 3], unchecked; None where images aren't pixels of one size.
+        """Pixels of the images `items`, int64 [B], as uint8 [B, H, W, 3], unchecked.
 
-        Args:
-            items: Which images, int64 [B].
-            upright: Also None where an image has to be turned.
+        Returns:
+            None where images aren't pixels of one size or, for `upright`, any of the copy has to be turned.
         """
         if not self._uniform or (upright and self._turned):
             return None
@@ -254,10 +235,9 @@ class Packed:
         path = os.path.join(self.folder, shard_name(number))
         fault = "is missing"
         if os.path.isfile(path):
-            there = os.path.getsize(path)
-            if there == size:
+            fault = f"has {os.path.getsize(path)} bytes instead of {size}"
+            if os.path.getsize(path) == size:
                 return
-            fault = f"has {there} bytes instead of {size}"
         raise DataError(
             f"{path} {fault}: copy the whole folder again, or remove it and pack the data again"
             + zh("shard_missing")
@@ -287,7 +267,7 @@ def _not_there(folder: str) -> str:
 
 
 def write_plan(path: str, plan: Mapping[str, Any]) -> None:
-    """Writes the plan of a packed copy that is being made."""
+    """Writes the plan of a copy that is being made."""
     _write_whole(path, [json.dumps({"version": VERSION, **plan}).encode("ascii")])
 
 

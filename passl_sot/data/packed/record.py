@@ -15,9 +15,6 @@ from passl_sot.imageio.jpeg_restart import tile_blocks, tile_jpeg
 from passl_sot.imageio.kernels import jit
 from passl_sot.imageio.lazy_image import as_array
 
-__all__ = ["Item", "Recipe", "pack_image"]
-
-
 _LARGEST_JPEG = 65_500  # pixels of a side that Pillow writes
 
 

@@ -39,8 +39,6 @@ from passl_sot.data.packed.sources import Source
 from passl_sot.data.packed.workers import Sample, spread, work
 from passl_sot.imageio.errors import ImageError
 
-__all__ = ["make_job", "pack", "verify"]
-
 _HASHED = 64  # images whose bytes tell other data of the same names
 _SHOWN = 10
 # Errors of a disk without room.
@@ -55,13 +53,13 @@ def make_job(source: Source, folder: str, recipe: Recipe) -> Job:
     """
     facts = [VERSION, asdict(recipe), source.class_names, source.named]
     digest = hashlib.sha256(json.dumps(facts).encode("ascii"))
-    for array in (*source.names.parts(), source.labels, source.multi_hot):
+    for array in (*source.store.names.parts(), source.labels, source.multi_hot):
         if array is not None:
             digest.update(np.ascontiguousarray(array).tobytes())
     # Names and labels don't tell apart two versions of a dataset; reading all of it would take as long as
     # packing it.
     for index in spread(len(source), _HASHED):
-        digest.update(source.read(index))
+        digest.update(source.store.read(index))
     return Job(source=source, folder=folder, recipe=recipe, fingerprint=digest.hexdigest())
 
 
@@ -249,7 +247,7 @@ def _write_whole_index(job: Job, notes: list[dict[str, np.ndarray]], sizes: list
     source = job.source
     arrays = {name: np.concatenate([note[name] for note in notes]) for name in notes[0]}
     arrays["labels"] = source.labels
-    arrays["name_ends"], arrays["names"] = source.names.parts()
+    arrays["name_ends"], arrays["names"] = source.store.names.parts()
     arrays["shard_firsts"] = np.arange(job.shards, dtype=np.int64) * job.per_shard
     arrays["shard_sizes"] = np.array(sizes, np.int64)
     if source.multi_hot is not None:

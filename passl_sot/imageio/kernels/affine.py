@@ -24,8 +24,6 @@ import numpy as np
 
 from passl_sot.imageio.kernels.jit import compiled
 
-__all__ = ["rotate", "warp"]
-
 # Constants of 32 bits: with Python's own, numba computes in 64, and half as many values go into a register.
 _INT = np.int32
 _WORD = np.uint32

@@ -11,8 +11,6 @@ import numpy as np
 
 from passl_sot.imageio.kernels.jit import compiled
 
-__all__ = ["add_restarts"]
-
 # Numba's integers of 64 bits without a sign, which it doesn't mix with others.
 _32 = np.uint64(32)
 _64 = np.uint64(64)

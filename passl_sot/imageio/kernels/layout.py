@@ -10,17 +10,6 @@ import numpy as np
 
 from passl_sot.imageio.kernels.jit import compiled
 
-__all__ = [
-    "blend_bytes",
-    "blend_floats",
-    "copy_bytes",
-    "crop_each",
-    "mirror",
-    "mirror_each",
-    "normalize",
-    "normalize_each",
-]
-
 _SINGLE = np.float32
 
 

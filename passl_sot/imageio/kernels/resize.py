@@ -24,8 +24,6 @@ import PIL
 from passl_sot.imageio.kernels.jit import compiled
 from passl_sot.imageio.lazy_image import LazyImage
 
-__all__ = ["FILTERS", "resample"]
-
 # How far each filter reaches, in inputs to either side.
 FILTERS = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 
