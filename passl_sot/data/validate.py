@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from multiprocessing import TimeoutError as PoolTimeout
 from multiprocessing.pool import ThreadPool
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import numpy as np
 
@@ -41,8 +41,8 @@ def check_data(
     files decode. Pass datasets as they were built, without another list of class names.
 
     Args:
-        train: Training set, or None.
-        val: Validation set, or None.
+        train: Training set.
+        val: Validation set.
         num_classes: Classes of the model's head; None leaves that check out.
         sample: How many files of each set are decoded, spread evenly; "all" decodes every one.
         progress: Draw progress bars while decoding.
@@ -74,8 +74,12 @@ def check_data(
         sure = name == "train" or isinstance(dataset, ImageFolder)
         (faults if sure else warnings).extend(_empty_classes(name, dataset))
     for name, dataset in present.items():
-        limit = bad_file_limit(len(dataset), max_bad) if name == "train" else 0
-        count = len(dataset) if sample == "all" else min(int(sample), len(dataset))
+        limit = 0  # evaluation ends at the first
+        if name == "train":
+            limit = bad_file_limit(len(dataset), max_bad)
+        count = len(dataset)
+        if sample != "all":
+            count = min(sample, count)
         bad = _unreadable(name, dataset, count, progress, timeout)
         lines = _unreadable_lines(name, bad, f"{count} images looked at ({len(dataset)} in all)", limit)
         (faults if len(bad) > limit else warnings).extend(lines)
@@ -144,14 +148,14 @@ def _labels_out_of_range(name: str, dataset: LabelledImages) -> list[str]:
     ]
 
 
-def _counts_from_one(dataset: LabelledImages) -> bool:
+def _counts_from_one(dataset: LabelledImages) -> TypeGuard[ListFile]:
     """Whether all labels are valid and a list file has no label 0."""
     labels = dataset.labels  # zeros, where there are several per image
     return isinstance(dataset, ListFile) and labels.min() == 1 and labels.max() < len(dataset.class_names)
 
 
 def _labels_from_one(name: str, dataset: LabelledImages) -> list[str]:
-    if not isinstance(dataset, ListFile) or not _counts_from_one(dataset):
+    if not _counts_from_one(dataset):
         return []
     return [
         f"{name}: no image has label 0, so labels seem to count from 1 (up to {int(dataset.labels.max())}): "
@@ -179,8 +183,10 @@ def _empty_classes(name: str, dataset: LabelledImages) -> list[str]:
     if isinstance(dataset, ImageFolder):
         said = f"{len(empty)} class folders hold no images"
         shown = [os.path.join(dataset.root, entry) for entry in shown]
-    more = f" and {len(empty) - _SHOWN} more" if len(empty) > _SHOWN else ""
-    return [f"{name}: {said}: {', '.join(shown)}{more}" + zh("empty_classes")]
+    listed = ", ".join(shown)
+    if len(empty) > _SHOWN:
+        listed += f" and {len(empty) - _SHOWN} more"
+    return [f"{name}: {said}: {listed}" + zh("empty_classes")]
 
 
 def _shared_files(train: LabelledImages, val: LabelledImages) -> list[str]:
@@ -210,7 +216,6 @@ def _shared_files(train: LabelledImages, val: LabelledImages) -> list[str]:
 def _unreadable(
     name: str, dataset: LabelledImages, count: int, progress: bool, timeout: float | None
 ) -> list[ImageError]:
-    """The unreadable files among `count` of them."""
     # Files stand class by class, so evenly spread ones are of all classes.
     indices: Sequence[int] = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64).tolist()
 

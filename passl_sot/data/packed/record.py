@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from dataclasses import dataclass
 from typing import Literal
@@ -36,7 +37,9 @@ class Recipe:
         """For messages."""
         if self.short_side is None:
             return "files as they are, JPEG in tiles without loss"
-        how = "pixels" if self.kind == "pixels" else f"JPEG of quality {self.quality} in tiles"
+        how = "pixels"
+        if self.kind == "files":
+            how = f"JPEG of quality {self.quality} in tiles"
         return f"{how}, short side {self.short_side}"
 
 
@@ -58,13 +61,7 @@ class Item:
 
 
 def pack_image(data: bytes, name: str, recipe: Recipe) -> Item:
-    """The form of an image file to be stored.
-
-    Args:
-        data: The file.
-        name: Its name, for messages.
-        recipe: How.
-    """
+    """The form of an image file to be stored; `name` is its name for messages."""
     try:
         image = as_array(open_bytes(data, name, apply_exif=False))
     except ImageError as error:
@@ -87,18 +84,17 @@ def pack_image(data: bytes, name: str, recipe: Recipe) -> Item:
 
 def _in_tiles(data: bytes, image: np.ndarray, name: str) -> bytes:
     # The file as it is where tiles aren't possible or, of a damaged one, would show another image.
-    tiled = tile_jpeg(data) if jit.available() else None
-    if tiled is None:
-        return data
-    try:
-        again = as_array(open_bytes(tiled, name, apply_exif=False))
-    except ImageError:
-        return data
-    return tiled if np.array_equal(again, image) else data
+    tiled = None
+    if jit.available():
+        tiled = tile_jpeg(data)
+    with contextlib.suppress(ImageError):
+        if tiled and np.array_equal(as_array(open_bytes(tiled, name, apply_exif=False)), image):
+            return tiled
+    return data
 
 
 def _as_jpeg(image: np.ndarray, quality: int, orientation: int) -> bytes:
-    gray = bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
+    gray = bool((image[..., :1] == image).all())
     picture = Image.fromarray(image[..., 0] if gray else image)
     exif = b""
     if orientation != 1:

@@ -78,10 +78,34 @@ def _mix(a, b, c, d, t, cubic, mixed, out):
             mixed[j] = _INT(_FLOAT(v2) + t[j] * (p2 + t[j] * (p3 + t[j] * p4)))
     else:
         for j in range(out.size):
-            mixed[j] = _INT(_FLOAT(b[j]) + t[j] * (_FLOAT(c[j]) - _FLOAT(b[j])))
+            mixed[j] = _INT(_FLOAT(b[j]) + t[j] * _FLOAT(_INT(c[j]) - _INT(b[j])))
     # Apart from the arithmetic: compilers do badly at a loop from bytes by wider numbers to bytes.
     for j in range(out.size):
         out[j] = min(max(mixed[j], _NONE), _FULL)
+
+
+@compiled
+def _measure(column, shift, offset, away, t):
+    """For each byte of a row, by its column: how many columns away its second neighbor is; and t."""
+    for j in range(column.size):
+        place = (((column[j] + 0.5) + shift) + offset) - 0.5
+        left = np.floor(place)
+        away[j] = left - column[j]
+        t[j] = place - left
+
+
+@compiled
+def _count_equal(values):
+    """How many values at the beginning are equal."""
+    # A loop that may break off takes one at a time; nearly always all are equal.
+    equal = 0
+    for j in range(values.size):
+        equal += values[j] == values[0]
+    if equal < values.size:
+        equal = 1
+        while values[equal] == values[0]:
+            equal += 1
+    return equal
 
 
 @compiled
@@ -91,11 +115,14 @@ def _warp_rows(image, m1, m2, cubic, fill, out):
     width = n // 3
     edge = 3 * _EDGE
     line = np.empty(n + 2 * edge, np.uint8)
+    column = np.empty(n, _FLOAT)
+    for j in range(n):
+        column[j] = j // 3
+    # For each byte, though three have the same: spreading them afterwards takes twice as long.
     t = np.empty(n, _FLOAT)
-    away = np.empty(width, _INT)
+    away = np.empty(n, _FLOAT)
     mixed = np.empty(n, _INT)
     for y in range(height):
-        shift = m1 * (y + 0.5)
         first, last = _inside(1.0, m1, m2, y + 0.5, 0, width, width)
         _fill(out[y], 0, first, fill)
         _fill(out[y], last, width, fill)
@@ -104,27 +131,15 @@ def _warp_rows(image, m1, m2, cubic, fill, out):
         for j in range(edge):
             line[j] = image[y, j % 3]
             line[edge + n + j] = image[y, n - 3 + j % 3]
-        for x in range(first, last):
-            place = (((x + 0.5) + shift) + m2) - 0.5
-            left = math.floor(place)
-            away[x] = left - x
-            t[3 * x] = place - left
-            t[3 * x + 1] = place - left
-            t[3 * x + 2] = place - left
+        at = 3 * first
+        _measure(column[at : 3 * last], m1 * (y + 0.5), m2, away[at:], t[at:])
         # The neighbors are equally far away in the whole row, unless that is a whole number but for rounding,
         # which may change on the way.
-        while first < last:
-            end = first + 1
-            while end < last and away[end] == away[first]:
-                end += 1
-            start = 3 * (first + away[first] - 1) + edge
-            size = 3 * (end - first)
-            a = line[start : start + size]
-            b = line[start + 3 : start + 3 + size]
-            c = line[start + 6 : start + 6 + size]
-            d = line[start + 9 : start + 9 + size]
-            _mix(a, b, c, d, t[3 * first :], cubic, mixed, out[y, 3 * first : 3 * end])
-            first = end
+        while at < 3 * last:
+            end = at + _count_equal(away[at : 3 * last])
+            a = line[at + 3 * (int(away[at]) - 1) + edge :]
+            _mix(a, a[3:], a[6:], a[9:], t[at:end], cubic, mixed, out[y, at:end])
+            at = end
 
 
 @compiled
@@ -158,11 +173,11 @@ def _shift_rows(image, m5, cubic, fill, out):
             continue
         place = ((y + 0.5) + m5) - 0.5
         k = math.floor(place)
-        t[:] = place - k
         a = image[max(k - 1, 0)]
         b = image[max(k, 0)]
         c = image[min(k + 1, height - 1)]
         d = image[min(k + 2, height - 1)]
+        t[:] = place - k
         _mix(a, b, c, d, t, cubic, mixed, out[y])
 
 
