@@ -51,29 +51,17 @@ def available() -> bool:
 
 
 class Header(NamedTuple):
-    """All that must be known of a JPEG file to decode a part of it. An MCU is the unit of coding.
-
-    Attributes:
-        height: Height in pixels.
-        width: Width in pixels.
-        mcu_hw: Height and width of an MCU in pixels: 8 times the sampling.
-        interval: Number of MCUs between restart markers; 0 where there are none.
-        sequential: Whether the file runs once from top to bottom, so that a part of it can be decoded.
-        may_turn: Whether there is metadata that may hold an orientation.
-        size_at: Where in the file height and width are written, 2 bytes each.
-        scan_at: Where the scan's header begins.
-        codes_at: Where the codes begin.
-    """
+    """All that must be known of a JPEG file to decode a part of it. An MCU is the unit of coding."""
 
     height: int
     width: int
-    mcu_hw: tuple[int, int]
-    interval: int
-    sequential: bool
-    may_turn: bool
-    size_at: int
-    scan_at: int
-    codes_at: int
+    mcu_hw: tuple[int, int]  # of an MCU in pixels: 8 times the sampling
+    interval: int  # MCUs between restart markers; 0 where there are none
+    sequential: bool  # runs once from top to bottom, so that a part of it can be decoded
+    may_turn: bool  # there is metadata that may hold an orientation
+    size_at: int  # where in the file height and width are written, 2 bytes each
+    scan_at: int  # where the scan's header begins
+    codes_at: int  # where the codes begin
 
 
 def segments(data: bytes | memoryview) -> Iterator[tuple[int, int, int]]:

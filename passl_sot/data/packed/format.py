@@ -12,6 +12,7 @@ place of each array; the arrays.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import functools
 import json
 import mmap
@@ -201,20 +202,12 @@ class Packed:
         return self.orientations is not None and bool((self.orientations > 1).any())
 
     def read(self, index: int) -> bytes:
-        """The bytes of an image.
-
-        Raises:
-            ImageError: They aren't those that were packed.
-        """
+        """The bytes of an image, compared with their checksum."""
         self.check(index)
         return bytes(self.view(index))
 
     def check(self, index: int) -> None:
-        """Compares an image's bytes with their checksum.
-
-        Raises:
-            ImageError: They differ.
-        """
+        """An ImageError where the bytes of an image aren't those that were packed, by their checksum."""
         if zlib.crc32(self.view(index)) != self._checksums[index]:
             raise ImageError(
                 self.path(index),
@@ -272,18 +265,11 @@ def write_plan(path: str, plan: Mapping[str, Any]) -> None:
 
 
 def read_plan(path: str) -> dict[str, Any]:
-    """The plan of a packed copy that is being made.
-
-    Raises:
-        DataError: The file isn't one that `packing` writes.
-    """
-    try:
-        with open(path, encoding="ascii") as file:
-            plan = json.load(file)
+    """The plan of a packed copy that is being made; a DataError where the file is none."""
+    with contextlib.suppress(ValueError, KeyError, TypeError), open(path, encoding="ascii") as file:
+        plan = json.load(file)
         if plan["version"] == VERSION and isinstance(plan["command"], str):
             return plan
-    except (ValueError, KeyError, TypeError):
-        pass
     raise DataError(
         f"{path} isn't from this version of tools/make_cache.py: remove its folder" + zh("remove_folder")
     )

@@ -21,17 +21,11 @@ _LARGEST_JPEG = 65_500  # pixels of a side that Pillow writes
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How images are stored.
+    """How images are stored."""
 
-    Attributes:
-        kind: As files, or as pixels (uint8 [H, W, 3]).
-        short_side: Images with a longer short side are made smaller to this; None leaves all as they are.
-        quality: JPEG quality of those that were made smaller and are stored as files.
-    """
-
-    kind: Literal["files", "pixels"]
-    short_side: int | None
-    quality: int | None = None
+    kind: Literal["files", "pixels"]  # pixels are uint8 [H, W, 3]
+    short_side: int | None  # larger images are made smaller to this; None leaves all as they are
+    quality: int | None = None  # of the JPEG files of those that were made smaller
 
     def words(self) -> str:
         """For messages."""
@@ -45,19 +39,12 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """An image as it is stored.
+    """An image as it is stored."""
 
-    Attributes:
-        data: Bytes of a file, or of pixels.
-        shape: Height and width of pixels; (0, 0) for a file.
-        orientation: EXIF orientation of pixels.
-        fault: Why the image can't be read, if so; it is stored as it is then.
-    """
-
-    data: bytes | memoryview
-    shape: tuple[int, int] = (0, 0)
-    orientation: int = 1
-    fault: str | None = None
+    data: bytes | memoryview  # of a file, or pixels
+    shape: tuple[int, int] = (0, 0)  # height and width of pixels
+    orientation: int = 1  # EXIF orientation of pixels
+    fault: str | None = None  # why the image can't be read, if so; it is stored as it is then
 
 
 def pack_image(data: bytes, name: str, recipe: Recipe) -> Item:

@@ -28,19 +28,12 @@ _STEP = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A dataset to be packed into a folder; can be sent to another process.
-
-    Attributes:
-        source: The images.
-        folder: Where shards are written.
-        recipe: How images are stored.
-        fingerprint: A hash of all that the shards depend on: those of another don't count.
-    """
+    """A dataset to be packed into a folder; can be sent to another process."""
 
     source: Source
     folder: str
     recipe: Recipe
-    fingerprint: str
+    fingerprint: str  # a hash of all that the shards depend on: those of another don't count
 
     @property
     def per_shard(self) -> int:

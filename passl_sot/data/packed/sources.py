@@ -27,21 +27,13 @@ _NO_TRANSFORMS = [{"name": "Normalize"}]
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Labelled image files, wherever they are; can be sent to another process.
+    """Labelled image files, wherever they are; can be sent to another process."""
 
-    Attributes:
-        store: What the images are called, their bytes, and where they are.
-        labels: int64 [N].
-        multi_hot: uint8 [N, C] where images may have several labels, else None.
-        class_names: Name of each label.
-        named: Whether the data say what their classes are called.
-    """
-
-    store: _Files | Packed | TarImages
-    labels: np.ndarray
-    multi_hot: np.ndarray | None = None
+    store: _Files | Packed | TarImages  # their names, bytes, and places
+    labels: np.ndarray  # int64 [N]
+    multi_hot: np.ndarray | None = None  # uint8 [N, C] where images may have several labels
     class_names: list[str]
-    named: bool
+    named: bool  # whether the data say what their classes are called
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -44,19 +44,12 @@ def find_tars(data: str) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class TarImages:
-    """Images in tar files, read where they stand.
-
-    Attributes:
-        tars: The files.
-        names: Name of each image's member.
-        labels: int64 [N].
-        places: Which of the files each image is in, where it begins, and its size; int64 [N, 3].
-    """
+    """Images in tar files, read where they stand."""
 
     tars: Sequence[str]
     names: StringTable
-    labels: np.ndarray
-    places: np.ndarray
+    labels: np.ndarray  # int64 [N]
+    places: np.ndarray  # which of the tars each image is in, where it begins, and its size; int64 [N, 3]
 
     def read(self, index: int) -> bytes:
         """The bytes of an image; an ImageError where the tar file ends before."""
@@ -74,11 +67,7 @@ class TarImages:
 
 
 def scan_tars(tars: Sequence[str]) -> TarImages:
-    """Lists the images of tar files, with their labels.
-
-    Raises:
-        DataError: A file isn't a plain tar, or a sample lacks its label or has two images.
-    """
+    """Lists the images of tar files, with their labels; a DataError names wrong files and samples."""
     names: list[str] = []
     labels: list[int] = []
     places: list[tuple[int, int, int]] = []

@@ -29,15 +29,10 @@ def spread(count: int, most: int) -> list[int]:
 
 
 class Sample(NamedTuple):
-    """Figures of some of the images, for an estimate of all.
+    """Figures of some of the images, for an estimate of all."""
 
-    Attributes:
-        sizes: Bytes of each as it is stored.
-        seconds: Time that one takes on average.
-    """
-
-    sizes: list[int]
-    seconds: float
+    sizes: list[int]  # bytes of each as it is stored
+    seconds: float  # that one takes on average
 
 
 def measure(job: Job, part: int, parts: int) -> Sample:
@@ -70,7 +65,7 @@ def work(
 
     Args:
         job: The dataset and the folder.
-        shares: The shards of each process; at least one process.
+        shares: The shards of each process.
         begin: Called with the figures of each process before the work.
         tell: Called with the number of images packed since the last call.
     """

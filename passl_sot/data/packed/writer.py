@@ -46,11 +46,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def make_job(source: Source, folder: str, recipe: Recipe) -> Job:
-    """The job of packing `source` into `folder`, for `pack`.
-
-    Raises:
-        ImageError: A file can't be opened.
-    """
+    """The job of packing `source` into `folder`, for `pack`; an ImageError where a file can't be opened."""
     facts = [VERSION, asdict(recipe), source.class_names, source.named]
     digest = hashlib.sha256(json.dumps(facts).encode("ascii"))
     for array in (*source.store.names.parts(), source.labels, source.multi_hot):
@@ -103,10 +99,7 @@ def pack(
 
 
 def verify(folder: str, *, progress: bool = False) -> int:
-    """Compares every image of a packed copy with its checksum.
-
-    Returns:
-        How many there are.
+    """Compares every image of a packed copy with its checksum; returns their number.
 
     Raises:
         DataError: Some differ (the first ten are named), or there is no whole copy.
