@@ -42,16 +42,12 @@ class ImageFolder(LabelledImages):
     belong to it, links to folders are followed; hidden files and files with other endings are left out and
     counted in `ignored_files`.
 
-    Args:
+    Args (others as of `LabelledImages`):
         dataroot: The folder that holds the class folders, such as `data/imagenet/train`.
-        transforms: As of `LabelledImages`.
-        batch_transforms: As of `LabelledImages`.
-        apply_exif: Turn photographs upright by their EXIF orientation.
         extensions: Endings of image files, in any case.
         part: "all" images; or, for a folder without splits of its own, those for "train" or for "val", by a
             rule that depends on the paths alone (`hold_out`).
         val_share: Fraction of each class that is for "val".
-        channels: As of `LabelledImages`.
     """
 
     def __init__(

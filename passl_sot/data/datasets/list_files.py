@@ -27,15 +27,11 @@ class ListFile(LabelledImages):
     UTF-8 with or without byte-order mark, line ends of Unix or Windows; paths may hold spaces and are
     relative to `dataroot` unless absolute; empty lines and lines that begin with `#` are skipped.
 
-    Args:
+    Args (others as of `LabelledImages`):
         dataroot: Folder that paths start from.
         list_file: The list.
-        transforms: As of `LabelledImages`.
-        batch_transforms: As of `LabelledImages`.
         class_names: File with the name of each class: one per line in label order, or `label name` lines.
             Without it classes are named "0", "1", ... up to the largest label.
-        apply_exif: Turn photographs upright by their EXIF orientation.
-        channels: As of `LabelledImages`.
         multi_label: true: lines give any number of labels, `path<tab>0,3`, or `path<tab>-` for none.
             "multi_hot": lines give a 0 or 1 for each class, `path<tab>0,1,0`, as PaddleClas has them.
     """

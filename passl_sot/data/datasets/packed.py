@@ -32,14 +32,10 @@ class PackedImages(LabelledImages):
     compared with its checksum whenever it is read; one that is stored as pixels only when it is read whole,
     as the checks before a run do.
 
-    Args:
+    Args (others as of `LabelledImages`, without multichannel files):
         dataroot: The folder, such as `data/packed/train`.
-        transforms: As of `LabelledImages`.
-        batch_transforms: As of `LabelledImages`.
-        apply_exif: Turn photographs upright by their EXIF orientation.
         part: As for `ImageFolder`, with the same result: by the names of images before they were packed.
         val_share: Share of each class that is for "val".
-        channels: As of `LabelledImages`, without multichannel files.
     """
 
     def __init__(
@@ -116,7 +112,9 @@ class PackedImages(LabelledImages):
         """As `LabelledImages.stack`: where all are pixels of one size, upright or not to be turned."""
         if type(self).open is not PackedImages.open:
             return None  # another class does something to them
-        return self.packed.stack(indices if self._items is None else self._items[indices], self.apply_exif)
+        if self._items is not None:
+            indices = self._items[indices]
+        return self.packed.stack(indices, self.apply_exif)
 
 
 def _part(packed: Packed, part: str, val_share: float) -> np.ndarray:

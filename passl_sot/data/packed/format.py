@@ -172,9 +172,8 @@ class Packed:
         Returns:
             None where images aren't pixels of one size or, for `upright`, any of the copy has to be turned.
         """
-        if not self._uniform or (upright and self._turned):
+        if self.shapes is None or self._rows is None or (upright and self._turned):
             return None
-        assert self.shapes is not None
         out = np.empty((len(items), *self.shapes[0].tolist(), 3), np.uint8)
         shards = np.searchsorted(self._firsts, items, side="right") - 1
         places = items - np.array(self._firsts)[shards]
@@ -184,18 +183,13 @@ class Packed:
         return out
 
     @functools.cached_property
-    def _rows(self) -> list[np.ndarray]:
-        # The shards of images of one size, uint8 [N, bytes].
+    def _rows(self) -> list[np.ndarray] | None:
+        # The shards, uint8 [N, bytes], if all images are pixels of one size; files have the size 0.
+        if self.shapes is None or not (self.shapes == self.shapes[0]).all() or not self.shapes[0].all():
+            return None
         size = int(self._ends[0])
         shards = range(len(self._firsts))
         return [np.frombuffer(self._map(shard), np.uint8).reshape(-1, size) for shard in shards]
-
-    @functools.cached_property
-    def _uniform(self) -> bool:
-        # Whether all images are stored as pixels of one size; files have the size 0.
-        if self.shapes is None:
-            return False
-        return bool((self.shapes == self.shapes[0]).all() and self.shapes[0].all())
 
     @functools.cached_property
     def _turned(self) -> bool:
