@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from passl_sot.config import Count, Range
-from passl_sot.config.chinese import CHINESE, zh
+from passl_sot.config import CHINESE, Count, Range, zh
 from passl_sot.data.datasets.base import DATASETS
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.datasets.string_table import StringTable, natural_key

@@ -8,8 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
-from passl_sot.config import Count
-from passl_sot.config.chinese import zh
+from passl_sot.config import Count, zh
 from passl_sot.data.datasets.base import DATASETS
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.datasets.string_table import StringTable
@@ -146,15 +145,13 @@ def _read_plain(data: bytes) -> tuple[StringTable, np.ndarray] | None:
 def read_labels(path: str, classes: int | None) -> tuple[StringTable, np.ndarray]:
     """Reads paths and any number of labels for each: `path<tab>0,3`, or `path<tab>-` for none.
 
-    Args:
-        path: The list file; split as by `read_list`.
-        classes: Number C of classes; None for as many as the largest label needs.
+    Without `classes`, the largest label tells how many there are.
 
     Returns:
         Paths, and uint8 [N, C] of 0 and 1.
 
     Raises:
-        DataError: The file can't be read, or a line is wrong; each fault is given as file:line.
+        DataError: As of `read_list`.
     """
     lines = _parse(path, _read(path))
     labels = [[] if line.field == "-" else line.words() for line in lines]

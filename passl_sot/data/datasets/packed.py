@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from passl_sot.config import Range
-from passl_sot.config.chinese import zh
+from passl_sot.config import Range, zh
 from passl_sot.data.datasets.base import DATASETS
 from passl_sot.data.datasets.folders import VAL_SHARE, choose_part
 from passl_sot.data.datasets.labelled import LabelledImages
@@ -54,7 +52,7 @@ class PackedImages(LabelledImages):
         names = packed.names
         labels = packed.labels
         if part != "all":
-            self._items = _part(packed, part, val_share)
+            self._items = np.array(_part(packed, part, val_share), np.int64)
             names = names.select(self._items)
             labels = labels[self._items]
         super().__init__(
@@ -117,13 +115,11 @@ class PackedImages(LabelledImages):
         return self.packed.stack(indices, self.apply_exif)
 
 
-def _part(packed: Packed, part: str, val_share: float) -> np.ndarray:
+def _part(packed: Packed, part: str, val_share: float) -> list[int]:
     if packed.multi_hot is not None:
         raise DataError(
             f"{packed.folder} has several labels per image, so no share of each class can be held out: pack "
             "a list for train and one for val" + zh("part_multi_label")
         )
-    names: Sequence[str] = [packed.names[i] for i in range(len(packed))]
-    labels: list[Any] = packed.labels.tolist()
-    chosen = choose_part(names, labels, packed.header["class_names"], part, val_share)
-    return np.array(chosen, np.int64)
+    names = [packed.names[i] for i in range(len(packed))]
+    return choose_part(names, packed.labels.tolist(), packed.header["class_names"], part, val_share)

@@ -180,10 +180,12 @@ def _announce(job: Job, shares: list[list[int]], samples: list[Sample], say: Cal
             f"{job.folder}: {left:,} images take about {_size(mean * left)}, and {_size(room)} are free: "
             "make room, or choose another place" + zh("disk_too_small")
         )
+    there = ""
+    if count > left:
+        there = f", of which {count - left:,} images are there already"
     say(
         f"packing {count:,} images into {job.folder} ({job.recipe.words()}): about "
-        f"{_size(mean * count)} in {job.shards} file(s)"
-        + (f", of which {count - left:,} images are there already" if count > left else "")
+        f"{_size(mean * count)} in {job.shards} file(s){there}"
     )
     # The process with the most images ends last.
     seconds = statistics.fmean(sample.seconds for sample in samples) * max(images)
@@ -218,7 +220,7 @@ def _finish(job: Job, say: Callable[[str], None]) -> None:
         notes.append(note)
     faults = [fault for header, _ in notes for fault in header["faults"]]
     sizes = [header["bytes"] for header, _ in notes]
-    _write_whole_index(job, [arrays for _, arrays in notes], sizes)
+    _write_index(job, [arrays for _, arrays in notes], sizes)
     _clean_up(job)
     say(
         f"{job.folder}: {len(job.source):,} images, {_size(sum(sizes))}, all checksums right"
@@ -236,7 +238,7 @@ def _clean_up(job: Job) -> None:
             os.remove(path)
 
 
-def _write_whole_index(job: Job, notes: list[dict[str, np.ndarray]], sizes: list[int]) -> None:
+def _write_index(job: Job, notes: list[dict[str, np.ndarray]], sizes: list[int]) -> None:
     source = job.source
     arrays = {name: np.concatenate([note[name] for note in notes]) for name in notes[0]}
     arrays["labels"] = source.labels
@@ -266,4 +268,6 @@ def _size(count: float) -> str:
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
