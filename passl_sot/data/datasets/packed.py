@@ -59,11 +59,11 @@ class PackedImages(LabelledImages):
             root=packed.folder,
             paths=names,
             labels=labels,
-            class_names=packed.header["class_names"],
+            class_names=packed.class_names,
             transforms=transforms,
             batch_transforms=batch_transforms,
             apply_exif=apply_exif,
-            named=packed.header["named"],
+            named=packed.named,
             channels=channels,
             multi_hot=packed.multi_hot,
         )
@@ -122,4 +122,4 @@ def _part(packed: Packed, part: str, val_share: float) -> list[int]:
             "a list for train and one for val" + zh("part_multi_label")
         )
     names = [packed.names[i] for i in range(len(packed))]
-    return choose_part(names, packed.labels.tolist(), packed.header["class_names"], part, val_share)
+    return choose_part(names, packed.labels.tolist(), packed.class_names, part, val_share)

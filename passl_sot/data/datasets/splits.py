@@ -110,4 +110,4 @@ def _find_packed(root: str) -> OwnFolder | None:
     elif not is_packed(val):
         val = train
     packed = Packed(train)
-    return OwnFolder(train, val, packed.header["class_names"], packed)
+    return OwnFolder(train, val, packed.class_names, packed)

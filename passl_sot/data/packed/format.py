@@ -117,7 +117,9 @@ class Packed:
     """A packed copy in a folder: bytes of images by their number.
 
     Attributes:
-        header: What is said once: the recipe, `class_names`, `named`, `images`, `fingerprint`.
+        header: What is said once: the recipe, `images`, `fingerprint`.
+        class_names: Name of each label.
+        named: Whether the data say what their classes are called.
         names: Name of each image, relative to the folder it came from.
         labels: int64 [N].
         multi_hot: uint8 [N, C] where images may have several labels, else None.
@@ -135,6 +137,8 @@ class Packed:
         if not os.path.isfile(path):
             raise DataError(_not_there(folder))
         self.header, arrays = read_index(path)
+        self.class_names: list[str] = self.header["class_names"]
+        self.named: bool = self.header["named"]
         self.names = StringTable.from_parts(arrays["name_ends"], arrays["names"])
         self.labels = arrays["labels"]
         self.multi_hot = arrays.get("multi_hot")

@@ -91,7 +91,8 @@ def open_source(
     elif os.path.isdir(data) and is_packed(data):
         source = _from_packed(Packed(data))
     elif os.path.isdir(data):
-        source = _from_dataset(ImageFolder(dataroot=data, transforms=_NO_TRANSFORMS))
+        folder = ImageFolder(dataroot=data, transforms=_NO_TRANSFORMS)
+        source = _source(_Files(folder.root, folder.paths), folder)
     else:
         listed = ListFile(
             dataroot=dataroot,
@@ -100,7 +101,7 @@ def open_source(
             class_names=class_names,
             multi_label=multi_label,
         )
-        source = _from_dataset(listed)
+        source = _source(_Files(listed.root, listed.paths), listed)
     wrong = np.flatnonzero(source.labels >= len(source.class_names))
     if len(wrong):
         first = int(wrong[0])
@@ -128,13 +129,13 @@ class _Files:
         return os.path.join(self.root, self.names[index])
 
 
-def _from_dataset(dataset: LabelledImages) -> Source:
+def _source(store: _Files | Packed, data: LabelledImages | Packed) -> Source:
     return Source(
-        store=_Files(dataset.root, dataset.paths),
-        labels=dataset.labels,
-        multi_hot=dataset.multi_hot,
-        class_names=dataset.class_names,
-        named=dataset.named,
+        store=store,
+        labels=data.labels,
+        multi_hot=data.multi_hot,
+        class_names=data.class_names,
+        named=data.named,
     )
 
 
@@ -144,13 +145,7 @@ def _from_packed(packed: Packed) -> Source:
             f"{packed.folder} holds pixels (--raw), not files: name the data that it was made of"
             + zh("raw_as_source")
         )
-    return Source(
-        store=packed,
-        labels=packed.labels,
-        multi_hot=packed.multi_hot,
-        class_names=packed.header["class_names"],
-        named=packed.header["named"],
-    )
+    return _source(packed, packed)
 
 
 def _from_tars(tars: list[str], class_names: str | None) -> Source:

@@ -61,21 +61,23 @@ def _fill(row, first, last, fill):
             row[3 * x + c] = fill[c]
 
 
+@compiled
+def _cubic(v1, v2, v3, v4, t):
+    """The mixture of four at t of the way from v2 to v3, in Pillow's order of operations."""
+    # Not 2·(v1 - v2), whose 2 would have to be of the same type; the sum is the same.
+    p3 = (v1 - v2) + (v1 - v2) + v3 - v4
+    p4 = -v1 + v2 - v3 + v4
+    return v2 + t * ((-v1 + v3) + t * (p3 + t * p4))
+
+
 # -- along one axis ---------------------------------------------------------------------------------
 @compiled
 def _mix(a, b, c, d, t, cubic, mixed, out):
     """Mixes four rows of bytes, or the inner two, at t [bytes] of the way from b to c."""
     if cubic:
         for j in range(out.size):
-            v1 = _INT(a[j])
-            v2 = _INT(b[j])
-            v3 = _INT(c[j])
-            v4 = _INT(d[j])
-            # Whole numbers: exact, as they are in Pillow's double precision.
-            p2 = _FLOAT(v3 - v1)
-            p3 = _FLOAT(_INT(2) * (v1 - v2) + v3 - v4)
-            p4 = _FLOAT(v2 - v1 + v4 - v3)
-            mixed[j] = _INT(_FLOAT(v2) + t[j] * (p2 + t[j] * (p3 + t[j] * p4)))
+            # Differences of whole numbers are exact, as they are in Pillow's double precision.
+            mixed[j] = _INT(_cubic(_INT(a[j]), _INT(b[j]), _INT(c[j]), _INT(d[j]), t[j]))
     else:
         for j in range(out.size):
             mixed[j] = _INT(_FLOAT(b[j]) + t[j] * _FLOAT(_INT(c[j]) - _INT(b[j])))
@@ -236,9 +238,7 @@ def _mix_words(taken, bits, t, cubic, out):
             v2 = (taken[1, j] >> bits) & _FULL
             v3 = (taken[2, j] >> bits) & _FULL
             v4 = (taken[3, j] >> bits) & _FULL
-            p3 = _INT(2) * (v1 - v2) + v3 - v4
-            p4 = v2 - v1 + v4 - v3
-            out[j] = v2 + t[j] * ((v3 - v1) + t[j] * (p3 + t[j] * p4))
+            out[j] = _cubic(v1, v2, v3, v4, t[j])
     else:
         for j in range(out.size):
             v2 = (taken[1, j] >> bits) & _FULL
@@ -251,13 +251,7 @@ def _mix_floats(mixed, t, cubic, out):
     """Mixes the four mixtures of rows, or the inner two, of each pixel."""
     if cubic:
         for j in range(out.size):
-            v1 = mixed[0, j]
-            v2 = mixed[1, j]
-            v3 = mixed[2, j]
-            v4 = mixed[3, j]
-            p3 = 2.0 * (v1 - v2) + v3 - v4
-            p4 = -v1 + v2 - v3 + v4
-            value = v2 + t[j] * ((-v1 + v3) + t[j] * (p3 + t[j] * p4))
+            value = _cubic(mixed[0, j], mixed[1, j], mixed[2, j], mixed[3, j], t[j])
             out[j] = np.uint8(_INT(min(max(value, 0.0), 255.0)))
     else:
         for j in range(out.size):
