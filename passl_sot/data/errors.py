@@ -45,12 +45,7 @@ def stop_at(faults: Sequence[str], more: str) -> None:
 
 
 class ItemError(ValueError):
-    """One item of a dataset can't be read.
-
-    Attributes:
-        path: Where it is: a file, or a place in one.
-        reason: The cause, in words.
-    """
+    """The item of a dataset at `path`, a file or a place in one, can't be read, for a `reason` in words."""
 
     def __init__(self, path: str, reason: str):
         super().__init__(f"{path}: {reason}")

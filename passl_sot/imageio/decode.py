@@ -221,11 +221,7 @@ def _resize_by_pillow(
 
 
 def read_file(path: str) -> bytes:
-    """The bytes of a file.
-
-    Raises:
-        ImageError: It can't be read or is empty.
-    """
+    """The bytes of a file; an ImageError where it can't be read or is empty."""
     try:
         with open(path, "rb") as file:
             data = file.read()

@@ -23,11 +23,7 @@ _MODES = ("L", "LA", "RGB", "RGBA", "CMYK")
 
 
 def read_image(path: str | os.PathLike[str], *, apply_exif: bool, channels: int) -> np.ndarray:
-    """Reads an image for a model of so many channels: as RGB for 1 and 3, else all channels that it has.
-
-    Raises:
-        ImageError: The file can't be read so.
-    """
+    """Reads an image for a model of so many channels: as RGB for 1 and 3, else all channels that it has."""
     if channels in (1, 3):
         return decode(path, apply_exif=apply_exif)
     return decode_multichannel(path)

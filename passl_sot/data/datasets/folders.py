@@ -204,11 +204,7 @@ def choose_part(
 
 
 def hold_out(paths: Sequence[str], share: float, name: str) -> set[str]:
-    """Paths of one class, relative to the folder of classes, that are held out for validation.
-
-    Raises:
-        DataError: There are fewer than two images.
-    """
+    """Paths of one class, relative to the folder of classes, that are held out for validation."""
     if len(paths) < 2:
         raise DataError(
             f"class '{name}' holds {len(paths)} image(s), and two are the least where some are held out for "

@@ -114,11 +114,7 @@ class LabelledImages(Dataset):
         return as_array(self.open(index))
 
     def stored(self, index: int) -> bytes:
-        """The bytes of one image as they lie on disk.
-
-        Raises:
-            ImageError: They can't be read.
-        """
+        """The bytes of one image as they lie on disk; an ImageError where they can't be read."""
         return read_file(self.path(index))
 
     def open(self, index: int) -> LazyImage:

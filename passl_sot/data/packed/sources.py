@@ -40,11 +40,7 @@ class Source:
 
 
 def splits_of(data: str, out: str) -> list[tuple[str, str]]:
-    """The splits of a user's data: the place of each below `out` ("" for the only one), and its path.
-
-    Raises:
-        DataError: There are no images, or `out` would lie among them.
-    """
+    """The splits of a user's data: the place of each below `out` ("" for the only one), and its path."""
     found = _splits_of(os.path.expanduser(data))
     for _, path in found:
         if os.path.isdir(path) and f"{os.path.realpath(out)}/".startswith(f"{os.path.realpath(path)}/"):
