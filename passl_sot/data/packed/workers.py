@@ -56,10 +56,7 @@ def measure(job: Job, part: int, parts: int) -> Sample:
 
 
 def work(
-    job: Job,
-    shares: list[list[int]],
-    begin: Callable[[list[Sample]], None],
-    tell: Callable[[int], Any],
+    job: Job, shares: list[list[int]], begin: Callable[[list[Sample]], None], tell: Callable[[int], Any]
 ) -> None:
     """Writes shards in this process or in others.
 
