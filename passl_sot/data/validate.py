@@ -58,8 +58,8 @@ def check_data(
     """
     faults: list[str] = []
     warnings: list[str] = []
-    splits = {"train": train, "val": val}
-    present = {name: dataset for name, dataset in splits.items() if dataset is not None}
+    splits = (("train", train), ("val", val))
+    present = {name: dataset for name, dataset in splits if dataset is not None}
     if train is not None and val is not None:
         faults += _class_sets(train, val)
         warnings += _shared_files(train, val)
@@ -74,12 +74,9 @@ def check_data(
         sure = name == "train" or isinstance(dataset, ImageFolder)
         (faults if sure else warnings).extend(_empty_classes(name, dataset))
     for name, dataset in present.items():
-        limit = 0  # evaluation ends at the first
-        if name == "train":
-            limit = bad_file_limit(len(dataset), max_bad)
-        count = len(dataset)
-        if sample != "all":
-            count = min(sample, count)
+        # Evaluation ends at the first.
+        limit = bad_file_limit(len(dataset), max_bad) if name == "train" else 0
+        count = len(dataset) if sample == "all" else min(sample, len(dataset))
         bad = _unreadable(name, dataset, count, progress, timeout)
         lines = _unreadable_lines(name, bad, f"{count} images looked at ({len(dataset)} in all)", limit)
         (faults if len(bad) > limit else warnings).extend(lines)

@@ -840,7 +840,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
         folder_of(digits / "files" / "val"),
     )
     assert source.class_names == files.class_names and source.named
-    assert source.store.read(7) == (digits / "files" / "val" / name_of(files, 7)).read_bytes()
+    assert source.read(7) == (digits / "files" / "val" / name_of(files, 7)).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,10 @@ class Source:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def read(self, index: int) -> bytes:
+        """The bytes of an image."""
+        return self.store.read(index)
+
 
 def splits_of(data: str, out: str) -> list[tuple[str, str]]:
     """The splits of a user's data: the place of each below `out` ("" for the only one), and its path."""

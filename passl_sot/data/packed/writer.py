@@ -55,7 +55,7 @@ def make_job(source: Source, folder: str, recipe: Recipe) -> Job:
     # Names and labels don't tell apart two versions of a dataset; reading all of it would take as long as
     # packing it.
     for index in spread(len(source), _HASHED):
-        digest.update(source.store.read(index))
+        digest.update(source.read(index))
     return Job(source=source, folder=folder, recipe=recipe, fingerprint=digest.hexdigest())
 
 
