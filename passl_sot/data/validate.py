@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing import TimeoutError as PoolTimeout
 from multiprocessing.pool import ThreadPool
 from typing import Literal, TypeGuard
@@ -213,8 +213,7 @@ def _shared_files(train: LabelledImages, val: LabelledImages) -> list[str]:
 def _unreadable(
     name: str, dataset: LabelledImages, count: int, progress: bool, timeout: float | None
 ) -> list[ImageError]:
-    # Files stand class by class, so evenly spread ones are of all classes.
-    indices: Sequence[int] = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64).tolist()
+    from tqdm import tqdm
 
     def look(index: int) -> ImageError | None:
         try:
@@ -223,27 +222,24 @@ def _unreadable(
             return error
         return None
 
-    def results() -> Iterator[ImageError | None]:
-        pending = pool.imap(look, indices)
-        for index in indices:
+    # Files stand class by class, so evenly spread ones are of all classes.
+    indices: Sequence[int] = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64).tolist()
+    bar = tqdm(indices, desc=f"checking {name} images", unit="img", leave=False, disable=not progress)
+    found = []
+    # Pillow lets other threads run while it decodes. The threads of concurrent.futures would keep the process
+    # from ending where one of them hangs.
+    with ThreadPool(min(8, usable_cores())) as pool:
+        results = pool.imap(look, indices)
+        for index in bar:
             try:
-                yield pending.next(timeout)
+                found.append(results.next(timeout))
             except PoolTimeout:
                 raise WorkerError(
                     f"image {index} ({dataset.path(index)}) was not read within {timeout:g} s. Is that disk "
                     "or server in order? Where reading may take so long, raise "
                     "dataloader.*.loader.timeout" + zh("reading_timeout")
                 ) from None
-
-    # Pillow lets other threads run while it decodes. The threads of concurrent.futures would keep the process
-    # from ending where one of them hangs.
-    with ThreadPool(min(8, usable_cores())) as pool:
-        looked = results()
-        if progress:
-            from tqdm import tqdm
-
-            looked = tqdm(looked, total=count, desc=f"checking {name} images", unit="img", leave=False)
-        return [error for error in looked if error is not None]
+    return [error for error in found if error is not None]
 
 
 def _unreadable_lines(name: str, bad: list[ImageError], looked_at: str, limit: int) -> list[str]:

@@ -98,6 +98,8 @@ def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: 
     Raises:
         DataError: The folder is missing or empty, or isn't laid out by classes; it shows the layout.
     """
+    from tqdm import tqdm
+
     folders = list_classes(root, extensions)
     # The commonest slip: the folder above train and val, which would be trained on as two classes.
     splits = [name for name in folders if name.lower() in _SPLITS]
@@ -107,12 +109,8 @@ def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: 
             f"dataroot: {os.path.join(root, splits[0])} in place of {root}.\n{LAYOUT}"
         )
     scan = FolderScan(folders)
-    numbered = enumerate(folders)
-    if progress:
-        from tqdm import tqdm
-
-        numbered = tqdm(numbered, total=len(folders), desc=f"reading {root}", unit="class")
-    for label, name in numbered:
+    bar = tqdm(folders, desc=f"reading {root}", unit="class", disable=not progress)
+    for label, name in enumerate(bar):
         for path in walk_class(root, name, extensions):
             if path is None:
                 scan.ignored_files += 1
