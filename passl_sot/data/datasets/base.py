@@ -32,7 +32,7 @@ class Dataset:
     don't depend on the number of workers.
 
     Attributes:
-        seed: Seed of the random augmentation; set by `build_dataloader`.
+        seed: Seed of the random augmentation; set before a loader reads.
         noun: The word for an item in messages; an "s" is added for several.
         item_error: Class of what `sample` raises where an item can't be read, made like `ItemError`. Training
             takes another item in its place, evaluation ends.
