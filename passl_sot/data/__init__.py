@@ -5,17 +5,17 @@ Importing this package doesn't import paddle; `build_dataloader` does.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from passl_sot.config import make_section
 from passl_sot.data.datasets.base import DATASETS, Dataset
 from passl_sot.data.datasets.folders import ImageFolder
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.datasets.list_files import ListFile
 from passl_sot.data.datasets.packed import PackedImages
 from passl_sot.data.errors import DataError, ItemError
-from passl_sot.data.samplers import EvalBatchSampler, ShardedBatchSampler, build_sampler
+from passl_sot.data.samplers import EvalBatchSampler, ShardedBatchSampler
 from passl_sot.data.schema import LoaderSection, SamplerSection, SplitSection
 from passl_sot.data.transforms.auto_augment import AutoAugment, ThreeAugment
 from passl_sot.data.transforms.by_epoch import ByEpoch
@@ -109,28 +109,19 @@ def build_dataloader(
         ConfigError: The section is wrong.
         DataError: As for `build_dataset`; or there are fewer images than a batch needs.
     """
-    from passl_sot.config import make_section
 
     # It imports Paddle, for which lists and checks of the data need not wait.
-    from passl_sot.data.loader.loader import DataLoader, start_workers
+    from passl_sot.data.loader.build import load_split
 
     if mode not in ("train", "val"):
         raise ValueError(f'mode is {mode!r}; it must be "train" or "val"')
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be 0 or more")
     section = cfg if isinstance(cfg, SplitSection) else make_section(SplitSection, cfg)
-    # The processes on this machine, which share its cores; Paddle's launcher tells how many.
-    local_size = int(os.environ.get("PADDLE_LOCAL_SIZE", world_size))
-    # The server of workers gets ready while the data are listed.
-    start_workers(section.loader, local_size)
-    if dataset is None:
-        dataset = build_dataset(section.dataset, class_names=class_names)
-    elif class_names is not None:
+    if class_names is not None:
+        if dataset is None:
+            dataset = build_dataset(section.dataset)
         dataset.use_class_names(class_names)
-    training = mode == "train"
-    dataset.prepare(training=training)
-    dataset.seed = seed
-    sampler = build_sampler(
-        section.sampler, dataset, training=training, seed=seed, rank=rank, world_size=world_size
+    return load_split(
+        section, training=mode == "train", seed=seed, rank=rank, world_size=world_size, dataset=dataset
     )
-    return DataLoader(dataset, sampler, section.loader, training=training, world_size=local_size)

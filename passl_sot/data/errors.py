@@ -13,10 +13,7 @@ class DataError(UserError, ValueError):
     """The data on disk don't fit what the run asks of them.
 
     Args:
-        faults: One message, or one per fault found; all are shown.
-
-    Attributes:
-        faults: The messages as a list.
+        faults: One message, or one per fault found; all are shown, and kept as a list.
     """
 
     def __init__(self, faults: str | Sequence[str]):
@@ -34,14 +31,11 @@ class DataError(UserError, ValueError):
 
 
 def stop_at(faults: Sequence[str], more: str) -> None:
-    """Raises the first ten of the faults, if there are any.
+    """Raises the first ten of the faults as a DataError, if there are any.
 
     Args:
         faults: All that were found.
         more: Words for the others, which are counted: "lines of list.txt".
-
-    Raises:
-        DataError: There are faults.
     """
     # A mistake of the program that wrote a list is in every line of it.
     if len(faults) > _SHOWN:
@@ -51,12 +45,7 @@ def stop_at(faults: Sequence[str], more: str) -> None:
 
 
 class ItemError(ValueError):
-    """One item of a dataset can't be read.
-
-    Attributes:
-        path: Where it is: a file, or a place in one.
-        reason: The cause, in words.
-    """
+    """The item of a dataset at `path`, a file or a place in one, can't be read, for a `reason` in words."""
 
     def __init__(self, path: str, reason: str):
         super().__init__(f"{path}: {reason}")

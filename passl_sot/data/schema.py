@@ -65,14 +65,8 @@ class SamplerSection:
 
 @dataclass(kw_only=True)
 class SplitSection:
-    """`dataloader.train` or `dataloader.val`.
-
-    Attributes:
-        loader: How images are read.
-        sampler: Which images make a batch.
-        dataset: Where images and labels are, and the transforms of an image.
-    """
+    """`dataloader.train` or `dataloader.val`."""
 
     sampler: SamplerSection
-    dataset: Annotated[dict, DATASETS]
+    dataset: Annotated[dict, DATASETS]  # where images and labels are, and the transforms of an image
     loader: LoaderSection = field(default_factory=LoaderSection)

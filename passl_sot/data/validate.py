@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing import TimeoutError as PoolTimeout
 from multiprocessing.pool import ThreadPool
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import numpy as np
 
@@ -41,8 +41,8 @@ def check_data(
     files decode. Pass datasets as they were built, without another list of class names.
 
     Args:
-        train: Training set, or None.
-        val: Validation set, or None.
+        train: Training set.
+        val: Validation set.
         num_classes: Classes of the model's head; None leaves that check out.
         sample: How many files of each set are decoded, spread evenly; "all" decodes every one.
         progress: Draw progress bars while decoding.
@@ -58,8 +58,8 @@ def check_data(
     """
     faults: list[str] = []
     warnings: list[str] = []
-    splits = {"train": train, "val": val}
-    present = {name: dataset for name, dataset in splits.items() if dataset is not None}
+    splits = (("train", train), ("val", val))
+    present = {name: dataset for name, dataset in splits if dataset is not None}
     if train is not None and val is not None:
         faults += _class_sets(train, val)
         warnings += _shared_files(train, val)
@@ -74,8 +74,9 @@ def check_data(
         sure = name == "train" or isinstance(dataset, ImageFolder)
         (faults if sure else warnings).extend(_empty_classes(name, dataset))
     for name, dataset in present.items():
+        # Evaluation ends at the first.
         limit = bad_file_limit(len(dataset), max_bad) if name == "train" else 0
-        count = len(dataset) if sample == "all" else min(int(sample), len(dataset))
+        count = len(dataset) if sample == "all" else min(sample, len(dataset))
         bad = _unreadable(name, dataset, count, progress, timeout)
         lines = _unreadable_lines(name, bad, f"{count} images looked at ({len(dataset)} in all)", limit)
         (faults if len(bad) > limit else warnings).extend(lines)
@@ -144,14 +145,14 @@ def _labels_out_of_range(name: str, dataset: LabelledImages) -> list[str]:
     ]
 
 
-def _counts_from_one(dataset: LabelledImages) -> bool:
+def _counts_from_one(dataset: LabelledImages) -> TypeGuard[ListFile]:
     """Whether all labels are valid and a list file has no label 0."""
     labels = dataset.labels  # zeros, where there are several per image
     return isinstance(dataset, ListFile) and labels.min() == 1 and labels.max() < len(dataset.class_names)
 
 
 def _labels_from_one(name: str, dataset: LabelledImages) -> list[str]:
-    if not isinstance(dataset, ListFile) or not _counts_from_one(dataset):
+    if not _counts_from_one(dataset):
         return []
     return [
         f"{name}: no image has label 0, so labels seem to count from 1 (up to {int(dataset.labels.max())}): "
@@ -179,8 +180,10 @@ def _empty_classes(name: str, dataset: LabelledImages) -> list[str]:
     if isinstance(dataset, ImageFolder):
         said = f"{len(empty)} class folders hold no images"
         shown = [os.path.join(dataset.root, entry) for entry in shown]
-    more = f" and {len(empty) - _SHOWN} more" if len(empty) > _SHOWN else ""
-    return [f"{name}: {said}: {', '.join(shown)}{more}" + zh("empty_classes")]
+    listed = ", ".join(shown)
+    if len(empty) > _SHOWN:
+        listed += f" and {len(empty) - _SHOWN} more"
+    return [f"{name}: {said}: {listed}" + zh("empty_classes")]
 
 
 def _shared_files(train: LabelledImages, val: LabelledImages) -> list[str]:
@@ -210,9 +213,7 @@ def _shared_files(train: LabelledImages, val: LabelledImages) -> list[str]:
 def _unreadable(
     name: str, dataset: LabelledImages, count: int, progress: bool, timeout: float | None
 ) -> list[ImageError]:
-    """The unreadable files among `count` of them."""
-    # Files stand class by class, so evenly spread ones are of all classes.
-    indices: Sequence[int] = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64).tolist()
+    from tqdm import tqdm
 
     def look(index: int) -> ImageError | None:
         try:
@@ -221,27 +222,24 @@ def _unreadable(
             return error
         return None
 
-    def results() -> Iterator[ImageError | None]:
-        pending = pool.imap(look, indices)
-        for index in indices:
+    # Files stand class by class, so evenly spread ones are of all classes.
+    indices: Sequence[int] = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64).tolist()
+    bar = tqdm(indices, desc=f"checking {name} images", unit="img", leave=False, disable=not progress)
+    found = []
+    # Pillow lets other threads run while it decodes. The threads of concurrent.futures would keep the process
+    # from ending where one of them hangs.
+    with ThreadPool(min(8, usable_cores())) as pool:
+        results = pool.imap(look, indices)
+        for index in bar:
             try:
-                yield pending.next(timeout)
+                found.append(results.next(timeout))
             except PoolTimeout:
                 raise WorkerError(
                     f"image {index} ({dataset.path(index)}) was not read within {timeout:g} s. Is that disk "
                     "or server in order? Where reading may take so long, raise "
                     "dataloader.*.loader.timeout" + zh("reading_timeout")
                 ) from None
-
-    # Pillow lets other threads run while it decodes. The threads of concurrent.futures would keep the process
-    # from ending where one of them hangs.
-    with ThreadPool(min(8, usable_cores())) as pool:
-        looked = results()
-        if progress:
-            from tqdm import tqdm
-
-            looked = tqdm(looked, total=count, desc=f"checking {name} images", unit="img", leave=False)
-        return [error for error in looked if error is not None]
+    return [error for error in found if error is not None]
 
 
 def _unreadable_lines(name: str, bad: list[ImageError], looked_at: str, limit: int) -> list[str]:

@@ -83,11 +83,7 @@ def decode(path: str | os.PathLike[str], *, apply_exif: bool) -> np.ndarray:
 def open_image(path: str | os.PathLike[str], *, apply_exif: bool) -> LazyImage:
     """As `decode`, but leaves the decoding until pixels are asked for, where a part of them can be decoded.
 
-    Returns:
-        uint8 [H, W, 3]. Where it isn't an array, asking for pixels may raise `ImageError` too.
-
-    Raises:
-        ImageError: The file can't be read whole as an image; it names the path and the reason.
+    Asking for pixels may then raise `ImageError` too.
     """
     name = os.fspath(path)
     return open_bytes(read_file(name), name, apply_exif=apply_exif)
@@ -106,8 +102,11 @@ def open_bytes(data: bytes | memoryview, name: str, *, apply_exif: bool) -> Lazy
     if header is None or header.height * header.width > min(Image.MAX_IMAGE_PIXELS or MAX_PIXELS, MAX_PIXELS):
         return _decode_by_pillow(data, name, apply_exif)
     stored = _JpegFile(data, name, header)
-    orientation = read_orientation(data) if apply_exif and header.may_turn else 1
-    return stored if orientation == 1 else upright(stored[:, :], orientation)
+    if apply_exif and header.may_turn:
+        orientation = read_orientation(data)
+        if orientation != 1:
+            return upright(stored[:, :], orientation)
+    return stored
 
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -143,8 +142,8 @@ def _decode_by_pillow(data: bytes | memoryview, name: str, apply_exif: bool) -> 
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             check_size(name, image.width, image.height)
             image.load()
-            orientation = _orientation(image) if apply_exif else 1
-            return upright(np.asarray(_to_rgb(image, name)), orientation)
+            pixels = np.asarray(_to_rgb(image, name))
+            return upright(pixels, _orientation(image)) if apply_exif else pixels
     except ImageError:
         raise
     except Exception as error:
@@ -222,11 +221,7 @@ def _resize_by_pillow(
 
 
 def read_file(path: str) -> bytes:
-    """The bytes of a file.
-
-    Raises:
-        ImageError: It can't be read or is empty.
-    """
+    """The bytes of a file; an ImageError where it can't be read or is empty."""
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -270,6 +265,7 @@ def _to_rgb(image: Image.Image, path: str) -> Image.Image:
             path,
             f"a {_UNDEFINED[mode]} image, whose brightness range isn't defined; save it with 8 or 16 bits",
         )
+    # Pillow would copy an image of that mode.
     return image if mode == "RGB" else image.convert("RGB")
 
 

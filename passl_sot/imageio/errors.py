@@ -2,12 +2,7 @@
 
 
 class ImageError(ValueError):
-    """One file can't be read as an image.
-
-    Attributes:
-        path: The file.
-        reason: What is wrong with it, in words.
-    """
+    """The file `path` can't be read as an image, for a `reason` in words."""
 
     def __init__(self, path: str, reason: str):
         super().__init__(f"{path}: {reason}")
@@ -15,5 +10,5 @@ class ImageError(ValueError):
         self.reason = reason
 
     def __reduce__(self):
-        # The default would call ImageError(faults) with one argument.
+        # The default would call ImageError(message) with one argument.
         return ImageError, (self.path, self.reason)

@@ -10,8 +10,6 @@ import numpy as np
 
 from passl_sot.imageio.jpeg import HUFFMAN, INTERVAL, Header, read_header, segments
 
-__all__ = ["tile_blocks", "tile_jpeg"]
-
 # Width of a tile in pixels: what is aimed at, and the least and the most that help. Narrow tiles let less be
 # decoded beside a crop, but each makes a file larger and decoding slower: 16 is no faster than 32.
 _LEAST, _WIDTH, _MOST = 16, 24, 160
@@ -23,14 +21,11 @@ _Table = tuple[np.ndarray, np.ndarray]
 
 
 def tile_jpeg(data: bytes) -> bytes | None:
-    """The same image with restart markers every so many blocks.
-
-    Args:
-        data: A whole JPEG file.
+    """A whole JPEG file with restart markers every so many blocks, of the same coefficients and metadata.
 
     Returns:
-        A whole JPEG file of the same coefficients and metadata; None where `data` isn't a plain sequential
-        file (see `jpeg.read_header`), has restart markers already, or is damaged.
+        None where `data` isn't a plain sequential file (see `jpeg.read_header`), has restart markers already,
+        or is damaged.
 
     Raises:
         ModuleNotFoundError: numba isn't installed.
@@ -40,7 +35,7 @@ def tile_jpeg(data: bytes) -> bytes | None:
     header = read_header(data)
     if header is None or not header.sequential or header.interval:
         return None
-    blocks = -(-header.height // header.mcu_hw[0]), -(-header.width // header.mcu_hw[1])
+    blocks = -(-header.height // header.mcu_hw[0]) * -(-header.width // header.mcu_hw[1])
     interval = tile_blocks(header.width, header.mcu_hw[1])
     tables = _tables(data)
     sampling, chosen = _components(data, header)
@@ -51,12 +46,11 @@ def tile_jpeg(data: bytes) -> bytes | None:
     component = np.repeat(np.arange(len(sampling)), sampling)
     codes = data[header.codes_at : -2]
     more = b""
-    count = blocks[0] * blocks[1]
-    stretches = add_restarts(codes, count, interval, component, of_component, None)
+    stretches = add_restarts(codes, blocks, interval, component, of_component, None)
     if stretches is None:
         # A table made for this file may have no code for the differences that restarts bring.
         standard = np.array(_DC_COUNTS, np.int64), np.array(_DC_SYMBOLS, np.int64)
-        stretches = add_restarts(codes, count, interval, component, of_component, standard)
+        stretches = add_restarts(codes, blocks, interval, component, of_component, standard)
         body = b"".join(bytes([dc, *_DC_COUNTS, *_DC_SYMBOLS]) for dc in sorted({dc for dc, _ in chosen}))
         more = bytes((0xFF, HUFFMAN)) + (2 + len(body)).to_bytes(2, "big") + body
     if stretches is None:

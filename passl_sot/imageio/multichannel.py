@@ -23,19 +23,14 @@ _MODES = ("L", "LA", "RGB", "RGBA", "CMYK")
 
 
 def read_image(path: str | os.PathLike[str], *, apply_exif: bool, channels: int) -> np.ndarray:
-    """Reads an image for a model of so many channels: as RGB for 1 and 3, else all channels that it has.
-
-    Raises:
-        ImageError: The file can't be read so.
-    """
-    return decode(path, apply_exif=apply_exif) if channels in (1, 3) else decode_multichannel(path)
+    """Reads an image for a model of so many channels: as RGB for 1 and 3, else all channels that it has."""
+    if channels in (1, 3):
+        return decode(path, apply_exif=apply_exif)
+    return decode_multichannel(path)
 
 
 def decode_multichannel(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads all channels of an image; the table at the top of this module says which files have how many.
-
-    Returns:
-        uint8 [H, W, C].
+    """Reads all channels of an image, uint8 [H, W, C], as the table at the top of this module says.
 
     Raises:
         ImageError: The file can't be read.
@@ -43,9 +38,8 @@ def decode_multichannel(path: str | os.PathLike[str]) -> np.ndarray:
     name = os.fspath(path)
     data = read_file(name)
     try:
-        if name.lower().endswith(ARRAY_ENDING):
-            return _from_array(name, data)
-        return _from_image(name, data)
+        read = _from_array if name.lower().endswith(ARRAY_ENDING) else _from_image
+        return read(name, data)
     except ImageError:
         raise
     except Exception as error:

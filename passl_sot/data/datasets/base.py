@@ -32,7 +32,7 @@ class Dataset:
     don't depend on the number of workers.
 
     Attributes:
-        seed: Seed of the random augmentation; set by `build_dataloader`.
+        seed: Seed of the random augmentation; set before a loader reads.
         noun: The word for an item in messages; an "s" is added for several.
         item_error: Class of what `sample` raises where an item can't be read, made like `ItemError`. Training
             takes another item in its place, evaluation ends.
@@ -48,9 +48,7 @@ class Dataset:
     def sample(self, key: Key, out: np.ndarray | None = None) -> dict[str, Any]:
         """One sample: arrays and numbers by name, with the item's `index` among them.
 
-        Args:
-            key: Which item.
-            out: Where the sample's largest array may be written, if `batch` provides for it.
+        `out` is where its largest array may be written, if `batch` provides for it.
 
         Raises:
             ItemError: The item can't be read (or what `item_error` names).
@@ -83,18 +81,10 @@ class Dataset:
         return f"{type(self).__name__}[{index}]"
 
     def prepare(self, *, training: bool) -> None:
-        """Called once before a loader reads for training or for evaluation.
-
-        Raises:
-            DataError: The dataset isn't made for it.
-        """
+        """Called before a loader reads; raises a DataError where the dataset isn't made for it."""
 
     def balanced_by(self) -> np.ndarray:
-        """Class of each item, int64 [N], for `sampler.balanced`.
-
-        Raises:
-            DataError: Items have no classes to balance by.
-        """
+        """Class of each item, int64 [N], for `sampler.balanced`; a DataError where there are none."""
         raise DataError(f"sampler.balanced needs a class for each item, and {type(self).__name__} has none")
 
     def missing_speedups(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -85,14 +86,13 @@ def _expected(seed: int) -> dict[str, np.ndarray]:
 
 def _refuse_strangers(root: str, images: dict[str, np.ndarray]) -> None:
     for split in ("train", "val"):
-        for folder, _, names in os.walk(os.path.join(root, split)):
-            for name in names:
-                path = os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
-                if path not in images and not name.startswith("."):
-                    raise DataError(
-                        f"{root} holds {path}, which isn't of the digits with this seed; choose another "
-                        "folder, or remove this one" + zh("folder_has_other_files")
-                    )
+        # Hidden files are left out: other programs leave some, and so does a call that was interrupted.
+        for path in glob.iglob(f"{split}/**", root_dir=root, recursive=True):
+            if path not in images and os.path.isfile(os.path.join(root, path)):
+                raise DataError(
+                    f"{root} holds {path}, which isn't of the digits with this seed; choose another "
+                    "folder, or remove this one" + zh("folder_has_other_files")
+                )
 
 
 def _fill(root: str, images: dict[str, np.ndarray], seed: int) -> int:

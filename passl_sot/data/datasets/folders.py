@@ -18,20 +18,8 @@ from passl_sot.data.errors import DataError
 from passl_sot.data.transforms.image import TRANSFORMS
 from passl_sot.imageio.multichannel import ARRAY_ENDING
 
-EXTENSIONS = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".bmp",
-    ".webp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-)
+_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
+EXTENSIONS = (*_JPEG, ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 LAYOUT = """Expected layout (one folder per class):
     data/train/<class>/*.jpg
     data/val/<class>/*.jpg
@@ -53,16 +41,12 @@ class ImageFolder(LabelledImages):
     belong to it, links to folders are followed; hidden files and files with other endings are left out and
     counted in `ignored_files`.
 
-    Args:
+    Args (others as of `LabelledImages`):
         dataroot: The folder that holds the class folders, such as `data/imagenet/train`.
-        transforms: As of `LabelledImages`.
-        batch_transforms: As of `LabelledImages`.
-        apply_exif: Turn photographs upright by their EXIF orientation.
         extensions: Endings of image files, in any case.
         part: "all" images; or, for a folder without splits of its own, those for "train" or for "val", by a
-            rule that depends on the paths alone (see `hold_out`).
+            rule that depends on the paths alone (`hold_out`).
         val_share: Fraction of each class that is for "val".
-        channels: As of `LabelledImages`.
     """
 
     def __init__(
@@ -100,32 +84,22 @@ class ImageFolder(LabelledImages):
 
 @dataclass
 class FolderScan:
-    """The images of a folder.
+    """The images of a folder, class by class."""
 
-    Attributes:
-        class_names: Names of the class folders, in natural order.
-        paths: Files relative to the root, class by class.
-        labels: Number of each file's class.
-        ignored_files: How many files were left out: hidden, or not named like an image.
-    """
-
-    class_names: list[str]
-    paths: list[str] = field(default_factory=list)
+    class_names: list[str]  # in natural order
+    paths: list[str] = field(default_factory=list)  # relative to the folder
     labels: list[int] = field(default_factory=list)
-    ignored_files: int = 0
+    ignored_files: int = 0  # hidden, or not named like an image
 
 
 def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: bool = False) -> FolderScan:
-    """Lists the class folders of `root` and the images in them.
-
-    Args:
-        root: The folder.
-        extensions: Endings that count as images.
-        progress: Draw a progress bar over the classes.
+    """Lists the class folders of `root` and the images in them; `progress` draws a bar over the classes.
 
     Raises:
         DataError: The folder is missing or empty, or isn't laid out by classes; it shows the layout.
     """
+    from tqdm import tqdm
+
     folders = list_classes(root, extensions)
     # The commonest slip: the folder above train and val, which would be trained on as two classes.
     splits = [name for name in folders if name.lower() in _SPLITS]
@@ -135,12 +109,8 @@ def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: 
             f"dataroot: {os.path.join(root, splits[0])} in place of {root}.\n{LAYOUT}"
         )
     scan = FolderScan(folders)
-    numbered = enumerate(folders)
-    if progress:
-        from tqdm import tqdm
-
-        numbered = tqdm(numbered, total=len(folders), desc=f"reading {root}", unit="class")
-    for label, name in numbered:
+    bar = tqdm(folders, desc=f"reading {root}", unit="class", disable=not progress)
+    for label, name in enumerate(bar):
         for path in walk_class(root, name, extensions):
             if path is None:
                 scan.ignored_files += 1
@@ -184,32 +154,30 @@ def list_classes(root: str, extensions: Sequence[str] = EXTENSIONS) -> list[str]
     raise DataError(f"{root} is empty: no class folders in it.\n{LAYOUT}")
 
 
-def walk_class(root: str, name: str, extensions: Sequence[str] = EXTENSIONS) -> Iterator[str | None]:
-    """Yields the images of one class, relative to `root`, and None for each file that is left out."""
-    return _walk(os.path.join(root, name), name, _endings(extensions), ())
-
-
-def _walk(
-    folder: str, relative: str, endings: tuple[str, ...], above: tuple[str, ...]
+def walk_class(
+    root: str, name: str, extensions: Sequence[str] = EXTENSIONS, above: Sequence[str] = ()
 ) -> Iterator[str | None]:
-    """Files before folders, each in order of their names."""
+    """Yields the images of one class, relative to `root`, and None for each file that is left out."""
+    folder = os.path.join(root, name)
     real = os.path.realpath(folder)
     if real in above:  # a link back to a folder above would go round for ever
         return
+    endings = _endings(extensions)
     inner = []
     with os.scandir(folder) as entries:
         # The order of a directory is the file system's: labels and draws would differ between machines.
         for entry in sorted(entries, key=lambda e: e.name):
-            name = entry.name
+            path = f"{name}/{entry.name}"
             if entry.is_dir():
-                if not _is_clutter(name):
-                    inner.append(name)
-            elif not name.startswith(".") and name.lower().endswith(endings) and entry.is_file():
-                yield f"{relative}/{name}"
+                if not _is_clutter(entry.name):
+                    inner.append(path)
+            elif not entry.name.startswith(".") and path.lower().endswith(endings) and entry.is_file():
+                yield path
             else:
                 yield None
-    for name in inner:
-        yield from _walk(os.path.join(folder, name), f"{relative}/{name}", endings, (*above, real))
+    # Files before folders, so that the order doesn't hang on which of them a file system lists first.
+    for path in inner:
+        yield from walk_class(root, path, extensions, (*above, real))
 
 
 def _is_clutter(name: str) -> bool:
@@ -234,28 +202,18 @@ def choose_part(
 
 
 def hold_out(paths: Sequence[str], share: float, name: str) -> set[str]:
-    """Images of one class that are held out for validation: those whose paths' checksums come first.
-
-    No seed takes part, so every run holds out the same; new images leave most others where they are.
-
-    Args:
-        paths: Paths of the images, relative to the folder of classes.
-        share: Which fraction of them, rounded, but at least one on each side.
-        name: Name of the class, for the message.
-
-    Raises:
-        DataError: There are fewer than two images.
-    """
+    """Paths of one class, relative to the folder of classes, that are held out for validation."""
     if len(paths) < 2:
         raise DataError(
             f"class '{name}' holds {len(paths)} image(s), and two are the least where some are held out for "
             "validation: add images, or lay out train and val folders" + zh("two_images_per_class")
         )
-    # Checksums rather than a generator: an added image doesn't move the others to the other side.
+    # By checksums rather than a generator: every run holds out the same, and an added image leaves most of
+    # the others on their side.
     ranked = sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path)).digest())
     return set(ranked[: held_out_count(len(paths), share)])
 
 
 def held_out_count(images: int, share: float) -> int:
-    """How many images of a class are held out."""
+    """How many images of a class are held out: a share, rounded, but at least one on each side."""
     return min(max(1, round(share * images)), max(images - 1, 0))

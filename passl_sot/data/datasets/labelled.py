@@ -114,11 +114,7 @@ class LabelledImages(Dataset):
         return as_array(self.open(index))
 
     def stored(self, index: int) -> bytes:
-        """The bytes of one image as they lie on disk.
-
-        Raises:
-            ImageError: They can't be read.
-        """
+        """The bytes of one image as they lie on disk; an ImageError where they can't be read."""
         return read_file(self.path(index))
 
     def open(self, index: int) -> LazyImage:
@@ -134,7 +130,7 @@ class LabelledImages(Dataset):
         return image
 
     def describe(self, index: int) -> str:
-        """The file of one image."""
+        """As of `Dataset`."""
         return self.path(index)
 
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
@@ -142,11 +138,7 @@ class LabelledImages(Dataset):
         return self.sample(key)
 
     def sample(self, key: int | Key, out: np.ndarray | None = None) -> dict[str, Any]:
-        """One sample.
-
-        Args:
-            key: Index, (epoch, index), or (epoch, index, copy).
-            out: Where the image is written to if it can be; it is the `image` of the sample then.
+        """One sample; `key` may be an index alone, `out` becomes its `image` if it fits.
 
         Returns:
             `image`, `label` (an integer, or float32 [C] of 0 and 1) and `index`. The image is float32
@@ -172,11 +164,7 @@ class LabelledImages(Dataset):
         return None
 
     def samples(self, keys: Sequence[Key], empty: Empty) -> dict[str, np.ndarray] | None:
-        """The samples of many keys, as arrays [B, ...]; small images take a tenth of the time.
-
-        Args:
-            keys: (epoch, index) each, or (epoch, index, copy) each.
-            empty: Gives memory for normalized images, as `numpy.empty`.
+        """The samples of many keys at once, as arrays [B, ...].
 
         Returns:
             None where images have to be taken one by one: `stack` has none, or a transform can't work so.
@@ -186,11 +174,13 @@ class LabelledImages(Dataset):
         """
         if not self.transforms.batched:
             return None
+        # (epoch, index) each, or (epoch, index, copy) each.
         places = np.array(keys, np.int64)
         index = np.ascontiguousarray(places[:, 1])
         stacked = self.stack(index)
         if stacked is None:
             return None
+        # Small images take a tenth of the time that they take one by one.
         images = self.transforms.of_batch(stacked, Streams(self.seed, places), empty)
         return {"image": images, "label": self._label(index), "index": index}
 
@@ -290,24 +280,20 @@ class LabelledImages(Dataset):
         return np.bincount(valid, minlength=len(self.class_names))
 
     def use_class_names(self, class_names: Sequence[str]) -> None:
-        """Numbers the classes as another list does, such as that of a checkpoint.
-
-        Args:
-            class_names: All names in label order; may hold more classes than these data.
+        """Numbers the classes as another list does, such as a checkpoint's, which may hold more classes.
 
         Raises:
             DataError: These data hold a class that the list doesn't.
         """
         if self.named:
             number = {name: label for label, name in enumerate(class_names)}
-            strangers = [name for name in self.found_classes if name not in number]
-            if strangers:
-                raise DataError(
-                    [
-                        f"{self.root} holds class '{name}', which {nearest(name, class_names)}"
-                        for name in strangers
-                    ]
-                )
+            faults = [
+                f"{self.root} holds class '{name}', which {nearest(name, class_names)}"
+                for name in self.found_classes
+                if name not in number
+            ]
+            if faults:
+                raise DataError(faults)
             table = np.array([number[name] for name in self.class_names], np.int64)  # old number to new
         elif len(self.found_classes) > len(class_names):
             raise DataError(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -31,15 +30,10 @@ class PackedImages(LabelledImages):
     compared with its checksum whenever it is read; one that is stored as pixels only when it is read whole,
     as the checks before a run do.
 
-    Args:
+    Args (others as of `LabelledImages`, without multichannel files):
         dataroot: The folder, such as `data/packed/train`.
-        transforms: List of transforms, one after the other; see `transforms`, `rand_augment`, `erasing`.
-        batch_transforms: What is done to batches, in training: `Mixup`, and transforms of single images that
-            shall come after it. `Normalize` must be in one of the two lists.
-        apply_exif: Turn photographs upright by their EXIF orientation.
         part: As for `ImageFolder`, with the same result: by the names of images before they were packed.
         val_share: Share of each class that is for "val".
-        channels: 3 for colors; 1 for gray, into which pictures of any kind turn after augmentation.
     """
 
     def __init__(
@@ -58,33 +52,37 @@ class PackedImages(LabelledImages):
         names = packed.names
         labels = packed.labels
         if part != "all":
-            self._items = _part(packed, part, val_share)
+            self._items = np.array(_part(packed, part, val_share), np.int64)
             names = names.select(self._items)
             labels = labels[self._items]
         super().__init__(
             root=packed.folder,
             paths=names,
             labels=labels,
-            class_names=packed.header["class_names"],
+            class_names=packed.class_names,
             transforms=transforms,
             batch_transforms=batch_transforms,
             apply_exif=apply_exif,
-            named=packed.header["named"],
+            named=packed.named,
             channels=channels,
             multi_hot=packed.multi_hot,
         )
-        self._warn_of_enlarging()
+        stored = packed.header["short_side"]
+        if stored is not None and self.output_hw is not None and min(self.output_hw) > stored:
+            _LOGGER.warning(
+                "%s holds images of a short side of %d pixels at most, and the transforms give %dx%d: pack "
+                "the data with a larger --short-side" + zh("packed_too_small"),
+                self.root,
+                stored,
+                *self.output_hw,
+            )
 
     def path(self, index: int) -> str:
         """Where one image is: shard, place in it, and its name before."""
         return self.packed.path(self._item(index))
 
     def read(self, index: int) -> np.ndarray:
-        """One image before any transform, as `LabelledImages.read`; its checksum is compared.
-
-        Raises:
-            ImageError: It can't be read.
-        """
+        """As of `LabelledImages`; its checksum is compared."""
         if self.packed.shapes is not None:
             self.packed.check(self._item(index))
         return as_array(self.open(index))
@@ -102,7 +100,9 @@ class PackedImages(LabelledImages):
         packed = self.packed
         if packed.shapes is not None and packed.orientations is not None and packed.shapes[item, 0]:
             image = np.frombuffer(packed.view(item), np.uint8).reshape(*packed.shapes[item].tolist(), 3)
-            return upright(image, int(packed.orientations[item])) if self.apply_exif else image
+            if self.apply_exif:
+                image = upright(image, int(packed.orientations[item]))
+            return image
         packed.check(item)
         return open_bytes(packed.view(item), packed.path(item), apply_exif=self.apply_exif)
 
@@ -110,28 +110,16 @@ class PackedImages(LabelledImages):
         """As `LabelledImages.stack`: where all are pixels of one size, upright or not to be turned."""
         if type(self).open is not PackedImages.open:
             return None  # another class does something to them
-        return self.packed.stack(indices if self._items is None else self._items[indices], self.apply_exif)
-
-    def _warn_of_enlarging(self) -> None:
-        """Says so where images were made smaller than the model takes them."""
-        stored = self.packed.header["short_side"]
-        if stored is not None and self.output_hw is not None and min(self.output_hw) > stored:
-            _LOGGER.warning(
-                "%s holds images of a short side of %d pixels at most, and the transforms give %dx%d: pack "
-                "the data with a larger --short-side" + zh("packed_too_small"),
-                self.root,
-                stored,
-                *self.output_hw,
-            )
+        if self._items is not None:
+            indices = self._items[indices]
+        return self.packed.stack(indices, self.apply_exif)
 
 
-def _part(packed: Packed, part: str, val_share: float) -> np.ndarray:
+def _part(packed: Packed, part: str, val_share: float) -> list[int]:
     if packed.multi_hot is not None:
         raise DataError(
             f"{packed.folder} has several labels per image, so no share of each class can be held out: pack "
             "a list for train and one for val" + zh("part_multi_label")
         )
-    names: Sequence[str] = [packed.names[i] for i in range(len(packed))]
-    labels: list[Any] = packed.labels.tolist()
-    chosen = choose_part(names, labels, packed.header["class_names"], part, val_share)
-    return np.array(chosen, np.int64)
+    names = [packed.names[i] for i in range(len(packed))]
+    return choose_part(names, packed.labels.tolist(), packed.class_names, part, val_share)

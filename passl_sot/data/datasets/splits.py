@@ -24,19 +24,12 @@ _VAL = ("val", "valid", "validation", "test")
 
 @dataclass(frozen=True)
 class OwnFolder:
-    """The splits of a user's folder.
+    """The splits of a user's folder."""
 
-    Attributes:
-        train: Folder of the training classes.
-        val: That of validation; the same where some of each class is to be held out.
-        class_names: Names of the training classes, in natural order.
-        packed: The training images, where the folder is a packed copy.
-    """
-
-    train: str
-    val: str
-    class_names: list[str]
-    packed: Packed | None = None
+    train: str  # the folder of the training classes
+    val: str  # that of validation; the same where some of each class is to be held out
+    class_names: list[str]  # of training, in natural order
+    packed: Packed | None = None  # the training images, where the folder is a packed copy
 
     @property
     def held_out(self) -> bool:
@@ -117,4 +110,4 @@ def _find_packed(root: str) -> OwnFolder | None:
     elif not is_packed(val):
         val = train
     packed = Packed(train)
-    return OwnFolder(train, val, packed.header["class_names"], packed)
+    return OwnFolder(train, val, packed.class_names, packed)

@@ -14,15 +14,10 @@ _DIGITS = re.compile(r"([0-9]+)")
 
 
 class StringTable:
-    """A read-only list of strings in one byte buffer.
+    """A read-only list of strings in one byte buffer; file names that aren't valid UTF-8 survive."""
 
-    A million paths as Python objects cost about 150 MB in every worker process, as reference counts make each
-    worker copy them; here they share 40 MB.
-
-    Args:
-        strings: The entries; file names that aren't valid UTF-8 survive.
-    """
-
+    # A million paths as Python objects cost about 150 MB in every worker process, as reference counts make
+    # each worker copy them; here they share 40 MB.
     def __init__(self, strings: Iterable[str]):
         strings = list(strings)
         text = "".join(strings)

@@ -12,6 +12,7 @@ place of each array; the arrays.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import functools
 import json
 import mmap
@@ -28,20 +29,8 @@ from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError
 from passl_sot.imageio.errors import ImageError
 
-__all__ = [
-    "INDEX",
-    "PLAN",
-    "VERSION",
-    "Packed",
-    "is_packed",
-    "read_index",
-    "read_plan",
-    "shard_name",
-    "write_index",
-    "write_plan",
-]
-
-INDEX, PLAN = "index.bin", "packing.json"
+INDEX = "index.bin"
+PLAN = "packing.json"
 VERSION = 1
 _MAGIC = b"passl_sot pack\r\n"
 _START = struct.Struct("<16sIIQ")
@@ -125,13 +114,12 @@ def read_index(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 class Packed:
-    """A packed copy that is read: bytes of images by their number.
-
-    Args:
-        folder: The folder.
+    """A packed copy in a folder: bytes of images by their number.
 
     Attributes:
-        header: What is said once: the recipe, `class_names`, `named`, `images`, `fingerprint`.
+        header: What is said once: the recipe, `images`, `fingerprint`.
+        class_names: Name of each label.
+        named: Whether the data say what their classes are called.
         names: Name of each image, relative to the folder it came from.
         labels: int64 [N].
         multi_hot: uint8 [N, C] where images may have several labels, else None.
@@ -149,6 +137,8 @@ class Packed:
         if not os.path.isfile(path):
             raise DataError(_not_there(folder))
         self.header, arrays = read_index(path)
+        self.class_names: list[str] = self.header["class_names"]
+        self.named: bool = self.header["named"]
         self.names = StringTable.from_parts(arrays["name_ends"], arrays["names"])
         self.labels = arrays["labels"]
         self.multi_hot = arrays.get("multi_hot")
@@ -165,12 +155,9 @@ class Packed:
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __reduce__(self):
         # Another process maps the files anew: shared pages cost less than sending indexes of millions.
-        self.__init__(state["folder"])  # type: ignore[misc]
+        return Packed, (self.folder,)
 
     def path(self, index: int) -> str:
         """Where an image stands, for messages: shard, place in it, and what the image was called."""
@@ -184,15 +171,13 @@ class Packed:
         return self._map(shard)[start : int(self._ends[index])]
 
     def stack(self, items: np.ndarray, upright: bool) -> np.ndarray | None:
-        """Pixels of many images, uint8 [B, H, W, 3], unchecked; None where images aren't pixels of one size.
+        """Pixels of the images `items`, int64 [B], as uint8 [B, H, W, 3], unchecked.
 
-        Args:
-            items: Which images, int64 [B].
-            upright: Also None where an image has to be turned.
+        Returns:
+            None where images aren't pixels of one size or, for `upright`, any of the copy has to be turned.
         """
-        if not self._uniform or (upright and self._turned):
+        if self.shapes is None or self._rows is None or (upright and self._turned):
             return None
-        assert self.shapes is not None
         out = np.empty((len(items), *self.shapes[0].tolist(), 3), np.uint8)
         shards = np.searchsorted(self._firsts, items, side="right") - 1
         places = items - np.array(self._firsts)[shards]
@@ -202,38 +187,25 @@ class Packed:
         return out
 
     @functools.cached_property
-    def _rows(self) -> list[np.ndarray]:
-        # The shards of images of one size, uint8 [N, bytes].
+    def _rows(self) -> list[np.ndarray] | None:
+        # The shards, uint8 [N, bytes], if all images are pixels of one size; files have the size 0.
+        if self.shapes is None or not (self.shapes == self.shapes[0]).all() or not self.shapes[0].all():
+            return None
         size = int(self._ends[0])
         shards = range(len(self._firsts))
         return [np.frombuffer(self._map(shard), np.uint8).reshape(-1, size) for shard in shards]
-
-    @functools.cached_property
-    def _uniform(self) -> bool:
-        # Whether all images are stored as pixels of one size; files have the size 0.
-        if self.shapes is None:
-            return False
-        return bool((self.shapes == self.shapes[0]).all() and self.shapes[0].all())
 
     @functools.cached_property
     def _turned(self) -> bool:
         return self.orientations is not None and bool((self.orientations > 1).any())
 
     def read(self, index: int) -> bytes:
-        """The bytes of an image.
-
-        Raises:
-            ImageError: They aren't those that were packed.
-        """
+        """The bytes of an image, compared with their checksum."""
         self.check(index)
         return bytes(self.view(index))
 
     def check(self, index: int) -> None:
-        """Compares an image's bytes with their checksum.
-
-        Raises:
-            ImageError: They differ.
-        """
+        """An ImageError where the bytes of an image aren't those that were packed, by their checksum."""
         if zlib.crc32(self.view(index)) != self._checksums[index]:
             raise ImageError(
                 self.path(index),
@@ -254,10 +226,9 @@ class Packed:
         path = os.path.join(self.folder, shard_name(number))
         fault = "is missing"
         if os.path.isfile(path):
-            there = os.path.getsize(path)
-            if there == size:
+            fault = f"has {os.path.getsize(path)} bytes instead of {size}"
+            if os.path.getsize(path) == size:
                 return
-            fault = f"has {there} bytes instead of {size}"
         raise DataError(
             f"{path} {fault}: copy the whole folder again, or remove it and pack the data again"
             + zh("shard_missing")
@@ -287,23 +258,16 @@ def _not_there(folder: str) -> str:
 
 
 def write_plan(path: str, plan: Mapping[str, Any]) -> None:
-    """Writes the plan of a packed copy that is being made."""
+    """Writes the plan of a copy that is being made."""
     _write_whole(path, [json.dumps({"version": VERSION, **plan}).encode("ascii")])
 
 
 def read_plan(path: str) -> dict[str, Any]:
-    """The plan of a packed copy that is being made.
-
-    Raises:
-        DataError: The file isn't one that `packing` writes.
-    """
-    try:
-        with open(path, encoding="ascii") as file:
-            plan = json.load(file)
+    """The plan of a packed copy that is being made; a DataError where the file is none."""
+    with contextlib.suppress(ValueError, KeyError, TypeError), open(path, encoding="ascii") as file:
+        plan = json.load(file)
         if plan["version"] == VERSION and isinstance(plan["command"], str):
             return plan
-    except (ValueError, KeyError, TypeError):
-        pass
     raise DataError(
         f"{path} isn't from this version of tools/make_cache.py: remove its folder" + zh("remove_folder")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from dataclasses import dataclass
 from typing import Literal
@@ -15,59 +16,39 @@ from passl_sot.imageio.jpeg_restart import tile_blocks, tile_jpeg
 from passl_sot.imageio.kernels import jit
 from passl_sot.imageio.lazy_image import as_array
 
-__all__ = ["Item", "Recipe", "pack_image"]
-
-
 _LARGEST_JPEG = 65_500  # pixels of a side that Pillow writes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How images are stored.
+    """How images are stored."""
 
-    Attributes:
-        kind: As files, or as pixels (uint8 [H, W, 3]).
-        short_side: Images with a longer short side are made smaller to this; None leaves all as they are.
-        quality: JPEG quality of those that were made smaller and are stored as files.
-    """
-
-    kind: Literal["files", "pixels"]
-    short_side: int | None
-    quality: int | None = None
+    kind: Literal["files", "pixels"]  # pixels are uint8 [H, W, 3]
+    short_side: int | None  # larger images are made smaller to this; None leaves all as they are
+    quality: int | None = None  # of the JPEG files of those that were made smaller
 
     def words(self) -> str:
         """For messages."""
         if self.short_side is None:
             return "files as they are, JPEG in tiles without loss"
-        how = "pixels" if self.kind == "pixels" else f"JPEG of quality {self.quality} in tiles"
+        how = "pixels"
+        if self.kind == "files":
+            how = f"JPEG of quality {self.quality} in tiles"
         return f"{how}, short side {self.short_side}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """An image as it is stored.
+    """An image as it is stored."""
 
-    Attributes:
-        data: Bytes of a file, or of pixels.
-        shape: Height and width of pixels; (0, 0) for a file.
-        orientation: EXIF orientation of pixels.
-        fault: Why the image can't be read, if so; it is stored as it is then.
-    """
-
-    data: bytes | memoryview
-    shape: tuple[int, int] = (0, 0)
-    orientation: int = 1
-    fault: str | None = None
+    data: bytes | memoryview  # of a file, or pixels
+    shape: tuple[int, int] = (0, 0)  # height and width of pixels
+    orientation: int = 1  # EXIF orientation of pixels
+    fault: str | None = None  # why the image can't be read, if so; it is stored as it is then
 
 
 def pack_image(data: bytes, name: str, recipe: Recipe) -> Item:
-    """The form of an image file to be stored.
-
-    Args:
-        data: The file.
-        name: Its name, for messages.
-        recipe: How.
-    """
+    """The form of an image file to be stored; `name` is its name for messages."""
     try:
         image = as_array(open_bytes(data, name, apply_exif=False))
     except ImageError as error:
@@ -90,18 +71,17 @@ def pack_image(data: bytes, name: str, recipe: Recipe) -> Item:
 
 def _in_tiles(data: bytes, image: np.ndarray, name: str) -> bytes:
     # The file as it is where tiles aren't possible or, of a damaged one, would show another image.
-    tiled = tile_jpeg(data) if jit.available() else None
-    if tiled is None:
-        return data
-    try:
-        again = as_array(open_bytes(tiled, name, apply_exif=False))
-    except ImageError:
-        return data
-    return tiled if np.array_equal(again, image) else data
+    tiled = None
+    if jit.available():
+        tiled = tile_jpeg(data)
+    with contextlib.suppress(ImageError):
+        if tiled and np.array_equal(as_array(open_bytes(tiled, name, apply_exif=False)), image):
+            return tiled
+    return data
 
 
 def _as_jpeg(image: np.ndarray, quality: int, orientation: int) -> bytes:
-    gray = bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
+    gray = bool((image[..., :1] == image).all())
     picture = Image.fromarray(image[..., 0] if gray else image)
     exif = b""
     if orientation != 1:

@@ -16,8 +16,6 @@ from passl_sot.data.packed.format import map_file, read_index, shard_name, write
 from passl_sot.data.packed.record import Recipe, pack_image
 from passl_sot.data.packed.sources import Source
 
-__all__ = ["Job", "finished_shard", "write_shard"]
-
 # Images in a shard: as many as make 64 shards, within bounds, but no more than 512 shards, since each process
 # that reads holds all of them open.
 _LEAST = 256
@@ -30,19 +28,12 @@ _STEP = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A dataset to be packed into a folder; can be sent to another process.
-
-    Attributes:
-        source: The images.
-        folder: Where shards are written.
-        recipe: How images are stored.
-        fingerprint: A hash of all that the shards depend on: those of another don't count.
-    """
+    """A dataset to be packed into a folder; can be sent to another process."""
 
     source: Source
     folder: str
     recipe: Recipe
-    fingerprint: str
+    fingerprint: str  # a hash of all that the shards depend on: those of another don't count
 
     @property
     def per_shard(self) -> int:
@@ -79,18 +70,14 @@ def finished_shard(job: Job, number: int) -> tuple[dict[str, Any], dict[str, np.
 
 
 def write_shard(job: Job, number: int, tell: Callable[[int], None]) -> None:
-    """Packs the images of one shard.
-
-    Args:
-        job: The dataset and the folder.
-        number: Of the shard.
-        tell: Called now and then with the number of images since the last time.
+    """Packs the images of one shard; `tell` is called now and then with the number of images since.
 
     Raises:
         ImageError: A file can't be opened.
         DataError: The disk doesn't give back the bytes that were written.
         OSError: It is full, for example.
     """
+    store = job.source.store
     temporary = f"{job.file(number)}.part"
     images = job.images(number)
     sizes = np.zeros(len(images), np.int64)
@@ -100,7 +87,7 @@ def write_shard(job: Job, number: int, tell: Callable[[int], None]) -> None:
     faults: list[str] = []
     with open(temporary, "wb") as file:
         for place, index in enumerate(images):
-            item = pack_image(job.source.read(index), job.source.path(index), job.recipe)
+            item = pack_image(store.read(index), store.path(index), job.recipe)
             file.write(item.data)
             sizes[place] = len(item.data)
             checksums[place] = zlib.crc32(item.data)

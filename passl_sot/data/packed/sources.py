@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,10 +16,8 @@ from passl_sot.data.datasets.splits import find_splits
 from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError
 from passl_sot.data.packed.format import Packed, is_packed
-from passl_sot.data.packed.webdataset import find_tars, scan_tars
+from passl_sot.data.packed.webdataset import TarImages, find_tars, scan_tars
 from passl_sot.imageio.decode import read_file
-
-__all__ = ["Source", "open_source", "splits_of"]
 
 # Beside tar files, the names of their classes.
 _CLASS_NAMES = "class_names.txt"
@@ -30,36 +27,24 @@ _NO_TRANSFORMS = [{"name": "Normalize"}]
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Labelled image files, wherever they are.
+    """Labelled image files, wherever they are; can be sent to another process."""
 
-    Attributes:
-        names: What each image is called.
-        labels: int64 [N].
-        multi_hot: uint8 [N, C] where images may have several labels, else None.
-        class_names: Name of each label.
-        named: Whether the data say what their classes are called.
-        read: Gives the bytes of an image; can be sent to another process.
-        path: Where an image is, for messages.
-    """
-
-    names: StringTable
-    labels: np.ndarray
-    multi_hot: np.ndarray | None
+    store: _Files | Packed | TarImages  # their names, bytes, and places
+    labels: np.ndarray  # int64 [N]
+    multi_hot: np.ndarray | None = None  # uint8 [N, C] where images may have several labels
     class_names: list[str]
-    named: bool
-    read: Callable[[int], bytes]
-    path: Callable[[int], str]
+    named: bool  # whether the data say what their classes are called
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.labels)
+
+    def read(self, index: int) -> bytes:
+        """The bytes of an image."""
+        return self.store.read(index)
 
 
 def splits_of(data: str, out: str) -> list[tuple[str, str]]:
-    """The splits of a user's data: the place of each below `out` ("" for the only one), and its path.
-
-    Raises:
-        DataError: There are no images, or `out` would lie among them.
-    """
+    """The splits of a user's data: the place of each below `out` ("" for the only one), and its path."""
     found = _splits_of(os.path.expanduser(data))
     for _, path in found:
         if os.path.isdir(path) and f"{os.path.realpath(out)}/".startswith(f"{os.path.realpath(path)}/"):
@@ -106,7 +91,8 @@ def open_source(
     elif os.path.isdir(data) and is_packed(data):
         source = _from_packed(Packed(data))
     elif os.path.isdir(data):
-        source = _from_dataset(ImageFolder(dataroot=data, transforms=_NO_TRANSFORMS))
+        folder = ImageFolder(dataroot=data, transforms=_NO_TRANSFORMS)
+        source = _source(_Files(folder.root, folder.paths), folder)
     else:
         listed = ListFile(
             dataroot=dataroot,
@@ -115,42 +101,41 @@ def open_source(
             class_names=class_names,
             multi_label=multi_label,
         )
-        source = _from_dataset(listed)
+        source = _source(_Files(listed.root, listed.paths), listed)
     wrong = np.flatnonzero(source.labels >= len(source.class_names))
     if len(wrong):
         first = int(wrong[0])
         raise DataError(
             f"{data}: {len(wrong)} labels are not in 0 to {len(source.class_names) - 1}, the first is "
-            f"{int(source.labels[first])} of {source.path(first)}" + zh("label_beyond_classes")
+            f"{int(source.labels[first])} of {source.store.path(first)}" + zh("label_beyond_classes")
         )
     return source
 
 
-class _FileReader:
-    # Sent to other processes in place of the dataset, whose transforms needn't be.
-    def __init__(self, root: str, paths: StringTable):
-        self._root = root
-        self._paths = paths
+# Sent to other processes in place of the dataset, whose transforms needn't be.
+@dataclass(frozen=True)
+class _Files:
+    root: str
+    names: StringTable
 
     def read(self, index: int) -> bytes:
         path = self.path(index)
         # An empty file is as unreadable as a damaged one: it is kept. One that can't be opened ends the work.
-        return b"" if os.path.isfile(path) and not os.path.getsize(path) else read_file(path)
+        if os.path.isfile(path) and not os.path.getsize(path):
+            return b""
+        return read_file(path)
 
     def path(self, index: int) -> str:
-        return os.path.join(self._root, self._paths[index])
+        return os.path.join(self.root, self.names[index])
 
 
-def _from_dataset(dataset: LabelledImages) -> Source:
-    reader = _FileReader(dataset.root, dataset.paths)
+def _source(store: _Files | Packed, data: LabelledImages | Packed) -> Source:
     return Source(
-        names=dataset.paths,
-        labels=dataset.labels,
-        multi_hot=dataset.multi_hot,
-        class_names=dataset.class_names,
-        named=dataset.named,
-        read=reader.read,
-        path=reader.path,
+        store=store,
+        labels=data.labels,
+        multi_hot=data.multi_hot,
+        class_names=data.class_names,
+        named=data.named,
     )
 
 
@@ -160,15 +145,7 @@ def _from_packed(packed: Packed) -> Source:
             f"{packed.folder} holds pixels (--raw), not files: name the data that it was made of"
             + zh("raw_as_source")
         )
-    return Source(
-        names=packed.names,
-        labels=packed.labels,
-        multi_hot=packed.multi_hot,
-        class_names=packed.header["class_names"],
-        named=packed.header["named"],
-        read=packed.read,
-        path=packed.path,
-    )
+    return _source(packed, packed)
 
 
 def _from_tars(tars: list[str], class_names: str | None) -> Source:
@@ -176,16 +153,7 @@ def _from_tars(tars: list[str], class_names: str | None) -> Source:
     beside = os.path.join(os.path.dirname(tars[0]), _CLASS_NAMES)
     if class_names is None and os.path.isfile(beside):
         class_names = beside
-    if class_names is None:
-        names = [str(label) for label in range(int(images.labels.max()) + 1)]
-    else:
+    names = [str(label) for label in range(int(images.labels.max()) + 1)]
+    if class_names is not None:
         names = read_class_names(os.path.expanduser(class_names))
-    return Source(
-        names=images.names,
-        labels=images.labels,
-        multi_hot=None,
-        class_names=names,
-        named=class_names is not None,
-        read=images.read,
-        path=images.path,
-    )
+    return Source(store=images, labels=images.labels, class_names=names, named=class_names is not None)

@@ -7,6 +7,7 @@ each other.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import itertools
 import os
@@ -23,8 +24,6 @@ from passl_sot.data.datasets.string_table import StringTable, natural_key
 from passl_sot.data.errors import DataError
 from passl_sot.imageio.errors import ImageError
 
-__all__ = ["TarImages", "find_tars", "scan_tars"]
-
 _TAR = ".tar"
 
 
@@ -35,7 +34,9 @@ def find_tars(data: str) -> list[str]:
         return [os.path.join(data, name) for name in sorted(names, key=natural_key)]
     if not data.endswith(_TAR):
         return []
-    found = [data] if os.path.exists(data) else sorted(glob.glob(data), key=natural_key)
+    if os.path.exists(data):
+        return [data]
+    found = sorted(glob.glob(data), key=natural_key)
     if not found:
         raise DataError(f"{data}: no such tar file" + zh("no_tar"))
     return found
@@ -43,26 +44,15 @@ def find_tars(data: str) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class TarImages:
-    """Images in tar files, read where they stand.
-
-    Attributes:
-        tars: The files.
-        names: Name of each image's member.
-        labels: int64 [N].
-        places: Which of the files each image is in, where it begins, and its size; int64 [N, 3].
-    """
+    """Images in tar files, read where they stand."""
 
     tars: Sequence[str]
     names: StringTable
-    labels: np.ndarray
-    places: np.ndarray
+    labels: np.ndarray  # int64 [N]
+    places: np.ndarray  # which of the tars each image is in, where it begins, and its size; int64 [N, 3]
 
     def read(self, index: int) -> bytes:
-        """The bytes of an image.
-
-        Raises:
-            ImageError: The tar file ends before.
-        """
+        """The bytes of an image; an ImageError where the tar file ends before."""
         number, start, size = self.places[index].tolist()
         with open(self.tars[number], "rb") as file:
             file.seek(start)
@@ -77,11 +67,7 @@ class TarImages:
 
 
 def scan_tars(tars: Sequence[str]) -> TarImages:
-    """Lists the images of tar files, with their labels.
-
-    Raises:
-        DataError: A file isn't a plain tar, or a sample lacks its label or has two images.
-    """
+    """Lists the images of tar files, with their labels; a DataError names wrong files and samples."""
     names: list[str] = []
     labels: list[int] = []
     places: list[tuple[int, int, int]] = []
@@ -115,9 +101,10 @@ def _samples(path: str) -> Iterator[tuple[tarfile.TarInfo, int]]:
                         images.append(member)
                     elif ending == ".cls":
                         labels.append(_read_label(path, tar, member))
-                if len(images) > 1 or (images and not labels):
-                    fault = "two images" if len(images) > 1 else "no .cls"
-                    raise DataError(f"{path}: sample {key} has {fault}" + zh("tar_sample"))
+                if len(images) > 1:
+                    raise DataError(f"{path}: sample {key} has two images" + zh("tar_sample"))
+                if images and not labels:
+                    raise DataError(f"{path}: sample {key} has no .cls" + zh("tar_sample"))
                 if images:
                     yield images[0], labels[0]
     except tarfile.TarError as error:
@@ -136,13 +123,12 @@ def _split(name: str) -> tuple[str, str]:
 
 def _read_label(path: str, tar: tarfile.TarFile, member: tarfile.TarInfo) -> int:
     file = tar.extractfile(member)
-    text = file.read() if file else b""
-    try:
+    assert file is not None  # the member is a plain file
+    text = file.read()
+    with contextlib.suppress(ValueError):
         label = int(text)
         if 0 <= label <= LARGEST_LABEL:
             return label
-    except ValueError:
-        pass
     raise DataError(
         f"{path}: {member.name} holds {text[:40]!r} instead of a class number" + zh("label_invalid")
     )

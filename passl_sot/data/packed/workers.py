@@ -20,8 +20,6 @@ from passl_sot.data.packed.shard import Job, write_shard
 from passl_sot.imageio.errors import ImageError
 from passl_sot.launch.supervisor import end_with_parent
 
-__all__ = ["Sample", "measure", "spread", "work"]
-
 _SAMPLE = 32  # images that each process measures
 
 
@@ -31,25 +29,20 @@ def spread(count: int, most: int) -> list[int]:
 
 
 class Sample(NamedTuple):
-    """Figures of some of the images, for an estimate of all.
+    """Figures of some of the images, for an estimate of all."""
 
-    Attributes:
-        sizes: Bytes of each as it is stored.
-        seconds: Time that one takes on average.
-    """
-
-    sizes: list[int]
-    seconds: float
+    sizes: list[int]  # bytes of each as it is stored
+    seconds: float  # that one takes on average
 
 
 def measure(job: Job, part: int, parts: int) -> Sample:
     """Packs a sample of the images into a file without a name, as one of so many processes at a time."""
-    source = job.source
-    chosen = spread(len(source), _SAMPLE * parts)[part::parts]
+    images = job.source.store
+    chosen = spread(len(job.source), _SAMPLE * parts)[part::parts]
     with tempfile.TemporaryFile(dir=job.folder) as file:
 
         def store(index: int) -> int:
-            data = pack_image(source.read(index), source.path(index), job.recipe).data
+            data = pack_image(images.read(index), images.path(index), job.recipe).data
             return file.write(data)
 
         # Once without being timed: loops may have to be compiled, which doesn't happen again.
@@ -63,16 +56,13 @@ def measure(job: Job, part: int, parts: int) -> Sample:
 
 
 def work(
-    job: Job,
-    shares: list[list[int]],
-    begin: Callable[[list[Sample]], None],
-    tell: Callable[[int], Any],
+    job: Job, shares: list[list[int]], begin: Callable[[list[Sample]], None], tell: Callable[[int], Any]
 ) -> None:
     """Writes shards in this process or in others.
 
     Args:
         job: The dataset and the folder.
-        shares: The shards of each process; at least one process.
+        shares: The shards of each process.
         begin: Called with the figures of each process before the work.
         tell: Called with the number of images packed since the last call.
     """

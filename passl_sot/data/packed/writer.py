@@ -39,8 +39,6 @@ from passl_sot.data.packed.sources import Source
 from passl_sot.data.packed.workers import Sample, spread, work
 from passl_sot.imageio.errors import ImageError
 
-__all__ = ["make_job", "pack", "verify"]
-
 _HASHED = 64  # images whose bytes tell other data of the same names
 _SHOWN = 10
 # Errors of a disk without room.
@@ -48,14 +46,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def make_job(source: Source, folder: str, recipe: Recipe) -> Job:
-    """The job of packing `source` into `folder`, for `pack`.
-
-    Raises:
-        ImageError: A file can't be opened.
-    """
+    """The job of packing `source` into `folder`, for `pack`; an ImageError where a file can't be opened."""
     facts = [VERSION, asdict(recipe), source.class_names, source.named]
     digest = hashlib.sha256(json.dumps(facts).encode("ascii"))
-    for array in (*source.names.parts(), source.labels, source.multi_hot):
+    for array in (*source.store.names.parts(), source.labels, source.multi_hot):
         if array is not None:
             digest.update(np.ascontiguousarray(array).tobytes())
     # Names and labels don't tell apart two versions of a dataset; reading all of it would take as long as
@@ -105,10 +99,7 @@ def pack(
 
 
 def verify(folder: str, *, progress: bool = False) -> int:
-    """Compares every image of a packed copy with its checksum.
-
-    Returns:
-        How many there are.
+    """Compares every image of a packed copy with its checksum; returns their number.
 
     Raises:
         DataError: Some differ (the first ten are named), or there is no whole copy.
@@ -189,10 +180,12 @@ def _announce(job: Job, shares: list[list[int]], samples: list[Sample], say: Cal
             f"{job.folder}: {left:,} images take about {_size(mean * left)}, and {_size(room)} are free: "
             "make room, or choose another place" + zh("disk_too_small")
         )
+    there = ""
+    if count > left:
+        there = f", of which {count - left:,} images are there already"
     say(
         f"packing {count:,} images into {job.folder} ({job.recipe.words()}): about "
-        f"{_size(mean * count)} in {job.shards} file(s)"
-        + (f", of which {count - left:,} images are there already" if count > left else "")
+        f"{_size(mean * count)} in {job.shards} file(s){there}"
     )
     # The process with the most images ends last.
     seconds = statistics.fmean(sample.seconds for sample in samples) * max(images)
@@ -227,7 +220,7 @@ def _finish(job: Job, say: Callable[[str], None]) -> None:
         notes.append(note)
     faults = [fault for header, _ in notes for fault in header["faults"]]
     sizes = [header["bytes"] for header, _ in notes]
-    _write_whole_index(job, [arrays for _, arrays in notes], sizes)
+    _write_index(job, [arrays for _, arrays in notes], sizes)
     _clean_up(job)
     say(
         f"{job.folder}: {len(job.source):,} images, {_size(sum(sizes))}, all checksums right"
@@ -245,11 +238,11 @@ def _clean_up(job: Job) -> None:
             os.remove(path)
 
 
-def _write_whole_index(job: Job, notes: list[dict[str, np.ndarray]], sizes: list[int]) -> None:
+def _write_index(job: Job, notes: list[dict[str, np.ndarray]], sizes: list[int]) -> None:
     source = job.source
     arrays = {name: np.concatenate([note[name] for note in notes]) for name in notes[0]}
     arrays["labels"] = source.labels
-    arrays["name_ends"], arrays["names"] = source.names.parts()
+    arrays["name_ends"], arrays["names"] = source.store.names.parts()
     arrays["shard_firsts"] = np.arange(job.shards, dtype=np.int64) * job.per_shard
     arrays["shard_sizes"] = np.array(sizes, np.int64)
     if source.multi_hot is not None:
@@ -275,4 +268,6 @@ def _size(count: float) -> str:
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -24,8 +24,6 @@ import numpy as np
 
 from passl_sot.imageio.kernels.jit import compiled
 
-__all__ = ["rotate", "warp"]
-
 # Constants of 32 bits: with Python's own, numba computes in 64, and half as many values go into a register.
 _INT = np.int32
 _WORD = np.uint32
@@ -63,27 +61,53 @@ def _fill(row, first, last, fill):
             row[3 * x + c] = fill[c]
 
 
+@compiled
+def _cubic(v1, v2, v3, v4, t):
+    """The mixture of four at t of the way from v2 to v3, in Pillow's order of operations."""
+    # Not 2·(v1 - v2), whose 2 would have to be of the same type; the sum is the same.
+    p3 = (v1 - v2) + (v1 - v2) + v3 - v4
+    p4 = -v1 + v2 - v3 + v4
+    return v2 + t * ((-v1 + v3) + t * (p3 + t * p4))
+
+
 # -- along one axis ---------------------------------------------------------------------------------
 @compiled
 def _mix(a, b, c, d, t, cubic, mixed, out):
     """Mixes four rows of bytes, or the inner two, at t [bytes] of the way from b to c."""
     if cubic:
         for j in range(out.size):
-            v1 = _INT(a[j])
-            v2 = _INT(b[j])
-            v3 = _INT(c[j])
-            v4 = _INT(d[j])
-            # Whole numbers: exact, as they are in Pillow's double precision.
-            p2 = _FLOAT(v3 - v1)
-            p3 = _FLOAT(_INT(2) * (v1 - v2) + v3 - v4)
-            p4 = _FLOAT(v2 - v1 + v4 - v3)
-            mixed[j] = _INT(_FLOAT(v2) + t[j] * (p2 + t[j] * (p3 + t[j] * p4)))
+            # Differences of whole numbers are exact, as they are in Pillow's double precision.
+            mixed[j] = _INT(_cubic(_INT(a[j]), _INT(b[j]), _INT(c[j]), _INT(d[j]), t[j]))
     else:
         for j in range(out.size):
-            mixed[j] = _INT(_FLOAT(b[j]) + t[j] * (_FLOAT(c[j]) - _FLOAT(b[j])))
+            mixed[j] = _INT(_FLOAT(b[j]) + t[j] * _FLOAT(_INT(c[j]) - _INT(b[j])))
     # Apart from the arithmetic: compilers do badly at a loop from bytes by wider numbers to bytes.
     for j in range(out.size):
         out[j] = min(max(mixed[j], _NONE), _FULL)
+
+
+@compiled
+def _measure(column, shift, offset, away, t):
+    """For each byte of a row, by its column: how many columns away its second neighbor is; and t."""
+    for j in range(column.size):
+        place = (((column[j] + 0.5) + shift) + offset) - 0.5
+        left = np.floor(place)
+        away[j] = left - column[j]
+        t[j] = place - left
+
+
+@compiled
+def _count_equal(values):
+    """How many values at the beginning are equal."""
+    # A loop that may break off takes one at a time; nearly always all are equal.
+    equal = 0
+    for j in range(values.size):
+        equal += values[j] == values[0]
+    if equal < values.size:
+        equal = 1
+        while values[equal] == values[0]:
+            equal += 1
+    return equal
 
 
 @compiled
@@ -93,11 +117,14 @@ def _warp_rows(image, m1, m2, cubic, fill, out):
     width = n // 3
     edge = 3 * _EDGE
     line = np.empty(n + 2 * edge, np.uint8)
+    column = np.empty(n, _FLOAT)
+    for j in range(n):
+        column[j] = j // 3
+    # For each byte, though three have the same: spreading them afterwards takes twice as long.
     t = np.empty(n, _FLOAT)
-    away = np.empty(width, _INT)
+    away = np.empty(n, _FLOAT)
     mixed = np.empty(n, _INT)
     for y in range(height):
-        shift = m1 * (y + 0.5)
         first, last = _inside(1.0, m1, m2, y + 0.5, 0, width, width)
         _fill(out[y], 0, first, fill)
         _fill(out[y], last, width, fill)
@@ -106,27 +133,15 @@ def _warp_rows(image, m1, m2, cubic, fill, out):
         for j in range(edge):
             line[j] = image[y, j % 3]
             line[edge + n + j] = image[y, n - 3 + j % 3]
-        for x in range(first, last):
-            place = (((x + 0.5) + shift) + m2) - 0.5
-            left = math.floor(place)
-            away[x] = left - x
-            t[3 * x] = place - left
-            t[3 * x + 1] = place - left
-            t[3 * x + 2] = place - left
+        at = 3 * first
+        _measure(column[at : 3 * last], m1 * (y + 0.5), m2, away[at:], t[at:])
         # The neighbors are equally far away in the whole row, unless that is a whole number but for rounding,
         # which may change on the way.
-        while first < last:
-            end = first + 1
-            while end < last and away[end] == away[first]:
-                end += 1
-            start = 3 * (first + away[first] - 1) + edge
-            size = 3 * (end - first)
-            a = line[start : start + size]
-            b = line[start + 3 : start + 3 + size]
-            c = line[start + 6 : start + 6 + size]
-            d = line[start + 9 : start + 9 + size]
-            _mix(a, b, c, d, t[3 * first :], cubic, mixed, out[y, 3 * first : 3 * end])
-            first = end
+        while at < 3 * last:
+            end = at + _count_equal(away[at : 3 * last])
+            a = line[at + 3 * (int(away[at]) - 1) + edge :]
+            _mix(a, a[3:], a[6:], a[9:], t[at:end], cubic, mixed, out[y, at:end])
+            at = end
 
 
 @compiled
@@ -160,11 +175,11 @@ def _shift_rows(image, m5, cubic, fill, out):
             continue
         place = ((y + 0.5) + m5) - 0.5
         k = math.floor(place)
-        t[:] = place - k
         a = image[max(k - 1, 0)]
         b = image[max(k, 0)]
         c = image[min(k + 1, height - 1)]
         d = image[min(k + 2, height - 1)]
+        t[:] = place - k
         _mix(a, b, c, d, t, cubic, mixed, out[y])
 
 
@@ -223,9 +238,7 @@ def _mix_words(taken, bits, t, cubic, out):
             v2 = (taken[1, j] >> bits) & _FULL
             v3 = (taken[2, j] >> bits) & _FULL
             v4 = (taken[3, j] >> bits) & _FULL
-            p3 = _INT(2) * (v1 - v2) + v3 - v4
-            p4 = v2 - v1 + v4 - v3
-            out[j] = v2 + t[j] * ((v3 - v1) + t[j] * (p3 + t[j] * p4))
+            out[j] = _cubic(v1, v2, v3, v4, t[j])
     else:
         for j in range(out.size):
             v2 = (taken[1, j] >> bits) & _FULL
@@ -238,13 +251,7 @@ def _mix_floats(mixed, t, cubic, out):
     """Mixes the four mixtures of rows, or the inner two, of each pixel."""
     if cubic:
         for j in range(out.size):
-            v1 = mixed[0, j]
-            v2 = mixed[1, j]
-            v3 = mixed[2, j]
-            v4 = mixed[3, j]
-            p3 = 2.0 * (v1 - v2) + v3 - v4
-            p4 = -v1 + v2 - v3 + v4
-            value = v2 + t[j] * ((-v1 + v3) + t[j] * (p3 + t[j] * p4))
+            value = _cubic(mixed[0, j], mixed[1, j], mixed[2, j], mixed[3, j], t[j])
             out[j] = np.uint8(_INT(min(max(value, 0.0), 255.0)))
     else:
         for j in range(out.size):

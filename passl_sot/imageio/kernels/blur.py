@@ -16,8 +16,6 @@ import numpy as np
 
 from passl_sot.imageio.kernels.jit import compiled
 
-__all__ = ["gaussian"]
-
 _PASSES = 3
 _WORD = np.uint32
 _SINGLE = np.float32

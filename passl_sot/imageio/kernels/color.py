@@ -18,8 +18,6 @@ import numpy as np
 
 from passl_sot.imageio.kernels.jit import compiled
 
-__all__ = ["OPERATIONS"]
-
 # Constants of few bits: with Python's own, numba computes in 64, and fewer values go into a register.
 _BYTE = np.uint8
 _SHORT = np.uint16

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["available", "compiled", "laid_out"]
-
 
 @functools.cache
 def available() -> bool:

@@ -11,8 +11,6 @@ import numpy as np
 
 from passl_sot.imageio.kernels.jit import compiled
 
-__all__ = ["add_restarts"]
-
 # Numba's integers of 64 bits without a sign, which it doesn't mix with others.
 _32 = np.uint64(32)
 _64 = np.uint64(64)
@@ -67,12 +65,8 @@ def add_restarts(
 
 
 def _code_tables(counts: np.ndarray, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A Huffman table by what comes next in the file, and by symbol.
-
-    Returns:
-        For each 16 bits that may come: symbol times 32 plus the length of its code, int32 [65536]; for each
-        symbol its code times 32 plus the code's length, int64 [256]. 0 where there is none.
-    """
+    """A Huffman table by the next 16 bits in the file, int32 [65536], and by symbol, int64 [256]."""
+    # By bits: symbol times 32 plus the length of its code; by symbol: code times 32 plus its length; else 0.
     lengths = np.repeat(np.arange(1, 17), counts)
     # Codes follow each other, shorter ones first, and each stands for all 16 bits that begin with it.
     spans = 1 << (16 - lengths)

@@ -7,8 +7,6 @@ import numpy as np
 from passl_sot.imageio.kernels.jit import compiled
 from passl_sot.imageio.kernels.layout import copy_bytes
 
-__all__ = ["splice"]
-
 _RESTART = 0xD0
 _EOI = 0xD9
 _CHUNK = 4096

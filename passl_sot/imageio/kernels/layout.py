@@ -10,17 +10,6 @@ import numpy as np
 
 from passl_sot.imageio.kernels.jit import compiled
 
-__all__ = [
-    "blend_bytes",
-    "blend_floats",
-    "copy_bytes",
-    "crop_each",
-    "mirror",
-    "mirror_each",
-    "normalize",
-    "normalize_each",
-]
-
 _SINGLE = np.float32
 
 
@@ -95,14 +84,7 @@ def crop_each(x, tops, lefts, out):
 
 @compiled
 def normalize(x, scale, bias, out):
-    """x·scale + bias, a plane per channel.
-
-    Args:
-        x: uint8 [H·W·C], channels last.
-        scale: float32 [C].
-        bias: float32 [C].
-        out: float32 [C, H·W].
-    """
+    """x·scale + bias, float32 [C] each, of uint8 [H·W·C] to a plane per channel, float32 [C, H·W]."""
     channels, n = out.shape
     if channels == 3:  # a distance that is known here lets three planes be read at once
         red = out[0]

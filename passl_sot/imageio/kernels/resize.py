@@ -24,8 +24,6 @@ import PIL
 from passl_sot.imageio.kernels.jit import compiled
 from passl_sot.imageio.lazy_image import LazyImage
 
-__all__ = ["FILTERS", "resample"]
-
 # How far each filter reaches, in inputs to either side.
 FILTERS = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 
@@ -51,19 +49,7 @@ def resample(
     window: tuple[int, int, int, int],
     mirrored: bool,
 ) -> np.ndarray:
-    """Resizes an image, bit-equal to ``PIL.Image.resize`` of each channel.
-
-    Args:
-        image: uint8 [H, W, C].
-        size_hw: Height and width of the whole result.
-        box: Region (left, top, right, bottom) of the image that the whole result shows.
-        interpolation: One of ``FILTERS``.
-        window: The part (top, left, height, width) of the result that is wanted.
-        mirrored: Whether it is wanted from right to left.
-
-    Returns:
-        uint8 [*window[2:], C].
-    """
+    """`decode.resize` for a box within the image and a filter of ``FILTERS``."""
     height, width, channels = image.shape
     top, left, h, w = window
     reach = FILTERS[interpolation]
@@ -131,12 +117,8 @@ def _weight(x, reach):
 
 @compiled
 def _plan(length, start, end, size, first, count, reach):
-    """Weights of outputs ``first`` … ``first + count - 1`` of ``size``.
-
-    Returns:
-        int32 [1 + K, count]: the first input of each, and weights times 2^22. K is even, at least 4, and
-        weights of inputs that aren't covered are 0.
-    """
+    """First input, and weights times 2^22, of ``count`` outputs from ``first`` on: int32 [1 + K, count]."""
+    # K is even, at least 4, as `_mean` takes taps; weights of inputs that aren't covered are 0.
     # Pillow takes the box as numbers of 32 bits.
     begin = np.float32(start)
     scale = np.float64(np.float32(end) - begin) / size
@@ -237,11 +219,9 @@ def turn_back(words, rows, out):
 
 @compiled
 def _mean(data, first, step, last, weights, sums, out):
-    """Weighted mean of the K rows that begin at ``first``, ``first + step``, …, rounded to uint8.
-
-    None begins after ``last``, which stands in for those that would; their weights are 0.
-    """
+    """Weighted mean of the K rows that begin at ``first``, ``first + step``, …, rounded to uint8."""
     n = out.size
+    # None begins after ``last``, which stands in for those that would; their weights are 0.
     # Four taps at once, then two: that saves reading and writing sums, and most images have no more than six.
     a = data[first:][:n]
     b = data[min(first + step, last) :][:n]
