@@ -46,12 +46,10 @@ class DataLoader:
         world_size: Processes on this machine that share its cores.
 
     Attributes:
-        dataset: The dataset.
         sampler: The sampler; `sampler.consumed` counts the batches that were handed out.
         bad_files: Unreadable items so far; `len()` and `.reasons`.
         wait_seconds: Time the consumer has spent waiting for batches; set it to 0 to start anew.
         num_workers: Worker processes.
-        use_shared_memory: Whether batches come through shared memory rather than pipes.
         pool: The workers of the newest iteration; None before the first, and without workers. They stay for
             the next one, unless the iteration is broken off or the dataset is changed in between.
     """
@@ -105,10 +103,9 @@ class DataLoader:
                 yield {name: as_tensor(array) for name, array in batch.items()}
 
     def advice(self, items_per_s: float) -> str:
-        """The cheapest cure where a consumer that could take so many items per second has to wait.
+        """The cheapest cure for a consumer that could take so many items per second, and has to wait.
 
-        Returns:
-            One line; "" as long as too few batches were read to tell.
+        It is one line; "" as long as too few batches were read to tell.
         """
         if len(self._item_seconds) < _ENOUGH:
             return ""

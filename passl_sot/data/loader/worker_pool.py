@@ -41,13 +41,8 @@ def thread_batches(
 ) -> Generator[dict[str, Any], None, None]:
     """As `WorkerPool.batches`, read by a thread of this process ahead of the consumer.
 
-    Args:
-        reader: Makes batches.
-        keys: The keys of each batch.
-        timeout: Seconds that a batch may take; None for no limit.
-
     Raises:
-        WorkerError: A batch took too long.
+        WorkerError: A batch took longer than `timeout` seconds.
     """
     reader = copy.copy(reader)
     asked: queue.SimpleQueue[list[Key] | None] = queue.SimpleQueue()
@@ -116,19 +111,13 @@ class WorkerPool:
 
     Attributes:
         pids: Their process numbers.
-        buffers: Where they put batches.
 
     Raises:
         WorkerError: They can't be started.
     """
 
     def __init__(
-        self,
-        reader: SharedReader,
-        dataset: Dataset,
-        workers: int,
-        buffers: BufferPool,
-        timeout: float | None,
+        self, reader: SharedReader, dataset: Dataset, workers: int, buffers: BufferPool, timeout: float | None
     ):
         self._digest = reader.digest
         self._dataset = dataset
