@@ -66,7 +66,7 @@ class DataLoader:
         self.dataset: Any = dataset  # tasks know which kind it is and what else it has
         self.sampler = sampler
         self.num_workers = _worker_count(section.num_workers, world_size)
-        self.use_shared_memory = section.use_shared_memory
+        self._shares_memory = section.use_shared_memory
         self.bad_files = BadFiles(dataset, section.max_bad if training else 0)
         self.wait_seconds = 0.0
         self._item_seconds: collections.deque[float] = collections.deque(maxlen=4 * _ENOUGH)
@@ -109,12 +109,10 @@ class DataLoader:
         """
         if len(self._item_seconds) < _ENOUGH:
             return ""
-        missing = self.dataset.missing_speedups()
         # The median leaves out the first batches, for which loops may have been compiled.
         rate = 1 / max(statistics.median(self._item_seconds), 1e-9)
-        said = (
-            f"one core prepares {rate:.0f} {self.dataset.noun}s/s, and the model could take {items_per_s:.0f}"
-        )
+        core = f"one core prepares {rate:.0f} {self.dataset.noun}s/s"
+        said = f"{core}, and the model could take {items_per_s:.0f}"
         needed = math.ceil(items_per_s / rate)
         if self.num_workers < min(needed, self._cores):
             return f"{said}: set dataloader.train.loader.num_workers: {min(needed, self._cores)}"
@@ -124,6 +122,7 @@ class DataLoader:
                 f"num_workers: {2 * self.num_workers} reads more files at a time, a copy by "
                 "tools/make_cache.py is read faster"
             )
+        missing = self.dataset.missing_speedups()
         if missing:
             return f"{said}: pip install '.[fast]' ({' and '.join(missing)} not installed)"
         return f"{said}: tools/benchmark.py --mode data shows which step takes the time"
@@ -141,12 +140,12 @@ class DataLoader:
         """The workers of the last pass, or new ones if they don't read the dataset as it is now."""
         if self._buffers is None:
             # A slot for each batch that can be under way, or kept by the consumer.
-            slots = self.num_workers * AHEAD + _KEPT if self.use_shared_memory else 0
+            slots = self.num_workers * AHEAD + _KEPT if self._shares_memory else 0
             self._buffers = BufferPool(slots, self.dataset.slot_bytes(self.sampler.batch_size))
         reader = SharedReader(self._reader)
-        if self._idle is not None and self._idle.is_reusable(reader):
-            return self._idle
         if self._idle is not None:
+            if self._idle.is_reusable(reader):
+                return self._idle
             self._idle.close()
         return WorkerPool(reader, self.dataset, self.num_workers, self._buffers, self._timeout)
 
@@ -170,7 +169,7 @@ def as_tensor(array: np.ndarray) -> paddle.Tensor:
 
 
 def start_workers(section: LoaderSection, world_size: int) -> None:
-    """Starts the server of worker processes if there will be any; it gets ready while the data are listed."""
+    """Starts the server of worker processes if there will be any; it gets ready in the background."""
     if _worker_count(section.num_workers, world_size):
         start_server()
 

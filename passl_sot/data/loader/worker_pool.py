@@ -139,11 +139,8 @@ class WorkerPool:
 
     def is_reusable(self, reader: SharedReader) -> bool:
         """Whether these workers are all there, after a whole pass, and read just the same."""
-        return (
-            bool(self._workers)
-            and self._digest == reader.digest
-            and not wait([worker.process.sentinel for worker in self._workers], 0)
-        )
+        ended = wait([worker.process.sentinel for worker in self._workers], 0)
+        return bool(self._workers) and not ended and self._digest == reader.digest
 
     def batches(self, keys: Iterable[list[Key]]) -> Generator[dict[str, Any], None, None]:
         """The batch of each list of keys, as of `BatchReader`, with `seconds`, the CPU time it took.
@@ -201,8 +198,7 @@ class WorkerPool:
             speaking = wait([worker.connection for worker in self._workers], poll)
             for worker in self._workers:
                 if worker.connection in speaking:
-                    number, batch = self._message(worker)
-                    received[number] = batch
+                    received.update([self._message(worker)])
             waited += min(time.monotonic() - began, poll)
             if not received and self._timeout and waited >= self._timeout:
                 slow = min(self._workers, key=lambda worker: min(worker.asked, default=sys.maxsize))
@@ -235,7 +231,6 @@ class WorkerPool:
         )
 
     def _describe(self, worker: _Worker) -> tuple[str, str]:
-        """Words for a worker, and for its activity."""
         number = self._workers.index(worker)
         activity = _activity(*self.buffers.progress(number), self._dataset)
         return f"worker {number} (pid {worker.process.pid})", activity
@@ -262,7 +257,6 @@ def _end_workers(workers: list[_Worker], buffers: BufferPool) -> None:
 
 
 def _end_of(process: ForkServerProcess) -> str:
-    """Words for a worker's end: "was ended by SIGKILL", or its status."""
     code = process.exitcode
     if code is None:
         return "broke off its connection"
@@ -278,7 +272,6 @@ def _poll_seconds(timeout: float | None) -> float:
 
 
 def _activity(item: int | None, seconds: float, dataset: Dataset) -> str:
-    """Words for the activity of a worker or thread."""
     if item is None:
         return f"was reading no {dataset.noun}"
     return f"had been reading {dataset.noun} {item} ({dataset.describe(item)}) for {seconds:.0f} s"
