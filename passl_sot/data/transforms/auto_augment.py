@@ -1,15 +1,4 @@
-"""AutoAugment with the policy found on ImageNet (Cubuk et al., 2019), and 3-Augment (Touvron et al., 2022).
-
-AutoAugment's operations, with L = magnitude / 10, as timm has them under the name "original":
-
-| operation | does |
-|---|---|
-| AutoContrast, Equalize, Invert | no magnitude |
-| Rotate, ShearX | as in `rand_augment` |
-| Posterize | keeps 4 + floor(4·L) bits |
-| Solarize | inverts values from floor(256·L) up |
-| Color, Contrast, Sharpness | `PIL.ImageEnhance` with the factor 0.1 + 1.8·L |
-"""
+"""AutoAugment (Cubuk et al., 2019) with its policy for ImageNet, and 3-Augment (Touvron et al., 2022)."""
 
 from __future__ import annotations
 
@@ -25,6 +14,7 @@ from passl_sot.data.transforms.base import TRANSFORMS, Stage, require
 from passl_sot.data.transforms.operations import Op, apply_ops
 from passl_sot.data.transforms.rand_augment import OPERATIONS, PolicyTransform, Step
 
+# As timm has them under the name "original"; units are those of `operations`.
 POLICY_OPERATIONS: dict[str, Callable[[Step], float]] = {
     **{name: OPERATIONS[name] for name in ("AutoContrast", "Equalize", "Invert", "Rotate", "ShearX")},
     **dict.fromkeys(("Color", "Contrast", "Sharpness"), lambda step: 0.1 + 1.8 * step.level),

@@ -89,6 +89,14 @@ def output_size(transforms: Sequence[Any]) -> tuple[int, int] | None:
     return next((t.output_hw for t in reversed(transforms) if hasattr(t, "output_hw")), None)
 
 
+def loops() -> Any:
+    """The compiled loops over pixels; only where numba is installed."""
+    # Imported at the first use, as numba takes half a second.
+    from passl_sot.imageio.kernels import layout
+
+    return layout
+
+
 def require(holds: bool, name: str, value: object, rule: str) -> None:
     """Raises a ValueError unless a rule holds, such as "be 0 or more"."""
     if not holds:

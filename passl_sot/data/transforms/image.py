@@ -16,16 +16,8 @@ from numpy.random import Generator
 from passl_sot.config.chinese import zh
 from passl_sot.data.errors import DataError
 from passl_sot.data.rng import Streams
-from passl_sot.data.transforms.base import (
-    TRANSFORMS,
-    BaseTransform,
-    Empty,
-    Out,
-    Stage,
-    bounds,
-    height_width,
-    require,
-)
+from passl_sot.data.transforms import base
+from passl_sot.data.transforms.base import TRANSFORMS, BaseTransform, Empty, Out, Stage
 from passl_sot.data.transforms.operations import Op, apply_ops
 from passl_sot.imageio.decode import Interpolation, resize
 from passl_sot.imageio.kernels.jit import available, laid_out
@@ -53,9 +45,9 @@ class RandomResizedCrop(BaseTransform):
     interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic"
 
     def __post_init__(self) -> None:
-        self.output_hw = height_width("RandomResizedCrop.size", self.size)
-        self.scale = bounds("RandomResizedCrop.scale", self.scale, highest=1.0)
-        self.ratio = bounds("RandomResizedCrop.ratio", self.ratio)
+        self.output_hw = base.height_width("RandomResizedCrop.size", self.size)
+        self.scale = base.bounds("RandomResizedCrop.scale", self.scale, highest=1.0)
+        self.ratio = base.bounds("RandomResizedCrop.ratio", self.ratio)
 
     def region(self, height: int, width: int, rng: Generator) -> tuple[int, int, int, int]:
         """Draws (top, left, height, width) of the region to cut out of an image of that size."""
@@ -99,8 +91,8 @@ class RandomCrop:
     padding: int = 0
 
     def __post_init__(self) -> None:
-        self.output_hw = height_width("RandomCrop.size", self.size)
-        require(self.padding >= 0, "RandomCrop.padding", self.padding, "be 0 or more")
+        self.output_hw = base.height_width("RandomCrop.size", self.size)
+        base.require(self.padding >= 0, "RandomCrop.padding", self.padding, "be 0 or more")
 
     def __call__(self, image: np.ndarray, rng: Generator) -> np.ndarray:
         """A random place: uint8 [*output_hw, 3]; a smaller image is a DataError."""
@@ -115,15 +107,13 @@ class RandomCrop:
 
     def of_batch(self, images: np.ndarray, streams: Streams, empty: Empty) -> np.ndarray:
         """The same for each of uint8 [B, H, W, C]."""
-        from passl_sot.imageio.kernels import layout
-
         count, height, width, channels = images.shape
         tops, lefts = self._places((height, width))
         out = np.empty((count, *self.output_hw, channels), np.uint8)
         top = (streams.random() * tops).astype(np.int64) - self.padding
         left = (streams.random() * lefts).astype(np.int64) - self.padding
         rows = images.reshape(count, height, -1)
-        layout.crop_each(rows, top, left * channels, out.reshape(count, len(out[0]), -1))
+        base.loops().crop_each(rows, top, left * channels, out.reshape(count, len(out[0]), -1))
         return out
 
     def _places(self, shape: Sequence[int]) -> tuple[int, int]:
@@ -151,7 +141,7 @@ class RandomHorizontalFlip(BaseTransform):
     prob: float = 0.5
 
     def __post_init__(self) -> None:
-        require(0 <= self.prob <= 1, "RandomHorizontalFlip.prob", self.prob, "be between 0 and 1")
+        base.require(0 <= self.prob <= 1, "RandomHorizontalFlip.prob", self.prob, "be between 0 and 1")
 
     def apply(self, image: LazyImage, rng: Generator, epoch: int = 0, out: Out = None) -> LazyImage:
         """The image or its mirror image, of the same shape."""
@@ -163,20 +153,16 @@ class RandomHorizontalFlip(BaseTransform):
 
     def of_batch(self, images: np.ndarray, streams: Streams, empty: Empty) -> np.ndarray:
         """The same for each of uint8 [B, H, W, C]."""
-        from passl_sot.imageio.kernels import layout
-
         out = np.empty(images.shape, np.uint8)
-        layout.mirror_each(images, streams.random() < self.prob, out)
+        base.loops().mirror_each(images, streams.random() < self.prob, out)
         return out
 
 
 def _mirror(image: np.ndarray) -> np.ndarray:
     mirrored = np.empty(image.shape, np.uint8)
     if available() and image.shape[2] == 3:
-        from passl_sot.imageio.kernels import layout
-
         rows = laid_out(image).reshape(len(image), -1)
-        layout.mirror(rows, mirrored.reshape(rows.shape))
+        base.loops().mirror(rows, mirrored.reshape(rows.shape))
         return mirrored
     # NumPy copies a channel at a time several times as fast as pixels.
     for channel in range(image.shape[2]):
@@ -208,9 +194,9 @@ class ColorJitter:
         self.factors = []
         for kind, name in (("Brightness", "brightness"), ("Contrast", "contrast"), ("Color", "saturation")):
             value = getattr(self, name)
-            require(value >= 0 and math.isfinite(value), f"ColorJitter.{name}", value, "be 0 or more")
+            base.require(value >= 0 and math.isfinite(value), f"ColorJitter.{name}", value, "be 0 or more")
             self.factors.append((kind, max(0.0, 1 - value), 1 + value))
-        require(0 <= self.hue <= 0.5, "ColorJitter.hue", self.hue, "be between 0 and 0.5")
+        base.require(0 <= self.hue <= 0.5, "ColorJitter.hue", self.hue, "be between 0 and 0.5")
         self.factors.append(("Hue", -self.hue, self.hue))
 
     def __call__(self, image: np.ndarray, rng: Generator) -> np.ndarray:
@@ -238,8 +224,8 @@ class Resize(BaseTransform):
     def __init__(
         self, *, size: int | list[int], crop_pct: float = 1.0, interpolation: Interpolation = "bicubic"
     ):
-        require(0 < crop_pct <= 1, "Resize.crop_pct", crop_pct, "be above 0 and at most 1")
-        height, width = (math.floor(side / crop_pct) for side in height_width("Resize.size", size))
+        base.require(0 < crop_pct <= 1, "Resize.crop_pct", crop_pct, "be above 0 and at most 1")
+        height, width = (math.floor(side / crop_pct) for side in base.height_width("Resize.size", size))
         self.output_hw = None if isinstance(size, int) else (height, width)
         self.short_side = height
         self.interpolation: Interpolation = interpolation
@@ -293,7 +279,7 @@ class CenterCrop(BaseTransform):
     """
 
     def __init__(self, *, size: int | list[int]):
-        self.output_hw = height_width("CenterCrop.size", size)
+        self.output_hw = base.height_width("CenterCrop.size", size)
 
     def apply(self, image: LazyImage, rng: Generator, epoch: int = 0, out: Out = None) -> np.ndarray:
         """The center: uint8 [*output_hw, 3]."""
@@ -344,13 +330,11 @@ class Normalize(BaseTransform):
     def fit(self, channels: int) -> None:
         """Brings mean and std to a number of channels, from one or, for gray, three; else a ValueError."""
         given = len(self.mean)
-        if channels == given:
-            return
-        if channels == 1 and given == 3:
-            self._set([sum(self.mean) / 3], [sum(self.std) / 3])
-        elif given == 1:
+        if given == 1:
             self._set(self.mean * channels, self.std * channels)
-        else:
+        elif channels == 1 and given == 3:
+            self._set([sum(self.mean) / 3], [sum(self.std) / 3])
+        elif given != channels:
             raise ValueError(
                 f"Normalize.mean has {given} values and dataset.channels is {channels}: write {channels} "
                 "values, or one for all" + zh("normalize_channels")
@@ -363,9 +347,8 @@ class Normalize(BaseTransform):
             out = np.empty(shape, np.float32)
         pixels = as_array(image)
         if available():
-            from passl_sot.imageio.kernels import layout
-
-            layout.normalize(laid_out(pixels).reshape(-1), self.scale, self.bias, out.reshape(shape[0], -1))
+            flat = laid_out(pixels).reshape(-1)
+            base.loops().normalize(flat, self.scale, self.bias, out.reshape(shape[0], -1))
             return out
         for channel in range(shape[0]):
             np.multiply(pixels[:, :, channel], self.scale[channel], out=out[channel], dtype=np.float32)
@@ -374,10 +357,8 @@ class Normalize(BaseTransform):
 
     def of_batch(self, images: np.ndarray, streams: Streams, empty: Empty) -> np.ndarray:
         """The same for each of uint8 [B, H, W, C]: float32 [B, C, H, W]."""
-        from passl_sot.imageio.kernels import layout
-
         count, height, width, channels = images.shape
         out = empty((count, channels, height, width), np.float32)
         flat = out.reshape(count, channels, -1)
-        layout.normalize_each(images.reshape(count, -1), self.scale, self.bias, flat)
+        base.loops().normalize_each(images.reshape(count, -1), self.scale, self.bias, flat)
         return out

@@ -13,10 +13,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from passl_sot.config import Natural
-from passl_sot.config.chinese import zh
+from passl_sot.config import Natural, zh
 from passl_sot.data.errors import DataError
-from passl_sot.data.transforms.base import TRANSFORMS, Images, Stage, require
+from passl_sot.data.transforms.base import TRANSFORMS, Images, Stage, loops, require
 from passl_sot.imageio.kernels.jit import available, laid_out
 
 Box = tuple[int, int, int, int]
@@ -192,11 +191,9 @@ class Mixtures(Sequence):
         share = np.float32(self.share)
         rest = np.float32(1 - self.share)
         if available():
-            from passl_sot.imageio.kernels import layout
-
             mixed = np.empty(image.shape, np.uint8)
             flat = [laid_out(picture).reshape(-1) for picture in (image, other)]
-            layout.blend_bytes(*flat, share, rest, mixed.reshape(-1))
+            loops().blend_bytes(*flat, share, rest, mixed.reshape(-1))
             return mixed
         mixture = image.astype(np.float32) * share + other.astype(np.float32) * rest
         return np.rint(mixture, out=mixture).astype(np.uint8)
@@ -219,10 +216,8 @@ def _blend(images: np.ndarray, share: float) -> None:
     own = np.float32(share)
     rest = np.float32(1 - share)
     if available():
-        from passl_sot.imageio.kernels import layout
-
         for a, b in _pairs(images):
-            layout.blend_floats(a.reshape(-1), b.reshape(-1), own, rest)
+            loops().blend_floats(a.reshape(-1), b.reshape(-1), own, rest)
         return
     for a, b in _pairs(images):
         a[...], b[...] = a * own + b * rest, b * own + a * rest

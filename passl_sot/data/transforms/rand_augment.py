@@ -1,18 +1,4 @@
-"""RandAugment (Cubuk et al., 2020) with the operations and magnitudes of timm's "increasing" set.
-
-With L = magnitude / 10, and ± where the sign is drawn:
-
-| operation | does |
-|---|---|
-| AutoContrast, Equalize, Invert | no magnitude |
-| Rotate | by ±30·L degrees |
-| Posterize | keeps 4 - floor(4·L) bits; 0 bits are black |
-| Solarize | inverts values from 256 - floor(256·L) up |
-| SolarizeAdd | adds floor(110·L) to values below 128, up to 255 |
-| Color, Contrast, Brightness, Sharpness | `PIL.ImageEnhance` with the factor 1 ± 0.9·L |
-| ShearX, ShearY | by ±0.3·L |
-| TranslateX, TranslateY | by ±0.45·L of width or height, not rounded to pixels |
-"""
+"""RandAugment (Cubuk et al., 2020) with the operations and magnitudes of timm's "increasing" set."""
 
 from __future__ import annotations
 
@@ -38,7 +24,7 @@ class Step(NamedTuple):
 
     name: str
     magnitude: float  # in [0, 10]
-    sign: int  # 1 or -1; operations without ± in the table don't look at it
+    sign: int  # 1 or -1; not all operations look at it
     interpolation: Filter
     fill: Fill
 
@@ -57,7 +43,7 @@ class Step(NamedTuple):
         return Op(self.name, strengths[self.name](self), self.interpolation, self.fill)
 
 
-# Strengths, as `operations.Op` takes them, by kind.
+# Strengths, as `operations.Op` takes them, by kind; the units are in the table there.
 OPERATIONS: dict[str, Callable[[Step], float]] = {
     **dict.fromkeys(("AutoContrast", "Equalize", "Invert"), lambda step: 0),
     "Rotate": lambda step: 30 * step.signed,
@@ -67,6 +53,7 @@ OPERATIONS: dict[str, Callable[[Step], float]] = {
     **dict.fromkeys(("Color", "Contrast", "Brightness", "Sharpness"), lambda step: 1 + 0.9 * step.signed),
     "ShearX": lambda step: 0.3 * step.signed,
     "ShearY": lambda step: 0.3 * step.signed,
+    # Of width or height, not rounded to pixels.
     "TranslateX": lambda step: 0.45 * step.signed,
     "TranslateY": lambda step: 0.45 * step.signed,
 }
