@@ -48,11 +48,9 @@ def batch_rng(seed: int, keys: Sequence[Key]) -> Generator:
 
 
 class Streams:
-    """The generators of many images at once: draws equal those of `image_rng` of each key. Needs numba.
+    """The generators of many images at once, by keys int64 [B, 2] or [B, 3]. Needs numba.
 
-    Args:
-        seed: The run's seed.
-        keys: The images' keys, int64 [B, 2], or [B, 3] with copies.
+    Draws equal those of `image_rng`.
     """
 
     def __init__(self, seed: int, keys: np.ndarray):

@@ -213,13 +213,7 @@ class EvalBatchSampler:
     """Evaluation batches: every image exactly once over all processes, in order, nothing added.
 
     Process r takes the r-th of W nearly equal consecutive parts, so processes may differ by one batch or have
-    none.
-
-    Attributes:
-        num_samples: Images in the dataset.
-        batch_size: Largest number of images per process and batch.
-        rank: Number of this process.
-        world_size: Number of processes (W).
+    none. Settings are those of `ShardedBatchSampler`; the last batch may be smaller.
     """
 
     num_samples: int

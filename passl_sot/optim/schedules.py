@@ -210,11 +210,7 @@ class BatchPlan:
 def plan_batch(schedule: Schedule, batch_size: int, world_size: int, num_batches: int) -> BatchPlan:
     """Accumulates towards, or scales the rate for, `schedule.reference_batch`.
 
-    Args:
-        schedule: Says the reference batch and the rule.
-        batch_size: Images per device and batch.
-        world_size: Number of devices (processes).
-        num_batches: Batches per epoch and device.
+    `batch_size` is of one device's batch, and `num_batches` are one device's in an epoch.
     """
     per_step = batch_size * world_size
     reference = schedule.reference_batch or per_step

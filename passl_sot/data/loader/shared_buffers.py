@@ -29,18 +29,13 @@ Layout = list[tuple[str, str, tuple[int, ...], int]]
 
 
 class SharedMemory:
-    """Memory without a name, which a worker shares that is given the object when it is started.
-
-    Args:
-        size: Bytes.
-        file: Descriptor of memory that another process has made.
-    """
+    """Memory of `size` bytes without a name, which a worker shares that is given the object at its start."""
 
     def __init__(self, size: int, file: int | None = None):
         self.size = size
         # memfd_create leaves nothing behind however a run ends, and isn't part of /dev/shm, which containers
         # make 64 MB small. Both can't be said of multiprocessing.shared_memory.
-        if file is None:
+        if file is None:  # else it is memory that another process has made
             file = os.memfd_create("passl_sot")
             os.ftruncate(file, size)
         self.file = file
@@ -56,11 +51,7 @@ def _attach(size: int, handle: Any) -> SharedMemory:
 
 
 class BufferPool:
-    """Slots of one size, after a page on which workers note the item they read.
-
-    Args:
-        slots: How many.
-        slot_bytes: Size of each.
+    """Slots of at least `slot_bytes` each, after a page on which workers note the item they read.
 
     Attributes:
         shared: The memory, for workers.

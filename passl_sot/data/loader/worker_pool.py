@@ -102,12 +102,7 @@ class _Worker:
 class WorkerPool:
     """Workers for passes through the data, one after the other.
 
-    Args:
-        reader: Makes batches.
-        dataset: The dataset, for messages.
-        workers: How many.
-        buffers: Where they put batches.
-        timeout: Seconds that a batch may take; None for no limit.
+    They put batches, each of which may take `timeout` seconds, into `buffers`. The dataset is for messages.
 
     Attributes:
         pids: Their process numbers.
