@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -55,10 +56,7 @@ class BatchReader:
             `error` alone: [path, reason] of an item, or ["", text] for anything else.
         """
         bad: list[list[Any]] = []
-
-        def read(key: Key, out: np.ndarray | None = None) -> dict[str, Any]:
-            return self._read(key, out, bad)
-
+        read = functools.partial(self._read, bad)
         self.note(keys[0][1])  # a whole batch may be read at once, without `_read`
         try:
             return {**self.dataset.batch(keys, read, empty), "bad": bad}
@@ -72,7 +70,7 @@ class BatchReader:
             self.note(None)
         return {"bad": bad, "error": error}
 
-    def _read(self, key: Key, out: np.ndarray | None, bad: list[list[Any]]) -> dict[str, Any]:
+    def _read(self, bad: list[list[Any]], key: Key, out: np.ndarray | None = None) -> dict[str, Any]:
         epoch, asked, *copy = key
         dataset = self.dataset
         tries = min(_TRIES, len(dataset)) if self.replace else 1

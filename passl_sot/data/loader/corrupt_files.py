@@ -30,8 +30,8 @@ class BadFiles:
 
     def __init__(self, dataset: Dataset, max_bad: int | float | None):
         self._dataset = dataset
-        # By path, not index: the same file may stand in a list twice.
         self.limit = bad_file_limit(len(dataset), max_bad)
+        # By path, not index: the same file may stand in a list twice.
         self.reasons: dict[str, str] = {}
         self.shared = False
         self.pending: list[list[Any]] = []

@@ -178,6 +178,4 @@ def _worker_count(num_workers: int | str, world_size: int) -> int:
     if num_workers == "auto":
         # One core is left for the process that trains.
         return max(0, min(_MOST_WORKERS, usable_cores() // world_size - 1))
-    if int(num_workers) < 0:
-        raise ValueError(f'loader.num_workers is {num_workers}; it must be 0 or more, or "auto"')
     return int(num_workers)

@@ -85,6 +85,7 @@ class Compose:
         for step in self._steps:
             image = step(image, rng, epoch, out)
         result = as_array(image)
+        # A transform that knows nothing of `out` has made memory of its own.
         if out is None or result is out or result.shape != out.shape:
             return result
         out[...] = result
