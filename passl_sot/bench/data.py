@@ -108,9 +108,7 @@ def _stages(dataset: LabelledImages) -> dict[str, Callable[[Sequence[int]], obje
     """By name, functions that run the pipeline up to a stage; `_TRANSFER` and `_LIMIT` run by themselves."""
     transforms = dataset.transforms.transforms
     names = [type(transform).__name__ for transform in transforms]
-    later = []
-    if dataset.batch_stage:
-        later = [type(transform).__name__ for transform in dataset.batch_stage.transforms]
+    later = [type(transform).__name__ for transform in getattr(dataset.batch_stage, "transforms", ())]
     whole = _Batch(dataset)
     if dataset.samples([(0, 0)], np.empty) is not None:  # pixels of one size, read and changed all at once
         return {f"batch: {', '.join(['read', *names, *later])}": whole.make, _TRANSFER: whole.transfer}
@@ -171,23 +169,20 @@ def _seconds(run: Callable, *arguments: object) -> float:
 
 
 def _loader_speed(loader: DataLoader, images: int) -> float:
-    """Images per second of wall time, once what was read ahead of the first batch is used up."""
     ahead = AHEAD * max(1, loader.num_workers) + 1
     wanted = max(images, 2 * ahead * loader.sampler.batch_size)
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    # Batches that were read ahead while the first was waited for don't count.
+    for _ in range(ahead):
+        next(batches)
     began = time.perf_counter()
     seen = 0
-    for number, batch in enumerate(itertools.chain.from_iterable(itertools.repeat(loader)), 1):
-        if number <= ahead:
-            began = time.perf_counter()
-            continue
-        seen += len(batch["index"])
-        if seen >= wanted:
-            break
+    while seen < wanted:
+        seen += len(next(batches)["index"])
     return seen / (time.perf_counter() - began)
 
 
 def _copy_speed() -> float:
-    """Bytes read and written per second, in thousands of millions."""
     source = np.ones(_COPIED, np.uint8)
     target = np.zeros(_COPIED, np.uint8)
     seconds = [_seconds(np.copyto, target, source) for _ in range(5)]

@@ -1,7 +1,6 @@
 """Speed of a model on this machine, beside another program's in the same run.
 
-Machines differ and are shared, so a figure alone says little: `Peer` runs any other program alternately with
-ours, batch by batch, and the ratio of the medians is what to compare.
+Machines differ and are shared, so a figure alone says little: the ratio to a `Peer` is what to compare.
 """
 
 import shlex
@@ -9,7 +8,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import paddle
@@ -55,18 +54,15 @@ class Peer:
 
     def run(self) -> float:
         """Has it run one batch; the seconds it reports."""
-        try:
+        with suppress(BrokenPipeError):  # the answer below says why
             self._process.stdin.write("\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # the answer below says why
         line = self._line("seconds")
         try:
             return float(line)
         except ValueError:
-            raise PeerError(
-                f"{self.command!r} printed {line!r} where the seconds of a batch belong"
-            ) from None
+            message = f"{self.command!r} printed {line!r} where the seconds of a batch belong"
+            raise PeerError(message) from None
 
     def _line(self, awaited: str) -> str:
         line = self._process.stdout.readline()
@@ -87,13 +83,7 @@ class Peer:
 
 
 def make_step(experiment: Experiment, mode: str, batch: int) -> tuple[Callable[[], object], float]:
-    """A function that runs one batch of random images, and the model's GFLOPs for one image.
-
-    Args:
-        experiment: The experiment.
-        mode: "infer" or "train".
-        batch: Images per batch.
-    """
+    """A function that runs one batch of random images in a mode of `measure`, and the GFLOPs of one image."""
     model = experiment.model.build()
     gflops = 2 * model_stats(model).macs / 1e9
     images = paddle.randn([batch, model.backbone.in_chans, *model.backbone.img_size])
@@ -153,9 +143,8 @@ def measure(
             if peer:
                 others.append(peer.run())
     median = statistics.median(own[2:])
-    quarters = [median] * 3
-    if repeats > 1:
-        quarters = statistics.quantiles(own[2:], n=4)
+    # One batch alone has no spread.
+    quarters = statistics.quantiles(own[2:], n=4) if repeats > 1 else [median] * 3
     peer_seconds = statistics.median(others[2:]) if others else None
     passes = {"infer": 1, "train": 3}[mode]
     return {

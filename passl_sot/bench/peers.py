@@ -20,8 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 
-PEERS = ("timm", "torchvision", "ffcv", "dali")
-
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _INSTALL = {
     "timm": "pip install timm",
@@ -29,6 +27,7 @@ _INSTALL = {
     "ffcv": "apt install build-essential pkg-config libopencv-dev libturbojpeg0-dev; pip install torch ffcv",
     "dali": "pip install nvidia-dali-cuda120; it needs no GPU",
 }
+PEERS = tuple(_INSTALL)
 
 
 def timm_batches(paths: list[str], side: int, batch: int) -> Iterator:

@@ -32,14 +32,12 @@ def order_rng(seed: int, epoch: int) -> Generator:
 
 def image_rng(seed: int, key: Key) -> Generator:
     """For the transforms of one copy of an image."""
-    epoch, index, copy = _parts(key)
-    return _generator(seed, _IMAGE + copy * _PURPOSES, index, epoch)
+    return _image_rng(seed, _IMAGE, key)
 
 
 def late_image_rng(seed: int, key: Key) -> Generator:
     """For the transforms of one copy of an image that come after its batch was made."""
-    epoch, index, copy = _parts(key)
-    return _generator(seed, _LATE + copy * _PURPOSES, index, epoch)
+    return _image_rng(seed, _LATE, key)
 
 
 def batch_rng(seed: int, keys: Sequence[Key]) -> Generator:
@@ -50,11 +48,9 @@ def batch_rng(seed: int, keys: Sequence[Key]) -> Generator:
 
 
 class Streams:
-    """The generators of many images at once: draws equal those of `image_rng` of each key. Needs numba.
+    """The generators of many images at once, by keys int64 [B, 2] or [B, 3]. Needs numba.
 
-    Args:
-        seed: The run's seed.
-        keys: The images' keys, int64 [B, 2], or [B, 3] with copies.
+    Draws equal those of `image_rng`.
     """
 
     def __init__(self, seed: int, keys: np.ndarray):
@@ -97,9 +93,9 @@ def _generator(seed: int, purpose: int, low: int, high: int) -> Generator:
     return Generator(Philox(_seed_key(seed), counter=[0, purpose, low, high]))  # type: ignore[arg-type]
 
 
-def _parts(key: Key) -> tuple[int, int, int]:
+def _image_rng(seed: int, purpose: int, key: Key) -> Generator:
     epoch, index, *copy = key
-    return int(epoch), int(index), int(copy[0]) if copy else 0
+    return _generator(seed, purpose + int(sum(copy)) * _PURPOSES, int(index), int(epoch))
 
 
 @functools.cache

@@ -7,6 +7,7 @@ function of (seed, epoch) alone, so every process knows it, and a run can go on 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ Batch = list[Key]
 _ROUND = 256
 
 
+@dataclass(kw_only=True, eq=False)
 class ShardedBatchSampler:
     """Training batches: W processes with batch B together see one process's batch of B·W.
 
@@ -37,7 +39,7 @@ class ShardedBatchSampler:
     them, but for one: of large classes some images are drawn, those of small ones stand there several times,
     equally often but for one, as copies with draws of their own.
 
-    Args:
+    Attributes:
         num_samples: Images in the dataset.
         batch_size: Images per process and batch (B).
         shuffle: Draw a new order for each epoch.
@@ -49,71 +51,58 @@ class ShardedBatchSampler:
         world_size: Number of processes (W).
         repeats: Copies of each image; 1 for plain epochs.
         labels: Class of each image, to balance by; None for plain epochs.
-
-    Attributes:
         epoch: The current epoch.
-        consumed: Batches of this epoch that have been used so far. The loader counts them when it hands them
-            out: the iterator itself runs ahead, as batches are prepared in advance.
+        consumed: Batches of this epoch that have been used so far.
 
     Raises:
         DataError: `drop_last` and fewer images than one global batch; or balancing together with repeats or
             without shuffling.
     """
 
-    def __init__(
-        self,
-        *,
-        num_samples: int,
-        batch_size: int,
-        shuffle: bool,
-        drop_last: bool,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        repeats: int = 1,
-        labels: np.ndarray | None = None,
-    ):
-        _check_counts(num_samples, batch_size, rank, world_size)
-        if labels is not None and (repeats > 1 or not shuffle):
+    num_samples: int
+    batch_size: int
+    shuffle: bool
+    drop_last: bool
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    repeats: int = 1
+    labels: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        _check_counts(self.num_samples, self.batch_size, self.rank, self.world_size)
+        if self.labels is not None and (self.repeats > 1 or not self.shuffle):
             raise DataError(
                 "sampler.balanced draws an order of its own: leave out repeats, and shuffle: false"
                 + zh("balanced_exclusive")
             )
-        if repeats < 1:
-            raise DataError(f"sampler.repeats is {repeats}; it must be 1 or more")
-        global_batch = batch_size * world_size
-        self._places = num_samples
-        if repeats > 1:
-            self._places = num_samples // _ROUND * _ROUND or num_samples
-        if drop_last and self._places < global_batch:
-            used = ""
-            if self._places < num_samples:
-                used = f" ({self._places} used with repeats: {repeats})"
-            raise DataError(
-                f"the training set has {num_samples} images{used}, fewer than one batch of {global_batch} "
-                f"(batch_size {batch_size} x {world_size} processes), and drop_last leaves out incomplete "
-                f"ones. Set dataloader.train.sampler.batch_size to {max(1, self._places // world_size)} or "
-                "less, or drop_last: false" + zh("fewer_images_than_batch")
-            )
-        self.num_samples = num_samples
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.drop_last = drop_last
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.repeats = repeats
-        self.labels = labels
+        if self.repeats < 1:
+            raise DataError(f"sampler.repeats is {self.repeats}; it must be 1 or more")
         self.epoch = 0
+        # Counted by the loader as it hands batches out: the iterator runs ahead, as they are made in advance.
         self.consumed = 0
         self._resumed = False
+        self._global_batch = self.batch_size * self.world_size
+        self._places = self.num_samples
+        used = ""
+        if self.repeats > 1 and self.num_samples > _ROUND:
+            self._places = self.num_samples // _ROUND * _ROUND
+        if self._places < self.num_samples:
+            used = f" ({self._places} used with repeats: {self.repeats})"
+        if self.drop_last and self._places < self._global_batch:
+            fitting = max(1, self._places // self.world_size)
+            raise DataError(
+                f"the training set has {self.num_samples} images{used}, fewer than one batch of "
+                f"{self._global_batch} (batch_size {self.batch_size} x {self.world_size} processes), and "
+                "drop_last leaves out incomplete ones. Set dataloader.train.sampler.batch_size to "
+                f"{fitting} or less, or drop_last: false" + zh("fewer_images_than_batch")
+            )
 
     def __len__(self) -> int:
         """Batches in a whole epoch, the same for every process."""
-        global_batch = self.batch_size * self.world_size
         if self.drop_last:
-            return self._places // global_batch
-        return -(-self._places // global_batch)
+            return self._places // self._global_batch
+        return -(-self._places // self._global_batch)
 
     def __iter__(self) -> Iterator[Batch]:
         """This process's batches from the epoch's beginning; once after `load_state_dict`, from there."""
@@ -136,8 +125,7 @@ class ShardedBatchSampler:
         # All processes draw the whole order, so that none has to be told what the others read.
         return order_rng(self.seed, epoch).permutation(self.num_samples)
 
-    def balanced_order(self, labels: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Images of a balanced epoch and which copy of each stands there, int64 [num_samples] each."""
+    def _balanced_order(self, labels: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         rng = order_rng(self.seed, epoch)
         # In another order each epoch, as the first classes get one image more where the division leaves some.
         classes = rng.permutation(np.unique(labels))
@@ -160,7 +148,7 @@ class ShardedBatchSampler:
             "consumed": self.consumed,
             "seed": self.seed,
             "num_samples": self.num_samples,
-            "global_batch": self.batch_size * self.world_size,
+            "global_batch": self._global_batch,
             "shuffle": self.shuffle,
             "repeats": self.repeats,
             "balanced": self.labels is not None,
@@ -205,14 +193,14 @@ class ShardedBatchSampler:
             ours = ours * self.world_size + self.rank
         for t in range(first, len(self)):
             # The last batch is filled up from the epoch's beginning, as often as it needs.
-            places = (t * self.batch_size * self.world_size + ours) % self._places
+            places = (t * self._global_batch + ours) % self._places
             rows = zip(*(column[places].tolist() for column in columns), strict=True)
             yield [(epoch, *row) for row in rows]
 
     def _columns(self, epoch: int) -> Sequence[np.ndarray]:
         """Image at each place of an epoch, and which copy of it where there are several."""
         if self.labels is not None:
-            return self.balanced_order(self.labels, epoch)
+            return self._balanced_order(self.labels, epoch)
         order = self.order(epoch)
         if self.repeats == 1:
             return [order]
@@ -220,27 +208,25 @@ class ShardedBatchSampler:
         return order[places // self.repeats], places % self.repeats
 
 
+@dataclass(kw_only=True, eq=False)
 class EvalBatchSampler:
     """Evaluation batches: every image exactly once over all processes, in order, nothing added.
 
     Process r takes the r-th of W nearly equal consecutive parts, so processes may differ by one batch or have
-    none.
-
-    Args:
-        num_samples: Images in the dataset.
-        batch_size: Largest number of images per process and batch.
-        rank: Number of this process.
-        world_size: Number of processes (W).
+    none. Settings are those of `ShardedBatchSampler`; the last batch may be smaller.
     """
 
-    def __init__(self, *, num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1):
-        _check_counts(num_samples, batch_size, rank, world_size)
-        self.num_samples = num_samples
-        self.batch_size = batch_size
+    num_samples: int
+    batch_size: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        _check_counts(self.num_samples, self.batch_size, self.rank, self.world_size)
         self.consumed = 0
         # Nothing is added to make parts equal: metrics are those of one process to the last image.
-        self._begin = num_samples * rank // world_size
-        self._end = num_samples * (rank + 1) // world_size
+        self._begin = self.num_samples * self.rank // self.world_size
+        self._end = self.num_samples * (self.rank + 1) // self.world_size
 
     def __len__(self) -> int:
         """Batches of this process."""
@@ -271,17 +257,16 @@ def build_sampler(
         DataError: The settings don't go together or don't fit the dataset, or evaluation would leave items
             out or read some twice.
     """
+    shares = {"batch_size": section.batch_size, "rank": rank, "world_size": world_size}
     if training:
         return ShardedBatchSampler(
             num_samples=len(dataset),
-            batch_size=section.batch_size,
             shuffle=section.shuffle is not False,
             drop_last=section.drop_last is not False,
             repeats=section.repeats,
             labels=dataset.balanced_by() if section.balanced else None,
             seed=seed,
-            rank=rank,
-            world_size=world_size,
+            **shares,
         )
     for key, only in (("shuffle", "false"), ("drop_last", "false"), ("repeats", "1"), ("balanced", "false")):
         value = str(getattr(section, key)).lower()
@@ -290,6 +275,4 @@ def build_sampler(
                 f"dataloader.val.sampler.{key} is {value}; evaluation reads every image exactly once, in "
                 f"order: write {key}: {only}, or leave it out" + zh("val_sampler", setting=key, only=only)
             )
-    return EvalBatchSampler(
-        num_samples=len(dataset), batch_size=section.batch_size, rank=rank, world_size=world_size
-    )
+    return EvalBatchSampler(num_samples=len(dataset), **shares)

@@ -1,8 +1,4 @@
-"""Optimisers, learning-rate schedules, parameter groups, gradient clipping and weight averaging.
-
-Configured objects and their run-time inputs are kept apart: `AdamW(weight_decay=0.05)` is what a YAML
-file says; calling the result with a model gives Paddle's optimiser.
-"""
+"""Optimizers, learning-rate schedules, parameter groups, gradient clipping and weight averaging."""
 
 from passl_sot.config import Registry
 from passl_sot.utils.require import require_paddle
@@ -14,7 +10,7 @@ SCHEDULERS = Registry("lr_scheduler", "passl_sot.optim")
 
 
 def build_optimizer(cfg):
-    """Builds the optimiser factory that an `optimizer:` section describes."""
+    """Builds the optimizer factory that an `optimizer:` section describes; call it with a model."""
     return OPTIMIZERS.build(cfg)
 
 

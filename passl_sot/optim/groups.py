@@ -84,10 +84,7 @@ def decay_groups(model: paddle.nn.Layer) -> tuple[list[str], list[str]]:
 
 
 def freeze(model: paddle.nn.Layer, patterns: Sequence[str]) -> set[str]:
-    """Stops the training of the parameters that any of the patterns matches.
-
-    Returns:
-        Their names.
+    """Stops the training of the parameters that any of the patterns matches; returns their names.
 
     Raises:
         ConfigError: A pattern matches no trainable parameter, or none is left to train.
@@ -108,9 +105,6 @@ def group_parameters(
 ) -> list[ParameterGroup]:
     """Sorts the trainable parameters of `model` into groups, in order of their first members.
 
-    Decayed are those of two or more dimensions, but for biases and names in the model's `no_weight_decay()`,
-    as timm and the papers' code have it; or all, if the section says so.
-
     Args:
         model: A classifier; without `layer_decay` any layer.
         section: The `parameters:` section; its `freeze` has been done.
@@ -125,6 +119,7 @@ def group_parameters(
     _check_patterns("parameters.lr_factors.{}.pattern", patterns, list(trainable))
     groups: dict[tuple[str, bool], ParameterGroup] = {}
     for name, parameter in trainable.items():
+        # Not biases, nor what the model names, as timm and the papers' code have it.
         decayed = parameter.ndim >= 2 and not name.endswith(".bias") and name not in skip
         titles = []
         factors = {"all": 1.0, "peak": 1.0}  # by `LrFactor.scales`
@@ -154,12 +149,12 @@ def set_rates(
     at: tuple[int, float, int],
     batch_factor: float = 1.0,
 ) -> float:
-    """Gives an optimizer and each group its learning rate.
+    """Gives an optimizer, and each group of its parameters, the learning rate of a point of the run.
 
     Args:
         optimizer: Paddle's optimizer.
         groups: All its parameters.
-        schedule: Gives the rate.
+        schedule: The schedule.
         at: Epoch, done fraction of it, and epochs of the run.
         batch_factor: Scale of the rate by the batch.
 
@@ -179,13 +174,7 @@ def set_rates(
 def describe_groups(
     groups: Sequence[ParameterGroup], weight_decay: float, frozen: dict[str, paddle.Tensor]
 ) -> list[str]:
-    """The groups as a table, one line a group.
-
-    Args:
-        groups: As of `group_parameters`.
-        weight_decay: The optimizer's.
-        frozen: Parameters frozen by pattern.
-    """
+    """The groups, and the parameters frozen by pattern, as a table of one line a group."""
     rows = [("parameter group", "tensors", "parameters", "weight decay", "learning rate")]
     for group in groups:
         factors = []
@@ -217,6 +206,7 @@ def _check_patterns(path: str, patterns: Sequence[str], names: list[str]) -> Non
     for i, pattern in enumerate(patterns):
         if fnmatch.filter(names, pattern):
             continue
+        # Without the wildcards, which would count as wrong letters.
         plain = re.sub(r"[*?\[\]]+", "", pattern)
         near = difflib.get_close_matches(plain, [*_layers(names), *names], n=3, cutoff=0.5)
         hint = f"nearest: {', '.join(near)}"
@@ -231,9 +221,5 @@ def _check_patterns(path: str, patterns: Sequence[str], names: list[str]) -> Non
 
 def _layers(names: Sequence[str]) -> list[str]:
     """Patterns of the layers that hold some parameters, such as `head.*`, outer ones first."""
-    found: dict[str, None] = {}
-    for name in names:
-        parts = name.split(".")
-        for depth in range(1, len(parts)):
-            found[".".join(parts[:depth]) + ".*"] = None
-    return list(found)
+    ends = [(name, dot.start()) for name in names for dot in re.finditer(r"\.", name)]
+    return list(dict.fromkeys(f"{name[:end]}.*" for name, end in ends))

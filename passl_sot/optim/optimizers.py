@@ -26,28 +26,31 @@ class OptimizerFactory:
     def __call__(
         self, model: paddle.nn.Layer, groups: Sequence[ParameterGroup] | None = None
     ) -> paddle.optimizer.Optimizer:
-        """Builds Paddle's optimizer over the trainable parameters of `model`.
+        """Paddle's optimizer over the trainable parameters of `model`.
 
         Args:
             model: The model.
             groups: Its trainable parameters in groups; by default those of `group_parameters(model)`.
         """
         groups = group_parameters(model) if groups is None else groups
+        # Paddle's own names ("linear_0.w_0"), which are all that its optimizers know.
         decayed = {p.name for group in groups if group.decayed for p in group.parameters.values()}
-        return self.build([p for p in model.parameters() if not p.stop_gradient], decayed)
+        return self._build([p for p in model.parameters() if not p.stop_gradient], decayed)
 
-    def build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
-        """Builds Paddle's optimizer.
-
-        Args:
-            parameters: All that train, in the model's order.
-            decayed: Paddle's own names ("linear_0.w_0") of those with weight decay.
-        """
+    def _build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
         raise NotImplementedError
 
 
 @dataclass(kw_only=True)
 class _Adaptive(OptimizerFactory):
+    """Adam and what is made of it.
+
+    Attributes:
+        beta1: Decay of the first moment.
+        beta2: Decay of the second moment.
+        epsilon: Added to the root of the second moment.
+    """
+
     beta1: Share = 0.9
     beta2: Share = 0.999
     epsilon: Positive = 1e-8
@@ -62,14 +65,10 @@ class AdamW(_Adaptive):
     """Adam with decoupled weight decay (Loshchilov & Hutter, 2019), as torch and timm have it.
 
     Attributes:
-        beta1: Decay of the first moment.
-        beta2: Decay of the second moment.
-        epsilon: Added to the root of the second moment.
         weight_decay: Decay per unit of learning rate.
     """
 
-    def build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
-        """As `OptimizerFactory.build`."""
+    def _build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
         return paddle.optimizer.AdamW(
             weight_decay=self.weight_decay,
             # It is given Paddle's own name of a parameter, not the model's.
@@ -87,17 +86,11 @@ class Lamb(_Adaptive):
     Each tensor's step, Adam's with the decay added, is scaled by the norm of its weights over that of the
     step; where weights are not decayed the step is Adam's. timm's and apex's LAMB also clip gradients at a
     global norm of 1, which is `clip_grad: 1.0` here.
-
-    Attributes:
-        beta1: Decay of the first moment.
-        beta2: Decay of the second moment.
-        epsilon: Added to the root of the second moment.
     """
 
     epsilon: Positive = 1e-6
 
-    def build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
-        """As `OptimizerFactory.build`."""
+    def _build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
         return paddle.optimizer.Lamb(
             lamb_weight_decay=self.weight_decay,
             exclude_from_weight_decay_fn=lambda p: p.name not in decayed,
@@ -107,10 +100,14 @@ class Lamb(_Adaptive):
 
 
 class _Decaying:
-    """Adds decay to gradients. A regularizer of each parameter, Paddle's way, is refused by its sharding."""
+    """Adds decay to gradients."""
 
-    decayed: Collection[str] = ()
-    weight_decay = 0.0
+    # A regularizer of each parameter, Paddle's way, is refused by its sharding.
+
+    def __init__(self, decayed: Collection[str], weight_decay: float, **settings: Any):
+        super().__init__(**settings)
+        self.decayed = decayed
+        self.weight_decay = weight_decay
 
     def _create_regularization_of_grad(self, param, grad, regularization=None):
         # Paddle's optimizers call this for every parameter before a step.
@@ -127,12 +124,6 @@ class _DecayingMomentum(_Decaying, paddle.optimizer.Momentum):
     pass
 
 
-def _decaying(optimizer, decayed: Collection[str], weight_decay: float) -> paddle.optimizer.Optimizer:
-    optimizer.decayed = decayed
-    optimizer.weight_decay = weight_decay
-    return optimizer
-
-
 @OPTIMIZERS.register()
 @dataclass(kw_only=True)
 class SGD(OptimizerFactory):
@@ -144,10 +135,8 @@ class SGD(OptimizerFactory):
 
     weight_decay: NonNegative = 0.0
 
-    def build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
-        """As `OptimizerFactory.build`."""
-        optimizer = _DecayingSGD(learning_rate=0.0, parameters=parameters)
-        return _decaying(optimizer, decayed, self.weight_decay)
+    def _build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
+        return _DecayingSGD(decayed, self.weight_decay, learning_rate=0.0, parameters=parameters)
 
 
 @OPTIMIZERS.register()
@@ -165,9 +154,6 @@ class Momentum(OptimizerFactory):
     momentum: Annotated[float, Range(above=0, below=1)] = 0.9
     nesterov: bool = False
 
-    def build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
-        """As `OptimizerFactory.build`."""
-        optimizer = _DecayingMomentum(
-            learning_rate=0.0, momentum=self.momentum, use_nesterov=self.nesterov, parameters=parameters
-        )
-        return _decaying(optimizer, decayed, self.weight_decay)
+    def _build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
+        settings = {"learning_rate": 0.0, "momentum": self.momentum, "use_nesterov": self.nesterov}
+        return _DecayingMomentum(decayed, self.weight_decay, parameters=parameters, **settings)

@@ -17,8 +17,8 @@ _Gamma = Annotated[float, Range(above=0, max=1)]
 class Schedule:
     """A peak rate, a linear warm-up to it, and rules for another batch, which all schedules share.
 
-    At t epochs, with a warm-up of W: `warmup_lr + t (lr - warmup_lr) / W` for t < W, then `after`. The
-    warm-up lies inside the schedule, as in timm: at t = W it stands where it would without one. With
+    At t epochs, with a warm-up of W: `warmup_lr + t (lr - warmup_lr) / W` for t < W, then the schedule. The
+    warm-up lies inside of it, as in timm: at t = W it stands where it would without one. With
     `warmup_prefix` the schedule begins where the warm-up ends: t - W takes the place of t.
 
     Attributes:
@@ -77,17 +77,10 @@ class Schedule:
         if t < self.warmup_epochs:
             return start + t * (top - start) / self.warmup_epochs
         before = self.warmup_epochs * self.warmup_prefix  # 0 in timm's way
-        return self.after(t - before, epochs - before, top, others)
+        return self._after(t - before, epochs - before, top, others)
 
-    def after(self, t: float, epochs: float, peak: float, others: float) -> float:
-        """The rate after the warm-up.
-
-        Args:
-            t: Epochs since the schedule began.
-            epochs: Epochs from there to the end of the run.
-            peak: The peak rate, scaled.
-            others: Scale of other rates, such as the final one.
-        """
+    def _after(self, t: float, epochs: float, peak: float, others: float) -> float:
+        """The rate t of `epochs` epochs after the schedule began; `others` scales all rates but the peak."""
         raise NotImplementedError
 
 
@@ -96,8 +89,7 @@ class Schedule:
 class ConstantSchedule(Schedule):
     """The peak rate throughout, after the warm-up."""
 
-    def after(self, t: float, epochs: float, peak: float, others: float) -> float:
-        """As `Schedule.after`."""
+    def _after(self, t: float, epochs: float, peak: float, others: float) -> float:
         return peak
 
 
@@ -114,8 +106,7 @@ class StepSchedule(Schedule):
     step_size: Positive
     gamma: _Gamma = 0.1
 
-    def after(self, t: float, epochs: float, peak: float, others: float) -> float:
-        """As `Schedule.after`."""
+    def _after(self, t: float, epochs: float, peak: float, others: float) -> float:
         return peak * self.gamma ** math.floor(t / self.step_size)
 
 
@@ -140,8 +131,7 @@ class MultiStepSchedule(Schedule):
         if any(a >= b for a, b in pairwise(self.milestones)):
             raise ValueError(f"lr_scheduler.milestones must ascend, got {self.milestones}")
 
-    def after(self, t: float, epochs: float, peak: float, others: float) -> float:
-        """As `Schedule.after`."""
+    def _after(self, t: float, epochs: float, peak: float, others: float) -> float:
         return peak * self.gamma ** bisect_right(self.milestones, t)
 
 
@@ -157,15 +147,14 @@ class FallingSchedule(Schedule):
     min_lr: NonNegative = 1e-5
     T_max: Count | None = None
 
-    def after(self, t: float, epochs: float, peak: float, others: float) -> float:
-        """As `Schedule.after`."""
+    def _after(self, t: float, epochs: float, peak: float, others: float) -> float:
         end = self.min_lr * others
         length = self.T_max or epochs
         if t >= length:
             return end  # the cool-down
-        return end + (peak - end) * self.left(t / length)
+        return end + (peak - end) * self._left(t / length)
 
-    def left(self, done: float) -> float:
+    def _left(self, done: float) -> float:
         """How much of the way down is left, 1 to 0, when a fraction `done` of T, in [0, 1), has passed."""
         raise NotImplementedError
 
@@ -175,8 +164,7 @@ class FallingSchedule(Schedule):
 class CosineSchedule(FallingSchedule):
     """Half a cosine from the peak to `min_lr` (Loshchilov & Hutter, 2017), as timm has it."""
 
-    def left(self, done: float) -> float:
-        """As `FallingSchedule.left`."""
+    def _left(self, done: float) -> float:
         return 0.5 * (1 + math.cos(math.pi * done))
 
 
@@ -185,8 +173,7 @@ class CosineSchedule(FallingSchedule):
 class LinearSchedule(FallingSchedule):
     """A straight line from the peak to `min_lr`."""
 
-    def left(self, done: float) -> float:
-        """As `FallingSchedule.left`."""
+    def _left(self, done: float) -> float:
         return 1 - done
 
 
@@ -201,8 +188,7 @@ class PolySchedule(FallingSchedule):
 
     power: Positive = 0.9
 
-    def left(self, done: float) -> float:
-        """As `FallingSchedule.left`."""
+    def _left(self, done: float) -> float:
         return (1 - done) ** self.power
 
 
@@ -224,11 +210,7 @@ class BatchPlan:
 def plan_batch(schedule: Schedule, batch_size: int, world_size: int, num_batches: int) -> BatchPlan:
     """Accumulates towards, or scales the rate for, `schedule.reference_batch`.
 
-    Args:
-        schedule: Says the reference batch and the rule.
-        batch_size: Images per device and batch.
-        world_size: Number of devices (processes).
-        num_batches: Batches per epoch and device.
+    `batch_size` is of one device's batch, and `num_batches` are one device's in an epoch.
     """
     per_step = batch_size * world_size
     reference = schedule.reference_batch or per_step

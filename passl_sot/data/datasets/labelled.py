@@ -17,8 +17,9 @@ from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError
 from passl_sot.data.loader.shared_buffers import size_of
 from passl_sot.data.rng import Key, Streams, image_rng
+from passl_sot.data.transforms.base import output_size
 from passl_sot.data.transforms.batch import build_batch_transforms
-from passl_sot.data.transforms.compose import build_transforms, output_size
+from passl_sot.data.transforms.compose import build_transforms
 from passl_sot.imageio import jpeg
 from passl_sot.imageio.decode import open_image, read_file
 from passl_sot.imageio.errors import ImageError

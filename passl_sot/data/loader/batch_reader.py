@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -21,22 +23,26 @@ class _Failed(Exception):
     """Ends a batch; its arguments are the `error` of `BatchReader`."""
 
 
+def _no_note(index: int | None) -> None:
+    pass
+
+
+@dataclass(eq=False)
 class BatchReader:
     """Makes batches of a dataset and never raises: errors travel with the batch as text.
 
-    Args:
+    Attributes:
         dataset: The dataset.
         replace: Take the next readable item in place of one that can't be read (training). Otherwise the
             first one ends the run (evaluation).
-
-    Attributes:
         note: Called with an item's index before it is read, and with None afterwards.
     """
 
-    def __init__(self, dataset: Dataset, *, replace: bool):
-        self.dataset = dataset
-        self.replace = replace
-        self.note: Callable[[int | None], None] = _no_note
+    dataset: Dataset
+    _: KW_ONLY
+    replace: bool
+    # No lambda, as readers are pickled for workers.
+    note: Callable[[int | None], None] = _no_note
 
     def __call__(self, keys: Sequence[Key], empty: Empty = np.empty) -> dict[str, Any]:
         """The batch.
@@ -50,10 +56,7 @@ class BatchReader:
             `error` alone: [path, reason] of an item, or ["", text] for anything else.
         """
         bad: list[list[Any]] = []
-
-        def read(key: Key, out: np.ndarray | None = None) -> dict[str, Any]:
-            return self._read(key, out, bad)
-
+        read = functools.partial(self._read, bad)
         self.note(keys[0][1])  # a whole batch may be read at once, without `_read`
         try:
             return {**self.dataset.batch(keys, read, empty), "bad": bad}
@@ -67,12 +70,10 @@ class BatchReader:
             self.note(None)
         return {"bad": bad, "error": error}
 
-    def _read(self, key: Key, out: np.ndarray | None, bad: list[list[Any]]) -> dict[str, Any]:
+    def _read(self, bad: list[list[Any]], key: Key, out: np.ndarray | None = None) -> dict[str, Any]:
         epoch, asked, *copy = key
         dataset = self.dataset
-        tries = 1
-        if self.replace:
-            tries = min(_TRIES, len(dataset))
+        tries = min(_TRIES, len(dataset)) if self.replace else 1
         for step in range(tries):
             # The next ones in the dataset, not in the order: so a batch doesn't depend on those before it.
             index = (asked + step) % len(dataset)
@@ -90,7 +91,3 @@ class BatchReader:
             finally:
                 self.note(None)
         raise _Failed("", f"{tries} {dataset.noun}s in a row can't be read" + zh("unreadable_in_a_row"))
-
-
-def _no_note(index: int | None) -> None:
-    pass

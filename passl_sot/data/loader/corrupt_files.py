@@ -19,7 +19,7 @@ class BadFiles:
 
     Args:
         dataset: The dataset they belong to.
-        max_bad: Count or fraction (see `LoaderSection`).
+        max_bad: As of `LoaderSection`.
 
     Attributes:
         limit: How many items may be bad.
@@ -30,8 +30,8 @@ class BadFiles:
 
     def __init__(self, dataset: Dataset, max_bad: int | float | None):
         self._dataset = dataset
-        # By path, not index: the same file may stand in a list twice.
         self.limit = bad_file_limit(len(dataset), max_bad)
+        # By path, not index: the same file may stand in a list twice.
         self.reasons: dict[str, str] = {}
         self.shared = False
         self.pending: list[list[Any]] = []
@@ -54,15 +54,7 @@ class BadFiles:
                 self.pending.append([index, reason])
 
     def settle(self, entries: list[list[Any]], *, name: bool = True) -> None:
-        """Counts [index, reason] entries, those of all processes where several read.
-
-        Args:
-            entries: The entries.
-            name: Name the items in the log.
-
-        Raises:
-            DataError: As of `add`.
-        """
+        """As `add`, but counts entries at once, those of all processes; `name` has them named in the log."""
         self.pending = []
         noun = self._dataset.noun
         for index, reason in entries:
@@ -71,29 +63,19 @@ class BadFiles:
                 continue
             self.reasons[path] = reason
             if name:
-                _LOGGER.warning(
-                    "unreadable %s %d (at most %d may be skipped), another one takes its place: %s: %s",
-                    noun,
-                    len(self.reasons),
-                    self.limit,
-                    path,
-                    reason,
-                )
+                count = f"{len(self.reasons)} (at most {self.limit} may be skipped)"
+                _LOGGER.warning(f"unreadable {noun} {count}, another one takes its place: {path}: {reason}")
         if len(self.reasons) > self.limit:
             message = (
                 f"{len(self.reasons)} unreadable {noun}s, more than the {self.limit} that may be skipped "
                 "(dataloader.train.loader.max_bad)" + zh("too_many_unreadable")
             )
-            shown = list(self.reasons.items())[:_SHOWN]
-            raise DataError([message, *(f"{path}: {reason}" for path, reason in shown)])
+            shown = [f"{path}: {reason}" for path, reason in self.reasons.items()][:_SHOWN]
+            raise DataError([message, *shown])
 
 
 def bad_file_limit(num_samples: int, max_bad: int | float | None) -> int:
-    """How many items may be bad among `num_samples`.
-
-    Raises:
-        ValueError: `max_bad` is below 0, or a fraction of 1 or more.
-    """
+    """How many items may be bad among `num_samples`; a wrong `max_bad` is a ValueError."""
     if max_bad is None:
         # A hundredth is the noise of a download; a set of 50 images should survive a truncated one, too.
         return max(10, num_samples // 100)

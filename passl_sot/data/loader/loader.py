@@ -46,12 +46,10 @@ class DataLoader:
         world_size: Processes on this machine that share its cores.
 
     Attributes:
-        dataset: The dataset.
         sampler: The sampler; `sampler.consumed` counts the batches that were handed out.
         bad_files: Unreadable items so far; `len()` and `.reasons`.
         wait_seconds: Time the consumer has spent waiting for batches; set it to 0 to start anew.
         num_workers: Worker processes.
-        use_shared_memory: Whether batches come through shared memory rather than pipes.
         pool: The workers of the newest iteration; None before the first, and without workers. They stay for
             the next one, unless the iteration is broken off or the dataset is changed in between.
     """
@@ -68,7 +66,7 @@ class DataLoader:
         self.dataset: Any = dataset  # tasks know which kind it is and what else it has
         self.sampler = sampler
         self.num_workers = _worker_count(section.num_workers, world_size)
-        self.use_shared_memory = section.use_shared_memory
+        self._shares_memory = section.use_shared_memory
         self.bad_files = BadFiles(dataset, section.max_bad if training else 0)
         self.wait_seconds = 0.0
         self._item_seconds: collections.deque[float] = collections.deque(maxlen=4 * _ENOUGH)
@@ -105,19 +103,16 @@ class DataLoader:
                 yield {name: as_tensor(array) for name, array in batch.items()}
 
     def advice(self, items_per_s: float) -> str:
-        """The cheapest cure where a consumer that could take so many items per second has to wait.
+        """The cheapest cure for a consumer that could take so many items per second, and has to wait.
 
-        Returns:
-            One line; "" as long as too few batches were read to tell.
+        It is one line; "" as long as too few batches were read to tell.
         """
         if len(self._item_seconds) < _ENOUGH:
             return ""
-        missing = self.dataset.missing_speedups()
         # The median leaves out the first batches, for which loops may have been compiled.
         rate = 1 / max(statistics.median(self._item_seconds), 1e-9)
-        said = (
-            f"one core prepares {rate:.0f} {self.dataset.noun}s/s, and the model could take {items_per_s:.0f}"
-        )
+        core = f"one core prepares {rate:.0f} {self.dataset.noun}s/s"
+        said = f"{core}, and the model could take {items_per_s:.0f}"
         needed = math.ceil(items_per_s / rate)
         if self.num_workers < min(needed, self._cores):
             return f"{said}: set dataloader.train.loader.num_workers: {min(needed, self._cores)}"
@@ -127,6 +122,7 @@ class DataLoader:
                 f"num_workers: {2 * self.num_workers} reads more files at a time, a copy by "
                 "tools/make_cache.py is read faster"
             )
+        missing = self.dataset.missing_speedups()
         if missing:
             return f"{said}: pip install '.[fast]' ({' and '.join(missing)} not installed)"
         return f"{said}: tools/benchmark.py --mode data shows which step takes the time"
@@ -144,12 +140,12 @@ class DataLoader:
         """The workers of the last pass, or new ones if they don't read the dataset as it is now."""
         if self._buffers is None:
             # A slot for each batch that can be under way, or kept by the consumer.
-            slots = self.num_workers * AHEAD + _KEPT if self.use_shared_memory else 0
+            slots = self.num_workers * AHEAD + _KEPT if self._shares_memory else 0
             self._buffers = BufferPool(slots, self.dataset.slot_bytes(self.sampler.batch_size))
         reader = SharedReader(self._reader)
-        if self._idle is not None and self._idle.is_reusable(reader):
-            return self._idle
         if self._idle is not None:
+            if self._idle.is_reusable(reader):
+                return self._idle
             self._idle.close()
         return WorkerPool(reader, self.dataset, self.num_workers, self._buffers, self._timeout)
 
@@ -173,7 +169,7 @@ def as_tensor(array: np.ndarray) -> paddle.Tensor:
 
 
 def start_workers(section: LoaderSection, world_size: int) -> None:
-    """Starts the server of worker processes if there will be any; it gets ready while the data are listed."""
+    """Starts the server of worker processes if there will be any; it gets ready in the background."""
     if _worker_count(section.num_workers, world_size):
         start_server()
 
@@ -182,6 +178,4 @@ def _worker_count(num_workers: int | str, world_size: int) -> int:
     if num_workers == "auto":
         # One core is left for the process that trains.
         return max(0, min(_MOST_WORKERS, usable_cores() // world_size - 1))
-    if int(num_workers) < 0:
-        raise ValueError(f'loader.num_workers is {num_workers}; it must be 0 or more, or "auto"')
     return int(num_workers)

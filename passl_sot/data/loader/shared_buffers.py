@@ -29,18 +29,13 @@ Layout = list[tuple[str, str, tuple[int, ...], int]]
 
 
 class SharedMemory:
-    """Memory without a name, which a worker shares that is given the object when it is started.
-
-    Args:
-        size: Bytes.
-        file: Descriptor of memory that another process has made.
-    """
+    """Memory of `size` bytes without a name, which a worker shares that is given the object at its start."""
 
     def __init__(self, size: int, file: int | None = None):
         self.size = size
         # memfd_create leaves nothing behind however a run ends, and isn't part of /dev/shm, which containers
         # make 64 MB small. Both can't be said of multiprocessing.shared_memory.
-        if file is None:
+        if file is None:  # else it is memory that another process has made
             file = os.memfd_create("passl_sot")
             os.ftruncate(file, size)
         self.file = file
@@ -56,14 +51,9 @@ def _attach(size: int, handle: Any) -> SharedMemory:
 
 
 class BufferPool:
-    """Slots of one size, after a page on which workers note the item they read.
-
-    Args:
-        slots: How many.
-        slot_bytes: Size of each.
+    """Slots of at least `slot_bytes` each, after a page on which workers note the item they read.
 
     Attributes:
-        slots: How many there are.
         shared: The memory, for workers.
         free: Offsets of the free slots.
     """
@@ -76,9 +66,7 @@ class BufferPool:
 
     def acquire(self) -> int | None:
         """Offset of a free slot; None while all are in use."""
-        if not self.free:
-            return None
-        return self.free.popleft()
+        return self.free.popleft() if self.free else None
 
     def release(self, offset: int | None) -> None:
         """Frees a slot that nothing was written to."""
@@ -113,27 +101,18 @@ def _count_down(free: collections.deque[int], offset: int, left: list[int]) -> N
 
 def note_progress(memory: mmap.mmap, worker: int, item: int | None) -> None:
     """Notes the item that a worker begins to read, None when it is done; called by the worker."""
-    if item is None:
-        item = -1
+    number = 0 if item is None else item + 1
     # The clock is the machine's, the same in all of its processes.
-    _PROGRESS.pack_into(memory, worker * _PROGRESS.size, item + 1, time.monotonic_ns())
+    _PROGRESS.pack_into(memory, worker * _PROGRESS.size, number, time.monotonic_ns())
 
 
 class Slot:
-    """A slot, as seen by the worker that fills it.
-
-    Args:
-        memory: The memory of the buffer pool.
-        offset: Where the slot begins; None where there is none for this batch.
-        slot_bytes: Its size.
-    """
+    """A slot as the worker sees it that fills it; `offset` is None where there is none for a batch."""
 
     def __init__(self, memory: mmap.mmap, offset: int | None, slot_bytes: int):
         self._memory = memory
         self._offset = offset or 0
-        if offset is None:
-            slot_bytes = 0
-        self._bytes = slot_bytes
+        self._bytes = 0 if offset is None else slot_bytes
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
         """Memory for the first array of the batch, of the slot itself where it fits."""
@@ -142,28 +121,19 @@ class Slot:
         return np.ndarray(shape, dtype, self._memory, self._offset)
 
     def put(self, arrays: Mapping[str, np.ndarray]) -> Layout | None:
-        """Writes arrays to the slot, the first one unless it is there already.
-
-        Returns:
-            The layout for `BufferPool.arrays`; None where they don't fit.
-        """
-        layout: Layout = []
-        size = 0
-        for name, array in arrays.items():
-            layout.append((name, array.dtype.str, array.shape, size))
-            size += size_of(array.shape, array.itemsize)
-        if size > self._bytes:
+        """Writes arrays to the slot; their layout for `BufferPool.arrays`, or None where they don't fit."""
+        if sum(size_of(array.shape, array.itemsize) for array in arrays.values()) > self._bytes:
             return None
-        for name, dtype, shape, begin in layout:
-            target = np.ndarray(shape, dtype, self._memory, self._offset + begin)
+        layout: Layout = []
+        begin = 0
+        for name, array in arrays.items():
+            target = np.ndarray(array.shape, array.dtype, self._memory, self._offset + begin)
             # Images are normalized straight into the slot, which saves another pass over them.
-            if _address(target) != _address(arrays[name]):
-                target[...] = arrays[name]
+            if target.ctypes.data != array.ctypes.data:
+                target[...] = array
+            layout.append((name, array.dtype.str, array.shape, begin))
+            begin += size_of(array.shape, array.itemsize)
         return layout
-
-
-def _address(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]
 
 
 def size_of(shape: tuple[int, ...], itemsize: int) -> int:

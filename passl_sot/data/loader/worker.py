@@ -1,9 +1,4 @@
-"""Worker processes: starting them, handing the dataset over, and their work.
-
-Workers come from the standard library's fork server. Forked from the training process they would inherit the
-locks that Paddle's threads happen to hold, and hang; the server has imported the data layer alone, so its
-forks are small and ready within milliseconds.
-"""
+"""Worker processes: starting them, handing the dataset over, and their work."""
 
 from __future__ import annotations
 
@@ -18,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from multiprocessing import forkserver, resource_tracker, spawn, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -26,29 +21,22 @@ from typing import Any
 
 from passl_sot.config import zh
 from passl_sot.data.errors import DataError
+from passl_sot.data.loader import shared_buffers
 from passl_sot.data.loader.batch_reader import BatchReader
-from passl_sot.data.loader.shared_buffers import (
-    BufferPool,
-    Layout,
-    SharedMemory,
-    Slot,
-    note_progress,
-    size_of,
-)
+from passl_sot.data.loader.shared_buffers import BufferPool, Layout, SharedMemory, Slot
 from passl_sot.data.rng import Key
 from passl_sot.launch.supervisor import end_with_parent
 
 # Environment variable with the folder of the server's socket.
 SERVER_FOLDER = "PASSL_SOT_SERVER_FOLDER"
+# Forked from the training process, workers would inherit the locks that Paddle's threads happen to hold, and
+# hang. The server has imported the data layer alone, so its forks are small and ready within milliseconds.
 _CONTEXT = multiprocessing.get_context("forkserver")
+_PREPARATION = spawn.get_preparation_data
 
 
 def start_server() -> None:
-    """Starts the fork server unless it runs; it gets ready while this process does something else.
-
-    Raises:
-        RuntimeError: This process is a worker itself.
-    """
+    """Starts the fork server unless it runs; a worker, where there may be none, gets a RuntimeError."""
     if multiprocessing.current_process().daemon:
         raise RuntimeError("a data worker can't have data workers of its own")
     _CONTEXT.set_forkserver_preload(["passl_sot.data.loader.preload"])
@@ -65,83 +53,59 @@ def start_server() -> None:
         SERVER_FOLDER: util.get_temp_dir(),
     }
     try:
-        with _environment(variables):
+        with _replaced(os.environ, variables):
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+def _replaced(names: MutableMapping[str, Any], values: Mapping[str, Any]) -> Iterator[None]:
+    before = {name: names[name] for name in values if name in names}
+    names.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        names.update(before)
+        for name in values.keys() - before.keys():
+            del names[name]
 
 
 def start_worker(
     number: int, reader: SharedReader, buffers: BufferPool
 ) -> tuple[ForkServerProcess, Connection]:
-    """Starts a worker.
-
-    Args:
-        number: Its number among the workers of a pool.
-        reader: Reads batches.
-        buffers: Where it puts them.
+    """Starts a worker, of that number in its pool, that reads batches and puts them into buffers.
 
     Returns:
         The process, and the connection to it: (number, keys, slot or None) is answered by (number, layout of
         the slot or None, batch); a traceback (str) comes where the worker can't go on.
 
     Raises:
-        OSError: The server ended.
-        EOFError: As before.
+        OSError, EOFError: The server ended.
     """
     start_server()
     ours, theirs = _CONTEXT.Pipe()
-    process = _CONTEXT.Process(
-        target=_work, args=(number, theirs, reader, buffers.shared, buffers.slot_bytes), daemon=True
-    )
-    with theirs, _main_left_out():
+    arguments = (number, theirs, reader, buffers.shared, buffers.slot_bytes)
+    process = _CONTEXT.Process(target=_work, args=arguments, daemon=True)
+    with theirs, _replaced(vars(spawn), {"get_preparation_data": _without_main}):
         process.start()
     return process, ours
 
 
-@contextlib.contextmanager
-def _main_left_out() -> Iterator[None]:
-    """Has multiprocessing not run the user's script in the worker, which would load Paddle there.
-
-    No script needs a main guard so. `SharedReader` runs it where a part of the dataset is defined in it.
-    """
-    original = spawn.get_preparation_data
-
-    def without_main(name: str) -> dict[str, Any]:
-        return {key: value for key, value in original(name).items() if not key.startswith("init_main")}
-
-    spawn.get_preparation_data = without_main
-    try:
-        yield
-    finally:
-        spawn.get_preparation_data = original
+def _without_main(name: str) -> dict[str, Any]:
+    # multiprocessing would run the user's script in the worker, which loads Paddle and needs a main guard.
+    # `SharedReader` runs it where a part of the dataset is defined in it.
+    return {key: value for key, value in _PREPARATION(name).items() if not key.startswith("init_main")}
 
 
 class SharedReader:
     """A `BatchReader` as it is sent to workers; they share its arrays, such as the paths of a million files.
 
-    Args:
-        reader: The reader.
-
     Attributes:
         digest: The same for readers that do the same.
 
     Raises:
-        DataError: A part of it can't be sent to another process; says which.
+        DataError: A part of the reader can't be sent to another process; says which.
     """
 
     def __init__(self, reader: BatchReader):
@@ -162,13 +126,13 @@ class SharedReader:
                     f"data workers can't see what is defined in a notebook or on a command line: {advice}"
                 )
         arrays = [buffer.raw() for buffer in buffers]
-        ends = list(itertools.accumulate(size_of((array.nbytes,), 1) for array in arrays))
-        self._slices = [
-            slice(begin, begin + array.nbytes) for begin, array in zip([0, *ends], arrays, strict=False)
-        ]
-        self._shared = SharedMemory(max([1, *ends]))
+        begins = [0, *itertools.accumulate(shared_buffers.size_of((array.nbytes,), 1) for array in arrays)]
+        self._shared = SharedMemory(max(1, begins[-1]))  # no memory is of 0 bytes
+        self._slices: list[slice] = []
         digest = hashlib.blake2b(self._text)
-        for place, array in zip(self._slices, arrays, strict=True):
+        for begin, array in zip(begins, arrays, strict=False):
+            place = slice(begin, begin + array.nbytes)
+            self._slices.append(place)
             self._shared.memory[place] = array
             digest.update(array)
         self.digest = digest.digest()
@@ -196,9 +160,11 @@ def _work(
     end_with_parent(signal.SIGKILL)
     try:
         reader = shared.load()
-        reader.note = functools.partial(note_progress, batches.memory, number)
+        reader.note = functools.partial(shared_buffers.note_progress, batches.memory, number)
         while True:
-            connection.send(_read_batch(reader, connection.recv(), batches, slot_bytes))
+            task, keys, offset = connection.recv()
+            slot = Slot(batches.memory, offset, slot_bytes)
+            connection.send((task, *_fill(slot, reader, keys)))
     except (EOFError, ConnectionError):
         pass  # the training process is gone, or wants no more
     except BaseException:
@@ -206,20 +172,13 @@ def _work(
             connection.send(traceback.format_exc())
 
 
-def _read_batch(
-    reader: BatchReader,
-    task: tuple[int, list[Key], int | None],
-    batches: SharedMemory,
-    slot_bytes: int,
-) -> tuple[int, Layout | None, dict[str, Any]]:
-    number, keys, offset = task
+def _fill(slot: Slot, reader: BatchReader, keys: list[Key]) -> tuple[Layout | None, dict[str, Any]]:
     began = time.process_time()
-    slot = Slot(batches.memory, offset, slot_bytes)
     batch = reader(keys, slot.empty)
     layout = None
     if "error" not in batch:
         layout = slot.put({name: value for name, value in batch.items() if name != "bad"})
-        if layout is not None:
-            batch = {"bad": batch["bad"]}
+    if layout is not None:
+        batch = {"bad": batch["bad"]}
     batch["seconds"] = time.process_time() - began
-    return number, layout, batch
+    return layout, batch

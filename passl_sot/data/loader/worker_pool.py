@@ -41,13 +41,8 @@ def thread_batches(
 ) -> Generator[dict[str, Any], None, None]:
     """As `WorkerPool.batches`, read by a thread of this process ahead of the consumer.
 
-    Args:
-        reader: Makes batches.
-        keys: The keys of each batch.
-        timeout: Seconds that a batch may take; None for no limit.
-
     Raises:
-        WorkerError: A batch took too long.
+        WorkerError: A batch took longer than `timeout` seconds.
     """
     reader = copy.copy(reader)
     asked: queue.SimpleQueue[list[Key] | None] = queue.SimpleQueue()
@@ -107,28 +102,17 @@ class _Worker:
 class WorkerPool:
     """Workers for passes through the data, one after the other.
 
-    Args:
-        reader: Makes batches.
-        dataset: The dataset, for messages.
-        workers: How many.
-        buffers: Where they put batches.
-        timeout: Seconds that a batch may take; None for no limit.
+    They put batches, each of which may take `timeout` seconds, into `buffers`. The dataset is for messages.
 
     Attributes:
         pids: Their process numbers.
-        buffers: Where they put batches.
 
     Raises:
         WorkerError: They can't be started.
     """
 
     def __init__(
-        self,
-        reader: SharedReader,
-        dataset: Dataset,
-        workers: int,
-        buffers: BufferPool,
-        timeout: float | None,
+        self, reader: SharedReader, dataset: Dataset, workers: int, buffers: BufferPool, timeout: float | None
     ):
         self._digest = reader.digest
         self._dataset = dataset
@@ -150,11 +134,8 @@ class WorkerPool:
 
     def is_reusable(self, reader: SharedReader) -> bool:
         """Whether these workers are all there, after a whole pass, and read just the same."""
-        return (
-            bool(self._workers)
-            and self._digest == reader.digest
-            and not wait([worker.process.sentinel for worker in self._workers], 0)
-        )
+        ended = wait([worker.process.sentinel for worker in self._workers], 0)
+        return bool(self._workers) and not ended and self._digest == reader.digest
 
     def batches(self, keys: Iterable[list[Key]]) -> Generator[dict[str, Any], None, None]:
         """The batch of each list of keys, as of `BatchReader`, with `seconds`, the CPU time it took.
@@ -212,8 +193,7 @@ class WorkerPool:
             speaking = wait([worker.connection for worker in self._workers], poll)
             for worker in self._workers:
                 if worker.connection in speaking:
-                    number, batch = self._message(worker)
-                    received[number] = batch
+                    received.update([self._message(worker)])
             waited += min(time.monotonic() - began, poll)
             if not received and self._timeout and waited >= self._timeout:
                 slow = min(self._workers, key=lambda worker: min(worker.asked, default=sys.maxsize))
@@ -246,7 +226,6 @@ class WorkerPool:
         )
 
     def _describe(self, worker: _Worker) -> tuple[str, str]:
-        """Words for a worker, and for its activity."""
         number = self._workers.index(worker)
         activity = _activity(*self.buffers.progress(number), self._dataset)
         return f"worker {number} (pid {worker.process.pid})", activity
@@ -273,7 +252,6 @@ def _end_workers(workers: list[_Worker], buffers: BufferPool) -> None:
 
 
 def _end_of(process: ForkServerProcess) -> str:
-    """Words for a worker's end: "was ended by SIGKILL", or its status."""
     code = process.exitcode
     if code is None:
         return "broke off its connection"
@@ -289,7 +267,6 @@ def _poll_seconds(timeout: float | None) -> float:
 
 
 def _activity(item: int | None, seconds: float, dataset: Dataset) -> str:
-    """Words for the activity of a worker or thread."""
     if item is None:
         return f"was reading no {dataset.noun}"
     return f"had been reading {dataset.noun} {item} ({dataset.describe(item)}) for {seconds:.0f} s"

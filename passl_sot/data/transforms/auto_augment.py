@@ -1,21 +1,11 @@
-"""AutoAugment with the policy found on ImageNet (Cubuk et al., 2019), and 3-Augment (Touvron et al., 2022).
-
-AutoAugment's operations, with L = magnitude / 10, as timm has them under the name "original":
-
-| operation | does |
-|---|---|
-| AutoContrast, Equalize, Invert | no magnitude |
-| Rotate, ShearX | as in `rand_augment` |
-| Posterize | keeps 4 + floor(4·L) bits |
-| Solarize | inverts values from floor(256·L) up |
-| Color, Contrast, Sharpness | `PIL.ImageEnhance` with the factor 0.1 + 1.8·L |
-"""
+"""AutoAugment (Cubuk et al., 2019) with its policy for ImageNet, and 3-Augment (Touvron et al., 2022)."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
@@ -24,18 +14,12 @@ from passl_sot.data.transforms.base import TRANSFORMS, Stage, require
 from passl_sot.data.transforms.operations import Op, apply_ops
 from passl_sot.data.transforms.rand_augment import OPERATIONS, PolicyTransform, Step
 
-
-def _factor(step: Step) -> float:
-    return 0.1 + 1.8 * step.level
-
-
+# As timm has them under the name "original"; units are those of `operations`.
 POLICY_OPERATIONS: dict[str, Callable[[Step], float]] = {
     **{name: OPERATIONS[name] for name in ("AutoContrast", "Equalize", "Invert", "Rotate", "ShearX")},
+    **dict.fromkeys(("Color", "Contrast", "Sharpness"), lambda step: 0.1 + 1.8 * step.level),
     "Posterize": lambda step: 4 + int(4 * step.level),
     "Solarize": lambda step: int(256 * step.level),
-    "Color": _factor,
-    "Contrast": _factor,
-    "Sharpness": _factor,
 }
 
 # The paper's table for ImageNet: pairs of operation, probability and magnitude; some stand in it twice.
@@ -66,16 +50,13 @@ Invert 0.6 4        Equalize 1.0 8
 Color 0.6 4         Contrast 1.0 8
 Equalize 0.8 8      Equalize 0.6 3
 """
-_Row = tuple[tuple[str, float, float], ...]
 
 
-def policy_table() -> list[_Row]:
+@functools.cache
+def policy_table() -> list[tuple[tuple[str, float, float], ...]]:
     """The 25 pairs of (operation, probability, magnitude)."""
     words = [line.split() for line in _TABLE.strip().splitlines()]
     return [((a, float(p), float(m)), (b, float(q), float(n))) for a, p, m, b, q, n in words]
-
-
-_ROWS = policy_table()
 
 
 @TRANSFORMS.register()
@@ -87,8 +68,6 @@ class AutoAugment(PolicyTransform):
 
     Attributes:
         policy: "original", that of the paper.
-        interpolation: Filter of operations that move pixels; "random" draws one for each.
-        fill: Red, green and blue of pixels that come in from outside; by default ImageNet's mean.
     """
 
     strengths = POLICY_OPERATIONS
@@ -96,38 +75,33 @@ class AutoAugment(PolicyTransform):
 
     def draw(self, rng: Generator) -> list[Step]:
         """Draws 0 to 2 steps."""
-        row = _ROWS[rng.integers(len(_ROWS))]
-        return [
-            self.draw_step(name, magnitude, rng)
-            for name, probability, magnitude in row
-            if rng.random() < probability
-        ]
+        rows = policy_table()
+        drawn = rows[rng.integers(len(rows))]
+        return [self.draw_step(name, m, rng) for name, share, m in drawn if rng.random() < share]
 
 
 @TRANSFORMS.register()
+@dataclass(kw_only=True, eq=False)
 class ThreeAugment:
     """3-Augment of DeiT III (arXiv 2204.07118): one of gray, solarization from 128 up, and Gaussian blur.
 
     Each is as likely as the others, and one of them is always done. Belongs after crop and flip; the paper's
     recipe has `ColorJitter` of 0.3 in brightness, contrast and saturation after it.
 
-    Args:
+    Attributes:
         radius: Bounds of the blur's radius in pixels, drawn uniformly.
     """
 
-    stage: Stage = "rgb"
+    stage: ClassVar[Stage] = "rgb"
+    radius: tuple[float, float] = (0.1, 2.0)
 
-    def __init__(self, *, radius: tuple[float, float] = (0.1, 2.0)):
-        holds = 0 <= radius[0] <= radius[1]
-        require(holds, "ThreeAugment.radius", list(radius), "hold 0 <= lowest <= highest")
-        self.radius = radius
+    def __post_init__(self) -> None:
+        low, high = self.radius
+        require(0 <= low <= high, "ThreeAugment.radius", [low, high], "hold 0 <= lowest <= highest")
 
     def __call__(self, image: np.ndarray, rng: Generator) -> np.ndarray:
         """The augmented image, of the same shape."""
         choice = rng.integers(3)
-        op = Op("Grey")
-        if choice == 1:
-            op = Op("Solarize", 128)
-        elif choice == 2:
-            op = Op("Blur", rng.uniform(*self.radius))  # the radius is drawn only here
-        return apply_ops(image, [op])
+        if choice == 2:
+            return apply_ops(image, [Op("Blur", rng.uniform(*self.radius))])  # the radius is drawn only here
+        return apply_ops(image, [(Op("Grey"), Op("Solarize", 128))[choice]])

@@ -86,26 +86,25 @@ def _call(transform: Transform, image: LazyImage, rng: Generator, epoch: int, ou
 
 def output_size(transforms: Sequence[Any]) -> tuple[int, int] | None:
     """Height and width of every result of these transforms, or None where they depend on the input."""
-    sizes = [transform.output_hw for transform in transforms if hasattr(transform, "output_hw")]
-    return sizes[-1] if sizes else None
+    return next((t.output_hw for t in reversed(transforms) if hasattr(t, "output_hw")), None)
+
+
+def loops() -> Any:
+    """The compiled loops over pixels; only where numba is installed."""
+    # Imported at the first use, as numba takes half a second.
+    from passl_sot.imageio.kernels import layout
+
+    return layout
 
 
 def require(holds: bool, name: str, value: object, rule: str) -> None:
-    """Refuses a value that breaks a rule, such as "be 0 or more".
-
-    Raises:
-        ValueError: It doesn't hold.
-    """
+    """Raises a ValueError unless a rule holds, such as "be 0 or more"."""
     if not holds:
         raise ValueError(f"{name} is {value}; it must {rule}")
 
 
 def height_width(name: str, size: int | Sequence[int]) -> tuple[int, int]:
-    """A size of one number or [height, width] as two numbers.
-
-    Raises:
-        ValueError: It is something else, or below 1.
-    """
+    """A size of one number, or of [height, width], as two; others are a ValueError."""
     pair = (size, size) if isinstance(size, int) else tuple(size)
     require(len(pair) == 2, name, list(pair), "be one number or [height, width]")
     require(min(pair) >= 1, name, size, "be 1 or more")
@@ -113,11 +112,7 @@ def height_width(name: str, size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def bounds(name: str, pair: Sequence[float], highest: float = math.inf) -> tuple[float, float]:
-    """The two values, lowest and highest.
-
-    Raises:
-        ValueError: They aren't in order, or not above 0 and at most `highest`.
-    """
+    """Two values in order, above 0 and at most `highest`; others are a ValueError."""
     if len(pair) != 2:
         raise ValueError(f"{name} is {list(pair)}; it needs two values, lowest and highest")
     low, high = pair

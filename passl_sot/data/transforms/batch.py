@@ -19,8 +19,8 @@ from passl_sot.data.transforms.mixup import Mixup
 class BatchStage:
     """Applies `batch_transforms`: `Mixup` to the batch, transforms of single images to one after the other.
 
-    Randomness is a function of seed, epoch and the images asked for. So it doesn't depend on the number of
-    worker processes; that of a single image doesn't depend on the rest of the batch either.
+    Randomness is a function of seed, epoch and the images asked for; that of a single image doesn't depend on
+    the rest of the batch.
 
     Args:
         transforms: At most one `Mixup`, and transforms of single images.
@@ -28,7 +28,6 @@ class BatchStage:
         channels: Their channels.
 
     Attributes:
-        transforms: The transforms.
         normalizes: Whether results are float32 [B, 3, H, W].
         num_classes: Width of the soft targets; None where there is no `Mixup` and labels stay as they are.
 
@@ -40,20 +39,19 @@ class BatchStage:
         self.transforms = list(transforms)
         self.num_classes: int | None = None
         self._steps: list[Compose | Mixup] = []
-        group: Any
-        for whole, group in itertools.groupby(self.transforms, key=lambda t: stage_of(t) == "batch"):
-            if not whole:
-                # With one channel they are gray already: that is the end of `transforms`.
-                options = {"where": "batch_transforms", "channels": channels, "gray": channels == 1}
-                compose = Compose(list(group), normalized=normalized, **options)  # type: ignore[arg-type]
-                normalized = compose.normalizes
-                self._steps.append(compose)
-                continue
-            for mixup in group:
-                if self.num_classes is not None:
+        for _, group in itertools.groupby(self.transforms, key=lambda t: stage_of(t) == "batch"):
+            members: list[Any] = list(group)
+            if stage_of(members[0]) == "batch":
+                if self.num_classes is not None or len(members) > 1:
                     raise ValueError("batch_transforms: Mixup stands twice")
-                self.num_classes = mixup.num_classes
-                self._steps.append(mixup)
+                self.num_classes = members[0].num_classes
+                self._steps += members
+                continue
+            # With one channel they are gray already: that is the end of `transforms`.
+            options: Any = {"where": "batch_transforms", "channels": channels, "gray": channels == 1}
+            compose = Compose(members, normalized=normalized, **options)
+            normalized = compose.normalizes
+            self._steps.append(compose)
         self.normalizes = normalized
         # Generators of single images take 3.6 us each, more than all else that is done to a CIFAR image.
         self._draws = not all(isinstance(transform, Normalize | Mixup) for transform in self.transforms)
@@ -74,9 +72,9 @@ class BatchStage:
             images: uint8 [B, H, W, 3], or a list of B; float32 [B, 3, H, W] if they are normalized already.
             labels: int64 [B].
             seed: The run's seed.
-            keys: (epoch, index), or (epoch, index, copy), of each image as the sampler asked for it.
+            keys: The images' keys, as of `passl_sot.data.rng`.
             overwrite: `images` may be changed if they are float32.
-            empty: Gives memory for images that are normalized here, as `numpy.empty`.
+            empty: Gives memory for images that are normalized here.
 
         Returns:
             Images, and labels: int64 [B], or float32 [B, K] after `Mixup`.
@@ -99,24 +97,15 @@ class BatchStage:
 def build_batch_transforms(
     nodes: Sequence[dict[str, Any]] | None, *, normalized: bool, channels: int = 3
 ) -> BatchStage | None:
-    """Builds what a `batch_transforms:` list of a config describes.
-
-    Args:
-        nodes: Mappings with a `name` and the arguments of that transform; None or none.
-        normalized: Whether the transforms before end in normalized images.
-        channels: Channels of the images.
-
-    Returns:
-        The stage, or None where there is nothing to do.
+    """The stage that a `batch_transforms:` list of a config describes; None where there is nothing to do.
 
     Raises:
         ConfigError: A name or an argument is wrong.
-        ValueError: A value is out of range, or the order can't be.
+        ValueError: As of `BatchStage`.
     """
     if not nodes:
         return None
-    built = [TRANSFORMS.build(node) for node in nodes]
-    return BatchStage(built, normalized=normalized, channels=channels)
+    return BatchStage([TRANSFORMS.build(node) for node in nodes], normalized=normalized, channels=channels)
 
 
 def _each(

@@ -27,6 +27,7 @@ class ByEpoch(BaseTransform):
     """
 
     def __init__(self, *, steps: dict[str, Annotated[list, TRANSFORMS]]):
+        # For its check of the keys, which are those of any schedule by epoch.
         value_of_epoch("ByEpoch.steps", dict.fromkeys(steps, 0.0), 0)
         self.steps = {
             int(first): [TRANSFORMS.build(node) for node in nodes] for first, nodes in steps.items()

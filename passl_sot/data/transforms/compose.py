@@ -12,12 +12,10 @@ from PIL import Image
 from passl_sot.config import zh
 from passl_sot.data.rng import Streams
 from passl_sot.data.transforms import base
-from passl_sot.data.transforms.base import Empty, Out, Stage, Step, Transform, output_size, stage_of
+from passl_sot.data.transforms.base import Empty, Out, Stage, Step, Transform, stage_of
 from passl_sot.data.transforms.image import Normalize
 from passl_sot.imageio.kernels.jit import available
 from passl_sot.imageio.lazy_image import LazyImage, as_array
-
-__all__ = ["Compose", "build_transforms", "output_size"]
 
 
 class Compose:
@@ -32,7 +30,6 @@ class Compose:
         gray: Whether one-channel images arrive as such already.
 
     Attributes:
-        transforms: The transforms.
         output_hw: Height and width that every result has, or None where they depend on the input.
         normalizes: Whether results are float32 [C, H, W] rather than uint8 [H, W, C].
         batched: Whether `of_batch` can be called.
@@ -51,7 +48,7 @@ class Compose:
         gray: bool = False,
     ):
         self.transforms = list(transforms)
-        self.output_hw = output_size(self.transforms)
+        self.output_hw = base.output_size(self.transforms)
         self._steps: list[Step] = []
         rgb = channels in (1, 3) and not gray
         becomes_gray = channels == 1 and not gray
@@ -82,27 +79,20 @@ class Compose:
     ) -> np.ndarray:
         """The image after all transforms, in an epoch counted from 0.
 
-        Args:
-            image: The image.
-            rng: Source of its draws; None where nothing is drawn.
-            epoch: The epoch.
-            out: Memory for the result, float32 [C, H, W]; it is returned if the result has that shape.
+        The source of its draws may be None where nothing is drawn. `out` is memory for the result, float32
+        [C, H, W]; it is returned if the result has that shape.
         """
         for step in self._steps:
             image = step(image, rng, epoch, out)
         result = as_array(image)
+        # A transform that knows nothing of `out` has made memory of its own.
         if out is None or result is out or result.shape != out.shape:
             return result
         out[...] = result
         return out
 
     def of_batch(self, images: np.ndarray, streams: Streams, empty: Empty) -> np.ndarray:
-        """Many images of one size after all transforms, each just as by itself.
-
-        Args:
-            images: uint8 [B, H, W, C].
-            streams: Source of their draws.
-            empty: Gives memory for normalized images, as `numpy.empty`.
+        """Many images of one size, uint8 [B, H, W, C], after all transforms, each just as by itself.
 
         Raises:
             DataError: A transform can't do it.
@@ -129,16 +119,12 @@ def _check_place(name: str, stage: Stage, where: str, normalized: bool) -> None:
         )
 
 
-def _turn_gray(image: LazyImage, rng: Generator | None, epoch: int, out: Out) -> np.ndarray:
+def _turn_gray(image: LazyImage, *_: object) -> np.ndarray:
     return np.asarray(Image.fromarray(as_array(image)).convert("L"))[:, :, None]
 
 
 def build_transforms(nodes: Sequence[dict[str, Any]], *, channels: int = 3) -> Compose:
-    """Builds the transforms that a `transforms:` list of a config describes.
-
-    Args:
-        nodes: Mappings with a `name` and the arguments of that transform.
-        channels: Channels of the results; see `Compose`.
+    """The transforms that a `transforms:` list of a config describes.
 
     Raises:
         ConfigError: A name or an argument is wrong.

@@ -1,15 +1,14 @@
 """Transforms of single images: crops, resizing, mirroring, color, and normalizing to the model's floats.
 
-The contract is in `base`. More transforms are in `auto_augment`, `by_epoch`, `erasing`, `rand_augment` and,
-of whole batches, `mixup`. Semantics are those of torchvision and timm on Pillow images, with which published
-accuracies were measured.
+Semantics are those of torchvision and timm on Pillow images, with which published accuracies were measured.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
@@ -17,16 +16,8 @@ from numpy.random import Generator
 from passl_sot.config import zh
 from passl_sot.data.errors import DataError
 from passl_sot.data.rng import Streams
-from passl_sot.data.transforms.base import (
-    TRANSFORMS,
-    BaseTransform,
-    Empty,
-    Out,
-    Stage,
-    bounds,
-    height_width,
-    require,
-)
+from passl_sot.data.transforms import base
+from passl_sot.data.transforms.base import TRANSFORMS, BaseTransform, Empty, Out, Stage
 from passl_sot.data.transforms.operations import Op, apply_ops
 from passl_sot.imageio.decode import Interpolation, resize
 from passl_sot.imageio.kernels.jit import available, laid_out
@@ -34,34 +25,32 @@ from passl_sot.imageio.lazy_image import LazyImage, as_array, edges
 
 
 @TRANSFORMS.register()
+@dataclass(kw_only=True, eq=False)
 class RandomResizedCrop(BaseTransform):
     """Cuts out a random region and resizes it (Szegedy et al., 2015), as torchvision and timm do.
 
     Area and aspect ratio are drawn up to 10 times, the ratio log-uniformly; when none fits into the image,
     the largest central region within the bounds of `ratio` is taken.
 
-    Args:
+    Attributes:
         size: Side of the square result, or [height, width].
         scale: Bounds of the region's share of the image's area.
         ratio: Bounds of the region's width divided by its height.
         interpolation: Filter; "random" draws bilinear or bicubic for each image.
     """
 
-    def __init__(
-        self,
-        *,
-        size: int | list[int],
-        scale: tuple[float, float] = (0.08, 1.0),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic",
-    ):
-        self.output_hw = height_width("RandomResizedCrop.size", size)
-        self.scale = bounds("RandomResizedCrop.scale", scale, highest=1.0)
-        self.ratio = bounds("RandomResizedCrop.ratio", ratio)
-        self.interpolation = interpolation
+    size: int | list[int]
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic"
+
+    def __post_init__(self) -> None:
+        self.output_hw = base.height_width("RandomResizedCrop.size", self.size)
+        self.scale = base.bounds("RandomResizedCrop.scale", self.scale, highest=1.0)
+        self.ratio = base.bounds("RandomResizedCrop.ratio", self.ratio)
 
     def region(self, height: int, width: int, rng: Generator) -> tuple[int, int, int, int]:
-        """Draws (top, left, height, width) of the region to cut out of an image of the given size."""
+        """Draws (top, left, height, width) of the region to cut out of an image of that size."""
         least, most = self.scale
         low = math.log(self.ratio[0])
         span = math.log(self.ratio[1]) - low
@@ -89,25 +78,24 @@ class RandomResizedCrop(BaseTransform):
 
 
 @TRANSFORMS.register()
+@dataclass(kw_only=True, eq=False)
 class RandomCrop:
     """Cuts out a random place, after black borders were added on all sides, as torchvision does.
 
-    Args:
+    Attributes:
         size: Side of the square result, or [height, width].
         padding: Width of the borders in pixels.
     """
 
-    def __init__(self, *, size: int | list[int], padding: int = 0):
-        self.output_hw = height_width("RandomCrop.size", size)
-        require(padding >= 0, "RandomCrop.padding", padding, "be 0 or more")
-        self.padding = padding
+    size: int | list[int]
+    padding: int = 0
+
+    def __post_init__(self) -> None:
+        self.output_hw = base.height_width("RandomCrop.size", self.size)
+        base.require(self.padding >= 0, "RandomCrop.padding", self.padding, "be 0 or more")
 
     def __call__(self, image: np.ndarray, rng: Generator) -> np.ndarray:
-        """A random place: uint8 [*output_hw, 3].
-
-        Raises:
-            DataError: The image is smaller than that.
-        """
+        """A random place: uint8 [*output_hw, 3]; a smaller image is a DataError."""
         height, width = self.output_hw
         tops, lefts = self._places(image.shape)
         if self.padding:
@@ -119,15 +107,13 @@ class RandomCrop:
 
     def of_batch(self, images: np.ndarray, streams: Streams, empty: Empty) -> np.ndarray:
         """The same for each of uint8 [B, H, W, C]."""
-        from passl_sot.imageio.kernels import layout
-
         count, height, width, channels = images.shape
         tops, lefts = self._places((height, width))
         out = np.empty((count, *self.output_hw, channels), np.uint8)
         top = (streams.random() * tops).astype(np.int64) - self.padding
         left = (streams.random() * lefts).astype(np.int64) - self.padding
         rows = images.reshape(count, height, -1)
-        layout.crop_each(rows, top, left * channels, out.reshape(count, len(out[0]), -1))
+        base.loops().crop_each(rows, top, left * channels, out.reshape(count, len(out[0]), -1))
         return out
 
     def _places(self, shape: Sequence[int]) -> tuple[int, int]:
@@ -144,16 +130,18 @@ class RandomCrop:
 
 
 @TRANSFORMS.register()
+@dataclass(kw_only=True, eq=False)
 class RandomHorizontalFlip(BaseTransform):
     """Mirrors left and right.
 
-    Args:
+    Attributes:
         prob: Share of images that are mirrored.
     """
 
-    def __init__(self, *, prob: float = 0.5):
-        require(0 <= prob <= 1, "RandomHorizontalFlip.prob", prob, "be between 0 and 1")
-        self.prob = prob
+    prob: float = 0.5
+
+    def __post_init__(self) -> None:
+        base.require(0 <= self.prob <= 1, "RandomHorizontalFlip.prob", self.prob, "be between 0 and 1")
 
     def apply(self, image: LazyImage, rng: Generator, epoch: int = 0, out: Out = None) -> LazyImage:
         """The image or its mirror image, of the same shape."""
@@ -165,20 +153,16 @@ class RandomHorizontalFlip(BaseTransform):
 
     def of_batch(self, images: np.ndarray, streams: Streams, empty: Empty) -> np.ndarray:
         """The same for each of uint8 [B, H, W, C]."""
-        from passl_sot.imageio.kernels import layout
-
         out = np.empty(images.shape, np.uint8)
-        layout.mirror_each(images, streams.random() < self.prob, out)
+        base.loops().mirror_each(images, streams.random() < self.prob, out)
         return out
 
 
 def _mirror(image: np.ndarray) -> np.ndarray:
     mirrored = np.empty(image.shape, np.uint8)
     if available() and image.shape[2] == 3:
-        from passl_sot.imageio.kernels import layout
-
         rows = laid_out(image).reshape(len(image), -1)
-        layout.mirror(rows, mirrored.reshape(rows.shape))
+        base.loops().mirror(rows, mirrored.reshape(rows.shape))
         return mirrored
     # NumPy copies a channel at a time several times as fast as pixels.
     for channel in range(image.shape[2]):
@@ -187,29 +171,33 @@ def _mirror(image: np.ndarray) -> np.ndarray:
 
 
 @TRANSFORMS.register()
+@dataclass(kw_only=True, eq=False)
 class ColorJitter:
     """Changes brightness, contrast, saturation and hue by random amounts in random order.
 
     Factors are uniform in [max(0, 1 - j), 1 + j] and applied as `PIL.ImageEnhance` does.
 
-    Args:
+    Attributes:
         brightness: Largest change j of the brightness factor; 0 leaves it alone.
         contrast: The same of contrast.
         saturation: The same of color saturation.
         hue: Largest turn of the hue to either side as a share of the color circle, at most 0.5.
     """
 
-    stage: Stage = "rgb"
+    stage: ClassVar[Stage] = "rgb"
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
 
-    def __init__(
-        self, *, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0
-    ):
-        for name, value in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
-            require(value >= 0 and math.isfinite(value), f"ColorJitter.{name}", value, "be 0 or more")
-        require(0 <= hue <= 0.5, "ColorJitter.hue", hue, "be between 0 and 0.5")
-        strengths = {"Brightness": brightness, "Contrast": contrast, "Color": saturation}
-        self.factors = [(kind, max(0.0, 1 - value), 1 + value) for kind, value in strengths.items()]
-        self.factors.append(("Hue", -hue, hue))
+    def __post_init__(self) -> None:
+        self.factors = []
+        for kind, name in (("Brightness", "brightness"), ("Contrast", "contrast"), ("Color", "saturation")):
+            value = getattr(self, name)
+            base.require(value >= 0 and math.isfinite(value), f"ColorJitter.{name}", value, "be 0 or more")
+            self.factors.append((kind, max(0.0, 1 - value), 1 + value))
+        base.require(0 <= self.hue <= 0.5, "ColorJitter.hue", self.hue, "be between 0 and 0.5")
+        self.factors.append(("Hue", -self.hue, self.hue))
 
     def __call__(self, image: np.ndarray, rng: Generator) -> np.ndarray:
         """The image with other colors, of the same shape."""
@@ -236,8 +224,8 @@ class Resize(BaseTransform):
     def __init__(
         self, *, size: int | list[int], crop_pct: float = 1.0, interpolation: Interpolation = "bicubic"
     ):
-        require(0 < crop_pct <= 1, "Resize.crop_pct", crop_pct, "be above 0 and at most 1")
-        height, width = (math.floor(side / crop_pct) for side in height_width("Resize.size", size))
+        base.require(0 < crop_pct <= 1, "Resize.crop_pct", crop_pct, "be above 0 and at most 1")
+        height, width = (math.floor(side / crop_pct) for side in base.height_width("Resize.size", size))
         self.output_hw = None if isinstance(size, int) else (height, width)
         self.short_side = height
         self.interpolation: Interpolation = interpolation
@@ -266,7 +254,6 @@ class _Resized:
         self.shape = (*size_hw, image.shape[2])
 
     def mirrored(self) -> _Resized:
-        """The same from right to left."""
         return _Resized(self._image, self.shape[:2], self._interpolation, not self._mirror)
 
     def __getitem__(self, rectangle: tuple[slice, slice]) -> np.ndarray:
@@ -292,7 +279,7 @@ class CenterCrop(BaseTransform):
     """
 
     def __init__(self, *, size: int | list[int]):
-        self.output_hw = height_width("CenterCrop.size", size)
+        self.output_hw = base.height_width("CenterCrop.size", size)
 
     def apply(self, image: LazyImage, rng: Generator, epoch: int = 0, out: Out = None) -> np.ndarray:
         """The center: uint8 [*output_hw, 3]."""
@@ -309,32 +296,29 @@ class CenterCrop(BaseTransform):
 
 
 @TRANSFORMS.register()
+@dataclass(kw_only=True, eq=False)
 class Normalize(BaseTransform):
     """Gives float32 [C, H, W] of (x / 255 - mean) / std.
 
-    Args:
+    Attributes:
         mean: Per channel, of values in 0 to 1; one value serves all channels, and the average of three serves
             gray images. Defaults to ImageNet's.
         std: Per channel, above 0; likewise.
     """
 
-    stage: Stage = "normalize"
+    stage: ClassVar[Stage] = "normalize"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
-    def __init__(
-        self,
-        *,
-        mean: tuple[float, ...] = (0.485, 0.456, 0.406),
-        std: tuple[float, ...] = (0.229, 0.224, 0.225),
-    ):
-        if not mean or len(mean) != len(std):
-            raise ValueError(
-                f"Normalize.mean has {len(mean)} values and Normalize.std {len(std)}; both need one a channel"
-            )
-        if not all(math.isfinite(s) and s > 0 for s in std):
-            raise ValueError(f"Normalize.std is {list(std)}; all must be above 0")
-        if not all(math.isfinite(m) and abs(m) <= 1 for m in mean):
-            raise ValueError(f"Normalize.mean is {list(mean)}; it is of values in 0 to 1, not 0 to 255")
-        self._set(mean, std)
+    def __post_init__(self) -> None:
+        if not self.mean or len(self.mean) != len(self.std):
+            counts = f"Normalize.mean has {len(self.mean)} values and Normalize.std {len(self.std)}"
+            raise ValueError(f"{counts}; both need one a channel")
+        if not all(math.isfinite(s) and s > 0 for s in self.std):
+            raise ValueError(f"Normalize.std is {list(self.std)}; all must be above 0")
+        if not all(math.isfinite(m) and abs(m) <= 1 for m in self.mean):
+            raise ValueError(f"Normalize.mean is {list(self.mean)}; it is of values in 0 to 1, not 0 to 255")
+        self._set(self.mean, self.std)
 
     def _set(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.mean = tuple(mean)
@@ -344,19 +328,13 @@ class Normalize(BaseTransform):
         self.bias = np.array([-m / s for m, s in zip(mean, std, strict=True)], np.float32)
 
     def fit(self, channels: int) -> None:
-        """Brings mean and std to a number of channels.
-
-        Raises:
-            ValueError: They are for another number, and not one value or, for gray images, three.
-        """
+        """Brings mean and std to a number of channels, from one or, for gray, three; else a ValueError."""
         given = len(self.mean)
-        if channels == given:
-            return
-        if channels == 1 and given == 3:
-            self._set([sum(self.mean) / 3], [sum(self.std) / 3])
-        elif given == 1:
+        if given == 1:
             self._set(self.mean * channels, self.std * channels)
-        else:
+        elif channels == 1 and given == 3:
+            self._set([sum(self.mean) / 3], [sum(self.std) / 3])
+        elif given != channels:
             raise ValueError(
                 f"Normalize.mean has {given} values and dataset.channels is {channels}: write {channels} "
                 "values, or one for all" + zh("normalize_channels")
@@ -369,9 +347,8 @@ class Normalize(BaseTransform):
             out = np.empty(shape, np.float32)
         pixels = as_array(image)
         if available():
-            from passl_sot.imageio.kernels import layout
-
-            layout.normalize(laid_out(pixels).reshape(-1), self.scale, self.bias, out.reshape(shape[0], -1))
+            flat = laid_out(pixels).reshape(-1)
+            base.loops().normalize(flat, self.scale, self.bias, out.reshape(shape[0], -1))
             return out
         for channel in range(shape[0]):
             np.multiply(pixels[:, :, channel], self.scale[channel], out=out[channel], dtype=np.float32)
@@ -380,10 +357,8 @@ class Normalize(BaseTransform):
 
     def of_batch(self, images: np.ndarray, streams: Streams, empty: Empty) -> np.ndarray:
         """The same for each of uint8 [B, H, W, C]: float32 [B, C, H, W]."""
-        from passl_sot.imageio.kernels import layout
-
         count, height, width, channels = images.shape
         out = empty((count, channels, height, width), np.float32)
         flat = out.reshape(count, channels, -1)
-        layout.normalize_each(images.reshape(count, -1), self.scale, self.bias, flat)
+        base.loops().normalize_each(images.reshape(count, -1), self.scale, self.bias, flat)
         return out

@@ -1,12 +1,12 @@
 """Mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019) of whole batches, as timm does them.
 
-Legend: B batch, K classes, λ the share of an image in its mixture.
+B is the batch, K the classes, λ the share of an image in its mixture.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from numpy.random import Generator
 
 from passl_sot.config import Natural, zh
 from passl_sot.data.errors import DataError
-from passl_sot.data.transforms.base import TRANSFORMS, Images, Stage, require
+from passl_sot.data.transforms.base import TRANSFORMS, Images, Stage, loops, require
 from passl_sot.imageio.kernels.jit import available, laid_out
 
 Box = tuple[int, int, int, int]
@@ -120,19 +120,13 @@ class Mixup:
         return targets
 
     def __call__(
-        self,
-        images: Images,
-        labels: np.ndarray,
-        rng: Generator,
-        epoch: int = 0,
-        *,
-        overwrite: bool = False,
+        self, images: Images, labels: np.ndarray, rng: Generator, epoch: int = 0, *, overwrite: bool = False
     ) -> tuple[Images, np.ndarray]:
         """Mixes a batch.
 
         Args:
             images: uint8 [B, H, W, 3] or a list of B, which isn't changed; or float32 [B, 3, H, W].
-            labels: int64 [B], or several per image as of `targets`.
+            labels: As of `targets`.
             rng: Source of the batch's one draw.
             epoch: The epoch, counted from 0.
             overwrite: Mix floats in `images` itself, where that can be; by default it isn't changed.
@@ -144,9 +138,7 @@ class Mixup:
             DataError: A label isn't below `num_classes`.
         """
         of_bytes = images[0].dtype == np.uint8
-        height, width = images[0].shape[:2]
-        if not of_bytes:
-            height, width = images[0].shape[1:]
+        height, width = images[0].shape[:2] if of_bytes else images[0].shape[1:]
         own = 1.0
         box = None
         if self.off_epoch is None or epoch < self.off_epoch:
@@ -159,48 +151,49 @@ class Mixup:
             return Mixtures(images, own, box), targets
         assert isinstance(images, np.ndarray)
         images = laid_out(images) if overwrite else images.copy()
-        if box is not None:
-            _swap_boxes(images, box)
-        else:
+        if box is None:
             _blend(images, own)
+            return images, targets
+        top, bottom, left, right = box
+        patches = images[:, :, top:bottom, left:right]
+        for one, other in _pairs(patches):
+            one[...], other[...] = other, one.copy()
         return images, targets
 
 
+@dataclass(eq=False)
 class Mixtures(Sequence):
     """A mixed batch of uint8 images, [H, W, C] each, of which each is made when it is asked for.
 
-    Args:
+    Attributes:
         images: The images; they aren't changed.
         share: λ.
         box: As of `Mixup.draw`.
     """
 
-    def __init__(self, images: Images, share: float, box: Box | None):
-        self._images = images
-        self._share = share
-        self._box = box
+    images: Images
+    share: float
+    box: Box | None
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self.images)
 
     def __getitem__(self, place: Any) -> Any:
-        image = self._images[place]
-        other = self._images[-1 - place]
-        if self._box is not None:
-            top, bottom, left, right = self._box
+        image = self.images[place]
+        other = self.images[-1 - place]
+        if self.box is not None:
+            top, bottom, left, right = self.box
             mixed = image.copy()
             mixed[top:bottom, left:right] = other[top:bottom, left:right]
             return mixed
         if 2 * place + 1 == len(self):
             return image  # it is its own partner, and rounding would change it
-        share = np.float32(self._share)
-        rest = np.float32(1 - self._share)
+        share = np.float32(self.share)
+        rest = np.float32(1 - self.share)
         if available():
-            from passl_sot.imageio.kernels import layout
-
             mixed = np.empty(image.shape, np.uint8)
             flat = [laid_out(picture).reshape(-1) for picture in (image, other)]
-            layout.blend_bytes(*flat, share, rest, mixed.reshape(-1))
+            loops().blend_bytes(*flat, share, rest, mixed.reshape(-1))
             return mixed
         mixture = image.astype(np.float32) * share + other.astype(np.float32) * rest
         return np.rint(mixture, out=mixture).astype(np.uint8)
@@ -213,25 +206,18 @@ def _span(length: int, side: int, rng: Generator) -> tuple[int, int]:
     return max(center - side // 2, 0), min(center + side // 2, length)
 
 
-def _swap_boxes(images: np.ndarray, box: Box) -> None:
-    top, bottom, left, right = box
-    where = np.s_[:, top:bottom, left:right]
+def _pairs(images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    # Pair by pair rather than at once: the two stay in the processor's cache.
     for i in range(len(images) // 2):
-        one = images[i][where]
-        other = images[-1 - i][where]
-        one[...], other[...] = other, one.copy()
+        yield images[i], images[-1 - i]
 
 
 def _blend(images: np.ndarray, share: float) -> None:
     own = np.float32(share)
     rest = np.float32(1 - share)
-    pairs = [(images[i], images[-1 - i]) for i in range(len(images) // 2)]
     if available():
-        from passl_sot.imageio.kernels import layout
-
-        for a, b in pairs:
-            layout.blend_floats(a.reshape(-1), b.reshape(-1), own, rest)
+        for a, b in _pairs(images):
+            loops().blend_floats(a.reshape(-1), b.reshape(-1), own, rest)
         return
-    # Pair by pair rather than at once: what is worked on stays in the processor's cache.
-    for a, b in pairs:
+    for a, b in _pairs(images):
         a[...], b[...] = a * own + b * rest, b * own + a * rest

@@ -45,17 +45,11 @@ _MATRICES: dict[str, Callable[[float, int, int], Matrix]] = {
 
 
 class Op(NamedTuple):
-    """An operation on an image.
-
-    Attributes:
-        kind: A kind of the table at the top of this module.
-        strength: Its strength.
-        interpolation: Filter of operations that move pixels.
-        fill: Color of pixels that come in from outside of the image.
-    """
+    """An operation on an image, of a kind and strength of the table at the top of this module."""
 
     kind: str
     strength: float = 0
+    # Of operations that move pixels: their filter, and the color of pixels that come in from outside.
     interpolation: Filter = "bilinear"
     fill: Fill = (0, 0, 0)
 

@@ -1,18 +1,4 @@
-"""RandAugment (Cubuk et al., 2020) with the operations and magnitudes of timm's "increasing" set.
-
-With L = magnitude / 10, and ± where the sign is drawn:
-
-| operation | does |
-|---|---|
-| AutoContrast, Equalize, Invert | no magnitude |
-| Rotate | by ±30·L degrees |
-| Posterize | keeps 4 - floor(4·L) bits; 0 bits are black |
-| Solarize | inverts values from 256 - floor(256·L) up |
-| SolarizeAdd | adds floor(110·L) to values below 128, up to 255 |
-| Color, Contrast, Brightness, Sharpness | `PIL.ImageEnhance` with the factor 1 ± 0.9·L |
-| ShearX, ShearY | by ±0.3·L |
-| TranslateX, TranslateY | by ±0.45·L of width or height, not rounded to pixels |
-"""
+"""RandAugment (Cubuk et al., 2020) with the operations and magnitudes of timm's "increasing" set."""
 
 from __future__ import annotations
 
@@ -34,19 +20,11 @@ _PART = re.compile(r"(mstd|inc|m|n)(\d+(?:\.\d+)?)")
 
 
 class Step(NamedTuple):
-    """One operation as it was drawn.
-
-    Attributes:
-        name: A key of a table such as `OPERATIONS`.
-        magnitude: In [0, 10].
-        sign: 1 or -1; operations without ± in the table don't look at it.
-        interpolation: Filter of operations that move pixels.
-        fill: Color of pixels that come in from outside of the image.
-    """
+    """One operation as it was drawn: the name in a table such as `OPERATIONS`, and how it is done."""
 
     name: str
-    magnitude: float
-    sign: int
+    magnitude: float  # in [0, 10]
+    sign: int  # 1 or -1; not all operations look at it
     interpolation: Filter
     fill: Fill
 
@@ -65,29 +43,17 @@ class Step(NamedTuple):
         return Op(self.name, strengths[self.name](self), self.interpolation, self.fill)
 
 
-def _nothing(step: Step) -> float:
-    return 0
-
-
-def _factor(step: Step) -> float:
-    return 1 + 0.9 * step.signed
-
-
-# Strengths, as `operations.Op` takes them, by kind.
+# Strengths, as `operations.Op` takes them, by kind; the units are in the table there.
 OPERATIONS: dict[str, Callable[[Step], float]] = {
-    "AutoContrast": _nothing,
-    "Equalize": _nothing,
-    "Invert": _nothing,
+    **dict.fromkeys(("AutoContrast", "Equalize", "Invert"), lambda step: 0),
     "Rotate": lambda step: 30 * step.signed,
     "Posterize": lambda step: 4 - int(4 * step.level),  # "increasing": fewer bits, lower thresholds
     "Solarize": lambda step: 256 - int(256 * step.level),
     "SolarizeAdd": lambda step: int(110 * step.level),
-    "Color": _factor,
-    "Contrast": _factor,
-    "Brightness": _factor,
-    "Sharpness": _factor,
+    **dict.fromkeys(("Color", "Contrast", "Brightness", "Sharpness"), lambda step: 1 + 0.9 * step.signed),
     "ShearX": lambda step: 0.3 * step.signed,
     "ShearY": lambda step: 0.3 * step.signed,
+    # Of width or height, not rounded to pixels.
     "TranslateX": lambda step: 0.45 * step.signed,
     "TranslateY": lambda step: 0.45 * step.signed,
 }
@@ -99,12 +65,12 @@ class PolicyTransform:
     """Operations drawn for each image; their pixels are those of Pillow.
 
     Attributes:
-        strengths: How strong each operation is in a step.
         interpolation: Filter of operations that move pixels; "random" draws one for each.
         fill: Red, green and blue of pixels that come in from outside; by default ImageNet's mean.
     """
 
     stage: ClassVar[Stage] = "rgb"
+    # How strong each operation is in a step.
     strengths: ClassVar[Mapping[str, Callable[[Step], float]]] = OPERATIONS
     interpolation: Literal["bilinear", "bicubic", "random"] = "random"
     fill: Fill = MEAN
@@ -157,33 +123,31 @@ def parse_policy(text: str) -> Policy:
     """
     first, *parts = text.split("-")
     values: dict[str, float] = {}
+    faults = []
     for part in parts:
         match = _PART.fullmatch(part)
         if match is None:
-            raise _misread(text, f"'{part}' isn't understood")
+            faults.append(f"'{part}' isn't understood")
+            continue
         if match[1] in values:
-            raise _misread(text, f"'{part}' stands twice")
+            faults.append(f"'{part}' stands twice")
         values[match[1]] = float(match[2])
     if first != "rand":
-        raise _misread(text, "it must begin with 'rand'")
-    for key in ("m", "inc"):
-        if key not in values:
-            raise _misread(text, f"'{key}' is missing")
-    for key in ("m", "mstd"):
-        if values.get(key, 0) > _HIGHEST:  # timm takes mstd above 100 for a uniform distribution
-            raise _misread(text, f"{key} must be at most 10")
+        faults.append("it must begin with 'rand'")
+    faults += [f"'{key}' is missing" for key in ("m", "inc") if key not in values]
+    # timm takes mstd above 100 for a uniform distribution.
+    faults += [f"{key} must be at most 10" for key in ("m", "mstd") if values.get(key, 0) > _HIGHEST]
     count = values.get("n", 2)
     if count != int(count) or count < 1:
-        raise _misread(text, "n must be 1, 2, ...")
+        faults.append("n must be 1, 2, ...")
+    if faults:
+        raise ValueError(
+            f"RandAugment.policy is '{text}': {faults[0]}. Write rand-m9-mstd0.5-inc1 with m the magnitude "
+            "(0 to 10), mstd its standard deviation (by default 0), inc1 for the operations that grow "
+            "stronger with it (the only set there is; must be written), and n, by default 2, the operations "
+            "per image"
+        )
     return Policy(values["m"], values.get("mstd", 0.0), int(count))
-
-
-def _misread(text: str, fault: str) -> ValueError:
-    return ValueError(
-        f"RandAugment.policy is '{text}': {fault}. Write rand-m9-mstd0.5-inc1 with m the magnitude (0 to "
-        "10), mstd its standard deviation (by default 0), inc1 for the operations that grow stronger with it "
-        "(the only set there is; must be written), and n, by default 2, the operations per image"
-    )
 
 
 @TRANSFORMS.register()
@@ -195,8 +159,6 @@ class RandAugment(PolicyTransform):
 
     Attributes:
         policy: Magnitude and number of operations in timm's spelling; see `parse_policy`.
-        interpolation: Filter of operations that move pixels; "random" draws one for each.
-        fill: Red, green and blue of pixels that come in from outside; by default ImageNet's mean.
     """
 
     policy: str = "rand-m9-mstd0.5-inc1"
