@@ -78,12 +78,10 @@ def measure_data(
             for name, seconds in found.items():
                 times.setdefault(name, []).append(seconds / batch)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    return _report(medians, loader, dataset, batch, repeats)
+    return _report(medians, loader, batch * repeats)
 
 
-def _report(
-    medians: dict[str, float], loader: DataLoader, dataset: LabelledImages, batch: int, repeats: int
-) -> dict[str, float]:
+def _report(medians: dict[str, float], loader: DataLoader, images: int) -> dict[str, float]:
     result = {}
     before = 0.0
     for name, seconds in medians.items():
@@ -94,7 +92,7 @@ def _report(
     before += medians[_TRANSFER]
     result["all stages (us/image)"] = 1e6 * before
     result["one core (images/s)"] = 1 / before
-    result[f"loader, {loader.num_workers} workers (images/s)"] = _loader_speed(loader, batch * repeats)
+    result[f"loader, {loader.num_workers} workers (images/s)"] = _loader_speed(loader, images)
     if _LIMIT in medians:
         result[f"{_LIMIT} (images/s)"] = 1 / medians[_LIMIT]
     result["limit: memory copy (GB/s)"] = _copy_speed()
@@ -112,9 +110,7 @@ def _stages(dataset: LabelledImages) -> dict[str, Callable[[Sequence[int]], obje
     whole = _Batch(dataset)
     if dataset.samples([(0, 0)], np.empty) is not None:  # pixels of one size, read and changed all at once
         return {f"batch: {', '.join(['read', *names, *later])}": whole.make, _TRANSFER: whole.transfer}
-    stages: dict[str, Callable[[Sequence[int]], object]] = {
-        "read": lambda indices: [dataset.stored(i) for i in indices]
-    }
+    stages: dict[str, Callable] = {"read": lambda indices: [dataset.stored(i) for i in indices]}
     # Geometry is made as far as the next transform asks for it, and can't be told apart from decoding.
     lazy = [isinstance(t, BaseTransform) and stage_of(t) == "pixels" for t in transforms]
     first = [*lazy, False].index(False)
@@ -163,6 +159,7 @@ def _prefix(dataset: LabelledImages, compose: Compose) -> Callable[[Sequence[int
 
 
 def _seconds(run: Callable, *arguments: object) -> float:
+    # Processor time, which other processes of a shared machine change less than the clock's.
     began = time.process_time()
     run(*arguments)
     return time.process_time() - began

@@ -92,7 +92,7 @@ def make_step(experiment: Experiment, mode: str, batch: int) -> tuple[Callable[[
 
         @paddle.no_grad()
         def infer() -> object:
-            return model(images).numpy()
+            return model(images).numpy()  # waits for the device
 
         return infer, gflops
     task = ClassificationTask()  # the model's own speed: without a teacher, even where the recipe has one

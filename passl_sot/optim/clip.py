@@ -7,6 +7,7 @@ import paddle
 
 def global_grad_norm(parameters: list[paddle.Tensor]) -> float:
     """L2 norm over all gradients together; non-finite where any gradient is. Waits for the device."""
+    # In float32, as squares of half-precision gradients overflow.
     squares = [p.grad.astype("float32").square().sum() for p in parameters if p.grad is not None]
     if not squares:
         return 0.0
@@ -23,6 +24,6 @@ def scale_gradients(parameters: list[paddle.Tensor], factor: float) -> None:
 
 def clip_by_global_norm(parameters: list[paddle.Tensor], norm: float, max_norm: float) -> None:
     """Scales the gradients to at most `max_norm`, given their global `norm` (`clip_grad_norm_` of torch)."""
-    factor = max_norm / (norm + 1e-6)
+    factor = max_norm / (norm + 1e-6)  # torch's, against a norm of 0
     if factor < 1:
         scale_gradients(parameters, factor)

@@ -21,6 +21,7 @@ class ModelEMA:
         self.decay = decay
         self.updates = 0
         self._sources = {k: v for k, v in model.state_dict().items() if paddle.is_floating_point(v)}
+        # In half precision, steps of 1 - decay would be rounded away.
         self.average = {k: v.detach().astype("float32").clone() for k, v in self._sources.items()}
 
     @paddle.no_grad()

@@ -56,6 +56,7 @@ class _Adaptive(OptimizerFactory):
     epsilon: Positive = 1e-8
 
     def _settings(self) -> dict[str, Any]:
+        # The rate is set before each step, by `groups.set_rates`.
         return {"learning_rate": 0.0, "beta1": self.beta1, "beta2": self.beta2, "epsilon": self.epsilon}
 
 
