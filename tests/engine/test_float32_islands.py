@@ -6,7 +6,6 @@ operations of 16-bit tensors are computed in float32 and rounded once, as a GPU'
 that of a GPU; the speed is not.
 """
 
-import sys
 from contextlib import contextmanager
 
 import numpy as np
@@ -23,7 +22,9 @@ from passl_sot.modeling.losses import (
     hard_distillation,
     soft_distillation,
 )
+from passl_sot.nn import ops
 from passl_sot.nn.normalization import NORMALIZATIONS, build_normalization
+from passl_sot.nn.ops import cpu_numba
 
 LOW = (paddle.float16, paddle.bfloat16)
 FLOATS = (*LOW, paddle.float32)
@@ -85,12 +86,9 @@ class Device16:
                         paddle.Tensor, method, self.play(name, getattr(paddle.Tensor, method))
                     )
         monkeypatch.setattr(paddle.amp, "auto_cast", self.auto_cast)
-        # No formulation for CPUs, wherever the question has been imported.
-        for module in [
-            m for n, m in sys.modules.items() if n.startswith(("passl_sot.nn", "passl_sot.modeling"))
-        ]:
-            for name in {"applies", "available", "use_packed"} & set(vars(module)):
-                monkeypatch.setattr(module, name, lambda *_: False)
+        # No formulation for CPUs.
+        monkeypatch.setattr(ops, "_on_cpu", lambda x: False)
+        monkeypatch.setattr(cpu_numba, "available", lambda x: False)
 
     @contextmanager
     def auto_cast(self, enable=True, level="O1", dtype="float16"):

@@ -65,6 +65,7 @@ class PolicyTransform:
     """Operations drawn for each image; their pixels are those of Pillow.
 
     Attributes:
+        policy: Which operations are drawn, and how strong they are.
         interpolation: Filter of operations that move pixels; "random" draws one for each.
         fill: Red, green and blue of pixels that come in from outside; by default ImageNet's mean.
     """
@@ -72,6 +73,7 @@ class PolicyTransform:
     stage: ClassVar[Stage] = "rgb"
     # How strong each operation is in a step.
     strengths: ClassVar[Mapping[str, Callable[[Step], float]]] = OPERATIONS
+    policy: str
     interpolation: Literal["bilinear", "bicubic", "random"] = "random"
     fill: Fill = MEAN
 
