@@ -77,7 +77,7 @@ def write_shard(job: Job, number: int, tell: Callable[[int], None]) -> None:
         DataError: The disk doesn't give back the bytes that were written.
         OSError: It is full, for example.
     """
-    store = job.source.store
+    source = job.source
     temporary = f"{job.file(number)}.part"
     images = job.images(number)
     sizes = np.zeros(len(images), np.int64)
@@ -87,7 +87,7 @@ def write_shard(job: Job, number: int, tell: Callable[[int], None]) -> None:
     faults: list[str] = []
     with open(temporary, "wb") as file:
         for place, index in enumerate(images):
-            item = pack_image(store.read(index), store.path(index), job.recipe)
+            item = pack_image(source.read(index), source.path(index), job.recipe)
             file.write(item.data)
             sizes[place] = len(item.data)
             checksums[place] = zlib.crc32(item.data)

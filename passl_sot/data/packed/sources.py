@@ -42,6 +42,10 @@ class Source:
         """The bytes of an image."""
         return self.store.read(index)
 
+    def path(self, index: int) -> str:
+        """Where an image is, for messages."""
+        return self.store.path(index)
+
 
 def splits_of(data: str, out: str) -> list[tuple[str, str]]:
     """The splits of a user's data: the place of each below `out` ("" for the only one), and its path."""
@@ -107,7 +111,7 @@ def open_source(
         first = int(wrong[0])
         raise DataError(
             f"{data}: {len(wrong)} labels are not in 0 to {len(source.class_names) - 1}, the first is "
-            f"{int(source.labels[first])} of {source.store.path(first)}" + zh("label_beyond_classes")
+            f"{int(source.labels[first])} of {source.path(first)}" + zh("label_beyond_classes")
         )
     return source
 

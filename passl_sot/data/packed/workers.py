@@ -37,12 +37,12 @@ class Sample(NamedTuple):
 
 def measure(job: Job, part: int, parts: int) -> Sample:
     """Packs a sample of the images into a file without a name, as one of so many processes at a time."""
-    images = job.source.store
-    chosen = spread(len(job.source), _SAMPLE * parts)[part::parts]
+    source = job.source
+    chosen = spread(len(source), _SAMPLE * parts)[part::parts]
     with tempfile.TemporaryFile(dir=job.folder) as file:
 
         def store(index: int) -> int:
-            data = pack_image(images.read(index), images.path(index), job.recipe).data
+            data = pack_image(source.read(index), source.path(index), job.recipe).data
             return file.write(data)
 
         # Once without being timed: loops may have to be compiled, which doesn't happen again.
