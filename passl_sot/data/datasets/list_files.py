@@ -17,6 +17,7 @@ from passl_sot.data.transforms.image import TRANSFORMS
 
 # Above any real number of classes; larger labels are dates or ids, and would each need a name.
 LARGEST_LABEL = 10_000_000
+_BLANKS = np.frombuffer(b" \t\v\f", np.uint8)
 
 
 @DATASETS.register()
@@ -125,21 +126,39 @@ def _label_fault(line: _Line) -> str:
 
 def _read_plain(data: bytes) -> tuple[StringTable, np.ndarray] | None:
     """Reads a list in ASCII without comments and faults; None where lines have to be looked at one by one."""
-    # It takes half of the time that single lines do, which are seconds for ImageNet's 1.3 million.
-    # Characters beyond ASCII may be blanks, or digits, that `strip` and `isdecimal` take for such.
-    if not data.isascii() or any(sign in data for sign in (b"#", b"\r", b"\\")):
+    # No Python object for each line: the lists of ImageNet's size are read in a quarter of the time.
+    separator = b"\t" if b"\t" in data else b" "
+    if not data or not data.isascii() or b"\r" in data or b"\\" in data:
         return None
-    text = data.decode().removesuffix("\n")
-    separator = "\t" if "\t" in text else " "
-    rows = [line.rpartition(separator) for line in text.split("\n")]
-    paths = [path.strip() for path, _, _ in rows]
-    words = [label for _, _, label in rows]
-    if not all(paths) or not all(map(str.isdecimal, words)):
+    text = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(text == ord("\n"))
+    if not data.endswith(b"\n"):
+        ends = np.append(ends, len(text))
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    places = np.flatnonzero(text == ord(separator))
+    before = np.searchsorted(places, ends) - 1
+    if not len(places) or before.min() < 0:
         return None
-    labels = np.array(list(map(int, words)))
+    last = places[before]
+    # Comments, empty lines, and blanks around paths.
+    if any((text[starts] == sign).any() for sign in b"#\n \t") or np.isin(text[last - 1], _BLANKS).any():
+        return None
+    digits = ends - last - 1
+    if (last <= starts).any() or digits.min() < 1 or digits.max() > len(str(LARGEST_LABEL)):
+        return None
+    labels = np.zeros(len(ends), np.int64)
+    for place in range(int(digits.max())):
+        there = place < digits
+        digit = text[last[there] + 1 + place] - np.uint8(ord("0"))  # below "0" it wraps around
+        if digit.max() > 9:
+            return None
+        labels[there] = 10 * labels[there] + digit
     if labels.max() > LARGEST_LABEL:
         return None
-    return StringTable(paths), labels
+    kept = np.ones(len(text) + 1, bool)
+    for place in range(int(digits.max()) + 2):  # separator, label, end of line
+        kept[np.minimum(last + place, ends)] = False
+    return StringTable.from_parts(np.concatenate(([0], np.cumsum(last - starts))), text[kept[:-1]]), labels
 
 
 def read_labels(path: str, classes: int | None) -> tuple[StringTable, np.ndarray]:
