@@ -262,8 +262,12 @@ def test_sigterm_during_the_evaluation_of_one_process(experiment, together, tmp_
     def watched(self, x):
         rank = int(os.environ["PADDLE_TRAINER_ID"])
         if not self.training:
-            Path(f"evaluated.{rank}").open("a").write("x")
+            with Path(f"evaluated.{rank}").open("a") as file:
+                file.write("x")
             if Path(f"evaluated.{rank}").stat().st_size == 2:
+                # Each is at its second batch when the signal comes to one of them.
+                while rank and not (Path("evaluated.0").exists() and Path("evaluated.0").stat().st_size == 2):
+                    time.sleep(0.01)
                 if rank:
                     os.kill(os.getpid(), signal.SIGTERM)
                 while not rank and not Path("told").exists():
