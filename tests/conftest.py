@@ -17,6 +17,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parent.parent
 # Fixtures by which tests start processes, each with a Paddle of its own.
 STARTS_PROCESSES = {"tool", "launch", "launcher", "launcher_in", "torch_python"}
+# Of models in full size, static graphs, or whole trainings.
+SLOW_FILES = {
+    "test_configs.py",
+    "test_distillation.py",
+    "test_faults.py",
+    "test_golden.py",
+    "test_jobs.py",
+    "test_models.py",
+    "test_recipes.py",
+    "test_resume.py",
+    "test_training.py",
+}
 
 EXPERIMENT = """
 _base_: {base}
@@ -50,9 +62,10 @@ dataloader:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start processes are slow; slow ones run first, so that none is left for the end."""
+    """Marks tests as slow by what they do; slow ones run first, so that none is left for the end."""
     for item in items:
-        if STARTS_PROCESSES.intersection(getattr(item, "fixturenames", ())):
+        starts = STARTS_PROCESSES.intersection(getattr(item, "fixturenames", ()))
+        if starts or item.path.name in SLOW_FILES:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: (item.name != "test_demo", item.get_closest_marker("slow") is None))
 
