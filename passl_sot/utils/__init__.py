@@ -1,1 +1,1 @@
-"""Registry, configuration and small helpers: standard library and PyYAML only, no paddle, no numpy."""
+"""The logger, a look for Paddle, and PASSL's spelling of the configuration: standard library only."""
