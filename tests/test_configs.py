@@ -95,7 +95,7 @@ def first(names):
 
 
 @pytest.fixture(scope="module", params=alike(NAMES, model_of), ids=first)
-def built(request, golden):
+def built(request, golden, sampled_starts):
     """Names of configs with the same model, and that: built once, for tests that leave it as it is."""
     paddle.seed(golden.SEED)
     return request.param, create_model(request.param[0])
@@ -177,7 +177,7 @@ SHALLOW = {
 
 
 @pytest.fixture(scope="module", params=alike(NAMES, shallow_model_of), ids=first)
-def shallow(request, tmp_path_factory):
+def shallow(request, tmp_path_factory, sampled_starts):
     """A config's model with few blocks and at 160x288; the widths are the config's own."""
     path = tmp_path_factory.mktemp("shallow") / "shallow.yaml"
     name = request.param[0]

@@ -27,9 +27,43 @@ def count_parameters(model: nn.Layer) -> int:
 
 
 def model_stats(model: nn.Layer, shape: Sequence[int] | None = None) -> ModelStats:
-    """Size of a classifier or backbone for one input of a shape ``[1, ...]``, by default the backbone's."""
+    """Size of a classifier or backbone for one input of a shape ``[1, ...]``, by default the backbone's.
+
+    The model is traced, not run. A NotImplementedError for a product of an unknown operator.
+    """
     shape = shape or getattr(model, "backbone", model).input_spec(1).shape
-    return ModelStats(count_parameters(model), count_macs(model, shape), count_layer_macs(model, shape))
+    dtype = str(model.parameters()[0].dtype).rpartition(".")[2]
+    spec = paddle.static.InputSpec(list(shape), dtype)
+    layer_macs = 0
+
+    def count(layer: nn.Layer, inputs: Any, output: Any) -> None:
+        nonlocal layer_macs
+        # Per output value: a Linear's weight is [in, out], a convolution's [out, in, ...].
+        weight = layer.weight.shape[:1] if isinstance(layer, nn.Linear) else layer.weight.shape[1:]
+        layer_macs += math.prod(output.shape) * math.prod(weight)
+
+    # On a traced graph, so that attention and covariance products are in, which counters that only look
+    # at layers leave out. In a function of its own: handing the layer to to_static would replace its
+    # forward for good. Not translated: no model branches on values, and translating every layer takes
+    # most of the time.
+    @paddle.jit.not_to_static
+    def run(x: paddle.Tensor) -> Any:
+        return model(x)
+
+    kinds = (nn.Linear, nn.Conv1D, nn.Conv2D, nn.Conv3D)
+    layers = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, kinds)]
+    hooks = [layer.register_forward_post_hook(count) for layer in layers]
+    try:
+        with _evaluating(model), warnings.catch_warnings():
+            # Said by Paddle of its own zeros_like in a traced graph.
+            warnings.filterwarnings("ignore", message="Tensor do not have 'place' interface")
+            traced = paddle.jit.to_static(run, input_spec=[spec], full_graph=True)
+            program = traced.concrete_program.main_program
+    finally:
+        for hook in hooks:
+            hook.remove()
+    macs = sum(_macs(op) for op in _walk(program.global_block()))
+    return ModelStats(count_parameters(model), macs, layer_macs)
 
 
 @contextmanager
@@ -43,52 +77,6 @@ def _evaluating(model: nn.Layer) -> Iterator[None]:
     finally:
         for layer, mode in zip(layers, modes, strict=True):
             layer.training = mode
-
-
-def count_layer_macs(model: nn.Layer, input_shape: Sequence[int]) -> int:
-    """Multiply-adds of the Linear and convolution layers for an input of that shape."""
-    total = 0
-
-    def count(layer: nn.Layer, inputs: Any, output: paddle.Tensor) -> None:
-        nonlocal total
-        # Per output value: a Linear's weight is [in, out], a convolution's [out, in, ...].
-        weight = layer.weight.shape[:1] if isinstance(layer, nn.Linear) else layer.weight.shape[1:]
-        total += math.prod(output.shape) * math.prod(weight)
-
-    kinds = (nn.Linear, nn.Conv1D, nn.Conv2D, nn.Conv3D)
-    layers = model.sublayers(include_self=True)
-    hooks = [layer.register_forward_post_hook(count) for layer in layers if isinstance(layer, kinds)]
-    try:
-        with _evaluating(model), paddle.no_grad():
-            model(paddle.zeros(list(input_shape), dtype=model.parameters()[0].dtype))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return total
-
-
-def count_macs(model: nn.Layer, input_shape: Sequence[int]) -> int:
-    """Multiply-adds of every matrix product and convolution for an input of that shape.
-
-    A NotImplementedError for a product that is not known here.
-    """
-    dtype = str(model.parameters()[0].dtype).rpartition(".")[2]
-    spec = paddle.static.InputSpec(list(input_shape), dtype)
-
-    # On a traced graph, so that attention and covariance products are in, which counters that only look
-    # at layers leave out. In a function of its own: handing the layer to to_static would replace its
-    # forward for good. Not translated: no model branches on values, and translating every layer takes
-    # most of the time.
-    @paddle.jit.not_to_static
-    def run(x: paddle.Tensor) -> Any:
-        return model(x)
-
-    with _evaluating(model), warnings.catch_warnings():
-        # Said by Paddle of its own zeros_like in a traced graph.
-        warnings.filterwarnings("ignore", message="Tensor do not have 'place' interface")
-        traced = paddle.jit.to_static(run, input_spec=[spec], full_graph=True)
-        program = traced.concrete_program.main_program
-    return sum(_macs(op) for op in _walk(program.global_block()))
 
 
 def _walk(block: Any) -> Iterator[Any]:

@@ -193,7 +193,7 @@ def test_a_teacher_of_other_normalisation(taught, tmp_path, known_by, caplog):
 
 
 @pytest.mark.parametrize("name", list_models("*_distilled"))
-def test_the_zoos_recipes_want_a_teacher(name):
+def test_the_zoos_recipes_want_a_teacher(name, sampled_starts):
     cfg = load_config(CONFIGS / name.split("_")[0] / f"{name}.yaml")
     model = create_model(name)
     assert isinstance(build_task(cfg, trial=True), ClassificationTask)
