@@ -7,6 +7,7 @@ key-value store, which has no such limit, before each collective and before each
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -180,6 +181,18 @@ def _add(key: str, more: int) -> int:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _send_at_once() -> None:
+    """Turns off Nagle's algorithm on this process's TCP connections, of which the store's needs it.
+
+    Paddle writes a request to the store in several small pieces. Each but the first would wait until the
+    receiver has acknowledged the one before, which it delays: 44 ms for an addition, 0.06 ms without.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        # An OSError: it is no TCP connection, or closed by now.
+        with suppress(OSError), socket.socket(fileno=os.dup(int(name))) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 def _keep_alive(rank: int, master: str) -> None:
     """Counts this process's signs of life in the store, until it ends."""
     host, port = master.rsplit(":", 1)
@@ -231,6 +244,7 @@ def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World
     # A wrong sum here would be wrong gradients later.
     if ones.item() != size:
         raise JoinError(f"{size} processes were started and the sum of a one from each is {ones.item():g}")
+    _send_at_once()
     machines = int(environment.get("PADDLE_NNODES", "1"))
     if machines > 1:
         _keep_alive(rank, master)
