@@ -32,29 +32,17 @@ def convert(argv: list[str] | None = None) -> int:
     wanted = ".safetensors" if args.to_torch else ".pdparams"
     if Path(args.dst).suffix != wanted:
         parser.error(f"--dst must end in {wanted}, got {args.dst}")
-    overrides = list(args.override)
     if args.num_classes is not None:
         if args.num_classes < 1:
             parser.error("--num-classes must be at least 1")
-        overrides.append(f"model.head.num_classes={args.num_classes}")
+        args.override.append(f"model.head.num_classes={args.num_classes}")
     tune(not args.no_tune)
 
     def run() -> None:
-        from passl_sot.interop.tool import Conversion, convert_file
-        from passl_sot.zoo import find_config, model_config
+        from passl_sot.interop.tool import convert_file
+        from passl_sot.modeling.schema import read_model
+        from passl_sot.zoo import find_config
 
-        path = find_config(args.config)
-        cfg = model_config(path, tuple(overrides))
-        request = Conversion(
-            src=args.src,
-            dst=args.dst,
-            key=args.key,
-            verify=args.verify,
-            tolerance=args.tolerance,
-            license=args.license,
-            new_head=args.num_classes is not None and not args.to_torch,
-            to_torch=args.to_torch,
-        )
-        convert_file(request, path.stem, cfg.model)
+        convert_file(args, find_config(args.config).stem, read_model(args.config, args.override))
 
     return guarded(run)

@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
 from passl_sot.config import zh
-from passl_sot.weights import CheckpointError
-from passl_sot.weights.errors import is_safetensors
+from passl_sot.utils.files import replace_atomically
+from passl_sot.weights import CheckpointError, is_safetensors
 from passl_sot.weights.pdparams import read_pdparams
 
 # 1: the checksum covers names and contents of tensors. 2: also their shapes and types, and the JSON text.
@@ -82,22 +82,22 @@ def write_checkpoint(
     text = json.dumps({**meta, "format": FORMAT})
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     blob = serialize(arrays, metadata={META_KEY: text, DIGEST_KEY: _digest(arrays, text, FORMAT)})
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    kept = None
+
+    def write(file: BinaryIO) -> None:
+        file.write(blob)
+        file.seek(0)
+        # A silent fault of the disk would otherwise show when the run is to be resumed.
+        if file.read() != blob:
+            raise CheckpointError(f"{path} differs from what was written to it: check the disk")
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave a renamed file without contents
-        # A silent fault of the disk would otherwise show when the run is to be resumed.
-        if hashlib.sha256(temporary.read_bytes()).digest() != hashlib.sha256(blob).digest():
-            raise CheckpointError(f"{temporary} differs from what was written to it: check the disk")
-        kept = None
         if previous and path.exists():
             kept = _second_name(path, previous)
-        os.replace(temporary, path)
+        replace_atomically(path, write)
         # Only now: the old file may be a damaged one, and `previous` so far the last whole one.
-        if previous and kept:
+        if kept:
             os.replace(kept, previous)
         _sync_folder(path.parent)
     except OSError as error:
@@ -106,7 +106,8 @@ def write_checkpoint(
             f"some space ({len(blob) / 1e6:.0f} MB needed) or set output_dir to another place"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if kept:
+            kept.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -291,7 +292,8 @@ def read_weights(path: str | Path, prefer: str | None = None) -> tuple[dict[str,
         if head[:2] == b"PK" or path.suffix in (".pth", ".pt", ".tar"):
             raise CheckpointError(f"{path} is a PyTorch file: convert it with tools/convert_torch.py first")
         if head[:1] == b"\x80":
-            return _named(read_pdparams(path), path), {}
+            with path.open("rb") as file:
+                return read_pdparams(file, path), {}
     try:
         with safe_open(path, framework="numpy") as file:
             if META_KEY not in (file.metadata() or {}):
@@ -308,13 +310,6 @@ def read_weights(path: str | Path, prefer: str | None = None) -> tuple[dict[str,
     if kind not in weights:
         raise CheckpointError(f"{path} has no {kind} weights; it holds {', '.join(weights)}")
     return weights[kind], checkpoint.meta
-
-
-def _named(arrays: dict, path: Path) -> dict[str, np.ndarray]:
-    wrong = next((name for name in arrays if not isinstance(name, str)), None)
-    if wrong is not None:
-        raise CheckpointError(f"{path}: entry {wrong!r} has a {type(wrong).__name__} for its name, not text")
-    return arrays
 
 
 def _with_suffix(path: Path, kind: str = "weights file") -> Path:

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from passl_sot.weights import CheckpointError
-from passl_sot.weights.safe_pickle import NUMPY_LEAVES, NUMPY_MAKERS, Inert, Name, Record, load_pickle
+from passl_sot.weights.safe_pickle import NUMPY_NAMES, Inert, Maker, Name, Record, load_pickle
 
 MAGIC = 0x1950A86A20F9469CFC6C
 # Errors of zipfile on damaged archives; RuntimeError on flags that make no sense, such as encryption.
@@ -58,13 +58,17 @@ class Storage:
     big_endian: bool = False
     start: int = 0  # first element, where the file keeps a view of a larger storage
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return np.dtype(_DTYPES[self.dtype]).itemsize
+
     def numbers(self, dtype: str) -> np.ndarray:
         """All elements as a flat read-only array of PyTorch's type `dtype`; bfloat16 as float32."""
         kind = np.dtype(_DTYPES[dtype])
         if self.big_endian:
             kind = kind.newbyteorder(">")
-        itemsize = np.dtype(_DTYPES[self.dtype]).itemsize
-        raw = self.read(self.key, (self.start + self.count) * itemsize)[self.start * itemsize :]
+        raw = self.read(self.key, (self.start + self.count) * self.itemsize)[self.start * self.itemsize :]
         values = np.frombuffer(raw, kind)
         # Its bits are the upper half of a float32's.
         if dtype == "bfloat16":
@@ -137,7 +141,7 @@ def _from_type(function: Any, kind: Name, arguments: tuple, _state: Any) -> Any:
     # Tensors with attributes of their own: (how to rebuild, class, its arguments, attributes).
     if not isinstance(function, Name) or not function.text.startswith("torch._utils._rebuild_"):
         raise CheckpointError(f"it rebuilds a {kind} by {function}, which weights don't need")
-    return _MAKERS[function.text](*arguments)
+    return _NAMES[function.text](*arguments)
 
 
 # Other contents of training checkpoints: their objects become records of name, arguments and state, unread.
@@ -147,8 +151,8 @@ _RECORDS = (
     "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath", "pathlib._local.PosixPath",
     "pathlib._local.WindowsPath", "pathlib._local.PurePosixPath",
 )  # fmt: skip
-_MAKERS: dict[str, Callable[..., Any]] = {
-    **NUMPY_MAKERS,
+_NAMES: dict[str, Maker | None] = {
+    **NUMPY_NAMES,
     **{name: partial(Record, name) for name in _RECORDS},
     "torch._utils._rebuild_tensor": _rebuild,
     "torch._utils._rebuild_tensor_v2": _rebuild,
@@ -158,19 +162,16 @@ _MAKERS: dict[str, Callable[..., Any]] = {
     "torch._tensor._rebuild_from_type_v2": _from_type,
     "torch.nn.parameter.Parameter": _first,
     "torch.Size": tuple,
-    "yacs.config.CfgNode": NUMPY_MAKERS["builtins.dict"],
+    "yacs.config.CfgNode": NUMPY_NAMES["builtins.dict"],
+    **dict.fromkeys(_STORAGE_TYPES),
+    **dict.fromkeys(f"torch.{name}" for name in (*_DTYPES, "Tensor")),
+    **dict.fromkeys(("torch.contiguous_format", "torch.channels_last", "torch.preserve_format")),
 }
-_LEAVES = (
-    NUMPY_LEAVES
-    | frozenset(_STORAGE_TYPES)
-    | frozenset(f"torch.{name}" for name in _DTYPES)
-    | {"torch.Tensor", "torch.contiguous_format", "torch.channels_last", "torch.preserve_format"}
-)
 
 
-def _load(file: BinaryIO, persistent: Callable[[Any], Any] | None = None) -> Any:
+def _load(file: BinaryIO, *persistent: Maker) -> Any:
     try:
-        return load_pickle(file, _MAKERS, _LEAVES, persistent)
+        return load_pickle(file, _NAMES, *persistent)
     except CheckpointError as error:
         if str(error).startswith("it asks for"):
             hint = "; if it is a whole model rather than a state dict, save model.state_dict()"
@@ -201,25 +202,21 @@ def _storage(identifier: Any, read: Callable[[str, int], bytes], big_endian: boo
     return storage
 
 
-def read_zip(path: Path) -> Any:
-    """The objects of a file in the zip format; tensors are :class:`TorchTensor`.
+def read_zip(archive: zipfile.ZipFile) -> Any:
+    """The objects of a file in the zip format; tensors are :class:`TorchTensor`, which read from it later.
 
     Raises:
         CheckpointError: It is damaged, another kind of zip, or asks for what weights don't need.
     """
-    try:
-        archive = zipfile.ZipFile(path)  # stays open for the tensors, which are read later
-        names = archive.namelist()
-        roots = [name.removesuffix("data.pkl") for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
-        if not roots:
-            raise CheckpointError("it is a zip archive, but not one that torch.save wrote (no data.pkl)")
-        root = roots[0]
-        if any(name.startswith(f"{root}code/") for name in names):
-            raise CheckpointError("it is a TorchScript program, not weights; save model.state_dict()")
-        # Files from before PyTorch 2.1 don't say; they are from little-endian machines.
-        big_endian = f"{root}byteorder" in names and archive.read(f"{root}byteorder").strip() == b"big"
-    except ZIP_ERRORS as error:
-        raise CheckpointError(f"it is damaged or cut short ({error})") from error
+    names = archive.namelist()
+    roots = [name.removesuffix("data.pkl") for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
+    if not roots:
+        raise CheckpointError("it is a zip archive, but not one that torch.save wrote (no data.pkl)")
+    root = roots[0]
+    if any(name.startswith(f"{root}code/") for name in names):
+        raise CheckpointError("it is a TorchScript program, not weights; save model.state_dict()")
+    # Files from before PyTorch 2.1 don't say; they are from little-endian machines.
+    big_endian = f"{root}byteorder" in names and _member(archive, f"{root}byteorder").strip() == b"big"
 
     def read(key: str, length: int) -> bytes:
         return _member(archive, f"{root}data/{key}", length)
@@ -250,7 +247,7 @@ def read_legacy(path: Path) -> Any:
         CheckpointError: It is damaged, another kind of pickle, or asks for what weights don't need.
     """
     places: dict[str, tuple[int, int]] = {}  # key of a storage: where its bytes begin, how many there are
-    sizes: dict[str, int] = {}  # key of a storage: bytes of an element
+    itemsizes: dict[str, int] = {}  # by key of a storage
 
     def read(key: str, length: int) -> bytes:
         start, there = places[key]
@@ -269,7 +266,7 @@ def read_legacy(path: Path) -> Any:
 
         def persistent(identifier: Any) -> Storage:
             storage = _storage(identifier, read, big_endian)
-            sizes[storage.key] = np.dtype(_DTYPES[storage.dtype]).itemsize
+            itemsizes[storage.key] = storage.itemsize
             return storage
 
         content = _load(file, persistent)
@@ -279,14 +276,14 @@ def read_legacy(path: Path) -> Any:
         end = path.stat().st_size
         byte_order: Literal["big", "little"] = "big" if big_endian else "little"
         for key in keys:
-            if key not in sizes:
+            if key not in itemsizes:
                 raise CheckpointError(f"it is damaged (a storage {key!r} that no tensor uses)")
             count = int.from_bytes(file.read(8), byte_order, signed=True)
-            places[key] = (file.tell(), count * sizes[key])
+            places[key] = (file.tell(), count * itemsizes[key])
             if count < 0 or file.tell() + places[key][1] > end:
                 raise CheckpointError(f"it is cut short: storage {key} should have {count} elements")
             file.seek(places[key][1], io.SEEK_CUR)
-    lacking = sorted(sizes.keys() - places.keys())
+    lacking = sorted(itemsizes.keys() - places.keys())
     if lacking:
         raise CheckpointError(f"it is cut short: there is no storage {lacking[0]}")
     return content
