@@ -2,7 +2,7 @@
 
 This file holds the general part: Paddle keeps a Linear's weight as ``[in, out]`` where PyTorch has
 ``[out, in]``, and names BatchNorm's statistics ``_mean`` and ``_variance``. The names that a family
-changes are in ``weights.rules``, one small file per family.
+changes are in ``weights.rules``.
 """
 
 import difflib
@@ -16,8 +16,7 @@ from paddle import nn
 
 from passl_sot.interop.report import ConversionReport
 from passl_sot.modeling.backbones.base import Backbone
-from passl_sot.weights.rules import KeyRules, key_rules
-from passl_sot.weights.rules.base import Rules
+from passl_sot.weights.rules import KeyRules, Rules, key_rules
 
 _WRAPPERS = r"^((module|_orig_mod)\.)+"  # DataParallel's and torch.compile's
 _STATISTICS = ((r"(^|\.)running_mean$", r"\1_mean"), (r"(^|\.)running_var$", r"\1_variance"))
@@ -53,35 +52,45 @@ def convert_state_dict(
         The state dict for ``model.set_state_dict`` (NumPy arrays in the model's types), and the
         report. Nothing raises on a misfit: see ``report.ok`` and ``report.raise_if_bad()``.
     """
-    family = rules_of(model)
-    namings: dict[str, Rules] = {"official": ()}
-    if family is not None:
-        namings = {"official": family.official, **family.foreign}
+    conversion = _Conversion(model, layout)
+    namings = {"official": conversion.family.official, **conversion.family.foreign}
     # Tried first: a file that this project wrote needs no renaming.
     if layout == "paddle":
         namings = {"passl_sot": (), **namings}
     attempts = []
-    for naming, rules in namings.items():
-        attempt = _Conversion(model, naming, rules, layout)
-        attempt.run(state, new_head)
-        attempts.append(attempt)
-        if attempt.report.ok:
+    for naming in namings:
+        attempts.append(conversion.attempt(state, naming, namings[naming], new_head))
+        if attempts[-1][1].ok:
             break
-    best = min(attempts, key=lambda attempt: attempt.report.faults)
-    best.guess()
-    return best.out, best.report
+    out, report = min(attempts, key=lambda attempt: attempt[1].faults)
+    for source, near in report.unexpected[:_MOST_GUESSES]:
+        target = _rename(model, source, namings[report.naming])
+        near += difflib.get_close_matches(target, report.missing, n=2)
+    return out, report
 
 
-def rules_of(model: nn.Layer) -> KeyRules | None:
-    """The key rules for a backbone, or for a classifier's; None for other pieces."""
+class _NoRules(KeyRules):
+    """For a head, or a piece of a backbone."""
+
+    official = ()
+    to_official = ()
+    tables = ()
+
+
+def rules_of(model: nn.Layer) -> KeyRules:
+    """The key rules for a backbone, or for a classifier's; for other pieces those that change nothing."""
     for part in (model, getattr(model, "backbone", None)):
         if isinstance(part, Backbone):
             return key_rules(part)
-    return None
+    return _NoRules(backbone=None)
 
 
-def rename(model: nn.Layer, name: str, rules: Rules) -> str:
-    """The name in ``model`` that a name of a foreign state dict means under ``rules``."""
+def is_table(family: KeyRules, name: str) -> bool:
+    """Whether official state dicts hold this entry of a backbone though it is computed."""
+    return any(re.fullmatch(table, name) for table in family.tables)
+
+
+def _rename(model: nn.Layer, name: str, rules: Rules) -> str:
     name = re.sub(_WRAPPERS, "", name)
     for pattern, replacement in (*rules, *_STATISTICS):
         name = re.sub(pattern, replacement, name)
@@ -127,50 +136,47 @@ def computed_tables(model: nn.Layer) -> dict[str, paddle.Tensor]:
 
 
 class _Conversion:
-    """One attempt: a state dict under one naming."""
-
-    def __init__(self, model: nn.Layer, naming: str, rules: Rules, layout: str) -> None:
+    def __init__(self, model: nn.Layer, layout: str) -> None:
         self.model = model
-        self.rules = rules
         self.family = rules_of(model)
         self.transposed = layout == "torch"  # a Linear's weight, in the file
         self.slots = model_slots(model)
         self.tables = computed_tables(model)
-        self.report = ConversionReport(naming)
-        self.out: dict[str, np.ndarray] = {}
-        self.strays: list[tuple[str, str]] = []
 
-    def run(self, state: Mapping[str, Any], new_head: bool) -> None:
-        report = self.report
+    def attempt(
+        self, state: Mapping[str, Any], naming: str, rules: Rules, new_head: bool
+    ) -> tuple[dict[str, np.ndarray], ConversionReport]:
+        """The state dict and the report under one naming."""
+        self.out: dict[str, np.ndarray] = {}
+        report = self.report = ConversionReport(naming)
         for source, raw in state.items():
             reason = _COUNTERS.get(source.rpartition(".")[2])
             if reason:
                 report.ignored.append((source, reason))
             else:
-                self.take(source, rename(self.model, source, self.rules), np.asarray(raw))
+                self.take(source, _rename(self.model, source, rules), np.asarray(raw))
         report.missing = [name for name in self.slots if name not in report.sources]
-        report.unexpected = [(source, []) for source, _ in self.strays]
         if new_head:
             self.leave_the_last_layers_new()
+        return self.out, report
 
     def take(self, source: str, target: str, raw: np.ndarray) -> None:
         report = self.report
-        family = None
         # Heads have no rules of their own.
-        if isinstance(self.model, Backbone) or target.startswith("backbone."):
-            family = self.family
+        in_backbone = isinstance(self.model, Backbone) or target.startswith("backbone.")
+        name = target.removeprefix("backbone.")
         with_channels = value = raw
-        if family:
+        if in_backbone:
             try:
-                with_channels, value = self.adapted(family, target, raw)
+                with_channels, value = self.adapted(name, self.slots.get(target), raw)
             except ValueError as error:
                 report.conflicts.append(f"{source}: {error}")
         if target in self.tables:
             _check_table(source, value, self.tables[target], report)
-        elif target not in self.slots and family and _is_table(family, target):
+        elif target not in self.slots and in_backbone and is_table(self.family, name):
             report.ignored.append((source, "a table computed from the rest; this model has no use for it"))
         elif target not in self.slots:
-            self.strays.append((source, target))
+            report.unexpected.append((source, []))
         elif target in report.sources:
             report.conflicts.append(f"{source} and {report.sources[target]} both mean {target}")
         else:
@@ -181,16 +187,14 @@ class _Conversion:
             if value.shape != with_channels.shape and target in self.out:
                 report.adapted.append((source, with_channels.shape, value.shape))
 
-    def adapted(self, family: KeyRules, target: str, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def adapted(self, name: str, slot: Slot | None, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The value over the model's image channels, and that value at the model's sizes."""
-        name = target.removeprefix("backbone.")
-        slot = self.slots.get(target)
         value = raw
         if slot is not None and slot.is_linear and not self.transposed and raw.ndim == 2:
-            value = family.adapt_input(name, raw.T).T  # which wants PyTorch's layout
+            value = self.family.adapt_input(name, raw.T).T  # which wants PyTorch's layout
         elif slot is not None:
-            value = family.adapt_input(name, raw)
-        return value, np.asarray(family.adapt(name, value))
+            value = self.family.adapt_input(name, raw)
+        return value, np.asarray(self.family.adapt(name, value))
 
     def place(self, source: str, target: str, value: np.ndarray) -> None:
         slot = self.slots[target]
@@ -231,17 +235,6 @@ class _Conversion:
         report.left_new = [target for target in self.slots if target in new]
         report.missing = [target for target in report.missing if target not in new]
         report.mismatched = [entry for entry in report.mismatched if entry[1] not in new]
-
-    def guess(self) -> None:
-        """Names the nearest free places of keys without one."""
-        entries = zip(self.report.unexpected, self.strays[:_MOST_GUESSES], strict=False)
-        for (_, near), (_, target) in entries:
-            near += difflib.get_close_matches(target, self.report.missing, n=2)
-
-
-def _is_table(family: KeyRules, target: str) -> bool:
-    name = target.removeprefix("backbone.")
-    return any(re.fullmatch(table, name) for table in family.tables)
 
 
 def _check_table(source: str, value: np.ndarray, table: paddle.Tensor, report: ConversionReport) -> None:

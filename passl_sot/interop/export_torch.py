@@ -6,8 +6,9 @@ from collections.abc import Mapping
 import numpy as np
 from paddle import nn
 
-from passl_sot.interop.convert import Slot, computed_tables, convert_state_dict, model_slots, rules_of
+from passl_sot.interop.convert import computed_tables, convert_state_dict, is_table, model_slots, rules_of
 from passl_sot.interop.report import ConversionError
+from passl_sot.weights.rules import KeyRules
 
 _STATISTICS = ((r"(^|\.)_mean$", r"\1running_mean"), (r"(^|\.)_variance$", r"\1running_var"))
 
@@ -32,67 +33,39 @@ def export_state_dict(model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> dict
     if slots.keys() != arrays.keys():
         lacking = sorted(slots.keys() ^ arrays.keys())
         raise ConversionError(f"not a whole state dict of the model: {', '.join(lacking[:8])}")
+    rules = rules_of(model)
+    # The rules are for a classifier's names, which a backbone by itself lacks.
+    prefix = "backbone." if rules.backbone is model else ""
     out: dict[str, np.ndarray] = {}
     for name, slot in slots.items():
-        official = _official(model, name)
-        out[official] = _laid_out(model, name, official, arrays[name], slot)
+        official = _official(rules, prefix + name)
+        array = arrays[name]
+        if slot.is_linear:
+            array = np.ascontiguousarray(array.T)
+        if slot.is_linear and any(re.fullmatch(pattern, official) for pattern in rules.pointwise):
+            array = array[:, :, None, None]
+        kind, _, inside = f"{prefix}{name}".partition(".")
+        out[official] = rules.restore(inside, array) if kind == "backbone" else array
         # PyTorch's strict loading wants the step counters that Paddle doesn't keep.
         if official.endswith("running_mean"):
             counter = official.removesuffix("running_mean") + "num_batches_tracked"
             out[counter] = np.zeros((), "int64")
-    out |= _tables(model)
-    _check_the_way_back(model, arrays, out)
-    return out
-
-
-def _official(model: nn.Layer, name: str) -> str:
-    rules = rules_of(model)
-    if rules is not None:
-        # The rules are for a classifier's names, which a backbone by itself lacks.
-        name = "backbone." + name if rules.backbone is model else name
-        for pattern, replacement in rules.to_official:
-            name = re.sub(pattern, replacement, name)
-    for pattern, replacement in _STATISTICS:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def _laid_out(model: nn.Layer, name: str, official: str, array: np.ndarray, slot: Slot) -> np.ndarray:
-    if slot.is_linear:
-        array = np.ascontiguousarray(array.T)
-    rules = rules_of(model)
-    if rules is None:
-        return array
-    if slot.is_linear and any(re.fullmatch(pattern, official) for pattern in rules.pointwise):
-        array = array[:, :, None, None]
-    if rules.backbone is model or name.startswith("backbone."):
-        return rules.restore(name.removeprefix("backbone."), array)
-    return array
-
-
-def _tables(model: nn.Layer) -> dict[str, np.ndarray]:
-    """Tables that the model computes and the official code keeps in its state dict."""
-    rules = rules_of(model)
-    if rules is None:
-        return {}
-    tables = {}
     for name, value in computed_tables(model).items():
-        inside = name.removeprefix("backbone.")
-        # Others are the head's.
-        in_backbone = inside != name or rules.backbone is model
-        if in_backbone and any(re.fullmatch(pattern, inside) for pattern in rules.tables):
-            tables[_official(model, name)] = value.numpy()
-    return tables
-
-
-def _check_the_way_back(
-    model: nn.Layer, arrays: Mapping[str, np.ndarray], out: Mapping[str, np.ndarray]
-) -> None:
+        kind, _, inside = f"{prefix}{name}".partition(".")
+        if kind == "backbone" and is_table(rules, inside):
+            out[_official(rules, prefix + name)] = value.numpy()
     # Rules that send two names to one place would lose a layer silently.
     back, report = convert_state_dict(model, out)
     if not report.ok or report.naming != "official":
-        family = type(getattr(rules_of(model), "backbone", None)).__name__
+        family = type(rules.backbone).__name__
         raise ConversionError(f"{family} has no way back to official names: {report}")
     wrong = [name for name, value in arrays.items() if not np.array_equal(back[name], value, equal_nan=True)]
     if wrong:
         raise ConversionError(f"changed on the way to official names and back: {', '.join(wrong[:8])}")
+    return out
+
+
+def _official(rules: KeyRules, name: str) -> str:
+    for pattern, replacement in (*rules.to_official, *_STATISTICS):
+        name = re.sub(pattern, replacement, name)
+    return name
