@@ -106,7 +106,11 @@ class Slot(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
     is_linear: bool  # whether it is a Linear's weight
-    torch_shape: tuple[int, ...]
+
+    @property
+    def torch_shape(self) -> tuple[int, ...]:
+        """Its shape in PyTorch."""
+        return self.shape[::-1] if self.is_linear else self.shape
 
 
 def model_slots(model: nn.Layer) -> dict[str, Slot]:
@@ -120,12 +124,9 @@ def model_slots(model: nn.Layer) -> dict[str, Slot]:
     }
     slots = {}
     for name, value in model.state_dict().items():
-        shape = tuple(value.shape)
         # NumPy has no bfloat16; Paddle casts float32 values when it sets them.
         dtype = np.dtype("float32") if value.dtype == paddle.bfloat16 else value.numpy().dtype
-        slots[name] = Slot(shape, dtype, False, shape)
-        if name in linear_weights:
-            slots[name] = Slot(shape, dtype, True, shape[::-1])
+        slots[name] = Slot(tuple(value.shape), dtype, name in linear_weights)
     return slots
 
 
@@ -208,8 +209,7 @@ class _Conversion:
             return
         if transpose:
             value = value.T
-        # ascontiguousarray gives a scalar one axis, hence the reshape.
-        self.out[target] = np.ascontiguousarray(value).astype(slot.dtype).reshape(slot.shape)
+        self.out[target] = np.array(value, slot.dtype, order="C")
         self.report.loaded.append(target)
         if source != target:
             self.report.renamed.append((source, target))

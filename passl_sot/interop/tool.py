@@ -6,24 +6,22 @@ import io
 import json
 import platform
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import paddle
 from paddle import nn
-from safetensors.numpy import load as deserialize
 from safetensors.numpy import save as serialize
 
 from passl_sot.interop.convert import convert_state_dict
 from passl_sot.interop.export_torch import export_state_dict
 from passl_sot.interop.report import ConversionError, ConversionReport
 from passl_sot.modeling.schema import ModelSection
-from passl_sot.utils.files import replace_atomically
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
 from passl_sot.weights import CheckpointError
+from passl_sot.weights.checkpoint import explained, write_whole
 from passl_sot.weights.find import Source, StateDict, find_state_dict, read_source
-from passl_sot.weights.pdparams import read_pdparams, same_arrays
 from passl_sot.weights.torch_file import ZIP_ERRORS
 
 log = get_logger()
@@ -72,38 +70,25 @@ def convert_file(args: argparse.Namespace, config: str, section: ModelSection) -
 def _write(
     args: argparse.Namespace, arrays: dict[str, np.ndarray], model: nn.Layer, card: dict[str, Any]
 ) -> None:
-    dst = Path(args.dst)
+    weights = Path(args.dst)
+    description = weights.with_suffix(".json")
     content = io.BytesIO()
     if args.to_torch:
-        arrays = export_state_dict(model, arrays)
-        content.write(serialize(arrays, metadata={"format": "pt"}))
+        content.write(serialize(export_state_dict(model, arrays), metadata={"format": "pt"}))
     else:
         paddle.save({name: paddle.to_tensor(value) for name, value in arrays.items()}, content)
-
-    def write_weights(file: BinaryIO) -> None:
-        file.write(content.getbuffer())
-        file.seek(0)
-        # Stored numbers are checked, not those in memory.
-        written = deserialize(file.read()) if args.to_torch else read_pdparams(file, dst)
-        same_arrays(written, arrays, dst)
-        if args.to_torch:
-            written = convert_state_dict(model, written)[0]
-        model.set_state_dict(written)
-        if args.verify is not None:
-            card["verified"] = _check_logits(model, Path(args.verify), args.tolerance)
-
-    def write_card(file: BinaryIO) -> None:
-        file.write((json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
-
-    for path, write in ((dst, write_weights), (dst.with_suffix(".json"), write_card)):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_atomically(path, write)
-        except OSError as error:
-            if path != dst:
-                dst.unlink()  # weights without a word on their origin are not left behind
-            raise CheckpointError(f"can't write {path}: {error.strerror or error}") from error
-    log.info("wrote %s (%.1f MB) and %s", dst, dst.stat().st_size / 1e6, path.name)
+    if args.verify is not None:
+        model.set_state_dict(arrays)
+        card["verified"] = _check_logits(model, Path(args.verify), args.tolerance)
+    with explained(weights, ""):
+        write_whole(weights, content.getvalue())
+    try:
+        with explained(description, ""):
+            write_whole(description, (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
+    except CheckpointError:
+        weights.unlink()  # weights without a word on their origin are not left behind
+        raise
+    log.info("wrote %s (%.1f MB) and %s", weights, weights.stat().st_size / 1e6, description.name)
 
 
 def _card(
@@ -121,7 +106,7 @@ def _card(
         "file": Path(args.dst).name,
         "source": {
             "file": source.path.name,
-            "sha256": _sha256(source.path),
+            "sha256": hashlib.sha256(source.path.read_bytes()).hexdigest(),
             "kind": source.kind,
             "key": state.key,
             "other_keys": state.others,
@@ -144,14 +129,6 @@ def _card(
             "python": platform.python_version(),
         },
     }
-
-
-def _sha256(path: Path) -> str:
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            total.update(piece)
-    return total.hexdigest()
 
 
 def _check_logits(model: nn.Layer, fixture: Path, tolerance: float | None) -> dict[str, Any]:

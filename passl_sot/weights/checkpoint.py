@@ -29,6 +29,7 @@ from passl_sot.weights.pdparams import read_pdparams
 FORMAT = 2
 META_KEY = "passl_sot"
 DIGEST_KEY = "sha256"
+_ELSEWHERE = " or set output_dir to another place"
 Check = Callable[[Path, dict], None]
 
 
@@ -82,32 +83,39 @@ def write_checkpoint(
     text = json.dumps({**meta, "format": FORMAT})
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     blob = serialize(arrays, metadata={META_KEY: text, DIGEST_KEY: _digest(arrays, text, FORMAT)})
+    advice = f". The previous one is untouched; free some space ({len(blob) / 1e6:.0f} MB needed)"
     kept = None
-
-    def write(file: BinaryIO) -> None:
-        file.write(blob)
-        file.seek(0)
-        # A silent fault of the disk would otherwise show when the run is to be resumed.
-        if file.read() != blob:
-            raise CheckpointError(f"{path} differs from what was written to it: check the disk")
-
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if previous and path.exists():
-            kept = _second_name(path, previous)
-        replace_atomically(path, write)
-        # Only now: the old file may be a damaged one, and `previous` so far the last whole one.
-        if kept:
-            os.replace(kept, previous)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise CheckpointError(
-            f"can't write checkpoint {path}: {error.strerror or error}. The previous one is untouched; free "
-            f"some space ({len(blob) / 1e6:.0f} MB needed) or set output_dir to another place"
-        ) from error
+        with explained(path, advice + _ELSEWHERE, "checkpoint "):
+            if previous and path.exists():
+                kept = _second_name(path, previous)
+            write_whole(path, blob)
+            # Only now: the old file may be a damaged one, and `previous` so far the last whole one.
+            if kept:
+                os.replace(kept, previous)
+            _sync_folder(path.parent)
     finally:
         if kept:
             kept.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file, and its folder, so that `path` always holds a whole one.
+
+    Raises:
+        CheckpointError: What the disk gives back differs.
+        OSError: It can't be written.
+    """
+
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+        file.seek(0)
+        # A silent fault of the disk would otherwise show when the file is needed.
+        if file.read() != content:
+            raise CheckpointError(f"{path} differs from what was written to it: check the disk")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_atomically(path, write)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -124,13 +132,8 @@ def copy_checkpoint(source: Path, target: Path) -> None:
     Raises:
         CheckpointError: The disk is full or read-only; `target` is untouched.
     """
-    try:
+    with explained(target, f". {source} is whole; free some space{_ELSEWHERE}", "checkpoint "):
         os.replace(_second_name(source, target), target)
-    except OSError as error:
-        raise CheckpointError(
-            f"can't write checkpoint {target}: {error.strerror or error}. {source} is whole; free some space "
-            "or set output_dir to another place"
-        ) from error
 
 
 def _second_name(source: Path, target: Path) -> Path:
@@ -149,8 +152,8 @@ def _second_name(source: Path, target: Path) -> Path:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[Path]:
-    """A block that writes to `path`, another file of a run than a checkpoint.
+def explained(path: Path, advice: str | None = None, kind: str = "") -> Iterator[Path]:
+    """A block that writes to `path`; by default the advice is that for a run's other files.
 
     Raises:
         CheckpointError: It could not; names the file.
@@ -158,10 +161,10 @@ def explained(path: Path) -> Iterator[Path]:
     try:
         yield path
     except OSError as error:
-        raise CheckpointError(
-            f"can't write {path}: {error.strerror or error}. The checkpoints are untouched; free some space "
-            "or set output_dir to another place" + zh("output_not_writable_disk")
-        ) from error
+        if advice is None:
+            advice = f". The checkpoints are untouched; free some space{_ELSEWHERE}"
+            advice += zh("output_not_writable_disk")
+        raise CheckpointError(f"can't write {kind}{path}: {error.strerror or error}{advice}") from error
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -292,8 +295,7 @@ def read_weights(path: str | Path, prefer: str | None = None) -> tuple[dict[str,
         if head[:2] == b"PK" or path.suffix in (".pth", ".pt", ".tar"):
             raise CheckpointError(f"{path} is a PyTorch file: convert it with tools/convert_torch.py first")
         if head[:1] == b"\x80":
-            with path.open("rb") as file:
-                return read_pdparams(file, path), {}
+            return read_pdparams(path), {}
     try:
         with safe_open(path, framework="numpy") as file:
             if META_KEY not in (file.metadata() or {}):
@@ -316,10 +318,7 @@ def _with_suffix(path: Path, kind: str = "weights file") -> Path:
     for candidate in (path, *(Path(f"{path}{s}") for s in (".safetensors", ".pdparams"))):
         if candidate.is_file():
             return candidate
-    raise CheckpointError(f"no {kind} {path}{_siblings(path)}")
-
-
-def _siblings(path: Path) -> str:
     folder = path if path.is_dir() else path.parent
     names = sorted(p.name for p in folder.glob("*") if p.suffix in (".safetensors", ".pdparams"))
-    return f"; {folder} has {', '.join(names[:8])}" if names else ""
+    near = f"; {folder} has {', '.join(names[:8])}" if names else ""
+    raise CheckpointError(f"no {kind} {path}{near}")

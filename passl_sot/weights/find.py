@@ -108,9 +108,9 @@ def _open(path: Path, head: bytes) -> Source:
 
 
 def _open_pickle(path: Path) -> Source:
+    if path.suffix in _PADDLE_SUFFIXES:
+        return Source(path, "Paddle file", "paddle", load_paddle_pickle(path))
     with path.open("rb") as file:
-        if path.suffix in _PADDLE_SUFFIXES:
-            return Source(path, "Paddle file", "paddle", load_paddle_pickle(file, path))
         first = load_pickle(file)
     if first == MAGIC:
         return Source(path, "PyTorch file (format before 1.6)", "torch", read_legacy(path))

@@ -1,8 +1,7 @@
 """Paddle's `.pdparams`, read without running them."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +14,9 @@ _NAME_TABLE = "StructuredToParameterName@@"
 _SLICED = "UnpackBigParamInfor@@"
 
 
-def read_pdparams(file: BinaryIO, path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a flat `.pdparams`, or a CheckpointError: damaged, or not of arrays alone.
-
-    `path` is its name in messages.
-    """
-    content = load_paddle_pickle(file, path)
+def read_pdparams(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a flat `.pdparams`, or a CheckpointError: damaged, or not of arrays alone."""
+    content = load_paddle_pickle(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
     arrays = {}
@@ -36,10 +32,11 @@ def read_pdparams(file: BinaryIO, path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def load_paddle_pickle(file: BinaryIO, path: Path) -> Any:
+def load_paddle_pickle(path: Path) -> Any:
     """The content of a file of `paddle.save`, without Paddle's own entries; errors as of `load_pickle`."""
     try:
-        return _tidy(load_pickle(file))
+        with path.open("rb") as file:
+            return _tidy(load_pickle(file))
     except CheckpointError as error:
         text = str(error).removeprefix("it ")
         if text.startswith("is damaged"):
@@ -68,15 +65,3 @@ def as_array(value: Any) -> np.ndarray | None:
         value = value[1]
     array = plain(value)
     return array if isinstance(array, np.ndarray) and array.dtype.kind in "biufc" else None
-
-
-def same_arrays(got: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], path: Path) -> None:
-    """Raises CheckpointError unless both hold the same arrays, bit for bit."""
-    equal = got.keys() == wanted.keys() and all(
-        got[name].dtype == value.dtype
-        and got[name].shape == value.shape
-        and got[name].tobytes() == value.tobytes()
-        for name, value in wanted.items()
-    )
-    if not equal:
-        raise CheckpointError(f"{path} differs from what was written to it: check the disk")

@@ -77,7 +77,7 @@ class KeyRules:
 
 
 def adapt_channels(weight: np.ndarray, in_chans: int) -> np.ndarray:
-    """Weights ``[out, 1 or 3, ...]`` over the channels of an image as ``[out, in_chans, ...]``, of one type.
+    """Weights ``[out, 1 or 3, ...]`` over the channels of an image for one of ``in_chans``; their type stays.
 
     Raises:
         ValueError: The weights are over another number of channels, which have no order to repeat.

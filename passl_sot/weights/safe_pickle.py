@@ -31,28 +31,19 @@ class Name:
     text: str
 
 
-class Inert:
-    """Base of values that take a state after they were made (pickle's `__setstate__`)."""
+class Record:
+    """An object of a class that is not loaded, with the state that it takes after it was made."""
 
     state: Any = None
 
+    def __init__(self, *_: Any) -> None: ...
+
     def build(self, state: Any) -> None:
-        """Keeps the state, unread."""
+        """Keeps the state, unread; in place of pickle's `__setstate__`."""
         self.state = state
 
 
-class Record(Inert):
-    """An object of a class that is not loaded: its class's name, arguments and state."""
-
-    def __init__(self, kind: str, *args: Any) -> None:
-        self.kind = kind
-        self.args = args
-
-    def __repr__(self) -> str:
-        return f"<{self.kind}>"
-
-
-class DType(Inert):
+class DType(Record):
     """A NumPy type in the making; plain numbers and texts only."""
 
     def __init__(self, code: str = "", *_: Any) -> None:
@@ -66,7 +57,7 @@ class DType(Inert):
             self.dtype = self.dtype.newbyteorder(state[1])
 
 
-class Array(Inert):
+class Array(Record):
     """A NumPy array in the making; `value` is the array."""
 
     def __init__(self, *_: Any) -> None:
@@ -270,7 +261,7 @@ class _Machine:
         elif name == "BUILD":
             # Attributes of a dictionary, such as versions, are not needed.
             if not isinstance(stack[-1], dict):
-                self.last(Inert, f"a state for a {type(stack[-1]).__name__}").build(items[0])
+                self.last(Record, f"a state for a {type(stack[-1]).__name__}").build(items[0])
         elif name not in ("POP", "POP_MARK", "PROTO", "FRAME", "STOP"):
             raise CheckpointError(f"it has the pickle instruction {name}, which weights don't need")
 

@@ -15,20 +15,8 @@ def load_model(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: st
     Raises:
         CheckpointError: Names or shapes differ; lists them.
     """
-    # All is compared first, so that a model is never half filled.
-    faults = compare(model, arrays)
-    if faults:
-        shown = "\n  ".join(faults[:20])
-        if len(faults) > 20:
-            shown += f"\n  ... and {len(faults) - 20} more"
-        raise CheckpointError(f"{source} doesn't fit the model:\n  {shown}")
-    for name, tensor in model.state_dict().items():
-        tensor.set_value(paddle.to_tensor(arrays[name]).astype(tensor.dtype))
-
-
-def compare(model: paddle.nn.Layer, arrays: dict[str, np.ndarray]) -> list[str]:
-    """Differences between `arrays` and `model`: missing, unexpected and misshapen entries, one line each."""
     target = model.state_dict()
+    # All is compared first, so that a model is never half filled.
     faults = [
         f"{name} is {list(a.shape)} in the file and {list(target[name].shape)} in the model"
         for name, a in arrays.items()
@@ -36,7 +24,13 @@ def compare(model: paddle.nn.Layer, arrays: dict[str, np.ndarray]) -> list[str]:
     ]
     faults += [f"missing {name} {list(t.shape)}" for name, t in target.items() if name not in arrays]
     faults += [f"unexpected {name} {list(a.shape)}" for name, a in arrays.items() if name not in target]
-    return faults
+    if faults:
+        shown = "\n  ".join(faults[:20])
+        if len(faults) > 20:
+            shown += f"\n  ... and {len(faults) - 20} more"
+        raise CheckpointError(f"{source} doesn't fit the model:\n  {shown}")
+    for name, tensor in target.items():
+        tensor.set_value(paddle.to_tensor(arrays[name]).astype(tensor.dtype))
 
 
 def start_from(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: str) -> str:

@@ -15,14 +15,13 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from passl_sot.weights import CheckpointError
-from passl_sot.weights.safe_pickle import NUMPY_NAMES, Inert, Maker, Name, Record, load_pickle
+from passl_sot.weights.safe_pickle import NUMPY_NAMES, Maker, Name, Record, load_pickle
 
 MAGIC = 0x1950A86A20F9469CFC6C
 # Errors of zipfile on damaged archives; RuntimeError on flags that make no sense, such as encryption.
@@ -65,9 +64,7 @@ class Storage:
 
     def numbers(self, dtype: str) -> np.ndarray:
         """All elements as a flat read-only array of PyTorch's type `dtype`; bfloat16 as float32."""
-        kind = np.dtype(_DTYPES[dtype])
-        if self.big_endian:
-            kind = kind.newbyteorder(">")
+        kind = np.dtype(_DTYPES[dtype]).newbyteorder(">" if self.big_endian else "<")
         raw = self.read(self.key, (self.start + self.count) * self.itemsize)[self.start * self.itemsize :]
         values = np.frombuffer(raw, kind)
         # Its bits are the upper half of a float32's.
@@ -76,7 +73,7 @@ class Storage:
         return values
 
 
-class TorchTensor(Inert):
+class TorchTensor(Record):
     """A view into a storage, with PyTorch's name of its type; its numbers are read when asked for."""
 
     def __init__(self, storage: Storage, offset: int, shape: Any, stride: Any, dtype: str | None = None):
@@ -144,7 +141,7 @@ def _from_type(function: Any, kind: Name, arguments: tuple, _state: Any) -> Any:
     return _NAMES[function.text](*arguments)
 
 
-# Other contents of training checkpoints: their objects become records of name, arguments and state, unread.
+# Other contents of training checkpoints: their objects become records.
 _RECORDS = (
     "argparse.Namespace", "builtins.bytearray", "builtins.range", "builtins.slice", "datetime.date",
     "datetime.datetime", "datetime.timedelta", "torch.Generator", "torch.device", "types.SimpleNamespace",
@@ -153,7 +150,7 @@ _RECORDS = (
 )  # fmt: skip
 _NAMES: dict[str, Maker | None] = {
     **NUMPY_NAMES,
-    **{name: partial(Record, name) for name in _RECORDS},
+    **dict.fromkeys(_RECORDS, Record),
     "torch._utils._rebuild_tensor": _rebuild,
     "torch._utils._rebuild_tensor_v2": _rebuild,
     "torch._utils._rebuild_tensor_v3": _rebuild_v3,

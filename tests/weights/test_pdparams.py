@@ -8,7 +8,6 @@ import pytest
 
 from passl_sot.weights import CheckpointError
 from passl_sot.weights.checkpoint import read_weights
-from passl_sot.weights.pdparams import same_arrays
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
@@ -17,7 +16,10 @@ def test_what_paddle_writes(tmp_path, protocol):
     path = tmp_path / "a.pdparams"
     paddle.save(layer.state_dict(), str(path), protocol=protocol)
     got = read_weights(path)[0]
-    same_arrays(got, {name: value.numpy() for name, value in layer.state_dict().items()}, path)
+    assert got.keys() == layer.state_dict().keys()
+    for name, value in layer.state_dict().items():
+        assert got[name].dtype == value.numpy().dtype
+        np.testing.assert_array_equal(got[name], value.numpy(), strict=True)
 
 
 def test_sliced_parameters_are_joined(tmp_path):
@@ -31,11 +33,3 @@ def test_sliced_parameters_are_joined(tmp_path):
     path.write_bytes(pickle.dumps({**content, "UnpackBigParamInfor@@": {"w": 3}}))
     with pytest.raises(CheckpointError, match="is damaged"):
         read_weights(path)[0]
-
-
-def test_same_arrays(tmp_path):
-    a = {"x": np.zeros(2)}
-    same_arrays(a, dict(a), tmp_path)
-    for other in ({"y": np.zeros(2)}, {"x": np.zeros(3)}, {"x": np.zeros(2, "f4")}, {"x": -np.zeros(2)}):
-        with pytest.raises(CheckpointError, match="differs"):
-            same_arrays(a, other, tmp_path)
