@@ -1,4 +1,4 @@
-"""PyTorch state dicts for Paddle models, with an account of every key.
+"""PyTorch state dicts for Paddle models, with an account of every key, and the way back.
 
 This file holds the general part: Paddle keeps a Linear's weight as ``[in, out]`` where PyTorch has
 ``[out, in]``, and names BatchNorm's statistics ``_mean`` and ``_variance``. The names that a family
@@ -14,12 +14,13 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from passl_sot.interop.report import ConversionReport
+from passl_sot.interop.report import ConversionError, ConversionReport
 from passl_sot.modeling.backbones.base import Backbone
 from passl_sot.weights.rules import KeyRules, Rules, key_rules
 
 _WRAPPERS = r"^((module|_orig_mod)\.)+"  # DataParallel's and torch.compile's
 _STATISTICS = ((r"(^|\.)running_mean$", r"\1_mean"), (r"(^|\.)running_var$", r"\1_variance"))
+_OFFICIAL_STATISTICS = ((r"(^|\.)_mean$", r"\1running_mean"), (r"(^|\.)_variance$", r"\1running_var"))
 _COUNTERS = {
     "num_batches_tracked": "PyTorch's step counter of a BatchNorm; Paddle keeps none",
     "n_averaged": "PyTorch's counter of averaged models",
@@ -69,6 +70,64 @@ def convert_state_dict(
     return out, report
 
 
+def export_state_dict(model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Turn a state dict of ``model`` into one that the official PyTorch code loads strictly.
+
+    Fixed tables that the official code keeps in its state dict are written too, and BatchNorm's step
+    counters as zeros. The result is converted back and compared, bit for bit, before it is given.
+
+    Args:
+        model: The classifier or backbone; only its structure and its tables are used.
+        arrays: Every entry of its state dict.
+
+    Returns:
+        Official names to arrays laid out as in PyTorch.
+
+    Raises:
+        ConversionError: An entry has no official name, or does not survive the way back.
+    """
+    slots = _model_slots(model)
+    if slots.keys() != arrays.keys():
+        lacking = sorted(slots.keys() ^ arrays.keys())
+        raise ConversionError(f"not a whole state dict of the model: {', '.join(lacking[:8])}")
+    rules = _rules_of(model)
+    # The rules are for a classifier's names, which a backbone by itself lacks.
+    prefix = "backbone." if rules.backbone is model else ""
+    out: dict[str, np.ndarray] = {}
+    for name, slot in slots.items():
+        official = _official(rules, prefix + name)
+        array = arrays[name]
+        if slot.is_linear:
+            array = np.ascontiguousarray(array.T)
+        if slot.is_linear and any(re.fullmatch(pattern, official) for pattern in rules.pointwise):
+            array = array[:, :, None, None]
+        kind, _, inside = f"{prefix}{name}".partition(".")
+        out[official] = rules.restore(inside, array) if kind == "backbone" else array
+        # PyTorch's strict loading wants the step counters that Paddle doesn't keep.
+        if official.endswith("running_mean"):
+            counter = official.removesuffix("running_mean") + "num_batches_tracked"
+            out[counter] = np.zeros((), "int64")
+    for name, value in _computed_tables(model).items():
+        kind, _, inside = f"{prefix}{name}".partition(".")
+        if kind == "backbone" and _is_table(rules, inside):
+            out[_official(rules, prefix + name)] = value.numpy()
+    # Rules that send two names to one place would lose a layer silently.
+    back, report = convert_state_dict(model, out)
+    if not report.ok or report.naming != "official":
+        family = type(rules.backbone).__name__
+        raise ConversionError(f"{family} has no way back to official names: {report}")
+    wrong = [name for name, value in arrays.items() if not np.array_equal(back[name], value, equal_nan=True)]
+    if wrong:
+        raise ConversionError(f"changed on the way to official names and back: {', '.join(wrong[:8])}")
+    return out
+
+
+def _official(rules: KeyRules, name: str) -> str:
+    for pattern, replacement in (*rules.to_official, *_OFFICIAL_STATISTICS):
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
 class _NoRules(KeyRules):
     """For a head, or a piece of a backbone."""
 
@@ -77,7 +136,7 @@ class _NoRules(KeyRules):
     tables = ()
 
 
-def rules_of(model: nn.Layer) -> KeyRules:
+def _rules_of(model: nn.Layer) -> KeyRules:
     """The key rules for a backbone, or for a classifier's; for other pieces those that change nothing."""
     for part in (model, getattr(model, "backbone", None)):
         if isinstance(part, Backbone):
@@ -85,7 +144,7 @@ def rules_of(model: nn.Layer) -> KeyRules:
     return _NoRules(backbone=None)
 
 
-def is_table(family: KeyRules, name: str) -> bool:
+def _is_table(family: KeyRules, name: str) -> bool:
     """Whether official state dicts hold this entry of a backbone though it is computed."""
     return any(re.fullmatch(table, name) for table in family.tables)
 
@@ -100,7 +159,7 @@ def _rename(model: nn.Layer, name: str, rules: Rules) -> str:
     return name
 
 
-class Slot(NamedTuple):
+class _Slot(NamedTuple):
     """A place in the model."""
 
     shape: tuple[int, ...]
@@ -113,7 +172,7 @@ class Slot(NamedTuple):
         return self.shape[::-1] if self.is_linear else self.shape
 
 
-def model_slots(model: nn.Layer) -> dict[str, Slot]:
+def _model_slots(model: nn.Layer) -> dict[str, _Slot]:
     """All keys of the model's state dict, with the kind of layer that owns each."""
     # The kind of LAYER tells whether a weight is transposed, never its number of dimensions or its shape:
     # square Linear weights must be transposed, embedding tables must not.
@@ -126,11 +185,11 @@ def model_slots(model: nn.Layer) -> dict[str, Slot]:
     for name, value in model.state_dict().items():
         # NumPy has no bfloat16; Paddle casts float32 values when it sets them.
         dtype = np.dtype("float32") if value.dtype == paddle.bfloat16 else value.numpy().dtype
-        slots[name] = Slot(tuple(value.shape), dtype, name in linear_weights)
+        slots[name] = _Slot(tuple(value.shape), dtype, name in linear_weights)
     return slots
 
 
-def computed_tables(model: nn.Layer) -> dict[str, paddle.Tensor]:
+def _computed_tables(model: nn.Layer) -> dict[str, paddle.Tensor]:
     """Buffers that the model computes by itself and never saves, such as sinusoid tables."""
     saved = model.state_dict().keys()
     return {name: value for name, value in model.named_buffers() if name not in saved}
@@ -139,10 +198,10 @@ def computed_tables(model: nn.Layer) -> dict[str, paddle.Tensor]:
 class _Conversion:
     def __init__(self, model: nn.Layer, layout: str) -> None:
         self.model = model
-        self.family = rules_of(model)
+        self.family = _rules_of(model)
         self.transposed = layout == "torch"  # a Linear's weight, in the file
-        self.slots = model_slots(model)
-        self.tables = computed_tables(model)
+        self.slots = _model_slots(model)
+        self.tables = _computed_tables(model)
 
     def attempt(
         self, state: Mapping[str, Any], naming: str, rules: Rules, new_head: bool
@@ -174,7 +233,7 @@ class _Conversion:
                 report.conflicts.append(f"{source}: {error}")
         if target in self.tables:
             _check_table(source, value, self.tables[target], report)
-        elif target not in self.slots and in_backbone and is_table(self.family, name):
+        elif target not in self.slots and in_backbone and _is_table(self.family, name):
             report.ignored.append((source, "a table computed from the rest; this model has no use for it"))
         elif target not in self.slots:
             report.unexpected.append((source, []))
@@ -188,7 +247,7 @@ class _Conversion:
             if value.shape != with_channels.shape and target in self.out:
                 report.adapted.append((source, with_channels.shape, value.shape))
 
-    def adapted(self, name: str, slot: Slot | None, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def adapted(self, name: str, slot: _Slot | None, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The value over the model's image channels, and that value at the model's sizes."""
         value = raw
         if slot is not None and slot.is_linear and not self.transposed and raw.ndim == 2:

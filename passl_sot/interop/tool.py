@@ -13,8 +13,7 @@ import paddle
 from paddle import nn
 from safetensors.numpy import save as serialize
 
-from passl_sot.interop.convert import convert_state_dict
-from passl_sot.interop.export_torch import export_state_dict
+from passl_sot.interop.convert import convert_state_dict, export_state_dict
 from passl_sot.interop.report import ConversionError, ConversionReport
 from passl_sot.modeling.schema import ModelSection
 from passl_sot.utils.logger import get_logger
@@ -132,16 +131,7 @@ def _card(
 
 
 def _check_logits(model: nn.Layer, fixture: Path, tolerance: float | None) -> dict[str, Any]:
-    """Compares the model's logits with a fixture's; the model is float64 afterwards.
-
-    Args:
-        model: [B, C, H, W] to logits [B, K].
-        fixture: `.npz` with `input`, and `logits` or `logits_f64` or both.
-        tolerance: Largest difference allowed, over max(1, std of the logits); None for the usual ones.
-
-    Returns:
-        Fixture, largest difference and tolerance, for the card.
-    """
+    """Compares the model's logits with a fixture's, for the card; the model is float64 afterwards."""
     arrays = _read_fixture(fixture)
     # In float64 only the reference's own rounding is left of the difference.
     model.to(dtype="float64")

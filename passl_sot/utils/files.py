@@ -1,6 +1,5 @@
 """Files that are written whole or not at all."""
 
-import contextlib
 import os
 import secrets
 from collections.abc import Callable
@@ -21,7 +20,5 @@ def replace_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
             file.flush()
             os.fsync(handle)  # else a power cut may leave a renamed file without contents
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -73,9 +73,7 @@ def write_checkpoint(
 ) -> None:
     """Writes a checkpoint so that `path` always holds a whole one: the old or the new.
 
-    Args:
-        meta: Anything JSON can hold.
-        previous: Where the file that stood at `path` is kept.
+    `meta` is anything that JSON can hold; `previous`, where the file that stood at `path` is kept.
 
     Raises:
         CheckpointError: The disk is full or read-only, or the file read back differs; `path` is untouched.
@@ -174,14 +172,11 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def read_checkpoint(path: str | Path, check: Check | None = None) -> Checkpoint:
-    """Reads and verifies a checkpoint of this framework.
-
-    Args:
-        path: The file; its suffix may be left out.
-        check: Looks at file and JSON part as well, and raises a CheckpointError where something is missing.
+    """Reads and verifies a checkpoint of this framework; the suffix of `path` may be left out.
 
     Raises:
-        CheckpointError: It is missing, truncated, altered, incomplete, of a newer version, or something else.
+        CheckpointError: It is missing, truncated, altered, of a newer version, or something else; or `check`,
+            which gets file and JSON part, misses something.
     """
     path = _with_suffix(Path(path), "checkpoint")
     try:
@@ -221,10 +216,7 @@ def _parse(path: Path, text: str) -> dict:
 
 
 def require(path: str | Path, meta: Mapping[str, Any], wanted: Mapping[str, type]) -> None:
-    """Checks that a checkpoint's JSON part has these keys.
-
-    Args:
-        wanted: Type of the value by dotted key; a key comes after those of the sections it is in.
+    """Checks that a checkpoint's JSON part has the `wanted` dotted keys, sections first, with such values.
 
     Raises:
         CheckpointError: A key is missing or holds something of another type; names file and key.
@@ -255,7 +247,7 @@ def _position(path: Path) -> tuple[float, ...]:
 def find_latest(folder: Path, warn: Callable[[str], None], check: Check | None = None) -> Checkpoint | None:
     """The newest whole checkpoint of a run folder; None where there is none.
 
-    Damaged ones are passed over with a warning; `check` is that of `read_checkpoint`.
+    Damaged ones, by `read_checkpoint`, are passed over with a warning.
 
     Raises:
         CheckpointError: There are checkpoints, but all are damaged.

@@ -5,15 +5,16 @@ import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from passl_sot.weights import CheckpointError, is_safetensors
+from passl_sot.weights import CheckpointError, is_safetensors, torch_file
 from passl_sot.weights.pdparams import as_array, load_paddle_pickle
 from passl_sot.weights.safe_pickle import load_pickle
-from passl_sot.weights.torch_file import MAGIC, ZIP_ERRORS, Storage, TorchTensor, read_legacy, read_zip
+from passl_sot.weights.torch_file import Storage, TorchTensor
 
 _PADDLE_SUFFIXES = (".pdparams", ".pdema", ".pd", ".pdmodel")
 _OWN_HEADER = "passl_sot"
@@ -111,24 +112,25 @@ def _open_pickle(path: Path) -> Source:
     if path.suffix in _PADDLE_SUFFIXES:
         return Source(path, "Paddle file", "paddle", load_paddle_pickle(path))
     with path.open("rb") as file:
-        first = load_pickle(file)
-    if first == MAGIC:
-        return Source(path, "PyTorch file (format before 1.6)", "torch", read_legacy(path))
+        if load_pickle(file) == torch_file.MAGIC:
+            return Source(
+                path, "PyTorch file (format before 1.6)", "torch", torch_file.read_legacy(file, path)
+            )
     raise CheckpointError("it is a pickle that torch.save didn't write; name it .pdparams if paddle.save did")
 
 
 def _open_zip(path: Path) -> Source:
     try:
         archive = zipfile.ZipFile(path)  # stays open for the tensors, which are read later
-    except ZIP_ERRORS as error:
+    except torch_file.ZIP_ERRORS as error:
         raise CheckpointError(f"it is damaged or cut short ({error})") from error
     names = archive.namelist()
     if not names or not all(name.endswith(".npy") for name in names):
-        return Source(path, "PyTorch file (zip format)", "torch", read_zip(archive))
+        return Source(path, "PyTorch file (zip format)", "torch", torch_file.read_zip(archive))
     try:
         with np.load(path, allow_pickle=False) as file:
             return Source(path, "NumPy .npz", "torch", dict(file))
-    except (*ZIP_ERRORS, ValueError, MemoryError) as error:
+    except (*torch_file.ZIP_ERRORS, ValueError, MemoryError) as error:
         raise CheckpointError(f"it is damaged or holds Python objects, refused ({error})") from error
 
 
@@ -162,13 +164,7 @@ def _safe_tensor(path: Path, begin: int, name: str, entry: dict) -> TorchTensor:
         raise CheckpointError(f"{name} is of type {entry['dtype']}, which is not read here")
     shape = [int(side) for side in entry["shape"]]
     start, end = entry["data_offsets"]
-
-    def read(key: str, length: int) -> bytes:
-        with path.open("rb") as file:
-            file.seek(begin + start)
-            return file.read(length)
-
-    storage = Storage(name, dtype, math.prod(shape), read)
+    storage = Storage(name, dtype, math.prod(shape), partial(torch_file.read_at, path, begin + start))
     if start < 0 or end - start != storage.count * storage.itemsize:
         raise CheckpointError(f"it is damaged ({name} of {shape} has {end - start} bytes)")
     if begin + end > path.stat().st_size:

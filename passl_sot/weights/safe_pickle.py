@@ -209,7 +209,7 @@ _TAKES: dict[str, int | None] = {
     **dict.fromkeys(("POP", "APPEND", "BINPERSID", "BUILD", "TUPLE1"), 1),
     **dict.fromkeys(("SETITEM", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "TUPLE2"), 2),
     "TUPLE3": 3,
-    **dict.fromkeys(("POP_MARK", "APPENDS", "SETITEMS", "ADDITEMS", "OBJ", "INST")),
+    **dict.fromkeys(("POP_MARK", "APPENDS", "SETITEMS", "ADDITEMS")),
     **dict.fromkeys(("LIST", "TUPLE", "DICT", "FROZENSET")),
 }
 
@@ -237,8 +237,6 @@ class _Machine:
             self.memory[argument] = stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(self.memory[argument])
-        elif name == "DUP":
-            stack.append(stack[-1])
         elif name in ("APPEND", "APPENDS"):
             self.last(list, "values appended to what is no list").extend(items)
         elif name in ("SETITEM", "SETITEMS"):
@@ -251,11 +249,6 @@ class _Machine:
             stack.append(self.name(f"{items[0]}.{items[1]}"))
         elif name in ("REDUCE", "NEWOBJ"):  # NEWOBJ, cls.__new__(cls, *arguments), is the same to a maker
             stack.append(self.make(items[0], items[1]))
-        # OBJ and INST are how protocols 0 and 1 made instances of old-style classes.
-        elif name == "OBJ":
-            stack.append(self.make(items[0], tuple(items[1:])))
-        elif name == "INST":
-            stack.append(self.make(self.name(argument.replace(" ", ".", 1)), tuple(items)))
         elif name in ("PERSID", "BINPERSID"):
             stack.append(self.persistent(*(items or [argument])))
         elif name == "BUILD":

@@ -43,17 +43,15 @@ def start_from(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: st
         CheckpointError: Anything outside the head is missing, unexpected or misshapen, or nothing fits.
     """
     target = model.state_dict()
-    kept = [n for n, t in target.items() if n.startswith("head.") and not _fits(t, arrays.get(n))]
-    usable = {n: a for n, a in arrays.items() if not n.startswith("head.") or _fits(target.get(n), a)}
+    head = {n: list(t.shape) for n, t in target.items() if n.startswith("head.")}
+    fits = {n for n, a in arrays.items() if head.get(n) == list(a.shape)}
+    kept = [n for n in head if n not in fits]
+    usable = {n: a for n, a in arrays.items() if not n.startswith("head.") or n in fits}
     load_model(model, {**usable, **{n: target[n].numpy() for n in kept}}, source)
     text = f"{len(usable)} of {len(target)} entries from {source}"
     if kept:
         text += f"; left at their initial values: {', '.join(kept)}"
     return text
-
-
-def _fits(tensor, array) -> bool:
-    return tensor is not None and array is not None and list(tensor.shape) == list(array.shape)
 
 
 def optimizer_arrays(optimizer, model: paddle.nn.Layer) -> dict[str, np.ndarray]:
@@ -90,12 +88,10 @@ def load_optimizer(optimizer, model: paddle.nn.Layer, arrays: dict[str, np.ndarr
 def _owner(key: str, parameters: dict[str, str]) -> str:
     """The parameter whose name begins an optimizer key such as `linear_0.w_0_moment1_0`."""
     # Longest first: `linear_1` begins `linear_1_b` as well.
-    parts = key.split("_")
-    for end in range(len(parts) - 1, 0, -1):
-        candidate = "_".join(parts[:end])
-        if candidate in parameters:
-            return candidate
-    raise KeyError(f"optimiser state {key!r} belongs to no parameter of the model")
+    owner = key
+    while owner not in parameters:
+        owner = owner[: owner.rindex("_")]
+    return owner
 
 
 def training_arrays(

@@ -15,8 +15,9 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class Storage:
     key: str  # its name in the file
     dtype: str  # PyTorch's name of the element type
     count: int  # of elements
-    read: Callable[[str, int], bytes]  # gives the bytes of a storage by key and length in bytes
+    read: Callable[[int], bytes]  # gives so many of its bytes
     big_endian: bool = False
     start: int = 0  # first element, where the file keeps a view of a larger storage
 
@@ -65,7 +66,7 @@ class Storage:
     def numbers(self, dtype: str) -> np.ndarray:
         """All elements as a flat read-only array of PyTorch's type `dtype`; bfloat16 as float32."""
         kind = np.dtype(_DTYPES[dtype]).newbyteorder(">" if self.big_endian else "<")
-        raw = self.read(self.key, (self.start + self.count) * self.itemsize)[self.start * self.itemsize :]
+        raw = self.read((self.start + self.count) * self.itemsize)[self.start * self.itemsize :]
         values = np.frombuffer(raw, kind)
         # Its bits are the upper half of a float32's.
         if dtype == "bfloat16":
@@ -189,7 +190,7 @@ def _storage(identifier: Any, read: Callable[[str, int], bytes], big_endian: boo
         raise CheckpointError(f"it holds a storage of type {kind}, which is not read here")
     if not isinstance(key, str) or type(count) is not int or count < 0:
         raise CheckpointError(f"it is damaged (a storage {key!r} of {count!r} elements)")
-    storage = Storage(key, _STORAGE_TYPES[kind], count, read, big_endian)
+    storage = Storage(key, _STORAGE_TYPES[kind], count, partial(read, key), big_endian)
     if views and views[0] is not None:
         _, start, length = views[0]
         storage.start = int(start)
@@ -218,8 +219,8 @@ def read_zip(archive: zipfile.ZipFile) -> Any:
     def read(key: str, length: int) -> bytes:
         return _member(archive, f"{root}data/{key}", length)
 
-    text = _member(archive, f"{root}data.pkl")
-    return _load(io.BytesIO(text), lambda identifier: _storage(identifier, read, big_endian))
+    pickled = io.BytesIO(_member(archive, f"{root}data.pkl"))
+    return _load(pickled, lambda identifier: _storage(identifier, read, big_endian))
 
 
 def _member(archive: zipfile.ZipFile, name: str, length: int | None = None) -> bytes:
@@ -237,11 +238,13 @@ def _member(archive: zipfile.ZipFile, name: str, length: int | None = None) -> b
         raise CheckpointError(f"it is damaged ({name}: {error})") from error
 
 
-def read_legacy(path: Path) -> Any:
-    """The objects of a file in the format before the zip; tensors are :class:`TorchTensor`.
+def read_legacy(file: BinaryIO, path: Path) -> Any:
+    """The objects of a file, open behind its magic number, in the format before the zip.
+
+    Tensors are :class:`TorchTensor`.
 
     Raises:
-        CheckpointError: It is damaged, another kind of pickle, or asks for what weights don't need.
+        CheckpointError: It is damaged, or asks for what weights don't need.
     """
     places: dict[str, tuple[int, int]] = {}  # key of a storage: where its bytes begin, how many there are
     itemsizes: dict[str, int] = {}  # by key of a storage
@@ -250,37 +253,35 @@ def read_legacy(path: Path) -> Any:
         start, there = places[key]
         if there < length:
             raise CheckpointError(f"it is damaged (storage {key} has {there} bytes of {length})")
-        with path.open("rb") as again:
-            again.seek(start)
-            return again.read(length)
+        return read_at(path, start, length)
 
-    with path.open("rb") as file:
-        if _load(file) != MAGIC:
-            raise CheckpointError("it is a pickle, but not one that torch.save wrote")
-        _load(file)  # the protocol's number, 1001 in every release
-        machine = _load(file)
-        big_endian = isinstance(machine, dict) and machine.get("little_endian") is False
+    def persistent(identifier: Any) -> Storage:
+        storage = _storage(identifier, read, big_endian)
+        itemsizes[storage.key] = storage.itemsize
+        return storage
 
-        def persistent(identifier: Any) -> Storage:
-            storage = _storage(identifier, read, big_endian)
-            itemsizes[storage.key] = storage.itemsize
-            return storage
-
-        content = _load(file, persistent)
-        keys = _load(file)
-        if not isinstance(keys, list):
-            keys = [keys]
-        end = path.stat().st_size
-        byte_order: Literal["big", "little"] = "big" if big_endian else "little"
-        for key in keys:
-            if key not in itemsizes:
-                raise CheckpointError(f"it is damaged (a storage {key!r} that no tensor uses)")
-            count = int.from_bytes(file.read(8), byte_order, signed=True)
-            places[key] = (file.tell(), count * itemsizes[key])
-            if count < 0 or file.tell() + places[key][1] > end:
-                raise CheckpointError(f"it is cut short: storage {key} should have {count} elements")
-            file.seek(places[key][1], io.SEEK_CUR)
+    _load(file)  # the protocol's number, 1001 in every release
+    machine = _load(file)
+    big_endian = isinstance(machine, dict) and machine.get("little_endian") is False
+    content = _load(file, persistent)
+    keys = _load(file)
+    end = path.stat().st_size
+    for key in keys if isinstance(keys, list) else [keys]:
+        if key not in itemsizes:
+            raise CheckpointError(f"it is damaged (a storage {key!r} that no tensor uses)")
+        count = int.from_bytes(file.read(8), "big" if big_endian else "little", signed=True)
+        places[key] = (file.tell(), count * itemsizes[key])
+        if count < 0 or sum(places[key]) > end:
+            raise CheckpointError(f"it is cut short: storage {key} should have {count} elements")
+        file.seek(places[key][1], io.SEEK_CUR)
     lacking = sorted(itemsizes.keys() - places.keys())
     if lacking:
         raise CheckpointError(f"it is cut short: there is no storage {lacking[0]}")
     return content
+
+
+def read_at(path: Path, start: int, length: int) -> bytes:
+    """So many bytes of a file."""
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(length)

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from passl_sot import create_model
 from passl_sot.cli import convert
-from passl_sot.interop.export_torch import export_state_dict
+from passl_sot.interop import export_state_dict
 from passl_sot.weights.checkpoint import read_weights, write_checkpoint
 from passl_sot.weights.find import find_state_dict, read_source
 
