@@ -18,7 +18,7 @@ from passl_sot.interop.report import ConversionError, ConversionReport
 from passl_sot.modeling.backbones.base import Backbone
 from passl_sot.weights.rules import KeyRules, Rules, key_rules
 
-_WRAPPERS = r"^((module|_orig_mod)\.)+"  # DataParallel's and torch.compile's
+_WRAPPERS = (r"^((module|_orig_mod)\.)+", "")  # DataParallel's and torch.compile's
 _STATISTICS = ((r"(^|\.)running_mean$", r"\1_mean"), (r"(^|\.)running_var$", r"\1_variance"))
 _OFFICIAL_STATISTICS = ((r"(^|\.)_mean$", r"\1running_mean"), (r"(^|\.)_variance$", r"\1running_var"))
 _COUNTERS = {
@@ -65,7 +65,7 @@ def convert_state_dict(
             break
     out, report = min(attempts, key=lambda attempt: attempt[1].faults)
     for source, near in report.unexpected[:_MOST_GUESSES]:
-        target = _rename(model, source, namings[report.naming])
+        target = conversion.target(source, namings[report.naming])
         near += difflib.get_close_matches(target, report.missing, n=2)
     return out, report
 
@@ -93,9 +93,10 @@ def export_state_dict(model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> dict
     rules = _rules_of(model)
     # The rules are for a classifier's names, which a backbone by itself lacks.
     prefix = "backbone." if rules.backbone is model else ""
+    way_back = (*rules.to_official, *_OFFICIAL_STATISTICS)
     out: dict[str, np.ndarray] = {}
     for name, slot in slots.items():
-        official = _official(rules, prefix + name)
+        official = _rename(prefix + name, way_back)
         array = arrays[name]
         if slot.is_linear:
             array = np.ascontiguousarray(array.T)
@@ -110,7 +111,7 @@ def export_state_dict(model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> dict
     for name, value in _computed_tables(model).items():
         kind, _, inside = f"{prefix}{name}".partition(".")
         if kind == "backbone" and _is_table(rules, inside):
-            out[_official(rules, prefix + name)] = value.numpy()
+            out[_rename(prefix + name, way_back)] = value.numpy()
     # Rules that send two names to one place would lose a layer silently.
     back, report = convert_state_dict(model, out)
     if not report.ok or report.naming != "official":
@@ -120,12 +121,6 @@ def export_state_dict(model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> dict
     if wrong:
         raise ConversionError(f"changed on the way to official names and back: {', '.join(wrong[:8])}")
     return out
-
-
-def _official(rules: KeyRules, name: str) -> str:
-    for pattern, replacement in (*rules.to_official, *_OFFICIAL_STATISTICS):
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 class _NoRules(KeyRules):
@@ -149,13 +144,9 @@ def _is_table(family: KeyRules, name: str) -> bool:
     return any(re.fullmatch(table, name) for table in family.tables)
 
 
-def _rename(model: nn.Layer, name: str, rules: Rules) -> str:
-    name = re.sub(_WRAPPERS, "", name)
-    for pattern, replacement in (*rules, *_STATISTICS):
+def _rename(name: str, rules: Rules) -> str:
+    for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
-    if isinstance(model, Backbone):
-        # The rules give a classifier's names; a backbone by itself has no such prefix.
-        return name.removeprefix("backbone.")
     return name
 
 
@@ -214,11 +205,16 @@ class _Conversion:
             if reason:
                 report.ignored.append((source, reason))
             else:
-                self.take(source, _rename(self.model, source, rules), np.asarray(raw))
+                self.take(source, self.target(source, rules), np.asarray(raw))
         report.missing = [name for name in self.slots if name not in report.sources]
         if new_head:
             self.leave_the_last_layers_new()
         return self.out, report
+
+    def target(self, source: str, rules: Rules) -> str:
+        target = _rename(source, (_WRAPPERS, *rules, *_STATISTICS))
+        # The rules give a classifier's names; a backbone by itself has no such prefix.
+        return target.removeprefix("backbone.") if isinstance(self.model, Backbone) else target
 
     def take(self, source: str, target: str, raw: np.ndarray) -> None:
         report = self.report

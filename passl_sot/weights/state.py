@@ -97,12 +97,7 @@ def _owner(key: str, parameters: dict[str, str]) -> str:
 def training_arrays(
     model: paddle.nn.Layer, average: dict[str, paddle.Tensor] | None, optimizer: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """All tensors of a training run under their checkpoint prefixes.
-
-    Args:
-        average: The averaged weights, `ModelEMA.average`, where they are kept.
-        optimizer: As `optimizer_arrays` gives it.
-    """
+    """All tensors of a training run under their checkpoint prefixes; `optimizer` as of `optimizer_arrays`."""
     # 16 bits as float32: NumPy has no bfloat16.
     weights = {name: at_least_float32(tensor).numpy() for name, tensor in model.state_dict().items()}
     parts = {"model": weights, "optimizer": optimizer}
