@@ -1,13 +1,14 @@
 """`tools/convert_torch.py`."""
 
-import argparse
 from pathlib import Path
 
 from passl_sot.cli.command import command, guarded, make_parser
 from passl_sot.launch.cpu_env import tune
 
 
-def _parser() -> argparse.ArgumentParser:
+@command
+def convert(argv: list[str] | None = None) -> int:
+    """`tools/convert_torch.py`: weights from PyTorch to Paddle, or back."""
     does = "Convert weights between PyTorch and this project; PyTorch is not needed."
     parser = make_parser("convert", does)
     add = parser.add_argument
@@ -20,13 +21,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--tolerance", type=float, help="of --verify, times max(1, std); default 1e-5 (1e-8 for logits_f64)")
     add("--license", default="not stated", metavar="TEXT", help="licence of the weights, for the card")
     add("--to-torch", action="store_true", help="from .pdparams to official names in .safetensors")
-    return parser
-
-
-@command
-def convert(argv: list[str] | None = None) -> int:
-    """`tools/convert_torch.py`: weights from PyTorch to Paddle, or back."""
-    parser = _parser()
     args = parser.parse_args(argv)
     # PyTorch's users read safetensors; a pickle of ours they would have to trust.
     wanted = ".safetensors" if args.to_torch else ".pdparams"

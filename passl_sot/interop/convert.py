@@ -159,7 +159,6 @@ class _Slot(NamedTuple):
 
     @property
     def torch_shape(self) -> tuple[int, ...]:
-        """Its shape in PyTorch."""
         return self.shape[::-1] if self.is_linear else self.shape
 
 

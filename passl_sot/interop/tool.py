@@ -77,7 +77,8 @@ def _write(
     else:
         paddle.save({name: paddle.to_tensor(value) for name, value in arrays.items()}, content)
     if args.verify is not None:
-        model.set_state_dict(arrays)
+        values: dict[str, Any] = dict(arrays)  # Paddle takes arrays, though it names tensors alone
+        model.set_state_dict(values)
         card["verified"] = _check_logits(model, Path(args.verify), args.tolerance)
     with explained(weights, ""):
         write_whole(weights, content.getvalue())

@@ -1,24 +1,23 @@
-"""Files that are written whole or not at all."""
+"""Files that are there whole or not at all."""
 
 import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 
 def replace_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Writes a file under a temporary name beside `path`, and gives it that name once the disk has it.
+    """Writes a file under another name in its folder, and only then gives it its own.
 
-    `write` may read back what it has written. Whatever fails, a file that stood at `path` stays.
+    Whoever reads `path` finds the old file or the new one, after a power cut too. `write` may read what it
+    has flushed from the file's `name`; where it raises, `path` is untouched and nothing is left behind.
     """
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
-        with os.fdopen(handle, "w+b") as file:
+        with temporary.open("xb") as file:
             write(file)
             file.flush()
-            os.fsync(handle)  # else a power cut may leave a renamed file without contents
-        os.replace(temporary, path)
+            os.fsync(file.fileno())  # else the new name could survive a power cut, and the bytes not
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -91,7 +91,6 @@ def write_checkpoint(
             # Only now: the old file may be a damaged one, and `previous` so far the last whole one.
             if kept:
                 os.replace(kept, previous)
-            _sync_folder(path.parent)
     finally:
         if kept:
             kept.unlink(missing_ok=True)
@@ -107,21 +106,13 @@ def write_whole(path: Path, content: bytes) -> None:
 
     def write(file: BinaryIO) -> None:
         file.write(content)
-        file.seek(0)
+        file.flush()
         # A silent fault of the disk would otherwise show when the file is needed.
-        if file.read() != content:
+        if Path(file.name).read_bytes() != content:
             raise CheckpointError(f"{path} differs from what was written to it: check the disk")
 
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_atomically(path, write)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:

@@ -152,12 +152,11 @@ class PiT(KeyRules):
             head = (r"^(head|head_dist)\.(weight|bias)$", r"head.\1.\2")
         self.official = (head, TO_BACKBONE)
         # timm keeps a pooling inside the stage that it leads to; older releases in the stage before.
-        self.foreign = {"timm": self._timm(1), "timm (older)": self._timm(0)}
-
-    def _timm(self, shift: int) -> tuple[tuple[str, str], ...]:
-        poolings = range(len(self.backbone.pools))
-        moves = [(rf"^transformers\.{s + shift}\.pool\.", f"pools.{s}.") for s in poolings]
-        return (*moves, *self.official)
+        self.foreign = {}
+        for name, shift in (("timm", 1), ("timm (older)", 0)):
+            poolings = range(len(backbone.pools))
+            moves = [(rf"^transformers\.{s + shift}\.pool\.", f"pools.{s}.") for s in poolings]
+            self.foreign[name] = (*moves, *self.official)
 
     def adapt(self, name: str, array: np.ndarray) -> np.ndarray:
         """A position map of another grid, interpolated as the backbone's ``resize`` does it."""

@@ -108,8 +108,6 @@ class TorchTensor(Record):
                 f"a tensor of shape {list(self.shape)} repeats {values.size} numbers; refused"
             )
         native = values.dtype.newbyteorder("=")
-        if not count:
-            return np.zeros(self.shape, native)
         steps = [step * values.itemsize for step in self.stride]
         view = np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, steps, writeable=False)
         return np.array(view, dtype=native, order="C")
@@ -137,9 +135,10 @@ def _first(value: Any, *_: Any) -> Any:
 
 def _from_type(function: Any, kind: Name, arguments: tuple, _state: Any) -> Any:
     # Tensors with attributes of their own: (how to rebuild, class, its arguments, attributes).
-    if not isinstance(function, Name) or not function.text.startswith("torch._utils._rebuild_"):
+    rebuild = _NAMES[function.text] if isinstance(function, Name) else None
+    if rebuild is None or not function.text.startswith("torch._utils._rebuild_"):
         raise CheckpointError(f"it rebuilds a {kind} by {function}, which weights don't need")
-    return _NAMES[function.text](*arguments)
+    return rebuild(*arguments)
 
 
 # Other contents of training checkpoints: their objects become records.
