@@ -1,13 +1,14 @@
 """`tools/convert_torch.py`."""
 
-import argparse
 from pathlib import Path
 
 from passl_sot.cli.command import command, guarded, make_parser
 from passl_sot.launch.cpu_env import tune
 
 
-def _parser() -> argparse.ArgumentParser:
+@command
+def convert(argv: list[str] | None = None) -> int:
+    """`tools/convert_torch.py`: weights from PyTorch to Paddle, or back."""
     does = "Convert weights between PyTorch and this project; PyTorch is not needed."
     parser = make_parser("convert", does)
     add = parser.add_argument
@@ -20,41 +21,22 @@ def _parser() -> argparse.ArgumentParser:
     add("--tolerance", type=float, help="of --verify, times max(1, std); default 1e-5 (1e-8 for logits_f64)")
     add("--license", default="not stated", metavar="TEXT", help="licence of the weights, for the card")
     add("--to-torch", action="store_true", help="from .pdparams to official names in .safetensors")
-    return parser
-
-
-@command
-def convert(argv: list[str] | None = None) -> int:
-    """`tools/convert_torch.py`: weights from PyTorch to Paddle, or back."""
-    parser = _parser()
     args = parser.parse_args(argv)
     # PyTorch's users read safetensors; a pickle of ours they would have to trust.
     wanted = ".safetensors" if args.to_torch else ".pdparams"
     if Path(args.dst).suffix != wanted:
         parser.error(f"--dst must end in {wanted}, got {args.dst}")
-    overrides = list(args.override)
     if args.num_classes is not None:
         if args.num_classes < 1:
             parser.error("--num-classes must be at least 1")
-        overrides.append(f"model.head.num_classes={args.num_classes}")
+        args.override.append(f"model.head.num_classes={args.num_classes}")
     tune(not args.no_tune)
 
     def run() -> None:
-        from passl_sot.interop.tool import Conversion, convert_file
-        from passl_sot.zoo import find_config, model_config
+        from passl_sot.interop.tool import convert_file
+        from passl_sot.modeling.schema import read_model
+        from passl_sot.zoo import find_config
 
-        path = find_config(args.config)
-        cfg = model_config(path, tuple(overrides))
-        request = Conversion(
-            src=args.src,
-            dst=args.dst,
-            key=args.key,
-            verify=args.verify,
-            tolerance=args.tolerance,
-            license=args.license,
-            new_head=args.num_classes is not None and not args.to_torch,
-            to_torch=args.to_torch,
-        )
-        convert_file(request, path.stem, cfg.model)
+        convert_file(args, find_config(args.config).stem, read_model(args.config, args.override))
 
     return guarded(run)

@@ -1,8 +1,8 @@
-"""PyTorch state dicts for Paddle models, with an account of every key.
+"""PyTorch state dicts for Paddle models, with an account of every key, and the way back.
 
 This file holds the general part: Paddle keeps a Linear's weight as ``[in, out]`` where PyTorch has
 ``[out, in]``, and names BatchNorm's statistics ``_mean`` and ``_variance``. The names that a family
-changes are in ``weights.rules``, one small file per family.
+changes are in ``weights.rules``.
 """
 
 import difflib
@@ -14,13 +14,13 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from passl_sot.interop.report import ConversionReport
+from passl_sot.interop.report import ConversionError, ConversionReport
 from passl_sot.modeling.backbones.base import Backbone
-from passl_sot.weights.rules import KeyRules, key_rules
-from passl_sot.weights.rules.base import Rules
+from passl_sot.weights.rules import KeyRules, Rules, key_rules
 
-_WRAPPERS = r"^((module|_orig_mod)\.)+"  # DataParallel's and torch.compile's
+_WRAPPERS = (r"^((module|_orig_mod)\.)+", "")  # DataParallel's and torch.compile's
 _STATISTICS = ((r"(^|\.)running_mean$", r"\1_mean"), (r"(^|\.)running_var$", r"\1_variance"))
+_OFFICIAL_STATISTICS = ((r"(^|\.)_mean$", r"\1running_mean"), (r"(^|\.)_variance$", r"\1running_var"))
 _COUNTERS = {
     "num_batches_tracked": "PyTorch's step counter of a BatchNorm; Paddle keeps none",
     "n_averaged": "PyTorch's counter of averaged models",
@@ -53,54 +53,116 @@ def convert_state_dict(
         The state dict for ``model.set_state_dict`` (NumPy arrays in the model's types), and the
         report. Nothing raises on a misfit: see ``report.ok`` and ``report.raise_if_bad()``.
     """
-    family = rules_of(model)
-    namings: dict[str, Rules] = {"official": ()}
-    if family is not None:
-        namings = {"official": family.official, **family.foreign}
+    conversion = _Conversion(model, layout)
+    namings = {"official": conversion.family.official, **conversion.family.foreign}
     # Tried first: a file that this project wrote needs no renaming.
     if layout == "paddle":
         namings = {"passl_sot": (), **namings}
     attempts = []
-    for naming, rules in namings.items():
-        attempt = _Conversion(model, naming, rules, layout)
-        attempt.run(state, new_head)
-        attempts.append(attempt)
-        if attempt.report.ok:
+    for naming in namings:
+        attempts.append(conversion.attempt(state, naming, namings[naming], new_head))
+        if attempts[-1][1].ok:
             break
-    best = min(attempts, key=lambda attempt: attempt.report.faults)
-    best.guess()
-    return best.out, best.report
+    out, report = min(attempts, key=lambda attempt: attempt[1].faults)
+    for source, near in report.unexpected[:_MOST_GUESSES]:
+        target = conversion.target(source, namings[report.naming])
+        near += difflib.get_close_matches(target, report.missing, n=2)
+    return out, report
 
 
-def rules_of(model: nn.Layer) -> KeyRules | None:
-    """The key rules for a backbone, or for a classifier's; None for other pieces."""
+def export_state_dict(model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Turn a state dict of ``model`` into one that the official PyTorch code loads strictly.
+
+    Fixed tables that the official code keeps in its state dict are written too, and BatchNorm's step
+    counters as zeros. The result is converted back and compared, bit for bit, before it is given.
+
+    Args:
+        model: The classifier or backbone; only its structure and its tables are used.
+        arrays: Every entry of its state dict.
+
+    Returns:
+        Official names to arrays laid out as in PyTorch.
+
+    Raises:
+        ConversionError: An entry has no official name, or does not survive the way back.
+    """
+    slots = _model_slots(model)
+    if slots.keys() != arrays.keys():
+        lacking = sorted(slots.keys() ^ arrays.keys())
+        raise ConversionError(f"not a whole state dict of the model: {', '.join(lacking[:8])}")
+    rules = _rules_of(model)
+    # The rules are for a classifier's names, which a backbone by itself lacks.
+    prefix = "backbone." if rules.backbone is model else ""
+    way_back = (*rules.to_official, *_OFFICIAL_STATISTICS)
+    out: dict[str, np.ndarray] = {}
+    for name, slot in slots.items():
+        official = _rename(prefix + name, way_back)
+        array = arrays[name]
+        if slot.is_linear:
+            array = np.ascontiguousarray(array.T)
+        if slot.is_linear and any(re.fullmatch(pattern, official) for pattern in rules.pointwise):
+            array = array[:, :, None, None]
+        kind, _, inside = f"{prefix}{name}".partition(".")
+        out[official] = rules.restore(inside, array) if kind == "backbone" else array
+        # PyTorch's strict loading wants the step counters that Paddle doesn't keep.
+        if official.endswith("running_mean"):
+            counter = official.removesuffix("running_mean") + "num_batches_tracked"
+            out[counter] = np.zeros((), "int64")
+    for name, value in _computed_tables(model).items():
+        kind, _, inside = f"{prefix}{name}".partition(".")
+        if kind == "backbone" and _is_table(rules, inside):
+            out[_rename(prefix + name, way_back)] = value.numpy()
+    # Rules that send two names to one place would lose a layer silently.
+    back, report = convert_state_dict(model, out)
+    if not report.ok or report.naming != "official":
+        family = type(rules.backbone).__name__
+        raise ConversionError(f"{family} has no way back to official names: {report}")
+    wrong = [name for name, value in arrays.items() if not np.array_equal(back[name], value, equal_nan=True)]
+    if wrong:
+        raise ConversionError(f"changed on the way to official names and back: {', '.join(wrong[:8])}")
+    return out
+
+
+class _NoRules(KeyRules):
+    """For a head, or a piece of a backbone."""
+
+    official = ()
+    to_official = ()
+    tables = ()
+
+
+def _rules_of(model: nn.Layer) -> KeyRules:
+    """The key rules for a backbone, or for a classifier's; for other pieces those that change nothing."""
     for part in (model, getattr(model, "backbone", None)):
         if isinstance(part, Backbone):
             return key_rules(part)
-    return None
+    return _NoRules(backbone=None)
 
 
-def rename(model: nn.Layer, name: str, rules: Rules) -> str:
-    """The name in ``model`` that a name of a foreign state dict means under ``rules``."""
-    name = re.sub(_WRAPPERS, "", name)
-    for pattern, replacement in (*rules, *_STATISTICS):
+def _is_table(family: KeyRules, name: str) -> bool:
+    """Whether official state dicts hold this entry of a backbone though it is computed."""
+    return any(re.fullmatch(table, name) for table in family.tables)
+
+
+def _rename(name: str, rules: Rules) -> str:
+    for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
-    if isinstance(model, Backbone):
-        # The rules give a classifier's names; a backbone by itself has no such prefix.
-        return name.removeprefix("backbone.")
     return name
 
 
-class Slot(NamedTuple):
+class _Slot(NamedTuple):
     """A place in the model."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
     is_linear: bool  # whether it is a Linear's weight
-    torch_shape: tuple[int, ...]
+
+    @property
+    def torch_shape(self) -> tuple[int, ...]:
+        return self.shape[::-1] if self.is_linear else self.shape
 
 
-def model_slots(model: nn.Layer) -> dict[str, Slot]:
+def _model_slots(model: nn.Layer) -> dict[str, _Slot]:
     """All keys of the model's state dict, with the kind of layer that owns each."""
     # The kind of LAYER tells whether a weight is transposed, never its number of dimensions or its shape:
     # square Linear weights must be transposed, embedding tables must not.
@@ -111,66 +173,65 @@ def model_slots(model: nn.Layer) -> dict[str, Slot]:
     }
     slots = {}
     for name, value in model.state_dict().items():
-        shape = tuple(value.shape)
         # NumPy has no bfloat16; Paddle casts float32 values when it sets them.
         dtype = np.dtype("float32") if value.dtype == paddle.bfloat16 else value.numpy().dtype
-        slots[name] = Slot(shape, dtype, False, shape)
-        if name in linear_weights:
-            slots[name] = Slot(shape, dtype, True, shape[::-1])
+        slots[name] = _Slot(tuple(value.shape), dtype, name in linear_weights)
     return slots
 
 
-def computed_tables(model: nn.Layer) -> dict[str, paddle.Tensor]:
+def _computed_tables(model: nn.Layer) -> dict[str, paddle.Tensor]:
     """Buffers that the model computes by itself and never saves, such as sinusoid tables."""
     saved = model.state_dict().keys()
     return {name: value for name, value in model.named_buffers() if name not in saved}
 
 
 class _Conversion:
-    """One attempt: a state dict under one naming."""
-
-    def __init__(self, model: nn.Layer, naming: str, rules: Rules, layout: str) -> None:
+    def __init__(self, model: nn.Layer, layout: str) -> None:
         self.model = model
-        self.rules = rules
-        self.family = rules_of(model)
+        self.family = _rules_of(model)
         self.transposed = layout == "torch"  # a Linear's weight, in the file
-        self.slots = model_slots(model)
-        self.tables = computed_tables(model)
-        self.report = ConversionReport(naming)
-        self.out: dict[str, np.ndarray] = {}
-        self.strays: list[tuple[str, str]] = []
+        self.slots = _model_slots(model)
+        self.tables = _computed_tables(model)
 
-    def run(self, state: Mapping[str, Any], new_head: bool) -> None:
-        report = self.report
+    def attempt(
+        self, state: Mapping[str, Any], naming: str, rules: Rules, new_head: bool
+    ) -> tuple[dict[str, np.ndarray], ConversionReport]:
+        """The state dict and the report under one naming."""
+        self.out: dict[str, np.ndarray] = {}
+        report = self.report = ConversionReport(naming)
         for source, raw in state.items():
             reason = _COUNTERS.get(source.rpartition(".")[2])
             if reason:
                 report.ignored.append((source, reason))
             else:
-                self.take(source, rename(self.model, source, self.rules), np.asarray(raw))
+                self.take(source, self.target(source, rules), np.asarray(raw))
         report.missing = [name for name in self.slots if name not in report.sources]
-        report.unexpected = [(source, []) for source, _ in self.strays]
         if new_head:
             self.leave_the_last_layers_new()
+        return self.out, report
+
+    def target(self, source: str, rules: Rules) -> str:
+        target = _rename(source, (_WRAPPERS, *rules, *_STATISTICS))
+        # The rules give a classifier's names; a backbone by itself has no such prefix.
+        return target.removeprefix("backbone.") if isinstance(self.model, Backbone) else target
 
     def take(self, source: str, target: str, raw: np.ndarray) -> None:
         report = self.report
-        family = None
         # Heads have no rules of their own.
-        if isinstance(self.model, Backbone) or target.startswith("backbone."):
-            family = self.family
+        in_backbone = isinstance(self.model, Backbone) or target.startswith("backbone.")
+        name = target.removeprefix("backbone.")
         with_channels = value = raw
-        if family:
+        if in_backbone:
             try:
-                with_channels, value = self.adapted(family, target, raw)
+                with_channels, value = self.adapted(name, self.slots.get(target), raw)
             except ValueError as error:
                 report.conflicts.append(f"{source}: {error}")
         if target in self.tables:
             _check_table(source, value, self.tables[target], report)
-        elif target not in self.slots and family and _is_table(family, target):
+        elif target not in self.slots and in_backbone and _is_table(self.family, name):
             report.ignored.append((source, "a table computed from the rest; this model has no use for it"))
         elif target not in self.slots:
-            self.strays.append((source, target))
+            report.unexpected.append((source, []))
         elif target in report.sources:
             report.conflicts.append(f"{source} and {report.sources[target]} both mean {target}")
         else:
@@ -181,16 +242,14 @@ class _Conversion:
             if value.shape != with_channels.shape and target in self.out:
                 report.adapted.append((source, with_channels.shape, value.shape))
 
-    def adapted(self, family: KeyRules, target: str, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def adapted(self, name: str, slot: _Slot | None, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The value over the model's image channels, and that value at the model's sizes."""
-        name = target.removeprefix("backbone.")
-        slot = self.slots.get(target)
         value = raw
         if slot is not None and slot.is_linear and not self.transposed and raw.ndim == 2:
-            value = family.adapt_input(name, raw.T).T  # which wants PyTorch's layout
+            value = self.family.adapt_input(name, raw.T).T  # which wants PyTorch's layout
         elif slot is not None:
-            value = family.adapt_input(name, raw)
-        return value, np.asarray(family.adapt(name, value))
+            value = self.family.adapt_input(name, raw)
+        return value, np.asarray(self.family.adapt(name, value))
 
     def place(self, source: str, target: str, value: np.ndarray) -> None:
         slot = self.slots[target]
@@ -204,8 +263,7 @@ class _Conversion:
             return
         if transpose:
             value = value.T
-        # ascontiguousarray gives a scalar one axis, hence the reshape.
-        self.out[target] = np.ascontiguousarray(value).astype(slot.dtype).reshape(slot.shape)
+        self.out[target] = np.array(value, slot.dtype, order="C")
         self.report.loaded.append(target)
         if source != target:
             self.report.renamed.append((source, target))
@@ -231,17 +289,6 @@ class _Conversion:
         report.left_new = [target for target in self.slots if target in new]
         report.missing = [target for target in report.missing if target not in new]
         report.mismatched = [entry for entry in report.mismatched if entry[1] not in new]
-
-    def guess(self) -> None:
-        """Names the nearest free places of keys without one."""
-        entries = zip(self.report.unexpected, self.strays[:_MOST_GUESSES], strict=False)
-        for (_, near), (_, target) in entries:
-            near += difflib.get_close_matches(target, self.report.missing, n=2)
-
-
-def _is_table(family: KeyRules, target: str) -> bool:
-    name = target.removeprefix("backbone.")
-    return any(re.fullmatch(table, name) for table in family.tables)
 
 
 def _check_table(source: str, value: np.ndarray, table: paddle.Tensor, report: ConversionReport) -> None:

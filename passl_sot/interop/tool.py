@@ -1,70 +1,59 @@
 """The conversion of a file, from reading it to the card beside the result."""
 
+import argparse
 import hashlib
+import io
 import json
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
+from paddle import nn
 from safetensors.numpy import save as serialize
 
-from passl_sot.interop.convert import convert_state_dict
-from passl_sot.interop.export_torch import export_state_dict
+from passl_sot.interop.convert import convert_state_dict, export_state_dict
 from passl_sot.interop.report import ConversionError, ConversionReport
-from passl_sot.interop.verify import check_logits
-from passl_sot.modeling.classifier import Classifier
+from passl_sot.modeling.schema import ModelSection
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
 from passl_sot.weights import CheckpointError
+from passl_sot.weights.checkpoint import explained, write_whole
 from passl_sot.weights.find import Source, StateDict, find_state_dict, read_source
-from passl_sot.weights.pdparams import same_arrays, write_whole
+from passl_sot.weights.torch_file import ZIP_ERRORS
 
 log = get_logger()
 
-
-@dataclass(frozen=True, kw_only=True)
-class Conversion:
-    """A request to convert a file."""
-
-    src: str | Path
-    dst: str | Path  # `.pdparams`, or `.safetensors` with `to_torch`
-    key: str | None = None  # dotted key of the state dict in the file; None looks at the usual places
-    verify: str | Path | None = None  # `.npz` with `input` and `logits` or `logits_f64`, which it must give
-    tolerance: float | None = None  # largest difference of logits over max(1, their std); None for the usual
-    license: str = "not stated"  # of the weights, as the user knows it
-    new_head: bool = False  # whether the last layers may be left new
-    to_torch: bool = False  # from this project to official PyTorch names
+_TOLERANCES = {"logits": 1e-5, "logits_f64": 1e-8}
 
 
-def convert_file(request: Conversion, config: str, model_section: Mapping[str, Any]) -> dict[str, Any]:
+def convert_file(args: argparse.Namespace, config: str, section: ModelSection) -> None:
     """Converts a file and writes the result and its card; on any failure nothing is written.
 
     Args:
-        request: The files and options.
-        config: Name of the config, for the card that is returned.
-        model_section: Its `model:` section.
+        args: The options of `tools/convert_torch.py`.
+        config: Name of the config, for the card.
+        section: Its model.
 
     Raises:
         CheckpointError: The source can't be read, or the result can't be written.
-        ConversionError: It doesn't fit the model, or gives other logits than `verify` says.
+        ConversionError: It doesn't fit the model, or gives other logits than `args.verify` says.
     """
-    src = Path(request.src)
-    dst = Path(request.dst)
+    src = Path(args.src)
+    dst = Path(args.dst)
     source = read_source(src)
     if dst.exists() and dst.samefile(src):
         raise CheckpointError(f"{dst} is the source itself: give the result another name")
-    if request.to_torch and source.layout != "paddle":
+    if args.to_torch and source.layout != "paddle":
         raise CheckpointError(f"{src} is a {source.kind}; --to-torch takes weights of this project")
-    state = find_state_dict(source, request.key)
+    state = find_state_dict(source, args.key)
     log.info("%s: %s; %s", src, source.kind, state)
     paddle.seed(0)  # layers that are left new are then the same every time
-    model = Classifier(architecture=model_section["architecture"], head=model_section["head"])
+    model = section.build()
     model.eval()
-    arrays, report = convert_state_dict(model, state.arrays, layout=source.layout, new_head=request.new_head)
+    new_head = args.num_classes is not None and not args.to_torch
+    arrays, report = convert_state_dict(model, state.arrays, layout=source.layout, new_head=new_head)
     report.ignored += [(name, f"a {kind}, no tensor") for name, kind in state.skipped]
     if not report.ok:
         raise ConversionError(f"{src} for {config}: {report}")
@@ -74,70 +63,63 @@ def convert_file(request: Conversion, config: str, model_section: Mapping[str, A
     odd = [name for name, value in arrays.items() if not np.isfinite(value).all()]
     if odd:
         log.warning("%d entries are not finite, such as %s", len(odd), odd[0])
-    card = _card(request, source, state, report, config, model_section)
-    _write(dst, arrays, model, request, card)
-    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
-    try:
-        write_whole(dst.with_suffix(".json"), lambda path: path.write_text(text, encoding="utf-8"))
-    except CheckpointError:
-        dst.unlink()  # weights without a word on their origin are not left behind
-        raise
-    log.info("wrote %s (%.1f MB) and %s", dst, dst.stat().st_size / 1e6, dst.with_suffix(".json").name)
-    return card
+    _write(args, arrays, model, _card(args, source, state, report, config, section))
 
 
 def _write(
-    dst: Path, arrays: dict[str, np.ndarray], model: Classifier, request: Conversion, card: dict[str, Any]
+    args: argparse.Namespace, arrays: dict[str, np.ndarray], model: nn.Layer, card: dict[str, Any]
 ) -> None:
-    if request.to_torch:
-        arrays = export_state_dict(model, arrays)
-
-    def write(path: Path) -> None:
-        if request.to_torch:
-            path.write_bytes(serialize(arrays, metadata={"format": "pt"}))
-        else:
-            paddle.save({name: paddle.to_tensor(value) for name, value in arrays.items()}, str(path))
-
-    # The file is read back, under a temporary name: stored numbers are checked, not those in memory.
-    def check(path: Path) -> None:
-        written = find_state_dict(read_source(path)).arrays
-        same_arrays(written, arrays, dst)
-        if request.to_torch:
-            written = convert_state_dict(model, written)[0]
-        values: dict[str, Any] = dict(written)  # Paddle takes arrays, though it names tensors alone
+    weights = Path(args.dst)
+    description = weights.with_suffix(".json")
+    content = io.BytesIO()
+    if args.to_torch:
+        content.write(serialize(export_state_dict(model, arrays), metadata={"format": "pt"}))
+    else:
+        paddle.save({name: paddle.to_tensor(value) for name, value in arrays.items()}, content)
+    if args.verify is not None:
+        values: dict[str, Any] = dict(arrays)  # Paddle takes arrays, though it names tensors alone
         model.set_state_dict(values)
-        if request.verify is not None:
-            card["verified"] = check_logits(model, Path(request.verify), request.tolerance)
-
-    write_whole(dst, write, check)
+        card["verified"] = _check_logits(model, Path(args.verify), args.tolerance)
+    with explained(weights, ""):
+        write_whole(weights, content.getvalue())
+    try:
+        with explained(description, ""):
+            write_whole(description, (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
+    except CheckpointError:
+        weights.unlink()  # weights without a word on their origin are not left behind
+        raise
+    log.info("wrote %s (%.1f MB) and %s", weights, weights.stat().st_size / 1e6, description.name)
 
 
 def _card(
-    request: Conversion,
+    args: argparse.Namespace,
     source: Source,
     state: StateDict,
     report: ConversionReport,
     config: str,
-    model_section: Mapping[str, Any],
+    section: ModelSection,
 ) -> dict[str, Any]:
+    # Equal for two files whose keys were mapped alike.
+    pairs = [f"{source}\t{target}\n" for target, source in report.sources.items()]
+    pairs += [f"{name}\t\n" for name, _ in report.ignored]
     return {
-        "file": Path(request.dst).name,
+        "file": Path(args.dst).name,
         "source": {
             "file": source.path.name,
-            "sha256": _sha256(source.path),
+            "sha256": hashlib.sha256(source.path.read_bytes()).hexdigest(),
             "kind": source.kind,
             "key": state.key,
             "other_keys": state.others,
         },
-        "license": request.license,
+        "license": args.license,
         "config": config,
-        "model": json.loads(json.dumps(model_section)),
-        "direction": "to torch" if request.to_torch else "to paddle",
+        "model": {"architecture": section.architecture, "head": section.head},
+        "direction": "to torch" if args.to_torch else "to paddle",
         "naming": report.naming,
         "keys": {"loaded": len(report.loaded), "ignored": len(report.ignored)},
-        "key_map_sha256": _key_map_digest(report),
-        "resized": [[name, list(got), list(taken)] for name, got, taken in report.adapted],
-        "channels": [[name, list(got), list(taken)] for name, got, taken in report.channels],
+        "key_map_sha256": hashlib.sha256("".join(sorted(pairs)).encode()).hexdigest(),
+        "resized": report.adapted,
+        "channels": report.channels,
         "left_new": report.left_new,
         "verified": None,
         "versions": {
@@ -149,16 +131,43 @@ def _card(
     }
 
 
-def _key_map_digest(report: ConversionReport) -> str:
-    """Digest of the pairs of names; equal for two files whose keys were mapped alike."""
-    lines = [f"{source}\t{target}\n" for target, source in report.sources.items()]
-    lines += [f"{name}\t\n" for name, _ in report.ignored]
-    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+def _check_logits(model: nn.Layer, fixture: Path, tolerance: float | None) -> dict[str, Any]:
+    """Compares the model's logits with a fixture's, for the card; the model is float64 afterwards."""
+    arrays = _read_fixture(fixture)
+    # In float64 only the reference's own rounding is left of the difference.
+    model.to(dtype="float64")
+    model.eval()
+    try:
+        with paddle.no_grad():
+            got = model(paddle.to_tensor(arrays.pop("input").astype("float64"))).numpy()
+    except ValueError as error:
+        raise ConversionError(f"{fixture} is for another model: {error}") from None
+    results: dict[str, Any] = {"fixture": fixture.name}
+    for name, wanted in arrays.items():
+        if got.shape != wanted.shape:
+            shapes = f"{name} are {list(wanted.shape)}, the model gives {list(got.shape)}"
+            raise ConversionError(f"{fixture}: {shapes}")
+        wanted = wanted.astype("float64")
+        allowed = (tolerance or _TOLERANCES[name]) * max(1.0, float(wanted.std()))
+        worst = float(np.abs(got - wanted).max())
+        said = f"largest difference {worst:.1e}, tolerance {allowed:.1e}"
+        if not worst <= allowed:  # NaN is a failure too
+            raise ConversionError(
+                f"the model does not give the {name} of {fixture}: {said}; nothing was written"
+            )
+        log.info("the model gives the %s of %s: %s", name, fixture, said)
+        results[name] = {"largest_difference": worst, "tolerance": allowed}
+    return results
 
 
-def _sha256(path: Path) -> str:
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            total.update(piece)
-    return total.hexdigest()
+def _read_fixture(fixture: Path) -> dict[str, np.ndarray]:
+    if not fixture.is_file():
+        raise CheckpointError(f"no file {fixture}")
+    try:
+        with np.load(fixture, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("input", *_TOLERANCES) if name in file}
+    except (*ZIP_ERRORS, ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{fixture} is damaged or no .npz of arrays ({error})") from error
+    if "input" not in arrays or len(arrays) < 2:
+        raise CheckpointError(f"{fixture} needs the arrays input and logits (or logits_f64)")
+    return arrays

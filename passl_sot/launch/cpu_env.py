@@ -37,11 +37,7 @@ def settings(cpu_vendor: str) -> dict[str, str]:
 def tune(enabled: bool = True) -> str:
     """Restarts this Python with the fast settings, unless they stand already. Call before importing Paddle.
 
-    Args:
-        enabled: False leaves the environment alone (`--no-tune`).
-
-    Returns:
-        One line about the settings in force, to be logged (after the restart).
+    Gives a line about the settings in force, to be logged (after the restart).
     """
     # Paddle's import says so at every start; nothing here is ever compiled by it.
     warnings.filterwarnings("ignore", message="No ccache found")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from passl_sot.config import ConfigError, Fault, UserError, zh
-from passl_sot.launch.supervisor import NOT_JOINED, report_if_killed
+from passl_sot.launch.supervisor import NOT_JOINED, report_failure, withdraw_report
 
 _SIOCGIFADDR = 0x8915  # Linux: the address of a network interface
 JOIN_LIMIT = 120.0  # seconds; Paddle itself would wait for a quarter of an hour
@@ -70,15 +70,16 @@ def joining(rank: int, size: int, master: str, limit: float) -> Iterator[None]:
     )
     if rank == 0 and master:
         _check_port(master)
-    # Paddle holds Python's lock while it connects: nothing written in Python could end it.
-    with report_if_killed(f"error: within {limit:.0f} s {advice}"):
-        faulthandler.dump_traceback_later(limit, exit=True)
-        try:
-            yield
-        except (RuntimeError, OSError, ValueError) as error:
-            raise RefusedError(f"{advice}\nPaddle says: {error}") from error
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+    # Paddle holds Python's lock while it connects: nothing written in Python could end it, or say why later.
+    report_failure(f"error: within {limit:.0f} s {advice}")
+    faulthandler.dump_traceback_later(limit, exit=True)
+    try:
+        yield
+    except (RuntimeError, OSError, ValueError) as error:
+        raise RefusedError(f"{advice}\nPaddle says: {error}") from error
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        withdraw_report()
 
 
 def _check_port(master: str) -> None:

@@ -15,7 +15,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -54,15 +53,10 @@ def report_failure(text: str) -> None:
             Path(path).write_text(text, encoding="utf-8")
 
 
-@contextlib.contextmanager
-def report_if_killed(text: str) -> Iterator[None]:
-    """A block in which the process may end with no chance to say why: `text` is written beforehand."""
-    report_failure(text)
-    try:
-        yield
-    finally:
-        if REPORT in os.environ:
-            Path(os.environ[REPORT]).unlink(missing_ok=True)
+def withdraw_report() -> None:
+    """Takes back what was reported in case that the process would be ended."""
+    if REPORT in os.environ:
+        Path(os.environ[REPORT]).unlink(missing_ok=True)
 
 
 def end_with_parent(number: int) -> None:

@@ -11,11 +11,7 @@ class MissingPaddleError(UserError, ImportError):
 
 def require_paddle() -> None:
     """Looks for Paddle without importing it; a MissingPaddleError says what to install."""
-    try:
-        found = importlib.util.find_spec("paddle") is not None
-    except ImportError:
-        found = False
-    if not found:
+    if importlib.util.find_spec("paddle") is None:
         raise MissingPaddleError(
             "PaddlePaddle is not installed: run `pip install paddlepaddle==3.3.1` for a CPU, or see "
             "docs/gpu.md for a GPU" + zh("paddle_missing")

@@ -14,21 +14,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
 from passl_sot.config import zh
-from passl_sot.weights import CheckpointError
-from passl_sot.weights.errors import is_safetensors
+from passl_sot.utils.files import replace_atomically
+from passl_sot.weights import CheckpointError, is_safetensors
 from passl_sot.weights.pdparams import read_pdparams
 
 # 1: the checksum covers names and contents of tensors. 2: also their shapes and types, and the JSON text.
 FORMAT = 2
 META_KEY = "passl_sot"
 DIGEST_KEY = "sha256"
+_ELSEWHERE = " or set output_dir to another place"
 Check = Callable[[Path, dict], None]
 
 
@@ -72,9 +73,7 @@ def write_checkpoint(
 ) -> None:
     """Writes a checkpoint so that `path` always holds a whole one: the old or the new.
 
-    Args:
-        meta: Anything JSON can hold.
-        previous: Where the file that stood at `path` is kept.
+    `meta` is anything that JSON can hold; `previous`, where the file that stood at `path` is kept.
 
     Raises:
         CheckpointError: The disk is full or read-only, or the file read back differs; `path` is untouched.
@@ -82,39 +81,38 @@ def write_checkpoint(
     text = json.dumps({**meta, "format": FORMAT})
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     blob = serialize(arrays, metadata={META_KEY: text, DIGEST_KEY: _digest(arrays, text, FORMAT)})
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    advice = f". The previous one is untouched; free some space ({len(blob) / 1e6:.0f} MB needed)"
+    kept = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave a renamed file without contents
-        # A silent fault of the disk would otherwise show when the run is to be resumed.
-        if hashlib.sha256(temporary.read_bytes()).digest() != hashlib.sha256(blob).digest():
-            raise CheckpointError(f"{temporary} differs from what was written to it: check the disk")
-        kept = None
-        if previous and path.exists():
-            kept = _second_name(path, previous)
-        os.replace(temporary, path)
-        # Only now: the old file may be a damaged one, and `previous` so far the last whole one.
-        if previous and kept:
-            os.replace(kept, previous)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise CheckpointError(
-            f"can't write checkpoint {path}: {error.strerror or error}. The previous one is untouched; free "
-            f"some space ({len(blob) / 1e6:.0f} MB needed) or set output_dir to another place"
-        ) from error
+        with explained(path, advice + _ELSEWHERE, "checkpoint "):
+            if previous and path.exists():
+                kept = _second_name(path, previous)
+            write_whole(path, blob)
+            # Only now: the old file may be a damaged one, and `previous` so far the last whole one.
+            if kept:
+                os.replace(kept, previous)
     finally:
-        temporary.unlink(missing_ok=True)
+        if kept:
+            kept.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file, and its folder, so that `path` always holds a whole one.
+
+    Raises:
+        CheckpointError: What the disk gives back differs.
+        OSError: It can't be written.
+    """
+
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+        file.flush()
+        # A silent fault of the disk would otherwise show when the file is needed.
+        if Path(file.name).read_bytes() != content:
+            raise CheckpointError(f"{path} differs from what was written to it: check the disk")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_atomically(path, write)
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
@@ -123,13 +121,8 @@ def copy_checkpoint(source: Path, target: Path) -> None:
     Raises:
         CheckpointError: The disk is full or read-only; `target` is untouched.
     """
-    try:
+    with explained(target, f". {source} is whole; free some space{_ELSEWHERE}", "checkpoint "):
         os.replace(_second_name(source, target), target)
-    except OSError as error:
-        raise CheckpointError(
-            f"can't write checkpoint {target}: {error.strerror or error}. {source} is whole; free some space "
-            "or set output_dir to another place"
-        ) from error
 
 
 def _second_name(source: Path, target: Path) -> Path:
@@ -148,8 +141,8 @@ def _second_name(source: Path, target: Path) -> Path:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[Path]:
-    """A block that writes to `path`, another file of a run than a checkpoint.
+def explained(path: Path, advice: str | None = None, kind: str = "") -> Iterator[Path]:
+    """A block that writes to `path`; by default the advice is that for a run's other files.
 
     Raises:
         CheckpointError: It could not; names the file.
@@ -157,10 +150,10 @@ def explained(path: Path) -> Iterator[Path]:
     try:
         yield path
     except OSError as error:
-        raise CheckpointError(
-            f"can't write {path}: {error.strerror or error}. The checkpoints are untouched; free some space "
-            "or set output_dir to another place" + zh("output_not_writable_disk")
-        ) from error
+        if advice is None:
+            advice = f". The checkpoints are untouched; free some space{_ELSEWHERE}"
+            advice += zh("output_not_writable_disk")
+        raise CheckpointError(f"can't write {kind}{path}: {error.strerror or error}{advice}") from error
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -170,14 +163,11 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def read_checkpoint(path: str | Path, check: Check | None = None) -> Checkpoint:
-    """Reads and verifies a checkpoint of this framework.
-
-    Args:
-        path: The file; its suffix may be left out.
-        check: Looks at file and JSON part as well, and raises a CheckpointError where something is missing.
+    """Reads and verifies a checkpoint of this framework; the suffix of `path` may be left out.
 
     Raises:
-        CheckpointError: It is missing, truncated, altered, incomplete, of a newer version, or something else.
+        CheckpointError: It is missing, truncated, altered, of a newer version, or something else; or `check`,
+            which gets file and JSON part, misses something.
     """
     path = _with_suffix(Path(path), "checkpoint")
     try:
@@ -217,10 +207,7 @@ def _parse(path: Path, text: str) -> dict:
 
 
 def require(path: str | Path, meta: Mapping[str, Any], wanted: Mapping[str, type]) -> None:
-    """Checks that a checkpoint's JSON part has these keys.
-
-    Args:
-        wanted: Type of the value by dotted key; a key comes after those of the sections it is in.
+    """Checks that a checkpoint's JSON part has the `wanted` dotted keys, sections first, with such values.
 
     Raises:
         CheckpointError: A key is missing or holds something of another type; names file and key.
@@ -251,7 +238,7 @@ def _position(path: Path) -> tuple[float, ...]:
 def find_latest(folder: Path, warn: Callable[[str], None], check: Check | None = None) -> Checkpoint | None:
     """The newest whole checkpoint of a run folder; None where there is none.
 
-    Damaged ones are passed over with a warning; `check` is that of `read_checkpoint`.
+    Damaged ones, by `read_checkpoint`, are passed over with a warning.
 
     Raises:
         CheckpointError: There are checkpoints, but all are damaged.
@@ -291,7 +278,7 @@ def read_weights(path: str | Path, prefer: str | None = None) -> tuple[dict[str,
         if head[:2] == b"PK" or path.suffix in (".pth", ".pt", ".tar"):
             raise CheckpointError(f"{path} is a PyTorch file: convert it with tools/convert_torch.py first")
         if head[:1] == b"\x80":
-            return _named(read_pdparams(path), path), {}
+            return read_pdparams(path), {}
     try:
         with safe_open(path, framework="numpy") as file:
             if META_KEY not in (file.metadata() or {}):
@@ -310,21 +297,11 @@ def read_weights(path: str | Path, prefer: str | None = None) -> tuple[dict[str,
     return weights[kind], checkpoint.meta
 
 
-def _named(arrays: dict, path: Path) -> dict[str, np.ndarray]:
-    wrong = next((name for name in arrays if not isinstance(name, str)), None)
-    if wrong is not None:
-        raise CheckpointError(f"{path}: entry {wrong!r} has a {type(wrong).__name__} for its name, not text")
-    return arrays
-
-
 def _with_suffix(path: Path, kind: str = "weights file") -> Path:
     for candidate in (path, *(Path(f"{path}{s}") for s in (".safetensors", ".pdparams"))):
         if candidate.is_file():
             return candidate
-    raise CheckpointError(f"no {kind} {path}{_siblings(path)}")
-
-
-def _siblings(path: Path) -> str:
     folder = path if path.is_dir() else path.parent
     names = sorted(p.name for p in folder.glob("*") if p.suffix in (".safetensors", ".pdparams"))
-    return f"; {folder} has {', '.join(names[:8])}" if names else ""
+    near = f"; {folder} has {', '.join(names[:8])}" if names else ""
+    raise CheckpointError(f"no {kind} {path}{near}")

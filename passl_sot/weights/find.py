@@ -5,15 +5,16 @@ import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from passl_sot.weights.errors import CheckpointError, is_safetensors
+from passl_sot.weights import CheckpointError, is_safetensors, torch_file
 from passl_sot.weights.pdparams import as_array, load_paddle_pickle
 from passl_sot.weights.safe_pickle import load_pickle
-from passl_sot.weights.torch_file import MAGIC, ZIP_ERRORS, TorchTensor, read_legacy, read_zip
+from passl_sot.weights.torch_file import Storage, TorchTensor
 
 _PADDLE_SUFFIXES = (".pdparams", ".pdema", ".pd", ".pdmodel")
 _OWN_HEADER = "passl_sot"
@@ -24,11 +25,10 @@ _USUAL = (
     "ema", "module", "net",
 )  # fmt: skip
 _SAFETENSORS_TYPES = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
-    "I8": "|i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
+    "BOOL": "bool",
 }  # fmt: skip
-
-
 # Beginnings of files that people take for weights: offset, bytes, and the cure.
 _OTHER_KINDS = (
     (0, b"\x1f\x8b", "it is compressed by gzip: unpack it first"),
@@ -112,24 +112,25 @@ def _open_pickle(path: Path) -> Source:
     if path.suffix in _PADDLE_SUFFIXES:
         return Source(path, "Paddle file", "paddle", load_paddle_pickle(path))
     with path.open("rb") as file:
-        first = load_pickle(file)
-    if first == MAGIC:
-        return Source(path, "PyTorch file (format before 1.6)", "torch", read_legacy(path))
+        if load_pickle(file) == torch_file.MAGIC:
+            return Source(
+                path, "PyTorch file (format before 1.6)", "torch", torch_file.read_legacy(file, path)
+            )
     raise CheckpointError("it is a pickle that torch.save didn't write; name it .pdparams if paddle.save did")
 
 
 def _open_zip(path: Path) -> Source:
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except ZIP_ERRORS as error:
+        archive = zipfile.ZipFile(path)  # stays open for the tensors, which are read later
+    except torch_file.ZIP_ERRORS as error:
         raise CheckpointError(f"it is damaged or cut short ({error})") from error
+    names = archive.namelist()
     if not names or not all(name.endswith(".npy") for name in names):
-        return Source(path, "PyTorch file (zip format)", "torch", read_zip(path))
+        return Source(path, "PyTorch file (zip format)", "torch", torch_file.read_zip(archive))
     try:
         with np.load(path, allow_pickle=False) as file:
             return Source(path, "NumPy .npz", "torch", dict(file))
-    except (*ZIP_ERRORS, ValueError, MemoryError) as error:
+    except (*torch_file.ZIP_ERRORS, ValueError, MemoryError) as error:
         raise CheckpointError(f"it is damaged or holds Python objects, refused ({error})") from error
 
 
@@ -140,7 +141,7 @@ def _open_safetensors(path: Path) -> Source:
             header = json.loads(file.read(size))
             meta = header.pop("__metadata__", None) or {}
             begin = 8 + size
-            tensors = {name: _SafeTensor(path, begin, name, entry) for name, entry in header.items()}
+            tensors = {name: _safe_tensor(path, begin, name, entry) for name, entry in header.items()}
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(f"it is damaged or no safetensors file ({error})") from error
     if _OWN_HEADER not in meta:
@@ -156,49 +157,24 @@ def _open_safetensors(path: Path) -> Source:
     return Source(path, "checkpoint of passl_sot", "paddle", parts, preferred)
 
 
-class _SafeTensor:
-    """One entry of a safetensors file, read when asked for."""
-
-    def __init__(self, path: Path, begin: int, name: str, entry: dict) -> None:
-        self.path = path
-        self.dtype = entry["dtype"]
-        if self.dtype not in _SAFETENSORS_TYPES:
-            raise CheckpointError(f"{name} is of type {self.dtype}, which is not read here")
-        self.shape = tuple(int(side) for side in entry["shape"])
-        self.kind = np.dtype(_SAFETENSORS_TYPES[self.dtype])
-        start, end = entry["data_offsets"]
-        self.start = begin + start
-        self.count = end - start
-        if min(start, self.count) < 0 or self.count != math.prod(self.shape) * self.kind.itemsize:
-            raise CheckpointError(f"it is damaged ({name} of {list(self.shape)} has {self.count} bytes)")
-        if begin + end > path.stat().st_size:
-            raise CheckpointError(f"it is cut short: {name} lies beyond its end")
-
-    def array(self) -> np.ndarray:
-        """Its numbers; bfloat16 as float32."""
-        with self.path.open("rb") as file:
-            file.seek(self.start)
-            values = np.frombuffer(file.read(self.count), self.kind)
-        # Its bits are the upper half of a float32's; NumPy has no such type.
-        if self.dtype == "BF16":
-            values = (values.astype("u4") << 16).view("f4")
-        return values.reshape(self.shape)
+def _safe_tensor(path: Path, begin: int, name: str, entry: dict) -> TorchTensor:
+    """One entry of a safetensors file whose tensors begin at that byte."""
+    dtype = _SAFETENSORS_TYPES.get(entry["dtype"])
+    if dtype is None:
+        raise CheckpointError(f"{name} is of type {entry['dtype']}, which is not read here")
+    shape = [int(side) for side in entry["shape"]]
+    start, end = entry["data_offsets"]
+    storage = Storage(name, dtype, math.prod(shape), partial(torch_file.read_at, path, begin + start))
+    if start < 0 or end - start != storage.count * storage.itemsize:
+        raise CheckpointError(f"it is damaged ({name} of {shape} has {end - start} bytes)")
+    if begin + end > path.stat().st_size:
+        raise CheckpointError(f"it is cut short: {name} lies beyond its end")
+    return TorchTensor(storage, 0, shape, [math.prod(shape[axis + 1 :]) for axis in range(len(shape))])
 
 
-def _tensor(value: Any) -> Any:
-    """The tensor of an entry, in a form that `_numbers` takes; None where it is none."""
-    if isinstance(value, TorchTensor | _SafeTensor):
-        return value
-    return as_array(value)
-
-
-def _numbers(value: Any, name: str, path: Path) -> np.ndarray:
-    if isinstance(value, np.ndarray):
-        return value
-    try:
-        return value.array()
-    except (CheckpointError, MemoryError) as error:
-        raise CheckpointError(f"{path}: {name}: {error or 'too large for this memory'}") from None
+def _tensor(value: Any) -> TorchTensor | np.ndarray | None:
+    """The tensor of an entry; None where it is none."""
+    return value if isinstance(value, TorchTensor) else as_array(value)
 
 
 def _state_dicts(content: Any, prefix: str = "", depth: int = 4) -> dict[str, dict]:
@@ -257,6 +233,10 @@ def find_state_dict(source: Source, key: str | None = None) -> StateDict:
         tensor = _tensor(value)
         if tensor is None or not isinstance(name, str):
             result.skipped.append((str(name), type(value).__name__))
-        else:
-            result.arrays[name] = _numbers(tensor, name, source.path)
+            continue
+        try:
+            result.arrays[name] = tensor.array() if isinstance(tensor, TorchTensor) else tensor
+        except (CheckpointError, MemoryError) as error:
+            reason = str(error) or "too large for this memory"
+            raise CheckpointError(f"{source.path}: {name}: {reason}") from None
     return result

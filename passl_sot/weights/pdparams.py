@@ -1,14 +1,11 @@
-"""Paddle's `.pdparams`: read without running them, written whole or not at all."""
+"""Paddle's `.pdparams`, read without running them."""
 
-import contextlib
-import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from passl_sot.weights.errors import CheckpointError
+from passl_sot.weights import CheckpointError
 from passl_sot.weights.safe_pickle import load_pickle, plain
 
 # Paddle's own entries beside the parameters: a table of internal names, and the plan of parameters over 1 GB
@@ -27,6 +24,10 @@ def read_pdparams(path: Path) -> dict[str, np.ndarray]:
         array = as_array(value)
         if array is None:
             raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, not an array")
+        if not isinstance(name, str):
+            raise CheckpointError(
+                f"{path}: entry {name!r} has a {type(name).__name__} for its name, not text"
+            )
         arrays[name] = array
     return arrays
 
@@ -35,8 +36,7 @@ def load_paddle_pickle(path: Path) -> Any:
     """The content of a file of `paddle.save`, without Paddle's own entries; errors as of `load_pickle`."""
     try:
         with path.open("rb") as file:
-            content = load_pickle(file)
-        return _tidy(content)
+            return _tidy(load_pickle(file))
     except CheckpointError as error:
         text = str(error).removeprefix("it ")
         if text.startswith("is damaged"):
@@ -65,43 +65,3 @@ def as_array(value: Any) -> np.ndarray | None:
         value = value[1]
     array = plain(value)
     return array if isinstance(array, np.ndarray) and array.dtype.kind in "biufc" else None
-
-
-def write_whole(
-    path: Path, write: Callable[[Path], object], check: Callable[[Path], None] | None = None
-) -> None:
-    """Writes a file under a temporary name, checks it, and only then gives it its name.
-
-    `write` and `check` get the temporary name; `check` raises if the file is not as intended. An older file
-    stays until the new one is known to be good.
-
-    Raises:
-        CheckpointError: The disk is full or read-only; nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        # Without fsync a crash after the renaming may leave an empty file under the good name.
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        if check:
-            check(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise CheckpointError(f"can't write {path}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def same_arrays(got: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], path: Path) -> None:
-    """Raises CheckpointError unless both hold the same arrays, bit for bit."""
-    equal = got.keys() == wanted.keys() and all(
-        got[name].dtype == value.dtype
-        and got[name].shape == value.shape
-        and got[name].tobytes() == value.tobytes()
-        for name, value in wanted.items()
-    )
-    if not equal:
-        raise CheckpointError(f"{path} differs from what was written to it: check the disk")

@@ -13,31 +13,15 @@ import pickletools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import numpy as np
 
-from passl_sot.weights.errors import CheckpointError
+from passl_sot.weights import CheckpointError
 
 Maker = Callable[..., Any]
+_T = TypeVar("_T")
 _SCALARS = (str, bytes, int, float, complex, type(None))
-_MARK = object()
-_PUSHED = frozenset(
-    {"INT", "LONG", "LONG1", "LONG4", "BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT"}
-    | {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
-    | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
-)
-_FRESH: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_LIST": list,
-    "EMPTY_DICT": dict,
-    "EMPTY_SET": set,
-    "EMPTY_TUPLE": tuple,
-    "MARK": lambda: _MARK,
-}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 @dataclass(frozen=True)
@@ -47,28 +31,19 @@ class Name:
     text: str
 
 
-class Inert:
-    """Base of values that take a state after they were made (pickle's `__setstate__`)."""
+class Record:
+    """An object of a class that is not loaded, with the state that it takes after it was made."""
 
     state: Any = None
 
+    def __init__(self, *_: Any) -> None: ...
+
     def build(self, state: Any) -> None:
-        """Keeps the state, unread."""
+        """Keeps the state, unread; in place of pickle's `__setstate__`."""
         self.state = state
 
 
-class Record(Inert):
-    """An object of a class that is not loaded: its class's name, arguments and state."""
-
-    def __init__(self, kind: str, *args: Any) -> None:
-        self.kind = kind
-        self.args = args
-
-    def __repr__(self) -> str:
-        return f"<{self.kind}>"
-
-
-class DType(Inert):
+class DType(Record):
     """A NumPy type in the making; plain numbers and texts only."""
 
     def __init__(self, code: str = "", *_: Any) -> None:
@@ -82,7 +57,7 @@ class DType(Inert):
             self.dtype = self.dtype.newbyteorder(state[1])
 
 
-class Array(Inert):
+class Array(Record):
     """A NumPy array in the making; `value` is the array."""
 
     def __init__(self, *_: Any) -> None:
@@ -100,12 +75,6 @@ def _array(raw: Any, dtype: Any, shape: Any, order: Literal["C", "F"] = "C") -> 
     if not isinstance(dtype, DType) or not isinstance(raw, bytes | bytearray):
         raise CheckpointError("it holds an array of Python objects, not of numbers")
     return np.frombuffer(raw, dtype.dtype).reshape(shape, order=order)
-
-
-def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Literal["C", "F"]) -> Array:
-    array = Array()
-    array.value = _array(raw, dtype, shape, order)
-    return array
 
 
 def _scalar(dtype: Any, raw: Any = b"") -> Any:
@@ -136,7 +105,8 @@ def _mapping(*args: Any) -> dict:
     return {_key(key): value for key, value in content}
 
 
-NUMPY_MAKERS: dict[str, Maker] = {
+# What a pickle may mention, and the function that makes a value where it is called; None: it may not be.
+NUMPY_NAMES: dict[str, Maker | None] = {
     "builtins.bytes": lambda: b"",  # protocols before 3 have no instruction for it
     "builtins.tuple": tuple,
     "builtins.list": list,
@@ -152,15 +122,12 @@ NUMPY_MAKERS: dict[str, Maker] = {
     # NumPy 1's names, then NumPy 2's.
     "numpy.core.multiarray._reconstruct": Array,
     "numpy.core.multiarray.scalar": _scalar,
-    "numpy.core.numeric._frombuffer": _from_buffer,
+    "numpy.core.numeric._frombuffer": _array,
     "numpy._core.multiarray._reconstruct": Array,
     "numpy._core.multiarray.scalar": _scalar,
-    "numpy._core.numeric._frombuffer": _from_buffer,
+    "numpy._core.numeric._frombuffer": _array,
+    **dict.fromkeys(("numpy.ndarray", "builtins.int", "builtins.float", "builtins.bool", "builtins.str")),
 }
-_MADE_OF_ITEMS: dict[str, Maker] = {"LIST": list, "TUPLE": tuple, "FROZENSET": _frozenset}
-_FROM_MARK = {*_MADE_OF_ITEMS, "APPENDS", "SETITEMS", "DICT", "ADDITEMS", "OBJ", "INST", "POP_MARK"}
-_ON_LAST = {"POP", "APPEND", "SETITEM", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "BINPERSID", "BUILD"}
-NUMPY_LEAVES = frozenset({"numpy.ndarray", "builtins.int", "builtins.float", "builtins.bool", "builtins.str"})
 
 
 def plain(value: Any) -> Any:
@@ -168,28 +135,27 @@ def plain(value: Any) -> Any:
     return value.value if isinstance(value, Array) else value
 
 
+def _refuse(identifier: Any) -> Any:
+    raise CheckpointError("it refers to data outside the pickle, which weights of this kind don't")
+
+
 def load_pickle(
-    file: BinaryIO,
-    makers: Mapping[str, Maker] = NUMPY_MAKERS,
-    leaves: frozenset[str] = NUMPY_LEAVES,
-    persistent: Maker | None = None,
+    file: BinaryIO, names: Mapping[str, Maker | None] = NUMPY_NAMES, persistent: Maker = _refuse
 ) -> Any:
     """Reads one pickle from where `file` stands, up to and with its last instruction.
 
     Args:
         file: Binary file.
-        makers: Functions that make a value where the pickle calls one of these names.
-        leaves: Names that a pickle may mention and not call.
-        persistent: Makes a value from a persistent identifier; None refuses them.
+        names: As `NUMPY_NAMES`; any other name ends the reading.
+        persistent: Makes a value from a persistent identifier; by default they are refused.
 
     Raises:
-        CheckpointError: It asks for a name on neither list, or is damaged. The message has no file name.
+        CheckpointError: It asks for another name, or is damaged. The message has no file name.
     """
-    machine = _Machine(makers, leaves, persistent)
+    machine = _Machine(names, persistent)
     try:
         for opcode, argument, _ in pickletools.genops(file):
             machine.step(opcode.name, argument)
-        return machine.result()
     except CheckpointError:
         raise
     except MemoryError as error:  # of a length in the file that no file has
@@ -198,6 +164,9 @@ def load_pickle(
         raise CheckpointError(f"it is damaged ({type(error).__name__}: {error})") from error
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"it is damaged ({error})") from error
+    if len(machine.stack) != 1:
+        raise CheckpointError(f"it is damaged ({len(machine.stack)} values at the end of a pickle)")
+    return machine.stack[0]
 
 
 def _key(value: Any) -> Any:
@@ -209,135 +178,117 @@ def _key(value: Any) -> Any:
     return value
 
 
+def _entries(items: list[Any]) -> dict:
+    """A dictionary of keys and values in turn."""
+    if len(items) % 2:
+        raise CheckpointError("it is damaged (entries set in what is no dictionary)")
+    return {_key(key): value for key, value in zip(items[::2], items[1::2], strict=True)}
+
+
+_MARK = object()
+# Instructions whose value stands in the file.
+_PUSHED = frozenset(
+    {"INT", "LONG", "LONG1", "LONG4", "BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT"}
+    | {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+    | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
+)
+# Instructions that make one value of those that they take.
+_MADE: dict[str, Callable[[list[Any]], Any]] = {
+    "NONE": lambda _: None,
+    "NEWTRUE": lambda _: True,
+    "NEWFALSE": lambda _: False,
+    "MARK": lambda _: _MARK,
+    **dict.fromkeys(("EMPTY_LIST", "LIST"), list),
+    **dict.fromkeys(("EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE"), tuple),
+    **dict.fromkeys(("EMPTY_DICT", "DICT"), _entries),
+    "EMPTY_SET": set,
+    "FROZENSET": _frozenset,
+}
+# How many values an instruction takes off the stack; None: all down to the last mark.
+_TAKES: dict[str, int | None] = {
+    **dict.fromkeys(("POP", "APPEND", "BINPERSID", "BUILD", "TUPLE1"), 1),
+    **dict.fromkeys(("SETITEM", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "TUPLE2"), 2),
+    "TUPLE3": 3,
+    **dict.fromkeys(("POP_MARK", "APPENDS", "SETITEMS", "ADDITEMS")),
+    **dict.fromkeys(("LIST", "TUPLE", "DICT", "FROZENSET")),
+}
+
+
 class _Machine:
     """The stack and memory of one pickle."""
 
-    def __init__(self, makers: Mapping[str, Maker], leaves: frozenset[str], persistent: Maker | None) -> None:
-        self.makers = makers
-        self.leaves = leaves
+    def __init__(self, names: Mapping[str, Maker | None], persistent: Maker) -> None:
+        self.names = names
         self.persistent = persistent
         self.stack: list[Any] = []
         self.memory: dict[int, Any] = {}
 
-    def result(self) -> Any:
-        if len(self.stack) != 1:
-            raise CheckpointError(f"it is damaged ({len(self.stack)} values at the end of a pickle)")
-        return self.stack[0]
-
     def step(self, name: str, argument: Any) -> None:
         """Carries out one instruction."""
         stack = self.stack
+        items = self.take(_TAKES.get(name, 0))
         if name in _PUSHED:
             stack.append(argument)
-        elif name in _FRESH:
-            stack.append(_FRESH[name]())
+        elif name in _MADE:
+            stack.append(_MADE[name](items))
         elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
             if argument is None:  # MEMOIZE counts by itself
                 argument = len(self.memory)
             self.memory[argument] = stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(self.memory[argument])
-        elif name in _TUPLES:
-            count = _TUPLES[name]
-            stack[-count:] = [tuple(stack[-count:])]
-        elif name in _FROM_MARK:
-            self.close(name, self.from_mark(), argument)
-        elif name not in ("PROTO", "FRAME", "STOP"):
-            self.change(name, argument)
-
-    def from_mark(self) -> list[Any]:
-        for i in range(len(self.stack) - 1, -1, -1):
-            if self.stack[i] is _MARK:
-                items = self.stack[i + 1 :]
-                del self.stack[i:]
-                return items
-        raise CheckpointError("it is damaged (a pickle that closes what it never opened)")
-
-    def close(self, name: str, items: list[Any], argument: Any) -> None:
-        """An instruction that takes all items down to the last mark."""
-        stack = self.stack
-        if name in _MADE_OF_ITEMS:
-            stack.append(_MADE_OF_ITEMS[name](items))
-        elif name == "APPENDS":
-            self.extend(items)
-        elif name == "SETITEMS":
-            self.set_items(items)
-        elif name == "DICT":
-            stack.append({})
-            self.set_items(items)
+        elif name in ("APPEND", "APPENDS"):
+            self.last(list, "values appended to what is no list").extend(items)
+        elif name in ("SETITEM", "SETITEMS"):
+            self.last(dict, "entries set in what is no dictionary").update(_entries(items))
         elif name == "ADDITEMS":  # sets of protocol 4; earlier ones call builtins.set
-            if not isinstance(stack[-1], set):
-                raise CheckpointError("it is damaged (values added to what is no set)")
-            stack[-1].update(_set(items))
-        # OBJ and INST are how protocols 0 and 1 made instances of old-style classes.
-        elif name == "OBJ":
-            stack.append(self.make(items[0], tuple(items[1:])))
-        elif name == "INST":
-            stack.append(self.make(self.name(argument.replace(" ", ".", 1)), tuple(items)))
-
-    def change(self, name: str, argument: Any) -> None:
-        """An instruction that takes single values off the stack, or none."""
-        stack = self.stack
-        if name == "DUP":
-            stack.append(stack[-1])
+            self.last(set, "values added to what is no set").update(_set(items))
         elif name == "GLOBAL":
             stack.append(self.name(argument.replace(" ", ".", 1)))
-        elif name == "PERSID":
-            stack.append(self.refer(argument))
-        elif name not in _ON_LAST:
-            raise CheckpointError(f"it has the pickle instruction {name}, which weights don't need")
-        else:
-            self.take(name, stack.pop())
-
-    def take(self, name: str, last: Any) -> None:
-        """An instruction that takes the last value off the stack, and at times the one before it."""
-        stack = self.stack
-        if name == "APPEND":
-            self.extend([last])
-        elif name == "SETITEM":
-            self.set_items([stack.pop(), last])
         elif name == "STACK_GLOBAL":
-            stack.append(self.name(f"{stack.pop()}.{last}"))
+            stack.append(self.name(f"{items[0]}.{items[1]}"))
         elif name in ("REDUCE", "NEWOBJ"):  # NEWOBJ, cls.__new__(cls, *arguments), is the same to a maker
-            stack.append(self.make(stack.pop(), last))
-        elif name == "NEWOBJ_EX":  # protocol 4, for classes whose __new__ takes keyword arguments
-            if last:
-                raise CheckpointError("it makes an object with named arguments, which weights don't need")
-            self.take("REDUCE", stack.pop())
-        elif name == "BINPERSID":
-            stack.append(self.refer(last))
-        elif name == "BUILD" and isinstance(stack[-1], Inert):
-            stack[-1].build(last)
-        # Attributes of a dictionary, such as versions, are not needed.
-        elif name == "BUILD" and not isinstance(stack[-1], dict):
-            raise CheckpointError(f"it is damaged (a state for a {type(stack[-1]).__name__})")
+            stack.append(self.make(items[0], items[1]))
+        elif name in ("PERSID", "BINPERSID"):
+            stack.append(self.persistent(*(items or [argument])))
+        elif name == "BUILD":
+            # Attributes of a dictionary, such as versions, are not needed.
+            if not isinstance(stack[-1], dict):
+                self.last(Record, f"a state for a {type(stack[-1]).__name__}").build(items[0])
+        elif name not in ("POP", "POP_MARK", "PROTO", "FRAME", "STOP"):
+            raise CheckpointError(f"it has the pickle instruction {name}, which weights don't need")
 
-    def extend(self, items: list[Any]) -> None:
-        if not isinstance(self.stack[-1], list):
-            raise CheckpointError("it is damaged (values appended to what is no list)")
-        self.stack[-1].extend(items)
+    def take(self, count: int | None) -> list[Any]:
+        """Takes so many values, or all down to the last mark, off the stack."""
+        start = len(self.stack) - (count or 0)
+        if count is None:
+            while start and self.stack[start - 1] is not _MARK:
+                start -= 1
+            if not start:
+                raise CheckpointError("it is damaged (a pickle that closes what it never opened)")
+        if start < 0:
+            raise CheckpointError("it is damaged (an instruction without its values)")
+        items = self.stack[start:]
+        del self.stack[start - (count is None) :]
+        return items
 
-    def set_items(self, items: list[Any]) -> None:
-        if not isinstance(self.stack[-1], dict) or len(items) % 2:
-            raise CheckpointError("it is damaged (entries set in what is no dictionary)")
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            self.stack[-1][_key(key)] = value
+    def last(self, kind: type[_T], complaint: str) -> _T:
+        """The value on top of the stack, which must be of this kind."""
+        if not isinstance(self.stack[-1], kind):
+            raise CheckpointError(f"it is damaged ({complaint})")
+        return self.stack[-1]
 
     def name(self, text: str) -> Name:
         text = text.replace("__builtin__.", "builtins.", 1)  # Python 2's
-        if text not in self.makers and text not in self.leaves:
+        if text not in self.names:
             raise CheckpointError(f"it asks for {text}, which weights don't need; refused, nothing was run")
         return Name(text)
 
     def make(self, function: Any, arguments: Any) -> Any:
-        if not isinstance(function, Name) or function.text not in self.makers:
+        maker = self.names[function.text] if isinstance(function, Name) else None
+        if maker is None:
             shown = getattr(function, "text", f"a {type(function).__name__}")
             raise CheckpointError(f"it calls {shown}, which weights don't need; refused, nothing was run")
         if not isinstance(arguments, tuple):
             raise CheckpointError(f"it is damaged ({function.text} without its arguments)")
-        return self.makers[function.text](*arguments)
-
-    def refer(self, identifier: Any) -> Any:
-        if self.persistent is None:
-            raise CheckpointError("it refers to data outside the pickle, which weights of this kind don't")
-        return self.persistent(identifier)
+        return maker(*arguments)

@@ -15,20 +15,8 @@ def load_model(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: st
     Raises:
         CheckpointError: Names or shapes differ; lists them.
     """
-    # All is compared first, so that a model is never half filled.
-    faults = compare(model, arrays)
-    if faults:
-        shown = "\n  ".join(faults[:20])
-        if len(faults) > 20:
-            shown += f"\n  ... and {len(faults) - 20} more"
-        raise CheckpointError(f"{source} doesn't fit the model:\n  {shown}")
-    for name, tensor in model.state_dict().items():
-        tensor.set_value(paddle.to_tensor(arrays[name]).astype(tensor.dtype))
-
-
-def compare(model: paddle.nn.Layer, arrays: dict[str, np.ndarray]) -> list[str]:
-    """Differences between `arrays` and `model`: missing, unexpected and misshapen entries, one line each."""
     target = model.state_dict()
+    # All is compared first, so that a model is never half filled.
     faults = [
         f"{name} is {list(a.shape)} in the file and {list(target[name].shape)} in the model"
         for name, a in arrays.items()
@@ -36,7 +24,13 @@ def compare(model: paddle.nn.Layer, arrays: dict[str, np.ndarray]) -> list[str]:
     ]
     faults += [f"missing {name} {list(t.shape)}" for name, t in target.items() if name not in arrays]
     faults += [f"unexpected {name} {list(a.shape)}" for name, a in arrays.items() if name not in target]
-    return faults
+    if faults:
+        shown = "\n  ".join(faults[:20])
+        if len(faults) > 20:
+            shown += f"\n  ... and {len(faults) - 20} more"
+        raise CheckpointError(f"{source} doesn't fit the model:\n  {shown}")
+    for name, tensor in target.items():
+        tensor.set_value(paddle.to_tensor(arrays[name]).astype(tensor.dtype))
 
 
 def start_from(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: str) -> str:
@@ -49,17 +43,15 @@ def start_from(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: st
         CheckpointError: Anything outside the head is missing, unexpected or misshapen, or nothing fits.
     """
     target = model.state_dict()
-    kept = [n for n, t in target.items() if n.startswith("head.") and not _fits(t, arrays.get(n))]
-    usable = {n: a for n, a in arrays.items() if not n.startswith("head.") or _fits(target.get(n), a)}
+    head = {n: list(t.shape) for n, t in target.items() if n.startswith("head.")}
+    fits = {n for n, a in arrays.items() if head.get(n) == list(a.shape)}
+    kept = [n for n in head if n not in fits]
+    usable = {n: a for n, a in arrays.items() if not n.startswith("head.") or n in fits}
     load_model(model, {**usable, **{n: target[n].numpy() for n in kept}}, source)
     text = f"{len(usable)} of {len(target)} entries from {source}"
     if kept:
         text += f"; left at their initial values: {', '.join(kept)}"
     return text
-
-
-def _fits(tensor, array) -> bool:
-    return tensor is not None and array is not None and list(tensor.shape) == list(array.shape)
 
 
 def optimizer_arrays(optimizer, model: paddle.nn.Layer) -> dict[str, np.ndarray]:
@@ -96,23 +88,16 @@ def load_optimizer(optimizer, model: paddle.nn.Layer, arrays: dict[str, np.ndarr
 def _owner(key: str, parameters: dict[str, str]) -> str:
     """The parameter whose name begins an optimizer key such as `linear_0.w_0_moment1_0`."""
     # Longest first: `linear_1` begins `linear_1_b` as well.
-    parts = key.split("_")
-    for end in range(len(parts) - 1, 0, -1):
-        candidate = "_".join(parts[:end])
-        if candidate in parameters:
-            return candidate
-    raise KeyError(f"optimiser state {key!r} belongs to no parameter of the model")
+    owner = key
+    while owner not in parameters:
+        owner = owner[: owner.rindex("_")]
+    return owner
 
 
 def training_arrays(
     model: paddle.nn.Layer, average: dict[str, paddle.Tensor] | None, optimizer: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """All tensors of a training run under their checkpoint prefixes.
-
-    Args:
-        average: The averaged weights, `ModelEMA.average`, where they are kept.
-        optimizer: As `optimizer_arrays` gives it.
-    """
+    """All tensors of a training run under their checkpoint prefixes; `optimizer` as of `optimizer_arrays`."""
     # 16 bits as float32: NumPy has no bfloat16.
     weights = {name: at_least_float32(tensor).numpy() for name, tensor in model.state_dict().items()}
     parts = {"model": weights, "optimizer": optimizer}

@@ -17,12 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from passl_sot.weights import CheckpointError
-from passl_sot.weights.safe_pickle import NUMPY_LEAVES, NUMPY_MAKERS, Inert, Name, Record, load_pickle
+from passl_sot.weights.safe_pickle import NUMPY_NAMES, Maker, Name, Record, load_pickle
 
 MAGIC = 0x1950A86A20F9469CFC6C
 # Errors of zipfile on damaged archives; RuntimeError on flags that make no sense, such as encryption.
@@ -54,17 +54,19 @@ class Storage:
     key: str  # its name in the file
     dtype: str  # PyTorch's name of the element type
     count: int  # of elements
-    read: Callable[[str, int], bytes]  # gives the bytes of a storage by key and length in bytes
+    read: Callable[[int], bytes]  # gives so many of its bytes
     big_endian: bool = False
     start: int = 0  # first element, where the file keeps a view of a larger storage
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return np.dtype(_DTYPES[self.dtype]).itemsize
+
     def numbers(self, dtype: str) -> np.ndarray:
         """All elements as a flat read-only array of PyTorch's type `dtype`; bfloat16 as float32."""
-        kind = np.dtype(_DTYPES[dtype])
-        if self.big_endian:
-            kind = kind.newbyteorder(">")
-        itemsize = np.dtype(_DTYPES[self.dtype]).itemsize
-        raw = self.read(self.key, (self.start + self.count) * itemsize)[self.start * itemsize :]
+        kind = np.dtype(_DTYPES[dtype]).newbyteorder(">" if self.big_endian else "<")
+        raw = self.read((self.start + self.count) * self.itemsize)[self.start * self.itemsize :]
         values = np.frombuffer(raw, kind)
         # Its bits are the upper half of a float32's.
         if dtype == "bfloat16":
@@ -72,7 +74,7 @@ class Storage:
         return values
 
 
-class TorchTensor(Inert):
+class TorchTensor(Record):
     """A view into a storage, with PyTorch's name of its type; its numbers are read when asked for."""
 
     def __init__(self, storage: Storage, offset: int, shape: Any, stride: Any, dtype: str | None = None):
@@ -106,8 +108,6 @@ class TorchTensor(Inert):
                 f"a tensor of shape {list(self.shape)} repeats {values.size} numbers; refused"
             )
         native = values.dtype.newbyteorder("=")
-        if not count:
-            return np.zeros(self.shape, native)
         steps = [step * values.itemsize for step in self.stride]
         view = np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, steps, writeable=False)
         return np.array(view, dtype=native, order="C")
@@ -135,21 +135,22 @@ def _first(value: Any, *_: Any) -> Any:
 
 def _from_type(function: Any, kind: Name, arguments: tuple, _state: Any) -> Any:
     # Tensors with attributes of their own: (how to rebuild, class, its arguments, attributes).
-    if not isinstance(function, Name) or not function.text.startswith("torch._utils._rebuild_"):
+    rebuild = _NAMES[function.text] if isinstance(function, Name) else None
+    if rebuild is None or not function.text.startswith("torch._utils._rebuild_"):
         raise CheckpointError(f"it rebuilds a {kind} by {function}, which weights don't need")
-    return _MAKERS[function.text](*arguments)
+    return rebuild(*arguments)
 
 
-# Other contents of training checkpoints: their objects become records of name, arguments and state, unread.
+# Other contents of training checkpoints: their objects become records.
 _RECORDS = (
     "argparse.Namespace", "builtins.bytearray", "builtins.range", "builtins.slice", "datetime.date",
     "datetime.datetime", "datetime.timedelta", "torch.Generator", "torch.device", "types.SimpleNamespace",
     "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath", "pathlib._local.PosixPath",
     "pathlib._local.WindowsPath", "pathlib._local.PurePosixPath",
 )  # fmt: skip
-_MAKERS: dict[str, Callable[..., Any]] = {
-    **NUMPY_MAKERS,
-    **{name: partial(Record, name) for name in _RECORDS},
+_NAMES: dict[str, Maker | None] = {
+    **NUMPY_NAMES,
+    **dict.fromkeys(_RECORDS, Record),
     "torch._utils._rebuild_tensor": _rebuild,
     "torch._utils._rebuild_tensor_v2": _rebuild,
     "torch._utils._rebuild_tensor_v3": _rebuild_v3,
@@ -158,19 +159,16 @@ _MAKERS: dict[str, Callable[..., Any]] = {
     "torch._tensor._rebuild_from_type_v2": _from_type,
     "torch.nn.parameter.Parameter": _first,
     "torch.Size": tuple,
-    "yacs.config.CfgNode": NUMPY_MAKERS["builtins.dict"],
+    "yacs.config.CfgNode": NUMPY_NAMES["builtins.dict"],
+    **dict.fromkeys(_STORAGE_TYPES),
+    **dict.fromkeys(f"torch.{name}" for name in (*_DTYPES, "Tensor")),
+    **dict.fromkeys(("torch.contiguous_format", "torch.channels_last", "torch.preserve_format")),
 }
-_LEAVES = (
-    NUMPY_LEAVES
-    | frozenset(_STORAGE_TYPES)
-    | frozenset(f"torch.{name}" for name in _DTYPES)
-    | {"torch.Tensor", "torch.contiguous_format", "torch.channels_last", "torch.preserve_format"}
-)
 
 
-def _load(file: BinaryIO, persistent: Callable[[Any], Any] | None = None) -> Any:
+def _load(file: BinaryIO, *persistent: Maker) -> Any:
     try:
-        return load_pickle(file, _MAKERS, _LEAVES, persistent)
+        return load_pickle(file, _NAMES, *persistent)
     except CheckpointError as error:
         if str(error).startswith("it asks for"):
             hint = "; if it is a whole model rather than a state dict, save model.state_dict()"
@@ -191,7 +189,7 @@ def _storage(identifier: Any, read: Callable[[str, int], bytes], big_endian: boo
         raise CheckpointError(f"it holds a storage of type {kind}, which is not read here")
     if not isinstance(key, str) or type(count) is not int or count < 0:
         raise CheckpointError(f"it is damaged (a storage {key!r} of {count!r} elements)")
-    storage = Storage(key, _STORAGE_TYPES[kind], count, read, big_endian)
+    storage = Storage(key, _STORAGE_TYPES[kind], count, partial(read, key), big_endian)
     if views and views[0] is not None:
         _, start, length = views[0]
         storage.start = int(start)
@@ -201,31 +199,27 @@ def _storage(identifier: Any, read: Callable[[str, int], bytes], big_endian: boo
     return storage
 
 
-def read_zip(path: Path) -> Any:
-    """The objects of a file in the zip format; tensors are :class:`TorchTensor`.
+def read_zip(archive: zipfile.ZipFile) -> Any:
+    """The objects of a file in the zip format; tensors are :class:`TorchTensor`, which read from it later.
 
     Raises:
         CheckpointError: It is damaged, another kind of zip, or asks for what weights don't need.
     """
-    try:
-        archive = zipfile.ZipFile(path)  # stays open for the tensors, which are read later
-        names = archive.namelist()
-        roots = [name.removesuffix("data.pkl") for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
-        if not roots:
-            raise CheckpointError("it is a zip archive, but not one that torch.save wrote (no data.pkl)")
-        root = roots[0]
-        if any(name.startswith(f"{root}code/") for name in names):
-            raise CheckpointError("it is a TorchScript program, not weights; save model.state_dict()")
-        # Files from before PyTorch 2.1 don't say; they are from little-endian machines.
-        big_endian = f"{root}byteorder" in names and archive.read(f"{root}byteorder").strip() == b"big"
-    except ZIP_ERRORS as error:
-        raise CheckpointError(f"it is damaged or cut short ({error})") from error
+    names = archive.namelist()
+    roots = [name.removesuffix("data.pkl") for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
+    if not roots:
+        raise CheckpointError("it is a zip archive, but not one that torch.save wrote (no data.pkl)")
+    root = roots[0]
+    if any(name.startswith(f"{root}code/") for name in names):
+        raise CheckpointError("it is a TorchScript program, not weights; save model.state_dict()")
+    # Files from before PyTorch 2.1 don't say; they are from little-endian machines.
+    big_endian = f"{root}byteorder" in names and _member(archive, f"{root}byteorder").strip() == b"big"
 
     def read(key: str, length: int) -> bytes:
         return _member(archive, f"{root}data/{key}", length)
 
-    text = _member(archive, f"{root}data.pkl")
-    return _load(io.BytesIO(text), lambda identifier: _storage(identifier, read, big_endian))
+    pickled = io.BytesIO(_member(archive, f"{root}data.pkl"))
+    return _load(pickled, lambda identifier: _storage(identifier, read, big_endian))
 
 
 def _member(archive: zipfile.ZipFile, name: str, length: int | None = None) -> bytes:
@@ -243,50 +237,50 @@ def _member(archive: zipfile.ZipFile, name: str, length: int | None = None) -> b
         raise CheckpointError(f"it is damaged ({name}: {error})") from error
 
 
-def read_legacy(path: Path) -> Any:
-    """The objects of a file in the format before the zip; tensors are :class:`TorchTensor`.
+def read_legacy(file: BinaryIO, path: Path) -> Any:
+    """The objects of a file, open behind its magic number, in the format before the zip.
+
+    Tensors are :class:`TorchTensor`.
 
     Raises:
-        CheckpointError: It is damaged, another kind of pickle, or asks for what weights don't need.
+        CheckpointError: It is damaged, or asks for what weights don't need.
     """
     places: dict[str, tuple[int, int]] = {}  # key of a storage: where its bytes begin, how many there are
-    sizes: dict[str, int] = {}  # key of a storage: bytes of an element
+    itemsizes: dict[str, int] = {}  # by key of a storage
 
     def read(key: str, length: int) -> bytes:
         start, there = places[key]
         if there < length:
             raise CheckpointError(f"it is damaged (storage {key} has {there} bytes of {length})")
-        with path.open("rb") as again:
-            again.seek(start)
-            return again.read(length)
+        return read_at(path, start, length)
 
-    with path.open("rb") as file:
-        if _load(file) != MAGIC:
-            raise CheckpointError("it is a pickle, but not one that torch.save wrote")
-        _load(file)  # the protocol's number, 1001 in every release
-        machine = _load(file)
-        big_endian = isinstance(machine, dict) and machine.get("little_endian") is False
+    def persistent(identifier: Any) -> Storage:
+        storage = _storage(identifier, read, big_endian)
+        itemsizes[storage.key] = storage.itemsize
+        return storage
 
-        def persistent(identifier: Any) -> Storage:
-            storage = _storage(identifier, read, big_endian)
-            sizes[storage.key] = np.dtype(_DTYPES[storage.dtype]).itemsize
-            return storage
-
-        content = _load(file, persistent)
-        keys = _load(file)
-        if not isinstance(keys, list):
-            keys = [keys]
-        end = path.stat().st_size
-        byte_order: Literal["big", "little"] = "big" if big_endian else "little"
-        for key in keys:
-            if key not in sizes:
-                raise CheckpointError(f"it is damaged (a storage {key!r} that no tensor uses)")
-            count = int.from_bytes(file.read(8), byte_order, signed=True)
-            places[key] = (file.tell(), count * sizes[key])
-            if count < 0 or file.tell() + places[key][1] > end:
-                raise CheckpointError(f"it is cut short: storage {key} should have {count} elements")
-            file.seek(places[key][1], io.SEEK_CUR)
-    lacking = sorted(sizes.keys() - places.keys())
+    _load(file)  # the protocol's number, 1001 in every release
+    machine = _load(file)
+    big_endian = isinstance(machine, dict) and machine.get("little_endian") is False
+    content = _load(file, persistent)
+    keys = _load(file)
+    end = path.stat().st_size
+    for key in keys if isinstance(keys, list) else [keys]:
+        if key not in itemsizes:
+            raise CheckpointError(f"it is damaged (a storage {key!r} that no tensor uses)")
+        count = int.from_bytes(file.read(8), "big" if big_endian else "little", signed=True)
+        places[key] = (file.tell(), count * itemsizes[key])
+        if count < 0 or sum(places[key]) > end:
+            raise CheckpointError(f"it is cut short: storage {key} should have {count} elements")
+        file.seek(places[key][1], io.SEEK_CUR)
+    lacking = sorted(itemsizes.keys() - places.keys())
     if lacking:
         raise CheckpointError(f"it is cut short: there is no storage {lacking[0]}")
     return content
+
+
+def read_at(path: Path, start: int, length: int) -> bytes:
+    """So many bytes of a file."""
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(length)

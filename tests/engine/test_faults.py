@@ -145,7 +145,8 @@ def test_a_kill_in_the_middle_of_a_write(experiment, run, tmp_path):
     done = run(accident=KILL_IN_A_WRITE)
     assert done.returncode == -signal.SIGKILL
     half = names(folder) - {"last.safetensors", "previous.safetensors", "best.safetensors"}
-    assert len(half) == 1 and half.pop().endswith(".tmp")
+    assert {name.lstrip(".").split(".")[0] for name in half} == {"last", "previous"} and len(half) == 2
+    assert all(name.endswith(".tmp") for name in half)
     assert read_checkpoint(folder / "last.safetensors").meta["progress"]["step"] == 3
     train(experiment, folder, resume="auto")
     assert names(folder) == {"last.safetensors", "previous.safetensors", "best.safetensors"}

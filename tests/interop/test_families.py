@@ -8,7 +8,7 @@ import pytest
 from passl_sot import create_model, list_models
 from passl_sot.cli import convert
 from passl_sot.config import Config
-from passl_sot.interop.export_torch import export_state_dict
+from passl_sot.interop import export_state_dict
 from passl_sot.modeling.backbones import build_backbone
 from passl_sot.weights.checkpoint import read_weights
 from passl_sot.zoo import model_config

@@ -10,11 +10,7 @@ from passl_sot.launch.cpu_env import MARK, settings
 ROOT = Path(__file__).parents[2]
 NO_PADDLE = """
 import sys
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name == "paddle":
-            raise ModuleNotFoundError("No module named 'paddle'", name="paddle")
-sys.meta_path.insert(0, Hidden())
+sys.modules["paddle"] = None
 """
 
 
