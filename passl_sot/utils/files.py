@@ -19,5 +19,10 @@ def replace_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
             file.flush()
             os.fsync(file.fileno())  # else the new name could survive a power cut, and the bytes not
         temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the name
+        finally:
+            os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
