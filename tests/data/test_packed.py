@@ -24,7 +24,7 @@ from passl_sot import cli
 from passl_sot.data import DataError, ImageError, ImageFolder, ListFile, PackedImages, build_dataloader
 from passl_sot.data.datasets.digits import write_digits
 from passl_sot.data.datasets.splits import find_splits
-from passl_sot.data.packed import workers, writer
+from passl_sot.data.packed import shard, writer
 from passl_sot.data.packed.format import read_index, write_index
 from passl_sot.data.packed.record import Item, Recipe
 from passl_sot.data.packed.shard import Job
@@ -248,18 +248,18 @@ def test_the_time_is_what_the_slowest_process_takes(source, tmp_path, monkeypatc
         seen.append(name)
         return Item(data=data)
 
-    monkeypatch.setattr(workers, "pack_image", store)
-    sample = workers.measure(job, 1, 3)
+    monkeypatch.setattr(shard, "pack_image", store)
+    sample = shard.measure(job, 1, 3)
     assert len(sample.sizes) == 8 and len(set(seen)) == 8
     assert 0.02 <= sample.seconds < 0.05
     assert os.listdir(tmp_path) == []
     shards = Job(source=range(1000), folder=str(tmp_path), recipe=TILES, fingerprint="")
     said: list[str] = []
-    samples = [workers.Sample(sizes=[10, 30], seconds=seconds) for seconds in (1, 2, 3)]
-    assert writer._announce(shards, [[0, 3], [1], [2]], samples, said.append) == 1000
+    samples = [shard.Sample(sizes=[10, 30], seconds=seconds) for seconds in (1, 2, 3)]
+    writer._announce(shards, [[0, 3], [1], [2]], samples, said.append)
     assert "about 20 kB in 4 file(s)" in said[0]
     assert said[1].startswith("about 16 min with 3 process(es)")  # 488 images of 2 s
-    assert writer._announce(shards, [[1]], samples, said.append) == 256
+    writer._announce(shards, [[1]], samples, said.append)
     assert said[2].endswith("in 4 file(s), of which 744 images are there already")
 
 
@@ -664,7 +664,7 @@ def test_tar_files_of_others(source, tmp_path):
     found = open_source(str(tmp_path / "a-*.tar"))
     assert found.labels.tolist() == [2, 0]
     assert (found.class_names, found.named) == (["0", "1", "2"], False)
-    assert found.read(1) == image
+    assert found.stored(1) == image
     assert found.path(1) == f"{tmp_path}/a-10.tar (2.JPG)"
 
 
@@ -840,7 +840,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
         folder_of(digits / "files" / "val"),
     )
     assert source.class_names == files.class_names and source.named
-    assert source.read(7) == (digits / "files" / "val" / name_of(files, 7)).read_bytes()
+    assert source.stored(7) == (digits / "files" / "val" / name_of(files, 7)).read_bytes()
 
 
 @pytest.mark.parametrize(

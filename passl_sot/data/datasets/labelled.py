@@ -21,7 +21,7 @@ from passl_sot.data.transforms.base import output_size
 from passl_sot.data.transforms.batch import build_batch_transforms
 from passl_sot.data.transforms.compose import build_transforms
 from passl_sot.imageio import jpeg
-from passl_sot.imageio.decode import open_image, read_file
+from passl_sot.imageio.decode import open_bytes, read_file
 from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.kernels import jit
 from passl_sot.imageio.lazy_image import LazyImage, as_array
@@ -114,7 +114,7 @@ class LabelledImages(Dataset):
         """
         return as_array(self.open(index))
 
-    def stored(self, index: int) -> bytes:
+    def stored(self, index: int) -> bytes | memoryview:
         """The bytes of one image as they lie on disk; an ImageError where they can't be read."""
         return read_file(self.path(index))
 
@@ -123,7 +123,7 @@ class LabelledImages(Dataset):
         path = self.path(index)
         if self.channels in (1, 3):
             # Gray images too are RGB until the end: transforms of colors see what they were made for.
-            return open_image(path, apply_exif=self.apply_exif)
+            return open_bytes(self.stored(index), path, apply_exif=self.apply_exif)
         image = decode_multichannel(path)
         if image.shape[2] != self.channels:
             reason = f"has {image.shape[2]} channel(s), and dataset.channels is {self.channels}"

@@ -15,7 +15,7 @@ from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.errors import DataError
 from passl_sot.data.packed.format import Packed
 from passl_sot.data.transforms.image import TRANSFORMS
-from passl_sot.imageio.decode import open_bytes, upright
+from passl_sot.imageio.decode import upright
 from passl_sot.imageio.lazy_image import LazyImage, as_array
 
 _LOGGER = logging.getLogger("passl_sot.data")
@@ -77,34 +77,40 @@ class PackedImages(LabelledImages):
                 *self.output_hw,
             )
 
+    def _item(self, index: int) -> int:
+        return int(index) if self._items is None else int(self._items[index])
+
+    def _pixels(self, item: int) -> np.ndarray | None:
+        shapes = self.packed.shapes
+        if shapes is None or not shapes[item, 0]:
+            return None
+        return np.frombuffer(self.packed.view(item), np.uint8).reshape(*shapes[item].tolist(), 3)
+
     def path(self, index: int) -> str:
         """Where one image is: shard, place in it, and its name before."""
         return self.packed.path(self._item(index))
 
     def read(self, index: int) -> np.ndarray:
         """As of `LabelledImages`; its checksum is compared."""
-        if self.packed.shapes is not None:
-            self.packed.check(self._item(index))
+        item = self._item(index)
+        if self._pixels(item) is not None:
+            self.packed.check(item)
         return as_array(self.open(index))
 
-    def _item(self, index: int) -> int:
-        return int(index) if self._items is None else int(self._items[index])
-
-    def stored(self, index: int) -> bytes:
-        """The bytes of one image: those of a file, or its pixels."""
-        return bytes(self.packed.view(self._item(index)))
+    def stored(self, index: int) -> memoryview:
+        """The bytes of one image: those of a file, compared with their checksum, or its pixels."""
+        item = self._item(index)
+        if self._pixels(item) is None:
+            self.packed.check(item)
+        return self.packed.view(item)
 
     def open(self, index: int) -> LazyImage:
         """As `read`, but decodes no more than is then asked for; the checksum of pixels isn't compared."""
         item = self._item(index)
-        packed = self.packed
-        if packed.shapes is not None and packed.orientations is not None and packed.shapes[item, 0]:
-            image = np.frombuffer(packed.view(item), np.uint8).reshape(*packed.shapes[item].tolist(), 3)
-            if self.apply_exif:
-                image = upright(image, int(packed.orientations[item]))
-            return image
-        packed.check(item)
-        return open_bytes(packed.view(item), packed.path(item), apply_exif=self.apply_exif)
+        image = self._pixels(item)
+        if image is None:
+            return super().open(index)
+        return upright(image, int(self.packed.orientations[item])) if self.apply_exif else image
 
     def stack(self, indices: np.ndarray) -> np.ndarray | None:
         """As `LabelledImages.stack`: where all are pixels of one size, upright or not to be turned."""

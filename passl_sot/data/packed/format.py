@@ -19,7 +19,8 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from passl_sot.config import zh
 from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError
 from passl_sot.imageio.errors import ImageError
+from passl_sot.utils.files import replace_atomically
 
 INDEX = "index.bin"
 PLAN = "packing.json"
@@ -72,17 +74,8 @@ def write_index(path: str, header: Mapping[str, Any], arrays: Mapping[str, np.nd
     checksum = 0
     for part in parts:
         checksum = zlib.crc32(part, checksum)
-    _write_whole(path, [_START.pack(_MAGIC, VERSION, checksum, len(text)), *parts])
-
-
-def _write_whole(path: str, parts: Iterable[bytes]) -> None:
-    # Under another name at first: whoever finds a file by its own finds a whole one.
-    temporary = f"{path}.part"
-    with open(temporary, "wb") as file:
-        file.writelines(parts)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    start = _START.pack(_MAGIC, VERSION, checksum, len(text))
+    replace_atomically(Path(path), lambda file: file.writelines([start, *parts]))
 
 
 def read_index(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -143,14 +136,13 @@ class Packed:
         self.labels = arrays["labels"]
         self.multi_hot = arrays.get("multi_hot")
         self.shapes = arrays.get("shapes")
-        self.orientations = arrays.get("orientations")
+        self.orientations = arrays.get("orientations", np.zeros(0, np.uint8))
         self._ends = arrays["ends"]
         self._checksums = arrays["checksums"]
         self._firsts: list[int] = arrays["shard_firsts"].tolist()
-        self._maps: dict[int, memoryview] = {}
-        for number, size in enumerate(arrays["shard_sizes"].tolist()):
-            # A copy that was cut off is noticed at once; sizes are quick to compare, checksums aren't.
-            self._check_size(number, size)
+        # A copy that was cut off is noticed at once; sizes are quick to compare, checksums aren't.
+        sizes = arrays["shard_sizes"].tolist()
+        self._shards = [_map_shard(folder, number, size) for number, size in enumerate(sizes)]
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -168,7 +160,7 @@ class Packed:
         """The bytes of an image, unchecked, in the mapped file."""
         shard, place = self._place(index)
         start = int(self._ends[index - 1]) if place else 0
-        return self._map(shard)[start : int(self._ends[index])]
+        return self._shards[shard][start : int(self._ends[index])]
 
     def stack(self, items: np.ndarray, upright: bool) -> np.ndarray | None:
         """Pixels of the images `items`, int64 [B], as uint8 [B, H, W, 3], unchecked.
@@ -192,17 +184,11 @@ class Packed:
         if self.shapes is None or not (self.shapes == self.shapes[0]).all() or not self.shapes[0].all():
             return None
         size = int(self._ends[0])
-        shards = range(len(self._firsts))
-        return [np.frombuffer(self._map(shard), np.uint8).reshape(-1, size) for shard in shards]
+        return [np.frombuffer(shard, np.uint8).reshape(-1, size) for shard in self._shards]
 
     @functools.cached_property
     def _turned(self) -> bool:
-        return self.orientations is not None and bool((self.orientations > 1).any())
-
-    def read(self, index: int) -> bytes:
-        """The bytes of an image, compared with their checksum."""
-        self.check(index)
-        return bytes(self.view(index))
+        return bool((self.orientations > 1).any())
 
     def check(self, index: int) -> None:
         """An ImageError where the bytes of an image aren't those that were packed, by their checksum."""
@@ -217,22 +203,19 @@ class Packed:
         shard = bisect.bisect_right(self._firsts, index) - 1
         return shard, index - self._firsts[shard]
 
-    def _map(self, number: int) -> memoryview:
-        if number not in self._maps:
-            self._maps[number] = map_file(os.path.join(self.folder, shard_name(number)))
-        return self._maps[number]
 
-    def _check_size(self, number: int, size: int) -> None:
-        path = os.path.join(self.folder, shard_name(number))
-        fault = "is missing"
-        if os.path.isfile(path):
-            fault = f"has {os.path.getsize(path)} bytes instead of {size}"
-            if os.path.getsize(path) == size:
-                return
-        raise DataError(
-            f"{path} {fault}: copy the whole folder again, or remove it and pack the data again"
-            + zh("shard_missing")
-        )
+def _map_shard(folder: str, number: int, size: int) -> memoryview:
+    path = os.path.join(folder, shard_name(number))
+    fault = "is missing"
+    if os.path.isfile(path):
+        shard = map_file(path)
+        if len(shard) == size:
+            return shard
+        fault = f"has {len(shard)} bytes instead of {size}"
+    raise DataError(
+        f"{path} {fault}: copy the whole folder again, or remove it and pack the data again"
+        + zh("shard_missing")
+    )
 
 
 def _not_there(folder: str) -> str:
@@ -259,7 +242,8 @@ def _not_there(folder: str) -> str:
 
 def write_plan(path: str, plan: Mapping[str, Any]) -> None:
     """Writes the plan of a copy that is being made."""
-    _write_whole(path, [json.dumps({"version": VERSION, **plan}).encode("ascii")])
+    text = json.dumps({"version": VERSION, **plan}).encode("ascii")
+    replace_atomically(Path(path), lambda file: file.writelines([text]))
 
 
 def read_plan(path: str) -> dict[str, Any]:
