@@ -9,8 +9,8 @@ from typing import BinaryIO
 def replace_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Writes a file under another name in its folder, and only then gives it its own.
 
-    Whoever reads `path` finds the old file or the new one, after a power cut too. `write` may read what it has
-    flushed from the file's `name`; where it raises an error, `path` is untouched and nothing is left behind.
+    Whoever reads `path` finds the old file or the new one, after a power cut too. `write` may read what it
+    has flushed from the file's `name`; where it raises, `path` is untouched and nothing is left behind.
     """
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import shutil
-import tempfile
 
 import numpy as np
 from PIL import Image
@@ -42,25 +41,15 @@ def write_digits(root: str, seed: int = 0) -> int:
         DataError: scikit-learn isn't installed, or `root` holds files that aren't these.
     """
     images = _expected(seed)
-    root = os.path.abspath(os.path.expanduser(root))
-    if not os.path.exists(root):
-        # All or nothing: whoever finds the folder finds it whole.
-        parent = os.path.dirname(root)
-        os.makedirs(parent, exist_ok=True)
-        temporary = tempfile.mkdtemp(prefix=".digits-", dir=parent)
-        try:
-            _fill(temporary, images, seed)
-            os.chmod(temporary, 0o755)  # mkdtemp makes it for its owner alone
-            os.rename(temporary, root)
-            return len(images)
-        except OSError:
-            if not os.path.isdir(root):
-                raise
-            # Another process was first; its files are checked below.
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    root = os.path.expanduser(root)
+    new = not os.path.exists(root)
     _refuse_strangers(root, images)
-    return _fill(root, images, seed)
+    try:
+        return _fill(root, images, seed)
+    except BaseException:
+        if new:  # all or nothing: a part of the digits would be trained on without a word
+            shutil.rmtree(root, ignore_errors=True)
+        raise
 
 
 def _expected(seed: int) -> dict[str, np.ndarray]:

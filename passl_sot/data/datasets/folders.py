@@ -65,15 +65,17 @@ class ImageFolder(LabelledImages):
         if channels not in (1, 3):  # pictures can't be arrays of NumPy
             extensions = (*extensions, ARRAY_ENDING)
         scan = scan_folder(root, extensions)
+        paths = scan.paths
+        labels = np.array(scan.labels, np.int64)
         if part != "all":
-            kept = choose_part(scan.paths, scan.labels, scan.class_names, part, val_share)
-            scan.paths = [scan.paths[i] for i in kept]
-            scan.labels = [scan.labels[i] for i in kept]
+            kept = choose_part(paths, labels, scan.class_names, part, val_share)
+            paths = [paths[i] for i in kept]
+            labels = labels[kept]
         self.ignored_files = scan.ignored_files
         super().__init__(
             root=root,
-            paths=StringTable(scan.paths),
-            labels=np.array(scan.labels, np.int64),
+            paths=StringTable(paths),
+            labels=labels,
             class_names=scan.class_names,
             transforms=transforms,
             batch_transforms=batch_transforms,
@@ -189,29 +191,29 @@ def _endings(extensions: Sequence[str]) -> tuple[str, ...]:
 
 
 def choose_part(
-    paths: Sequence[str], labels: Sequence[int], class_names: Sequence[str], part: str, val_share: float
-) -> list[int]:
-    """Which images are those of one part, "train" or "val"; see `ImageFolder`."""
-    by_class: list[list[str]] = [[] for _ in class_names]
-    for path, label in zip(paths, labels, strict=True):
-        by_class[label].append(path)
-    held_out: set[str] = set()
-    for name, members in zip(class_names, by_class, strict=True):
-        held_out |= hold_out(members, val_share, name)
-    return [i for i, path in enumerate(paths) if (path in held_out) == (part == "val")]
+    paths: Sequence[str], labels: np.ndarray, class_names: Sequence[str], part: str, val_share: float
+) -> np.ndarray:
+    """Which images are those of one part, "train" or "val"; see `ImageFolder`.
 
-
-def hold_out(paths: Sequence[str], share: float, name: str) -> set[str]:
-    """Paths of one class, relative to the folder of classes, that are held out for validation."""
-    if len(paths) < 2:
-        raise DataError(
-            f"class '{name}' holds {len(paths)} image(s), and two are the least where some are held out for "
-            "validation: add images, or lay out train and val folders" + zh("two_images_per_class")
-        )
+    Raises:
+        DataError: A class has fewer than two images.
+    """
     # By checksums rather than a generator: every run holds out the same, and an added image leaves most of
     # the others on their side.
-    ranked = sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path)).digest())
-    return set(ranked[: held_out_count(len(paths), share)])
+    digests = [hashlib.sha256(os.fsencode(path)).digest() for path in paths]
+    images = list(zip(labels.tolist(), digests, strict=True))
+    ranked = sorted(images)
+    held_out: set[tuple[int, bytes]] = set()
+    start = 0
+    for name, count in zip(class_names, np.bincount(labels, minlength=len(class_names)), strict=True):
+        if count < 2:
+            raise DataError(
+                f"class '{name}' holds {count} image(s), and two are the least where some are held out for "
+                "validation: add images, or lay out train and val folders" + zh("two_images_per_class")
+            )
+        held_out.update(ranked[start : start + held_out_count(int(count), val_share)])
+        start += count
+    return np.flatnonzero([(image in held_out) == (part == "val") for image in images])
 
 
 def held_out_count(images: int, share: float) -> int:

@@ -146,19 +146,18 @@ def _read_plain(data: bytes) -> tuple[StringTable, np.ndarray] | None:
     digits = ends - last - 1
     if (last <= starts).any() or digits.min() < 1 or digits.max() > len(str(LARGEST_LABEL)):
         return None
-    labels = np.zeros(len(ends), np.int64)
-    for place in range(int(digits.max())):
-        there = place < digits
-        digit = text[last[there] + 1 + place] - np.uint8(ord("0"))  # below "0" it wraps around
-        if digit.max() > 9:
-            return None
-        labels[there] = 10 * labels[there] + digit
+    # What stands behind the path of each line: separator, label, end of line.
+    steps = np.zeros(len(text) + 1, np.int8)
+    steps[last] = 1
+    steps[np.minimum(ends + 1, len(text))] = -1
+    behind = np.cumsum(steps[:-1], dtype=np.int8).astype(bool)
+    numbers = text[behind]
+    if not np.isin(numbers, np.frombuffer(b"0123456789\n" + separator, np.uint8)).all():
+        return None
+    labels = np.fromstring(numbers.tobytes(), np.int64, sep=" ")
     if labels.max() > LARGEST_LABEL:
         return None
-    kept = np.ones(len(text) + 1, bool)
-    for place in range(int(digits.max()) + 2):  # separator, label, end of line
-        kept[np.minimum(last + place, ends)] = False
-    return StringTable.from_parts(np.concatenate(([0], np.cumsum(last - starts))), text[kept[:-1]]), labels
+    return StringTable.from_parts(np.concatenate(([0], np.cumsum(last - starts))), text[~behind]), labels
 
 
 def read_labels(path: str, classes: int | None) -> tuple[StringTable, np.ndarray]:

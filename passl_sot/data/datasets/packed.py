@@ -12,6 +12,7 @@ from passl_sot.config import Range, zh
 from passl_sot.data.datasets.base import DATASETS
 from passl_sot.data.datasets.folders import VAL_SHARE, choose_part
 from passl_sot.data.datasets.labelled import LabelledImages
+from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError
 from passl_sot.data.packed.format import Packed
 from passl_sot.data.transforms.image import TRANSFORMS
@@ -52,8 +53,14 @@ class PackedImages(LabelledImages):
         names = packed.names
         labels = packed.labels
         if part != "all":
-            self._items = np.array(_part(packed, part, val_share), np.int64)
-            names = names.select(self._items)
+            if packed.multi_hot is not None:
+                raise DataError(
+                    f"{packed.folder} has several labels per image, so no share of each class can be held "
+                    "out: pack a list for train and one for val" + zh("part_multi_label")
+                )
+            paths = [names[i] for i in range(len(names))]
+            self._items = choose_part(paths, labels, packed.class_names, part, val_share)
+            names = StringTable(paths[i] for i in self._items)
             labels = labels[self._items]
         super().__init__(
             root=packed.folder,
@@ -119,13 +126,3 @@ class PackedImages(LabelledImages):
         if self._items is not None:
             indices = self._items[indices]
         return self.packed.stack(indices, self.apply_exif)
-
-
-def _part(packed: Packed, part: str, val_share: float) -> list[int]:
-    if packed.multi_hot is not None:
-        raise DataError(
-            f"{packed.folder} has several labels per image, so no share of each class can be held out: pack "
-            "a list for train and one for val" + zh("part_multi_label")
-        )
-    names = [packed.names[i] for i in range(len(packed))]
-    return choose_part(names, packed.labels.tolist(), packed.class_names, part, val_share)

@@ -8,7 +8,7 @@ two.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,21 +38,19 @@ class OwnFolder:
 
     def count_images(self, at_most: int, val_share: float) -> int:
         """Images to train on, without those held out; counting stops when there are `at_most`."""
+        counts: Iterable[int] = (
+            sum(path is not None for path in walk_class(self.train, name)) for name in self.class_names
+        )
+        if self.packed is not None:
+            counts = np.bincount(self.packed.labels, minlength=len(self.class_names)).tolist()
         total = 0
-        for images in self._per_class():
+        for images in counts:
             total += images
             if self.held_out:
                 total -= held_out_count(images, val_share)
             if total >= at_most:  # ImageNet has a thousand folders, and a batch is full after one
                 break
         return total
-
-    def _per_class(self) -> Iterator[int]:
-        if self.packed is not None:
-            yield from np.bincount(self.packed.labels, minlength=len(self.class_names)).tolist()
-            return
-        for name in self.class_names:
-            yield sum(path is not None for path in walk_class(self.train, name))
 
 
 def find_splits(root: str) -> OwnFolder:
