@@ -23,7 +23,7 @@ from PIL import Image
 from passl_sot import cli
 from passl_sot.data import DataError, ImageError, ImageFolder, ListFile, PackedImages, build_dataloader
 from passl_sot.data.datasets.digits import write_digits
-from passl_sot.data.datasets.splits import find_splits
+from passl_sot.data.datasets.folders import find_splits
 from passl_sot.data.packed import shard, writer
 from passl_sot.data.packed.format import read_index, write_index
 from passl_sot.data.packed.record import Item, Recipe

@@ -146,11 +146,10 @@ def _read_plain(data: bytes) -> tuple[StringTable, np.ndarray] | None:
     digits = ends - last - 1
     if (last <= starts).any() or digits.min() < 1 or digits.max() > len(str(LARGEST_LABEL)):
         return None
-    # What stands behind the path of each line: separator, label, end of line.
-    steps = np.zeros(len(text) + 1, np.int8)
-    steps[last] = 1
-    steps[np.minimum(ends + 1, len(text))] = -1
-    behind = np.cumsum(steps[:-1], dtype=np.int8).astype(bool)
+    behind = np.zeros(len(text) + 1, bool)
+    for place in range(int(digits.max()) + 2):  # separator, label, end of line
+        behind[np.minimum(last + place, ends)] = True
+    behind = behind[:-1]
     numbers = text[behind]
     if not np.isin(numbers, np.frombuffer(b"0123456789\n" + separator, np.uint8)).all():
         return None

@@ -13,11 +13,10 @@ from typing import Literal
 import numpy as np
 
 from passl_sot.config import zh
-from passl_sot.data.datasets.folders import EXTENSIONS, ImageFolder
+from passl_sot.data.datasets.folders import EXTENSIONS, ImageFolder, find_splits
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.datasets.list_files import LARGEST_LABEL, ListFile, read_class_names
 from passl_sot.data.datasets.packed import PackedImages
-from passl_sot.data.datasets.splits import find_splits
 from passl_sot.data.datasets.string_table import StringTable, natural_key
 from passl_sot.data.errors import DataError
 from passl_sot.data.packed.format import is_packed
