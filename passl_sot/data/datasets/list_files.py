@@ -49,18 +49,16 @@ class ListFile(LabelledImages):
         multi_label: bool | Literal["multi_hot"] = False,
     ):
         self.list_file = os.path.expanduser(list_file)
-        names = None
-        classes = None
+        names: list[str] = []
         if class_names is not None:
             names = read_class_names(os.path.expanduser(class_names))
-            classes = len(names)
         multi_hot = None
         if not multi_label:
             paths, labels = read_list(self.list_file)
             count = int(labels.max()) + 1
         else:
             read = read_multi_hot if multi_label == "multi_hot" else read_labels
-            paths, multi_hot = read(self.list_file, classes)
+            paths, multi_hot = read(self.list_file, len(names))
             labels = np.zeros(len(paths), np.int64)
             count = multi_hot.shape[1]
         super().__init__(
@@ -71,7 +69,7 @@ class ListFile(LabelledImages):
             transforms=transforms,
             batch_transforms=batch_transforms,
             apply_exif=apply_exif,
-            named=names is not None,
+            named=class_names is not None,
             channels=channels,
             multi_hot=multi_hot,
         )
@@ -88,12 +86,9 @@ class _Line(NamedTuple):
 
 
 def read_list(path: str) -> tuple[StringTable, np.ndarray]:
-    """Reads paths and labels of a list file.
+    """Reads paths (backslashes of Windows turned round) and labels, int64 [N], of a list file.
 
     A line is split at its last tab, or, where it has none, at its last space, so paths may hold spaces.
-
-    Returns:
-        Paths as written (backslashes of Windows turned round) and their labels, int64 [N], in order.
 
     Raises:
         DataError: The file can't be read, or a line is wrong; each fault is given as file:line.
@@ -159,16 +154,10 @@ def _read_plain(data: bytes) -> tuple[StringTable, np.ndarray] | None:
     return StringTable.from_parts(np.concatenate(([0], np.cumsum(last - starts))), text[~behind]), labels
 
 
-def read_labels(path: str, classes: int | None) -> tuple[StringTable, np.ndarray]:
-    """Reads paths and any number of labels for each: `path<tab>0,3`, or `path<tab>-` for none.
+def read_labels(path: str, classes: int) -> tuple[StringTable, np.ndarray]:
+    """Reads paths and any number of labels for each, uint8 [N, C]: `path<tab>0,3`, `path<tab>-` for none.
 
-    Without `classes`, the largest label tells how many there are.
-
-    Returns:
-        Paths, and uint8 [N, C] of 0 and 1.
-
-    Raises:
-        DataError: As of `read_list`.
+    Without `classes`, the largest label tells how many there are. Faults are those of `read_list`.
     """
     lines = _parse(path, _read(path))
     labels = [[] if line.field == "-" else line.words() for line in lines]
@@ -188,7 +177,7 @@ def read_labels(path: str, classes: int | None) -> tuple[StringTable, np.ndarray
     if not any(labels):
         raise DataError(f"{path} gives no image a label; a line is 'path 0,3'" + zh("list_without_labels"))
     last = max(map(int, itertools.chain(*labels)))
-    if classes is not None and last >= classes:
+    if classes and last >= classes:
         raise DataError(
             f"{path} has label {last}, and class_names holds {classes}" + zh("label_beyond_classes")
         )
@@ -198,7 +187,7 @@ def read_labels(path: str, classes: int | None) -> tuple[StringTable, np.ndarray
     return StringTable(line.path for line in lines), multi_hot
 
 
-def read_multi_hot(path: str, classes: int | None) -> tuple[StringTable, np.ndarray]:
+def read_multi_hot(path: str, classes: int) -> tuple[StringTable, np.ndarray]:
     """As `read_labels`, from a 0 or 1 for every class: `path<tab>0,1,0,0,1`, PaddleClas's format."""
     lines = _parse(path, _read(path))
     rows = [line.words() for line in lines]
@@ -216,7 +205,7 @@ def read_multi_hot(path: str, classes: int | None) -> tuple[StringTable, np.ndar
                 + zh("label_counts_differ")
             )
     stop_at(faults, f"lines of {path}")
-    if classes not in (None, width):
+    if classes not in (0, width):
         raise DataError(
             f"{path} has {width} zeros and ones a line, and class_names holds {classes}"
             + zh("label_count_not_class_count")

@@ -111,7 +111,6 @@ class Packed:
 
     Attributes:
         header: What is said once: the recipe, `images`, `fingerprint`.
-        class_names: Name of each label.
         named: Whether the data say what their classes are called.
         names: Name of each image, relative to the folder it came from.
         labels: int64 [N].
@@ -126,10 +125,9 @@ class Packed:
 
     def __init__(self, folder: str):
         self.folder = folder
-        path = os.path.join(folder, INDEX)
-        if not os.path.isfile(path):
+        if not os.path.isfile(os.path.join(folder, INDEX)):
             raise DataError(_not_there(folder))
-        self.header, arrays = read_index(path)
+        self.header, arrays = read_index(os.path.join(folder, INDEX))
         self.class_names: list[str] = self.header["class_names"]
         self.named: bool = self.header["named"]
         self.names = StringTable.from_parts(arrays["name_ends"], arrays["names"])
@@ -238,12 +236,6 @@ def _not_there(folder: str) -> str:
     return f"{folder} isn't a packed copy (no {INDEX}): tools/make_cache.py DATA OUT makes one" + zh(
         "not_packed"
     )
-
-
-def write_plan(path: str, plan: Mapping[str, Any]) -> None:
-    """Writes the plan of a copy that is being made."""
-    text = json.dumps({"version": VERSION, **plan}).encode("ascii")
-    replace_atomically(Path(path), lambda file: file.writelines([text]))
 
 
 def read_plan(path: str) -> dict[str, Any]:

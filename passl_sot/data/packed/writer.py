@@ -33,11 +33,11 @@ from passl_sot.data.packed.format import (
     read_index,
     read_plan,
     write_index,
-    write_plan,
 )
 from passl_sot.data.packed.record import Recipe
 from passl_sot.data.packed.shard import Job, Sample, finished_shard, spread, work
 from passl_sot.imageio.errors import ImageError
+from passl_sot.utils.files import replace_atomically
 
 _HASHED = 64  # images whose bytes tell other data of the same names
 _SHOWN = 10
@@ -170,7 +170,8 @@ def _claim(job: Job, command: str) -> None:
             f"{job.folder} holds other files, such as {others[0]}: choose a new folder"
             + zh("folder_not_empty")
         )
-    write_plan(path, {"fingerprint": job.fingerprint, "command": command})
+    plan = {"version": VERSION, "fingerprint": job.fingerprint, "command": command}
+    replace_atomically(Path(path), lambda file: file.writelines([json.dumps(plan).encode("ascii")]))
 
 
 def _announce(job: Job, shares: list[list[int]], samples: list[Sample], say: Callable[[str], None]) -> None:
