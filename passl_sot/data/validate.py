@@ -38,17 +38,14 @@ def check_data(
     """Checks the datasets of a run against each other and against the model.
 
     Class sets and their order agree, no class is empty, labels are 0 to C-1, the model has as many classes,
-    files decode. Pass datasets as they were built, without another list of class names.
+    files decode. Pass datasets as they were built, without another list of class names. The result are
+    warnings, which have been logged too.
 
     Args:
         num_classes: Classes of the model's head; None leaves that check out.
         sample: How many files of each set are decoded, spread evenly.
-        progress: Draw progress bars while decoding.
         max_bad: The `loader.max_bad` of training; so many unreadable training files are only warned of.
         timeout: Seconds that a file may take (`loader.timeout`); None for no limit.
-
-    Returns:
-        Warnings, which have been logged too.
 
     Raises:
         DataError: There are faults; it lists them all.
@@ -56,12 +53,11 @@ def check_data(
     """
     faults: list[str] = []
     warnings: list[str] = []
-    splits = (("train", train), ("val", val))
-    present = {name: dataset for name, dataset in splits if dataset is not None}
+    present = [(name, dataset) for name, dataset in (("train", train), ("val", val)) if dataset is not None]
     if train is not None and val is not None:
         faults += _class_sets(train, val)
         warnings += _shared_files(train, val)
-    for name, dataset in present.items():
+    for name, dataset in present:
         leads = name == "train" or train is None
         faults += _labels_out_of_range(name, dataset)
         # A small validation list may lack class 0 while the training list has it.
@@ -76,7 +72,7 @@ def check_data(
         # A list file of a val split may leave classes out on purpose; training without images can't be meant.
         sure = name == "train" or isinstance(dataset, ImageFolder)
         (faults if sure else warnings).extend(_empty_classes(name, dataset))
-    for name, dataset in present.items():
+    for name, dataset in present:
         count = len(dataset) if sample == "all" else min(sample, len(dataset))
         limit = 0  # evaluation ends at the first
         if name == "train":

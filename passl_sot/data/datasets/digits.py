@@ -43,7 +43,15 @@ def write_digits(root: str, seed: int = 0) -> int:
     images = _expected(seed)
     root = os.path.expanduser(root)
     new = not os.path.exists(root)
-    _refuse_strangers(root, images)
+    # Hidden files are left out: other programs leave some.
+    found = glob.glob("train/**", root_dir=root, recursive=True)
+    found += glob.glob("val/**", root_dir=root, recursive=True)
+    for path in found:
+        if path not in images and os.path.isfile(os.path.join(root, path)):
+            raise DataError(
+                f"{root} holds {path}, which isn't of the digits with this seed; choose another folder, or "
+                "remove this one" + zh("folder_has_other_files")
+            )
     try:
         return _fill(root, images, seed)
     except BaseException:
@@ -73,17 +81,6 @@ def _expected(seed: int) -> dict[str, np.ndarray]:
     return files
 
 
-def _refuse_strangers(root: str, images: dict[str, np.ndarray]) -> None:
-    for split in ("train", "val"):
-        # Hidden files are left out: other programs leave some, and so does a call that was interrupted.
-        for path in glob.iglob(f"{split}/**", root_dir=root, recursive=True):
-            if path not in images and os.path.isfile(os.path.join(root, path)):
-                raise DataError(
-                    f"{root} holds {path}, which isn't of the digits with this seed; choose another "
-                    "folder, or remove this one" + zh("folder_has_other_files")
-                )
-
-
 def _fill(root: str, images: dict[str, np.ndarray], seed: int) -> int:
     """Writes the files that are missing or differ; returns how many."""
     written = 0
@@ -92,10 +89,7 @@ def _fill(root: str, images: dict[str, np.ndarray], seed: int) -> int:
         if _holds(target, pixels):
             continue
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        # Hidden until it is whole, so that an interrupted call leaves nothing that counts as an image.
-        partial = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.{os.getpid()}")
-        Image.fromarray(pixels).save(partial, format="PNG")
-        os.replace(partial, target)
+        Image.fromarray(pixels).save(target)
         written += 1
     note = os.path.join(root, "README.txt")
     if not os.path.exists(note):

@@ -122,7 +122,6 @@ def write_shard(job: Job, number: int, tell: Callable[[int], Any]) -> None:
     Raises:
         ImageError: A file can't be opened.
         DataError: The disk doesn't give back the bytes that were written.
-        OSError: It is full, for example.
     """
     images = job.images(number)
     rows = np.zeros(len(images), [("size", "i8"), ("crc", "u4"), ("shape", "i4", 2), ("orientation", "u1")])
@@ -157,13 +156,9 @@ def write_shard(job: Job, number: int, tell: Callable[[int], Any]) -> None:
 def work(
     job: Job, shares: list[list[int]], begin: Callable[[list[Sample]], Any], tell: Callable[[int], Any]
 ) -> None:
-    """Writes shards in this process or in others.
+    """Writes the shards of each process, in this one if there is one alone.
 
-    Args:
-        job: The dataset and the folder.
-        shares: The shards of each process.
-        begin: Called with the figures of each process before the work.
-        tell: Called with the number of images packed since the last call.
+    `begin` is called with the figures of each process before the work, `tell` with numbers of packed images.
     """
     if len(shares) == 1:
         begin([measure(job, 0, 1)])

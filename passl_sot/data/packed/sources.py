@@ -60,11 +60,8 @@ def open_source(
 ) -> LabelledImages:
     """One split, with the classes and their numbers that training on it would have.
 
-    Args:
-        data: Folder of classes, list file, tar files, or packed copy.
-        dataroot: Folder that the paths of a list file start from.
-        class_names: File with the names of the classes of a list or of tar files.
-        multi_label: As for `ListFile`.
+    `data` is a folder of classes, list file, tar files, or packed copy; the rest is as for `ListFile`, and
+    `class_names` for tar files too.
 
     Raises:
         DataError: It isn't there, holds no images, or labels without a class.

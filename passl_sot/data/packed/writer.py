@@ -25,15 +25,7 @@ from tqdm import tqdm
 from passl_sot.config import zh
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.errors import DataError, stop_at
-from passl_sot.data.packed.format import (
-    INDEX,
-    PLAN,
-    VERSION,
-    Packed,
-    read_index,
-    read_plan,
-    write_index,
-)
+from passl_sot.data.packed.format import INDEX, PLAN, VERSION, Packed, read_index, read_plan, write_index
 from passl_sot.data.packed.record import Recipe
 from passl_sot.data.packed.shard import Job, Sample, finished_shard, spread, work
 from passl_sot.imageio.errors import ImageError
@@ -69,14 +61,12 @@ def pack(
     """Packs a dataset, or what an earlier run left of it.
 
     Args:
-        job: The dataset and the folder.
-        processes: How many work at a time.
         command: The command line that goes on with an interrupted run, for messages.
         say: Called with size and time before the work, and with the result.
-        progress: Draw a progress bar.
 
     Raises:
-        DataError: The folder holds something else, the disk is or will be full, or a file can't be opened.
+        DataError: The folder holds something else, or the disk is or will be full.
+        ImageError: A file can't be opened.
     """
     os.makedirs(job.folder, exist_ok=True)
     with _alone(job.folder):
