@@ -47,7 +47,7 @@ class ImageFolder(LabelledImages):
         dataroot: The folder that holds the class folders, such as `data/imagenet/train`.
         extensions: Endings of image files, in any case.
         part: "all" images; or, for a folder without splits of its own, those for "train" or for "val", by a
-            rule that depends on the paths alone (`hold_out`).
+            rule that depends on the paths alone (`choose_part`).
         val_share: Fraction of each class that is for "val".
     """
 

@@ -206,7 +206,13 @@ class LabelledImages(Dataset):
             memory = empty((len(keys), self.channels, *self.transforms.output_hw), np.float32)
             rows = list(memory)
         samples = [read(key, row) for key, row in zip(keys, rows, strict=True)]
-        _check_sizes(samples)
+        shapes = {sample["image"].shape: sample["index"] for sample in samples}
+        if len(shapes) > 1:
+            listed = ", ".join(f"{list(shape)} (image {index})" for shape, index in shapes.items())
+            raise DataError(
+                f"the images of a batch differ in size after the transforms: {listed}. Before Normalize they "
+                "need CenterCrop, RandomResizedCrop or Resize with size: [height, width]"
+            )
         images: Any = [sample["image"] for sample in samples]
         # A subclass may have put others in their place.
         if memory is not None and all(image is row for image, row in zip(images, rows, strict=True)):
@@ -293,16 +299,6 @@ class LabelledImages(Dataset):
         known = (self.labels >= 0) & (self.labels < len(table))
         self.labels = np.where(known, table[self.labels * known], self.labels)
         self.class_names = list(class_names)
-
-
-def _check_sizes(samples: Sequence[dict[str, Any]]) -> None:
-    shapes = {sample["image"].shape: sample["index"] for sample in samples}
-    if len(shapes) > 1:
-        listed = ", ".join(f"{list(shape)} (image {index})" for shape, index in shapes.items())
-        raise DataError(
-            f"the images of a batch differ in size after the transforms: {listed}. Before Normalize they "
-            "need CenterCrop, RandomResizedCrop or Resize with size: [height, width]"
-        )
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

@@ -57,8 +57,10 @@ class ListFile(LabelledImages):
             paths, labels = read_list(self.list_file)
             count = int(labels.max()) + 1
         else:
-            read = read_multi_hot if multi_label == "multi_hot" else read_labels
-            paths, multi_hot = read(self.list_file, len(names))
+            lines = _parse(self.list_file, _read(self.list_file))
+            read = _read_multi_hot if multi_label == "multi_hot" else _read_labels
+            multi_hot = read(self.list_file, lines, len(names))
+            paths = StringTable(line.path for line in lines)
             labels = np.zeros(len(paths), np.int64)
             count = multi_hot.shape[1]
         super().__init__(
@@ -154,12 +156,8 @@ def _read_plain(data: bytes) -> tuple[StringTable, np.ndarray] | None:
     return StringTable.from_parts(np.concatenate(([0], np.cumsum(last - starts))), text[~behind]), labels
 
 
-def read_labels(path: str, classes: int) -> tuple[StringTable, np.ndarray]:
-    """Reads paths and any number of labels for each, uint8 [N, C]: `path<tab>0,3`, `path<tab>-` for none.
-
-    Without `classes`, the largest label tells how many there are. Faults are those of `read_list`.
-    """
-    lines = _parse(path, _read(path))
+def _read_labels(path: str, lines: list[_Line], classes: int) -> np.ndarray:
+    """Any number of labels for each line, uint8 [N, C]; `classes` is 0 where the largest label tells it."""
     labels = [[] if line.field == "-" else line.words() for line in lines]
     faults = []
     for line, words in zip(lines, labels, strict=True):
@@ -184,12 +182,11 @@ def read_labels(path: str, classes: int) -> tuple[StringTable, np.ndarray]:
     multi_hot = np.zeros((len(lines), classes or last + 1), np.uint8)
     for row, words in zip(multi_hot, labels, strict=True):
         row[list(map(int, words))] = 1
-    return StringTable(line.path for line in lines), multi_hot
+    return multi_hot
 
 
-def read_multi_hot(path: str, classes: int) -> tuple[StringTable, np.ndarray]:
-    """As `read_labels`, from a 0 or 1 for every class: `path<tab>0,1,0,0,1`, PaddleClas's format."""
-    lines = _parse(path, _read(path))
+def _read_multi_hot(path: str, lines: list[_Line], classes: int) -> np.ndarray:
+    """As `_read_labels`, from a 0 or 1 for every class."""
     rows = [line.words() for line in lines]
     width = len(rows[0])
     faults = []
@@ -210,7 +207,7 @@ def read_multi_hot(path: str, classes: int) -> tuple[StringTable, np.ndarray]:
             f"{path} has {width} zeros and ones a line, and class_names holds {classes}"
             + zh("label_count_not_class_count")
         )
-    return StringTable(line.path for line in lines), np.array(rows).astype(np.uint8)
+    return np.array(rows).astype(np.uint8)
 
 
 def _parse(path: str, data: bytes) -> list[_Line]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import functools
 import json
 import mmap
 import os
@@ -141,6 +140,12 @@ class Packed:
         # A copy that was cut off is noticed at once; sizes are quick to compare, checksums aren't.
         sizes = arrays["shard_sizes"].tolist()
         self._shards = [_map_shard(folder, number, size) for number, size in enumerate(sizes)]
+        self._turned = bool((self.orientations > 1).any())
+        # The shards, uint8 [N, bytes], if all images are pixels of one size; files have the size 0.
+        self._rows: list[np.ndarray] = []
+        if self.shapes is not None and self.shapes[0].all() and (self.shapes == self.shapes[0]).all():
+            size = int(self._ends[0])
+            self._rows = [np.frombuffer(shard, np.uint8).reshape(-1, size) for shard in self._shards]
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -166,7 +171,7 @@ class Packed:
         Returns:
             None where images aren't pixels of one size or, for `upright`, any of the copy has to be turned.
         """
-        if self.shapes is None or self._rows is None or (upright and self._turned):
+        if self.shapes is None or not self._rows or (upright and self._turned):
             return None
         out = np.empty((len(items), *self.shapes[0].tolist(), 3), np.uint8)
         shards = np.searchsorted(self._firsts, items, side="right") - 1
@@ -175,18 +180,6 @@ class Packed:
         for row, shard, place in zip(rows, shards.tolist(), places.tolist(), strict=True):
             row[...] = self._rows[shard][place]
         return out
-
-    @functools.cached_property
-    def _rows(self) -> list[np.ndarray] | None:
-        # The shards, uint8 [N, bytes], if all images are pixels of one size; files have the size 0.
-        if self.shapes is None or not (self.shapes == self.shapes[0]).all() or not self.shapes[0].all():
-            return None
-        size = int(self._ends[0])
-        return [np.frombuffer(shard, np.uint8).reshape(-1, size) for shard in self._shards]
-
-    @functools.cached_property
-    def _turned(self) -> bool:
-        return bool((self.orientations > 1).any())
 
     def check(self, index: int) -> None:
         """An ImageError where the bytes of an image aren't those that were packed, by their checksum."""

@@ -171,8 +171,10 @@ def work(
     try:
         for part in range(len(shares)):
             ours, theirs = context.Pipe()
-            workers[ours] = context.Process(target=_child, args=(job, shares, part, theirs, os.getpid()))
-            workers[ours].start()
+            arguments = (job, shares, part, theirs, os.getpid())
+            worker = context.Process(target=_child, args=arguments, daemon=True)
+            worker.start()
+            workers[ours] = worker
             theirs.close()  # so that the pipe ends with the process
         begin([_news(*entry) for entry in workers.items()])
         for pipe in workers:
@@ -188,9 +190,8 @@ def work(
                     tell(news)
     finally:
         for worker in workers.values():
-            if worker.pid is not None:
-                worker.kill()
-                worker.join()
+            worker.kill()
+            worker.join()
 
 
 def _news(pipe: Connection, worker: Any) -> Any:
