@@ -58,13 +58,12 @@ def check_data(
         faults += _class_sets(train, val)
         warnings += _shared_files(train, val)
     for name, dataset in present:
-        leads = name == "train" or train is None
         faults += _labels_out_of_range(name, dataset)
         # A small validation list may lack class 0 while the training list has it.
-        sure = leads or _counts_from_one(train)
+        sure = train is None or name == "train" or _counts_from_one(train)
         (faults if sure else warnings).extend(_labels_from_one(name, dataset))
         count = len(dataset.class_names)
-        if leads and num_classes not in (None, count):
+        if (name == "train" or train is None) and num_classes not in (None, count):
             faults.append(
                 f"the model's head has {num_classes} classes, the data ({dataset.root}) have {count}: write "
                 f"model.head.num_classes={count}" + zh("class_count_differs", count=count)

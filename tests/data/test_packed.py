@@ -32,6 +32,7 @@ from passl_sot.data.packed.sources import open_source, splits_of
 from passl_sot.data.packed.writer import make_job, pack, verify
 from passl_sot.imageio import jpeg
 from passl_sot.imageio.decode import decode, resize
+from passl_sot.utils.files import replace_atomically
 
 ROOT = Path(__file__).parents[2]
 NORMALIZE = [{"name": "Normalize"}]
@@ -393,6 +394,21 @@ def test_an_index_keeps_what_it_is_given(tmp_path):
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array)
         assert found[name].dtype == array.dtype
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file"
+    replace_atomically(path, lambda file: file.writelines([b"old"]))
+
+    def fail(file):
+        file.write(b"ne")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        replace_atomically(path, fail)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+    replace_atomically(path, lambda file: file.writelines([b"new"]))
+    assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["file"]
 
 
 # Interruptions

@@ -64,13 +64,13 @@ class Job:
         """Path of a shard; with the ending "note", of what is written about a finished one."""
         return os.path.join(self.folder, shard_name(number, ending))
 
-    def read(self, index: int) -> bytes | memoryview:
+    def read(self, index: int) -> bytes:
         """The bytes of an image; an ImageError where they can't be had."""
         path = self.source.path(index)
         # An empty file is as unreadable as a damaged one: it is kept. One that can't be opened ends the work.
         if os.path.isfile(path) and not os.path.getsize(path):
             return b""
-        return self.source.stored(index)
+        return bytes(self.source.stored(index))
 
     def pack(self, index: int) -> Item:
         """The form of an image to be stored."""
@@ -194,7 +194,7 @@ def work(
             worker.join()
 
 
-def _news(pipe: Connection, worker: Any) -> Any:
+def _news(pipe: Any, worker: Any) -> Any:
     """What a process has sent; errors are raised, that of one that was killed and could send none, too."""
     try:
         news = pipe.recv()
