@@ -60,21 +60,17 @@ def is_packed(folder: str) -> bool:
 def write_index(path: str, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Writes an index."""
     places: dict[str, list[Any]] = {}
-    at = 0
+    blocks: list[bytes] = []
     for name, array in arrays.items():
-        places[name] = [array.dtype.str, list(array.shape), at]
-        at += -(-array.nbytes // _ALIGNED) * _ALIGNED
+        places[name] = [array.dtype.str, list(array.shape), sum(map(len, blocks))]
+        data = np.ascontiguousarray(array).tobytes()
+        blocks.append(data + bytes(-len(data) % _ALIGNED))
     # ASCII: names of files that aren't UTF-8 survive as escapes.
     text = json.dumps({**header, "arrays": places}).encode("ascii")
     text += b" " * (-(_START.size + len(text)) % _ALIGNED)
-    parts = [text]
-    for array in arrays.values():
-        parts += [np.ascontiguousarray(array).tobytes(), bytes(-array.nbytes % _ALIGNED)]
-    checksum = 0
-    for part in parts:
-        checksum = zlib.crc32(part, checksum)
-    start = _START.pack(_MAGIC, VERSION, checksum, len(text))
-    replace_atomically(Path(path), lambda file: file.writelines([start, *parts]))
+    body = b"".join([text, *blocks])
+    start = _START.pack(_MAGIC, VERSION, zlib.crc32(body), len(text))
+    replace_atomically(Path(path), lambda file: file.writelines([start, body]))
 
 
 def read_index(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
