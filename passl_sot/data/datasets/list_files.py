@@ -217,8 +217,7 @@ def _parse(path: str, data: bytes) -> list[_Line]:
         if not line.startswith("#"):
             # From the right, as paths hold spaces and labels do not.
             name, _, field = line.rpartition("\t" if "\t" in line else " ")
-            if os.sep == "/":  # a list written on Windows is read elsewhere too
-                name = name.replace("\\", "/")
+            name = name.replace("\\", "/")  # of a list that was written on Windows
             found.append(_Line(f"{path}:{number}", line, name.strip(), field.strip()))
     if not found:
         raise DataError(f"{path} lists no images; a line is 'path label'" + zh("list_is_empty"))
