@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from passl_sot.config import ConfigError, Fault, get_config, zh
-from passl_sot.data.datasets.folders import VAL_SHARE
-from passl_sot.data.datasets.splits import find_splits
+from passl_sot.data.datasets.folders import VAL_SHARE, find_splits
 
 _BATCH = "dataloader.train.sampler.batch_size"
 
@@ -16,7 +15,7 @@ _BATCH = "dataloader.train.sampler.batch_size"
 def overrides_for(config: Path, root: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """The changes of `--data` to a config: folders, number of classes, and the batch of a small set.
 
-    The config is only read, for its check comes with these overrides; for `root` see `data.datasets.splits`.
+    The config is only read, for its check comes with these overrides; for `root` see `find_splits`.
 
     Returns:
         Overrides, and lines that say so; none where the config lacks a dataset, which its check will tell.

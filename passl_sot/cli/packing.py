@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+import sys
 
 from passl_sot.cli.command import command, fail, guarded
 from passl_sot.config import zh
@@ -49,12 +50,13 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 def make_cache(argv: list[str] | None = None) -> int:
     """`tools/make_cache.py`: packs a dataset, or what an interrupted run left of it; or verifies one."""
     parser = _parser()
-    args = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = parser.parse_args(words)
     _check(parser, args)
-    return guarded(lambda: _verify(args) if args.verify else _pack(args), paddle=False)
+    return guarded(lambda: _verify(args) if args.verify else _pack(args, words), paddle=False)
 
 
-def _pack(args: argparse.Namespace) -> int | None:
+def _pack(args: argparse.Namespace, words: list[str]) -> int | None:
     from passl_sot.data.packed.record import Recipe
     from passl_sot.data.packed.sources import open_source, splits_of
     from passl_sot.data.packed.writer import make_job, pack
@@ -79,20 +81,11 @@ def _pack(args: argparse.Namespace) -> int | None:
         pack(
             job,
             processes=args.processes or usable_cores(),
-            command=shlex.join(["python", "tools/make_cache.py", *_words(args)]),
+            command=shlex.join(["python", "tools/make_cache.py", *words]),
             say=get_logger().info,
             progress=True,
         )
     return None
-
-
-def _words(args: argparse.Namespace) -> list[str]:
-    """The arguments, as they would be entered again."""
-    words = [args.data, args.out]
-    for name, value in vars(args).items():
-        if name not in ("data", "out", "processes") and value not in (None, False, "."):
-            words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
-    return words
 
 
 def _verify(args: argparse.Namespace) -> None:

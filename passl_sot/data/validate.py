@@ -38,19 +38,14 @@ def check_data(
     """Checks the datasets of a run against each other and against the model.
 
     Class sets and their order agree, no class is empty, labels are 0 to C-1, the model has as many classes,
-    files decode. Pass datasets as they were built, without another list of class names.
+    files decode. Pass datasets as they were built, without another list of class names. The result are
+    warnings, which have been logged too.
 
     Args:
-        train: Training set.
-        val: Validation set.
         num_classes: Classes of the model's head; None leaves that check out.
-        sample: How many files of each set are decoded, spread evenly; "all" decodes every one.
-        progress: Draw progress bars while decoding.
+        sample: How many files of each set are decoded, spread evenly.
         max_bad: The `loader.max_bad` of training; so many unreadable training files are only warned of.
         timeout: Seconds that a file may take (`loader.timeout`); None for no limit.
-
-    Returns:
-        Warnings, which have been logged too.
 
     Raises:
         DataError: There are faults; it lists them all.
@@ -58,28 +53,31 @@ def check_data(
     """
     faults: list[str] = []
     warnings: list[str] = []
-    splits = (("train", train), ("val", val))
-    present = {name: dataset for name, dataset in splits if dataset is not None}
+    present = [(name, dataset) for name, dataset in (("train", train), ("val", val)) if dataset is not None]
     if train is not None and val is not None:
         faults += _class_sets(train, val)
         warnings += _shared_files(train, val)
-    for name, dataset in present.items():
+    for name, dataset in present:
         faults += _labels_out_of_range(name, dataset)
         # A small validation list may lack class 0 while the training list has it.
-        sure = name == "train" or train is None or _counts_from_one(train)
+        sure = train is None or name == "train" or _counts_from_one(train)
         (faults if sure else warnings).extend(_labels_from_one(name, dataset))
-        if name == "train" or train is None:
-            faults += _model_classes(dataset, num_classes)
+        count = len(dataset.class_names)
+        if (name == "train" or train is None) and num_classes not in (None, count):
+            faults.append(
+                f"the model's head has {num_classes} classes, the data ({dataset.root}) have {count}: write "
+                f"model.head.num_classes={count}" + zh("class_count_differs", count=count)
+            )
         # A list file of a val split may leave classes out on purpose; training without images can't be meant.
         sure = name == "train" or isinstance(dataset, ImageFolder)
         (faults if sure else warnings).extend(_empty_classes(name, dataset))
-    for name, dataset in present.items():
-        # Evaluation ends at the first.
-        limit = bad_file_limit(len(dataset), max_bad) if name == "train" else 0
+    for name, dataset in present:
         count = len(dataset) if sample == "all" else min(sample, len(dataset))
-        bad = _unreadable(name, dataset, count, progress, timeout)
-        lines = _unreadable_lines(name, bad, f"{count} images looked at ({len(dataset)} in all)", limit)
-        (faults if len(bad) > limit else warnings).extend(lines)
+        limit = 0  # evaluation ends at the first
+        if name == "train":
+            limit = bad_file_limit(len(dataset), max_bad)
+        bad, lines = _unreadable(name, dataset, count, limit, progress, timeout)
+        (faults if bad > limit else warnings).extend(lines)
     for warning in warnings:
         _LOGGER.warning("%s", warning)
     if faults:
@@ -160,16 +158,6 @@ def _labels_from_one(name: str, dataset: LabelledImages) -> list[str]:
     ]
 
 
-def _model_classes(dataset: LabelledImages, num_classes: int | None) -> list[str]:
-    count = len(dataset.class_names)
-    if num_classes is None or num_classes == count:
-        return []
-    return [
-        f"the model's head has {num_classes} classes, the data ({dataset.root}) have {count}: write "
-        f"model.head.num_classes={count}" + zh("class_count_differs", count=count)
-    ]
-
-
 def _empty_classes(name: str, dataset: LabelledImages) -> list[str]:
     empty = [dataset.class_names[i] for i in np.flatnonzero(dataset.class_counts() == 0)]
     # Where labels count from 1, class 0 is empty; that is said already.
@@ -211,8 +199,9 @@ def _shared_files(train: LabelledImages, val: LabelledImages) -> list[str]:
 
 
 def _unreadable(
-    name: str, dataset: LabelledImages, count: int, progress: bool, timeout: float | None
-) -> list[ImageError]:
+    name: str, dataset: LabelledImages, count: int, limit: int, progress: bool, timeout: float | None
+) -> tuple[int, list[str]]:
+    """How many of `count` images can't be read, and what is said of them."""
     from tqdm import tqdm
 
     def look(index: int) -> ImageError | None:
@@ -239,16 +228,14 @@ def _unreadable(
                     "or server in order? Where reading may take so long, raise "
                     "dataloader.*.loader.timeout" + zh("reading_timeout")
                 ) from None
-    return [error for error in found if error is not None]
-
-
-def _unreadable_lines(name: str, bad: list[ImageError], looked_at: str, limit: int) -> list[str]:
+    bad = [error for error in found if error is not None]
     lines = [f"{name}: unreadable image {error}" + zh("image_unreadable") for error in bad[:_SHOWN]]
     if len(bad) > _SHOWN:
         lines.append(f"{name}: and {len(bad) - _SHOWN} more unreadable images")
     if name == "train" and len(bad) > limit:
         lines.append(
-            f"train: {len(bad)} of {looked_at} are unreadable, more than the {limit} that may be skipped "
-            "(dataloader.train.loader.max_bad)" + zh("too_many_unreadable")
+            f"train: {len(bad)} of {count} images looked at ({len(dataset)} in all) are unreadable, more "
+            f"than the {limit} that may be skipped (dataloader.train.loader.max_bad)"
+            + zh("too_many_unreadable")
         )
-    return lines
+    return len(bad), lines

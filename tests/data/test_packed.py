@@ -23,8 +23,8 @@ from PIL import Image
 from passl_sot import cli
 from passl_sot.data import DataError, ImageError, ImageFolder, ListFile, PackedImages, build_dataloader
 from passl_sot.data.datasets.digits import write_digits
-from passl_sot.data.datasets.splits import find_splits
-from passl_sot.data.packed import workers, writer
+from passl_sot.data.datasets.folders import find_splits
+from passl_sot.data.packed import shard, writer
 from passl_sot.data.packed.format import read_index, write_index
 from passl_sot.data.packed.record import Item, Recipe
 from passl_sot.data.packed.shard import Job
@@ -32,6 +32,7 @@ from passl_sot.data.packed.sources import open_source, splits_of
 from passl_sot.data.packed.writer import make_job, pack, verify
 from passl_sot.imageio import jpeg
 from passl_sot.imageio.decode import decode, resize
+from passl_sot.utils.files import replace_atomically
 
 ROOT = Path(__file__).parents[2]
 NORMALIZE = [{"name": "Normalize"}]
@@ -248,18 +249,18 @@ def test_the_time_is_what_the_slowest_process_takes(source, tmp_path, monkeypatc
         seen.append(name)
         return Item(data=data)
 
-    monkeypatch.setattr(workers, "pack_image", store)
-    sample = workers.measure(job, 1, 3)
+    monkeypatch.setattr(shard, "pack_image", store)
+    sample = shard.measure(job, 1, 3)
     assert len(sample.sizes) == 8 and len(set(seen)) == 8
     assert 0.02 <= sample.seconds < 0.05
     assert os.listdir(tmp_path) == []
     shards = Job(source=range(1000), folder=str(tmp_path), recipe=TILES, fingerprint="")
     said: list[str] = []
-    samples = [workers.Sample(sizes=[10, 30], seconds=seconds) for seconds in (1, 2, 3)]
-    assert writer._announce(shards, [[0, 3], [1], [2]], samples, said.append) == 1000
+    samples = [shard.Sample(sizes=[10, 30], seconds=seconds) for seconds in (1, 2, 3)]
+    writer._announce(shards, [[0, 3], [1], [2]], samples, said.append)
     assert "about 20 kB in 4 file(s)" in said[0]
     assert said[1].startswith("about 16 min with 3 process(es)")  # 488 images of 2 s
-    assert writer._announce(shards, [[1]], samples, said.append) == 256
+    writer._announce(shards, [[1]], samples, said.append)
     assert said[2].endswith("in 4 file(s), of which 744 images are there already")
 
 
@@ -393,6 +394,21 @@ def test_an_index_keeps_what_it_is_given(tmp_path):
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array)
         assert found[name].dtype == array.dtype
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file"
+    replace_atomically(path, lambda file: file.writelines([b"old"]))
+
+    def fail(file):
+        file.write(b"ne")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        replace_atomically(path, fail)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+    replace_atomically(path, lambda file: file.writelines([b"new"]))
+    assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["file"]
 
 
 # Interruptions
@@ -664,7 +680,7 @@ def test_tar_files_of_others(source, tmp_path):
     found = open_source(str(tmp_path / "a-*.tar"))
     assert found.labels.tolist() == [2, 0]
     assert (found.class_names, found.named) == (["0", "1", "2"], False)
-    assert found.read(1) == image
+    assert found.stored(1) == image
     assert found.path(1) == f"{tmp_path}/a-10.tar (2.JPG)"
 
 
@@ -840,7 +856,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
         folder_of(digits / "files" / "val"),
     )
     assert source.class_names == files.class_names and source.named
-    assert source.read(7) == (digits / "files" / "val" / name_of(files, 7)).read_bytes()
+    assert source.stored(7) == (digits / "files" / "val" / name_of(files, 7)).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -48,10 +48,8 @@ class Dataset:
     def sample(self, key: Key, out: np.ndarray | None = None) -> dict[str, Any]:
         """One sample: arrays and numbers by name, with the item's `index` among them.
 
-        `out` is where its largest array may be written, if `batch` provides for it.
-
-        Raises:
-            ItemError: The item can't be read (or what `item_error` names).
+        `out` is where its largest array may be written, if `batch` provides for it. An item that can't be
+        read is an `item_error`.
         """
         raise NotImplementedError
 
@@ -62,10 +60,8 @@ class Dataset:
     def batch(self, keys: Sequence[Key], read: Read, empty: Empty = np.empty) -> dict[str, np.ndarray]:
         """A whole batch, with `index` int64 [B]; overridden where more is to be done than to join samples.
 
-        Args:
-            keys: Which items.
-            read: Gives the sample of a key; passes over unreadable items as the run demands.
-            empty: Gives memory for the first array of the result, once: then it need not be copied.
+        `read` gives the sample of a key, and passes over unreadable items as the run demands; `empty` gives
+        memory for the first array of the result, once: then it need not be copied.
         """
         return self.collate([read(key) for key in keys])
 

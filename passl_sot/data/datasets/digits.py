@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import shutil
-import tempfile
 
 import numpy as np
 from PIL import Image
@@ -42,25 +41,23 @@ def write_digits(root: str, seed: int = 0) -> int:
         DataError: scikit-learn isn't installed, or `root` holds files that aren't these.
     """
     images = _expected(seed)
-    root = os.path.abspath(os.path.expanduser(root))
-    if not os.path.exists(root):
-        # All or nothing: whoever finds the folder finds it whole.
-        parent = os.path.dirname(root)
-        os.makedirs(parent, exist_ok=True)
-        temporary = tempfile.mkdtemp(prefix=".digits-", dir=parent)
-        try:
-            _fill(temporary, images, seed)
-            os.chmod(temporary, 0o755)  # mkdtemp makes it for its owner alone
-            os.rename(temporary, root)
-            return len(images)
-        except OSError:
-            if not os.path.isdir(root):
-                raise
-            # Another process was first; its files are checked below.
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    _refuse_strangers(root, images)
-    return _fill(root, images, seed)
+    root = os.path.expanduser(root)
+    new = not os.path.exists(root)
+    # Hidden files are left out: other programs leave some.
+    found = glob.glob("train/**", root_dir=root, recursive=True)
+    found += glob.glob("val/**", root_dir=root, recursive=True)
+    for path in found:
+        if path not in images and os.path.isfile(os.path.join(root, path)):
+            raise DataError(
+                f"{root} holds {path}, which isn't of the digits with this seed; choose another folder, or "
+                "remove this one" + zh("folder_has_other_files")
+            )
+    try:
+        return _fill(root, images, seed)
+    except BaseException:
+        if new:  # all or nothing: a part of the digits would be trained on without a word
+            shutil.rmtree(root, ignore_errors=True)
+        raise
 
 
 def _expected(seed: int) -> dict[str, np.ndarray]:
@@ -84,17 +81,6 @@ def _expected(seed: int) -> dict[str, np.ndarray]:
     return files
 
 
-def _refuse_strangers(root: str, images: dict[str, np.ndarray]) -> None:
-    for split in ("train", "val"):
-        # Hidden files are left out: other programs leave some, and so does a call that was interrupted.
-        for path in glob.iglob(f"{split}/**", root_dir=root, recursive=True):
-            if path not in images and os.path.isfile(os.path.join(root, path)):
-                raise DataError(
-                    f"{root} holds {path}, which isn't of the digits with this seed; choose another "
-                    "folder, or remove this one" + zh("folder_has_other_files")
-                )
-
-
 def _fill(root: str, images: dict[str, np.ndarray], seed: int) -> int:
     """Writes the files that are missing or differ; returns how many."""
     written = 0
@@ -103,10 +89,7 @@ def _fill(root: str, images: dict[str, np.ndarray], seed: int) -> int:
         if _holds(target, pixels):
             continue
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        # Hidden until it is whole, so that an interrupted call leaves nothing that counts as an image.
-        partial = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.{os.getpid()}")
-        Image.fromarray(pixels).save(partial, format="PNG")
-        os.replace(partial, target)
+        Image.fromarray(pixels).save(target)
         written += 1
     note = os.path.join(root, "README.txt")
     if not os.path.exists(note):

@@ -1,10 +1,10 @@
-"""Images in an ImageNet-layout folder: finding them, and holding some of each class out for validation."""
+"""Images in folders of classes: finding them, and holding some of each class out for validation."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -15,6 +15,7 @@ from passl_sot.data.datasets.base import DATASETS
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.datasets.string_table import StringTable, natural_key
 from passl_sot.data.errors import DataError
+from passl_sot.data.packed.format import Packed, is_packed
 from passl_sot.data.transforms.image import TRANSFORMS
 from passl_sot.imageio.multichannel import ARRAY_ENDING
 
@@ -30,7 +31,8 @@ VAL_SHARE = 0.2
 
 # Folders that programs leave among the classes; hidden ones are left out anyway.
 _CLUTTER = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
-_SPLITS = {"train", "training", "val", "valid", "validation", "test"}
+_TRAIN = ("train", "training")
+_VAL = ("val", "valid", "validation", "test")
 
 
 @DATASETS.register()
@@ -45,7 +47,7 @@ class ImageFolder(LabelledImages):
         dataroot: The folder that holds the class folders, such as `data/imagenet/train`.
         extensions: Endings of image files, in any case.
         part: "all" images; or, for a folder without splits of its own, those for "train" or for "val", by a
-            rule that depends on the paths alone (`hold_out`).
+            rule that depends on the paths alone (`choose_part`).
         val_share: Fraction of each class that is for "val".
     """
 
@@ -65,15 +67,17 @@ class ImageFolder(LabelledImages):
         if channels not in (1, 3):  # pictures can't be arrays of NumPy
             extensions = (*extensions, ARRAY_ENDING)
         scan = scan_folder(root, extensions)
+        paths = scan.paths
+        labels = np.array(scan.labels, np.int64)
         if part != "all":
-            kept = choose_part(scan.paths, scan.labels, scan.class_names, part, val_share)
-            scan.paths = [scan.paths[i] for i in kept]
-            scan.labels = [scan.labels[i] for i in kept]
+            kept = choose_part(paths, labels, scan.class_names, part, val_share)
+            paths = [paths[i] for i in kept]
+            labels = labels[kept]
         self.ignored_files = scan.ignored_files
         super().__init__(
             root=root,
-            paths=StringTable(scan.paths),
-            labels=np.array(scan.labels, np.int64),
+            paths=StringTable(paths),
+            labels=labels,
             class_names=scan.class_names,
             transforms=transforms,
             batch_transforms=batch_transforms,
@@ -102,7 +106,7 @@ def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: 
 
     folders = list_classes(root, extensions)
     # The commonest slip: the folder above train and val, which would be trained on as two classes.
-    splits = [name for name in folders if name.lower() in _SPLITS]
+    splits = [name for name in folders if name.lower() in _TRAIN + _VAL]
     if len(splits) > 1 and len(splits) == len(folders):
         raise DataError(
             f"{root} holds the folders {', '.join(splits)}, which are splits, not classes: write "
@@ -189,31 +193,126 @@ def _endings(extensions: Sequence[str]) -> tuple[str, ...]:
 
 
 def choose_part(
-    paths: Sequence[str], labels: Sequence[int], class_names: Sequence[str], part: str, val_share: float
-) -> list[int]:
-    """Which images are those of one part, "train" or "val"; see `ImageFolder`."""
-    by_class: list[list[str]] = [[] for _ in class_names]
-    for path, label in zip(paths, labels, strict=True):
-        by_class[label].append(path)
-    held_out: set[str] = set()
-    for name, members in zip(class_names, by_class, strict=True):
-        held_out |= hold_out(members, val_share, name)
-    return [i for i, path in enumerate(paths) if (path in held_out) == (part == "val")]
+    paths: Sequence[str], labels: np.ndarray, class_names: Sequence[str], part: str, val_share: float
+) -> np.ndarray:
+    """Which images are those of one part, "train" or "val"; see `ImageFolder`.
 
-
-def hold_out(paths: Sequence[str], share: float, name: str) -> set[str]:
-    """Paths of one class, relative to the folder of classes, that are held out for validation."""
-    if len(paths) < 2:
-        raise DataError(
-            f"class '{name}' holds {len(paths)} image(s), and two are the least where some are held out for "
-            "validation: add images, or lay out train and val folders" + zh("two_images_per_class")
-        )
+    Raises:
+        DataError: A class has fewer than two images.
+    """
     # By checksums rather than a generator: every run holds out the same, and an added image leaves most of
     # the others on their side.
-    ranked = sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path)).digest())
-    return set(ranked[: held_out_count(len(paths), share)])
+    images = [
+        label.to_bytes(8, "big") + hashlib.sha256(os.fsencode(path)).digest()
+        for label, path in zip(labels.tolist(), paths, strict=True)
+    ]
+    ranked = sorted(images)
+    held_out: set[bytes] = set()
+    start = 0
+    for name, count in zip(class_names, np.bincount(labels, minlength=len(class_names)), strict=True):
+        if count < 2:
+            raise DataError(
+                f"class '{name}' holds {count} image(s), and two are the least where some are held out for "
+                "validation: add images, or lay out train and val folders" + zh("two_images_per_class")
+            )
+        held_out.update(ranked[start : start + _held_out_count(int(count), val_share)])
+        start += count
+    return np.flatnonzero([(image in held_out) == (part == "val") for image in images])
 
 
-def held_out_count(images: int, share: float) -> int:
-    """How many images of a class are held out: a share, rounded, but at least one on each side."""
+def _held_out_count(images: int, share: float) -> int:
+    # A share, rounded, but at least one on each side.
     return min(max(1, round(share * images)), max(images - 1, 0))
+
+
+@dataclass(frozen=True)
+class OwnFolder:
+    """The splits of a user's folder."""
+
+    train: str  # the folder of the training classes
+    val: str  # that of validation; the same where some of each class is to be held out
+    class_names: list[str]  # of training, in natural order
+    packed: Packed | None = None  # the training images, where the folder is a packed copy
+
+    @property
+    def held_out(self) -> bool:
+        """Whether validation images are to be taken from the training folder."""
+        return self.train == self.val
+
+    def count_images(self, at_most: int, val_share: float) -> int:
+        """Images to train on, without those held out; counting stops when there are `at_most`."""
+        counts: Iterable[int] = (
+            sum(path is not None for path in walk_class(self.train, name)) for name in self.class_names
+        )
+        if self.packed is not None:
+            counts = np.bincount(self.packed.labels, minlength=len(self.class_names)).tolist()
+        total = 0
+        for images in counts:
+            total += images
+            if self.held_out:
+                total -= _held_out_count(images, val_share)
+            if total >= at_most:  # ImageNet has a thousand folders, and a batch is full after one
+                break
+        return total
+
+
+def find_splits(root: str) -> OwnFolder:
+    """Finds the training and validation images in a user's own folder.
+
+    Two layouts: `train` and `val` (also valid, validation, test) with one folder per class each; or one
+    folder per class alone, of which a fraction of each class is held out for validation. Packed copies have
+    the same two.
+
+    Raises:
+        DataError: It is missing or empty, holds no class folders or one alone, or no images.
+    """
+    root = os.path.expanduser(root)
+    packed = _find_packed(root)
+    if packed is not None:
+        return packed
+    folders = list_classes(root)
+    train = _first_of(_TRAIN, folders)
+    val = _first_of(_VAL, folders)
+    train_root = val_root = root
+    # A class of one's own may be called "train", beside others.
+    if train is not None and (val is not None or len(folders) == 1):
+        train_root = os.path.join(root, train)
+        val_root = os.path.join(root, val or train)
+        folders = list_classes(train_root)
+    if len(folders) < 2:
+        raise DataError(
+            f"{train_root} holds one class folder, '{folders[0]}', and a classifier needs two or more: give "
+            f"each class a folder of its own.\n{LAYOUT}"
+        )
+    found = OwnFolder(train_root, val_root, folders)
+    if not found.count_images(1, 0.5):
+        raise DataError(
+            f"{train_root} holds {len(folders)} class folders ({', '.join(folders[:5])}) but no images "
+            f"(looked for {' '.join(EXTENSIONS)}).\n{LAYOUT}"
+        )
+    return found
+
+
+def _first_of(names: tuple[str, ...], folders: list[str]) -> str | None:
+    # Of train and Train the first counts.
+    by_name = {folder.lower(): folder for folder in reversed(folders)}
+    return next((by_name[name] for name in names if name in by_name), None)
+
+
+def _find_packed(root: str) -> OwnFolder | None:
+    """The splits of a packed copy; None where the folder is none."""
+    train = os.path.join(root, _TRAIN[0])
+    val = os.path.join(root, _VAL[0])
+    if is_packed(root):
+        train = val = root
+    elif not is_packed(train):
+        return None
+    elif os.path.isdir(val) and not is_packed(val):
+        raise DataError(
+            f"{train} is a packed copy and {val} isn't: pack it too (tools/make_cache.py {val} ... "
+            "--tile-only keeps every pixel), or name both in a config" + zh("splits_packed_differently")
+        )
+    elif not is_packed(val):
+        val = train
+    packed = Packed(train)
+    return OwnFolder(train, val, packed.class_names, packed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 import os
@@ -21,7 +22,7 @@ from passl_sot.data.transforms.base import output_size
 from passl_sot.data.transforms.batch import build_batch_transforms
 from passl_sot.data.transforms.compose import build_transforms
 from passl_sot.imageio import jpeg
-from passl_sot.imageio.decode import open_image, read_file
+from passl_sot.imageio.decode import open_bytes, read_file
 from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.kernels import jit
 from passl_sot.imageio.lazy_image import LazyImage, as_array
@@ -39,9 +40,7 @@ class LabelledImages(Dataset):
 
     Args:
         root: Folder that paths start from.
-        paths: The files.
-        labels: Label of each, int64 [N]; without a meaning where there are several per image.
-        class_names: Name of each label.
+        labels: Label of each file, int64 [N]; without a meaning where there are several per image.
         transforms: List of transforms, one after the other; see `transforms`, `rand_augment`, `erasing`.
         apply_exif: Turn photographs upright by their EXIF orientation.
         batch_transforms: Steps for whole batches, in training: `Mixup`, and transforms of single images that
@@ -54,8 +53,6 @@ class LabelledImages(Dataset):
     Attributes:
         found_classes: Names of the classes that the data themselves hold; differs from `class_names` after
             `use_class_names`.
-        transforms: The `Compose` that each image passes through.
-        batch_stage: The `BatchStage` that batches pass through; None where there is none.
         output_hw: Height and width of all images in the end, or None where they depend on the file.
     """
 
@@ -93,10 +90,8 @@ class LabelledImages(Dataset):
                 "dataset.transforms must hold {name: Normalize}, which makes the model's float input: last, "
                 "or before RandomErasing; or it stands after Mixup in dataset.batch_transforms"
             )
-        steps: list[Any] = list(self.transforms.transforms)
-        if self.batch_stage is not None:
-            steps += self.batch_stage.transforms
-        self.output_hw = output_size(steps)
+        late = getattr(self.batch_stage, "transforms", [])
+        self.output_hw = output_size([*self.transforms.transforms, *late])
         self.apply_exif = apply_exif
 
     def __len__(self) -> int:
@@ -114,7 +109,7 @@ class LabelledImages(Dataset):
         """
         return as_array(self.open(index))
 
-    def stored(self, index: int) -> bytes:
+    def stored(self, index: int) -> bytes | memoryview:
         """The bytes of one image as they lie on disk; an ImageError where they can't be read."""
         return read_file(self.path(index))
 
@@ -123,7 +118,7 @@ class LabelledImages(Dataset):
         path = self.path(index)
         if self.channels in (1, 3):
             # Gray images too are RGB until the end: transforms of colors see what they were made for.
-            return open_image(path, apply_exif=self.apply_exif)
+            return open_bytes(self.stored(index), path, apply_exif=self.apply_exif)
         image = decode_multichannel(path)
         if image.shape[2] != self.channels:
             reason = f"has {image.shape[2]} channel(s), and dataset.channels is {self.channels}"
@@ -135,18 +130,14 @@ class LabelledImages(Dataset):
         return self.path(index)
 
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
-        """One sample; see `sample`."""
+        """As `sample`."""
         return self.sample(key)
 
     def sample(self, key: int | Key, out: np.ndarray | None = None) -> dict[str, Any]:
-        """One sample; `key` may be an index alone, `out` becomes its `image` if it fits.
+        """As of `Dataset`; `key` may be an index alone, `out` becomes the `image` if it fits.
 
-        Returns:
-            `image`, `label` (an integer, or float32 [C] of 0 and 1) and `index`. The image is float32
-            [3, H, W], or uint8 [H, W, 3] where it is `batch_transforms` that normalize.
-
-        Raises:
-            ImageError: The file can't be read.
+        `label` is an integer, or float32 [C] of 0 and 1; `image` is float32 [3, H, W], or uint8 [H, W, 3]
+        where it is `batch_transforms` that normalize. A file that can't be read is an ImageError.
         """
         if not isinstance(key, tuple):
             key = (0, key)
@@ -165,13 +156,9 @@ class LabelledImages(Dataset):
         return None
 
     def samples(self, keys: Sequence[Key], empty: Empty) -> dict[str, np.ndarray] | None:
-        """The samples of many keys at once, as arrays [B, ...].
+        """The samples of many keys at once, as arrays [B, ...]; a DataError where a transform can't do it.
 
-        Returns:
-            None where images have to be taken one by one: `stack` has none, or a transform can't work so.
-
-        Raises:
-            DataError: A transform can't do it.
+        None where images have to be taken one by one: `stack` has none, or a transform can't work so.
         """
         if not self.transforms.batched:
             return None
@@ -191,15 +178,10 @@ class LabelledImages(Dataset):
         return self.multi_hot[index].astype(np.float32)
 
     def batch(self, keys: Sequence[Key], read: Read, empty: Empty = np.empty) -> dict[str, np.ndarray]:
-        """A batch after all transforms, as of `Dataset`.
-
-        Raises:
-            DataError: Images differ in size, or a transform of batches failed.
-        """
-        try:
+        """As of `Dataset`; a DataError where images differ in size, or a transform of batches failed."""
+        joined = None
+        with contextlib.suppress(DataError):  # taken one by one they tell which image it is
             joined = self.samples(keys, empty)
-        except DataError:
-            joined = None  # taken one by one they tell which image it is
         if joined is None:
             joined = self._join(keys, read, empty)
         if self.batch_stage is None:
@@ -224,7 +206,13 @@ class LabelledImages(Dataset):
             memory = empty((len(keys), self.channels, *self.transforms.output_hw), np.float32)
             rows = list(memory)
         samples = [read(key, row) for key, row in zip(keys, rows, strict=True)]
-        _check_sizes(samples)
+        shapes = {sample["image"].shape: sample["index"] for sample in samples}
+        if len(shapes) > 1:
+            listed = ", ".join(f"{list(shape)} (image {index})" for shape, index in shapes.items())
+            raise DataError(
+                f"the images of a batch differ in size after the transforms: {listed}. Before Normalize they "
+                "need CenterCrop, RandomResizedCrop or Resize with size: [height, width]"
+            )
         images: Any = [sample["image"] for sample in samples]
         # A subclass may have put others in their place.
         if memory is not None and all(image is row for image, row in zip(images, rows, strict=True)):
@@ -307,22 +295,10 @@ class LabelledImages(Dataset):
             columns = np.zeros((len(self), len(class_names)), np.uint8)
             columns[:, table] = self.multi_hot
             self.multi_hot = columns
-        labels = self.labels.copy()  # it may be part of a file, mapped read-only
         # Wrong labels stay as they are, for the check before a run to name.
-        known = (labels >= 0) & (labels < len(table))
-        labels[known] = table[labels[known]]
-        self.labels = labels
+        known = (self.labels >= 0) & (self.labels < len(table))
+        self.labels = np.where(known, table[self.labels * known], self.labels)
         self.class_names = list(class_names)
-
-
-def _check_sizes(samples: Sequence[dict[str, Any]]) -> None:
-    shapes = {sample["image"].shape: sample["index"] for sample in samples}
-    if len(shapes) > 1:
-        listed = ", ".join(f"{list(shape)} (image {index})" for shape, index in shapes.items())
-        raise DataError(
-            f"the images of a batch differ in size after the transforms: {listed}. Before Normalize they "
-            "need CenterCrop, RandomResizedCrop or Resize with size: [height, width]"
-        )
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

@@ -49,18 +49,18 @@ class ListFile(LabelledImages):
         multi_label: bool | Literal["multi_hot"] = False,
     ):
         self.list_file = os.path.expanduser(list_file)
-        names = None
-        classes = None
+        names: list[str] = []
         if class_names is not None:
             names = read_class_names(os.path.expanduser(class_names))
-            classes = len(names)
         multi_hot = None
         if not multi_label:
             paths, labels = read_list(self.list_file)
             count = int(labels.max()) + 1
         else:
-            read = read_multi_hot if multi_label == "multi_hot" else read_labels
-            paths, multi_hot = read(self.list_file, classes)
+            lines = _parse(self.list_file, _read(self.list_file))
+            read = _read_multi_hot if multi_label == "multi_hot" else _read_labels
+            multi_hot = read(self.list_file, lines, len(names))
+            paths = StringTable(line.path for line in lines)
             labels = np.zeros(len(paths), np.int64)
             count = multi_hot.shape[1]
         super().__init__(
@@ -71,7 +71,7 @@ class ListFile(LabelledImages):
             transforms=transforms,
             batch_transforms=batch_transforms,
             apply_exif=apply_exif,
-            named=names is not None,
+            named=class_names is not None,
             channels=channels,
             multi_hot=multi_hot,
         )
@@ -88,12 +88,9 @@ class _Line(NamedTuple):
 
 
 def read_list(path: str) -> tuple[StringTable, np.ndarray]:
-    """Reads paths and labels of a list file.
+    """Reads paths (backslashes of Windows turned round) and labels, int64 [N], of a list file.
 
     A line is split at its last tab, or, where it has none, at its last space, so paths may hold spaces.
-
-    Returns:
-        Paths as written (backslashes of Windows turned round) and their labels, int64 [N], in order.
 
     Raises:
         DataError: The file can't be read, or a line is wrong; each fault is given as file:line.
@@ -146,33 +143,21 @@ def _read_plain(data: bytes) -> tuple[StringTable, np.ndarray] | None:
     digits = ends - last - 1
     if (last <= starts).any() or digits.min() < 1 or digits.max() > len(str(LARGEST_LABEL)):
         return None
-    labels = np.zeros(len(ends), np.int64)
-    for place in range(int(digits.max())):
-        there = place < digits
-        digit = text[last[there] + 1 + place] - np.uint8(ord("0"))  # below "0" it wraps around
-        if digit.max() > 9:
-            return None
-        labels[there] = 10 * labels[there] + digit
+    behind = np.zeros(len(text) + 1, bool)
+    for place in range(int(digits.max()) + 2):  # separator, label, end of line
+        behind[np.minimum(last + place, ends)] = True
+    behind = behind[:-1]
+    numbers = text[behind]
+    if not np.isin(numbers, np.frombuffer(b"0123456789\n" + separator, np.uint8)).all():
+        return None
+    labels = np.fromstring(numbers.tobytes(), np.int64, sep=" ")
     if labels.max() > LARGEST_LABEL:
         return None
-    kept = np.ones(len(text) + 1, bool)
-    for place in range(int(digits.max()) + 2):  # separator, label, end of line
-        kept[np.minimum(last + place, ends)] = False
-    return StringTable.from_parts(np.concatenate(([0], np.cumsum(last - starts))), text[kept[:-1]]), labels
+    return StringTable.from_parts(np.concatenate(([0], np.cumsum(last - starts))), text[~behind]), labels
 
 
-def read_labels(path: str, classes: int | None) -> tuple[StringTable, np.ndarray]:
-    """Reads paths and any number of labels for each: `path<tab>0,3`, or `path<tab>-` for none.
-
-    Without `classes`, the largest label tells how many there are.
-
-    Returns:
-        Paths, and uint8 [N, C] of 0 and 1.
-
-    Raises:
-        DataError: As of `read_list`.
-    """
-    lines = _parse(path, _read(path))
+def _read_labels(path: str, lines: list[_Line], classes: int) -> np.ndarray:
+    """Any number of labels for each line, uint8 [N, C]; `classes` is 0 where the largest label tells it."""
     labels = [[] if line.field == "-" else line.words() for line in lines]
     faults = []
     for line, words in zip(lines, labels, strict=True):
@@ -190,19 +175,18 @@ def read_labels(path: str, classes: int | None) -> tuple[StringTable, np.ndarray
     if not any(labels):
         raise DataError(f"{path} gives no image a label; a line is 'path 0,3'" + zh("list_without_labels"))
     last = max(map(int, itertools.chain(*labels)))
-    if classes is not None and last >= classes:
+    if classes and last >= classes:
         raise DataError(
             f"{path} has label {last}, and class_names holds {classes}" + zh("label_beyond_classes")
         )
     multi_hot = np.zeros((len(lines), classes or last + 1), np.uint8)
     for row, words in zip(multi_hot, labels, strict=True):
         row[list(map(int, words))] = 1
-    return StringTable(line.path for line in lines), multi_hot
+    return multi_hot
 
 
-def read_multi_hot(path: str, classes: int | None) -> tuple[StringTable, np.ndarray]:
-    """As `read_labels`, from a 0 or 1 for every class: `path<tab>0,1,0,0,1`, PaddleClas's format."""
-    lines = _parse(path, _read(path))
+def _read_multi_hot(path: str, lines: list[_Line], classes: int) -> np.ndarray:
+    """As `_read_labels`, from a 0 or 1 for every class."""
     rows = [line.words() for line in lines]
     width = len(rows[0])
     faults = []
@@ -218,12 +202,12 @@ def read_multi_hot(path: str, classes: int | None) -> tuple[StringTable, np.ndar
                 + zh("label_counts_differ")
             )
     stop_at(faults, f"lines of {path}")
-    if classes not in (None, width):
+    if classes not in (0, width):
         raise DataError(
             f"{path} has {width} zeros and ones a line, and class_names holds {classes}"
             + zh("label_count_not_class_count")
         )
-    return StringTable(line.path for line in lines), np.array(rows).astype(np.uint8)
+    return np.array(rows).astype(np.uint8)
 
 
 def _parse(path: str, data: bytes) -> list[_Line]:
@@ -233,8 +217,7 @@ def _parse(path: str, data: bytes) -> list[_Line]:
         if not line.startswith("#"):
             # From the right, as paths hold spaces and labels do not.
             name, _, field = line.rpartition("\t" if "\t" in line else " ")
-            if os.sep == "/":  # a list written on Windows is read elsewhere too
-                name = name.replace("\\", "/")
+            name = name.replace("\\", "/")  # of a list that was written on Windows
             found.append(_Line(f"{path}:{number}", line, name.strip(), field.strip()))
     if not found:
         raise DataError(f"{path} lists no images; a line is 'path label'" + zh("list_is_empty"))

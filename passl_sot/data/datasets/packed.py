@@ -12,10 +12,11 @@ from passl_sot.config import Range, zh
 from passl_sot.data.datasets.base import DATASETS
 from passl_sot.data.datasets.folders import VAL_SHARE, choose_part
 from passl_sot.data.datasets.labelled import LabelledImages
+from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError
 from passl_sot.data.packed.format import Packed
 from passl_sot.data.transforms.image import TRANSFORMS
-from passl_sot.imageio.decode import open_bytes, upright
+from passl_sot.imageio.decode import upright
 from passl_sot.imageio.lazy_image import LazyImage, as_array
 
 _LOGGER = logging.getLogger("passl_sot.data")
@@ -52,8 +53,14 @@ class PackedImages(LabelledImages):
         names = packed.names
         labels = packed.labels
         if part != "all":
-            self._items = np.array(_part(packed, part, val_share), np.int64)
-            names = names.select(self._items)
+            if packed.multi_hot is not None:
+                raise DataError(
+                    f"{packed.folder} has several labels per image, so no share of each class can be held "
+                    "out: pack a list for train and one for val" + zh("part_multi_label")
+                )
+            paths = [names[i] for i in range(len(names))]
+            self._items = choose_part(paths, labels, packed.class_names, part, val_share)
+            names = StringTable(paths[i] for i in self._items)
             labels = labels[self._items]
         super().__init__(
             root=packed.folder,
@@ -77,34 +84,40 @@ class PackedImages(LabelledImages):
                 *self.output_hw,
             )
 
+    def _item(self, index: int) -> int:
+        return int(index) if self._items is None else int(self._items[index])
+
+    def _pixels(self, item: int) -> np.ndarray | None:
+        shapes = self.packed.shapes
+        if shapes is None or not shapes[item, 0]:
+            return None
+        return np.frombuffer(self.packed.view(item), np.uint8).reshape(*shapes[item].tolist(), 3)
+
     def path(self, index: int) -> str:
         """Where one image is: shard, place in it, and its name before."""
         return self.packed.path(self._item(index))
 
     def read(self, index: int) -> np.ndarray:
         """As of `LabelledImages`; its checksum is compared."""
-        if self.packed.shapes is not None:
-            self.packed.check(self._item(index))
+        item = self._item(index)
+        if self._pixels(item) is not None:
+            self.packed.check(item)
         return as_array(self.open(index))
 
-    def _item(self, index: int) -> int:
-        return int(index) if self._items is None else int(self._items[index])
-
-    def stored(self, index: int) -> bytes:
-        """The bytes of one image: those of a file, or its pixels."""
-        return bytes(self.packed.view(self._item(index)))
+    def stored(self, index: int) -> memoryview:
+        """The bytes of one image: those of a file, compared with their checksum, or its pixels."""
+        item = self._item(index)
+        if self._pixels(item) is None:
+            self.packed.check(item)
+        return self.packed.view(item)
 
     def open(self, index: int) -> LazyImage:
         """As `read`, but decodes no more than is then asked for; the checksum of pixels isn't compared."""
         item = self._item(index)
-        packed = self.packed
-        if packed.shapes is not None and packed.orientations is not None and packed.shapes[item, 0]:
-            image = np.frombuffer(packed.view(item), np.uint8).reshape(*packed.shapes[item].tolist(), 3)
-            if self.apply_exif:
-                image = upright(image, int(packed.orientations[item]))
-            return image
-        packed.check(item)
-        return open_bytes(packed.view(item), packed.path(item), apply_exif=self.apply_exif)
+        image = self._pixels(item)
+        if image is None:
+            return super().open(index)
+        return upright(image, int(self.packed.orientations[item])) if self.apply_exif else image
 
     def stack(self, indices: np.ndarray) -> np.ndarray | None:
         """As `LabelledImages.stack`: where all are pixels of one size, upright or not to be turned."""
@@ -113,13 +126,3 @@ class PackedImages(LabelledImages):
         if self._items is not None:
             indices = self._items[indices]
         return self.packed.stack(indices, self.apply_exif)
-
-
-def _part(packed: Packed, part: str, val_share: float) -> list[int]:
-    if packed.multi_hot is not None:
-        raise DataError(
-            f"{packed.folder} has several labels per image, so no share of each class can be held out: pack "
-            "a list for train and one for val" + zh("part_multi_label")
-        )
-    names = [packed.names[i] for i in range(len(packed))]
-    return choose_part(names, packed.labels.tolist(), packed.class_names, part, val_share)

@@ -40,10 +40,6 @@ class StringTable:
         """Where entries begin and end, int64 [N + 1], and their bytes, uint8."""
         return self._offsets, self._buffer
 
-    def select(self, indices: np.ndarray) -> StringTable:
-        """A table of some of the entries."""
-        return StringTable(self[index] for index in indices.tolist())
-
     def name_codes(self) -> np.ndarray:
         """A hash of each entry's file name, the part after the last "/", uint64 [N]."""
         codes = np.zeros(len(self), np.uint64)
@@ -67,13 +63,8 @@ class StringTable:
         return os.fsdecode(self._buffer[self._offsets[index] : self._offsets[index + 1]].tobytes())
 
 
-def natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
+def natural_key(name: str) -> tuple[list[str | int], str]:
     """Sort key by which digits inside names count as numbers: 0, 1, 2, 10; img2, img10."""
-    parts = _DIGITS.split(name)
-    key = []
-    for place, part in enumerate(parts):
-        if place % 2:  # digits, which split leaves at every second place
-            key.append((0, int(part), ""))
-        elif part:
-            key.append((1, 0, part))
-    return tuple(key), name  # the name decides between 1 and 01
+    # Every second part is digits, so that a number is never compared with a text.
+    parts = [int(part) if place % 2 else part for place, part in enumerate(_DIGITS.split(name))]
+    return parts, name  # the name decides between 1 and 01

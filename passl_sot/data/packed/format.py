@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import functools
 import json
 import mmap
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from passl_sot.config import zh
 from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError
 from passl_sot.imageio.errors import ImageError
+from passl_sot.utils.files import replace_atomically
 
 INDEX = "index.bin"
 PLAN = "packing.json"
@@ -59,30 +60,17 @@ def is_packed(folder: str) -> bool:
 def write_index(path: str, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Writes an index."""
     places: dict[str, list[Any]] = {}
-    at = 0
+    blocks: list[bytes] = []
     for name, array in arrays.items():
-        places[name] = [array.dtype.str, list(array.shape), at]
-        at += -(-array.nbytes // _ALIGNED) * _ALIGNED
+        places[name] = [array.dtype.str, list(array.shape), sum(map(len, blocks))]
+        data = np.ascontiguousarray(array).tobytes()
+        blocks.append(data + bytes(-len(data) % _ALIGNED))
     # ASCII: names of files that aren't UTF-8 survive as escapes.
     text = json.dumps({**header, "arrays": places}).encode("ascii")
     text += b" " * (-(_START.size + len(text)) % _ALIGNED)
-    parts = [text]
-    for array in arrays.values():
-        parts += [np.ascontiguousarray(array).tobytes(), bytes(-array.nbytes % _ALIGNED)]
-    checksum = 0
-    for part in parts:
-        checksum = zlib.crc32(part, checksum)
-    _write_whole(path, [_START.pack(_MAGIC, VERSION, checksum, len(text)), *parts])
-
-
-def _write_whole(path: str, parts: Iterable[bytes]) -> None:
-    # Under another name at first: whoever finds a file by its own finds a whole one.
-    temporary = f"{path}.part"
-    with open(temporary, "wb") as file:
-        file.writelines(parts)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    body = b"".join([text, *blocks])
+    start = _START.pack(_MAGIC, VERSION, zlib.crc32(body), len(text))
+    replace_atomically(Path(path), lambda file: file.writelines([start, body]))
 
 
 def read_index(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -118,7 +106,6 @@ class Packed:
 
     Attributes:
         header: What is said once: the recipe, `images`, `fingerprint`.
-        class_names: Name of each label.
         named: Whether the data say what their classes are called.
         names: Name of each image, relative to the folder it came from.
         labels: int64 [N].
@@ -133,24 +120,28 @@ class Packed:
 
     def __init__(self, folder: str):
         self.folder = folder
-        path = os.path.join(folder, INDEX)
-        if not os.path.isfile(path):
+        if not os.path.isfile(os.path.join(folder, INDEX)):
             raise DataError(_not_there(folder))
-        self.header, arrays = read_index(path)
+        self.header, arrays = read_index(os.path.join(folder, INDEX))
         self.class_names: list[str] = self.header["class_names"]
         self.named: bool = self.header["named"]
         self.names = StringTable.from_parts(arrays["name_ends"], arrays["names"])
         self.labels = arrays["labels"]
         self.multi_hot = arrays.get("multi_hot")
         self.shapes = arrays.get("shapes")
-        self.orientations = arrays.get("orientations")
+        self.orientations = arrays.get("orientations", np.zeros(0, np.uint8))
         self._ends = arrays["ends"]
         self._checksums = arrays["checksums"]
         self._firsts: list[int] = arrays["shard_firsts"].tolist()
-        self._maps: dict[int, memoryview] = {}
-        for number, size in enumerate(arrays["shard_sizes"].tolist()):
-            # A copy that was cut off is noticed at once; sizes are quick to compare, checksums aren't.
-            self._check_size(number, size)
+        # A copy that was cut off is noticed at once; sizes are quick to compare, checksums aren't.
+        sizes = arrays["shard_sizes"].tolist()
+        self._shards = [_map_shard(folder, number, size) for number, size in enumerate(sizes)]
+        self._turned = bool((self.orientations > 1).any())
+        # The shards, uint8 [N, bytes], if all images are pixels of one size; files have the size 0.
+        self._rows: list[np.ndarray] = []
+        if self.shapes is not None and self.shapes[0].all() and (self.shapes == self.shapes[0]).all():
+            size = int(self._ends[0])
+            self._rows = [np.frombuffer(shard, np.uint8).reshape(-1, size) for shard in self._shards]
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -168,7 +159,7 @@ class Packed:
         """The bytes of an image, unchecked, in the mapped file."""
         shard, place = self._place(index)
         start = int(self._ends[index - 1]) if place else 0
-        return self._map(shard)[start : int(self._ends[index])]
+        return self._shards[shard][start : int(self._ends[index])]
 
     def stack(self, items: np.ndarray, upright: bool) -> np.ndarray | None:
         """Pixels of the images `items`, int64 [B], as uint8 [B, H, W, 3], unchecked.
@@ -176,7 +167,7 @@ class Packed:
         Returns:
             None where images aren't pixels of one size or, for `upright`, any of the copy has to be turned.
         """
-        if self.shapes is None or self._rows is None or (upright and self._turned):
+        if self.shapes is None or not self._rows or (upright and self._turned):
             return None
         out = np.empty((len(items), *self.shapes[0].tolist(), 3), np.uint8)
         shards = np.searchsorted(self._firsts, items, side="right") - 1
@@ -185,24 +176,6 @@ class Packed:
         for row, shard, place in zip(rows, shards.tolist(), places.tolist(), strict=True):
             row[...] = self._rows[shard][place]
         return out
-
-    @functools.cached_property
-    def _rows(self) -> list[np.ndarray] | None:
-        # The shards, uint8 [N, bytes], if all images are pixels of one size; files have the size 0.
-        if self.shapes is None or not (self.shapes == self.shapes[0]).all() or not self.shapes[0].all():
-            return None
-        size = int(self._ends[0])
-        shards = range(len(self._firsts))
-        return [np.frombuffer(self._map(shard), np.uint8).reshape(-1, size) for shard in shards]
-
-    @functools.cached_property
-    def _turned(self) -> bool:
-        return self.orientations is not None and bool((self.orientations > 1).any())
-
-    def read(self, index: int) -> bytes:
-        """The bytes of an image, compared with their checksum."""
-        self.check(index)
-        return bytes(self.view(index))
 
     def check(self, index: int) -> None:
         """An ImageError where the bytes of an image aren't those that were packed, by their checksum."""
@@ -217,22 +190,19 @@ class Packed:
         shard = bisect.bisect_right(self._firsts, index) - 1
         return shard, index - self._firsts[shard]
 
-    def _map(self, number: int) -> memoryview:
-        if number not in self._maps:
-            self._maps[number] = map_file(os.path.join(self.folder, shard_name(number)))
-        return self._maps[number]
 
-    def _check_size(self, number: int, size: int) -> None:
-        path = os.path.join(self.folder, shard_name(number))
-        fault = "is missing"
-        if os.path.isfile(path):
-            fault = f"has {os.path.getsize(path)} bytes instead of {size}"
-            if os.path.getsize(path) == size:
-                return
-        raise DataError(
-            f"{path} {fault}: copy the whole folder again, or remove it and pack the data again"
-            + zh("shard_missing")
-        )
+def _map_shard(folder: str, number: int, size: int) -> memoryview:
+    path = os.path.join(folder, shard_name(number))
+    fault = "is missing"
+    if os.path.isfile(path):
+        shard = map_file(path)
+        if len(shard) == size:
+            return shard
+        fault = f"has {len(shard)} bytes instead of {size}"
+    raise DataError(
+        f"{path} {fault}: copy the whole folder again, or remove it and pack the data again"
+        + zh("shard_missing")
+    )
 
 
 def _not_there(folder: str) -> str:
@@ -255,11 +225,6 @@ def _not_there(folder: str) -> str:
     return f"{folder} isn't a packed copy (no {INDEX}): tools/make_cache.py DATA OUT makes one" + zh(
         "not_packed"
     )
-
-
-def write_plan(path: str, plan: Mapping[str, Any]) -> None:
-    """Writes the plan of a copy that is being made."""
-    _write_whole(path, [json.dumps({"version": VERSION, **plan}).encode("ascii")])
 
 
 def read_plan(path: str) -> dict[str, Any]:

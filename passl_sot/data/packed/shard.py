@@ -1,20 +1,30 @@
-"""One shard of a packed copy: written under another name, read again, described, and only then renamed."""
+"""The work of packing: shards, each written as a whole, by this process or by several."""
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
+import signal
+import tempfile
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from passl_sot.config import zh
+from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.errors import DataError
 from passl_sot.data.packed.format import map_file, read_index, shard_name, write_index
-from passl_sot.data.packed.record import Recipe, pack_image
-from passl_sot.data.packed.sources import Source
+from passl_sot.data.packed.record import Item, Recipe, pack_image
+from passl_sot.imageio.errors import ImageError
+from passl_sot.launch.supervisor import end_with_parent
+from passl_sot.utils.files import replace_atomically
 
 # Images in a shard: as many as make 64 shards, within bounds, but no more than 512 shards, since each process
 # that reads holds all of them open.
@@ -22,18 +32,17 @@ _LEAST = 256
 _MOST = 8192
 _SHARDS = 64
 _MOST_SHARDS = 512
-# After so many images progress is told.
-_STEP = 16
+_SAMPLE = 32  # images that each process measures
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """A dataset to be packed into a folder; can be sent to another process."""
 
-    source: Source
+    source: LabelledImages
     folder: str
     recipe: Recipe
-    fingerprint: str  # a hash of all that the shards depend on: those of another don't count
+    fingerprint: str = ""  # a hash of all that the shards depend on: those of another don't count
 
     @property
     def per_shard(self) -> int:
@@ -55,6 +64,44 @@ class Job:
         """Path of a shard; with the ending "note", of what is written about a finished one."""
         return os.path.join(self.folder, shard_name(number, ending))
 
+    def read(self, index: int) -> bytes:
+        """The bytes of an image; an ImageError where they can't be had."""
+        path = self.source.path(index)
+        # An empty file is as unreadable as a damaged one: it is kept. One that can't be opened ends the work.
+        if os.path.isfile(path) and not os.path.getsize(path):
+            return b""
+        return bytes(self.source.stored(index))
+
+    def pack(self, index: int) -> Item:
+        """The form of an image to be stored."""
+        return pack_image(self.read(index), self.source.path(index), self.recipe)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Numbers of at most so many of ``count`` images, evenly spread."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
+
+
+class Sample(NamedTuple):
+    """Figures of some of the images, for an estimate of all."""
+
+    sizes: list[int]  # bytes of each as it is stored
+    seconds: float  # that one takes on average
+
+
+def measure(job: Job, part: int, parts: int) -> Sample:
+    """Packs a sample of the images into a file without a name, as one of so many processes at a time."""
+    chosen = spread(len(job.source), _SAMPLE * parts)[part::parts]
+    with tempfile.TemporaryFile(dir=job.folder) as file:
+        # Once without being timed: loops may have to be compiled, which doesn't happen again.
+        file.write(job.pack(chosen[0]).data)
+        began = time.perf_counter()
+        sizes = [file.write(job.pack(index).data) for index in chosen]
+        file.flush()
+        os.fsync(file.fileno())  # the disk's time belongs to it
+        seconds = time.perf_counter() - began
+    return Sample(sizes=sizes, seconds=seconds / len(sizes))
+
 
 def finished_shard(job: Job, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
     """Header and arrays of a shard that was finished; None where it has to be written."""
@@ -69,50 +116,110 @@ def finished_shard(job: Job, number: int) -> tuple[dict[str, Any], dict[str, np.
     return header, arrays
 
 
-def write_shard(job: Job, number: int, tell: Callable[[int], None]) -> None:
-    """Packs the images of one shard; `tell` is called now and then with the number of images since.
+def write_shard(job: Job, number: int, tell: Callable[[int], Any]) -> None:
+    """Packs the images of one shard; `tell` is called with 1 after each.
 
     Raises:
         ImageError: A file can't be opened.
         DataError: The disk doesn't give back the bytes that were written.
-        OSError: It is full, for example.
     """
-    source = job.source
-    temporary = f"{job.file(number)}.part"
     images = job.images(number)
-    sizes = np.zeros(len(images), np.int64)
-    checksums = np.zeros(len(images), np.uint32)
-    shapes = np.zeros((len(images), 2), np.int32)
-    orientations = np.zeros(len(images), np.uint8)
+    rows = np.zeros(len(images), [("size", "i8"), ("crc", "u4"), ("shape", "i4", 2), ("orientation", "u1")])
     faults: list[str] = []
-    with open(temporary, "wb") as file:
+
+    def write(file: BinaryIO) -> None:
+        total = 0
         for place, index in enumerate(images):
-            item = pack_image(source.read(index), source.path(index), job.recipe)
+            item = job.pack(index)
             file.write(item.data)
-            sizes[place] = len(item.data)
-            checksums[place] = zlib.crc32(item.data)
-            shapes[place] = item.shape
-            orientations[place] = item.orientation
+            total = zlib.crc32(item.data, total)
+            rows[place] = (len(item.data), zlib.crc32(item.data), item.shape, item.orientation)
             if item.fault:
                 faults.append(item.fault)
-            if (place + 1) % _STEP == 0:
-                tell(_STEP)
-        tell(len(images) % _STEP)
+            tell(1)
         file.flush()
-        # Else the new name could survive a power failure, and the bytes not.
-        os.fsync(file.fileno())
-    # A faulty disk or memory is noticed now, not in the middle of a training.
-    ends = np.cumsum(sizes)
-    written = map_file(temporary)
-    again = [zlib.crc32(written[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
-    if again != checksums.tolist():
+        # A faulty disk or memory is noticed now, not in the middle of a training.
+        if zlib.crc32(map_file(file.name)) != total:
+            raise DataError(
+                f"{file.name}: reading gives other bytes than were written: the disk is faulty"
+                + zh("disk_faulty")
+            )
+        arrays = {"ends": np.cumsum(rows["size"]), "checksums": rows["crc"]}
+        if job.recipe.kind == "pixels":
+            arrays.update(shapes=rows["shape"], orientations=rows["orientation"])
+        header = {"fingerprint": job.fingerprint, "bytes": file.tell(), "faults": faults}
+        write_index(job.file(number, "note"), header, arrays)
+
+    replace_atomically(Path(job.file(number)), write)
+
+
+def work(
+    job: Job, shares: list[list[int]], begin: Callable[[list[Sample]], Any], tell: Callable[[int], Any]
+) -> None:
+    """Writes the shards of each process, in this one if there is one alone.
+
+    `begin` is called with the figures of each process before the work, `tell` with numbers of packed images.
+    """
+    if len(shares) == 1:
+        begin([measure(job, 0, 1)])
+        for number in shares[0]:
+            write_shard(job, number, tell)
+        return
+    # Forked processes would share locks of libraries with the threads of this one.
+    context = multiprocessing.get_context("spawn")
+    workers: dict[Any, Any] = {}  # by the pipe that their news come from
+    try:
+        for part in range(len(shares)):
+            ours, theirs = context.Pipe()
+            arguments = (job, shares, part, theirs, os.getpid())
+            worker = context.Process(target=_child, args=arguments, daemon=True)
+            worker.start()
+            workers[ours] = worker
+            theirs.close()  # so that the pipe ends with the process
+        begin([_news(*entry) for entry in workers.items()])
+        for pipe in workers:
+            with contextlib.suppress(ConnectionError):  # one that has died shows below
+                pipe.send(None)
+        busy = set(workers)
+        while busy:
+            for pipe in wait(busy):
+                news = _news(pipe, workers[pipe])
+                if news is None:
+                    busy.remove(pipe)
+                else:
+                    tell(news)
+    finally:
+        for worker in workers.values():
+            worker.kill()
+            worker.join()
+
+
+def _news(pipe: Any, worker: Any) -> Any:
+    """What a process has sent; errors are raised, that of one that was killed and could send none, too."""
+    try:
+        news = pipe.recv()
+    except (EOFError, ConnectionError):
+        worker.join()
         raise DataError(
-            f"{temporary}: reading gives other bytes than were written: the disk is faulty"
-            + zh("disk_faulty")
-        )
-    arrays: dict[str, np.ndarray] = {"ends": ends, "checksums": checksums}
-    if job.recipe.kind == "pixels":
-        arrays.update(shapes=shapes, orientations=orientations)
-    header = {"fingerprint": job.fingerprint, "bytes": int(sizes.sum()), "faults": faults}
-    write_index(job.file(number, "note"), header, arrays)
-    os.replace(temporary, job.file(number))
+            f"a packing process has ended (exit code {worker.exitcode}; -9 may be for lack of "
+            "memory): run the same command again, with fewer --processes if it ends again" + zh("packer_died")
+        ) from None
+    if isinstance(news, Exception):
+        raise news
+    return news
+
+
+# Sends its figures, waits, and sends the numbers of images packed and at last None, or an error.
+def _child(job: Job, shares: list[list[int]], part: int, pipe: Connection, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this one
+    end_with_parent(signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the system was told
+        return
+    try:
+        pipe.send(measure(job, part, len(shares)))
+        pipe.recv()
+        for number in shares[part]:
+            write_shard(job, number, pipe.send)
+        pipe.send(None)
+    except (DataError, ImageError, OSError) as error:
+        pipe.send(error)

@@ -2,54 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
+import itertools
 import os
-from dataclasses import dataclass
+import tarfile
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 
 from passl_sot.config import zh
-from passl_sot.data.datasets.folders import ImageFolder
+from passl_sot.data.datasets.folders import EXTENSIONS, ImageFolder, find_splits
 from passl_sot.data.datasets.labelled import LabelledImages
-from passl_sot.data.datasets.list_files import ListFile, read_class_names
-from passl_sot.data.datasets.splits import find_splits
-from passl_sot.data.datasets.string_table import StringTable
+from passl_sot.data.datasets.list_files import LARGEST_LABEL, ListFile, read_class_names
+from passl_sot.data.datasets.packed import PackedImages
+from passl_sot.data.datasets.string_table import StringTable, natural_key
 from passl_sot.data.errors import DataError
-from passl_sot.data.packed.format import Packed, is_packed
-from passl_sot.data.packed.webdataset import TarImages, find_tars, scan_tars
-from passl_sot.imageio.decode import read_file
+from passl_sot.data.packed.format import is_packed
+from passl_sot.imageio.errors import ImageError
 
+_TAR = ".tar"
 # Beside tar files, the names of their classes.
 _CLASS_NAMES = "class_names.txt"
 # A dataset needs one; no image passes through it here.
 _NO_TRANSFORMS = [{"name": "Normalize"}]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Labelled image files, wherever they are; can be sent to another process."""
-
-    store: _Files | Packed | TarImages  # their names, bytes, and places
-    labels: np.ndarray  # int64 [N]
-    multi_hot: np.ndarray | None = None  # uint8 [N, C] where images may have several labels
-    class_names: list[str]
-    named: bool  # whether the data say what their classes are called
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def read(self, index: int) -> bytes:
-        """The bytes of an image."""
-        return self.store.read(index)
-
-    def path(self, index: int) -> str:
-        """Where an image is, for messages."""
-        return self.store.path(index)
-
-
 def splits_of(data: str, out: str) -> list[tuple[str, str]]:
     """The splits of a user's data: the place of each below `out` ("" for the only one), and its path."""
-    found = _splits_of(os.path.expanduser(data))
+    data = os.path.expanduser(data)
+    found = [("", data)]
+    if os.path.isdir(data) and not is_packed(data) and not find_tars(data):
+        inside = [(name, os.path.join(data, name)) for name in ("train", "val")]
+        if any(is_packed(path) or find_tars(path) for _, path in inside):
+            found = [(name, path) for name, path in inside if os.path.isdir(path)]
+        else:
+            own = find_splits(data)
+            if own.train != data:
+                found = [("train", own.train)]
+            if not own.held_out:
+                found.append(("val", own.val))
     for _, path in found:
         if os.path.isdir(path) and f"{os.path.realpath(out)}/".startswith(f"{os.path.realpath(path)}/"):
             raise DataError(
@@ -58,54 +51,42 @@ def splits_of(data: str, out: str) -> list[tuple[str, str]]:
     return found
 
 
-def _splits_of(data: str) -> list[tuple[str, str]]:
-    if not os.path.isdir(data) or is_packed(data) or find_tars(data):
-        return [("", data)]
-    inside = [(name, os.path.join(data, name)) for name in ("train", "val")]
-    if any(is_packed(path) or find_tars(path) for _, path in inside):
-        return [(name, path) for name, path in inside if os.path.isdir(path)]
-    found = find_splits(data)
-    if found.train == data:
-        return [("", data)]
-    splits = [("train", found.train), ("val", found.val)]
-    return splits[:1] if found.held_out else splits
-
-
 def open_source(
     data: str,
     *,
     dataroot: str = ".",
     class_names: str | None = None,
     multi_label: bool | Literal["multi_hot"] = False,
-) -> Source:
+) -> LabelledImages:
     """One split, with the classes and their numbers that training on it would have.
 
-    Args:
-        data: Folder of classes, list file, tar files, or packed copy.
-        dataroot: Folder that the paths of a list file start from.
-        class_names: File with the names of the classes of a list or of tar files.
-        multi_label: As for `ListFile`.
+    `data` is a folder of classes, list file, tar files, or packed copy; the rest is as for `ListFile`, and
+    `class_names` for tar files too.
 
     Raises:
         DataError: It isn't there, holds no images, or labels without a class.
     """
     tars = find_tars(data)
+    source: LabelledImages
     if tars:
-        source = _from_tars(tars, class_names)
+        source = TarImages(tars, class_names)
     elif os.path.isdir(data) and is_packed(data):
-        source = _from_packed(Packed(data))
+        source = PackedImages(dataroot=data, transforms=_NO_TRANSFORMS)
+        if source.packed.shapes is not None:
+            raise DataError(
+                f"{source.root} holds pixels (--raw), not files: name the data that it was made of"
+                + zh("raw_as_source")
+            )
     elif os.path.isdir(data):
-        folder = ImageFolder(dataroot=data, transforms=_NO_TRANSFORMS)
-        source = _source(_Files(folder.root, folder.paths), folder)
+        source = ImageFolder(dataroot=data, transforms=_NO_TRANSFORMS)
     else:
-        listed = ListFile(
+        source = ListFile(
             dataroot=dataroot,
             list_file=data,
             transforms=_NO_TRANSFORMS,
             class_names=class_names,
             multi_label=multi_label,
         )
-        source = _source(_Files(listed.root, listed.paths), listed)
     wrong = np.flatnonzero(source.labels >= len(source.class_names))
     if len(wrong):
         first = int(wrong[0])
@@ -116,48 +97,125 @@ def open_source(
     return source
 
 
-# Sent to other processes in place of the dataset, whose transforms needn't be.
-@dataclass(frozen=True)
-class _Files:
-    root: str
-    names: StringTable
+def find_tars(data: str) -> list[str]:
+    """The tar files that a path names: itself, those of a folder, or those that fit a pattern (`a-*.tar`)."""
+    if os.path.isdir(data):
+        names = [name for name in os.listdir(data) if name.endswith(_TAR) and not name.startswith(".")]
+        return [os.path.join(data, name) for name in sorted(names, key=natural_key)]
+    if not data.endswith(_TAR):
+        return []
+    if os.path.exists(data):
+        return [data]
+    found = sorted(glob.glob(data), key=natural_key)
+    if not found:
+        raise DataError(f"{data}: no such tar file" + zh("no_tar"))
+    return found
 
-    def read(self, index: int) -> bytes:
-        path = self.path(index)
-        # An empty file is as unreadable as a damaged one: it is kept. One that can't be opened ends the work.
-        if os.path.isfile(path) and not os.path.getsize(path):
-            return b""
-        return read_file(path)
+
+class TarImages(LabelledImages):
+    """Images in tar files of WebDataset's format, read where they stand.
+
+    An image and its label are two members with one name and two endings. The name of a member up to the
+    first dot behind its last slash is the key of its sample; the rest is its ending: that of an image, or
+    `.cls` for the label as a number. Others are left out. Members of a sample follow each other.
+
+    Args:
+        tars: The files, at least one.
+        class_names: File with the names of the classes; by default `class_names.txt` beside the first tar
+            file, or numbers where there is none.
+
+    Raises:
+        DataError: A file or a sample isn't as it should be.
+    """
+
+    def __init__(self, tars: list[str], class_names: str | None):
+        self._tars = tars
+        paths: list[str] = []
+        labels: list[int] = []
+        places: list[tuple[int, int, int]] = []
+        for number, path in enumerate(tars):
+            for image, label in _samples(path):
+                paths.append(image.name)
+                labels.append(label)
+                places.append((number, image.offset_data, image.size))
+        if not paths:
+            raise DataError(f"{tars[0]}: no images (looked for {' '.join(EXTENSIONS)})" + zh("no_images"))
+        self._places = np.array(places, np.int64)
+        root = os.path.dirname(tars[0])
+        beside = os.path.join(root, _CLASS_NAMES)
+        if class_names is None and os.path.isfile(beside):
+            class_names = beside
+        names = [str(label) for label in range(max(labels) + 1)]
+        if class_names is not None:
+            names = read_class_names(os.path.expanduser(class_names))
+        super().__init__(
+            root=root,
+            paths=StringTable(paths),
+            labels=np.array(labels, np.int64),
+            class_names=names,
+            transforms=_NO_TRANSFORMS,
+            apply_exif=True,
+            named=class_names is not None,
+        )
+
+    def stored(self, index: int) -> bytes:
+        """As of `LabelledImages`; an ImageError where the tar file ends before."""
+        number, start, size = self._places[index].tolist()
+        with open(self._tars[number], "rb") as file:
+            file.seek(start)
+            data = file.read(size)
+        if len(data) != size:
+            raise ImageError(self.path(index), "the tar file ends inside of it" + zh("tar_truncated"))
+        return data
 
     def path(self, index: int) -> str:
-        return os.path.join(self.root, self.names[index])
+        """The tar file of an image and its name there."""
+        return f"{self._tars[int(self._places[index, 0])]} ({self.paths[index]})"
 
 
-def _source(store: _Files | Packed, data: LabelledImages | Packed) -> Source:
-    return Source(
-        store=store,
-        labels=data.labels,
-        multi_hot=data.multi_hot,
-        class_names=data.class_names,
-        named=data.named,
-    )
-
-
-def _from_packed(packed: Packed) -> Source:
-    if packed.shapes is not None:
+def _samples(path: str) -> Iterator[tuple[tarfile.TarInfo, int]]:
+    """Image and label of each sample of a tar file."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for key, members in itertools.groupby(tar, key=lambda member: _split(member.name)[0]):
+                images: list[tarfile.TarInfo] = []
+                labels: list[int] = []
+                for member in members:
+                    ending = _split(member.name)[1]
+                    if not member.isfile() or not os.path.basename(key):  # hidden files have no key
+                        continue
+                    if ending[ending.rfind(".") :] in EXTENSIONS:
+                        images.append(member)
+                    elif ending == ".cls":
+                        labels.append(_read_label(path, tar, member))
+                if len(images) > 1:
+                    raise DataError(f"{path}: sample {key} has two images" + zh("tar_sample"))
+                if images and not labels:
+                    raise DataError(f"{path}: sample {key} has no .cls" + zh("tar_sample"))
+                if images:
+                    yield images[0], labels[0]
+    except tarfile.TarError as error:
         raise DataError(
-            f"{packed.folder} holds pixels (--raw), not files: name the data that it was made of"
-            + zh("raw_as_source")
-        )
-    return _source(packed, packed)
+            f"{path} isn't a plain tar file, or it is damaged ({error}); unpack compressed ones first"
+            + zh("not_a_tar")
+        ) from error
 
 
-def _from_tars(tars: list[str], class_names: str | None) -> Source:
-    images = scan_tars(tars)
-    beside = os.path.join(os.path.dirname(tars[0]), _CLASS_NAMES)
-    if class_names is None and os.path.isfile(beside):
-        class_names = beside
-    names = [str(label) for label in range(int(images.labels.max()) + 1)]
-    if class_names is not None:
-        names = read_class_names(os.path.expanduser(class_names))
-    return Source(store=images, labels=images.labels, class_names=names, named=class_names is not None)
+def _split(name: str) -> tuple[str, str]:
+    """Key and ending, in small letters, of a member's name."""
+    folder, slash, base = name.rpartition("/")
+    stem, dot, ending = base.partition(".")
+    return folder + slash + stem, (dot + ending).lower()
+
+
+def _read_label(path: str, tar: tarfile.TarFile, member: tarfile.TarInfo) -> int:
+    file = tar.extractfile(member)
+    assert file is not None  # the member is a plain file
+    text = file.read()
+    with contextlib.suppress(ValueError):
+        label = int(text)
+        if 0 <= label <= LARGEST_LABEL:
+            return label
+    raise DataError(
+        f"{path}: {member.name} holds {text[:40]!r} instead of a class number" + zh("label_invalid")
+    )

@@ -15,87 +15,83 @@ import json
 import os
 import shutil
 import statistics
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from passl_sot.config import zh
+from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.errors import DataError, stop_at
-from passl_sot.data.packed.format import (
-    INDEX,
-    PLAN,
-    VERSION,
-    Packed,
-    read_index,
-    read_plan,
-    write_index,
-    write_plan,
-)
+from passl_sot.data.packed.format import INDEX, PLAN, VERSION, Packed, read_index, read_plan, write_index
 from passl_sot.data.packed.record import Recipe
-from passl_sot.data.packed.shard import Job, finished_shard
-from passl_sot.data.packed.sources import Source
-from passl_sot.data.packed.workers import Sample, spread, work
+from passl_sot.data.packed.shard import Job, Sample, finished_shard, spread, work
 from passl_sot.imageio.errors import ImageError
+from passl_sot.utils.files import replace_atomically
 
 _HASHED = 64  # images whose bytes tell other data of the same names
 _SHOWN = 10
+# What an unfinished copy has, and what a run that is killed leaves of the files that it was writing.
+_UNFINISHED = ("shard-*.note", PLAN)
+_INTERRUPTED = (".shard-*.tmp", f".{PLAN}.*.tmp", f".{INDEX}.*.tmp")
 # Errors of a disk without room.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def make_job(source: Source, folder: str, recipe: Recipe) -> Job:
+def make_job(source: LabelledImages, folder: str, recipe: Recipe) -> Job:
     """The job of packing `source` into `folder`, for `pack`; an ImageError where a file can't be opened."""
+    job = Job(source=source, folder=folder, recipe=recipe)
     facts = [VERSION, asdict(recipe), source.class_names, source.named]
     digest = hashlib.sha256(json.dumps(facts).encode("ascii"))
-    for array in (*source.store.names.parts(), source.labels, source.multi_hot):
+    for array in (*source.paths.parts(), source.labels, source.multi_hot):
         if array is not None:
             digest.update(np.ascontiguousarray(array).tobytes())
     # Names and labels don't tell apart two versions of a dataset; reading all of it would take as long as
     # packing it.
     for index in spread(len(source), _HASHED):
-        digest.update(source.read(index))
-    return Job(source=source, folder=folder, recipe=recipe, fingerprint=digest.hexdigest())
+        digest.update(job.read(index))
+    return replace(job, fingerprint=digest.hexdigest())
 
 
 def pack(
     job: Job, *, processes: int, command: str, say: Callable[[str], None], progress: bool = False
-) -> bool:
+) -> None:
     """Packs a dataset, or what an earlier run left of it.
 
     Args:
-        job: The dataset and the folder.
-        processes: How many work at a time.
         command: The command line that goes on with an interrupted run, for messages.
         say: Called with size and time before the work, and with the result.
-        progress: Draw a progress bar.
-
-    Returns:
-        Whether there was anything to do.
 
     Raises:
-        DataError: The folder holds something else, the disk is or will be full, or a file can't be opened.
+        DataError: The folder holds something else, or the disk is or will be full.
+        ImageError: A file can't be opened.
     """
     os.makedirs(job.folder, exist_ok=True)
     with _alone(job.folder):
+        _remove(job, _INTERRUPTED)
         if _complete(job):
-            _clean_up(job)
+            _remove(job, _UNFINISHED)  # of a run that was killed between the index and their removal
             say(f"{job.folder}: {len(job.source):,} images are packed already" + zh("packed_already"))
-            return False
+            return
         _claim(job, command)
         missing = [number for number in range(job.shards) if finished_shard(job, number) is None]
         shares = [missing[first::processes] for first in range(min(processes, len(missing)))]
-        with _explained(job.folder), tqdm(total=len(job.source), unit="img", disable=not progress) as bar:
-
-            def begin(samples: list[Sample]) -> None:
-                left = _announce(job, shares, samples, say)
-                bar.initial = bar.n = len(job.source) - left
-
-            if shares:
-                work(job, shares, begin, bar.update)
+        there = len(job.source) - sum(len(job.images(number)) for number in missing)
+        try:
+            with tqdm(total=len(job.source), initial=there, unit="img", disable=not progress) as bar:
+                if shares:
+                    work(job, shares, lambda samples: _announce(job, shares, samples, say), bar.update)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            # The system's own words don't say that finished shards stay.
+            raise DataError(
+                f"{job.folder}: {os.strerror(error.errno)}; {_size(shutil.disk_usage(job.folder).free)} are "
+                "free. Finished shards are kept: make room, and run the same command again" + zh("disk_full")
+            ) from error
         _finish(job, say)
-    return True
 
 
 def verify(folder: str, *, progress: bool = False) -> int:
@@ -158,17 +154,18 @@ def _claim(job: Job, command: str) -> None:
                 + zh("other_unfinished_packing")
             )
         return
-    others = sorted(name for name in os.listdir(job.folder) if name != f"{PLAN}.part")
+    others = sorted(os.listdir(job.folder))
     if others:
         raise DataError(
             f"{job.folder} holds other files, such as {others[0]}: choose a new folder"
             + zh("folder_not_empty")
         )
-    write_plan(path, {"fingerprint": job.fingerprint, "command": command})
+    plan = {"version": VERSION, "fingerprint": job.fingerprint, "command": command}
+    replace_atomically(Path(path), lambda file: file.writelines([json.dumps(plan).encode("ascii")]))
 
 
-def _announce(job: Job, shares: list[list[int]], samples: list[Sample], say: Callable[[str], None]) -> int:
-    """Says how large the result will be and how long it will take; returns the images left to pack."""
+def _announce(job: Job, shares: list[list[int]], samples: list[Sample], say: Callable[[str], None]) -> None:
+    """Says how large the result will be and how long it will take."""
     images = [sum(len(job.images(number)) for number in share) for share in shares]
     left = sum(images)
     count = len(job.source)
@@ -190,21 +187,6 @@ def _announce(job: Job, shares: list[list[int]], samples: list[Sample], say: Cal
     # The process with the most images ends last.
     seconds = statistics.fmean(sample.seconds for sample in samples) * max(images)
     say(f"about {_duration(seconds)} with {len(shares)} process(es); it may be interrupted any time")
-    return left
-
-
-@contextlib.contextmanager
-def _explained(folder: str) -> Iterator[None]:
-    # The system's own words don't say that finished shards stay.
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise DataError(
-            f"{folder}: {os.strerror(error.errno)}; {_size(shutil.disk_usage(folder).free)} are free. "
-            "Finished shards are kept: make room, and run the same command again" + zh("disk_full")
-        ) from error
 
 
 def _finish(job: Job, say: Callable[[str], None]) -> None:
@@ -220,29 +202,10 @@ def _finish(job: Job, say: Callable[[str], None]) -> None:
         notes.append(note)
     faults = [fault for header, _ in notes for fault in header["faults"]]
     sizes = [header["bytes"] for header, _ in notes]
-    _write_index(job, [arrays for _, arrays in notes], sizes)
-    _clean_up(job)
-    say(
-        f"{job.folder}: {len(job.source):,} images, {_size(sum(sizes))}, all checksums right"
-        + zh("packing_done")
-    )
-    if faults:
-        shown = "\n".join(faults[:_SHOWN])
-        say(f"{len(faults)} files can't be read as images, and are kept as they are:\n{shown}")
-
-
-def _clean_up(job: Job) -> None:
-    # Of an unfinished copy; also left by a run that was killed between the index and here.
-    for path in (*(job.file(number, "note") for number in range(job.shards)), os.path.join(job.folder, PLAN)):
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
-
-
-def _write_index(job: Job, notes: list[dict[str, np.ndarray]], sizes: list[int]) -> None:
     source = job.source
-    arrays = {name: np.concatenate([note[name] for note in notes]) for name in notes[0]}
+    arrays = {name: np.concatenate([note[name] for _, note in notes]) for name in notes[0][1]}
     arrays["labels"] = source.labels
-    arrays["name_ends"], arrays["names"] = source.store.names.parts()
+    arrays["name_ends"], arrays["names"] = source.paths.parts()
     arrays["shard_firsts"] = np.arange(job.shards, dtype=np.int64) * job.per_shard
     arrays["shard_sizes"] = np.array(sizes, np.int64)
     if source.multi_hot is not None:
@@ -255,6 +218,19 @@ def _write_index(job: Job, notes: list[dict[str, np.ndarray]], sizes: list[int])
         "fingerprint": job.fingerprint,
     }
     write_index(os.path.join(job.folder, INDEX), header, arrays)
+    _remove(job, _UNFINISHED)
+    say(
+        f"{job.folder}: {len(source):,} images, {_size(sum(sizes))}, all checksums right" + zh("packing_done")
+    )
+    if faults:
+        shown = "\n".join(faults[:_SHOWN])
+        say(f"{len(faults)} files can't be read as images, and are kept as they are:\n{shown}")
+
+
+def _remove(job: Job, patterns: Sequence[str]) -> None:
+    for pattern in patterns:
+        for path in Path(job.folder).glob(pattern):
+            path.unlink()
 
 
 def _size(count: float) -> str:
