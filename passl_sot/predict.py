@@ -75,7 +75,7 @@ class Predictor:
             FileNotFoundError: The folder or pattern holds no image.
             DataError: The list can't be read.
         """
-        if isinstance(images, str | Path) and _stands_for_many(images):
+        if isinstance(images, str | Path) and (os.path.exists(images) or glob.has_magic(str(images))):
             images = collect_images([str(images)])
         elif isinstance(images, str | Path | np.ndarray | Image.Image):
             images = [images]
@@ -141,13 +141,6 @@ def collect_images(arguments: Sequence[str]) -> list[str]:
             raise FileNotFoundError(complaint)
         files += sorted(found, key=natural_key)
     return files
-
-
-def _stands_for_many(path: str | Path) -> bool:
-    name = str(path)
-    if os.path.isfile(name):
-        return name.lower().endswith(".txt")
-    return os.path.isdir(name) or glob.has_magic(name)
 
 
 def _read_list(path: Path) -> list[str]:

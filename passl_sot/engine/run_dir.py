@@ -6,15 +6,13 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 import paddle
 
-from passl_sot.config import Document, zh
+from passl_sot.config import zh
 from passl_sot.tasks.base import check_card
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
@@ -40,14 +38,25 @@ class RunFolder:
         }
 
     def checkpoint_to_resume(self, resume: str | None) -> ckpt.Checkpoint | None:
-        """Reads the checkpoint that `--resume auto|PATH` means; None for a new run."""
-        if resume is None:
-            return None
-        if resume != "auto":
-            return ckpt.read_checkpoint(resume, check_card)
-        saved = self.latest()
-        if saved is None:
-            log.info("nothing to resume in %s: a new run", self.path)
+        """Reads the checkpoint that `--resume auto|PATH` means; None for a new run.
+
+        Raises:
+            CheckpointError: It can't be read; or the folder holds another run, which this one would cover.
+        """
+        saved = None
+        if resume == "auto":
+            saved = self.latest()
+            if saved is None:
+                log.info("nothing to resume in %s: a new run", self.path)
+        elif resume is not None:
+            saved = ckpt.read_checkpoint(resume, check_card)
+        # Resuming another folder's checkpoint begins a run here, which must not cover one.
+        own = saved is not None and saved.path.resolve().parent == self.path.resolve()
+        if (self.path / "last.safetensors").exists() and not own:
+            raise ckpt.CheckpointError(
+                f"{self.path} already holds a run: add --resume auto to go on with it, or keep it and write "
+                f"elsewhere with -o output_dir=DIR" + zh("folder_holds_run")
+            )
         return saved
 
     def latest(self) -> ckpt.Checkpoint | None:
@@ -55,7 +64,7 @@ class RunFolder:
         return ckpt.find_latest(self.path, log.warning, check_card)
 
     def claim(self) -> None:
-        """Makes the folder, sees that it can be written to, and keeps other runs out until this one ends.
+        """Makes the folder, sees that it can be written to, and keeps other runs out until `close`.
 
         Raises:
             CheckpointError: It can't be written to, or another process trains in it.
@@ -77,43 +86,23 @@ class RunFolder:
                 f"-o output_dir=DIR" + zh("folder_in_use")
             ) from error
 
-    @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Gives the folder free when a `with` block ends."""
-        try:
-            yield
-        finally:
-            if self._lock:
-                self._lock.close()
+    def close(self) -> None:
+        """Lets other runs in."""
+        if self._lock:
+            self._lock.close()
 
     def repair_best(self, saved: ckpt.Checkpoint) -> None:
-        """Gives `best` its file where a kill came between saving the best epoch and naming it so."""
+        """Gives `best` its file, as a kill may have come between saving the best epoch and naming it so."""
         progress = saved.meta["progress"]
-        best_step = progress.get("best_step")
-        if progress["step"] != best_step:
-            return  # the best epoch is an older one, whose file was written then
-        try:
-            stands = ckpt.read_checkpoint(self.best).meta["progress"]["step"] == best_step
-        except ckpt.CheckpointError:
-            stands = False
-        if not stands:
+        # Otherwise the best epoch is an older one, whose file was written then.
+        if progress["step"] == progress.get("best_step"):
             ckpt.copy_checkpoint(saved.path, self.best)
 
-    def refuse_to_overwrite(self, saved: ckpt.Checkpoint | None) -> None:
-        """Stops a run from replacing the checkpoints of another than the one it goes on with (`saved`)."""
-        # Resuming another folder's checkpoint begins a run here, which must not cover one.
-        own = saved is not None and saved.path.resolve().parent == self.path.resolve()
-        if (self.path / "last.safetensors").exists() and not own:
-            raise ckpt.CheckpointError(
-                f"{self.path} already holds a run: add --resume auto to go on with it, or keep it and write "
-                f"elsewhere with -o output_dir=DIR" + zh("folder_holds_run")
-            )
-
-    def record(self, experiment: Document, overrides: tuple[str, ...], world_size: int) -> None:
+    def record(self, config: str, overrides: tuple[str, ...], world_size: int) -> None:
         """Writes `config.yaml` (resolved) and `run.json` (command, versions, commit)."""
         ckpt.remove_leftovers(self.path)
         with ckpt.explained(self.path / "config.yaml") as path:
-            path.write_text(experiment.dump(), encoding="utf-8")
+            path.write_text(config, encoding="utf-8")
         facts = {"command": sys.argv, "overrides": list(overrides), "processes": world_size, **self.info}
         with ckpt.explained(self.path / "run.json") as path:
             path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

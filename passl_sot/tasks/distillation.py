@@ -4,14 +4,15 @@ from typing import Literal
 
 import paddle
 
-from passl_sot.config import ConfigError, Fault, Positive, UnitIntervalByEpoch, value_of_epoch, zh
+from passl_sot.config import Fault, Positive, UnitIntervalByEpoch, value_of_epoch, zh
 from passl_sot.data import LabelledImages
+from passl_sot.data.schema import DataSection
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.heads.distilled import DistilledHead
 from passl_sot.modeling.losses import hard_distillation, soft_distillation
-from passl_sot.tasks.base import TASKS, Batch, Settings, placed
+from passl_sot.tasks.base import TASKS, Batch
 from passl_sot.tasks.classification import ClassificationTask
-from passl_sot.tasks.teacher import TeacherSection, build_teacher, normalization_of
+from passl_sot.tasks.teacher import TeacherSection, build_teacher
 
 
 @TASKS.register()
@@ -47,10 +48,10 @@ class DistillationTask(ClassificationTask):
         self.tau = tau
 
     @classmethod
-    def complaint(cls, settings: Settings) -> str:
+    def complaint(cls, training_mode: str) -> str:
         """As `Task.complaint`."""
         # In evaluation mode the two heads give one mean of logits, and each needs a loss of its own.
-        if settings.training_mode != "eval":
+        if training_mode != "eval":
             return ""
         return (
             "training_mode is 'eval', in which the two heads of a distilled model answer as one: take "
@@ -68,15 +69,10 @@ class DistillationTask(ClassificationTask):
             faults.append(Fault("model.head.name", message))
         return faults
 
-    def prepare(self, model: Classifier, train: LabelledImages, settings: Settings) -> None:
+    def prepare(self, model: Classifier, train: LabelledImages, section: DataSection) -> None:
         """As `Task.prepare`; builds the teacher."""
-        super().prepare(model, train, settings)
-        normalization = normalization_of(settings.dataloader.train.dataset)
-        try:
-            self.teacher = build_teacher(self.section, model, train.class_names, normalization)
-        except ConfigError as error:
-            # Faults of the teacher's own file know their place already.
-            raise placed(error.faults, settings) from error
+        super().prepare(model, train, section)
+        self.teacher = build_teacher(self.section, model, train.class_names, section.train.dataset)
 
     def set_epoch(self, epoch: int) -> None:
         """Follows the schedule of alpha."""

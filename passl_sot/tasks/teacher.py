@@ -6,17 +6,16 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from passl_sot.config import Config, ConfigError, Fault, NotEmpty, make_section, model_config, zh
+from passl_sot.config import ConfigError, Fault, NotEmpty, make_section, model_config, zh
 from passl_sot.data import TRANSFORMS
+from passl_sot.data.schema import DataSection
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.modeling.schema import ModelSection
+from passl_sot.modeling.schema import read_model
 from passl_sot.utils.logger import get_logger
 from passl_sot.weights import state
 from passl_sot.weights.checkpoint import CheckpointError, read_weights
 
 log = get_logger()
-# Mean and std of each channel.
-Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 _PATH = "task.teacher"
 
 
@@ -38,13 +37,13 @@ def build_teacher(
     section: TeacherSection,
     student: Classifier,
     class_names: Sequence[str],
-    normalization: Normalization | None,
+    dataset: Mapping[str, Any],
 ) -> Classifier:
     """The teacher with its weights, frozen, in evaluation mode.
 
     Args:
         class_names: The student's classes in label order.
-        normalization: Of the images that both get, where it is known.
+        dataset: The `dataset:` of the images that both get.
 
     Raises:
         ConfigError: No weights are named; or classes, input size, channels or normalization differ from the
@@ -58,8 +57,7 @@ def build_teacher(
             + zh("teacher_weights")
         )
         raise ConfigError([Fault(f"{_PATH}.weights", message)])
-    cfg = model_config(section.config)
-    teacher = make_section(ModelSection, cfg["model"]).build()
+    teacher = read_model(section.config).build()
     # By the models alone, before weights are read, which may take a while.
     faults = _misfits(teacher, student, section.config)
     if faults:
@@ -71,7 +69,7 @@ def build_teacher(
             f"the teacher {section.weights} was trained on the classes {known[:8]}, the data have "
             f"{list(class_names)[:8]}" + zh("teacher_class_names")
         )
-    _check_normalization(section, meta.get("preprocessing"), cfg, normalization)
+    _check_normalization(section, meta.get("preprocessing"), dataset)
     state.load_model(teacher, arrays, str(section.weights))
     teacher.eval()  # for good: the trainer's modes reach the student alone
     for parameter in teacher.parameters():
@@ -79,8 +77,8 @@ def build_teacher(
     return teacher
 
 
-def normalization_of(dataset: Mapping[str, Any]) -> Normalization | None:
-    """How a `dataset:` section, or a checkpoint's preprocessing, normalizes images; None if it doesn't."""
+def _normalization(dataset: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std by a `dataset:` section, or a checkpoint's preprocessing; None if it doesn't normalize."""
     for node in (*(dataset.get("transforms") or ()), *(dataset.get("batch_transforms") or ())):
         if node["name"] == "Normalize":
             built = TRANSFORMS.build(node)
@@ -90,14 +88,20 @@ def normalization_of(dataset: Mapping[str, Any]) -> Normalization | None:
 
 
 def _check_normalization(
-    section: TeacherSection, stored: Mapping[str, Any] | None, cfg: Config, ours: Normalization | None
+    section: TeacherSection, own: Mapping[str, Any] | None, dataset: Mapping[str, Any]
 ) -> None:
     """Compares the teacher's own images, by its checkpoint or its config, with those it will get."""
+    ours = _normalization(dataset)
     if ours is None:
         return
-    key = "weights" if stored else "config"
+    key = "weights"
+    if not own:
+        key = "config"
+        cfg = model_config(section.config)
+        if "dataloader" in cfg:
+            own = make_section(DataSection, cfg["dataloader"]).val.dataset
     source = str(getattr(section, key))
-    theirs = normalization_of(stored or cfg.get("dataloader", {}).get("val", {}).get("dataset", {}))
+    theirs = _normalization(own or {})
     if theirs is None:
         log.warning(
             "%s: neither the weights nor the config %s say how the teacher's images are normalised; see that "
