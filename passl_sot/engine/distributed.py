@@ -196,7 +196,6 @@ def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World
 
     Args:
         device: "auto", "cpu" or "gpu".
-        sharding: Its stage; 0 for none.
         limit: Seconds within which all processes must have joined.
 
     Raises:

@@ -20,9 +20,6 @@ def first_nonfinite(model: paddle.nn.Layer, inputs: tuple, items: str, world: Wo
         model: Without any distributed wrapper.
         inputs: Arguments of its call.
         items: A word for them, such as "images".
-
-    Returns:
-        A phrase: the input, a weight, a layer's output, or that the forward pass is finite.
     """
     found = []
     if not _finite(inputs):

@@ -32,8 +32,7 @@ _FREE = (
 def accept_changes(saved: Checkpoint, now: dict, named: Sequence[str]) -> str:
     """Compares a run's settings with those that its checkpoint was written with.
 
-    The output folder, logs and the number of data workers may always differ, and so may the keys `named`; a
-    section stands for all below it.
+    Those of `_FREE` may always differ, and so may the keys `named`; a section stands for all below it.
 
     Returns:
         The accepted differences, a line each; "" where there are none.

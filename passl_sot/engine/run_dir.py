@@ -1,11 +1,14 @@
-"""A run's folder: its lock, its checkpoints and the record of how it came to be."""
+"""A run's folder: its lock, its checkpoints, its numbers and the record of how it came to be."""
 
 import fcntl
 import json
+import math
+import os
 import platform
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -22,13 +25,18 @@ log = get_logger()
 
 
 class RunFolder:
-    """`output_dir/<name of the config file>`: checkpoints, metrics, the resolved config and its origin."""
+    """`output_dir/<name of the config file>`: checkpoints, metrics, the resolved config and its origin.
+
+    The main process claims it and writes its record; in the others `write` does nothing.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self.best = path / "best.safetensors"
         self.previous = path / "previous.safetensors"
         self._lock: TextIO | None = None
+        self._metrics: TextIO | None = None
+        self._visualdl = None
         self.info = {
             "version": __version__,
             "paddle": paddle.__version__,
@@ -87,9 +95,11 @@ class RunFolder:
             ) from error
 
     def close(self) -> None:
-        """Lets other runs in."""
-        if self._lock:
-            self._lock.close()
+        """Closes the records and lets other runs in."""
+        for file in (self._metrics, self._visualdl, self._lock):
+            with suppress(OSError):  # rows that can't be written were told of when they were
+                if file:
+                    file.close()
 
     def repair_best(self, saved: ckpt.Checkpoint) -> None:
         """Gives `best` its file, as a kill may have come between saving the best epoch and naming it so."""
@@ -106,6 +116,57 @@ class RunFolder:
         facts = {"command": sys.argv, "overrides": list(overrides), "processes": world_size, **self.info}
         with ckpt.explained(self.path / "run.json") as path:
             path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def open_metrics(self, resume_step: int | None, *, visualdl: bool) -> None:
+        """Begins `metrics.jsonl` and, if asked, VisualDL scalars of the same names and steps.
+
+        Rows after the update `resume_step` are dropped, so that a run that was cut off and resumed leaves one
+        growing step axis; None begins a new file.
+        """
+        path = self.path / "metrics.jsonl"
+        kept = []
+        if resume_step is not None and path.exists():
+            kept = [row for row in read_metrics(path) if row["step"] <= resume_step]
+        # Written beside and renamed: a kill leaves the old rows or the new ones.
+        temporary = path.with_suffix(".jsonl.tmp")
+        with ckpt.explained(path):
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            os.replace(temporary, path)
+        self._metrics = path.open("a", encoding="utf-8")
+        if not visualdl:
+            return
+        try:
+            from visualdl import LogWriter  # takes a second to import; eval and predict don't need it
+        except ImportError:
+            log.warning("no curves: pip install visualdl; %s is written all the same", path)
+        else:
+            self._visualdl = LogWriter(logdir=str(self.path / "visualdl"))
+
+    def write(self, kind: str, step: int, epoch: int, values: dict[str, float]) -> None:
+        """Appends one row to the metrics; `kind` ("train", "val", "val_ema") groups the curves."""
+        if self._metrics is None:
+            return
+        # JSON has no NaN; null keeps the row readable everywhere.
+        row = {"kind": kind, "step": step, "epoch": epoch, **values}
+        row.update({name: None for name, value in values.items() if not math.isfinite(value)})
+        with ckpt.explained(self.path / "metrics.jsonl"):
+            self._metrics.write(json.dumps(row) + "\n")
+            self._metrics.flush()  # a run that is killed has its rows
+        if self._visualdl:
+            for name, value in values.items():
+                self._visualdl.add_scalar(tag=f"{kind}/{name}", value=float(value), step=step)
+            self._visualdl.flush()
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The rows of a `metrics.jsonl`; a last line cut off by a kill is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
 
 
 def memory_gb() -> float:

@@ -18,7 +18,6 @@ from passl_sot.config import zh
 from passl_sot.engine.build import Parts
 from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import evaluate
-from passl_sot.engine.logging import Records
 from passl_sot.engine.nan_check import NonFiniteError, first_nonfinite
 from passl_sot.engine.resume import Fill, accept_changes, begin
 from passl_sot.engine.run_dir import RunFolder, memory_gb
@@ -78,7 +77,6 @@ class Trainer:
     ):
         self.experiment = experiment
         self.world = world
-        self.records = Records()
         self.folder = RunFolder(folder)
         if world.is_main:
             # Before anything is read: another run may be writing here.
@@ -112,7 +110,7 @@ class Trainer:
         if world.is_main and not self._complete():
             self.folder.record(experiment.dump(), overrides, world.size)
             step = self.progress.step if saved else None
-            self.records.open(self.folder.path, visualdl=experiment.log.visualdl, resume_step=step)
+            self.folder.open_metrics(step, visualdl=experiment.log.visualdl)
         self.best_by = self._choose_best_by()
         for line in self.parts.describe(self.folder.path):
             self._say("%s", line)
@@ -152,7 +150,7 @@ class Trainer:
         progress = self.progress
         epochs = self.experiment.epochs
         results = None
-        with self.stop.noted(), closing(self.folder), closing(self.records):
+        with self.stop.noted(), closing(self.folder):
             if self._complete():
                 self._say("already complete: %d of %d epochs", progress.epoch, epochs)
                 return self.evaluate()
@@ -307,7 +305,7 @@ class Trainer:
         epoch = self.progress.epoch
         line = f"epoch {epoch}/{self.experiment.epochs}"
         for kind, values in found.items():
-            self.records.write(f"val_{kind}", self.progress.step, epoch, values)
+            self.folder.write(f"val_{kind}", self.progress.step, epoch, values)
             line += f"  {kind} {values[self.task.score]:.2f}{self.task.words.unit}"
             if "loss" in values:  # a task's meter need not have one
                 line += f" (loss {values['loss']:.3f})"
@@ -329,7 +327,7 @@ class Trainer:
             "skipped": self.progress.skipped,
             "bad_files": len(self.train_loader.bad_files),
         }
-        self.records.write("train", self.progress.step, epoch + 1, values)
+        self.folder.write("train", self.progress.step, epoch + 1, values)
         self._say(
             f"epoch {epoch + 1}/{epochs}  update {update + 1}/{updates}  loss {values['loss']:.4f}  "
             f"lr {values['lr']:.2e}  {rate:.0f} {items}/s  data wait {100 * wait:.0f} %  "

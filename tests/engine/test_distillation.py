@@ -12,7 +12,7 @@ from passl_sot import create_model, list_models
 from passl_sot.config import Config, ConfigError
 from passl_sot.engine.build import placing
 from passl_sot.engine.distributed import World
-from passl_sot.engine.logging import read_metrics
+from passl_sot.engine.run_dir import read_metrics
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
 from passl_sot.tasks.base import build_task

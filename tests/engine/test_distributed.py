@@ -12,7 +12,7 @@ import pytest
 
 from passl_sot.config import ConfigError
 from passl_sot.engine.distributed import SyncBatchNorm2D, World, start, synchronize_batch_norm
-from passl_sot.engine.logging import read_metrics
+from passl_sot.engine.run_dir import read_metrics
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
 from passl_sot.nn.initializers import batch_norm

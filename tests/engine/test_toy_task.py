@@ -13,7 +13,7 @@ from passl_sot import Predictor, cli
 from passl_sot.config import ConfigError, Count, Fault
 from passl_sot.data import DATASETS, Dataset, ItemError
 from passl_sot.engine.distributed import World
-from passl_sot.engine.logging import read_metrics
+from passl_sot.engine.run_dir import read_metrics
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
 from passl_sot.modeling.backbones import BACKBONES
