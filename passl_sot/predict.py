@@ -189,8 +189,7 @@ def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
             _write_table(predictions, temporary)
         temporary.replace(path)
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 def _write_table(predictions: Sequence[Prediction], path: Path) -> None:

@@ -17,11 +17,7 @@ _PROBE = 4  # items of a training step that is measured
 
 
 def describe_run(experiment: Experiment, parts: Parts, world_size: int) -> list[str]:
-    """Takes two small training steps, which change the model, and extrapolates.
-
-    Returns:
-        Lines to print: parameter groups, size of the model, and estimates of memory and time.
-    """
+    """Lines on groups, size, memory and time, by two small training steps, which change the model."""
     task = parts.task
     batch_size = experiment.dataloader.train.sampler.batch_size
     items = min(batch_size, _PROBE)
