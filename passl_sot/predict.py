@@ -75,7 +75,7 @@ class Predictor:
             FileNotFoundError: The folder or pattern holds no image.
             DataError: The list can't be read.
         """
-        if isinstance(images, str | Path) and _stands_for_many(images):
+        if isinstance(images, str | Path) and (os.path.exists(images) or glob.has_magic(str(images))):
             images = collect_images([str(images)])
         elif isinstance(images, str | Path | np.ndarray | Image.Image):
             images = [images]
@@ -143,13 +143,6 @@ def collect_images(arguments: Sequence[str]) -> list[str]:
     return files
 
 
-def _stands_for_many(path: str | Path) -> bool:
-    name = str(path)
-    if os.path.isfile(name):
-        return name.lower().endswith(".txt")
-    return os.path.isdir(name) or glob.has_magic(name)
-
-
 def _read_list(path: Path) -> list[str]:
     data = path.read_bytes()
     readings: list[list[str]] = []
@@ -196,8 +189,7 @@ def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
             _write_table(predictions, temporary)
         temporary.replace(path)
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 def _write_table(predictions: Sequence[Prediction], path: Path) -> None:

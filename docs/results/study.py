@@ -163,7 +163,7 @@ def planned(args: argparse.Namespace, names: Sequence[str]) -> Iterator[tuple[st
 
 def run_one(folder: Path, overrides: Sequence[str], run: dict) -> int:
     """Trains one run, or goes on with it, and adds what its log says to `run`; the status of training."""
-    from passl_sot.engine.logging import read_metrics
+    from passl_sot.engine.run_dir import read_metrics
 
     began = time.process_time()
     status = train(["-c", str(CONFIG), "--resume", "auto", "-o", *overrides, f"output_dir={folder}"])

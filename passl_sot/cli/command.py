@@ -56,16 +56,16 @@ def importing() -> Iterator[None]:
         os.write(2, b"interrupted\n")
         os._exit(INTERRUPTED)
 
-    ours = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
     # A process that was started to ignore Ctrl-C, or handles it already, goes on doing so.
-    ours = ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if ours:
-        signal.signal(signal.SIGINT, leave)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, leave)
     try:
         yield
     finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, before)
 
 
 def guarded(run: Callable[[], int | None], *, paddle: bool = True) -> int:

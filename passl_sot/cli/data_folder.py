@@ -76,7 +76,5 @@ def _value(tree: Mapping[str, Any], path: str) -> Any:
     """The value at a dotted path of the unchecked file; None where there is none."""
     value: Any = tree
     for part in path.split("."):
-        if not isinstance(value, Mapping):
-            return None
-        value = value.get(part)
+        value = value.get(part) if isinstance(value, Mapping) else None
     return value

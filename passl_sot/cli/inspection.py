@@ -54,15 +54,13 @@ def _resolve(name: str, overrides: Sequence[str]) -> "tuple[Config, ConfigError 
         return get_config(path, overrides), None
     try:
         require_paddle()
+        with importing():
+            from passl_sot.engine.schema import load_config
+        load_config(path, overrides)
+        return get_config(path, overrides, free=True), None
     except MissingPaddleError as error:
         print(f"not checked: {error}", file=sys.stderr)
         return get_config(path, overrides), None
-    with importing():
-        from passl_sot.engine.schema import load_config
-
-    try:
-        load_config(path, overrides)
-        return get_config(path, overrides, free=True), None
     except ConfigError as error:
         try:
             return get_config(path, overrides), error

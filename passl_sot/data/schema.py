@@ -1,4 +1,4 @@
-"""The sections of `dataloader.train` and `dataloader.val` in a config."""
+"""The section `dataloader` of a config."""
 
 from __future__ import annotations
 
@@ -70,3 +70,11 @@ class SplitSection:
     sampler: SamplerSection
     dataset: Annotated[dict, DATASETS]  # where images and labels are, and the transforms of an image
     loader: LoaderSection = field(default_factory=LoaderSection)
+
+
+@dataclass(kw_only=True)
+class DataSection:
+    """`dataloader:` the two splits."""
+
+    train: SplitSection
+    val: SplitSection

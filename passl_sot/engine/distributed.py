@@ -12,18 +12,20 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import paddle
 import paddle.distributed as dist
+from paddle import nn
+from paddle.autograd import PyLayer
 from paddle.distributed import fleet
 from tqdm import tqdm
 
 from passl_sot.config import ConfigError, Fault, zh
-from passl_sot.engine.sync_batch_norm import synchronize_batch_norm
 from passl_sot.launch.process_group import JOIN_LIMIT, JoinError, check_gpu, choose_network, joining
+from passl_sot.nn.initializers import BatchNorm2D
 
 # Seconds: between two signs of life of a process, and without one until the others give it up.
 _ALIVE = 5.0
@@ -44,9 +46,8 @@ class World:
     machines: int = 1
     gloo: bool = False
     sharding: int = 0
-    _waits: int = field(default=0, repr=False)
-    _barriers: int = field(default=0, repr=False)
-    _asked: bool = field(default=False, repr=False)
+    _meetings: int = 0
+    _asked: bool = False
 
     @property
     def is_main(self) -> bool:
@@ -60,15 +61,14 @@ class World:
         self.barrier()
         return _all_reduce(paddle.to_tensor(array)).numpy()
 
-    def wait_for_main(self) -> None:
-        """Other processes wait here, without a time limit, until the main process has come by."""
+    def meet(self) -> None:
+        """Processes wait here, without a time limit, until all have come."""
         if self.size == 1:
             return
-        self._waits += 1
-        if self.is_main:
-            _add("passl_sot/main", 1)
-        else:
-            self._wait(lambda: _add("passl_sot/main", 0) >= self._waits)
+        self._meetings += 1
+        wanted = self._meetings * self.size
+        if _add("passl_sot/meeting", 1) < wanted:
+            self._wait(lambda: _add("passl_sot/meeting", 0) >= wanted)
 
     def any_rank(self, here: bool) -> bool:
         """Whether this was called with True on any process so far; nobody waits for the others."""
@@ -87,13 +87,9 @@ class World:
         return values
 
     def barrier(self) -> None:
-        """On gloo, processes wait here, without a time limit, until all have come."""
-        if self.size == 1 or not self.gloo:
-            return
-        self._barriers += 1
-        wanted = self._barriers * self.size
-        if _add("passl_sot/barrier", 1) < wanted:
-            self._wait(lambda: _add("passl_sot/barrier", 0) >= wanted)
+        """On gloo, as `meet`."""
+        if self.gloo:
+            self.meet()
 
     def synchronized(self, batches: Iterable[dict]) -> Iterator[dict]:
         """Gives training batches, of which every process has as many, when all processes have theirs."""
@@ -132,13 +128,13 @@ class World:
         return fleet.distributed_model(model), fleet.distributed_optimizer(optimizer)
 
     def synchronize_batch_norm(self, model: paddle.nn.Layer) -> None:
-        """Has BatchNorm layers take their statistics from the images of all processes."""
+        """Has BatchNorm layers take their statistics from the batches of all processes."""
         if self.size == 1:
             return
         if self.gloo:
             synchronize_batch_norm(model, _all_reduce)
         else:  # never run
-            paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
     def gather_dict(self, arrays: Callable[[], dict]) -> dict:
         """`arrays()` of the main process; with sharding, of all processes together."""
@@ -213,7 +209,6 @@ def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World
 
     Args:
         device: "auto", "cpu" or "gpu".
-        sharding: Its stage; 0 for none.
         limit: Seconds within which all processes must have joined.
 
     Raises:
@@ -267,3 +262,50 @@ def _choose_device(device: str) -> bool:
     else:
         paddle.set_device(f"gpu:{check_gpu(os.environ.get('FLAGS_selected_gpus', '0'), count)}")
     return gloo
+
+
+def synchronize_batch_norm(model: nn.Layer, reduce: Callable[[paddle.Tensor], paddle.Tensor]) -> int:
+    """Makes each BatchNorm2D inside an unwrapped model a `SyncBatchNorm2D`, and counts them.
+
+    `reduce` sums a tensor over all processes. Paddle's own layer has no CPU kernel.
+    """
+    layers = [layer for layer in model.sublayers() if isinstance(layer, nn.BatchNorm2D)]
+    for layer in layers:
+        # The same object with its tensors and names; code that looks for BatchNorm still finds it.
+        layer.__class__ = SyncBatchNorm2D
+        layer.reduce = reduce
+    return len(layers)
+
+
+class SyncBatchNorm2D(BatchNorm2D):
+    """BatchNorm whose mean and (biased) variance are those of the joined batch of all processes."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Args: x: ``[B, C, H, W]``; B may differ between processes. Returns: the same shape."""
+        if not self.training:
+            return super().forward(x)
+        # Two passes: the variance from squares of differences, as sums of squares would cancel.
+        size = paddle.full([1], x.size / x.shape[1], x.dtype)
+        sums = _Total.apply(paddle.concat([x.sum([0, 2, 3]), size]), self.reduce)
+        mean = sums[:-1] / sums[-1]
+        centered = x - mean.reshape([1, -1, 1, 1])
+        variance = _Total.apply(centered.square().sum([0, 2, 3]), self.reduce) / sums[-1]
+        with paddle.no_grad():
+            keep = self._momentum  # Paddle's: 1 minus PyTorch's
+            self._mean.set_value(self._mean * keep + mean * (1 - keep))
+            self._variance.set_value(self._variance * keep + variance * (1 - keep))
+        scale = self.weight * (variance + self._epsilon).rsqrt()
+        return centered * scale.reshape([1, -1, 1, 1]) + self.bias.reshape([1, -1, 1, 1])
+
+
+class _Total(PyLayer):
+    """The sum over all processes; each one's part is in the results of all, so gradients are summed too."""
+
+    @staticmethod
+    def forward(ctx, x, reduce):
+        ctx.reduce = reduce
+        return reduce(x.clone())
+
+    @staticmethod
+    def backward(ctx, grad):
+        return ctx.reduce(grad.clone())

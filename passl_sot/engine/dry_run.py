@@ -8,7 +8,7 @@ import paddle
 from passl_sot.engine.build import Parts
 from passl_sot.engine.run_dir import memory_gb
 from passl_sot.engine.schema import Experiment
-from passl_sot.engine.train_state import set_training_mode
+from passl_sot.engine.trainer import set_training_mode
 from passl_sot.modeling.stats import model_stats
 from passl_sot.optim.ema import ModelEMA
 from passl_sot.tasks.base import Batch
@@ -17,11 +17,7 @@ _PROBE = 4  # items of a training step that is measured
 
 
 def describe_run(experiment: Experiment, parts: Parts, world_size: int) -> list[str]:
-    """Takes two small training steps, which change the model, and extrapolates.
-
-    Returns:
-        Lines to print: parameter groups, size of the model, and estimates of memory and time.
-    """
+    """Lines on groups, size, memory and time, by two small training steps, which change the model."""
     task = parts.task
     batch_size = experiment.dataloader.train.sampler.batch_size
     items = min(batch_size, _PROBE)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from passl_sot.config import diff, zh
 from passl_sot.data.loader.build import load_split
-from passl_sot.engine.build import build_parts
+from passl_sot.engine.build import Parts
 from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.resume import Fill, accept_changes
@@ -22,12 +22,7 @@ log = get_logger()
 
 
 def train_run(experiment: Experiment, folder: Path, world: World, args, pretrained: Fill | None) -> None:
-    """Trains in `folder`.
-
-    Args:
-        args: The command line's `resume`, `resume_override`, `init_from`, `check_all_files`, `override`.
-        pretrained: Gives a new model the weights that `--pretrained` names.
-    """
+    """Trains in `folder`; `args` are the command line's, `pretrained` fills a model by `--pretrained`."""
     trainer = Trainer(
         experiment,
         folder,
@@ -47,11 +42,7 @@ def train_run(experiment: Experiment, folder: Path, world: World, args, pretrain
 
 
 def weights_to_evaluate(folder: Path, args) -> str:
-    """The checkpoint or weights that `--evaluate-only` means.
-
-    Raises:
-        CheckpointError: There is none in the run's folder.
-    """
+    """The checkpoint or weights that `--evaluate-only` means; a CheckpointError if there are none."""
     if args.init_from or args.resume != "auto":
         return args.init_from or args.resume
     saved = RunFolder(folder).latest()
@@ -63,7 +54,7 @@ def weights_to_evaluate(folder: Path, args) -> str:
 def check_run(experiment: Experiment, folder: Path, world: World, args, pretrained: Fill | None) -> None:
     """`--dry-run`: checks data, model and weights, and estimates the run's costs. Writes nothing.
 
-    The main process does it all; arguments are those of `train_run`, and `args.evaluate_only`.
+    Arguments are those of `train_run`.
 
     Raises:
         DataError: The data aren't laid out as the run needs them.
@@ -74,18 +65,16 @@ def check_run(experiment: Experiment, folder: Path, world: World, args, pretrain
     if not world.is_main:
         return
     # Alone: the other processes have left, and would be waited for without end.
-    parts = build_parts(experiment, World(), every_item=args.check_all_files, trial=True)
+    parts = Parts(experiment, World(), every_item=args.check_all_files, trial=True)
     train, val = parts.train_loader.dataset, parts.val_loader.dataset
     items = parts.task.describe_items(train)
     log.info("config and data are in order: %d training, %d validation %s", len(train), len(val), items)
-    _check_start(experiment, parts.model, folder, args, pretrained)
+    _check_start(experiment.to_dict(), parts.model, folder, args, pretrained)
     for line in describe_run(experiment, parts, world.size):
         log.info(line)
 
 
-def _check_start(
-    experiment: Experiment, model: Classifier, folder: Path, args, pretrained: Fill | None
-) -> None:
+def _check_start(settings: dict, model: Classifier, folder: Path, args, pretrained: Fill | None) -> None:
     """Tries the weights that the command line names."""
     if pretrained:
         pretrained(model)
@@ -100,7 +89,7 @@ def _check_start(
                 raise CheckpointError(f"nothing to evaluate: {folder} holds no checkpoint")
             log.info("nothing to resume in %s: it would be a new run", folder)
             return
-        changes = accept_changes(saved, experiment, args.resume_override)
+        changes = accept_changes(saved, settings, args.resume_override)
         state.load_model(model, saved.part("model"), str(saved.path))
         if changes:
             changes = f" with other settings:\n{changes}"
@@ -113,7 +102,6 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
     A checkpoint brings its own model, preprocessing and class names; the config brings the data.
 
     Args:
-        weights: A checkpoint or bare weights; the suffix may be left out.
         out: `metrics.json`; the task's tables and pictures are written beside it.
 
     Returns:
@@ -133,7 +121,7 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
         difference = diff(experiment.to_dict()["model"], card["config"]["model"])
         if difference:
             log.warning("the checkpoint's own model is used; it differs from the config's:\n%s", difference)
-    task = build_task(experiment)
+    task = build_task(experiment.task, experiment.loss)
     split = experiment.dataloader.val
     model = section.build()
     val = task.prepare_evaluation(model, split.dataset, card)
@@ -146,7 +134,7 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
         results[kind] = meter.result()
         if world.is_main:
             log.info("%s  %s", kind, "  ".join(f"{k} {v:.4g}" for k, v in results[kind].items()))
-    facts = {"weights": str(weights), "shown": shown}
+    facts = {"weights": weights, "shown": shown}
     report = {**facts, **results[shown], **results, **task.details(meter)}
     if out and world.is_main:
         files = task.write_files(meter, val, out.parent)

@@ -8,10 +8,6 @@ from passl_sot.engine.train_state import StopRequest
 from passl_sot.tasks.base import Meter, Task
 
 
-class EvaluationStopped(Exception):  # no error: it was asked for
-    """The processes were told to stop and have left an evaluation before its end."""
-
-
 @paddle.no_grad()
 def evaluate(
     model: paddle.nn.Layer,
@@ -22,19 +18,20 @@ def evaluate(
     description: str = "eval",
     rows: bool = False,
     stop: StopRequest | None = None,
-) -> Meter:
+) -> Meter | None:
     """Runs `model` over `loader` and adds the counts of all processes.
 
     Args:
         model: Left in the training mode it came in.
         loader: Gives each process its own part of the items, without repeats.
         rows: Keep each item's result in the meter.
-        stop: After a request to one of the processes, all stop after their current batch.
+        stop: After a request to one of the processes, all stop after their current batch; there is no result.
 
     Raises:
-        EvaluationStopped: One was told to stop.
         RuntimeError: The items counted are not the items of the dataset.
     """
+    # BatchNorm's statistics are each process's own, and all must evaluate one model.
+    world.broadcast_statistics(model)
     batches = world.bar(iterable=loader, desc=description)
     meter = task.meter(model, loader.dataset, rows=rows)
     training = model.training
@@ -49,7 +46,7 @@ def evaluate(
         model.train()
     # Some may have read their last batch when others were told.
     if stop is not None and world.sum(np.array([stopped], np.int64))[0]:
-        raise EvaluationStopped("the evaluation was stopped before its end")
+        return None
     meter.gather(world.sum)
     # Repeated or lost items would shift every score without a sign.
     if meter.items != len(loader.dataset):

@@ -5,8 +5,6 @@ import paddle
 from passl_sot.config import UserError
 from passl_sot.engine.distributed import World
 
-_BACKWARD = "the backward pass (all outputs of the forward pass are finite)"
-
 
 class NonFiniteError(UserError, RuntimeError):
     """The loss stayed non-finite; the message names where it begins."""
@@ -14,35 +12,14 @@ class NonFiniteError(UserError, RuntimeError):
     status = 1
 
 
-def _finite(value) -> bool:
-    if isinstance(value, paddle.Tensor):
-        return not paddle.is_floating_point(value) or bool(paddle.isfinite(value).all())
-    if isinstance(value, list | tuple):
-        return all(_finite(v) for v in value)
-    return True
-
-
-def first_of_all(model: paddle.nn.Layer, inputs: tuple, items: str, world: World) -> str:
-    """As `first_nonfinite`, for the process in which non-finite numbers begin; the same on all processes."""
-    found = world.gather_objects(first_nonfinite(model, inputs, items))
-    # Gradients are shared, so all have bad numbers, but the forward pass of one only.
-    for rank, phrase in enumerate(found):
-        if phrase != _BACKWARD and world.size > 1:
-            return f"{phrase} in process {rank}"
-    return found[0]
-
-
 @paddle.no_grad()
-def first_nonfinite(model: paddle.nn.Layer, inputs: tuple, items: str) -> str:
-    """Names the first place, in the order of computation, that is not finite.
+def first_nonfinite(model: paddle.nn.Layer, inputs: tuple, items: str, world: World) -> str:
+    """Names the first place, in the order of computation, that is not finite; the same on all processes.
 
     Args:
         model: Without any distributed wrapper.
         inputs: Arguments of its call.
         items: A word for them, such as "images".
-
-    Returns:
-        A phrase: the input, a weight, a layer's output, or that the forward pass is finite.
     """
     found = []
     if not _finite(inputs):
@@ -64,4 +41,16 @@ def first_nonfinite(model: paddle.nn.Layer, inputs: tuple, items: str) -> str:
     finally:
         for hook in hooks:
             hook.remove()
-    return (found or [_BACKWARD])[0]
+    # Gradients are shared, so all have bad numbers, but the forward pass of one only.
+    for rank, phrases in enumerate(world.gather_objects(found)):
+        if phrases:
+            return phrases[0] + f" in process {rank}" * (world.size > 1)
+    return "the backward pass (all outputs of the forward pass are finite)"
+
+
+def _finite(value) -> bool:
+    if isinstance(value, paddle.Tensor):
+        return not paddle.is_floating_point(value) or bool(paddle.isfinite(value).all())
+    if isinstance(value, list | tuple):
+        return all(_finite(v) for v in value)
+    return True

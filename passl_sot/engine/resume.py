@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from passl_sot.config import Document, did_you_mean, differences, leaves, nearest, zh
+from passl_sot.config import did_you_mean, differences, leaves, nearest, zh
 from passl_sot.engine.build import Parts
 from passl_sot.engine.schema import EMASection
 from passl_sot.engine.train_state import Progress
@@ -29,11 +29,10 @@ _FREE = (
 )
 
 
-def accept_changes(saved: Checkpoint, experiment: Document, named: Sequence[str]) -> str:
+def accept_changes(saved: Checkpoint, now: dict, named: Sequence[str]) -> str:
     """Compares a run's settings with those that its checkpoint was written with.
 
-    The output folder, logs and the number of data workers may always differ, and so may the keys `named`; a
-    section stands for all below it.
+    Those of `_FREE` may always differ, and so may the keys `named`; a section stands for all below it.
 
     Returns:
         The accepted differences, a line each; "" where there are none.
@@ -42,7 +41,6 @@ def accept_changes(saved: Checkpoint, experiment: Document, named: Sequence[str]
         CheckpointError: Others differ (it shows them), or a key is named that neither side has.
     """
     before = saved.meta["config"]
-    now = experiment.to_dict()
     known = {*leaves(before), *leaves(now)}
     for key in named:
         if not any(_below(place, (key,)) for place in known):

@@ -1,20 +1,21 @@
-"""A run's folder: its lock, its checkpoints and the record of how it came to be."""
+"""A run's folder: its lock, its checkpoints, its numbers and the record of how it came to be."""
 
 import fcntl
 import json
+import math
+import os
 import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 import paddle
 
-from passl_sot.config import Document, zh
+from passl_sot.config import zh
 from passl_sot.tasks.base import check_card
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
@@ -24,13 +25,18 @@ log = get_logger()
 
 
 class RunFolder:
-    """`output_dir/<name of the config file>`: checkpoints, metrics, the resolved config and its origin."""
+    """`output_dir/<name of the config file>`: checkpoints, metrics, the resolved config and its origin.
+
+    The main process claims it and writes its record; in the others `write` does nothing.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self.best = path / "best.safetensors"
         self.previous = path / "previous.safetensors"
         self._lock: TextIO | None = None
+        self._metrics: TextIO | None = None
+        self._visualdl = None
         self.info = {
             "version": __version__,
             "paddle": paddle.__version__,
@@ -40,14 +46,25 @@ class RunFolder:
         }
 
     def checkpoint_to_resume(self, resume: str | None) -> ckpt.Checkpoint | None:
-        """Reads the checkpoint that `--resume auto|PATH` means; None for a new run."""
-        if resume is None:
-            return None
-        if resume != "auto":
-            return ckpt.read_checkpoint(resume, check_card)
-        saved = self.latest()
-        if saved is None:
-            log.info("nothing to resume in %s: a new run", self.path)
+        """Reads the checkpoint that `--resume auto|PATH` means; None for a new run.
+
+        Raises:
+            CheckpointError: It can't be read; or the folder holds another run, which this one would cover.
+        """
+        saved = None
+        if resume == "auto":
+            saved = self.latest()
+            if saved is None:
+                log.info("nothing to resume in %s: a new run", self.path)
+        elif resume is not None:
+            saved = ckpt.read_checkpoint(resume, check_card)
+        # Resuming another folder's checkpoint begins a run here, which must not cover one.
+        own = saved is not None and saved.path.resolve().parent == self.path.resolve()
+        if (self.path / "last.safetensors").exists() and not own:
+            raise ckpt.CheckpointError(
+                f"{self.path} already holds a run: add --resume auto to go on with it, or keep it and write "
+                f"elsewhere with -o output_dir=DIR" + zh("folder_holds_run")
+            )
         return saved
 
     def latest(self) -> ckpt.Checkpoint | None:
@@ -55,7 +72,7 @@ class RunFolder:
         return ckpt.find_latest(self.path, log.warning, check_card)
 
     def claim(self) -> None:
-        """Makes the folder, sees that it can be written to, and keeps other runs out until this one ends.
+        """Makes the folder, sees that it can be written to, and keeps other runs out until `close`.
 
         Raises:
             CheckpointError: It can't be written to, or another process trains in it.
@@ -77,46 +94,79 @@ class RunFolder:
                 f"-o output_dir=DIR" + zh("folder_in_use")
             ) from error
 
-    @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Gives the folder free when a `with` block ends."""
-        try:
-            yield
-        finally:
-            if self._lock:
-                self._lock.close()
+    def close(self) -> None:
+        """Closes the records and lets other runs in."""
+        for file in (self._metrics, self._visualdl, self._lock):
+            with suppress(OSError):  # rows that can't be written were told of when they were
+                if file:
+                    file.close()
 
     def repair_best(self, saved: ckpt.Checkpoint) -> None:
-        """Gives `best` its file where a kill came between saving the best epoch and naming it so."""
+        """Gives `best` its file, as a kill may have come between saving the best epoch and naming it so."""
         progress = saved.meta["progress"]
-        best_step = progress.get("best_step")
-        if progress["step"] != best_step:
-            return  # the best epoch is an older one, whose file was written then
-        try:
-            stands = ckpt.read_checkpoint(self.best).meta["progress"]["step"] == best_step
-        except ckpt.CheckpointError:
-            stands = False
-        if not stands:
+        # Otherwise the best epoch is an older one, whose file was written then.
+        if progress["step"] == progress.get("best_step"):
             ckpt.copy_checkpoint(saved.path, self.best)
 
-    def refuse_to_overwrite(self, saved: ckpt.Checkpoint | None) -> None:
-        """Stops a run from replacing the checkpoints of another than the one it goes on with (`saved`)."""
-        # Resuming another folder's checkpoint begins a run here, which must not cover one.
-        own = saved is not None and saved.path.resolve().parent == self.path.resolve()
-        if (self.path / "last.safetensors").exists() and not own:
-            raise ckpt.CheckpointError(
-                f"{self.path} already holds a run: add --resume auto to go on with it, or keep it and write "
-                f"elsewhere with -o output_dir=DIR" + zh("folder_holds_run")
-            )
-
-    def record(self, experiment: Document, overrides: tuple[str, ...], world_size: int) -> None:
+    def record(self, config: str, overrides: tuple[str, ...], world_size: int) -> None:
         """Writes `config.yaml` (resolved) and `run.json` (command, versions, commit)."""
         ckpt.remove_leftovers(self.path)
         with ckpt.explained(self.path / "config.yaml") as path:
-            path.write_text(experiment.dump(), encoding="utf-8")
+            path.write_text(config, encoding="utf-8")
         facts = {"command": sys.argv, "overrides": list(overrides), "processes": world_size, **self.info}
         with ckpt.explained(self.path / "run.json") as path:
             path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def open_metrics(self, resume_step: int | None, *, visualdl: bool) -> None:
+        """Begins `metrics.jsonl` and, if asked, VisualDL scalars of the same names and steps.
+
+        Rows after the update `resume_step` are dropped, so that a run that was cut off and resumed leaves one
+        growing step axis; None begins a new file.
+        """
+        path = self.path / "metrics.jsonl"
+        kept = []
+        if resume_step is not None and path.exists():
+            kept = [row for row in read_metrics(path) if row["step"] <= resume_step]
+        # Written beside and renamed: a kill leaves the old rows or the new ones.
+        temporary = path.with_suffix(".jsonl.tmp")
+        with ckpt.explained(path):
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            os.replace(temporary, path)
+        self._metrics = path.open("a", encoding="utf-8")
+        if not visualdl:
+            return
+        try:
+            from visualdl import LogWriter  # takes a second to import; eval and predict don't need it
+        except ImportError:
+            log.warning("no curves: pip install visualdl; %s is written all the same", path)
+        else:
+            self._visualdl = LogWriter(logdir=str(self.path / "visualdl"))
+
+    def write(self, kind: str, step: int, epoch: int, values: dict[str, float]) -> None:
+        """Appends one row to the metrics; `kind` ("train", "val", "val_ema") groups the curves."""
+        if self._metrics is None:
+            return
+        # JSON has no NaN; null keeps the row readable everywhere.
+        row = {"kind": kind, "step": step, "epoch": epoch, **values}
+        row.update({name: None for name, value in values.items() if not math.isfinite(value)})
+        with ckpt.explained(self.path / "metrics.jsonl"):
+            self._metrics.write(json.dumps(row) + "\n")
+            self._metrics.flush()  # a run that is killed has its rows
+        if self._visualdl:
+            for name, value in values.items():
+                self._visualdl.add_scalar(tag=f"{kind}/{name}", value=float(value), step=step)
+            self._visualdl.flush()
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The rows of a `metrics.jsonl`; a last line cut off by a kill is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
 
 
 def memory_gb() -> float:

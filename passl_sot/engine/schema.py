@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from passl_sot import config
 from passl_sot.config import Count, Document, NotEmpty, Range, Share
-from passl_sot.data import SplitSection
+from passl_sot.data.schema import DataSection
 from passl_sot.engine.amp import AmpSection
 from passl_sot.engine.train_state import TrainingMode
 from passl_sot.modeling.losses import LOSSES
@@ -15,14 +15,6 @@ from passl_sot.modeling.schema import MetaSection, ModelSection
 from passl_sot.optim import OPTIMIZERS, SCHEDULERS
 from passl_sot.optim.groups import ParametersSection
 from passl_sot.tasks.base import TASKS, task_class
-
-
-@dataclass(kw_only=True)
-class DataSection:
-    """`dataloader:` the two splits."""
-
-    train: SplitSection
-    val: SplitSection
 
 
 @dataclass(kw_only=True)
@@ -111,7 +103,7 @@ class Experiment(Document):
             raise ValueError(
                 "checkpoint.best_by is 'ema' but there is no ema section: add `ema: {decay: 0.9999}`"
             )
-        complaint = task_class(self.task).complaint(self)
+        complaint = task_class(self.task).complaint(self.training_mode)
         if complaint:
             raise ValueError(complaint)
 

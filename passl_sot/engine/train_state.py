@@ -1,19 +1,16 @@
-"""The state of a training run: progress, speed, seeds, training mode and requests to stop."""
+"""The state of a training run: progress, seeds and requests to stop."""
 
 import random
 import signal
-import time
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import paddle
-from paddle import nn
 
 TrainingMode = Literal["train", "eval", "frozen_batch_norm"]
-_BATCH_NORMS = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm)
 
 
 @dataclass
@@ -30,32 +27,6 @@ class Progress:
     best_step: int = -1
     loss_scale: float = 0.0  # in float16; 0 before its first update
     scaled_updates: int = 0  # since that changed
-
-
-class Speed:
-    """Items per second and the fraction of the time spent waiting for data, since the last reading."""
-
-    def __init__(self, loader):
-        self.loader = loader
-        self._restart()
-
-    def _restart(self) -> None:
-        self.items = 0
-        self.began = time.perf_counter()
-        self.waited = self.loader.wait_seconds
-
-    def add(self, items: int) -> None:
-        """Counts items that were trained on."""
-        self.items += items
-
-    def read(self) -> tuple[float, float]:
-        """Items per second, and the fraction of the time that was waiting; begins anew."""
-        # On some machines two readings of the clock may be equal.
-        seconds = max(time.perf_counter() - self.began, 1e-9)
-        waiting = min(1.0, (self.loader.wait_seconds - self.waited) / seconds)
-        speed = self.items / seconds
-        self._restart()
-        return speed, waiting
 
 
 class StopRequest:
@@ -80,26 +51,6 @@ class StopRequest:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def set_training_mode(net: nn.Layer, mode: TrainingMode) -> None:
-    """Prepares a network, wrapped or not, for steps of training; see `Experiment.training_mode`."""
-    if mode == "eval":
-        net.eval()
-        return
-    # Every epoch anew: evaluation has set all layers' modes in between.
-    net.train()
-    if mode == "frozen_batch_norm":
-        for layer in net.sublayers():
-            if isinstance(layer, _BATCH_NORMS):
-                layer.eval()
-
-
-def running_statistics(model: nn.Layer, frozen: Container[str]) -> list[tuple[paddle.Tensor, paddle.Tensor]]:
-    """Each buffer that training changes, and a copy of it."""
-    # A forward pass on bad numbers spoils BatchNorm's running statistics, which no skipped update undoes.
-    entries = [tensor for name, tensor in model.state_dict().items() if name not in frozen]
-    return [(t, t.clone()) for t in entries if t.stop_gradient and paddle.is_floating_point(t)]
 
 
 def seed_all(*numbers: int) -> None:

@@ -3,32 +3,52 @@
 import math
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+import time
+from collections.abc import Container, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import paddle
+from paddle import nn
 
 from passl_sot.config import zh
-from passl_sot.engine.build import build_parts
+from passl_sot.engine.build import Parts
 from passl_sot.engine.distributed import World
-from passl_sot.engine.evaluate import EvaluationStopped, evaluate
-from passl_sot.engine.logging import MetricsWriter, describe_batch, describe_evaluation, describe_update
-from passl_sot.engine.nan_check import NonFiniteError, first_of_all
+from passl_sot.engine.evaluate import evaluate
+from passl_sot.engine.nan_check import NonFiniteError, first_nonfinite
 from passl_sot.engine.resume import Fill, accept_changes, begin
 from passl_sot.engine.run_dir import RunFolder, memory_gb
 from passl_sot.engine.schema import Experiment
-from passl_sot.engine.train_state import Speed, StopRequest, running_statistics, seed_all, set_training_mode
+from passl_sot.engine.train_state import StopRequest, TrainingMode, seed_all
 from passl_sot.optim.clip import clip_by_global_norm, global_grad_norm
 from passl_sot.optim.groups import set_rates
-from passl_sot.optim.schedules import plan_batch
 from passl_sot.utils.logger import get_logger
 from passl_sot.weights import checkpoint as ckpt
 from passl_sot.weights import state
 
 log = get_logger()
+_BATCH_NORMS = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm)
 _LONG_WAIT = 0.2  # fraction of the time from which waiting for data is worth a word
+
+
+class Speed:
+    """Items per second and the fraction of the time spent waiting for data, since it was made."""
+
+    def __init__(self, loader):
+        self.loader = loader
+        self.items = 0  # trained on
+        self.began = time.perf_counter()
+        self.waited = loader.wait_seconds
+
+    def read(self) -> tuple[float, float]:
+        """Items per second, and the fraction of the time that was waiting."""
+        # On some machines two readings of the clock may be equal.
+        seconds = max(time.perf_counter() - self.began, 1e-9)
+        waiting = min(1.0, (self.loader.wait_seconds - self.waited) / seconds)
+        return self.items / seconds, waiting
 
 
 class Trainer:
@@ -39,7 +59,6 @@ class Trainer:
         resume_override: Settings that may differ from those that the checkpoint was written with.
         init_from: Weights to start a new run from; not together with `resume`.
         pretrained: Called with the model of a new run, gives it weights that are fitted to it.
-        check_all_files: Read every item before the first epoch instead of a sample.
         overrides: The command line's, for the record.
     """
 
@@ -63,11 +82,10 @@ class Trainer:
             # Before anything is read: another run may be writing here.
             self.folder.claim()
         saved = self.folder.checkpoint_to_resume(resume)
-        self.folder.refuse_to_overwrite(saved)
-        changes = saved and accept_changes(saved, experiment, resume_override)
+        changes = saved and accept_changes(saved, experiment.to_dict(), resume_override)
         if changes:
             self._say("going on with other settings than before:\n%s", changes)
-        self.parts = build_parts(experiment, world, every_item=check_all_files)
+        self.parts = Parts(experiment, world, every_item=check_all_files)
         self.train_loader = self.parts.train_loader
         self.val_loader = self.parts.val_loader
         self.model = self.parts.model
@@ -77,11 +95,9 @@ class Trainer:
         self.progress, self.ema = begin(self.parts, experiment.ema, saved, init_from, pretrained, self._say)
         if saved and world.is_main:
             self.folder.repair_best(saved)
-        batch_size = experiment.dataloader.train.sampler.batch_size
-        self.plan = plan_batch(self.parts.schedule, batch_size, world.size, len(self.train_loader))
+        self.plan = self.parts.plan
         self.updates_per_epoch = math.ceil(len(self.train_loader) / self.plan.accumulate)
         self.net, self.optimizer = world.distribute(self.model, self.parts.optimizer)
-        self.best_by = self._choose_best_by()
         # Gradients of half an update are in no checkpoint.
         if saved and self.progress.batches % self.plan.accumulate:
             raise ckpt.CheckpointError(
@@ -90,22 +106,21 @@ class Trainer:
             )
         self.stop = StopRequest()
         self.advice = ""  # on waiting for data, given once
-        self.metrics = self._open_records(saved is not None, overrides)
-        self._announce(batch_size)
+        # The record of a run that is complete stays as it is.
+        if world.is_main and not self._complete():
+            self.folder.record(experiment.dump(), overrides, world.size)
+            step = self.progress.step if saved else None
+            self.folder.open_metrics(step, visualdl=experiment.log.visualdl)
+        self.best_by = self._choose_best_by()
+        for line in self.parts.describe(self.folder.path):
+            self._say("%s", line)
 
     def _say(self, message: str, *args: object) -> None:
         if self.world.is_main:
             log.info(message, *args)
 
-    def _open_records(self, resumed: bool, overrides: tuple[str, ...]) -> MetricsWriter | None:
-        experiment = self.experiment
-        # The record of a run that is complete stays as it is.
-        complete = self.progress.epoch >= experiment.epochs and not self.progress.pending_evaluation
-        if complete or not self.world.is_main:
-            return None
-        self.folder.record(experiment, overrides, self.world.size)
-        step = self.progress.step if resumed else None
-        return MetricsWriter(self.folder.path, visualdl=experiment.log.visualdl, resume_step=step)
+    def _complete(self) -> bool:
+        return self.progress.epoch >= self.experiment.epochs and not self.progress.pending_evaluation
 
     def _choose_best_by(self) -> str:
         """The weights that choose `best`: the recipe's, unless its average can't have forgotten its start."""
@@ -121,47 +136,34 @@ class Trainer:
         )
         return "raw"
 
-    def _announce(self, batch_size: int) -> None:
-        for line in self.parts.describe():
-            self._say("%s", line)
-        items = self.task.words.items
-        self._say("%s", describe_batch(batch_size, self.world, self.plan, self.parts.schedule, items))
-        train, val = self.train_loader.dataset, self.val_loader.dataset
-        data = f"{len(train)} training and {len(val)} validation {self.task.describe_items(train)}"
-        self._say("%s; run folder %s", data, self.folder.path)
-
     # -- the loop ---------------------------------------------------------------------------------
 
     def fit(self) -> dict[str, float] | None:
-        """Trains to the last epoch, or until SIGINT or SIGTERM asks to stop; then there is no result.
+        """Trains to the last epoch, or until SIGINT or SIGTERM asks to stop.
 
         Returns:
-            The last evaluation's results.
+            The last evaluation's results; None where the run was stopped.
 
         Raises:
             NonFiniteError: `nonfinite_limit` updates in a row had a non-finite loss or gradient.
         """
         progress = self.progress
         epochs = self.experiment.epochs
-        results: dict[str, float] | None = None
-        with self.stop.noted(), self.folder.claimed():
-            if progress.epoch >= epochs and not progress.pending_evaluation:
+        results = None
+        with self.stop.noted(), closing(self.folder):
+            if self._complete():
                 self._say("already complete: %d of %d epochs", progress.epoch, epochs)
-                with suppress(EvaluationStopped):
-                    results = self.evaluate(record=False)
-                return results
+                return self.evaluate()
             while True:
+                stop = 0
                 if progress.pending_evaluation:
-                    try:
-                        results = self.evaluate()
-                    except EvaluationStopped:  # resuming evaluates anew
-                        self._stop(self.stop.signal or signal.SIGTERM, self._save())
-                        return None
-                    self._keep_best(results[f"{self.best_by}_{self.task.score}"])
-                if progress.epoch >= epochs:
-                    break
-                # A signal may have come during the evaluation; all processes must stop at the same place.
-                _, stop = self._agree(False, self.stop.signal)
+                    results = self.evaluate()
+                    if results is None:
+                        stop = self.stop.signal or signal.SIGTERM  # resuming evaluates anew
+                    else:
+                        self._keep_best(results[f"{self.best_by}_{self.task.score}"])
+                if progress.epoch >= epochs and not stop:
+                    return results
                 stop = stop or self._train_epoch(progress.epoch)
                 if not stop:
                     progress.epoch += 1
@@ -170,22 +172,27 @@ class Trainer:
                     progress.pending_evaluation = last or progress.epoch % self.experiment.eval_interval == 0
                 path = self._save()  # before the evaluation: whatever happens there, the epoch is kept
                 if stop:
-                    self._stop(stop, path)
+                    name = signal.Signals(stop).name
+                    self._say(
+                        f"stopped by {name}; saved {path}. Go on with the same command and --resume auto"
+                        + zh("stopped_saved")
+                    )
                     return None
-        if self.metrics:
-            self.metrics.close()
-        return results
 
     def _train_epoch(self, epoch: int) -> int:
         """Runs, or finishes, one epoch; the signal for which all processes stop, or 0."""
         loader = self.train_loader
         parts = self.parts
         accumulate = self.plan.accumulate
+        speed = Speed(loader)
+        set_training_mode(self.net, self.experiment.training_mode)
+        # A signal may have come during the evaluation; all processes must stop at the same place.
+        _, stop = self._agree(False, self.stop.signal)
+        if stop:
+            return stop
         loader.sampler.set_epoch(epoch)
         for follow in self.schedules:
             follow(epoch)
-        set_training_mode(self.net, self.experiment.training_mode)
-        speed = Speed(loader)
         save_every = self.experiment.checkpoint.update_interval or sys.maxsize
         title = f"epoch {epoch + 1}/{self.experiment.epochs}"
         loss_sum = 0.0
@@ -193,6 +200,8 @@ class Trainer:
             for batch in self.world.synchronized(loader):
                 index = self.progress.batches
                 update = index // accumulate
+                # Dropout and drop-path draw from (seed, position, rank) alone: no generator state is saved.
+                seed_all(self.experiment.seed, epoch, index, self.world.rank)
                 if index % accumulate == 0:
                     group = min(accumulate, len(loader) - index)  # the last group of an epoch may be smaller
                     at = (epoch, update / self.updates_per_epoch, self.experiment.epochs)
@@ -200,15 +209,13 @@ class Trainer:
                     statistics = running_statistics(self.model, parts.frozen)
                     loss_sum = 0.0
                 last = index % accumulate == group - 1
-                # Dropout and drop-path draw from (seed, position, rank) alone: no generator state is saved.
-                seed_all(self.experiment.seed, epoch, index, self.world.rank)
                 with self.world.accumulating(self.net, more=not last):
                     with parts.precision.autocast():
                         losses = self.task.step(self.net, batch)
                     loss = losses["loss"] / group
                     parts.precision.backward(loss, self.progress)
                 loss_sum += float(loss)  # waits for the device, once a batch
-                speed.add(len(batch["index"]) * self.world.size)
+                speed.items += len(batch["index"]) * self.world.size
                 self.progress.batches += 1
                 bar.update()
                 if not last:
@@ -219,6 +226,7 @@ class Trainer:
                 if update % self.experiment.log.interval == 0 or update + 1 == self.updates_per_epoch:
                     values = {**losses, "loss": loss_sum, "grad_norm": norm, "lr": rate}
                     self._log_update(epoch, update, values, speed)
+                    speed = Speed(loader)
                 if stop:
                     return stop
                 if self.progress.step % save_every == 0 and self.progress.batches < len(loader):
@@ -230,8 +238,8 @@ class Trainer:
         precision = self.parts.precision
         precision.unscale(self.trained, self.progress)
         norm = global_grad_norm(self.trained)
-        if self.parts.clip_grad:
-            clip_by_global_norm(self.trained, norm, self.parts.clip_grad)
+        if self.parts.factory.clip_grad:
+            clip_by_global_norm(self.trained, norm, self.parts.factory.clip_grad)
         bad, stop = self._agree(not math.isfinite(loss + norm), self.stop.signal)
         curable = precision.update_loss_scale(bad, self.progress)
         if bad:
@@ -266,63 +274,65 @@ class Trainer:
             "update %d skipped: loss or gradient is not finite (%d in a row)", self.progress.step, count
         )
         if count >= self.experiment.nonfinite_limit and not curable:
-            inputs = self.task.inputs(batch)
             items = self.task.words.items
+            inputs = self.task.inputs(batch)
             raise NonFiniteError(
                 f"the loss was not finite in {count} updates in a row; it begins in "
-                f"{first_of_all(self.model, inputs, items, self.world)}. The last checkpoint is untouched; "
-                "lower the learning rate, set optimizer.clip_grad, or look at the input"
+                f"{first_nonfinite(self.model, inputs, items, self.world)}. The last checkpoint is "
+                "untouched; lower the learning rate, set optimizer.clip_grad, or look at the input"
             )
 
     # -- evaluation and records -------------------------------------------------------------------
 
-    def evaluate(self, *, record: bool = True) -> dict[str, float]:
+    def evaluate(self) -> dict[str, float] | None:
         """Evaluates the raw and, if kept, the averaged weights on the validation split.
 
         Returns:
-            The meter's results as `raw_<name>` and `ema_<name>`: `raw_loss`, `ema_loss`, ...
-
-        Raises:
-            EvaluationStopped: SIGINT or SIGTERM came to one of the processes.
+            The meter's results as `raw_<name>` and `ema_<name>`: `raw_loss`, `ema_loss`, ...; None if SIGINT
+            or SIGTERM came to one of the processes.
         """
         found = {}
         weights: dict[str, AbstractContextManager] = {"raw": nullcontext()}
         if self.ema:
             weights["ema"] = self.ema.applied()
-
         for kind, applied in weights.items():
-            with applied:
-                # BatchNorm's statistics are each process's own, and all must evaluate one model.
-                self.world.broadcast_statistics(self.model)
-                with self.parts.precision.autocast():
-                    options = {"description": f"eval {kind}", "stop": self.stop}
-                    meter = evaluate(self.model, self.val_loader, self.task, self.world, **options)
+            with applied, self.parts.precision.autocast():
+                options = {"description": f"eval {kind}", "stop": self.stop}
+                meter = evaluate(self.model, self.val_loader, self.task, self.world, **options)
+            if meter is None:
+                return None
             found[kind] = meter.result()
-        if self.metrics and record:
-            for kind, values in found.items():
-                self.metrics.write(f"val_{kind}", self.progress.step, self.progress.epoch, values)
-        self._say("%s", describe_evaluation(found, self.task, self.progress.epoch, self.experiment.epochs))
+        epoch = self.progress.epoch
+        line = f"epoch {epoch}/{self.experiment.epochs}"
+        for kind, values in found.items():
+            self.folder.write(f"val_{kind}", self.progress.step, epoch, values)
+            line += f"  {kind} {values[self.task.score]:.2f}{self.task.words.unit}"
+            if "loss" in values:  # a task's meter need not have one
+                line += f" (loss {values['loss']:.3f})"
+        self._say("%s", line)
         return {f"{kind}_{name}": v for kind, values in found.items() for name, v in values.items()}
 
     def _log_update(self, epoch: int, update: int, values: dict, speed: Speed) -> None:
         rate, wait = speed.read()
         epochs = self.experiment.epochs
         updates = self.updates_per_epoch
-        words = self.task.words
+        items = self.task.words.items
         items_left = ((epochs - epoch) * updates - update - 1) * self.plan.effective
+        left = timedelta(seconds=round(max(0.0, items_left / max(rate, 1e-3))))
         values = {
             **{name: float(value) for name, value in values.items()},
-            f"{words.items}_per_s": rate,
+            f"{items}_per_s": rate,
             "data_wait": wait,
             "memory_gb": memory_gb(),
             "skipped": self.progress.skipped,
             "bad_files": len(self.train_loader.bad_files),
         }
-        if self.metrics:
-            self.metrics.write("train", self.progress.step, epoch + 1, values)
-        seconds_left = items_left / max(rate, 1e-3)
-        place = (f"{epoch + 1}/{epochs}", f"{update + 1}/{updates}")
-        self._say("%s", describe_update(values, words, *place, seconds_left))
+        self.folder.write("train", self.progress.step, epoch + 1, values)
+        self._say(
+            f"epoch {epoch + 1}/{epochs}  update {update + 1}/{updates}  loss {values['loss']:.4f}  "
+            f"lr {values['lr']:.2e}  {rate:.0f} {items}/s  data wait {100 * wait:.0f} %  "
+            f"{values['memory_gb']:.1f} GB  ETA {left}"
+        )
         # An epoch's first update waits for the first batch, whatever is done.
         if wait > _LONG_WAIT and update and not self.advice:
             self.advice = self.train_loader.advice(rate / self.world.size / max(1 - wait, 0.01))
@@ -361,17 +371,28 @@ class Trainer:
             arrays = state.training_arrays(self.model, average, optimizer)
             ckpt.write_checkpoint(last, arrays, meta, previous=self.folder.previous)
             interval = self.experiment.checkpoint.interval
-            progress = self.progress
-            if interval and progress.batches == 0 and progress.epoch % interval == 0:
-                ckpt.copy_checkpoint(last, self.folder.path / f"epoch_{progress.epoch:04d}.safetensors")
-        self.world.wait_for_main()
+            epoch = self.progress.epoch
+            if interval and self.progress.batches == 0 and epoch % interval == 0:
+                ckpt.copy_checkpoint(last, self.folder.path / f"epoch_{epoch:04d}.safetensors")
+        self.world.meet()
         return last
 
-    def _stop(self, number: int, path: Path) -> None:
-        self._say(
-            "stopped by %s; saved %s. Go on with the same command and --resume auto" + zh("stopped_saved"),
-            signal.Signals(number).name,
-            path,
-        )
-        if self.metrics:
-            self.metrics.close()
+
+def set_training_mode(net: nn.Layer, mode: TrainingMode) -> None:
+    """Prepares a network, wrapped or not, for steps of training; see `Experiment.training_mode`."""
+    if mode == "eval":
+        net.eval()
+        return
+    # Every epoch anew: evaluation has set all layers' modes in between.
+    net.train()
+    if mode == "frozen_batch_norm":
+        for layer in net.sublayers():
+            if isinstance(layer, _BATCH_NORMS):
+                layer.eval()
+
+
+def running_statistics(model: nn.Layer, frozen: Container[str]) -> list[tuple[paddle.Tensor, paddle.Tensor]]:
+    """Each buffer that training changes, and a copy of it."""
+    # A forward pass on bad numbers spoils BatchNorm's running statistics, which no skipped update undoes.
+    entries = [tensor for name, tensor in model.state_dict().items() if name not in frozen]
+    return [(t, t.clone()) for t in entries if t.stop_gradient and paddle.is_floating_point(t)]

@@ -5,15 +5,16 @@ a batch, a checkpoint's card and a model's outputs; the engine hands these on an
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import paddle
 
-from passl_sot.config import Config, ConfigError, Fault, Origin, Registry, make_section
+from passl_sot.config import Config, Registry, make_section
 from passl_sot.data import DATASETS
+from passl_sot.data.schema import DataSection
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.losses import LOSSES
 from passl_sot.modeling.schema import ModelSection
@@ -44,18 +45,6 @@ class Words:
     def items(self) -> str:
         """The plural of `item`."""
         return f"{self.item}s"
-
-
-class Settings(Protocol):
-    """The part of an experiment that tasks read."""
-
-    dataloader: Any  # its sections `train` and `val`
-    loss: dict
-    task: dict | None
-    training_mode: str
-
-    def origin(self, path: str) -> Origin | None:
-        """Where a setting was written."""
 
 
 class Meter(Protocol):
@@ -90,25 +79,22 @@ class Task:
     row: Callable[..., Any] = dict
 
     @classmethod
-    def complaint(cls, settings: Settings) -> str:
-        """Says which settings contradict this task, when the config is read; "" where none do."""
+    def complaint(cls, training_mode: str) -> str:
+        """Says how a mode contradicts this task, when the config is read; "" where it doesn't."""
         return ""
 
     @classmethod
     def check_card(cls, path: Path, meta: Mapping[str, Any]) -> None:
-        """Checks that a checkpoint's header holds all that evaluation, prediction and resuming need.
-
-        Raises:
-            CheckpointError: It doesn't; names file and key.
-        """
+        """As the function `check_card`: what this task alone needs of a checkpoint's header."""
 
     # -- before training ----------------------------------------------------------------------------
     def check(
-        self, model: Classifier, train: Any, val: Any, settings: Settings, *, every_item: bool = False
+        self, model: Classifier, train: Any, val: Any, section: DataSection, *, every_item: bool = False
     ) -> None:
         """Checks that the datasets are in order and fit each other, the unwrapped model and the loss.
 
         Args:
+            section: The `dataloader:` that `train` and `val` were built from.
             every_item: Read every item rather than a sample.
 
         Raises:
@@ -116,12 +102,8 @@ class Task:
             ConfigError: They do not fit; lists all faults.
         """
 
-    def prepare(self, model: Classifier, train: Any, settings: Settings) -> None:
-        """Prepares for training, in every process.
-
-        Raises:
-            CheckpointError: Weights that the task needs can't be read or don't fit.
-        """
+    def prepare(self, model: Classifier, train: Any, section: DataSection) -> None:
+        """Prepares for training, in every process; a CheckpointError tells of weights it can't use."""
 
     def check_resume(self, path: Path, card: Mapping[str, Any]) -> None:
         """Raises a CheckpointError where the data aren't those that a checkpoint was trained on."""
@@ -136,9 +118,6 @@ class Task:
 
     def step(self, model: paddle.nn.Layer, batch: Batch) -> dict[str, paddle.Tensor]:
         """One forward pass of `model`, in training mode and perhaps wrapped for several processes.
-
-        Args:
-            batch: As the dataset's `collate` gives it, as tensors.
 
         Returns:
             Named scalars; `loss` is the one to differentiate, others are logged.
@@ -183,11 +162,7 @@ class Task:
         return {}
 
     def write_files(self, meter: Any, val: Any, folder: Path) -> list[Path]:
-        """Writes tables and pictures of an evaluation, of a meter with rows.
-
-        Returns:
-            The files written.
-        """
+        """Writes tables and pictures of an evaluation, of a meter with rows; returns their paths."""
         return []
 
     # -- prediction ---------------------------------------------------------------------------------
@@ -212,23 +187,18 @@ def task_class(node: Mapping[str, Any] | None) -> type[Task]:
     return TASKS.get((node or _DEFAULT)["name"])  # type: ignore[return-value]
 
 
-def build_task(settings: Settings, *, trial: bool = False) -> Task:
+def build_task(node: Mapping[str, Any] | None, loss: Mapping[str, Any], *, trial: bool = False) -> Task:
     """Builds the task that an experiment's `task:` and `loss:` describe.
 
     With `trial`, for an estimate, `ClassificationTask` stands in where training would lack something.
     """
-    task: Task = TASKS.build(settings.task or _DEFAULT)
+    task: Task = TASKS.build(node or _DEFAULT)
     # An estimate without a teacher is better than none: its weights may not be there yet.
     if trial and task.missing:
         log.warning("%s is not given: the estimate is for training without it", task.missing)
         task = TASKS.build(_DEFAULT)
-    task.loss = LOSSES.build(settings.loss)
+    task.loss = LOSSES.build(loss)
     return task
-
-
-def placed(faults: Sequence[Fault], settings: Settings) -> ConfigError:
-    """An error of these faults, each with the place where its setting was written."""
-    return ConfigError([replace(f, origin=f.origin or settings.origin(f.path)) for f in faults])
 
 
 def check_card(path: str | Path, meta: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Classification: images to one class each or, where the data have them, to several labels each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +12,7 @@ from PIL import Image
 
 from passl_sot.config import Config, ConfigError, Fault, NonNegativeByEpoch, NotEmpty, value_of_epoch, zh
 from passl_sot.data import LabelledImages, build_dataset, build_transforms, check_data
+from passl_sot.data.schema import DataSection
 from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.multichannel import read_image
 from passl_sot.metrics import ClassificationMeter, MultiLabelMeter, write_label_report, write_report
@@ -19,12 +20,11 @@ from passl_sot.metrics.classification import write_table
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.losses import CrossEntropyLoss
 from passl_sot.nn.precision import at_least_float32
-from passl_sot.tasks.base import TASKS, Batch, Settings, Task, Words, placed
+from passl_sot.tasks.base import TASKS, Batch, Task, Words
 from passl_sot.weights.checkpoint import CheckpointError, require
 
+_Meter = ClassificationMeter | MultiLabelMeter
 _SAMPLE = 64  # files of each split that are decoded before a run
-_ONE_LABEL = Words(item="image", score="top-1", unit=" %")
-_SEVERAL_LABELS = Words(item="image", score="mean average precision", unit=" %")
 
 
 @dataclass
@@ -58,7 +58,8 @@ class ClassificationTask(Task):
 
     Attributes:
         class_names: Name of each label.
-        several: Whether an image may have several labels; each class then has a probability of its own.
+        several: Whether an image may have several labels; each class then has a probability of its own, and
+            the mean average precision chooses the best weights rather than top-1.
     """
 
     row = Prediction
@@ -66,19 +67,14 @@ class ClassificationTask(Task):
     def __init__(self, *, weights: Annotated[list[NonNegativeByEpoch], NotEmpty()] | None = None):
         self.weights = weights
         self.class_names: list[str] = []
-        self.several = False
-        self.preprocessing: dict[str, Any] = {}
+        self._set_several(False)
         self.set_epoch(0)
 
-    @property
-    def words(self) -> Words:  # type: ignore[override]
-        """Top-1 chooses the best weights, with several labels the mean average precision."""
-        return _SEVERAL_LABELS if self.several else _ONE_LABEL
-
-    @property
-    def score(self) -> str:  # type: ignore[override]
-        """As `Task.score`."""
-        return "map" if self.several else "top1"
+    def _set_several(self, several: bool) -> None:
+        self.several = several
+        self.score = "map" if several else "top1"
+        spoken = "mean average precision" if several else "top-1"
+        self.words = Words(item="image", score=spoken, unit=" %")
 
     # -- before training ----------------------------------------------------------------------------
     def check(
@@ -86,18 +82,18 @@ class ClassificationTask(Task):
         model: Classifier,
         train: LabelledImages,
         val: LabelledImages,
-        settings: Settings,
+        section: DataSection,
         *,
         every_item: bool = False,
     ) -> None:
         """As `Task.check`: class sets, labels and files; sizes and channels; classes of loss and Mixup."""
-        loader = settings.dataloader.train.loader
+        loader = section.train.loader
         limits = {"max_bad": loader.max_bad, "timeout": loader.timeout}
         sample = "all" if every_item else _SAMPLE
         check_data(train, val, model.num_classes, sample=sample, progress=every_item, **limits)
         faults = self._faults(model, train, val)
         if faults:
-            raise placed(faults, settings)
+            raise ConfigError(faults)
 
     def _faults(self, model: Classifier, train: LabelledImages, val: LabelledImages) -> list[Fault]:
         faults = [*_input_faults("train", model, train), *_input_faults("val", model, val)]
@@ -122,12 +118,12 @@ class ClassificationTask(Task):
             faults.append(Fault("loss.class_weights", str(error)))
         return faults
 
-    def prepare(self, model: Classifier, train: LabelledImages, settings: Settings) -> None:
+    def prepare(self, model: Classifier, train: LabelledImages, section: DataSection) -> None:
         """As `Task.prepare`; the loss learns the number of images of each class."""
         self.class_names = train.class_names
-        self.several = train.multi_hot is not None
+        self._set_several(train.multi_hot is not None)
         self.loss.use_class_counts(train.class_counts())
-        node = settings.dataloader.val.dataset
+        node = section.val.dataset
         self.preprocessing = {
             key: node[key] for key in ("transforms", "apply_exif", "channels") if key in node
         }
@@ -144,11 +140,8 @@ class ClassificationTask(Task):
     def step(self, model: paddle.nn.Layer, batch: Batch) -> dict[str, paddle.Tensor]:
         """As `Task.step`; the model gives logits [B, K], or a tuple of them.
 
-        Args:
-            batch: `image` float32 [B, C, H, W], and `label` int64 [B] or soft targets float32 [B, K].
-
-        Raises:
-            ConfigError: There are more or fewer weights than outputs.
+        A batch has `image` float32 [B, C, H, W], and `label` int64 [B] or soft targets float32 [B, K]. A
+        ConfigError says that there are more or fewer weights than outputs.
         """
         logits = model(batch["image"])
         if not self.now:
@@ -215,7 +208,7 @@ class ClassificationTask(Task):
         if card:
             node = Config({**node, **card["preprocessing"]})
         val = build_dataset(node, class_names=card.get("class_names"))
-        self.several = val.multi_hot is not None
+        self._set_several(val.multi_hot is not None)
         known = len(val.class_names)
         if model.num_classes < known:
             raise CheckpointError(
@@ -224,9 +217,7 @@ class ClassificationTask(Task):
         self.class_names = [*val.class_names, *map(str, range(known, model.num_classes))]
         return val
 
-    def meter(
-        self, model: Classifier, val: LabelledImages, *, rows: bool = False
-    ) -> ClassificationMeter | MultiLabelMeter:
+    def meter(self, model: Classifier, val: LabelledImages, *, rows: bool = False) -> _Meter:
         """As `Task.meter`."""
         if val.multi_hot is not None:
             return MultiLabelMeter(model.num_classes, len(val))
@@ -234,21 +225,17 @@ class ClassificationTask(Task):
             return _RowMeter(model.num_classes, len(val))
         return ClassificationMeter(model.num_classes)
 
-    def measure(
-        self, model: paddle.nn.Layer, batch: Batch, meter: ClassificationMeter | MultiLabelMeter
-    ) -> None:
+    def measure(self, model: paddle.nn.Layer, batch: Batch, meter: _Meter) -> None:
         """As `Task.measure`."""
         logits = at_least_float32(model(batch["image"])).numpy()
         meter.take(batch["index"].numpy(), logits, batch["label"].numpy())
 
-    def details(self, meter: ClassificationMeter | MultiLabelMeter) -> dict[str, Any]:
+    def details(self, meter: _Meter) -> dict[str, Any]:
         """Scores of each class."""
         pairs = zip(self.class_names, meter.per_class(), strict=True)
         return {"per_class": [{"name": name, **row} for name, row in pairs]}
 
-    def write_files(
-        self, meter: ClassificationMeter | MultiLabelMeter, val: LabelledImages, folder: Path
-    ) -> list[Path]:
+    def write_files(self, meter: _Meter, val: LabelledImages, folder: Path) -> list[Path]:
         """`per_class.csv` and `predictions.csv`; with one label each also `confusion.csv` and its picture."""
         paths = [val.path(i) for i in range(len(val))]
         if isinstance(meter, MultiLabelMeter):
@@ -256,7 +243,12 @@ class ClassificationTask(Task):
         files = write_report(meter, self.class_names, folder)
         if isinstance(meter, _RowMeter):
             files.append(folder / "predictions.csv")
-            meter.write(files[-1], paths, self.class_names)
+            rows = zip(paths, meter.rows.tolist(), strict=True)
+            cells = (
+                [path, int(true), int(best), self.class_names[int(best)], f"{probability:.6f}"]
+                for path, (true, best, probability) in rows
+            )
+            write_table(files[-1], ["path", "label", "class", "name", "probability"], cells)
         return files
 
     # -- prediction ---------------------------------------------------------------------------------
@@ -268,7 +260,7 @@ class ClassificationTask(Task):
         self.channels: int = preprocessing.get("channels", 3)
         self.transforms = build_transforms(preprocessing["transforms"], channels=self.channels)
         trained_on = card["config"].get("dataloader", {}).get("train", {}).get("dataset", {})
-        self.several = bool(trained_on.get("multi_label", False))
+        self._set_several(bool(trained_on.get("multi_label", False)))
 
     def read(self, item: str | Path | np.ndarray | Image.Image) -> dict[str, Any]:
         """One image (a path, a uint8 array [H, W, C] or a PIL image), prepared for the model."""
@@ -335,30 +327,18 @@ class _RowMeter(ClassificationMeter):
 
     def __init__(self, num_classes: int, images: int):
         super().__init__(num_classes)
-        self.label = np.zeros(images, np.int64)
-        self.predicted = np.zeros(images, np.int64)
-        self.probability = np.zeros(images, np.float64)
+        self.rows = np.zeros((images, 3))  # label, predicted class and its probability
 
     def take(self, index: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
         super().take(index, logits, labels)
         probabilities = _softmax(logits)
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, 0]
-        self.label[index] = labels
-        self.predicted[index] = best
-        self.probability[index] = probabilities[np.arange(len(best)), best]
+        best = probabilities.argmax(axis=1)
+        self.rows[index] = np.column_stack([labels, best, probabilities.max(axis=1)])
 
     def gather(self, total: Any) -> None:
         super().gather(total)
         # Every image is evaluated by one process and 0 in the others, so the sum is the whole.
-        self.label = total(self.label)
-        self.predicted = total(self.predicted)
-        self.probability = total(self.probability)
-
-    def write(self, path: Path, images: Sequence[str], names: Sequence[str]) -> None:
-        """Writes a row per image: path, label, predicted class, its name and probability."""
-        rows = zip(images, self.label, self.predicted, self.probability, strict=True)
-        cells = ([image, int(true), int(best), names[best], f"{p:.6f}"] for image, true, best, p in rows)
-        write_table(path, ["path", "label", "class", "name", "probability"], cells)
+        self.rows = total(self.rows)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -10,8 +10,9 @@ from safetensors.numpy import save_file
 
 from passl_sot import create_model, list_models
 from passl_sot.config import Config, ConfigError
+from passl_sot.engine.build import placing
 from passl_sot.engine.distributed import World
-from passl_sot.engine.logging import read_metrics
+from passl_sot.engine.run_dir import read_metrics
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
 from passl_sot.tasks.base import build_task
@@ -39,9 +40,10 @@ def taught(experiment, tmp_path) -> tuple[Path, list[str]]:
 
 def prepared(cfg, model, names=("a b", "c", "猫")):
     """The task, with its teacher, for data of these classes."""
-    task = build_task(cfg)
+    task = build_task(cfg.task, cfg.loss)
     classes = SimpleNamespace(class_names=names, multi_hot=None, class_counts=lambda: [1] * len(names))
-    task.prepare(model, classes, cfg)
+    with placing(cfg):
+        task.prepare(model, classes, cfg.dataloader)
     return task
 
 
@@ -196,7 +198,7 @@ def test_a_teacher_of_other_normalisation(taught, tmp_path, known_by, caplog):
 def test_the_zoos_recipes_want_a_teacher(name, sampled_starts):
     cfg = load_config(CONFIGS / name.split("_")[0] / f"{name}.yaml")
     model = create_model(name)
-    assert isinstance(build_task(cfg, trial=True), ClassificationTask)
+    assert isinstance(build_task(cfg.task, cfg.loss, trial=True), ClassificationTask)
     place = (
         r"configs/_base_/distillation.yaml:\d+: task.teacher.weights: .* or train without one by task=null"
     )

@@ -11,10 +11,9 @@ import paddle
 import pytest
 
 from passl_sot.config import ConfigError
-from passl_sot.engine.distributed import World, start
-from passl_sot.engine.logging import read_metrics
+from passl_sot.engine.distributed import SyncBatchNorm2D, World, start, synchronize_batch_norm
+from passl_sot.engine.run_dir import read_metrics
 from passl_sot.engine.schema import load_config
-from passl_sot.engine.sync_batch_norm import SyncBatchNorm2D, synchronize_batch_norm
 from passl_sot.engine.trainer import Trainer
 from passl_sot.nn.initializers import batch_norm
 from passl_sot.weights.checkpoint import read_checkpoint

@@ -23,9 +23,8 @@ import pytest
 from passl_sot import cli
 from passl_sot.data.loader.worker_pool import WorkerPool
 from passl_sot.engine.distributed import World
-from passl_sot.engine.logging import read_metrics
 from passl_sot.engine.nan_check import NonFiniteError
-from passl_sot.engine.run_dir import RunFolder
+from passl_sot.engine.run_dir import RunFolder, read_metrics
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
 from passl_sot.weights.checkpoint import read_checkpoint

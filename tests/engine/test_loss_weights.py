@@ -6,7 +6,7 @@ import pytest
 
 from passl_sot.config import ConfigError
 from passl_sot.engine.distributed import World
-from passl_sot.engine.logging import read_metrics
+from passl_sot.engine.run_dir import read_metrics
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
 from passl_sot.tasks.base import build_task
@@ -50,7 +50,7 @@ def test_a_schedule_of_loss_weights(experiment, tmp_path):
 def test_as_many_weights_as_outputs(experiment):
     cfg = load_config(experiment, ["+task={name: ClassificationTask, weights: [1.0, 0.5]}"])
     model = cfg.model.build()
-    task = build_task(cfg)
+    task = build_task(cfg.task, cfg.loss)
     batch = {"image": paddle.randn([2, 3, 32, 32]), "label": paddle.to_tensor([0, 2])}
     with pytest.raises(ConfigError, match=r"task\.weights: has 2 entries, and the head gives 1 output"):
         task.step(model, batch)
@@ -59,7 +59,7 @@ def test_as_many_weights_as_outputs(experiment):
 def test_schedules_begin_at_epoch_0(experiment):
     cfg = load_config(experiment, ["+task={name: ClassificationTask, weights: [{'3': 0.5}]}"])
     with pytest.raises(ConfigError, match=r"task\.weights: a schedule starts at epoch 0, got"):
-        build_task(cfg)
+        build_task(cfg.task, cfg.loss)
 
 
 def test_a_binary_loss_learns(experiment, tmp_path):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from passl_sot import cli
 from passl_sot.data import DataError, ListFile, Mixup, build_dataloader
-from passl_sot.engine.logging import read_metrics
+from passl_sot.engine.run_dir import read_metrics
 from passl_sot.predict import Predictor
 from passl_sot.weights.checkpoint import read_checkpoint
 

@@ -13,7 +13,7 @@ from PIL import Image
 from passl_sot import cli, create_model
 from passl_sot.data import DataError, ImageFolder
 from passl_sot.data.datasets.folders import find_splits
-from passl_sot.engine.logging import read_metrics
+from passl_sot.engine.run_dir import read_metrics
 from passl_sot.weights.checkpoint import read_checkpoint
 
 CLASSES = ("cat 1", "cat 10", "cat 2", "狗")

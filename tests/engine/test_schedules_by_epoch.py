@@ -5,7 +5,7 @@ import pytest
 
 from passl_sot.config.signature import Signature
 from passl_sot.engine.distributed import World
-from passl_sot.engine.logging import read_metrics
+from passl_sot.engine.run_dir import read_metrics
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
 from passl_sot.modeling.backbones import BACKBONES

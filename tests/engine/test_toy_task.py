@@ -13,7 +13,7 @@ from passl_sot import Predictor, cli
 from passl_sot.config import ConfigError, Count, Fault
 from passl_sot.data import DATASETS, Dataset, ItemError
 from passl_sot.engine.distributed import World
-from passl_sot.engine.logging import read_metrics
+from passl_sot.engine.run_dir import read_metrics
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
 from passl_sot.modeling.backbones import BACKBONES
@@ -165,15 +165,15 @@ class SumTask(Task):
         self.low = low
 
     @classmethod
-    def complaint(cls, settings):
-        return "a sum is learned with dropout" if settings.training_mode == "eval" else ""
+    def complaint(cls, training_mode):
+        return "a sum is learned with dropout" if training_mode == "eval" else ""
 
     @classmethod
     def check_card(cls, path, meta):
         if "lowest" not in meta:
             raise CheckpointError(f"{path} has no lowest number")
 
-    def check(self, model, train, val, settings, *, every_item=False):
+    def check(self, model, train, val, section, *, every_item=False):
         if len(train) <= len(val):
             fault = Fault("dataloader.train.dataset.count", "more are needed than for validation")
             raise ConfigError([fault])

@@ -19,7 +19,7 @@ import pytest
 from visualdl import LogReader
 
 from passl_sot.engine.distributed import World
-from passl_sot.engine.logging import read_metrics
+from passl_sot.engine.run_dir import read_metrics
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.train_state import mix_seed, seed_all
 from passl_sot.engine.trainer import NonFiniteError, Trainer

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from passl_sot.engine.distributed import World
-from passl_sot.engine.logging import read_metrics
+from passl_sot.engine.run_dir import read_metrics
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
 from passl_sot.weights.checkpoint import read_checkpoint
