@@ -1,18 +1,15 @@
 """Named classes and functions whose signatures are the schema of their configuration nodes."""
 
-from __future__ import annotations
-
 import importlib
-import inspect
 import logging
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from passl_sot.config.errors import Fault, RegistryError, listing
+from passl_sot.config.errors import RegistryError, listing
 from passl_sot.config.schema import Checker, construct
-from passl_sot.config.signature import Catalog, Signature, UnresolvedHintError
+from passl_sot.config.signature import Catalog, Signature
 from passl_sot.config.suggest import did_you_mean, nearest
 from passl_sot.config.tree import Config, path_of
 
@@ -36,10 +33,6 @@ class Registry(Catalog):
     def __repr__(self) -> str:
         return f"Registry('{self.kind}', '{self.package}')"
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Registry:
-        # It stands in type hints, which tools may copy; there is only one of each.
-        return self
-
     def register(self) -> Callable[[_T], _T]:
         """Decorator that enters a class or function under its own name.
 
@@ -58,12 +51,10 @@ class Registry(Catalog):
                 f"by {known.__module__}; rename one of the two"
             )
         try:
-            Signature.of(target)
-        except UnresolvedHintError:
-            pass  # it may be defined further down in the module, and is looked at again on first use
+            signature = Signature.of(target)
         except RegistryError as err:
             raise RegistryError(f"{target.__module__}: the {self.kind} {err}") from None
-        if "name" in inspect.signature(target).parameters:
+        if "name" in signature.hints:
             raise RegistryError(f"{target.__module__}: {name} cannot take 'name', which chooses the class")
         self._objects[name] = target
         return target
@@ -99,13 +90,6 @@ class Registry(Catalog):
         reasons = "; ".join(f"{module}: {err}" for module, err in self._failures.items())
         return f"no {self.kind} '{name}' could be loaded, but not all modules were ({reasons}){known}", near
 
-    def check(self, cfg: Mapping[str, Any], path: str | None = None) -> list[Fault]:
-        """All that `build` would find wrong with a node, whose place is `path` if it was not loaded."""
-        path = path or path_of(cfg) or self.kind
-        checker = Checker(cfg, path)
-        checker.node(self, cfg, path)
-        return checker.faults()
-
     def build(self, cfg: Mapping[str, Any], /, **runtime: Any) -> Any:
         """Checks the node, unless it comes from a checked document, and calls its class with the node's keys.
 
@@ -120,9 +104,7 @@ class Registry(Catalog):
         """
         path = path_of(cfg) or self.kind
         checker = Checker(cfg, path)
-        arguments = None
-        if isinstance(cfg, Config):
-            arguments = cfg.checked_arguments(self)
+        arguments = cfg.checked_arguments(self) if isinstance(cfg, Config) else None
         if arguments is None:
             node = checker.node(self, cfg, path, given=frozenset(runtime))
             checker.finish()

@@ -195,10 +195,6 @@ def is_section(hint: Any) -> bool:
     return inspect.isclass(hint) and dataclasses.is_dataclass(hint)
 
 
-class UnresolvedHintError(RegistryError):
-    """A type hint names something that is not defined (yet)."""
-
-
 @dataclass(frozen=True)
 class Signature:
     """The arguments of a class, dataclass or function with their hints, and those without a default."""
@@ -211,16 +207,31 @@ class Signature:
     def of(cls, target: Callable[..., Any]) -> Signature:
         """Reads a signature; a RegistryError tells why it cannot serve as a strict schema."""
         name = str(getattr(target, "__name__", target))
-        parameters = _parameters(target, name)
         source: Any = target
-        # A dataclass may inherit fields from another module, where their hints are to be looked up.
-        if inspect.isclass(target) and not is_section(target):
-            source = target.__init__
+        own = ""
+        if inspect.isclass(target):
+            home = next(base for base in target.__mro__ if "__init__" in vars(base))
+            # A dataclass may inherit fields from another module, where their hints are to be looked up.
+            source = target if is_section(target) else home.__init__
+            if home is not target:
+                own = f" (the constructor is {home.__name__}'s; give {name} its own)"
+        parameters = inspect.signature(target).parameters.values()
+        for param in parameters:
+            argument = f"{name}: the argument '{param.name}'"
+            if param.kind in (param.VAR_POSITIONAL, param.VAR_KEYWORD):
+                stars = str(param).partition(":")[0]
+                cure = "name every argument, or misspelt keys go unnoticed"
+                raise RegistryError(f"{name} takes {stars}; {cure}{own}")
+            if param.kind is not param.KEYWORD_ONLY:
+                cure = "@dataclass(kw_only=True)" if is_section(target) else "put '*' before it"
+                raise RegistryError(f"{argument} must be keyword-only ({cure}){own}")
+            if param.annotation is param.empty:
+                raise RegistryError(f"{argument} has no type hint; the hints are the schema")
         hints = {}
         try:
             types_of = typing.get_type_hints(source, include_extras=True) if parameters else {}
         except NameError as err:
-            raise UnresolvedHintError(
+            raise RegistryError(
                 f"{name}: a type hint cannot be resolved ({err}); "
                 "import the name at the top of the module, not under TYPE_CHECKING or inside a function"
             ) from None
@@ -235,31 +246,3 @@ class Signature:
         """The arguments in a sentence's tail: "depth (required), img_size, ..."."""
         others = [key for key in self.hints if key not in self.required]
         return listing([*(f"{key} (required)" for key in self.required), *others], limit=40)
-
-
-def _parameters(target: Any, name: str) -> list[inspect.Parameter]:
-    """The parameters without `self`, which must all be keyword-only and have hints."""
-    home: Any = target
-    call = target
-    own = ""
-    if inspect.isclass(target):
-        home = next(base for base in target.__mro__ if "__init__" in vars(base))
-        call = functools.partial(home.__init__, None)  # without `self`
-    if home is object:
-        return []
-    if home is not target:
-        own = f" (the constructor is {home.__name__}'s; give {name} its own)"
-    found = list(inspect.signature(call).parameters.values())
-    for param in found:
-        if param.kind in (param.VAR_POSITIONAL, param.VAR_KEYWORD):
-            stars = str(param).partition(param.name)[0]
-            raise RegistryError(
-                f"{name} takes {stars}{param.name}; name every argument, or misspelt keys go unnoticed{own}"
-            )
-        if param.kind is not param.KEYWORD_ONLY:
-            cure = "@dataclass(kw_only=True)" if is_section(target) else "put '*' before it"
-            raise RegistryError(f"{name}: the argument '{param.name}' must be keyword-only ({cure}){own}")
-        if param.annotation is param.empty:
-            argument = f"{name}: the argument '{param.name}'"
-            raise RegistryError(f"{argument} has no type hint; the hints are the schema")
-    return found

@@ -22,7 +22,6 @@ from passl_sot.config import (
     get_config,
     load_config,
     make_section,
-    parse_config,
 )
 
 NORMS = Registry("normalization", "json")
@@ -107,7 +106,7 @@ def texts(faults: list) -> list[str]:
 
 
 # -- building ---------------------------------------------------------------------------------------------
-def test_build_leaves_the_config_alone():
+def test_build_leaves_the_config_alone(parse_config):
     cfg = parse_config(
         "{name: Head, num_classes: 3, sizes: [1, 2], scale: [1, 2.5], norm: {name: SvPN}, extra: {a: 1}}"
     )
@@ -133,7 +132,7 @@ def test_build_takes_plain_dicts_functions_and_runtime_arguments():
         HEADS.build({"name": "linear_head", "num_classes": 3}, num_classes=3)
 
 
-def test_make_section_builds_dataclasses_all_the_way():
+def test_make_section_builds_dataclasses_all_the_way(parse_config):
     cfg = parse_config("epochs: 1\nhead: {name: linear_head, num_classes: 2}\n"
                        "data: {sampler: {batch_size: 4}, steps: [{name: Resize, size: [2, 3]}]}\n")  # fmt: skip
     whole = make_section(Whole, cfg)
@@ -379,14 +378,18 @@ def test_overrides_are_judged_by_the_schema(tmp_path: Path, override: str, line:
 
 
 def test_missing_and_misspelt_required_key_is_one_fault():
-    assert texts(HEADS.check({"name": "linear_head", "num_clases": 3}, "model.head")) == [
-        "model.head.num_clases: linear_head has no argument 'num_clases'; did you mean 'num_classes'?"
+    with pytest.raises(ConfigError) as caught:
+        HEADS.build({"name": "linear_head", "num_clases": 3})
+    assert texts(caught.value.faults) == [
+        "head.num_clases: linear_head has no argument 'num_clases'; did you mean 'num_classes'?"
     ]
     with pytest.raises(
         ConfigError, match=r"the file needs 'batch_size'; it takes batch_size \(required\), shuffle"
     ):
         make_section(Sampler, {})
-    assert texts(HEADS.check(None)) == ["head: expected a head section with a name, got null"]  # type: ignore[arg-type]
+    with pytest.raises(ConfigError) as caught:
+        HEADS.build(None)  # type: ignore[arg-type]
+    assert texts(caught.value.faults) == ["head: expected a head section with a name, got null"]
 
 
 def test_nothing_is_said_about_the_type_of_a_broken_reference(tmp_path: Path):
