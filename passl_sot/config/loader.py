@@ -113,13 +113,11 @@ def _load_file(path: str, faults: list[Fault], chain: tuple[str, ...] = ()) -> _
     if "_base_" not in tree:
         return tree, origins
     named = tree.pop("_base_")
-    bases = {"_base_": named}
-    if isinstance(named, list):
-        bases = {join_path("_base_", index): base for index, base in enumerate(named)}
     below: dict[str, Any] = {}
     below_origins: dict[str, Origin] = {}
-    for place, base in bases.items():
-        target = _base_file(base, origins[place], (*chain, path), faults)
+    for index, base in enumerate(named if isinstance(named, list) else [named]):
+        origin = origins.get(f"_base_.{index}", origins["_base_"])
+        target = _base_file(base, origin, (*chain, path), faults)
         if target:
             base_tree, base_origins = _load_file(target, faults, (*chain, path))
             below = _merge(below, base_tree, root=True)
@@ -230,7 +228,7 @@ class _Resolver:
         return text.replace("$${", "${")
 
     def _follow(self, value: Any, path: str, chain: tuple[str, ...]) -> tuple[Any, str]:
-        """What a possible reference at `path` stands for, and its place; the references in `chain` led here."""
+        """What a possible reference at `path` stands for, and its place; those in `chain` led here."""
         while isinstance(value, str) and (match := _REFERENCE.match(value)):
             chain = (*chain, path)
             ring = chain[chain.index(path) :]

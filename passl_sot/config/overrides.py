@@ -44,8 +44,6 @@ def apply_overrides(
 
 def _parse(text: str) -> _Override:
     """Splits at the first "=" and reads the value as YAML."""
-    if not isinstance(text, str):
-        raise TypeError(f"an override is a text such as 'epochs=10', not {text!r}")
     key, equals, source = text.partition("=")
     path = key.removeprefix("+").strip()
     if not equals:

@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 
 from passl_sot.config.errors import RegistryError, listing
 from passl_sot.config.schema import Checker, construct
-from passl_sot.config.signature import Catalog, Signature
+from passl_sot.config.signature import Signature
 from passl_sot.config.suggest import did_you_mean, nearest
 from passl_sot.config.tree import Config, path_of
 
 _T = TypeVar("_T", bound=Callable[..., Any])
 
 
-class Registry(Catalog):
+class Registry:
     """Names of one kind of thing in a package or module: `Registry("head", "passl_sot.modeling.heads")`.
 
     A registered name is the name of the class or function. Its signature is the schema of its configuration
@@ -79,11 +79,8 @@ class Registry(Catalog):
 
     def unknown(self, name: str) -> tuple[str, str | None]:
         """The sentence about a name that is not registered, and the nearest name that is."""
-        names = sorted(self._objects)
-        near = nearest(name, names)
-        known = f" (known: {listing(names)})"
-        if not names:
-            known = " (none is registered)"
+        near = nearest(name, sorted(self._objects))
+        known = f" (known: {listing(sorted(self._objects))})" if self._objects else " (none is registered)"
         if not self._failures:
             return f"no {self.kind} is named '{name}'{did_you_mean(near)}{known}", near
         # It may well be in a module that could not be imported: never blame the name alone.
@@ -128,8 +125,7 @@ class Registry(Catalog):
         self._import(self.package)
         places = getattr(sys.modules.get(self.package), "__path__", [])
         for info in pkgutil.iter_modules(places, f"{self.package}."):
-            if not info.name.endswith(".__main__"):
-                self._import(info.name)
+            self._import(info.name)
         self._imported = True
 
     def _import(self, module: str) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from passl_sot.config.errors import COMMAND_LINE, ConfigError, Fault, Origin, join_path, listing, show
-from passl_sot.config.signature import Catalog, Hint, Signature, is_section
-from passl_sot.config.suggest import did_you_mean, nearest, same_letters, same_stem
+from passl_sot.config.signature import Hint, Signature, is_section
+from passl_sot.config.suggest import did_you_mean, nearest, same_letters
 from passl_sot.config.tree import BROKEN, Config, path_of
 
 _T = TypeVar("_T")
@@ -35,7 +35,7 @@ class Checker:
             raise ConfigError(faults)
 
     # -- nodes and sections -------------------------------------------------------------------------------
-    def node(self, catalog: Catalog, cfg: Any, path: str, given: frozenset[str] = frozenset()) -> Any:
+    def node(self, catalog: Any, cfg: Any, path: str, given: frozenset[str] = frozenset()) -> Any:
         """A marked copy of a mapping whose `name` chooses a class; the program adds `given` arguments."""
         if not isinstance(cfg, Mapping):
             message = f"expected a {catalog.kind} section with a name, got {show(cfg)}"
@@ -134,7 +134,7 @@ class Checker:
     def _typed(self, hint: Hint, value: Any, path: str) -> Any:
         if hint.kind == "union":
             return self._union(hint, value, path)
-        if hint.kind == "node" and hint.catalog:
+        if hint.kind == "node":
             return self.node(hint.catalog, value, path)
         if hint.kind == "section":
             return self.section(hint.type, value, path)
@@ -166,7 +166,9 @@ class Checker:
                 return made
             # A faulty section is told about as that section, not as "neither a section nor null", and a value
             # of one alternative's type as out of its range.
-            if _shape_of(value) == arm.shape != "scalar" or all(_is_value_fault(item) for item in found):
+            if _shape_of(value) == arm.shape != "scalar" or all(
+                getattr(item, "kind", "") == "value" for item in found
+            ):
                 told.append(found)
         if told:
             self._found += min(told, key=len)
@@ -210,8 +212,12 @@ class Checker:
         while origin == Origin(COMMAND_LINE) and isinstance(inner, Mapping) and len(inner) == 1:
             ((name, inner),) = inner.items()  # `-o Gloabl.epochs=1` made the section; show what was typed
             path = join_path(path, name)
-        near = nearest(key, self._takes[section]) or same_stem(key, self._takes[section])
         meant = place_of(key)
+        own = self._takes[section]
+        near = nearest(key, own)
+        if not near and not meant:
+            # A part of a name: "iterations" for "num_iters".
+            near = next((name for name in own if nearest(key, name.split("_"), cutoff=0.65)), None)
         # `Global: {epochs: 3}` of another framework: say where the keys inside belong.
         homes = [place for name in value if (place := place_of(name))] if isinstance(value, Mapping) else []
         hint = did_you_mean(near)
@@ -226,10 +232,6 @@ class Checker:
             meant = place_of(nearest(key, [name for _, name in places], cutoff=0.75))
             hint = did_you_mean(meant and join_path(*meant)) or f"; it takes {takes or 'no arguments'}"
         return Fault(path, text + hint, origin, "unknown", near or (meant and join_path(*meant)))
-
-
-def _is_value_fault(found: object) -> bool:
-    return isinstance(found, Fault) and found.kind == "value"
 
 
 def _shape_of(value: object) -> str:

@@ -22,20 +22,6 @@ def nearest(word: object, candidates: Iterable[object], cutoff: float = 0.6) -> 
     return best if scores.get(best, 0.0) >= cutoff else None
 
 
-def same_stem(word: str, candidates: Iterable[str]) -> str | None:
-    """The first candidate that shares the stem of every part of `word`: "iterations" and "num_iters"."""
-
-    # Fewer than 4 letters in common are chance.
-    def share(part: str, other: str) -> bool:
-        short, long = sorted((part.lower().removesuffix("s"), other.lower().removesuffix("s")), key=len)
-        return short == long or (len(short) >= 4 and long.startswith(short))
-
-    for name in candidates:
-        if _parts(word) and all(any(share(a, b) for b in _parts(name)) for a in _parts(word)):
-            return name
-    return None
-
-
 def same_letters(a: str, b: str) -> bool:
     """Whether two names are equal apart from case, underscores and hyphens."""
     return _plain(a) == _plain(b)

@@ -42,7 +42,7 @@ def suggest_path(tree: dict[str, Any], path: str) -> str | None:
         return join_path(section, near)
     # The only place where the last key exists, or else the most similar path of all.
     homes = [place for place in paths if place.rpartition(".")[2] == last != "name"]
-    if len(homes) == 1:
+    if len(homes) == 1 and not last.isdecimal():
         return homes[0]
     # With the right section and no similar key in it, a key that shares only the section would mislead.
     if siblings or not section:
