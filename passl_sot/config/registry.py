@@ -100,7 +100,7 @@ class Registry:
             RegistryError: A runtime argument is not accepted, or is in the node too.
         """
         path = path_of(cfg) or self.kind
-        checker = Checker(cfg, path)
+        checker = Checker(cfg)
         arguments = cfg.checked_arguments(self) if isinstance(cfg, Config) else None
         if arguments is None:
             node = checker.node(self, cfg, path, given=frozenset(runtime))

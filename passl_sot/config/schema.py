@@ -17,11 +17,10 @@ _T = TypeVar("_T")
 
 
 class Checker:
-    """Collects the faults of a tree that stands at `path`, and the keys that its sections take."""
+    """Collects the faults of a tree, and the keys that its sections take."""
 
-    def __init__(self, cfg: object, path: str):
+    def __init__(self, cfg: object):
         self.cfg = cfg
-        self.path = path
         self._takes: dict[str, list[str]] = {}  # by the section's path
         # A fault about an unknown key is worded last, when all sections of the file have been seen; a broken
         # reference, whose fault is known, is None.
@@ -49,8 +48,8 @@ class Checker:
             chosen = f"a {catalog.kind} is chosen by its name: {listing(catalog.names()) or 'none known'}"
             if "name" in cfg:
                 return self._note(join_path(path, "name"), f"'name' is {show(name)}; {chosen}", "missing")
-            near = nearest("name", cfg)
-            if near and same_letters(near, "name"):
+            near = nearest("name", cfg, cutoff=1.0)
+            if near:
                 chosen += f" (is '{near}' meant?)"
             return self._note(path, f"has no 'name'; {chosen}", "missing")
         target = catalog.find(name)
@@ -65,9 +64,8 @@ class Checker:
     def section(self, target: Callable[..., Any], cfg: Any, path: str) -> Any:
         """Checks a mapping against a dataclass, and makes an instance of it."""
         if not isinstance(cfg, Mapping):
-            signature = Signature.of(target)
-            self._takes[path] = list(signature.hints)
-            return self._note(path, f"expected a section with {signature.takes()}; got {show(cfg)}", "type")
+            takes = Signature.of(target).takes()
+            return self._note(path, f"expected a section with {takes}; got {show(cfg)}", "type")
         before = len(self._found)
         arguments = self._arguments(target, cfg, path)
         if len(self._found) > before:
@@ -87,7 +85,7 @@ class Checker:
         signature = Signature.of(target)
         # Readers of a file know its sections by their keys, not by the names of our dataclasses.
         owner = "" if given is None else signature.name
-        self._takes[path] = list(signature.hints)
+        self._foresee(signature, path)
         arguments = {}
         covered = {*cfg, *(given or ())}
         for key, value in cfg.items():
@@ -98,23 +96,19 @@ class Checker:
                 covered.add(nearest(key, signature.hints) or "")
                 fault = functools.partial(self._unknown_key, path, key, value, owner, signature.takes())
                 self._found.append(fault)
-        for key, hint in signature.hints.items():
-            if key not in cfg:
-                self._foresee(hint, join_path(path, key))
         missing = [f"'{key}'" for key in signature.required if key not in covered]
         if missing:
             who = owner or (f"'{path.rpartition('.')[2]}'" if path else "the file")
             self._note(path, f"{who} needs {', '.join(missing)}; it takes {signature.takes()}", "missing")
         return arguments
 
-    def _foresee(self, hint: Hint, path: str) -> None:
-        """Remembers the keys of sections that the file leaves out, for suggestions."""
-        for arm in hint.arms:
-            if arm.kind == "section":
-                hints = Signature.of(arm.type).hints
-                self._takes.setdefault(path, list(hints))
-                for key in hints:
-                    self._foresee(hints[key], join_path(path, key))
+    def _foresee(self, signature: Signature, path: str) -> None:
+        """Remembers the keys of a section, and of all in it that the file may leave out, for suggestions."""
+        self._takes[path] = list(signature.hints)
+        for key, hint in signature.hints.items():
+            for arm in hint.arms:
+                if arm.kind == "section":
+                    self._foresee(Signature.of(arm.type), join_path(path, key))
 
     # -- values ---------------------------------------------------------------------------------------------
     def value(self, hint: Hint, value: Any, path: str) -> Any:
@@ -315,7 +309,7 @@ def make_section(
     """
     if path is None:
         path = path_of(cfg)
-    checker = Checker(cfg, path)
+    checker = Checker(cfg)
     made: _T = checker.section(cls, cfg, path)
     checker.finish(earlier)
     return made

@@ -1,6 +1,6 @@
 """Signatures as schemas: the arguments of a class, dataclass or function, read from its type hints.
 
-Rules in `Annotated` bound values of a configuration further: `depth: Annotated[int, Range(min=1)]`, or `Count`
+Rules in `Annotated` bound a configuration's values further: `depth: Annotated[int, Range(min=1)]`, or `Count`
 for short. Calls from Python are not checked.
 """
 
@@ -191,6 +191,7 @@ class Signature:
     required: list[str]
 
     @classmethod
+    @functools.cache
     def of(cls, target: Callable[..., Any]) -> Signature:
         """Reads a signature; a RegistryError tells why it cannot serve as a strict schema."""
         name = str(getattr(target, "__name__", target))

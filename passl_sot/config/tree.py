@@ -175,8 +175,7 @@ class Config(dict[str, Any]):
     # -- out ------------------------------------------------------------------------------------------------
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts and lists all the way down; nothing is shared with this object."""
-        plain: dict[str, Any] = _as_plain(self)
-        return plain
+        return {key: _as_plain(value) for key, value in self.items()}
 
     def dump(self) -> str:
         """YAML text that loads back to an equal Config; a TypeError names a value that has none."""
