@@ -1,10 +1,9 @@
 """Named classes and functions whose signatures are the schema of their configuration nodes."""
 
 import importlib
-import logging
 import pkgutil
-import sys
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any, TypeVar
 
 from passl_sot.config.errors import RegistryError, listing
@@ -27,7 +26,6 @@ class Registry:
         self.kind = kind
         self.package = package
         self._objects: dict[str, Callable[..., Any]] = {}
-        self._failures: dict[str, ImportError] = {}
         self._imported = False
 
     def __repr__(self) -> str:
@@ -68,7 +66,7 @@ class Registry:
         """The class or function of that name; a RegistryError if there is none (it names the nearest)."""
         found = self.find(name)
         if found is None:
-            raise RegistryError(self.unknown(name)[0]) from next(iter(self._failures.values()), None)
+            raise RegistryError(self.unknown(name)[0])
         return found
 
     def find(self, name: str) -> Callable[..., Any] | None:
@@ -81,11 +79,7 @@ class Registry:
         """The sentence about a name that is not registered, and the nearest name that is."""
         near = nearest(name, sorted(self._objects))
         known = f" (known: {listing(sorted(self._objects))})" if self._objects else " (none is registered)"
-        if not self._failures:
-            return f"no {self.kind} is named '{name}'{did_you_mean(near)}{known}", near
-        # It may well be in a module that could not be imported: never blame the name alone.
-        reasons = "; ".join(f"{module}: {err}" for module, err in self._failures.items())
-        return f"no {self.kind} '{name}' could be loaded, but not all modules were ({reasons}){known}", near
+        return f"no {self.kind} is named '{name}'{did_you_mean(near)}{known}", near
 
     def build(self, cfg: Mapping[str, Any], /, **runtime: Any) -> Any:
         """Checks the node, unless it comes from a checked document, and calls its class with the node's keys.
@@ -121,26 +115,17 @@ class Registry:
         # Modules are imported when a name is first missed, so nothing depends on the order of imports.
         if self._imported:
             return
-        self._failures = {}
-        self._import(self.package)
-        places = getattr(sys.modules.get(self.package), "__path__", [])
-        for info in pkgutil.iter_modules(places, f"{self.package}."):
+        package = self._import(self.package)
+        for info in pkgutil.iter_modules(getattr(package, "__path__", []), f"{self.package}."):
             self._import(info.name)
         self._imported = True
 
-    def _import(self, module: str) -> None:
+    def _import(self, module: str) -> ModuleType:
         try:
-            importlib.import_module(module)
+            return importlib.import_module(module)
         except ImportError as err:
             # What the module had registered before it failed would clash when it is tried again.
             for name in [name for name, obj in self._objects.items() if obj.__module__ == module]:
                 del self._objects[name]
-            if (err.name or "").partition(".")[0] == self.package.partition(".")[0]:
-                raise RegistryError(
-                    f"{module}, a module of the {self.kind} registry, cannot be imported: "
-                    f"{type(err).__name__}: {err}"
-                ) from err
-            # A package from elsewhere is missing. Names that do not need it still work; `get` tells of it.
-            self._failures[module] = err
-            log = logging.getLogger(__name__)
-            log.warning("%s is left out of the %s registry: %s", module, self.kind, err)
+            place = f"{module}, a module of the {self.kind} registry,"
+            raise RegistryError(f"{place} cannot be imported: {type(err).__name__}: {err}") from err
