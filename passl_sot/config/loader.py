@@ -44,7 +44,8 @@ def get_config(path: _Path, overrides: Iterable[str] | None = (), *, free: bool 
 
     `_base_: file` or `_base_: [files]` names files, relative to the one that names them, on which it is laid:
     mappings merge, lists and scalars replace, later files win, and a changed `name` replaces its whole node.
-    `${dotted.path}` as a whole value stands for another value; `$${` is a literal `${`.
+    `${dotted.path}` as a whole value stands for another value; `$${` is a literal `${`. Every value knows
+    where it was written.
 
     Args:
         path: The file.
@@ -53,9 +54,6 @@ def get_config(path: _Path, overrides: Iterable[str] | None = (), *, free: bool 
             appends to lists, and adds any key. A changed `name` replaces its node before the other overrides
             inside that node are applied.
         free: Accept overrides of keys that the file doesn't have, as a later `load_config` will judge them.
-
-    Returns:
-        The resolved tree; every value knows its origin.
 
     Raises:
         ConfigError: Everything that is wrong, at once.
@@ -70,11 +68,8 @@ def get_config(path: _Path, overrides: Iterable[str] | None = (), *, free: bool 
 def load_config(schema: type[_D], path: _Path, overrides: Iterable[str] | None = ()) -> _D:
     """Reads a YAML file as `get_config` does, checks it once and gives it as an instance of its schema.
 
-    Args:
-        schema: Keyword-only dataclass, a `Document`, that describes the whole file. Its sections become
-            instances too; a node of a registry becomes a `Config` that is built without a second check.
-        path: The file.
-        overrides: As for `get_config`; the schema judges keys that don't exist.
+    The schema is a keyword-only dataclass, which also judges overrides of keys that don't exist. Its sections
+    become instances too; a node of a registry becomes a `Config` that is built without a second check.
 
     Raises:
         ConfigError: Everything that is wrong, at once; or the schema's ValueError about the values.
@@ -235,8 +230,6 @@ class _Resolver:
             if len(ring) > 1:
                 message = "the references form a cycle: " + " -> ".join(ring)
                 raise self._broken(chain[0], message, key=frozenset(ring))
-            if len(chain) > MAX_DEPTH:
-                raise self._broken(chain[0], "the chain of references is too long")
             value, path = self._locate(match.group(1), chain)
         return value, path
 

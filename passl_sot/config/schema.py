@@ -33,7 +33,6 @@ class Checker:
         if faults:
             raise ConfigError(faults)
 
-    # -- nodes and sections -------------------------------------------------------------------------------
     def node(self, catalog: Any, cfg: Any, path: str, given: frozenset[str] = frozenset()) -> Any:
         """A marked copy of a mapping whose `name` chooses a class; the program adds `given` arguments."""
         if not isinstance(cfg, Mapping):
@@ -110,7 +109,6 @@ class Checker:
                 if arm.kind == "section":
                     self._foresee(Signature.of(arm.type), join_path(path, key))
 
-    # -- values ---------------------------------------------------------------------------------------------
     def value(self, hint: Hint, value: Any, path: str) -> Any:
         """The argument that a value stands for, by its hint and the rules in that; None after a fault."""
         if value is BROKEN:
@@ -151,7 +149,7 @@ class Checker:
 
     def _union(self, hint: Hint, value: Any, path: str) -> Any:
         before = len(self._found)
-        told = []
+        told: list[list[Any]] = []
         for arm in hint.inner:
             made = self.value(arm, value, path)
             found = self._found[before:]
@@ -177,7 +175,6 @@ class Checker:
             return self._note(path, f"expected {hint.describe()}; got {show(value)}{advice}", "choice", near)
         self._note(path, f"expected {hint.describe()}, got {show(value)}{advice}", "type", near)
 
-    # -- faults ----------------------------------------------------------------------------------------------
     def _note(self, path: str, message: str, kind: str, near: str | None = None) -> None:
         self._found.append(Fault(path, message, self.origin(path), kind, near))
 
@@ -296,13 +293,10 @@ def construct(target: Callable[..., Any], arguments: dict[str, Any], path: str, 
 def make_section(
     cls: Callable[..., _T], cfg: Mapping[str, Any], path: str | None = None, earlier: Sequence[Fault] = ()
 ) -> _T:
-    """Checks a section and makes an instance of `cls`, and of their dataclasses of sections inside.
+    """Checks a section and makes an instance of `cls`, a keyword-only dataclass, and of those inside.
 
-    Args:
-        cls: A keyword-only dataclass.
-        cfg: The section; not changed. Registry nodes inside are passed on as checked `Config` copies.
-        path: Where it stands, for the messages; by default where it was loaded from.
-        earlier: Faults that are known already.
+    `cfg` is not changed; nodes of registries in it are passed on as checked copies. `path` is its place for
+    messages, by default the one that it was loaded from. Faults found earlier are told in the same error.
 
     Raises:
         ConfigError: All faults of the section at once; or the ValueError of `cls` about the values.

@@ -198,7 +198,7 @@ class Signature:
         source: Any = target
         own = ""
         if inspect.isclass(target):
-            home = next(base for base in target.__mro__ if "__init__" in vars(base))
+            home: Any = next(base for base in target.__mro__ if "__init__" in vars(base))
             # A dataclass may inherit fields from another module, where their hints are to be looked up.
             source = target if is_section(target) else home.__init__
             if home is not target:

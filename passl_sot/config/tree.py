@@ -89,15 +89,14 @@ class Config(dict[str, Any]):
         config.__dict__.update(_path=path, _origins=origins)
         return config
 
-    # -- dict with attributes -----------------------------------------------------------------------------
     def __getattr__(self, key: str) -> Any:
         if key in self:
             return self[key]
         # Names like __deepcopy__ or _repr_html_ are asked for by libraries: no suggestions for them.
-        near = not key.startswith("_") and nearest(key, self)
+        near = None if key.startswith("_") else nearest(key, self)
         path = self.__dict__.get("_path", "")
         where = f" in '{path}'" * bool(path)
-        raise AttributeError(f"the config has no key '{key}'{where}{did_you_mean(near or None)}")
+        raise AttributeError(f"the config has no key '{key}'{where}{did_you_mean(near)}")
 
     def __setattr__(self, key: str, value: Any) -> None:
         if hasattr(type(self), key):
@@ -134,7 +133,6 @@ class Config(dict[str, Any]):
         self.update(other)
         return self
 
-    # -- copies -----------------------------------------------------------------------------------------
     def copy(self) -> Config:
         """A shallow copy, with origins."""
         return Config(self)
@@ -151,7 +149,6 @@ class Config(dict[str, Any]):
     def __reduce__(self) -> tuple[Any, ...]:
         return Config, (dict(self),), self.__dict__
 
-    # -- where values come from, and whether they were checked ------------------------------------------
     def origin_of(self, key: str) -> Origin | None:
         """Where the value at a key or path below this mapping was written; None if it was set in Python."""
         return self._origins.get(join_path(self._path, key))
@@ -172,7 +169,6 @@ class Config(dict[str, Any]):
         checked, arguments = self._checked
         return copy.deepcopy(arguments) if checked == f"{registry!r}: {self!r}" else None
 
-    # -- out ------------------------------------------------------------------------------------------------
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts and lists all the way down; nothing is shared with this object."""
         return {key: _as_plain(value) for key, value in self.items()}

@@ -167,10 +167,10 @@ class Builder:
             raise ConfigError([Fault("", message, self._origin(source), "yaml")])
         if len(around) > MAX_DEPTH:
             raise ConfigError([Fault("", "nested too deeply", self._origin(source), "yaml")])
-        value: Any
+        value: Any = None
         inside = (*around, source)
         if source in around:
-            value = self._note(source, path, "an alias (*) stands inside what it stands for")
+            self._note(source, path, "an alias (*) stands inside what it stands for")
         elif isinstance(source, yaml.MappingNode) and source.tag == f"{_TAG}map":
             value = self._mapping(source, path, inside)
         elif isinstance(source, yaml.SequenceNode) and source.tag == f"{_TAG}seq":
