@@ -8,21 +8,11 @@ from passl_sot.config.epoch_schedule import (
     UnitIntervalByEpoch,
     value_of_epoch,
 )
-from passl_sot.config.errors import ConfigError, Fault, Origin, RegistryError, UserError, join_path
-from passl_sot.config.loader import Document, get_config, load_config, parse_config
+from passl_sot.config.errors import ConfigError, Fault, Origin, RegistryError, UserError
+from passl_sot.config.loader import Document, get_config, load_config
 from passl_sot.config.registry import Registry
 from passl_sot.config.schema import make_section
 from passl_sot.config.shipped import config_folder, find_config, list_models, model_config
-from passl_sot.config.signature import (
-    Count,
-    Natural,
-    NonNegative,
-    NotEmpty,
-    Positive,
-    Range,
-    Rule,
-    Share,
-    UnitInterval,
-)
+from passl_sot.config.signature import Count, Natural, NonNegative, NotEmpty, Positive, Range, Rule, Share
 from passl_sot.config.suggest import did_you_mean, nearest
-from passl_sot.config.tree import Config
+from passl_sot.config.tree import Config, path_of

@@ -1,14 +1,12 @@
 """A configuration for the eye: the tree with the origin of each value, and differences."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from passl_sot.config.errors import Origin, join_path
-from passl_sot.config.tree import Config
-from passl_sot.config.yaml_text import dump_yaml
+from passl_sot.config.errors import Origin
+from passl_sot.config.tree import Config, walk
+from passl_sot.config.yaml_text import dump_yaml, is_block
 
 
 def format_tree(cfg: Mapping[str, Any]) -> str:
@@ -20,15 +18,15 @@ def format_tree(cfg: Mapping[str, Any]) -> str:
     return "\n".join(f"{text:<{width}}  # {place}" if place else text for text, place in rows)
 
 
-def _line_origins(value: Any) -> Iterator[Origin | None]:
-    """The origin to stand behind each line of a value's YAML, or None."""
-    for key in value if isinstance(value, dict) else range(len(value)):
-        block = _is_block(value[key])
+def _line_origins(cfg: Mapping[str, Any]) -> Iterator[Origin | None]:
+    """The origin to stand behind each line of YAML, or None."""
+    for _, parent, key in walk(cfg):
+        block = is_block(parent[key])
+        if isinstance(parent, Config) and not block:
+            yield parent.origin_of(key)
         # The first line of an item of a list stands behind its dash.
-        if isinstance(value, dict) or not block:
-            yield (isinstance(value, Config) and not block and value.origin_of(key)) or None
-        if block:
-            yield from _line_origins(value[key])
+        elif isinstance(parent, dict) or not block:
+            yield None
 
 
 def diff(cfg_a: Mapping[str, Any], cfg_b: Mapping[str, Any]) -> str:
@@ -42,37 +40,25 @@ def differences(cfg_a: Mapping[str, Any], cfg_b: Mapping[str, Any]) -> dict[str,
     Returns:
         Lines "~ path: old -> new", "- path: old" (only in `cfg_a`), "+ path: new" (only in `cfg_b`).
     """
-    a = leaves(cfg_a)
-    b = leaves(cfg_b)
+    # Texts differ where values that are equal to Python do: true and 1, 1 and 1.0.
+    a = {place: _inline(value) for place, value in leaves(cfg_a).items()}
+    b = {place: _inline(value) for place, value in leaves(cfg_b).items()}
     lines = {}
     for place in {**a, **b}:
         if place not in b:
-            lines[place] = f"- {place}: {inline(a[place])}"
+            lines[place] = f"- {place}: {a[place]}"
         elif place not in a:
-            lines[place] = f"+ {place}: {inline(b[place])}"
-        # The texts differ where values that are equal to Python do: true and 1, 1 and 1.0.
-        elif inline(a[place]) != inline(b[place]):
-            lines[place] = f"~ {place}: {inline(a[place])} -> {inline(b[place])}"
+            lines[place] = f"+ {place}: {b[place]}"
+        elif a[place] != b[place]:
+            lines[place] = f"~ {place}: {a[place]} -> {b[place]}"
     return lines
 
 
-def leaves(cfg: Any, path: str = "") -> dict[str, Any]:
+def leaves(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Every value by its dotted path; lists of scalars and empty sections count as values."""
-    if not _is_block(cfg):
-        return {path: cfg} if path else {}
-    found = {}
-    for key in cfg if isinstance(cfg, dict) else range(len(cfg)):
-        found.update(leaves(cfg[key], join_path(path, key)))
-    return found
+    return {place: parent[key] for place, parent, key in walk(cfg) if not is_block(parent[key])}
 
 
-def inline(value: Any) -> str:
+def _inline(value: Any) -> str:
     """A value as YAML on one line."""
     return dump_yaml({"": value}).partition(":")[2].strip()
-
-
-def _is_block(value: Any) -> bool:
-    """Whether a value takes lines of its own: a section, or a list of sections or lists."""
-    if isinstance(value, dict):
-        return bool(value)
-    return isinstance(value, (list, tuple)) and any(isinstance(item, (dict, list, tuple)) for item in value)

@@ -6,8 +6,6 @@
 Epochs are counted from 0. A YAML file's keys are text; from Python numbers will do as well.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Literal
 

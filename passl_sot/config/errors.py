@@ -1,7 +1,5 @@
 """Faults of a configuration, with their places, and the words for values in messages."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -83,9 +81,7 @@ def number_of(things: Sequence[object], noun: str) -> str:
 
 def join_path(path: str, key: object) -> str:
     """`path` extended by one key or list index."""
-    if not path:
-        return str(key)
-    return f"{path}.{key}"
+    return f"{path}.{key}" if path else str(key)
 
 
 def listing(names: Iterable[str], limit: int = 20) -> str:

@@ -1,20 +1,24 @@
 """Reading configuration files: inheritance, overrides, references, and the check against a schema."""
 
-from __future__ import annotations
-
 import logging
 import os
+import re
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from passl_sot.config.errors import ConfigError, Fault, Origin
+from passl_sot.config.errors import ConfigError, Fault, Origin, join_path, show
 from passl_sot.config.overrides import apply_overrides
 from passl_sot.config.schema import make_section
-from passl_sot.config.tree import Config
-from passl_sot.config.tree_builder import load_file, load_text, resolve
+from passl_sot.config.suggest import did_you_mean
+from passl_sot.config.tree import BROKEN, Config, child, suggest_path
+from passl_sot.config.yaml_text import MAX_DEPTH, MAX_VALUES, Builder, nearby_file, read_text
 
 _D = TypeVar("_D", bound="Document")
 _Path = str | os.PathLike[str]
+# `\Z` and not `$`, which would also match before a line's end at the end of the text.
+_REFERENCE = re.compile(r"\$\{\s*([^${}]*?)\s*\}\Z")
+# Plain values, and the place of each by its dotted path; the table may hold paths that are no more.
+_Tree = tuple[dict[str, Any], dict[str, Origin]]
 
 
 class Document:
@@ -32,7 +36,7 @@ class Document:
 
     def origin(self, path: str) -> Origin | None:
         """Where the value at a dotted path was written, or the section nearest to it that was."""
-        return self._tree.origin_of(*path.split("."))
+        return self._tree.origin_near(path)
 
 
 def get_config(path: _Path, overrides: Iterable[str] | None = (), *, free: bool = False) -> Config:
@@ -40,7 +44,8 @@ def get_config(path: _Path, overrides: Iterable[str] | None = (), *, free: bool 
 
     `_base_: file` or `_base_: [files]` names files, relative to the one that names them, on which it is laid:
     mappings merge, lists and scalars replace, later files win, and a changed `name` replaces its whole node.
-    `${dotted.path}` as a whole value stands for another value; `$${` is a literal `${`.
+    `${dotted.path}` as a whole value stands for another value; `$${` is a literal `${`. Every value knows
+    where it was written.
 
     Args:
         path: The file.
@@ -49,9 +54,6 @@ def get_config(path: _Path, overrides: Iterable[str] | None = (), *, free: bool 
             appends to lists, and adds any key. A changed `name` replaces its node before the other overrides
             inside that node are applied.
         free: Accept overrides of keys that the file doesn't have, as a later `load_config` will judge them.
-
-    Returns:
-        The resolved tree; every value knows its origin.
 
     Raises:
         ConfigError: Everything that is wrong, at once.
@@ -66,11 +68,8 @@ def get_config(path: _Path, overrides: Iterable[str] | None = (), *, free: bool 
 def load_config(schema: type[_D], path: _Path, overrides: Iterable[str] | None = ()) -> _D:
     """Reads a YAML file as `get_config` does, checks it once and gives it as an instance of its schema.
 
-    Args:
-        schema: Keyword-only dataclass, a `Document`, that describes the whole file. Its sections become
-            instances too; a node of a registry becomes a `Config` that is built without a second check.
-        path: The file.
-        overrides: As for `get_config`; the schema judges keys that don't exist.
+    The schema is a keyword-only dataclass, which also judges overrides of keys that don't exist. Its sections
+    become instances too; a node of a registry becomes a `Config` that is built without a second check.
 
     Raises:
         ConfigError: Everything that is wrong, at once; or the schema's ValueError about the values.
@@ -84,23 +83,173 @@ def load_config(schema: type[_D], path: _Path, overrides: Iterable[str] | None =
     return document
 
 
-def parse_config(text: str, file: str = "text") -> Config:
-    """Reads YAML text (without `_base_`), as `Config.dump` writes it; `file` names it in a ConfigError."""
-    faults: list[Fault] = []
-    config: Config = Config.of(resolve(load_text(text, file, faults), faults))
-    if faults:
-        raise ConfigError(faults)
-    return config
-
-
 def _read(path: _Path, overrides: Iterable[str] | None, free: bool, faults: list[Fault]) -> Config:
     if isinstance(overrides, str):
         raise TypeError("overrides is a list of texts, such as ['epochs=10'], not one text")
-    root = load_file(os.fspath(path), faults)
+    tree, origins = _load_file(os.fspath(path), faults)
     # With a part of the tree missing, further faults would mislead.
     if any(fault.kind != "duplicate" for fault in faults):
         raise ConfigError(faults)
-    apply_overrides(root, overrides or (), free, faults)
+    apply_overrides(tree, origins, overrides or (), free, faults)
     # References last, so that overrides reach what is referred to.
-    config: Config = Config.of(resolve(root, faults))
+    resolver = _Resolver(tree, origins)
+    config: Config = resolver.copy(tree)
+    faults += resolver.faults.values()
     return config
+
+
+def _load_file(path: str, faults: list[Fault], chain: tuple[str, ...] = ()) -> _Tree:
+    """The tree of one file laid on its bases; `chain` holds the files that led to it."""
+    try:
+        tree, origins = _load_text(read_text(path), path, faults)
+    except ConfigError as err:
+        faults += err.faults
+        return {}, {}
+    if "_base_" not in tree:
+        return tree, origins
+    named = tree.pop("_base_")
+    below: dict[str, Any] = {}
+    below_origins: dict[str, Origin] = {}
+    for index, base in enumerate(named if isinstance(named, list) else [named]):
+        origin = origins.get(f"_base_.{index}", origins["_base_"])
+        target = _base_file(base, origin, (*chain, path), faults)
+        if target:
+            base_tree, base_origins = _load_file(target, faults, (*chain, path))
+            below = _merge(below, base_tree, root=True)
+            below_origins |= base_origins
+    return _merge(below, tree, root=True), {**below_origins, **origins}
+
+
+def _load_text(text: str, file: str, faults: list[Fault]) -> _Tree:
+    built = Builder(text, file)
+    if not built.origins:
+        raise ConfigError([Fault("", "the file is empty", Origin(file), "yaml")])
+    tree = built.value
+    if isinstance(tree, dict):
+        faults += built.faults
+        return tree, built.origins
+    value = show(tree)
+    if isinstance(tree, list):
+        value = "a list"
+    elif isinstance(tree, str) and ":" in tree:
+        value += " (a space must follow the colon)"
+    message = f"the top level must be keys with values (key: value); it is {value}"
+    raise ConfigError(built.faults or [Fault("", message, built.origins[""], "yaml")])
+
+
+def _base_file(base: Any, origin: Origin, chain: tuple[str, ...], faults: list[Fault]) -> str | None:
+    """The file that a base of the last file in `chain` means; None after a fault."""
+    near = None
+    message = f"expected a file name or a list of them, got {show(base)}"
+    if base and isinstance(base, str):
+        folder = os.path.dirname(chain[-1])
+        target = os.path.normpath(os.path.join(folder, base))
+        real = [os.path.realpath(file) for file in (*chain, target)]
+        first = real.index(real[-1])
+        if first < len(chain):
+            message = "the bases form a cycle: " + " -> ".join([*chain[first:], target])
+        elif os.path.isfile(target):
+            return target
+        else:
+            message = f"'{target}' is a folder"
+            if not os.path.isdir(target):
+                message = f"'{target}' does not exist"
+                near = nearby_file(target)
+            if near:  # as it would have to be written in this file
+                near = os.path.relpath(near, folder or ".").replace(os.sep, "/")
+            if base != target:
+                message += f" ('{base}' is relative to this file)"
+            message += did_you_mean(near)
+    faults.append(Fault("_base_", message, origin, "base", near))
+    return None
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any], root: bool = False) -> dict[str, Any]:
+    """`over` laid on `base`: mappings merge, everything else replaces."""
+    # With another name no argument of the old class may be left over. At the top a name is a key like others.
+    if not root and "name" in base and "name" in over and base["name"] != over["name"]:
+        return over
+    result = {**base, **over}  # the base's keys first, in the order of its file
+    for key in base.keys() & over.keys():
+        if isinstance(base[key], dict) and isinstance(over[key], dict):
+            result[key] = _merge(base[key], over[key])
+    return result
+
+
+class _Resolver:
+    """Copies a tree into a Config, in which copies of their targets, or `BROKEN`, stand for references."""
+
+    def __init__(self, tree: dict[str, Any], origins: dict[str, Origin]):
+        self.tree = tree
+        self.origins = origins
+        # Each is told of once, though a section is copied for each reference, and a cycle met by all in it.
+        self.faults: dict[object, Fault] = {}
+        self._placed: dict[str, Origin] = {}
+        self._count = 0
+
+    def copy(self, value: Any, source: str = "", path: str = "", around: tuple[str, ...] = ()) -> Any:
+        """A copy, to stand at `path`, of a value that stands at `source`, inside of the sources `around`."""
+        self._count += 1
+        # A target's depth adds to that of its reference, hence the double.
+        if self._count > MAX_VALUES or len(around) > 2 * MAX_DEPTH:
+            message = "the references multiply to more than a configuration can hold"
+            raise ConfigError([Fault(source, message, self.origins[source], "reference")])
+
+        def inside(item: Any, key: object) -> Any:
+            return self.copy(item, join_path(source, key), join_path(path, key), (*around, source))
+
+        if isinstance(value, str) and "${" in value:
+            value = self._text(value, source, path, around)
+        elif isinstance(value, list):
+            value = [inside(item, index) for index, item in enumerate(value)]
+        elif isinstance(value, dict):
+            value = Config.of({key: inside(item, key) for key, item in value.items()}, path, self._placed)
+        self._placed[path] = self.origins[source]
+        return value
+
+    def _text(self, text: str, source: str, path: str, around: tuple[str, ...]) -> Any:
+        """The value of a text that holds "${": the literal text, or a copy of a reference's target."""
+        try:
+            if _REFERENCE.match(text):
+                target, place = self._follow(text, source, ())
+                if place in around:
+                    raise self._broken(source, f"'{text}' stands inside what it refers to")
+                return self.copy(target, place, path, around)
+            if "${" in text.replace("$${", ""):
+                message = f"'{text}': a reference must be the whole value, as in ${{model.head.num_classes}}"
+                raise self._broken(source, f"{message}; for a literal '${{' write '$${{'")
+        except LookupError:
+            return BROKEN
+        return text.replace("$${", "${")
+
+    def _follow(self, value: Any, path: str, chain: tuple[str, ...]) -> tuple[Any, str]:
+        """What a possible reference at `path` stands for, and its place; those in `chain` led here."""
+        while isinstance(value, str) and (match := _REFERENCE.match(value)):
+            chain = (*chain, path)
+            ring = chain[chain.index(path) :]
+            if len(ring) > 1:
+                message = "the references form a cycle: " + " -> ".join(ring)
+                raise self._broken(chain[0], message, key=frozenset(ring))
+            value, path = self._locate(match.group(1), chain)
+        return value, path
+
+    def _locate(self, path: str, chain: tuple[str, ...]) -> tuple[Any, str]:
+        value: Any = self.tree
+        place = ""
+        for part in path.split("."):
+            value, place = self._follow(value, place, chain)
+            try:
+                value = child(value, part)
+            except LookupError:
+                near = suggest_path(self.tree, path)
+                hint = did_you_mean(near)
+                if not near and isinstance(value, dict) and "name" in value:
+                    hint = "; a default must be written out to be referred to"
+                raise self._broken(chain[0], f"'${{{path}}}' refers to nothing{hint}", near) from None
+            place = join_path(place, part)
+        return value, place
+
+    def _broken(self, path: str, message: str, near: str | None = None, key: object = None) -> LookupError:
+        fault = Fault(path, message, self.origins[path], "reference", near)
+        self.faults.setdefault(key or fault, fault)
+        return LookupError(message)

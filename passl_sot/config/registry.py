@@ -1,25 +1,21 @@
 """Named classes and functions whose signatures are the schema of their configuration nodes."""
 
-from __future__ import annotations
-
 import importlib
-import inspect
-import logging
 import pkgutil
-import sys
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any, TypeVar
 
-from passl_sot.config.errors import Fault, RegistryError, listing
+from passl_sot.config.errors import RegistryError, listing
 from passl_sot.config.schema import Checker, construct
-from passl_sot.config.signature import Catalog, Signature, UnresolvedHintError
+from passl_sot.config.signature import Signature
 from passl_sot.config.suggest import did_you_mean, nearest
 from passl_sot.config.tree import Config, path_of
 
 _T = TypeVar("_T", bound=Callable[..., Any])
 
 
-class Registry(Catalog):
+class Registry:
     """Names of one kind of thing in a package or module: `Registry("head", "passl_sot.modeling.heads")`.
 
     A registered name is the name of the class or function. Its signature is the schema of its configuration
@@ -30,15 +26,10 @@ class Registry(Catalog):
         self.kind = kind
         self.package = package
         self._objects: dict[str, Callable[..., Any]] = {}
-        self._failures: dict[str, ImportError] = {}
         self._imported = False
 
     def __repr__(self) -> str:
         return f"Registry('{self.kind}', '{self.package}')"
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Registry:
-        # It stands in type hints, which tools may copy; there is only one of each.
-        return self
 
     def register(self) -> Callable[[_T], _T]:
         """Decorator that enters a class or function under its own name.
@@ -58,12 +49,10 @@ class Registry(Catalog):
                 f"by {known.__module__}; rename one of the two"
             )
         try:
-            Signature.of(target)
-        except UnresolvedHintError:
-            pass  # it may be defined further down in the module, and is looked at again on first use
+            signature = Signature.of(target)
         except RegistryError as err:
             raise RegistryError(f"{target.__module__}: the {self.kind} {err}") from None
-        if "name" in inspect.signature(target).parameters:
+        if "name" in signature.hints:
             raise RegistryError(f"{target.__module__}: {name} cannot take 'name', which chooses the class")
         self._objects[name] = target
         return target
@@ -77,7 +66,7 @@ class Registry(Catalog):
         """The class or function of that name; a RegistryError if there is none (it names the nearest)."""
         found = self.find(name)
         if found is None:
-            raise RegistryError(self.unknown(name)[0]) from next(iter(self._failures.values()), None)
+            raise RegistryError(self.unknown(name)[0])
         return found
 
     def find(self, name: str) -> Callable[..., Any] | None:
@@ -88,23 +77,9 @@ class Registry(Catalog):
 
     def unknown(self, name: str) -> tuple[str, str | None]:
         """The sentence about a name that is not registered, and the nearest name that is."""
-        names = sorted(self._objects)
-        near = nearest(name, names)
-        known = f" (known: {listing(names)})"
-        if not names:
-            known = " (none is registered)"
-        if not self._failures:
-            return f"no {self.kind} is named '{name}'{did_you_mean(near)}{known}", near
-        # It may well be in a module that could not be imported: never blame the name alone.
-        reasons = "; ".join(f"{module}: {err}" for module, err in self._failures.items())
-        return f"no {self.kind} '{name}' could be loaded, but not all modules were ({reasons}){known}", near
-
-    def check(self, cfg: Mapping[str, Any], path: str | None = None) -> list[Fault]:
-        """All that `build` would find wrong with a node, whose place is `path` if it was not loaded."""
-        path = path or path_of(cfg) or self.kind
-        checker = Checker(cfg, path)
-        checker.node(self, cfg, path)
-        return checker.faults()
+        near = nearest(name, sorted(self._objects))
+        known = f" (known: {listing(sorted(self._objects))})" if self._objects else " (none is registered)"
+        return f"no {self.kind} is named '{name}'{did_you_mean(near)}{known}", near
 
     def build(self, cfg: Mapping[str, Any], /, **runtime: Any) -> Any:
         """Checks the node, unless it comes from a checked document, and calls its class with the node's keys.
@@ -119,10 +94,8 @@ class Registry(Catalog):
             RegistryError: A runtime argument is not accepted, or is in the node too.
         """
         path = path_of(cfg) or self.kind
-        checker = Checker(cfg, path)
-        arguments = None
-        if isinstance(cfg, Config):
-            arguments = cfg.checked_arguments(self)
+        checker = Checker(cfg)
+        arguments = cfg.checked_arguments(self) if isinstance(cfg, Config) else None
         if arguments is None:
             node = checker.node(self, cfg, path, given=frozenset(runtime))
             checker.finish()
@@ -142,27 +115,17 @@ class Registry(Catalog):
         # Modules are imported when a name is first missed, so nothing depends on the order of imports.
         if self._imported:
             return
-        self._failures = {}
-        self._import(self.package)
-        places = getattr(sys.modules.get(self.package), "__path__", [])
-        for info in pkgutil.iter_modules(places, f"{self.package}."):
-            if not info.name.endswith(".__main__"):
-                self._import(info.name)
+        package = self._import(self.package)
+        for info in pkgutil.iter_modules(getattr(package, "__path__", []), f"{self.package}."):
+            self._import(info.name)
         self._imported = True
 
-    def _import(self, module: str) -> None:
+    def _import(self, module: str) -> ModuleType:
         try:
-            importlib.import_module(module)
+            return importlib.import_module(module)
         except ImportError as err:
             # What the module had registered before it failed would clash when it is tried again.
             for name in [name for name, obj in self._objects.items() if obj.__module__ == module]:
                 del self._objects[name]
-            if (err.name or "").partition(".")[0] == self.package.partition(".")[0]:
-                raise RegistryError(
-                    f"{module}, a module of the {self.kind} registry, cannot be imported: "
-                    f"{type(err).__name__}: {err}"
-                ) from err
-            # A package from elsewhere is missing. Names that do not need it still work; `get` tells of it.
-            self._failures[module] = err
-            log = logging.getLogger(__name__)
-            log.warning("%s is left out of the %s registry: %s", module, self.kind, err)
+            place = f"{module}, a module of the {self.kind} registry,"
+            raise RegistryError(f"{place} cannot be imported: {type(err).__name__}: {err}") from err

@@ -1,7 +1,6 @@
 """One walk over a configuration: checks values against signatures and makes arguments of them."""
 
-from __future__ import annotations
-
+import contextlib
 import copy
 import functools
 import sys
@@ -10,39 +9,31 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from passl_sot.config.errors import COMMAND_LINE, ConfigError, Fault, Origin, join_path, listing, show
-from passl_sot.config.signature import Catalog, Hint, Signature, is_section, one_of
-from passl_sot.config.suggest import did_you_mean, nearest, same_letters, same_stem
+from passl_sot.config.signature import Hint, Signature, is_section
+from passl_sot.config.suggest import did_you_mean, nearest, same_letters
 from passl_sot.config.tree import BROKEN, Config, path_of
 
 _T = TypeVar("_T")
-# Keys by the path of the section that takes them.
-_Keys = dict[str, list[str]]
 
 
 class Checker:
-    """Collects the faults of a tree that stands at `path`, and the keys that its sections take."""
+    """Collects the faults of a tree, and the keys that its sections take."""
 
-    def __init__(self, cfg: object, path: str):
+    def __init__(self, cfg: object):
         self.cfg = cfg
-        self.path = path
-        self._takes: _Keys = {}
-        # A fault about an unknown key is worded last, when all sections of the file have been seen.
-        self._found: list[Fault | Callable[[_Keys], Fault] | None] = []
+        self._takes: dict[str, list[str]] = {}  # by the section's path
+        # A fault about an unknown key is worded last, when all sections of the file have been seen; a broken
+        # reference, whose fault is known, is None.
+        self._found: list[Fault | Callable[[], Fault] | None] = []
 
-    def faults(self) -> list[Fault]:
-        """All faults, in the order of the tree."""
-        found = [item for item in self._found if item is not None]
-        return [item if isinstance(item, Fault) else item(self._takes) for item in found]
-
-    # Trials of a union's alternatives are checkers too, so faults are raised only at the end.
     def finish(self, earlier: Sequence[Fault] = ()) -> None:
-        """Raises a ConfigError if there are faults."""
-        faults = [*earlier, *self.faults()]
+        """Raises a ConfigError if there are faults, in the order of the tree."""
+        found = [item for item in self._found if item is not None]
+        faults = [*earlier, *(item if isinstance(item, Fault) else item() for item in found)]
         if faults:
             raise ConfigError(faults)
 
-    # -- nodes and sections -------------------------------------------------------------------------------
-    def node(self, catalog: Catalog, cfg: Any, path: str, given: frozenset[str] = frozenset()) -> Any:
+    def node(self, catalog: Any, cfg: Any, path: str, given: frozenset[str] = frozenset()) -> Any:
         """A marked copy of a mapping whose `name` chooses a class; the program adds `given` arguments."""
         if not isinstance(cfg, Mapping):
             message = f"expected a {catalog.kind} section with a name, got {show(cfg)}"
@@ -56,25 +47,24 @@ class Checker:
             chosen = f"a {catalog.kind} is chosen by its name: {listing(catalog.names()) or 'none known'}"
             if "name" in cfg:
                 return self._note(join_path(path, "name"), f"'name' is {show(name)}; {chosen}", "missing")
-            near = nearest("name", cfg)
-            if near and same_letters(near, "name"):
+            near = nearest("name", cfg, cutoff=1.0)
+            if near:
                 chosen += f" (is '{near}' meant?)"
             return self._note(path, f"has no 'name'; {chosen}", "missing")
         target = catalog.find(name)
         if target is None:
             message, near = catalog.unknown(name)
             return self._note(join_path(path, "name"), message, "name", near)
-        arguments = self._arguments(target, cfg, path, ("name",), given)
+        arguments = self._arguments(target, cfg, path, given)
         node = copy.deepcopy(Config(cfg))
         node.mark_checked(catalog, arguments)
         return node
 
     def section(self, target: Callable[..., Any], cfg: Any, path: str) -> Any:
-        """Checks a mapping without a name against a dataclass, class or function, and calls that."""
+        """Checks a mapping against a dataclass, and makes an instance of it."""
         if not isinstance(cfg, Mapping):
-            signature = Signature.of(target)
-            self._takes[path] = list(signature.hints)
-            return self._note(path, f"expected a section with {signature.takes()}; got {show(cfg)}", "type")
+            takes = Signature.of(target).takes()
+            return self._note(path, f"expected a section with {takes}; got {show(cfg)}", "type")
         before = len(self._found)
         arguments = self._arguments(target, cfg, path)
         if len(self._found) > before:
@@ -89,49 +79,39 @@ class Checker:
         target: Callable[..., Any],
         cfg: Mapping[str, Any],
         path: str,
-        skip: tuple[str, ...] = (),
-        given: frozenset[str] = frozenset(),
+        given: frozenset[str] | None = None,  # of a node
     ) -> dict[str, Any]:
         signature = Signature.of(target)
         # Readers of a file know its sections by their keys, not by the names of our dataclasses.
-        owner = signature.name * bool(skip or not is_section(target))
-        self._takes[path] = [*skip, *signature.hints]
+        owner = "" if given is None else signature.name
+        self._foresee(signature, path)
         arguments = {}
-        covered = {*cfg, *given}
+        covered = {*cfg, *(given or ())}
         for key, value in cfg.items():
-            place = join_path(path, key)
             if key in signature.hints:
-                arguments[key] = self.value(signature.hints[key], value, place)
-            elif key not in skip:
+                arguments[key] = self.value(signature.hints[key], value, join_path(path, key))
+            elif key != "name" or not owner:
                 # A misspelt required key is one fault, not two.
-                covered.add(nearest(str(key), signature.hints) or "")
-                told = (path, str(key), value, owner, signature.takes(), self.origin(place))
-                self._found.append(functools.partial(_unknown_key, *told))
-        for key, hint in signature.hints.items():
-            if key not in cfg:
-                self._foresee(hint, join_path(path, key))
+                covered.add(nearest(key, signature.hints) or "")
+                fault = functools.partial(self._unknown_key, path, key, value, owner, signature.takes())
+                self._found.append(fault)
         missing = [f"'{key}'" for key in signature.required if key not in covered]
         if missing:
-            who = owner or f"'{path.rpartition('.')[2]}'"
-            if who == "''":
-                who = "the file"
+            who = owner or (f"'{path.rpartition('.')[2]}'" if path else "the file")
             self._note(path, f"{who} needs {', '.join(missing)}; it takes {signature.takes()}", "missing")
         return arguments
 
-    def _foresee(self, hint: Hint, path: str, depth: int = 4) -> None:
-        """Remembers the keys of sections that the file leaves out, for suggestions."""
-        for arm in hint.arms:
-            if depth and arm.kind == "section":
-                hints = Signature.of(arm.type).hints
-                self._takes.setdefault(path, list(hints))
-                for key in hints:
-                    self._foresee(hints[key], join_path(path, key), depth - 1)
+    def _foresee(self, signature: Signature, path: str) -> None:
+        """Remembers the keys of a section, and of all in it that the file may leave out, for suggestions."""
+        self._takes[path] = list(signature.hints)
+        for key, hint in signature.hints.items():
+            for arm in hint.arms:
+                if arm.kind == "section":
+                    self._foresee(Signature.of(arm.type), join_path(path, key))
 
-    # -- values ---------------------------------------------------------------------------------------------
     def value(self, hint: Hint, value: Any, path: str) -> Any:
         """The argument that a value stands for, by its hint and the rules in that; None after a fault."""
         if value is BROKEN:
-            # Its fault is known already, but no section may be made with it.
             return self._found.append(None)
         before = len(self._found)
         made = self._typed(hint, value, path)
@@ -146,12 +126,10 @@ class Checker:
     def _typed(self, hint: Hint, value: Any, path: str) -> Any:
         if hint.kind == "union":
             return self._union(hint, value, path)
-        if hint.kind == "node" and hint.catalog:
+        if hint.kind == "node":
             return self.node(hint.catalog, value, path)
         if hint.kind == "section":
             return self.section(hint.type, value, path)
-        if hint.kind == "choice":
-            return self._choice(get_args(hint.type), value, path)
         if hint.kind == "any":
             # A copy, so that an object can't change the configuration that it was made from.
             return copy.deepcopy(Config(value=value)["value"])
@@ -170,115 +148,96 @@ class Checker:
         return value
 
     def _union(self, hint: Hint, value: Any, path: str) -> Any:
-        trials = []
+        before = len(self._found)
+        told: list[list[Any]] = []
         for arm in hint.inner:
-            trial = Checker(self.cfg, self.path)
-            made = trial.value(arm, value, path)
-            if not trial._found:
-                self._takes.update(trial._takes)
+            made = self.value(arm, value, path)
+            found = self._found[before:]
+            del self._found[before:]
+            if not found:
                 return made
-            trials.append((arm, trial))
-        # A faulty section is told about as that section, not as "neither a section nor null".
-        fitting = [trial for arm, trial in trials if _shape_of(value) == arm.shape != "scalar"]
-        if fitting:
-            best = min(fitting, key=lambda trial: len(trial._found))
-            self._takes.update(best._takes)
-            self._found += best._found
+            # A faulty section is told about as that section, not as "neither a section nor null", and a value
+            # of one alternative's type as out of its range.
+            if _shape_of(value) == arm.shape != "scalar" or all(
+                getattr(item, "kind", "") == "value" for item in found
+            ):
+                told.append(found)
+        if told:
+            self._found += min(told, key=len)
             return None
-        # Of the right type for one of the arms, but out of its range.
-        for _, trial in trials:
-            if all(isinstance(item, Fault) and item.kind == "value" for item in trial._found):
-                self._found += trial._found
-                return None
-        options = [option for arm in hint.inner if arm.kind == "choice" for option in get_args(arm.type)]
-        return self._wrong_type(hint, value, path, nearest(value, options))
+        return self._wrong_type(hint, value, path)
 
-    def _choice(self, options: tuple[Any, ...], value: Any, path: str) -> Any:
-        if any(type(value) is type(option) and value == option for option in options):
-            return value
-        near = nearest(value, options)
-        message = f"expected {one_of(options)}; got {show(value)}{did_you_mean(near)}"
-        return self._note(path, message, "choice", near)
-
-    def _wrong_type(self, hint: Hint, value: Any, path: str, near: str | None = None) -> None:
+    def _wrong_type(self, hint: Hint, value: Any, path: str) -> None:
+        choices = [choice for arm in hint.arms if arm.kind == "choice" for choice in get_args(arm.type)]
+        near = nearest(value, choices)
         advice = did_you_mean(near) or _advice(hint, value)
+        if hint.kind == "choice":
+            return self._note(path, f"expected {hint.describe()}; got {show(value)}{advice}", "choice", near)
         self._note(path, f"expected {hint.describe()}, got {show(value)}{advice}", "type", near)
 
-    # -- faults ----------------------------------------------------------------------------------------------
     def _note(self, path: str, message: str, kind: str, near: str | None = None) -> None:
         self._found.append(Fault(path, message, self.origin(path), kind, near))
 
     def origin(self, path: str) -> Origin | None:
         """Where the value at a path was written, or the section nearest to it that was."""
-        if not isinstance(self.cfg, Config):
-            return None
-        keys = path.removeprefix(self.path).strip(".").split(".")
-        return self.cfg.origin_of(*keys) or self.cfg.node_origin()
+        return self.cfg.origin_near(path) if isinstance(self.cfg, Config) else None
 
+    def _unknown_key(self, section: str, key: str, value: Any, owner: str, takes: str) -> Fault:
+        """The fault of an unknown key, with the key that may be meant, or the section where it belongs."""
+        places = [(home, name) for home, names in self._takes.items() for name in names if name != "name"]
 
-def _unknown_key(
-    section: str, key: str, value: Any, owner: str, takes: str, origin: Origin | None, known: _Keys
-) -> Fault:
-    """The fault of an unknown key, with the key that may have been meant, or the section where it belongs."""
-    places = {
-        join_path(path, name): name for path, names in known.items() for name in names if name != "name"
-    }
+        def place_of(word: object) -> tuple[str, str] | None:
+            return next((place for place in places if same_letters(place[1], str(word))), None)
 
-    def home_of(word: object, but: str | None = None) -> str | None:
-        found = (place for place, name in places.items() if same_letters(name, str(word)))
-        return next((place for place in found if place.rpartition(".")[0] != but), None)
+        def belongs(place: tuple[str, str]) -> str:
+            return f"'{place[1]}' belongs to {place[0] or 'the top level of the file'}"
 
-    text = f"unknown key '{key}'"
-    if owner:
-        text = f"{owner} has no argument '{key}'"
-    elif section:
-        text = f"'{section.rpartition('.')[2]}' has no key '{key}'"
-    path = join_path(section, key)
-    inner = value
-    while origin == Origin(COMMAND_LINE) and isinstance(inner, Mapping) and len(inner) == 1:
-        ((name, inner),) = inner.items()  # `-o Gloabl.epochs=1` made the section; show what was typed
-        path = join_path(path, name)
-    own = [name for name in known[section] if name != "name" or not owner]
-    near = nearest(key, own)
-    elsewhere = home_of(key, but=section)
-    if not near and not elsewhere:
+        text = f"unknown key '{key}'"
+        if owner:
+            text = f"{owner} has no argument '{key}'"
+        elif section:
+            text = f"'{section.rpartition('.')[2]}' has no key '{key}'"
+        path = join_path(section, key)
+        origin = self.origin(path)
+        inner = value
+        while origin == Origin(COMMAND_LINE) and isinstance(inner, Mapping) and len(inner) == 1:
+            ((name, inner),) = inner.items()  # `-o Gloabl.epochs=1` made the section; show what was typed
+            path = join_path(path, name)
+        meant = place_of(key)
+        own = self._takes[section]
+        near = nearest(key, own)
+        if not near and not meant:
+            # A part of a name: "iterations" for "num_iters".
+            near = next((name for name in own if nearest(key, name.split("_"), cutoff=0.65)), None)
         # `Global: {epochs: 3}` of another framework: say where the keys inside belong.
-        homes = {}
-        if isinstance(value, Mapping):
-            homes = {name: place for name in value if (place := home_of(name))}
-        if homes:
-            text += "".join(f"; its '{name}' belongs to {_home(place)}" for name, place in homes.items())
-            return Fault(path, text, origin, "unknown", next(iter(homes.values())))
-        near = same_stem(key, own) or home_of(nearest(key, places.values(), cutoff=0.75))
-        if not near:
-            text += f"; it takes {takes or 'no arguments'}"
-    text += did_you_mean(near)
-    belongs = f"'{places.get(elsewhere or '')}' belongs to {_home(elsewhere or '')}"
-    if elsewhere and not near:
-        text += f"; {belongs}"
-    elif elsewhere and not same_letters(near or "", key):
-        text += f" ({belongs})"
-    return Fault(path, text, origin, "unknown", near or elsewhere)
-
-
-def _home(path: str) -> str:
-    return path.rpartition(".")[0] or "the top level of the file"
+        homes = [place for name in value if (place := place_of(name))] if isinstance(value, Mapping) else []
+        hint = did_you_mean(near)
+        if meant and not near:
+            hint = f"; {belongs(meant)}"
+        elif meant and not same_letters(near or "", key):
+            hint += f" ({belongs(meant)})"
+        elif not near and homes:
+            meant = homes[0]
+            hint = "".join(f"; its {belongs(place)}" for place in homes)
+        elif not near:
+            meant = place_of(nearest(key, [name for _, name in places], cutoff=0.75))
+            hint = did_you_mean(meant and join_path(*meant)) or f"; it takes {takes or 'no arguments'}"
+        return Fault(path, text + hint, origin, "unknown", near or (meant and join_path(*meant)))
 
 
 def _shape_of(value: object) -> str:
     if isinstance(value, Mapping):
         return "mapping"
-    if isinstance(value, (list, tuple)):
-        return "list"
-    return "scalar"
+    return "list" if isinstance(value, (list, tuple)) else "scalar"
 
 
 def _fits(hint: Hint, value: Any) -> bool:
     """Whether a value is of the type that a hint without alternatives names; items are not looked at."""
-    if hint.kind == "fixed" and _shape_of(value) == "list":
-        return len(hint.inner) == len(value)
     if hint.shape != "scalar":
-        return _shape_of(value) == hint.shape
+        fixed = hint.kind == "fixed"
+        return _shape_of(value) == hint.shape and (not fixed or len(value) == len(hint.inner))
+    if hint.kind == "choice":
+        return any(type(value) is type(option) and value == option for option in get_args(hint.type))
     # To Python true is an integer, but nobody who writes `epochs: true` means 1.
     if isinstance(value, bool):
         return hint.kind == "bool"
@@ -297,14 +256,10 @@ def _advice(hint: Hint, value: Any) -> str:
             return "; write null"
         if "bool" in kinds and value.lower() in ("true", "false"):
             return "; remove the quotes"
-        if kinds & {"int", "float"}:
-            try:
-                number = float(value)
-            except ValueError:
-                return ""
-            if "float" in kinds or number.is_integer():
+        with contextlib.suppress(ValueError):
+            whole = float(value).is_integer()
+            if "float" in kinds or ("int" in kinds and whole):
                 return "; remove the quotes"
-            return ""
     if isinstance(value, float) and "int" in kinds and value.is_integer():
         return f"; write {int(value)}"
     if isinstance(value, (bool, int, float)) and "str" in kinds:
@@ -338,20 +293,17 @@ def construct(target: Callable[..., Any], arguments: dict[str, Any], path: str, 
 def make_section(
     cls: Callable[..., _T], cfg: Mapping[str, Any], path: str | None = None, earlier: Sequence[Fault] = ()
 ) -> _T:
-    """Checks a section and calls `cls` with it; sections inside become instances of their dataclasses.
+    """Checks a section and makes an instance of `cls`, a keyword-only dataclass, and of those inside.
 
-    Args:
-        cls: A keyword-only dataclass (or class, or function), fully hinted.
-        cfg: The section; not changed. Registry nodes inside are passed on as checked `Config` copies.
-        path: Where it stands, for the messages; by default where it was loaded from.
-        earlier: Faults that are known already.
+    `cfg` is not changed; nodes of registries in it are passed on as checked copies. `path` is its place for
+    messages, by default the one that it was loaded from. Faults found earlier are told in the same error.
 
     Raises:
         ConfigError: All faults of the section at once; or the ValueError of `cls` about the values.
     """
     if path is None:
         path = path_of(cfg)
-    checker = Checker(cfg, path)
+    checker = Checker(cfg)
     made: _T = checker.section(cls, cfg, path)
     checker.finish(earlier)
     return made

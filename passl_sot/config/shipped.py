@@ -1,7 +1,5 @@
 """The configs that come with the package: every model's name is a YAML file under configs/."""
 
-from __future__ import annotations
-
 import difflib
 import fnmatch
 from pathlib import Path

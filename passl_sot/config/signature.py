@@ -1,7 +1,7 @@
 """Signatures as schemas: the arguments of a class, dataclass or function, read from its type hints.
 
-Beyond its type a value can be bounded by a rule in `Annotated`: `depth: Annotated[int, Range(min=1)]` (or
-`Count`, for short) makes a configuration's `depth: 0` a fault. Calls from Python are not checked.
+Rules in `Annotated` bound a configuration's values further: `depth: Annotated[int, Range(min=1)]`, or `Count`
+for short. Calls from Python are not checked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from passl_sot.config.errors import RegistryError, listing, show
 
-_SCALARS = {None: "null", type(None): "null", bool: "bool", int: "int", float: "float", str: "str"}
+_SCALARS = {type(None): "null", bool: "bool", int: "int", float: "float", str: "str"}
 # In words, one and several.
 _WORDS = {
     "any": ("anything", ""),
@@ -89,15 +89,6 @@ UnitInterval = Annotated[float, Range(min=0, max=1)]
 Share = Annotated[float, Range(min=0, below=1)]
 
 
-class Catalog:
-    """Base of `Registry`, which is built on this module: a note that makes a hint one of its nodes."""
-
-    kind: str
-    names: Callable[[], list[str]]
-    find: Callable[[str], Callable[..., Any] | None]
-    unknown: Callable[[str], tuple[str, str | None]]
-
-
 @dataclass(frozen=True)
 class Hint:
     """A type hint, taken apart."""
@@ -106,44 +97,44 @@ class Hint:
     # mapping, section (a dataclass), node (of a registry) or union
     kind: str
     type: Any  # the hint without notes
-    catalog: Catalog | None = None  # the registry of a node, or of a list of nodes
+    catalog: Any = None  # the registry of a node, or of a list of nodes
     rules: tuple[Rule, ...] = ()  # those among its notes
     inner: tuple[Hint, ...] = ()  # of a union's alternatives, of a list's items, or of a mapping's values
 
     @classmethod
-    def of(cls, hint: Any) -> Hint:
-        """Reads a type hint; a RegistryError, without its subject, tells why YAML cannot be checked by it."""
+    def of(cls, hint: Any, what: str) -> Hint:
+        """Reads the type hint of what a RegistryError, should YAML be none to check by it, shall name."""
         notes: list[Any] = []
         if get_origin(hint) is Annotated:
             hint, *notes = get_args(hint)
         rules = tuple(note for note in notes if isinstance(note, Rule))
-        catalog = next((note for note in notes if isinstance(note, Catalog)), None)
+        # A Registry, which is built on this module.
+        catalog = next((note for note in notes if hasattr(note, "find")), None)
         base, args = get_origin(hint) or hint, get_args(hint)
         make = functools.partial(cls, type=hint, catalog=catalog, rules=rules)
         if base in (Union, types.UnionType):
             arms = [Annotated[arm, catalog] if catalog else arm for arm in args]
-            return make("union", inner=tuple(map(cls.of, arms)))
-        if base in _SCALARS and not (catalog and _SCALARS[base] != "null"):
-            return make(_SCALARS[base])
+            return make("union", inner=tuple(cls.of(arm, what) for arm in arms))
         if catalog and base is dict:
             return make("node")
         if catalog and base in (list, tuple):
             return make("list", inner=(cls("node", dict, catalog),))
-        if catalog:
-            raise RegistryError("refers to a registry; write Annotated[dict, ...] or Annotated[list, ...]")
+        if base in _SCALARS:
+            return make(_SCALARS[base])
         if base is Any:
             return make("any")
         if base is Literal:
             return make("choice")
         if base is dict and args[:1] in ((), (str,)):
-            return make("mapping", inner=(cls.of((*args, Any, Any)[1]),))
+            return make("mapping", inner=(cls.of((*args, Any, Any)[1], what),))
         if base is tuple and args and Ellipsis not in args:
-            return make("fixed", inner=tuple(map(cls.of, args)))
+            return make("fixed", inner=tuple(cls.of(arg, what) for arg in args))
         if base in (list, tuple):
-            return make(base.__name__, inner=(cls.of((*args, Any)[0]),))
+            return make(base.__name__, inner=(cls.of((*args, Any)[0], what),))
         if is_section(hint):
             return make("section")
-        raise RegistryError(f"has the type hint {hint!r}, which a YAML value cannot be checked against")
+        wanted = "which a YAML value cannot be checked against"
+        raise RegistryError(f"{what} has the type hint {hint!r}, {wanted}")
 
     @property
     def arms(self) -> tuple[Hint, ...]:
@@ -165,8 +156,9 @@ class Hint:
         if self.kind == "union":
             return " or ".join(dict.fromkeys(sorted(inner, key=lambda words: words == "null")))
         if self.kind == "choice":
-            return one_of(get_args(self.type))
-        if self.kind == "node" and self.catalog:
+            options = get_args(self.type)
+            return "one of " * (len(options) > 1) + ", ".join(map(show, options))
+        if self.kind == "node":
             return f"a {self.catalog.kind} section with a name"
         if self.shape == "mapping":
             return "a section (key: value)"
@@ -185,18 +177,9 @@ class Hint:
         return f"a list of values, each {inner[0]}"
 
 
-def one_of(options: tuple[object, ...]) -> str:
-    """Choices in words: "one of 'a', 'b'"."""
-    return "one of " * (len(options) > 1) + ", ".join(map(show, options))
-
-
 def is_section(hint: Any) -> bool:
     """Whether a hint is a dataclass, that is, a section of the file without a name."""
     return inspect.isclass(hint) and dataclasses.is_dataclass(hint)
-
-
-class UnresolvedHintError(RegistryError):
-    """A type hint names something that is not defined (yet)."""
 
 
 @dataclass(frozen=True)
@@ -208,58 +191,39 @@ class Signature:
     required: list[str]
 
     @classmethod
+    @functools.cache
     def of(cls, target: Callable[..., Any]) -> Signature:
         """Reads a signature; a RegistryError tells why it cannot serve as a strict schema."""
         name = str(getattr(target, "__name__", target))
-        parameters = _parameters(target, name)
         source: Any = target
-        # A dataclass may inherit fields from another module, where their hints are to be looked up.
-        if inspect.isclass(target) and not is_section(target):
-            source = target.__init__
-        hints = {}
+        own = ""
+        if inspect.isclass(target):
+            home: Any = next(base for base in target.__mro__ if "__init__" in vars(base))
+            # A dataclass may inherit fields from another module, where their hints are to be looked up.
+            source = target if is_section(target) else home.__init__
+            if home is not target:
+                own = f" (the constructor is {home.__name__}'s; give {name} its own)"
+        parameters = inspect.signature(target).parameters
+        for key, param in parameters.items():
+            argument = f"{name}: the argument '{key}'"
+            if param.kind in (param.VAR_POSITIONAL, param.VAR_KEYWORD):
+                stars = str(param).partition(":")[0]
+                cure = "name every argument, or misspelt keys go unnoticed"
+                raise RegistryError(f"{name} takes {stars}; {cure}{own}")
+            if param.kind is not param.KEYWORD_ONLY:
+                cure = "@dataclass(kw_only=True)" if is_section(target) else "put '*' before it"
+                raise RegistryError(f"{argument} must be keyword-only ({cure}){own}")
+            if param.annotation is param.empty:
+                raise RegistryError(f"{argument} has no type hint; the hints are the schema")
         try:
             types_of = typing.get_type_hints(source, include_extras=True) if parameters else {}
         except NameError as err:
-            raise UnresolvedHintError(
-                f"{name}: a type hint cannot be resolved ({err}); "
-                "import the name at the top of the module, not under TYPE_CHECKING or inside a function"
-            ) from None
-        for param in parameters:
-            try:
-                hints[param.name] = Hint.of(types_of[param.name])
-            except RegistryError as err:
-                raise RegistryError(f"{name}: the argument '{param.name}' {err}") from None
-        return cls(name, hints, [param.name for param in parameters if param.default is param.empty])
+            cure = "import the name at the top of the module, not under TYPE_CHECKING or inside a function"
+            raise RegistryError(f"{name}: a type hint cannot be resolved ({err}); {cure}") from None
+        hints = {key: Hint.of(types_of[key], f"{name}: the argument '{key}'") for key in parameters}
+        return cls(name, hints, [key for key, param in parameters.items() if param.default is param.empty])
 
     def takes(self) -> str:
         """The arguments in a sentence's tail: "depth (required), img_size, ..."."""
         others = [key for key in self.hints if key not in self.required]
         return listing([*(f"{key} (required)" for key in self.required), *others], limit=40)
-
-
-def _parameters(target: Any, name: str) -> list[inspect.Parameter]:
-    """The parameters without `self`, which must all be keyword-only and have hints."""
-    home: Any = target
-    call = target
-    own = ""
-    if inspect.isclass(target):
-        home = next(base for base in target.__mro__ if "__init__" in vars(base))
-        call = functools.partial(home.__init__, None)  # without `self`
-    if home is object:
-        return []
-    if home is not target:
-        own = f" (the constructor is {home.__name__}'s; give {name} its own)"
-    found = list(inspect.signature(call).parameters.values())
-    for param in found:
-        if param.kind in (param.VAR_POSITIONAL, param.VAR_KEYWORD):
-            stars = str(param).partition(param.name)[0]
-            raise RegistryError(
-                f"{name} takes {stars}{param.name}; name every argument, or misspelt keys go unnoticed{own}"
-            )
-        if param.kind is not param.KEYWORD_ONLY:
-            cure = "@dataclass(kw_only=True)" if is_section(target) else "put '*' before it"
-            raise RegistryError(f"{name}: the argument '{param.name}' must be keyword-only ({cure}){own}")
-        if param.annotation is param.empty:
-            argument = f"{name}: the argument '{param.name}'"
-            raise RegistryError(f"{argument} has no type hint; the hints are the schema")
-    return found

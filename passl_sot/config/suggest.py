@@ -1,7 +1,5 @@
 """The nearest valid name to one that is not known."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Iterable
@@ -9,39 +7,19 @@ from collections.abc import Iterable
 
 def nearest(word: object, candidates: Iterable[object], cutoff: float = 0.6) -> str | None:
     """The candidate most likely meant by `word`, or None when none is near; only texts are."""
-    names = {name: _plain(name) for name in candidates if isinstance(name, str) and name != word}
-    if not isinstance(word, str) or not _plain(word):
-        return None
-    plain = _plain(word)
-    # The same letters apart from case, underscores and hyphens are surest.
-    for name in names:
-        if names[name] == plain:
-            return name
-    # Initials: "bs" for "batch_size".
-    for name in names:
-        parts = _parts(name)
-        if len(parts) > 1 and "".join(part[0] for part in parts).lower() == plain:
-            return name
-    # The greatest similarity, if it is one at all.
-    scores = {name: difflib.SequenceMatcher(None, plain, names[name]).ratio() for name in names}
+    plain = _plain(word) if isinstance(word, str) else ""
+
+    def score(name: str) -> float:
+        if _plain(name) == plain:
+            return 3.0
+        # Initials: "bs" for "batch_size".
+        if len(_parts(name)) > 1 and "".join(part[0] for part in _parts(name)).lower() == plain:
+            return 2.0
+        return difflib.SequenceMatcher(None, plain, _plain(name)).ratio()
+
+    scores = {name: score(name) for name in candidates if plain and isinstance(name, str) and name != word}
     best = max(scores, key=scores.__getitem__, default="")
-    if scores.get(best, 0.0) < cutoff:
-        return None
-    return best
-
-
-def same_stem(word: str, candidates: Iterable[str]) -> str | None:
-    """The first candidate that shares the stem of every part of `word`: "iterations" and "num_iters"."""
-
-    # Fewer than 4 letters in common are chance.
-    def share(part: str, other: str) -> bool:
-        short, long = sorted((part.lower().removesuffix("s"), other.lower().removesuffix("s")), key=len)
-        return short == long or (len(short) >= 4 and long.startswith(short))
-
-    for name in candidates:
-        if _parts(word) and all(any(share(a, b) for b in _parts(name)) for a in _parts(word)):
-            return name
-    return None
+    return best if scores.get(best, 0.0) >= cutoff else None
 
 
 def same_letters(a: str, b: str) -> bool:

@@ -1,45 +1,53 @@
-"""Trees of values: `Node` while a file is put together, `Config` for programs."""
+"""Trees of plain values and their dotted paths, and `Config`, the tree that programs read."""
 
 from __future__ import annotations
 
 import copy
 import itertools
 import operator
-from collections.abc import Iterator, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from passl_sot.config.errors import Origin, join_path
 from passl_sot.config.suggest import did_you_mean, nearest
-from passl_sot.config.yaml_text import dump_yaml
+from passl_sot.config.yaml_text import dump_yaml, is_block
 
 
-@dataclass
-class Node:
-    """A scalar, a list of nodes or a dict of nodes."""
-
-    value: Any
-    origin: Origin  # the line of its key or list item
-
-    def child(self, part: str) -> Node:
-        """The node under one part of a dotted path, or LookupError."""
-        if isinstance(self.value, dict):
-            return self.value[part]
-        if isinstance(self.value, list) and part.isdecimal():
-            return self.value[int(part)]
+def child(value: Any, part: str) -> Any:
+    """The value under one part of a dotted path, or LookupError."""
+    if isinstance(value, list):
+        value = dict(zip(map(str, range(len(value))), value, strict=True))
+    if not isinstance(value, dict):
         raise LookupError(part)
+    return value[part]
 
-    def walk(self, path: str = "") -> Iterator[str]:
-        """Every dotted path below this node, in order."""
-        items: Any = ()
-        if isinstance(self.value, dict):
-            items = self.value.items()
-        elif isinstance(self.value, list):
-            items = enumerate(self.value)
-        for key, item in items:
-            place = join_path(path, key)
-            yield place
-            yield from item.walk(place)
+
+def walk(tree: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """All that is below a section or list, in order and down to lists of scalars: path, parent and key."""
+    for key in tree if isinstance(tree, dict) else range(len(tree)):
+        place = join_path(path, key)
+        yield place, tree, key
+        if is_block(tree[key]):
+            yield from walk(tree[key], place)
+
+
+def suggest_path(tree: dict[str, Any], path: str) -> str | None:
+    """The existing dotted path most likely meant by one that leads nowhere."""
+    section, _, last = path.rpartition(".")
+    # No honest file has more; a suggestion is not worth minutes for one that does.
+    paths = [place for place, _, _ in itertools.islice(walk(tree), 2000)]
+    siblings = [place.rpartition(".")[2] for place in paths if place.rpartition(".")[0] == section]
+    near = nearest(last, siblings)
+    if near:
+        return join_path(section, near)
+    # The only place where the last key exists, or else the most similar path of all.
+    homes = [place for place in paths if place.rpartition(".")[2] == last != "name"]
+    if len(homes) == 1 and not last.isdecimal():
+        return homes[0]
+    # With the right section and no similar key in it, a key that shares only the section would mislead.
+    if siblings or not section:
+        return None
+    return nearest(path, paths)
 
 
 class _Broken:
@@ -51,41 +59,6 @@ class _Broken:
 BROKEN = _Broken()
 
 
-def suggest_path(root: Node, path: str) -> str | None:
-    """The existing dotted path most likely meant by one that leads nowhere."""
-    parts = path.split(".")
-    node, depth = _descend(root, parts)
-    if depth == len(parts):
-        return None
-    near = isinstance(node.value, dict) and nearest(parts[depth], node.value)
-    if near:
-        # The first wrong part is mended where it stands.
-        mended = [*parts[:depth], near, *parts[depth + 1 :]]
-        if _descend(root, mended)[1] < len(mended):
-            mended = mended[: depth + 1]
-        return ".".join(mended)
-    # No honest file has more; a suggestion is not worth minutes for one that does.
-    paths = list(itertools.islice(root.walk(), 2000))
-    # The only place where the last key exists, or else the most similar path of all.
-    homes = [place for place in paths if place.rpartition(".")[2] == parts[-1] != "name"]
-    if len(homes) == 1:
-        return homes[0]
-    # With the right section and no similar key in it, a key that shares only the section would mislead.
-    if depth == len(parts) - 1:
-        return None
-    return nearest(path, paths)
-
-
-def _descend(node: Node, parts: Sequence[str]) -> tuple[Node, int]:
-    """The last node that a path reaches, and how many of its parts lead there."""
-    for depth, part in enumerate(parts):
-        try:
-            node = node.child(part)
-        except LookupError:
-            return node, depth
-    return node, len(parts)
-
-
 class Config(dict[str, Any]):
     """A real `dict` whose keys are attributes too: `cfg.model.head.num_classes`.
 
@@ -95,44 +68,35 @@ class Config(dict[str, Any]):
     """
 
     # Attributes are keys, so these stand in the instance's `__dict__`, written past `__setattr__`.
-    _path: str
+    _path: str  # dotted path in its file; "" at the top, or for one made in Python
     _origins: dict[str, Origin]  # by dotted path from the top of the file; shared by all of one file's nodes
-    _checked: tuple[str, str, dict[str, Any]] | None
+    _checked: tuple[str, dict[str, Any]]  # what a registry has checked, and the arguments that it stands for
 
     update = MutableMapping.update  # type: ignore[assignment] # that of dict would store past `__setitem__`
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__()
-        self.__dict__.update(_path="", _origins={}, _checked=None)
+        self.__dict__.update(_path="", _origins={}, _checked=("", {}))
         self.update(*args)
         if args and isinstance(args[0], Config):
             self.__dict__.update(args[0].__dict__, _origins=dict(args[0]._origins))
         self.update(**kwargs)
 
     @classmethod
-    def of(cls, tree: Any, path: str = "", origins: dict[str, Origin] | None = None) -> Any:
-        """The Config that a `Node`, or plain dicts and lists, stand for; its sections know their paths."""
-        origins = {} if origins is None else origins
-        if isinstance(tree, Node):
-            origins[path] = tree.origin
-            tree = tree.value
-        if isinstance(tree, list):
-            return [cls.of(item, join_path(path, index), origins) for index, item in enumerate(tree)]
-        if not isinstance(tree, dict):
-            return tree
-        config = cls({key: cls.of(item, join_path(path, key), origins) for key, item in tree.items()})
+    def of(cls, items: dict[str, Any], path: str, origins: dict[str, Origin]) -> Config:
+        """A section that stands at `path` in its file, whose nodes share `origins`."""
+        config = cls(items)
         config.__dict__.update(_path=path, _origins=origins)
         return config
 
-    # -- dict with attributes -----------------------------------------------------------------------------
     def __getattr__(self, key: str) -> Any:
         if key in self:
             return self[key]
         # Names like __deepcopy__ or _repr_html_ are asked for by libraries: no suggestions for them.
-        near = not key.startswith("_") and nearest(key, self)
+        near = None if key.startswith("_") else nearest(key, self)
         path = self.__dict__.get("_path", "")
         where = f" in '{path}'" * bool(path)
-        raise AttributeError(f"the config has no key '{key}'{where}{did_you_mean(near or None)}")
+        raise AttributeError(f"the config has no key '{key}'{where}{did_you_mean(near)}")
 
     def __setattr__(self, key: str, value: Any) -> None:
         if hasattr(type(self), key):
@@ -169,7 +133,6 @@ class Config(dict[str, Any]):
         self.update(other)
         return self
 
-    # -- copies -----------------------------------------------------------------------------------------
     def copy(self) -> Config:
         """A shallow copy, with origins."""
         return Config(self)
@@ -186,41 +149,26 @@ class Config(dict[str, Any]):
     def __reduce__(self) -> tuple[Any, ...]:
         return Config, (dict(self),), self.__dict__
 
-    # -- where values come from, and whether they were checked ------------------------------------------
-    def origin_of(self, *keys: object) -> Origin | None:
-        """Where the value at a key of this mapping, or at further keys and indices, was written.
+    def origin_of(self, key: str) -> Origin | None:
+        """Where the value at a key or path below this mapping was written; None if it was set in Python."""
+        return self._origins.get(join_path(self._path, key))
 
-        One without a place of its own has that of the nearest section or list around it, this mapping
-        excluded; None if it was set in Python.
-        """
-        if keys and keys[0] not in self:
-            return None
-        found, path = None, self._path
-        for key in keys:
-            path = join_path(path, key)
-            found = self._origins.get(path, found)
-        return found
-
-    def node_origin(self) -> Origin | None:
-        """Where this mapping itself was written."""
-        return self._origins.get(self._path)
-
-    def node_path(self) -> str:
-        """The dotted path this mapping had in its file ("" at the top, or for one made in Python)."""
-        return self._path
+    def origin_near(self, path: str) -> Origin | None:
+        """As `origin_of`, by the path from the top of the file; or of the nearest section or list around."""
+        while "." in path and path not in self._origins:
+            path = path.rpartition(".")[0]
+        return self._origins.get(path)
 
     def mark_checked(self, registry: object, arguments: dict[str, Any]) -> None:
         """Notes that a registry has checked this node as it is now, and the arguments it stands for."""
         # The text of all values tells 1 from 1.0 and True, and shows changes inside lists.
-        self.__dict__["_checked"] = (repr(registry), repr(self), arguments)
+        self.__dict__["_checked"] = (f"{registry!r}: {self!r}", arguments)
 
     def checked_arguments(self, registry: object) -> dict[str, Any] | None:
         """A copy of the noted arguments; None if another registry, or none, checked the node as it is now."""
-        if self._checked is None or self._checked[:2] != (repr(registry), repr(self)):
-            return None
-        return copy.deepcopy(self._checked[2])
+        checked, arguments = self._checked
+        return copy.deepcopy(arguments) if checked == f"{registry!r}: {self!r}" else None
 
-    # -- out ------------------------------------------------------------------------------------------------
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts and lists all the way down; nothing is shared with this object."""
         return {key: _as_plain(value) for key, value in self.items()}
@@ -232,7 +180,7 @@ class Config(dict[str, Any]):
 
 def path_of(cfg: object) -> str:
     """The dotted path that a Config had in its file; "" for anything else."""
-    return cfg.node_path() if isinstance(cfg, Config) else ""
+    return cfg._path if isinstance(cfg, Config) else ""
 
 
 def _as_config(value: Any) -> Any:

@@ -1,18 +1,21 @@
-"""YAML text to node trees and back: PyYAML's safe rules with the number formats of YAML 1.2."""
+"""YAML text to plain values with their places, and back: PyYAML's safe rules, YAML 1.2's number formats."""
 
-from __future__ import annotations
-
+import glob
 import os
 import re
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import yaml
 
-from passl_sot.config.errors import ConfigError, Fault, Origin, join_path
+from passl_sot.config.errors import COMMAND_LINE, ConfigError, Fault, Origin, join_path, show
 from passl_sot.config.suggest import did_you_mean, nearest
 
 MAX_DEPTH = 100  # Python's own limit of 1000 calls would end in a traceback
+# Aliases and references can make a short file enormous; no honest configuration comes near this.
+MAX_VALUES = 100_000
 _TAG = "tag:yaml.org,2002:"
+_MERGE = f"{_TAG}merge"
 # YAML 1.1 wants a dot and a signed exponent (5e-4 is text there) and reads 12:30 as base 60; 1.2 does not.
 _FLOAT = re.compile(
     r"^(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?"
@@ -22,7 +25,8 @@ _INT = re.compile(
     r"^(?:[-+]?[0-9][0-9_]*|[-+]?0x[0-9a-fA-F][0-9a-fA-F_]*|[-+]?0o[0-7][0-7_]*|[-+]?0b[01][01_]*)$"
 )
 # PyYAML's rules that stay: true/false/yes/no, null and "<<". Dates and a lone "=" are text here.
-_KEPT = (_TAG + "bool", _TAG + "null", _TAG + "merge")
+_KEPT = (f"{_TAG}bool", f"{_TAG}null", _MERGE)
+_WHOLE_NUMBER = re.compile("0|[1-9][0-9]*")
 
 
 class _Loader(yaml.SafeLoader):
@@ -38,32 +42,28 @@ class _Dumper(yaml.SafeDumper):
     """SafeDumper that quotes whatever either set of number formats would misread."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Writes every value out in full."""
         return True
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        """Indents lists below their key."""
-        super().increase_indent(flow, False)
+        super().increase_indent(flow, False)  # lists stand indented below their key
 
     def represent_list(self, data: list[Any]) -> yaml.Node:
-        """Lists of scalars stand on one line."""
-        flat = not any(isinstance(item, (dict, list)) for item in data)
-        return self.represent_sequence(_TAG + "seq", data, flow_style=flat)
+        return self.represent_sequence(f"{_TAG}seq", data, flow_style=not is_block(data))
 
     def represent_text(self, data: str) -> yaml.Node:
-        """Unprintable characters need double quotes."""
-        return self.represent_scalar(_TAG + "str", data, style=None if data.isprintable() else '"')
+        # Unprintable characters need double quotes.
+        return self.represent_scalar(f"{_TAG}str", data, style=None if data.isprintable() else '"')
 
 
 _Dumper.add_representer(list, _Dumper.represent_list)
 _Dumper.add_representer(str, _Dumper.represent_text)
 for _kind in (_Loader, _Dumper):
-    _kind.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+.0123456789"))
-    _kind.add_implicit_resolver(_TAG + "int", _INT, list("-+.0123456789"))
+    _kind.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+.0123456789"))
+    _kind.add_implicit_resolver(f"{_TAG}int", _INT, list("-+.0123456789"))
 
 
-def compose_text(text: str, file: str) -> yaml.Node | None:
-    """PyYAML's nodes of one document, or None if it is empty; a ConfigError names `file` and line."""
+def _compose(text: str, file: str) -> yaml.Node | None:
+    """PyYAML's nodes of one document, or None if it is empty."""
     line = 1
     try:
         return yaml.compose(text, _Loader)
@@ -100,7 +100,6 @@ def _plain_words(err: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
     problem = err.problem
     context = err.context or ""
     lines = text.splitlines()
-    words = f"{problem} {context}".strip()
     if "quoted scalar" in context and "end of stream" in problem:
         # PyYAML points at the end of the file.
         line = opened
@@ -112,7 +111,8 @@ def _plain_words(err: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
         bracket = "[" if "sequence" in context else "{"
         words = f"a comma is missing, or the '{bracket}'{since} is never closed"
     else:
-        words = next((ours for part, ours in _IN_WORDS.items() if part in problem), words)
+        known = (ours for part, ours in _IN_WORDS.items() if part in problem)
+        words = next(known, f"{problem} {context}".strip())
     source = "".join(lines[line - 1 : line]).strip()
     if len(source) > 60:
         source = source[:57] + "..."
@@ -121,55 +121,141 @@ def _plain_words(err: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
     return min(line, max(len(lines), 1)), f"not valid YAML: {words}"
 
 
-class RefusedError(Exception):
-    """A value that is valid YAML, but none of ours."""
-
-
-def value_of(node: yaml.Node) -> Any:
-    """The Python value of a scalar; None for a mapping or sequence. RefusedError tells of a wrong tag."""
-    tag = node.tag.removeprefix(_TAG)
-    text = node.value
-    # A list that is tagged as text, or the other way round, is none of ours.
-    if isinstance(node, yaml.CollectionNode) == (tag in ("map", "seq")):
-        if tag in ("null", "map", "seq"):
-            return None
-        if tag == "str":
-            return text
-        if tag in ("int", "float"):
-            return _number(text, tag)
-        if tag == "bool" and text.lower() in yaml.SafeLoader.bool_values:
-            return yaml.SafeLoader.bool_values[text.lower()]
-        if tag == "bool":
-            raise RefusedError(f"'{text}' is neither true nor false")
-    short = "!!" * (tag != node.tag) + tag
-    raise RefusedError(f"the tag '{short}' is not supported; values are plain YAML")
-
-
-def _number(text: str, tag: str) -> int | float:
+def _integer(text: str) -> int:
     plain = text.replace("_", "").lower()
-    # Python refuses to print longer integers.
-    if tag == "int" and len(plain) > 4000:
-        raise RefusedError(f"an integer of {len(plain)} digits is too long")
-    try:
-        if tag == "int":
-            prefix = plain.lstrip("+-")[:2]
-            return int(plain, {"0x": 16, "0o": 8, "0b": 2}.get(prefix, 10))
-        return float(plain.replace(".inf", "inf").replace(".nan", "nan"))
-    except ValueError:
-        kind = "an integer" if tag == "int" else "a number"
-        raise RefusedError(f"'{text}' is not {kind}") from None
+    number = int(plain, {"0x": 16, "0o": 8, "0b": 2}.get(plain.lstrip("+-")[:2], 10))
+    str(number)  # Python refuses to print very long ones
+    return number
+
+
+def _float(text: str) -> float:
+    return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+# By tag: the value of a scalar, and the fault of one that has none.
+_SCALARS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "null": (lambda text: None, ""),
+    "str": (str, ""),
+    "bool": (lambda text: yaml.SafeLoader.bool_values[text.lower()], "neither true nor false"),
+    "int": (_integer, "not an integer"),
+    "float": (_float, "not a number"),
+}
+
+
+class Builder:
+    """The value of a YAML text that stands at `path` in a tree, and where all in it was written.
+
+    Attributes:
+        value: Plain dicts, lists and scalars; None for an empty text.
+        origins: By dotted path; empty for an empty text. There are also paths that others replaced.
+        faults: What is not of the configuration language. A ConfigError says what is no YAML at all.
+    """
+
+    def __init__(self, text: str, file: str, path: str = ""):
+        self.faults: list[Fault] = []
+        self.origins: dict[str, Origin] = {}
+        self._file = file
+        self._count = 0
+        source = _compose(text, file)
+        self.value = None if source is None else self._build(source, path, ())
+
+    def _build(self, source: yaml.Node, path: str, around: tuple[yaml.Node, ...]) -> Any:
+        """The value of a node that stands inside of `around`; aliases give independent copies."""
+        self._count += 1
+        if self._count > MAX_VALUES:
+            message = f"more than {MAX_VALUES} values; do aliases multiply?"
+            raise ConfigError([Fault("", message, self._origin(source), "yaml")])
+        if len(around) > MAX_DEPTH:
+            raise ConfigError([Fault("", "nested too deeply", self._origin(source), "yaml")])
+        value: Any = None
+        inside = (*around, source)
+        if source in around:
+            self._note(source, path, "an alias (*) stands inside what it stands for")
+        elif isinstance(source, yaml.MappingNode) and source.tag == f"{_TAG}map":
+            value = self._mapping(source, path, inside)
+        elif isinstance(source, yaml.SequenceNode) and source.tag == f"{_TAG}seq":
+            value = [self._build(item, join_path(path, i), inside) for i, item in enumerate(source.value)]
+        else:
+            value = self._scalar(source, path)
+        self.origins[path] = self._origin(source)
+        return value
+
+    def _scalar(self, source: yaml.Node, path: str) -> Any:
+        tag = source.tag.removeprefix(_TAG)
+        # A list that is tagged as text, or the other way round, is none of ours.
+        if not isinstance(source, yaml.ScalarNode) or tag not in _SCALARS:
+            short = "!!" * (tag != source.tag) + tag
+            return self._note(source, path, f"the tag '{short}' is not supported; values are plain YAML")
+        make, wrong = _SCALARS[tag]
+        try:
+            return make(source.value)
+        except (ValueError, KeyError):
+            return self._note(source, path, f"{show(source.value)} is {wrong}")
+
+    def _mapping(self, source: yaml.MappingNode, path: str, around: tuple[yaml.Node, ...]) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        own: dict[str, Any] = {}
+        parts: list[yaml.Node] = []
+        for key_node, value_node in source.value:
+            if key_node.tag == _MERGE:
+                parts += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+        for item in reversed(parts):  # of several, the first wins
+            part = self._build(item, path, around)
+            if isinstance(part, dict):
+                merged.update(part)
+            else:
+                self._note(item, path, "'<<' wants a mapping, or a list of mappings")
+        for key_node, value_node in source.value:
+            key = None if key_node.tag == _MERGE else self._key(key_node, path)
+            place = join_path(path, key)
+            if key is None:
+                continue
+            if key in own:
+                line = self.origins[place].line
+                also = f", first in line {line}" * bool(line)
+                message = f"the key '{key}' is given twice{also}; keep one of the two"
+                self._note(key_node, place, message, "duplicate")
+                continue
+            if key == "_base_" and path:
+                self._note(key_node, place, "'_base_' works only at the top level of a file", "base")
+            own[key] = self._build(value_node, place, around)
+            self.origins[place] = self._origin(key_node)  # a key is what a reader looks for
+        return {**merged, **own}
+
+    def _key(self, source: yaml.Node, path: str) -> str | None:
+        text = source.value
+        message = "a key must be a single word, not a list or mapping (is a '{' or '[' meant as text?)"
+        if isinstance(source, yaml.ScalarNode):
+            # Whole numbers are keys of schedules, such as {0: 0.4, 260: 0.6}.
+            if source.tag.endswith(":str") or (path and _WHOLE_NUMBER.fullmatch(text)):
+                return str(text)
+            kind = {"bool": "true or false", "null": "null"}.get(source.tag.rpartition(":")[2], "a number")
+            message = f"keys are text; YAML reads {text or 'an empty key'} as {kind}"
+            if text:
+                message += f", so write '{text}' with the quotes"
+        self._note(source, path, message)
+        return None
+
+    def _origin(self, source: yaml.Node) -> Origin:
+        line = None if self._file == COMMAND_LINE else source.start_mark.line + 1
+        return Origin(self._file, line)
+
+    def _note(self, source: yaml.Node, path: str, message: str, kind: str = "yaml") -> None:
+        self.faults.append(Fault(path, message, self._origin(source), kind))
+
+
+def is_block(value: Any) -> bool:
+    """Whether a value takes lines of its own in a file: a section, or a list of sections or lists."""
+    if isinstance(value, dict):
+        return bool(value)
+    return isinstance(value, (list, tuple)) and any(isinstance(item, (dict, list, tuple)) for item in value)
 
 
 def dump_yaml(value: Any) -> str:
     """YAML text of plain containers, or a TypeError; `${` is escaped, so that text stays text."""
-    return yaml.dump(
-        _writable(value, ""),
-        Dumper=_Dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        width=10**6,
-        default_flow_style=False,
-    )
+    plain = _writable(value, "")
+    options = {"sort_keys": False, "allow_unicode": True, "default_flow_style": False}
+    return yaml.dump(plain, Dumper=_Dumper, width=10**6, **options)
 
 
 def _writable(value: Any, path: str) -> Any:
@@ -208,29 +294,20 @@ def read_text(path: str) -> str:
 
 
 def nearby_file(path: str) -> str | None:
-    """The YAML file most likely meant: one in the same folder, else one below the nearest existing folder."""
+    """The YAML file most likely meant: one in or below the same folder, else one below the folder around."""
     folder = os.path.dirname(path)
     name = os.path.splitext(os.path.basename(path))[0]
-    for place, deep in ((folder, False), (folder, True), (os.path.dirname(folder), True)):
-        stems: dict[str, str] = {}
-        for file in _yaml_files(place, deep):
-            stems.setdefault(os.path.splitext(os.path.basename(file))[0], file)
-        if name not in stems:
-            name = nearest(name, stems) or name
-        if name in stems:
-            return stems[name]
+    for place in (folder, os.path.dirname(folder)):
+        files = {os.path.splitext(os.path.basename(file))[0]: file for file in reversed(_yaml_files(place))}
+        meant = name if name in files else nearest(name, files)
+        if meant:
+            return files[meant]
     return None
 
 
-def _yaml_files(folder: str, deep: bool = False) -> list[str]:
+def _yaml_files(folder: str) -> list[str]:
+    """The YAML files in a folder and, two levels deep, below it; a typing error must not search a disk."""
     found: list[str] = []
-    seen = 0
-    for place, folders, files in os.walk(folder or "."):
-        folders[:] = sorted(name for name in folders if deep and not name.startswith("."))
-        names = sorted(name for name in files if name.endswith((".yaml", ".yml")))
-        found += [os.path.normpath(os.path.join(place, name)) for name in names]
-        seen += len(files) + len(folders)
-        # A typing error in a home folder must not search a whole disk.
-        if seen > 2000:
-            break
-    return found
+    for depth in ("", "*/", "*/*/"):
+        found += sorted(glob.glob(f"{depth}*.y*ml", root_dir=folder or "."))
+    return [os.path.normpath(os.path.join(folder, name)) for name in found]

@@ -6,7 +6,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from passl_sot.config import Config, ConfigError, Fault
+from passl_sot.config import Config, ConfigError, Fault, path_of
 from passl_sot.modeling.backbones import Backbone, build_backbone
 from passl_sot.modeling.heads import Head, build_head
 
@@ -107,4 +107,4 @@ class Classifier(nn.Layer):
 
 def _path(node: Mapping[str, Any], default: str) -> str:
     # A plain dict, of a program, has no path of its own.
-    return (isinstance(node, Config) and node.node_path()) or default
+    return path_of(node) or default

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from passl_sot.config import Config, ConfigError, Origin, get_config, parse_config
+from passl_sot.config import Config, ConfigError, Origin, get_config, path_of
 
 Write = Callable[..., Path]
+Parse = Callable[[str], Config]
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_attributes_are_items():
     assert cfg.g.h == 2 and "model" in dir(cfg)
 
 
-def test_attribute_errors_name_the_nearest_key():
+def test_attribute_errors_name_the_nearest_key(parse_config: Parse):
     cfg = parse_config("model: {embed_dim: 3}")
     with pytest.raises(AttributeError, match=r"no key 'embeddim' in 'model'; did you mean 'embed_dim'\?"):
         _ = cfg.model.embeddim
@@ -71,17 +72,17 @@ def test_a_list_of_scalars_stays_the_same_object():
     [copy.copy, copy.deepcopy, Config.copy, Config, lambda c: pickle.loads(pickle.dumps(c))],
     ids=["copy", "deepcopy", "method", "constructor", "pickle"],
 )
-def test_copies_keep_origins(clone: Callable[[Config], Config]):
-    cfg = parse_config("a: 1\nb:\n  c: [1,\n    2]\n", "x.yaml")
+def test_copies_keep_origins(parse_config: Parse, clone: Callable[[Config], Config]):
+    cfg = parse_config("a: 1\nb:\n  c: [1,\n    2]\n")
     twin = clone(cfg)
     assert twin == cfg and type(twin) is Config and type(twin.b) is Config
-    assert twin.origin_of("a") == Origin("x.yaml", 1)
-    assert twin.b.origin_of("c", 1) == Origin("x.yaml", 4) and twin.b.node_path() == "b"
+    assert twin.origin_of("a") == Origin("text.yaml", 1)
+    assert twin.b.origin_of("c.1") == Origin("text.yaml", 4) and path_of(twin.b) == "b"
     twin.a = 2
-    assert twin.origin_of("a") is None and cfg.origin_of("a") == Origin("x.yaml", 1) and cfg.a == 1
+    assert twin.origin_of("a") is None and cfg.origin_of("a") == Origin("text.yaml", 1) and cfg.a == 1
 
 
-def test_deepcopy_is_independent_and_to_dict_is_plain():
+def test_deepcopy_is_independent_and_to_dict_is_plain(parse_config: Parse):
     cfg = parse_config("a: {b: [1, {c: 2}]}")
     twin = copy.deepcopy(cfg)
     twin.a.b[1].c = 3
@@ -90,7 +91,7 @@ def test_deepcopy_is_independent_and_to_dict_is_plain():
     assert type(plain["a"]) is dict and type(plain["a"]["b"][1]) is dict and plain == cfg
 
 
-def test_dump_keeps_order_and_types():
+def test_dump_keeps_order_and_types(parse_config: Parse):
     text = 'b: 0.0005\na: "5e-4"\nd: [1, 2.0]\nc: $${x}\nt: "12:30"\nn: null\ny: "yes"\nk: "2021-12-24"\n'
     cfg = parse_config(text)
     again = parse_config(cfg.dump())
@@ -130,18 +131,18 @@ def test_dump_keeps_order_and_types():
         ("!!float 1", 1.0),
     ],
 )
-def test_scalars(text: str, value: object):
+def test_scalars(parse_config: Parse, text: str, value: object):
     got = parse_config(f"a: {text}").a
     assert got == value and type(got) is type(value)
 
 
-def test_anchors_give_independent_copies_and_merge_keys_yield():
+def test_anchors_give_independent_copies_and_merge_keys_yield(parse_config: Parse):
     cfg = parse_config("a: &x {p: [1], q: 2}\nb: *x\nc: {<<: *x, q: 3}\nd:\n  <<: [{r: 1}, {r: 2, s: 3}]\n")
     cfg.b.p.append(2)
     assert cfg.a.p == [1] and cfg.c == {"p": [1], "q": 3} and cfg.d == {"r": 1, "s": 3}
 
 
-def test_whole_numbers_are_keys_below_the_top_level(write: Write):
+def test_whole_numbers_are_keys_below_the_top_level(write: Write, parse_config: Parse):
     text = "m: {drop_path_rate: {0: 0.4, 260: 0.6}}"
     write(x=text)
     assert get_config("x.yaml").m.drop_path_rate == {"0": 0.4, "260": 0.6}
@@ -163,8 +164,8 @@ def test_every_key_knows_its_line(write: Write):
     cfg = get_config("x.yaml", ["b.c=5"])
     assert str(cfg.origin_of("a")) == "x.yaml:1" and str(cfg.origin_of("b")) == "x.yaml:2"
     assert str(cfg.b.origin_of("c")) == "command line"
-    assert str(cfg.b.d[1].origin_of("f")) == "x.yaml:6" and str(cfg.b.d[1].node_origin()) == "x.yaml:6"
-    assert cfg.b.d[1].node_path() == "b.d.1"
+    assert str(cfg.b.d[1].origin_of("f")) == "x.yaml:6" and str(cfg.origin_of("b.d.1")) == "x.yaml:6"
+    assert path_of(cfg.b.d[1]) == "b.d.1"
 
 
 # -- inheritance ------------------------------------------------------------------------------------------
@@ -223,7 +224,7 @@ def test_broken_bases(write: Write):
 
 
 # -- references -------------------------------------------------------------------------------------------
-def test_references(write: Write):
+def test_references(write: Write, parse_config: Parse):
     write(
         x="a: ${b.0.c}\nb: [{c: 7}, '${a}']\nsame: ${b}\ntrain: {size: '${n}', set: {k: 1}}\n"
         "val: ${train}\nn: 5\nk: ${val.set.k}\nlit: a $${b} $$${c}\n"
@@ -233,7 +234,7 @@ def test_references(write: Write):
     assert cfg.k == 7 and cfg.lit == "a ${b} $${c}"
     cfg.val.set.k = 0
     assert cfg.train.set.k == 7  # copies share nothing
-    assert cfg.val.node_path() == "val" and parse_config(cfg.dump()) == cfg
+    assert path_of(cfg.val) == "val" and parse_config(cfg.dump()) == cfg
 
 
 def test_broken_references(write: Write):

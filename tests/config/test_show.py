@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from passl_sot.config import diff, format_tree, get_config, parse_config
+from passl_sot.config import diff, format_tree, get_config
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def cfg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return cfg
 
 
-def test_tree(cfg):
+def test_tree(cfg, parse_config):
     assert format_tree(cfg) == (
         "model:\n"
         "  name: A         # base.yaml:1\n"
@@ -39,7 +39,7 @@ def test_tree(cfg):
     assert format_tree({}) == "{}"
 
 
-def test_diff(cfg):
+def test_diff(cfg, parse_config):
     other = parse_config(
         "model: {name: A, depth: 5}\nsteps: [{name: Crop, size: 5e-4}, []]\nmean: [0.5, 1]\nb: 2\n"
     )

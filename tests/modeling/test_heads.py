@@ -82,19 +82,19 @@ def test_choices_that_exclude_each_other(choice, message):
 
 
 def test_nested_nodes_are_checked():
-    faults = HEADS.check(
-        {
-            "name": "SecondOrderHead",
-            "num_classes": 7,
-            "in_channels": 20,
-            "representation": "MGCRP",
-            "normalization": {"name": "SvPN", "dropuot": 0.5},
-        },
-        path="model.head",
-    )
-    assert {fault.path for fault in faults} == {
-        "model.head.representation",
-        "model.head.normalization.dropuot",
+    with pytest.raises(ConfigError) as caught:
+        HEADS.build(
+            {
+                "name": "SecondOrderHead",
+                "num_classes": 7,
+                "in_channels": 20,
+                "representation": "MGCRP",
+                "normalization": {"name": "SvPN", "dropuot": 0.5},
+            }
+        )
+    assert {fault.path for fault in caught.value.faults} == {
+        "head.representation",
+        "head.normalization.dropuot",
     }
     with pytest.raises(ConfigError, match="SvPN"):
         second_order(normalization={"name": "svPN"})

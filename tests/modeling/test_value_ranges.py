@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from passl_sot.config import ConfigError
 from passl_sot.modeling.backbones import BACKBONES
 
 
@@ -28,8 +29,9 @@ def test_out_of_range(key: str, value):
     takers = [name for name in BACKBONES.names() if key in inspect.signature(BACKBONES.get(name)).parameters]
     assert takers
     for name in takers:
-        faults = BACKBONES.check({"name": name, key: value})
-        faults = [fault for fault in faults if fault.path.startswith(f"backbone.{key}")]
+        with pytest.raises(ConfigError) as caught:
+            BACKBONES.build({"name": name, key: value})
+        faults = [fault for fault in caught.value.faults if fault.path.startswith(f"backbone.{key}")]
         assert len(faults) == 1, name
         if isinstance(value, list) or key != "num_heads":
             assert faults[0].kind in ("value", "type"), name
