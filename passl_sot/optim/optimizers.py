@@ -26,12 +26,7 @@ class OptimizerFactory:
     def __call__(
         self, model: paddle.nn.Layer, groups: Sequence[ParameterGroup] | None = None
     ) -> paddle.optimizer.Optimizer:
-        """Paddle's optimizer over the trainable parameters of `model`.
-
-        Args:
-            model: The model.
-            groups: Its trainable parameters in groups; by default those of `group_parameters(model)`.
-        """
+        """Paddle's optimizer over the trainable parameters, by default in groups by `group_parameters`."""
         groups = group_parameters(model) if groups is None else groups
         # Paddle's own names ("linear_0.w_0"), which are all that its optimizers know.
         decayed = {p.name for group in groups if group.decayed for p in group.parameters.values()}
@@ -43,13 +38,7 @@ class OptimizerFactory:
 
 @dataclass(kw_only=True)
 class _Adaptive(OptimizerFactory):
-    """Adam and what is made of it.
-
-    Attributes:
-        beta1: Decay of the first moment.
-        beta2: Decay of the second moment.
-        epsilon: Added to the root of the second moment.
-    """
+    """Adam and what is made of it: decays of the moments, and what is added to the root of the second."""
 
     beta1: Share = 0.9
     beta2: Share = 0.999
@@ -63,11 +52,7 @@ class _Adaptive(OptimizerFactory):
 @OPTIMIZERS.register()
 @dataclass(kw_only=True)
 class AdamW(_Adaptive):
-    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019), as torch and timm have it.
-
-    Attributes:
-        weight_decay: Decay per unit of learning rate.
-    """
+    """Adam with weight decay per unit of learning rate (Loshchilov & Hutter, 2019), as in torch."""
 
     def _build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
         return paddle.optimizer.AdamW(
@@ -128,11 +113,7 @@ class _DecayingMomentum(_Decaying, paddle.optimizer.Momentum):
 @OPTIMIZERS.register()
 @dataclass(kw_only=True)
 class SGD(OptimizerFactory):
-    """Stochastic gradient descent without memory.
-
-    Attributes:
-        weight_decay: Fraction of the weights that is added to their gradients.
-    """
+    """Stochastic gradient descent without memory; `weight_decay` of the weights is added to gradients."""
 
     weight_decay: NonNegative = 0.0
 
@@ -147,7 +128,6 @@ class Momentum(OptimizerFactory):
 
     Attributes:
         weight_decay: Fraction of the weights that is added to their gradients.
-        momentum: Fraction of the velocity that stays.
         nesterov: Step along the gradient at the place where the velocity leads.
     """
 
