@@ -2,8 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,26 +26,23 @@ def count_parameters(model: nn.Layer) -> int:
 
 
 def model_stats(model: nn.Layer, shape: Sequence[int] | None = None) -> ModelStats:
-    """Size of a classifier or backbone for one input of a shape ``[1, ...]``, by default the backbone's."""
-    shape = shape or getattr(model, "backbone", model).input_spec(1).shape
-    return ModelStats(count_parameters(model), count_macs(model, shape), count_layer_macs(model, shape))
+    """Size of a layer for one input of a shape ``[1, ...]``, by default that of its backbone.
 
-
-@contextmanager
-def _evaluating(model: nn.Layer) -> Iterator[None]:
-    """Evaluation mode; afterwards every layer is as it was, frozen ones too."""
-    layers = list(model.sublayers(include_self=True))
+    A NotImplementedError for a product that is not known here.
+    """
+    shape = list(shape or getattr(model, "backbone", model).input_spec(1).shape)
+    layers = model.sublayers(include_self=True)
     modes = [layer.training for layer in layers]
     model.eval()
     try:
-        yield
+        return ModelStats(count_parameters(model), _graph_macs(model, shape), _layer_macs(model, shape))
     finally:
+        # Frozen layers may have another mode than the whole.
         for layer, mode in zip(layers, modes, strict=True):
             layer.training = mode
 
 
-def count_layer_macs(model: nn.Layer, input_shape: Sequence[int]) -> int:
-    """Multiply-adds of the Linear and convolution layers for an input of that shape."""
+def _layer_macs(model: nn.Layer, shape: list[int]) -> int:
     total = 0
 
     def count(layer: nn.Layer, inputs: Any, output: paddle.Tensor) -> None:
@@ -59,21 +55,16 @@ def count_layer_macs(model: nn.Layer, input_shape: Sequence[int]) -> int:
     layers = model.sublayers(include_self=True)
     hooks = [layer.register_forward_post_hook(count) for layer in layers if isinstance(layer, kinds)]
     try:
-        with _evaluating(model), paddle.no_grad():
-            model(paddle.zeros(list(input_shape), dtype=model.parameters()[0].dtype))
+        with paddle.no_grad():
+            model(paddle.zeros(shape, dtype=model.parameters()[0].dtype))
     finally:
         for hook in hooks:
             hook.remove()
     return total
 
 
-def count_macs(model: nn.Layer, input_shape: Sequence[int]) -> int:
-    """Multiply-adds of every matrix product and convolution for an input of that shape.
-
-    A NotImplementedError for a product that is not known here.
-    """
-    dtype = str(model.parameters()[0].dtype).rpartition(".")[2]
-    spec = paddle.static.InputSpec(list(input_shape), dtype)
+def _graph_macs(model: nn.Layer, shape: list[int]) -> int:
+    spec = paddle.static.InputSpec(shape, model.parameters()[0].dtype)
 
     # On a traced graph, so that attention and covariance products are in, which counters that only look
     # at layers leave out. In a function of its own: handing the layer to to_static would replace its
@@ -83,19 +74,16 @@ def count_macs(model: nn.Layer, input_shape: Sequence[int]) -> int:
     def run(x: paddle.Tensor) -> Any:
         return model(x)
 
-    with _evaluating(model), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # Said by Paddle of its own zeros_like in a traced graph.
         warnings.filterwarnings("ignore", message="Tensor do not have 'place' interface")
         traced = paddle.jit.to_static(run, input_spec=[spec], full_graph=True)
         program = traced.concrete_program.main_program
-    return sum(_macs(op) for op in _walk(program.global_block()))
+    return _macs_of_block(program.global_block())
 
 
-def _walk(block: Any) -> Iterator[Any]:
-    for op in block.ops:
-        yield op
-        for inner in op.blocks():
-            yield from _walk(inner)
+def _macs_of_block(block: Any) -> int:
+    return sum(_macs(op) + sum(map(_macs_of_block, op.blocks())) for op in block.ops)
 
 
 def _macs(op: Any) -> int:

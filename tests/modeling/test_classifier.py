@@ -10,7 +10,7 @@ from passl_sot.config import Config, ConfigError
 from passl_sot.modeling.backbones import BACKBONES, Backbone
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.heads import HEADS, Head
-from passl_sot.modeling.stats import count_layer_macs, count_macs, model_stats
+from passl_sot.modeling.stats import model_stats
 
 ARCH = {"name": "SoT", "img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2, "token_dim": 8}
 HEAD = {"name": "SecondOrderHead", "num_classes": 5, "in_channels": 24, "num_heads": 2, "wr_dim": 4}
@@ -93,8 +93,8 @@ def test_macs_by_hand():
         paddle.nn.Conv2D(4, 6, 3, padding=1, groups=2), paddle.nn.Flatten(2), paddle.nn.Linear(16, 5)
     )
     by_hand = 6 * 16 * (2 * 9) + 6 * 16 * 5
-    assert count_macs(layer, [1, 4, 4, 4]) == by_hand
-    assert count_layer_macs(layer, [1, 4, 4, 4]) == by_hand
+    stats = model_stats(layer, [1, 4, 4, 4])
+    assert (stats.macs, stats.layer_macs) == (by_hand, by_hand)
 
     class Products(paddle.nn.Layer):
         def __init__(self):
@@ -105,7 +105,7 @@ def test_macs_by_hand():
             square = paddle.matmul(x, x, transpose_x=True)  # [2, 3, 7] -> [2, 7, 7]
             return paddle.bmm(x, square) * self.scale
 
-    assert count_macs(Products(), [2, 3, 7]) == 2 * 7 * 7 * 3 + 2 * 3 * 7 * 7
+    assert model_stats(Products(), [2, 3, 7]).macs == 2 * 7 * 7 * 3 + 2 * 3 * 7 * 7
 
 
 def test_static_graph_of_the_whole():

@@ -115,7 +115,7 @@ class Small(paddle.nn.Layer):
 
 
 def test_decay_groups():
-    with_decay, without = group_parameters(Small())
+    without, with_decay = group_parameters(Small())
     assert with_decay.decayed and list(with_decay.parameters) == ["fc.weight"]
     assert not without.decayed and sorted(without.parameters) == ["bn.bias", "bn.weight", "fc.bias", "token"]
 

@@ -42,15 +42,6 @@ class _Gelu(PyLayer):
         return slope * grad
 
 
-class _ErfGate(_Gelu):
-    @staticmethod
-    def forward(ctx, u):
-        gate = paddle.erf(u).scale_(1.0, 1.0)
-        slope = (u * u).scale_(-1.0, math.log(2.0 / math.sqrt(math.pi))).exp_()
-        ctx.save_for_backward(slope.multiply_(u).add_(gate))
-        return gate.multiply_(u)
-
-
 def normal_cdf(y: paddle.Tensor) -> paddle.Tensor:
     """Φ(y) of any shape."""
     return paddle.erf(y * math.sqrt(0.5)).scale_(0.5, 0.5)
@@ -171,7 +162,6 @@ class _Depthwise(PyLayer):
 # Differentiable functions; each gives gradients to all its tensors, but `linear`, whose x may be frozen.
 channel_bias = _ChannelBias.apply
 gelu = _Gelu.apply
-erf_gate = _ErfGate.apply
 layer_norm = _LayerNorm.apply
 linear = _Linear.apply
 depthwise3x3 = _Depthwise.apply
