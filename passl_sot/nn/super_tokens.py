@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 
 from passl_sot.nn.attention import Attention
@@ -38,17 +39,6 @@ def _gather_rows(x_bmc: paddle.Tensor, index: paddle.Tensor) -> paddle.Tensor:
     # transpose, which takes 3 times as long as these look-ups with channel-last products.
     table = paddle.concat([x_bmc, paddle.zeros_like(x_bmc[:, :1])], axis=1)
     return paddle.index_select(table, index, axis=1)
-
-
-def _pad(x: paddle.Tensor, axis: int, amount: int) -> paddle.Tensor:
-    """Zeros at the end of an axis."""
-    if amount == 0:
-        return x
-    # By concatenation: Paddle's own padding is slow on a CPU.
-    shape = [*x.shape]
-    shape[axis] = amount
-    zeros = paddle.zeros_like(paddle.slice(x, [axis], [0], [1])).expand(shape)
-    return paddle.concat([x, zeros], axis=axis)
 
 
 class _Kernels(nn.Layer):
@@ -104,7 +94,8 @@ class SuperTokenAttention(nn.Layer):
         rows = math.ceil(height / s)
         columns = math.ceil(width / s)
         padded = rows * s != height or columns * s != width
-        x_bchw = _pad(_pad(x_bchw, 2, rows * s - height), 3, columns * s - width)
+        if padded:
+            x_bchw = F.pad(x_bchw, [0, columns * s - width, 0, rows * s - height])
         # In two steps, each of which moves longer pieces than one transposition of six axes would.
         dim = x_bchw.shape[1]
         pixels = x_bchw.transpose([0, 2, 3, 1]).reshape([0, rows, s, columns, s * dim])

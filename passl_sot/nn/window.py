@@ -12,7 +12,7 @@ from paddle import nn
 
 from passl_sot.nn.attention import Attention
 from passl_sot.nn.initializers import trunc_normal_
-from passl_sot.nn.position import replace_parameter, resize_bias_table, table_values
+from passl_sot.nn.position import resize_bias_table, resize_parameter
 
 _BLOCKED = -100.0  # for a pair of tokens from different regions, in place of minus infinity; as published
 
@@ -108,8 +108,9 @@ class WindowAttention(Attention):
         if self.shifted and min(grid) > window_size:
             self.shift = window_size // 2
         if window != self.window:
-            table = resize_bias_table(table_values(self.relative_position_bias_table), self.window, window)
-            replace_parameter(self, "relative_position_bias_table", table)
+            sides = (self.window, window)
+            name = "relative_position_bias_table"
+            resize_parameter(self, name, lambda table: resize_bias_table(table, *sides))
             self.window = window
         self.grid = grid
         # Buffers that follow from the size are not saved, so that checkpoints of any size load.

@@ -17,7 +17,7 @@ from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair
 from passl_sot.nn.patch_embed import PatchEmbed
-from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
+from passl_sot.nn.position import resize_parameter, resize_position_table
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
 
 
@@ -74,9 +74,8 @@ class DeiT(PlainBackbone):
         # As the official fine-tuning interpolates, though there from square to square only.
         grid = self.patch_embed.grid_size(*size)
         if grid != self.grid_size:
-            table = table_values(self.pos_embed)
-            table = resize_position_table(table, self.num_prefix_tokens, self.grid_size, grid)
-            replace_parameter(self, "pos_embed", table)
+            where = (self.num_prefix_tokens, self.grid_size, grid)
+            resize_parameter(self, "pos_embed", lambda table: resize_position_table(table, *where))
         self.img_size = size
         self.plan_grid(grid, self.patch_embed.stride)
 

@@ -30,7 +30,7 @@ from passl_sot.modeling.backbones.base import Grid, Stage, StagedBackbone, as_pa
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import conv2d, linear, torch_default_
 from passl_sot.nn.layers import LayerNorm
-from passl_sot.nn.position import replace_parameter, resize_position_map, table_values
+from passl_sot.nn.position import resize_parameter, resize_position_map
 
 
 class _Pool(nn.Layer):
@@ -133,7 +133,7 @@ class PiT(StagedBackbone):
         # The official code has no interpolation; no class token lies in the map, so that nothing stands
         # in its way.
         if tuple(self.pos_embed.shape[2:]) != grid:
-            replace_parameter(self, "pos_embed", resize_position_map(table_values(self.pos_embed), grid))
+            resize_parameter(self, "pos_embed", lambda table: resize_position_map(table, grid))
         self.img_size = size
         self.plan_stages(self.stride, grid, "transformers.{}")
 
