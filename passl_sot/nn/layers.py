@@ -15,10 +15,7 @@ class Linear(nn.Linear):
 
 
 class LayerNorm(nn.LayerNorm):
-    """``nn.LayerNorm`` over the last axis, of length C = ``width``."""
-
-    def __init__(self, width: int, epsilon: float = 1e-5) -> None:
-        super().__init__(width, epsilon=epsilon)
+    """``nn.LayerNorm`` over the last axis, of length C."""
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Args: x: ``[..., C]``. Returns: the same shape."""

@@ -30,9 +30,11 @@ class OptimizerFactory:
         groups = group_parameters(model) if groups is None else groups
         # Paddle's own names ("linear_0.w_0"), which are all that its optimizers know.
         decayed = {p.name for group in groups if group.decayed for p in group.parameters.values()}
-        return self._build([p for p in model.parameters() if not p.stop_gradient], decayed)
+        parameters = [p for p in model.parameters() if not p.stop_gradient]
+        # The rate is set before each step, by `groups.set_rates`.
+        return self._build(decayed, learning_rate=0.0, parameters=parameters)
 
-    def _build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
+    def _build(self, decayed: set[str], **settings: Any) -> paddle.optimizer.Optimizer:
         raise NotImplementedError
 
 
@@ -44,23 +46,21 @@ class _Adaptive(OptimizerFactory):
     beta2: Share = 0.999
     epsilon: Positive = 1e-8
 
-    def _settings(self) -> dict[str, Any]:
-        # The rate is set before each step, by `groups.set_rates`.
-        return {"learning_rate": 0.0, "beta1": self.beta1, "beta2": self.beta2, "epsilon": self.epsilon}
-
 
 @OPTIMIZERS.register()
 @dataclass(kw_only=True)
 class AdamW(_Adaptive):
     """Adam with weight decay per unit of learning rate (Loshchilov & Hutter, 2019), as in torch."""
 
-    def _build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
+    def _build(self, decayed: set[str], **settings: Any) -> paddle.optimizer.Optimizer:
         return paddle.optimizer.AdamW(
             weight_decay=self.weight_decay,
             # It is given Paddle's own name of a parameter, not the model's.
             apply_decay_param_fun=decayed.__contains__,
-            parameters=parameters,
-            **self._settings(),
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.epsilon,
+            **settings,
         )
 
 
@@ -76,12 +76,14 @@ class Lamb(_Adaptive):
 
     epsilon: Positive = 1e-6
 
-    def _build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
+    def _build(self, decayed: set[str], **settings: Any) -> paddle.optimizer.Optimizer:
         return paddle.optimizer.Lamb(
             lamb_weight_decay=self.weight_decay,
             exclude_from_weight_decay_fn=lambda p: p.name not in decayed,
-            parameters=parameters,
-            **self._settings(),
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.epsilon,
+            **settings,
         )
 
 
@@ -117,8 +119,8 @@ class SGD(OptimizerFactory):
 
     weight_decay: NonNegative = 0.0
 
-    def _build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
-        return _DecayingSGD(decayed, self.weight_decay, learning_rate=0.0, parameters=parameters)
+    def _build(self, decayed: set[str], **settings: Any) -> paddle.optimizer.Optimizer:
+        return _DecayingSGD(decayed, self.weight_decay, **settings)
 
 
 @OPTIMIZERS.register()
@@ -135,6 +137,6 @@ class Momentum(OptimizerFactory):
     momentum: Annotated[float, Range(above=0, below=1)] = 0.9
     nesterov: bool = False
 
-    def _build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
-        settings = {"learning_rate": 0.0, "momentum": self.momentum, "use_nesterov": self.nesterov}
-        return _DecayingMomentum(decayed, self.weight_decay, parameters=parameters, **settings)
+    def _build(self, decayed: set[str], **settings: Any) -> paddle.optimizer.Optimizer:
+        settings |= {"momentum": self.momentum, "use_nesterov": self.nesterov}
+        return _DecayingMomentum(decayed, self.weight_decay, **settings)

@@ -126,15 +126,12 @@ class PiT(StagedBackbone):
         rows, columns = ((side - self.patch_size) // self.stride + 1 for side in size)
         return rows, columns
 
-    def resize(self, img_size: int | Sequence[int]) -> None:
-        """See :meth:`ImageBackbone.resize`; the position map is interpolated bicubically."""
-        size = as_pair(img_size)
+    def _plan(self, size: tuple[int, int]) -> None:
         grid = self._first_grid(size)
-        # The official code has no interpolation; no class token lies in the map, so that nothing stands
-        # in its way.
+        # Bicubically. The official code has no interpolation; no class token lies in the map, so that nothing
+        # stands in its way.
         if tuple(self.pos_embed.shape[2:]) != grid:
             resize_parameter(self, "pos_embed", lambda table: resize_position_map(table, grid))
-        self.img_size = size
         self.plan_stages(self.stride, grid, "transformers.{}")
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:

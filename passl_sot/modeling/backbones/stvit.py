@@ -19,7 +19,6 @@ Any image size works: there is no position table, and windows that don't fit are
 Legend: B batch, C width, H rows, W columns, N = H·W tokens.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import paddle
@@ -28,7 +27,7 @@ from paddle import nn
 
 from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Stage, StagedBackbone, as_pair, halved
+from passl_sot.modeling.backbones.base import Stage, StagedBackbone, halved
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, ResidualDepthwise
 from passl_sot.nn.drop_path import DropPath
 from passl_sot.nn.initializers import batch_norm, torch_default_
@@ -143,13 +142,12 @@ class STViT(StagedBackbone):
         self.proj = torch_default_(Linear(embed_dim[-1], projection))
         self.norm = batch_norm(projection)
         self.schedule_drop_path(drop_path_rate)
-        self.resize(as_pair(img_size))
+        self.resize(img_size)
 
-    def resize(self, img_size: int | Sequence[int]) -> None:
-        """See :meth:`ImageBackbone.resize`; nothing in the network depends on the size: any works."""
-        self.img_size = as_pair(img_size)
-        # Every convolution that halves a side rounds up, so that they round up together.
-        self.plan_stages(4, halved(halved(self.img_size)))
+    def _plan(self, size: tuple[int, int]) -> None:
+        # Nothing in the network depends on the size: any works. Every convolution that halves a side rounds
+        # up, so that they round up together.
+        self.plan_stages(4, halved(halved(size)))
 
     def as_map(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
         """Output of stage s, which is a map as it is."""

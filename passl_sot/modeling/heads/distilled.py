@@ -33,11 +33,9 @@ class DistilledHead(Head):
         self.init = init
         self.reset_classifier(num_classes)
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """See :meth:`Head.reset_classifier`."""
-        self._set_num_classes(num_classes)
-        self.head = linear(self.in_channels, num_classes)
-        self.head_dist = linear(self.in_channels, num_classes)
+    def _add_classifier(self) -> None:
+        self.head = linear(self.in_channels, self.num_classes)
+        self.head_dist = linear(self.in_channels, self.num_classes)
         if self.init == "torch":
             torch_default_(self)
 

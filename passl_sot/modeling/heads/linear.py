@@ -40,10 +40,8 @@ class LinearHead(Head):
         self.init = init
         self.reset_classifier(num_classes)
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """See :meth:`Head.reset_classifier`."""
-        self._set_num_classes(num_classes)
-        self.fc = linear(self.in_channels, num_classes)
+    def _add_classifier(self) -> None:
+        self.fc = linear(self.in_channels, self.num_classes)
         if self.init == "torch":
             torch_default_(self.fc)
 
