@@ -19,9 +19,7 @@ ClassWeights = list[NonNegative] | Literal["auto"] | None
 class Loss(nn.Layer):
     """Base of all losses: weights of classes, and tuples of logits.
 
-    Args:
-        class_weights: A weight for each class; "auto" takes N / (K·n) for a class with n of the N training
-            images, so that all classes count alike.
+    Weights "auto" are N / (K·n) for a class with n of the N training images, so that all classes count alike.
     """
 
     def __init__(self, class_weights: ClassWeights) -> None:
@@ -48,11 +46,9 @@ class Loss(nn.Layer):
     ) -> paddle.Tensor:
         """Mean loss over the batch, a scalar; float32 for 16-bit logits.
 
-        Args:
-            logits: ``[B, K]``; several in a tuple have their losses added.
-            target: Class indices ``[B]`` (integers), or soft targets ``[B, K]`` (floats).
-
-        A ValueError for shapes that do not fit, and if class counts for automatic weights are not known.
+        Logits are ``[B, K]``; several in a tuple have their losses added. The target is class indices ``[B]``
+        or soft targets ``[B, K]`` (floats). A ValueError for shapes that do not fit, and if class counts for
+        automatic weights are not known.
         """
         if isinstance(logits, (tuple, list)):
             return sum(self.forward(part, target) for part in logits)

@@ -67,9 +67,7 @@ class ResidualDepthwise(nn.Layer):
 
 
 class ConvMlp(nn.Layer):
-    """1×1 convolution to the hidden channels, exact GELU, dropout, residual depth-wise 3×3 convolution, 1×1
-    convolution back, dropout.
-    """
+    """1×1 convolution to hidden channels, GELU, dropout, residual depth-wise 3×3, 1×1 back, dropout."""
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0) -> None:
         super().__init__()

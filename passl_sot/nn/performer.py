@@ -1,6 +1,4 @@
-"""Token modules of T2T-ViT: attention that also changes the width of its tokens.
-
-Both take the wide tokens of a soft split (7·7·3 or 3·3·64 numbers) to a narrow width E.
+"""Token modules of T2T-ViT: attention that takes wide tokens (7·7·3 or 3·3·64 numbers) to a narrow width E.
 
 Legend: B batch, T tokens, D width taken, E width given, m random features.
 """

@@ -15,9 +15,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.nn.attention import Attention
+from passl_sot.nn.block import Attention
 from passl_sot.nn.precision import at_least_float32, autocast_off, softmax
-from passl_sot.nn.window import cut_windows
 
 _MASS_EPS = 1e-12
 
@@ -85,28 +84,20 @@ class SuperTokenAttention(nn.Layer):
     def forward(self, x_bchw: paddle.Tensor, norm: nn.LayerNorm) -> paddle.Tensor:
         """Args: x_bchw: ``[B, C, H, W]``; norm: LayerNorm over the channels. Returns: ``[B, C, H, W]``."""
         # The norm is applied here, where channels come last anyway.
-        height, width = x_bchw.shape[2:]
+        dim, height, width = x_bchw.shape[1:]
+        pixels = norm(x_bchw.transpose([0, 2, 3, 1]))
         if self.window == 1:
-            tokens = x_bchw.flatten(2).transpose([0, 2, 1])
-            out = self.stoken_refine(norm(tokens)).transpose([0, 2, 1])
+            out = self.stoken_refine(pixels.flatten(1, 2)).transpose([0, 2, 1])
             return out.reshape([0, 0, height, width])
         s = self.window
         rows = math.ceil(height / s)
         columns = math.ceil(width / s)
         padded = rows * s != height or columns * s != width
         if padded:
-            x_bchw = F.pad(x_bchw, [0, columns * s - width, 0, rows * s - height])
+            pixels = F.pad(pixels, [0, columns * s - width, 0, rows * s - height], data_format="NHWC")
         # In two steps, each of which moves longer pieces than one transposition of six axes would.
-        dim = x_bchw.shape[1]
-        pixels = x_bchw.transpose([0, 2, 3, 1]).reshape([0, rows, s, columns, s * dim])
-        pixels = norm(pixels.transpose([0, 1, 3, 2, 4]).reshape([0, rows * columns, s * s, dim]))
-        if padded:
-            # The norm's shift falls on the added pixels too.
-            inside = np.zeros((rows * s, columns * s), dtype="float32")
-            inside[:height, :width] = 1.0
-            inside = paddle.to_tensor(cut_windows(inside, s)).unsqueeze(-1)
-            pixels = pixels * inside.astype(pixels.dtype)
-        out = self._attend(pixels, rows, columns)
+        pixels = pixels.reshape([0, rows, s, columns, s * dim]).transpose([0, 1, 3, 2, 4])
+        out = self._attend(pixels.reshape([0, rows * columns, s * s, dim]), rows, columns)
         out = out.reshape([0, rows, columns, s, s * dim]).transpose([0, 1, 3, 2, 4])
         out = out.reshape([0, rows * s, columns * s, dim]).transpose([0, 3, 1, 2])
         if padded:

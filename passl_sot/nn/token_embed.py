@@ -1,6 +1,4 @@
-"""Token embedding modules: small convolutional networks that turn an image into visual words.
-
-They replace a patch projection (SoT, arXiv 2104.10935, section 3.1) and serve any backbone.
+"""Token embeddings: small convolutional networks in place of a patch projection (SoT, arXiv 2104.10935, 3.1).
 
 A stem (3×3 convolution, 3×3 max-pooling by 2) and three stages lead to a 1×1 projection. The
 total stride is 16 from 224 pixels up and 8 below, where the last down-sampling is dropped, as
@@ -252,13 +250,10 @@ def _make(name: str, in_chans: int, token_dim: int, embed_dim: int, stride: int)
 
 
 class TokenEmbed(nn.Layer):
-    """A token embedding module, chosen by name, from images ``[B, in_chans, H, W]`` to ``embed_dim`` C.
+    """A token embedding module, chosen by name; ``token_dim`` is the width of its stem.
 
-    Args:
-        img_size: Height and width in pixels, of which the smaller settles the total stride. A ValueError for
-            a size that gives no token names the nearest that does.
-        token_dim: Width of the stem.
-        large_output: Stop at a quarter of the size (for Swin); a ValueError for others than DenseNet.
+    The smaller of height and width settles the total stride. A ValueError for a size that gives no token
+    names the nearest that does. ``large_output`` stops at a quarter of the size (for Swin); DenseNet only.
     """
 
     def __init__(

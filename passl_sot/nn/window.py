@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from passl_sot.nn.attention import Attention
+from passl_sot.nn.block import Attention
 from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.position import resize_bias_table, resize_parameter
 
@@ -72,10 +72,7 @@ class WindowAttention(Attention):
     part in attention. A window larger than the grid shrinks to the grid's shorter side, and then nothing
     is shifted.
 
-    Args (for the others see ``Attention``):
-        grid: Rows and columns of tokens.
-        window_size: Side of a window, where the grid holds one; ``window`` is that in use.
-        shifted: Whether windows are shifted by half their side; ``shift`` is the number of tokens in use.
+    For arguments see ``Attention``; ``window`` and ``shift``, half the side of a window, are those in use.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ import paddle
 from passl_sot.config import ConfigError, Fault, Positive, UnitIntervalByEpoch, value_of_epoch, zh
 from passl_sot.data import LabelledImages
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.modeling.heads.distilled import DistilledHead
+from passl_sot.modeling.heads.linear import DistilledHead
 from passl_sot.modeling.losses import hard_distillation, soft_distillation
 from passl_sot.tasks.base import TASKS, Batch, Settings, placed
 from passl_sot.tasks.classification import ClassificationTask

@@ -230,7 +230,7 @@ class ImageBackbone(Backbone):
     def _pick(self, indices: int | Sequence[int] | None) -> list[int]:
         count = len(self.feature_info)
         if indices is None:
-            return list(range(count))
+            indices = count
         if isinstance(indices, int):
             if not 1 <= indices <= count:
                 raise ValueError(f"there are {count} feature maps, cannot take the last {indices}")

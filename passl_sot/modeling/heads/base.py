@@ -18,10 +18,7 @@ LinearInit = Literal["trunc_normal", "torch"]
 class Head(nn.Layer):
     """Base of all heads: ``forward(tokens)`` gives logits.
 
-    Args:
-        num_classes: Number K of classes.
-        in_channels: Width C of the tokens taken.
-        num_prefix_tokens: Number P of tokens before the word tokens.
+    ``num_classes`` is K, ``in_channels`` C, ``num_prefix_tokens`` P.
     """
 
     def __init__(self, num_classes: int, in_channels: int, num_prefix_tokens: int) -> None:

@@ -103,12 +103,8 @@ def depthwise3x3(
 ) -> paddle.Tensor:
     """Depth-wise 3×3 convolution of ``x``, or of GELU(x + before), with stride 1 and zeros around.
 
-    Args:
-        x: Maps ``[B, C, H, W]``; the result has their shape.
-        kernel: ``[C, 9]``.
-        bias: Added per channel at the end, ``[C]``.
-        before: Added per channel before the GELU, ``[C]``; if None, there is no GELU. With it, and without
-            gradients, the result may take the memory of ``x``.
+    From ``[B, C, H, W]`` to the same, by a kernel ``[C, 9]``; ``bias`` and ``before`` are ``[C]``. With
+    ``before``, and without gradients, the result may take the memory of ``x``.
     """
     if cpu_numba.available(x):
         return cpu_numba.depthwise3x3(x, kernel, bias, before)
@@ -170,15 +166,10 @@ def attention(
     dropout: float = 0.0,
     bias_whnm: paddle.Tensor | None = None,
 ) -> paddle.Tensor:
-    """softmax(scale · q kᵀ + bias) v.
+    """softmax(scale · q kᵀ + bias) v, with dropout of attention weights.
 
-    Args:
-        q_bhnd: Queries ``[B, h, N, d]``, which is the shape of the result.
-        k_bhnd: Keys ``[B, h, M, d]``; values ``v_bhnd`` are of the same shape.
-        scale: Factor on the products.
-        dropout: Probability of dropping an attention weight.
-        bias_whnm: Added to the scaled products, ``[h, N, M]``, or ``[W, h, N, M]`` repeated along
-            the batch, where W divides B.
+    Queries and the result are ``[B, h, N, d]``, keys and values ``[B, h, M, d]``; the bias is ``[h, N, M]``,
+    or ``[W, h, N, M]`` repeated along the batch, where W divides B.
     """
     if bias_whnm is None and _fused_attention_serves(q_bhnd):
         q, k, v = (t.transpose([0, 2, 1, 3]) for t in (q_bhnd, k_bhnd, v_bhnd))
