@@ -8,15 +8,9 @@ from passl_sot.modeling.schema import read_model
 
 
 class Model(Classifier):
-    """The model that a config file describes, with new weights.
+    """The model that a YAML file, or a name of `list_models()`, describes, with new weights.
 
-    Args:
-        cfg_file: Path of a YAML file (or a name of `list_models()`) with `model.architecture` and
-            `model.head`.
-        overrides: `a.b=value` strings, as after `-o`.
-
-    Raises:
-        ConfigError: The file or an override is faulty.
+    Overrides are `a.b=value` strings, as after `-o`. A ConfigError tells what is faulty.
     """
 
     def __init__(self, cfg_file: str | Path, overrides: Sequence[str] = ()):

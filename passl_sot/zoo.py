@@ -20,21 +20,17 @@ def create_model(
     img_size: int | list[int] | None = None,
     weights: str | Path | None = None,
 ) -> "Classifier":
-    """Builds a model by its config's name, in evaluation mode.
+    """Builds a model by its config's name, in evaluation mode: [B, in_chans, H, W] to [B, num_classes].
 
     Args:
         name: One of `list_models()`, or the path of a YAML file.
         num_classes: Other than the config's; the head's last layers are then new.
         in_chans: Channels of the images, other than the config's.
         img_size: Side in pixels, or [height, width], other than the config's.
-        weights: Weights to load, see `load_weights`; its report is kept as `model.weights_report`.
-
-    Returns:
-        A `Classifier`: [B, in_chans, H, W] to logits [B, num_classes].
+        weights: See `load_weights`, whose CheckpointError it may raise; `model.weights_report` is its report.
 
     Raises:
         ConfigError: Unknown name, or values that the model refuses.
-        CheckpointError: Weights that can't be read or don't fit.
     """
     from passl_sot.modeling.schema import read_model
 
@@ -64,9 +60,6 @@ def load_weights(model: "Classifier", weights: str | Path, *, new_head: bool = F
             names or PASSL's or PaddleClas's.
         new_head: Whether the head's last layers may be missing or for another number of classes; they are
             then left as they are.
-
-    Returns:
-        The fate of every entry of both sides.
 
     Raises:
         CheckpointError: The weights can't be read or don't fit.

@@ -16,7 +16,7 @@ from passl_sot.data import TRANSFORMS
 from passl_sot.data.transforms.rand_augment import parse_policy
 from passl_sot.engine.schema import load_config
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.optim import build_lr_scheduler, build_optimizer
+from passl_sot.optim import SCHEDULERS, build_optimizer
 from passl_sot.optim.groups import freeze, group_parameters
 from passl_sot.optim.schedules import plan_batch
 from passl_sot.zoo import find_config
@@ -189,7 +189,7 @@ def recipe(name: str) -> dict:
     """A config's values under the table's names, defaults of the classes included."""
     cfg = config_of(name)
     train, val = cfg.dataloader.train, cfg.dataloader.val
-    optimizer, schedule = build_optimizer(cfg.optimizer), build_lr_scheduler(cfg.lr_scheduler)
+    optimizer, schedule = build_optimizer(cfg.optimizer), SCHEDULERS.build(cfg.lr_scheduler)
     nodes = train.dataset.transforms
     crop, flip, third = (TRANSFORMS.build(node) for node in nodes)
     policy = third if nodes[2].name == "RandAugment" else None
@@ -267,7 +267,7 @@ def test_transfer_to_cifar(name):
     assert cfg.loss == {"name": "CrossEntropyLoss", "label_smoothing": 0.0}
     assert cfg.optimizer == {"name": "Momentum", "momentum": 0.9, "weight_decay": 5e-4}
     assert cfg.parameters.weight_decay_on == "all"
-    schedule = build_lr_scheduler(cfg.lr_scheduler)
+    schedule = SCHEDULERS.build(cfg.lr_scheduler)
     assert (cfg.epochs, schedule.reference_batch, schedule.unit, schedule.lag) == (60, 64, "epoch", 0)
     # Two blocks are enough: every block has parameters of the same names.
     model = Classifier(architecture={**cfg.model.architecture, "depth": 2}, head=cfg.model.head)
@@ -299,7 +299,7 @@ def test_the_stated_devices_make_the_recipes_batch_without_scaling():
         reference = cfg.lr_scheduler.reference_batch
         devices = int(stated[1]) if stated else reference // size
         assert not stated or int(stated[2]) == size, name
-        plan = plan_batch(build_lr_scheduler(cfg.lr_scheduler), size, devices, 1281167 // reference)
+        plan = plan_batch(SCHEDULERS.build(cfg.lr_scheduler), size, devices, 1281167 // reference)
         assert (plan.accumulate, plan.effective, plan.lr_factor) == (1, reference, 1.0), name
 
 
@@ -348,7 +348,7 @@ RATES = {
 def test_rates():
     for name, rates in RATES.items():
         cfg = config_of(name)
-        schedule = build_lr_scheduler(cfg.lr_scheduler)
+        schedule = SCHEDULERS.build(cfg.lr_scheduler)
         for epoch, rate in rates.items():
             assert schedule.lr(epoch, 0.0, cfg.epochs) == pytest.approx(rate, rel=1e-6), (name, epoch)
         constant = schedule.unit == "epoch"

@@ -63,24 +63,26 @@ class ClassificationMeter:
 
     def per_class(self) -> list[dict[str, float]]:
         """Images, precision, recall and F1 (0 to 1) of each class; 0 where a quotient has no denominator."""
-        hits = np.diag(self.confusion).astype(np.float64)
-        true = self.confusion.sum(axis=1)
-        predicted = self.confusion.sum(axis=0)
-        precision = hits / np.maximum(predicted, 1)
-        recall = hits / np.maximum(true, 1)
-        f1 = 2 * hits / np.maximum(true + predicted, 1)
-        return [
-            {"images": int(n), "precision": float(p), "recall": float(r), "f1": float(f)}
-            for n, p, r, f in zip(true, precision, recall, f1, strict=True)
-        ]
+        return class_rows(np.diag(self.confusion), self.confusion.sum(axis=1), self.confusion.sum(axis=0))
+
+
+def class_rows(
+    hits: np.ndarray, true: np.ndarray, predicted: np.ndarray, **more: np.ndarray
+) -> list[dict[str, float]]:
+    """The rows of `per_class` by counts of each class; `more` are further scores."""
+    columns = {
+        "images": true,
+        **more,
+        "precision": hits / np.maximum(predicted, 1),
+        "recall": hits / np.maximum(true, 1),
+        "f1": 2 * hits / np.maximum(true + predicted, 1),
+    }
+    values = [column.tolist() for column in columns.values()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
 
 
 def write_report(meter: ClassificationMeter, class_names: list[str], folder: Path) -> list[Path]:
-    """Writes `per_class.csv`, `confusion.csv` and `confusion.png` into `folder`, made if missing.
-
-    Returns:
-        The files written.
-    """
+    """Writes `per_class.csv`, `confusion.csv` and `confusion.png` into `folder`; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     per_class, confusion, picture = (folder / n for n in ("per_class.csv", "confusion.csv", "confusion.png"))
     write_per_class(per_class, class_names, meter.per_class(), ("precision", "recall", "f1"))
@@ -124,21 +126,22 @@ def confusion_picture(confusion: np.ndarray, side: int = 720) -> bytes:
     matrix = cv2.applyColorMap(shade, cv2.COLORMAP_BONE)
     matrix = cv2.resize(matrix, (cell * num_classes,) * 2, interpolation=cv2.INTER_NEAREST)
     margin = 56
-    height, width = matrix.shape[:2]
-    canvas = np.full((height + margin + 10, width + margin + 10, 3), 255, np.uint8)
-    canvas[margin : margin + height, margin : margin + width] = matrix
+    white = (255, 255, 255)
+    canvas = cv2.copyMakeBorder(matrix, margin, 10, margin, 10, cv2.BORDER_CONSTANT, value=white)
     font = cv2.FONT_HERSHEY_SIMPLEX
-    cv2.putText(canvas, "predicted class", (margin, 18), font, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-    cv2.putText(canvas, "true", (4, margin - 8), font, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+
+    def write(text: str, left: int, bottom: int, size: float = 0.5, ink: tuple = (0, 0, 0)) -> None:
+        cv2.putText(canvas, text, (left, bottom), font, size, ink, 1, cv2.LINE_AA)
+
+    write("predicted class", margin, 18)
+    write("true", 4, margin - 8)
     if num_classes <= 20:
-        for i in range(num_classes):
-            middle = margin + i * cell + cell // 2
-            cv2.putText(canvas, str(i), (middle - 6, 46), font, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-            cv2.putText(canvas, str(i), (24, middle + 6), font, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-            for j in range(num_classes):
-                if confusion[i, j]:
-                    ink = (255, 255, 255) if share[i, j] > 0.4 else (0, 0, 0)
-                    text = str(confusion[i, j])
-                    left = margin + j * cell + (cell - cv2.getTextSize(text, font, 0.45, 1)[0][0]) // 2
-                    cv2.putText(canvas, text, (left, middle + 5), font, 0.45, ink, 1, cv2.LINE_AA)
+        middles = [margin + i * cell + cell // 2 for i in range(num_classes)]
+        for i, middle in enumerate(middles):
+            write(str(i), middle - 6, 46)
+            write(str(i), 24, middle + 6)
+        for i, j in np.argwhere(confusion):
+            text = str(confusion[i, j])
+            left = margin + j * cell + (cell - cv2.getTextSize(text, font, 0.45, 1)[0][0]) // 2
+            write(text, left, middles[i] + 5, 0.45, white if share[i, j] > 0.4 else (0, 0, 0))
     return cv2.imencode(".png", canvas)[1].tobytes()

@@ -6,17 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from passl_sot.metrics.classification import write_per_class, write_table
+from passl_sot.metrics.classification import class_rows, write_per_class, write_table
 
 
 class MultiLabelMeter:
-    """Average precision and F1 of every class.
+    """Average precision and F1 of each of K classes.
 
-    Scores of all images are kept, as an average precision is one of the whole set.
-
-    Args:
-        num_classes: Number of classes K.
-        images: Images of the whole set, over all processes.
+    Scores of all images, over all processes, are kept: an average precision is one of the whole set.
     """
 
     def __init__(self, num_classes: int, images: int):
@@ -26,13 +22,7 @@ class MultiLabelMeter:
         self.counted = np.zeros(images, np.int64)
 
     def take(self, index: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
-        """Takes in a batch.
-
-        Args:
-            index: [B] places of the images in the set.
-            logits: [B, K] scores; above 0 is yes.
-            labels: [B, K] of 0 and 1.
-        """
+        """Takes in a batch: places [B] in the set, scores [B, K] (above 0: yes), labels [B, K] of 0 and 1."""
         self.logits[index] = logits
         self.labels[index, : labels.shape[1]] = labels  # a model may know more classes than the data
         self.counted[index] += 1
@@ -70,16 +60,8 @@ class MultiLabelMeter:
         predicted = self.logits > 0
         true = self.labels > 0
         hits = (predicted & true).sum(axis=0)
-        rows = []
-        for k in range(self.num_classes):
-            images = int(true[:, k].sum())
-            said = int(predicted[:, k].sum())
-            row = {"images": images, "ap": _average_precision(self.logits[:, k], true[:, k])}
-            row["precision"] = float(hits[k] / max(said, 1))
-            row["recall"] = float(hits[k] / max(images, 1))
-            row["f1"] = float(2 * hits[k] / max(said + images, 1))
-            rows.append(row)
-        return rows
+        ap = np.array([_average_precision(*pair) for pair in zip(self.logits.T, true.T, strict=True)])
+        return class_rows(hits, true.sum(axis=0), predicted.sum(axis=0), ap=ap)
 
 
 def write_label_report(
@@ -88,10 +70,8 @@ def write_label_report(
     """Writes `per_class.csv` and `predictions.csv` into `folder`.
 
     The second has a row per image: its labels and those predicted, as lists for `ListFile` have them (`0,3`,
-    or `-` for none), then the probability of each class. `paths` are in the order of the set.
-
-    Returns:
-        The files written.
+    or `-` for none), then the probability of each class. `paths` are in the order of the set. Returns the
+    paths of both.
     """
     folder.mkdir(parents=True, exist_ok=True)
     per_class = folder / "per_class.csv"

@@ -19,9 +19,7 @@ ClassWeights = list[NonNegative] | Literal["auto"] | None
 class Loss(nn.Layer):
     """Base of all losses: weights of classes, and tuples of logits.
 
-    Args:
-        class_weights: A weight for each class; "auto" takes N / (K·n) for a class with n of the N training
-            images, so that all classes count alike.
+    Weights "auto" are N / (K·n) for a class with n of the N training images, so that all classes count alike.
     """
 
     def __init__(self, class_weights: ClassWeights) -> None:
@@ -48,11 +46,9 @@ class Loss(nn.Layer):
     ) -> paddle.Tensor:
         """Mean loss over the batch, a scalar; float32 for 16-bit logits.
 
-        Args:
-            logits: ``[B, K]``; several in a tuple have their losses added.
-            target: Class indices ``[B]`` (integers), or soft targets ``[B, K]`` (floats).
-
-        A ValueError for shapes that do not fit, and if class counts for automatic weights are not known.
+        Logits are ``[B, K]``; several in a tuple have their losses added. The target is class indices ``[B]``
+        or soft targets ``[B, K]`` (floats). A ValueError for shapes that do not fit, and if class counts for
+        automatic weights are not known.
         """
         if isinstance(logits, (tuple, list)):
             return sum(self.forward(part, target) for part in logits)
@@ -66,15 +62,13 @@ class Loss(nn.Layer):
             raise ValueError("class_weights 'auto' needs use_class_counts() first")
         logits = at_least_float32(logits)
         if soft:
-            return self.of_soft(logits, target.astype(logits.dtype))
-        return self.of_classes(logits, target)
+            return self._of_soft(logits, target.astype(logits.dtype))
+        return self._of_classes(logits, target)
 
-    def of_soft(self, logits_bk: paddle.Tensor, target_bk: paddle.Tensor) -> paddle.Tensor:
-        """The loss with soft targets."""
+    def _of_soft(self, logits_bk: paddle.Tensor, target_bk: paddle.Tensor) -> paddle.Tensor:
         raise NotImplementedError
 
-    def of_classes(self, logits_bk: paddle.Tensor, label_b: paddle.Tensor) -> paddle.Tensor:
-        """The loss with class indices."""
+    def _of_classes(self, logits_bk: paddle.Tensor, label_b: paddle.Tensor) -> paddle.Tensor:
         raise NotImplementedError
 
 
@@ -84,28 +78,21 @@ class CrossEntropyLoss(Loss):
 
     Class indices are smoothed: (1-ε)·(-log p_y) + ε·mean over classes of (-log p). With weights, -log p of
     each class is multiplied by the class's; with class indices the sum over the batch is divided by the
-    sum of the labels' weights, with soft targets by B.
-
-    Args:
-        label_smoothing: ε; a ValueError outside [0, 1).
+    sum of the labels' weights, with soft targets by B. ``label_smoothing`` is ε.
     """
 
     def __init__(self, *, label_smoothing: Share = 0.0, class_weights: ClassWeights = None) -> None:
         super().__init__(class_weights)
-        if not 0.0 <= label_smoothing < 1.0:
-            raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
         self.label_smoothing = label_smoothing
 
-    def of_soft(self, logits_bk: paddle.Tensor, target_bk: paddle.Tensor) -> paddle.Tensor:
-        """See :meth:`Loss.of_soft`."""
+    def _of_soft(self, logits_bk: paddle.Tensor, target_bk: paddle.Tensor) -> paddle.Tensor:
         # Not smoothed: mixup smooths when it mixes, and smoothing twice is a usual mistake.
         log_p = F.log_softmax(logits_bk, axis=-1)
         if self.weights is not None:
             log_p = log_p * self.weights.astype(log_p.dtype)
         return -(target_bk * log_p).sum(axis=-1).mean()
 
-    def of_classes(self, logits_bk: paddle.Tensor, label_b: paddle.Tensor) -> paddle.Tensor:
-        """See :meth:`Loss.of_classes`."""
+    def _of_classes(self, logits_bk: paddle.Tensor, label_b: paddle.Tensor) -> paddle.Tensor:
         if self.weights is not None:
             weights = self.weights.astype(logits_bk.dtype)
             target = _smoothed(label_b, logits_bk, self.label_smoothing)
@@ -148,8 +135,7 @@ class BinaryCrossEntropyLoss(Loss):
         self.target_threshold = target_threshold
         self.sum_classes = sum_classes
 
-    def of_soft(self, logits_bk: paddle.Tensor, target_bk: paddle.Tensor) -> paddle.Tensor:
-        """See :meth:`Loss.of_soft`."""
+    def _of_soft(self, logits_bk: paddle.Tensor, target_bk: paddle.Tensor) -> paddle.Tensor:
         if self.target_threshold is not None:
             target_bk = (target_bk > self.target_threshold).astype(logits_bk.dtype)
         loss = F.binary_cross_entropy_with_logits(logits_bk, target_bk, reduction="none")
@@ -159,9 +145,8 @@ class BinaryCrossEntropyLoss(Loss):
             return loss.sum(axis=-1).mean()
         return loss.mean()
 
-    def of_classes(self, logits_bk: paddle.Tensor, label_b: paddle.Tensor) -> paddle.Tensor:
-        """See :meth:`Loss.of_classes`."""
-        return self.of_soft(logits_bk, _smoothed(label_b, logits_bk, self.label_smoothing))
+    def _of_classes(self, logits_bk: paddle.Tensor, label_b: paddle.Tensor) -> paddle.Tensor:
+        return self._of_soft(logits_bk, _smoothed(label_b, logits_bk, self.label_smoothing))
 
 
 def _smoothed(label_b: paddle.Tensor, logits_bk: paddle.Tensor, smoothing: float) -> paddle.Tensor:

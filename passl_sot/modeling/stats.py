@@ -2,8 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +26,12 @@ def count_parameters(model: nn.Layer) -> int:
 
 
 def model_stats(model: nn.Layer, shape: Sequence[int] | None = None) -> ModelStats:
-    """Size of a classifier or backbone for one input of a shape ``[1, ...]``, by default the backbone's.
+    """Size of a layer for one input of a shape ``[1, ...]``, by default that of its backbone.
 
-    The model is traced, not run. A NotImplementedError for a product of an unknown operator.
+    It is traced, not run. A NotImplementedError for a product that is not known here.
     """
-    shape = shape or getattr(model, "backbone", model).input_spec(1).shape
-    dtype = str(model.parameters()[0].dtype).rpartition(".")[2]
-    spec = paddle.static.InputSpec(list(shape), dtype)
+    shape = list(shape or getattr(model, "backbone", model).input_spec(1).shape)
+    spec = paddle.static.InputSpec(shape, model.parameters()[0].dtype)
     layer_macs = 0
 
     def count(layer: nn.Layer, inputs: Any, output: Any) -> None:
@@ -50,11 +48,13 @@ def model_stats(model: nn.Layer, shape: Sequence[int] | None = None) -> ModelSta
     def run(x: paddle.Tensor) -> Any:
         return model(x)
 
+    layers = model.sublayers(include_self=True)
     kinds = (nn.Linear, nn.Conv1D, nn.Conv2D, nn.Conv3D)
-    layers = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, kinds)]
-    hooks = [layer.register_forward_post_hook(count) for layer in layers]
+    hooks = [layer.register_forward_post_hook(count) for layer in layers if isinstance(layer, kinds)]
+    modes = [layer.training for layer in layers]
+    model.eval()
     try:
-        with _evaluating(model), warnings.catch_warnings():
+        with warnings.catch_warnings():
             # Said by Paddle of its own zeros_like in a traced graph.
             warnings.filterwarnings("ignore", message="Tensor do not have 'place' interface")
             traced = paddle.jit.to_static(run, input_spec=[spec], full_graph=True)
@@ -62,28 +62,14 @@ def model_stats(model: nn.Layer, shape: Sequence[int] | None = None) -> ModelSta
     finally:
         for hook in hooks:
             hook.remove()
-    macs = sum(_macs(op) for op in _walk(program.global_block()))
-    return ModelStats(count_parameters(model), macs, layer_macs)
-
-
-@contextmanager
-def _evaluating(model: nn.Layer) -> Iterator[None]:
-    """Evaluation mode; afterwards every layer is as it was, frozen ones too."""
-    layers = list(model.sublayers(include_self=True))
-    modes = [layer.training for layer in layers]
-    model.eval()
-    try:
-        yield
-    finally:
+        # Every layer as it was, frozen ones too.
         for layer, mode in zip(layers, modes, strict=True):
             layer.training = mode
+    return ModelStats(count_parameters(model), _macs_of_block(program.global_block()), layer_macs)
 
 
-def _walk(block: Any) -> Iterator[Any]:
-    for op in block.ops:
-        yield op
-        for inner in op.blocks():
-            yield from _walk(inner)
+def _macs_of_block(block: Any) -> int:
+    return sum(_macs(op) + sum(map(_macs_of_block, op.blocks())) for op in block.ops)
 
 
 def _macs(op: Any) -> int:

@@ -1,21 +1,16 @@
 """Layers on channel-first maps: 1×1, 3×3 and depth-wise convolutions, and an MLP made of them.
 
-The convolutions leave their bias to the caller, who can merge it with the operation that follows, and start
-as PyTorch starts one.
+The convolutions start as PyTorch starts one; those of the MLP leave their bias to the caller.
 
 Legend: B batch, C channels, H rows, W columns, N = H·W.
 """
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
 from passl_sot.nn import ops
 from passl_sot.nn.initializers import uniform_fan_in_
-
-
-def _times(weight: paddle.Tensor, factor: float) -> paddle.Tensor:
-    return weight if factor == 1.0 else weight * factor
+from passl_sot.nn.layers import Conv2D
 
 
 class Pointwise(nn.Linear):
@@ -25,27 +20,18 @@ class Pointwise(nn.Linear):
         super().__init__(in_features, out_features)
         uniform_fan_in_(self, in_features)
 
-    def forward(
-        self, x_bcn: paddle.Tensor, bias: paddle.Tensor | None = None, factor: float = 1.0
-    ) -> paddle.Tensor:
-        """The convolution, times ``factor``, of ``[B, C, N]`` to ``[B, out, N]``, with ``bias`` if given."""
-        # Factors on weights cost less than on maps.
-        out = paddle.matmul(_times(self.weight, factor), x_bcn, transpose_x=True)
-        if bias is None:
-            return out
-        return ops.channel_bias(out, _times(bias, factor))
+    def forward(self, x_bcn: paddle.Tensor, bias: paddle.Tensor | None = None) -> paddle.Tensor:
+        """``[B, C, N]`` to ``[B, out, N]``, with ``bias`` if given."""
+        out = paddle.matmul(self.weight, x_bcn, transpose_x=True)
+        return out if bias is None else out + bias.unsqueeze(-1)
 
 
-class Conv3x3(nn.Conv2D):
+class Conv3x3(Conv2D):
     """3×3 convolution, padded by 1."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__(in_channels, out_channels, 3, stride=stride, padding=1)
         uniform_fan_in_(self, 9 * in_channels)
-
-    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Args: x_bchw: ``[B, C, H, W]``. Returns: maps without the bias."""
-        return F.conv2d(x_bchw, self.weight, stride=self._stride, padding=1)
 
 
 class _Depthwise(nn.Conv2D):
@@ -60,14 +46,12 @@ class _Depthwise(nn.Conv2D):
         x_bchw: paddle.Tensor,
         bias: paddle.Tensor | None = None,
         before: paddle.Tensor | None = None,
-        factor: float = 1.0,
-        channel_axis: int = 1,
     ) -> paddle.Tensor:
-        """x + conv(x), times ``factor``; for the rest see `ops.depthwise3x3`."""
+        """x + conv(x); for the rest see `ops.depthwise3x3`."""
         # The sum is one convolution, whose kernel has 1 more in its center.
         one = paddle.to_tensor([[0, 0, 0, 0, 1, 0, 0, 0, 0]], dtype=self.weight.dtype)
         kernel = self.weight.flatten(1) + one
-        return ops.depthwise3x3(x_bchw, _times(kernel, factor), bias, before, channel_axis)
+        return ops.depthwise3x3(x_bchw, kernel, bias, before)
 
 
 class ResidualDepthwise(nn.Layer):
@@ -83,9 +67,7 @@ class ResidualDepthwise(nn.Layer):
 
 
 class ConvMlp(nn.Layer):
-    """1×1 convolution to the hidden channels, exact GELU, dropout, residual depth-wise 3×3 convolution, 1×1
-    convolution back, dropout.
-    """
+    """1×1 convolution to hidden channels, GELU, dropout, residual depth-wise 3×3, 1×1 back, dropout."""
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0) -> None:
         super().__init__()

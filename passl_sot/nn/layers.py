@@ -14,17 +14,6 @@ class Linear(nn.Linear):
         return ops.linear(x, self.weight, self.bias)
 
 
-class LayerNorm(nn.LayerNorm):
-    """``nn.LayerNorm`` over the last axis, of length C = ``width``."""
-
-    def __init__(self, width: int, epsilon: float = 1e-5) -> None:
-        super().__init__(width, epsilon=epsilon)
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Args: x: ``[..., C]``. Returns: the same shape."""
-        return ops.layer_norm(x, self.weight, self.bias, self._epsilon)
-
-
 class GELU(nn.GELU):
     """``nn.GELU`` in its exact form."""
 

@@ -51,8 +51,7 @@ def _power(s: paddle.Tensor, exponent: float) -> paddle.Tensor:
 class MatrixNorm(nn.Layer):
     """Base of the normalizations, and by itself the identity (``normalization: null``).
 
-    ``input_dim`` is the side d of the matrices. The head that owns the layer passes it; a configuration
-    node leaves it out.
+    ``input_dim`` is the side d, which the head that owns the layer passes and a configuration leaves out.
     """
 
     def __init__(self, *, input_dim: int | None = None, vec: Vec = "full") -> None:
@@ -84,8 +83,6 @@ class MatrixNorm(nn.Layer):
                 # Not kept as a buffer: Layer.to(dtype) would make its integers floats.
                 row, column = paddle.triu_indices(self.input_dim, self.input_dim)
                 vector = paddle.index_select(vector, row * self.input_dim + column, axis=1)
-        if vector.dtype == p_brc.dtype:
-            return vector
         return vector.astype(p_brc.dtype)
 
 
@@ -102,7 +99,6 @@ class SvPN(MatrixNorm):
 
     Args (for the others see ``MatrixNorm``):
         alpha: The power α, in (0, 1].
-        num_iters: Power iterations per triple.
         num_sv: Number K of triples; None takes all d and leaves no remainder.
         init_weight: "learn" makes v₀ a parameter (normal, mean 0, std 1), "one" all ones.
         dropout: Dropout on the resulting vector.
@@ -122,8 +118,6 @@ class SvPN(MatrixNorm):
         super().__init__(input_dim=input_dim, vec=vec)
         if not 0.0 < alpha <= 1.0:
             raise ValueError(f"SvPN: alpha must lie in (0, 1], got {alpha}")
-        if num_iters < 1:
-            raise ValueError(f"SvPN: num_iters must be at least 1, got {num_iters}")
         if num_sv is not None and not 1 <= num_sv <= self.input_dim:
             raise ValueError(f"SvPN: num_sv must lie in 1..{self.input_dim} or be null, got {num_sv}")
         # With one iteration and more than one triple the deflated matrix sends v₀ to exactly zero.
@@ -259,10 +253,7 @@ class LN(MatrixNorm):
 
 
 def build_normalization(cfg: dict[str, Any] | None, input_dim: int) -> MatrixNorm:
-    """Build the normalization that a node ``{name: ...}`` describes, for matrices of side ``input_dim``.
-
-    None gives the identity; a node that does not fit its class raises a ConfigError.
-    """
+    """Build the normalization that a node ``{name: ...}`` describes; None gives the identity."""
     if cfg is None:
         return MatrixNorm(input_dim=input_dim)
     return NORMALIZATIONS.build(cfg, input_dim=input_dim)

@@ -1,5 +1,7 @@
 """Position tables, and learned tables brought to another size."""
 
+from collections.abc import Callable
+
 import numpy as np
 import paddle
 from paddle import nn
@@ -61,10 +63,8 @@ def resize_position_table(
 
 def resize_position_map(values_bchw: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """A position map ``[1, C, H, W]`` interpolated to another grid, bicubically."""
-    _, width, *old = values_bchw.shape
-    rows = np.moveaxis(values_bchw, 1, 3).reshape(1, -1, width)
-    rows = resize_position_table(rows, 0, (old[0], old[1]), grid)
-    return np.ascontiguousarray(np.moveaxis(rows.reshape(1, *grid, width), 3, 1))
+    grid_hwc = _resize_grid(np.moveaxis(values_bchw[0], 0, 2), grid)
+    return np.ascontiguousarray(np.moveaxis(grid_hwc, 2, 0)[None]).astype(values_bchw.dtype)
 
 
 def resize_bias_table(table: np.ndarray, old: int, new: int) -> np.ndarray:
@@ -79,18 +79,15 @@ def resize_bias_table(table: np.ndarray, old: int, new: int) -> np.ndarray:
     return grid.reshape(side * side, -1).astype(table.dtype)
 
 
-def table_values(table: paddle.Tensor) -> np.ndarray:
-    """The values of a table as float32 or float64; NumPy has no bfloat16."""
-    return at_least_float32(table).numpy()
-
-
-def replace_parameter(layer: nn.Layer, name: str, values: np.ndarray) -> None:
-    """Put ``values`` into the parameter ``name`` of ``layer``.
+def resize_parameter(layer: nn.Layer, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Change the values of the parameter ``name`` of ``layer``, given as float32 or float64.
 
     The parameter stays the same object where the shape does. Otherwise it is a new one of the
     same type, frozen if the old one was: an optimizer built before still holds the old one.
     """
     old = getattr(layer, name)
+    # NumPy has no bfloat16.
+    values = change(at_least_float32(old).numpy())
     if tuple(old.shape) != values.shape:
         zero = nn.initializer.Constant(0.0)
         parameter = layer.create_parameter(list(values.shape), dtype=old.dtype, default_initializer=zero)

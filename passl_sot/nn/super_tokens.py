@@ -12,11 +12,11 @@ import math
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.nn.attention import Attention
+from passl_sot.nn.block import Attention
 from passl_sot.nn.precision import at_least_float32, autocast_off, softmax
-from passl_sot.nn.window import cut_windows
 
 _MASS_EPS = 1e-12
 
@@ -38,17 +38,6 @@ def _gather_rows(x_bmc: paddle.Tensor, index: paddle.Tensor) -> paddle.Tensor:
     # transpose, which takes 3 times as long as these look-ups with channel-last products.
     table = paddle.concat([x_bmc, paddle.zeros_like(x_bmc[:, :1])], axis=1)
     return paddle.index_select(table, index, axis=1)
-
-
-def _pad(x: paddle.Tensor, axis: int, amount: int) -> paddle.Tensor:
-    """Zeros at the end of an axis."""
-    if amount == 0:
-        return x
-    # By concatenation: Paddle's own padding is slow on a CPU.
-    shape = [*x.shape]
-    shape[axis] = amount
-    zeros = paddle.zeros_like(paddle.slice(x, [axis], [0], [1])).expand(shape)
-    return paddle.concat([x, zeros], axis=axis)
 
 
 class _Kernels(nn.Layer):
@@ -95,27 +84,20 @@ class SuperTokenAttention(nn.Layer):
     def forward(self, x_bchw: paddle.Tensor, norm: nn.LayerNorm) -> paddle.Tensor:
         """Args: x_bchw: ``[B, C, H, W]``; norm: LayerNorm over the channels. Returns: ``[B, C, H, W]``."""
         # The norm is applied here, where channels come last anyway.
-        height, width = x_bchw.shape[2:]
+        dim, height, width = x_bchw.shape[1:]
+        pixels = norm(x_bchw.transpose([0, 2, 3, 1]))
         if self.window == 1:
-            tokens = x_bchw.flatten(2).transpose([0, 2, 1])
-            out = self.stoken_refine(norm(tokens)).transpose([0, 2, 1])
+            out = self.stoken_refine(pixels.flatten(1, 2)).transpose([0, 2, 1])
             return out.reshape([0, 0, height, width])
         s = self.window
         rows = math.ceil(height / s)
         columns = math.ceil(width / s)
         padded = rows * s != height or columns * s != width
-        x_bchw = _pad(_pad(x_bchw, 2, rows * s - height), 3, columns * s - width)
-        # In two steps, each of which moves longer pieces than one transposition of six axes would.
-        dim = x_bchw.shape[1]
-        pixels = x_bchw.transpose([0, 2, 3, 1]).reshape([0, rows, s, columns, s * dim])
-        pixels = norm(pixels.transpose([0, 1, 3, 2, 4]).reshape([0, rows * columns, s * s, dim]))
         if padded:
-            # The norm's shift falls on the added pixels too.
-            inside = np.zeros((rows * s, columns * s), dtype="float32")
-            inside[:height, :width] = 1.0
-            inside = paddle.to_tensor(cut_windows(inside, s)).unsqueeze(-1)
-            pixels = pixels * inside.astype(pixels.dtype)
-        out = self._attend(pixels, rows, columns)
+            pixels = F.pad(pixels, [0, columns * s - width, 0, rows * s - height], data_format="NHWC")
+        # In two steps, each of which moves longer pieces than one transposition of six axes would.
+        pixels = pixels.reshape([0, rows, s, columns, s * dim]).transpose([0, 1, 3, 2, 4])
+        out = self._attend(pixels.reshape([0, rows * columns, s * s, dim]), rows, columns)
         out = out.reshape([0, rows, columns, s, s * dim]).transpose([0, 1, 3, 2, 4])
         out = out.reshape([0, rows * s, columns * s, dim]).transpose([0, 3, 1, 2])
         if padded:

@@ -1,6 +1,4 @@
-"""Token embedding modules: small convolutional networks that turn an image into visual words.
-
-They replace a patch projection (SoT, arXiv 2104.10935, section 3.1) and serve any backbone.
+"""Token embeddings: small convolutional networks in place of a patch projection (SoT, arXiv 2104.10935, 3.1).
 
 A stem (3×3 convolution, 3×3 max-pooling by 2) and three stages lead to a 1×1 projection. The
 total stride is 16 from 224 pixels up and 8 below, where the last down-sampling is dropped, as
@@ -10,6 +8,7 @@ Legend: B batch, N = H·W tokens, C embedding width.
 """
 
 from collections.abc import Sequence
+from itertools import count
 from typing import Literal, get_args
 
 import paddle
@@ -23,11 +22,6 @@ TokenEmbedName = Literal["DenseNet", "ResNet", "Inception", "Non-local", "Naive_
 
 _FULL_SIZE = 224  # from this many pixels on, the total stride is 16
 _GROWTH = 16  # channels that a dense layer adds
-
-
-def _set_stride(conv: nn.Conv2D, stride: int) -> None:
-    # Paddle keeps a convolution's stride in this attribute and offers no other way to change it.
-    conv._stride = [stride, stride]
 
 
 class _DenseLayer(nn.Layer):
@@ -69,10 +63,8 @@ class _DenseTransition(nn.Layer):
         super().__init__()
         self.norm = batch_norm(in_channels)
         self.conv = conv2d(in_channels, out_channels, 1, bias=False)
-        self.set_stride(2)
-
-    def set_stride(self, stride: int) -> None:
-        self.stride = stride
+        self.stride = 2
+        self.strided = ()
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         x = self.conv(self.norm(x))
@@ -94,14 +86,11 @@ class _Bottleneck(nn.Layer):
         self.bn3 = batch_norm(out_channels, 1e-3, 0.01)
         # Without a projection the shortcut is the input itself, and the stride has to be 1.
         self.downsample = None
+        self.strided = (self.conv2,)
         if project:
             shortcut = conv2d(in_channels, out_channels, 1, stride=2, bias=False)
             self.downsample = nn.Sequential(shortcut, batch_norm(out_channels))
-
-    def set_stride(self, stride: int) -> None:
-        _set_stride(self.conv2, stride)
-        if self.downsample is not None:
-            _set_stride(self.downsample[0], stride)
+            self.strided = (self.conv2, shortcut)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
@@ -126,11 +115,7 @@ class _InceptionBlock(nn.Layer):
         self.branch2 = nn.Sequential(_conv_bn_relu(in_channels, 16, 1), _conv_bn_relu(16, 16, 5, stride=2))
         # Index 0 is the max-pooling's place in the official state dict; forward does the pooling.
         self.branch3 = nn.Sequential(nn.Identity(), _conv_bn_relu(in_channels, 16, 1))
-
-    def set_stride(self, stride: int) -> None:
-        self.stride = stride
-        for unit in (self.branch0, self.branch1[1], self.branch2[1]):
-            _set_stride(unit.conv, stride)
+        self.strided = (self.branch0.conv, self.branch1[1].conv, self.branch2[1].conv)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         pooled = F.max_pool2d(x, 3, self.stride, 1)
@@ -171,7 +156,10 @@ class _NonLocalBlock(nn.Layer):
 
 
 class _ConvTokens(nn.Layer):
-    """Stem, stages and 1×1 projection; layers in ``halving`` halve the size up to the total stride."""
+    """Stem, stages and 1×1 projection; layers in ``halving`` halve the size up to the total stride.
+
+    Those have their own ``stride``, and ``strided`` convolutions that take it.
+    """
 
     def __init__(
         self,
@@ -197,7 +185,10 @@ class _ConvTokens(nn.Layer):
     def set_stride(self, stride: int) -> None:
         self.stride = min(stride, self.largest_stride)
         for i, layer in enumerate(self.halving):
-            layer.set_stride(2 if self.stride >= 2 ** (i + 2) else 1)
+            layer.stride = 2 if self.stride >= 2 ** (i + 2) else 1
+            for conv in layer.strided:
+                # Paddle keeps a convolution's stride there and offers no other way to change it.
+                conv._stride = [layer.stride, layer.stride]
 
     def grid_size(self, size: int) -> int:
         size = (size + 1) // 2
@@ -259,13 +250,10 @@ def _make(name: str, in_chans: int, token_dim: int, embed_dim: int, stride: int)
 
 
 class TokenEmbed(nn.Layer):
-    """A token embedding module, chosen by name, from images ``[B, in_chans, H, W]`` to ``embed_dim`` C.
+    """A token embedding module, chosen by name; ``token_dim`` is the width of its stem.
 
-    Args:
-        img_size: Height and width in pixels, of which the smaller settles the total stride. A ValueError for
-            a size that gives no token names the nearest that does.
-        token_dim: Width of the stem.
-        large_output: Stop at a quarter of the size (for Swin); a ValueError for others than DenseNet.
+    The smaller of height and width settles the total stride. A ValueError for a size that gives no token
+    names the nearest that does. ``large_output`` stops at a quarter of the size (for Swin); DenseNet only.
     """
 
     def __init__(
@@ -312,19 +300,14 @@ class TokenEmbed(nn.Layer):
         before = self.stride
         self.tokens.set_stride(self._wanted_stride(img_size))
         if min(self.grid_size(*img_size)) < 1:
-            nearest = tuple(self._smallest_valid(side) for side in img_size)
+            grid_size = self.tokens.grid_size
+            nearest = [next(n for n in count(max(side, 1)) if grid_size(n)) for side in img_size]
             tried = self.stride
             self.tokens.set_stride(before)
             raise ValueError(
                 f"an image of {img_size[0]}x{img_size[1]} gives no token with the {self.name} embedding "
                 f"(stride {tried}): the nearest valid size is {nearest[0]}x{nearest[1]}"
             )
-
-    def _smallest_valid(self, side: int) -> int:
-        side = max(side, 1)
-        while self.tokens.grid_size(side) < 1:
-            side += 1
-        return side
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Args: x_bchw: images ``[B, in_chans, H, W]``. Returns: ``[B, N, C]``, row by row."""

@@ -10,9 +10,9 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from passl_sot.nn.attention import Attention
+from passl_sot.nn.block import Attention
 from passl_sot.nn.initializers import trunc_normal_
-from passl_sot.nn.position import replace_parameter, resize_bias_table, table_values
+from passl_sot.nn.position import resize_bias_table, resize_parameter
 
 _BLOCKED = -100.0  # for a pair of tokens from different regions, in place of minus infinity; as published
 
@@ -72,10 +72,7 @@ class WindowAttention(Attention):
     part in attention. A window larger than the grid shrinks to the grid's shorter side, and then nothing
     is shifted.
 
-    Args (for the others see ``Attention``):
-        grid: Rows and columns of tokens.
-        window_size: Side of a window, where the grid holds one; ``window`` is that in use.
-        shifted: Whether windows are shifted by half their side; ``shift`` is the number of tokens in use.
+    For arguments see ``Attention``; ``window`` and ``shift``, half the side of a window, are those in use.
     """
 
     def __init__(
@@ -108,8 +105,9 @@ class WindowAttention(Attention):
         if self.shifted and min(grid) > window_size:
             self.shift = window_size // 2
         if window != self.window:
-            table = resize_bias_table(table_values(self.relative_position_bias_table), self.window, window)
-            replace_parameter(self, "relative_position_bias_table", table)
+            sides = (self.window, window)
+            name = "relative_position_bias_table"
+            resize_parameter(self, name, lambda table: resize_bias_table(table, *sides))
             self.window = window
         self.grid = grid
         # Buffers that follow from the size are not saved, so that checkpoints of any size load.

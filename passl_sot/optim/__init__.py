@@ -12,8 +12,3 @@ SCHEDULERS = Registry("lr_scheduler", "passl_sot.optim")
 def build_optimizer(cfg):
     """Builds the optimizer factory that an `optimizer:` section describes; call it with a model."""
     return OPTIMIZERS.build(cfg)
-
-
-def build_lr_scheduler(cfg):
-    """Builds the schedule that an `lr_scheduler:` section describes."""
-    return SCHEDULERS.build(cfg)

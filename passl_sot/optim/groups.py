@@ -58,36 +58,19 @@ class ParametersSection:
 
 @dataclass(kw_only=True)
 class ParameterGroup:
-    """Parameters that are treated alike.
+    """Parameters that are treated alike, by name."""
 
-    Attributes:
-        title: Their layer or pattern.
-        decayed: Whether they get weight decay.
-        factor: Their fraction of the learning rate.
-        peak: Their fraction of its peak alone.
-        parameters: By name.
-    """
-
-    title: str
+    title: str  # their layer or pattern
     decayed: bool
-    factor: float = 1.0
-    peak: float = 1.0
+    factor: float = 1.0  # their fraction of the learning rate
+    peak: float = 1.0  # their fraction of its peak alone
     parameters: dict[str, paddle.Tensor] = field(default_factory=dict)
-
-
-def decay_groups(model: paddle.nn.Layer) -> tuple[list[str], list[str]]:
-    """Names of the trainable parameters with weight decay by `group_parameters`, and of those without."""
-    names: dict[bool, list[str]] = {True: [], False: []}
-    for group in group_parameters(model):
-        names[group.decayed] += group.parameters
-    return names[True], names[False]
 
 
 def freeze(model: paddle.nn.Layer, patterns: Sequence[str]) -> set[str]:
     """Stops the training of the parameters that any of the patterns matches; returns their names.
 
-    Raises:
-        ConfigError: A pattern matches no trainable parameter, or none is left to train.
+    A ConfigError if a pattern matches no trainable parameter, or none is left to train.
     """
     trainable = _trainable(model)
     _check_patterns("parameters.freeze.{}", patterns, list(trainable))
@@ -103,14 +86,10 @@ def freeze(model: paddle.nn.Layer, patterns: Sequence[str]) -> set[str]:
 def group_parameters(
     model: paddle.nn.Layer, section: ParametersSection | None = None
 ) -> list[ParameterGroup]:
-    """Sorts the trainable parameters of `model` into groups, in order of their first members.
+    """Sorts the trainable parameters into groups, in order of their first members.
 
-    Args:
-        model: A classifier; without `layer_decay` any layer.
-        section: The `parameters:` section; its `freeze` has been done.
-
-    Raises:
-        ConfigError: A pattern matches no trainable parameter.
+    `model` is a classifier, or without `layer_decay` any layer. The section's `freeze` has been done. A
+    ConfigError if a pattern matches no trainable parameter.
     """
     section = section or ParametersSection()
     skip = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
@@ -151,15 +130,8 @@ def set_rates(
 ) -> float:
     """Gives an optimizer, and each group of its parameters, the learning rate of a point of the run.
 
-    Args:
-        optimizer: Paddle's optimizer.
-        groups: All its parameters.
-        schedule: The schedule.
-        at: Epoch, done fraction of it, and epochs of the run.
-        batch_factor: Scale of the rate by the batch.
-
-    Returns:
-        The rate of parameters whose factors are 1.
+    That is `at`: epoch, done fraction of it, and epochs of the run. `batch_factor` scales the rate by the
+    batch. Returns the rate of parameters whose factors are 1.
     """
     rate = schedule.lr(*at, batch_factor)
     optimizer.set_lr(rate)
@@ -202,13 +174,16 @@ def _size(parameters: dict[str, paddle.Tensor]) -> tuple[str, str]:
 
 
 def _check_patterns(path: str, patterns: Sequence[str], names: list[str]) -> None:
+    # Layers that hold some parameters, such as `head.*`, outer ones first.
+    ends = [(name, dot.start()) for name in names for dot in re.finditer(r"\.", name)]
+    layers = dict.fromkeys(f"{name[:end]}.*" for name, end in ends)
     faults = []
     for i, pattern in enumerate(patterns):
         if fnmatch.filter(names, pattern):
             continue
         # Without the wildcards, which would count as wrong letters.
         plain = re.sub(r"[*?\[\]]+", "", pattern)
-        near = difflib.get_close_matches(plain, [*_layers(names), *names], n=3, cutoff=0.5)
+        near = difflib.get_close_matches(plain, [*layers, *names], n=3, cutoff=0.5)
         hint = f"nearest: {', '.join(near)}"
         if not near:
             roots = dict.fromkeys(name.split(".")[0] for name in names)
@@ -217,9 +192,3 @@ def _check_patterns(path: str, patterns: Sequence[str], names: list[str]) -> Non
         faults.append(Fault(path.format(i), message))
     if faults:
         raise ConfigError(faults)
-
-
-def _layers(names: Sequence[str]) -> list[str]:
-    """Patterns of the layers that hold some parameters, such as `head.*`, outer ones first."""
-    ends = [(name, dot.start()) for name in names for dot in re.finditer(r"\.", name)]
-    return list(dict.fromkeys(f"{name[:end]}.*" for name, end in ends))

@@ -26,56 +26,41 @@ class OptimizerFactory:
     def __call__(
         self, model: paddle.nn.Layer, groups: Sequence[ParameterGroup] | None = None
     ) -> paddle.optimizer.Optimizer:
-        """Paddle's optimizer over the trainable parameters of `model`.
-
-        Args:
-            model: The model.
-            groups: Its trainable parameters in groups; by default those of `group_parameters(model)`.
-        """
+        """Paddle's optimizer over the trainable parameters, by default in groups by `group_parameters`."""
         groups = group_parameters(model) if groups is None else groups
         # Paddle's own names ("linear_0.w_0"), which are all that its optimizers know.
         decayed = {p.name for group in groups if group.decayed for p in group.parameters.values()}
-        return self._build([p for p in model.parameters() if not p.stop_gradient], decayed)
+        parameters = [p for p in model.parameters() if not p.stop_gradient]
+        # The rate is set before each step, by `groups.set_rates`.
+        return self._build(decayed, learning_rate=0.0, parameters=parameters)
 
-    def _build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
+    def _build(self, decayed: set[str], **settings: Any) -> paddle.optimizer.Optimizer:
         raise NotImplementedError
 
 
 @dataclass(kw_only=True)
 class _Adaptive(OptimizerFactory):
-    """Adam and what is made of it.
-
-    Attributes:
-        beta1: Decay of the first moment.
-        beta2: Decay of the second moment.
-        epsilon: Added to the root of the second moment.
-    """
+    """Adam and what is made of it: decays of the moments, and what is added to the root of the second."""
 
     beta1: Share = 0.9
     beta2: Share = 0.999
     epsilon: Positive = 1e-8
 
-    def _settings(self) -> dict[str, Any]:
-        # The rate is set before each step, by `groups.set_rates`.
-        return {"learning_rate": 0.0, "beta1": self.beta1, "beta2": self.beta2, "epsilon": self.epsilon}
-
 
 @OPTIMIZERS.register()
 @dataclass(kw_only=True)
 class AdamW(_Adaptive):
-    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019), as torch and timm have it.
+    """Adam with weight decay per unit of learning rate (Loshchilov & Hutter, 2019), as in torch."""
 
-    Attributes:
-        weight_decay: Decay per unit of learning rate.
-    """
-
-    def _build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
+    def _build(self, decayed: set[str], **settings: Any) -> paddle.optimizer.Optimizer:
         return paddle.optimizer.AdamW(
             weight_decay=self.weight_decay,
             # It is given Paddle's own name of a parameter, not the model's.
             apply_decay_param_fun=decayed.__contains__,
-            parameters=parameters,
-            **self._settings(),
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.epsilon,
+            **settings,
         )
 
 
@@ -91,12 +76,14 @@ class Lamb(_Adaptive):
 
     epsilon: Positive = 1e-6
 
-    def _build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
+    def _build(self, decayed: set[str], **settings: Any) -> paddle.optimizer.Optimizer:
         return paddle.optimizer.Lamb(
             lamb_weight_decay=self.weight_decay,
             exclude_from_weight_decay_fn=lambda p: p.name not in decayed,
-            parameters=parameters,
-            **self._settings(),
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.epsilon,
+            **settings,
         )
 
 
@@ -128,16 +115,12 @@ class _DecayingMomentum(_Decaying, paddle.optimizer.Momentum):
 @OPTIMIZERS.register()
 @dataclass(kw_only=True)
 class SGD(OptimizerFactory):
-    """Stochastic gradient descent without memory.
-
-    Attributes:
-        weight_decay: Fraction of the weights that is added to their gradients.
-    """
+    """Stochastic gradient descent without memory; `weight_decay` of the weights is added to gradients."""
 
     weight_decay: NonNegative = 0.0
 
-    def _build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
-        return _DecayingSGD(decayed, self.weight_decay, learning_rate=0.0, parameters=parameters)
+    def _build(self, decayed: set[str], **settings: Any) -> paddle.optimizer.Optimizer:
+        return _DecayingSGD(decayed, self.weight_decay, **settings)
 
 
 @OPTIMIZERS.register()
@@ -147,7 +130,6 @@ class Momentum(OptimizerFactory):
 
     Attributes:
         weight_decay: Fraction of the weights that is added to their gradients.
-        momentum: Fraction of the velocity that stays.
         nesterov: Step along the gradient at the place where the velocity leads.
     """
 
@@ -155,6 +137,6 @@ class Momentum(OptimizerFactory):
     momentum: Annotated[float, Range(above=0, below=1)] = 0.9
     nesterov: bool = False
 
-    def _build(self, parameters: list[paddle.Tensor], decayed: set[str]) -> paddle.optimizer.Optimizer:
-        settings = {"learning_rate": 0.0, "momentum": self.momentum, "use_nesterov": self.nesterov}
-        return _DecayingMomentum(decayed, self.weight_decay, parameters=parameters, **settings)
+    def _build(self, decayed: set[str], **settings: Any) -> paddle.optimizer.Optimizer:
+        settings |= {"momentum": self.momentum, "use_nesterov": self.nesterov}
+        return _DecayingMomentum(decayed, self.weight_decay, **settings)

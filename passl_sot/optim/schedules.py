@@ -28,16 +28,13 @@ class Schedule:
         warmup_prefix: Whether the schedule follows the warm-up (Swin's present code) or contains it (timm's
             default, all others).
         unit: "epoch" changes the rate between epochs only; "step" at every update.
-        lag: Epochs by which the rate is late, with unit "epoch": epoch e runs at the rate of t = e - lag,
-            and the first ones at that of t = 0.
+        lag: Epochs by which the rate is late: epoch e runs at the rate of t = e - lag, and the first ones at
+            that of t = 0. With unit "step" a ValueError.
         reference_batch: Images per update that the recipe was tuned for; null takes the run's.
         batch_rule: How another batch is brought to it: "accumulate" gradients (the rest scales the rate), or
             "scale_lr" linearly.
         scaled: Rates that such a factor multiplies: "all" (Swin), or the "peak" alone, with `warmup_lr` and
             `min_lr` as they are (DeiT, PiT, STViT).
-
-    Raises:
-        ValueError: A lag with unit "step".
     """
 
     learning_rate: Positive
@@ -96,12 +93,7 @@ class ConstantSchedule(Schedule):
 @SCHEDULERS.register()
 @dataclass(kw_only=True)
 class StepSchedule(Schedule):
-    """Every `step_size` epochs the rate is multiplied by `gamma`.
-
-    Attributes:
-        step_size: Epochs between two steps.
-        gamma: The factor.
-    """
+    """Every `step_size` epochs the rate is multiplied by `gamma`."""
 
     step_size: Positive
     gamma: _Gamma = 0.1
@@ -115,12 +107,7 @@ class StepSchedule(Schedule):
 class MultiStepSchedule(Schedule):
     """At each of the `milestones` the rate is multiplied by `gamma`.
 
-    Attributes:
-        milestones: Epochs, ascending; the epoch of that number (from 0) is the first at the lower rate.
-        gamma: The factor.
-
-    Raises:
-        ValueError: The milestones don't ascend.
+    They ascend, or else a ValueError; the epoch of that number (from 0) is the first at the lower rate.
     """
 
     milestones: Annotated[list[Positive], NotEmpty()]
@@ -180,11 +167,7 @@ class LinearSchedule(FallingSchedule):
 @SCHEDULERS.register()
 @dataclass(kw_only=True)
 class PolySchedule(FallingSchedule):
-    """`(1 - t / T)` to a power, from the peak to `min_lr`.
-
-    Attributes:
-        power: The power; 1 is `LinearSchedule`.
-    """
+    """`(1 - t / T)` to a power, from the peak to `min_lr`; a power of 1 is `LinearSchedule`."""
 
     power: Positive = 0.9
 
@@ -194,17 +177,11 @@ class PolySchedule(FallingSchedule):
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a run's batch is brought to the recipe's.
+    """How a run's batch is brought to the recipe's."""
 
-    Attributes:
-        accumulate: Batches per update and device.
-        effective: Images per update over all devices.
-        lr_factor: Scale of the schedule's rates.
-    """
-
-    accumulate: int
-    effective: int
-    lr_factor: float
+    accumulate: int  # batches per update and device
+    effective: int  # images per update over all devices
+    lr_factor: float  # scale of the schedule's rates
 
 
 def plan_batch(schedule: Schedule, batch_size: int, world_size: int, num_batches: int) -> BatchPlan:

@@ -21,7 +21,7 @@ from passl_sot.config import (
 from passl_sot.data import TRANSFORMS, LabelledImages
 from passl_sot.data.schema import DataSection
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.modeling.heads.distilled import DistilledHead
+from passl_sot.modeling.heads.linear import DistilledHead
 from passl_sot.modeling.losses import hard_distillation, soft_distillation
 from passl_sot.modeling.schema import read_model
 from passl_sot.tasks.base import TASKS, Batch

@@ -124,7 +124,6 @@ WATCHED = {
         "patch_embed",
         "layers.0.blocks.0",
         "layers.0.blocks.1",
-        "layers.0",
         "layers.1.blocks.1",
         "norm",
     ],
@@ -139,6 +138,7 @@ RENAMED = {
 }
 RENAMED["stvit_small"] = {"layers.0": "backbone.layers.0.downsample", "swish": "backbone"}
 RENAMED["stvit_small_240"] = RENAMED["stvit_small"]
+RENAMED["swin_tiny_patch4_window7_224"] = {"layers.0": "backbone.layers.0.downsample"}
 # Multiply-adds that the official code makes and this one does not.
 SPARED = {
     # Our svPN makes three products of d² per head where the official one makes five, and 3d more.

@@ -77,7 +77,7 @@ def test_wrong_targets():
     with pytest.raises(IndexError):
         loss(logits, paddle.to_tensor([0, 1, 2, 6]))
     with pytest.raises(ValueError, match="label_smoothing"):
-        CrossEntropyLoss(label_smoothing=1.0)
+        LOSSES.build({"name": "CrossEntropyLoss", "label_smoothing": 1.0})
 
 
 SOFT = np.random.default_rng(1).dirichlet(np.ones(6), size=4)

@@ -7,7 +7,7 @@ import pytest
 from passl_sot.config import model_config, value_of_epoch
 from passl_sot.modeling.backbones import build_backbone
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.optim.groups import decay_groups
+from passl_sot.optim.groups import group_parameters
 
 TINY = {
     "name": "STViT",
@@ -63,7 +63,7 @@ def test_starts_as_the_recipe_says():
     assert block.gamma_1.shape == [1, 64, 1, 1] and float(block.gamma_2.max()) == pytest.approx(1e-6)
     assert not hasattr(model.layers[0].blocks[0], "gamma_1")
     assert block.norm1.norm._epsilon == 1e-6 and block.norm2._epsilon == 1e-5
-    decayed = set(decay_groups(model)[0])
+    decayed = {name for group in group_parameters(model) if group.decayed for name in group.parameters}
     assert "layers.1.blocks.0.gamma_1" in decayed and "layers.1.blocks.0.norm1.norm.weight" not in decayed
 
 

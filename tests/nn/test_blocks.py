@@ -7,8 +7,7 @@ import paddle
 import pytest
 
 from passl_sot.modeling.backbones import Backbone
-from passl_sot.nn.attention import Attention
-from passl_sot.nn.block import Block
+from passl_sot.nn.block import Attention, Block
 from passl_sot.nn.drop_path import DropPath
 from passl_sot.nn.initializers import batch_norm, conv2d, linear, trunc_normal_
 from passl_sot.nn.position import sinusoid_table

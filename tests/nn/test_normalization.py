@@ -272,7 +272,7 @@ def test_dropout_acts_in_training_only():
 )
 def test_impossible_numbers_are_refused(setting, words):
     with pytest.raises(ValueError, match=words):
-        SvPN(input_dim=8, **setting)
+        build_normalization({"name": "SvPN", **setting}, 8)
 
 
 def test_names():

@@ -7,8 +7,7 @@ import pytest
 
 from passl_sot.nn import ops
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, Pointwise, ResidualDepthwise
-from passl_sot.nn.layers import LayerNorm
-from passl_sot.nn.ops import bias_gelu, channel_bias, cpu, gelu, linear
+from passl_sot.nn.ops import cpu, gelu, linear
 
 
 def numbers(shape: list[int], seed: int, dtype: str = "float64") -> paddle.Tensor:
@@ -35,8 +34,6 @@ def both(function, reference, shapes, dtype="float64", tolerance=1e-11) -> None:
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
 def test_gelu(dtype, tolerance):
     both(gelu, F.gelu, [[3, 5, 7]], dtype, tolerance)
-    half = 0.5**0.5
-    both(lambda x: ops.erf_gate(x * half) * half, F.gelu, [[3, 5, 7]], dtype, tolerance)
 
 
 def test_packed_and_back():
@@ -46,20 +43,6 @@ def test_packed_and_back():
     assert float(packed[:, :, 5::6].abs().max()) == 0.0
     assert float(packed[2].sum()) == 4 * 15
     np.testing.assert_array_equal(cpu.unpack(packed, 3)[:, :2].numpy(), x.numpy())
-
-
-def test_channel_bias():
-    both(channel_bias, lambda x, b: x + b.unsqueeze(-1), [[2, 3, 20], [3]])
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
-def test_bias_gelu(dtype, tolerance):
-    both(bias_gelu, lambda x, b: F.gelu(x + b.unsqueeze(-1)), [[2, 3, 11], [3]], dtype, tolerance)
-    for frozen in (0, 1):
-        inputs = [numbers([2, 3, 11], 0, dtype), numbers([3], 1, dtype)]
-        inputs[1 - frozen].stop_gradient = False
-        bias_gelu(*inputs).sum().backward()
-        assert [t.grad is None for t in inputs] == [frozen == 0, frozen == 1]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
@@ -91,47 +74,6 @@ def test_linear_with_frozen_parts(frozen):
         np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
-@pytest.mark.parametrize("mean", [0.0, 1e3])
-@pytest.mark.parametrize("spread", [1.0, 1e-4])
-def test_layer_norm_where_the_mean_is_large_or_the_variance_small(mean, spread):
-    layer = LayerNorm(64, epsilon=1e-6)
-    grads = []
-    for dtype in ("float32", "float64"):
-        x = (numbers([6, 64], 0) * spread + mean).astype("float32").astype(dtype)
-        x.stop_gradient = False
-        layer.to(dtype=dtype)
-        (layer(x) * numbers([6, 64], 1, dtype)).sum().backward()
-        grads.append(x.grad.numpy())
-    # What float32 numbers of this mean can tell of their deviations bounds what is possible.
-    tolerance = 1e-5 + 3e-7 * mean / spread
-    if tolerance < 1.0:
-        assert np.abs(grads[0] - grads[1]).max() < tolerance * np.abs(grads[1]).max()
-    assert np.isfinite(grads[0]).all()
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-8), ("float32", 2e-5)])
-def test_layer_norm(dtype, tolerance):
-    # Paddle rounds epsilon to float32 in its own backward pass.
-    layer = LayerNorm(12, epsilon=1e-3)
-    layer.weight.set_value(numbers([12], 1, "float32"))
-    layer.bias.set_value(numbers([12], 2, "float32"))
-    layer.to(dtype=dtype)
-    results = []
-    for f in (layer, lambda x: F.layer_norm(x, [12], layer.weight, layer.bias, 1e-3)):
-        layer.clear_gradients()
-        x = numbers([3, 5, 12], 0, dtype)
-        x.stop_gradient = False
-        out = f(x)
-        (out * numbers(out.shape, 9, dtype)).sum().backward()
-        results.append([t.numpy() for t in (out, x.grad, layer.weight.grad, layer.bias.grad)])
-    for got, want in zip(*results, strict=True):
-        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
-    constant = paddle.full([2, 12], 3.0, dtype=dtype)
-    constant.stop_gradient = False
-    layer(constant).sum().backward()
-    assert bool(paddle.isfinite(constant.grad).all())
-
-
 def plain_depthwise(x, kernel, bias, before=None):
     if before is not None:
         x = F.gelu(x + before.reshape([-1, 1, 1]))
@@ -143,11 +85,8 @@ def plain_depthwise(x, kernel, bias, before=None):
 def test_depthwise(size, dtype):
     tolerance = 1e-11 if dtype == "float64" else 2e-4
     shapes = [[3, 5, *size], [5, 9], [5], [5]]
-    turn = lambda x: x.transpose([1, 0, 2, 3])  # noqa: E731
     for count in (3, 4):  # without and with the GELU
         both(ops.depthwise3x3, plain_depthwise, shapes[:count], dtype, tolerance)
-        channels_first = lambda x, *rest: turn(ops.depthwise3x3(turn(x), *rest, channel_axis=0))  # noqa: E731
-        both(channels_first, plain_depthwise, shapes[:count], dtype, tolerance)
     x, kernel = numbers(shapes[0], 0, dtype), numbers([5, 9], 1, dtype)
     without_bias = plain_depthwise(x, kernel, None).numpy()
     np.testing.assert_allclose(ops.depthwise3x3(x, kernel).numpy(), without_bias, rtol=0, atol=tolerance)

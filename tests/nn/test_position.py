@@ -6,7 +6,7 @@ import paddle.nn.functional as F
 import pytest
 
 from passl_sot.modeling.backbones import build_backbone
-from passl_sot.nn.position import bicubic_matrix, replace_parameter, resize_bias_table, resize_position_table
+from passl_sot.nn.position import bicubic_matrix, resize_bias_table, resize_parameter, resize_position_table
 from passl_sot.weights.rules import key_rules
 
 SWIN = {
@@ -61,11 +61,11 @@ def test_bias_table():
 def test_a_replaced_parameter_keeps_what_it_is():
     layer = paddle.nn.Linear(2, 2)
     kept = layer.weight
-    replace_parameter(layer, "weight", np.ones((2, 2), "float32"))
+    resize_parameter(layer, "weight", np.ones_like)
     assert layer.weight is kept and float(kept.sum()) == 4
     layer.weight.stop_gradient = True
     layer.to(dtype="float64")
-    replace_parameter(layer, "weight", np.ones((3, 2), "float32"))
+    resize_parameter(layer, "weight", lambda values: np.ones((3, 2), "float32"))
     assert layer.weight.stop_gradient and layer.weight.dtype == paddle.float64
     assert dict(layer.named_parameters())["weight"] is layer.weight
 

@@ -6,7 +6,7 @@ import pytest
 
 from passl_sot import create_model
 from passl_sot.config import ConfigError, make_section
-from passl_sot.optim import build_lr_scheduler, build_optimizer
+from passl_sot.optim import SCHEDULERS, build_optimizer
 from passl_sot.optim.groups import (
     LrFactor,
     ParametersSection,
@@ -50,7 +50,7 @@ def run(optimizer: dict, section: ParametersSection, steps: int = 3, lr: float =
     model = Two()
     groups = group_parameters(model, section)
     built = build_optimizer(optimizer)(model, groups)
-    schedule = build_lr_scheduler({"name": "ConstantSchedule", "learning_rate": lr})
+    schedule = SCHEDULERS.build({"name": "ConstantSchedule", "learning_rate": lr})
     start = {name: p.numpy().astype(np.float64) for name, p in model.named_parameters()}
     gradients = []
     for step in range(steps):
@@ -157,9 +157,7 @@ def test_a_share_of_the_peak_alone(digits):
     section = ParametersSection(lr_factors=[LrFactor(pattern="backbone.*", factor=0.01, scales="peak")])
     groups = group_parameters(digits, section)
     optimizer = build_optimizer({"name": "Momentum"})(digits, groups)
-    cosine = build_lr_scheduler(
-        {"name": "CosineSchedule", "learning_rate": 0.05, "min_lr": 2e-4, "T_max": 60}
-    )
+    cosine = SCHEDULERS.build({"name": "CosineSchedule", "learning_rate": 0.05, "min_lr": 2e-4, "T_max": 60})
     parameters = dict(digits.named_parameters())
     for epoch, head, body in ((0, 0.05, 5e-4), (30, 0.0251, 3.5e-4), (60, 2e-4, 2e-4)):
         assert set_rates(optimizer, groups, cosine, (epoch, 0.0, 61)) == pytest.approx(head)
@@ -171,7 +169,7 @@ def test_a_share_of_the_peak_alone(digits):
 def test_a_rate_of_zero_is_zero_for_all(digits):
     groups = group_parameters(digits, ParametersSection(layer_decay=0.5))
     optimizer = build_optimizer({"name": "AdamW"})(digits, groups)
-    schedule = build_lr_scheduler(
+    schedule = SCHEDULERS.build(
         {"name": "ConstantSchedule", "learning_rate": 1.0, "warmup_epochs": 1, "warmup_lr": 0.0}
     )
     assert set_rates(optimizer, groups, schedule, (0, 0.0, 2)) == 0.0

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passl_sot.config import ConfigError
-from passl_sot.optim import build_lr_scheduler, build_optimizer
+from passl_sot.optim import SCHEDULERS, build_optimizer
 from passl_sot.optim.clip import clip_by_global_norm, global_grad_norm
 from passl_sot.optim.ema import ModelEMA
-from passl_sot.optim.groups import decay_groups
+from passl_sot.optim.groups import group_parameters
 from passl_sot.optim.schedules import CosineSchedule, plan_batch
 
 SOT = {"learning_rate": 1e-3, "T_max": 300, "warmup_epochs": 5, "warmup_lr": 1e-6, "min_lr": 1e-5}
@@ -46,7 +46,7 @@ def test_a_lag_of_one_epoch():
     punctual = CosineSchedule(**SOT)
     assert [late.lr(e + 1, 0.0, 300) for e in range(299)] == [punctual.lr(e, 0.0, 300) for e in range(299)]
     with pytest.raises(ConfigError, match=r"lag is 1, and it counts epochs: with unit: step write lag: 0"):
-        build_lr_scheduler({"name": "CosineSchedule", "learning_rate": 1e-3, "lag": 1, "unit": "step"})
+        SCHEDULERS.build({"name": "CosineSchedule", "learning_rate": 1e-3, "lag": 1, "unit": "step"})
 
 
 def test_a_cosine_after_the_warm_up():
@@ -115,9 +115,9 @@ class Small(paddle.nn.Layer):
 
 
 def test_decay_groups():
-    with_decay, without = decay_groups(Small())
-    assert with_decay == ["fc.weight"]
-    assert sorted(without) == ["bn.bias", "bn.weight", "fc.bias", "token"]
+    without, with_decay = group_parameters(Small())
+    assert with_decay.decayed and list(with_decay.parameters) == ["fc.weight"]
+    assert not without.decayed and sorted(without.parameters) == ["bn.bias", "bn.weight", "fc.bias", "token"]
 
 
 def test_adamw_decays_only_its_group():
@@ -183,7 +183,7 @@ def test_weights_come_back_after_an_error_inside():
 def test_values_out_of_range_are_refused():
     for section in ({"learning_rate": 0.0}, {"learning_rate": 1e-3, "reference_batch": 0}):
         with pytest.raises(ValueError, match="must be"):
-            build_lr_scheduler({"name": "CosineSchedule", **section})
+            SCHEDULERS.build({"name": "CosineSchedule", **section})
     with pytest.raises(ValueError, match="above 0"):
         build_optimizer({"name": "AdamW", "clip_grad": 0.0})
 
@@ -211,4 +211,4 @@ def test_optimizer_values_out_of_range(key: str, value: float):
 )
 def test_schedule_values_out_of_range(key: str, value: float):
     with pytest.raises(ConfigError, match=f"lr_scheduler.{key}: must "):
-        build_lr_scheduler({"name": "CosineSchedule", "learning_rate": 1e-3, key: value})
+        SCHEDULERS.build({"name": "CosineSchedule", "learning_rate": 1e-3, key: value})

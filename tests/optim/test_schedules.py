@@ -3,11 +3,11 @@
 import pytest
 
 from passl_sot.config import ConfigError
-from passl_sot.optim import SCHEDULERS, build_lr_scheduler
+from passl_sot.optim import SCHEDULERS
 
 
 def rates(name: str, epochs: int = 10, at=range(10), **settings) -> list[float]:
-    schedule = build_lr_scheduler({"name": name, "learning_rate": 0.8, **settings})
+    schedule = SCHEDULERS.build({"name": name, "learning_rate": 0.8, **settings})
     return [schedule.lr(int(t), t % 1, epochs) for t in at]
 
 
@@ -58,15 +58,15 @@ def test_poly():
 @pytest.mark.parametrize("name", ["StepSchedule", "MultiStepSchedule", "PolySchedule", "LinearSchedule"])
 def test_all_share_lag_unit_and_scaling(name):
     more = {"StepSchedule": {"step_size": 3}, "MultiStepSchedule": {"milestones": [3]}}.get(name, {})
-    punctual = build_lr_scheduler({"name": name, "learning_rate": 0.8, "warmup_epochs": 2, **more})
-    late = build_lr_scheduler({"name": name, "learning_rate": 0.8, "warmup_epochs": 2, "lag": 1, **more})
+    punctual = SCHEDULERS.build({"name": name, "learning_rate": 0.8, "warmup_epochs": 2, **more})
+    late = SCHEDULERS.build({"name": name, "learning_rate": 0.8, "warmup_epochs": 2, "lag": 1, **more})
     assert late.lr(0, 0.5, 10) == punctual.lr(0, 0.0, 10)
     for epoch in range(9):
         assert late.lr(epoch + 1, 0.5, 10) == punctual.lr(epoch, 0.0, 10)
         assert punctual.lr(epoch, 0.0, 10, 0.5) == pytest.approx(0.5 * punctual.lr(epoch, 0.0, 10))
     assert punctual.lr(0, 0.0, 10, 1.0, 0.5) == 1e-6
     with pytest.raises(ConfigError, match="it counts epochs"):
-        build_lr_scheduler({"name": name, "learning_rate": 0.8, "lag": 1, "unit": "step", **more})
+        SCHEDULERS.build({"name": name, "learning_rate": 0.8, "lag": 1, "unit": "step", **more})
 
 
 @pytest.mark.parametrize(
@@ -83,4 +83,4 @@ def test_all_share_lag_unit_and_scaling(name):
 )
 def test_what_is_refused(section, words):
     with pytest.raises(ConfigError, match=words):
-        build_lr_scheduler({"learning_rate": 0.1, **section})
+        SCHEDULERS.build({"learning_rate": 0.1, **section})

@@ -14,7 +14,6 @@ from passl_sot.config import value_of_epoch
 from passl_sot.nn.block import Block
 from passl_sot.nn.drop_path import DropPath
 from passl_sot.nn.initializers import trunc_normal_
-from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.position import sinusoid_table
 from passl_sot.nn.recompute import recompute_block
 
@@ -51,12 +50,8 @@ class Backbone(nn.Layer):
     """Base of all backbones: ``forward(inputs)`` gives normalized tokens ``[B, P+N, C]``.
 
     The inputs may be anything; a backbone checks them itself. Blocks are ``blocks.<i>`` or
-    ``<stages>.<s>.blocks.<i>``, and ``norm`` (or ``proj``) follows the last.
-
-    Args:
-        num_features: Width C of the tokens given.
-        num_prefix_tokens: Number P of tokens before the word tokens: 0, 1 (class) or 2 (and distillation).
-        depths: Blocks of each stage.
+    ``<stages>.<s>.blocks.<i>``, ``depths`` in each stage, and ``norm`` (or ``proj``) follows the last.
+    ``num_features`` is C; ``num_prefix_tokens`` is P: 0, 1 (class) or 2 (and distillation).
     """
 
     def __init__(self, num_features: int = 0, num_prefix_tokens: int = 0, depths: Sequence[int] = ()) -> None:
@@ -134,7 +129,7 @@ class Backbone(nn.Layer):
 class ImageBackbone(Backbone):
     """Base of backbones over images: an embedding, stages of blocks, and a last norm.
 
-    A family gives ``embed``, ``run_stage`` and ``resize``, which calls ``plan_maps``. Constructors and
+    A family gives ``embed``, ``run_stage`` and ``_plan``, which calls ``plan_maps``. Constructors and
     ``resize`` raise a ValueError where numbers contradict each other or the size gives no token. These
     settings mean the same in every family:
 
@@ -181,6 +176,12 @@ class ImageBackbone(Backbone):
         Such a table becomes a new parameter: resize before an optimizer is built. A ValueError for an
         impossible size names the nearest valid one.
         """
+        size = as_pair(img_size)
+        self._plan(size)
+        self.img_size = size
+
+    def _plan(self, size: tuple[int, int]) -> None:
+        """Change all that depends on the size; nothing, if it is impossible."""
         raise NotImplementedError
 
     def plan_maps(
@@ -206,10 +207,8 @@ class ImageBackbone(Backbone):
     ) -> list[paddle.Tensor]:
         """Feature maps ``[B, C, H, W]`` from inside the network, without prefix tokens, not normalized.
 
-        Args:
-            x_bchw: Images ``[B, in_chans, H, W]``.
-            indices: Positions in ``feature_info`` (negative ones count from the end), the number of last
-                maps, or None for all; a ValueError if there is no such map.
+        ``indices`` are positions in ``feature_info`` (negative ones count from the end), the number of last
+        maps, or None for all; a ValueError if there is no such map.
         """
         chosen = self._pick(indices)
         maps: dict[int, paddle.Tensor] = {}
@@ -230,7 +229,7 @@ class ImageBackbone(Backbone):
     def _pick(self, indices: int | Sequence[int] | None) -> list[int]:
         count = len(self.feature_info)
         if indices is None:
-            return list(range(count))
+            indices = count
         if isinstance(indices, int):
             if not 1 <= indices <= count:
                 raise ValueError(f"there are {count} feature maps, cannot take the last {indices}")
@@ -268,7 +267,7 @@ class PlainBackbone(ImageBackbone):
     """Base of backbones of one width and one grid: ``make_words``, prefix tokens, ``blocks``, ``norm``.
 
     A constructor makes the layers of ``make_words``, then calls ``add_prefix_tokens`` and ``add_blocks``;
-    ``resize`` calls ``plan_grid``. The setting ``embed_dim`` is the width C of the tokens.
+    ``_plan`` calls ``plan_grid``. The setting ``embed_dim`` is the width C of the tokens.
     """
 
     blocks: nn.LayerList  # each from [B, P+N, C] to the same shape
@@ -296,7 +295,7 @@ class PlainBackbone(ImageBackbone):
             Block(width, num_heads, mlp_ratio, qkv_bias, dropout, attn_dropout, norm_epsilon)
             for _ in range(self.depths[0])
         )
-        self.norm = LayerNorm(width, epsilon=norm_epsilon)
+        self.norm = nn.LayerNorm(width, epsilon=norm_epsilon)
         self.schedule_drop_path(drop_path)
 
     def plan_grid(self, grid: Grid, stride: int) -> None:
@@ -346,10 +345,7 @@ class StagedBackbone(ImageBackbone):
     layers: nn.LayerList
 
     def plan_stages(self, stride: int, first_grid: Grid, module: str = "layers.{}.blocks.{}") -> None:
-        """Note each stage's map, from the first one's pixels per token and grid.
-
-        ``module`` is its name as a layer, with places for the stage and for its last block.
-        """
+        """Note each stage's map: pixels per token and grid of the first, places of stage and last block."""
         modules = [module.format(s, depth - 1) for s, depth in enumerate(self.depths)]
         grids = accumulate(self.dims[1:], lambda grid, _: halved(grid), initial=first_grid)
         strides = [stride * 2**s for s in range(len(self.dims))]

@@ -9,15 +9,13 @@ Differences from the official code (facebookresearch/deit on timm 0.3.2): any in
 works, non-square ones too; heads are layers of their own, so that any head fits.
 """
 
-from collections.abc import Sequence
-
 import paddle
 
 from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair
 from passl_sot.nn.patch_embed import PatchEmbed
-from passl_sot.nn.position import replace_parameter, resize_position_table, table_values
+from passl_sot.nn.position import resize_parameter, resize_position_table
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
 
 
@@ -67,17 +65,13 @@ class DeiT(PlainBackbone):
         self.add_blocks(num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, drop_path_rate, 1e-6)
         self.resize(size)
 
-    def resize(self, img_size: int | Sequence[int]) -> None:
-        """See :meth:`ImageBackbone.resize`; the position table is interpolated bicubically."""
-        size = as_pair(img_size)
+    def _plan(self, size: tuple[int, int]) -> None:
         self.patch_embed.resize(size)
-        # As the official fine-tuning interpolates, though there from square to square only.
+        # Bicubically, as the official fine-tuning, though there from square to square only.
         grid = self.patch_embed.grid_size(*size)
         if grid != self.grid_size:
-            table = table_values(self.pos_embed)
-            table = resize_position_table(table, self.num_prefix_tokens, self.grid_size, grid)
-            replace_parameter(self, "pos_embed", table)
-        self.img_size = size
+            where = (self.num_prefix_tokens, self.grid_size, grid)
+            resize_parameter(self, "pos_embed", lambda table: resize_position_table(table, *where))
         self.plan_grid(grid, self.patch_embed.stride)
 
     def make_words(self, x_bchw: paddle.Tensor) -> paddle.Tensor:

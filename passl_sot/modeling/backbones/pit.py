@@ -29,8 +29,7 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Grid, Stage, StagedBackbone, as_pair, prepend
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import conv2d, linear, torch_default_
-from passl_sot.nn.layers import LayerNorm
-from passl_sot.nn.position import replace_parameter, resize_position_map, table_values
+from passl_sot.nn.position import resize_parameter, resize_position_map
 
 
 class _Pool(nn.Layer):
@@ -97,7 +96,7 @@ class PiT(StagedBackbone):
             self.transformers.append(Stage(Block(*settings) for _ in range(depth)))
         self.pools = nn.LayerList(_Pool(a, b) for a, b in pairwise(dims))
         # Token by token: a head that reads class tokens alone gets the official numbers and gradients.
-        self.norm = LayerNorm(dims[-1], epsilon=1e-6)
+        self.norm = nn.LayerNorm(dims[-1], epsilon=1e-6)
         # The authors initialize no Linear; only tables and class tokens are normal with std 0.02.
         torch_default_(self)
         self.schedule_drop_path(drop_path_rate)
@@ -126,15 +125,12 @@ class PiT(StagedBackbone):
         rows, columns = ((side - self.patch_size) // self.stride + 1 for side in size)
         return rows, columns
 
-    def resize(self, img_size: int | Sequence[int]) -> None:
-        """See :meth:`ImageBackbone.resize`; the position map is interpolated bicubically."""
-        size = as_pair(img_size)
+    def _plan(self, size: tuple[int, int]) -> None:
         grid = self._first_grid(size)
-        # The official code has no interpolation; no class token lies in the map, so that nothing stands
-        # in its way.
+        # Bicubically. The official code has no interpolation; no class token lies in the map, so that nothing
+        # stands in its way.
         if tuple(self.pos_embed.shape[2:]) != grid:
-            replace_parameter(self, "pos_embed", resize_position_map(table_values(self.pos_embed), grid))
-        self.img_size = size
+            resize_parameter(self, "pos_embed", lambda table: resize_position_map(table, grid))
         self.plan_stages(self.stride, grid, "transformers.{}")
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:

@@ -12,8 +12,6 @@ and odd ones too; the position table is not in the state dict; ``class_token: fa
 process share nothing; dropouts are there, at 0 in every published recipe.
 """
 
-from collections.abc import Sequence
-
 import paddle
 
 from passl_sot.config import Count, Positive, Share, ShareByEpoch
@@ -61,11 +59,8 @@ class SoT(PlainBackbone):
         self.add_blocks(num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, drop_path_rate, 1e-5)
         self.resize(size)
 
-    def resize(self, img_size: int | Sequence[int]) -> None:
-        """See :meth:`ImageBackbone.resize`; the stride and the position table follow."""
-        size = as_pair(img_size)
+    def _plan(self, size: tuple[int, int]) -> None:
         self.visual_tokens.resize(size)
-        self.img_size = size
         self.plan_grid(self.visual_tokens.grid_size(*size), self.visual_tokens.stride)
         # Made anew for the grid, where the official table is fixed to 14x14.
         self.use_sinusoid()

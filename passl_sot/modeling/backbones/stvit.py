@@ -19,7 +19,6 @@ Any image size works: there is no position table, and windows that don't fit are
 Legend: B batch, C width, H rows, W columns, N = H·W tokens.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import paddle
@@ -28,49 +27,27 @@ from paddle import nn
 
 from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Stage, StagedBackbone, as_pair, halved
-from passl_sot.nn import ops
+from passl_sot.modeling.backbones.base import Stage, StagedBackbone, halved
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, ResidualDepthwise
 from passl_sot.nn.drop_path import DropPath
 from passl_sot.nn.initializers import batch_norm, torch_default_
-from passl_sot.nn.layers import LayerNorm, Linear
+from passl_sot.nn.layers import GELU, Linear
 from passl_sot.nn.super_tokens import SuperTokenAttention
 
 
-class _Stem(nn.Layer):
+def _stem(in_chans: int, dim: int) -> nn.Layer:
     """Four 3×3 convolutions, each with GELU and then BatchNorm; the first and third halve the size."""
-
-    def __init__(self, in_chans: int, dim: int) -> None:
-        super().__init__()
-        layers: list[nn.Layer] = []
-        width = in_chans
-        for out, stride in ((dim // 2, 2), (dim // 2, 1), (dim, 2), (dim, 1)):
-            # GELU has a place in the official state dict's count; forward does it with the bias.
-            layers += [Conv3x3(width, out, stride), nn.GELU(), batch_norm(out)]
-            width = out
-        self.proj = nn.Sequential(*layers)
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        for i in range(0, len(self.proj), 3):
-            conv, _, norm = list(self.proj)[i : i + 3]
-            maps = conv(x)
-            # GELU before BatchNorm, unlike usual: the official order.
-            flat = ops.bias_gelu(maps.flatten(2), conv.bias)
-            x = norm(flat.reshape([0, 0, *maps.shape[2:]]))
-        return x
+    layers: list[nn.Layer] = []
+    width = in_chans
+    for out, stride in ((dim // 2, 2), (dim // 2, 1), (dim, 2), (dim, 1)):
+        # GELU before BatchNorm, unlike usual: the official order.
+        layers += [Conv3x3(width, out, stride), GELU(), batch_norm(out)]
+        width = out
+    return nn.Sequential(("proj", nn.Sequential(*layers)))
 
 
-class _Downsample(nn.Layer):
-    """3×3 convolution with stride 2, and BatchNorm."""
-
-    def __init__(self, dim: int, out_dim: int) -> None:
-        super().__init__()
-        self.proj = nn.Sequential(Conv3x3(dim, out_dim, 2), batch_norm(out_dim))
-
-    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        conv, norm = self.proj
-        maps = conv(x_bchw)
-        return norm(ops.channel_bias(maps.flatten(2), conv.bias).reshape([0, 0, *maps.shape[2:]]))
+def _downsample(dim: int, out_dim: int) -> nn.Layer:
+    return nn.Sequential(("proj", nn.Sequential(Conv3x3(dim, out_dim, 2), batch_norm(out_dim))))
 
 
 class _Block(nn.Layer):
@@ -81,7 +58,7 @@ class _Block(nn.Layer):
     ) -> None:
         super().__init__()
         self.pos_embed = ResidualDepthwise(dim)
-        self.norm1 = nn.Sequential(("norm", LayerNorm(dim, epsilon=1e-6)))  # the official name
+        self.norm1 = nn.Sequential(("norm", nn.LayerNorm(dim, epsilon=1e-6)))  # the official name
         self.attn = SuperTokenAttention(dim, proj_dropout=dropout, **attention)
         self.drop_path = DropPath()
         self.norm2 = batch_norm(dim)  # over a map, where LayerNorm would have to transpose it
@@ -152,7 +129,7 @@ class STViT(StagedBackbone):
             )
         super().__init__(in_chans, projection, 0, depths)
         self.dims = list(embed_dim)
-        self.patch_embed = _Stem(in_chans, embed_dim[0])
+        self.patch_embed = _stem(in_chans, embed_dim[0])
         self.pos_drop = nn.Dropout(drop_rate)
         self.layers = nn.LayerList()
         attention = {"qkv_bias": qkv_bias, "attn_dropout": attn_drop_rate}
@@ -161,17 +138,16 @@ class STViT(StagedBackbone):
             scale = init_values if scaled else None
             attention |= {"num_heads": heads, "window": window, "num_iters": iters}
             blocks = [_Block(dim, int(dim * mlp_ratio), drop_rate, scale, **attention) for _ in range(depth)]
-            self.layers.append(Stage(blocks, None if wider is None else _Downsample(dim, wider)))
+            self.layers.append(Stage(blocks, None if wider is None else _downsample(dim, wider)))
         self.proj = torch_default_(Linear(embed_dim[-1], projection))
         self.norm = batch_norm(projection)
         self.schedule_drop_path(drop_path_rate)
-        self.resize(as_pair(img_size))
+        self.resize(img_size)
 
-    def resize(self, img_size: int | Sequence[int]) -> None:
-        """See :meth:`ImageBackbone.resize`; nothing in the network depends on the size: any works."""
-        self.img_size = as_pair(img_size)
-        # Every convolution that halves a side rounds up, so that they round up together.
-        self.plan_stages(4, halved(halved(self.img_size)))
+    def _plan(self, size: tuple[int, int]) -> None:
+        # Nothing in the network depends on the size: any works. Every convolution that halves a side rounds
+        # up, so that they round up together.
+        self.plan_stages(4, halved(halved(size)))
 
     def as_map(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
         """Output of stage s, which is a map as it is."""

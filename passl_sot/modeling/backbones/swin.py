@@ -16,7 +16,7 @@ Differences from the official code (microsoft/Swin-Transformer):
 Legend: B batch, L = H·W tokens of a stage, C its width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import paddle
@@ -28,7 +28,6 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Stage, StagedBackbone, as_pair, halved
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import linear
-from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.patch_embed import PatchEmbed
 from passl_sot.nn.token_embed import TokenEmbed
 from passl_sot.nn.window import WindowAttention
@@ -41,7 +40,7 @@ class _PatchMerging(nn.Layer):
         super().__init__()
         self.dim = dim
         self.grid = (0, 0)
-        self.norm = LayerNorm(4 * dim, epsilon=1e-5)
+        self.norm = nn.LayerNorm(4 * dim, epsilon=1e-5)
         self.reduction = linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x_blc: paddle.Tensor) -> paddle.Tensor:
@@ -55,17 +54,6 @@ class _PatchMerging(nn.Layer):
         # The official order is down before right: (0,0), (1,0), (0,1), (1,1).
         x = x_blc.reshape([-1, 2, columns, 2, self.dim]).transpose([0, 2, 3, 1, 4])
         return self.reduction(self.norm(x.reshape([-1, rows * columns, 4 * self.dim])))
-
-
-class _Stage(Stage):
-    """Blocks, alternating plain and shifted windows, and the merging behind them."""
-
-    def forward(self, x_blc: paddle.Tensor, run_blocks: Callable[..., paddle.Tensor]) -> paddle.Tensor:
-        """Args: x_blc: ``[B, L, C]``. Returns: ``[B, L/4, 2C]``, or ``[B, L, C]`` at the end."""
-        x_blc = run_blocks(self.blocks, x_blc)
-        if self.downsample is None:
-            return x_blc
-        return self.downsample(x_blc)
 
 
 @BACKBONES.register()
@@ -128,9 +116,9 @@ class Swin(StagedBackbone):
                     dim, heads, grid, window_size, i % 2 == 1, qkv_bias, attn_drop_rate, drop_rate
                 )
                 blocks.append(Block(dim, heads, mlp_ratio, dropout=drop_rate, norm_epsilon=1e-5, attn=attn))
-            self.layers.append(_Stage(blocks, _PatchMerging(dim) if s < len(depths) - 1 else None))
+            self.layers.append(Stage(blocks, _PatchMerging(dim) if s < len(depths) - 1 else None))
             grid = halved(grid)
-        self.norm = LayerNorm(self.num_features, epsilon=1e-5)
+        self.norm = nn.LayerNorm(self.num_features, epsilon=1e-5)
         self.schedule_drop_path(drop_path_rate)
         self.resize(size)
 
@@ -155,14 +143,6 @@ class Swin(StagedBackbone):
                 block.attn.plan(grid, window_size)
             if stage.downsample is not None:
                 stage.downsample.grid = grid
-
-    def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """See :meth:`ImageBackbone.forward`."""
-        # Whole stages, merging included, so that hooks on them see the official modules' outputs.
-        x = self.embed(x_bchw)
-        for stage in self.layers:
-            x = stage(x, self.run_blocks)
-        return self.norm(x)
 
     def no_weight_decay(self) -> set[str]:
         """The bias tables of relative positions."""

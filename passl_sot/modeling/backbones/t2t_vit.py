@@ -18,7 +18,7 @@ Differences from the official code (yitu-opensource/T2T-ViT), and why:
 Legend: B batch, T tokens between the cuts, N = H·W word tokens, C width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -28,7 +28,7 @@ from paddle import nn
 
 from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Grid, PlainBackbone, as_pair, halved
+from passl_sot.modeling.backbones.base import Grid, PlainBackbone, halved
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.performer import TokenPerformer, TokenTransformer
 
@@ -99,11 +99,8 @@ class T2TViT(PlainBackbone):
         self.add_blocks(num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, drop_path_rate, 1e-5)
         self.resize(img_size)
 
-    def resize(self, img_size: int | Sequence[int]) -> None:
-        """See :meth:`ImageBackbone.resize`; the position table is rebuilt."""
-        size = as_pair(img_size)
+    def _plan(self, size: tuple[int, int]) -> None:
         self.check_size(size, _STRIDE, "whole token")
-        self.img_size = size
         # A size that is no multiple of 16 gets the tokens that its windows give, rounded up: the first
         # cut's 7×7 windows with padding 2 need 3 pixels at least, every 4.
         first = ((size[0] - 3) // 4 + 1, (size[1] - 3) // 4 + 1)

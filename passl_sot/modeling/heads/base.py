@@ -18,25 +18,23 @@ LinearInit = Literal["trunc_normal", "torch"]
 class Head(nn.Layer):
     """Base of all heads: ``forward(tokens)`` gives logits.
 
-    Args:
-        num_classes: Number K of classes.
-        in_channels: Width C of the tokens taken.
-        num_prefix_tokens: Number P of tokens before the word tokens.
+    ``num_classes`` is K, ``in_channels`` C, ``num_prefix_tokens`` P.
     """
 
     def __init__(self, num_classes: int, in_channels: int, num_prefix_tokens: int) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.in_channels = in_channels
         self.num_prefix_tokens = num_prefix_tokens
-        self._set_num_classes(num_classes)
-
-    def _set_num_classes(self, num_classes: int) -> None:
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        self.num_classes = num_classes
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the last layers by new ones for ``num_classes`` (at least 1); the rest stays."""
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        self.num_classes = num_classes
+        self._add_classifier()
+
+    def _add_classifier(self) -> None:
         raise NotImplementedError
 
     def check_tokens(self, x: paddle.Tensor, pooled_allowed: bool) -> None:
@@ -57,13 +55,11 @@ class FusedHead(Head):
     cls_dim: int
     word_dim: int
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """See :meth:`Head.reset_classifier`."""
-        self._set_num_classes(num_classes)
+    def _add_classifier(self) -> None:
         if self.word_dim:
-            self.visual_fc = linear(self.word_dim, num_classes)
+            self.visual_fc = linear(self.word_dim, self.num_classes)
         if self.cls_dim:
-            self.cls_fc = linear(self.cls_dim, num_classes)
+            self.cls_fc = linear(self.cls_dim, self.num_classes)
 
     def forward_parts(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
         """Tokens ``[B, P+N, C]`` to logits by the class token and by words; each ``[B, K]`` or None."""

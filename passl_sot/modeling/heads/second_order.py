@@ -1,6 +1,5 @@
-"""The second-order head: classify by the class token and by pooled word tokens together.
+"""The second-order head: classify by the class token and by pooled word tokens, which keep detail it misses.
 
-The class token gathers by attention; the word tokens keep detail that it misses.
 SoT (arXiv 2104.10935, section 3.2) pools the words by multi-head cross-covariances with
 singular-value power normalization, and adds the logits of both.
 

@@ -7,8 +7,6 @@ static graph and for 16-bit types all are Paddle's own. Results are the same up 
 Legend: B batch, C channels, H rows, W columns, N = H·W pixels or tokens, h heads, d width of a head.
 """
 
-import math
-
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
@@ -16,9 +14,7 @@ from paddle import nn
 from passl_sot.nn.ops import cpu, cpu_numba
 from passl_sot.nn.precision import is_low_precision, softmax
 
-_HALF = math.sqrt(0.5)
 _MANY_KEYS = 10  # times the head width; above, scaling the products costs several % of a block
-_FEW_PIXELS = 400  # below, one product over all images is faster than one per image
 
 
 # Not translated: the answer in a static graph is always False, and translation takes time.
@@ -47,47 +43,11 @@ def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None) 
     return cpu.biased_product(x, weight, bias)
 
 
-def layer_norm(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, epsilon: float) -> paddle.Tensor:
-    """LayerNorm of ``[..., C]`` over its last axis, with scale and shift ``[C]``."""
-    if _on_cpu(x) and _learning(x, weight, bias) == 3:
-        return cpu.layer_norm(x, weight, bias, epsilon)
-    return F.layer_norm(x, [x.shape[-1]], weight, bias, epsilon)
-
-
 def gelu(x: paddle.Tensor) -> paddle.Tensor:
-    """Exact GELU of any shape; without gradients in the memory of ``x``."""
+    """Exact GELU of any shape."""
     if not _on_cpu(x):
         return F.gelu(x)
-    if _learning(x):
-        return cpu.gelu(x)
-    return x.multiply_(cpu.normal_cdf(x))
-
-
-def erf_gate(u: paddle.Tensor) -> paddle.Tensor:
-    """u·(1 + erf u), which is √2·gelu(√2·u); without gradients in the memory of ``u``."""
-    if not _on_cpu(u):
-        return F.gelu(u * math.sqrt(2.0)) * math.sqrt(2.0)  # F.gelu computes 16 bits in 32
-    if _learning(u):
-        return cpu.erf_gate(u)
-    return u.multiply_(paddle.erf(u).scale_(1.0, 1.0))
-
-
-def channel_bias(x_bcn: paddle.Tensor, bias_c: paddle.Tensor) -> paddle.Tensor:
-    """Add one number per channel to ``[B, C, N]``; without gradients in the memory of ``x``."""
-    # Not for [B, C, H, W]: with two axes after the channel's, Paddle's kernel takes twenty times as long.
-    if _on_cpu(x_bcn) and _learning(x_bcn, bias_c) == 2:
-        return cpu.channel_bias(x_bcn, bias_c)
-    if _on_cpu(x_bcn) and not _learning(x_bcn, bias_c):
-        return x_bcn.add_(bias_c.unsqueeze(-1))
-    return x_bcn + bias_c.unsqueeze(-1)
-
-
-def bias_gelu(x_bcn: paddle.Tensor, bias_c: paddle.Tensor) -> paddle.Tensor:
-    """Exact GELU after :func:`channel_bias`; without gradients in the memory of ``x``."""
-    # The loop's backward pass always gives both gradients, so that a frozen part needs the other way.
-    if cpu_numba.available(x_bcn) and _learning(x_bcn, bias_c) != 1:
-        return cpu_numba.bias_gelu(x_bcn, bias_c)
-    return gelu(channel_bias(x_bcn, bias_c))
+    return cpu.gelu(x) if _learning(x) else x * cpu.normal_cdf(x)
 
 
 def conv2d(
@@ -112,7 +72,8 @@ def conv2d(
         size = maps.shape[2:]
         maps = maps.flatten(2)
     if bias is not None:
-        maps = channel_bias(maps, bias)
+        # Not to [B, C, H, W]: with two axes after the channel's, Paddle's kernel takes twenty times as long.
+        maps = maps + bias.unsqueeze(-1)
     return maps.reshape([0, 0, *size])
 
 
@@ -121,29 +82,21 @@ def depthwise3x3(
     kernel: paddle.Tensor,
     bias: paddle.Tensor | None = None,
     before: paddle.Tensor | None = None,
-    channel_axis: int = 1,
 ) -> paddle.Tensor:
     """Depth-wise 3×3 convolution of ``x``, or of GELU(x + before), with stride 1 and zeros around.
 
-    Args:
-        x: Maps ``[B, C, H, W]``, or ``[C, B, H, W]`` with ``channel_axis=0``; the result has its shape.
-        kernel: ``[C, 9]``.
-        bias: Added per channel at the end, ``[C]``.
-        before: Added per channel before the GELU, ``[C]``; if None, there is no GELU. With it, and without
-            gradients, the result may take the memory of ``x``.
-        channel_axis: 1 or 0, where C stands.
+    From ``[B, C, H, W]`` to the same, by a kernel ``[C, 9]``; ``bias`` and ``before`` are ``[C]``. With
+    ``before``, and without gradients, the result may take the memory of ``x``.
     """
     if cpu_numba.available(x):
-        return cpu_numba.depthwise3x3(x, kernel, bias, before, channel_axis)
-    if channel_axis == 0:
-        return depthwise3x3(x.transpose([1, 0, 2, 3]), kernel, bias, before).transpose([1, 0, 2, 3])
+        return cpu_numba.depthwise3x3(x, kernel, bias, before)
     size = x.shape[2:]
     if before is not None:
-        x = bias_gelu(x.flatten(2), before).reshape([0, 0, *size])
+        x = gelu(x.flatten(2) + before.unsqueeze(-1)).reshape([0, 0, *size])
     maps = _depthwise3x3(x, kernel.reshape([-1, 1, 3, 3]))
     if bias is None:
         return maps
-    return channel_bias(maps.flatten(2), bias).reshape([0, 0, *size])
+    return (maps.flatten(2) + bias.unsqueeze(-1)).reshape([0, 0, *size])
 
 
 def _depthwise3x3(x_bchw: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor:
@@ -162,41 +115,29 @@ def conv_mlp(
 
     ``conv`` adds its input; ``drop`` comes after the activation and after the output.
     """
+    size = x_bchw.shape[2:]
     # The layers are called, and not only their weights read, so that hooks on them are run.
     if cpu_numba.available(x_bchw) and not (drop.training and drop.p):
-        return _conv_mlp_by_loops(x_bchw, fc1, conv, fc2)
+        # The first bias, GELU and the depth-wise convolution are one pass over the hidden maps.
+        hidden = fc1(x_bchw.flatten(2)).reshape([0, 0, *size])
+        hidden = conv(hidden, conv.bias, before=fc1.bias)
+        return fc2(hidden.flatten(2), fc2.bias).reshape([0, 0, *size])
     # A pass less: the depth-wise bias goes through the last product.
     bias = fc2.bias + paddle.matmul(conv.bias, fc2.weight)
-    # Another: GELU(y) is √½·G(√½·y), G by erf_gate, and the weights on both sides take the factors.
     packed = _on_cpu(x_bchw) and cpu.packing_pays(x_bchw)
     if packed:
         maps = cpu.pack(x_bchw, ones=True)
         size = maps.shape[1:]
         # The bias by a channel of ones, which leaves the gaps between the images zero.
-        weight = paddle.concat([fc1.weight, fc1.bias.unsqueeze(0)], axis=0) * _HALF
+        weight = paddle.concat([fc1.weight, fc1.bias.unsqueeze(0)], axis=0)
         hidden = paddle.matmul(weight, maps.flatten(1), transpose_x=True).unsqueeze(0)
     else:
-        size = x_bchw.shape[2:]
-        hidden = fc1(x_bchw.flatten(2), fc1.bias, factor=_HALF)
-    hidden = drop(erf_gate(hidden))
-    hidden = conv(hidden.reshape([0, 0, *size]), factor=_HALF)
+        hidden = fc1(x_bchw.flatten(2), fc1.bias)
+    hidden = conv(drop(gelu(hidden)).reshape([0, 0, *size]))
     out = fc2(hidden.flatten(2), bias).reshape([0, 0, *size])
     if packed:
         out = cpu.unpack(out.squeeze(0), x_bchw.shape[0])
     return drop(out)
-
-
-def _conv_mlp_by_loops(x_bchw: paddle.Tensor, fc1: nn.Layer, conv: nn.Layer, fc2: nn.Layer) -> paddle.Tensor:
-    # The first bias, GELU and the depth-wise convolution are one pass over the hidden maps.
-    batch, dim, height, width = x_bchw.shape
-    if height * width >= _FEW_PIXELS:
-        hidden = fc1(x_bchw.flatten(2)).reshape([0, 0, height, width])
-        hidden = conv(hidden, conv.bias, before=fc1.bias)
-        return fc2(hidden.flatten(2), fc2.bias).reshape([0, 0, height, width])
-    hidden = fc1(x_bchw.transpose([1, 0, 2, 3]).reshape([1, dim, -1])).reshape([-1, batch, height, width])
-    hidden = conv(hidden, conv.bias, before=fc1.bias, channel_axis=0)
-    out = fc2(hidden.reshape([1, hidden.shape[0], -1]), fc2.bias)
-    return out.reshape([dim, batch, height, width]).transpose([1, 0, 2, 3])
 
 
 def attention(
@@ -207,15 +148,10 @@ def attention(
     dropout: float = 0.0,
     bias_whnm: paddle.Tensor | None = None,
 ) -> paddle.Tensor:
-    """softmax(scale · q kᵀ + bias) v.
+    """softmax(scale · q kᵀ + bias) v, with dropout of attention weights.
 
-    Args:
-        q_bhnd: Queries ``[B, h, N, d]``, which is the shape of the result.
-        k_bhnd: Keys ``[B, h, M, d]``; values ``v_bhnd`` are of the same shape.
-        scale: Factor on the products.
-        dropout: Probability of dropping an attention weight.
-        bias_whnm: Added to the scaled products, ``[h, N, M]``, or ``[W, h, N, M]`` repeated along
-            the batch, where W divides B.
+    Queries and the result are ``[B, h, N, d]``, keys and values ``[B, h, M, d]``; the bias is ``[h, N, M]``,
+    or ``[W, h, N, M]`` repeated along the batch, where W divides B.
     """
     if bias_whnm is None and _fused_attention_serves(q_bhnd):
         q, k, v = (t.transpose([0, 2, 1, 3]) for t in (q_bhnd, k_bhnd, v_bhnd))

@@ -130,14 +130,14 @@ def _sum(x):
 
 
 @_compiled
-def _forward(x, before, kernel, after, width, repeat, out):
+def _forward(x, before, kernel, after, width, out):
     pixels = x.shape[1]
     pitch = width + 1
     padded = np.zeros(pixels // width * pitch + 2 * pitch + 2, np.float32)
     spaced = np.empty(pixels // width * pitch, np.float32)
     active = np.empty(pixels, np.float32)
     for r in range(x.shape[0]):
-        c = (r // repeat) % kernel.shape[0]
+        c = r % kernel.shape[0]
         if before.size > 0:
             _gelu(x[r], before[c], active)
             _pad(active, width, padded)
@@ -148,7 +148,7 @@ def _forward(x, before, kernel, after, width, repeat, out):
 
 
 @_compiled
-def _backward(x, before, kernel, grad, width, repeat, grad_x, grad_before, grad_kernel, grad_after):
+def _backward(x, before, kernel, grad, width, grad_x, grad_before, grad_kernel, grad_after):
     pixels = x.shape[1]
     pitch = width + 1
     padded = np.zeros(pixels // width * pitch + 2 * pitch + 2, np.float32)
@@ -157,7 +157,7 @@ def _backward(x, before, kernel, grad, width, repeat, grad_x, grad_before, grad_
     active = np.empty(pixels, np.float32)
     turned = np.empty(9, np.float32)
     for r in range(x.shape[0]):
-        c = (r // repeat) % kernel.shape[0]
+        c = r % kernel.shape[0]
         for k in range(9):
             turned[k] = kernel[c, 8 - k]
         _pad(grad[r], width, padded_grad)
@@ -174,21 +174,6 @@ def _backward(x, before, kernel, grad, width, repeat, grad_x, grad_before, grad_
         grad_after[c] += _sum(grad[r])
 
 
-@_compiled
-def _bias_gelu(x, bias, out):
-    for r in range(x.shape[0]):
-        _gelu(x[r], bias[r % bias.size], out[r])
-
-
-@_compiled
-def _bias_gelu_backward(x, bias, grad_x, grad_bias):
-    """``grad_x`` comes as the gradient of the result."""
-    for r in range(x.shape[0]):
-        c = r % bias.size
-        _times_slope(x[r], bias[c], grad_x[r])
-        grad_bias[c] += _sum(grad_x[r])
-
-
 def _view(x: paddle.Tensor | None, *shape: int) -> np.ndarray:
     """The tensor's own memory as an array, empty for None; the tensor must outlive it."""
     if x is None:
@@ -197,20 +182,19 @@ def _view(x: paddle.Tensor | None, *shape: int) -> np.ndarray:
     return np.frombuffer(numbers, np.float32).reshape(shape)
 
 
-def _run(x, kernel, after, before, repeat: int, out: paddle.Tensor) -> paddle.Tensor:
+def _run(x, kernel, after, before, out: paddle.Tensor) -> paddle.Tensor:
     maps = (x.shape[0] * x.shape[1], -1)
     views = _view(x, *maps), _view(before, -1), _view(kernel, -1, 9), _view(after, -1)
-    _forward(*views, x.shape[3], repeat, _view(out, *maps))
+    _forward(*views, x.shape[3], _view(out, *maps))
     return out
 
 
 class _Depthwise(PyLayer):
     @staticmethod
-    def forward(ctx: Any, x, kernel, after, before, repeat):
+    def forward(ctx: Any, x, kernel, after, before):
         ctx.save_for_backward(x, kernel, before)
-        ctx.repeat = repeat
         ctx.learning = [not t.stop_gradient for t in (x, kernel, after, before) if t is not None]
-        return _run(x, kernel, after, before, repeat, paddle.empty_like(x))
+        return _run(x, kernel, after, before, paddle.empty_like(x))
 
     @staticmethod
     def backward(ctx: Any, grad):
@@ -222,29 +206,11 @@ class _Depthwise(PyLayer):
         sums = [np.zeros(channels), np.zeros((channels, 9)), np.zeros(channels)]
         maps = (x.shape[0] * x.shape[1], -1)
         views = _view(x, *maps), _view(before, -1), _view(kernel, -1, 9), _view(grad, *maps)
-        _backward(*views, x.shape[3], ctx.repeat, _view(grad_x, *maps), *sums)
+        _backward(*views, x.shape[3], _view(grad_x, *maps), *sums)
         of_before, of_kernel, of_after = (paddle.to_tensor(s.astype("float32")) for s in sums)
         # Paddle wants None for a frozen input, and no place for one that is None itself: `before`, the last.
         grads = (grad_x, of_kernel, of_after, of_before)
         return tuple(g if learns else None for g, learns in zip(grads, ctx.learning, strict=False))
-
-
-class _BiasGelu(PyLayer):
-    @staticmethod
-    def forward(ctx: Any, x, bias):
-        ctx.save_for_backward(x, bias)
-        out = paddle.empty_like(x)
-        _bias_gelu(_view(x, -1, x.shape[2]), _view(bias, -1), _view(out, -1, x.shape[2]))
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad):
-        x, bias = ctx.saved_tensor()
-        grad_x = grad.clone()
-        grad_bias = np.zeros(x.shape[1])
-        pixels = x.shape[2]
-        _bias_gelu_backward(_view(x, -1, pixels), _view(bias, -1), _view(grad_x, -1, pixels), grad_bias)
-        return grad_x, paddle.to_tensor(grad_bias.astype("float32"))
 
 
 def available(x: paddle.Tensor) -> bool:
@@ -259,25 +225,13 @@ def depthwise3x3(
     kernel: paddle.Tensor,
     after: paddle.Tensor | None = None,
     before: paddle.Tensor | None = None,
-    channel_axis: int = 1,
 ) -> paddle.Tensor:
     """See `passl_sot.nn.ops.depthwise3x3`; where :func:`available`."""
     x = x.contiguous()
     kernel = kernel.contiguous()
     if after is None:
         after = paddle.zeros([kernel.shape[0]])
-    repeat = 1 if channel_axis == 1 else x.shape[1]
     parts = [t for t in (x, kernel, after, before) if t is not None]
     if paddle.is_grad_enabled() and not all(t.stop_gradient for t in parts):
-        return _Depthwise.apply(x, kernel, after, before, repeat)
-    return _run(x, kernel, after, before, repeat, paddle.empty_like(x) if before is None else x)
-
-
-def bias_gelu(x: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
-    """See `passl_sot.nn.ops.bias_gelu`; where :func:`available`, and both or none have a gradient."""
-    x = x.contiguous()
-    if paddle.is_grad_enabled() and not x.stop_gradient:
-        return _BiasGelu.apply(x, bias)
-    rows = _view(x, -1, x.shape[2])
-    _bias_gelu(rows, _view(bias, -1), rows)
-    return x
+        return _Depthwise.apply(x, kernel, after, before)
+    return _run(x, kernel, after, before, paddle.empty_like(x) if before is None else x)
