@@ -5,7 +5,7 @@ from typing import Any
 
 import paddle
 
-from passl_sot.data.loader.build import load_split
+from passl_sot.data import build_dataloader
 from passl_sot.engine.amp import Precision
 from passl_sot.engine.distributed import World
 from passl_sot.engine.schema import Experiment
@@ -65,8 +65,8 @@ def build_parts(
     precision = Precision.of_this_device(experiment.amp)
     task = build_task(experiment, trial=trial)
     place = {"rank": world.rank, "world_size": world.size, "seed": experiment.seed}
-    train_loader = load_split(experiment.dataloader.train, training=True, **place)
-    val_loader = load_split(experiment.dataloader.val, training=False, **place)
+    train_loader = build_dataloader(experiment.dataloader.train, mode="train", **place)
+    val_loader = build_dataloader(experiment.dataloader.val, mode="val", **place)
     train_loader.bad_files.shared = world.size > 1
     train, val = train_loader.dataset, val_loader.dataset
     model = experiment.model.build()

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from passl_sot.config import ConfigError
-from passl_sot.data import AutoAugment, ThreeAugment, build_transforms
+from passl_sot.data import build_transforms
 from passl_sot.data.transforms import auto_augment
 from passl_sot.data.transforms import image as transforms
-from passl_sot.data.transforms.auto_augment import POLICY_OPERATIONS, policy_table
+from passl_sot.data.transforms.auto_augment import POLICY_OPERATIONS, AutoAugment, ThreeAugment, policy_table
 from passl_sot.data.transforms.rand_augment import Step
 
 MEAN = (124, 116, 104)

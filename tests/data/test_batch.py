@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 
 from passl_sot.config import ConfigError
-from passl_sot.data import DataError, Mixup, RandomErasing, build_dataloader, build_dataset
+from passl_sot.data import DataError, build_dataloader, build_dataset
 from passl_sot.data.rng import batch_rng, late_image_rng
 from passl_sot.data.transforms.batch import BatchStage, build_batch_transforms
 from passl_sot.data.transforms.compose import Compose
+from passl_sot.data.transforms.erasing import RandomErasing
 from passl_sot.data.transforms.image import Normalize, RandomHorizontalFlip
+from passl_sot.data.transforms.mixup import Mixup
 
 ROOT = Path(__file__).parent.parent.parent
 _CROP = [{"name": "RandomResizedCrop", "size": 32}, {"name": "RandomHorizontalFlip"}]

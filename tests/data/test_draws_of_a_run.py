@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from passl_sot.data import Mixup
 from passl_sot.data.rng import batch_rng, image_rng, late_image_rng, order_rng
 from passl_sot.data.samplers import ShardedBatchSampler
 from passl_sot.data.transforms.auto_augment import AutoAugment, ThreeAugment, policy_table
 from passl_sot.data.transforms.erasing import RandomErasing
 from passl_sot.data.transforms.image import ColorJitter, RandomCrop, RandomHorizontalFlip, RandomResizedCrop
+from passl_sot.data.transforms.mixup import Mixup
 from passl_sot.data.transforms.rand_augment import OPERATIONS, RandAugment
 
 SEED, LEAST = 42, 1e-3

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from passl_sot.data import RandomErasing
 from passl_sot.data.rng import image_rng
+from passl_sot.data.transforms.erasing import RandomErasing
 from passl_sot.data.transforms.image import Normalize
 
 

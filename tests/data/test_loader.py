@@ -14,9 +14,10 @@ from PIL import Image
 
 import passl_sot.data.loader.loader as loader_module
 from passl_sot.config import ConfigError
-from passl_sot.data import DataError, ImageError, build_dataloader, build_dataset
+from passl_sot.data import DataError, build_dataloader, build_dataset
 from passl_sot.data.loader.corrupt_files import bad_file_limit
 from passl_sot.data.transforms.compose import Compose
+from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.kernels import jit
 from tests.data.for_workers import fail
 
@@ -285,9 +286,11 @@ def test_limit(size, max_bad, limit):
 
 
 @pytest.mark.parametrize("max_bad", [-1, 1.0, 1.5, -0.1])
-def test_limit_out_of_range(max_bad):
-    with pytest.raises(ValueError, match=r"loader.max_bad must be a count"):
-        bad_file_limit(10, max_bad)
+def test_limit_out_of_range(folder, split, max_bad):
+    config = split(folder({"a": 4}))
+    config["loader"]["max_bad"] = max_bad
+    with pytest.raises(ConfigError, match=r"loader.max_bad: must be a count"):
+        build_dataloader(config, mode="train", seed=0)
 
 
 def test_what_would_be_faster_is_said(folder, split, monkeypatch, warnings_of):

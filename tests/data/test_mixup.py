@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from passl_sot.data import Mixup
 from passl_sot.data.transforms import mixup
 from passl_sot.data.transforms.image import Normalize
+from passl_sot.data.transforms.mixup import Mixup
 
 
 def _rng(seed: int = 0) -> np.random.Generator:

@@ -21,8 +21,11 @@ import pytest
 from PIL import Image
 
 from passl_sot import cli
-from passl_sot.data import DataError, ImageError, ImageFolder, ListFile, PackedImages, build_dataloader
+from passl_sot.data import DataError, build_dataloader
 from passl_sot.data.datasets.digits import write_digits
+from passl_sot.data.datasets.folders import ImageFolder
+from passl_sot.data.datasets.list_files import ListFile
+from passl_sot.data.datasets.packed import PackedImages
 from passl_sot.data.datasets.splits import find_splits
 from passl_sot.data.packed import workers, writer
 from passl_sot.data.packed.format import read_index, write_index
@@ -32,6 +35,7 @@ from passl_sot.data.packed.sources import open_source, splits_of
 from passl_sot.data.packed.writer import make_job, pack, verify
 from passl_sot.imageio import jpeg
 from passl_sot.imageio.decode import decode, resize
+from passl_sot.imageio.errors import ImageError
 
 ROOT = Path(__file__).parents[2]
 NORMALIZE = [{"name": "Normalize"}]

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageFilter, ImageOps
 
 from passl_sot.config import ConfigError
-from passl_sot.data import RandAugment, build_transforms
-from passl_sot.data.transforms.rand_augment import OPERATIONS, Policy, Step, parse_policy
+from passl_sot.data import build_transforms
+from passl_sot.data.transforms.rand_augment import OPERATIONS, Policy, RandAugment, Step, parse_policy
 
 _MEAN = (124, 116, 104)
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

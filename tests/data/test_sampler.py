@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passl_sot.data import DataError, EvalBatchSampler, ShardedBatchSampler, build_dataloader
+from passl_sot.data import DataError, build_dataloader
+from passl_sot.data.samplers import EvalBatchSampler, ShardedBatchSampler
 
 _SIZES = {
     "num_samples": st.integers(1, 60),

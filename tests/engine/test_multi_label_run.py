@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from passl_sot import cli
-from passl_sot.data import DataError, ListFile, Mixup, build_dataloader
+from passl_sot.data import DataError, build_dataloader
+from passl_sot.data.datasets.list_files import ListFile
+from passl_sot.data.transforms.mixup import Mixup
 from passl_sot.engine.logging import read_metrics
 from passl_sot.predict import Predictor
 from passl_sot.weights.checkpoint import read_checkpoint

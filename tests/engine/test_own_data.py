@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from passl_sot import cli, create_model
-from passl_sot.data import DataError, ImageFolder
+from passl_sot.data import DataError
+from passl_sot.data.datasets.folders import ImageFolder
 from passl_sot.data.datasets.splits import find_splits
 from passl_sot.engine.logging import read_metrics
 from passl_sot.weights.checkpoint import read_checkpoint

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from passl_sot.config import Registry
-from passl_sot.data.errors import DataError, ItemError
+from passl_sot.data.errors import DataError
 from passl_sot.data.rng import Key
 
 # The modules of that package are imported when a name is first asked for.
@@ -34,13 +34,10 @@ class Dataset:
     Attributes:
         seed: Seed of the random augmentation; set before a loader reads.
         noun: The word for an item in messages; an "s" is added for several.
-        item_error: Class of what `sample` raises where an item can't be read, made like `ItemError`. Training
-            takes another item in its place, evaluation ends.
     """
 
     seed: int = 0
     noun: str = "item"
-    item_error: type[Any] = ItemError
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -51,7 +48,7 @@ class Dataset:
         `out` is where its largest array may be written, if `batch` provides for it.
 
         Raises:
-            ItemError: The item can't be read (or what `item_error` names).
+            ItemError: The item can't be read: training takes another one in its place, evaluation ends.
         """
         raise NotImplementedError
 

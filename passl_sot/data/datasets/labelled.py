@@ -60,7 +60,6 @@ class LabelledImages(Dataset):
     """
 
     noun = "image"
-    item_error = ImageError
 
     def __init__(
         self,

@@ -8,7 +8,6 @@ from typing import Any
 from passl_sot.config import zh
 from passl_sot.data.datasets.base import Dataset
 from passl_sot.data.errors import DataError
-from passl_sot.data.schema import BadFileRule
 
 _LOGGER = logging.getLogger("passl_sot.data")
 _SHOWN = 10
@@ -45,13 +44,11 @@ class BadFiles:
         Raises:
             DataError: More items than the limit are bad; it lists the first ten.
         """
-        if not self.shared:
+        if self.shared:
+            # In each epoch an item comes to another process; only together they know if it is a new one.
+            self.pending += [e for e in entries if self._dataset.describe(e[0]) not in self.reasons]
+        else:
             self.settle(entries)
-            return
-        # In each epoch an item comes to another process; only together they know whether it is a new one.
-        for index, reason in entries:
-            if self._dataset.describe(index) not in self.reasons:
-                self.pending.append([index, reason])
 
     def settle(self, entries: list[list[Any]], *, name: bool = True) -> None:
         """As `add`, but counts entries at once, those of all processes; `name` has them named in the log."""
@@ -75,13 +72,10 @@ class BadFiles:
 
 
 def bad_file_limit(num_samples: int, max_bad: int | float | None) -> int:
-    """How many items may be bad among `num_samples`; a wrong `max_bad` is a ValueError."""
+    """How many items may be bad among `num_samples`, by a `max_bad` as of `LoaderSection`."""
     if max_bad is None:
         # A hundredth is the noise of a download; a set of 50 images should survive a truncated one, too.
         return max(10, num_samples // 100)
-    complaint = BadFileRule().complaint(max_bad)
-    if complaint:
-        raise ValueError(f"loader.max_bad {complaint}")
     if isinstance(max_bad, int):
         return max_bad
     return int(num_samples * max_bad)

@@ -15,11 +15,11 @@ import numpy as np
 import paddle
 
 from passl_sot.data.datasets.base import Dataset
-from passl_sot.data.errors import DataError
+from passl_sot.data.errors import DataError, ItemError
 from passl_sot.data.loader.batch_reader import BatchReader
 from passl_sot.data.loader.corrupt_files import BadFiles
 from passl_sot.data.loader.shared_buffers import BufferPool
-from passl_sot.data.loader.worker import SharedReader, start_server
+from passl_sot.data.loader.worker import SharedReader
 from passl_sot.data.loader.worker_pool import AHEAD, WorkerPool, thread_batches
 from passl_sot.data.samplers import EvalBatchSampler, ShardedBatchSampler
 from passl_sot.data.schema import LoaderSection
@@ -65,7 +65,7 @@ class DataLoader:
     ):
         self.dataset: Any = dataset  # tasks know which kind it is and what else it has
         self.sampler = sampler
-        self.num_workers = _worker_count(section.num_workers, world_size)
+        self.num_workers = worker_count(section.num_workers, world_size)
         self._shares_memory = section.use_shared_memory
         self.bad_files = BadFiles(dataset, section.max_bad if training else 0)
         self.wait_seconds = 0.0
@@ -85,7 +85,7 @@ class DataLoader:
         """Batches of the sampler's epoch.
 
         Raises:
-            ItemError: An item can't be read, in evaluation (or what `Dataset.item_error` names).
+            ItemError: An item can't be read, in evaluation.
             DataError: Too many items can't be read, in training; a transform failed; a worker died.
         """
         # Workers are ended here, not whenever the garbage collector comes to the generator that has them.
@@ -154,7 +154,7 @@ class DataLoader:
             return
         path, text = batch["error"]
         if path:
-            raise self.dataset.item_error(path, text)
+            raise ItemError(path, text)
         # The items passed over on the way say why, so they are named first.
         self.bad_files.settle(batch["bad"])
         raise DataError(text)
@@ -168,13 +168,8 @@ def as_tensor(array: np.ndarray) -> paddle.Tensor:
     return paddle.to_tensor(array)
 
 
-def start_workers(section: LoaderSection, world_size: int) -> None:
-    """Starts the server of worker processes if there will be any; it gets ready in the background."""
-    if _worker_count(section.num_workers, world_size):
-        start_server()
-
-
-def _worker_count(num_workers: int | str, world_size: int) -> int:
+def worker_count(num_workers: int | str, world_size: int) -> int:
+    """How many workers a process has, of `world_size` that share the machine's cores."""
     if num_workers == "auto":
         # One core is left for the process that trains.
         return max(0, min(_MOST_WORKERS, usable_cores() // world_size - 1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import itertools
 import multiprocessing
@@ -11,20 +10,18 @@ import os
 import pickle
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Iterator, Mapping, MutableMapping
 from multiprocessing import forkserver, resource_tracker, spawn, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.heap import Arena
 from typing import Any
 
 from passl_sot.config import zh
 from passl_sot.data.errors import DataError
-from passl_sot.data.loader import shared_buffers
 from passl_sot.data.loader.batch_reader import BatchReader
-from passl_sot.data.loader.shared_buffers import BufferPool, Layout, SharedMemory, Slot
-from passl_sot.data.rng import Key
+from passl_sot.data.loader.shared_buffers import BufferPool, Slot, progress_in, shared_memory, size_of
 from passl_sot.launch.supervisor import end_with_parent
 
 # Environment variable with the folder of the server's socket.
@@ -78,7 +75,7 @@ def start_worker(
 
     Returns:
         The process, and the connection to it: (number, keys, slot or None) is answered by (number, layout of
-        the slot or None, batch); a traceback (str) comes where the worker can't go on.
+        the slot, rest of the batch); a traceback (str) comes where the worker can't go on.
 
     Raises:
         OSError, EOFError: The server ended.
@@ -126,14 +123,14 @@ class SharedReader:
                     f"data workers can't see what is defined in a notebook or on a command line: {advice}"
                 )
         arrays = [buffer.raw() for buffer in buffers]
-        begins = [0, *itertools.accumulate(shared_buffers.size_of((array.nbytes,), 1) for array in arrays)]
-        self._shared = SharedMemory(max(1, begins[-1]))  # no memory is of 0 bytes
+        begins = [0, *itertools.accumulate(size_of((array.nbytes,), 1) for array in arrays)]
+        self._shared = shared_memory(max(1, begins[-1]))  # no memory is of 0 bytes
         self._slices: list[slice] = []
         digest = hashlib.blake2b(self._text)
         for begin, array in zip(begins, arrays, strict=False):
             place = slice(begin, begin + array.nbytes)
             self._slices.append(place)
-            self._shared.memory[place] = array
+            self._shared.buffer[place] = array
             digest.update(array)
         self.digest = digest.digest()
 
@@ -148,37 +145,25 @@ class SharedReader:
                     'beside must stand below `if __name__ == "__main__":`' + zh("main_guard")
                 ) from error
         # Read-only, as what one worker writes all would see.
-        memory = memoryview(self._shared.memory).toreadonly()
+        memory = memoryview(self._shared.buffer).toreadonly()
         return pickle.loads(self._text, buffers=[memory[place] for place in self._slices])
 
 
-def _work(
-    number: int, connection: Connection, shared: SharedReader, batches: SharedMemory, slot_bytes: int
-) -> None:
+def _work(number: int, connection: Connection, shared: SharedReader, batches: Arena, slot_bytes: int) -> None:
     # The server ends with the training process, however that ends, and workers with the server; one that
     # hangs while it reads would not notice that its connection has ended.
     end_with_parent(signal.SIGKILL)
     try:
         reader = shared.load()
-        reader.note = functools.partial(shared_buffers.note_progress, batches.memory, number)
+        reader.progress = progress_in(batches.buffer, number)
         while True:
             task, keys, offset = connection.recv()
-            slot = Slot(batches.memory, offset, slot_bytes)
-            connection.send((task, *_fill(slot, reader, keys)))
+            slot = Slot(batches.buffer, offset, slot_bytes)
+            batch = reader(keys, slot.empty)
+            layout = slot.move(batch)
+            connection.send((task, layout, batch))
     except (EOFError, ConnectionError):
         pass  # the training process is gone, or wants no more
     except BaseException:
         with contextlib.suppress(OSError):
             connection.send(traceback.format_exc())
-
-
-def _fill(slot: Slot, reader: BatchReader, keys: list[Key]) -> tuple[Layout | None, dict[str, Any]]:
-    began = time.process_time()
-    batch = reader(keys, slot.empty)
-    layout = None
-    if "error" not in batch:
-        layout = slot.put({name: value for name, value in batch.items() if name != "bad"})
-    if layout is not None:
-        batch = {"bad": batch["bad"]}
-    batch["seconds"] = time.process_time() - began
-    return layout, batch

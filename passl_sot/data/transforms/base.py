@@ -27,7 +27,7 @@ from numpy.random import Generator
 from passl_sot.config import Registry
 from passl_sot.imageio.lazy_image import LazyImage, as_array
 
-TRANSFORMS: Registry = Registry("transform", "passl_sot.data.transforms.image")
+TRANSFORMS: Registry = Registry("transform", "passl_sot.data.transforms")
 
 Transform = Callable[..., np.ndarray]
 Images = Sequence[np.ndarray] | np.ndarray
