@@ -22,8 +22,8 @@ from passl_sot.config import zh
 from passl_sot.data import build_dataloader
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.errors import DataError
-from passl_sot.data.loader.batch_reader import BatchReader
 from passl_sot.data.loader.loader import DataLoader, as_tensor
+from passl_sot.data.loader.worker import BatchReader
 from passl_sot.data.loader.worker_pool import AHEAD
 from passl_sot.data.rng import image_rng
 from passl_sot.data.transforms.base import BaseTransform, stage_of

@@ -22,20 +22,6 @@ from passl_sot.data.validate import check_data
 if TYPE_CHECKING:
     from passl_sot.data.loader.loader import DataLoader
 
-__all__ = [
-    "DATASETS",
-    "TRANSFORMS",
-    "DataError",
-    "Dataset",
-    "ItemError",
-    "LabelledImages",
-    "SplitSection",
-    "build_dataloader",
-    "build_dataset",
-    "build_transforms",
-    "check_data",
-]
-
 
 def build_dataset(cfg: Mapping[str, Any], *, class_names: Sequence[str] | None = None) -> Any:
     """Builds the dataset that a `dataset:` section describes. Doesn't import paddle.
@@ -71,8 +57,6 @@ def build_dataloader(
         mode: "train": shuffled, equal batches, unreadable files replaced. "val": every image once over all
             processes, the first unreadable file stops the run.
         seed: Seed of order and augmentation; the same in all processes.
-        rank: Number of this process.
-        world_size: Number of processes.
         class_names: As for `build_dataset`.
         dataset: The `Dataset` of `cfg`, where it is already built.
 

@@ -26,7 +26,7 @@ _ROUND = 256
 
 @dataclass(kw_only=True, eq=False)
 class ShardedBatchSampler:
-    """Training batches: W processes with batch B together see one process's batch of B·W.
+    """Training batches: W processes (`world_size`) with batches of B images see one process's batch of B·W.
 
     Global batch t is `order[t·B·W : (t+1)·B·W]`, and process r takes images `r·B` to `(r+1)·B` of it.
 
@@ -40,18 +40,10 @@ class ShardedBatchSampler:
     equally often but for one, as copies with draws of their own.
 
     Attributes:
-        num_samples: Images in the dataset.
-        batch_size: Images per process and batch (B).
-        shuffle: Draw a new order for each epoch.
         drop_last: Leave out the images that don't fill a global batch (a different few in each epoch).
             Otherwise the last batch is filled up from the epoch's beginning, so that all batches and all
             processes stay equal.
-        seed: Seed of the order.
-        rank: Number of this process.
-        world_size: Number of processes (W).
-        repeats: Copies of each image; 1 for plain epochs.
         labels: Class of each image, to balance by; None for plain epochs.
-        epoch: The current epoch.
         consumed: Batches of this epoch that have been used so far.
 
     Raises:
@@ -213,7 +205,7 @@ class EvalBatchSampler:
     """Evaluation batches: every image exactly once over all processes, in order, nothing added.
 
     Process r takes the r-th of W nearly equal consecutive parts, so processes may differ by one batch or have
-    none. Settings are those of `ShardedBatchSampler`; the last batch may be smaller.
+    none; the last batch may be smaller.
     """
 
     num_samples: int

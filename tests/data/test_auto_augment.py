@@ -11,10 +11,15 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from passl_sot.config import ConfigError
 from passl_sot.data import build_transforms
-from passl_sot.data.transforms import auto_augment
 from passl_sot.data.transforms import image as transforms
-from passl_sot.data.transforms.auto_augment import POLICY_OPERATIONS, AutoAugment, ThreeAugment, policy_table
-from passl_sot.data.transforms.rand_augment import Step
+from passl_sot.data.transforms import policies
+from passl_sot.data.transforms.policies import (
+    POLICY_OPERATIONS,
+    AutoAugment,
+    Step,
+    ThreeAugment,
+    policy_table,
+)
 
 MEAN = (124, 116, 104)
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -142,7 +147,7 @@ def test_ten_thousand_choices_and_radii(monkeypatch):
         radii.extend(job.strength for job in jobs if job.kind == "Blur")
         return image
 
-    monkeypatch.setattr(auto_augment, "apply_ops", record)
+    monkeypatch.setattr(policies, "apply_ops", record)
     image, augment, rng = np.zeros((8, 8, 3), np.uint8), ThreeAugment(), _rng(0)
     for _ in range(10_000):
         augment(image, rng)

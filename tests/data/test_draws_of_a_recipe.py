@@ -17,7 +17,7 @@ import pytest
 from scipy import stats
 
 from passl_sot.config import get_config
-from passl_sot.data.rng import batch_rng, image_rng, late_image_rng
+from passl_sot.data.rng import batch_rng, image_rng
 from passl_sot.data.transforms.image import TRANSFORMS
 
 IMAGES, SEED, LEAST = 40_000, 42, 1e-3
@@ -76,7 +76,7 @@ def drawn(recipe) -> SimpleNamespace:
             found.crops.append(image.region)
             found.flipped.append(flip(small, rng) is not small)
             found.steps.append(augment.draw(rng))
-            rng = late_image_rng(SEED, key)
+            rng = image_rng(SEED, key, late=True)
             found.erased.append(erasing(blank, rng) is not blank)
             found.regions.append(erasing.region(SIDE, SIDE, rng))
     found.filters = filters

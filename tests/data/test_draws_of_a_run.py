@@ -8,6 +8,7 @@ nothing is wrong, each would fall below `LEAST` for one seed in a thousand.
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
 import math
 
@@ -16,15 +17,21 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from passl_sot.data.rng import batch_rng, image_rng, late_image_rng, order_rng
+from passl_sot.data.rng import batch_rng, image_rng, order_rng
 from passl_sot.data.samplers import ShardedBatchSampler
-from passl_sot.data.transforms.auto_augment import AutoAugment, ThreeAugment, policy_table
 from passl_sot.data.transforms.erasing import RandomErasing
 from passl_sot.data.transforms.image import ColorJitter, RandomCrop, RandomHorizontalFlip, RandomResizedCrop
 from passl_sot.data.transforms.mixup import Mixup
-from passl_sot.data.transforms.rand_augment import OPERATIONS, RandAugment
+from passl_sot.data.transforms.policies import (
+    OPERATIONS,
+    AutoAugment,
+    RandAugment,
+    ThreeAugment,
+    policy_table,
+)
 
 SEED, LEAST = 42, 1e-3
+late_image_rng = functools.partial(image_rng, late=True)
 KEYS = [(epoch, index) for epoch in range(10) for index in range(1000)]
 
 

@@ -358,7 +358,7 @@ def test_breaking_off_without_workers_waits_for_nothing(folder, split, monkeypat
 _PIXELS = """
 import hashlib, sys
 from passl_sot.data import build_dataset
-from passl_sot.data.loader.batch_reader import BatchReader
+from passl_sot.data.loader.worker import BatchReader
 
 def digests(root):
     normalize = {"name": "Normalize"}

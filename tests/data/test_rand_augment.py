@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from passl_sot.config import ConfigError
 from passl_sot.data import build_transforms
-from passl_sot.data.transforms.rand_augment import OPERATIONS, Policy, RandAugment, Step, parse_policy
+from passl_sot.data.transforms.policies import OPERATIONS, RandAugment, Step, parse_policy
 
 _MEAN = (124, 116, 104)
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -241,10 +241,10 @@ def test_number_of_operations():
 @pytest.mark.parametrize(
     ("text", "policy"),
     [
-        ("rand-m9-mstd0.5-inc1", Policy(9, 0.5, 2)),
-        ("rand-m9-mstd0.5-inc0", Policy(9, 0.5, 2)),  # as in timm, what follows "inc" doesn't matter
-        ("rand-inc1-n3-m7.5", Policy(7.5, 0, 3)),
-        ("rand-m10-inc1", Policy(10, 0, 2)),
+        ("rand-m9-mstd0.5-inc1", (9, 0.5, 2)),
+        ("rand-m9-mstd0.5-inc0", (9, 0.5, 2)),  # as in timm, what follows "inc" doesn't matter
+        ("rand-inc1-n3-m7.5", (7.5, 0, 3)),
+        ("rand-m10-inc1", (10, 0, 2)),
     ],
 )
 def test_policies(text, policy):

@@ -11,10 +11,9 @@ import pytest
 from PIL import Image
 
 from passl_sot.data.transforms import operations
-from passl_sot.data.transforms.auto_augment import AutoAugment, ThreeAugment
 from passl_sot.data.transforms.image import ColorJitter, Normalize, RandomHorizontalFlip
 from passl_sot.data.transforms.operations import Op, apply_ops
-from passl_sot.data.transforms.rand_augment import RandAugment
+from passl_sot.data.transforms.policies import AutoAugment, RandAugment, ThreeAugment
 
 pytest.importorskip("numba")
 
@@ -130,7 +129,7 @@ _PROGRAM = """
 import sys
 import numpy as np
 from passl_sot.data.transforms.mixup import Mixup
-from passl_sot.data.transforms.rand_augment import RandAugment
+from passl_sot.data.transforms.policies import RandAugment
 from passl_sot.data.transforms.image import Normalize
 from passl_sot.imageio.kernels import jit
 assert "numba" not in sys.modules  # nothing has asked for it yet

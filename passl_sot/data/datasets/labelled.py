@@ -18,8 +18,7 @@ from passl_sot.data.errors import DataError
 from passl_sot.data.loader.shared_buffers import size_of
 from passl_sot.data.rng import Key, Streams, image_rng
 from passl_sot.data.transforms.base import output_size
-from passl_sot.data.transforms.batch import build_batch_transforms
-from passl_sot.data.transforms.compose import build_transforms
+from passl_sot.data.transforms.compose import build_batch_transforms, build_transforms
 from passl_sot.imageio import jpeg
 from passl_sot.imageio.decode import open_image, read_file
 from passl_sot.imageio.errors import ImageError
@@ -42,7 +41,7 @@ class LabelledImages(Dataset):
         paths: The files.
         labels: Label of each, int64 [N]; without a meaning where there are several per image.
         class_names: Name of each label.
-        transforms: List of transforms, one after the other; see `transforms`, `rand_augment`, `erasing`.
+        transforms: List of transforms, one after the other; see `transforms`, `policies`, `erasing`.
         apply_exif: Turn photographs upright by their EXIF orientation.
         batch_transforms: Steps for whole batches, in training: `Mixup`, and transforms of single images that
             shall come after it. `Normalize` must be in one of the two lists.
@@ -205,7 +204,7 @@ class LabelledImages(Dataset):
             return joined
         try:
             images, labels = self.batch_stage(
-                joined["image"], joined["label"], seed=self.seed, keys=keys, overwrite=True, empty=empty
+                joined["image"], joined["label"], seed=self.seed, keys=keys, empty=empty
             )
         except DataError:
             raise

@@ -16,10 +16,6 @@ _SHOWN = 10
 class BadFiles:
     """The unreadable items of a run: each is named once, and too many end the run.
 
-    Args:
-        dataset: The dataset they belong to.
-        max_bad: As of `LoaderSection`.
-
     Attributes:
         limit: How many items may be bad.
         reasons: Path and reason of those found so far, in the order they were met.

@@ -16,10 +16,9 @@ import paddle
 
 from passl_sot.data.datasets.base import Dataset
 from passl_sot.data.errors import DataError, ItemError
-from passl_sot.data.loader.batch_reader import BatchReader
 from passl_sot.data.loader.corrupt_files import BadFiles
 from passl_sot.data.loader.shared_buffers import BufferPool
-from passl_sot.data.loader.worker import SharedReader
+from passl_sot.data.loader.worker import BatchReader, SharedReader
 from passl_sot.data.loader.worker_pool import AHEAD, WorkerPool, thread_batches
 from passl_sot.data.samplers import EvalBatchSampler, ShardedBatchSampler
 from passl_sot.data.schema import LoaderSection
@@ -39,17 +38,13 @@ class DataLoader:
     items in the dataset. The iteration follows `sampler.epoch`.
 
     Args:
-        dataset: The dataset.
-        sampler: Yields the keys of each batch.
-        section: The `loader:` section.
         training: Replace unreadable items by others rather than stop at the first.
         world_size: Processes on this machine that share its cores.
 
     Attributes:
-        sampler: The sampler; `sampler.consumed` counts the batches that were handed out.
+        sampler: Yields the keys of each batch; `sampler.consumed` counts the batches that were handed out.
         bad_files: Unreadable items so far; `len()` and `.reasons`.
         wait_seconds: Time the consumer has spent waiting for batches; set it to 0 to start anew.
-        num_workers: Worker processes.
         pool: The workers of the newest iteration; None before the first, and without workers. They stay for
             the next one, unless the iteration is broken off or the dataset is changed in between.
     """
@@ -96,7 +91,13 @@ class DataLoader:
                 self.wait_seconds += time.perf_counter() - started
                 if batch is None:
                     return
-                self._raise_error_of(batch)
+                if "error" in batch:
+                    path, text = batch["error"]
+                    if path:
+                        raise ItemError(path, text)
+                    # The items passed over on the way say why, so they are named first.
+                    self.bad_files.settle(batch["bad"])
+                    raise DataError(text)
                 self.bad_files.add(batch.pop("bad"))
                 self._item_seconds.append(batch.pop("seconds") / len(batch["index"]))
                 self.sampler.consumed += 1
@@ -148,16 +149,6 @@ class DataLoader:
                 return self._idle
             self._idle.close()
         return WorkerPool(reader, self.dataset, self.num_workers, self._buffers, self._timeout)
-
-    def _raise_error_of(self, batch: dict[str, Any]) -> None:
-        if "error" not in batch:
-            return
-        path, text = batch["error"]
-        if path:
-            raise ItemError(path, text)
-        # The items passed over on the way say why, so they are named first.
-        self.bad_files.settle(batch["bad"])
-        raise DataError(text)
 
 
 def as_tensor(array: np.ndarray) -> paddle.Tensor:

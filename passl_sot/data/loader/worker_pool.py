@@ -23,9 +23,8 @@ import numpy as np
 from passl_sot.config import zh
 from passl_sot.data.datasets.base import Dataset
 from passl_sot.data.errors import DataError, WorkerError
-from passl_sot.data.loader.batch_reader import BatchReader
 from passl_sot.data.loader.shared_buffers import BufferPool, progress_in
-from passl_sot.data.loader.worker import SharedReader, start_worker
+from passl_sot.data.loader.worker import BatchReader, SharedReader, start_worker
 from passl_sot.data.rng import Key
 
 # Batches that each worker is asked for: one that it works on, and one so that it never waits for the main

@@ -1,7 +1,8 @@
-"""Transforms one after the other, of one image or of many at once."""
+"""Transforms one after the other: of one image, of many at once, and of batches."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +11,11 @@ from numpy.random import Generator
 from PIL import Image
 
 from passl_sot.config import zh
-from passl_sot.data.rng import Streams
+from passl_sot.data.rng import Key, Streams, batch_rng, image_rng
 from passl_sot.data.transforms import base
-from passl_sot.data.transforms.base import Empty, Out, Stage, Step, Transform, stage_of
+from passl_sot.data.transforms.base import Empty, Images, Out, Stage, Step, Transform, stage_of
 from passl_sot.data.transforms.image import Normalize
+from passl_sot.data.transforms.mixup import Mixup
 from passl_sot.imageio.kernels.jit import available
 from passl_sot.imageio.lazy_image import LazyImage, as_array
 
@@ -22,7 +24,6 @@ class Compose:
     """Applies transforms in order; how each is run is planned here, once.
 
     Args:
-        transforms: The transforms.
         normalized: Whether images arrive normalized already.
         where: Key of the list, for messages.
         channels: Channels of the results. For 1, pictures stay RGB until the end of the transforms of uint8
@@ -123,6 +124,97 @@ def _turn_gray(image: LazyImage, *_: object) -> np.ndarray:
     return np.asarray(Image.fromarray(as_array(image)).convert("L"))[:, :, None]
 
 
+class BatchStage:
+    """Applies `batch_transforms`, after each image of a batch has passed through `transforms`.
+
+    `Mixup`, of which there is one at most, gets the batch, transforms of single images one after the other.
+    Randomness is a function of seed, epoch and the images asked for; that of a single image doesn't depend on
+    the rest of the batch. `normalized` and `channels` are as of `Compose`.
+
+    Attributes:
+        normalizes: Whether results are float32 [B, 3, H, W].
+        num_classes: Width of the soft targets; None where there is no `Mixup` and labels stay as they are.
+
+    Raises:
+        ValueError: There are two `Mixup`, or a transform doesn't fit what comes before it.
+    """
+
+    def __init__(self, transforms: Sequence[Transform | Mixup], *, normalized: bool, channels: int = 3):
+        self.transforms = list(transforms)
+        self.num_classes: int | None = None
+        self._steps: list[Compose | Mixup] = []
+        for _, group in itertools.groupby(self.transforms, key=lambda t: stage_of(t) == "batch"):
+            members: list[Any] = list(group)
+            if stage_of(members[0]) == "batch":
+                if self.num_classes is not None or len(members) > 1:
+                    raise ValueError("batch_transforms: Mixup stands twice")
+                self.num_classes = members[0].num_classes
+                self._steps += members
+                continue
+            # With one channel they are gray already: that is the end of `transforms`.
+            options: Any = {"where": "batch_transforms", "channels": channels, "gray": channels == 1}
+            compose = Compose(members, normalized=normalized, **options)
+            normalized = compose.normalizes
+            self._steps.append(compose)
+        self.normalizes = normalized
+        # Generators of single images take 3.6 us each, more than all else that is done to a CIFAR image.
+        self._draws = not all(isinstance(transform, Normalize | Mixup) for transform in self.transforms)
+
+    def __call__(
+        self,
+        images: Images,
+        labels: np.ndarray,
+        *,
+        seed: int,
+        keys: Sequence[Key],
+        empty: Empty = np.empty,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The batch after all transforms.
+
+        Args:
+            images: uint8 [B, H, W, 3], or a list of B; float32 [B, 3, H, W] if they are normalized already,
+                which may be changed in place.
+            labels: int64 [B].
+            seed: The run's seed.
+            keys: The images' keys, as of `passl_sot.data.rng`.
+            empty: Gives memory for images that are normalized here.
+
+        Returns:
+            Images, and labels: int64 [B], or float32 [B, K] after `Mixup`.
+        """
+        rngs: list[Generator | None] = [None] * len(keys)
+        if self._draws:
+            rngs = [image_rng(seed, key, late=True) for key in keys]
+        epoch = int(keys[0][0])
+        for step in self._steps:
+            if isinstance(step, Compose):
+                images = _each(images, step, rngs, epoch, empty)
+            else:
+                images, labels = step(images, labels, batch_rng(seed, keys), epoch)
+        if not isinstance(images, np.ndarray):
+            images = np.stack([*images])
+        return images, labels
+
+
+def _each(
+    images: Images, transform: Compose, rngs: Sequence[Generator | None], epoch: int, empty: Empty
+) -> np.ndarray:
+    first = transform.transforms[0]
+    out: Out = None
+    rows: Sequence[Out] = [None] * len(images)
+    results = []
+    # One by one: images of `Mixtures` are mixed as they are asked for.
+    for place, (image, rng) in enumerate(zip(images, rngs, strict=True)):
+        if place == 0 and isinstance(first, Normalize):
+            out = empty((len(images), len(first.mean), *image.shape[:2]), np.float32)
+            rows = list(out)
+        results.append(transform(image, rng, epoch, rows[place]))
+    # Most transforms of floats work in place; others may change the size.
+    if out is not None and all(result is row for result, row in zip(results, rows, strict=True)):
+        return out
+    return np.stack(results)
+
+
 def build_transforms(nodes: Sequence[dict[str, Any]], *, channels: int = 3) -> Compose:
     """The transforms that a `transforms:` list of a config describes.
 
@@ -131,3 +223,19 @@ def build_transforms(nodes: Sequence[dict[str, Any]], *, channels: int = 3) -> C
         ValueError: A value is out of range, or the order can't be.
     """
     return Compose([base.TRANSFORMS.build(node) for node in nodes], channels=channels)
+
+
+def build_batch_transforms(
+    nodes: Sequence[dict[str, Any]] | None, *, normalized: bool, channels: int = 3
+) -> BatchStage | None:
+    """The stage that a `batch_transforms:` list of a config describes; None where there is nothing to do.
+
+    Raises:
+        ConfigError: A name or an argument is wrong.
+        ValueError: As of `BatchStage`.
+    """
+    if not nodes:
+        return None
+    return BatchStage(
+        [base.TRANSFORMS.build(node) for node in nodes], normalized=normalized, channels=channels
+    )

@@ -120,22 +120,19 @@ class Mixup:
         return targets
 
     def __call__(
-        self, images: Images, labels: np.ndarray, rng: Generator, epoch: int = 0, *, overwrite: bool = False
+        self, images: Images, labels: np.ndarray, rng: Generator, epoch: int = 0
     ) -> tuple[Images, np.ndarray]:
         """Mixes a batch.
 
         Args:
-            images: uint8 [B, H, W, 3] or a list of B, which isn't changed; or float32 [B, 3, H, W].
+            images: uint8 [B, H, W, 3] or a list of B, which isn't changed; or float32 [B, 3, H, W], which is
+                mixed in place where that can be.
             labels: As of `targets`.
             rng: Source of the batch's one draw.
             epoch: The epoch, counted from 0.
-            overwrite: Mix floats in `images` itself, where that can be; by default it isn't changed.
 
         Returns:
-            The images, of bytes as `Mixtures` where they are mixed; and soft targets float32 [B, K].
-
-        Raises:
-            DataError: A label isn't below `num_classes`.
+            The images, of bytes as `Mixtures` where they are mixed; and `targets`.
         """
         of_bytes = images[0].dtype == np.uint8
         height, width = images[0].shape[:2] if of_bytes else images[0].shape[1:]
@@ -149,8 +146,7 @@ class Mixup:
         if of_bytes:
             # Mixed one by one as each is normalized, they stay in the processor's cache.
             return Mixtures(images, own, box), targets
-        assert isinstance(images, np.ndarray)
-        images = laid_out(images) if overwrite else images.copy()
+        images = laid_out(np.asarray(images))
         if box is None:
             _blend(images, own)
             return images, targets
@@ -163,16 +159,10 @@ class Mixup:
 
 @dataclass(eq=False)
 class Mixtures(Sequence):
-    """A mixed batch of uint8 images, [H, W, C] each, of which each is made when it is asked for.
-
-    Attributes:
-        images: The images; they aren't changed.
-        share: λ.
-        box: As of `Mixup.draw`.
-    """
+    """A mixed batch of uint8 images, [H, W, C] each, of which each is made when it is asked for."""
 
     images: Images
-    share: float
+    share: float  # λ
     box: Box | None
 
     def __len__(self) -> int:
@@ -215,9 +205,8 @@ def _pairs(images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def _blend(images: np.ndarray, share: float) -> None:
     own = np.float32(share)
     rest = np.float32(1 - share)
-    if available():
-        for a, b in _pairs(images):
-            loops().blend_floats(a.reshape(-1), b.reshape(-1), own, rest)
-        return
     for a, b in _pairs(images):
-        a[...], b[...] = a * own + b * rest, b * own + a * rest
+        if available():
+            loops().blend_floats(a.reshape(-1), b.reshape(-1), own, rest)
+        else:
+            a[...], b[...] = a * own + b * rest, b * own + a * rest
