@@ -29,6 +29,7 @@ from passl_sot.data.transforms.policies import (
     ThreeAugment,
     policy_table,
 )
+from tests.data.drawn_steps import steps_of
 
 SEED, LEAST = 42, 1e-3
 late_image_rng = functools.partial(image_rng, late=True)
@@ -71,7 +72,7 @@ def test_no_two_places_share_their_draws():
 
 
 def test_rand_augment():
-    drawn = [RandAugment().draw(rng) for rng in streams()]
+    drawn = [steps_of(RandAugment(), rng) for rng in streams()]
     steps = [step for image in drawn for step in image]
     assert (
         stats.chisquare(
@@ -95,7 +96,7 @@ def test_rand_augment():
 
 def test_auto_augment():
     """The number of times that each operation of the table comes, at its magnitude."""
-    steps = [step for rng in streams() for step in AutoAugment().draw(rng)]
+    steps = [step for rng in streams() for step in steps_of(AutoAugment(), rng)]
     expected: dict = collections.Counter()
     for row in policy_table():
         for name, probability, magnitude in row:

@@ -92,14 +92,11 @@ class Mixup:
         return 1 - (bottom - top) * (right - left) / (height * width), (top, bottom, left, right)
 
     def targets(self, labels: np.ndarray, share: float) -> np.ndarray:
-        """Soft targets of a mixed batch.
+        """Soft targets of a mixed batch, float32 [B, K]; of single labels rows sum to 1.
 
         Args:
             labels: int64 [B]; or several per image, float32 [B, K] of 0 and 1, which aren't smoothed.
             share: λ.
-
-        Returns:
-            float32 [B, K]; of single labels rows sum to 1.
 
         Raises:
             DataError: A label isn't below `num_classes`.

@@ -8,7 +8,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
@@ -24,22 +24,6 @@ _PART = re.compile(r"(mstd|inc|m|n)(\d+(?:\.\d+)?)")
 # How strong operations are, as `operations.Op` has it, by kind: functions of a level in [0, 1] and the same
 # with a sign.
 Strengths = Mapping[str, Callable[[float, float], float]]
-
-
-class Step(NamedTuple):
-    """One operation as it was drawn: the name in a table such as `OPERATIONS`, and how it is done."""
-
-    name: str
-    magnitude: float  # in [0, 10]
-    sign: int  # 1 or -1; not all operations look at it
-    interpolation: Filter
-    fill: Fill
-
-    def op(self, strengths: Strengths) -> Op:
-        """The step as an operation on pixels, as strong as a table says."""
-        level = self.magnitude / _HIGHEST
-        strength = strengths[self.name](level, self.sign * level)
-        return Op(self.name, strength, self.interpolation, self.fill)
 
 
 OPERATIONS: Strengths = {
@@ -81,20 +65,21 @@ class PolicyTransform:
         require(valid, f"{type(self).__name__}.fill", list(self.fill), rule)
         self.fill = (self.fill[0], self.fill[1], self.fill[2])  # a list, from YAML
 
-    def draw(self, rng: Generator) -> list[Step]:
-        """Draws the steps of one image."""
+    def draw(self, rng: Generator) -> list[Op]:
+        """Draws the operations of one image."""
         raise NotImplementedError
 
-    def draw_step(self, name: str, magnitude: float, rng: Generator) -> Step:
-        """Draws sign and filter of a step."""
+    def draw_op(self, kind: str, magnitude: float, rng: Generator) -> Op:
+        """Draws sign and filter of an operation."""
+        level = magnitude / _HIGHEST
         sign = 1 if rng.random() < 0.5 else -1
         # Operations of colors draw one too, which they don't look at.
         interpolation = self.filters[rng.integers(len(self.filters))]
-        return Step(name, magnitude, sign, interpolation, self.fill)
+        return Op(kind, self.strengths[kind](level, sign * level), interpolation, self.fill)
 
     def __call__(self, image: np.ndarray, rng: Generator) -> np.ndarray:
         """The augmented image, of the same shape."""
-        return apply_ops(image, [step.op(self.strengths) for step in self.draw(rng)])
+        return apply_ops(image, self.draw(rng))
 
 
 def parse_policy(text: str) -> tuple[float, float, int]:
@@ -152,17 +137,17 @@ class RandAugment(PolicyTransform):
         super().__post_init__()
         self._policy = parse_policy(self.policy)
 
-    def draw(self, rng: Generator) -> list[Step]:
-        """Draws 0 to n steps."""
-        steps = []
+    def draw(self, rng: Generator) -> list[Op]:
+        """Draws 0 to n operations."""
+        ops = []
         mean, std, count = self._policy
         # All of them first; one by one takes less time than an array.
         for name in [rng.integers(len(_NAMES)) for _ in range(count)]:
             if rng.random() >= _APPLIED:
                 continue
             magnitude = min(max(rng.normal(mean, std), 0.0), _HIGHEST)
-            steps.append(self.draw_step(_NAMES[name], magnitude, rng))
-        return steps
+            ops.append(self.draw_op(_NAMES[name], magnitude, rng))
+        return ops
 
 
 # As timm has them under the name "original".
@@ -224,11 +209,11 @@ class AutoAugment(PolicyTransform):
     strengths = POLICY_OPERATIONS
     policy: Literal["original"] = "original"
 
-    def draw(self, rng: Generator) -> list[Step]:
-        """Draws 0 to 2 steps."""
+    def draw(self, rng: Generator) -> list[Op]:
+        """Draws 0 to 2 operations."""
         rows = policy_table()
         drawn = rows[rng.integers(len(rows))]
-        return [self.draw_step(name, m, rng) for name, share, m in drawn if rng.random() < share]
+        return [self.draw_op(name, m, rng) for name, share, m in drawn if rng.random() < share]
 
 
 @TRANSFORMS.register()
