@@ -34,11 +34,9 @@ class DataError(UserError, ValueError):
 
 
 def stop_at(faults: Sequence[str], more: str) -> None:
-    """Raises the first ten of the faults as a DataError, if there are any.
+    """Raises the first ten of all faults as a DataError, if there are any.
 
-    Args:
-        faults: All that were found.
-        more: Words for the others, which are counted: "lines of list.txt".
+    The others are counted, and named `more`: "lines of list.txt".
     """
     # A mistake of the program that wrote a list is in every line of it.
     if len(faults) > _SHOWN:

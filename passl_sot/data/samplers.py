@@ -62,14 +62,12 @@ class ShardedBatchSampler:
     labels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        _check_counts(self.num_samples, self.batch_size, self.rank, self.world_size)
+        _check_counts(self.num_samples, self.rank, self.world_size)
         if self.labels is not None and (self.repeats > 1 or not self.shuffle):
             raise DataError(
                 "sampler.balanced draws an order of its own: leave out repeats, and shuffle: false"
                 + zh("balanced_exclusive")
             )
-        if self.repeats < 1:
-            raise DataError(f"sampler.repeats is {self.repeats}; it must be 1 or more")
         self.epoch = 0
         # Counted by the loader as it hands batches out: the iterator runs ahead, as they are made in advance.
         self.consumed = 0
@@ -214,7 +212,7 @@ class EvalBatchSampler:
     world_size: int = 1
 
     def __post_init__(self) -> None:
-        _check_counts(self.num_samples, self.batch_size, self.rank, self.world_size)
+        _check_counts(self.num_samples, self.rank, self.world_size)
         self.consumed = 0
         # Nothing is added to make parts equal: metrics are those of one process to the last image.
         self._begin = self.num_samples * self.rank // self.world_size
@@ -231,11 +229,9 @@ class EvalBatchSampler:
             yield [(0, index) for index in range(begin, min(begin + self.batch_size, self._end))]
 
 
-def _check_counts(num_samples: int, batch_size: int, rank: int, world_size: int) -> None:
+def _check_counts(num_samples: int, rank: int, world_size: int) -> None:
     if num_samples < 1:
         raise DataError("the dataset is empty")
-    if batch_size < 1:
-        raise DataError(f"sampler.batch_size is {batch_size}; it must be 1 or more")
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} of {world_size} processes")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import logging
 import math
 import statistics
 import time
@@ -15,7 +14,7 @@ import numpy as np
 import paddle
 
 from passl_sot.data.datasets.base import Dataset
-from passl_sot.data.errors import DataError, ItemError
+from passl_sot.data.errors import DataError
 from passl_sot.data.loader.corrupt_files import BadFiles
 from passl_sot.data.loader.shared_buffers import BufferPool
 from passl_sot.data.loader.worker import BatchReader, SharedReader
@@ -28,7 +27,6 @@ from passl_sot.launch.cpu_env import usable_cores
 _KEPT = 2
 _MOST_WORKERS = 8
 _ENOUGH = 16  # batches, to tell how long an item takes
-_LOGGER = logging.getLogger("passl_sot.data")
 
 
 class DataLoader:
@@ -92,12 +90,10 @@ class DataLoader:
                 if batch is None:
                     return
                 if "error" in batch:
-                    path, text = batch["error"]
-                    if path:
-                        raise ItemError(path, text)
-                    # The items passed over on the way say why, so they are named first.
-                    self.bad_files.settle(batch["bad"])
-                    raise DataError(text)
+                    if isinstance(batch["error"], DataError):
+                        # The items passed over on the way say why, so they are named first.
+                        self.bad_files.settle(batch["bad"])
+                    raise batch["error"]
                 self.bad_files.add(batch.pop("bad"))
                 self._item_seconds.append(batch.pop("seconds") / len(batch["index"]))
                 self.sampler.consumed += 1

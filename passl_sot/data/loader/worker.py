@@ -177,13 +177,9 @@ def _work(number: int, connection: Connection, shared: SharedReader, batches: Ar
             connection.send(traceback.format_exc())
 
 
-class _Failed(Exception):
-    """Ends a batch; its arguments are the `error` of `BatchReader`."""
-
-
 @dataclass(eq=False)
 class BatchReader:
-    """Makes batches of a dataset and never raises: errors travel with the batch as text.
+    """Makes batches of a dataset and never raises: errors travel in place of the batch.
 
     Attributes:
         replace: Take the next readable item in place of one that can't be read (training). Otherwise the
@@ -201,8 +197,7 @@ class BatchReader:
 
         Returns:
             The arrays; `bad`, a list of [index, reason] of items passed over; and `seconds`, the CPU time it
-            took. After an error no arrays, but `error`: [path, reason] of an item, or ["", text] for anything
-            else.
+            took. After an error no arrays, but `error`, an ItemError, or a DataError for anything else.
         """
         began = time.thread_time()
         bad: list[list[Any]] = []
@@ -210,12 +205,10 @@ class BatchReader:
         self._note(keys[0][1])  # a whole batch may be read at once, without `_read`
         try:
             batch = self.dataset.batch(keys, functools.partial(self._read, bad), empty)
-        except _Failed as failed:
-            batch["error"] = list(failed.args)
-        except DataError as fault:
-            batch["error"] = ["", str(fault)]
+        except (DataError, ItemError) as error:
+            batch["error"] = error
         except Exception:
-            batch["error"] = ["", f"while making a batch:\n{traceback.format_exc()}"]
+            batch["error"] = DataError(f"while making a batch:\n{traceback.format_exc()}")
         self._note(None)
         return {**batch, "bad": bad, "seconds": time.thread_time() - began}
 
@@ -236,11 +229,11 @@ class BatchReader:
             except ItemError as error:
                 bad.append([index, error.reason])
                 if not self.replace:
-                    raise _Failed(error.path, error.reason) from None
+                    raise
             except Exception:
                 # Whatever it is, the user needs the item's name and the traceback of the worker.
                 where = f"while reading {dataset.noun} {index} ({dataset.describe(index)}):"
-                raise _Failed("", f"{where}\n{traceback.format_exc()}") from None
+                raise DataError(f"{where}\n{traceback.format_exc()}") from None
             finally:
                 self._note(None)
-        raise _Failed("", f"{tries} {dataset.noun}s in a row can't be read" + zh("unreadable_in_a_row"))
+        raise DataError(f"{tries} {dataset.noun}s in a row can't be read" + zh("unreadable_in_a_row"))

@@ -52,7 +52,7 @@ class BaseTransform:
         Args:
             image: The image; a lazy one makes no more of its pixels than are asked for.
             rng: Source of the draws.
-            epoch: The epoch, counted from 0.
+            epoch: Counted from 0.
             out: Memory for the pipeline's result, float32 [C, H, W]; a result of that shape may be written
                 to it and it be returned. If `image` is `out` itself, it may be changed in place.
         """

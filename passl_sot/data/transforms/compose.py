@@ -221,7 +221,6 @@ class BatchStage:
             images: uint8 [B, H, W, 3], or a list of B; float32 [B, 3, H, W] if they are normalized already,
                 which may be changed in place.
             labels: int64 [B].
-            seed: The run's seed.
             keys: The images' keys, as of `passl_sot.data.rng`.
             empty: Gives memory for images that are normalized here.
 

@@ -126,7 +126,7 @@ class Mixup:
                 mixed in place where that can be.
             labels: As of `targets`.
             rng: Source of the batch's one draw.
-            epoch: The epoch, counted from 0.
+            epoch: Counted from 0.
 
         Returns:
             The images, of bytes as `Mixtures` where they are mixed; and `targets`.
