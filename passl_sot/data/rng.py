@@ -81,9 +81,7 @@ class _SeedKey(ISeedSequence):
         return self.words
 
 
-@functools.lru_cache(maxsize=64)
-def _seed_key(seed: int) -> _SeedKey:
-    return _SeedKey(seed)
+_seed_key = functools.lru_cache(maxsize=64)(_SeedKey)
 
 
 def _generator(seed: int, purpose: int, low: int, high: int) -> Generator:

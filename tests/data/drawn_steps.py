@@ -6,8 +6,7 @@ import copy
 import math
 from typing import NamedTuple
 
-from passl_sot.data.transforms.operations import Op
-from passl_sot.data.transforms.policies import OPERATIONS, Strengths
+from passl_sot.data.transforms.policies import OPERATIONS, Op, Strengths
 
 
 class Step(NamedTuple):

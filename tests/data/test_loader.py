@@ -9,13 +9,14 @@ import sys
 import threading
 
 import numpy as np
+import paddle
 import pytest
 from PIL import Image
 
 import passl_sot.data.loader.loader as loader_module
 from passl_sot.config import ConfigError
 from passl_sot.data import DataError, build_dataloader, build_dataset
-from passl_sot.data.loader.corrupt_files import bad_file_limit
+from passl_sot.data.schema import bad_file_limit
 from passl_sot.data.transforms.compose import Compose
 from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.kernels import jit
@@ -329,10 +330,10 @@ def test_tensors_elsewhere_than_in_main_memory_are_copies(monkeypatch):
     """No GPU here: what is tested is that this way runs, too."""
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     shared = loader_module.as_tensor(array)
-    monkeypatch.setattr(loader_module.paddle.device, "get_device", lambda: "gpu:0")
+    monkeypatch.setattr(paddle.device, "get_device", lambda: "gpu:0")
     copied = loader_module.as_tensor(array)
     array[0, 0] = 9
-    assert (shared.numpy()[0, 0], copied.numpy()[0, 0], copied.dtype) == (9, 0, loader_module.paddle.float32)
+    assert (shared.numpy()[0, 0], copied.numpy()[0, 0], copied.dtype) == (9, 0, paddle.float32)
 
 
 def test_breaking_off_without_workers_waits_for_nothing(folder, split, monkeypatch):

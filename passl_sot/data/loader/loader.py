@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import logging
 import math
-import statistics
 import time
 from collections.abc import Generator
 from typing import Any
@@ -13,20 +13,22 @@ from typing import Any
 import numpy as np
 import paddle
 
+from passl_sot.config import zh
 from passl_sot.data.datasets.base import Dataset
 from passl_sot.data.errors import DataError
-from passl_sot.data.loader.corrupt_files import BadFiles
 from passl_sot.data.loader.shared_buffers import BufferPool
 from passl_sot.data.loader.worker import BatchReader, SharedReader
 from passl_sot.data.loader.worker_pool import AHEAD, WorkerPool, thread_batches
 from passl_sot.data.samplers import EvalBatchSampler, ShardedBatchSampler
-from passl_sot.data.schema import LoaderSection
+from passl_sot.data.schema import LoaderSection, bad_file_limit
 from passl_sot.launch.cpu_env import usable_cores
 
 # Batches that a consumer may keep beside those under way before others are copied for it.
 _KEPT = 2
 _MOST_WORKERS = 8
 _ENOUGH = 16  # batches, to tell how long an item takes
+_SHOWN = 10
+_LOGGER = logging.getLogger("passl_sot.data")
 
 
 class DataLoader:
@@ -107,7 +109,7 @@ class DataLoader:
         if len(self._item_seconds) < _ENOUGH:
             return ""
         # The median leaves out the first batches, for which loops may have been compiled.
-        rate = 1 / max(statistics.median(self._item_seconds), 1e-9)
+        rate = 1 / max(float(np.median(self._item_seconds)), 1e-9)
         core = f"one core prepares {rate:.0f} {self.dataset.noun}s/s"
         said = f"{core}, and the model could take {items_per_s:.0f}"
         needed = math.ceil(items_per_s / rate)
@@ -145,6 +147,60 @@ class DataLoader:
                 return self._idle
             self._idle.close()
         return WorkerPool(reader, self.dataset, self.num_workers, self._buffers, self._timeout)
+
+
+class BadFiles:
+    """The unreadable items of a run: each is named once, and too many end the run.
+
+    Attributes:
+        limit: How many items may be bad.
+        reasons: Path and reason of those found so far, in the order they were met.
+        shared: Whether several processes read, and exchange what they find by `pending` and `settle`.
+        pending: [index, reason] entries of this process that have not been exchanged yet.
+    """
+
+    def __init__(self, dataset: Dataset, max_bad: int | float | None):
+        self._dataset = dataset
+        self.limit = bad_file_limit(len(dataset), max_bad)
+        # By path, not index: the same file may stand in a list twice.
+        self.reasons: dict[str, str] = {}
+        self.shared = False
+        self.pending: list[list[Any]] = []
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+    def add(self, entries: list[list[Any]]) -> None:
+        """Notes [index, reason] entries of a batch.
+
+        Raises:
+            DataError: More items than the limit are bad; it lists the first ten.
+        """
+        if self.shared:
+            # In each epoch an item comes to another process; only together they know if it is a new one.
+            self.pending += [e for e in entries if self._dataset.describe(e[0]) not in self.reasons]
+        else:
+            self.settle(entries)
+
+    def settle(self, entries: list[list[Any]], *, name: bool = True) -> None:
+        """As `add`, but counts entries at once, those of all processes; `name` has them named in the log."""
+        self.pending = []
+        noun = self._dataset.noun
+        for index, reason in entries:
+            path = self._dataset.describe(index)
+            if path in self.reasons:
+                continue
+            self.reasons[path] = reason
+            if name:
+                count = f"{len(self.reasons)} (at most {self.limit} may be skipped)"
+                _LOGGER.warning(f"unreadable {noun} {count}, another one takes its place: {path}: {reason}")
+        if len(self.reasons) > self.limit:
+            message = (
+                f"{len(self.reasons)} unreadable {noun}s, more than the {self.limit} that may be skipped "
+                "(dataloader.train.loader.max_bad)" + zh("too_many_unreadable")
+            )
+            shown = [f"{path}: {reason}" for path, reason in self.reasons.items()][:_SHOWN]
+            raise DataError([message, *shown])
 
 
 def as_tensor(array: np.ndarray) -> paddle.Tensor:

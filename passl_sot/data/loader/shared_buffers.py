@@ -60,42 +60,40 @@ class BufferPool:
 
     def arrays(self, offset: int, layout: Layout) -> dict[str, np.ndarray]:
         """The arrays that a worker has put into a slot; the slot is free again when all of them are gone."""
-        slot = np.ndarray(self.slot_bytes, np.uint8, self.shared.buffer, offset)
+        slot = slot_at(self.shared.buffer, offset, self.slot_bytes)
         # Arrays keep it alive, as tensors made of them by DLPack do. At exit memory goes with the process.
         weakref.finalize(slot, self.free.append, offset).atexit = False
         return {name: np.ndarray(shape, dtype, slot, begin) for name, dtype, shape, begin in layout}
 
 
-class Slot:
-    """A slot as the worker sees it that fills it; `offset` is None where there is none for a batch."""
+def slot_at(memory: mmap.mmap, offset: int | None, slot_bytes: int) -> np.ndarray:
+    """The bytes of a slot; none where there is no slot for a batch."""
+    return np.ndarray(0 if offset is None else slot_bytes, np.uint8, memory, offset or 0)
 
-    def __init__(self, memory: mmap.mmap, offset: int | None, slot_bytes: int):
-        self._memory = memory
-        self._offset = offset or 0
-        self._bytes = 0 if offset is None else slot_bytes
 
-    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-        """Memory for the first array of the batch, of the slot itself where it fits."""
-        if size_of(shape, np.dtype(dtype).itemsize) > self._bytes:
-            return np.empty(shape, dtype)
-        return np.ndarray(shape, dtype, self._memory, self._offset)
+def empty_in(slot: np.ndarray, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """Memory for the first array of a batch, of its slot where it fits."""
+    if size_of(shape, np.dtype(dtype).itemsize) > slot.nbytes:
+        return np.empty(shape, dtype)
+    return np.ndarray(shape, dtype, slot)
 
-    def move(self, batch: dict[str, Any]) -> Layout:
-        """Moves the arrays of a batch to the slot; without any, or where they don't fit, no layout."""
-        arrays = {name: value for name, value in batch.items() if isinstance(value, np.ndarray)}
-        if sum(size_of(array.shape, array.itemsize) for array in arrays.values()) > self._bytes:
-            return []
-        layout: Layout = []
-        begin = 0
-        for name, array in arrays.items():
-            target = np.ndarray(array.shape, array.dtype, self._memory, self._offset + begin)
-            # Images are normalized straight into the slot, which saves another pass over them.
-            if target.ctypes.data != array.ctypes.data:
-                target[...] = array
-            layout.append((name, array.dtype.str, array.shape, begin))
-            begin += size_of(array.shape, array.itemsize)
-            del batch[name]
-        return layout
+
+def move(batch: dict[str, Any], slot: np.ndarray) -> Layout:
+    """Moves the arrays of a batch to a slot; without any, or where they don't fit, the layout is empty."""
+    arrays = {name: value for name, value in batch.items() if isinstance(value, np.ndarray)}
+    if sum(size_of(array.shape, array.itemsize) for array in arrays.values()) > slot.nbytes:
+        return []
+    layout: Layout = []
+    begin = 0
+    for name, array in arrays.items():
+        target = np.ndarray(array.shape, array.dtype, slot, begin)
+        # Images are normalized straight into the slot, which saves another pass over them.
+        if target.ctypes.data != array.ctypes.data:
+            target[...] = array
+        layout.append((name, array.dtype.str, array.shape, begin))
+        begin += size_of(array.shape, array.itemsize)
+        del batch[name]
+    return layout
 
 
 def size_of(shape: tuple[int, ...], itemsize: int) -> int:

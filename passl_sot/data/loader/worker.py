@@ -26,7 +26,8 @@ import numpy as np
 from passl_sot.config import zh
 from passl_sot.data.datasets.base import Dataset, Empty
 from passl_sot.data.errors import DataError, ItemError
-from passl_sot.data.loader.shared_buffers import BufferPool, Slot, progress_in, shared_memory, size_of
+from passl_sot.data.loader import shared_buffers
+from passl_sot.data.loader.shared_buffers import BufferPool, shared_memory, size_of
 from passl_sot.data.rng import Key
 from passl_sot.launch.supervisor import end_with_parent
 
@@ -163,12 +164,12 @@ def _work(number: int, connection: Connection, shared: SharedReader, batches: Ar
     end_with_parent(signal.SIGKILL)
     try:
         reader = shared.load()
-        reader.progress = progress_in(batches.buffer, number)
+        reader.progress = shared_buffers.progress_in(batches.buffer, number)
         while True:
             task, keys, offset = connection.recv()
-            slot = Slot(batches.buffer, offset, slot_bytes)
-            batch = reader(keys, slot.empty)
-            layout = slot.move(batch)
+            slot = shared_buffers.slot_at(batches.buffer, offset, slot_bytes)
+            batch = reader(keys, functools.partial(shared_buffers.empty_in, slot))
+            layout = shared_buffers.move(batch, slot)
             connection.send((task, layout, batch))
     except (EOFError, ConnectionError):
         pass  # the training process is gone, or wants no more

@@ -157,7 +157,7 @@ class WorkerPool:
         while True:
             worker = min(self._workers, key=lambda worker: len(worker.asked))
             under_way = sum(len(worker.asked) for worker in self._workers)
-            if len(worker.asked) >= AHEAD or under_way + ready >= AHEAD * len(self._workers):
+            if under_way + ready >= AHEAD * len(self._workers):
                 return
             free = self.buffers.free
             if not free and self.buffers.slots and under_way + ready:

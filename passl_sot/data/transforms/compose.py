@@ -187,19 +187,18 @@ class BatchStage:
 
     def __init__(self, transforms: Sequence[Transform | Mixup], *, normalized: bool, channels: int = 3):
         self.transforms = list(transforms)
-        self.num_classes: int | None = None
+        mixups: list[Any] = [t for t in self.transforms if stage_of(t) == "batch"]
+        if len(mixups) > 1:
+            raise ValueError("batch_transforms: Mixup stands twice")
+        self.num_classes: int | None = mixups[0].num_classes if mixups else None
         self._steps: list[Compose | Mixup] = []
-        for _, group in itertools.groupby(self.transforms, key=lambda t: stage_of(t) == "batch"):
-            members: list[Any] = list(group)
-            if stage_of(members[0]) == "batch":
-                if self.num_classes is not None or len(members) > 1:
-                    raise ValueError("batch_transforms: Mixup stands twice")
-                self.num_classes = members[0].num_classes
-                self._steps += members
+        # With one channel they are gray already: that is the end of `transforms`.
+        options: Any = {"where": "batch_transforms", "channels": channels, "gray": channels == 1}
+        for whole, group in itertools.groupby(self.transforms, key=lambda t: stage_of(t) == "batch"):
+            if whole:
+                self._steps += mixups
                 continue
-            # With one channel they are gray already: that is the end of `transforms`.
-            options: Any = {"where": "batch_transforms", "channels": channels, "gray": channels == 1}
-            compose = Compose(members, normalized=normalized, **options)
+            compose = Compose(list(group), normalized=normalized, **options)
             normalized = compose.normalizes
             self._steps.append(compose)
         self.normalizes = normalized
