@@ -14,9 +14,8 @@ from passl_sot.config import ConfigError
 from passl_sot.data import DataError, build_dataloader, build_dataset
 from passl_sot.data.rng import batch_rng, image_rng
 from passl_sot.data.transforms.compose import BatchStage, Compose, build_batch_transforms
-from passl_sot.data.transforms.erasing import RandomErasing
 from passl_sot.data.transforms.image import Normalize, RandomHorizontalFlip
-from passl_sot.data.transforms.mixup import Mixup
+from passl_sot.data.transforms.mixup import Mixup, RandomErasing
 
 ROOT = Path(__file__).parent.parent.parent
 _CROP = [{"name": "RandomResizedCrop", "size": 32}, {"name": "RandomHorizontalFlip"}]

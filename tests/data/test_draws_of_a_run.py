@@ -19,9 +19,8 @@ from scipy import stats
 
 from passl_sot.data.rng import batch_rng, image_rng, order_rng
 from passl_sot.data.samplers import ShardedBatchSampler
-from passl_sot.data.transforms.erasing import RandomErasing
 from passl_sot.data.transforms.image import ColorJitter, RandomCrop, RandomHorizontalFlip, RandomResizedCrop
-from passl_sot.data.transforms.mixup import Mixup
+from passl_sot.data.transforms.mixup import Mixup, RandomErasing
 from passl_sot.data.transforms.policies import (
     OPERATIONS,
     AutoAugment,

@@ -14,12 +14,11 @@ import numpy as np
 from passl_sot.config import Registry
 from passl_sot.data.errors import DataError
 from passl_sot.data.rng import Key
+from passl_sot.data.transforms.base import Empty
 
 # The modules of that package are imported when a name is first asked for.
 DATASETS: Registry = Registry("dataset", "passl_sot.data.datasets")
 
-# Gives memory for an array of a shape and a type, as `numpy.empty` does.
-Empty = Callable[..., np.ndarray]
 # Reads the sample of a key, or that of the next readable item: `read(key)`, `read(key, out)`.
 Read = Callable[..., dict[str, Any]]
 

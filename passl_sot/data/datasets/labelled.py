@@ -41,7 +41,7 @@ class LabelledImages(Dataset):
         paths: The files.
         labels: Label of each, int64 [N]; without a meaning where there are several per image.
         class_names: Name of each label.
-        transforms: List of transforms, one after the other; see `transforms`, `policies`, `erasing`.
+        transforms: List of transforms, one after the other; see `transforms`, `policies`, `mixup`.
         apply_exif: Turn photographs upright by their EXIF orientation.
         batch_transforms: Steps for whole batches, in training: `Mixup`, and transforms of single images that
             shall come after it. `Normalize` must be in one of the two lists.

@@ -61,12 +61,11 @@ class DataLoader:
         self.dataset: Any = dataset  # tasks know which kind it is and what else it has
         self.sampler = sampler
         self.num_workers = worker_count(section.num_workers, world_size)
-        self._shares_memory = section.use_shared_memory
+        self._section = section
         self.bad_files = BadFiles(dataset, section.max_bad if training else 0)
         self.wait_seconds = 0.0
         self._item_seconds: collections.deque[float] = collections.deque(maxlen=4 * _ENOUGH)
         self._cores = max(1, usable_cores() // world_size)
-        self._timeout = section.timeout
         self._reader = BatchReader(dataset, replace=training)
         self.pool: WorkerPool | None = None
         self._idle: WorkerPool | None = None
@@ -128,7 +127,7 @@ class DataLoader:
 
     def _batches(self) -> Generator[dict[str, Any], None, None]:
         if not self.num_workers:
-            yield from thread_batches(self._reader, self.sampler, self._timeout)
+            yield from thread_batches(self._reader, self.sampler, self._section.timeout)
             return
         self.pool = pool = self._ready_pool()
         self._idle = None  # an iteration inside of this one has workers of its own
@@ -139,14 +138,14 @@ class DataLoader:
         """The workers of the last pass, or new ones if they don't read the dataset as it is now."""
         if self._buffers is None:
             # A slot for each batch that can be under way, or kept by the consumer.
-            slots = self.num_workers * AHEAD + _KEPT if self._shares_memory else 0
+            slots = self.num_workers * AHEAD + _KEPT if self._section.use_shared_memory else 0
             self._buffers = BufferPool(slots, self.dataset.slot_bytes(self.sampler.batch_size))
         reader = SharedReader(self._reader)
         if self._idle is not None:
             if self._idle.is_reusable(reader):
                 return self._idle
             self._idle.close()
-        return WorkerPool(reader, self.dataset, self.num_workers, self._buffers, self._timeout)
+        return WorkerPool(reader, self.dataset, self.num_workers, self._buffers, self._section.timeout)
 
 
 class BadFiles:

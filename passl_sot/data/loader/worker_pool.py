@@ -185,7 +185,13 @@ class WorkerPool:
         try:
             message: Any = worker.connection.recv()
         except (EOFError, OSError):
-            raise WorkerError(self._death_message(worker)) from None
+            who, activity = self._describe(worker)
+            worker.process.join(_PATIENCE)  # its connection has ended, so should it
+            raise WorkerError(
+                f"a data worker process died: {who} {_end_of(worker.process)}; it {activity}. Often memory "
+                "ran out: look for 'Killed' in `dmesg`, lower dataloader.*.loader.num_workers or batch_size"
+                + zh("worker_died")
+            ) from None
         if isinstance(message, str):
             raise DataError(f"a data worker failed:\n{message}")
         number, layout, batch = message
@@ -195,15 +201,6 @@ class WorkerPool:
         else:
             self.buffers.release(offset)
         return number, batch
-
-    def _death_message(self, worker: _Worker) -> str:
-        who, activity = self._describe(worker)
-        worker.process.join(_PATIENCE)  # its connection has ended, so should it
-        return (
-            f"a data worker process died: {who} {_end_of(worker.process)}; it {activity}. Often memory ran "
-            "out: look for 'Killed' in `dmesg`, lower dataloader.*.loader.num_workers or batch_size"
-            + zh("worker_died")
-        )
 
     def _describe(self, worker: _Worker) -> tuple[str, str]:
         number = self._workers.index(worker)

@@ -31,7 +31,7 @@ TRANSFORMS: Registry = Registry("transform", "passl_sot.data.transforms")
 
 Transform = Callable[..., np.ndarray]
 Images = Sequence[np.ndarray] | np.ndarray
-Empty = Callable[..., np.ndarray]  # gives memory, as `numpy.empty`
+Empty = Callable[..., np.ndarray]  # gives memory for an array of a shape and a type, as `numpy.empty`
 Out = np.ndarray | None
 # uint8 images; uint8 images that must be RGB; uint8 to float32; float32 images; whole batches.
 Stage = Literal["pixels", "rgb", "normalize", "normalized", "batch"]

@@ -186,8 +186,8 @@ class BatchStage:
     """
 
     def __init__(self, transforms: Sequence[Transform | Mixup], *, normalized: bool, channels: int = 3):
-        self.transforms = list(transforms)
-        mixups: list[Any] = [t for t in self.transforms if stage_of(t) == "batch"]
+        self.transforms: list[Any] = list(transforms)
+        mixups = [t for t in self.transforms if stage_of(t) == "batch"]
         if len(mixups) > 1:
             raise ValueError("batch_transforms: Mixup stands twice")
         self.num_classes: int | None = mixups[0].num_classes if mixups else None
