@@ -18,7 +18,6 @@ from passl_sot.config import zh
 from passl_sot.data.datasets.folders import EXTENSIONS
 from passl_sot.data.datasets.string_table import natural_key
 from passl_sot.data.errors import DataError, ItemError
-from passl_sot.imageio.errors import ImageError
 from passl_sot.metrics.classification import write_table
 from passl_sot.tasks.base import check_card, model_section_of, task_of
 from passl_sot.tasks.classification import Prediction
@@ -98,7 +97,7 @@ class Predictor:
         path = str(item) if isinstance(item, str | Path) else ""
         try:
             return path, self.task.read(item), ""
-        except (ImageError, ItemError) as error:
+        except ItemError as error:
             # One bad file among thousands: its row says so, and the others go on.
             return path, None, str(error)
 

@@ -6,14 +6,13 @@ differs by size in `SIZES`. A config that is in neither fails.
 
 import functools
 import re
-from dataclasses import astuple
 from pathlib import Path
 
 import pytest
 
 from passl_sot import list_models
 from passl_sot.data import TRANSFORMS
-from passl_sot.data.transforms.rand_augment import parse_policy
+from passl_sot.data.transforms.policies import parse_policy
 from passl_sot.engine.schema import load_config
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.optim import SCHEDULERS, build_optimizer
@@ -228,7 +227,7 @@ def recipe(name: str) -> dict:
         "smoothing": cfg.loss.label_smoothing,
         "augmentation": [node.name for node in nodes],
         "mixup": mixup and tuple(getattr(mixup, key) for key in MIXING),
-        "randaugment": policy and (*astuple(parse_policy(policy.policy)), policy.fill),
+        "randaugment": policy and (*parse_policy(policy.policy), policy.fill),
         "erasing": erasing and (erasing.prob, erasing.mode, erasing.count),
         "erased_area": erasing and erasing.scale,
         "erased_ratio": erasing and erasing.ratio,

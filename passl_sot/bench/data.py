@@ -19,17 +19,15 @@ import numpy as np
 from passl_sot.bench.model import Peer, PeerError
 from passl_sot.bench.peers import PEERS
 from passl_sot.config import zh
+from passl_sot.data import build_dataloader
 from passl_sot.data.datasets.labelled import LabelledImages
-from passl_sot.data.errors import DataError
-from passl_sot.data.loader.batch_reader import BatchReader
-from passl_sot.data.loader.build import load_split
 from passl_sot.data.loader.loader import DataLoader, as_tensor
+from passl_sot.data.loader.worker import BatchReader
 from passl_sot.data.loader.worker_pool import AHEAD
 from passl_sot.data.rng import image_rng
 from passl_sot.data.transforms.base import BaseTransform, stage_of
 from passl_sot.data.transforms.compose import Compose
 from passl_sot.engine.schema import Experiment
-from passl_sot.imageio.errors import ImageError
 
 _TRANSFER = "batch: to Paddle"
 _LIMIT = "limit: whole decode alone"
@@ -62,7 +60,7 @@ def measure_data(
         PeerError: The other program failed.
         DataError: The data are not as they should be.
     """
-    loader = load_split(experiment.dataloader.train, training=True, seed=experiment.seed)
+    loader = build_dataloader(experiment.dataloader.train, mode="train", seed=experiment.seed)
     dataset = loader.dataset
     order = np.random.default_rng(0).permutation(len(dataset)).tolist()
     chosen = [[order[(r * batch + i) % len(order)] for i in range(batch)] for r in range(repeats + 1)]
@@ -137,8 +135,7 @@ class _Batch:
     def make(self, indices: Sequence[int]) -> None:
         batch = self._reader([(0, i) for i in indices], self._empty)
         if "error" in batch:
-            path, text = batch["error"]
-            raise ImageError(path, text) if path else DataError(text)
+            raise batch["error"]
         self._image = batch["image"]
 
     def transfer(self, indices: Sequence[int]) -> object:

@@ -5,61 +5,27 @@ Importing this package doesn't import paddle; `build_dataloader` does.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from passl_sot.config import make_section
 from passl_sot.data.datasets.base import DATASETS, Dataset
-from passl_sot.data.datasets.folders import ImageFolder
+from passl_sot.data.datasets.folders import ImageFolder as ImageFolder
 from passl_sot.data.datasets.labelled import LabelledImages
-from passl_sot.data.datasets.list_files import ListFile
-from passl_sot.data.datasets.packed import PackedImages
+from passl_sot.data.datasets.list_files import ListFile as ListFile
+from passl_sot.data.datasets.packed import PackedImages as PackedImages
 from passl_sot.data.errors import DataError, ItemError
-from passl_sot.data.samplers import EvalBatchSampler, ShardedBatchSampler
-from passl_sot.data.schema import LoaderSection, SamplerSection, SplitSection
-from passl_sot.data.transforms.auto_augment import AutoAugment, ThreeAugment
-from passl_sot.data.transforms.by_epoch import ByEpoch
+from passl_sot.data.samplers import build_sampler
+from passl_sot.data.schema import SplitSection
+from passl_sot.data.transforms.base import TRANSFORMS
 from passl_sot.data.transforms.compose import build_transforms
-from passl_sot.data.transforms.erasing import RandomErasing
-from passl_sot.data.transforms.image import TRANSFORMS
-from passl_sot.data.transforms.mixup import Mixup
-from passl_sot.data.transforms.rand_augment import RandAugment
+from passl_sot.data.transforms.mixup import Mixup as Mixup
 from passl_sot.data.validate import check_data
-from passl_sot.imageio.decode import decode, resize
-from passl_sot.imageio.errors import ImageError
+from passl_sot.imageio.errors import ImageError as ImageError
 
 if TYPE_CHECKING:
     from passl_sot.data.loader.loader import DataLoader
-
-__all__ = [
-    "DATASETS",
-    "TRANSFORMS",
-    "AutoAugment",
-    "ByEpoch",
-    "DataError",
-    "Dataset",
-    "EvalBatchSampler",
-    "ImageError",
-    "ImageFolder",
-    "ItemError",
-    "LabelledImages",
-    "ListFile",
-    "LoaderSection",
-    "Mixup",
-    "PackedImages",
-    "RandAugment",
-    "RandomErasing",
-    "SamplerSection",
-    "ShardedBatchSampler",
-    "SplitSection",
-    "ThreeAugment",
-    "build_dataloader",
-    "build_dataset",
-    "build_transforms",
-    "check_data",
-    "decode",
-    "resize",
-]
 
 
 def build_dataset(cfg: Mapping[str, Any], *, class_names: Sequence[str] | None = None) -> Any:
@@ -96,8 +62,6 @@ def build_dataloader(
         mode: "train": shuffled, equal batches, unreadable files replaced. "val": every image once over all
             processes, the first unreadable file stops the run.
         seed: Seed of order and augmentation; the same in all processes.
-        rank: Number of this process.
-        world_size: Number of processes.
         class_names: As for `build_dataset`.
         dataset: The `Dataset` of `cfg`, where it is already built.
 
@@ -109,19 +73,26 @@ def build_dataloader(
         ConfigError: The section is wrong.
         DataError: As for `build_dataset`; or there are fewer images than a batch needs.
     """
-
-    # It imports Paddle, for which lists and checks of the data need not wait.
-    from passl_sot.data.loader.build import load_split
+    # They import Paddle, for which lists and checks of the data need not wait.
+    from passl_sot.data.loader.loader import DataLoader, worker_count
+    from passl_sot.data.loader.worker import start_server
 
     if mode not in ("train", "val"):
         raise ValueError(f'mode is {mode!r}; it must be "train" or "val"')
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be 0 or more")
     section = cfg if isinstance(cfg, SplitSection) else make_section(SplitSection, cfg)
+    # The processes on this machine, which share its cores; Paddle's launcher tells how many.
+    local_size = int(os.environ.get("PADDLE_LOCAL_SIZE", world_size))
+    if worker_count(section.loader.num_workers, local_size):
+        start_server()  # it gets ready while the data are listed
+    if dataset is None:
+        dataset = build_dataset(section.dataset)
     if class_names is not None:
-        if dataset is None:
-            dataset = build_dataset(section.dataset)
         dataset.use_class_names(class_names)
-    return load_split(
-        section, training=mode == "train", seed=seed, rank=rank, world_size=world_size, dataset=dataset
-    )
+    training = mode == "train"
+    dataset.prepare(training=training)
+    dataset.seed = seed
+    place = {"seed": seed, "rank": rank, "world_size": world_size}
+    sampler = build_sampler(section.sampler, dataset, training=training, **place)
+    return DataLoader(dataset, sampler, section.loader, training=training, world_size=local_size)

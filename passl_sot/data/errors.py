@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from passl_sot.config import UserError
+from passl_sot.imageio.errors import ImageError
 
+# The item of a dataset, a file or a place in one, can't be read: the same for items of any kind.
+ItemError = ImageError
 _SHOWN = 10
 
 
@@ -31,30 +34,15 @@ class DataError(UserError, ValueError):
 
 
 def stop_at(faults: Sequence[str], more: str) -> None:
-    """Raises the first ten of the faults as a DataError, if there are any.
+    """Raises the first ten of all faults as a DataError, if there are any.
 
-    Args:
-        faults: All that were found.
-        more: Words for the others, which are counted: "lines of list.txt".
+    The others are counted, and named `more`: "lines of list.txt".
     """
     # A mistake of the program that wrote a list is in every line of it.
     if len(faults) > _SHOWN:
         faults = [*faults[:_SHOWN], f"and {len(faults) - _SHOWN} more {more}"]
     if faults:
         raise DataError(faults)
-
-
-class ItemError(ValueError):
-    """The item of a dataset at `path`, a file or a place in one, can't be read, for a `reason` in words."""
-
-    def __init__(self, path: str, reason: str):
-        super().__init__(f"{path}: {reason}")
-        self.path = path
-        self.reason = reason
-
-    def __reduce__(self):
-        # The default would call ItemError(message) with one argument.
-        return ItemError, (self.path, self.reason)
 
 
 class WorkerError(DataError):

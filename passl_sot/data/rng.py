@@ -30,14 +30,11 @@ def order_rng(seed: int, epoch: int) -> Generator:
     return np.random.default_rng([seed, epoch, 0, 1])
 
 
-def image_rng(seed: int, key: Key) -> Generator:
-    """For the transforms of one copy of an image."""
-    return _image_rng(seed, _IMAGE, key)
-
-
-def late_image_rng(seed: int, key: Key) -> Generator:
-    """For the transforms of one copy of an image that come after its batch was made."""
-    return _image_rng(seed, _LATE, key)
+def image_rng(seed: int, key: Key, *, late: bool = False) -> Generator:
+    """For the transforms of one copy of an image; `late` for those after its batch was made."""
+    epoch, index, *copy = key
+    purpose = _LATE if late else _IMAGE
+    return _generator(seed, purpose + int(sum(copy)) * _PURPOSES, int(index), int(epoch))
 
 
 def batch_rng(seed: int, keys: Sequence[Key]) -> Generator:
@@ -84,18 +81,11 @@ class _SeedKey(ISeedSequence):
         return self.words
 
 
-@functools.lru_cache(maxsize=64)
-def _seed_key(seed: int) -> _SeedKey:
-    return _SeedKey(seed)
+_seed_key = functools.lru_cache(maxsize=64)(_SeedKey)
 
 
 def _generator(seed: int, purpose: int, low: int, high: int) -> Generator:
     return Generator(Philox(_seed_key(seed), counter=[0, purpose, low, high]))  # type: ignore[arg-type]
-
-
-def _image_rng(seed: int, purpose: int, key: Key) -> Generator:
-    epoch, index, *copy = key
-    return _generator(seed, purpose + int(sum(copy)) * _PURPOSES, int(index), int(epoch))
 
 
 @functools.cache

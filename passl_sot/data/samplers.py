@@ -26,7 +26,7 @@ _ROUND = 256
 
 @dataclass(kw_only=True, eq=False)
 class ShardedBatchSampler:
-    """Training batches: W processes with batch B together see one process's batch of B·W.
+    """Training batches: W processes (`world_size`) with batches of B images see one process's batch of B·W.
 
     Global batch t is `order[t·B·W : (t+1)·B·W]`, and process r takes images `r·B` to `(r+1)·B` of it.
 
@@ -40,18 +40,10 @@ class ShardedBatchSampler:
     equally often but for one, as copies with draws of their own.
 
     Attributes:
-        num_samples: Images in the dataset.
-        batch_size: Images per process and batch (B).
-        shuffle: Draw a new order for each epoch.
         drop_last: Leave out the images that don't fill a global batch (a different few in each epoch).
             Otherwise the last batch is filled up from the epoch's beginning, so that all batches and all
             processes stay equal.
-        seed: Seed of the order.
-        rank: Number of this process.
-        world_size: Number of processes (W).
-        repeats: Copies of each image; 1 for plain epochs.
         labels: Class of each image, to balance by; None for plain epochs.
-        epoch: The current epoch.
         consumed: Batches of this epoch that have been used so far.
 
     Raises:
@@ -70,14 +62,12 @@ class ShardedBatchSampler:
     labels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        _check_counts(self.num_samples, self.batch_size, self.rank, self.world_size)
+        _check_counts(self.num_samples, self.rank, self.world_size)
         if self.labels is not None and (self.repeats > 1 or not self.shuffle):
             raise DataError(
                 "sampler.balanced draws an order of its own: leave out repeats, and shuffle: false"
                 + zh("balanced_exclusive")
             )
-        if self.repeats < 1:
-            raise DataError(f"sampler.repeats is {self.repeats}; it must be 1 or more")
         self.epoch = 0
         # Counted by the loader as it hands batches out: the iterator runs ahead, as they are made in advance.
         self.consumed = 0
@@ -213,7 +203,7 @@ class EvalBatchSampler:
     """Evaluation batches: every image exactly once over all processes, in order, nothing added.
 
     Process r takes the r-th of W nearly equal consecutive parts, so processes may differ by one batch or have
-    none. Settings are those of `ShardedBatchSampler`; the last batch may be smaller.
+    none; the last batch may be smaller.
     """
 
     num_samples: int
@@ -222,7 +212,7 @@ class EvalBatchSampler:
     world_size: int = 1
 
     def __post_init__(self) -> None:
-        _check_counts(self.num_samples, self.batch_size, self.rank, self.world_size)
+        _check_counts(self.num_samples, self.rank, self.world_size)
         self.consumed = 0
         # Nothing is added to make parts equal: metrics are those of one process to the last image.
         self._begin = self.num_samples * self.rank // self.world_size
@@ -239,11 +229,9 @@ class EvalBatchSampler:
             yield [(0, index) for index in range(begin, min(begin + self.batch_size, self._end))]
 
 
-def _check_counts(num_samples: int, batch_size: int, rank: int, world_size: int) -> None:
+def _check_counts(num_samples: int, rank: int, world_size: int) -> None:
     if num_samples < 1:
         raise DataError("the dataset is empty")
-    if batch_size < 1:
-        raise DataError(f"sampler.batch_size is {batch_size}; it must be 1 or more")
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} of {world_size} processes")
 

@@ -78,3 +78,13 @@ class DataSection:
 
     train: SplitSection
     val: SplitSection
+
+
+def bad_file_limit(num_samples: int, max_bad: int | float | None) -> int:
+    """How many items may be bad among `num_samples`, by a `max_bad` as of `LoaderSection`."""
+    if max_bad is None:
+        # A hundredth is the noise of a download; a set of 50 images should survive a truncated one, too.
+        return max(10, num_samples // 100)
+    if isinstance(max_bad, int):
+        return max_bad
+    return int(num_samples * max_bad)

@@ -17,7 +17,7 @@ from passl_sot.data.datasets.folders import ImageFolder
 from passl_sot.data.datasets.labelled import LabelledImages, nearest
 from passl_sot.data.datasets.list_files import ListFile
 from passl_sot.data.errors import DataError, WorkerError
-from passl_sot.data.loader.corrupt_files import bad_file_limit
+from passl_sot.data.schema import bad_file_limit
 from passl_sot.imageio.errors import ImageError
 from passl_sot.launch.cpu_env import usable_cores
 

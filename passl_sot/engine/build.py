@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from passl_sot.config import ConfigError, Document
-from passl_sot.data.loader.build import load_split
+from passl_sot.data import build_dataloader
 from passl_sot.engine.amp import Precision
 from passl_sot.engine.distributed import World
 from passl_sot.engine.schema import Experiment
@@ -44,8 +44,8 @@ class Parts:
         self.task = build_task(experiment.task, experiment.loss, trial=trial)
         data = experiment.dataloader
         place = {"rank": world.rank, "world_size": world.size, "seed": experiment.seed}
-        self.train_loader = load_split(data.train, training=True, **place)
-        self.val_loader = load_split(data.val, training=False, **place)
+        self.train_loader = build_dataloader(data.train, mode="train", **place)
+        self.val_loader = build_dataloader(data.val, mode="val", **place)
         self.train_loader.bad_files.shared = world.size > 1
         train, val = self.train_loader.dataset, self.val_loader.dataset
         model = experiment.model.build()

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from passl_sot.config import diff, zh
-from passl_sot.data.loader.build import load_split
+from passl_sot.data import build_dataloader
 from passl_sot.engine.build import Parts
 from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import evaluate
@@ -125,7 +125,7 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
     split = experiment.dataloader.val
     model = section.build()
     val = task.prepare_evaluation(model, split.dataset, card)
-    loader = load_split(split, training=False, seed=0, rank=world.rank, world_size=world.size, dataset=val)
+    loader = build_dataloader(split, mode="val", seed=0, rank=world.rank, world_size=world.size, dataset=val)
     shown = card.get("best_by", "raw")
     results = {}
     for kind in sorted(by_kind, key=lambda k: k == shown):  # the one that the files show comes last

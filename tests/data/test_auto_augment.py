@@ -10,11 +10,16 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from passl_sot.config import ConfigError
-from passl_sot.data import AutoAugment, ThreeAugment, build_transforms
-from passl_sot.data.transforms import auto_augment
+from passl_sot.data import build_transforms
 from passl_sot.data.transforms import image as transforms
-from passl_sot.data.transforms.auto_augment import POLICY_OPERATIONS, policy_table
-from passl_sot.data.transforms.rand_augment import Step
+from passl_sot.data.transforms import policies
+from passl_sot.data.transforms.policies import (
+    POLICY_OPERATIONS,
+    AutoAugment,
+    ThreeAugment,
+    policy_table,
+)
+from tests.data.drawn_steps import Step, steps_of
 
 MEAN = (124, 116, 104)
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -73,7 +78,7 @@ def test_the_call_is_its_steps_in_order(photos):
         before = image.copy()
         result = augment(image, _rng(seed))
         picture = Image.fromarray(image)
-        for step in augment.draw(_rng(seed)):
+        for step in steps_of(augment, _rng(seed)):
             picture = _by_pillow(picture, step.name, step.magnitude, step.sign, step.interpolation)
         np.testing.assert_array_equal(result, np.asarray(picture))
         np.testing.assert_array_equal(image, before)
@@ -84,7 +89,7 @@ def test_the_call_is_its_steps_in_order(photos):
 def test_ten_thousand_draws():
     """Rows are equally likely, each operation comes with its own probability, signs and filters by halves."""
     rng, augment = _rng(0), AutoAugment()
-    drawn = [augment.draw(rng) for _ in range(10_000)]
+    drawn = [steps_of(augment, rng) for _ in range(10_000)]
     expected, total = collections.Counter(), 0.0
     for row in policy_table():
         for name, probability, magnitude in row:
@@ -102,7 +107,7 @@ def test_ten_thousand_draws():
     ):
         assert abs(share - 0.5) < 0.02
     bilinear = AutoAugment(interpolation="bilinear", fill=(1, 2, 3))
-    assert {(s.interpolation, s.fill) for _ in range(99) for s in bilinear.draw(rng)} == {
+    assert {(s.interpolation, s.fill) for _ in range(99) for s in steps_of(bilinear, rng)} == {
         ("bilinear", (1, 2, 3))
     }
 
@@ -142,7 +147,7 @@ def test_ten_thousand_choices_and_radii(monkeypatch):
         radii.extend(job.strength for job in jobs if job.kind == "Blur")
         return image
 
-    monkeypatch.setattr(auto_augment, "apply_ops", record)
+    monkeypatch.setattr(policies, "apply_ops", record)
     image, augment, rng = np.zeros((8, 8, 3), np.uint8), ThreeAugment(), _rng(0)
     for _ in range(10_000):
         augment(image, rng)

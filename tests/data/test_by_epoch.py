@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from passl_sot.config import ConfigError
-from passl_sot.data import Mixup, build_dataloader, build_transforms
-from passl_sot.data.transforms.batch import build_batch_transforms
+from passl_sot.data import build_dataloader, build_transforms
+from passl_sot.data.transforms.compose import build_batch_transforms
+from passl_sot.data.transforms.mixup import Mixup
 
 STRONGER = {
     "name": "ByEpoch",

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl_sot.data import ImageError, ImageFolder, ListFile, build_dataloader, build_transforms, resize
+from passl_sot.data import build_dataloader, build_transforms
+from passl_sot.data.datasets.folders import ImageFolder
+from passl_sot.data.datasets.list_files import ListFile
+from passl_sot.imageio.decode import resize
+from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.multichannel import decode_multichannel
 
 CROP = {"name": "RandomResizedCrop", "size": 16}

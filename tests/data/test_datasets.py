@@ -6,8 +6,11 @@ import pickle
 import numpy as np
 import pytest
 
-from passl_sot.data import DataError, ImageError, ImageFolder, ListFile, build_dataset
+from passl_sot.data import DataError, build_dataset
+from passl_sot.data.datasets.folders import ImageFolder
+from passl_sot.data.datasets.list_files import ListFile
 from passl_sot.data.datasets.string_table import StringTable, natural_key
+from passl_sot.imageio.errors import ImageError
 
 _EVAL = [{"name": "Resize", "size": 18}, {"name": "CenterCrop", "size": 16}, {"name": "Normalize"}]
 _TRAIN = [{"name": "RandomResizedCrop", "size": 16}, {"name": "Normalize"}]

@@ -17,8 +17,9 @@ import pytest
 from scipy import stats
 
 from passl_sot.config import get_config
-from passl_sot.data.rng import batch_rng, image_rng, late_image_rng
+from passl_sot.data.rng import batch_rng, image_rng
 from passl_sot.data.transforms.image import TRANSFORMS
+from tests.data.drawn_steps import steps_of
 
 IMAGES, SEED, LEAST = 40_000, 42, 1e-3
 SIDE = 100_000  # of the images that regions are drawn in, so that whole pixels don't matter
@@ -75,8 +76,8 @@ def drawn(recipe) -> SimpleNamespace:
             crop(image, rng)
             found.crops.append(image.region)
             found.flipped.append(flip(small, rng) is not small)
-            found.steps.append(augment.draw(rng))
-            rng = late_image_rng(SEED, key)
+            found.steps.append(steps_of(augment, rng))
+            rng = image_rng(SEED, key, late=True)
             found.erased.append(erasing(blank, rng) is not blank)
             found.regions.append(erasing.region(SIDE, SIDE, rng))
     found.filters = filters

@@ -8,6 +8,7 @@ nothing is wrong, each would fall below `LEAST` for one seed in a thousand.
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
 import math
 
@@ -16,15 +17,21 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from passl_sot.data import Mixup
-from passl_sot.data.rng import batch_rng, image_rng, late_image_rng, order_rng
+from passl_sot.data.rng import batch_rng, image_rng, order_rng
 from passl_sot.data.samplers import ShardedBatchSampler
-from passl_sot.data.transforms.auto_augment import AutoAugment, ThreeAugment, policy_table
-from passl_sot.data.transforms.erasing import RandomErasing
 from passl_sot.data.transforms.image import ColorJitter, RandomCrop, RandomHorizontalFlip, RandomResizedCrop
-from passl_sot.data.transforms.rand_augment import OPERATIONS, RandAugment
+from passl_sot.data.transforms.mixup import Mixup, RandomErasing
+from passl_sot.data.transforms.policies import (
+    OPERATIONS,
+    AutoAugment,
+    RandAugment,
+    ThreeAugment,
+    policy_table,
+)
+from tests.data.drawn_steps import steps_of
 
 SEED, LEAST = 42, 1e-3
+late_image_rng = functools.partial(image_rng, late=True)
 KEYS = [(epoch, index) for epoch in range(10) for index in range(1000)]
 
 
@@ -64,7 +71,7 @@ def test_no_two_places_share_their_draws():
 
 
 def test_rand_augment():
-    drawn = [RandAugment().draw(rng) for rng in streams()]
+    drawn = [steps_of(RandAugment(), rng) for rng in streams()]
     steps = [step for image in drawn for step in image]
     assert (
         stats.chisquare(
@@ -88,7 +95,7 @@ def test_rand_augment():
 
 def test_auto_augment():
     """The number of times that each operation of the table comes, at its magnitude."""
-    steps = [step for rng in streams() for step in AutoAugment().draw(rng)]
+    steps = [step for rng in streams() for step in steps_of(AutoAugment(), rng)]
     expected: dict = collections.Counter()
     for row in policy_table():
         for name, probability, magnitude in row:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from passl_sot.data import RandomErasing
 from passl_sot.data.rng import image_rng
 from passl_sot.data.transforms.image import Normalize
+from passl_sot.data.transforms.mixup import RandomErasing
 
 
 def _rng(seed: int = 0) -> np.random.Generator:

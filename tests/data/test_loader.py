@@ -9,14 +9,16 @@ import sys
 import threading
 
 import numpy as np
+import paddle
 import pytest
 from PIL import Image
 
 import passl_sot.data.loader.loader as loader_module
 from passl_sot.config import ConfigError
-from passl_sot.data import DataError, ImageError, build_dataloader, build_dataset
-from passl_sot.data.loader.corrupt_files import bad_file_limit
+from passl_sot.data import DataError, build_dataloader, build_dataset
+from passl_sot.data.schema import bad_file_limit
 from passl_sot.data.transforms.compose import Compose
+from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.kernels import jit
 from tests.data.for_workers import fail
 
@@ -285,9 +287,11 @@ def test_limit(size, max_bad, limit):
 
 
 @pytest.mark.parametrize("max_bad", [-1, 1.0, 1.5, -0.1])
-def test_limit_out_of_range(max_bad):
-    with pytest.raises(ValueError, match=r"loader.max_bad must be a count"):
-        bad_file_limit(10, max_bad)
+def test_limit_out_of_range(folder, split, max_bad):
+    config = split(folder({"a": 4}))
+    config["loader"]["max_bad"] = max_bad
+    with pytest.raises(ConfigError, match=r"loader.max_bad: must be a count"):
+        build_dataloader(config, mode="train", seed=0)
 
 
 def test_what_would_be_faster_is_said(folder, split, monkeypatch, warnings_of):
@@ -326,10 +330,10 @@ def test_tensors_elsewhere_than_in_main_memory_are_copies(monkeypatch):
     """No GPU here: what is tested is that this way runs, too."""
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     shared = loader_module.as_tensor(array)
-    monkeypatch.setattr(loader_module.paddle.device, "get_device", lambda: "gpu:0")
+    monkeypatch.setattr(paddle.device, "get_device", lambda: "gpu:0")
     copied = loader_module.as_tensor(array)
     array[0, 0] = 9
-    assert (shared.numpy()[0, 0], copied.numpy()[0, 0], copied.dtype) == (9, 0, loader_module.paddle.float32)
+    assert (shared.numpy()[0, 0], copied.numpy()[0, 0], copied.dtype) == (9, 0, paddle.float32)
 
 
 def test_breaking_off_without_workers_waits_for_nothing(folder, split, monkeypatch):
@@ -355,7 +359,7 @@ def test_breaking_off_without_workers_waits_for_nothing(folder, split, monkeypat
 _PIXELS = """
 import hashlib, sys
 from passl_sot.data import build_dataset
-from passl_sot.data.loader.batch_reader import BatchReader
+from passl_sot.data.loader.worker import BatchReader
 
 def digests(root):
     normalize = {"name": "Normalize"}

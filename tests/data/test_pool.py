@@ -20,17 +20,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl_sot.data import (
-    DataError,
-    ItemError,
-    LoaderSection,
-    ShardedBatchSampler,
-    build_dataloader,
-    build_dataset,
-    check_data,
-)
+from passl_sot.data import DataError, ItemError, build_dataloader, build_dataset, check_data
 from passl_sot.data.errors import WorkerError
 from passl_sot.data.loader.loader import DataLoader
+from passl_sot.data.loader.shared_buffers import progress_in
+from passl_sot.data.samplers import ShardedBatchSampler
+from passl_sot.data.schema import LoaderSection
 from tests.data.for_workers import Sequences
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +43,10 @@ def _gone(pid: int) -> bool:
             return True
         time.sleep(0.01)
     return False
+
+
+def _workers(loader: DataLoader) -> list[int]:
+    return [worker.process.pid for worker in loader.pool._workers]
 
 
 def _parent(pid: int) -> int:
@@ -123,7 +122,7 @@ def test_any_dict_of_arrays_travels(room):
 
 
 _SOAK = """
-import json, os, sys
+import json, multiprocessing, os, sys
 from pathlib import Path
 from passl_sot.data import build_dataloader
 
@@ -137,7 +136,8 @@ for epoch in range(20):
     loader.sampler.set_epoch(epoch)
     for number, batch in enumerate(loader):
         if number == 7:
-            found = [state(pid) for pid in (os.getpid(), *loader.pool.pids)]
+            workers = [process.pid for process in multiprocessing.active_children()]
+            found = [state(pid) for pid in (os.getpid(), *workers)]
     print(json.dumps([found, number + 1, len(os.listdir("/proc/self/fd"))]))
 """
 
@@ -172,7 +172,7 @@ def test_workers_are_small_and_no_signal_to_the_whole_job_ends_them(folder, spli
     loader = build_dataloader(split(folder({"a": 40}), workers=1), mode="train", seed=0)
     seen = 0
     for batch in loader:
-        (pid,) = loader.pool.pids
+        (pid,) = _workers(loader)
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(pid, number)
             os.kill(_parent(pid), number)  # the server, for whose end they would not live on
@@ -193,7 +193,7 @@ def test_breaking_off_leaves_nothing_behind(folder, split):
     for _ in range(4):
         for number, _ in enumerate(loader):
             if number == 2:
-                pids |= set(loader.pool.pids)
+                pids |= set(_workers(loader))
                 break
         del _
         gc.collect()
@@ -206,13 +206,13 @@ def test_breaking_off_leaves_nothing_behind(folder, split):
 def test_workers_stay_for_the_next_epoch(folder, split):
     loader = build_dataloader(split(folder({"a": 16}), workers=2), mode="train", seed=0)
     expected = [len(batch["label"]) for batch in loader]
-    pids = loader.pool.pids
-    assert [len(batch["label"]) for batch in loader] == expected and loader.pool.pids == pids
+    pids = _workers(loader)
+    assert [len(batch["label"]) for batch in loader] == expected and _workers(loader) == pids
     os.kill(pids[0], signal.SIGKILL)  # between epochs: others come in its place
     assert _gone(pids[0])
     assert [len(batch["label"]) for batch in loader] == expected
-    assert not set(loader.pool.pids) & set(pids) and all(_gone(pid) for pid in pids)
-    pids = loader.pool.pids
+    assert not set(_workers(loader)) & set(pids) and all(_gone(pid) for pid in pids)
+    pids = _workers(loader)
     del loader
     gc.collect()
     assert all(_gone(pid) for pid in pids)
@@ -221,10 +221,10 @@ def test_workers_stay_for_the_next_epoch(folder, split):
 def test_a_dataset_changed_between_epochs_is_read_as_it_is_now(folder, split):
     loader = build_dataloader(split(folder({"a": 8, "b": 8}), workers=1), mode="train", seed=0)
     before = {int(i): int(c) for batch in loader for i, c in zip(batch["index"], batch["label"], strict=True)}
-    pids = loader.pool.pids
+    pids = _workers(loader)
     loader.dataset.labels[3] = 1
     after = {int(i): int(c) for batch in loader for i, c in zip(batch["index"], batch["label"], strict=True)}
-    assert {i for i in before if before[i] != after[i]} == {3} and not set(loader.pool.pids) & set(pids)
+    assert {i for i in before if before[i] != after[i]} == {3} and not set(_workers(loader)) & set(pids)
     assert all(_gone(pid) for pid in pids)
 
 
@@ -239,7 +239,7 @@ def test_a_killed_worker_is_named_with_its_signal(folder, split):
     loader = build_dataloader(split(folder({"a": 80}), workers=2), mode="train", seed=0)
     batches = iter(loader)
     next(batches)
-    first = min(loader.pool.pids)
+    first = min(_workers(loader))
     os.kill(first, signal.SIGSEGV)
     words = rf"a data worker process died: worker [01] \(pid {first}\) was ended by SIGSEGV; it "
     with pytest.raises(WorkerError, match=words):
@@ -255,7 +255,7 @@ def test_a_killed_server_of_workers_is_named(folder, split):
     with pytest.raises(WorkerError, match=words):
         for number, _ in enumerate(loader):
             if number == 1:
-                pids = loader.pool.pids
+                pids = _workers(loader)
                 os.kill(_parent(pids[0]), signal.SIGKILL)
     assert all(_gone(pid) for pid in pids)
     assert sum(len(batch["label"]) for batch in loader) == 200
@@ -298,10 +298,11 @@ def test_a_file_that_never_answers(silent):
     batches = iter(loader)
     next(batches)
     loader.pool._timeout = 0.5  # now that workers have begun, however long that took
+    pids = _workers(loader)
     words = r"no batch came for 0.5 s: worker [01] \(pid \d+\) had been reading image 9 "
     with pytest.raises(WorkerError, match=words + rf"\({path}\) for"):
         list(batches)
-    assert all(_gone(pid) for pid in loader.pool.pids)
+    assert len(pids) == 2 and all(_gone(pid) for pid in pids)
 
 
 def test_leaving_while_a_worker_hangs(silent):
@@ -309,11 +310,12 @@ def test_leaving_while_a_worker_hangs(silent):
     loader, _ = silent(1, timeout=None)
     for _ in loader:  # one of four; by now the worker has been told of the third
         until = time.monotonic() + LONG
-        while loader.pool.buffers.progress(0)[0] != 9:
+        while progress_in(loader.pool.buffers.shared.buffer, 0)[0] != 1 + 9:
             assert time.monotonic() < until
             time.sleep(0.01)
+        (pid,) = _workers(loader)
         break
-    assert all(_gone(pid) for pid in loader.pool.pids)
+    assert _gone(pid)
 
 
 @pytest.mark.slow
@@ -322,11 +324,11 @@ def test_a_suspended_job_has_not_waited(folder, split):
     config = split(folder({"a": 40}), workers=1)
     config["loader"]["timeout"] = 3
     code = (
-        "import os, subprocess, time\nfrom passl_sot.data import build_dataloader\n"
+        "import multiprocessing, os, subprocess, time\nfrom passl_sot.data import build_dataloader\n"
         f"loader = build_dataloader({config!r}, mode='train', seed=0)\n"
         "for number, _ in enumerate(loader, 1):\n"
         "    if number == 2:\n"
-        "        (worker,), own = loader.pool.pids, os.getpid()\n"
+        "        own, worker = os.getpid(), multiprocessing.active_children()[0].pid\n"
         "        stop = f'kill -STOP {worker}; sleep 0.3; kill -STOP {own}; sleep 3.5; '\n"
         "        subprocess.Popen(['sh', '-c', f'{stop} kill -CONT {own}; sleep 0.2; kill -CONT {worker}'])\n"
         "        time.sleep(0.2)\n"
@@ -383,7 +385,7 @@ def test_workers_that_never_begin(folder, split, tmp_path, monkeypatch, accident
 
 
 SCRIPT = """
-import sys, time
+import multiprocessing, sys, time
 from passl_sot.data import TRANSFORMS, build_dataloader
 
 @TRANSFORMS.register()
@@ -397,7 +399,7 @@ def main():
     config = {"loader": {"num_workers": 1}, "sampler": {"batch_size": 2}, "dataset": dataset}
     loader = build_dataloader(config, mode="train", seed=0)
     for batch in loader:
-        print("batch", *loader.pool.pids, flush=True)
+        print("batch", multiprocessing.active_children()[0].pid, flush=True)
         if sys.argv[2:]:
             time.sleep(10_000)
 

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from passl_sot.data import DataError, ListFile, build_dataset, check_data
+from passl_sot.data import DataError, build_dataset, check_data
+from passl_sot.data.datasets.list_files import ListFile
 from passl_sot.data.validate import _shared_files
 
 _EVAL = [{"name": "Resize", "size": 18}, {"name": "CenterCrop", "size": 16}, {"name": "Normalize"}]

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image, ImageFilter, ImageOps
 
 from passl_sot.config import ConfigError
-from passl_sot.data import RandAugment, build_transforms
-from passl_sot.data.transforms.rand_augment import OPERATIONS, Policy, Step, parse_policy
+from passl_sot.data import build_transforms
+from passl_sot.data.transforms.policies import OPERATIONS, RandAugment, parse_policy
+from tests.data.drawn_steps import Step, steps_of
 
 _MEAN = (124, 116, 104)
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -166,7 +167,7 @@ def test_the_call_is_its_steps_in_order(photos):
         before = image.copy()
         result = augment(image, _rng(seed))
         expected = image
-        for step in augment.draw(_rng(seed)):
+        for step in steps_of(augment, _rng(seed)):
             expected = _run(step.name, expected, step.magnitude, step.sign, step.interpolation)
         np.testing.assert_array_equal(result, expected)
         np.testing.assert_array_equal(image, before)
@@ -179,7 +180,7 @@ def test_the_call_is_its_steps_in_order(photos):
 def test_options(photos):
     blue = RandAugment(interpolation="bilinear", fill=(0, 0, 255))
     for seed in range(200):
-        for step in blue.draw(_rng(seed)):
+        for step in steps_of(blue, _rng(seed)):
             assert step.interpolation == "bilinear" and step.fill == (0, 0, 255)
     job = Step("TranslateX", 9.0, 1, "bilinear", (0, 0, 255)).op(OPERATIONS)
     assert tuple(np.asarray(job.by_pillow(Image.fromarray(photos[0])))[5, -5]) == (0, 0, 255)
@@ -190,7 +191,7 @@ def test_options(photos):
 # -- draws ------------------------------------------------------------------------------------------
 def test_ten_thousand_draws():
     rng, augment = _rng(0), RandAugment()
-    drawn = [augment.draw(rng) for _ in range(10_000)]
+    drawn = [steps_of(augment, rng) for _ in range(10_000)]
     steps = [step for image in drawn for step in image]
     # Two draws, each carried out half of the time.
     assert abs(len(steps) / 20_000 - 0.5) < 0.015
@@ -223,7 +224,7 @@ def test_ten_thousand_draws():
 def test_magnitudes_are_clipped_on_both_sides():
     for policy, edge in (("rand-m10-mstd3-inc1", 10), ("rand-m0-mstd3-inc1", 0)):
         augment, rng = RandAugment(policy=policy), _rng(0)
-        magnitudes = np.array([step.magnitude for _ in range(2000) for step in augment.draw(rng)])
+        magnitudes = np.array([step.magnitude for _ in range(2000) for step in steps_of(augment, rng)])
         assert magnitudes.min() >= 0 and magnitudes.max() <= 10
         assert abs((magnitudes == edge).mean() - 0.5) < 0.05
 
@@ -232,7 +233,7 @@ def test_number_of_operations():
     rng = _rng(0)
     for n in (1, 3):
         augment = RandAugment(policy=f"rand-m5-n{n}-inc1")
-        drawn = [augment.draw(rng) for _ in range(2000)]
+        drawn = [steps_of(augment, rng) for _ in range(2000)]
         assert max(map(len, drawn)) == n and abs(np.mean([len(steps) for steps in drawn]) - n / 2) < 0.07
         assert {step.magnitude for steps in drawn for step in steps} == {5.0}
 
@@ -241,10 +242,10 @@ def test_number_of_operations():
 @pytest.mark.parametrize(
     ("text", "policy"),
     [
-        ("rand-m9-mstd0.5-inc1", Policy(9, 0.5, 2)),
-        ("rand-m9-mstd0.5-inc0", Policy(9, 0.5, 2)),  # as in timm, what follows "inc" doesn't matter
-        ("rand-inc1-n3-m7.5", Policy(7.5, 0, 3)),
-        ("rand-m10-inc1", Policy(10, 0, 2)),
+        ("rand-m9-mstd0.5-inc1", (9, 0.5, 2)),
+        ("rand-m9-mstd0.5-inc0", (9, 0.5, 2)),  # as in timm, what follows "inc" doesn't matter
+        ("rand-inc1-n3-m7.5", (7.5, 0, 3)),
+        ("rand-m10-inc1", (10, 0, 2)),
     ],
 )
 def test_policies(text, policy):

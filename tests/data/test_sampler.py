@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passl_sot.data import DataError, EvalBatchSampler, ShardedBatchSampler, build_dataloader
+from passl_sot.config import ConfigError, make_section
+from passl_sot.data import DataError, build_dataloader
+from passl_sot.data.samplers import EvalBatchSampler, ShardedBatchSampler
+from passl_sot.data.schema import SamplerSection
 
 _SIZES = {
     "num_samples": st.integers(1, 60),
@@ -216,19 +219,22 @@ def test_repeated_augmentation_of_small_sets():
         match=r"has 400 images \(256 used with repeats: 3\), fewer than one batch of 300 .* to 128 or",
     ):
         _repeated(400, 150, 2)
-    with pytest.raises(DataError, match="repeats is 0"):
-        _repeated(400, 150, 2, repeats=0)
 
 
 @pytest.mark.parametrize("sampler", [ShardedBatchSampler, EvalBatchSampler])
 def test_wrong_numbers(sampler):
     more = {"shuffle": True, "drop_last": False, "seed": 0} if sampler is ShardedBatchSampler else {}
-    with pytest.raises(DataError, match="batch_size is 0"):
-        sampler(num_samples=5, batch_size=0, **more)
     with pytest.raises(DataError, match="empty"):
         sampler(num_samples=0, batch_size=1, **more)
     with pytest.raises(ValueError, match="rank 2 of 2"):
         sampler(num_samples=5, batch_size=1, rank=2, world_size=2, **more)
+
+
+def test_wrong_numbers_in_a_config():
+    with pytest.raises(ConfigError) as caught:
+        make_section(SamplerSection, {"batch_size": 0, "repeats": 0})
+    for key in ("batch_size", "repeats"):
+        assert f"{key}: must be at least 1, got 0" in str(caught.value)
 
 
 @settings(max_examples=150, deadline=None)

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl_sot.data import ImageFolder, PackedImages, build_dataloader
-from passl_sot.data.loader.batch_reader import BatchReader
+from passl_sot.data import build_dataloader
+from passl_sot.data.datasets.folders import ImageFolder
+from passl_sot.data.datasets.packed import PackedImages
+from passl_sot.data.loader.worker import BatchReader
 from passl_sot.data.packed.record import Recipe
 from passl_sot.data.packed.sources import open_source
 from passl_sot.data.packed.writer import make_job, pack

@@ -5,8 +5,8 @@ file system, a read-only one and a small /dev/shm are mounted in a namespace of 
 machine allows no namespaces, these tests are skipped. Faults of several processes: tests/launch/test_jobs.py.
 """
 
-import gc
 import logging
+import multiprocessing
 import os
 import resource
 import shutil
@@ -21,7 +21,6 @@ import numpy as np
 import pytest
 
 from passl_sot import cli
-from passl_sot.data.loader.worker_pool import WorkerPool
 from passl_sot.engine.distributed import World
 from passl_sot.engine.nan_check import NonFiniteError
 from passl_sot.engine.run_dir import RunFolder, read_metrics
@@ -286,7 +285,7 @@ def at_the_third_update(monkeypatch):
         def meet_with_it(self, *args):
             if self.progress.step == 2 and not done:
                 done.append(True)
-                accident([pid for x in gc.get_objects() if isinstance(x, WorkerPool) for pid in x.pids])
+                accident([process.pid for process in multiprocessing.active_children()])
             return agree(self, *args)
 
         monkeypatch.setattr(Trainer, "_agree", meet_with_it)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from passl_sot.data import ImageError, decode, resize
+from passl_sot.imageio.decode import decode, resize
+from passl_sot.imageio.errors import ImageError
 
 _STORED = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from passl_sot.data import ImageError, ImageFolder, decode
-from passl_sot.imageio.decode import open_image
+from passl_sot.data.datasets.folders import ImageFolder
+from passl_sot.imageio.decode import decode, open_image
+from passl_sot.imageio.errors import ImageError
 
 # By its name alone one gets the function.
 _MODULE = sys.modules["passl_sot.imageio.decode"]

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl_sot.data import AutoAugment, RandAugment, ThreeAugment
-from passl_sot.data.transforms import operations
+from passl_sot.data.transforms import policies
 from passl_sot.data.transforms.image import ColorJitter, Normalize, RandomHorizontalFlip
-from passl_sot.data.transforms.operations import Op, apply_ops
+from passl_sot.data.transforms.policies import AutoAugment, Op, RandAugment, ThreeAugment, apply_ops
 
 pytest.importorskip("numba")
 
@@ -92,7 +91,7 @@ def test_policies_have_the_same_pixels_and_draws_without_numba(transform, photos
         image = photos[seed % 4] if seed % 7 == 0 else photos[2 + seed % 2]
         results, left_over = [], []
         for installed in (True, False):
-            monkeypatch.setattr(operations, "available", lambda installed=installed: installed)
+            monkeypatch.setattr(policies, "available", lambda installed=installed: installed)
             rng = np.random.default_rng(seed)
             results.append(transform(flip(image, rng), rng))
             left_over.append(rng.random())
@@ -128,7 +127,8 @@ def test_nothing_is_compiled_twice(photos):
 _PROGRAM = """
 import sys
 import numpy as np
-from passl_sot.data import Mixup, RandAugment
+from passl_sot.data.transforms.mixup import Mixup
+from passl_sot.data.transforms.policies import RandAugment
 from passl_sot.data.transforms.image import Normalize
 from passl_sot.imageio.kernels import jit
 assert "numba" not in sys.modules  # nothing has asked for it yet
@@ -159,7 +159,7 @@ def test_with_and_without_numba():
 def test_where_no_code_can_be_kept_it_is_compiled_anew():
     program = """
 import numpy as np
-from passl_sot.data.transforms.operations import Op
+from passl_sot.data.transforms.policies import Op
 print(Op("Invert").by_kernel(np.full((1, 1, 3), 55, np.uint8)).tolist())
 from passl_sot.imageio.kernels import color
 print(type(color._pointwise._cache).__name__)

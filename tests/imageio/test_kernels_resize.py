@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from passl_sot.data import resize
+from passl_sot.imageio.decode import resize
 
 pytest.importorskip("numba")
 

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from passl_sot.data import ImageError
 from passl_sot.data.transforms.image import CenterCrop, RandomResizedCrop, Resize
 from passl_sot.imageio.decode import FORMATS, open_image
+from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.lazy_image import as_array
 
 _HERE = Path(__file__).parent

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 
 from passl_sot.config import Registry
-from passl_sot.data.errors import DataError, ItemError
+from passl_sot.data.errors import DataError
 from passl_sot.data.rng import Key
+from passl_sot.data.transforms.base import Empty
 
 # The modules of that package are imported when a name is first asked for.
 DATASETS: Registry = Registry("dataset", "passl_sot.data.datasets")
 
-# Gives memory for an array of a shape and a type, as `numpy.empty` does.
-Empty = Callable[..., np.ndarray]
 # Reads the sample of a key, or that of the next readable item: `read(key)`, `read(key, out)`.
 Read = Callable[..., dict[str, Any]]
 
@@ -34,13 +33,10 @@ class Dataset:
     Attributes:
         seed: Seed of the random augmentation; set before a loader reads.
         noun: The word for an item in messages; an "s" is added for several.
-        item_error: Class of what `sample` raises where an item can't be read, made like `ItemError`. Training
-            takes another item in its place, evaluation ends.
     """
 
     seed: int = 0
     noun: str = "item"
-    item_error: type[Any] = ItemError
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -48,8 +44,10 @@ class Dataset:
     def sample(self, key: Key, out: np.ndarray | None = None) -> dict[str, Any]:
         """One sample: arrays and numbers by name, with the item's `index` among them.
 
-        `out` is where its largest array may be written, if `batch` provides for it. An item that can't be
-        read is an `item_error`.
+        `out` is where its largest array may be written, if `batch` provides for it.
+
+        Raises:
+            ItemError: The item can't be read: training takes another one in its place, evaluation ends.
         """
         raise NotImplementedError
 

@@ -19,8 +19,7 @@ from passl_sot.data.errors import DataError
 from passl_sot.data.loader.shared_buffers import size_of
 from passl_sot.data.rng import Key, Streams, image_rng
 from passl_sot.data.transforms.base import output_size
-from passl_sot.data.transforms.batch import build_batch_transforms
-from passl_sot.data.transforms.compose import build_transforms
+from passl_sot.data.transforms.compose import build_batch_transforms, build_transforms
 from passl_sot.imageio import jpeg
 from passl_sot.imageio.decode import open_bytes, read_file
 from passl_sot.imageio.errors import ImageError
@@ -41,7 +40,7 @@ class LabelledImages(Dataset):
     Args:
         root: Folder that paths start from.
         labels: Label of each file, int64 [N]; without a meaning where there are several per image.
-        transforms: List of transforms, one after the other; see `transforms`, `rand_augment`, `erasing`.
+        transforms: List of transforms, one after the other; see `transforms`, `policies`, `mixup`.
         apply_exif: Turn photographs upright by their EXIF orientation.
         batch_transforms: Steps for whole batches, in training: `Mixup`, and transforms of single images that
             shall come after it. `Normalize` must be in one of the two lists.
@@ -57,7 +56,6 @@ class LabelledImages(Dataset):
     """
 
     noun = "image"
-    item_error = ImageError
 
     def __init__(
         self,
@@ -188,7 +186,7 @@ class LabelledImages(Dataset):
             return joined
         try:
             images, labels = self.batch_stage(
-                joined["image"], joined["label"], seed=self.seed, keys=keys, overwrite=True, empty=empty
+                joined["image"], joined["label"], seed=self.seed, keys=keys, empty=empty
             )
         except DataError:
             raise

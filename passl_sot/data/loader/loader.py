@@ -6,7 +6,6 @@ import collections
 import contextlib
 import logging
 import math
-import statistics
 import time
 from collections.abc import Generator
 from typing import Any
@@ -14,21 +13,21 @@ from typing import Any
 import numpy as np
 import paddle
 
+from passl_sot.config import zh
 from passl_sot.data.datasets.base import Dataset
 from passl_sot.data.errors import DataError
-from passl_sot.data.loader.batch_reader import BatchReader
-from passl_sot.data.loader.corrupt_files import BadFiles
 from passl_sot.data.loader.shared_buffers import BufferPool
-from passl_sot.data.loader.worker import SharedReader, start_server
+from passl_sot.data.loader.worker import BatchReader, SharedReader
 from passl_sot.data.loader.worker_pool import AHEAD, WorkerPool, thread_batches
 from passl_sot.data.samplers import EvalBatchSampler, ShardedBatchSampler
-from passl_sot.data.schema import LoaderSection
+from passl_sot.data.schema import LoaderSection, bad_file_limit
 from passl_sot.launch.cpu_env import usable_cores
 
 # Batches that a consumer may keep beside those under way before others are copied for it.
 _KEPT = 2
 _MOST_WORKERS = 8
 _ENOUGH = 16  # batches, to tell how long an item takes
+_SHOWN = 10
 _LOGGER = logging.getLogger("passl_sot.data")
 
 
@@ -39,17 +38,13 @@ class DataLoader:
     items in the dataset. The iteration follows `sampler.epoch`.
 
     Args:
-        dataset: The dataset.
-        sampler: Yields the keys of each batch.
-        section: The `loader:` section.
         training: Replace unreadable items by others rather than stop at the first.
         world_size: Processes on this machine that share its cores.
 
     Attributes:
-        sampler: The sampler; `sampler.consumed` counts the batches that were handed out.
+        sampler: Yields the keys of each batch; `sampler.consumed` counts the batches that were handed out.
         bad_files: Unreadable items so far; `len()` and `.reasons`.
         wait_seconds: Time the consumer has spent waiting for batches; set it to 0 to start anew.
-        num_workers: Worker processes.
         pool: The workers of the newest iteration; None before the first, and without workers. They stay for
             the next one, unless the iteration is broken off or the dataset is changed in between.
     """
@@ -65,13 +60,12 @@ class DataLoader:
     ):
         self.dataset: Any = dataset  # tasks know which kind it is and what else it has
         self.sampler = sampler
-        self.num_workers = _worker_count(section.num_workers, world_size)
-        self._shares_memory = section.use_shared_memory
+        self.num_workers = worker_count(section.num_workers, world_size)
+        self._section = section
         self.bad_files = BadFiles(dataset, section.max_bad if training else 0)
         self.wait_seconds = 0.0
         self._item_seconds: collections.deque[float] = collections.deque(maxlen=4 * _ENOUGH)
         self._cores = max(1, usable_cores() // world_size)
-        self._timeout = section.timeout
         self._reader = BatchReader(dataset, replace=training)
         self.pool: WorkerPool | None = None
         self._idle: WorkerPool | None = None
@@ -85,7 +79,7 @@ class DataLoader:
         """Batches of the sampler's epoch.
 
         Raises:
-            ItemError: An item can't be read, in evaluation (or what `Dataset.item_error` names).
+            ItemError: An item can't be read, in evaluation.
             DataError: Too many items can't be read, in training; a transform failed; a worker died.
         """
         # Workers are ended here, not whenever the garbage collector comes to the generator that has them.
@@ -96,7 +90,11 @@ class DataLoader:
                 self.wait_seconds += time.perf_counter() - started
                 if batch is None:
                     return
-                self._raise_error_of(batch)
+                if "error" in batch:
+                    if isinstance(batch["error"], DataError):
+                        # The items passed over on the way say why, so they are named first.
+                        self.bad_files.settle(batch["bad"])
+                    raise batch["error"]
                 self.bad_files.add(batch.pop("bad"))
                 self._item_seconds.append(batch.pop("seconds") / len(batch["index"]))
                 self.sampler.consumed += 1
@@ -110,7 +108,7 @@ class DataLoader:
         if len(self._item_seconds) < _ENOUGH:
             return ""
         # The median leaves out the first batches, for which loops may have been compiled.
-        rate = 1 / max(statistics.median(self._item_seconds), 1e-9)
+        rate = 1 / max(float(np.median(self._item_seconds)), 1e-9)
         core = f"one core prepares {rate:.0f} {self.dataset.noun}s/s"
         said = f"{core}, and the model could take {items_per_s:.0f}"
         needed = math.ceil(items_per_s / rate)
@@ -129,7 +127,7 @@ class DataLoader:
 
     def _batches(self) -> Generator[dict[str, Any], None, None]:
         if not self.num_workers:
-            yield from thread_batches(self._reader, self.sampler, self._timeout)
+            yield from thread_batches(self._reader, self.sampler, self._section.timeout)
             return
         self.pool = pool = self._ready_pool()
         self._idle = None  # an iteration inside of this one has workers of its own
@@ -140,24 +138,68 @@ class DataLoader:
         """The workers of the last pass, or new ones if they don't read the dataset as it is now."""
         if self._buffers is None:
             # A slot for each batch that can be under way, or kept by the consumer.
-            slots = self.num_workers * AHEAD + _KEPT if self._shares_memory else 0
+            slots = self.num_workers * AHEAD + _KEPT if self._section.use_shared_memory else 0
             self._buffers = BufferPool(slots, self.dataset.slot_bytes(self.sampler.batch_size))
         reader = SharedReader(self._reader)
         if self._idle is not None:
             if self._idle.is_reusable(reader):
                 return self._idle
             self._idle.close()
-        return WorkerPool(reader, self.dataset, self.num_workers, self._buffers, self._timeout)
+        return WorkerPool(reader, self.dataset, self.num_workers, self._buffers, self._section.timeout)
 
-    def _raise_error_of(self, batch: dict[str, Any]) -> None:
-        if "error" not in batch:
-            return
-        path, text = batch["error"]
-        if path:
-            raise self.dataset.item_error(path, text)
-        # The items passed over on the way say why, so they are named first.
-        self.bad_files.settle(batch["bad"])
-        raise DataError(text)
+
+class BadFiles:
+    """The unreadable items of a run: each is named once, and too many end the run.
+
+    Attributes:
+        limit: How many items may be bad.
+        reasons: Path and reason of those found so far, in the order they were met.
+        shared: Whether several processes read, and exchange what they find by `pending` and `settle`.
+        pending: [index, reason] entries of this process that have not been exchanged yet.
+    """
+
+    def __init__(self, dataset: Dataset, max_bad: int | float | None):
+        self._dataset = dataset
+        self.limit = bad_file_limit(len(dataset), max_bad)
+        # By path, not index: the same file may stand in a list twice.
+        self.reasons: dict[str, str] = {}
+        self.shared = False
+        self.pending: list[list[Any]] = []
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+    def add(self, entries: list[list[Any]]) -> None:
+        """Notes [index, reason] entries of a batch.
+
+        Raises:
+            DataError: More items than the limit are bad; it lists the first ten.
+        """
+        if self.shared:
+            # In each epoch an item comes to another process; only together they know if it is a new one.
+            self.pending += [e for e in entries if self._dataset.describe(e[0]) not in self.reasons]
+        else:
+            self.settle(entries)
+
+    def settle(self, entries: list[list[Any]], *, name: bool = True) -> None:
+        """As `add`, but counts entries at once, those of all processes; `name` has them named in the log."""
+        self.pending = []
+        noun = self._dataset.noun
+        for index, reason in entries:
+            path = self._dataset.describe(index)
+            if path in self.reasons:
+                continue
+            self.reasons[path] = reason
+            if name:
+                count = f"{len(self.reasons)} (at most {self.limit} may be skipped)"
+                _LOGGER.warning(f"unreadable {noun} {count}, another one takes its place: {path}: {reason}")
+        if len(self.reasons) > self.limit:
+            message = (
+                f"{len(self.reasons)} unreadable {noun}s, more than the {self.limit} that may be skipped "
+                "(dataloader.train.loader.max_bad)" + zh("too_many_unreadable")
+            )
+            shown = [f"{path}: {reason}" for path, reason in self.reasons.items()][:_SHOWN]
+            raise DataError([message, *shown])
 
 
 def as_tensor(array: np.ndarray) -> paddle.Tensor:
@@ -168,13 +210,8 @@ def as_tensor(array: np.ndarray) -> paddle.Tensor:
     return paddle.to_tensor(array)
 
 
-def start_workers(section: LoaderSection, world_size: int) -> None:
-    """Starts the server of worker processes if there will be any; it gets ready in the background."""
-    if _worker_count(section.num_workers, world_size):
-        start_server()
-
-
-def _worker_count(num_workers: int | str, world_size: int) -> int:
+def worker_count(num_workers: int | str, world_size: int) -> int:
+    """How many workers a process has, of `world_size` that share the machine's cores."""
     if num_workers == "auto":
         # One core is left for the process that trains.
         return max(0, min(_MOST_WORKERS, usable_cores() // world_size - 1))

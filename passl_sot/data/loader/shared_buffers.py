@@ -10,44 +10,33 @@ import collections
 import math
 import mmap
 import os
-import struct
-import time
 import weakref
-from collections.abc import Mapping
-from multiprocessing import reduction
+from multiprocessing.heap import Arena
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 _ALIGNED = 64
-# 1 + the item that a worker reads (0: none), and since when (ns).
-_PROGRESS = struct.Struct("=qq")
 
 # Name, type, shape and offset of each array in a slot.
 Layout = list[tuple[str, str, tuple[int, ...], int]]
 
 
-class SharedMemory:
-    """Memory of `size` bytes without a name, which a worker shares that is given the object at its start."""
-
-    def __init__(self, size: int, file: int | None = None):
-        self.size = size
-        # memfd_create leaves nothing behind however a run ends, and isn't part of /dev/shm, which containers
-        # make 64 MB small. Both can't be said of multiprocessing.shared_memory.
-        if file is None:  # else it is memory that another process has made
-            file = os.memfd_create("passl_sot")
-            os.ftruncate(file, size)
-        self.file = file
-        weakref.finalize(self, os.close, file)
-        self.memory = mmap.mmap(self.file, size)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _attach, (self.size, reduction.DupFd(self.file))  # type: ignore[attr-defined]
+def shared_memory(size: int) -> Arena:
+    """Memory of `size` bytes, its `buffer`, that a worker shares which is given the object at its start."""
+    # memfd_create leaves nothing behind however a run ends, and isn't part of /dev/shm, which containers
+    # make 64 MB small. Both can't be said of files that `Arena` makes, or multiprocessing.shared_memory.
+    file = os.memfd_create("passl_sot")
+    os.ftruncate(file, size)
+    arena = Arena(size, file)
+    weakref.finalize(arena, os.close, file)
+    return arena
 
 
-def _attach(size: int, handle: Any) -> SharedMemory:
-    return SharedMemory(size, handle.detach())
+def progress_in(memory: mmap.mmap, worker: int) -> np.ndarray:
+    """A worker's `BatchReader.progress`, of those on the first page."""
+    return np.ndarray(2, np.int64, memory, 16 * worker)
 
 
 class BufferPool:
@@ -61,79 +50,50 @@ class BufferPool:
     def __init__(self, slots: int, slot_bytes: int):
         self.slots = slots
         self.slot_bytes = -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
-        self.shared = SharedMemory(mmap.PAGESIZE + slots * self.slot_bytes)
+        self.shared = shared_memory(mmap.PAGESIZE + slots * self.slot_bytes)
         self.free = collections.deque(mmap.PAGESIZE + slot * self.slot_bytes for slot in range(slots))
-
-    def acquire(self) -> int | None:
-        """Offset of a free slot; None while all are in use."""
-        return self.free.popleft() if self.free else None
 
     def release(self, offset: int | None) -> None:
         """Frees a slot that nothing was written to."""
         if offset is not None:
             self.free.append(offset)
 
-    def progress(self, worker: int) -> tuple[int | None, float]:
-        """The item that a worker is reading, None while it reads none, and for how many seconds."""
-        item, since = _PROGRESS.unpack_from(self.shared.memory, worker * _PROGRESS.size)
-        seconds = (time.monotonic_ns() - since) / 1e9
-        if not item:
-            return None, seconds
-        return item - 1, seconds
-
     def arrays(self, offset: int, layout: Layout) -> dict[str, np.ndarray]:
         """The arrays that a worker has put into a slot; the slot is free again when all of them are gone."""
-        left = [len(layout)]  # counted down by the arrays as they go
-        arrays = {}
-        for name, dtype, shape, begin in layout:
-            array = np.ndarray(shape, dtype, self.shared.memory, offset + begin)
-            # Tensors made of an array by DLPack keep it alive. At exit the memory goes with the process.
-            weakref.finalize(array, _count_down, self.free, offset, left).atexit = False
-            arrays[name] = array
-        return arrays
+        slot = slot_at(self.shared.buffer, offset, self.slot_bytes)
+        # Arrays keep it alive, as tensors made of them by DLPack do. At exit memory goes with the process.
+        weakref.finalize(slot, self.free.append, offset).atexit = False
+        return {name: np.ndarray(shape, dtype, slot, begin) for name, dtype, shape, begin in layout}
 
 
-def _count_down(free: collections.deque[int], offset: int, left: list[int]) -> None:
-    left[0] -= 1
-    if not left[0]:
-        free.append(offset)
+def slot_at(memory: mmap.mmap, offset: int | None, slot_bytes: int) -> np.ndarray:
+    """The bytes of a slot; none where there is no slot for a batch."""
+    return np.ndarray(0 if offset is None else slot_bytes, np.uint8, memory, offset or 0)
 
 
-def note_progress(memory: mmap.mmap, worker: int, item: int | None) -> None:
-    """Notes the item that a worker begins to read, None when it is done; called by the worker."""
-    number = 0 if item is None else item + 1
-    # The clock is the machine's, the same in all of its processes.
-    _PROGRESS.pack_into(memory, worker * _PROGRESS.size, number, time.monotonic_ns())
+def empty_in(slot: np.ndarray, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """Memory for the first array of a batch, of its slot where it fits."""
+    if size_of(shape, np.dtype(dtype).itemsize) > slot.nbytes:
+        return np.empty(shape, dtype)
+    return np.ndarray(shape, dtype, slot)
 
 
-class Slot:
-    """A slot as the worker sees it that fills it; `offset` is None where there is none for a batch."""
-
-    def __init__(self, memory: mmap.mmap, offset: int | None, slot_bytes: int):
-        self._memory = memory
-        self._offset = offset or 0
-        self._bytes = 0 if offset is None else slot_bytes
-
-    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-        """Memory for the first array of the batch, of the slot itself where it fits."""
-        if size_of(shape, np.dtype(dtype).itemsize) > self._bytes:
-            return np.empty(shape, dtype)
-        return np.ndarray(shape, dtype, self._memory, self._offset)
-
-    def put(self, arrays: Mapping[str, np.ndarray]) -> Layout | None:
-        """Writes arrays to the slot; their layout for `BufferPool.arrays`, or None where they don't fit."""
-        if sum(size_of(array.shape, array.itemsize) for array in arrays.values()) > self._bytes:
-            return None
-        layout: Layout = []
-        begin = 0
-        for name, array in arrays.items():
-            target = np.ndarray(array.shape, array.dtype, self._memory, self._offset + begin)
-            # Images are normalized straight into the slot, which saves another pass over them.
-            if target.ctypes.data != array.ctypes.data:
-                target[...] = array
-            layout.append((name, array.dtype.str, array.shape, begin))
-            begin += size_of(array.shape, array.itemsize)
-        return layout
+def move(batch: dict[str, Any], slot: np.ndarray) -> Layout:
+    """Moves the arrays of a batch to a slot; without any, or where they don't fit, the layout is empty."""
+    arrays = {name: value for name, value in batch.items() if isinstance(value, np.ndarray)}
+    if sum(size_of(array.shape, array.itemsize) for array in arrays.values()) > slot.nbytes:
+        return []
+    layout: Layout = []
+    begin = 0
+    for name, array in arrays.items():
+        target = np.ndarray(array.shape, array.dtype, slot, begin)
+        # Images are normalized straight into the slot, which saves another pass over them.
+        if target.ctypes.data != array.ctypes.data:
+            target[...] = array
+        layout.append((name, array.dtype.str, array.shape, begin))
+        begin += size_of(array.shape, array.itemsize)
+        del batch[name]
+    return layout
 
 
 def size_of(shape: tuple[int, ...], itemsize: int) -> int:

@@ -1,4 +1,4 @@
-"""Worker processes: starting them, handing the dataset over, and their work."""
+"""Worker processes: starting them, handing the dataset over, and reading batches, which is their work."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from multiprocessing import forkserver, resource_tracker, spawn, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.heap import Arena
 from typing import Any
 
+import numpy as np
+
 from passl_sot.config import zh
-from passl_sot.data.errors import DataError
+from passl_sot.data.datasets.base import Dataset, Empty
+from passl_sot.data.errors import DataError, ItemError
 from passl_sot.data.loader import shared_buffers
-from passl_sot.data.loader.batch_reader import BatchReader
-from passl_sot.data.loader.shared_buffers import BufferPool, Layout, SharedMemory, Slot
+from passl_sot.data.loader.shared_buffers import BufferPool, shared_memory, size_of
 from passl_sot.data.rng import Key
 from passl_sot.launch.supervisor import end_with_parent
 
@@ -33,6 +37,8 @@ SERVER_FOLDER = "PASSL_SOT_SERVER_FOLDER"
 # hang. The server has imported the data layer alone, so its forks are small and ready within milliseconds.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _PREPARATION = spawn.get_preparation_data
+# So many unreadable items on end are no accident of single ones, but a missing disk or a wrong list.
+_TRIES = 100
 
 
 def start_server() -> None:
@@ -78,7 +84,7 @@ def start_worker(
 
     Returns:
         The process, and the connection to it: (number, keys, slot or None) is answered by (number, layout of
-        the slot or None, batch); a traceback (str) comes where the worker can't go on.
+        the slot, rest of the batch); a traceback (str) comes where the worker can't go on.
 
     Raises:
         OSError, EOFError: The server ended.
@@ -126,14 +132,14 @@ class SharedReader:
                     f"data workers can't see what is defined in a notebook or on a command line: {advice}"
                 )
         arrays = [buffer.raw() for buffer in buffers]
-        begins = [0, *itertools.accumulate(shared_buffers.size_of((array.nbytes,), 1) for array in arrays)]
-        self._shared = SharedMemory(max(1, begins[-1]))  # no memory is of 0 bytes
+        begins = [0, *itertools.accumulate(size_of((array.nbytes,), 1) for array in arrays)]
+        self._shared = shared_memory(max(1, begins[-1]))  # no memory is of 0 bytes
         self._slices: list[slice] = []
         digest = hashlib.blake2b(self._text)
         for begin, array in zip(begins, arrays, strict=False):
             place = slice(begin, begin + array.nbytes)
             self._slices.append(place)
-            self._shared.memory[place] = array
+            self._shared.buffer[place] = array
             digest.update(array)
         self.digest = digest.digest()
 
@@ -148,23 +154,23 @@ class SharedReader:
                     'beside must stand below `if __name__ == "__main__":`' + zh("main_guard")
                 ) from error
         # Read-only, as what one worker writes all would see.
-        memory = memoryview(self._shared.memory).toreadonly()
+        memory = memoryview(self._shared.buffer).toreadonly()
         return pickle.loads(self._text, buffers=[memory[place] for place in self._slices])
 
 
-def _work(
-    number: int, connection: Connection, shared: SharedReader, batches: SharedMemory, slot_bytes: int
-) -> None:
+def _work(number: int, connection: Connection, shared: SharedReader, batches: Arena, slot_bytes: int) -> None:
     # The server ends with the training process, however that ends, and workers with the server; one that
     # hangs while it reads would not notice that its connection has ended.
     end_with_parent(signal.SIGKILL)
     try:
         reader = shared.load()
-        reader.note = functools.partial(shared_buffers.note_progress, batches.memory, number)
+        reader.progress = shared_buffers.progress_in(batches.buffer, number)
         while True:
             task, keys, offset = connection.recv()
-            slot = Slot(batches.memory, offset, slot_bytes)
-            connection.send((task, *_fill(slot, reader, keys)))
+            slot = shared_buffers.slot_at(batches.buffer, offset, slot_bytes)
+            batch = reader(keys, functools.partial(shared_buffers.empty_in, slot))
+            layout = shared_buffers.move(batch, slot)
+            connection.send((task, layout, batch))
     except (EOFError, ConnectionError):
         pass  # the training process is gone, or wants no more
     except BaseException:
@@ -172,13 +178,63 @@ def _work(
             connection.send(traceback.format_exc())
 
 
-def _fill(slot: Slot, reader: BatchReader, keys: list[Key]) -> tuple[Layout | None, dict[str, Any]]:
-    began = time.process_time()
-    batch = reader(keys, slot.empty)
-    layout = None
-    if "error" not in batch:
-        layout = slot.put({name: value for name, value in batch.items() if name != "bad"})
-    if layout is not None:
-        batch = {"bad": batch["bad"]}
-    batch["seconds"] = time.process_time() - began
-    return layout, batch
+@dataclass(eq=False)
+class BatchReader:
+    """Makes batches of a dataset and never raises: errors travel in place of the batch.
+
+    Attributes:
+        replace: Take the next readable item in place of one that can't be read (training). Otherwise the
+            first one ends the run (evaluation).
+        progress: 1 + the item that is being read (0: none), and since when (ns): int64 [2].
+    """
+
+    dataset: Dataset
+    _: KW_ONLY
+    replace: bool
+    progress: np.ndarray = field(init=False, default_factory=lambda: np.zeros(2, np.int64))
+
+    def __call__(self, keys: Sequence[Key], empty: Empty = np.empty) -> dict[str, Any]:
+        """The batch of some keys, with memory from `empty` as of `Dataset.batch`.
+
+        Returns:
+            The arrays; `bad`, a list of [index, reason] of items passed over; and `seconds`, the CPU time it
+            took. After an error no arrays, but `error`, an ItemError, or a DataError for anything else.
+        """
+        began = time.thread_time()
+        bad: list[list[Any]] = []
+        batch: dict[str, Any] = {}
+        self._note(keys[0][1])  # a whole batch may be read at once, without `_read`
+        try:
+            batch = self.dataset.batch(keys, functools.partial(self._read, bad), empty)
+        except (DataError, ItemError) as error:
+            batch["error"] = error
+        except Exception:
+            batch["error"] = DataError(f"while making a batch:\n{traceback.format_exc()}")
+        self._note(None)
+        return {**batch, "bad": bad, "seconds": time.thread_time() - began}
+
+    def _note(self, index: int | None) -> None:
+        # The clock is the machine's, the same in all of its processes.
+        self.progress[:] = 0 if index is None else index + 1, time.monotonic_ns()
+
+    def _read(self, bad: list[list[Any]], key: Key, out: np.ndarray | None = None) -> dict[str, Any]:
+        epoch, asked, *copy = key
+        dataset = self.dataset
+        tries = min(_TRIES, len(dataset)) if self.replace else 1
+        for step in range(tries):
+            # The next ones in the dataset, not in the order: so a batch doesn't depend on those before it.
+            index = (asked + step) % len(dataset)
+            self._note(index)
+            try:
+                return dataset.sample((epoch, index, *copy), out)
+            except ItemError as error:
+                bad.append([index, error.reason])
+                if not self.replace:
+                    raise
+            except Exception:
+                # Whatever it is, the user needs the item's name and the traceback of the worker.
+                where = f"while reading {dataset.noun} {index} ({dataset.describe(index)}):"
+                raise DataError(f"{where}\n{traceback.format_exc()}") from None
+            finally:
+                self._note(None)
+        raise DataError(f"{tries} {dataset.noun}s in a row can't be read" + zh("unreadable_in_a_row"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import copy
+import dataclasses
+import itertools
 import multiprocessing
 import queue
 import signal
@@ -17,18 +18,18 @@ from multiprocessing.context import ForkServerProcess
 from multiprocessing.util import Finalize
 from typing import Any
 
+import numpy as np
+
 from passl_sot.config import zh
 from passl_sot.data.datasets.base import Dataset
 from passl_sot.data.errors import DataError, WorkerError
-from passl_sot.data.loader.batch_reader import BatchReader
-from passl_sot.data.loader.shared_buffers import BufferPool
-from passl_sot.data.loader.worker import SharedReader, start_worker
+from passl_sot.data.loader.shared_buffers import BufferPool, progress_in
+from passl_sot.data.loader.worker import BatchReader, SharedReader, start_worker
 from passl_sot.data.rng import Key
 
 # Batches that each worker is asked for: one that it works on, and one so that it never waits for the main
 # process.
 AHEAD = 2
-# Seconds of one wait. Waits are counted, whatever the clock says: a job suspended for an hour hasn't waited.
 _POLL_SECONDS = 1.0
 # Seconds that a killed worker may take to end: one that hangs in a broken disk does not end.
 _PATIENCE = 5.0
@@ -44,51 +45,42 @@ def thread_batches(
     Raises:
         WorkerError: A batch took longer than `timeout` seconds.
     """
-    reader = copy.copy(reader)
+    reader = dataclasses.replace(reader)  # for a progress of its own
     asked: queue.SimpleQueue[list[Key] | None] = queue.SimpleQueue()
     ready: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    progress: list[tuple[int | None, float]] = [(None, 0.0)]
-
-    def note(item: int | None) -> None:
-        progress[0] = (item, time.monotonic())
 
     def read() -> None:
         while (task := asked.get()) is not None:
-            began = time.thread_time()
-            batch = reader(task)
-            ready.put({**batch, "seconds": time.thread_time() - began})
+            ready.put(reader(task))
 
-    reader.note = note
     # A daemon: one that hangs in a broken disk keeps no process from ending.
     threading.Thread(target=read, daemon=True, name="passl_sot reader").start()
-    under_way = 0
-    coming = iter(keys)
     try:
-        while True:
-            while under_way < AHEAD and (task := next(coming, None)) is not None:
-                asked.put(task)
-                under_way += 1
-            if not under_way:
-                return
-            batch = _get(ready, timeout)
-            if batch is None:
-                item, since = progress[0]
-                activity = _activity(item, time.monotonic() - since, reader.dataset)
-                who = f"the thread that reads {reader.dataset.noun}s"
-                raise WorkerError(_timeout_message(timeout, who, activity))
-            under_way -= 1
-            yield batch
+        for number, task in enumerate(itertools.chain(keys, itertools.repeat(None, AHEAD - 1)), 1):
+            asked.put(task)
+            if number >= AHEAD:
+                yield _next(ready, timeout, reader)
     finally:
         asked.put(None)
 
 
-def _get(ready: queue.SimpleQueue[dict[str, Any]], timeout: float | None) -> dict[str, Any] | None:
+def _next(
+    ready: queue.SimpleQueue[dict[str, Any]], timeout: float | None, reader: BatchReader
+) -> dict[str, Any]:
+    for seconds in _waits(timeout):
+        with contextlib.suppress(queue.Empty):
+            return ready.get(timeout=seconds)
+    who = f"the thread that reads {reader.dataset.noun}s"
+    raise WorkerError(_timeout_message(timeout, who, _activity(reader.progress, reader.dataset)))
+
+
+def _waits(timeout: float | None) -> Iterator[float]:
+    """Seconds of single waits, `timeout` in all: a job suspended for an hour hasn't waited for an hour."""
+    seconds = min(_POLL_SECONDS, timeout or _POLL_SECONDS)
     waited = 0.0
     while timeout is None or waited < timeout:
-        with contextlib.suppress(queue.Empty):
-            return ready.get(timeout=_poll_seconds(timeout))
-        waited += _poll_seconds(timeout)
-    return None
+        yield seconds
+        waited += seconds
 
 
 @dataclass(eq=False)  # two workers that are asked for nothing are not the same
@@ -103,9 +95,6 @@ class WorkerPool:
     """Workers for passes through the data, one after the other.
 
     They put batches, each of which may take `timeout` seconds, into `buffers`. The dataset is for messages.
-
-    Attributes:
-        pids: Their process numbers.
 
     Raises:
         WorkerError: They can't be started.
@@ -130,7 +119,6 @@ class WorkerPool:
             raise WorkerError(
                 f"data workers can't be started, see above ({error})" + zh("workers_not_started")
             ) from error
-        self.pids = [worker.process.pid for worker in self._workers]
 
     def is_reusable(self, reader: SharedReader) -> bool:
         """Whether these workers are all there, after a whole pass, and read just the same."""
@@ -138,7 +126,7 @@ class WorkerPool:
         return bool(self._workers) and not ended and self._digest == reader.digest
 
     def batches(self, keys: Iterable[list[Key]]) -> Generator[dict[str, Any], None, None]:
-        """The batch of each list of keys, as of `BatchReader`, with `seconds`, the CPU time it took.
+        """The batch of each list of keys, as of `BatchReader`.
 
         After the last one workers wait for the next pass; broken off, they are ended.
 
@@ -169,65 +157,54 @@ class WorkerPool:
         while True:
             worker = min(self._workers, key=lambda worker: len(worker.asked))
             under_way = sum(len(worker.asked) for worker in self._workers)
-            if len(worker.asked) >= AHEAD or under_way + ready >= AHEAD * len(self._workers):
+            if under_way + ready >= AHEAD * len(self._workers):
                 return
-            offset = self.buffers.acquire()
-            if offset is None and self.buffers.slots and under_way + ready:
+            free = self.buffers.free
+            if not free and self.buffers.slots and under_way + ready:
                 return  # the consumer keeps batches: wait for what is under way
             task = next(coming, None)
             if task is None:
-                self.buffers.release(offset)
                 return
             number, keys = task
+            offset = free.popleft() if free else None
             worker.asked[number] = offset
             with contextlib.suppress(OSError):  # it is gone, as `_receive` will notice
                 worker.connection.send((number, keys, offset))
 
     def _receive(self) -> dict[int, dict[str, Any]]:
         """Waits for at least one batch."""
-        waited = 0.0
-        received: dict[int, dict[str, Any]] = {}
-        poll = _poll_seconds(self._timeout)
-        while not received:
-            began = time.monotonic()
-            speaking = wait([worker.connection for worker in self._workers], poll)
-            for worker in self._workers:
-                if worker.connection in speaking:
-                    received.update([self._message(worker)])
-            waited += min(time.monotonic() - began, poll)
-            if not received and self._timeout and waited >= self._timeout:
-                slow = min(self._workers, key=lambda worker: min(worker.asked, default=sys.maxsize))
-                who, activity = self._describe(slow)
-                raise WorkerError(_timeout_message(self._timeout, who, activity))
-        return received
+        connections = [worker.connection for worker in self._workers]
+        for seconds in _waits(self._timeout):
+            speaking = wait(connections, seconds)
+            if speaking:
+                return dict(self._message(w) for w in self._workers if w.connection in speaking)
+        slow = min(self._workers, key=lambda worker: min(worker.asked, default=sys.maxsize))
+        raise WorkerError(_timeout_message(self._timeout, *self._describe(slow)))
 
     def _message(self, worker: _Worker) -> tuple[int, dict[str, Any]]:
         try:
             message: Any = worker.connection.recv()
         except (EOFError, OSError):
-            raise WorkerError(self._death_message(worker)) from None
+            who, activity = self._describe(worker)
+            worker.process.join(_PATIENCE)  # its connection has ended, so should it
+            raise WorkerError(
+                f"a data worker process died: {who} {_end_of(worker.process)}; it {activity}. Often memory "
+                "ran out: look for 'Killed' in `dmesg`, lower dataloader.*.loader.num_workers or batch_size"
+                + zh("worker_died")
+            ) from None
         if isinstance(message, str):
             raise DataError(f"a data worker failed:\n{message}")
         number, layout, batch = message
         offset = worker.asked.pop(number)
-        if layout is not None and offset is not None:
+        if layout and offset is not None:
             batch.update(self.buffers.arrays(offset, layout))
         else:
             self.buffers.release(offset)
         return number, batch
 
-    def _death_message(self, worker: _Worker) -> str:
-        who, activity = self._describe(worker)
-        worker.process.join(_PATIENCE)  # its connection has ended, so should it
-        return (
-            f"a data worker process died: {who} {_end_of(worker.process)}; it {activity}. Often memory ran "
-            "out: look for 'Killed' in `dmesg`, lower dataloader.*.loader.num_workers or batch_size"
-            + zh("worker_died")
-        )
-
     def _describe(self, worker: _Worker) -> tuple[str, str]:
         number = self._workers.index(worker)
-        activity = _activity(*self.buffers.progress(number), self._dataset)
+        activity = _activity(progress_in(self.buffers.shared.buffer, number), self._dataset)
         return f"worker {number} (pid {worker.process.pid})", activity
 
 
@@ -262,14 +239,12 @@ def _end_of(process: ForkServerProcess) -> str:
     return f"left with status {code}"
 
 
-def _poll_seconds(timeout: float | None) -> float:
-    return min(_POLL_SECONDS, timeout or _POLL_SECONDS)
-
-
-def _activity(item: int | None, seconds: float, dataset: Dataset) -> str:
-    if item is None:
+def _activity(progress: np.ndarray, dataset: Dataset) -> str:
+    item, since = progress.tolist()
+    if not item:
         return f"was reading no {dataset.noun}"
-    return f"had been reading {dataset.noun} {item} ({dataset.describe(item)}) for {seconds:.0f} s"
+    seconds = (time.monotonic_ns() - since) / 1e9
+    return f"had been reading {dataset.noun} {item - 1} ({dataset.describe(item - 1)}) for {seconds:.0f} s"
 
 
 def _timeout_message(limit: float | None, who: str, activity: str) -> str:

@@ -27,11 +27,11 @@ from numpy.random import Generator
 from passl_sot.config import Registry
 from passl_sot.imageio.lazy_image import LazyImage, as_array
 
-TRANSFORMS: Registry = Registry("transform", "passl_sot.data.transforms.image")
+TRANSFORMS: Registry = Registry("transform", "passl_sot.data.transforms")
 
 Transform = Callable[..., np.ndarray]
 Images = Sequence[np.ndarray] | np.ndarray
-Empty = Callable[..., np.ndarray]  # gives memory, as `numpy.empty`
+Empty = Callable[..., np.ndarray]  # gives memory for an array of a shape and a type, as `numpy.empty`
 Out = np.ndarray | None
 # uint8 images; uint8 images that must be RGB; uint8 to float32; float32 images; whole batches.
 Stage = Literal["pixels", "rgb", "normalize", "normalized", "batch"]
@@ -52,7 +52,7 @@ class BaseTransform:
         Args:
             image: The image; a lazy one makes no more of its pixels than are asked for.
             rng: Source of the draws.
-            epoch: The epoch, counted from 0.
+            epoch: Counted from 0.
             out: Memory for the pipeline's result, float32 [C, H, W]; a result of that shape may be written
                 to it and it be returned. If `image` is `out` itself, it may be changed in place.
         """

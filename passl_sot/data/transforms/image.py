@@ -18,7 +18,7 @@ from passl_sot.data.errors import DataError
 from passl_sot.data.rng import Streams
 from passl_sot.data.transforms import base
 from passl_sot.data.transforms.base import TRANSFORMS, BaseTransform, Empty, Out, Stage
-from passl_sot.data.transforms.operations import Op, apply_ops
+from passl_sot.data.transforms.policies import Op, apply_ops
 from passl_sot.imageio.decode import Interpolation, resize
 from passl_sot.imageio.kernels.jit import available, laid_out
 from passl_sot.imageio.lazy_image import LazyImage, as_array, edges

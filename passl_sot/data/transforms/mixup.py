@@ -1,4 +1,6 @@
-"""Mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019) of whole batches, as timm does them.
+"""Late augmentation, as timm does it.
+
+Mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019) of whole batches, RandomErasing (Zhong et al., 2020).
 
 B is the batch, K the classes, λ the share of an image in its mixture.
 """
@@ -6,17 +8,21 @@ B is the batch, K the classes, λ the share of an image in its mixture.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
 
 from passl_sot.config import Natural, zh
 from passl_sot.data.errors import DataError
-from passl_sot.data.transforms.base import TRANSFORMS, Images, Stage, loops, require
+from passl_sot.data.transforms import base
+from passl_sot.data.transforms.base import TRANSFORMS, BaseTransform, Images, Out, Stage
 from passl_sot.imageio.kernels.jit import available, laid_out
+from passl_sot.imageio.lazy_image import LazyImage, as_array
+
+_TRIES = 10  # timm's
 
 Box = tuple[int, int, int, int]
 
@@ -56,7 +62,7 @@ class Mixup:
     def __post_init__(self) -> None:
         for name in ("mixup_alpha", "cutmix_alpha"):
             alpha = getattr(self, name)
-            require(alpha >= 0 and math.isfinite(alpha), f"Mixup.{name}", alpha, "be 0 or more")
+            base.require(alpha >= 0 and math.isfinite(alpha), f"Mixup.{name}", alpha, "be 0 or more")
         if self.mixup_alpha == self.cutmix_alpha == 0:
             raise ValueError(
                 "Mixup.mixup_alpha and Mixup.cutmix_alpha are both 0, so nothing is mixed: take Mixup out of "
@@ -64,10 +70,10 @@ class Mixup:
             )
         for name in ("prob", "switch_prob"):
             prob = getattr(self, name)
-            require(0 <= prob <= 1, f"Mixup.{name}", prob, "be between 0 and 1")
+            base.require(0 <= prob <= 1, f"Mixup.{name}", prob, "be between 0 and 1")
         smoothing = self.label_smoothing
-        require(0 <= smoothing < 1, "Mixup.label_smoothing", smoothing, "lie in [0, 1)")
-        require(self.num_classes >= 1, "Mixup.num_classes", self.num_classes, "be 1 or more")
+        base.require(0 <= smoothing < 1, "Mixup.label_smoothing", smoothing, "lie in [0, 1)")
+        base.require(self.num_classes >= 1, "Mixup.num_classes", self.num_classes, "be 1 or more")
 
     def draw(self, height: int, width: int, rng: Generator) -> tuple[float, Box | None]:
         """Draws what is done to one batch.
@@ -92,14 +98,11 @@ class Mixup:
         return 1 - (bottom - top) * (right - left) / (height * width), (top, bottom, left, right)
 
     def targets(self, labels: np.ndarray, share: float) -> np.ndarray:
-        """Soft targets of a mixed batch.
+        """Soft targets of a mixed batch, float32 [B, K]; of single labels rows sum to 1.
 
         Args:
             labels: int64 [B]; or several per image, float32 [B, K] of 0 and 1, which aren't smoothed.
             share: λ.
-
-        Returns:
-            float32 [B, K]; of single labels rows sum to 1.
 
         Raises:
             DataError: A label isn't below `num_classes`.
@@ -120,22 +123,19 @@ class Mixup:
         return targets
 
     def __call__(
-        self, images: Images, labels: np.ndarray, rng: Generator, epoch: int = 0, *, overwrite: bool = False
+        self, images: Images, labels: np.ndarray, rng: Generator, epoch: int = 0
     ) -> tuple[Images, np.ndarray]:
         """Mixes a batch.
 
         Args:
-            images: uint8 [B, H, W, 3] or a list of B, which isn't changed; or float32 [B, 3, H, W].
+            images: uint8 [B, H, W, 3] or a list of B, which isn't changed; or float32 [B, 3, H, W], which is
+                mixed in place where that can be.
             labels: As of `targets`.
             rng: Source of the batch's one draw.
-            epoch: The epoch, counted from 0.
-            overwrite: Mix floats in `images` itself, where that can be; by default it isn't changed.
+            epoch: Counted from 0.
 
         Returns:
-            The images, of bytes as `Mixtures` where they are mixed; and soft targets float32 [B, K].
-
-        Raises:
-            DataError: A label isn't below `num_classes`.
+            The images, of bytes as `Mixtures` where they are mixed; and `targets`.
         """
         of_bytes = images[0].dtype == np.uint8
         height, width = images[0].shape[:2] if of_bytes else images[0].shape[1:]
@@ -149,30 +149,24 @@ class Mixup:
         if of_bytes:
             # Mixed one by one as each is normalized, they stay in the processor's cache.
             return Mixtures(images, own, box), targets
-        assert isinstance(images, np.ndarray)
-        images = laid_out(images) if overwrite else images.copy()
-        if box is None:
-            _blend(images, own)
-            return images, targets
-        top, bottom, left, right = box
-        patches = images[:, :, top:bottom, left:right]
-        for one, other in _pairs(patches):
-            one[...], other[...] = other, one.copy()
+        images = laid_out(np.asarray(images))
+        # Pair by pair rather than at once: the two stay in the processor's cache.
+        for one, other in zip(images[: len(images) // 2], images[::-1], strict=False):
+            if box is None:
+                _blend(one, other, own)
+                continue
+            top, bottom, left, right = box
+            cut = (slice(None), slice(top, bottom), slice(left, right))
+            one[cut], other[cut] = other[cut], one[cut].copy()
         return images, targets
 
 
 @dataclass(eq=False)
 class Mixtures(Sequence):
-    """A mixed batch of uint8 images, [H, W, C] each, of which each is made when it is asked for.
-
-    Attributes:
-        images: The images; they aren't changed.
-        share: λ.
-        box: As of `Mixup.draw`.
-    """
+    """A mixed batch of uint8 images, [H, W, C] each, of which each is made when it is asked for."""
 
     images: Images
-    share: float
+    share: float  # λ
     box: Box | None
 
     def __len__(self) -> int:
@@ -193,7 +187,7 @@ class Mixtures(Sequence):
         if available():
             mixed = np.empty(image.shape, np.uint8)
             flat = [laid_out(picture).reshape(-1) for picture in (image, other)]
-            loops().blend_bytes(*flat, share, rest, mixed.reshape(-1))
+            base.loops().blend_bytes(*flat, share, rest, mixed.reshape(-1))
             return mixed
         mixture = image.astype(np.float32) * share + other.astype(np.float32) * rest
         return np.rint(mixture, out=mixture).astype(np.uint8)
@@ -206,18 +200,67 @@ def _span(length: int, side: int, rng: Generator) -> tuple[int, int]:
     return max(center - side // 2, 0), min(center + side // 2, length)
 
 
-def _pairs(images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    # Pair by pair rather than at once: the two stay in the processor's cache.
-    for i in range(len(images) // 2):
-        yield images[i], images[-1 - i]
-
-
-def _blend(images: np.ndarray, share: float) -> None:
+def _blend(a: np.ndarray, b: np.ndarray, share: float) -> None:
     own = np.float32(share)
     rest = np.float32(1 - share)
     if available():
-        for a, b in _pairs(images):
-            loops().blend_floats(a.reshape(-1), b.reshape(-1), own, rest)
-        return
-    for a, b in _pairs(images):
+        base.loops().blend_floats(a.reshape(-1), b.reshape(-1), own, rest)
+    else:
         a[...], b[...] = a * own + b * rest, b * own + a * rest
+
+
+@TRANSFORMS.register()
+@dataclass(kw_only=True, eq=False)
+class RandomErasing(BaseTransform):
+    """Replaces random rectangles by noise; works on what `Normalize` gives.
+
+    Area and aspect (height divided by width, log-uniform) are drawn up to 10 times, until the rectangle is
+    lower and narrower than the image; otherwise nothing is erased.
+
+    Attributes:
+        prob: Share of images in which something is erased.
+        scale: Bounds of the erased share of the image's area, all rectangles together.
+        ratio: Least aspect of a rectangle; the greatest is 1 / ratio.
+        mode: "pixel" fills with N(0, 1) noise, drawn for each pixel and channel.
+        count: Rectangles per image; they may overlap.
+    """
+
+    stage: ClassVar[Stage] = "normalized"
+    prob: float = 0.25
+    scale: tuple[float, float] = (0.02, 1 / 3)
+    ratio: float = 0.3
+    mode: Literal["pixel"] = "pixel"
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        base.require(0 <= self.prob <= 1, "RandomErasing.prob", self.prob, "be between 0 and 1")
+        base.require(0 < self.ratio <= 1, "RandomErasing.ratio", self.ratio, "be above 0 and at most 1")
+        base.require(self.count >= 1, "RandomErasing.count", self.count, "be 1 or more")
+        self.scale = base.bounds("RandomErasing.scale", self.scale, highest=1.0)
+
+    def region(self, height: int, width: int, rng: Generator) -> tuple[int, int, int, int] | None:
+        """Draws (top, left, height, width) of one rectangle in an image of that size; None if none fits."""
+        limit = math.log(1 / self.ratio)
+        for _ in range(_TRIES):
+            area = height * width * rng.uniform(*self.scale) / self.count
+            aspect = math.exp(rng.uniform(-limit, limit))  # log-uniform, so that tall is as likely as wide
+            h = round(math.sqrt(area * aspect))
+            w = round(math.sqrt(area / aspect))
+            if h < height and w < width:
+                return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+        return None
+
+    def apply(self, image: LazyImage, rng: Generator, epoch: int = 0, out: Out = None) -> LazyImage:
+        """float32 [C, H, W] with rectangles erased; other images than `out` aren't changed themselves."""
+        if rng.random() >= self.prob:
+            return image
+        pixels = as_array(image)
+        # In the memory of the pipeline's result no copy is needed.
+        result = pixels if pixels is out else pixels.copy()
+        for _ in range(self.count):
+            region = self.region(result.shape[1], result.shape[2], rng)
+            if region is not None:
+                top, left, h, w = region
+                noise = rng.standard_normal((len(result), h, w), np.float32)
+                result[:, top : top + h, left : left + w] = noise
+        return result
