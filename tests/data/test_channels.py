@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from passl_sot.data import ImageError, ImageFolder, ListFile, build_dataloader, build_transforms, resize
-from passl_sot.imageio.multichannel import decode_multichannel
+from passl_sot.imageio.decode import decode_multichannel
 
 CROP = {"name": "RandomResizedCrop", "size": 16}
 PLAIN = [{"name": "Resize", "size": [16, 16]}, {"name": "Normalize", "mean": [0], "std": [1]}]
