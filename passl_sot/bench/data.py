@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -105,9 +106,9 @@ def _stages(dataset: LabelledImages) -> dict[str, Callable[[Sequence[int]], obje
     transforms = dataset.transforms.transforms
     names = [type(transform).__name__ for transform in transforms]
     later = [type(transform).__name__ for transform in getattr(dataset.batch_stage, "transforms", ())]
-    whole = _Batch(dataset)
+    make, transfer = _batches(dataset)
     if dataset.samples([(0, 0)], np.empty) is not None:  # pixels of one size, read and changed all at once
-        return {f"batch: {', '.join(['read', *names, *later])}": whole.make, _TRANSFER: whole.transfer}
+        return {f"batch: {', '.join(['read', *names, *later])}": make, _TRANSFER: transfer}
     stages: dict[str, Callable] = {"read": lambda indices: [dataset.stored(i) for i in indices]}
     # Geometry is made as far as the next transform asks for it, and can't be told apart from decoding.
     lazy = [isinstance(t, BaseTransform) and stage_of(t) == "pixels" for t in transforms]
@@ -119,27 +120,23 @@ def _stages(dataset: LabelledImages) -> dict[str, Callable[[Sequence[int]], obje
         while name in stages:
             name += "'"
         stages[name] = _prefix(dataset, Compose(transforms[:end], channels=dataset.channels))
-    stages |= {f"batch: {', '.join(['stack', *later])}": whole.make, _TRANSFER: whole.transfer}
+    stages |= {f"batch: {', '.join(['stack', *later])}": make, _TRANSFER: transfer}
     stages[_LIMIT] = lambda indices: [dataset.read(i) for i in indices]
     return stages
 
 
-class _Batch:
-    """Batches as workers make them, always in the same memory, and their way to Paddle."""
+def _batches(dataset: LabelledImages) -> tuple[Callable, Callable]:
+    """Makes a batch as workers do, always in the same memory; and brings the last one to Paddle."""
+    reader = BatchReader(dataset, replace=True)
+    empty = functools.cache(np.empty)
+    batch: dict[str, Any] = {}
 
-    def __init__(self, dataset: LabelledImages):
-        self._reader = BatchReader(dataset, replace=True)
-        self._empty = functools.cache(np.empty)
-        self._image = np.empty(0)
-
-    def make(self, indices: Sequence[int]) -> None:
-        batch = self._reader([(0, i) for i in indices], self._empty)
+    def make(indices: Sequence[int]) -> None:
+        batch.update(reader([(0, i) for i in indices], empty))
         if "error" in batch:
             raise batch["error"]
-        self._image = batch["image"]
 
-    def transfer(self, indices: Sequence[int]) -> object:
-        return as_tensor(self._image)
+    return make, lambda indices: as_tensor(batch["image"])
 
 
 def _prefix(dataset: LabelledImages, compose: Compose) -> Callable[[Sequence[int]], object]:
@@ -156,7 +153,7 @@ def _prefix(dataset: LabelledImages, compose: Compose) -> Callable[[Sequence[int
 
 
 def _seconds(run: Callable, *arguments: object) -> float:
-    # Processor time, which other processes of a shared machine change less than the clock's.
+    """CPU time, which other processes of a shared machine change less than the clock's."""
     began = time.process_time()
     run(*arguments)
     return time.process_time() - began

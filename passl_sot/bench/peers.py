@@ -99,19 +99,13 @@ def ffcv_batches(paths: list[str], side: int, batch: int) -> Iterator:
         yield from Loader(file, batch, pipelines={"image": steps}, **options)
 
 
-class _Decoded:
-    """Images of files, as FFCV's writer asks for them."""
-
-    def __init__(self, paths: list[str]):
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
+class _Decoded(list):
+    """Paths of images, which FFCV's writer gets decoded."""
 
     def __getitem__(self, index: int) -> tuple:
         from PIL import Image
 
-        with Image.open(self.paths[index]) as image:
+        with Image.open(super().__getitem__(index)) as image:
             return (image.convert("RGB"),)
 
 

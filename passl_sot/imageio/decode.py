@@ -18,17 +18,28 @@ files are decoded through `jpeg`, no further than pixels are asked for, and comp
 | EXIF orientation 2 to 8 | turned upright when `apply_exif`, else as stored (TIFF: Pillow always turns it) |
 | truncated, empty, not an image, more than 179 million pixels | `ImageError` |
 
-The file's content counts, not its ending. No global setting of Pillow is changed.
+The file's content counts, not its ending. `decode_multichannel` reads other numbers of channels (satellite
+bands, depth, fluorescence):
+
+| file | channels |
+|---|---|
+| `.npy`, uint8 [H, W, C] (read without pickle) | its last axis |
+| gray + alpha, RGB, RGBA, CMYK | as stored, alpha included |
+| TIFF (or GIF) of several gray pages of one size | a page each |
+
+No global setting of Pillow is changed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageSequence
 
 from passl_sot.imageio import jpeg
 from passl_sot.imageio.errors import ImageError
@@ -50,17 +61,8 @@ _FILTERS = {
 }
 _UNDEFINED = {"I": "32-bit integer", "F": "floating-point"}
 EXIF_ORIENTATION = 0x0112
-# Of each EXIF orientation (EXIF 2.32, tag 0x0112): whether rows and columns change places, and the steps down
-# and across in which the pixels are read then.
-_TURNS = {
-    2: (False, 1, -1),
-    3: (False, -1, -1),
-    4: (False, -1, 1),
-    5: (True, 1, 1),
-    6: (True, 1, -1),
-    7: (True, -1, -1),
-    8: (True, -1, 1),
-}
+ARRAY_ENDING = ".npy"
+_CHANNEL_MODES = ("L", "LA", "RGB", "RGBA", "CMYK")
 
 
 def decode(path: str | os.PathLike[str], *, apply_exif: bool) -> np.ndarray:
@@ -78,6 +80,45 @@ def decode(path: str | os.PathLike[str], *, apply_exif: bool) -> np.ndarray:
         ImageError: The file can't be read whole as an image; it names the path and the reason.
     """
     return as_array(open_image(path, apply_exif=apply_exif))
+
+
+def read_image(path: str | os.PathLike[str], *, apply_exif: bool, channels: int) -> np.ndarray:
+    """Reads an image for a model of so many channels: as RGB for 1 and 3, else all channels that it has."""
+    if channels in (1, 3):
+        return decode(path, apply_exif=apply_exif)
+    return decode_multichannel(path)
+
+
+def decode_multichannel(path: str | os.PathLike[str]) -> np.ndarray:
+    """Reads all channels of an image, uint8 [H, W, C], as the second table at the top of this module says.
+
+    Raises:
+        ImageError: The file can't be read.
+    """
+    name = os.fspath(path)
+    data = read_file(name)
+    with _faults_told(name, data):
+        read = _from_array if name.lower().endswith(ARRAY_ENDING) else _all_channels
+        return read(name, data)
+
+
+def _from_array(name: str, data: bytes) -> np.ndarray:
+    array = np.load(io.BytesIO(data), allow_pickle=False)
+    if array.dtype != np.uint8 or array.ndim != 3:
+        raise ImageError(name, f"expected uint8 [H, W, C], got {array.dtype} {list(array.shape)}")
+    return array
+
+
+def _all_channels(name: str, data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        pages = getattr(image, "n_frames", 1)
+        _check_size(name, image.width, image.height, pages)
+        if pages > 1:
+            return np.stack([np.asarray(page.convert("L")) for page in ImageSequence.Iterator(image)], axis=2)
+        image.load()
+        if image.mode not in _CHANNEL_MODES:
+            raise ImageError(name, f"a {image.mode} image, whose channels aren't bytes; save it as .npy")
+        return np.atleast_3d(np.asarray(image))
 
 
 def open_image(path: str | os.PathLike[str], *, apply_exif: bool) -> LazyImage:
@@ -110,13 +151,14 @@ def open_bytes(data: bytes | memoryview, name: str, *, apply_exif: bool) -> Lazy
 
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """A view of stored pixels [H, W, C] that shows them upright; `orientation` is that of EXIF."""
-    if orientation not in _TURNS:
-        return image
-    transposed, down, across = _TURNS[orientation]
-    if transposed:
+    """A view of stored pixels [H, W, C] that shows them upright; by EXIF 2.32, tag 0x0112."""
+    if orientation in (5, 6, 7, 8):
         image = image.transpose(1, 0, 2)
-    return image[::down, ::across]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return image
 
 
 class _JpegFile:
@@ -138,39 +180,39 @@ class _JpegFile:
 
 def _decode_by_pillow(data: bytes | memoryview, name: str, apply_exif: bool) -> np.ndarray:
     data = bytes(data)
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_size(name, image.width, image.height)
-            image.load()
-            pixels = np.asarray(_to_rgb(image, name))
-            return upright(pixels, _orientation(image)) if apply_exif else pixels
-    except ImageError:
-        raise
-    except Exception as error:
-        raise unreadable(name, data, error) from error
+    with _faults_told(name, data), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _check_size(name, image.width, image.height)
+        image.load()
+        pixels = np.asarray(_to_rgb(image, name))
+        return upright(pixels, _orientation(image)) if apply_exif else pixels
 
 
-def check_size(path: str, width: int, height: int, frames: int = 1) -> None:
-    """Refuses images of more pixels than Pillow itself would decode."""
+def _check_size(path: str, width: int, height: int, frames: int = 1) -> None:
     if width * height * frames > MAX_PIXELS:
         raise ImageError(path, f"{width}x{height} pixels: too large to be safe to decode")
 
 
-def unreadable(path: str, data: bytes, error: Exception) -> ImageError:
-    """The error of a file that a reader stumbled over with another error."""
-    if isinstance(error, Image.DecompressionBombError):
-        return ImageError(path, f"too large to be safe to decode ({error})")
-    if isinstance(error, Image.UnidentifiedImageError):
-        return ImageError(path, _describe(data))
-    # Damaged files make Pillow's plugins raise errors of nearly any type; all of them mean the same.
-    return ImageError(path, f"damaged or truncated image ({str(error).strip() or type(error).__name__})")
+@contextlib.contextmanager
+def _faults_told(path: str, data: bytes) -> Iterator[None]:
+    """Makes an ImageError of whatever a reader stumbles over."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(path, f"too large to be safe to decode ({error})") from error
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(path, _describe(data)) from error
+    except Exception as error:
+        # Damaged files make Pillow's plugins raise errors of nearly any type; all of them mean the same.
+        words = str(error).strip() or type(error).__name__
+        raise ImageError(path, f"damaged or truncated image ({words})") from error
 
 
 def resize(
     image: LazyImage,
     size_hw: tuple[int, int],
     *,
-    box: tuple[float, float, float, float] | None = None,
     interpolation: Interpolation = "bicubic",
     window: tuple[int, int, int, int] | None = None,
     mirrored: bool = False,
@@ -180,9 +222,6 @@ def resize(
     Args:
         image: uint8 [H, W, C]; where C isn't 3, each channel is a picture of its own.
         size_hw: Height and width of the result.
-        box: Region (left, top, right, bottom) of `image` that the result shows; may be fractional. As in
-            Pillow, pixels just outside take part in filtering at its edges; slice the array first where
-            they must not.
         interpolation: The filter.
         window: The part (top, left, height, width) of the result that is wanted; None for all of it.
         mirrored: Whether it is wanted from right to left.
@@ -190,29 +229,22 @@ def resize(
     Returns:
         uint8 [size_hw[0], size_hw[1], C], or of the window's size.
     """
-    height, width = image.shape[:2]
-    left, top, right, bottom = box or (0, 0, width, height)
-    window = window or (0, 0, *size_hw)
-    # Pillow has words for boxes and sizes that can't be.
-    possible = 0 <= left < right <= width and 0 <= top < bottom <= height and min(size_hw) > 0
-    if possible and interpolation != "nearest" and jit.available():
+    top, left, height, width = window or (0, 0, *size_hw)
+    if interpolation != "nearest" and jit.available():
         from passl_sot.imageio.kernels.resize import resample
 
-        return resample(image, size_hw, (left, top, right, bottom), interpolation, window, mirrored)
-    resized = _resize_by_pillow(as_array(image), size_hw, box, interpolation)
-    part = resized[window[0] : window[0] + window[2], window[1] : window[1] + window[3]]
+        return resample(image, size_hw, interpolation, (top, left, height, width), mirrored)
+    resized = _resize_by_pillow(as_array(image), size_hw, interpolation)
+    part = resized[top : top + height, left : left + width]
     return np.ascontiguousarray(part[:, ::-1]) if mirrored else part
 
 
 def _resize_by_pillow(
-    image: np.ndarray,
-    size_hw: tuple[int, int],
-    box: tuple[float, float, float, float] | None,
-    interpolation: Interpolation,
+    image: np.ndarray, size_hw: tuple[int, int], interpolation: Interpolation
 ) -> np.ndarray:
     def resize_one(plane: np.ndarray) -> np.ndarray:
         picture = Image.fromarray(np.ascontiguousarray(plane))
-        return np.asarray(picture.resize(size_hw[::-1], _FILTERS[interpolation], box=box))
+        return np.asarray(picture.resize(size_hw[::-1], _FILTERS[interpolation]))
 
     if image.shape[2] == 3:
         return resize_one(image)
@@ -249,7 +281,7 @@ def _orientation(image: Image.Image) -> int:
         orientation = image.getexif().get(EXIF_ORIENTATION)
     except Exception:  # a broken EXIF block of any kind; the pixels are fine, so it counts as absent
         return 1
-    return orientation if orientation in _TURNS else 1
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _to_rgb(image: Image.Image, path: str) -> Image.Image:

@@ -40,6 +40,9 @@ _BEGIN = b"\xff\xd8"
 _END = b"\xff\xd9"
 # Where chroma has half as many samples, that of a pixel depends on the nearest two: its own and a neighbor's.
 _MARGIN = 1
+# Width of a tile in pixels: what is aimed at, and the least and the most that help. Narrow tiles let less be
+# decoded beside a crop, but each makes a file larger and decoding slower: 16 is no faster than 32.
+_LEAST, _WIDTH, _MOST = 16, 24, 160
 # Below this Pillow takes no longer, and filters of chroma have special cases.
 _SMALLEST = 16
 
@@ -197,6 +200,14 @@ def _join_tiles(
     width = min(header.width, end_column * tile_width) - x
     out[header.size_at : header.size_at + 4] = divmod(height, 256) + divmod(width, 256)
     return out, y, x
+
+
+def tile_blocks(image_width: int, width: int) -> int:
+    """How many blocks of a width make a tile: a divisor of those of a row, or the whole row."""
+    blocks = -(-image_width // width)
+    divisors = [n for n in range(1, blocks + 1) if blocks % n == 0 and _LEAST <= n * width <= _MOST]
+    wide = [n for n in divisors if n * width >= _WIDTH]
+    return min(wide, default=max(divisors, default=blocks))
 
 
 def _number(data: bytes | memoryview, at: int) -> int:

@@ -13,8 +13,8 @@ from PIL import Image
 from passl_sot.config import Config, ConfigError, Fault, NonNegativeByEpoch, NotEmpty, value_of_epoch, zh
 from passl_sot.data import LabelledImages, build_dataset, build_transforms, check_data
 from passl_sot.data.schema import DataSection
+from passl_sot.imageio.decode import read_image
 from passl_sot.imageio.errors import ImageError
-from passl_sot.imageio.multichannel import read_image
 from passl_sot.metrics import ClassificationMeter, MultiLabelMeter, write_label_report, write_report
 from passl_sot.metrics.classification import write_table
 from passl_sot.modeling.classifier import Classifier

@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl_sot.data import build_dataloader, build_transforms
-from passl_sot.data.datasets.folders import ImageFolder
-from passl_sot.data.datasets.list_files import ListFile
-from passl_sot.imageio.decode import resize
-from passl_sot.imageio.errors import ImageError
-from passl_sot.imageio.multichannel import decode_multichannel
+from passl_sot.data import ImageError, ImageFolder, ListFile, build_dataloader, build_transforms
+from passl_sot.imageio.decode import decode_multichannel, resize
 
 CROP = {"name": "RandomResizedCrop", "size": 16}
 PLAIN = [{"name": "Resize", "size": [16, 16]}, {"name": "Normalize", "mean": [0], "std": [1]}]

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl_sot.imageio.jpeg import decode_part, read_header
-from passl_sot.imageio.jpeg_restart import tile_blocks, tile_jpeg
+from passl_sot.imageio.jpeg import decode_part, read_header, tile_blocks
 
 pytest.importorskip("numba")
+
+from passl_sot.imageio.kernels.jpeg_restart import tile_jpeg
 
 KINDS = {
     "4:4:4": {"quality": 90, "subsampling": 0},

@@ -117,11 +117,8 @@ def test_nothing_is_compiled_twice(photos):
         apply_ops(image, [Op("Color", 1.5)])
         Normalize()(RandomHorizontalFlip(prob=1)(image, np.random.default_rng(0)), None)
         Normalize()(image, None)
-    assert [len(loop.signatures) for loop in (color._from_gray, planes.mirror, planes.normalize)] == [
-        1,
-        1,
-        1,
-    ]
+    loops = (color._blend, planes.mirror, planes.normalize)
+    assert [len(loop.signatures) for loop in loops] == [1, 1, 1]
 
 
 _PROGRAM = """

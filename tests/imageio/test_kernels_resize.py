@@ -27,9 +27,9 @@ def _only_compiled(monkeypatch):
     monkeypatch.delattr(sys.modules["passl_sot.imageio.decode"], "_resize_by_pillow")
 
 
-def _pillow(image: np.ndarray, size_hw: tuple[int, int], interpolation: str, box=None) -> np.ndarray:
+def _pillow(image: np.ndarray, size_hw: tuple[int, int], interpolation: str) -> np.ndarray:
     planes = [Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(image.shape[2])]
-    sized = [p.resize(size_hw[::-1], FILTERS[interpolation], box=box) for p in planes]
+    sized = [p.resize(size_hw[::-1], FILTERS[interpolation]) for p in planes]
     return np.stack([np.asarray(p) for p in sized], axis=2)
 
 
@@ -46,25 +46,12 @@ shares = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted)
     shape=st.tuples(sides, sides, st.sampled_from([3, 3, 1, 5])),
     size=st.tuples(sides, sides),
     interpolation=st.sampled_from(sorted(FILTERS)),
-    horizontal=shares,
-    vertical=shares,
-    boxed=st.sampled_from(["no", "whole pixels", "fractions"]),
     part=st.tuples(shares, shares),
 )
-def test_any_size_box_and_window(shape, size, interpolation, horizontal, vertical, boxed, part):
+def test_any_size_and_window(shape, size, interpolation, part):
     image = _noise(*shape)
-    box = None
-    if boxed != "no":
-        (left, right), (top, bottom) = (
-            (low * side, high * side) for (low, high), side in ((horizontal, shape[1]), (vertical, shape[0]))
-        )
-        box = (left, top, right, bottom)
-        if boxed == "whole pixels":
-            box = (int(left), int(top), int(left) + max(1, int(right - left)), int(top) + 1)
-        if box[2] - box[0] < 1e-3 or box[3] - box[1] < 1e-3 or box[2] > shape[1] or box[3] > shape[0]:
-            box = None
-    expected = _pillow(image, size, interpolation, box)
-    result = resize(image, size, box=box, interpolation=interpolation)
+    expected = _pillow(image, size, interpolation)
+    result = resize(image, size, interpolation=interpolation)
     np.testing.assert_array_equal(result, expected)
     (top, bottom), (left, right) = (
         (int(low * side), int(high * side) + 1) for (low, high), side in zip(part, size, strict=True)
@@ -72,7 +59,7 @@ def test_any_size_box_and_window(shape, size, interpolation, horizontal, vertica
     bottom, right = min(max(bottom, top + 1), size[0]), min(max(right, left + 1), size[1])
     top, left = min(top, bottom - 1), min(left, right - 1)
     window = (top, left, bottom - top, right - left)
-    cut = resize(image, size, box=box, interpolation=interpolation, window=window)
+    cut = resize(image, size, interpolation=interpolation, window=window)
     np.testing.assert_array_equal(cut, expected[top:bottom, left:right])
 
 

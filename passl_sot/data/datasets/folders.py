@@ -17,7 +17,7 @@ from passl_sot.data.datasets.string_table import StringTable, natural_key
 from passl_sot.data.errors import DataError
 from passl_sot.data.packed.format import Packed, is_packed
 from passl_sot.data.transforms.image import TRANSFORMS
-from passl_sot.imageio.multichannel import ARRAY_ENDING
+from passl_sot.imageio.decode import ARRAY_ENDING
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 EXTENSIONS = (*_JPEG, ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")

@@ -21,11 +21,10 @@ from passl_sot.data.rng import Key, Streams, image_rng
 from passl_sot.data.transforms.base import output_size
 from passl_sot.data.transforms.compose import build_batch_transforms, build_transforms
 from passl_sot.imageio import jpeg
-from passl_sot.imageio.decode import open_bytes, read_file
+from passl_sot.imageio.decode import decode_multichannel, open_bytes, read_file
 from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.kernels import jit
 from passl_sot.imageio.lazy_image import LazyImage, as_array
-from passl_sot.imageio.multichannel import decode_multichannel
 
 _LOGGER = logging.getLogger("passl_sot.data")
 

@@ -6,10 +6,10 @@ import os
 import shutil
 
 from passl_sot.data.loader.worker import SERVER_FOLDER
-from passl_sot.imageio.kernels import jit, warmup
+from passl_sot.imageio.kernels import jit
 
 if jit.available():
-    warmup.wake()
+    jit.wake()
 # The training process removes the folder itself, unless it was killed; workers don't come here, as they leave
 # by os._exit.
 atexit.register(shutil.rmtree, os.environ[SERVER_FOLDER], ignore_errors=True)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from passl_sot.imageio.decode import EXIF_ORIENTATION, open_bytes, read_orientation, resize
 from passl_sot.imageio.errors import ImageError
-from passl_sot.imageio.jpeg_restart import tile_blocks, tile_jpeg
+from passl_sot.imageio.jpeg import tile_blocks
 from passl_sot.imageio.kernels import jit
 from passl_sot.imageio.lazy_image import as_array
 
@@ -73,6 +73,8 @@ def _in_tiles(data: bytes, image: np.ndarray, name: str) -> bytes:
     # The file as it is where tiles aren't possible or, of a damaged one, would show another image.
     tiled = None
     if jit.available():
+        from passl_sot.imageio.kernels.jpeg_restart import tile_jpeg
+
         tiled = tile_jpeg(data)
     with contextlib.suppress(ImageError):
         if tiled and np.array_equal(as_array(open_bytes(tiled, name, apply_exif=False)), image):

@@ -23,6 +23,7 @@ from typing import Literal
 import numpy as np
 
 from passl_sot.imageio.kernels.jit import compiled
+from passl_sot.imageio.kernels.layout import transpose
 
 # Constants of 32 bits: with Python's own, numba computes in 64, and half as many values go into a register.
 _INT = np.int32
@@ -39,26 +40,11 @@ _DECIMALS = 15
 @compiled
 def _inside(a, b, c, at, first, last, length):
     """The part of [first, last), one stretch, where 0 <= a·(x + 1/2) + b·at + c < length."""
-    rest = b * at + c
-    # Division gives the ends, but for rounding; where a is too small, rounding has a say in where they are.
-    if abs(a) * 1e12 > abs(b * at) + abs(c) + length:
-        one = -rest / a - 0.5
-        other = (length - rest) / a - 0.5
-        first = int(min(max(np.floor(min(one, other)) - 1.0, first), last))
-        last = int(max(min(np.ceil(max(one, other)) + 2.0, last), first))
     while first < last and not 0.0 <= (a * (first + 0.5) + b * at) + c < length:
         first += 1
     while first < last and not 0.0 <= (a * (last - 0.5) + b * at) + c < length:
         last -= 1
     return first, last
-
-
-@compiled
-def _fill(row, first, last, fill):
-    """Gives pixels ``first`` … ``last - 1`` of a row of bytes the color ``fill``."""
-    for x in range(first, last):
-        for c in range(3):
-            row[3 * x + c] = fill[c]
 
 
 @compiled
@@ -68,6 +54,13 @@ def _cubic(v1, v2, v3, v4, t):
     p3 = (v1 - v2) + (v1 - v2) + v3 - v4
     p4 = -v1 + v2 - v3 + v4
     return v2 + t * ((-v1 + v3) + t * (p3 + t * p4))
+
+
+def _filled(height, width, fill):
+    """A result before any pixel comes from inside, [H, 3·W]."""
+    out = np.empty((height, 3 * width), np.uint8)
+    out[:] = np.tile(np.array(fill, np.uint8), width)
+    return out
 
 
 # -- along one axis ---------------------------------------------------------------------------------
@@ -87,91 +80,53 @@ def _mix(a, b, c, d, t, cubic, mixed, out):
 
 
 @compiled
-def _measure(column, shift, offset, away, t):
-    """For each byte of a row, by its column: how many columns away its second neighbor is; and t."""
+def _measure(column, shift, t):
+    """How many columns away the second neighbor of a row's bytes is; fills t of each, by its column."""
+    # Equally far in the whole row, unless that is a whole number but for rounding, which grows on the way.
+    # There t is 1 then, which gives the third neighbor, exactly as t = 0 from that one does.
+    away = np.floor(((column[0] + 0.5) + shift) - 0.5) - column[0]
     for j in range(column.size):
-        place = (((column[j] + 0.5) + shift) + offset) - 0.5
-        left = np.floor(place)
-        away[j] = left - column[j]
-        t[j] = place - left
+        t[j] = (((column[j] + 0.5) + shift) - 0.5) - (column[j] + away)
+    return int(away)
 
 
 @compiled
-def _count_equal(values):
-    """How many values at the beginning are equal."""
-    # A loop that may break off takes one at a time; nearly always all are equal.
-    equal = 0
-    for j in range(values.size):
-        equal += values[j] == values[0]
-    if equal < values.size:
-        equal = 1
-        while values[equal] == values[0]:
-            equal += 1
-    return equal
-
-
-@compiled
-def _warp_rows(image, m1, m2, cubic, fill, out):
-    """A warp of ``image`` [H, 3·W] by (1, m1, m2, 0, 1, 0)."""
+def _warp_rows(image, m1, m2, cubic, out):
+    """A warp of ``image`` [H, 3·W] by (1, m1, m2, 0, 1, 0), of which m1 or m2 is 0."""
     height, n = image.shape
     width = n // 3
     edge = 3 * _EDGE
     line = np.empty(n + 2 * edge, np.uint8)
+    # For each byte, though three have the same: spreading them afterwards takes twice as long.
     column = np.empty(n, _FLOAT)
     for j in range(n):
         column[j] = j // 3
-    # For each byte, though three have the same: spreading them afterwards takes twice as long.
     t = np.empty(n, _FLOAT)
-    away = np.empty(n, _FLOAT)
     mixed = np.empty(n, _INT)
     for y in range(height):
         first, last = _inside(1.0, m1, m2, y + 0.5, 0, width, width)
-        _fill(out[y], 0, first, fill)
-        _fill(out[y], last, width, fill)
+        if first == last:
+            continue
         for j in range(n):
             line[edge + j] = image[y, j]
         for j in range(edge):
             line[j] = image[y, j % 3]
             line[edge + n + j] = image[y, n - 3 + j % 3]
         at = 3 * first
-        _measure(column[at : 3 * last], m1 * (y + 0.5), m2, away[at:], t[at:])
-        # The neighbors are equally far away in the whole row, unless that is a whole number but for rounding,
-        # which may change on the way.
-        while at < 3 * last:
-            end = at + _count_equal(away[at : 3 * last])
-            a = line[at + 3 * (int(away[at]) - 1) + edge :]
-            _mix(a, a[3:], a[6:], a[9:], t[at:end], cubic, mixed, out[y, at:end])
-            at = end
+        end = 3 * last
+        away = _measure(column[at:end], m1 * (y + 0.5) + m2, t[at:end])
+        a = line[at + 3 * (away - 1) + edge :]
+        _mix(a, a[3:], a[6:], a[9:], t[at:end], cubic, mixed, out[y, at:end])
 
 
 @compiled
-def _transpose(image, out):
-    """Pixels of [H, 3·W] to [W, 3·H]."""
-    for x in range(out.shape[0]):
-        for y in range(image.shape[0]):
-            for c in range(3):
-                out[x, 3 * y + c] = image[y, 3 * x + c]
-
-
-def _warp_columns(image, m3, m5, cubic, fill, out):
-    """A warp of ``image`` [H, 3·W] by (1, 0, 0, m3, 1, m5): of the rows of one that lies on its side."""
-    height, n = image.shape
-    lying = np.empty((n // 3, 3 * height), np.uint8)
-    moved = np.empty_like(lying)
-    _transpose(image, lying)
-    _warp_rows(lying, m3, m5, cubic, fill, moved)
-    _transpose(moved, out)
-
-
-@compiled
-def _shift_rows(image, m5, cubic, fill, out):
+def _shift_rows(image, m5, cubic, out):
     """A warp of ``image`` [H, 3·W] by (1, 0, 0, 0, 1, m5): a row's bytes have the same rows around them."""
     height, n = image.shape
     t = np.empty(n, _FLOAT)
     mixed = np.empty(n, _INT)
     for y in range(height):
         if not 0.0 <= (y + 0.5) + m5 < height:
-            _fill(out[y], 0, n // 3, fill)
             continue
         place = ((y + 0.5) + m5) - 0.5
         k = math.floor(place)
@@ -261,7 +216,7 @@ def _mix_floats(mixed, t, cubic, out):
 # Compiled in many small loops over a row: each does one thing to all pixels, which the compiler turns into
 # vector instructions; a single loop over everything took three times as long.
 @compiled
-def _warp_general(image, m, cubic, fill, out):
+def _warp_general(image, m, cubic, out):
     """A warp of ``image`` [H, 3·W] by any matrix."""
     height = image.shape[0]
     width = image.shape[1] // 3
@@ -279,8 +234,6 @@ def _warp_general(image, m, cubic, fill, out):
         first, last = _inside(m[0], m[1], m[2], y + 0.5, 0, width, width)
         first, last = _inside(m[3], m[4], m[5], y + 0.5, first, last, height)
         n = last - first
-        _fill(out[y], 0, first, fill)
-        _fill(out[y], last, width, fill)
         _locate(m, y + 0.5, first, pitch, by_row[:n], by_column[:n], places[:n])
         for r in range(edge, 4 - edge):
             _gather(flat, places[:n], r * pitch, edge, taken)
@@ -310,20 +263,24 @@ def warp(
     Returns:
         uint8 [H, W, 3].
     """
-    out = np.empty_like(image)
-    m = tuple(map(float, matrix))
+    height, width = image.shape[:2]
+    rows = image.reshape(height, -1)
+    out = _filled(height, width, fill)
     cubic = interpolation == "bicubic"
-    rows = image.reshape(len(image), -1)
-    results = out.reshape(len(image), -1)
-    if m[0] == 1 and m[3:] == (0, 1, 0):
-        _warp_rows(rows, m[1], m[2], cubic, fill, results)
-    elif m[:3] == (1, 0, 0) and m[4] == 1 and m[3] == 0:
-        _shift_rows(rows, m[5], cubic, fill, results)
-    elif m[:3] == (1, 0, 0) and m[4] == 1:
-        _warp_columns(rows, m[3], m[5], cubic, fill, results)
+    m = tuple(map(float, matrix))
+    _, m1, m2, m3, _, m5 = m
+    if m in ((1, m1, 0, 0, 1, 0), (1, 0, m2, 0, 1, 0)):
+        _warp_rows(rows, m1, m2, cubic, out)
+    elif m == (1, 0, 0, m3, 1, 0):
+        # As the rows of one that lies on its side.
+        lying = _filled(width, height, fill)
+        _warp_rows(transpose(rows), m3, 0.0, cubic, lying)
+        out = transpose(lying)
+    elif m == (1, 0, 0, 0, 1, m5):
+        _shift_rows(rows, m5, cubic, out)
     else:
-        _warp_general(rows, m, cubic, fill, results)
-    return out
+        _warp_general(rows, m, cubic, out)
+    return out.reshape(image.shape)
 
 
 def rotate(
@@ -333,8 +290,6 @@ def rotate(
     fill: tuple[int, int, int],
 ) -> np.ndarray:
     """Turns an image counter-clockwise around its center, as `Image.rotate` does; arguments as of `warp`."""
-    if degrees % 360 == 0:
-        return image.copy()
     height, width = image.shape[:2]
     angle = -math.radians(degrees % 360)
     cos = round(math.cos(angle), _DECIMALS)

@@ -13,6 +13,7 @@ Images are uint8 [H, W, 3], contiguous; results are new arrays of that kind.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from passl_sot.imageio.kernels.jit import compiled
 _BYTE = np.uint8
 _SHORT = np.uint16
 _INT = np.int32
+_WORD = np.uint32
 _SINGLE = np.float32
 _LEAST = _INT(0)
 _MOST = _INT(255)
@@ -35,7 +37,9 @@ _ROUND = _INT(32768)
 _SHIFT = _INT(16)
 # The smoothing filter's weights are 5 in the middle and 1 around it, in thirteenths.
 _FIVE = _SHORT(5)
-_WEIGHT = _SINGLE(1 / 13)
+_SIX = _WORD(6)
+_THIRTEENTH = _WORD(5042)
+_SIXTEEN = _WORD(16)
 
 
 # -- by formulas ------------------------------------------------------------------------------------
@@ -69,86 +73,60 @@ def _sum_of_grays(x):
 def _gray(x, out):
     for i in range(x.size // 3):
         value = _BYTE(_gray_of(x, i))
-        out[3 * i] = value
-        out[3 * i + 1] = value
-        out[3 * i + 2] = value
+        for c in range(3):
+            out[3 * i + c] = value
 
 
 @compiled
-def _blend(gray, value, factor):
-    return _INT(_SINGLE(gray) + factor * _SINGLE(value - gray))
-
-
-@compiled
-def _limit(x, out):
-    # Apart from what makes the numbers: a loop from bytes by words to bytes is more than compilers do well.
-    for j in range(out.size):
-        out[j] = min(max(x[j], _LEAST), _MOST)
-
-
-@compiled
-def _from_one(x, base, factor, out):
+def _blend(x, constant, base, factor, out):
+    """Of ``constant`` and ``x``, or of ``base`` where that is below 0."""
     mixed = np.empty(_STRETCH, _INT)
     for i in range(0, x.size, _STRETCH):
         part = x[i : i + _STRETCH]
+        gray = base[i : i + _STRETCH]
+        target = out[i : i + _STRETCH]
         for j in range(part.size):
-            mixed[j] = _blend(base, _INT(part[j]), factor)
-        _limit(mixed, out[i : i + _STRETCH])
+            value = _INT(gray[j]) if constant < _LEAST else constant
+            mixed[j] = _INT(_SINGLE(value) + factor * _SINGLE(_INT(part[j]) - value))
+        # Apart from the arithmetic: a loop from bytes by words to bytes is more than compilers do well.
+        for j in range(part.size):
+            target[j] = min(max(mixed[j], _LEAST), _MOST)
 
 
 @compiled
-def _from_gray(x, factor, out):
-    gray = np.empty(_STRETCH, _INT)
-    mixed = np.empty(_STRETCH, _INT)
-    for i in range(0, x.size, _STRETCH):
-        part = x[i : i + _STRETCH]
-        for j in range(part.size // 3):
-            value = _gray_of(part, j)
-            gray[3 * j] = value
-            gray[3 * j + 1] = value
-            gray[3 * j + 2] = value
-        for j in range(part.size):
-            mixed[j] = _blend(gray[j], _INT(part[j]), factor)
-        _limit(mixed, out[i : i + _STRETCH])
-
-
-@compiled
-def _from_smooth(x, factor, out):
-    """``x`` is [H, 3·W]. Border pixels have no smooth value, and stay."""
-    height, width = x.shape
-    n = width - 6
-    totals = np.empty(width, _SHORT)
-    mixed = np.empty(width, _INT)
-    out[0] = x[0]
-    out[height - 1] = x[height - 1]
+def _smooth(x, height, out):
+    """Border pixels have no smooth value, and stay."""
+    rows = x.reshape(height, -1)
+    results = out.reshape(height, -1)
+    n = max(rows.shape[1] - 6, 0)
+    totals = np.empty(n, _SHORT)
+    results[0] = rows[0]
+    results[height - 1] = rows[height - 1]
     for y in range(1, height - 1):
-        out[y, :3] = x[y, :3]
-        out[y, width - 3 :] = x[y, width - 3 :]
-        if n <= 0:
-            continue
-        above = x[y - 1]
-        here = x[y]
-        below = x[y + 1]
-        e = here[3 : 3 + n]
+        above = rows[y - 1]
+        here = rows[y]
+        below = rows[y + 1]
+        target = results[y, 3:]
+        for j in range(3):
+            results[y, j] = here[j]
+            results[y, -1 - j] = here[-1 - j]
         # Sums of at most 13·255: 16 bits hold them, and the machine adds twice as many at once.
         for j in range(n):
             row = _SHORT(_SHORT(above[j]) + _SHORT(_SHORT(above[j + 3]) + _SHORT(above[j + 6])))
             last = _SHORT(_SHORT(below[j]) + _SHORT(_SHORT(below[j + 3]) + _SHORT(below[j + 6])))
             beside = _SHORT(_SHORT(here[j]) + _SHORT(here[j + 6]))
-            totals[j] = _SHORT(_SHORT(row + last) + _SHORT(beside + _SHORT(_FIVE * _SHORT(e[j]))))
+            totals[j] = _SHORT(_SHORT(row + last) + _SHORT(beside + _SHORT(_FIVE * _SHORT(here[j + 3]))))
         for j in range(n):
-            # A thirteenth is never half-way between two integers, so this rounds as exact arithmetic does.
-            mixed[j] = _blend(_INT(_SINGLE(totals[j]) * _WEIGHT + _SINGLE(0.5)), _INT(e[j]), factor)
-        _limit(mixed, out[y, 3 : 3 + n])
+            # (total + 6) // 13, which is the mean rounded.
+            target[j] = _BYTE((_WORD(totals[j]) + _SIX) * _THIRTEENTH >> _SIXTEEN)
 
 
 # -- by tables --------------------------------------------------------------------------------------
 @compiled
 def _apply(x, tables, out):
     for i in range(x.size // 3):
-        out[3 * i] = tables[0, x[3 * i]]
-        out[3 * i + 1] = tables[1, x[3 * i + 1]]
-        out[3 * i + 2] = tables[2, x[3 * i + 2]]
+        for c in range(3):
+            out[3 * i + c] = tables[c, x[3 * i + c]]
 
 
 @compiled
@@ -187,12 +165,8 @@ def _even_out(x, out):
     pairs = np.zeros((6, 256), np.int64)
     pixels = x.size // 3
     for i in range(pixels // 2):
-        pairs[0, x[6 * i]] += 1
-        pairs[1, x[6 * i + 1]] += 1
-        pairs[2, x[6 * i + 2]] += 1
-        pairs[3, x[6 * i + 3]] += 1
-        pairs[4, x[6 * i + 4]] += 1
-        pairs[5, x[6 * i + 5]] += 1
+        for k in range(6):
+            pairs[k, x[6 * i + k]] += 1
     counts = pairs[:3] + pairs[3:]
     if pixels % 2:
         for k in range(3):
@@ -218,27 +192,22 @@ def _points(
     return _each(_pointwise, image, np.int16(below), *map(_BYTE, (255 - added, added, flipped, kept)))
 
 
-def _each(loop: Callable, image: np.ndarray, *numbers: np.generic) -> np.ndarray:
+def _each(loop: Callable, image: np.ndarray, *others: Any) -> np.ndarray:
     out = np.empty_like(image)
-    loop(image.reshape(-1), *numbers, out.reshape(-1))
+    loop(image.reshape(-1), *others, out.reshape(-1))
     return out
 
 
-def _factor(factor: float) -> np.float32:
-    # Larger ones do the same, and leave the range of integers.
-    return _SINGLE(min(factor, 1e6))
+def _enhance(image: np.ndarray, factor: float, base: np.ndarray | int) -> np.ndarray:
+    constant = base if isinstance(base, int) else -1
+    gray = image if isinstance(base, int) else base
+    # Larger factors do the same, and leave the range of integers.
+    return _each(_blend, image, _INT(constant), gray.reshape(-1), _SINGLE(min(factor, 1e6)))
 
 
 def _contrast(image: np.ndarray, factor: float) -> np.ndarray:
     mean = int(_sum_of_grays(image.reshape(-1)) / (image.size // 3) + 0.5)
-    return _each(_from_one, image, _INT(mean), _factor(factor))
-
-
-def _sharpness(image: np.ndarray, factor: float) -> np.ndarray:
-    out = np.empty_like(image)
-    height = len(image)
-    _from_smooth(image.reshape(height, -1), _factor(factor), out.reshape(height, -1))
-    return out
+    return _enhance(image, factor, mean)
 
 
 def _autocontrast(image: np.ndarray) -> np.ndarray:
@@ -251,14 +220,14 @@ def _autocontrast(image: np.ndarray) -> np.ndarray:
 # "SolarizeAdd" adds to values below 128. AutoContrast gives the image itself where nothing changes.
 OPERATIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "AutoContrast": lambda image, _: _autocontrast(image),
-    "Brightness": lambda image, factor: _each(_from_one, image, _INT(0), _factor(factor)),
-    "Color": lambda image, factor: _each(_from_gray, image, _factor(factor)),
+    "Brightness": lambda image, factor: _enhance(image, factor, 0),
+    "Color": lambda image, factor: _enhance(image, factor, _each(_gray, image)),
     "Contrast": _contrast,
     "Equalize": lambda image, _: _each(_even_out, image),
     "Grey": lambda image, _: _each(_gray, image),
     "Invert": lambda image, _: _points(image, 0, flipped=255),
     "Posterize": lambda image, bits: _points(image, 0, kept=256 - (1 << (8 - int(bits)))),
-    "Sharpness": _sharpness,
+    "Sharpness": lambda image, factor: _enhance(image, factor, _each(_smooth, image, len(image))),
     "Solarize": lambda image, threshold: _points(image, int(threshold), flipped=255),
     "SolarizeAdd": lambda image, added: _points(image, 128, added=int(added)),
 }

@@ -19,23 +19,27 @@ def mirror(x, out):
     width = x.shape[1] // 3
     # A plane per channel in between: single bytes are read backwards many at once, groups of three aren't.
     planes = np.empty((3, width), np.uint8)
-    red = planes[0]
-    green = planes[1]
-    blue = planes[2]
-    turned_red = red[::-1]
-    turned_green = green[::-1]
-    turned_blue = blue[::-1]
+    turned = planes[:, ::-1]
     for y in range(x.shape[0]):
         source = x[y]
         target = out[y]
         for i in range(width):
-            red[i] = source[3 * i]
-            green[i] = source[3 * i + 1]
-            blue[i] = source[3 * i + 2]
+            for c in range(3):
+                planes[c, i] = source[3 * i + c]
         for i in range(width):
-            target[3 * i] = turned_red[i]
-            target[3 * i + 1] = turned_green[i]
-            target[3 * i + 2] = turned_blue[i]
+            for c in range(3):
+                target[3 * i + c] = turned[c, i]
+
+
+@compiled
+def transpose(x):
+    """RGB pixels of uint8 [H, 3·W] to [W, 3·H]."""
+    out = np.empty((x.shape[1] // 3, 3 * x.shape[0]), np.uint8)
+    for i in range(out.shape[0]):
+        for y in range(x.shape[0]):
+            for c in range(3):
+                out[i, 3 * y + c] = x[y, 3 * i + c]
+    return out
 
 
 @compiled
@@ -87,19 +91,9 @@ def normalize(x, scale, bias, out):
     """x·scale + bias, float32 [C] each, of uint8 [H·W·C] to a plane per channel, float32 [C, H·W]."""
     channels, n = out.shape
     if channels == 3:  # a distance that is known here lets three planes be read at once
-        red = out[0]
-        green = out[1]
-        blue = out[2]
-        s0 = scale[0]
-        s1 = scale[1]
-        s2 = scale[2]
-        b0 = bias[0]
-        b1 = bias[1]
-        b2 = bias[2]
         for i in range(n):
-            red[i] = _SINGLE(x[3 * i]) * s0 + b0
-            green[i] = _SINGLE(x[3 * i + 1]) * s1 + b1
-            blue[i] = _SINGLE(x[3 * i + 2]) * s2 + b2
+            for c in range(3):
+                out[c, i] = _SINGLE(x[3 * i + c]) * scale[c] + bias[c]
     else:
         for c in range(channels):
             for i in range(n):

@@ -1,7 +1,7 @@
 """Pillow's antialiased resampling as compiled loops: the same numbers in a fraction of the time.
 
 A pixel of the result is a weighted mean of the pixels that its filter covers: per axis, output i has its
-center at c = start + (i + 1/2)·scale of the input, with scale = (end - start) / size, and input x the weight
+center at c = (i + 1/2)·scale of the input, with scale = inputs / outputs, and input x the weight
 f((x + 1/2 - c) / max(scale, 1)), normalized to a sum of 1. Pillow rounds these weights to whole multiples of
 2^-22, and the result of the first pass to uint8 before the second one. So does this: results are equal in
 every bit. Two things make it fast:
@@ -44,17 +44,16 @@ _PILLOW = tuple(int(number) for number in PIL.__version__.split(".")[:2])
 def resample(
     image: LazyImage,
     size_hw: tuple[int, int],
-    box: tuple[float, float, float, float],
     interpolation: str,
     window: tuple[int, int, int, int],
     mirrored: bool,
 ) -> np.ndarray:
-    """`decode.resize` for a box within the image and a filter of ``FILTERS``."""
+    """`decode.resize` for a filter of ``FILTERS``."""
     height, width, channels = image.shape
     top, left, h, w = window
     reach = FILTERS[interpolation]
-    across = _plan(width, float(box[0]), float(box[2]), size_hw[1], left, w, reach)
-    down = _plan(height, float(box[1]), float(box[3]), size_hw[0], top, h, reach)
+    across = _plan(width, size_hw[1], left, w, reach)
+    down = _plan(height, size_hw[0], top, h, reach)
     y = int(down[0, 0])
     x = int(across[0, 0])
     part = image[y : down[0, -1] + len(down) - 1, x : across[0, -1] + len(across) - 1]
@@ -69,21 +68,18 @@ def resample(
     across[0] -= x
     if mirrored:
         across = np.ascontiguousarray(across[:, ::-1])
+    # Between the passes rows can't be written, as those of the source can't: all is compiled for one kind.
     if _vertical_first(height, width, size_hw):
         between = np.empty(h * n, np.uint8)
         _weighted_means(source, rows, pitch, n, down, between)
-        out = _across(_frozen(between), h, n, n, channels, across)
+        between.flags.writeable = False
+        out = _across(between, h, n, n, channels, across)
     else:
         between = _across(source, rows, pitch, n, channels, across)
+        between.flags.writeable = False
         out = np.empty(h * w * channels, np.uint8)
-        _weighted_means(_frozen(between), rows, w * channels, w * channels, down, out)
+        _weighted_means(between, rows, w * channels, w * channels, down, out)
     return out.reshape(h, w, channels)
-
-
-def _frozen(array: np.ndarray) -> np.ndarray:
-    # As arrays from outside are; for another kind of array all would be compiled a second time.
-    array.flags.writeable = False
-    return array
 
 
 def _vertical_first(height: int, width: int, size_hw: tuple[int, int]) -> bool:
@@ -116,12 +112,10 @@ def _weight(x, reach):
 
 
 @compiled
-def _plan(length, start, end, size, first, count, reach):
+def _plan(length, size, first, count, reach):
     """First input, and weights times 2^22, of ``count`` outputs from ``first`` on: int32 [1 + K, count]."""
     # K is even, at least 4, as `_mean` takes taps; weights of inputs that aren't covered are 0.
-    # Pillow takes the box as numbers of 32 bits.
-    begin = np.float32(start)
-    scale = np.float64(np.float32(end) - begin) / size
+    scale = length / size
     stretch = max(scale, 1.0)
     support = reach * stretch
     narrow = 1.0 / stretch
@@ -131,7 +125,7 @@ def _plan(length, start, end, size, first, count, reach):
     centers = np.empty(count)
     totals = np.zeros(count)
     for i in range(count):
-        centers[i] = np.float64(begin) + (first + i + 0.5) * scale
+        centers[i] = (first + i + 0.5) * scale
         firsts[i] = max(int(centers[i] - support + 0.5), 0)
         covered[i] = min(int(centers[i] + support + 0.5), length) - firsts[i]
     # Tap by tap, which lets the machine compute many outputs at once.
@@ -179,7 +173,6 @@ def _weighted_means(image, rows, pitch, n, plan, out):
     last = (rows - 1) * pitch
     for i in range(plan.shape[1]):
         _mean(image, plan[0, i] * pitch, pitch, last, plan[1:, i], sums, out[i * n :][:n])
-    return out
 
 
 @compiled
