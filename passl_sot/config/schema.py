@@ -163,8 +163,8 @@ class Checker:
             ):
                 told.append(found)
         if told:
-            self._found += min(told, key=len)
-            return None
+            shortest: list[Any] = min(told, key=len)
+            return self._found.extend(shortest)
         return self._wrong_type(hint, value, path)
 
     def _wrong_type(self, hint: Hint, value: Any, path: str) -> None:
