@@ -174,5 +174,5 @@ def test_an_image_that_is_too_small_is_named(copied):
     transforms = [{"name": "RandomCrop", "size": 20}, {"name": "Normalize"}]
     dataset = PackedImages(dataroot=str(copied), transforms=transforms)
     batch = BatchReader(dataset, replace=True)([(0, 7), (0, 8)])
-    assert batch["error"][1].startswith(f"while reading image 7 ({copied}/shard-00000.bin[7] (a/014.png)):")
-    assert "RandomCrop.size is 20x20 and an image 12x10, 0 pixels of padding" in batch["error"][1]
+    assert str(batch["error"]).startswith(f"while reading image 7 ({copied}/shard-00000.bin[7] (a/014.png)):")
+    assert "RandomCrop.size is 20x20 and an image 12x10, 0 pixels of padding" in str(batch["error"])
