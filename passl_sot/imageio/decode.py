@@ -36,7 +36,7 @@ import contextlib
 import io
 import os
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageFile, ImageSequence
@@ -272,7 +272,7 @@ def read_orientation(data: bytes | memoryview) -> int:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        orientation = image.getexif().get(EXIF_ORIENTATION)
+        orientation: Any = image.getexif().get(EXIF_ORIENTATION)
     except Exception:  # a broken EXIF block of any kind; the pixels are fine, so it counts as absent
         return 1
     return orientation if orientation in range(1, 9) else 1
