@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _INSTALL = {
@@ -102,7 +103,7 @@ def ffcv_batches(paths: list[str], side: int, batch: int) -> Iterator:
 class _Decoded(list):
     """Paths of images, which FFCV's writer gets decoded."""
 
-    def __getitem__(self, index: int) -> tuple:
+    def __getitem__(self, index: Any) -> Any:
         from PIL import Image
 
         with Image.open(super().__getitem__(index)) as image:

@@ -36,7 +36,7 @@ import contextlib
 import io
 import os
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageFile, ImageSequence
@@ -53,12 +53,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 # Twice Pillow's warning level, where Pillow itself stops. Held here too, as that level is a global of Pillow.
 MAX_PIXELS = 178_956_970
 
-_FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 _UNDEFINED = {"I": "32-bit integer", "F": "floating-point"}
 EXIF_ORIENTATION = 0x0112
 ARRAY_ENDING = ".npy"
@@ -244,7 +238,7 @@ def _resize_by_pillow(
 ) -> np.ndarray:
     def resize_one(plane: np.ndarray) -> np.ndarray:
         picture = Image.fromarray(np.ascontiguousarray(plane))
-        return np.asarray(picture.resize(size_hw[::-1], _FILTERS[interpolation]))
+        return np.asarray(picture.resize(size_hw[::-1], Image.Resampling[interpolation.upper()]))
 
     if image.shape[2] == 3:
         return resize_one(image)
@@ -278,7 +272,7 @@ def read_orientation(data: bytes | memoryview) -> int:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        orientation = image.getexif().get(EXIF_ORIENTATION)
+        orientation: Any = image.getexif().get(EXIF_ORIENTATION)
     except Exception:  # a broken EXIF block of any kind; the pixels are fine, so it counts as absent
         return 1
     return orientation if orientation in range(1, 9) else 1

@@ -109,7 +109,7 @@ class RandomCrop:
         """The same for each of uint8 [B, H, W, C]."""
         count, height, width, channels = images.shape
         tops, lefts = self._places((height, width))
-        out = np.empty((count, *self.output_hw, channels), np.uint8)
+        out = np.zeros((count, *self.output_hw, channels), np.uint8)
         top = (streams.random() * tops).astype(np.int64) - self.padding
         left = (streams.random() * lefts).astype(np.int64) - self.padding
         rows = images.reshape(count, height, -1)

@@ -48,8 +48,10 @@ def _inside(a, b, c, at, first, last, length):
 
 
 @compiled
-def _cubic(v1, v2, v3, v4, t):
-    """The mixture of four at t of the way from v2 to v3, in Pillow's order of operations."""
+def _between(v1, v2, v3, v4, t, cubic):
+    """The mixture of four, or of the inner two, at t from v2 to v3; in Pillow's order of operations."""
+    if not cubic:
+        return v2 + t * (v3 - v2)
     # Not 2·(v1 - v2), whose 2 would have to be of the same type; the sum is the same.
     p3 = (v1 - v2) + (v1 - v2) + v3 - v4
     p4 = -v1 + v2 - v3 + v4
@@ -67,13 +69,9 @@ def _filled(height, width, fill):
 @compiled
 def _mix(a, b, c, d, t, cubic, mixed, out):
     """Mixes four rows of bytes, or the inner two, at t [bytes] of the way from b to c."""
-    if cubic:
-        for j in range(out.size):
-            # Differences of whole numbers are exact, as they are in Pillow's double precision.
-            mixed[j] = _INT(_cubic(_INT(a[j]), _INT(b[j]), _INT(c[j]), _INT(d[j]), t[j]))
-    else:
-        for j in range(out.size):
-            mixed[j] = _INT(_FLOAT(b[j]) + t[j] * _FLOAT(_INT(c[j]) - _INT(b[j])))
+    for j in range(out.size):
+        # Differences of whole numbers are exact, as they are in Pillow's double precision.
+        mixed[j] = _INT(_between(_INT(a[j]), _INT(b[j]), _INT(c[j]), _INT(d[j]), t[j], cubic))
     # Apart from the arithmetic: compilers do badly at a loop from bytes by wider numbers to bytes.
     for j in range(out.size):
         out[j] = min(max(mixed[j], _NONE), _FULL)
@@ -187,30 +185,20 @@ def _gather(flat, places, offset, edge, taken):
 @compiled
 def _mix_words(taken, bits, t, cubic, out):
     """Mixes four words, or the inner two, of each pixel; of one channel, whose bits begin at ``bits``."""
-    if cubic:
-        for j in range(out.size):
-            v1 = (taken[0, j] >> bits) & _FULL
-            v2 = (taken[1, j] >> bits) & _FULL
-            v3 = (taken[2, j] >> bits) & _FULL
-            v4 = (taken[3, j] >> bits) & _FULL
-            out[j] = _cubic(v1, v2, v3, v4, t[j])
-    else:
-        for j in range(out.size):
-            v2 = (taken[1, j] >> bits) & _FULL
-            v3 = (taken[2, j] >> bits) & _FULL
-            out[j] = v2 + t[j] * (v3 - v2)
+    for j in range(out.size):
+        v1 = (taken[0, j] >> bits) & _FULL
+        v2 = (taken[1, j] >> bits) & _FULL
+        v3 = (taken[2, j] >> bits) & _FULL
+        v4 = (taken[3, j] >> bits) & _FULL
+        out[j] = _between(v1, v2, v3, v4, t[j], cubic)
 
 
 @compiled
 def _mix_floats(mixed, t, cubic, out):
     """Mixes the four mixtures of rows, or the inner two, of each pixel."""
-    if cubic:
-        for j in range(out.size):
-            value = _cubic(mixed[0, j], mixed[1, j], mixed[2, j], mixed[3, j], t[j])
-            out[j] = np.uint8(_INT(min(max(value, 0.0), 255.0)))
-    else:
-        for j in range(out.size):
-            out[j] = np.uint8(_INT(mixed[1, j] + t[j] * (mixed[2, j] - mixed[1, j])))
+    for j in range(out.size):
+        value = _between(mixed[0, j], mixed[1, j], mixed[2, j], mixed[3, j], t[j], cubic)
+        out[j] = np.uint8(_INT(min(max(value, 0.0), 255.0)))
 
 
 # Compiled in many small loops over a row: each does one thing to all pixels, which the compiler turns into

@@ -64,7 +64,7 @@ def mirror_each(x, turned, out):
 
 @compiled
 def crop_each(x, tops, lefts, out):
-    """A rectangle of each image, black where it sticks out.
+    """A rectangle of each image; ``out`` stays as it is where that sticks out.
 
     Args:
         x: uint8 [B, H, W·C].
@@ -75,15 +75,10 @@ def crop_each(x, tops, lefts, out):
     for i in range(len(x)):
         top = tops[i]
         left = lefts[i]
-        first = min(max(0, -left), out.shape[2])
+        first = max(0, -left)
         end = max(first, min(out.shape[2], x.shape[2] - left))
-        for y in range(out.shape[1]):
-            if 0 <= y + top < x.shape[1]:
-                out[i, y, :first] = 0
-                copy_bytes(x[i, y + top, first + left : end + left], out[i, y, first:end])
-                out[i, y, end:] = 0
-            else:
-                out[i, y] = 0
+        for y in range(max(0, -top), min(out.shape[1], x.shape[1] - top)):
+            copy_bytes(x[i, y + top, first + left : end + left], out[i, y, first:end])
 
 
 @compiled

@@ -34,8 +34,6 @@ _HALF = np.int32(1 << (_BITS - 1))
 _LOW = np.int32(0)
 _HIGH = np.int32(255)
 _BYTE = np.uint64(255)
-# Bits that a byte is moved by to its place in a word.
-_1, _2, _3 = (np.uint64(bits) for bits in (8, 16, 24))
 # Rows that are turned at once, so that they stay in the processor's cache.
 _BLOCK = 256
 _PILLOW = tuple(int(number) for number in PIL.__version__.split(".")[:2])
@@ -139,7 +137,7 @@ def _plan(length, size, first, count, reach):
             totals[i] += exact[k, i]
     for k in range(most):
         for i in range(count):
-            share = (exact[k, i] / totals[i] if totals[i] != 0.0 else exact[k, i]) * (1 << _BITS)
+            share = exact[k, i] / totals[i] * (1 << _BITS)
             plan[1 + k, i] = np.int32(share + math.copysign(0.5, share))
     return plan
 
@@ -181,16 +179,11 @@ def turn(image, pitch, rows, n, words):
     eight = np.empty(n, np.uint64)
     for y in range((rows + 7) // 8):
         eight[:] = 0
-        # Four at once: fewer need more passes over the words, more are too many for the registers.
-        for r in range(8 * y, 8 * y + 8, 4):
-            a = image[min(r, rows - 1) * pitch :][:n]
-            b = image[min(r + 1, rows - 1) * pitch :][:n]
-            c = image[min(r + 2, rows - 1) * pitch :][:n]
-            d = image[min(r + 3, rows - 1) * pitch :][:n]
+        for r in range(8 * y, 8 * y + 8):
+            row = image[min(r, rows - 1) * pitch :][:n]
             shift = np.uint64(8 * (r - 8 * y))
             for j in range(n):
-                four = np.uint64(a[j]) | np.uint64(b[j]) << _1 | np.uint64(c[j]) << _2 | np.uint64(d[j]) << _3
-                eight[j] |= four << shift
+                eight[j] |= np.uint64(row[j]) << shift
         for j in range(n):
             words[j, y] = eight[j]
 
