@@ -9,12 +9,7 @@ import numpy as np
 
 
 class ClassificationMeter:
-    """Counts that add up over batches and processes: no average of averages anywhere.
-
-    Args:
-        num_classes: Number of classes K.
-        k: The k of the top-k accuracy, clamped to K.
-    """
+    """Counts that add up over batches and processes: no average of averages. `k`, of top-k, is at most K."""
 
     def __init__(self, num_classes: int, k: int = 5):
         self.num_classes = num_classes

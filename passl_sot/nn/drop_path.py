@@ -31,7 +31,3 @@ class DropPath(nn.Layer):
         axes = list(range(1, x.ndim))
         corner = paddle.slice(x, axes=axes, starts=[0] * len(axes), ends=[1] * len(axes))
         return x * F.dropout(paddle.ones_like(corner), p=self.rate, training=True)
-
-    def extra_repr(self) -> str:
-        """For ``print(model)``."""
-        return f"rate={self.rate:g}"

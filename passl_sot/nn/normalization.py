@@ -136,22 +136,17 @@ class SvPN(MatrixNorm):
             ones = paddle.ones([self.input_dim], dtype=paddle.get_default_dtype())
             self.register_buffer("weight", ones, persistable=False)
 
-    def _triple(self, p_brc: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
-        """u ``[B, r, 1]``, s ``[B, 1, 1]`` and v ``[B, c, 1]`` of the leading singular direction."""
-        v = self.weight.astype(p_brc.dtype).unsqueeze(-1)
-        for _ in range(self.num_iters):
-            u, _length = safe_unit(paddle.matmul(p_brc, v))
-            # |Pᵀu| is uᵀPv of the v it gives: the singular value comes for free.
-            v, s = safe_unit(paddle.matmul(p_brc, u, transpose_x=True))
-        return u, s, v
-
     def _normalize(self, p_brc: paddle.Tensor) -> paddle.Tensor:
         eps = 1e-5
         count = self.num_sv or self.input_dim
         total = None
         rest = p_brc
         for k in range(count):
-            u, s, v = self._triple(rest)
+            v = self.weight.astype(p_brc.dtype).unsqueeze(-1)
+            for _ in range(self.num_iters):
+                u, _length = safe_unit(paddle.matmul(rest, v))
+                # |Pᵀu| is uᵀPv of the v it gives: the singular value comes for free.
+                v, s = safe_unit(paddle.matmul(rest, u, transpose_x=True))
             outer = paddle.matmul(u, v, transpose_y=True)
             if k == count - 1 and self.num_sv is not None:
                 # ε s^α u vᵀ / (s^(1-α) + ε) is s^α u vᵀ less its part of the remainder's term, without

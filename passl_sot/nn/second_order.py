@@ -54,19 +54,15 @@ class MGCrP(nn.Layer):
         self.norm = norm
         self.out_features = num_heads * norm.out_features
 
-    def cross_covariance(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
-        """Args: x_bnc: ``[B, N, C]``. Returns: ``[B·h, d, d]``, float32 for 16-bit inputs."""
+    def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
+        """Args: x_bnc: ``[B, N, C]``. Returns: ``[B, out_features]``, h·d² for whole matrices."""
         wr = self.wr(x_bnc)
         with autocast_off():
             wr = at_least_float32(wr).reshape([0, 0, 2, self.num_heads, self.wr_dim])
             w, r = wr.transpose([2, 0, 3, 1, 4]).unbind(0)
             w = remove_scalar_mean(w.flatten(0, 1))
             r = remove_scalar_mean(r.flatten(0, 1))
-            return paddle.matmul(w, r, transpose_x=True) / _length(x_bnc, 1)
-
-    def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
-        """Args: x_bnc: ``[B, N, C]``. Returns: ``[B, out_features]``, h·d² for whole matrices."""
-        pooled = self.norm(self.cross_covariance(x_bnc))
+            pooled = self.norm(paddle.matmul(w, r, transpose_x=True) / _length(x_bnc, 1))
         return pooled.reshape([-1, self.out_features]).astype(x_bnc.dtype)
 
 

@@ -97,7 +97,15 @@ class SuperTokenAttention(nn.Layer):
             pixels = F.pad(pixels, [0, columns * s - width, 0, rows * s - height], data_format="NHWC")
         # In two steps, each of which moves longer pieces than one transposition of six axes would.
         pixels = pixels.reshape([0, rows, s, columns, s * dim]).transpose([0, 1, 3, 2, 4])
-        out = self._attend(pixels.reshape([0, rows * columns, s * s, dim]), rows, columns)
+        pixels = pixels.reshape([0, rows * columns, s * s, dim])
+        with autocast_off():
+            exact = at_least_float32(pixels)
+            weights, mass = self.associate(exact, rows, columns)
+            sums = paddle.matmul(weights, exact, transpose_x=True)
+            tokens = self._collect(sums, rows, columns) / (mass + _MASS_EPS)
+        tokens = self.stoken_refine(tokens.astype(pixels.dtype))
+        near = self._spread(tokens, rows, columns)
+        out = paddle.matmul(weights.astype(near.dtype), near)
         out = out.reshape([0, rows, columns, s, s * dim]).transpose([0, 1, 3, 2, 4])
         out = out.reshape([0, rows * s, columns * s, dim]).transpose([0, 3, 1, 2])
         if padded:
@@ -142,14 +150,3 @@ class SuperTokenAttention(nn.Layer):
         index = paddle.to_tensor(place.reshape(-1))
         parts = _gather_rows(parts_bm9c.flatten(1, 2), index)
         return parts.reshape([-1, count, 9, parts_bm9c.shape[-1]]).sum(axis=2)
-
-    def _attend(self, pixels: paddle.Tensor, rows: int, columns: int) -> paddle.Tensor:
-        """``[B, M, n, C]`` to the same shape: sample super tokens, attend, give back."""
-        with autocast_off():
-            exact = at_least_float32(pixels)
-            weights, mass = self.associate(exact, rows, columns)
-            sums = paddle.matmul(weights, exact, transpose_x=True)
-            tokens = self._collect(sums, rows, columns) / (mass + _MASS_EPS)
-        tokens = self.stoken_refine(tokens.astype(pixels.dtype))
-        near = self._spread(tokens, rows, columns)
-        return paddle.matmul(weights.astype(near.dtype), near)

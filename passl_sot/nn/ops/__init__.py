@@ -47,7 +47,9 @@ def gelu(x: paddle.Tensor) -> paddle.Tensor:
     """Exact GELU of any shape."""
     if not _on_cpu(x):
         return F.gelu(x)
-    return cpu.gelu(x) if _learning(x) else x * cpu.normal_cdf(x)
+    if _learning(x):
+        return cpu.gelu(x)
+    return x * cpu.normal_cdf(x)
 
 
 def conv2d(
