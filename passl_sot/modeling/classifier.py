@@ -29,7 +29,6 @@ class Classifier(nn.Layer):
         super().__init__()
         self.backbone: Backbone = build_backbone(architecture)
         self.head: Head = build_head(head)
-        self.num_layers = self.backbone.num_layers  # the greatest number that layer_of gives
         faults = self._misfits(architecture, head)
         if faults:
             raise ConfigError(faults)
@@ -62,6 +61,11 @@ class Classifier(nn.Layer):
     def num_classes(self) -> int:
         """Number K of classes."""
         return self.head.num_classes
+
+    @property
+    def num_layers(self) -> int:
+        """The greatest number that ``layer_of`` gives."""
+        return self.backbone.num_layers
 
     def forward_features(self, x: Any) -> paddle.Tensor:
         """The backbone's inputs to tokens ``[B, P+N, C]``."""

@@ -6,6 +6,7 @@ from paddle import nn
 from passl_sot.nn import ops
 from passl_sot.nn.drop_path import DropPath
 from passl_sot.nn.initializers import linear
+from passl_sot.nn.layers import LayerNorm
 
 
 class Attention(nn.Layer):
@@ -92,9 +93,9 @@ class Block(nn.Layer):
         attn: nn.Layer | None = None,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, epsilon=norm_epsilon)
+        self.norm1 = LayerNorm(dim, epsilon=norm_epsilon)
         self.attn = attn or Attention(dim, num_heads, qkv_bias, attn_dropout, dropout)
-        self.norm2 = nn.LayerNorm(dim, epsilon=norm_epsilon)
+        self.norm2 = LayerNorm(dim, epsilon=norm_epsilon)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
         self.drop_path = DropPath()
 

@@ -14,6 +14,14 @@ class Linear(nn.Linear):
         return ops.linear(x, self.weight, self.bias)
 
 
+class LayerNorm(nn.LayerNorm):
+    """``nn.LayerNorm`` over the last axis, of length C."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Args: x: ``[..., C]``. Returns: the same shape."""
+        return ops.layer_norm(x, self.weight, self.bias, self._epsilon)
+
+
 class GELU(nn.GELU):
     """``nn.GELU`` in its exact form."""
 

@@ -8,6 +8,7 @@ from paddle import nn
 
 from passl_sot.nn import ops
 from passl_sot.nn.initializers import uniform_fan_in_
+from passl_sot.nn.layers import LayerNorm
 
 
 class _PatchProjection(nn.Conv2D):
@@ -44,7 +45,7 @@ class PatchEmbed(nn.Layer):
         uniform_fan_in_(self.proj, in_chans * patch_size**2)
         self.norm = None
         if norm_epsilon is not None:
-            self.norm = nn.LayerNorm(embed_dim, epsilon=norm_epsilon)
+            self.norm = LayerNorm(embed_dim, epsilon=norm_epsilon)
 
     def grid_size(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches in an image of that size."""

@@ -11,7 +11,7 @@ from paddle import nn
 from passl_sot.nn import ops
 from passl_sot.nn.block import Mlp
 from passl_sot.nn.initializers import linear
-from passl_sot.nn.layers import GELU
+from passl_sot.nn.layers import GELU, LayerNorm
 from passl_sot.nn.precision import at_least_float32, autocast_off
 
 _EPSILON = 1e-8  # of the official code; it keeps a token without any neighbor from dividing by zero
@@ -49,8 +49,8 @@ class TokenPerformer(nn.Layer):
         self.kqv = linear(dim, 3 * out_dim)
         self.proj = linear(out_dim, out_dim)
         self.drop = nn.Dropout(dropout)
-        self.norm1 = nn.LayerNorm(dim, epsilon=1e-5)
-        self.norm2 = nn.LayerNorm(out_dim, epsilon=1e-5)
+        self.norm1 = LayerNorm(dim, epsilon=1e-5)
+        self.norm2 = LayerNorm(out_dim, epsilon=1e-5)
         self.mlp = nn.Sequential(
             linear(out_dim, out_dim), GELU(), linear(out_dim, out_dim), nn.Dropout(dropout)
         )
@@ -104,9 +104,9 @@ class TokenTransformer(nn.Layer):
 
     def __init__(self, dim: int, out_dim: int = 64) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, epsilon=1e-5)
+        self.norm1 = LayerNorm(dim, epsilon=1e-5)
         self.attn = _NarrowingAttention(dim, out_dim)
-        self.norm2 = nn.LayerNorm(out_dim, epsilon=1e-5)
+        self.norm2 = LayerNorm(out_dim, epsilon=1e-5)
         self.mlp = Mlp(out_dim, out_dim)
 
     def forward(self, x_btd: paddle.Tensor) -> paddle.Tensor:

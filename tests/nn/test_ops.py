@@ -7,7 +7,8 @@ import pytest
 
 from passl_sot.nn import ops
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, Pointwise, ResidualDepthwise
-from passl_sot.nn.ops import cpu, gelu, linear
+from passl_sot.nn.layers import LayerNorm
+from passl_sot.nn.ops import channel_bias, cpu, gelu, linear
 
 
 def numbers(shape: list[int], seed: int, dtype: str = "float64") -> paddle.Tensor:
@@ -45,6 +46,10 @@ def test_packed_and_back():
     np.testing.assert_array_equal(cpu.unpack(packed, 3)[:, :2].numpy(), x.numpy())
 
 
+def test_channel_bias():
+    both(channel_bias, lambda x, b: x + b.unsqueeze(-1), [[2, 3, 20], [3]])
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
 def test_linear(dtype, tolerance):
     for shape in ([3, 5, 7], [4, 7], [0, 7]):
@@ -72,6 +77,47 @@ def test_linear_with_frozen_parts(frozen):
         results.append([t.grad.numpy() for t in inputs if t.grad is not None])
     for got, want in zip(*results, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e3])
+@pytest.mark.parametrize("spread", [1.0, 1e-4])
+def test_layer_norm_where_the_mean_is_large_or_the_variance_small(mean, spread):
+    layer = LayerNorm(64, epsilon=1e-6)
+    grads = []
+    for dtype in ("float32", "float64"):
+        x = (numbers([6, 64], 0) * spread + mean).astype("float32").astype(dtype)
+        x.stop_gradient = False
+        layer.to(dtype=dtype)
+        (layer(x) * numbers([6, 64], 1, dtype)).sum().backward()
+        grads.append(x.grad.numpy())
+    # What float32 numbers of this mean can tell of their deviations bounds what is possible.
+    tolerance = 1e-5 + 3e-7 * mean / spread
+    if tolerance < 1.0:
+        assert np.abs(grads[0] - grads[1]).max() < tolerance * np.abs(grads[1]).max()
+    assert np.isfinite(grads[0]).all()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-8), ("float32", 2e-5)])
+def test_layer_norm(dtype, tolerance):
+    # Paddle rounds epsilon to float32 in its own backward pass.
+    layer = LayerNorm(12, epsilon=1e-3)
+    layer.weight.set_value(numbers([12], 1, "float32"))
+    layer.bias.set_value(numbers([12], 2, "float32"))
+    layer.to(dtype=dtype)
+    results = []
+    for f in (layer, lambda x: F.layer_norm(x, [12], layer.weight, layer.bias, 1e-3)):
+        layer.clear_gradients()
+        x = numbers([3, 5, 12], 0, dtype)
+        x.stop_gradient = False
+        out = f(x)
+        (out * numbers(out.shape, 9, dtype)).sum().backward()
+        results.append([t.numpy() for t in (out, x.grad, layer.weight.grad, layer.bias.grad)])
+    for got, want in zip(*results, strict=True):
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
+    constant = paddle.full([2, 12], 3.0, dtype=dtype)
+    constant.stop_gradient = False
+    layer(constant).sum().backward()
+    assert bool(paddle.isfinite(constant.grad).all())
 
 
 def plain_depthwise(x, kernel, bias, before=None):

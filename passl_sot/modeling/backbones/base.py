@@ -14,6 +14,7 @@ from passl_sot.config import value_of_epoch
 from passl_sot.nn.block import Block
 from passl_sot.nn.drop_path import DropPath
 from passl_sot.nn.initializers import trunc_normal_
+from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.position import sinusoid_table
 from passl_sot.nn.recompute import recompute_block
 
@@ -295,7 +296,7 @@ class PlainBackbone(ImageBackbone):
             Block(width, num_heads, mlp_ratio, qkv_bias, dropout, attn_dropout, norm_epsilon)
             for _ in range(self.depths[0])
         )
-        self.norm = nn.LayerNorm(width, epsilon=norm_epsilon)
+        self.norm = LayerNorm(width, epsilon=norm_epsilon)
         self.schedule_drop_path(drop_path)
 
     def plan_grid(self, grid: Grid, stride: int) -> None:

@@ -29,6 +29,7 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Grid, Stage, StagedBackbone, as_pair, prepend
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import conv2d, linear, torch_default_
+from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.position import resize_parameter, resize_position_map
 
 
@@ -96,7 +97,7 @@ class PiT(StagedBackbone):
             self.transformers.append(Stage(Block(*settings) for _ in range(depth)))
         self.pools = nn.LayerList(_Pool(a, b) for a, b in pairwise(dims))
         # Token by token: a head that reads class tokens alone gets the official numbers and gradients.
-        self.norm = nn.LayerNorm(dims[-1], epsilon=1e-6)
+        self.norm = LayerNorm(dims[-1], epsilon=1e-6)
         # The authors initialize no Linear; only tables and class tokens are normal with std 0.02.
         torch_default_(self)
         self.schedule_drop_path(drop_path_rate)

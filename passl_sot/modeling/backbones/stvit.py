@@ -31,7 +31,7 @@ from passl_sot.modeling.backbones.base import Stage, StagedBackbone, halved
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, ResidualDepthwise
 from passl_sot.nn.drop_path import DropPath
 from passl_sot.nn.initializers import batch_norm, torch_default_
-from passl_sot.nn.layers import GELU, Linear
+from passl_sot.nn.layers import GELU, LayerNorm, Linear
 from passl_sot.nn.super_tokens import SuperTokenAttention
 
 
@@ -58,7 +58,7 @@ class _Block(nn.Layer):
     ) -> None:
         super().__init__()
         self.pos_embed = ResidualDepthwise(dim)
-        self.norm1 = nn.Sequential(("norm", nn.LayerNorm(dim, epsilon=1e-6)))  # the official name
+        self.norm1 = nn.Sequential(("norm", LayerNorm(dim, epsilon=1e-6)))  # the official name
         self.attn = SuperTokenAttention(dim, proj_dropout=dropout, **attention)
         self.drop_path = DropPath()
         self.norm2 = batch_norm(dim)  # over a map, where LayerNorm would have to transpose it

@@ -28,6 +28,7 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Stage, StagedBackbone, as_pair, halved
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import linear
+from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.patch_embed import PatchEmbed
 from passl_sot.nn.token_embed import TokenEmbed
 from passl_sot.nn.window import WindowAttention
@@ -40,7 +41,7 @@ class _PatchMerging(nn.Layer):
         super().__init__()
         self.dim = dim
         self.grid = (0, 0)
-        self.norm = nn.LayerNorm(4 * dim, epsilon=1e-5)
+        self.norm = LayerNorm(4 * dim, epsilon=1e-5)
         self.reduction = linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x_blc: paddle.Tensor) -> paddle.Tensor:
@@ -118,7 +119,7 @@ class Swin(StagedBackbone):
                 blocks.append(Block(dim, heads, mlp_ratio, dropout=drop_rate, norm_epsilon=1e-5, attn=attn))
             self.layers.append(Stage(blocks, _PatchMerging(dim) if s < len(depths) - 1 else None))
             grid = halved(grid)
-        self.norm = nn.LayerNorm(self.num_features, epsilon=1e-5)
+        self.norm = LayerNorm(self.num_features, epsilon=1e-5)
         self.schedule_drop_path(drop_path_rate)
         self.resize(size)
 

@@ -15,6 +15,18 @@ from paddle.autograd import PyLayer
 _SHORT = 48  # rows of so many pixels are short for the convolution kernel; measured
 
 
+class _ChannelBias(PyLayer):
+    @staticmethod
+    def forward(ctx, x_bcn, bias_c):
+        return x_bcn + bias_c.unsqueeze(-1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        # A product with ones: Paddle's sums over several axes are slow.
+        ones = paddle.ones([grad.shape[-1], 1], dtype=grad.dtype)
+        return grad, paddle.matmul(grad, ones).sum(axis=0).squeeze(-1)
+
+
 class _Gelu(PyLayer):
     @staticmethod
     def forward(ctx, y):
@@ -33,6 +45,44 @@ class _Gelu(PyLayer):
 def normal_cdf(y: paddle.Tensor) -> paddle.Tensor:
     """Φ(y) of any shape."""
     return paddle.erf(y * math.sqrt(0.5)).scale_(0.5, 0.5)
+
+
+class _LayerNorm(PyLayer):
+    @staticmethod
+    def forward(ctx, x, weight, bias, epsilon):
+        ctx.save_for_backward(x, weight)
+        ctx.epsilon = epsilon
+        return F.layer_norm(x, [x.shape[-1]], weight, bias, epsilon)
+
+    @staticmethod
+    def backward(ctx, grad):
+        # Paddle's backward kernel takes 30 times its forward. The forward kernel gives x̂ again, and sums
+        # over channels and tokens are products.
+        x, weight = ctx.saved_tensor()
+        shape = x.shape
+        width = shape[-1]
+        x = x.reshape([-1, width])
+        grad = grad.reshape([-1, width])
+        normal = F.layer_norm(x, [width], None, None, ctx.epsilon)
+        scale = _inverse_std(x, normal, ctx.epsilon)
+        both = grad * normal
+        ones = paddle.ones([1, x.shape[0]], dtype=x.dtype)
+        grad_weight = paddle.matmul(ones, both).squeeze(0)
+        grad_bias = paddle.matmul(ones, grad).squeeze(0)
+        mean_weight = (weight / width).unsqueeze(-1)
+        along_normal = normal.multiply_(paddle.matmul(both, mean_weight))
+        grad_x = (grad * weight).subtract_(along_normal).subtract_(paddle.matmul(grad, mean_weight))
+        return grad_x.multiply_(scale).reshape(shape), grad_weight, grad_bias
+
+
+def _inverse_std(x: paddle.Tensor, normal: paddle.Tensor, epsilon: float) -> paddle.Tensor:
+    """1/sqrt(v + ε) per row, ``[M, 1]``, from x and x̂ = (x - m)/sqrt(v + ε), both ``[M, C]``."""
+    mean = paddle.full([x.shape[1], 1], 1.0 / x.shape[1], dtype=x.dtype)
+    # s = mean((x - m)·x̂) is v/sqrt(v + ε), which gives v as the positive root of v² = s²(v + ε).
+    s = paddle.matmul(x * normal, mean) - paddle.matmul(x, mean) * paddle.matmul(normal, mean)
+    s = s.clip(min=0.0)
+    squared = s * s
+    return paddle.rsqrt((squared + s * paddle.sqrt(squared + 4.0 * epsilon)) * 0.5 + epsilon)
 
 
 def biased_product(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
@@ -110,6 +160,8 @@ class _Depthwise(PyLayer):
 
 
 # Differentiable functions; each gives gradients to all its tensors, but `linear`, whose x may be frozen.
+channel_bias = _ChannelBias.apply
 gelu = _Gelu.apply
+layer_norm = _LayerNorm.apply
 linear = _Linear.apply
 depthwise3x3 = _Depthwise.apply
