@@ -10,22 +10,17 @@ time since its last answer, so that images prepared ahead count too.
 | timm | rand-m9-mstd0.5-inc1, erasing with 0.25; bicubic |
 | torchvision | its own RandAugment of magnitude 9, erasing with 0.25; bicubic on tensors, antialiased |
 | dali | its own RandAugment of magnitude 9, erasing with 0.25; cubic, antialiased; on the CPU |
-| ffcv | nothing: it has no RandAugment. Reads a file of its own, written before, as its ImageNet example |
 """
 
 import itertools
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _INSTALL = {
     "timm": "pip install timm",
     "torchvision": "pip install torch torchvision",
-    "ffcv": "apt install build-essential pkg-config libopencv-dev libturbojpeg0-dev; pip install torch ffcv",
     "dali": "pip install nvidia-dali-cuda120; it needs no GPU",
 }
 PEERS = tuple(_INSTALL)
@@ -69,45 +64,6 @@ def _one_by_one(paths: list[str], batch: int, transform: Callable) -> Iterator:
             with Image.open(path) as image:
                 images.append(transform(image.convert("RGB")))
         yield torch.stack(images)
-
-
-def ffcv_batches(paths: list[str], side: int, batch: int) -> Iterator:
-    """FFCV's loader over its file: long side 500, half of the images JPEG of quality 90, half pixels."""
-    import numpy as np
-    import torch
-    from ffcv.fields import RGBImageField
-    from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
-    from ffcv.loader import Loader, OrderOption
-    from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, ToTensor, ToTorchImage
-    from ffcv.writer import DatasetWriter
-
-    torch.set_num_threads(1)
-    stored = RGBImageField("proportion", max_resolution=500, compress_probability=0.5, jpeg_quality=90)
-    scaled = [np.array(values) * 255 for values in (MEAN, STD)]
-    steps = [
-        RandomResizedCropRGBImageDecoder((side, side)),
-        RandomHorizontalFlip(),
-        NormalizeImage(*scaled, np.float32),
-        ToTensor(),
-        ToTorchImage(),
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, "images.beton")
-        # One batch more than is asked for, since one is prepared ahead.
-        writer = DatasetWriter(file, {"image": stored}, num_workers=1)
-        writer.from_indexed_dataset(_Decoded(paths + paths[:batch]))
-        options = {"num_workers": 1, "batches_ahead": 1, "order": OrderOption.SEQUENTIAL}
-        yield from Loader(file, batch, pipelines={"image": steps}, **options)
-
-
-class _Decoded(list):
-    """Paths of images, which FFCV's writer gets decoded."""
-
-    def __getitem__(self, index: Any) -> Any:
-        from PIL import Image
-
-        with Image.open(super().__getitem__(index)) as image:
-            return (image.convert("RGB"),)
 
 
 def dali_batches(paths: list[str], side: int, batch: int) -> Iterator:
@@ -155,7 +111,7 @@ def main() -> None:
     name, listed, side, batch, *words = sys.argv[1:]
     with open(listed, encoding="utf-8") as file:
         paths = file.read().splitlines()
-    makers = (timm_batches, torchvision_batches, ffcv_batches, dali_batches)
+    makers = (timm_batches, torchvision_batches, dali_batches)
     try:
         batches = makers[PEERS.index(name)](paths, int(side), int(batch))
         batches = itertools.chain([next(batches)], batches)  # the first answer warms up

@@ -87,7 +87,7 @@ def benchmark(argv: list[str] | None = None) -> int:
     compare = (
         "a program that prints `ready` and, for each line on stdin, runs one batch and prints its seconds"
     )
-    compare += "; in data mode also timm, torchvision, ffcv or dali, run by --peer-python"
+    compare += "; in data mode also timm, torchvision or dali, run by --peer-python"
     parser.add_argument("--compare", metavar="COMMAND", help=compare)
     parser.add_argument("--peer-python", default=sys.executable, metavar="PATH", help="default: this one")
     args = parser.parse_args(argv)

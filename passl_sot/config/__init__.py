@@ -1,6 +1,6 @@
 """The configuration language: YAML with inheritance and references, registries, and checks by signature."""
 
-from passl_sot.config.chinese import CHINESE, zh
+from passl_sot.config.chinese import zh
 from passl_sot.config.display import diff, differences, format_tree, leaves
 from passl_sot.config.epoch_schedule import (
     NonNegativeByEpoch,
@@ -8,11 +8,18 @@ from passl_sot.config.epoch_schedule import (
     UnitIntervalByEpoch,
     value_of_epoch,
 )
-from passl_sot.config.errors import ConfigError, Fault, Origin, RegistryError, UserError
+from passl_sot.config.errors import (
+    ConfigError,
+    Fault,
+    Origin,
+    RegistryError,
+    UserError,
+    did_you_mean,
+    nearest,
+)
 from passl_sot.config.loader import Document, get_config, load_config
 from passl_sot.config.registry import Registry
 from passl_sot.config.schema import make_section
 from passl_sot.config.shipped import config_folder, find_config, list_models, model_config
 from passl_sot.config.signature import Count, Natural, NonNegative, NotEmpty, Positive, Range, Rule, Share
-from passl_sot.config.suggest import did_you_mean, nearest
 from passl_sot.config.tree import Config, path_of

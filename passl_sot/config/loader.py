@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from passl_sot.config.errors import ConfigError, Fault, Origin, join_path, show
+from passl_sot.config.errors import ConfigError, Fault, Origin, did_you_mean, join_path, show
 from passl_sot.config.overrides import apply_overrides
 from passl_sot.config.schema import make_section
-from passl_sot.config.suggest import did_you_mean
 from passl_sot.config.tree import BROKEN, Config, child, suggest_path
 from passl_sot.config.yaml_text import MAX_DEPTH, MAX_VALUES, Builder, nearby_file, read_text
 

@@ -4,8 +4,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from passl_sot.config.errors import COMMAND_LINE, ConfigError, Fault, Origin, join_path, number_of, show
-from passl_sot.config.suggest import did_you_mean
+from passl_sot.config.errors import (
+    COMMAND_LINE,
+    ConfigError,
+    Fault,
+    Origin,
+    did_you_mean,
+    join_path,
+    number_of,
+    show,
+)
 from passl_sot.config.tree import suggest_path
 from passl_sot.config.yaml_text import MAX_DEPTH, Builder
 

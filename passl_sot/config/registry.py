@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, TypeVar
 
-from passl_sot.config.errors import RegistryError, listing
+from passl_sot.config.errors import RegistryError, did_you_mean, listing, nearest
 from passl_sot.config.schema import Checker, construct
 from passl_sot.config.signature import Signature
-from passl_sot.config.suggest import did_you_mean, nearest
 from passl_sot.config.tree import Config, path_of
 
 _T = TypeVar("_T", bound=Callable[..., Any])

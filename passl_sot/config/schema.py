@@ -8,9 +8,19 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
-from passl_sot.config.errors import COMMAND_LINE, ConfigError, Fault, Origin, join_path, listing, show
+from passl_sot.config.errors import (
+    COMMAND_LINE,
+    ConfigError,
+    Fault,
+    Origin,
+    did_you_mean,
+    join_path,
+    listing,
+    nearest,
+    same_letters,
+    show,
+)
 from passl_sot.config.signature import Hint, Signature, is_section
-from passl_sot.config.suggest import did_you_mean, nearest, same_letters
 from passl_sot.config.tree import BROKEN, Config, path_of
 
 _T = TypeVar("_T")

@@ -4,8 +4,6 @@ Rules in `Annotated` bound a configuration's values further: `depth: Annotated[i
 for short. Calls from Python are not checked.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import inspect
@@ -99,10 +97,10 @@ class Hint:
     type: Any  # the hint without notes
     catalog: Any = None  # the registry of a node, or of a list of nodes
     rules: tuple[Rule, ...] = ()  # those among its notes
-    inner: tuple[Hint, ...] = ()  # of a union's alternatives, of a list's items, or of a mapping's values
+    inner: "tuple[Hint, ...]" = ()  # of a union's alternatives, of a list's items, or of a mapping's values
 
     @classmethod
-    def of(cls, hint: Any, what: str) -> Hint:
+    def of(cls, hint: Any, what: str) -> "Hint":
         """Reads the type hint of what a RegistryError, should YAML be none to check by it, shall name."""
         notes: list[Any] = []
         if get_origin(hint) is Annotated:
@@ -137,7 +135,7 @@ class Hint:
         raise RegistryError(f"{what} has the type hint {hint!r}, {wanted}")
 
     @property
-    def arms(self) -> tuple[Hint, ...]:
+    def arms(self) -> "tuple[Hint, ...]":
         """The alternatives of a union; itself for any other hint."""
         return self.inner if self.kind == "union" else (self,)
 
@@ -192,7 +190,7 @@ class Signature:
 
     @classmethod
     @functools.cache
-    def of(cls, target: Callable[..., Any]) -> Signature:
+    def of(cls, target: Callable[..., Any]) -> "Signature":
         """Reads a signature; a RegistryError tells why it cannot serve as a strict schema."""
         name = str(getattr(target, "__name__", target))
         source: Any = target

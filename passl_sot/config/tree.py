@@ -1,15 +1,12 @@
 """Trees of plain values and their dotted paths, and `Config`, the tree that programs read."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import operator
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
-from passl_sot.config.errors import Origin, join_path
-from passl_sot.config.suggest import did_you_mean, nearest
+from passl_sot.config.errors import Origin, did_you_mean, join_path, nearest
 from passl_sot.config.yaml_text import dump_yaml, is_block
 
 
@@ -83,7 +80,7 @@ class Config(dict[str, Any]):
         self.update(**kwargs)
 
     @classmethod
-    def of(cls, items: dict[str, Any], path: str, origins: dict[str, Origin]) -> Config:
+    def of(cls, items: dict[str, Any], path: str, origins: dict[str, Origin]) -> "Config":
         """A section that stands at `path` in its file, whose nodes share `origins`."""
         config = cls(items)
         config.__dict__.update(_path=path, _origins=origins)
@@ -126,20 +123,20 @@ class Config(dict[str, Any]):
             self[key] = default
         return self[key]
 
-    def __or__(self, other: Any) -> Config:  # type: ignore[override]
+    def __or__(self, other: Any) -> "Config":  # type: ignore[override]
         return operator.ior(self.copy(), other)
 
-    def __ior__(self, other: Any) -> Config:  # type: ignore[override,misc]
+    def __ior__(self, other: Any) -> "Config":  # type: ignore[override,misc]
         self.update(other)
         return self
 
-    def copy(self) -> Config:
+    def copy(self) -> "Config":
         """A shallow copy, with origins."""
         return Config(self)
 
     __copy__ = copy
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Config:
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Config":
         result = Config({key: copy.deepcopy(value, memo) for key, value in self.items()})
         # One table for all nodes of the copy, as the original's nodes have one.
         origins = memo.setdefault(id(self._origins), dict(self._origins))

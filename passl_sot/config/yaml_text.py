@@ -8,8 +8,16 @@ from typing import Any, ClassVar
 
 import yaml
 
-from passl_sot.config.errors import COMMAND_LINE, ConfigError, Fault, Origin, join_path, show
-from passl_sot.config.suggest import did_you_mean, nearest
+from passl_sot.config.errors import (
+    COMMAND_LINE,
+    ConfigError,
+    Fault,
+    Origin,
+    did_you_mean,
+    join_path,
+    nearest,
+    show,
+)
 
 MAX_DEPTH = 100  # Python's own limit of 1000 calls would end in a traceback
 # Aliases and references can make a short file enormous; no honest configuration comes near this.

@@ -3,8 +3,6 @@
 Importing this package doesn't import paddle; `build_dataloader` does.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -54,7 +52,7 @@ def build_dataloader(
     world_size: int = 1,
     class_names: Sequence[str] | None = None,
     dataset: Any = None,
-) -> DataLoader:
+) -> "DataLoader":
     """Builds the loader that `dataloader.train` or `dataloader.val` of a config describes.
 
     Args:

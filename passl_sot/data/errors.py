@@ -1,7 +1,5 @@
 """The errors of the data layer, in words meant for the user."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from passl_sot.config import UserError

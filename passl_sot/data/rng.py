@@ -6,8 +6,6 @@ nothing depends on worker or process counts. An image's key below is (epoch, ind
 where an epoch holds several copies of an image.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 

@@ -4,8 +4,6 @@ Samplers yield batches of keys: (epoch, index), or (epoch, index, copy) with rep
 function of (seed, epoch) alone, so every process knows it, and a run can go on in the middle of an epoch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The section `dataloader` of a config."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """Checks of the data before a run: all faults at once, each with its cure."""
 
-from __future__ import annotations
-
 import functools
 import logging
 import os

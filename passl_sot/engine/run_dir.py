@@ -3,7 +3,6 @@
 import fcntl
 import json
 import math
-import os
 import platform
 import resource
 import subprocess
@@ -17,6 +16,7 @@ import paddle
 
 from passl_sot.config import zh
 from passl_sot.tasks.base import check_card
+from passl_sot.utils.files import replace_atomically
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
 from passl_sot.weights import checkpoint as ckpt
@@ -127,11 +127,10 @@ class RunFolder:
         kept = []
         if resume_step is not None and path.exists():
             kept = [row for row in read_metrics(path) if row["step"] <= resume_step]
-        # Written beside and renamed: a kill leaves the old rows or the new ones.
-        temporary = path.with_suffix(".jsonl.tmp")
         with ckpt.explained(path):
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-            os.replace(temporary, path)
+            replace_atomically(
+                path, lambda file: file.writelines(f"{json.dumps(r)}\n".encode() for r in kept)
+            )
         self._metrics = path.open("a", encoding="utf-8")
         if not visualdl:
             return

@@ -30,8 +30,6 @@ bands, depth, fluorescence):
 No global setting of Pillow is changed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

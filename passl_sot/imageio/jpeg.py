@@ -12,8 +12,6 @@ Pillow's copies. A rectangle of a file is decoded in one of two ways:
 Files that aren't plain are left to Pillow: see `read_header`.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 from collections.abc import Iterator

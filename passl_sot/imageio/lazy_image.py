@@ -1,7 +1,5 @@
 """Images whose pixels are made when they're asked for, so that what a crop drops is never made."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import numpy as np

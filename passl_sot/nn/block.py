@@ -4,9 +4,8 @@ import paddle
 from paddle import nn
 
 from passl_sot.nn import ops
-from passl_sot.nn.drop_path import DropPath
 from passl_sot.nn.initializers import linear
-from passl_sot.nn.layers import LayerNorm
+from passl_sot.nn.layers import DropPath, LayerNorm
 
 
 class Attention(nn.Layer):

@@ -1,6 +1,10 @@
-"""Paddle's layers with their computation taken from `passl_sot.nn.ops`; parameters and names are Paddle's."""
+"""Paddle's layers with their computation taken from `passl_sot.nn.ops`, and stochastic depth.
+
+Parameters and names are Paddle's.
+"""
 
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 
 from passl_sot.nn import ops
@@ -36,3 +40,31 @@ class Conv2D(nn.Conv2D):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Args: x: ``[B, C, H, W]``. Returns: ``[B, out, H', W']``."""
         return ops.conv2d(x, self.weight, self.bias, self._stride, self._updated_padding, self._groups)
+
+
+class DropPath(nn.Layer):
+    """Drops a whole residual branch for some samples of a batch while training.
+
+    One Bernoulli draw per sample; kept samples are divided by the keep probability, so the
+    expectation is unchanged (Huang et al., "Deep Networks with Stochastic Depth", 2016).
+    """
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        self.set_rate(rate)
+
+    def set_rate(self, rate: float) -> None:
+        """Set the probability of dropping; a ValueError outside [0, 1)."""
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"drop-path rate must lie in [0, 1), got {rate}")
+        self.rate = rate
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Args: x: ``[B, ...]``. Returns: the same shape."""
+        # Nothing is drawn, so that a rate of 0 leaves the random state alone.
+        if self.rate == 0.0 or not self.training:
+            return x
+        # A dropout over one number per sample: no arithmetic on shapes, so any traced batch works.
+        axes = list(range(1, x.ndim))
+        corner = paddle.slice(x, axes=axes, starts=[0] * len(axes), ends=[1] * len(axes))
+        return x * F.dropout(paddle.ones_like(corner), p=self.rate, training=True)

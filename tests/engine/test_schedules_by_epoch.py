@@ -10,7 +10,7 @@ from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Backbone
-from passl_sot.nn.drop_path import DropPath
+from passl_sot.nn.layers import DropPath
 
 SMALL = "img_size: 32, embed_dim: 16, depth: 3, num_heads: 2"
 BACKBONE = {

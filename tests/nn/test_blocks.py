@@ -8,8 +8,8 @@ import pytest
 
 from passl_sot.modeling.backbones import Backbone
 from passl_sot.nn.block import Attention, Block
-from passl_sot.nn.drop_path import DropPath
 from passl_sot.nn.initializers import batch_norm, conv2d, linear, trunc_normal_
+from passl_sot.nn.layers import DropPath
 from passl_sot.nn.position import sinusoid_table
 from passl_sot.nn.precision import softmax
 

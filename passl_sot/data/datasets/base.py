@@ -4,8 +4,6 @@ The loader, its workers, the samplers and the shared memory know nothing else of
 passes through them. Images and labels are known to the image datasets alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The handwritten digits of scikit-learn as image files: a small real dataset that needs no download."""
 
-from __future__ import annotations
-
 import glob
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Images in folders of classes: finding them, and holding some of each class out for validation."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +8,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from passl_sot.config import CHINESE, Count, Range, zh
+from passl_sot.config import Count, Range, zh
 from passl_sot.data.datasets.base import DATASETS
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.datasets.string_table import StringTable, natural_key
@@ -21,11 +19,11 @@ from passl_sot.imageio.decode import ARRAY_ENDING
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 EXTENSIONS = (*_JPEG, ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-LAYOUT = """Expected layout (one folder per class):
+_LAYOUT = """Expected layout (one folder per class):
     data/train/<class>/*.jpg
     data/val/<class>/*.jpg
 and dataroot: data/train for training, data/val for validation.
-""" + CHINESE["folder_layout"]
+"""
 # Fraction of each class that is held out where there is no folder for validation.
 VAL_SHARE = 0.2
 
@@ -33,6 +31,10 @@ VAL_SHARE = 0.2
 _CLUTTER = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
 _TRAIN = ("train", "training")
 _VAL = ("val", "valid", "validation", "test")
+
+
+def _layout() -> str:
+    return _LAYOUT + zh("folder_layout", before="")
 
 
 @DATASETS.register()
@@ -110,7 +112,7 @@ def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: 
     if len(splits) > 1 and len(splits) == len(folders):
         raise DataError(
             f"{root} holds the folders {', '.join(splits)}, which are splits, not classes: write "
-            f"dataroot: {os.path.join(root, splits[0])} in place of {root}.\n{LAYOUT}"
+            f"dataroot: {os.path.join(root, splits[0])} in place of {root}.\n{_layout()}"
         )
     scan = FolderScan(folders)
     bar = tqdm(folders, desc=f"reading {root}", unit="class", disable=not progress)
@@ -124,7 +126,7 @@ def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: 
     if not scan.paths:
         raise DataError(
             f"{root} holds {len(folders)} class folders but no images (looked for "
-            f"{' '.join(_endings(extensions))}; {scan.ignored_files} other files).\n{LAYOUT}"
+            f"{' '.join(_endings(extensions))}; {scan.ignored_files} other files).\n{_layout()}"
         )
     return scan
 
@@ -142,7 +144,7 @@ def list_classes(root: str, extensions: Sequence[str] = EXTENSIONS) -> list[str]
         here = ""
         if not os.path.isabs(root):
             here = f" (looked for in {os.getcwd()})"
-        raise DataError(f"dataroot {root} {kind}{here}.\n{LAYOUT}")
+        raise DataError(f"dataroot {root} {kind}{here}.\n{_layout()}")
     with os.scandir(root) as entries:
         shown = [entry for entry in entries if not _is_clutter(entry.name)]
     folders = [entry.name for entry in shown if entry.is_dir()]
@@ -153,9 +155,9 @@ def list_classes(root: str, extensions: Sequence[str] = EXTENSIONS) -> list[str]
         raise DataError(
             f"{root} holds {len(files)} images (such as {min(files, key=natural_key)}) but no class folders, "
             "so their classes are unknown. Sort them into one folder per class, or use {name: ListFile} with "
-            f"a list of labels.\n{LAYOUT}"
+            f"a list of labels.\n{_layout()}"
         )
-    raise DataError(f"{root} is empty: no class folders in it.\n{LAYOUT}")
+    raise DataError(f"{root} is empty: no class folders in it.\n{_layout()}")
 
 
 def walk_class(
@@ -282,13 +284,13 @@ def find_splits(root: str) -> OwnFolder:
     if len(folders) < 2:
         raise DataError(
             f"{train_root} holds one class folder, '{folders[0]}', and a classifier needs two or more: give "
-            f"each class a folder of its own.\n{LAYOUT}"
+            f"each class a folder of its own.\n{_layout()}"
         )
     found = OwnFolder(train_root, val_root, folders)
     if not found.count_images(1, 0.5):
         raise DataError(
             f"{train_root} holds {len(folders)} class folders ({', '.join(folders[:5])}) but no images "
-            f"(looked for {' '.join(EXTENSIONS)}).\n{LAYOUT}"
+            f"(looked for {' '.join(EXTENSIONS)}).\n{_layout()}"
         )
     return found
 

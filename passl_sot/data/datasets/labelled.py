@@ -1,7 +1,5 @@
 """The base class of the datasets of labelled image files."""
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import logging

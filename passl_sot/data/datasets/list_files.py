@@ -1,7 +1,5 @@
 """Images named in a list file (`path label` per line), and files of class names."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from typing import Annotated, Literal, NamedTuple

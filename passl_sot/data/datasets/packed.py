@@ -1,7 +1,5 @@
 """Labelled images from a packed copy, which `data.packed` makes of folders, lists and tar files."""
 
-from __future__ import annotations
-
 import logging
 import os
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """Many strings in two arrays, and the order in which people expect names."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -29,7 +27,7 @@ class StringTable:
         self._buffer = np.frombuffer(os.fsencode(text), np.uint8)
 
     @classmethod
-    def from_parts(cls, offsets: np.ndarray, buffer: np.ndarray) -> StringTable:
+    def from_parts(cls, offsets: np.ndarray, buffer: np.ndarray) -> "StringTable":
         """A table over arrays that `parts` gave, such as those of a mapped file."""
         table = cls(())
         table._offsets = offsets

@@ -1,7 +1,5 @@
 """The loader: batches of a split for one process of a training run."""
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import logging

@@ -4,8 +4,6 @@ A batch isn't copied on its way: its arrays, and the tensors that share their me
 slot is used again when the last of them is gone, so a consumer may keep a batch as long as it likes.
 """
 
-from __future__ import annotations
-
 import collections
 import math
 import mmap

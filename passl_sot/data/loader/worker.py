@@ -1,7 +1,5 @@
 """Worker processes: starting them, handing the dataset over, and reading batches, which is their work."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib
@@ -78,7 +76,7 @@ def _replaced(names: MutableMapping[str, Any], values: Mapping[str, Any]) -> Ite
 
 
 def start_worker(
-    number: int, reader: SharedReader, buffers: BufferPool
+    number: int, reader: "SharedReader", buffers: BufferPool
 ) -> tuple[ForkServerProcess, Connection]:
     """Starts a worker, of that number in its pool, that reads batches and puts them into buffers.
 
@@ -114,7 +112,7 @@ class SharedReader:
         DataError: A part of the reader can't be sent to another process; says which.
     """
 
-    def __init__(self, reader: BatchReader):
+    def __init__(self, reader: "BatchReader"):
         advice = "move it to a module of its own, or set loader.num_workers: 0" + zh("move_to_module")
         buffers: list[pickle.PickleBuffer] = []
         try:
@@ -143,7 +141,7 @@ class SharedReader:
             digest.update(array)
         self.digest = digest.digest()
 
-    def load(self) -> BatchReader:
+    def load(self) -> "BatchReader":
         """The reader, in a worker; nothing in its arrays can be changed there."""
         if self._script is not None:
             try:

@@ -1,7 +1,5 @@
 """Batches made by worker processes, or by a thread, in the order in which they were asked for."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import itertools

@@ -9,8 +9,6 @@ little-endian of 4, 4 and 8 bytes; the header, JSON with what is said once, and 
 place of each array; the arrays.
 """
 
-from __future__ import annotations
-
 import bisect
 import contextlib
 import json

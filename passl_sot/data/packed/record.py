@@ -1,7 +1,5 @@
 """How a packed copy stores an image: its file, without loss and in tiles; a smaller JPEG; or pixels."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The work of packing: shards, each written as a whole, by this process or by several."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

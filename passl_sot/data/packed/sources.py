@@ -1,7 +1,5 @@
 """Data that packed copies are made of: folders, list files, WebDataset's tar files, other packed copies."""
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import itertools

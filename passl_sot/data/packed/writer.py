@@ -5,8 +5,6 @@ missing. The index is written last of all. The same data and the same recipe giv
 number of processes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

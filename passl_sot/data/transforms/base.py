@@ -14,8 +14,6 @@ depend on the number of worker processes. The result is uint8 [H, W, 3] again; `
 A subclass that overrides `__call__` alone is called, whatever its parents have beside it.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Transforms one after the other: of one image, of many at once, of batches, and by the epoch."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from typing import Annotated, Any

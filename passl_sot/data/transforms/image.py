@@ -3,8 +3,6 @@
 Semantics are those of torchvision and timm on Pillow images, with which published accuracies were measured.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -253,7 +251,7 @@ class _Resized:
         self._mirror = mirror
         self.shape = (*size_hw, image.shape[2])
 
-    def mirrored(self) -> _Resized:
+    def mirrored(self) -> "_Resized":
         return _Resized(self._image, self.shape[:2], self._interpolation, not self._mirror)
 
     def __getitem__(self, rectangle: tuple[slice, slice]) -> np.ndarray:

@@ -5,8 +5,6 @@ Mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019) of whole batches, Rando
 B is the batch, K the classes, λ the share of an image in its mixture.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

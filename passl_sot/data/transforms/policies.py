@@ -20,8 +20,6 @@ RandAugment (Cubuk et al., 2020) with the operations and magnitudes of timm's "i
 Where numba is installed (``pip install .[fast]``) the loops of `kernels` carry them out, else Pillow does.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence

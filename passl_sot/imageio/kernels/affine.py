@@ -15,8 +15,6 @@ Legend: H, W rows and columns, n pixels of a row that lie inside of the image, t
 second of its four neighbors to the third, m the matrix (m0, m1, m2, m3, m4, m5).
 """
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

@@ -8,8 +8,6 @@ pixels go on.
 Images are uint8 [H, W, 3], contiguous; results are new arrays of that kind.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -10,8 +10,6 @@ where g is black, the mean of the gray image, the gray image, or the smoothed on
 Images are uint8 [H, W, 3], contiguous; results are new arrays of that kind.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How the loops of this folder are compiled."""
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 from collections.abc import Callable

@@ -8,8 +8,6 @@ these bits. Only a block's first code (DC) is relative to another block: after a
 to 0. So all other codes are copied as they are.
 """
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A JPEG file made of some of another's tiles: restart markers are found, codes between them joined."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from passl_sot.imageio.kernels.jit import compiled

@@ -4,8 +4,6 @@ Compiled because NumPy takes rows of three bytes one by one, or copies images se
 needs help: rows as views of their own, whose indices can't be negative, cost a fifth of `x[y, i + left]`.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from passl_sot.imageio.kernels.jit import compiled

@@ -14,8 +14,6 @@ every bit. Two things make it fast:
 Legend: H, W rows and columns of the input, h, w of the result, C channels, K taps (inputs per output).
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -12,9 +12,8 @@ from paddle import nn
 
 from passl_sot.config import value_of_epoch
 from passl_sot.nn.block import Block
-from passl_sot.nn.drop_path import DropPath
 from passl_sot.nn.initializers import trunc_normal_
-from passl_sot.nn.layers import LayerNorm
+from passl_sot.nn.layers import DropPath, LayerNorm
 from passl_sot.nn.position import sinusoid_table
 from passl_sot.nn.recompute import recompute_block
 

@@ -29,9 +29,8 @@ from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Stage, StagedBackbone, halved
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, ResidualDepthwise
-from passl_sot.nn.drop_path import DropPath
 from passl_sot.nn.initializers import batch_norm, torch_default_
-from passl_sot.nn.layers import GELU, LayerNorm, Linear
+from passl_sot.nn.layers import GELU, DropPath, LayerNorm, Linear
 from passl_sot.nn.super_tokens import SuperTokenAttention
 
 

@@ -15,18 +15,6 @@ from paddle.autograd import PyLayer
 _SHORT = 48  # rows of so many pixels are short for the convolution kernel; measured
 
 
-class _ChannelBias(PyLayer):
-    @staticmethod
-    def forward(ctx, x_bcn, bias_c):
-        return x_bcn + bias_c.unsqueeze(-1)
-
-    @staticmethod
-    def backward(ctx, grad):
-        # A product with ones: Paddle's sums over several axes are slow.
-        ones = paddle.ones([grad.shape[-1], 1], dtype=grad.dtype)
-        return grad, paddle.matmul(grad, ones).sum(axis=0).squeeze(-1)
-
-
 class _Gelu(PyLayer):
     @staticmethod
     def forward(ctx, y):
@@ -160,7 +148,6 @@ class _Depthwise(PyLayer):
 
 
 # Differentiable functions; each gives gradients to all its tensors, but `linear`, whose x may be frozen.
-channel_bias = _ChannelBias.apply
 gelu = _Gelu.apply
 layer_norm = _LayerNorm.apply
 linear = _Linear.apply
