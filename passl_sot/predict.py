@@ -21,6 +21,7 @@ from passl_sot.data.errors import DataError, ItemError
 from passl_sot.metrics.classification import write_table
 from passl_sot.tasks.base import check_card, model_section_of, task_of
 from passl_sot.tasks.classification import Prediction
+from passl_sot.utils.files import replace_atomically
 from passl_sot.weights import state
 from passl_sot.weights.checkpoint import CheckpointError, read_weights
 
@@ -31,7 +32,6 @@ class Predictor:
     Args:
         weights: A checkpoint that training wrote; the suffix may be left out.
         prefer: "raw" or "ema" weights; default: those by which the run chose its best.
-        batch_size: Images per forward pass.
         top_k: Classes per prediction, clamped to the class count.
 
     Attributes:
@@ -179,19 +179,16 @@ def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
         OSError: The place can't be written to.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        if path.suffix == ".json":
-            text = json.dumps([vars(p) for p in predictions], ensure_ascii=False, indent=1)
-            temporary.write_text(text + "\n", encoding="utf-8")
-        else:
-            _write_table(predictions, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write = _write_json if path.suffix == ".json" else _write_csv
+    replace_atomically(path, lambda file: write(predictions, Path(file.name)))
 
 
-def _write_table(predictions: Sequence[Prediction], path: Path) -> None:
+def _write_json(predictions: Sequence[Prediction], path: Path) -> None:
+    text = json.dumps([vars(p) for p in predictions], ensure_ascii=False, indent=1)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _write_csv(predictions: Sequence[Prediction], path: Path) -> None:
     depth = max((len(p.classes) for p in predictions), default=0)
     more = [f"{key}{k}" for k in range(2, depth + 1) for key in ("class", "name", "probability")]
     rows = []

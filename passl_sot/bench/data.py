@@ -47,7 +47,6 @@ def measure_data(
 
     Args:
         experiment: The experiment; its training set must exist.
-        batch: Images per batch.
         repeats: Rounds, each with other images.
         compare: One of `PEERS`, which prepares the same files for the same size by its own recipe, or the
             command of a `Peer`.

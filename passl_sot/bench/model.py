@@ -117,10 +117,7 @@ def measure(
     """Times `repeats` batches after two that warm up, alternating with the other program if there is one.
 
     Args:
-        experiment: The experiment.
         mode: "infer" (forward) or "train" (forward, backward, update).
-        batch: Images per batch.
-        repeats: Batches that count.
         compare: Command of a `Peer`.
 
     Returns:

@@ -30,7 +30,6 @@ def build_dataset(cfg: Mapping[str, Any], *, class_names: Sequence[str] | None =
     """Builds the dataset that a `dataset:` section describes. Doesn't import paddle.
 
     Args:
-        cfg: The section.
         class_names: Names of all classes in label order, such as a checkpoint's; by default the data's own.
 
     Raises:

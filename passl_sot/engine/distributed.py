@@ -18,14 +18,12 @@ from typing import Any
 import numpy as np
 import paddle
 import paddle.distributed as dist
-from paddle import nn
-from paddle.autograd import PyLayer
 from paddle.distributed import fleet
 from tqdm import tqdm
 
 from passl_sot.config import ConfigError, Fault, zh
 from passl_sot.launch.process_group import JOIN_LIMIT, JoinError, check_gpu, choose_network, joining
-from passl_sot.nn.initializers import BatchNorm2D
+from passl_sot.nn.batch_norm import synchronize_batch_norm
 
 # Seconds: between two signs of life of a process, and without one until the others give it up.
 _ALIVE = 5.0
@@ -129,12 +127,8 @@ class World:
 
     def synchronize_batch_norm(self, model: paddle.nn.Layer) -> None:
         """Has BatchNorm layers take their statistics from the batches of all processes."""
-        if self.size == 1:
-            return
-        if self.gloo:
-            synchronize_batch_norm(model, _all_reduce)
-        else:  # never run
-            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if self.size > 1:
+            synchronize_batch_norm(model, _all_reduce)  # never run on GPUs
 
     def gather_dict(self, arrays: Callable[[], dict]) -> dict:
         """`arrays()` of the main process; with sharding, of all processes together."""
@@ -207,9 +201,7 @@ def _keep_alive(rank: int, master: str) -> None:
 def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World:
     """Chooses the device and joins the processes that `python -m paddle.distributed.launch` started.
 
-    Args:
-        device: "auto", "cpu" or "gpu".
-        limit: Seconds within which all processes must have joined.
+    `device` is "auto", "cpu" or "gpu"; all must have joined within `limit` seconds.
 
     Raises:
         ConfigError: A GPU was asked for and this Paddle has none, or not so many; or sharding it can't do.
@@ -262,50 +254,3 @@ def _choose_device(device: str) -> bool:
     else:
         paddle.set_device(f"gpu:{check_gpu(os.environ.get('FLAGS_selected_gpus', '0'), count)}")
     return gloo
-
-
-def synchronize_batch_norm(model: nn.Layer, reduce: Callable[[paddle.Tensor], paddle.Tensor]) -> int:
-    """Makes each BatchNorm2D inside an unwrapped model a `SyncBatchNorm2D`, and counts them.
-
-    `reduce` sums a tensor over all processes. Paddle's own layer has no CPU kernel.
-    """
-    layers = [layer for layer in model.sublayers() if isinstance(layer, nn.BatchNorm2D)]
-    for layer in layers:
-        # The same object with its tensors and names; code that looks for BatchNorm still finds it.
-        layer.__class__ = SyncBatchNorm2D
-        layer.reduce = reduce
-    return len(layers)
-
-
-class SyncBatchNorm2D(BatchNorm2D):
-    """BatchNorm whose mean and (biased) variance are those of the joined batch of all processes."""
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Args: x: ``[B, C, H, W]``; B may differ between processes. Returns: the same shape."""
-        if not self.training:
-            return super().forward(x)
-        # Two passes: the variance from squares of differences, as sums of squares would cancel.
-        size = paddle.full([1], x.size / x.shape[1], x.dtype)
-        sums = _Total.apply(paddle.concat([x.sum([0, 2, 3]), size]), self.reduce)
-        mean = sums[:-1] / sums[-1]
-        centered = x - mean.reshape([1, -1, 1, 1])
-        variance = _Total.apply(centered.square().sum([0, 2, 3]), self.reduce) / sums[-1]
-        with paddle.no_grad():
-            keep = self._momentum  # Paddle's: 1 minus PyTorch's
-            self._mean.set_value(self._mean * keep + mean * (1 - keep))
-            self._variance.set_value(self._variance * keep + variance * (1 - keep))
-        scale = self.weight * (variance + self._epsilon).rsqrt()
-        return centered * scale.reshape([1, -1, 1, 1]) + self.bias.reshape([1, -1, 1, 1])
-
-
-class _Total(PyLayer):
-    """The sum over all processes; each one's part is in the results of all, so gradients are summed too."""
-
-    @staticmethod
-    def forward(ctx, x, reduce):
-        ctx.reduce = reduce
-        return reduce(x.clone())
-
-    @staticmethod
-    def backward(ctx, grad):
-        return ctx.reduce(grad.clone())

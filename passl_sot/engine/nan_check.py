@@ -16,10 +16,7 @@ class NonFiniteError(UserError, RuntimeError):
 def first_nonfinite(model: paddle.nn.Layer, inputs: tuple, items: str, world: World) -> str:
     """Names the first place, in the order of computation, that is not finite; the same on all processes.
 
-    Args:
-        model: Without any distributed wrapper.
-        inputs: Arguments of its call.
-        items: A word for them, such as "images".
+    The unwrapped model is called with `inputs`, for which `items` is a word, such as "images".
     """
     found = []
     if not _finite(inputs):

@@ -214,7 +214,6 @@ def resize(
     Args:
         image: uint8 [H, W, C]; where C isn't 3, each channel is a picture of its own.
         size_hw: Height and width of the result.
-        interpolation: The filter.
         window: The part (top, left, height, width) of the result that is wanted; None for all of it.
         mirrored: Whether it is wanted from right to left.
 

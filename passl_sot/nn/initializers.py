@@ -3,7 +3,6 @@
 import math
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
 from passl_sot.nn.layers import Conv2D, Linear
@@ -76,18 +75,3 @@ def conv2d(
     layer = Conv2D(in_channels, out_channels, kernel_size, stride, padding, groups=groups, **start)
     uniform_fan_in_(layer, in_channels // groups * kernel_size * kernel_size)
     return layer
-
-
-class BatchNorm2D(nn.BatchNorm2D):
-    """``nn.BatchNorm2D`` without the warning that Paddle 3.x gives at every training run."""
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Args: x: ``[B, C, H, W]``. Returns: the same shape."""
-        statistics = (self._mean, self._variance)
-        settings = (self.training, self._momentum, self._epsilon, self._data_format)
-        return F.batch_norm(x, *statistics, self.weight, self.bias, *settings)
-
-
-def batch_norm(channels: int, epsilon: float = 1e-5, torch_momentum: float = 0.1) -> nn.BatchNorm2D:
-    """BatchNorm with the momentum given as PyTorch counts it (Paddle's is 1 minus that)."""
-    return BatchNorm2D(channels, momentum=1.0 - torch_momentum, epsilon=epsilon)

@@ -9,7 +9,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.nn.initializers import batch_norm, linear
+from passl_sot.nn.batch_norm import batch_norm
+from passl_sot.nn.initializers import linear
 from passl_sot.nn.normalization import MatrixNorm
 from passl_sot.nn.precision import at_least_float32, autocast_off
 

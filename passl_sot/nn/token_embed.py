@@ -15,7 +15,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.nn.initializers import batch_norm, conv2d
+from passl_sot.nn.batch_norm import batch_norm
+from passl_sot.nn.initializers import conv2d
 from passl_sot.nn.precision import at_least_float32, autocast_off, softmax
 
 TokenEmbedName = Literal["DenseNet", "ResNet", "Inception", "Non-local", "Naive_linear"]

@@ -4,11 +4,13 @@ import math
 
 import paddle
 
+from passl_sot.nn.precision import at_least_float32
+
 
 def global_grad_norm(parameters: list[paddle.Tensor]) -> float:
     """L2 norm over all gradients together; non-finite where any gradient is. Waits for the device."""
-    # In float32, as squares of half-precision gradients overflow.
-    squares = [p.grad.astype("float32").square().sum() for p in parameters if p.grad is not None]
+    # Squares of half-precision gradients would overflow.
+    squares = [at_least_float32(p.grad).square().sum() for p in parameters if p.grad is not None]
     if not squares:
         return 0.0
     return math.sqrt(float(paddle.stack(squares).sum()))

@@ -5,12 +5,15 @@ from contextlib import contextmanager
 
 import paddle
 
+from passl_sot.nn.precision import at_least_float32
+
 
 class ModelEMA:
     """Average of every floating-point state-dict entry, BatchNorm statistics included.
 
     After each update `average = decay * average + (1 - decay) * weight`, from a copy of the initial
-    weights, without bias correction (timm's ModelEma, which the papers' code uses). Kept in float32.
+    weights, without bias correction (timm's ModelEma, which the papers' code uses). Kept in float32, or in
+    float64 where the model is.
 
     Args:
         model: The model to follow.
@@ -22,14 +25,14 @@ class ModelEMA:
         self.updates = 0
         self._sources = {k: v for k, v in model.state_dict().items() if paddle.is_floating_point(v)}
         # In half precision, steps of 1 - decay would be rounded away.
-        self.average = {k: v.detach().astype("float32").clone() for k, v in self._sources.items()}
+        self.average = {k: at_least_float32(v.detach()).clone() for k, v in self._sources.items()}
 
     @paddle.no_grad()
     def update(self) -> None:
         """Takes in the model's weights as they are now."""
         for name, average in self.average.items():
             # As a step towards the weight, what never changes (frozen features) stays exactly as it is.
-            average.add_((self._sources[name].astype("float32") - average) * (1 - self.decay))
+            average.add_((at_least_float32(self._sources[name]) - average) * (1 - self.decay))
         self.updates += 1
 
     @contextmanager

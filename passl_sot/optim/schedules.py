@@ -59,7 +59,6 @@ class Schedule:
         Args:
             epoch: The epoch, counted from 0.
             fraction: How much of it is done, in [0, 1).
-            epochs: Epochs of the whole run.
             factor: Scale of the rates by the batch; see `scaled`.
             peak: Scale of the peak alone, for a group of parameters.
         """

@@ -7,8 +7,9 @@ import paddle
 import pytest
 
 from passl_sot.modeling.backbones import Backbone
+from passl_sot.nn.batch_norm import batch_norm, synchronize_batch_norm
 from passl_sot.nn.block import Attention, Block
-from passl_sot.nn.initializers import batch_norm, conv2d, linear, trunc_normal_
+from passl_sot.nn.initializers import conv2d, linear, trunc_normal_
 from passl_sot.nn.layers import DropPath
 from passl_sot.nn.position import sinusoid_table
 from passl_sot.nn.precision import softmax
@@ -46,6 +47,32 @@ def test_batch_norm_momentum_is_translated():
     layer = batch_norm(2, 1e-3, torch_momentum=0.01)
     layer(paddle.full([4, 2, 3, 3], 10.0))
     np.testing.assert_allclose(layer._mean.numpy(), 0.1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 4, 5)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("joined", [False, True])
+def test_batch_norm_equals_its_definition(shape, dtype, joined):
+    """The running variance is PyTorch's, n/(n-1) of the batch's own."""
+    layer = batch_norm(3, 1e-3).to(dtype=dtype)
+    if joined:
+        synchronize_batch_norm(layer, lambda tensor: tensor)
+    x = np.random.default_rng(1).standard_normal(shape) * 3 + 1
+    images = paddle.to_tensor(x, dtype)
+    axes = (0, *range(2, x.ndim))
+    n = x.size / 3
+
+    def normal(mean, variance):
+        beside = [1, 3] + [1] * (x.ndim - 2)
+        return (x - mean.reshape(beside)) / np.sqrt(variance.reshape(beside) + 1e-3)
+
+    exact = {"rtol": 1e-12, "atol": 1e-12} if dtype == "float64" else {"rtol": 1e-5, "atol": 1e-5}
+    np.testing.assert_allclose(layer(images).numpy(), normal(x.mean(axes), x.var(axes)), **exact)
+    mean, variance = 0.1 * x.mean(axes), 0.9 + 0.1 * x.var(axes) * n / (n - 1)
+    np.testing.assert_allclose(layer._mean.numpy(), mean, **exact)
+    np.testing.assert_allclose(layer._variance.numpy(), variance, **exact)
+    layer.eval()
+    np.testing.assert_allclose(layer(images).numpy(), normal(mean, variance), **exact)
 
 
 def test_drop_path():

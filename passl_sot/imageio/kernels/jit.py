@@ -14,13 +14,6 @@ def available() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
-def wake() -> None:
-    """Gets all loops ready before they are needed: the first call of any takes a second."""
-    from passl_sot.imageio.kernels import affine, blur, color, jpeg_splice, layout, resize  # noqa: F401
-
-    layout.mirror(np.zeros((1, 3), np.uint8), np.empty((1, 3), np.uint8))
-
-
 def compiled(function: Callable) -> Any:
     """``function`` compiled at its first call and kept on disk, in IEEE arithmetic, no step fused."""
     import numba

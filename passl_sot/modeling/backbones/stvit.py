@@ -28,8 +28,9 @@ from paddle import nn
 from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Stage, StagedBackbone, halved
+from passl_sot.nn.batch_norm import batch_norm
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, ResidualDepthwise
-from passl_sot.nn.initializers import batch_norm, torch_default_
+from passl_sot.nn.initializers import torch_default_
 from passl_sot.nn.layers import GELU, DropPath, LayerNorm, Linear
 from passl_sot.nn.super_tokens import SuperTokenAttention
 
