@@ -53,7 +53,7 @@ class BatchNorm2D(nn.BatchNorm2D):
                 unbiased = squares / (count - 1).clip(min=1.0)
                 self._mean.set_value(self._mean * keep + mean * (1 - keep))
                 self._variance.set_value(self._variance * keep + unbiased * (1 - keep))
-        scale = self.weight * (variance + self._epsilon).rsqrt()
+        scale = (variance + self._epsilon).rsqrt().multiply(self.weight)
         return (x - mean.reshape(beside)) * scale.reshape(beside) + self.bias.reshape(beside)
 
 

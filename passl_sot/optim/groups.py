@@ -24,7 +24,6 @@ class LrFactor:
     """One item of `parameters.lr_factors`.
 
     Attributes:
-        pattern: Names of the parameters.
         factor: Their fraction of the learning rate.
         scales: Rates that it multiplies: "all", or the "peak" alone, with the schedule's `warmup_lr` and
             `min_lr` as for the others (a PyTorch optimizer's group with a rate of its own).

@@ -34,8 +34,7 @@ class Prediction:
     Attributes:
         path: The file; empty for an array.
         classes: Indices of the most probable classes, best first; empty if the image can't be read.
-        names: Their names.
-        probabilities: Their probabilities.
+        names, probabilities: Theirs.
         error: Why the image can't be read; empty if it can.
     """
 
