@@ -25,6 +25,7 @@ SLOW_FILES = {
     "test_golden.py",
     "test_jobs.py",
     "test_models.py",
+    "test_official_curves.py",
     "test_recipes.py",
     "test_resume.py",
     "test_training.py",

@@ -32,7 +32,8 @@ class BatchNorm2D(nn.BatchNorm2D):
         if self.training and count > 1:
             with paddle.no_grad():
                 moved = self._variance - self._momentum * before  # (1 - momentum) times the biased variance
-                self._variance.add_(moved / (count - 1))
+                # Not in place: the backward pass wants the tensor at its version.
+                self._variance.set_value(self._variance + moved / (count - 1))
         return y
 
     def _by_hand(self, x: paddle.Tensor) -> paddle.Tensor:
