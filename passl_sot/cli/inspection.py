@@ -102,13 +102,13 @@ def benchmark(argv: list[str] | None = None) -> int:
         from passl_sot.engine.schema import load_config
         from passl_sot.zoo import find_config
 
-        cfg = load_config(find_config(args.config), args.override)
-        start(cfg.device)
+        experiment = load_config(find_config(args.config), args.override)
+        start(experiment.device)
         options = {"batch": args.batch, "repeats": args.repeats, "compare": args.compare}
         if args.mode == "data":
-            result = measure_data(cfg, **options, peer_python=args.peer_python)
+            result = measure_data(experiment, **options, peer_python=args.peer_python)
         else:
-            result = measure(cfg, mode=args.mode, **options)
+            result = measure(experiment, mode=args.mode, **options)
         if args.json:
             print(json.dumps({"config": args.config, **result}))
         else:

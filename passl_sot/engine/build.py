@@ -67,7 +67,7 @@ class Parts:
             # One process reads the files; the others wait for its verdict without a time limit.
             if world.is_main:
                 self.task.check(model, train, val, data, every_item=every_item)
-            world.meet()
+            world.wait_for_all()
             # A teacher, say, is built by every process.
             self.task.prepare(model, train, data)
 

@@ -59,7 +59,7 @@ class World:
         self.barrier()
         return _all_reduce(paddle.to_tensor(array)).numpy()
 
-    def meet(self) -> None:
+    def wait_for_all(self) -> None:
         """Processes wait here, without a time limit, until all have come."""
         if self.size == 1:
             return
@@ -85,9 +85,9 @@ class World:
         return values
 
     def barrier(self) -> None:
-        """On gloo, as `meet`."""
+        """On gloo, as `wait_for_all`."""
         if self.gloo:
-            self.meet()
+            self.wait_for_all()
 
     def synchronized(self, batches: Iterable[dict]) -> Iterator[dict]:
         """Gives training batches, of which every process has as many, when all processes have theirs."""

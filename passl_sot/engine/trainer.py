@@ -374,7 +374,7 @@ class Trainer:
             epoch = self.progress.epoch
             if interval and self.progress.batches == 0 and epoch % interval == 0:
                 ckpt.copy_checkpoint(last, self.folder.path / f"epoch_{epoch:04d}.safetensors")
-        self.world.meet()
+        self.world.wait_for_all()
         return last
 
 

@@ -177,9 +177,9 @@ def _check_normalization(
     key = "weights"
     if not own:
         key = "config"
-        cfg = model_config(section.config)
-        if "dataloader" in cfg:
-            own = make_section(DataSection, cfg["dataloader"]).val.dataset
+        data = model_config(section.config).get("dataloader")
+        if data is not None:
+            own = make_section(DataSection, data).val.dataset
     source = str(getattr(section, key))
     theirs = _normalization(own or {})
     if theirs is None:
