@@ -87,11 +87,11 @@ def test_a_disk_that_is_full_at_the_end_leaves_the_old_table(run, tmp_path, caps
         path.write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(engine_predict, "_write_table", full)
+    monkeypatch.setattr(engine_predict, "_write_csv", full)
     status = cli.predict(["--weights", str(run / "best"), str(tmp_path / "val" / "c"), "--out", str(out)])
     refused(capsys, status, "No space left on device: free some space")
     assert out.read_text() == "old"
-    assert not list(tmp_path.glob("r.csv.*"))
+    assert list(tmp_path.glob("*r.csv*")) == [out]
 
 
 def test_the_suffix_may_be_left_out(experiment, run, tmp_path):
