@@ -310,7 +310,8 @@ def test_wheel_carries_the_configs(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    assert {"passl_sot/configs/sot/sot_small.yaml", "passl_sot/configs/_base_/sot.yaml"} <= set(names)
+    carried = ("configs/sot/sot_small.yaml", "configs/_base_/sot.yaml", "config/chinese.yaml")
+    assert {f"passl_sot/{name}" for name in carried} <= set(names)
     assert not any(name.startswith(("tests/", "tools/")) for name in names)
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"

@@ -49,7 +49,6 @@ class Parts:
         self.train_loader.bad_files.shared = world.size > 1
         train, val = self.train_loader.dataset, self.val_loader.dataset
         model = experiment.model.build()
-        # It replaces layers, whose parameters the groups are to hold.
         if experiment.distributed.sync_batch_norm:
             world.synchronize_batch_norm(model)
         self.model = model

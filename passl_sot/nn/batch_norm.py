@@ -24,12 +24,12 @@ class BatchNorm2D(nn.BatchNorm2D):
         """Args: x: ``[B, C, ...]``; B may differ between processes. Returns: the same shape."""
         if x.dtype == paddle.float64 or (self.training and self.reduce):
             return self._by_hand(x)
-        before = self._variance.clone()
+        before = self._variance.clone() if self.training else None
         statistics = (self._mean, self._variance)
         settings = (self.training, self._momentum, self._epsilon, self._data_format)
         y = F.batch_norm(x, *statistics, self.weight, self.bias, *settings)
         count = x.size // x.shape[1]
-        if self.training and count > 1:
+        if before is not None and count > 1:
             with paddle.no_grad():
                 moved = self._variance - self._momentum * before  # (1 - momentum) times the biased variance
                 # Not in place: the backward pass wants the tensor at its version.

@@ -157,9 +157,10 @@ def explained(path: Path, advice: str | None = None, kind: str = "") -> Iterator
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes temporary files of writers that were killed."""
-    for file in folder.glob("*.safetensors.*.tmp"):
-        file.unlink(missing_ok=True)
+    """Deletes temporary files of writers that were killed, of checkpoints and of a run's other files."""
+    for pattern in ("*.safetensors.*.tmp", ".metrics.jsonl.*.tmp"):
+        for file in folder.glob(pattern):
+            file.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: str | Path, check: Check | None = None) -> Checkpoint:

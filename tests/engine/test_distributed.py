@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,7 +12,7 @@ import paddle
 import pytest
 
 from passl_sot.config import ConfigError
-from passl_sot.engine.distributed import World, start
+from passl_sot.engine.distributed import World, _send_at_once, start
 from passl_sot.engine.run_dir import read_metrics
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
@@ -60,6 +61,16 @@ def same_update(first: Path, second: Path) -> None:
         certain = np.abs(moment) > 1e-5  # Adam divides by the size: without one, it follows rounding errors
         a, b = (saved.part("model")[weight][certain] for saved in (one, two))
         np.testing.assert_allclose(b, a, rtol=0, atol=1e-6, err_msg=weight)
+
+
+def test_requests_to_the_store_are_sent_at_once():
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as own,
+    ):
+        assert not own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        _send_at_once()
+        assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_joined_statistics_are_those_of_the_joined_batch():
