@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from passl_sot.cli.command import command, fail, guarded, importing, make_parser
-from passl_sot.launch.cpu_env import tune
-from passl_sot.utils.logger import get_logger
+from passl_sot.cli.command import command, fail, guarded, importing, make_parser, prepare
+from passl_sot.cli.options import add_settings
 
 if TYPE_CHECKING:
     from passl_sot.config import Config, ConfigError
@@ -17,11 +16,14 @@ if TYPE_CHECKING:
 
 @command
 def print_config(argv: list[str] | None = None) -> int:
-    """`tools/print_config.py`: the resolved config, with the origin of every value, or a difference."""
-    parser = make_parser("print-config", "Show a resolved config and where each value comes from.")
+    """`tools/print_config.py`: shows a resolved config and where each value comes from, or a difference."""
+    parser = make_parser(
+        "print-config", "Show a resolved config and where each value comes from.", computes=False
+    )
+    add_settings(parser)
     parser.add_argument("--diff", metavar="OTHER", help="show how OTHER (a file or name) differs from CFG")
     args = parser.parse_args(argv)
-    tune(enabled=False)  # no speed is needed, only quiet imports
+    prepare(args)
     from passl_sot.config import ConfigError, diff, format_tree
 
     other_fault = None
@@ -78,10 +80,11 @@ def _show(text: str) -> None:
 
 @command
 def benchmark(argv: list[str] | None = None) -> int:
-    """`tools/benchmark.py`: speed and memory of a model, beside another program's in the same run."""
+    """`tools/benchmark.py`: times a model, beside another program in the same run."""
     parser = make_parser("benchmark", "Time a model on this device.")
     parser.add_argument("--mode", choices=("infer", "train", "data"), default="infer")
-    parser.add_argument("--batch", type=int, default=8, help="images per batch (default 8)")
+    batch = "images per batch (default 8)"
+    parser.add_argument("--batch", "--batch-size", type=int, default=8, metavar="N", help=batch)
     parser.add_argument("--repeats", type=int, default=10, help="batches that count (default 10)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     compare = (
@@ -93,7 +96,7 @@ def benchmark(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if min(args.batch, args.repeats) < 1:
         parser.error("--batch and --repeats must be at least 1")
-    note = tune(not args.no_tune)
+    prepare(args)
 
     def run() -> None:
         from passl_sot.bench.data import measure_data
@@ -112,7 +115,6 @@ def benchmark(argv: list[str] | None = None) -> int:
         if args.json:
             print(json.dumps({"config": args.config, **result}))
         else:
-            get_logger().info(note)
             width = max(map(len, result))
             for name, value in result.items():
                 shown = f"{value:.4g}" if isinstance(value, float) else value
@@ -124,7 +126,7 @@ def benchmark(argv: list[str] | None = None) -> int:
 
 @command
 def list_command(argv: list[str] | None = None) -> int:
-    """`passl-sot list [PATTERN]`: the models that `create_model` knows."""
+    """`passl-sot list [PATTERN]`: lists the models."""
     from passl_sot.zoo import list_models
 
     parser = argparse.ArgumentParser(prog="list", description="List models by name.")

@@ -5,15 +5,16 @@ import os
 import shlex
 import sys
 
-from passl_sot.cli.command import command, fail, guarded
+from passl_sot.cli.command import command, fail, guarded, make_parser, prepare
+from passl_sot.cli.options import Parser
 from passl_sot.config import zh
 from passl_sot.launch.cpu_env import usable_cores
 from passl_sot.utils.logger import get_logger
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     does = "Pack a dataset into a few large files; an interrupted run goes on when it is started again."
-    parser = argparse.ArgumentParser(prog="make-cache", description=does)
+    parser = make_parser("make-cache", does, config=False, computes=False)
     add = parser.add_argument
     add(
         "data", metavar="DATA", help="folder (train/ and val/, or classes), list file, tar files, packed copy"
@@ -33,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def _check(parser: Parser, args: argparse.Namespace) -> None:
     if args.tile_only and (args.short_side is not None or args.quality is not None):
         parser.error("--tile-only leaves pixels as they are: leave out --short-side and --quality")
     if args.raw and args.quality is not None:
@@ -53,6 +54,7 @@ def make_cache(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(words)
     _check(parser, args)
+    prepare(args)
     return guarded(lambda: _verify(args) if args.verify else _pack(args, words), paddle=False)
 
 

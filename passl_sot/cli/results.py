@@ -3,16 +3,16 @@
 import sys
 from pathlib import Path
 
-from passl_sot.cli.command import command, guarded, make_parser, try_outputs
-from passl_sot.launch.cpu_env import tune
+from passl_sot.cli.command import command, guarded, make_parser, prepare, try_outputs
+from passl_sot.cli.options import add_settings
 from passl_sot.launch.supervisor import supervise
-from passl_sot.utils.logger import get_logger
 
 
 @command
 def evaluate(argv: list[str] | None = None) -> int:
-    """`tools/eval.py`: accuracy, per-class scores and confusion matrix of a checkpoint."""
+    """`tools/eval.py`: evaluates a checkpoint: accuracy, per-class scores, confusion matrix."""
     parser = make_parser("eval", "Evaluate weights on the validation split of a config.")
+    add_settings(parser, {"--batch-size": ("dataloader.val.sampler.batch_size", "N")})
     add = parser.add_argument
     add("--weights", required=True, metavar="W", help="a checkpoint, .safetensors or .pdparams")
     add("--out", metavar="FILE", help="metrics.json to write; tables and pictures go beside it")
@@ -20,7 +20,7 @@ def evaluate(argv: list[str] | None = None) -> int:
     status = supervise()
     if status is not None:
         return status
-    note = tune(not args.no_tune)
+    prepare(args)
 
     def run() -> None:
         from passl_sot.engine.distributed import start
@@ -33,8 +33,6 @@ def evaluate(argv: list[str] | None = None) -> int:
         if out:
             try_outputs([out])
         world = start(experiment.device)
-        if world.is_main:
-            get_logger().info(note)
         evaluate_run(experiment, args.weights, out, world)
 
     return guarded(run)
@@ -42,12 +40,12 @@ def evaluate(argv: list[str] | None = None) -> int:
 
 @command
 def predict(argv: list[str] | None = None) -> int:
-    """`tools/predict.py`: class names and probabilities of files, folders, patterns or lists."""
+    """`tools/predict.py`: predicts the classes of files, folders, patterns or lists."""
     parser = make_parser("predict", "Predict images with a checkpoint.", config=False)
     add = parser.add_argument
     add("--weights", required=True, metavar="W", help="a checkpoint that training wrote")
     add("paths", nargs="+", metavar="PATH", help="image, folder, pattern, or .txt list of images")
-    add("--out", nargs="+", default=[], metavar="FILE", help=".csv and/or .json to write")
+    add("--out", action="append", default=[], metavar="FILE", help=".csv or .json to write; for both, twice")
     add("--top-k", type=int, default=5, help="classes per image (default 5)")
     add("--batch-size", type=int, default=32, help="images per forward pass (default 32)")
     add("--use", choices=("raw", "ema"), help="which weights; default: what chose the best")
@@ -57,14 +55,16 @@ def predict(argv: list[str] | None = None) -> int:
     wrong = [str(path) for path in outputs if path.suffix not in (".csv", ".json")]
     if wrong:
         parser.error(f"can't tell the format of {', '.join(wrong)}: name it .csv or .json")
+    tables = [path for path in args.paths if path.endswith((".csv", ".json"))]
+    if tables:
+        parser.error(f"{tables[0]} is no image; each file to write has its own --out")
     if min(args.top_k, args.batch_size) < 1:
         parser.error("--top-k and --batch-size must be at least 1")
-    note = tune(not args.no_tune)
+    prepare(args)
 
     def run() -> int:
         from passl_sot.predict import Predictor, collect_images, write_predictions
 
-        get_logger().info(note)
         try_outputs(outputs)
         files = collect_images(args.paths)
         predictor = Predictor(args.weights, prefer=args.use, batch_size=args.batch_size, top_k=args.top_k)

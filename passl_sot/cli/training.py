@@ -4,8 +4,8 @@ import argparse
 import functools
 from pathlib import Path
 
-from passl_sot.cli.command import command, guarded, make_parser
-from passl_sot.launch.cpu_env import tune
+from passl_sot.cli.command import command, guarded, make_parser, prepare
+from passl_sot.cli.options import add_settings
 from passl_sot.launch.supervisor import supervise
 from passl_sot.utils.logger import get_logger
 
@@ -13,6 +13,7 @@ from passl_sot.utils.logger import get_logger
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     does = "Train from a YAML config, on one device or under paddle.distributed.launch."
     parser = make_parser("train", does)
+    add_settings(parser)
     add = parser.add_argument
     add("--data", metavar="DIR", help="your folder: train/ and val/, or one folder per class")
     add("--resume", metavar="auto|PATH", help="go on with a run exactly where it stopped")
@@ -37,14 +38,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 @command
 def train(argv: list[str] | None = None) -> int:
-    """`tools/train.py`: trains, resumes, or checks a run."""
+    """`tools/train.py`: trains a model, goes on with a run, or checks one."""
     args = _parse(argv)
     # A dry run starts nothing that could be left behind.
     if not args.dry_run:
         status = supervise()
         if status is not None:
             return status
-    note = tune(not args.no_tune)
+    prepare(args)
 
     def work() -> None:
         from passl_sot.cli.data_folder import overrides_for
@@ -52,11 +53,10 @@ def train(argv: list[str] | None = None) -> int:
         from passl_sot.zoo import find_config, load_weights
 
         path = find_config(args.config)
-        notes = [note]
+        notes: list[str] = []
         if args.data:
-            added, lines = overrides_for(path, args.data, args.override)
+            added, notes = overrides_for(path, args.data, args.override)
             args.override = [*added, *args.override]
-            notes += lines
         experiment = load_config(path, args.override)
         from passl_sot.engine.distributed import start
         from passl_sot.engine.entry import check_run, evaluate_run, train_run, weights_to_evaluate
@@ -70,7 +70,7 @@ def train(argv: list[str] | None = None) -> int:
         if args.dry_run or args.evaluate_only:
             sharding = 0  # there is no optimizer to divide
         world = start(experiment.device, sharding=sharding)
-        if world.is_main:
+        if notes and world.is_main:
             get_logger().info("\n".join(notes))
         if args.dry_run:
             check_run(experiment, folder, world, args, pretrained)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from passl_sot.config.errors import ConfigError, Fault, Origin, did_you_mean, join_path, show
 from passl_sot.config.overrides import apply_overrides
-from passl_sot.config.schema import make_section
+from passl_sot.config.schema import Checker, make_section
 from passl_sot.config.tree import BROKEN, Config, child, suggest_path
 from passl_sot.config.yaml_text import MAX_DEPTH, MAX_VALUES, Builder, nearby_file, read_text
 
@@ -80,6 +80,18 @@ def load_config(schema: type[_D], path: _Path, overrides: Iterable[str] | None =
     document = make_section(schema, config, "", faults)
     document._tree = config
     return document
+
+
+def known_keys(schema: type[_D], path: _Path, overrides: Iterable[str] | None = ()) -> list[str]:
+    """The dotted path of every setting that a file may have by its schema, whether it has it or not.
+
+    Raises:
+        ConfigError: The file can't be read; faults of single values don't matter.
+    """
+    config = _read(path, overrides, True, [])
+    checker = Checker(config)
+    checker.section(schema, config, "")
+    return checker.places()
 
 
 def _read(path: _Path, overrides: Iterable[str] | None, free: bool, faults: list[Fault]) -> Config:

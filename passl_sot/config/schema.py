@@ -43,6 +43,10 @@ class Checker:
         if faults:
             raise ConfigError(faults)
 
+    def places(self) -> list[str]:
+        """The dotted path of every key that the sections seen so far take."""
+        return [join_path(home, name) for home, names in self._takes.items() for name in names]
+
     def node(self, catalog: Any, cfg: Any, path: str, given: frozenset[str] = frozenset()) -> Any:
         """A marked copy of a mapping whose `name` chooses a class; the program adds `given` arguments."""
         if not isinstance(cfg, Mapping):

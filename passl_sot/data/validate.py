@@ -18,6 +18,7 @@ from passl_sot.data.errors import DataError, WorkerError
 from passl_sot.data.schema import bad_file_limit
 from passl_sot.imageio.errors import ImageError
 from passl_sot.launch.cpu_env import usable_cores
+from passl_sot.utils.logger import progress_bar
 
 _LOGGER = logging.getLogger("passl_sot.data")
 _SHOWN = 10
@@ -200,7 +201,6 @@ def _unreadable(
     name: str, dataset: LabelledImages, count: int, limit: int, progress: bool, timeout: float | None
 ) -> tuple[int, list[str]]:
     """How many of `count` images can't be read, and what is said of them."""
-    from tqdm import tqdm
 
     def look(index: int) -> ImageError | None:
         try:
@@ -211,11 +211,13 @@ def _unreadable(
 
     # Files stand class by class, so evenly spread ones are of all classes.
     indices: Sequence[int] = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64).tolist()
-    bar = tqdm(indices, desc=f"checking {name} images", unit="img", leave=False, disable=not progress)
     found = []
     # Pillow lets other threads run while it decodes. The threads of concurrent.futures would keep the process
     # from ending where one of them hangs.
-    with ThreadPool(min(8, usable_cores())) as pool:
+    with (
+        ThreadPool(min(8, usable_cores())) as pool,
+        progress_bar(indices, desc=f"checking {name} images", unit="img", shown=progress) as bar,
+    ):
         results = pool.imap(look, indices)
         for index in bar:
             try:

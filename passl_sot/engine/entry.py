@@ -14,7 +14,7 @@ from passl_sot.engine.schema import Experiment
 from passl_sot.engine.trainer import Trainer
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.tasks.base import build_task, check_card, model_section_of
-from passl_sot.utils.logger import get_logger
+from passl_sot.utils.logger import RESULT, get_logger
 from passl_sot.weights import state
 from passl_sot.weights.checkpoint import CheckpointError, read_checkpoint, read_weights
 
@@ -38,7 +38,7 @@ def train_run(experiment: Experiment, folder: Path, world: World, args, pretrain
     if results and world.is_main:
         words = trainer.task.words
         best = f"{trainer.progress.best:.2f}{words.unit}"
-        log.info("finished: best %s %s; files in %s", words.score, best, trainer.folder.path)
+        log.log(RESULT, "finished: best %s %s; files in %s", words.score, best, trainer.folder.path)
 
 
 def weights_to_evaluate(folder: Path, args) -> str:
@@ -133,7 +133,8 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
         meter = evaluate(model, loader, task, world, description=f"eval {kind}", rows=True)
         results[kind] = meter.result()
         if world.is_main:
-            log.info("%s  %s", kind, "  ".join(f"{k} {v:.4g}" for k, v in results[kind].items()))
+            scores = "  ".join(f"{name} {value:.4g}" for name, value in results[kind].items())
+            log.log(RESULT, "%s  %s", kind, scores)
     facts = {"weights": weights, "shown": shown}
     report = {**facts, **results[shown], **results, **task.details(meter)}
     if out and world.is_main:

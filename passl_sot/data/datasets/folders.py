@@ -16,6 +16,7 @@ from passl_sot.data.errors import DataError
 from passl_sot.data.packed.format import Packed, is_packed
 from passl_sot.data.transforms.image import TRANSFORMS
 from passl_sot.imageio.decode import ARRAY_ENDING
+from passl_sot.utils.logger import progress_bar
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 EXTENSIONS = (*_JPEG, ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -104,8 +105,6 @@ def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: 
     Raises:
         DataError: The folder is missing or empty, or isn't laid out by classes; it shows the layout.
     """
-    from tqdm import tqdm
-
     folders = list_classes(root, extensions)
     # The commonest slip: the folder above train and val, which would be trained on as two classes.
     splits = [name for name in folders if name.lower() in _TRAIN + _VAL]
@@ -115,14 +114,14 @@ def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: 
             f"dataroot: {os.path.join(root, splits[0])} in place of {root}.\n{_layout()}"
         )
     scan = FolderScan(folders)
-    bar = tqdm(folders, desc=f"reading {root}", unit="class", disable=not progress)
-    for label, name in enumerate(bar):
-        for path in walk_class(root, name, extensions):
-            if path is None:
-                scan.ignored_files += 1
-            else:
-                scan.paths.append(path)
-                scan.labels.append(label)
+    with progress_bar(folders, desc=f"reading {root}", unit="class", shown=progress) as bar:
+        for label, name in enumerate(bar):
+            for path in walk_class(root, name, extensions):
+                if path is None:
+                    scan.ignored_files += 1
+                else:
+                    scan.paths.append(path)
+                    scan.labels.append(label)
     if not scan.paths:
         raise DataError(
             f"{root} holds {len(folders)} class folders but no images (looked for "

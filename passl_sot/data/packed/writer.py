@@ -18,7 +18,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from passl_sot.config import zh
 from passl_sot.data.datasets.labelled import LabelledImages
@@ -28,6 +27,7 @@ from passl_sot.data.packed.record import Recipe
 from passl_sot.data.packed.shard import Job, Sample, finished_shard, spread, work
 from passl_sot.imageio.errors import ImageError
 from passl_sot.utils.files import replace_atomically
+from passl_sot.utils.logger import progress_bar
 
 _HASHED = 64  # images whose bytes tell other data of the same names
 _SHOWN = 10
@@ -78,7 +78,7 @@ def pack(
         shares = [missing[first::processes] for first in range(min(processes, len(missing)))]
         there = len(job.source) - sum(len(job.images(number)) for number in missing)
         try:
-            with tqdm(total=len(job.source), initial=there, unit="img", disable=not progress) as bar:
+            with progress_bar(total=len(job.source), initial=there, unit="img", shown=progress) as bar:
                 if shares:
                     work(job, shares, lambda samples: _announce(job, shares, samples, say), bar.update)
         except OSError as error:
@@ -100,11 +100,12 @@ def verify(folder: str, *, progress: bool = False) -> int:
     """
     packed = Packed(folder)
     faults = []
-    for index in tqdm(range(len(packed)), unit="img", disable=not progress):
-        try:
-            packed.check(index)
-        except ImageError as error:
-            faults.append(str(error))
+    with progress_bar(range(len(packed)), unit="img", shown=progress) as bar:
+        for index in bar:
+            try:
+                packed.check(index)
+            except ImageError as error:
+                faults.append(str(error))
     stop_at(faults, f"images of {folder}")
     return len(packed)
 
