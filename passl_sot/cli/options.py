@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
             here = option_here(option)
             if here and option not in self._option_string_actions:
                 self.error(f"there is no option {option}; here it is {here}" + zh("other_name"))
-        found, unknown = self.parse_known_args(words, namespace)
+        found, unknown = self.parse_known_intermixed_args(words, namespace)
         if unknown:
             self.error(self._complaint(unknown, found))
         overrides = {text: override_here(text) for text in getattr(found, "override", ())}

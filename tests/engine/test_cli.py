@@ -57,9 +57,8 @@ def test_outputs_are_tried_before_the_work(experiment, run, tmp_path, capsys, mo
         out,
         "name" if "proc" not in out else "",
     )
-    refused(
-        capsys, cli.predict([*weights, str(tmp_path / "val"), "--out", str(tmp_path / "ok.csv"), out]), out
-    )
+    outputs = ["--out", str(tmp_path / "ok.csv"), "--out", out]
+    refused(capsys, cli.predict([*weights, *outputs, str(tmp_path / "val")]), out)
     assert not (tmp_path / "ok.csv").exists()
 
 

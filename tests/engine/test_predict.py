@@ -52,7 +52,7 @@ def test_unreadable_files_keep_their_place_and_are_reported(checkpoint, experime
     (folder / "0.png").write_bytes(b"<html>")
     (folder / "10.png").write_bytes((folder / "1.png").read_bytes())
     table, objects = tmp_path / "r.csv", tmp_path / "r.json"
-    done = invoke("predict", "--weights", checkpoint, folder, "--out", table, objects)
+    done = invoke("predict", "--weights", checkpoint, "--out", table, "--out", objects, folder)
     assert done.returncode == 0
     assert "1 of 4 images could not be read" in done.stderr
     assert "Traceback" not in done.stderr
@@ -78,6 +78,17 @@ def test_ways_to_name_images(experiment, tmp_path):
     for wrong in ("nothing.jpg", str(val / "*.bmp")):
         with pytest.raises(FileNotFoundError, match="no such file, folder or pattern"):
             collect_images([wrong])
+
+
+def test_no_image_is_one_line_and_status_2(checkpoint, tmp_path, invoke):
+    (tmp_path / "empty").mkdir()
+    for name, said in {
+        "nope.jpg": "no such file, folder or pattern",
+        "empty": "no image in this folder",
+    }.items():
+        done = invoke("predict", "--weights", checkpoint, tmp_path / name)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"error: {tmp_path / name}: {said}: check the path\n"
 
 
 def test_lists_in_other_encodings_and_with_labels(experiment, tmp_path):
@@ -119,7 +130,7 @@ def test_a_folder_a_pattern_and_a_list_stand_for_their_images(checkpoint, experi
     assert [r.path for r in predictor(val / "c" / "a[1].png")] == [str(val / "c" / "a[1].png")]
     assert predictor(val / "nothing.png")[0].error
     (val / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no image below"):
+    with pytest.raises(FileNotFoundError, match="no image in this folder"):
         predictor(val / "empty")
 
 
@@ -131,6 +142,11 @@ def test_foreign_weights_and_formats_are_refused(checkpoint, tmp_path, invoke):
     done = invoke("predict", "--weights", checkpoint, tmp_path / "val", "--out", tmp_path / "r.xlsx")
     assert done.returncode == 2
     assert "name it .csv or .json" in done.stderr
+    two = ("--out", tmp_path / "r.csv", tmp_path / "r.json")
+    assert (
+        "r.json is no image; each file to write has its own --out"
+        in invoke("predict", "--weights", checkpoint, tmp_path / "val", *two).stderr
+    )
     wrong = np.zeros((4, 4), np.uint8)
     assert "expected uint8 [H, W, 3]" in Predictor(checkpoint)(wrong)[0].error
 
