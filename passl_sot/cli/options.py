@@ -29,13 +29,16 @@ class Parser(argparse.ArgumentParser):
         """Ends the command with one message."""
         self.exit(USAGE_ERROR, f"error: {message}\nsee: {self.prog} --help\n")
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
         """The arguments; a SystemExit if there are unknown ones."""
         words = list(sys.argv[1:] if args is None else args)
         for word in words:
             option = word.partition("=")[0]
             here = option_here(option)
-            if here and option not in self._option_string_actions:
+            own = self._option_string_actions
+            if here and option not in own and here.split()[0] in own:
                 self.error(f"there is no option {option}; here it is {here}" + zh("other_name"))
         found, unknown = self.parse_known_intermixed_args(words, namespace)
         if unknown:
@@ -80,10 +83,16 @@ class _Setting(argparse.Action):
 
 def add_settings(parser: argparse.ArgumentParser, settings: dict[str, tuple[str, str]] = SETTINGS) -> None:
     """Adds plain options that stand for settings."""
-    hidden = {"dest": argparse.SUPPRESS, "default": argparse.SUPPRESS}
     for option, (key, metavar) in settings.items():
-        text = f"-o {key}={metavar}"
-        parser.add_argument(option, action=_Setting, const=key, metavar=metavar, help=text, **hidden)
+        parser.add_argument(
+            option,
+            action=_Setting,
+            const=key,
+            metavar=metavar,
+            dest=argparse.SUPPRESS,
+            default=argparse.SUPPRESS,
+            help=f"-o {key}={metavar}",
+        )
 
 
 def _settings_of(found: argparse.Namespace) -> list[str]:

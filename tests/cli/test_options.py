@@ -181,6 +181,8 @@ def test_options_of_timm_lead_to_ours(shell):
     status, _, err = shell("train", "--model", "deit_tiny_patch16_224", "--data-dir=x")
     assert status == 2
     assert err.startswith("error: there is no option --model; here it is -c NAME")
+    assert "here it is --weights FILE" in shell("predict", "--checkpoint", "x", "photo.jpg")[2]
+    assert "here it is" not in shell("predict", "--model", "x", "photo.jpg")[2]
 
 
 def test_what_other_names_lead_to_exists():
