@@ -218,7 +218,7 @@ def _difference(name: str) -> float:
     return max(abs(a - b) for a, b in zip(first_logits(name), expected, strict=True))
 
 
-def first_logits(name: str, dtype: str = "float32") -> list[float]:
+def first_logits(name: str, dtype: Literal["float32", "float64"] = "float32") -> list[float]:
     """Four logits of a small model of a family for one image; all values are drawn from their names."""
     import numpy as np
     import paddle

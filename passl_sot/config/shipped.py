@@ -34,7 +34,7 @@ def read_card(name: str) -> dict[str, Any]:
     """
     files = _files()
     file = str(files[name])
-    tree = Builder(read_text(file), file).value
+    tree: dict[str, Any] = Builder(read_text(file), file).value or {}
     named = tree.get("_base_", [])
     bases = [Path(base).stem for base in (named if isinstance(named, list) else [named])]
     card: dict[str, Any] = {}
