@@ -95,7 +95,7 @@ def test_a_paddle_that_crashes_is_a_finding(monkeypatch, capsys):
     assert command([]) == 1
     text = capsys.readouterr().out
     assert "FAULT paddle" in text and "status -4: Illegal instruction" in text
-    assert "pip install --force-reinstall paddlepaddle" in text
+    assert "pip install paddlepaddle==3.3.1 --force-reinstall" in text
 
 
 def test_both_environments(monkeypatch):
