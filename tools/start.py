@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-EXTRAS = "digits,fast,test"
+EXTRAS = "digits,test"
 
 
 def call(*command: str | Path, **more) -> None:

@@ -7,6 +7,7 @@ import sys
 
 from passl_sot.cli.command import USAGE_ERROR
 from passl_sot.cli.conversion import convert
+from passl_sot.cli.doctor import doctor
 from passl_sot.cli.inspection import benchmark, list_command, print_config
 from passl_sot.cli.packing import make_cache
 from passl_sot.cli.results import evaluate, predict
@@ -23,6 +24,7 @@ COMMANDS = {
     "make-cache": make_cache,
     "print-config": print_config,
     "list": list_command,
+    "doctor": doctor,
 }
 
 

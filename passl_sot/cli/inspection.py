@@ -1,14 +1,14 @@
 """`tools/print_config.py`, `tools/benchmark.py` and `passl-sot list`: configs, models and their speed."""
 
-import argparse
 import json
 import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from passl_sot.cli.command import command, fail, guarded, importing, make_parser, prepare
+from passl_sot.cli.command import Parser, command, fail, guarded, importing, make_parser, prepare
 from passl_sot.cli.options import add_settings
+from passl_sot.config import UserError, did_you_mean, list_models, nearest, read_card
 
 if TYPE_CHECKING:
     from passl_sot.config import Config, ConfigError
@@ -126,10 +126,36 @@ def benchmark(argv: list[str] | None = None) -> int:
 
 @command
 def list_command(argv: list[str] | None = None) -> int:
-    """`passl-sot list [PATTERN]`: lists the models."""
-    from passl_sot.zoo import list_models
+    """`passl-sot list [PATTERN ...]`: lists the models, their sizes and published accuracies."""
+    parser = Parser(prog="passl-sot list", description="List models, sizes and published accuracies.")
+    help_text = "such as 'sot*' or swin; all models by default"
+    parser.add_argument("pattern", nargs="*", default=["*"], metavar="PATTERN", help=help_text)
+    parser.add_argument("--json", action="store_true", help="print a JSON list of objects and nothing else")
+    args = parser.parse_args(argv)
 
-    parser = argparse.ArgumentParser(prog="list", description="List models by name.")
-    parser.add_argument("pattern", nargs="?", default="*")
-    _show("\n".join(list_models(parser.parse_args(argv).pattern)))
-    return 0
+    def run() -> None:
+        line = "{:22} {:>14} {:>7} {:>19}".format
+        cards = [{"name": name, **read_card(name)} for name in _matching(args.pattern)]
+        rows = [
+            {key: card.get(key) for key in ("name", "params_m", "gmacs", "published_top1")} for card in cards
+        ]
+        if args.json:
+            _show(json.dumps(rows))
+            return
+        lines = [line("model", "parameters (M)", "GMACs", "published top-1 (%)")]
+        lines += [line(*("-" if value is None else value for value in row.values())) for row in rows]
+        _show("\n".join(lines))
+
+    return guarded(run, paddle=False)
+
+
+def _matching(patterns: Sequence[str]) -> list[str]:
+    """The models that match a pattern; one without wildcards matches all names that hold it."""
+    found: set[str] = set()
+    for pattern in patterns:
+        models = list_models(pattern) if set(pattern) & set("*?[") else list_models(f"*{pattern}*")
+        if not models:
+            near = did_you_mean(nearest(pattern, list_models()))
+            raise UserError(f"no model matches {pattern!r}{near or '; `passl-sot list` names all'}")
+        found.update(models)
+    return sorted(found)

@@ -4,11 +4,13 @@ import logging
 import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from passl_sot.config.errors import ConfigError, Fault, Origin, did_you_mean, join_path, show
 from passl_sot.config.overrides import apply_overrides
 from passl_sot.config.schema import Checker, make_section
+from passl_sot.config.shipped import find_config, nearby_shipped, shipped_config
 from passl_sot.config.tree import BROKEN, Config, child, suggest_path
 from passl_sot.config.yaml_text import MAX_DEPTH, MAX_VALUES, Builder, nearby_file, read_text
 
@@ -41,10 +43,10 @@ class Document:
 def get_config(path: _Path, overrides: Iterable[str] | None = (), *, free: bool = False) -> Config:
     """Reads a YAML file with its bases, applies overrides and resolves references.
 
-    `_base_: file` or `_base_: [files]` names files, relative to the one that names them, on which it is laid:
-    mappings merge, lists and scalars replace, later files win, and a changed `name` replaces its whole node.
-    `${dotted.path}` as a whole value stands for another value; `$${` is a literal `${`. Every value knows
-    where it was written.
+    `_base_: file` or `_base_: [files]` names files, relative to the one that names them, on which it is laid,
+    or shipped ones (`sot_small`, `configs/sot/sot_small.yaml`) where no such file lies: mappings merge, lists
+    and scalars replace, later files win, and a changed `name` replaces its whole node. `${dotted.path}` as a
+    whole value stands for another value; `$${` is a literal `${`. Every value knows where it was written.
 
     Args:
         path: The file.
@@ -92,6 +94,14 @@ def known_keys(schema: type[_D], path: _Path, overrides: Iterable[str] | None = 
     checker = Checker(config)
     checker.section(schema, config, "")
     return checker.places()
+
+
+def model_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
+    """Reads a config of which only the `model:` section is needed; a ConfigError if it has none."""
+    cfg = get_config(find_config(path), overrides)
+    if "model" not in cfg:
+        raise ConfigError([Fault("model", f"{path} has no such section")])
+    return cfg
 
 
 def _read(path: _Path, overrides: Iterable[str] | None, free: bool, faults: list[Fault]) -> Config:
@@ -161,6 +171,8 @@ def _base_file(base: Any, origin: Origin, chain: tuple[str, ...], faults: list[F
             message = "the bases form a cycle: " + " -> ".join([*chain[first:], target])
         elif os.path.isfile(target):
             return target
+        elif shipped := shipped_config(base):
+            return str(shipped)
         else:
             message = f"'{target}' is a folder"
             if not os.path.isdir(target):
@@ -168,6 +180,8 @@ def _base_file(base: Any, origin: Origin, chain: tuple[str, ...], faults: list[F
                 near = nearby_file(target)
             if near:  # as it would have to be written in this file
                 near = os.path.relpath(near, folder or ".").replace(os.sep, "/")
+            elif not os.path.isdir(target):
+                near = nearby_shipped(base)
             if base != target:
                 message += f" ('{base}' is relative to this file)"
             message += did_you_mean(near)

@@ -239,16 +239,18 @@ class ClassificationTask(Task):
         paths = [val.path(i) for i in range(len(val))]
         if isinstance(meter, MultiLabelMeter):
             return write_label_report(meter, self.class_names, paths, folder)
-        files = write_report(meter, self.class_names, folder)
+        files = []
         if isinstance(meter, _RowMeter):
-            files.append(folder / "predictions.csv")
+            folder.mkdir(parents=True, exist_ok=True)
+            files = [folder / "predictions.csv"]
             rows = zip(paths, meter.rows.tolist(), strict=True)
             cells = (
                 [path, int(true), int(best), self.class_names[int(best)], f"{probability:.6f}"]
                 for path, (true, best, probability) in rows
             )
-            write_table(files[-1], ["path", "label", "class", "name", "probability"], cells)
-        return files
+            write_table(files[0], ["path", "label", "class", "name", "probability"], cells)
+        # Last, as it draws a picture: of all that may fail here the likeliest.
+        return [*write_report(meter, self.class_names, folder), *files]
 
     # -- prediction ---------------------------------------------------------------------------------
     def use_card(self, card: Mapping[str, Any]) -> None:

@@ -237,8 +237,8 @@ class LabelledImages(Dataset):
         missing = self.missing_speedups()
         if training and missing:
             _LOGGER.info(
-                "%s not installed: images are prepared by Pillow, the same but slower; pip install '.[fast]'"
-                + zh("install_fast"),
+                "%s not installed: images are prepared by Pillow, the same but slower; "
+                "pip install 'passl_sot[fast]'" + zh("install_fast"),
                 " and ".join(missing),
             )
 
