@@ -113,11 +113,13 @@ def try_outputs(paths: Sequence[Path]) -> None:
             raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def make_parser(name: str, description: str, config: bool = True) -> argparse.ArgumentParser:
-    """A parser with the shared arguments; `config`: it takes a config file and overrides."""
+def make_parser(
+    name: str, description: str, config: bool = True, required: bool = True
+) -> argparse.ArgumentParser:
+    """A parser with the shared arguments; `config`: it takes overrides and a config file, `required` or not."""
     parser = argparse.ArgumentParser(prog=name, description=description)
     if config:
-        parser.add_argument("-c", "--config", required=True, metavar="CFG", help="YAML file or model name")
+        parser.add_argument("-c", "--config", required=required, metavar="CFG", help="YAML file or model name")
         parser.add_argument(
             "-o",
             "--override",

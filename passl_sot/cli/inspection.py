@@ -55,9 +55,9 @@ def _resolve(name: str, overrides: Sequence[str]) -> "tuple[Config, ConfigError 
     try:
         require_paddle()
         with importing():
-            from passl_sot.engine.schema import load_config
+            from passl_sot.engine.schema import Experiment, load_config
         load_config(path, overrides)
-        return get_config(path, overrides, free=True), None
+        return get_config(path, overrides, schema=Experiment), None
     except MissingPaddleError as error:
         print(f"not checked: {error}", file=sys.stderr)
         return get_config(path, overrides), None
@@ -79,7 +79,9 @@ def _show(text: str) -> None:
 @command
 def benchmark(argv: list[str] | None = None) -> int:
     """`tools/benchmark.py`: speed and memory of a model, beside another program's in the same run."""
-    parser = make_parser("benchmark", "Time a model on this device.")
+    parser = make_parser("benchmark", "Time a model on this device.", required=False)
+    parser.add_argument("--weights", metavar="W", help="a checkpoint, in place of -c: its config counts")
+    parser.add_argument("--data", metavar="DIR", help="with --mode data: your folder, or a packed copy")
     parser.add_argument("--mode", choices=("infer", "train", "data"), default="infer")
     parser.add_argument("--batch", type=int, default=8, help="images per batch (default 8)")
     parser.add_argument("--repeats", type=int, default=10, help="batches that count (default 10)")
@@ -93,16 +95,25 @@ def benchmark(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if min(args.batch, args.repeats) < 1:
         parser.error("--batch and --repeats must be at least 1")
+    if not args.config and not args.weights:
+        parser.error("name a config with -c, or a checkpoint with --weights")
+    if args.data and args.mode != "data":
+        parser.error("argument --data: goes with --mode data; the other modes take random images")
     note = tune(not args.no_tune)
 
     def run() -> None:
+        if args.json:
+            get_logger().setLevel("ERROR")  # nothing else is printed
         from passl_sot.bench.data import measure_data
         from passl_sot.bench.model import measure
+        from passl_sot.cli.data_folder import Source
         from passl_sot.engine.distributed import start
-        from passl_sot.engine.schema import load_config
-        from passl_sot.zoo import find_config
 
-        experiment = load_config(find_config(args.config), args.override)
+        source = Source.of(args.config, args.weights)
+        added, lines = source.on_folder(args.data, args.override) if args.data else ([], [])
+        experiment = source.load([*added, *args.override])
+        if args.mode == "data":
+            source.require_data(experiment, ("train",))
         start(experiment.device)
         options = {"batch": args.batch, "repeats": args.repeats, "compare": args.compare}
         if args.mode == "data":
@@ -110,9 +121,9 @@ def benchmark(argv: list[str] | None = None) -> int:
         else:
             result = measure(experiment, mode=args.mode, **options)
         if args.json:
-            print(json.dumps({"config": args.config, **result}))
+            print(json.dumps({"config": args.config or args.weights, **result}))
         else:
-            get_logger().info(note)
+            get_logger().info("\n".join([note, *lines]))
             width = max(map(len, result))
             for name, value in result.items():
                 shown = f"{value:.4g}" if isinstance(value, float) else value

@@ -18,6 +18,7 @@ from passl_sot.config import zh
 from passl_sot.engine.build import Parts
 from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import evaluate
+from passl_sot.engine.learning_check import LearningCheck
 from passl_sot.engine.nan_check import NonFiniteError, first_nonfinite
 from passl_sot.engine.resume import Fill, accept_changes, begin
 from passl_sot.engine.run_dir import RunFolder, memory_gb
@@ -106,6 +107,9 @@ class Trainer:
             )
         self.stop = StopRequest()
         self.advice = ""  # on waiting for data, given once
+        fresh = saved is None and init_from is None and pretrained is None
+        updates = experiment.epochs * self.updates_per_epoch
+        self.learning = LearningCheck(self.task, self.parts.schedule, updates, fresh)
         # The record of a run that is complete stays as it is.
         if world.is_main and not self._complete():
             self.folder.record(experiment.dump(), overrides, world.size)
@@ -222,6 +226,7 @@ class Trainer:
                     continue
 
                 norm, stop = self._update(batch, loss_sum, statistics)
+                self.learning.take(loss_sum)
                 bar.set_postfix(loss=f"{loss_sum:.3f}", lr=f"{rate:.1e}", refresh=False)
                 if update % self.experiment.log.interval == 0 or update + 1 == self.updates_per_epoch:
                     values = {**losses, "loss": loss_sum, "grad_norm": norm, "lr": rate}
@@ -310,6 +315,9 @@ class Trainer:
             if "loss" in values:  # a task's meter need not have one
                 line += f" (loss {values['loss']:.3f})"
         self._say("%s", line)
+        doubt = self.learning.word(epoch, found, self.val_loader.dataset)
+        if doubt:
+            self._say("%s", doubt)
         return {f"{kind}_{name}": v for kind, values in found.items() for name, v in values.items()}
 
     def _log_update(self, epoch: int, update: int, values: dict, speed: Speed) -> None:
