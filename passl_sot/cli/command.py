@@ -116,10 +116,12 @@ def try_outputs(paths: Sequence[Path]) -> None:
 def make_parser(
     name: str, description: str, config: bool = True, required: bool = True
 ) -> argparse.ArgumentParser:
-    """A parser with the shared arguments; `config`: it takes overrides and a config file, `required` or not."""
+    """A parser with the shared arguments; `config`: it takes overrides and a config file, perhaps `required`."""
     parser = argparse.ArgumentParser(prog=name, description=description)
     if config:
-        parser.add_argument("-c", "--config", required=required, metavar="CFG", help="YAML file or model name")
+        parser.add_argument(
+            "-c", "--config", required=required, metavar="CFG", help="YAML file or model name"
+        )
         parser.add_argument(
             "-o",
             "--override",

@@ -109,8 +109,8 @@ def _validation_files(args: argparse.Namespace) -> list[str]:
     files = [dataset.path(i) for i in range(len(dataset))]
     if not Path(files[0]).is_file():
         raise DataError(
-            f"{dataset.root} is a packed copy, which holds no files: `eval --weights {args.weights} --out FILE` "
-            "writes a prediction for each of its images" + zh("predict_packed")
+            f"{dataset.root} is a packed copy, which holds no files: `eval --weights {args.weights} --out "
+            "FILE` writes a prediction for each of its images" + zh("predict_packed")
         )
     if lines:
         get_logger().info("\n".join(lines))

@@ -35,9 +35,7 @@ class RunPlan:
         lines: They in words.
     """
 
-    def __init__(
-        self, tree: Mapping[str, Any], overrides: Sequence[str], count_images: Callable[[int], int]
-    ):
+    def __init__(self, tree: Mapping[str, Any], overrides: Sequence[str], count_images: Callable[[int], int]):
         self.overrides: list[str] = []
         self.lines: list[str] = []
         self._told = [text.partition("=")[0].removeprefix("+").strip() for text in overrides]
@@ -62,8 +60,9 @@ class RunPlan:
         if not self._is_told(f"{_SAMPLER}.batch_size") or batch * processes <= images:
             self._set(f"{_SAMPLER}.drop_last", "false")
         if images >= wanted * recipe:
+            before = len(self.overrides)
             self._fit_schedule(schedule, epochs, epochs)
-            if len(self.overrides) > 1:
+            if len(self.overrides) > before:
                 self.lines.append(f"plan: the schedule fits the run's {epochs} epochs" + zh("plan_epochs"))
             return
         update = self._choose_update(images, recipe, batch * processes, processes, wanted)
@@ -78,7 +77,7 @@ class RunPlan:
             f"{images} images left out" + zh("plan_batch")
         )
         warmup = self._fit_schedule(schedule, epochs, length)
-        line = f"plan: {length} epochs (recipe: {epochs}), {length * per_epoch} updates, {warmup:g} epochs of warm-up"
+        line = f"plan: {length} epochs (recipe: {epochs}), {warmup:g} of them warm-up, {length * per_epoch} updates"
         # An average of so few updates still holds what the first ones knew.
         if value_at(tree, "checkpoint.best_by") == "ema" and self._set("checkpoint.best_by", "raw"):
             line += "; best by the raw weights, not their average"
