@@ -116,7 +116,7 @@ def try_outputs(paths: Sequence[Path]) -> None:
 def make_parser(
     name: str, description: str, config: bool = True, required: bool = True
 ) -> argparse.ArgumentParser:
-    """A parser with the shared arguments; `config`: it takes overrides and a config file, perhaps `required`."""
+    """A parser with the shared arguments; `config`: it takes overrides and a file, perhaps `required`."""
     parser = argparse.ArgumentParser(prog=name, description=description)
     if config:
         parser.add_argument(

@@ -5,7 +5,8 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from contextlib import nullcontext, redirect_stdout
+from typing import TYPE_CHECKING, Any
 
 from passl_sot.cli.command import command, fail, guarded, importing, make_parser
 from passl_sot.launch.cpu_env import tune
@@ -102,24 +103,9 @@ def benchmark(argv: list[str] | None = None) -> int:
     note = tune(not args.no_tune)
 
     def run() -> None:
-        if args.json:
-            get_logger().setLevel("ERROR")  # nothing else is printed
-        from passl_sot.bench.data import measure_data
-        from passl_sot.bench.model import measure
-        from passl_sot.cli.data_folder import Source
-        from passl_sot.engine.distributed import start
-
-        source = Source.of(args.config, args.weights)
-        added, lines = source.on_folder(args.data, args.override) if args.data else ([], [])
-        experiment = source.load([*added, *args.override])
-        if args.mode == "data":
-            source.require_data(experiment, ("train",))
-        start(experiment.device)
-        options = {"batch": args.batch, "repeats": args.repeats, "compare": args.compare}
-        if args.mode == "data":
-            result = measure_data(experiment, **options, peer_python=args.peer_python)
-        else:
-            result = measure(experiment, mode=args.mode, **options)
+        # Warnings about config and data are no part of the JSON.
+        with redirect_stdout(sys.stderr) if args.json else nullcontext():
+            result, lines = _measure(args)
         if args.json:
             print(json.dumps({"config": args.config or args.weights, **result}))
         else:
@@ -131,6 +117,25 @@ def benchmark(argv: list[str] | None = None) -> int:
                     print(f"{name:{width}} {shown}")
 
     return guarded(run)
+
+
+def _measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """The figures of `benchmark`, and lines on its data."""
+    from passl_sot.bench.data import measure_data
+    from passl_sot.bench.model import measure
+    from passl_sot.cli.data_folder import Source
+    from passl_sot.engine.distributed import start
+
+    source = Source.of(args.config, args.weights)
+    added, lines = source.on_folder(args.data, args.override) if args.data else ([], [])
+    experiment = source.load([*added, *args.override])
+    if args.mode == "data":
+        source.require_data(experiment, ("train",))
+    start(experiment.device)
+    options = {"batch": args.batch, "repeats": args.repeats, "compare": args.compare}
+    if args.mode == "data":
+        return measure_data(experiment, **options, peer_python=args.peer_python), lines
+    return measure(experiment, mode=args.mode, **options), lines
 
 
 @command

@@ -56,10 +56,11 @@ class RunPlan:
         wanted = _LEAST_PER_EPOCH
         if not own_length:
             wanted = max(wanted, math.ceil(LEAST_UPDATES / epochs))
-        images = count_images(wanted * recipe)
+        enough = (wanted - 1) * recipe + 1
+        images = count_images(enough)
         if not self._is_told(f"{_SAMPLER}.batch_size") or batch * processes <= images:
             self._set(f"{_SAMPLER}.drop_last", "false")
-        if images >= wanted * recipe:
+        if images >= enough:
             before = len(self.overrides)
             self._fit_schedule(schedule, epochs, epochs)
             if len(self.overrides) > before:
@@ -77,7 +78,8 @@ class RunPlan:
             f"{images} images left out" + zh("plan_batch")
         )
         warmup = self._fit_schedule(schedule, epochs, length)
-        line = f"plan: {length} epochs (recipe: {epochs}), {warmup:g} of them warm-up, {length * per_epoch} updates"
+        total = length * per_epoch
+        line = f"plan: {length} epochs (recipe: {epochs}), {warmup:g} of them warm-up, {total} updates"
         # An average of so few updates still holds what the first ones knew.
         if value_at(tree, "checkpoint.best_by") == "ema" and self._set("checkpoint.best_by", "raw"):
             line += "; best by the raw weights, not their average"
