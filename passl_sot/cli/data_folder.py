@@ -101,8 +101,9 @@ class Source:
             added.append(f"model.head.num_classes={len(found.class_names)}")
         lines = _describe(found, held_out)
         if training and plan:
-            share = value_at(tree, "dataloader.train.dataset.val_share") or VAL_SHARE
-            # 0 is no valid share: the check of the whole config will tell.
+            share = value_at(tree, "dataloader.train.dataset.val_share")
+            if not isinstance(share, float):  # left out, or faulty, which the check of the whole config tells
+                share = VAL_SHARE
             fitted = RunPlan(tree, overrides, lambda most: found.count_images(most, share))
             added += fitted.overrides
             lines += fitted.lines

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from passl_sot.config import zh
 
@@ -104,6 +104,12 @@ class RunPlan:
         fall = schedule.get("T_max")
         if _is_count(fall) and (fall > length or length != epochs):
             self._set(f"{_SCHEDULE}.T_max", "null")
+        for key in ("step_size", "milestones"):
+            steps = schedule.get(key)
+            every = steps if isinstance(steps, list) else [steps]
+            if length != epochs and all(isinstance(step, int | float) for step in every):
+                moved = [step * length / epochs for step in every]
+                self._set(f"{_SCHEDULE}.{key}", str(moved if isinstance(steps, list) else moved[0]))
         if not isinstance(warmup, int | float) or (length == epochs and warmup <= length / 5):
             return warmup
         if not self._set(f"{_SCHEDULE}.warmup_epochs", f"{length / 10:g}"):
@@ -154,5 +160,5 @@ def value_at(tree: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0

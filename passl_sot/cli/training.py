@@ -71,7 +71,7 @@ def train(argv: list[str] | None = None) -> int:
             notes += lines
         if resumed:
             # It goes on in its own folder, wherever the command is given.
-            added.append(f"output_dir={json.dumps(str(source.path.resolve().parents[1]))}")
+            added.append(f"output_dir={json.dumps(str(source.path.resolve().parent.parent))}")
         args.override = [*added, *args.override]
         experiment = source.load(args.override)
         source.require_data(experiment, ("val",) if args.evaluate_only else ("train", "val"))

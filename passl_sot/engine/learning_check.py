@@ -1,5 +1,6 @@
 """Notices a run that learns nothing: a loss that doesn't fall, or a score that guessing reaches."""
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +34,9 @@ class LearningCheck:
         self.said = False
 
     def take(self, loss: float) -> None:
-        """The loss of an update."""
+        """The loss of an update; one that was skipped isn't finite."""
+        if not math.isfinite(loss):
+            return
         self.seen += 1
         self.last.append(loss)
         if len(self.first) < _WINDOW:

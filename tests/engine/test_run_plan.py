@@ -6,6 +6,7 @@ from PIL import Image
 
 from passl_sot import cli
 from passl_sot.cli.data_folder import Source
+from passl_sot.config import find_config
 from passl_sot.optim import SCHEDULERS
 from passl_sot.optim.schedules import plan_batch
 
@@ -101,6 +102,16 @@ def test_a_shorter_run_has_a_schedule_that_fits(photos):
     assert schedule.warmup_epochs == 0
 
 
+def test_steps_of_the_rate_move_with_the_length(photos):
+    steps = "lr_scheduler={name: MultiStepSchedule, learning_rate: 1e-3, milestones: [9, 12]}"
+    _, schedule, _, _ = planned("sot_digits", photos, steps)
+    assert schedule.milestones == [9, 12]  # as the user says
+    config = photos.parent / "steps.yaml"
+    config.write_text(f"_base_: {find_config('sot_digits')}\n{steps.replace('=', ': ')}\n")
+    experiment, schedule, _, _ = planned(str(config), photos)
+    assert experiment.epochs == 50 and schedule.milestones == pytest.approx([30, 40])
+
+
 def test_enough_images_leave_the_recipe_as_it_is(tmp_path):
     write_folder(tmp_path / "photos", 350, classes=2)
     small = "dataloader.train.dataset.val_share=0.1"
@@ -112,6 +123,23 @@ def test_enough_images_leave_the_recipe_as_it_is(tmp_path):
     assert schedule.warmup_epochs == 0.2 and lines[-1].startswith(
         "plan: the schedule fits the run's 2 epochs"
     )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "epochs=many",
+        "lr_scheduler=3",
+        "lr_scheduler.reference_batch=x",
+        "lr_scheduler.warmup_epochs=[]",
+        "lr_scheduler.learning_rate=fast",
+        "dataloader.train.sampler.batch_size=0",
+        "dataloader.train.dataset.val_share=all",
+    ],
+)
+def test_faulty_settings_are_told_by_the_check_alone(photos, capfd, wrong):
+    assert cli.train(["-c", "sot_digits", "--data", str(photos), "--dry-run", "-o", wrong]) == 2
+    assert f"command line: {wrong.partition('=')[0]}" in capfd.readouterr().err
 
 
 def test_a_batch_is_divided_among_processes(photos, monkeypatch):
