@@ -48,7 +48,8 @@ class RunPlan:
         processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
         recipe = batch * processes  # images per update
         reference = schedule.get("reference_batch") or recipe
-        if not _is_count(reference):
+        warmup = schedule.get("warmup_epochs", 0)
+        if not (_is_count(reference) and isinstance(warmup, int | float)):
             return
         if schedule.get("batch_rule", "accumulate") == "accumulate":
             recipe *= max(1, round(reference / recipe))
@@ -110,7 +111,7 @@ class RunPlan:
             if length != epochs and all(isinstance(step, int | float) for step in every):
                 moved = [step * length / epochs for step in every]
                 self._set(f"{_SCHEDULE}.{key}", str(moved if isinstance(steps, list) else moved[0]))
-        if not isinstance(warmup, int | float) or (length == epochs and warmup <= length / 5):
+        if length == epochs and warmup <= length / 5:
             return warmup
         if not self._set(f"{_SCHEDULE}.warmup_epochs", f"{length / 10:g}"):
             return warmup
