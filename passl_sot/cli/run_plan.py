@@ -75,8 +75,9 @@ class RunPlan:
             self._set(f"{_SAMPLER}.repeats", "1")  # copies of an image would fill a small batch
         self._set("epochs", str(length))
         self.lines.append(
-            f"plan: {update} images per update (recipe: {recipe}), {per_epoch} updates an epoch, none of the "
-            f"{images} images left out" + zh("plan_batch")
+            f"plan: {update} images per update (recipe: {recipe}), {per_epoch} updates an epoch"
+            + f", none of the {images} images left out" * (not self._is_told(f"{_SAMPLER}.drop_last"))
+            + zh("plan_batch")
         )
         warmup = self._fit_schedule(schedule, epochs, length)
         total = length * per_epoch
