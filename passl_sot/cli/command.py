@@ -132,16 +132,21 @@ def prepare(args: argparse.Namespace) -> None:
         log.debug(tune(not args.no_tune))
 
 
-def make_parser(name: str, description: str, config: bool = True, computes: bool = True) -> Parser:
+def make_parser(
+    name: str, description: str, config: bool = True, required: bool = True, computes: bool = True
+) -> Parser:
     """A parser with the shared arguments.
 
     Args:
         config: The command takes a config file and overrides.
+        required: It can't do without the file.
         computes: It runs a model, for which Paddle's environment is tuned.
     """
     parser = Parser(prog=f"passl-sot {name}", description=description)
     if config:
-        parser.add_argument("-c", "--config", required=True, metavar="CFG", help="YAML file or model name")
+        parser.add_argument(
+            "-c", "--config", required=required, metavar="CFG", help="YAML file or model name"
+        )
         parser.add_argument(
             "-o",
             "--override",

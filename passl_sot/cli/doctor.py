@@ -33,7 +33,7 @@ _PACKAGES = {
     "simplejpeg": (_FAST, "JPEG files are read more slowly", True),
     "matplotlib": ("matplotlib", "no charts are drawn", True),
     "cv2": ("opencv-python-headless", "scripts of your own may miss it", True),
-    "visualdl": ("'passl_sot[logs]'", "metrics.jsonl is written, curves are not", True),
+    "visualdl": ("visualdl==2.5.3", "metrics.jsonl is written, curves are not", True),
 }
 _PADDLE = "3.3.1"
 _INSTALL = f"pip install paddlepaddle=={_PADDLE}"

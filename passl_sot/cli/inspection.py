@@ -1,14 +1,17 @@
 """`tools/print_config.py`, `tools/benchmark.py` and `passl-sot list`: configs, models and their speed."""
 
+import argparse
 import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from contextlib import nullcontext, redirect_stdout
+from typing import TYPE_CHECKING, Any
 
 from passl_sot.cli.command import Parser, command, fail, guarded, importing, make_parser, prepare
 from passl_sot.cli.options import add_settings
 from passl_sot.config import UserError, did_you_mean, list_models, nearest, read_card
+from passl_sot.utils.logger import get_logger
 
 if TYPE_CHECKING:
     from passl_sot.config import Config, ConfigError
@@ -57,9 +60,9 @@ def _resolve(name: str, overrides: Sequence[str]) -> "tuple[Config, ConfigError 
     try:
         require_paddle()
         with importing():
-            from passl_sot.engine.schema import load_config
+            from passl_sot.engine.schema import Experiment, load_config
         load_config(path, overrides)
-        return get_config(path, overrides, free=True), None
+        return get_config(path, overrides, schema=Experiment), None
     except MissingPaddleError as error:
         print(f"not checked: {error}", file=sys.stderr)
         return get_config(path, overrides), None
@@ -81,7 +84,9 @@ def _show(text: str) -> None:
 @command
 def benchmark(argv: list[str] | None = None) -> int:
     """`tools/benchmark.py`: times a model, beside another program in the same run."""
-    parser = make_parser("benchmark", "Time a model on this device.")
+    parser = make_parser("benchmark", "Time a model on this device.", required=False)
+    parser.add_argument("--weights", metavar="W", help="a checkpoint, in place of -c: its config counts")
+    parser.add_argument("--data", metavar="DIR", help="with --mode data: your folder, or a packed copy")
     parser.add_argument("--mode", choices=("infer", "train", "data"), default="infer")
     batch = "images per batch (default 8)"
     parser.add_argument("--batch", "--batch-size", type=int, default=8, metavar="N", help=batch)
@@ -96,25 +101,21 @@ def benchmark(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if min(args.batch, args.repeats) < 1:
         parser.error("--batch and --repeats must be at least 1")
+    if not args.config and not args.weights:
+        parser.error("name a config with -c, or a checkpoint with --weights")
+    if args.data and args.mode != "data":
+        parser.error("argument --data: goes with --mode data; the other modes take random images")
     prepare(args)
 
     def run() -> None:
-        from passl_sot.bench.data import measure_data
-        from passl_sot.bench.model import measure
-        from passl_sot.engine.distributed import start
-        from passl_sot.engine.schema import load_config
-        from passl_sot.zoo import find_config
-
-        experiment = load_config(find_config(args.config), args.override)
-        start(experiment.device)
-        options = {"batch": args.batch, "repeats": args.repeats, "compare": args.compare}
-        if args.mode == "data":
-            result = measure_data(experiment, **options, peer_python=args.peer_python)
-        else:
-            result = measure(experiment, mode=args.mode, **options)
+        # Warnings about config and data are no part of the JSON.
+        with redirect_stdout(sys.stderr) if args.json else nullcontext():
+            result, lines = _measure(args)
         if args.json:
-            print(json.dumps({"config": args.config, **result}))
+            print(json.dumps({"config": args.config or args.weights, **result}))
         else:
+            if lines:
+                get_logger().info("\n".join(lines))
             width = max(map(len, result))
             for name, value in result.items():
                 shown = f"{value:.4g}" if isinstance(value, float) else value
@@ -122,6 +123,25 @@ def benchmark(argv: list[str] | None = None) -> int:
                     print(f"{name:{width}} {shown}")
 
     return guarded(run)
+
+
+def _measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """The figures of `benchmark`, and lines on its data."""
+    from passl_sot.bench.data import measure_data
+    from passl_sot.bench.model import measure
+    from passl_sot.cli.data_folder import Source
+    from passl_sot.engine.distributed import start
+
+    source = Source.of(args.config, args.weights)
+    added, lines = source.on_folder(args.data, args.override) if args.data else ([], [])
+    experiment = source.load([*added, *args.override])
+    if args.mode == "data":
+        source.require_data(experiment, ("train",))
+    start(experiment.device)
+    options = {"batch": args.batch, "repeats": args.repeats, "compare": args.compare}
+    if args.mode == "data":
+        return measure_data(experiment, **options, peer_python=args.peer_python), lines
+    return measure(experiment, mode=args.mode, **options), lines
 
 
 @command

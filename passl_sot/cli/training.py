@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import json
 from pathlib import Path
 
 from passl_sot.cli.command import command, guarded, make_parser, prepare
@@ -12,11 +13,11 @@ from passl_sot.utils.logger import get_logger
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     does = "Train from a YAML config, on one device or under paddle.distributed.launch."
-    parser = make_parser("train", does)
+    parser = make_parser("train", does, required=False)
     add_settings(parser)
     add = parser.add_argument
     add("--data", metavar="DIR", help="your folder: train/ and val/, or one folder per class")
-    add("--resume", metavar="auto|PATH", help="go on with a run exactly where it stopped")
+    add("--resume", metavar="auto|PATH", help="go on with a run exactly where it stopped; PATH needs no -c")
     changed = "settings (a.b.c, or a whole section) that may differ from the checkpoint's"
     add("--resume-override", nargs="+", action="extend", default=[], metavar="KEY", help=changed)
     start = parser.add_mutually_exclusive_group()
@@ -27,6 +28,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--evaluate-only", action="store_true", help="evaluate the weights given and stop")
     add("--check-all-files", action="store_true", help="decode every image first")
     args = parser.parse_args(argv)
+    if not args.config and not _checkpoint_of(args):
+        parser.error("name a config with -c, or a checkpoint with --resume, --init-from or --pretrained")
     if args.resume and args.init_from:
         parser.error("argument --init-from: not allowed with argument --resume")
     if args.resume_override and not args.resume:
@@ -34,6 +37,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     if args.evaluate_only and not (args.resume or args.init_from):
         parser.error("--evaluate-only needs weights: --resume auto, --resume PATH or --init-from PATH")
     return args
+
+
+def _checkpoint_of(args: argparse.Namespace) -> str | None:
+    """The checkpoint that the run is to begin with, or go on from, where it is named."""
+    resumed = None if args.resume == "auto" else args.resume
+    return resumed or args.init_from or args.pretrained
 
 
 @command
@@ -48,20 +57,26 @@ def train(argv: list[str] | None = None) -> int:
     prepare(args)
 
     def work() -> None:
-        from passl_sot.cli.data_folder import overrides_for
-        from passl_sot.engine.schema import load_config
-        from passl_sot.zoo import find_config, load_weights
-
-        path = find_config(args.config)
-        notes: list[str] = []
-        if args.data:
-            added, notes = overrides_for(path, args.data, args.override)
-            args.override = [*added, *args.override]
-        experiment = load_config(path, args.override)
+        from passl_sot.cli.data_folder import Source
         from passl_sot.engine.distributed import start
         from passl_sot.engine.entry import check_run, evaluate_run, train_run, weights_to_evaluate
+        from passl_sot.zoo import load_weights
 
-        folder = Path(experiment.output_dir) / path.stem
+        source = Source.of(args.config, _checkpoint_of(args))
+        resumed = source.stored is not None and args.resume
+        notes: list[str] = []
+        added: list[str] = []
+        if args.data:
+            # What was planned for the run stands in its checkpoint.
+            added, lines = source.on_folder(args.data, args.override, plan=not resumed)
+            notes += lines
+        if resumed:
+            # It goes on in its own folder, wherever the command is given.
+            added.append(f"output_dir={json.dumps(str(source.path.resolve().parent.parent))}")
+        args.override = [*added, *args.override]
+        experiment = source.load(args.override)
+        source.require_data(experiment, ("val",) if args.evaluate_only else ("train", "val"))
+        folder = Path(experiment.output_dir) / source.name
         pretrained = None
         if args.pretrained:
             # The engine doesn't know the zoo, so it gets a function that does.

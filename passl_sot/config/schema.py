@@ -304,6 +304,18 @@ def construct(target: Callable[..., Any], arguments: dict[str, Any], path: str, 
         raise
 
 
+def catalog_at(schema: type | None, parts: Sequence[str]) -> Any:
+    """The registry of the node at a path of a document of that schema; None where none stands."""
+    target = schema
+    catalog = None
+    for part in parts:
+        hint = Signature.of(target).hints.get(part) if target else None
+        arms = hint.arms if hint else ()
+        target = next((arm.type for arm in arms if arm.kind == "section"), None)
+        catalog = next((arm.catalog for arm in arms if arm.kind == "node"), None)
+    return catalog
+
+
 def make_section(
     cls: Callable[..., _T], cfg: Mapping[str, Any], path: str | None = None, earlier: Sequence[Fault] = ()
 ) -> _T:

@@ -15,7 +15,7 @@ from passl_sot.data.rng import Key
 from passl_sot.data.transforms.base import Empty
 
 # The modules of that package are imported when a name is first asked for.
-DATASETS: Registry = Registry("dataset", "passl_sot.data.datasets")
+DATASETS: Registry = Registry("dataset", "passl_sot.data.datasets", alike=True)
 
 # Reads the sample of a key, or that of the next readable item: `read(key)`, `read(key, out)`.
 Read = Callable[..., dict[str, Any]]
