@@ -13,7 +13,7 @@ from passl_sot.data import DataError
 from passl_sot.data.datasets.folders import VAL_SHARE, OwnFolder, find_splits
 from passl_sot.engine.schema import Experiment, load_config
 from passl_sot.tasks.base import check_card
-from passl_sot.weights.checkpoint import read_card
+from passl_sot.weights.checkpoint import read_header
 
 _FOLDERS = ("ImageFolder", "PackedImages")
 _BOTH = ("train", "val")
@@ -41,7 +41,7 @@ class Source:
         """
         if config or not weights:
             return cls(find_config(config or ""))
-        path, card = read_card(weights)
+        path, card = read_header(weights)
         check_card(path, card)
         return cls(path, card["config"])
 

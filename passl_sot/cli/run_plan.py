@@ -101,14 +101,14 @@ class RunPlan:
         return update // step * step if update > step else update // processes * processes
 
     def _fit_schedule(self, schedule: Mapping[str, Any], epochs: int, length: int) -> float:
-        """Fits warm-up and fall to a run of `length` epochs; the epochs of warm-up."""
+        """Fits warm-up, steps and fall to a run of `length` epochs; the epochs of warm-up."""
         warmup = schedule.get("warmup_epochs", 0)
         fall = schedule.get("T_max")
         if _is_count(fall) and (fall > length or length != epochs):
             self._set(f"{_SCHEDULE}.T_max", "null")
         for key in ("step_size", "milestones"):
             steps = schedule.get(key)
-            every = steps if isinstance(steps, list) else [steps]
+            every: list[Any] = steps if isinstance(steps, list) else [steps]
             if length != epochs and all(isinstance(step, int | float) for step in every):
                 moved = [step * length / epochs for step in every]
                 self._set(f"{_SCHEDULE}.{key}", str(moved if isinstance(steps, list) else moved[0]))

@@ -190,7 +190,7 @@ def read_checkpoint(path: str | Path, check: Check | None = None) -> Checkpoint:
     return Checkpoint(path, tensors, meta)
 
 
-def read_card(path: str | Path) -> tuple[Path, dict]:
+def read_header(path: str | Path) -> tuple[Path, dict]:
     """The file of a checkpoint, and its JSON part alone, which only `read_checkpoint` compares by checksum.
 
     Raises:
