@@ -1,7 +1,9 @@
-"""Going on with a run: its settings must be as they were, and everything that has state is restored."""
+"""Going on with a run: settings and data must be as they were, and everything that has state is restored."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+
+import numpy as np
 
 from passl_sot.config import did_you_mean, differences, leaves, nearest, zh
 from passl_sot.engine.build import Parts
@@ -14,6 +16,9 @@ from passl_sot.weights.checkpoint import Checkpoint, CheckpointError, read_weigh
 
 # Gives a new model weights from elsewhere, and reports on them.
 Fill = Callable[[Classifier], object]
+
+# The part of a checkpoint with the identities of the data, below the name of each split.
+DATA = "data"
 
 # Settings without an influence on any result.
 _FREE = (
@@ -61,6 +66,50 @@ def accept_changes(saved: Checkpoint, now: dict, named: Sequence[str]) -> str:
     return "\n".join(line for place, line in changed.items() if not _below(place, _FREE))
 
 
+def take_identities(parts: Parts, timeout: float | None) -> dict[str, dict[str, np.ndarray]]:
+    """The identity of each split's data (see `Dataset.identity`), for checkpoints and `accept_data`."""
+    loaders = {"train": parts.train_loader, "val": parts.val_loader}
+    return {split: loader.dataset.identity(timeout=timeout) for split, loader in loaders.items()}
+
+
+def accept_data(
+    saved: Checkpoint, parts: Parts, identities: Mapping[str, Mapping[str, np.ndarray]], named: Sequence[str]
+) -> str:
+    """Compares the data of a run with those that its checkpoint was trained on.
+
+    The section of a split whose data may differ is `named`, as of `accept_changes`. Data without an identity
+    on one of the sides aren't compared.
+
+    Returns:
+        The accepted differences, a line each; "" where there are none.
+
+    Raises:
+        CheckpointError: The data differ (it says in what), or are no data for this checkpoint at all.
+    """
+    parts.task.check_resume(saved.path, saved.meta)
+    accepted: list[str] = []
+    refused: dict[str, list[str]] = {}
+    loaders = {"train": parts.train_loader, "val": parts.val_loader}
+    for split, now in identities.items():
+        before = saved.part(f"{DATA}.{split}")
+        if not (before and now):
+            continue
+        lines = [f"{split}: {line}" for line in loaders[split].dataset.differences(before, now)]
+        section = f"dataloader.{split}.dataset"
+        if _below(section, named):
+            accepted += lines
+        elif lines:
+            refused[section] = lines
+    if refused:
+        raise CheckpointError(
+            f"{saved.path} was trained on other data:\n  "
+            + "\n  ".join(line for lines in refused.values() for line in lines)
+            + "\nrestore them, begin a new run (-o output_dir=DIR), or say that the change is wanted: "
+            f"--resume-override {' '.join(refused)}" + zh("data_changed")
+        )
+    return "\n".join(accepted)
+
+
 def _below(place: str, keys: Iterable[str]) -> bool:
     return any(fnmatchcase(place, key) or fnmatchcase(place, f"{key}.*") for key in keys)
 
@@ -100,7 +149,6 @@ def begin(
 
 
 def _restore(saved: Checkpoint, parts: Parts, say: Callable[..., None]) -> Progress:
-    parts.task.check_resume(saved.path, saved.meta)
     state.load_model(parts.model, saved.part("model"), str(saved.path))
     state.load_optimizer(parts.optimizer, parts.model, saved.part("optimizer"))
     progress = Progress(**saved.meta["progress"])

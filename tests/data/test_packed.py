@@ -434,11 +434,23 @@ def alive(pid: int) -> bool:
 
 
 PACK = """
+import os
 import sys
+import time
 from passl_sot.data.errors import DataError
+from passl_sot.data.packed import shard
 from passl_sot.data.packed.record import Recipe
 from passl_sot.data.packed.sources import open_source, splits_of
 from passl_sot.data.packed.writer import make_job, pack
+
+pack_image = shard.pack_image
+
+def pack_what_is_not_held(data, name, recipe):
+    while os.path.exists(f"{name}.held"):
+        time.sleep(0.01)
+    return pack_image(data, name, recipe)
+
+shard.pack_image = pack_what_is_not_held  # in each of the processes
 if __name__ == "__main__":
     recipe = Recipe(kind="pixels", short_side=400)
     source = open_source(sys.argv[1] + "/list.txt", dataroot=sys.argv[1])
@@ -465,19 +477,18 @@ def finished(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*.bin")}
 
 
-def blocked(folder: Path) -> list[Path]:
-    """Pipes in place of an image in the third and in the fourth shard: who reads them waits."""
-    pipes = [folder / "c1" / "0100.png", folder / "c1" / "0400.png"]
-    for pipe in pipes:
-        pipe.unlink()
-        os.mkfifo(pipe)
-    return pipes
+def held(folder: Path) -> list[Path]:
+    """Marks an image in the third and one in the fourth shard: who packs them waits until the mark goes."""
+    marks = [folder / "c1" / "0100.png.held", folder / "c1" / "0400.png.held"]
+    for mark in marks:
+        mark.touch()
+    return marks
 
 
 @pytest.mark.parametrize("whom", ["the command", "one of its processes"])
 def test_killed(photos, tmp_path, packer, whom):
     many_files(photos, tmp_path / "in", 1000, side=64)
-    pipes, out = blocked(tmp_path / "in"), tmp_path / "out"
+    marks, out = held(tmp_path / "in"), tmp_path / "out"
     running = packer()
     wait_for(lambda: len(finished(out)) == 2)
     kept = finished(out)
@@ -494,9 +505,8 @@ def test_killed(photos, tmp_path, packer, whom):
         assert "a packing process has ended (exit code -9" in error
     with pytest.raises(DataError, match=r"unfinished packed copy: run the same command again.*: make it /"):
         copy_of(out)
-    for pipe in pipes:
-        pipe.unlink()
-        shutil.copy(tmp_path / "in" / "c1" / "0001.png", pipe)
+    for mark in marks:
+        mark.unlink()
     images, options = tmp_path / "in" / "list.txt", {"dataroot": str(tmp_path / "in")}
     with pytest.raises(DataError, match=r"unfinished packed copy of other data, .* begun by: make it"):
         packed(images, out, TILES, **options)
