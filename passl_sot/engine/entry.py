@@ -8,7 +8,7 @@ from passl_sot.data import build_dataloader
 from passl_sot.engine.build import Parts
 from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import evaluate
-from passl_sot.engine.resume import Fill, accept_changes, accept_data, take_identities
+from passl_sot.engine.resume import Fill, accept_changes, accept_data
 from passl_sot.engine.run_dir import RunFolder
 from passl_sot.engine.schema import Experiment
 from passl_sot.engine.trainer import Trainer
@@ -90,13 +90,10 @@ def _check_start(experiment: Experiment, parts: Parts, folder: Path, args, pretr
             log.info("nothing to resume in %s: it would be a new run", folder)
             return
         changes = accept_changes(saved, experiment.to_dict(), args.resume_override)
-        identities = take_identities(parts, experiment.dataloader.train.loader.timeout)
-        others = accept_data(saved, parts, identities, args.resume_override)
+        accept_data(parts, experiment.dataloader, World(), saved, args.resume_override, log.info)
         state.load_model(model, saved.part("model"), str(saved.path))
         if changes:
             changes = f" with other settings:\n{changes}"
-        if others:
-            changes += f"\nwith other data:\n{others}"
         log.info("would resume from %s%s", saved.path, changes)
 
 

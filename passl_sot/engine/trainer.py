@@ -19,7 +19,7 @@ from passl_sot.engine.build import Parts
 from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.nan_check import NonFiniteError, first_nonfinite
-from passl_sot.engine.resume import DATA, Fill, accept_changes, accept_data, begin, take_identities
+from passl_sot.engine.resume import Fill, accept_changes, accept_data, begin
 from passl_sot.engine.run_dir import RunFolder, memory_gb
 from passl_sot.engine.schema import Experiment
 from passl_sot.engine.train_state import StopRequest, TrainingMode, seed_all
@@ -56,8 +56,7 @@ class Trainer:
 
     Args:
         resume: "auto" (newest checkpoint of `folder`), a checkpoint's path, or None for a new run.
-        resume_override: Settings, or sections of datasets for their data, that may differ from those that the
-            checkpoint was written with.
+        resume_override: Settings, or sections for their data, that may differ from those of the checkpoint.
         init_from: Weights to start a new run from; not together with `resume`.
         pretrained: Called with the model of a new run, gives it weights that are fitted to it.
         overrides: The command line's, for the record.
@@ -93,14 +92,8 @@ class Trainer:
         self.task = self.parts.task
         self.trained = [p for p in self.model.parameters() if not p.stop_gradient]
         self.schedules = (self.model.set_epoch, self.task.set_epoch)
-        # Read once, by the main process alone; the others wait for its verdict.
-        self.identities: dict[str, dict[str, np.ndarray]] = {}
-        if world.is_main:
-            self.identities = take_identities(self.parts, experiment.dataloader.train.loader.timeout)
-        changes = saved and accept_data(saved, self.parts, self.identities, resume_override)
-        if changes:
-            self._say("going on with other data than before:\n%s", changes)
-        world.wait_for_all()
+        data = experiment.dataloader
+        self.identity = accept_data(self.parts, data, world, saved, resume_override, self._say)
         self.progress, self.ema = begin(self.parts, experiment.ema, saved, init_from, pretrained, self._say)
         if saved and world.is_main:
             self.folder.repair_best(saved)
@@ -378,9 +371,7 @@ class Trainer:
             }
             average = self.ema.average if self.ema else None
             arrays = state.training_arrays(self.model, average, optimizer)
-            for split, identity in self.identities.items():
-                arrays.update({f"{DATA}.{split}.{name}": array for name, array in identity.items()})
-            ckpt.write_checkpoint(last, arrays, meta, previous=self.folder.previous)
+            ckpt.write_checkpoint(last, {**arrays, **self.identity}, meta, previous=self.folder.previous)
             interval = self.experiment.checkpoint.interval
             epoch = self.progress.epoch
             if interval and self.progress.batches == 0 and epoch % interval == 0:

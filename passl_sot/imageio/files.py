@@ -74,10 +74,10 @@ def file_status(path: str) -> os.stat_result:
         if error.errno == errno.ELOOP:
             raise NoImageFile(path, "a link that leads back to itself") from error
         raise _unopened(path, error) from error
-    for is_kind, words in _KINDS:
-        if is_kind(status.st_mode):
-            raise NoImageFile(path, f"is {words}, not an image file")
-    return status
+    if stat.S_ISREG(status.st_mode):
+        return status
+    words = next((words for is_kind, words in _KINDS if is_kind(status.st_mode)), "no regular file")
+    raise NoImageFile(path, f"is {words}, not an image file")
 
 
 def read_parts(path: str, *parts: tuple[int, int]) -> list[bytes]:

@@ -176,7 +176,7 @@ def test_changed_data_are_refused_or_accepted_by_name(stopped, capsys, line):
         assert f"say that the change is wanted: --resume-override {section} /" in said
     assert last.read_bytes() == before
     assert resume(stopped, section, "--dry-run") == 0
-    assert f"with other data:\n{line}" in capsys.readouterr().out
+    assert f"going on with other data than before:\n{line}" in capsys.readouterr().out
     assert resume(stopped, section) == 0
     assert f"going on with other data than before:\n{line}" in capsys.readouterr().out
     assert resume(stopped) == 0  # on the data of the new checkpoint

@@ -129,7 +129,7 @@ def keep(
         "sizes": sizes.astype("<i8"),
         "contents": contents.astype("<u8"),
     }
-    return {name: np.frombuffer(zlib.compress(array, 1), np.uint8) for name, array in arrays.items()}
+    return {name: np.frombuffer(zlib.compress(array.data, 1), np.uint8) for name, array in arrays.items()}
 
 
 class _Kept:

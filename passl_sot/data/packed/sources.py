@@ -167,9 +167,9 @@ class TarImages(LabelledImages):
 
     def stored(self, index: int) -> bytes:
         """As of `LabelledImages`; an ImageError where the tar file ends before."""
-        path, start, size = self.extent(index)
+        number, start, size = self._places[index].tolist()
         try:
-            data = read_part(path, start, size)
+            data = read_part(self._tars[number], start, size)
         except ImageError as error:
             raise type(error)(self.path(index), error.reason) from error
         if len(data) != size:
