@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from passl_sot import cli
-from passl_sot.data import ImageFolder, ListFile, PackedImages
+from passl_sot.data import Dataset, ImageFolder, ListFile, PackedImages
 from passl_sot.data.datasets import identity
 from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import WorkerError
@@ -159,6 +159,19 @@ def test_a_silent_disk_does_not_hold_a_run_for_ever(folder):
     ):
         patch.setattr(identity.Extent, "measure", never)
         dataset.identity(timeout=0.2)
+
+
+def test_a_dataset_of_another_kind_says_what_its_identity_is():
+    class Numbers(Dataset):
+        def __init__(self, count):
+            self.count = count
+
+        def identity(self, *, timeout=None):
+            return {"numbers": np.arange(self.count), "unit": np.zeros(1)}
+
+    assert said(Numbers(3), Numbers(3)) == []
+    assert said(Numbers(3), Numbers(4)) == ["other numbers"]
+    assert Dataset().identity() == {} and said(Dataset(), Dataset()) == []
 
 
 def test_a_million_names_take_little_room(monkeypatch):
