@@ -114,4 +114,4 @@ def _verify(args: argparse.Namespace) -> None:
         if folder in sources:
             say("%s", compare(sources[folder], folder, progress=True))
         else:
-            say("%s: not compared with %s, which isn't there", folder, args.data)
+            say("%s: only its checksums were compared, as %s isn't there", folder, args.data)

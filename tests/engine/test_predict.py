@@ -70,7 +70,9 @@ def test_unreadable_files_keep_their_place_and_are_reported(checkpoint, experime
     assert done.returncode == 1
 
 
-def test_pipes_devices_and_rings_of_links_are_reported_too(checkpoint, experiment, tmp_path, invoke):
+def test_pipes_devices_and_rings_of_links_are_reported_too(
+    checkpoint, experiment, tmp_path, invoke, monkeypatch
+):
     folder = experiment.parent / "val" / "c"
     (folder / "a.png").symlink_to("a.png")
     (folder / "b.png").symlink_to("/dev/zero")
@@ -93,6 +95,12 @@ def test_pipes_devices_and_rings_of_links_are_reported_too(checkpoint, experimen
         assert errors["0"] == ""
     done = invoke("predict", "--weights", checkpoint, folder / "a.png", folder / "c.png")
     assert done.returncode == 1 and "Traceback" not in done.stderr
+    monkeypatch.setenv("PASSL_SOT_MAX_FILE_MB", "many")
+    done = invoke("predict", "--weights", checkpoint, folder / "0.png")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: environment variable PASSL_SOT_MAX_FILE_MB: must be a number of megabytes, got 'many'\n"
+    )
 
 
 def test_ways_to_name_images(experiment, tmp_path):

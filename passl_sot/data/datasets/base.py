@@ -88,8 +88,9 @@ class Dataset:
 
     def differences(self, before: Mapping[str, np.ndarray], now: Mapping[str, np.ndarray]) -> list[str]:
         """What tells the data of two identities apart, in words; nothing where they are the same."""
-        names = sorted({*before, *now})
-        return [f"other {name}" for name in names if not np.array_equal(before.get(name), now.get(name))]
+        both = before.keys() & now.keys()
+        same = {name for name in both if np.array_equal(before[name], now[name])}
+        return [f"other {name}" for name in sorted({*before, *now} - same)]
 
     def balanced_by(self) -> np.ndarray:
         """Class of each item, int64 [N], for `sampler.balanced`; a DataError where there are none."""

@@ -78,23 +78,23 @@ def find_changed(
 
     def look(place: int) -> bool | None:
         """Whether the file was written since; None where nothing was done to it."""
-        mtime, stamp, *_ = row = noted[place].tolist()
+        then = Origin(*noted[place].tolist())
         status = status_of(source.extent(images[place]))
         if status is None:
-            return True if any(row) else None
-        if stamp == _stamp(status):
+            return True if then != Origin() else None
+        if then.stamp == _stamp(status):
             return None
-        return mtime != _mtime(status)
+        return then.mtime != _mtime(status)
 
     def differs(place: int) -> bool:
-        _, _, ends, whole = noted[place].tolist()
+        then = Origin(*noted[place].tolist())
         extent = source.extent(images[place])
         try:
             if place in wholly:
-                return read_digest(extent) != whole
-            return read_digest(extent, _END) != ends
+                return read_digest(extent) != then.whole
+            return read_digest(extent, _END) != then.ends
         except NoImageFile:
-            return whole != 0
+            return then != Origin()
 
     def describe(place: int) -> str:
         return source.path(images[place])
