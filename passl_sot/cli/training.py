@@ -18,7 +18,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--data", metavar="DIR", help="your folder: train/ and val/, or one folder per class")
     add("--resume", metavar="auto|PATH", help="go on with a run exactly where it stopped; PATH needs no -c")
-    changed = "settings (a.b.c, or a whole section) that may differ from the checkpoint's"
+    changed = "settings (a.b.c, or a section and its data) that may differ from the checkpoint's"
     add("--resume-override", nargs="+", action="extend", default=[], metavar="KEY", help=changed)
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--init-from", metavar="PATH", help="begin a new run from these weights of this model")

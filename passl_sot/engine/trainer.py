@@ -18,7 +18,7 @@ from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.learning_check import LearningCheck
 from passl_sot.engine.nan_check import NonFiniteError, first_nonfinite
-from passl_sot.engine.resume import Fill, accept_changes, begin
+from passl_sot.engine.resume import Fill, accept_changes, accept_data, begin
 from passl_sot.engine.run_dir import RunFolder, memory_gb
 from passl_sot.engine.schema import Experiment
 from passl_sot.engine.train_state import StopRequest, seed_all
@@ -55,7 +55,7 @@ class Trainer:
 
     Args:
         resume: "auto" (newest checkpoint of `folder`), a checkpoint's path, or None for a new run.
-        resume_override: Settings that may differ from those that the checkpoint was written with.
+        resume_override: Settings, or sections for their data, that may differ from those of the checkpoint.
         init_from: Weights to start a new run from; not together with `resume`.
         pretrained: Called with the model of a new run, gives it weights that are fitted to it.
         overrides: The command line's, for the record.
@@ -91,6 +91,8 @@ class Trainer:
         self.task = self.parts.task
         self.trained = [p for p in self.model.parameters() if not p.stop_gradient]
         self.schedules = (self.model.set_epoch, self.task.set_epoch)
+        data = experiment.dataloader
+        self.identity = accept_data(self.parts, data, world, saved, resume_override, self._say)
         self.progress, self.ema = begin(self.parts, experiment.ema, saved, init_from, pretrained, self._say)
         if saved and world.is_main:
             self.folder.repair_best(saved)
@@ -375,7 +377,7 @@ class Trainer:
             }
             average = self.ema.average if self.ema else None
             arrays = state.training_arrays(self.model, average, optimizer)
-            ckpt.write_checkpoint(last, arrays, meta, previous=self.folder.previous)
+            ckpt.write_checkpoint(last, {**arrays, **self.identity}, meta, previous=self.folder.previous)
             interval = self.experiment.checkpoint.interval
             epoch = self.progress.epoch
             if interval and self.progress.batches == 0 and epoch % interval == 0:

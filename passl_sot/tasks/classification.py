@@ -15,6 +15,7 @@ from passl_sot.data import LabelledImages, build_dataset, build_transforms, chec
 from passl_sot.data.schema import DataSection
 from passl_sot.imageio.decode import read_image
 from passl_sot.imageio.errors import ImageError
+from passl_sot.imageio.files import max_file_bytes
 from passl_sot.metrics import ClassificationMeter, MultiLabelMeter, write_label_report, write_report
 from passl_sot.metrics.classification import write_table
 from passl_sot.modeling.classifier import Classifier
@@ -270,7 +271,8 @@ class ClassificationTask(Task):
 
     # -- prediction ---------------------------------------------------------------------------------
     def use_card(self, card: Mapping[str, Any]) -> None:
-        """As `Task.use_card`."""
+        """As `Task.use_card`; an ImageError where the limit of the size of files is set to nonsense."""
+        max_file_bytes()
         self.class_names = card["class_names"]
         preprocessing = card["preprocessing"]
         self.apply_exif: bool = preprocessing.get("apply_exif", True)

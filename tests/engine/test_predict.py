@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +68,39 @@ def test_unreadable_files_keep_their_place_and_are_reported(checkpoint, experime
     assert [bool(entry["error"]) for entry in json.loads(objects.read_text())] == [True, False, False, False]
     done = invoke("predict", "--weights", checkpoint, folder / "0.png")
     assert done.returncode == 1
+
+
+def test_pipes_devices_and_rings_of_links_are_reported_too(
+    checkpoint, experiment, tmp_path, invoke, monkeypatch
+):
+    folder = experiment.parent / "val" / "c"
+    (folder / "a.png").symlink_to("a.png")
+    (folder / "b.png").symlink_to("/dev/zero")
+    os.mkfifo(folder / "c.png")
+    (folder / "d.png").touch()
+    os.truncate(folder / "d.png", 60_000_000_000)
+    (folder / "list.txt").write_text("a.png\nb.png\nc.png\nd.png\n0.png\n")
+    for argument, rows in ((folder, 7), (folder / "list.txt", 5)):
+        done = invoke("predict", "--weights", checkpoint, argument, "--out", tmp_path / "r.json")
+        assert done.returncode == 0 and f"4 of {rows} images could not be read" in done.stderr
+        errors = {
+            Path(row["path"]).stem: row["error"] for row in json.loads((tmp_path / "r.json").read_text())
+        }
+        assert [errors[name].split(": ")[1].split(",")[0] for name in "abcd"] == [
+            "a link that leads back to itself",
+            "is a device",
+            "is a pipe (FIFO)",
+            "has 60",
+        ]
+        assert errors["0"] == ""
+    done = invoke("predict", "--weights", checkpoint, folder / "a.png", folder / "c.png")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    monkeypatch.setenv("PASSL_SOT_MAX_FILE_MB", "many")
+    done = invoke("predict", "--weights", checkpoint, folder / "0.png")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: environment variable PASSL_SOT_MAX_FILE_MB: must be a number of megabytes, got 'many'\n"
+    )
 
 
 def test_ways_to_name_images(experiment, tmp_path):
