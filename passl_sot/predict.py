@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import paddle
 from PIL import Image
 from tqdm import tqdm
@@ -24,6 +23,8 @@ from passl_sot.tasks.classification import Prediction
 from passl_sot.utils.files import replace_atomically
 from passl_sot.weights import state
 from passl_sot.weights.checkpoint import CheckpointError, read_weights
+
+_FILES = (str, Path, bytes, bytearray, memoryview)  # what stands for a file, or holds its contents
 
 
 class Predictor:
@@ -64,21 +65,27 @@ class Predictor:
         """Name of each class, of a classifier."""
         return self.task.class_names  # type: ignore[attr-defined]
 
-    def __call__(self, images: str | Path | np.ndarray | Image.Image | Sequence) -> list[Prediction]:
+    def __call__(self, images: Any) -> list[Prediction]:
         """Predicts one image or several, in order.
 
-        An image is a path, a uint8 array [H, W, 3] (RGB) or a PIL image. One folder, pattern or `.txt` list
-        stands for its images (see `collect_images`).
+        An image is a path, the bytes of a file, a PIL image, or an array [H, W, 3] or [3, H, W] (RGB) of
+        uint8, of floats in [0, 255] or of floats in [0, 1]; an array of four axes is several. One folder,
+        pattern or `.txt` list stands for its images (see `collect_images`).
 
         Raises:
             FileNotFoundError: The folder or pattern holds no image.
             DataError: The list can't be read.
+            ImageError: An array or PIL image can't be read as an image. (Files, and their bytes, that can't
+                have an `error` in their prediction.)
+            TypeError: It is something else.
         """
         if isinstance(images, str | Path) and (os.path.exists(images) or glob.has_magic(str(images))):
             images = collect_images([str(images)])
-        elif isinstance(images, str | Path | np.ndarray | Image.Image):
+        elif isinstance(images, (*_FILES, Image.Image)) or getattr(images, "ndim", 4) < 4:
             images = [images]
-        return list(self.predict(images))
+        elif not hasattr(images, "__iter__"):
+            raise TypeError(f"a {type(images).__name__} is no image and no list of them")
+        return list(self.predict(list(images)))
 
     def predict(self, items: Sequence, progress: bool = False) -> Iterator[Prediction]:
         """Yields a prediction for each item, in order; unreadable ones carry an `error`."""
@@ -98,7 +105,10 @@ class Predictor:
         try:
             return path, self.task.read(item), ""
         except ItemError as error:
-            # One bad file among thousands: its row says so, and the others go on.
+            # One bad file among thousands: its row says so, and the others go on. A wrong array is a mistake
+            # of the program.
+            if not isinstance(item, _FILES):
+                raise
             return path, None, str(error)
 
     @paddle.no_grad()

@@ -2,6 +2,7 @@
 
 import difflib
 import fnmatch
+from collections.abc import Sequence
 from pathlib import Path
 
 from passl_sot.config.errors import ConfigError, Fault
@@ -21,9 +22,10 @@ def _files() -> dict[str, Path]:
     return {p.stem: p for p in sorted(config_folder().glob("*/*.yaml")) if not p.parent.name.startswith("_")}
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names that `create_model` takes, sorted; `pattern` is a shell pattern such as "sot*"."""
-    return sorted(fnmatch.filter(_files(), pattern))
+def list_models(pattern: str | Sequence[str] = "*") -> list[str]:
+    """Names that `create_model` takes, sorted; by a shell pattern such as "sot*", or by any of several."""
+    patterns = [pattern] if isinstance(pattern, str) else pattern
+    return sorted({name for one in patterns for name in fnmatch.filter(_files(), one)})
 
 
 def find_config(name: str | Path) -> Path:

@@ -243,6 +243,64 @@ def _resize_by_pillow(
     return np.stack([resize_one(image[..., c]) for c in range(image.shape[2])], axis=2)
 
 
+def read_given(item: Any, *, apply_exif: bool, channels: int) -> np.ndarray:
+    """An image that a program holds, as `read_image` reads it from a file; possibly read-only.
+
+    It is the bytes of a file, a PIL image, or an array (or what NumPy makes one of): [H, W, C], [C, H, W] or
+    gray [H, W], of whole numbers, of floats in [0, 255], or of floats in [0, 1].
+
+    Raises:
+        ImageError: It can't be read as an image.
+        TypeError: It is something else.
+    """
+    rgb = channels in (1, 3)
+    if isinstance(item, bytes | bytearray | memoryview):
+        data = bytes(item)
+        if rgb:
+            return as_array(open_bytes(data, "the bytes", apply_exif=apply_exif))
+        with _faults_told("the bytes", data):
+            return _all_channels("the bytes", data)
+    if isinstance(item, Image.Image):
+        with _faults_told("the picture", b""):
+            if not rgb:
+                return _as_pixels(np.asarray(item), channels)
+            pixels = np.asarray(_to_rgb(item.copy(), "the picture"))
+        return upright(pixels, _orientation(item)) if apply_exif else pixels
+    if not hasattr(item, "__array__"):
+        raise TypeError(
+            f"a {type(item).__name__} is no image: give a path, the bytes of a file, a PIL image or an array"
+        )
+    # Gray is made of RGB, as in training.
+    return _as_pixels(np.asarray(item), 3 if rgb else channels)
+
+
+def _as_pixels(array: np.ndarray, channels: int) -> np.ndarray:
+    """An array in any of the forms that `read_given` names as uint8 [H, W, channels]."""
+    form = (
+        f"expected uint8 [H, W, {channels}] (or [{channels}, H, W], or floats in [0, 1] or [0, 255]), got "
+        f"{array.dtype} {list(array.shape)}"
+    )
+    pixels = array[:, :, None] if array.ndim == 2 else array
+    takes = (channels, 1, 4) if channels == 3 else (channels,)  # gray, and alpha that is dropped, as of files
+    if pixels.ndim == 3 and pixels.shape[2] not in takes and pixels.shape[0] in takes:
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim != 3 or pixels.shape[2] not in takes or not pixels.size:
+        raise ImageError("the array", form)
+    if pixels.shape[2] == 1 != channels:
+        pixels = np.repeat(pixels, channels, axis=2)
+    pixels = pixels[:, :, :channels]
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype.kind not in "fiu":
+        raise ImageError("the array", form)
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= 0 and high <= 255):
+        seen = f"{form} from {low:.3g} to {high:.3g}"
+        raise ImageError("the array", f"{seen}: give pixel values, which are normalized here")
+    scale = 255 if pixels.dtype.kind == "f" and high <= 1 else 1
+    return np.rint(pixels * scale).astype(np.uint8)
+
+
 def read_file(path: str) -> bytes:
     """The bytes of a file; an ImageError where it can't be read or is empty."""
     try:

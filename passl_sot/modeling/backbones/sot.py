@@ -8,8 +8,9 @@ mark is the head, ``SecondOrderHead``, which classifies by the class token AND b
 statistics of the words.
 
 Differences from the official code (jiangtaoxie/SoT): any input size that gives a token works, non-square
-and odd ones too; the position table is not in the state dict; ``class_token: false`` works; models of one
-process share nothing; dropouts are there, at 0 in every published recipe.
+and odd ones too; below 224 pixels the ResNet embedding keeps the layers of its published size, so that
+So-ViT's weights load; the position table is not in the state dict; ``class_token: false`` works; models of
+one process share nothing; dropouts are there, at 0 in every published recipe.
 """
 
 import paddle
@@ -27,7 +28,8 @@ class SoT(PlainBackbone):
     Args (for the others see ``PlainBackbone`` and ``ImageBackbone``):
         token_embed: The network that makes visual words.
         token_dim: Width of its stem (64 in every published model).
-        large_output: Words at a quarter of the image size; DenseNet only.
+        large_output: More words: of the networks that can, DenseNet stops at a quarter of the image size
+            (Swin's input) and Inception at half of it; the others stay as they are, ResNet is refused.
         class_token: Whether a learned class token goes before the words.
     """
 
@@ -52,7 +54,9 @@ class SoT(PlainBackbone):
         super().__init__(in_chans, embed_dim, int(class_token), [depth])
         self.class_token = class_token
         size = as_pair(img_size)
-        self.visual_tokens = TokenEmbed(token_embed, size, in_chans, embed_dim, token_dim, large_output)
+        self.visual_tokens = TokenEmbed(
+            token_embed, size, in_chans, embed_dim, token_dim, large_output, every_size=True
+        )
         self.add_prefix_tokens()
         # The class token is decayed like any matrix, unlike in the other families: the official class names
         # no exceptions, so that there is no no_weight_decay here.
