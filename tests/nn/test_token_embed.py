@@ -83,7 +83,9 @@ def test_large_output_of_inception_by_its_formula():
     for i in range(3):
         place = f"tokens.stage.{i}.branch"
         twice = [conv(conv(y, f"{place}{b}.0"), f"{place}{b}.1") for b in (1, 2)]
-        y = paddle.concat([conv(y, f"{place}0"), *twice, conv(F.max_pool2d(y, 3, 1, 1), f"{place}3.1")], axis=1)
+        y = paddle.concat(
+            [conv(y, f"{place}0"), *twice, conv(F.max_pool2d(y, 3, 1, 1), f"{place}3.1")], axis=1
+        )
     y = F.conv2d(y, weights["tokens.transition.weight"], weights["tokens.transition.bias"])
     assert y.shape == [2, 24, 6, 5]
     np.testing.assert_allclose(layer(x).numpy(), y.flatten(2).transpose([0, 2, 1]).numpy(), atol=1e-5)
@@ -95,7 +97,7 @@ def test_large_output_of_resnet_is_refused():
 
 
 def test_resnet_with_the_layers_of_every_size():
-    """A shortcut that does not down-sample keeps its projection; officially there is none below 224 pixels."""
+    """A shortcut that does not down-sample keeps its projection; officially it has none below 224 pixels."""
     full, small = make("ResNet", (224, 224)), make("ResNet", (96, 96), every_size=True)
     assert small.set_state_dict(full.state_dict()) == ([], [])
     x = paddle.randn([1, 3, 96, 96])
