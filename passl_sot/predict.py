@@ -24,7 +24,8 @@ from passl_sot.utils.files import replace_atomically
 from passl_sot.weights import state
 from passl_sot.weights.checkpoint import CheckpointError, read_weights
 
-_FILES = (str, Path, bytes, bytearray, memoryview)  # what stands for a file, or holds its contents
+# What is one image, though some can be iterated.
+_ONE = (str, Path, bytes, bytearray, memoryview, Image.Image)
 
 
 class Predictor:
@@ -75,13 +76,13 @@ class Predictor:
         Raises:
             FileNotFoundError: The folder or pattern holds no image.
             DataError: The list can't be read.
-            ImageError: An array or PIL image can't be read as an image. (Files, and their bytes, that can't
-                have an `error` in their prediction.)
+            ValueError: Numbers, or a kind of PIL image, that are no pixels. (Files and bytes that can't be
+                read, and arrays of another shape, have an `error` in their prediction.)
             TypeError: It is something else.
         """
         if isinstance(images, str | Path) and (os.path.exists(images) or glob.has_magic(str(images))):
             images = collect_images([str(images)])
-        elif isinstance(images, (*_FILES, Image.Image)) or getattr(images, "ndim", 4) < 4:
+        elif isinstance(images, _ONE) or getattr(images, "ndim", 4) < 4:
             images = [images]
         elif not hasattr(images, "__iter__"):
             raise TypeError(f"a {type(images).__name__} is no image and no list of them")
@@ -105,10 +106,7 @@ class Predictor:
         try:
             return path, self.task.read(item), ""
         except ItemError as error:
-            # One bad file among thousands: its row says so, and the others go on. A wrong array is a mistake
-            # of the program.
-            if not isinstance(item, _FILES):
-                raise
+            # One bad file among thousands: its row says so, and the others go on.
             return path, None, str(error)
 
     @paddle.no_grad()

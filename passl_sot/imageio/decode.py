@@ -246,11 +246,12 @@ def _resize_by_pillow(
 def read_given(item: Any, *, apply_exif: bool, channels: int) -> np.ndarray:
     """An image that a program holds, as `read_image` reads it from a file; possibly read-only.
 
-    It is the bytes of a file, a PIL image, or an array (or what NumPy makes one of): [H, W, C], [C, H, W] or
-    gray [H, W], of whole numbers, of floats in [0, 255], or of floats in [0, 1].
+    It is the bytes of a file, a PIL image, or an array (or what NumPy makes one of) [H, W, C] or [C, H, W] of
+    whole numbers, of floats in [0, 255], or of floats in [0, 1].
 
     Raises:
-        ImageError: It can't be read as an image.
+        ImageError: The bytes can't be read, or the array is of another shape.
+        ValueError: Numbers, or a kind of picture, that are no pixels: a mistake of the program.
         TypeError: It is something else.
     """
     rgb = channels in (1, 3)
@@ -260,13 +261,14 @@ def read_given(item: Any, *, apply_exif: bool, channels: int) -> np.ndarray:
             return as_array(open_bytes(data, "the bytes", apply_exif=apply_exif))
         with _faults_told("the bytes", data):
             return _all_channels("the bytes", data)
-    if isinstance(item, Image.Image):
-        with _faults_told("the picture", b""):
-            if not rgb:
-                return _as_pixels(np.asarray(item), channels)
-            pixels = np.asarray(_to_rgb(item.copy(), "the picture"))
+    if isinstance(item, Image.Image) and rgb:
+        try:
+            with _faults_told("the picture", b""):
+                pixels = np.asarray(_to_rgb(item.copy(), "the picture"))
+        except ImageError as error:
+            raise ValueError(str(error)) from error
         return upright(pixels, _orientation(item)) if apply_exif else pixels
-    if not hasattr(item, "__array__"):
+    if not isinstance(item, Image.Image) and not hasattr(item, "__array__"):
         raise TypeError(
             f"a {type(item).__name__} is no image: give a path, the bytes of a file, a PIL image or an array"
         )
@@ -276,28 +278,23 @@ def read_given(item: Any, *, apply_exif: bool, channels: int) -> np.ndarray:
 
 def _as_pixels(array: np.ndarray, channels: int) -> np.ndarray:
     """An array in any of the forms that `read_given` names as uint8 [H, W, channels]."""
-    form = (
-        f"expected uint8 [H, W, {channels}] (or [{channels}, H, W], or floats in [0, 1] or [0, 255]), got "
-        f"{array.dtype} {list(array.shape)}"
-    )
-    pixels = array[:, :, None] if array.ndim == 2 else array
-    takes = (channels, 1, 4) if channels == 3 else (channels,)  # gray, and alpha that is dropped, as of files
-    if pixels.ndim == 3 and pixels.shape[2] not in takes and pixels.shape[0] in takes:
-        pixels = pixels.transpose(1, 2, 0)
-    if pixels.ndim != 3 or pixels.shape[2] not in takes or not pixels.size:
-        raise ImageError("the array", form)
-    if pixels.shape[2] == 1 != channels:
-        pixels = np.repeat(pixels, channels, axis=2)
-    pixels = pixels[:, :, :channels]
-    if pixels.dtype == np.uint8:
+    pixels = array
+    if array.ndim == 3 and array.shape[2] != channels and array.shape[0] == channels:
+        pixels = array.transpose(1, 2, 0)
+    if array.ndim != 3 or pixels.shape[2] != channels or not array.size:
+        raise ImageError(
+            "the array", f"expected uint8 [H, W, {channels}], got {array.dtype} {list(array.shape)}"
+        )
+    if array.dtype == np.uint8:
         return pixels
-    if pixels.dtype.kind not in "fiu":
-        raise ImageError("the array", form)
-    low, high = float(pixels.min()), float(pixels.max())
+    kind = array.dtype.kind
+    low, high = (float(array.min()), float(array.max())) if kind in "fiu" else (np.nan, np.nan)
     if not (low >= 0 and high <= 255):
-        seen = f"{form} from {low:.3g} to {high:.3g}"
-        raise ImageError("the array", f"{seen}: give pixel values, which are normalized here")
-    scale = 255 if pixels.dtype.kind == "f" and high <= 1 else 1
+        raise ValueError(
+            f"an array of {array.dtype} from {low:.3g} to {high:.3g} is no image: give pixel values, in "
+            "[0, 1] or [0, 255]; they are normalized here"
+        )
+    scale = 255 if kind == "f" and high <= 1 else 1
     return np.rint(pixels * scale).astype(np.uint8)
 
 
