@@ -318,7 +318,7 @@ def test_wheel_carries_the_configs(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path), str(source)]
     subprocess.run(command, check=True, capture_output=True)
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    carried = ("configs/sot/sot_small.yaml", "configs/_base_/sot.yaml", "config/chinese.yaml")
+    carried = ("configs/sot/sot_small.yaml", "configs/_base_/sot.yaml", "config/chinese.yaml", "py.typed")
     assert {f"passl_sot/{name}" for name in carried} <= set(names)
     assert not any(name.startswith(("tests/", "tools/")) for name in names)
     code = (

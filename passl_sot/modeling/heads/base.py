@@ -21,7 +21,7 @@ class Head(nn.Layer):
     ``num_classes`` is K, ``in_channels`` C, ``num_prefix_tokens`` P.
     """
 
-    last_layers: tuple[str, ...]  # their names, of those that depend on K; not each head has all
+    last_layers: tuple[str, ...] = ()  # names of those that depend on K; a head may lack some
 
     def __init__(self, num_classes: int, in_channels: int, num_prefix_tokens: int) -> None:
         super().__init__()
@@ -38,6 +38,8 @@ class Head(nn.Layer):
 
     def remove_classifier(self) -> None:
         """Take the last layers away: ``forward`` is then ``pre_logits``, and ``num_classes`` 0."""
+        if not self.last_layers:
+            raise NotImplementedError(f"{type(self).__name__} does not name the layers to take (last_layers)")
         self.num_classes = 0
         for name in self.last_layers:
             if hasattr(self, name):
