@@ -55,7 +55,7 @@ class DeiT(PlainBackbone):
             self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
             self.patch_embed.resize(size)
         else:
-            self.patch_embed = TokenEmbed(token_embed, size, in_chans, embed_dim, token_dim, every_size=True)
+            self.patch_embed = TokenEmbed(token_embed, size, in_chans, embed_dim, token_dim)
         self.add_prefix_tokens()
         self.add_position_table(self.patch_embed.grid_size(*size), self.patch_embed.stride)
         # LayerNorm's epsilon is timm's, not PyTorch's 1e-5 as in SoT and T2T-ViT.

@@ -8,9 +8,8 @@ mark is the head, ``SecondOrderHead``, which classifies by the class token AND b
 statistics of the words.
 
 Differences from the official code (jiangtaoxie/SoT): any input size that gives a token works, non-square
-and odd ones too; below 224 pixels the ResNet embedding keeps the layers of its published size, so that
-So-ViT's weights load; the position table is not in the state dict; ``class_token: false`` works; models of
-one process share nothing; dropouts are there, at 0 in every published recipe.
+and odd ones too; the position table is not in the state dict; ``class_token: false`` works; models of one
+process share nothing; dropouts are there, at 0 in every published recipe.
 """
 
 import paddle
@@ -31,6 +30,8 @@ class SoT(PlainBackbone):
         large_output: More words: of the networks that can, DenseNet stops at a quarter of the image size
             (Swin's input) and Inception at half of it; the others stay as they are, ResNet is refused.
         class_token: Whether a learned class token goes before the words.
+        every_size: Whether the ResNet network has the layers of 224 pixels at every size, so that weights of
+            224 load below (So-ViT); officially its last shortcut has no projection there.
     """
 
     def __init__(
@@ -50,12 +51,13 @@ class SoT(PlainBackbone):
         token_dim: Count = 64,
         large_output: bool = False,
         class_token: bool = True,
+        every_size: bool = False,
     ) -> None:
         super().__init__(in_chans, embed_dim, int(class_token), [depth])
         self.class_token = class_token
         size = as_pair(img_size)
         self.visual_tokens = TokenEmbed(
-            token_embed, size, in_chans, embed_dim, token_dim, large_output, every_size=True
+            token_embed, size, in_chans, embed_dim, token_dim, large_output, every_size
         )
         self.add_prefix_tokens()
         # The class token is decayed like any matrix, unlike in the other families: the official class names
