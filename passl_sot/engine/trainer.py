@@ -208,7 +208,8 @@ class Trainer:
                 seed_all(self.experiment.seed, epoch, index, self.world.rank)
                 if index % accumulate == 0:
                     group = min(accumulate, len(loader) - index)  # the last group of an epoch may be smaller
-                    at = (epoch, update / self.updates_per_epoch, self.experiment.epochs)
+                    point = parts.schedule.point(epoch, update, self.updates_per_epoch)
+                    at = (*point, self.experiment.epochs)
                     rate = set_rates(parts.optimizer, parts.groups, parts.schedule, at, self.plan.lr_factor)
                     statistics = running_statistics(self.model, parts.frozen)
                     loss_sum = 0.0

@@ -28,8 +28,8 @@ class Schedule:
         warmup_prefix: Whether the schedule follows the warm-up (Swin's present code) or contains it (timm's
             default, all others).
         unit: "epoch" changes the rate between epochs only; "step" at every update.
-        lag: Epochs by which the rate is late: epoch e runs at the rate of t = e - lag, and the first ones at
-            that of t = 0. With unit "step" a ValueError.
+        lag: Epochs, with unit "step" updates, by which the rate is late: epoch e runs at the rate of
+            t = e - lag, and the first ones at that of t = 0.
         reference_batch: Images per update that the recipe was tuned for; null takes the run's.
         batch_rule: How another batch is brought to it: "accumulate" gradients (the rest scales the rate), or
             "scale_lr" linearly.
@@ -47,18 +47,22 @@ class Schedule:
     batch_rule: Literal["accumulate", "scale_lr"] = "accumulate"
     scaled: Literal["all", "peak"] = "all"
 
-    def __post_init__(self) -> None:
-        if self.lag and self.unit == "step":
-            raise ValueError(
-                f"lr_scheduler.lag is {self.lag}, and it counts epochs: with unit: step write lag: 0"
-            )
+    def point(self, epoch: int, update: int, updates: int) -> tuple[int, float]:
+        """Epoch and done fraction of it, for `lr`, of an update (from 0) of an epoch of so many.
+
+        With unit "step" the lag counts here, where the number of updates is known.
+        """
+        if self.unit == "step":
+            # Swin's script sets update u's rate after that update, a lag of 1.
+            epoch, update = divmod(max(epoch * updates + update - self.lag, 0), updates)
+        return epoch, update / updates
 
     def lr(self, epoch: int, fraction: float, epochs: int, factor: float = 1.0, peak: float = 1.0) -> float:
         """The rate at a point of the run.
 
         Args:
             epoch: The epoch, counted from 0.
-            fraction: How much of it is done, in [0, 1).
+            fraction: How much of it is done, in [0, 1); see `point`.
             factor: Scale of the rates by the batch; see `scaled`.
             peak: Scale of the peak alone, for a group of parameters.
         """
@@ -113,7 +117,6 @@ class MultiStepSchedule(Schedule):
     gamma: _Gamma = 0.1
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if any(a >= b for a, b in pairwise(self.milestones)):
             raise ValueError(f"lr_scheduler.milestones must ascend, got {self.milestones}")
 

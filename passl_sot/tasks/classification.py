@@ -8,12 +8,11 @@ from typing import Annotated, Any
 import numpy as np
 import paddle
 import paddle.nn.functional as F
-from PIL import Image
 
 from passl_sot.config import Config, ConfigError, Fault, NonNegativeByEpoch, NotEmpty, value_of_epoch, zh
 from passl_sot.data import LabelledImages, build_dataset, build_transforms, check_data
 from passl_sot.data.schema import DataSection
-from passl_sot.imageio.decode import read_image
+from passl_sot.imageio.decode import read_given, read_image
 from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.files import max_file_bytes
 from passl_sot.metrics import ClassificationMeter, MultiLabelMeter, write_label_report, write_report
@@ -281,21 +280,15 @@ class ClassificationTask(Task):
         trained_on = card["config"].get("dataloader", {}).get("train", {}).get("dataset", {})
         self._set_several(bool(trained_on.get("multi_label", False)))
 
-    def read(self, item: str | Path | np.ndarray | Image.Image) -> dict[str, Any]:
-        """One image (a path, a uint8 array [H, W, C] or a PIL image), prepared for the model."""
-        path = ""
-        if isinstance(item, str | Path):
-            path = str(item)
-            array = read_image(path, apply_exif=self.apply_exif, channels=self.channels)
-        elif isinstance(item, Image.Image):
-            array = np.asarray(item.convert("RGB"))
-        else:
-            array = item
+    def read(self, item: Any) -> dict[str, Any]:
+        """One image, prepared for the model: a path, or what `imageio.decode.read_given` takes."""
+        read = read_image if isinstance(item, str | Path) else read_given
+        array = read(item, apply_exif=self.apply_exif, channels=self.channels)
         # Gray is made of RGB, as in training.
         channels = 3 if self.channels == 1 else self.channels
-        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != channels:
+        if array.shape[2] != channels:
             raise ImageError(
-                path or "the array",
+                str(item) if isinstance(item, str | Path) else "the image",
                 f"expected uint8 [H, W, {channels}], got {array.dtype} {list(array.shape)}",
             )
         # Evaluation's transforms draw nothing, so any generator does.

@@ -155,6 +155,19 @@ def test_a_late_rate_of_another_batch(experiment):
     assert rates == pytest.approx([1e-4] * 6 + [1e-4 + (0.001 - 1e-4) / 2] * 3)
 
 
+def test_a_rate_that_is_late_by_an_update(experiment, tmp_path):
+    """As Swin's script: updates 0 and 1 of the run share the first rate; epochs make no difference."""
+
+    def rates(lag: int) -> list[float]:
+        trainer = train(experiment, f"lr_scheduler.lag={lag}", folder=tmp_path / str(lag))
+        rows = read_metrics(trainer.folder.path / "metrics.jsonl")
+        return [row["lr"] for row in rows if row["kind"] == "train"]
+
+    punctual = rates(0)
+    assert len(set(punctual)) == 6
+    assert rates(1) == [punctual[0], *punctual[:-1]]
+
+
 def test_sums_of_two_losses(experiment, tmp_path):
     """SoT's `sum_loss`: class token and words have a loss each; evaluation adds their logits."""
     quiet = ("model.architecture.drop_path_rate=0", "model.architecture.drop_rate=0", "epochs=1")

@@ -27,8 +27,11 @@ class SoT(PlainBackbone):
     Args (for the others see ``PlainBackbone`` and ``ImageBackbone``):
         token_embed: The network that makes visual words.
         token_dim: Width of its stem (64 in every published model).
-        large_output: Words at a quarter of the image size; DenseNet only.
+        large_output: More words: of the networks that can, DenseNet stops at a quarter of the image size
+            (Swin's input) and Inception at half of it; the others stay as they are, ResNet is refused.
         class_token: Whether a learned class token goes before the words.
+        every_size: Whether the ResNet network has the layers of 224 pixels at every size, so that weights of
+            224 load below (So-ViT); officially its last shortcut has no projection there.
     """
 
     def __init__(
@@ -48,11 +51,14 @@ class SoT(PlainBackbone):
         token_dim: Count = 64,
         large_output: bool = False,
         class_token: bool = True,
+        every_size: bool = False,
     ) -> None:
         super().__init__(in_chans, embed_dim, int(class_token), [depth])
         self.class_token = class_token
         size = as_pair(img_size)
-        self.visual_tokens = TokenEmbed(token_embed, size, in_chans, embed_dim, token_dim, large_output)
+        self.visual_tokens = TokenEmbed(
+            token_embed, size, in_chans, embed_dim, token_dim, large_output, every_size
+        )
         self.add_prefix_tokens()
         # The class token is decayed like any matrix, unlike in the other families: the official class names
         # no exceptions, so that there is no no_weight_decay here.
