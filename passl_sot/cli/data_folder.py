@@ -1,13 +1,13 @@
 """`--data DIR`: a config's recipe on a user's own folder, as overrides that go before the user's."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from passl_sot.config import ConfigError, Fault, get_config, zh
 from passl_sot.data.datasets.folders import VAL_SHARE, find_splits
+from passl_sot.utils.environment import launcher_number
 
 _BATCH = "dataloader.train.sampler.batch_size"
 
@@ -61,7 +61,7 @@ def overrides_for(config: Path, root: str, overrides: Sequence[str]) -> tuple[li
     if isinstance(batch, int) and not any(text.startswith(f"{_BATCH}=") for text in overrides):
         # 0 is no valid share: the check of the whole config will tell.
         share = _value(tree, "dataloader.train.dataset.val_share") or VAL_SHARE
-        processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+        processes = launcher_number("PADDLE_TRAINERS_NUM", 1)
         most = max(1, found.count_images(batch * processes, share) // processes)
         if most < batch:
             added.append(f"{_BATCH}={most}")

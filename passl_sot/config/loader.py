@@ -100,7 +100,7 @@ def _read(path: _Path, overrides: Iterable[str] | None, free: bool, faults: list
 def _load_file(path: str, faults: list[Fault], chain: tuple[str, ...] = ()) -> _Tree:
     """The tree of one file laid on its bases; `chain` holds the files that led to it."""
     try:
-        tree, origins = _load_text(read_text(path), path, faults)
+        tree, origins = _load_text(read_text(path), path, faults, base=bool(chain))
     except ConfigError as err:
         faults += err.faults
         return {}, {}
@@ -119,8 +119,9 @@ def _load_file(path: str, faults: list[Fault], chain: tuple[str, ...] = ()) -> _
     return _merge(below, tree, root=True), {**below_origins, **origins}
 
 
-def _load_text(text: str, file: str, faults: list[Fault]) -> _Tree:
-    built = Builder(text, file)
+def _load_text(text: str, file: str, faults: list[Fault], base: bool) -> _Tree:
+    # A file of someone else's may name any file of this machine as its base: none is quoted.
+    built = Builder(text, file, quote=not base)
     if not built.origins:
         raise ConfigError([Fault("", "the file is empty", Origin(file), "yaml")])
     tree = built.value
@@ -132,6 +133,8 @@ def _load_text(text: str, file: str, faults: list[Fault]) -> _Tree:
         value = "a list"
     elif isinstance(tree, str) and ":" in tree:
         value += " (a space must follow the colon)"
+    if base:
+        value = "no mapping"
     message = f"the top level must be keys with values (key: value); it is {value}"
     raise ConfigError(built.faults or [Fault("", message, built.origins[""], "yaml")])
 

@@ -75,9 +75,12 @@ def supervise() -> int | None:
     if REPORT in environment:
         end_with_parent(signal.SIGKILL)
         return None
-    several = int(environment.get("PADDLE_TRAINERS_NUM", "1")) > 1
-    # Other starters than Paddle's launcher give no folder that the processes share.
-    if not several or not {"PADDLE_LOG_DIR", "POD_NAME"} <= environment.keys():
+    numbers = ("PADDLE_TRAINERS_NUM", "PADDLE_TRAINER_ID", "PADDLE_LOCAL_SIZE")
+    # Of what is no number the process itself will tell. Other starters than Paddle's launcher give no folder
+    # that the processes share.
+    if not all(environment.get(name, "").isdecimal() for name in numbers) or not (
+        {"PADDLE_LOG_DIR", "POD_NAME"} <= environment.keys() and environment["PADDLE_TRAINERS_NUM"] != "1"
+    ):
         return None
     parent = os.getppid()
     end_with_parent(signal.SIGTERM)
