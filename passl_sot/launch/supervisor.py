@@ -76,11 +76,11 @@ def supervise() -> int | None:
         end_with_parent(signal.SIGKILL)
         return None
     numbers = ("PADDLE_TRAINERS_NUM", "PADDLE_TRAINER_ID", "PADDLE_LOCAL_SIZE")
-    # Of what is no number the process itself will tell. Other starters than Paddle's launcher give no folder
-    # that the processes share.
-    if not all(environment.get(name, "").isdecimal() for name in numbers) or not (
-        {"PADDLE_LOG_DIR", "POD_NAME"} <= environment.keys() and environment["PADDLE_TRAINERS_NUM"] != "1"
-    ):
+    given = [environment.get(name, "") for name in numbers]
+    # What is no number the process itself will tell of.
+    several = all(text.isdecimal() for text in given) and int(given[0]) > 1
+    # Other starters than Paddle's launcher give no folder that the processes share.
+    if not several or not {"PADDLE_LOG_DIR", "POD_NAME"} <= environment.keys():
         return None
     parent = os.getppid()
     end_with_parent(signal.SIGTERM)

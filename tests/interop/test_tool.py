@@ -343,3 +343,19 @@ def test_sot_tiny_end_to_end(writer, golden, tool, tmp_path):
     with paddle.no_grad():
         logits = model(paddle.to_tensor(golden.images(224))).numpy()
     assert np.abs(logits - reference["logits"]).max() <= 1e-5 * max(1, reference["logits"].std())
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "shape"),
+    [
+        ("swin_tiny", "layers.3.blocks.9.attn.relative_position_bias_table", (169, 3)),
+        ("swin_tiny", "layers.x.relative_position_bias_table", (169, 3)),
+        ("t2t_vit_7", "tokens_to_token.attention1.kqv.weight", (64, 0)),
+    ],
+)
+def test_keys_and_shapes_that_no_rule_foresees(writer, tmp_path, capsys, sampled_starts, name, key, shape):
+    """Such as of a deeper model of the family."""
+    held = {key: writer.Tensor.of(np.zeros(shape, "f4")), 7: writer.Tensor.of(np.zeros(3, "f4"))}
+    src = writer.write_zip(tmp_path / "a.pth", held)
+    assert convert(["--config", name, "--src", str(src), "--dst", str(tmp_path / "a.pdparams")]) == 1
+    assert f"  {'mismatched' if name[0] == 't' else 'unexpected'}  {key}" in capsys.readouterr().err
