@@ -109,9 +109,9 @@ class Predictor:
             batch = {name: paddle.to_tensor(array) for name, array in self.task.collate(samples).items()}
             try:
                 outputs = self.model(*self.task.inputs(batch))
-            except ValueError as error:  # of an input's size
-                message = f"the checkpoint prepares inputs that its model doesn't take: {error}"
-                raise CheckpointError(message) from error
+            except ValueError as fault:  # of an input's size
+                message = f"the checkpoint prepares inputs that its model doesn't take: {fault}"
+                raise CheckpointError(message) from fault
             rows = iter(self.task.decode(outputs, self.top_k))
         for path, sample, error in prepared:
             values = {} if sample is None else next(rows)

@@ -1,12 +1,13 @@
 """Going on with a run: its settings must be as they were, and everything that has state is restored."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from typing import Any
 
 from passl_sot.config import did_you_mean, differences, leaves, nearest, zh
 from passl_sot.engine.build import Parts
-from passl_sot.engine.schema import EMASection
+from passl_sot.engine.schema import EMASection, Experiment
 from passl_sot.engine.train_state import Progress
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.optim.ema import ModelEMA
@@ -66,8 +67,22 @@ def _below(place: str, keys: Iterable[str]) -> bool:
     return any(fnmatchcase(place, key) or fnmatchcase(place, f"{key}.*") for key in keys)
 
 
-def other_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def header_of(
+    parts: Parts, experiment: Experiment, progress: Progress, ema: ModelEMA | None
+) -> dict[str, Any]:
+    """The part of a checkpoint's header that `begin` and the task take from it."""
+    return {
+        "progress": asdict(progress),
+        "sampler": parts.train_loader.sampler.state_dict(),
+        "ema_updates": ema.updates if ema else 0,
+        "config": experiment.to_dict(),
+        **parts.task.describe(),
+    }
+
+
+def other_keys(saved: Checkpoint, now: Mapping[str, Any]) -> str:
     """What a checkpoint's header has that this version doesn't write, and the reverse; "" for nothing."""
+    before = saved.meta
     lines = []
     for one, other, words in ((before, now, "left aside"), (now, before, "not in it, begun anew")):
         found = [key for key in one if key not in other and key != "format"]
@@ -75,6 +90,8 @@ def other_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
             found += [f"{section}.{key}" for key in one[section] if key not in other[section]]
         if found:
             lines.append(f"{words}: {', '.join(sorted(found))}")
+    if lines:
+        lines[0] = f"{saved.path} was written by version {before.get('version')} of passl_sot; {lines[0]}"
     return "; ".join(lines)
 
 

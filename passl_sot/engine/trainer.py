@@ -6,10 +6,8 @@ import sys
 import time
 from collections.abc import Container, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import paddle
@@ -20,7 +18,7 @@ from passl_sot.engine.build import Parts
 from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.nan_check import NonFiniteError, first_nonfinite
-from passl_sot.engine.resume import Fill, accept_changes, begin, other_keys
+from passl_sot.engine.resume import Fill, accept_changes, begin, header_of, other_keys
 from passl_sot.engine.run_dir import RunFolder, memory_gb
 from passl_sot.engine.schema import Experiment
 from passl_sot.engine.train_state import StopRequest, TrainingMode, seed_all
@@ -113,10 +111,9 @@ class Trainer:
             step = self.progress.step if saved else None
             self.folder.open_metrics(step, visualdl=experiment.log.visualdl)
         self.best_by = self._choose_best_by()
-        differing = saved and other_keys(saved.meta, self._header())
+        differing = saved and other_keys(saved, self._header())
         if differing:
-            version = saved.meta.get("version")
-            self._say("%s was written by version %s of passl_sot; %s", saved.path, version, differing)
+            self._say("%s", differing)
         for line in self.parts.describe(self.folder.path):
             self._say("%s", line)
 
@@ -358,17 +355,10 @@ class Trainer:
         if best and self.world.is_main:
             ckpt.copy_checkpoint(last, self.folder.best)
 
-    def _header(self) -> dict[str, Any]:
+    def _header(self) -> dict:
         """The JSON part of a checkpoint written now."""
-        return {
-            **self.folder.info,
-            "progress": asdict(self.progress),
-            "sampler": self.train_loader.sampler.state_dict(),
-            "ema_updates": self.ema.updates if self.ema else 0,
-            "best_by": self.best_by,
-            "config": self.experiment.to_dict(),
-            **self.task.describe(),
-        }
+        state = header_of(self.parts, self.experiment, self.progress, self.ema)
+        return {**self.folder.info, "best_by": self.best_by, **state}
 
     def _save(self) -> Path:
         last = self.folder.path / "last.safetensors"

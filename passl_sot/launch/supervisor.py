@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -78,7 +79,7 @@ def supervise() -> int | None:
     numbers = ("PADDLE_TRAINERS_NUM", "PADDLE_TRAINER_ID", "PADDLE_LOCAL_SIZE")
     given = [environment.get(name, "") for name in numbers]
     # What is no number the process itself will tell of.
-    several = all(text.isdecimal() for text in given) and int(given[0]) > 1
+    several = all(re.fullmatch("[0-9]{1,10}", text) for text in given) and int(given[0]) > 1
     # Other starters than Paddle's launcher give no folder that the processes share.
     if not several or not {"PADDLE_LOG_DIR", "POD_NAME"} <= environment.keys():
         return None

@@ -1,6 +1,7 @@
 """Numbers that the launcher of several processes gives by environment variables."""
 
 import os
+import re
 
 from passl_sot.config import UserError
 
@@ -15,9 +16,11 @@ def launcher_number(name: str, default: int | None = None, *, least: int = 1, mo
     Raises:
         EnvironmentVariableError: It is no such number; or not set, and there is no default.
     """
-    text = os.environ.get(name, default)
-    number = int(text) if str(text).isascii() and str(text).isdecimal() else None
-    if number is None or not least <= number <= most:
+    text = os.environ.get(name)
+    if text is None and default is not None:
+        return default
+    number = int(text) if text and re.fullmatch("[0-9]{1,10}", text) else -1
+    if not least <= number <= most:
         found = "not set" if text is None else repr(text)
         raise EnvironmentVariableError(
             f"the environment variable {name} is {found}, and must be a whole number from {least} to {most}: "

@@ -109,7 +109,7 @@ def test_any_header_is_used_or_refused_in_words(run, tmp_path_factory, seed):
         found = read_checkpoint(path, check_run_card)
         with contextlib.suppress(CheckpointError):  # of other settings
             accept_changes(found, experiment.to_dict(), [])
-        assert isinstance(other_keys(found.meta, saved.meta), str)
+        assert isinstance(other_keys(found, saved.meta), str)
         begin(parts, experiment.ema, found, None, None, lambda text, *values: text % values)
 
     def predict() -> None:
