@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from passl_sot.utils.logger import get_logger
+
 
 class ClassificationMeter:
     """Counts that add up over batches and processes: no average of averages. `k`, of top-k, is at most K."""
@@ -77,13 +79,20 @@ def class_rows(
 
 
 def write_report(meter: ClassificationMeter, class_names: list[str], folder: Path) -> list[Path]:
-    """Writes `per_class.csv`, `confusion.csv` and `confusion.png` into `folder`; returns their paths."""
+    """Writes `per_class.csv`, `confusion.csv` and `confusion.png` into `folder`; returns their paths.
+
+    Numbers come first: a picture that can't be drawn for want of a package is left out, and said.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     per_class, confusion, picture = (folder / n for n in ("per_class.csv", "confusion.csv", "confusion.png"))
     write_per_class(per_class, class_names, meter.per_class(), ("precision", "recall", "f1"))
     counts = zip(class_names, meter.confusion.tolist(), strict=True)
     write_table(confusion, ["true \\ predicted", *class_names], ([name, *row] for name, row in counts))
-    picture.write_bytes(confusion_picture(meter.confusion))
+    try:
+        picture.write_bytes(confusion_picture(meter.confusion))
+    except ImportError as error:
+        get_logger().warning("no %s: %s; pip install matplotlib", picture, error)
+        return [per_class, confusion]
     return [per_class, confusion, picture]
 
 

@@ -189,6 +189,26 @@ def read_checkpoint(path: str | Path, check: Check | None = None) -> Checkpoint:
     return saved
 
 
+def read_header(path: str | Path) -> tuple[Path, dict]:
+    """The file of a checkpoint, and its JSON part alone, which only `read_checkpoint` compares by checksum.
+
+    Raises:
+        CheckpointError: It is missing or damaged, or holds bare weights.
+    """
+    path = _with_suffix(Path(path), "checkpoint")
+    header: dict[str, str] = {}
+    with reading(path):
+        with path.open("rb") as file:
+            head = file.read(16)
+        if is_safetensors(path, head):
+            header = read_safetensors(path, Budget.of(path))[1]
+        if META_KEY not in header:
+            raise CheckpointError(
+                "it is no checkpoint, which would hold its config: name one with -c" + zh("config_missing")
+            )
+        return path, parse_header(header[META_KEY])
+
+
 def parse_header(text: str) -> dict:
     """The JSON part, of a format that this version knows; else a CheckpointError without a file's name."""
     try:

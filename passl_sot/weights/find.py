@@ -143,9 +143,9 @@ def _open_safetensors(path: Path, budget: Budget) -> Source:
     parts: dict[str, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
-        parts.setdefault(part, {})[rest] = tensor
-    # The optimizer's arrays go by names of parameters too, but are no weights.
-    parts.pop("optimizer", None)
+        # The optimizer's arrays go by names of parameters too, but are no weights.
+        if part in ("model", "ema"):
+            parts.setdefault(part, {})[rest] = tensor
     best_by = parse_header(meta[META_KEY]).get("best_by", "raw")
     preferred = "model" if best_by == "raw" else "ema"
     return Source(path, "checkpoint of passl_sot", "paddle", parts, budget, preferred)

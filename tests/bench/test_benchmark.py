@@ -15,6 +15,7 @@ from passl_sot.bench import peers
 from passl_sot.bench.data import measure_data
 from passl_sot.bench.model import PeerError, measure
 from passl_sot.bench.peers import PEERS
+from passl_sot.cli import benchmark
 from passl_sot.cli.packing import make_cache
 from passl_sot.engine.schema import load_config
 
@@ -153,3 +154,28 @@ def test_a_peer_by_its_name_needs_its_library(experiment, capfd):
     except PeerError as error:  # an interpreter that hasn't it
         assert "peers.py timm" in str(error) and "ended with status 1 before it printed" in str(error)
         assert re.search(r"No module named .* --peer-python / ", capfd.readouterr().err)
+
+
+def test_a_folder_or_packed_copy_of_one_s_own(experiment, tmp_path, capfd):
+    """`--data`, and another dataset's name: transforms and all else that both have are kept."""
+    photos = experiment.parent / "train"
+    text = experiment.read_text().replace(
+        f"dataroot: {photos}\n", f"dataroot: {photos}\n      extensions: [png]\n"
+    )
+    experiment.write_text(text)
+    assert make_cache([str(photos), str(tmp_path / "packed"), "--tile-only", "--processes", "1"]) == 0
+    common = ["-c", str(experiment), "--mode", "data", "--batch", "4", "--repeats", "1", "--json"]
+    node = "dataloader.train.dataset"
+    renamed = ["-o", f"{node}.name=PackedImages", f"{node}.dataroot={tmp_path}/packed"]
+    found = []
+    for more in (["--data", str(photos)], ["--data", str(tmp_path / "packed")], renamed):
+        capfd.readouterr()
+        assert benchmark([*common, *more]) == 0, capfd.readouterr().err
+        out, err = capfd.readouterr()
+        assert (f"{node}: PackedImages takes no extensions: left out" in err) == (more[-1] != str(photos))
+        found.append(json.loads(out))
+    stages = [[name for name in result if "us/image" in name] for result in found]
+    assert stages[0] == stages[1] == stages[2] and len(stages[0]) > 3
+    with pytest.raises(SystemExit):
+        benchmark(["-c", str(experiment), "--data", str(photos)])
+    assert "--data: goes with --mode data" in capfd.readouterr().err

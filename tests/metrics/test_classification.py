@@ -2,6 +2,7 @@
 
 import csv
 import math
+import sys
 
 import cv2
 import numpy as np
@@ -71,3 +72,13 @@ def test_picture_of_a_thousand_classes(tmp_path):
     meter.confusion += np.eye(1000, dtype=np.int64)
     write_report(meter, [str(i) for i in range(1000)], tmp_path)
     assert (tmp_path / "confusion.png").stat().st_size > 0
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_numbers(tmp_path, monkeypatch, capsys):
+    meter, _, _ = make()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    files = write_report(meter, list("abcdefg"), tmp_path)
+    assert [path.name for path in files] == ["per_class.csv", "confusion.csv"]
+    assert all(path.stat().st_size for path in files)
+    assert "pip install matplotlib" in capsys.readouterr().out

@@ -120,7 +120,7 @@ class DataLoader:
             )
         missing = self.dataset.missing_speedups()
         if missing:
-            return f"{said}: pip install '.[fast]' ({' and '.join(missing)} not installed)"
+            return f"{said}: pip install 'passl_sot[fast]' ({' and '.join(missing)} not installed)"
         return f"{said}: tools/benchmark.py --mode data shows which step takes the time"
 
     def _batches(self) -> Generator[dict[str, Any], None, None]:

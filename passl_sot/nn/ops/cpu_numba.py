@@ -1,4 +1,4 @@
-"""Compiled loops for a CPU, where numba is installed (``pip install .[fast]``).
+"""Compiled loops for a CPU, where numba is installed.
 
 Paddle's depth-wise convolution takes several times as long as the memory traffic it stands for, and the GELU
 before it another few passes. Here both are one loop over a map that stays in the cache. For float32 outside
