@@ -116,7 +116,12 @@ class Predictor:
         rows: Iterator[dict] = iter(())
         if samples:
             batch = {name: paddle.to_tensor(array) for name, array in self.task.collate(samples).items()}
-            rows = iter(self.task.decode(self.model(*self.task.inputs(batch)), self.top_k))
+            try:
+                outputs = self.model(*self.task.inputs(batch))
+            except ValueError as fault:  # of an input's size
+                message = f"the checkpoint prepares inputs that its model doesn't take: {fault}"
+                raise CheckpointError(message) from fault
+            rows = iter(self.task.decode(outputs, self.top_k))
         for path, sample, error in prepared:
             values = {} if sample is None else next(rows)
             yield self.task.row(path=path, error=error, **values)
@@ -189,7 +194,8 @@ def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     write = _write_json if path.suffix == ".json" else _write_csv
-    replace_atomically(path, lambda file: write(predictions, Path(file.name)))
+    # The file itself, which by its name could be another by now.
+    replace_atomically(path, lambda file: write(predictions, Path(f"/dev/fd/{file.fileno()}")))
 
 
 def _write_json(predictions: Sequence[Prediction], path: Path) -> None:

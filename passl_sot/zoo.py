@@ -80,19 +80,13 @@ def create_model(
     from passl_sot.modeling.classifier import FeatureMaps
     from passl_sot.modeling.schema import read_model
 
-    for key, ours in _OF_TIMM.items():
-        if key in options:
-            raise TypeError(f"create_model has no {key} here: {ours}")
     if out_indices is not None and not features_only:
         raise ValueError("out_indices chooses among feature maps: write features_only=True too")
     if pretrained:
         weights = _file_of(name, pretrained, weights)
-    sizes = {"in_chans": in_chans, "img_size": img_size, "drop_path_rate": drop_path_rate}
-    settings: dict[str, Any] = {f"architecture.{key}": value for key, value in {**sizes, **options}.items()}
-    settings["head.num_classes"] = num_classes or None
-    # As after -o, so that what refers to one of them follows; of the file only the `model:` section is read.
-    given = [f"model.{k}={json.dumps(v, default=str)}" for k, v in settings.items() if v is not None]
-    section = read_model(name, given)
+    options |= {"in_chans": in_chans, "img_size": img_size, "drop_path_rate": drop_path_rate}
+    # Of the file only the `model:` section is read, so files without data will do.
+    section = read_model(name, _overrides(num_classes or None, options))
     model = section.build()
     if weights is not None:
         other_head = num_classes is not None or features_only
@@ -106,6 +100,16 @@ def create_model(
     maps.weights_report = model.weights_report
     maps.eval()
     return maps
+
+
+def _overrides(num_classes: int | None, options: dict[str, Any]) -> list[str]:
+    """Settings of the head and the backbone as after -o, so that what refers to one of them follows."""
+    for key, ours in _OF_TIMM.items():
+        if key in options:
+            raise TypeError(f"create_model has no {key} here: {ours}")
+    settings = {f"architecture.{key}": value for key, value in options.items()}
+    settings["head.num_classes"] = num_classes
+    return [f"model.{k}={json.dumps(v, default=str)}" for k, v in settings.items() if v is not None]
 
 
 def _file_of(name: str | Path, pretrained: bool | str | Path, weights: str | Path | None) -> str | Path:

@@ -3,7 +3,6 @@
 Importing this package doesn't import paddle; `build_dataloader` does.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +20,7 @@ from passl_sot.data.transforms.compose import build_transforms
 from passl_sot.data.transforms.mixup import Mixup as Mixup
 from passl_sot.data.validate import check_data
 from passl_sot.imageio.errors import ImageError as ImageError
+from passl_sot.utils.environment import launcher_number
 
 if TYPE_CHECKING:
     from passl_sot.data.loader.loader import DataLoader
@@ -80,7 +80,7 @@ def build_dataloader(
         raise ValueError(f"seed is {seed}; it must be 0 or more")
     section = cfg if isinstance(cfg, SplitSection) else make_section(SplitSection, cfg)
     # The processes on this machine, which share its cores; Paddle's launcher tells how many.
-    local_size = int(os.environ.get("PADDLE_LOCAL_SIZE", world_size))
+    local_size = launcher_number("PADDLE_LOCAL_SIZE", world_size)
     if worker_count(section.loader.num_workers, local_size):
         start_server()  # it gets ready while the data are listed
     if dataset is None:

@@ -25,6 +25,7 @@ from paddle.distributed import fleet
 from passl_sot.config import ConfigError, Fault, zh
 from passl_sot.launch.process_group import JOIN_LIMIT, JoinError, check_gpu, choose_network, joining
 from passl_sot.nn.batch_norm import synchronize_batch_norm
+from passl_sot.utils.environment import launcher_number
 from passl_sot.utils.logger import get_logger, progress_bar
 
 # Seconds: between two signs of life of a process, and without one until the others give it up.
@@ -214,15 +215,16 @@ def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World
         )
         raise ConfigError([Fault("distributed.sharding", message)])
     environment = os.environ
-    size = int(environment.get("PADDLE_TRAINERS_NUM", "1"))
+    size = launcher_number("PADDLE_TRAINERS_NUM", 1)
     if size == 1:
         return World()
+    rank = launcher_number("PADDLE_TRAINER_ID", least=0, most=size - 1)
+    machines = launcher_number("PADDLE_NNODES", 1)
     if gloo:
         choose_network(environment.get("PADDLE_CURRENT_ENDPOINT", "").rsplit(":", 1)[0])
     strategy = fleet.DistributedStrategy()
     if sharding == 1:
         strategy.hybrid_configs = {"dp_degree": 1, "mp_degree": 1, "pp_degree": 1, "sharding_degree": size}
-    rank = int(environment["PADDLE_TRAINER_ID"])
     master = environment.get("PADDLE_MASTER", "")
     with joining(rank, size, master, limit):
         # It lists the CPU settings as "Modified FLAGS detected".
@@ -234,7 +236,6 @@ def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World
     if ones.item() != size:
         raise JoinError(f"{size} processes were started and the sum of a one from each is {ones.item():g}")
     _send_at_once()
-    machines = int(environment.get("PADDLE_NNODES", "1"))
     if machines > 1:
         _keep_alive(rank, master)
     return World(rank=rank, size=size, machines=machines, gloo=gloo, sharding=sharding)

@@ -11,6 +11,7 @@ from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.resume import Fill, accept_changes, accept_data
 from passl_sot.engine.run_dir import RunFolder
 from passl_sot.engine.schema import Experiment
+from passl_sot.engine.train_state import check_run_card
 from passl_sot.engine.trainer import Trainer
 from passl_sot.tasks.base import build_task, check_card, model_section_of
 from passl_sot.utils.logger import RESULT, get_logger
@@ -83,7 +84,7 @@ def _check_start(experiment: Experiment, parts: Parts, folder: Path, args, pretr
         log.info("would start from %s", text)
     elif args.resume:
         auto = args.resume == "auto"
-        saved = RunFolder(folder).latest() if auto else read_checkpoint(args.resume, check_card)
+        saved = RunFolder(folder).latest() if auto else read_checkpoint(args.resume, check_run_card)
         if saved is None:
             if args.evaluate_only:
                 raise CheckpointError(f"nothing to evaluate: {folder} holds no checkpoint")

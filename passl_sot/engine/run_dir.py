@@ -15,7 +15,7 @@ import numpy as np
 import paddle
 
 from passl_sot.config import zh
-from passl_sot.tasks.base import check_card
+from passl_sot.engine.train_state import check_run_card
 from passl_sot.utils.files import replace_atomically
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
@@ -57,7 +57,7 @@ class RunFolder:
             if saved is None:
                 log.info("nothing to resume in %s: a new run", self.path)
         elif resume is not None:
-            saved = ckpt.read_checkpoint(resume, check_card)
+            saved = ckpt.read_checkpoint(resume, check_run_card)
         # Resuming another folder's checkpoint begins a run here, which must not cover one.
         own = saved is not None and saved.path.resolve().parent == self.path.resolve()
         if (self.path / "last.safetensors").exists() and not own:
@@ -69,7 +69,7 @@ class RunFolder:
 
     def latest(self) -> ckpt.Checkpoint | None:
         """The newest whole checkpoint here; None where there is none."""
-        return ckpt.find_latest(self.path, log.warning, check_card)
+        return ckpt.find_latest(self.path, log.warning, check_run_card)
 
     def claim(self) -> None:
         """Makes the folder, sees that it can be written to, and keeps other runs out until `close`.

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.learning_check import LearningCheck
 from passl_sot.engine.nan_check import NonFiniteError, first_nonfinite
-from passl_sot.engine.resume import Fill, accept_changes, accept_data, begin
+from passl_sot.engine.resume import Fill, accept_changes, accept_data, begin, header_of, other_keys
 from passl_sot.engine.run_dir import RunFolder, memory_gb
 from passl_sot.engine.schema import Experiment
 from passl_sot.engine.train_state import StopRequest, seed_all
@@ -116,6 +115,9 @@ class Trainer:
             step = self.progress.step if saved else None
             self.folder.open_metrics(step, visualdl=experiment.log.visualdl)
         self.best_by = self._choose_best_by()
+        differing = saved and other_keys(saved, self._header())
+        if differing:
+            self._say("%s", differing)
         for line in self.parts.describe(self.folder.path):
             self._say("%s", line)
 
@@ -362,23 +364,20 @@ class Trainer:
         if best and self.world.is_main:
             ckpt.copy_checkpoint(last, self.folder.best)
 
+    def _header(self) -> dict:
+        """The JSON part of a checkpoint written now."""
+        position = header_of(self.parts, self.experiment, self.progress, self.ema)
+        return {**self.folder.info, "best_by": self.best_by, **position}
+
     def _save(self) -> Path:
         last = self.folder.path / "last.safetensors"
         # With sharding each process holds its own part of the optimizer's state: all must take part.
         optimizer = self.world.gather_dict(lambda: state.optimizer_arrays(self.parts.optimizer, self.model))
         if self.world.is_main:
-            meta = {
-                **self.folder.info,
-                "progress": asdict(self.progress),
-                "sampler": self.train_loader.sampler.state_dict(),
-                "ema_updates": self.ema.updates if self.ema else 0,
-                "best_by": self.best_by,
-                "config": self.experiment.to_dict(),
-                **self.task.describe(),
-            }
             average = self.ema.average if self.ema else None
             arrays = state.training_arrays(self.model, average, optimizer)
-            ckpt.write_checkpoint(last, {**arrays, **self.identity}, meta, previous=self.folder.previous)
+            arrays |= self.identity
+            ckpt.write_checkpoint(last, arrays, self._header(), previous=self.folder.previous)
             interval = self.experiment.checkpoint.interval
             epoch = self.progress.epoch
             if interval and self.progress.batches == 0 and epoch % interval == 0:

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -75,7 +76,10 @@ def supervise() -> int | None:
     if REPORT in environment:
         end_with_parent(signal.SIGKILL)
         return None
-    several = int(environment.get("PADDLE_TRAINERS_NUM", "1")) > 1
+    numbers = ("PADDLE_TRAINERS_NUM", "PADDLE_TRAINER_ID", "PADDLE_LOCAL_SIZE")
+    given = [environment.get(name, "") for name in numbers]
+    # What is no number the process itself will tell of.
+    several = all(re.fullmatch("[0-9]{1,10}", text) for text in given) and int(given[0]) > 1
     # Other starters than Paddle's launcher give no folder that the processes share.
     if not several or not {"PADDLE_LOG_DIR", "POD_NAME"} <= environment.keys():
         return None

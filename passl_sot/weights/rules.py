@@ -230,8 +230,11 @@ class Swin(KeyRules):
         """A bias table of another window, interpolated as the authors' loading does it."""
         if not name.endswith(".relative_position_bias_table") or array.ndim != 2:
             return array
-        _, stage, _, block, *_ = name.split(".")
-        window = self.backbone.layers[int(stage)].blocks[int(block)].attn.window
+        try:
+            _, stage, _, block, *_ = name.split(".")
+            window = self.backbone.layers[int(stage)].blocks[int(block)].attn.window
+        except (ValueError, IndexError):
+            return array  # of a block that this model doesn't have
         side = math.isqrt(len(array))
         if side * side != len(array) or side % 2 == 0:
             raise ValueError(f"a bias table of {len(array)} rows is for no square window")
@@ -263,7 +266,7 @@ class T2TViT(KeyRules):
         in_chans = self.backbone.in_chans
         first, _, rest = name.partition("attention1.")
         columns = array.shape[-1] if array.ndim else 0
-        if first != "tokens_to_token." or columns % _WINDOW or columns == _WINDOW * in_chans:
+        if first != "tokens_to_token." or columns in (0, _WINDOW * in_chans) or columns % _WINDOW:
             return array
         # Named kqv in the performer, attn.qkv in the transformer.
         if rest in ("kqv.weight", "attn.qkv.weight"):
