@@ -46,7 +46,7 @@ def train(argv: list[str] | None = None) -> int:
             return status
     note = tune(not args.no_tune)
 
-    def work() -> None:
+    def work() -> int | None:
         from passl_sot.cli.data_folder import overrides_for
         from passl_sot.engine.schema import load_config
         from passl_sot.zoo import find_config, load_weights
@@ -77,6 +77,7 @@ def train(argv: list[str] | None = None) -> int:
         elif args.evaluate_only:
             evaluate_run(experiment, weights_to_evaluate(folder, args), None, world)
         else:
-            train_run(experiment, folder, world, args, pretrained)
+            return train_run(experiment, folder, world, args, pretrained)
+        return None
 
     return guarded(work)

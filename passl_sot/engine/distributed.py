@@ -59,6 +59,11 @@ class World:
         self.barrier()
         return _all_reduce(paddle.to_tensor(array)).numpy()
 
+    def mean(self, figures: dict[str, float]) -> dict[str, float]:
+        """The mean over all processes of each figure, on each of them; names are the same everywhere."""
+        sums = self.sum(np.array(list(figures.values()), np.float64))
+        return dict(zip(figures, (sums / self.size).tolist(), strict=True))
+
     def wait_for_all(self) -> None:
         """Processes wait here, without a time limit, until all have come."""
         if self.size == 1:
@@ -112,7 +117,7 @@ class World:
         return tqdm(disable=disabled, mininterval=interval, leave=False, dynamic_ncols=True, **options)
 
     def distribute(self, model: paddle.nn.Layer, optimizer) -> tuple:
-        """Wraps model and optimizer by fleet; gradients are then averaged over the processes."""
+        """Wraps model and optimizer; gradients are then averaged over the processes."""
         if self.size == 1:
             return model, optimizer
         self.barrier()
@@ -123,7 +128,7 @@ class World:
             # Every process still gets the whole gradient, so its norm, clipping and the skipping of updates
             # are the same; its optimizer updates a part of the parameters and alone keeps their state.
             return paddle.DataParallel(model), fleet.distributed_optimizer(optimizer)
-        return fleet.distributed_model(model), fleet.distributed_optimizer(optimizer)
+        return paddle.DataParallel(model), optimizer
 
     def synchronize_batch_norm(self, model: paddle.nn.Layer) -> None:
         """Has BatchNorm layers take their statistics from the batches of all processes."""
@@ -220,13 +225,17 @@ def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World
         return World()
     if gloo:
         choose_network(environment.get("PADDLE_CURRENT_ENDPOINT", "").rsplit(":", 1)[0])
-    strategy = fleet.DistributedStrategy()
-    if sharding == 1:
-        strategy.hybrid_configs = {"dp_degree": 1, "mp_degree": 1, "pp_degree": 1, "sharding_degree": size}
     rank = int(environment["PADDLE_TRAINER_ID"])
     master = environment.get("PADDLE_MASTER", "")
     with joining(rank, size, master, limit):
-        fleet.init(is_collective=True, strategy=strategy)
+        # One group, where fleet would make two: the second looks for its members' addresses under the keys
+        # of the first, and a process that is ahead finds the old ones, of ports that are closed by now.
+        dist.init_parallel_env()
+        if sharding == 1:
+            strategy = fleet.DistributedStrategy()
+            degrees = {"dp_degree": 1, "mp_degree": 1, "pp_degree": 1, "sharding_degree": size}
+            strategy.hybrid_configs = degrees
+            fleet.init(is_collective=True, strategy=strategy)
         ones = _all_reduce(paddle.ones([1]))
     # A wrong sum here would be wrong gradients later.
     if ones.item() != size:

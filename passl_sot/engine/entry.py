@@ -12,6 +12,7 @@ from passl_sot.engine.resume import Fill, accept_changes
 from passl_sot.engine.run_dir import RunFolder
 from passl_sot.engine.schema import Experiment
 from passl_sot.engine.trainer import Trainer
+from passl_sot.launch.supervisor import STOPPED
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.tasks.base import build_task, check_card, model_section_of
 from passl_sot.utils.logger import get_logger
@@ -21,8 +22,12 @@ from passl_sot.weights.checkpoint import CheckpointError, read_checkpoint, read_
 log = get_logger()
 
 
-def train_run(experiment: Experiment, folder: Path, world: World, args, pretrained: Fill | None) -> None:
-    """Trains in `folder`; `args` are the command line's, `pretrained` fills a model by `--pretrained`."""
+def train_run(experiment: Experiment, folder: Path, world: World, args, pretrained: Fill | None) -> int:
+    """Trains in `folder`; `args` are the command line's, `pretrained` fills a model by `--pretrained`.
+
+    Returns:
+        The exit status: 0, or 128 and the number of the signal that stopped the run.
+    """
     trainer = Trainer(
         experiment,
         folder,
@@ -39,6 +44,7 @@ def train_run(experiment: Experiment, folder: Path, world: World, args, pretrain
         words = trainer.task.words
         best = f"{trainer.progress.best:.2f}{words.unit}"
         log.info("finished: best %s %s; files in %s", words.score, best, trainer.folder.path)
+    return STOPPED.get(trainer.stopped_by, 0)
 
 
 def weights_to_evaluate(folder: Path, args) -> str:
@@ -69,13 +75,17 @@ def check_run(experiment: Experiment, folder: Path, world: World, args, pretrain
     train, val = parts.train_loader.dataset, parts.val_loader.dataset
     items = parts.task.describe_items(train)
     log.info("config and data are in order: %d training, %d validation %s", len(train), len(val), items)
-    _check_start(experiment.to_dict(), parts.model, folder, args, pretrained)
+    _check_start(experiment, parts.model, folder, args, pretrained)
     for line in describe_run(experiment, parts, world.size):
         log.info(line)
 
 
-def _check_start(settings: dict, model: Classifier, folder: Path, args, pretrained: Fill | None) -> None:
+def _check_start(
+    experiment: Experiment, model: Classifier, folder: Path, args, pretrained: Fill | None
+) -> None:
     """Tries the weights that the command line names."""
+    if not args.resume:
+        experiment.check_new_run()
     if pretrained:
         pretrained(model)
     if args.init_from:
@@ -87,9 +97,10 @@ def _check_start(settings: dict, model: Classifier, folder: Path, args, pretrain
         if saved is None:
             if args.evaluate_only:
                 raise CheckpointError(f"nothing to evaluate: {folder} holds no checkpoint")
+            experiment.check_new_run()
             log.info("nothing to resume in %s: it would be a new run", folder)
             return
-        changes = accept_changes(saved, settings, args.resume_override)
+        changes = accept_changes(saved, experiment.to_dict(), args.resume_override)
         state.load_model(model, saved.part("model"), str(saved.path))
         if changes:
             changes = f" with other settings:\n{changes}"
