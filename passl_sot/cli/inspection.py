@@ -80,7 +80,9 @@ def _show(text: str) -> None:
 def benchmark(argv: list[str] | None = None) -> int:
     """`tools/benchmark.py`: speed and memory of a model, beside another program's in the same run."""
     parser = make_parser("benchmark", "Time a model on this device.")
-    parser.add_argument("--mode", choices=("infer", "train", "data"), default="infer")
+    parser.add_argument("--mode", choices=("infer", "train", "data", "processes"), default="infer")
+    several = "in mode processes: train with so many, beside one at the same global batch (default 2)"
+    parser.add_argument("--nproc", type=int, default=2, help=several)
     parser.add_argument("--batch", type=int, default=8, help="images per batch (default 8)")
     parser.add_argument("--repeats", type=int, default=10, help="batches that count (default 10)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -93,11 +95,14 @@ def benchmark(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if min(args.batch, args.repeats) < 1:
         parser.error("--batch and --repeats must be at least 1")
+    if args.mode == "processes" and (args.nproc < 1 or args.batch % args.nproc):
+        parser.error("--batch must be a multiple of --nproc")
     note = tune(not args.no_tune)
 
     def run() -> None:
         from passl_sot.bench.data import measure_data
         from passl_sot.bench.model import measure
+        from passl_sot.bench.processes import measure_processes
         from passl_sot.engine.distributed import start
         from passl_sot.engine.schema import load_config
         from passl_sot.zoo import find_config
@@ -107,6 +112,9 @@ def benchmark(argv: list[str] | None = None) -> int:
         options = {"batch": args.batch, "repeats": args.repeats, "compare": args.compare}
         if args.mode == "data":
             result = measure_data(experiment, **options, peer_python=args.peer_python)
+        elif args.mode == "processes":
+            del options["compare"]
+            result = measure_processes(experiment, processes=args.nproc, **options)
         else:
             result = measure(experiment, mode=args.mode, **options)
         if args.json:

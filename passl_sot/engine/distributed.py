@@ -52,11 +52,15 @@ class World:
         """Whether this process writes files and talks."""
         return self.rank == 0
 
-    def sum(self, array: np.ndarray) -> np.ndarray:
-        """Sum of `array` (int64 or float64, one shape everywhere) over all processes, on each of them."""
+    def sum(self, array: np.ndarray, *, met: bool = False) -> np.ndarray:
+        """Sum of `array` (int64 or float64, one shape everywhere) over all processes, on each of them.
+
+        `met`: all are known to be here, as they have just exchanged something else.
+        """
         if self.size == 1:
             return array
-        self.barrier()
+        if not met:
+            self.barrier()
         return _all_reduce(paddle.to_tensor(array)).numpy()
 
     def mean(self, figures: dict[str, float]) -> dict[str, float]:
@@ -128,7 +132,12 @@ class World:
             # Every process still gets the whole gradient, so its norm, clipping and the skipping of updates
             # are the same; its optimizer updates a part of the parameters and alone keeps their state.
             return paddle.DataParallel(model), fleet.distributed_optimizer(optimizer)
-        return paddle.DataParallel(model), optimizer
+        if not self.gloo:
+            return paddle.DataParallel(model), optimizer
+        # In one piece, at the end of the backward pass: gloo sums on the same cores, so nothing is gained by
+        # an earlier start, and for each piece the processes wait for each other.
+        whole = 1 + sum(int(p.size) for p in model.parameters()) * 8 // 2**20  # MB, in float64 too
+        return paddle.DataParallel(model, comm_buffer_size=whole, last_comm_buffer_size=whole), optimizer
 
     def synchronize_batch_norm(self, model: paddle.nn.Layer) -> None:
         """Has BatchNorm layers take their statistics from the batches of all processes."""
@@ -146,17 +155,17 @@ class World:
         return model.no_sync() if self.size > 1 and more else nullcontext()
 
     def _wait(self, done: Callable[[], bool]) -> None:
-        """Asks until it is so, in steps that grow to 50 ms.
+        """Asks until it is so: soon again at first, then later and later, so that little time is lost.
 
         Raises:
             RuntimeError: A process has fallen silent. On one machine the supervisors notice before.
         """
-        pause = 1e-4  # seconds; most waits are short
         heard = None
-        asked = time.monotonic()
+        began = asked = time.monotonic()
         while not done():
-            time.sleep(pause)
-            pause = min(1.5 * pause, 0.05)
+            time.sleep(
+                min(max(0.05 * (time.monotonic() - began), 1e-4), 0.05)
+            )  # seconds; most waits are short
             if self.machines > 1 and time.monotonic() - asked > _SILENT:
                 asked = time.monotonic()
                 counts = [_add(f"passl_sot/alive/{rank}", 0) for rank in range(self.size)]

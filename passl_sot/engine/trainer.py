@@ -79,6 +79,7 @@ class Trainer:
         self.model = self.parts.model
         self.task = self.parts.task
         self.trained = [p for p in self.model.parameters() if not p.stop_gradient]
+        self.statistics = running_statistics(self.model, self.parts.frozen)
         self.schedules = (self.model.set_epoch, self.task.set_epoch)
         self.progress, self.ema = begin(self.parts, experiment.ema, saved, init_from, pretrained, self._say)
         if saved and world.is_main:
@@ -197,7 +198,7 @@ class Trainer:
                     group = min(accumulate, len(loader) - index)  # the last group of an epoch may be smaller
                     at = (epoch, update / self.updates_per_epoch, self.experiment.epochs)
                     rate = set_rates(parts.optimizer, parts.groups, parts.schedule, at, self.plan.lr_factor)
-                    statistics = running_statistics(self.model, parts.frozen)
+                    statistics = [(tensor, tensor.clone()) for tensor in self.statistics]
                     loss_sum = 0.0
                 last = index % accumulate == group - 1
                 with self.world.accumulating(self.net, more=not last):
@@ -231,7 +232,7 @@ class Trainer:
         norm = global_grad_norm(self.trained)
         if self.parts.factory.clip_grad:
             clip_by_global_norm(self.trained, norm, self.parts.factory.clip_grad)
-        bad, stop = self._agree(not math.isfinite(loss + norm), self.stop.signal)
+        bad, stop = self._agree(not math.isfinite(loss + norm), self.stop.signal, met=True)
         curable = precision.update_loss_scale(bad, self.progress)
         if bad:
             self._skip(statistics, batch, curable)
@@ -244,13 +245,16 @@ class Trainer:
         self.progress.step += 1
         return norm, stop
 
-    def _agree(self, bad: bool, stop: int) -> tuple[bool, int]:
-        """Makes one decision of all processes: skip if any has a bad update, stop if any was told to."""
+    def _agree(self, bad: bool, stop: int, *, met: bool = False) -> tuple[bool, int]:
+        """Makes one decision of all processes: skip if any has a bad update, stop if any was told to.
+
+        `met`: they have just exchanged their gradients.
+        """
         if self.world.size == 1:
             return bad, stop
         files = self.train_loader.bad_files
         told = [stop == number for number in STOPPED]
-        bads, pending, *told = self.world.sum(np.array([bad, len(files.pending), *told], np.int64))
+        bads, pending, *told = self.world.sum(np.array([bad, len(files.pending), *told], np.int64), met=met)
         if pending:
             found = self.world.gather_objects(files.pending)
             files.settle([entry for entries in found for entry in entries], name=self.world.is_main)
@@ -384,8 +388,8 @@ def set_training_mode(net: nn.Layer, mode: TrainingMode) -> None:
                 layer.eval()
 
 
-def running_statistics(model: nn.Layer, frozen: Container[str]) -> list[tuple[paddle.Tensor, paddle.Tensor]]:
-    """Each buffer that training changes, and a copy of it."""
+def running_statistics(model: nn.Layer, frozen: Container[str]) -> list[paddle.Tensor]:
+    """The buffers that training changes."""
     # A forward pass on bad numbers spoils BatchNorm's running statistics, which no skipped update undoes.
     entries = [tensor for name, tensor in model.state_dict().items() if name not in frozen]
-    return [(t, t.clone()) for t in entries if t.stop_gradient and paddle.is_floating_point(t)]
+    return [t for t in entries if t.stop_gradient and paddle.is_floating_point(t)]

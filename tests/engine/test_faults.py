@@ -56,10 +56,10 @@ KILL_AT_AN_UPDATE = """
 from passl_sot.engine.trainer import Trainer
 agree = Trainer._agree
 
-def meet_with_it(self, *args):
+def meet_with_it(self, *args, **more):
     if self.progress.step == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return agree(self, *args)
+    return agree(self, *args, **more)
 
 Trainer._agree = meet_with_it
 """
@@ -308,11 +308,11 @@ def at_the_third_update(monkeypatch):
     def arrange(accident) -> None:
         agree, done = Trainer._agree, []
 
-        def meet_with_it(self, *args):
+        def meet_with_it(self, *args, **more):
             if self.progress.step == 2 and not done:
                 done.append(True)
                 accident([process.pid for process in multiprocessing.active_children()])
-            return agree(self, *args)
+            return agree(self, *args, **more)
 
         monkeypatch.setattr(Trainer, "_agree", meet_with_it)
 

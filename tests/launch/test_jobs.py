@@ -42,29 +42,33 @@ AFTER_THE_CHECK = """
     classification.check_data = check_and_spoil
 """
 AT_AN_UPDATE = """
-    def meet_with_it(self, *args):
+    def meet_with_it(self, *args, **more):
         if self.world.rank == {rank} and self.progress.step == 4:
             {accident}
-        return agree(self, *args)
+        return agree(self, *args, **more)
 
     Trainer._agree = meet_with_it
 """
-# Its peer waits for it through the store, without a limit; in a collective, gloo would end it after 30 s.
+# At a batch its peer waits for it through the store, without a limit. Gloo would end a collective after 30 s.
 LATE = """
     from passl_sot.engine.distributed import World
-    wait = World._wait
+    wait, barrier = World._wait, World.barrier
 
     def tell(self, done):
         wait(self, lambda: Path("late").exists() and Path("waiting").touch() or done())
 
+    def come_late(self):
+        if self._meetings == 9:
+            Path("late").touch()
+            while not Path("waiting").exists():
+                time.sleep(0.01)
+        barrier(self)
+
     if os.environ["PADDLE_TRAINER_ID"] == "0":
         World._wait = tell
-
-    def come_late():
-        Path("late").touch()
-        while not Path("waiting").exists():
-            time.sleep(0.01)
-""" + AT_AN_UPDATE.format(rank=1, accident="come_late()")
+    else:
+        World.barrier = come_late
+"""
 SMALL = ("-o", "epochs=4", "dataloader.train.sampler.batch_size=4", "dataloader.train.loader.num_workers=1")
 
 
