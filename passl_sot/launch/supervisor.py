@@ -94,7 +94,11 @@ def supervise() -> int | None:
         # Processes of other machines would not learn of another attempt.
         attempts=_ATTEMPTS if environment.get("PADDLE_NNODES") == "1" else 1,
     )
-    return supervisor.run()
+    status = supervisor.run()
+    # The launcher, which sees another process end, may signal this one: its status would be lost.
+    for number in STOPPED:
+        signal.signal(number, signal.SIG_IGN)
+    return status
 
 
 @dataclass
@@ -116,7 +120,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Runs the child, again where it failed to connect; the exit status to leave with."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPED:
             signal.signal(number, self._forward)
         attempt = 1
         while True:

@@ -190,7 +190,15 @@ def test_a_storm_of_bad_files_ends_all_at_once(together, left_behind):
 def test_a_refused_connection_is_tried_again(together, left_behind, tmp_path):
     accident = f"""
     from paddle import distributed
-    init = distributed.init_parallel_env
+    from paddle.base import core
+    init, create = distributed.init_parallel_env, core.ProcessGroupGloo.create
+
+    def counted(*args):
+        with Path("{tmp_path}/groups." + os.environ["PADDLE_TRAINER_ID"]).open("a") as file:
+            file.write("x")
+        return create(*args)
+
+    core.ProcessGroupGloo.create = counted
 
     def refuse():
         attempts = Path("{tmp_path}/attempts." + os.environ["PADDLE_TRAINER_ID"])
@@ -205,6 +213,8 @@ def test_a_refused_connection_is_tried_again(together, left_behind, tmp_path):
     done = together("epochs=1", accident=accident)
     assert left_behind() == []
     assert (tmp_path / "attempts.1").read_text() == "xx"
+    # A second group would find addresses of the first in the store: the cause of refused connections.
+    assert (tmp_path / "groups.1").read_text() == "x"
     assert "error" not in done.stdout.lower() and "failed" not in done.stdout
     assert "Connection refused" not in done.stdout + done.logs
     assert done.returncode == 0 and "finished" in done.stdout, done.stdout
