@@ -32,7 +32,7 @@ class ModelEMA:
         """Takes in the model's weights as they are now."""
         for name, average in self.average.items():
             # As a step towards the weight, what never changes (frozen features) stays exactly as it is.
-            average.add_((at_least_float32(self._sources[name]) - average) * (1 - self.decay))
+            average.add_((at_least_float32(self._sources[name]) - average).scale_(1 - self.decay))
         self.updates += 1
 
     @contextmanager

@@ -37,7 +37,7 @@ class Schedule:
             `min_lr` as they are (DeiT, PiT, STViT).
     """
 
-    learning_rate: Positive
+    learning_rate: Annotated[float, Range(min=1e-12, max=1000)]
     warmup_epochs: NonNegative = 0
     warmup_lr: NonNegative = 1e-6
     warmup_prefix: bool = False
@@ -129,12 +129,19 @@ class FallingSchedule(Schedule):
     """A curve from the peak to `min_lr` over T epochs, and `min_lr` from there on (the cool-down).
 
     Attributes:
-        min_lr: Final rate.
+        min_lr: Final rate, at most `learning_rate`, or else a ValueError.
         T_max: T; null takes the run's `epochs` (less the warm-up with `warmup_prefix`).
     """
 
     min_lr: NonNegative = 1e-5
     T_max: Count | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_lr > self.learning_rate:
+            raise ValueError(
+                f"lr_scheduler.min_lr is {self.min_lr:g}, above learning_rate, {self.learning_rate:g}, so "
+                "the rate would rise: lower min_lr as well"
+            )
 
     def _after(self, t: float, epochs: float, peak: float, others: float) -> float:
         end = self.min_lr * others

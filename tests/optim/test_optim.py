@@ -196,9 +196,9 @@ def test_weights_come_back_after_an_error_inside():
 
 def test_values_out_of_range_are_refused():
     for section in ({"learning_rate": 0.0}, {"learning_rate": 1e-3, "reference_batch": 0}):
-        with pytest.raises(ValueError, match="must be"):
+        with pytest.raises(ValueError, match=r"must (be|lie)"):
             SCHEDULERS.build({"name": "CosineSchedule", **section})
-    with pytest.raises(ValueError, match="above 0"):
+    with pytest.raises(ValueError, match="at least 1e-06"):
         build_optimizer({"name": "AdamW", "clip_grad": 0.0})
 
 

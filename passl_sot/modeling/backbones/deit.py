@@ -11,7 +11,7 @@ works, non-square ones too; heads are layers of their own, so that any head fits
 
 import paddle
 
-from passl_sot.config import Count, Positive, Share, ShareByEpoch
+from passl_sot.config import Count, Positive, Share, ShareByEpoch, Width
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair
 from passl_sot.nn.patch_embed import PatchEmbed
@@ -36,7 +36,7 @@ class DeiT(PlainBackbone):
         img_size: Count | list[Count] = 224,
         patch_size: Count = 16,
         in_chans: Count = 3,
-        embed_dim: Count = 384,
+        embed_dim: Width = 384,
         depth: Count = 12,
         num_heads: Count = 6,
         mlp_ratio: Positive = 4.0,

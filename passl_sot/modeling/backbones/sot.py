@@ -14,7 +14,7 @@ process share nothing; dropouts are there, at 0 in every published recipe.
 
 import paddle
 
-from passl_sot.config import Count, Positive, Share, ShareByEpoch
+from passl_sot.config import Count, Positive, Share, ShareByEpoch, Width
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
@@ -39,7 +39,7 @@ class SoT(PlainBackbone):
         *,
         img_size: Count | list[Count] = 224,
         in_chans: Count = 3,
-        embed_dim: Count = 384,
+        embed_dim: Width = 384,
         depth: Count = 14,
         num_heads: Count = 6,
         mlp_ratio: Positive = 3.5,

@@ -23,7 +23,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.config import Count, Positive, Share, ShareByEpoch
+from passl_sot.config import Count, Positive, Share, ShareByEpoch, Width
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Stage, StagedBackbone, as_pair, halved
 from passl_sot.nn.block import Block
@@ -77,7 +77,7 @@ class Swin(StagedBackbone):
         img_size: Count | list[Count] = 224,
         patch_size: Count = 4,
         in_chans: Count = 3,
-        embed_dim: Count = 96,
+        embed_dim: Width = 96,
         depths: list[Count],
         num_heads: list[Count],
         window_size: Count | list[Count] = 7,

@@ -27,7 +27,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.config import Count, Positive, Share, ShareByEpoch
+from passl_sot.config import Count, Positive, Share, ShareByEpoch, Width
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Grid, PlainBackbone, as_pair, halved
 from passl_sot.nn.initializers import linear
@@ -82,7 +82,7 @@ class T2TViT(PlainBackbone):
         *,
         img_size: Count | list[Count] = 224,
         in_chans: Count = 3,
-        embed_dim: Count = 384,
+        embed_dim: Width = 384,
         depth: Count = 14,
         num_heads: Count = 6,
         mlp_ratio: Positive = 3.0,
