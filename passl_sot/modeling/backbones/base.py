@@ -15,12 +15,12 @@ from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.layers import DropPath, LayerNorm
 from passl_sot.nn.position import resize_parameter, resize_position_table, sinusoid_table
+from passl_sot.nn.precision import check_floats
 from passl_sot.nn.recompute import recompute_block
 
 Grid = tuple[int, int]
 
 _PREFIX_TOKENS = ("cls_token", "dist_token")
-_WHOLE_NUMBERS = (paddle.uint8, paddle.int8, paddle.int16, paddle.int32, paddle.int64, paddle.bool)
 
 
 def as_pair(img_size: int | Sequence[int]) -> tuple[int, int]:
@@ -45,23 +45,6 @@ def prepend(tokens: Sequence[paddle.Tensor], x_bnc: paddle.Tensor) -> paddle.Ten
 def _differs(got: Any, wanted: int) -> bool:
     # A traced graph has -1 or a variable for a size that it leaves open.
     return isinstance(got, int) and got >= 0 and got != wanted
-
-
-def check_floats(name: str, x: Any) -> None:
-    """Raise a TypeError that says what to do unless ``x`` is a tensor of floating-point numbers."""
-    kind = str(x.dtype).rpartition(".")[2] if hasattr(x, "dtype") else ""
-    normalized = "(x.astype('float32') / 255 - mean) / std"
-    cure = "with the recipe's mean and std, or give images to passl_sot.Predictor, which prepares them"
-    # A traced graph has tensors of another class.
-    if paddle.in_dynamic_mode() and not isinstance(x, paddle.Tensor):
-        if "float" in kind:
-            cure = "write model(paddle.to_tensor(x).astype('float32'))"
-        else:
-            cure = f"write model(paddle.to_tensor({normalized})) {cure}"
-        given = " ".join(filter(None, (type(x).__module__.partition(".")[0], type(x).__name__, kind)))
-        raise TypeError(f"{name} takes a paddle.Tensor of float32, got {given}: {cure}")
-    if x.dtype in _WHOLE_NUMBERS:
-        raise TypeError(f"{name} takes float32, got {kind} pixels: write model({normalized}) {cure}")
 
 
 class Backbone(nn.Layer):
