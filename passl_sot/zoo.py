@@ -60,8 +60,7 @@ def create_model(
 
     Args:
         name: One of `list_models()`, or the path of a YAML file.
-        pretrained: A file of weights, as `weights`. True is an error that says where to get one: none are
-            shipped.
+        pretrained: As `weights`. True is an error that says where to get some: none are shipped.
         num_classes: Other than the config's; the head's last layers are then new. 0 for none: the model
             gives the features [B, F] that they would take.
         in_chans: Channels of the images, other than the config's.
@@ -69,7 +68,7 @@ def create_model(
         drop_path_rate: Stochastic depth for training, other than the config's.
         features_only: Whether to build a `FeatureMaps` instead: its output is a list of maps [B, C, H', W'].
         out_indices: Which ones, as positions in its backbone's `feature_info`; None for all.
-        weights: See `load_weights`, whose CheckpointError it may raise; `model.weights_report` is its report.
+        weights: See `load_weights`; `model.weights_report` is its report.
         options: Further settings of the backbone, as under `model.architecture` in a config.
 
     Raises:
@@ -85,12 +84,11 @@ def create_model(
     if pretrained:
         weights = _file_of(name, pretrained, weights)
     options |= {"in_chans": in_chans, "img_size": img_size, "drop_path_rate": drop_path_rate}
-    # Of the file only the `model:` section is read, so files without data will do.
-    section = read_model(name, _overrides(num_classes or None, options))
-    model = section.build()
+    # Of the file only the `model:` section is read, so one without data will do.
+    model = read_model(name, _overrides(options, num_classes)).build()
     if weights is not None:
-        other_head = num_classes is not None or features_only
-        model.weights_report = load_weights(model, weights, new_head=other_head)
+        new_head = num_classes is not None or features_only
+        model.weights_report = load_weights(model, weights, new_head=new_head)
     if num_classes == 0:
         model.reset_classifier(0)
     model.eval()
@@ -102,14 +100,14 @@ def create_model(
     return maps
 
 
-def _overrides(num_classes: int | None, options: dict[str, Any]) -> list[str]:
-    """Settings of the head and the backbone as after -o, so that what refers to one of them follows."""
+def _overrides(architecture: dict[str, Any], num_classes: int | None) -> list[str]:
+    """Settings that aren't None as after `-o`, so that what refers to one of them follows it."""
     for key, ours in _OF_TIMM.items():
-        if key in options:
+        if key in architecture:
             raise TypeError(f"create_model has no {key} here: {ours}")
-    settings = {f"architecture.{key}": value for key, value in options.items()}
-    settings["head.num_classes"] = num_classes
-    return [f"model.{k}={json.dumps(v, default=str)}" for k, v in settings.items() if v is not None]
+    settings = {f"model.architecture.{key}": value for key, value in architecture.items()}
+    settings["model.head.num_classes"] = num_classes or None
+    return [f"{k}={json.dumps(v, default=str)}" for k, v in settings.items() if v is not None]
 
 
 def _file_of(name: str | Path, pretrained: bool | str | Path, weights: str | Path | None) -> str | Path:

@@ -11,11 +11,11 @@ import paddle
 from paddle import nn
 
 from passl_sot.config import value_of_epoch
-from passl_sot.modeling.pixels import check_floats
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.layers import DropPath, LayerNorm
 from passl_sot.nn.position import resize_parameter, resize_position_table, sinusoid_table
+from passl_sot.nn.precision import check_floats
 from passl_sot.nn.recompute import recompute_block
 
 Grid = tuple[int, int]
