@@ -323,7 +323,18 @@ def test_the_cheapest_advice_for_waiting(folder, split, workers, monkeypatch):
     assert ", so 4 workers wait for files" in loader.advice(rate / 2)
     assert "tools/benchmark.py --mode data shows" in loader.advice(1e9)
     monkeypatch.setattr(jit, "available", lambda: False)
-    assert loader.advice(1e9).endswith("pip install '.[fast]' (numba not installed)")
+    assert loader.advice(1e9).endswith("pip install numba")
+
+
+def test_the_advice_where_an_epoch_is_one_batch(folder, split):
+    """More workers wouldn't help: one makes the batch, and all else waits."""
+    loader = build_dataloader(split(folder({"a": 4}), batch_size=4), mode="train", seed=0)
+    for _ in range(16):
+        (_,) = loader
+    assert loader.advice(1e9).endswith(
+        "an epoch is one batch, which one worker makes while all else waits: a smaller "
+        "dataloader.train.sampler.batch_size lets batches be read ahead"
+    )
 
 
 def test_tensors_elsewhere_than_in_main_memory_are_copies(monkeypatch):
@@ -401,6 +412,6 @@ def test_without_the_extra_all_pixels_are_the_same_and_the_log_says_it(tmp_path,
     assert absent.stdout.split() == list(present["digests"](root))
     line = (
         "numba and simplejpeg not installed: images are prepared by Pillow, the same but slower; "
-        "pip install '.[fast]' / 安装 [fast] 可加快数据读取"
+        "pip install numba simplejpeg / 安装后可加快数据读取"
     )
     assert [text for text in absent.stderr.splitlines() if "not installed" in text] == [line]

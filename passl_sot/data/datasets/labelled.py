@@ -237,13 +237,14 @@ class LabelledImages(Dataset):
         missing = self.missing_speedups()
         if training and missing:
             _LOGGER.info(
-                "%s not installed: images are prepared by Pillow, the same but slower; pip install '.[fast]'"
+                "%s not installed: images are prepared by Pillow, the same but slower; pip install %s"
                 + zh("install_fast"),
                 " and ".join(missing),
+                " ".join(missing),
             )
 
     def missing_speedups(self) -> list[str]:
-        """Packages of the extra `[fast]` that aren't installed."""
+        """Packages that make it faster and aren't installed."""
         found = {"numba": jit.available(), "simplejpeg": jpeg.available()}
         return [name for name, there in found.items() if not there]
 

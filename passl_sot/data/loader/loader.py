@@ -109,6 +109,11 @@ class DataLoader:
         rate = 1 / max(float(np.median(self._item_seconds)), 1e-9)
         core = f"one core prepares {rate:.0f} {self.dataset.noun}s/s"
         said = f"{core}, and the model could take {items_per_s:.0f}"
+        if len(self) == 1:
+            return (
+                f"{said}, but an epoch is one batch, which one worker makes while all else waits: a smaller "
+                "dataloader.train.sampler.batch_size lets batches be read ahead"
+            )
         needed = math.ceil(items_per_s / rate)
         if self.num_workers < min(needed, self._cores):
             return f"{said}: set dataloader.train.loader.num_workers: {min(needed, self._cores)}"
@@ -120,7 +125,7 @@ class DataLoader:
             )
         missing = self.dataset.missing_speedups()
         if missing:
-            return f"{said}: pip install '.[fast]' ({' and '.join(missing)} not installed)"
+            return f"{said}: pip install {' '.join(missing)}"
         return f"{said}: tools/benchmark.py --mode data shows which step takes the time"
 
     def _batches(self) -> Generator[dict[str, Any], None, None]:

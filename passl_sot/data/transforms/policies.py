@@ -17,7 +17,7 @@ RandAugment (Cubuk et al., 2020) with the operations and magnitudes of timm's "i
 | Hue | turn, as a fraction of the color circle |
 | Blur | radius of `PIL.ImageFilter.GaussianBlur`, in pixels |
 
-Where numba is installed (``pip install .[fast]``) the loops of `kernels` carry them out, else Pillow does.
+Where numba is installed the loops of `kernels` carry them out, else Pillow does.
 """
 
 import functools

@@ -1,1 +1,1 @@
-"""Compiled loops, where numba is installed (``pip install .[fast]``); the same results."""
+"""Compiled loops, where numba is installed; the same results."""

@@ -1,4 +1,4 @@
-"""Compiled loops for a CPU, where numba is installed (``pip install .[fast]``).
+"""Compiled loops for a CPU, where numba is installed.
 
 Paddle's depth-wise convolution takes several times as long as the memory traffic it stands for, and the GELU
 before it another few passes. Here both are one loop over a map that stays in the cache. For float32 outside
@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle.autograd import PyLayer
+
+from passl_sot.imageio.kernels import jit
 
 try:
     import numba
@@ -38,14 +40,11 @@ _D5, _D6 = map(_F, (1.15285866e-05, 4.08214636e-07))
 
 
 def _compiled(function: Callable) -> Callable:
-    """``function`` compiled at its first call and kept on disk, where numba is installed."""
+    """As `jit.compiled`, where numba is installed."""
     if numba is None:
         return function
-    flags = {"nsz", "contract", "reassoc", "arcp"}  # not nnan, ninf: NaN and infinity must stay visible
-    try:
-        return numba.njit(error_model="numpy", fastmath=flags, cache=True)(function)
-    except RuntimeError:  # no folder to keep it in
-        return numba.njit(error_model="numpy", fastmath=flags)(function)
+    # Not nnan, ninf: NaN and infinity must stay visible.
+    return jit.compiled(function, fastmath={"nsz", "contract", "reassoc", "arcp"})
 
 
 @_compiled
