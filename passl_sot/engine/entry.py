@@ -128,16 +128,19 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
     loader = build_dataloader(split, mode="val", seed=0, rank=world.rank, world_size=world.size, dataset=val)
     shown = card.get("best_by", "raw")
     results = {}
-    for kind in sorted(by_kind, key=lambda k: k == shown):  # the one that the files show comes last
+    meters = {}
+    for kind in sorted(by_kind, key=lambda k: k != shown):  # the one that the files show comes first
         state.load_model(model, by_kind[kind], weights)
-        meter = evaluate(model, loader, task, world, description=f"eval {kind}", rows=True)
-        results[kind] = meter.result()
+        rows = kind == shown
+        meters[kind] = evaluate(model, loader, task, world, description=f"eval {kind}", rows=rows)
+        results[kind] = meters[kind].result()
         if world.is_main:
             log.info("%s  %s", kind, "  ".join(f"{k} {v:.4g}" for k, v in results[kind].items()))
     facts = {"weights": weights, "shown": shown}
+    meter = meters[shown]
     report = {**facts, **results[shown], **results, **task.details(meter)}
     if out and world.is_main:
-        files = task.write_files(meter, val, out.parent)
+        files = task.write_files(meter, val, out.parent, title=f"{Path(weights).name}: {shown} weights")
         report["files"] = [str(path) for path in files]
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -7,21 +7,25 @@ import platform
 import resource
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import paddle
 
 from passl_sot.config import zh
-from passl_sot.tasks.base import check_card
+from passl_sot.tasks.base import Words, check_card
+from passl_sot.utils.figure import Series, save_curves
 from passl_sot.utils.files import replace_atomically
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
 from passl_sot.weights import checkpoint as ckpt
 
 log = get_logger()
+# What of a row of the metrics says when it was measured; the rest is numbers.
+_PLACE = {"kind", "step", "epoch", "time"}
 
 
 class RunFolder:
@@ -118,7 +122,7 @@ class RunFolder:
             path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def open_metrics(self, resume_step: int | None, *, visualdl: bool) -> None:
-        """Begins `metrics.jsonl` and, if asked, VisualDL scalars of the same names and steps.
+        """Begins `metrics.jsonl` and, if asked, VisualDL scalars of the same names, steps and times.
 
         Rows after the update `resume_step` are dropped, so that a run that was cut off and resumed leaves one
         growing step axis; None begins a new file.
@@ -138,23 +142,69 @@ class RunFolder:
             from visualdl import LogWriter  # takes a second to import; eval and predict don't need it
         except ImportError:
             log.warning("no curves: pip install visualdl; %s is written all the same", path)
-        else:
-            self._visualdl = LogWriter(logdir=str(self.path / "visualdl"))
+            return
+        # VisualDL's page shows one file of a folder, so that one gets all that has been kept. Written anew it
+        # begins with the very bytes it had, and a page that is open goes on.
+        folder = self.path / "visualdl"
+        for old in folder.glob("*vdlrecords*"):
+            old.unlink()
+        self._visualdl = LogWriter(logdir=str(folder), file_name="vdlrecords.run.log", max_queue=1000)
+        for row in kept:
+            self._add_to_curves(row)
+        self._visualdl.flush()
 
     def write(self, kind: str, step: int, epoch: int, values: dict[str, float]) -> None:
         """Appends one row to the metrics; `kind` ("train", "val", "val_ema") groups the curves."""
         if self._metrics is None:
             return
         # JSON has no NaN; null keeps the row readable everywhere.
-        row = {"kind": kind, "step": step, "epoch": epoch, **values}
+        row = {"kind": kind, "step": step, "epoch": epoch, "time": round(time.time(), 3), **values}
         row.update({name: None for name, value in values.items() if not math.isfinite(value)})
         with ckpt.explained(self.path / "metrics.jsonl"):
             self._metrics.write(json.dumps(row) + "\n")
             self._metrics.flush()  # a run that is killed has its rows
         if self._visualdl:
-            for name, value in values.items():
-                self._visualdl.add_scalar(tag=f"{kind}/{name}", value=float(value), step=step)
+            self._add_to_curves(row)
             self._visualdl.flush()
+
+    def _add_to_curves(self, row: dict[str, Any]) -> None:
+        at = {"step": row["step"]}
+        if "time" in row:  # rows of older versions have none
+            at["walltime"] = round(1000 * row["time"])
+        for name, value in row.items():
+            if name not in _PLACE:
+                number = math.nan if value is None else float(value)
+                self._visualdl.add_scalar(tag=f"{row['kind']}/{name}", value=number, **at)
+
+    def draw_curves(self, words: Words, score: str, first: str) -> Path:
+        """Draws the run so far into `curves.png`: loss, a score and the rate over epochs; returns its path.
+
+        Args:
+            words: The task's.
+            score: Name of the score among the results of an evaluation.
+            first: Kind of weights ("raw", "ema") that is drawn first.
+        """
+        rows = read_metrics(self.path / "metrics.jsonl")
+        evaluations = sorted((row["step"], row["epoch"]) for row in rows if row["kind"] != "train")
+        # Evaluations stand at ends of epochs; a resumed run's epochs may have other numbers of updates.
+        known = np.array([(0, 0), *evaluations])
+
+        def curve(kind: str, name: str) -> Series:
+            found = [row for row in rows if row["kind"] == kind and name in row]
+            values = [math.nan if row[name] is None else row[name] for row in found]
+            return np.interp([row["step"] for row in found], *known.T).tolist(), values
+
+        kinds = sorted({row["kind"] for row in rows} - {"train"}, key=lambda kind: kind != f"val_{first}")
+        losses = {"train": curve("train", "loss")} | {kind: curve(kind, "loss") for kind in kinds}
+        panels = {
+            "loss": losses,
+            f"{words.score}{words.unit and f' ({words.unit.strip()})'}": {k: curve(k, score) for k in kinds},
+            "learning rate": {"train": curve("train", "lr")},
+        }
+        path = self.path / "curves.png"
+        with ckpt.explained(path):
+            save_curves(path, self.path.name, "epoch", panels)
+        return path
 
 
 def read_metrics(path: Path) -> list[dict]:

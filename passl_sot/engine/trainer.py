@@ -25,6 +25,7 @@ from passl_sot.engine.schema import Experiment
 from passl_sot.engine.train_state import StopRequest, TrainingMode, seed_all
 from passl_sot.optim.clip import clip_by_global_norm, global_grad_norm
 from passl_sot.optim.groups import set_rates
+from passl_sot.tasks.base import Meter
 from passl_sot.utils.logger import get_logger
 from passl_sot.weights import checkpoint as ckpt
 from passl_sot.weights import state
@@ -106,6 +107,9 @@ class Trainer:
             )
         self.stop = StopRequest()
         self.advice = ""  # on waiting for data, given once
+        # The newest evaluation of the weights that choose `best`, and the best one with its epoch.
+        self.meter: Meter | None = None
+        self.best: tuple[Meter, int] | None = None
         # The record of a run that is complete stays as it is.
         if world.is_main and not self._complete():
             self.folder.record(experiment.dump(), overrides, world.size)
@@ -163,6 +167,7 @@ class Trainer:
                     else:
                         self._keep_best(results[f"{self.best_by}_{self.task.score}"])
                 if progress.epoch >= epochs and not stop:
+                    self._draw()
                     return results
                 stop = stop or self._train_epoch(progress.epoch)
                 if not stop:
@@ -295,13 +300,15 @@ class Trainer:
         weights: dict[str, AbstractContextManager] = {"raw": nullcontext()}
         if self.ema:
             weights["ema"] = self.ema.applied()
-        for kind, applied in weights.items():
-            with applied, self.parts.precision.autocast():
+        for kind in sorted(weights, key=lambda kind: kind != self.best_by):
+            with weights[kind], self.parts.precision.autocast():
                 options = {"description": f"eval {kind}", "stop": self.stop}
                 meter = evaluate(self.model, self.val_loader, self.task, self.world, **options)
             if meter is None:
                 return None
             found[kind] = meter.result()
+            if kind == self.best_by:
+                self.meter = meter
         epoch = self.progress.epoch
         line = f"epoch {epoch}/{self.experiment.epochs}"
         for kind, values in found.items():
@@ -340,6 +347,23 @@ class Trainer:
             if self.advice:
                 self._say("%.0f %% of the time went by waiting for data: %s", 100 * wait, self.advice)
 
+    def _draw(self) -> None:
+        """Pictures of the run and of the best evaluation, in its folder."""
+        if not self.world.is_main:
+            return
+        words = self.task.words
+        # The best epoch may be from before the run was resumed.
+        meter, epoch = self.best or (self.meter, self.progress.epoch)
+        title = f"{self.folder.path.name}: {self.best_by} weights after epoch {epoch}"
+        try:
+            files = [self.folder.draw_curves(words, self.task.score, self.best_by)]
+            files += self.task.write_files(meter, self.val_loader.dataset, self.folder.path, title=title)
+        except Exception as error:
+            # Whatever is wrong with a font or a disk, the run is complete.
+            log.warning("the run's pictures can't be drawn: %s", error)
+        else:
+            log.info("drawn: %s", ", ".join(path.name for path in files))
+
     # -- checkpoints ------------------------------------------------------------------------------
 
     def _keep_best(self, score: float) -> None:
@@ -350,6 +374,7 @@ class Trainer:
         if best:
             self.progress.best = score
             self.progress.best_step = self.progress.step
+            self.best = (self.meter, self.progress.epoch)
         last = self._save()
         if best and self.world.is_main:
             ckpt.copy_checkpoint(last, self.folder.best)

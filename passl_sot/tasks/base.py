@@ -161,8 +161,8 @@ class Task:
         """Further entries of an evaluation's report."""
         return {}
 
-    def write_files(self, meter: Any, val: Any, folder: Path) -> list[Path]:
-        """Writes tables and pictures of an evaluation, of a meter with rows; returns their paths."""
+    def write_files(self, meter: Any, val: Any, folder: Path, *, title: str = "") -> list[Path]:
+        """Writes tables and pictures of an evaluation; returns their paths."""
         return []
 
     # -- prediction ---------------------------------------------------------------------------------

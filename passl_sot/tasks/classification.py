@@ -234,12 +234,15 @@ class ClassificationTask(Task):
         pairs = zip(self.class_names, meter.per_class(), strict=True)
         return {"per_class": [{"name": name, **row} for name, row in pairs]}
 
-    def write_files(self, meter: _Meter, val: LabelledImages, folder: Path) -> list[Path]:
-        """`per_class.csv` and `predictions.csv`; with one label each also `confusion.csv` and its picture."""
+    def write_files(self, meter: _Meter, val: LabelledImages, folder: Path, *, title: str = "") -> list[Path]:
+        """`per_class.csv`; with one label per image `confusion.csv` and its picture.
+
+        Also `predictions.csv`, with one label of a meter with rows.
+        """
         paths = [val.path(i) for i in range(len(val))]
         if isinstance(meter, MultiLabelMeter):
             return write_label_report(meter, self.class_names, paths, folder)
-        files = write_report(meter, self.class_names, folder)
+        files = write_report(meter, self.class_names, folder, title)
         if isinstance(meter, _RowMeter):
             files.append(folder / "predictions.csv")
             rows = zip(paths, meter.rows.tolist(), strict=True)

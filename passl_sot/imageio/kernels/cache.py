@@ -1,6 +1,6 @@
-"""numba's cache on disk, which one process of the machine fills at a time. Imported where numba is installed.
+"""numba's cache on disk, which one process of the machine fills at a time; to import where numba is.
 
-numba's own has no lock: workers that begin together on an empty cache compile the same loops, each for itself.
+numba's own has no lock: workers that begin together on an empty cache would all compile the same loops.
 """
 
 import contextlib
