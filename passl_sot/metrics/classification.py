@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from passl_sot.metrics.confusion_picture import save_confusion
-
 
 class ClassificationMeter:
     """Counts that add up over batches and processes: no average of averages. `k`, of top-k, is at most K."""
@@ -78,17 +76,14 @@ def class_rows(
     return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
 
 
-def write_report(
-    meter: ClassificationMeter, class_names: list[str], folder: Path, title: str = ""
-) -> list[Path]:
-    """Writes `per_class.csv`, `confusion.csv` and `confusion.png` into `folder`; returns their paths."""
+def write_report(meter: ClassificationMeter, class_names: list[str], folder: Path) -> list[Path]:
+    """Writes `per_class.csv` and `confusion.csv` into `folder`; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    per_class, confusion, picture = (folder / n for n in ("per_class.csv", "confusion.csv", "confusion.png"))
+    per_class, confusion = (folder / name for name in ("per_class.csv", "confusion.csv"))
     write_per_class(per_class, class_names, meter.per_class(), ("precision", "recall", "f1"))
     counts = zip(class_names, meter.confusion.tolist(), strict=True)
     write_table(confusion, ["true \\ predicted", *class_names], ([name, *row] for name, row in counts))
-    save_confusion(picture, meter.confusion, class_names, title)
-    return [per_class, confusion, picture]
+    return [per_class, confusion]
 
 
 def write_per_class(
