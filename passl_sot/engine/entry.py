@@ -102,7 +102,7 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
     A checkpoint brings its own model, preprocessing and class names; the config brings the data.
 
     Args:
-        out: `metrics.json`; the task's tables and pictures are written beside it.
+        out: `metrics.json`; the task's tables and pictures come beside it.
 
     Returns:
         The content of `out`: scores of the weights by which the run chose its best ("shown"), the results of
@@ -140,7 +140,8 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
     meter = meters[shown]
     report = {**facts, **results[shown], **results, **task.details(meter)}
     if out and world.is_main:
-        files = task.write_files(meter, val, out.parent, title=f"{Path(weights).name}: {shown} weights")
+        files = task.write_files(meter, val, out.parent)
+        files += task.draw(meter, out.parent, f"{Path(weights).name}: {shown} weights")
         report["files"] = [str(path) for path in files]
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

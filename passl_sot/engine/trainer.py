@@ -357,7 +357,7 @@ class Trainer:
         title = f"{self.folder.path.name}: {self.best_by} weights after epoch {epoch}"
         try:
             files = [self.folder.draw_curves(words, self.task.score, self.best_by)]
-            files += self.task.write_files(meter, self.val_loader.dataset, self.folder.path, title=title)
+            files += self.task.draw(meter, self.folder.path, title)
         except Exception as error:
             # Whatever is wrong with a font or a disk, the run is complete.
             log.warning("the run's pictures can't be drawn: %s", error)

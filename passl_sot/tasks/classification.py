@@ -15,7 +15,13 @@ from passl_sot.data import LabelledImages, build_dataset, build_transforms, chec
 from passl_sot.data.schema import DataSection
 from passl_sot.imageio.decode import read_image
 from passl_sot.imageio.errors import ImageError
-from passl_sot.metrics import ClassificationMeter, MultiLabelMeter, write_label_report, write_report
+from passl_sot.metrics import (
+    ClassificationMeter,
+    MultiLabelMeter,
+    save_confusion,
+    write_label_report,
+    write_report,
+)
 from passl_sot.metrics.classification import write_table
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.losses import CrossEntropyLoss
@@ -234,15 +240,12 @@ class ClassificationTask(Task):
         pairs = zip(self.class_names, meter.per_class(), strict=True)
         return {"per_class": [{"name": name, **row} for name, row in pairs]}
 
-    def write_files(self, meter: _Meter, val: LabelledImages, folder: Path, *, title: str = "") -> list[Path]:
-        """`per_class.csv`; with one label per image `confusion.csv` and its picture.
-
-        Also `predictions.csv`, with one label of a meter with rows.
-        """
+    def write_files(self, meter: _Meter, val: LabelledImages, folder: Path) -> list[Path]:
+        """`per_class.csv` and `predictions.csv`; with one label each also `confusion.csv`."""
         paths = [val.path(i) for i in range(len(val))]
         if isinstance(meter, MultiLabelMeter):
             return write_label_report(meter, self.class_names, paths, folder)
-        files = write_report(meter, self.class_names, folder, title)
+        files = write_report(meter, self.class_names, folder)
         if isinstance(meter, _RowMeter):
             files.append(folder / "predictions.csv")
             rows = zip(paths, meter.rows.tolist(), strict=True)
@@ -252,6 +255,14 @@ class ClassificationTask(Task):
             )
             write_table(files[-1], ["path", "label", "class", "name", "probability"], cells)
         return files
+
+    def draw(self, meter: _Meter, folder: Path, title: str) -> list[Path]:
+        """With one label each `confusion.png`."""
+        if isinstance(meter, MultiLabelMeter):
+            return []
+        path = folder / "confusion.png"
+        save_confusion(path, meter.confusion, self.class_names, title)
+        return [path]
 
     # -- prediction ---------------------------------------------------------------------------------
     def use_card(self, card: Mapping[str, Any]) -> None:

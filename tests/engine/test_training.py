@@ -156,7 +156,7 @@ def test_the_run_is_drawn_at_its_end_and_the_chosen_weights_come_first(experimen
     lines = [r.getMessage() for r in caplog.records]
     said = next(line for line in lines if line.startswith("epoch 3/3  ema "))
     assert re.search(r"^epoch 3/3  ema [\d.]+ % \(loss [\d.]+\)  raw [\d.]+ %", said)
-    assert "drawn: curves.png, per_class.csv, confusion.csv, confusion.png" in lines
+    assert "drawn: curves.png, confusion.png" in lines
     folder = trainer.folder.path
     kinds = [row["kind"] for row in read_metrics(folder / "metrics.jsonl") if row["kind"] != "train"]
     assert kinds == ["val_ema", "val_raw"] * 3

@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib import font_manager
+from PIL import Image
 
 from passl_sot.metrics.confusion_picture import confusion_figure, save_confusion
 
@@ -61,6 +62,13 @@ def test_odd_names_and_classes_without_images(tmp_path):
     assert named and bare(axes.get_yticklabels()) == ["a?b?", "x" * 27 + "…", ""]
     assert bare(axes.child_axes[0].get_yticklabels()) == ["no image", "75 % of 4", "no image"]
     save_confusion(tmp_path / "none.png", np.zeros((2, 2), np.int64), ["a", "b"])
+
+
+def test_a_thousand_classes_have_a_picture_without_names(tmp_path, caplog):
+    save_confusion(tmp_path / "c.png", np.eye(1000, dtype=np.int64), [f"猫{i}" for i in range(1000)])
+    with Image.open(tmp_path / "c.png") as picture:
+        assert 1000 < picture.width < 2000 and 1000 < picture.height < 2000
+    assert not caplog.records
 
 
 def test_chinese_names_are_drawn_or_numbered_and_never_boxes(tmp_path, monkeypatch, caplog, recwarn):
