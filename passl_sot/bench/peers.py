@@ -70,7 +70,6 @@ def _steps(name: str, job: dict, known: set[str]) -> dict[str, dict]:
 
 def timm_batches(job: dict) -> Iterator:
     """timm's transforms on Pillow images; mixed bytes are normalized and erased as its loader does."""
-    import numpy as np
     import torch
     from PIL import ImageOps
     from timm.data import FastCollateMixup, Mixup, create_transform
@@ -80,7 +79,9 @@ def timm_batches(job: dict) -> Iterator:
     # Its RandAugment may ask for 0 bits, at which Pillow 13 raises an error.
     ImageOps.posterize = lambda image, bits: posterize(image, max(1, bits))
     steps = _steps("timm", job, set(_STEPS))
-    late = "Normalize" in {step["name"] for step in job["batch_transforms"] or ()}
+    order = list(steps)
+    # Bytes are mixed by timm's loader, which then normalizes and erases batches; numbers by its script.
+    late = "Mixup" in steps and order.index("Mixup") < order.index("Normalize")
     normalize = steps["Normalize"]
     options = {"mean": normalize["mean"], "std": normalize["std"], "use_prefetcher": late}
     if "Resize" in steps:
@@ -106,22 +107,19 @@ def timm_batches(job: dict) -> Iterator:
         options |= {"re_prob": erase["prob"], "re_mode": erase["mode"], "re_count": erase["count"]}
     transform = create_transform(tuple(job["side"]), **options)
     mixing = {key: steps["Mixup"][key] for key in _STEPS["Mixup"]} if "Mixup" in steps else None
-    mix_bytes = mixing and late and list(steps).index("Mixup") < list(steps).index("Normalize")
-    collate = FastCollateMixup(**mixing) if mix_bytes else None
-    mix = Mixup(**mixing) if mixing and not mix_bytes else None
+    collate = FastCollateMixup(**mixing) if late else None
+    mix = Mixup(**mixing) if mixing and not late else None
     mean, std = (255 * torch.tensor(normalize[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     for images in _one_by_one(job, transform):
-        labels = [0] * len(images)
-        if collate:
-            batch, _ = collate(list(zip(images, labels, strict=True)))
-        else:
-            batch = torch.stack([torch.as_tensor(np.asarray(image)) for image in images])
         if late:
+            batch, _ = collate([(image, 0) for image in images])
             batch = batch.float().sub_(mean).div_(std)
             if erasing:
                 batch = erasing(batch)
-        if mix:
-            batch, _ = mix(batch, torch.tensor(labels))
+        else:
+            batch = torch.stack(images)
+            if mix:
+                batch, _ = mix(batch, torch.zeros(len(batch), dtype=torch.int64))
         yield batch
 
 
