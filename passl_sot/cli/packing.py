@@ -63,7 +63,7 @@ def _pack(args: argparse.Namespace, words: list[str]) -> int | None:
     from passl_sot.imageio.kernels import jit
 
     if args.tile_only and not jit.available():
-        return fail("--tile-only needs numba, which isn't installed: pip install numba")
+        return fail("--tile-only needs numba, which isn't installed: pip install 'passl_sot[fast]'")
     if args.tile_only:
         recipe = Recipe(kind="files", short_side=None)
     elif args.raw:

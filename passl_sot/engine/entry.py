@@ -140,10 +140,19 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
     meter = meters[shown]
     report = {**facts, **results[shown], **results, **task.details(meter)}
     if out and world.is_main:
+        # The scores first, whatever becomes of tables and pictures.
+        _write_json(out, report)
         files = task.write_files(meter, val, out.parent)
-        files += task.draw(meter, out.parent, f"{Path(weights).name}: {shown} weights")
+        try:
+            files += task.draw(meter, out.parent, f"{Path(weights).name}: {shown} weights")
+        except ImportError as error:
+            log.warning("no picture: %s; pip install matplotlib", error)
         report["files"] = [str(path) for path in files]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        _write_json(out, report)
         log.info("written: %s", ", ".join(map(str, (out, *files))))
     return report
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

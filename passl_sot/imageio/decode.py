@@ -1,7 +1,7 @@
 """Decoding and resizing: everything between a file on disk and an array of pixels.
 
 Published accuracies were measured with Pillow's decoder and its antialiased bicubic filter, and every result
-of `decode`, `open_image` and `resize` is Pillow's to the bit. With simplejpeg and numba, plain JPEG
+of `decode`, `open_image` and `resize` is Pillow's to the bit. With the extra `[fast]` installed, plain JPEG
 files are decoded through `jpeg`, no further than pixels are asked for, and compiled loops resize
 (`kernels.resize`). Pillow does all else.
 

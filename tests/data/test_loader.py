@@ -323,7 +323,7 @@ def test_the_cheapest_advice_for_waiting(folder, split, workers, monkeypatch):
     assert ", so 4 workers wait for files" in loader.advice(rate / 2)
     assert "tools/benchmark.py --mode data shows" in loader.advice(1e9)
     monkeypatch.setattr(jit, "available", lambda: False)
-    assert loader.advice(1e9).endswith("pip install numba")
+    assert loader.advice(1e9).endswith("pip install 'passl_sot[fast]' (numba not installed)")
 
 
 def test_the_advice_where_an_epoch_is_one_batch(folder, split):
@@ -412,6 +412,6 @@ def test_without_the_extra_all_pixels_are_the_same_and_the_log_says_it(tmp_path,
     assert absent.stdout.split() == list(present["digests"](root))
     line = (
         "numba and simplejpeg not installed: images are prepared by Pillow, the same but slower; "
-        "pip install numba simplejpeg / 安装后可加快数据读取"
+        "pip install 'passl_sot[fast]' / 安装 [fast] 可加快数据读取"
     )
     assert [text for text in absent.stderr.splitlines() if "not installed" in text] == [line]

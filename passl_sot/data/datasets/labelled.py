@@ -237,14 +237,13 @@ class LabelledImages(Dataset):
         missing = self.missing_speedups()
         if training and missing:
             _LOGGER.info(
-                "%s not installed: images are prepared by Pillow, the same but slower; pip install %s"
-                + zh("install_fast"),
+                "%s not installed: images are prepared by Pillow, the same but slower; "
+                "pip install 'passl_sot[fast]'" + zh("install_fast"),
                 " and ".join(missing),
-                " ".join(missing),
             )
 
     def missing_speedups(self) -> list[str]:
-        """Packages that make it faster and aren't installed."""
+        """Packages of the extra `[fast]` that aren't installed."""
         found = {"numba": jit.available(), "simplejpeg": jpeg.available()}
         return [name for name, there in found.items() if not there]
 

@@ -125,7 +125,7 @@ class DataLoader:
             )
         missing = self.dataset.missing_speedups()
         if missing:
-            return f"{said}: pip install {' '.join(missing)}"
+            return f"{said}: pip install 'passl_sot[fast]' ({' and '.join(missing)} not installed)"
         return f"{said}: tools/benchmark.py --mode data shows which step takes the time"
 
     def _batches(self) -> Generator[dict[str, Any], None, None]:
