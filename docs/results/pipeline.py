@@ -210,10 +210,12 @@ def facts(images: Images, args: argparse.Namespace, words: list[str]) -> str:
     """Processor, versions and builds, and what was measured."""
     from PIL import features
 
-    processor = "unknown processor"
+    about = {}
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            processor = line.partition(":")[2].strip()
+        key, _, value = line.partition(":")
+        about[key.strip()] = value.strip()
+    # The name of a virtual machine's processor often hides which one it is.
+    processor = "{model name} (family {cpu family}, model {model})".format_map(about)
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("numba", "simplejpeg", "numpy")]
     turbo = features.version("libjpeg_turbo") or "another libjpeg"
     versions.append(f"Pillow {importlib.metadata.version('pillow')} (libjpeg-turbo {turbo})")

@@ -22,6 +22,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _INSTALL = {
@@ -31,7 +32,7 @@ _INSTALL = {
 }
 PEERS = tuple(_INSTALL)
 # Steps of a config by name, with the values they have where the config gives none.
-_STEPS = {
+_STEPS: dict[str, dict[str, Any]] = {
     "RandomResizedCrop": {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3), "interpolation": "bicubic"},
     "RandomHorizontalFlip": {"prob": 0.5},
     "RandAugment": {"policy": "rand-m9-mstd0.5-inc1"},
@@ -107,7 +108,7 @@ def timm_batches(job: dict) -> Iterator:
         options |= {"re_prob": erase["prob"], "re_mode": erase["mode"], "re_count": erase["count"]}
     transform = create_transform(tuple(job["side"]), **options)
     mixing = {key: steps["Mixup"][key] for key in _STEPS["Mixup"]} if "Mixup" in steps else None
-    collate = FastCollateMixup(**mixing) if late else None
+    collate: Any = FastCollateMixup(**mixing) if late else None
     mix = Mixup(**mixing) if mixing and not late else None
     mean, std = (255 * torch.tensor(normalize[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     for images in _one_by_one(job, transform):

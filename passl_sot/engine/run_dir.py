@@ -40,7 +40,7 @@ class RunFolder:
         self.previous = path / "previous.safetensors"
         self._lock: TextIO | None = None
         self._metrics: TextIO | None = None
-        self._visualdl = None
+        self._visualdl: Any = None
         self.info = {
             "version": __version__,
             "paddle": paddle.__version__,

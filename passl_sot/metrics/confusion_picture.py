@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -57,7 +57,7 @@ def confusion_figure(
     if readable:
         size = min(11.0, 72 * cell * 0.72)
         shown = names if fonts else [str(number) for number in range(count)]
-        text = {"fontsize": size, "family": fonts or fonts_for(shown), "parse_math": False}
+        text: dict[str, Any] = {"fontsize": size, "family": fonts or fonts_for(shown), "parse_math": False}
         upright = count <= 6 and max(map(len, shown)) <= 6
         axes.set_xticks(range(count), shown, rotation=0 if upright else 90, **text)
         axes.set_yticks(range(count), shown, **text)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # it takes half a second to import, and most commands draw nothing
     from matplotlib.figure import Figure
@@ -49,7 +49,7 @@ def fonts_for(texts: Iterable[str]) -> list[str] | None:
     return None
 
 
-def heading(text: str) -> dict[str, object]:
+def heading(text: str) -> dict[str, Any]:
     """A heading as arguments for matplotlib; characters that no font of this machine has become "?"."""
     fonts = fonts_for([text.replace("\n", "")])
     if fonts is None:
