@@ -16,8 +16,7 @@ import numpy as np
 import paddle
 
 from passl_sot.config import zh
-from passl_sot.tasks.base import Words, check_card
-from passl_sot.utils.figure import Series, save_curves
+from passl_sot.tasks.base import check_card
 from passl_sot.utils.files import replace_atomically
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
@@ -175,36 +174,6 @@ class RunFolder:
             if name not in _PLACE:
                 number = math.nan if value is None else float(value)
                 self._visualdl.add_scalar(tag=f"{row['kind']}/{name}", value=number, **at)
-
-    def draw_curves(self, words: Words, score: str, first: str) -> Path:
-        """Draws the run so far into `curves.png`: loss, a score and the rate over epochs; returns its path.
-
-        Args:
-            words: The task's.
-            score: Name of the score among the results of an evaluation.
-            first: Kind of weights ("raw", "ema") that is drawn first.
-        """
-        rows = read_metrics(self.path / "metrics.jsonl")
-        evaluations = sorted((row["step"], row["epoch"]) for row in rows if row["kind"] != "train")
-        # Evaluations stand at ends of epochs; a resumed run's epochs may have other numbers of updates.
-        known = np.array([(0, 0), *evaluations])
-
-        def curve(kind: str, name: str) -> Series:
-            found = [row for row in rows if row["kind"] == kind and name in row]
-            values = [math.nan if row[name] is None else row[name] for row in found]
-            return np.interp([row["step"] for row in found], *known.T).tolist(), values
-
-        kinds = sorted({row["kind"] for row in rows} - {"train"}, key=lambda kind: kind != f"val_{first}")
-        losses = {"train": curve("train", "loss")} | {kind: curve(kind, "loss") for kind in kinds}
-        panels = {
-            "loss": losses,
-            f"{words.score}{words.unit and f' ({words.unit.strip()})'}": {k: curve(k, score) for k in kinds},
-            "learning rate": {"train": curve("train", "lr")},
-        }
-        path = self.path / "curves.png"
-        with ckpt.explained(path):
-            save_curves(path, self.path.name, "epoch", panels)
-        return path
 
 
 def read_metrics(path: Path) -> list[dict]:

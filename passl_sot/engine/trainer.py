@@ -3,7 +3,6 @@
 import math
 import signal
 import sys
-import time
 from collections.abc import Container, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
@@ -19,9 +18,11 @@ from passl_sot.engine.build import Parts
 from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.nan_check import NonFiniteError, first_nonfinite
+from passl_sot.engine.pictures import draw_run
 from passl_sot.engine.resume import Fill, accept_changes, begin
 from passl_sot.engine.run_dir import RunFolder, memory_gb
 from passl_sot.engine.schema import Experiment
+from passl_sot.engine.speed import Speed
 from passl_sot.engine.train_state import StopRequest, TrainingMode, seed_all
 from passl_sot.optim.clip import clip_by_global_norm, global_grad_norm
 from passl_sot.optim.groups import set_rates
@@ -33,23 +34,6 @@ from passl_sot.weights import state
 log = get_logger()
 _BATCH_NORMS = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm)
 _LONG_WAIT = 0.2  # fraction of the time from which waiting for data is worth a word
-
-
-class Speed:
-    """Items per second and the fraction of the time spent waiting for data, since it was made."""
-
-    def __init__(self, loader):
-        self.loader = loader
-        self.items = 0  # trained on
-        self.began = time.perf_counter()
-        self.waited = loader.wait_seconds
-
-    def read(self) -> tuple[float, float]:
-        """Items per second, and the fraction of the time that was waiting."""
-        # On some machines two readings of the clock may be equal.
-        seconds = max(time.perf_counter() - self.began, 1e-9)
-        waiting = min(1.0, (self.loader.wait_seconds - self.waited) / seconds)
-        return self.items / seconds, waiting
 
 
 class Trainer:
@@ -167,7 +151,11 @@ class Trainer:
                     else:
                         self._keep_best(results[f"{self.best_by}_{self.task.score}"])
                 if progress.epoch >= epochs and not stop:
-                    self._draw()
+                    if self.world.is_main:
+                        # The best epoch may be from before the run was resumed.
+                        draw_run(
+                            self.folder, self.task, self.best_by, self.best or (self.meter, progress.epoch)
+                        )
                     return results
                 stop = stop or self._train_epoch(progress.epoch)
                 if not stop:
@@ -346,23 +334,6 @@ class Trainer:
             self.advice = self.train_loader.advice(rate / self.world.size / max(1 - wait, 0.01))
             if self.advice:
                 self._say("%.0f %% of the time went by waiting for data: %s", 100 * wait, self.advice)
-
-    def _draw(self) -> None:
-        """Pictures of the run and of the best evaluation, in its folder."""
-        if not self.world.is_main:
-            return
-        words = self.task.words
-        # The best epoch may be from before the run was resumed.
-        meter, epoch = self.best or (self.meter, self.progress.epoch)
-        title = f"{self.folder.path.name}: {self.best_by} weights after epoch {epoch}"
-        try:
-            files = [self.folder.draw_curves(words, self.task.score, self.best_by)]
-            files += self.task.draw(meter, self.folder.path, title)
-        except Exception as error:
-            # Whatever is wrong with a font or a disk, the run is complete.
-            log.warning("the run's pictures can't be drawn: %s", error)
-        else:
-            log.info("drawn: %s", ", ".join(path.name for path in files))
 
     # -- checkpoints ------------------------------------------------------------------------------
 
