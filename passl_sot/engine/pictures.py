@@ -45,11 +45,10 @@ def _draw_curves(folder: Path, task: Task, chosen: str) -> Path:
 
     kinds = sorted({row["kind"] for row in rows} - {"train"}, key=lambda kind: kind != f"val_{chosen}")
     unit = task.words.unit.strip()
+    score = f"{task.words.score} ({unit})" if unit else task.words.score
     panels = {
         "loss": {kind: curve(kind, "loss") for kind in ("train", *kinds)},
-        f"{task.words.score} ({unit})" if unit else task.words.score: {
-            k: curve(k, task.score) for k in kinds
-        },
+        score: {kind: curve(kind, task.score) for kind in kinds},
         "learning rate": {"train": curve("train", "lr")},
     }
     path = folder / "curves.png"

@@ -153,9 +153,8 @@ class Trainer:
                 if progress.epoch >= epochs and not stop:
                     if self.world.is_main:
                         # The best epoch may be from before the run was resumed.
-                        draw_run(
-                            self.folder, self.task, self.best_by, self.best or (self.meter, progress.epoch)
-                        )
+                        evaluation = self.best or (self.meter, progress.epoch)
+                        draw_run(self.folder, self.task, self.best_by, evaluation)
                     return results
                 stop = stop or self._train_epoch(progress.epoch)
                 if not stop:
