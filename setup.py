@@ -14,6 +14,9 @@ version = re.search(r'__version__ = "(.+)"', (HERE / "passl_sot" / "version.py")
 config_packages = ["passl_sot.configs"]
 config_packages += [f"passl_sot.configs.{p.name}" for p in sorted((HERE / "configs").iterdir()) if p.is_dir()]
 
+# Installed by default; all works without them, more slowly. The extra is for installs without dependencies.
+FAST = ["numba>=0.63", "simplejpeg>=1.8"]
+
 setup(
     name="passl_sot",
     version=version,
@@ -25,12 +28,20 @@ setup(
     packages=find_packages(include=["passl_sot", "passl_sot.*"]) + config_packages,
     package_dir={"passl_sot.configs": "configs"},
     package_data={name: ["*.yaml"] for name in ("passl_sot.config", *config_packages)},
-    install_requires=["numpy>=2,<2.6", "pyyaml>=6.0", "tqdm>=4.66", "pillow>=11", "safetensors>=0.5"],
+    install_requires=[
+        "numpy>=2,<2.6",
+        "pyyaml>=6.0",
+        "tqdm>=4.66",
+        "pillow>=11",
+        "safetensors>=0.5",
+        "matplotlib>=3.9",
+        "opencv-python-headless>=4.9",
+        "visualdl==2.5.3",
+        *FAST,
+    ],
     extras_require={
-        "logs": ["visualdl==2.5.3"],
-        "pictures": ["opencv-python-headless>=4.9"],
         "digits": ["scikit-learn>=1.5"],
-        "fast": ["numba>=0.63", "simplejpeg>=1.8"],
+        "fast": FAST,
         # For tests alone: they use it in a process of its own, and skip what needs it where it is missing.
         "torch": ["torch>=2.4"],
         "test": [

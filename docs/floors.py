@@ -26,10 +26,11 @@ FLOORS = (
     ("bench", "predict", "zoo"),
     ("model",),
     ("cli",),
+    ("__main__",),
     ("__init__",),
 )
 # Rooms that say nothing about the structure: the version's number, a logger, the names the package hands on.
-NOT_DRAWN = ("version", "utils", "__init__")
+NOT_DRAWN = ("version", "utils", "__init__", "__main__")
 
 
 def room_of(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Predictions with class names, by the preprocessing that travels in the checkpoint."""
 
 import contextlib
+import errno
 import glob
 import json
 import os
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 import paddle
 from PIL import Image
-from tqdm import tqdm
 
 from passl_sot.config import zh
 from passl_sot.data.datasets.folders import EXTENSIONS
@@ -22,6 +22,7 @@ from passl_sot.metrics.classification import write_table
 from passl_sot.tasks.base import check_card, model_section_of, task_of
 from passl_sot.tasks.classification import Prediction
 from passl_sot.utils.files import replace_atomically
+from passl_sot.utils.logger import progress_bar
 from passl_sot.weights import state
 from passl_sot.weights.checkpoint import CheckpointError, read_weights
 
@@ -85,7 +86,7 @@ class Predictor:
         with (
             # Two threads decode while the model computes: NumPy, Pillow and Paddle all release the lock.
             ThreadPoolExecutor(2) as pool,
-            tqdm(total=len(items), desc="predict", disable=not progress) as bar,
+            progress_bar(total=len(items), desc="predict", shown=progress) as bar,
         ):
             for start in range(0, len(items), self.batch_size):
                 prepared = list(pool.map(self._read, items[start : start + self.batch_size]))
@@ -129,15 +130,15 @@ def collect_images(arguments: Sequence[str]) -> list[str]:
         path = Path(argument)
         if path.is_dir():
             found = [str(p) for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS]
-            complaint = f"no image below {argument}"
+            complaint = "no image in this folder"
         elif path.is_file() and path.suffix.lower() == ".txt":
             files += _read_list(path)
             continue
         else:
             found = [argument] if path.is_file() else glob.glob(argument, recursive=True)
-            complaint = f"no such file, folder or pattern: {argument}"
+            complaint = "no such file, folder or pattern"
         if not found:
-            raise FileNotFoundError(complaint)
+            raise FileNotFoundError(errno.ENOENT, complaint, argument)
         files += sorted(found, key=natural_key)
     return files
 

@@ -45,9 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="overwrite lists that are there")
     args = parser.parse_args(argv)
     try:
-        class_names, splits = find_images(
-            args.data_dir, args.val_ratio, args.seed, progress=sys.stderr.isatty()
-        )
+        class_names, splits = find_images(args.data_dir, args.val_ratio, args.seed, progress=True)
         separator = write_lists(args.out_dir, class_names, splits, args.separator, force=args.force)
     except DataError as error:
         print(f"make_list: {error}", file=sys.stderr)

@@ -71,7 +71,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.name != "test_demo", item.get_closest_marker("slow") is None))
 
 
-def write_images(folder: Path, per_class: int, seed: int) -> None:
+def _write_images(folder: Path, per_class: int, seed: int) -> None:
     """Files of three classes that a mean colour tells apart."""
     import cv2
 
@@ -86,12 +86,18 @@ def write_images(folder: Path, per_class: int, seed: int) -> None:
 
 
 @pytest.fixture(scope="session")
+def write_images():
+    """Writes a folder of classes: see `_write_images`."""
+    return _write_images
+
+
+@pytest.fixture(scope="session")
 def write_experiment():
     """Writes an experiment file, `run.yaml`, with 24 training and 9 validation images beside it."""
 
     def write(folder: Path) -> Path:
-        write_images(folder / "train", 8, seed=0)
-        write_images(folder / "val", 3, seed=1)
+        _write_images(folder / "train", 8, seed=0)
+        _write_images(folder / "val", 3, seed=1)
         path = folder / "run.yaml"
         base = ROOT / "configs" / "_base_" / "sot.yaml"
         path.write_text(EXPERIMENT.format(base=base, folder=folder), encoding="utf-8")

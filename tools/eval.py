@@ -1,4 +1,4 @@
-"""Evaluates weights: `python tools/eval.py -c CFG --weights W --out metrics.json`."""
+"""Evaluates weights: `python tools/eval.py --weights W --out metrics.json`."""
 
 import sys
 

@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-EXTRAS = "digits,fast,test"
+EXTRAS = "digits,test"
 
 
 def call(*command: str | Path, **more) -> None:
@@ -56,7 +56,7 @@ def set_up() -> None:
 def demo(seed: int, processes: int) -> None:
     """Trains the small SoT on the digits, evaluates it, and predicts a few images.
 
-    Several processes share the images of each update; one shows a smoother progress bar.
+    Several processes share the images of each update; one shows a progress bar.
     """
     began = time.time()
     output = f"output/demo-seed{seed}"

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import functools
+import logging
 import os
 import signal
 import sys
@@ -12,12 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from passl_sot.cli.options import USAGE_ERROR, Parser
 from passl_sot.config import UserError
 from passl_sot.imageio.errors import ImageError
+from passl_sot.launch.cpu_env import tune
 from passl_sot.launch.supervisor import report_failure
+from passl_sot.utils.logger import RESULT, get_logger, hush_paddle
 from passl_sot.utils.require import require_paddle
 
-USAGE_ERROR = 2
 INTERRUPTED = 130  # a shell's status of a program that Ctrl-C ended
 # Faults of a path given by the user, with their cures. Other OSErrors are ours: a traceback.
 _PATH_FAULTS = {
@@ -113,11 +116,37 @@ def try_outputs(paths: Sequence[Path]) -> None:
             raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def make_parser(name: str, description: str, config: bool = True) -> argparse.ArgumentParser:
-    """A parser with the shared arguments; `config`: it takes a config file and overrides."""
-    parser = argparse.ArgumentParser(prog=name, description=description)
+def prepare(args: argparse.Namespace) -> None:
+    """Sets how much is said, and the environment of a command that computes. Call before importing Paddle."""
+    log = get_logger()
+    log.setLevel(logging.INFO)
+    if args.verbose:
+        log.setLevel(logging.DEBUG)
+    else:
+        hush_paddle()
+    if args.quiet:
+        log.setLevel(RESULT)
+    if getattr(args, "json", False):  # a program that reads standard output gets nothing else there
+        log.setLevel(logging.WARNING)
+    if "no_tune" in args:
+        log.debug(tune(not args.no_tune))
+
+
+def make_parser(
+    name: str, description: str, config: bool = True, required: bool = True, computes: bool = True
+) -> Parser:
+    """A parser with the shared arguments.
+
+    Args:
+        config: The command takes a config file and overrides.
+        required: It can't do without the file.
+        computes: It runs a model, for which Paddle's environment is tuned.
+    """
+    parser = Parser(prog=f"passl-sot {name}", description=description)
     if config:
-        parser.add_argument("-c", "--config", required=True, metavar="CFG", help="YAML file or model name")
+        parser.add_argument(
+            "-c", "--config", required=required, metavar="CFG", help="YAML file or model name"
+        )
         parser.add_argument(
             "-o",
             "--override",
@@ -127,7 +156,11 @@ def make_parser(name: str, description: str, config: bool = True) -> argparse.Ar
             metavar="KEY=VALUE",
             help="a.b.0.c=value, value as in YAML; +a.b=value adds a key whose section isn't there yet",
         )
-    parser.add_argument("--no-tune", action="store_true", help="leave Paddle's CPU settings alone")
+    if computes:
+        parser.add_argument("--no-tune", action="store_true", help="leave Paddle's CPU settings alone")
+    said = parser.add_mutually_exclusive_group()
+    said.add_argument("-q", "--quiet", action="store_true", help="only results, warnings and errors; no bars")
+    said.add_argument("-v", "--verbose", action="store_true", help="also Paddle's settings and notices")
     return parser
 
 

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from passl_sot.cli.command import command, guarded, make_parser
-from passl_sot.launch.cpu_env import tune
+from passl_sot.cli.command import command, guarded, make_parser, prepare
 
 
 @command
 def convert(argv: list[str] | None = None) -> int:
-    """`tools/convert_torch.py`: weights from PyTorch to Paddle, or back."""
+    """`tools/convert_torch.py`: converts weights from PyTorch to Paddle, or back."""
     does = "Convert weights between PyTorch and this project; PyTorch is not needed."
     parser = make_parser("convert", does)
     add = parser.add_argument
@@ -30,7 +29,7 @@ def convert(argv: list[str] | None = None) -> int:
         if args.num_classes < 1:
             parser.error("--num-classes must be at least 1")
         args.override.append(f"model.head.num_classes={args.num_classes}")
-    tune(not args.no_tune)
+    prepare(args)
 
     def run() -> None:
         from passl_sot.interop.tool import convert_file

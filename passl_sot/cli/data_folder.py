@@ -1,80 +1,147 @@
-"""`--data DIR`: a config's recipe on a user's own folder, as overrides that go before the user's."""
+"""Config and data of a command: a file or a checkpoint, and `--data DIR`, a folder of the user's own."""
 
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from passl_sot.config import ConfigError, Fault, get_config, zh
-from passl_sot.data.datasets.folders import VAL_SHARE, find_splits
+from passl_sot.cli.run_plan import RunPlan, value_at
+from passl_sot.config import ConfigError, Fault, find_config, get_config, zh
+from passl_sot.data import DataError
+from passl_sot.data.datasets.folders import VAL_SHARE, OwnFolder, find_splits
+from passl_sot.engine.schema import Experiment, load_config
+from passl_sot.tasks.base import check_card
+from passl_sot.weights.checkpoint import read_header
 
-_BATCH = "dataloader.train.sampler.batch_size"
+_FOLDERS = ("ImageFolder", "PackedImages")
+_BOTH = ("train", "val")
 
 
-def overrides_for(config: Path, root: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The changes of `--data` to a config: folders, number of classes, and the batch of a small set.
+@dataclass(frozen=True)
+class Source:
+    """Where a command's config comes from.
 
-    The config is only read, for its check comes with these overrides; for `root` see `find_splits`.
-
-    Returns:
-        Overrides, and lines that say so; none where the config lacks a dataset, which its check will tell.
-
-    Raises:
-        DataError: The folder isn't laid out as it should be.
-        ConfigError: The config reads its images from something else than folders.
+    Attributes:
+        path: The config file, or the checkpoint.
+        stored: A checkpoint's config; None for a file.
     """
-    found = find_splits(root)
-    tree = get_config(config, overrides, free=True)
-    faults: list[Fault] = []
-    added: list[str] = []
-    for split, folder in (("train", found.train), ("val", found.val)):
-        path = f"dataloader.{split}.dataset"
-        dataset = _value(tree, path)
-        if not isinstance(dataset, Mapping):
+
+    path: Path
+    stored: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, config: str | None, weights: str | None) -> "Source":
+        """The file or model name `config`, or else the checkpoint `weights`.
+
+        Raises:
+            ConfigError: There is no such file or name.
+            CheckpointError: `weights` is no checkpoint.
+        """
+        if config or not weights:
+            return cls(find_config(config or ""))
+        path, card = read_header(weights)
+        check_card(path, card)
+        return cls(path, card["config"])
+
+    @property
+    def name(self) -> str:
+        """The run's: of the file, or of the folder that the checkpoint lies in."""
+        return self.path.stem if self.stored is None else self.path.resolve().parent.name
+
+    def load(self, overrides: Sequence[str]) -> Experiment:
+        """As `engine.schema.load_config`."""
+        return load_config(self.path, overrides, stored=self.stored)
+
+    def require_data(self, experiment: Experiment, splits: Sequence[str] = _BOTH) -> None:
+        """Raises a DataError where the data of a checkpoint's config aren't on this machine."""
+        if self.stored is None:
+            return
+        for split in splits:
+            node = getattr(experiment.dataloader, split).dataset
+            places = [node[key] for key in ("dataroot", "list_file") if isinstance(node.get(key), str)]
+            for place in places:
+                if not os.path.exists(os.path.expanduser(place)):
+                    raise DataError(
+                        f"{self.path} was trained on data in {place}, which isn't here: name a folder of the "
+                        "same classes with --data DIR" + zh("data_elsewhere")
+                    )
+
+    def on_folder(
+        self, root: str, overrides: Sequence[str], *, training: bool = True, plan: bool = True
+    ) -> tuple[list[str], list[str]]:
+        """The changes of `--data`: folders, number of classes, and the plan of a run on so many images.
+
+        The config is only read, for its check comes with these overrides; for `root` see `find_splits`.
+
+        Args:
+            training: Otherwise the model of a checkpoint is evaluated: its classes count, and of a folder
+                without splits all images, unless some were held out of its training.
+            plan: Fit the recipe to the number of images.
+
+        Returns:
+            Overrides, to go before the user's, and lines that say so; none where the config lacks a dataset,
+            which its check will tell.
+
+        Raises:
+            DataError: The folder isn't laid out as it should be.
+            ConfigError: The config reads its images from something else than folders.
+        """
+        tree = get_config(self.path, overrides, schema=Experiment, stored=self.stored)
+        if not all(isinstance(value_at(tree, f"dataloader.{split}.dataset"), Mapping) for split in _BOTH):
             return [], []
-        kind = dataset.get("name")
-        if found.packed is not None:
-            # Another name begins a node anew, so the settings of the node are repeated.
-            node = {**dataset, "name": "PackedImages"}
-            node.pop("extensions", None)
-            added.append(f"{path}={json.dumps(node, ensure_ascii=False)}")
-        elif kind != "ImageFolder":
-            message = f"--data is for configs that read folders (ImageFolder), and {config} has {kind}"
-            faults.append(Fault(f"{path}.name", message))
-        added += [f"{path}.dataroot={json.dumps(folder, ensure_ascii=False)}", f"{path}.apply_exif=true"]
-        if found.held_out:
-            added.append(f"{path}.part={split}")
-    if faults:
-        raise ConfigError(faults)
-    added.append(f"model.head.num_classes={len(found.class_names)}")
+        found = find_splits(root)
+        own_classes = training or self.stored is None
+        held_out = found.held_out
+        if not own_classes and value_at(tree, "dataloader.train.dataset.part") != "train":
+            held_out = False
+        added = self._folders(tree, found, held_out)
+        if own_classes:
+            added.append(f"model.head.num_classes={len(found.class_names)}")
+        lines = _describe(found, held_out)
+        if training and plan:
+            share = value_at(tree, "dataloader.train.dataset.val_share")
+            if not isinstance(share, float):  # left out, or faulty, which the check of the whole config tells
+                share = VAL_SHARE
+            fitted = RunPlan(tree, overrides, lambda most: found.count_images(most, share))
+            added += fitted.overrides
+            lines += fitted.lines
+        return added, lines
+
+    def _folders(self, tree: Mapping[str, Any], found: OwnFolder, held_out: bool) -> list[str]:
+        """The overrides of both datasets."""
+        wanted = "ImageFolder" if found.packed is None else "PackedImages"
+        faults: list[Fault] = []
+        added: list[str] = []
+        for split, folder in (("train", found.train), ("val", found.val)):
+            path = f"dataloader.{split}.dataset"
+            kind = value_at(tree, f"{path}.name")
+            if kind not in _FOLDERS and found.packed is None and self.stored is None:
+                message = f"--data is for configs that read folders (ImageFolder), and {self.path} has {kind}"
+                faults.append(Fault(f"{path}.name", message))
+            if kind != wanted:
+                added.append(f"{path}.name={wanted}")
+            added += [f"{path}.dataroot={json.dumps(folder, ensure_ascii=False)}", f"{path}.apply_exif=true"]
+            if held_out:
+                added.append(f"{path}.part={split}")
+            elif value_at(tree, f"{path}.part") is not None:
+                added.append(f"{path}.part=all")
+        if faults:
+            raise ConfigError(faults)
+        return added
+
+
+def _describe(found: OwnFolder, held_out: bool) -> list[str]:
     names = ", ".join(found.class_names[:10])
     if len(found.class_names) > 10:
         names += " ..."
     said = [f"data: {len(found.class_names)} classes in {found.train}: {names}"]
-    if found.held_out:
-        held_out = "data: no validation folder: some of each class are held out (dataset.val_share)"
-        said.append(held_out + zh("held_out"))
+    if held_out:
+        line = "data: no validation folder: some of each class are held out (dataset.val_share)"
+        said.append(line + zh("held_out"))
+    elif found.held_out:
+        said.append(f"data: all images of {found.val} are evaluated" + zh("all_evaluated"))
     else:
         said.append(f"data: validation in {found.val}")
-    batch = _value(tree, _BATCH)
-    if isinstance(batch, int) and not any(text.startswith(f"{_BATCH}=") for text in overrides):
-        # 0 is no valid share: the check of the whole config will tell.
-        share = _value(tree, "dataloader.train.dataset.val_share") or VAL_SHARE
-        processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
-        most = max(1, found.count_images(batch * processes, share) // processes)
-        if most < batch:
-            added.append(f"{_BATCH}={most}")
-            said.append(
-                f"data: few images to train on, so batch_size is {most} instead of {batch}"
-                + zh("batch_reduced")
-            )
-    return added, said
-
-
-def _value(tree: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path of the unchecked file; None where there is none."""
-    value: Any = tree
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+    return said

@@ -5,10 +5,12 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from contextlib import nullcontext, redirect_stdout
+from typing import TYPE_CHECKING, Any
 
-from passl_sot.cli.command import command, fail, guarded, importing, make_parser
-from passl_sot.launch.cpu_env import tune
+from passl_sot.cli.command import Parser, command, fail, guarded, importing, make_parser, prepare
+from passl_sot.cli.options import add_settings
+from passl_sot.config import UserError, did_you_mean, list_models, nearest, read_card
 from passl_sot.utils.logger import get_logger
 
 if TYPE_CHECKING:
@@ -17,11 +19,14 @@ if TYPE_CHECKING:
 
 @command
 def print_config(argv: list[str] | None = None) -> int:
-    """`tools/print_config.py`: the resolved config, with the origin of every value, or a difference."""
-    parser = make_parser("print-config", "Show a resolved config and where each value comes from.")
+    """`tools/print_config.py`: shows a resolved config and where each value comes from, or a difference."""
+    parser = make_parser(
+        "print-config", "Show a resolved config and where each value comes from.", computes=False
+    )
+    add_settings(parser)
     parser.add_argument("--diff", metavar="OTHER", help="show how OTHER (a file or name) differs from CFG")
     args = parser.parse_args(argv)
-    tune(enabled=False)  # no speed is needed, only quiet imports
+    prepare(args)
     from passl_sot.config import ConfigError, diff, format_tree
 
     other_fault = None
@@ -55,9 +60,9 @@ def _resolve(name: str, overrides: Sequence[str]) -> "tuple[Config, ConfigError 
     try:
         require_paddle()
         with importing():
-            from passl_sot.engine.schema import load_config
+            from passl_sot.engine.schema import Experiment, load_config
         load_config(path, overrides)
-        return get_config(path, overrides, free=True), None
+        return get_config(path, overrides, schema=Experiment), None
     except MissingPaddleError as error:
         print(f"not checked: {error}", file=sys.stderr)
         return get_config(path, overrides), None
@@ -78,10 +83,13 @@ def _show(text: str) -> None:
 
 @command
 def benchmark(argv: list[str] | None = None) -> int:
-    """`tools/benchmark.py`: speed and memory of a model, beside another program's in the same run."""
-    parser = make_parser("benchmark", "Time a model on this device.")
+    """`tools/benchmark.py`: times a model, beside another program in the same run."""
+    parser = make_parser("benchmark", "Time a model on this device.", required=False)
+    parser.add_argument("--weights", metavar="W", help="a checkpoint, in place of -c: its config counts")
+    parser.add_argument("--data", metavar="DIR", help="with --mode data: your folder, or a packed copy")
     parser.add_argument("--mode", choices=("infer", "train", "data"), default="infer")
-    parser.add_argument("--batch", type=int, default=8, help="images per batch (default 8)")
+    batch = "images per batch (default 8)"
+    parser.add_argument("--batch", "--batch-size", type=int, default=8, metavar="N", help=batch)
     parser.add_argument("--repeats", type=int, default=10, help="batches that count (default 10)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     compare = (
@@ -93,26 +101,21 @@ def benchmark(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if min(args.batch, args.repeats) < 1:
         parser.error("--batch and --repeats must be at least 1")
-    note = tune(not args.no_tune)
+    if not args.config and not args.weights:
+        parser.error("name a config with -c, or a checkpoint with --weights")
+    if args.data and args.mode != "data":
+        parser.error("argument --data: goes with --mode data; the other modes take random images")
+    prepare(args)
 
     def run() -> None:
-        from passl_sot.bench.data import measure_data
-        from passl_sot.bench.model import measure
-        from passl_sot.engine.distributed import start
-        from passl_sot.engine.schema import load_config
-        from passl_sot.zoo import find_config
-
-        experiment = load_config(find_config(args.config), args.override)
-        start(experiment.device)
-        options = {"batch": args.batch, "repeats": args.repeats, "compare": args.compare}
-        if args.mode == "data":
-            result = measure_data(experiment, **options, peer_python=args.peer_python)
-        else:
-            result = measure(experiment, mode=args.mode, **options)
+        # Warnings about config and data are no part of the JSON.
+        with redirect_stdout(sys.stderr) if args.json else nullcontext():
+            result, lines = _measure(args)
         if args.json:
-            print(json.dumps({"config": args.config, **result}))
+            print(json.dumps({"config": args.config or args.weights, **result}))
         else:
-            get_logger().info(note)
+            if lines:
+                get_logger().info("\n".join(lines))
             width = max(map(len, result))
             for name, value in result.items():
                 shown = f"{value:.4g}" if isinstance(value, float) else value
@@ -122,12 +125,57 @@ def benchmark(argv: list[str] | None = None) -> int:
     return guarded(run)
 
 
+def _measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """The figures of `benchmark`, and lines on its data."""
+    from passl_sot.bench.data import measure_data
+    from passl_sot.bench.model import measure
+    from passl_sot.cli.data_folder import Source
+    from passl_sot.engine.distributed import start
+
+    source = Source.of(args.config, args.weights)
+    added, lines = source.on_folder(args.data, args.override) if args.data else ([], [])
+    experiment = source.load([*added, *args.override])
+    if args.mode == "data":
+        source.require_data(experiment, ("train",))
+    start(experiment.device)
+    options = {"batch": args.batch, "repeats": args.repeats, "compare": args.compare}
+    if args.mode == "data":
+        return measure_data(experiment, **options, peer_python=args.peer_python), lines
+    return measure(experiment, mode=args.mode, **options), lines
+
+
 @command
 def list_command(argv: list[str] | None = None) -> int:
-    """`passl-sot list [PATTERN]`: the models that `create_model` knows."""
-    from passl_sot.zoo import list_models
+    """`passl-sot list [PATTERN ...]`: lists the models, their sizes and published accuracies."""
+    parser = Parser(prog="passl-sot list", description="List models, sizes and published accuracies.")
+    help_text = "such as 'sot*' or swin; all models by default"
+    parser.add_argument("pattern", nargs="*", default=["*"], metavar="PATTERN", help=help_text)
+    parser.add_argument("--json", action="store_true", help="print a JSON list of objects and nothing else")
+    args = parser.parse_args(argv)
 
-    parser = argparse.ArgumentParser(prog="list", description="List models by name.")
-    parser.add_argument("pattern", nargs="?", default="*")
-    _show("\n".join(list_models(parser.parse_args(argv).pattern)))
-    return 0
+    def run() -> None:
+        line = "{:22} {:>14} {:>7} {:>19}".format
+        cards = [{"name": name, **read_card(name)} for name in _matching(args.pattern)]
+        rows = [
+            {key: card.get(key) for key in ("name", "params_m", "gmacs", "published_top1")} for card in cards
+        ]
+        if args.json:
+            _show(json.dumps(rows))
+            return
+        lines = [line("model", "parameters (M)", "GMACs", "published top-1 (%)")]
+        lines += [line(*("-" if value is None else value for value in row.values())) for row in rows]
+        _show("\n".join(lines))
+
+    return guarded(run, paddle=False)
+
+
+def _matching(patterns: Sequence[str]) -> list[str]:
+    """The models that match a pattern; one without wildcards matches all names that hold it."""
+    found: set[str] = set()
+    for pattern in patterns:
+        models = list_models(pattern) if set(pattern) & set("*?[") else list_models(f"*{pattern}*")
+        if not models:
+            near = did_you_mean(nearest(pattern, list_models()))
+            raise UserError(f"no model matches {pattern!r}{near or '; `passl-sot list` names all'}")
+        found.update(models)
+    return sorted(found)

@@ -1,19 +1,26 @@
 """`tools/make_cache.py`: a packed copy of a dataset, from which training reads faster."""
 
+from __future__ import annotations
+
 import argparse
 import os
 import shlex
 import sys
+from typing import TYPE_CHECKING
 
-from passl_sot.cli.command import command, fail, guarded
+from passl_sot.cli.command import command, fail, guarded, make_parser, prepare
+from passl_sot.cli.options import Parser
 from passl_sot.config import zh
 from passl_sot.launch.cpu_env import usable_cores
 from passl_sot.utils.logger import get_logger
 
+if TYPE_CHECKING:
+    from passl_sot.data.datasets.labelled import LabelledImages
 
-def _parser() -> argparse.ArgumentParser:
+
+def _parser() -> Parser:
     does = "Pack a dataset into a few large files; an interrupted run goes on when it is started again."
-    parser = argparse.ArgumentParser(prog="make-cache", description=does)
+    parser = make_parser("make-cache", does, config=False, computes=False)
     add = parser.add_argument
     add(
         "data", metavar="DATA", help="folder (train/ and val/, or classes), list file, tar files, packed copy"
@@ -29,11 +36,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--class-names", metavar="FILE", help="names of the classes of a list file or of tar files")
     several = "the list gives several labels per image, as ListFile's multi_label says"
     add("--multi-label", nargs="?", const=True, default=False, choices=("multi_hot",), help=several)
-    add("--verify", action="store_true", help="only compare all of OUT with its checksums")
+    add("--verify", action="store_true", help="only compare all of OUT with its checksums and with DATA")
     return parser
 
 
-def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def _check(parser: Parser, args: argparse.Namespace) -> None:
     if args.tile_only and (args.short_side is not None or args.quality is not None):
         parser.error("--tile-only leaves pixels as they are: leave out --short-side and --quality")
     if args.raw and args.quality is not None:
@@ -53,12 +60,12 @@ def make_cache(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(words)
     _check(parser, args)
+    prepare(args)
     return guarded(lambda: _verify(args) if args.verify else _pack(args, words), paddle=False)
 
 
 def _pack(args: argparse.Namespace, words: list[str]) -> int | None:
     from passl_sot.data.packed.record import Recipe
-    from passl_sot.data.packed.sources import open_source, splits_of
     from passl_sot.data.packed.writer import make_job, pack
     from passl_sot.imageio.kernels import jit
 
@@ -70,13 +77,8 @@ def _pack(args: argparse.Namespace, words: list[str]) -> int | None:
         recipe = Recipe(kind="pixels", short_side=args.short_side or 288)
     else:
         recipe = Recipe(kind="files", short_side=args.short_side or 320, quality=args.quality or 90)
-    options = {"dataroot": args.dataroot, "class_names": args.class_names, "multi_label": args.multi_label}
-    out = os.path.expanduser(args.out)
     # All are looked at before the first is packed.
-    jobs = [
-        make_job(open_source(data, **options), os.path.join(out, name) if name else out, recipe)
-        for name, data in splits_of(args.data, out)
-    ]
+    jobs = [make_job(source, folder, recipe) for folder, source in _sources(args).items()]
     for job in jobs:
         pack(
             job,
@@ -88,14 +90,30 @@ def _pack(args: argparse.Namespace, words: list[str]) -> int | None:
     return None
 
 
+def _sources(args: argparse.Namespace) -> dict[str, LabelledImages]:
+    """The splits of DATA, by the folders that hold or will hold their copies."""
+    from passl_sot.data.packed.sources import open_source, splits_of
+
+    options = {"dataroot": args.dataroot, "class_names": args.class_names, "multi_label": args.multi_label}
+    out = os.path.expanduser(args.out)
+    splits = splits_of(args.data, out)
+    return {os.path.join(out, name) if name else out: open_source(data, **options) for name, data in splits}
+
+
 def _verify(args: argparse.Namespace) -> None:
     from passl_sot.data.packed.format import is_packed
-    from passl_sot.data.packed.writer import verify
+    from passl_sot.data.packed.writer import compare, verify
 
+    say = get_logger().info
     out = os.path.expanduser(args.out)
     inside = [os.path.join(out, name) for name in ("train", "val")]
+    # Who has packed may have removed what was packed; a pattern of tar files must fit some.
+    there = os.path.exists(os.path.expanduser(args.data)) or args.data.endswith(".tar")
+    sources = _sources(args) if there else {}
     for folder in [path for path in inside if is_packed(path)] or [out]:
         count = verify(folder, progress=True)
-        get_logger().info(
-            "%s: all %s images have their checksums" + zh("checksums_right"), folder, f"{count:,}"
-        )
+        say("%s: all %s images have their checksums" + zh("checksums_right"), folder, f"{count:,}")
+        if folder in sources:
+            say("%s", compare(sources[folder], folder, progress=True))
+        else:
+            say("%s: only its checksums were compared, as %s isn't there", folder, args.data)

@@ -3,14 +3,16 @@
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from passl_sot.config.errors import ConfigError, Fault, Origin, did_you_mean, join_path, show
 from passl_sot.config.overrides import apply_overrides
-from passl_sot.config.schema import make_section
+from passl_sot.config.schema import Checker, make_section
+from passl_sot.config.shipped import find_config, nearby_shipped, shipped_config
 from passl_sot.config.tree import BROKEN, Config, child, suggest_path
-from passl_sot.config.yaml_text import MAX_DEPTH, MAX_VALUES, Builder, nearby_file, read_text
+from passl_sot.config.yaml_text import MAX_DEPTH, MAX_VALUES, Builder, dump_yaml, nearby_file, read_text
 
 _D = TypeVar("_D", bound="Document")
 _Path = str | os.PathLike[str]
@@ -38,13 +40,19 @@ class Document:
         return self._tree.origin_near(path)
 
 
-def get_config(path: _Path, overrides: Iterable[str] | None = (), *, free: bool = False) -> Config:
+def get_config(
+    path: _Path,
+    overrides: Iterable[str] | None = (),
+    *,
+    schema: type | None = None,
+    stored: Mapping[str, Any] | None = None,
+) -> Config:
     """Reads a YAML file with its bases, applies overrides and resolves references.
 
-    `_base_: file` or `_base_: [files]` names files, relative to the one that names them, on which it is laid:
-    mappings merge, lists and scalars replace, later files win, and a changed `name` replaces its whole node.
-    `${dotted.path}` as a whole value stands for another value; `$${` is a literal `${`. Every value knows
-    where it was written.
+    `_base_: file` or `_base_: [files]` names files, relative to the one that names them, on which it is laid,
+    or shipped ones (`sot_small`, `configs/sot/sot_small.yaml`) where no such file lies: mappings merge, lists
+    and scalars replace, later files win, and a changed `name` replaces its whole node. `${dotted.path}` as a
+    whole value stands for another value; `$${` is a literal `${`. Every value knows where it was written.
 
     Args:
         path: The file.
@@ -52,19 +60,27 @@ def get_config(path: _Path, overrides: Iterable[str] | None = (), *, free: bool 
             the named node they stand in accepts; "+a.b=value" also makes sections that don't exist yet,
             appends to lists, and adds any key. A changed `name` replaces its node before the other overrides
             inside that node are applied.
-        free: Accept overrides of keys that the file doesn't have, as a later `load_config` will judge them.
+        schema: What a later `load_config` will check the file by: overrides of keys that the file doesn't
+            have are left to it, and a changed `name` keeps what registries that are `alike` say.
+        stored: The resolved tree that `path`, which isn't YAML, holds: a checkpoint's.
 
     Raises:
         ConfigError: Everything that is wrong, at once.
     """
     faults: list[Fault] = []
-    config = _read(path, overrides, free, faults)
+    config, _ = _read(path, overrides, schema, stored, faults)
     if faults:
         raise ConfigError(faults)
     return config
 
 
-def load_config(schema: type[_D], path: _Path, overrides: Iterable[str] | None = ()) -> _D:
+def load_config(
+    schema: type[_D],
+    path: _Path,
+    overrides: Iterable[str] | None = (),
+    *,
+    stored: Mapping[str, Any] | None = None,
+) -> _D:
     """Reads a YAML file as `get_config` does, checks it once and gives it as an instance of its schema.
 
     The schema is a keyword-only dataclass, which also judges overrides of keys that don't exist. Its sections
@@ -74,7 +90,9 @@ def load_config(schema: type[_D], path: _Path, overrides: Iterable[str] | None =
         ConfigError: Everything that is wrong, at once; or the schema's ValueError about the values.
     """
     faults: list[Fault] = []
-    config = _read(path, overrides, True, faults)
+    config, dropped = _read(path, overrides, schema, stored, faults)
+    for line in dropped:
+        logging.getLogger(__name__).warning("%s", line)
     # Tests count these lines: a command checks one whole document once.
     logging.getLogger(__name__).debug("checking a whole document as %s", schema.__name__)
     document = make_section(schema, config, "", faults)
@@ -82,19 +100,50 @@ def load_config(schema: type[_D], path: _Path, overrides: Iterable[str] | None =
     return document
 
 
-def _read(path: _Path, overrides: Iterable[str] | None, free: bool, faults: list[Fault]) -> Config:
+def known_keys(schema: type[_D], path: _Path, overrides: Iterable[str] | None = ()) -> list[str]:
+    """The dotted path of every setting that a file may have by its schema, whether it has it or not.
+
+    Raises:
+        ConfigError: The file can't be read; faults of single values don't matter.
+    """
+    config = _read(path, overrides, schema, None, [])[0]
+    checker = Checker(config)
+    checker.section(schema, config, "")
+    return checker.places()
+
+
+def model_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
+    """Reads a config of which only the `model:` section is needed; a ConfigError if it has none."""
+    cfg = get_config(find_config(path), overrides)
+    if "model" not in cfg:
+        raise ConfigError([Fault("model", f"{path} has no such section")])
+    return cfg
+
+
+def _read(
+    path: _Path,
+    overrides: Iterable[str] | None,
+    schema: type | None,
+    stored: Mapping[str, Any] | None,
+    faults: list[Fault],
+) -> tuple[Config, list[str]]:
+    """The tree with all faults that are found, and lines on what overrides dropped."""
     if isinstance(overrides, str):
         raise TypeError("overrides is a list of texts, such as ['epochs=10'], not one text")
-    tree, origins = _load_file(os.fspath(path), faults)
+    if stored is None:
+        tree, origins = _load_file(os.fspath(path), faults)
+    else:
+        tree, origins = _load_text(dump_yaml(stored), os.fspath(path), faults)
+        origins = dict.fromkeys(origins, Origin(os.fspath(path)))  # it has no lines to look at
     # With a part of the tree missing, further faults would mislead.
     if any(fault.kind != "duplicate" for fault in faults):
         raise ConfigError(faults)
-    apply_overrides(tree, origins, overrides or (), free, faults)
+    dropped = apply_overrides(tree, origins, overrides or (), schema, faults)
     # References last, so that overrides reach what is referred to.
     resolver = _Resolver(tree, origins)
     config: Config = resolver.copy(tree)
     faults += resolver.faults.values()
-    return config
+    return config, dropped
 
 
 def _load_file(path: str, faults: list[Fault], chain: tuple[str, ...] = ()) -> _Tree:
@@ -149,6 +198,8 @@ def _base_file(base: Any, origin: Origin, chain: tuple[str, ...], faults: list[F
             message = "the bases form a cycle: " + " -> ".join([*chain[first:], target])
         elif os.path.isfile(target):
             return target
+        elif shipped := shipped_config(base):
+            return str(shipped)
         else:
             message = f"'{target}' is a folder"
             if not os.path.isdir(target):
@@ -156,6 +207,8 @@ def _base_file(base: Any, origin: Origin, chain: tuple[str, ...], faults: list[F
                 near = nearby_file(target)
             if near:  # as it would have to be written in this file
                 near = os.path.relpath(near, folder or ".").replace(os.sep, "/")
+            elif not os.path.isdir(target):
+                near = nearby_shipped(base)
             if base != target:
                 message += f" ('{base}' is relative to this file)"
             message += did_you_mean(near)

@@ -14,6 +14,8 @@ from passl_sot.config.errors import (
     number_of,
     show,
 )
+from passl_sot.config.schema import catalog_at
+from passl_sot.config.signature import Signature
 from passl_sot.config.tree import suggest_path
 from passl_sot.config.yaml_text import MAX_DEPTH, Builder
 
@@ -30,13 +32,21 @@ class _Override:
 
 
 def apply_overrides(
-    tree: dict[str, Any], origins: dict[str, Origin], texts: Iterable[str], free: bool, faults: list[Fault]
-) -> None:
+    tree: dict[str, Any],
+    origins: dict[str, Origin],
+    texts: Iterable[str],
+    schema: type | None,
+    faults: list[Fault],
+) -> list[str]:
     """Changes a tree in place, references still unresolved; adds the faults of single overrides to `faults`.
 
-    With `free`, a schema will judge keys that do not exist; otherwise they are only accepted directly below a
-    node with a `name`.
+    A schema will judge keys that do not exist; without one they are only accepted directly below a node with
+    a `name`.
+
+    Returns:
+        Lines on settings that a changed `name` has dropped from a node that keeps the others.
     """
+    dropped: list[str] = []
     overrides = []
     for text in texts:
         try:
@@ -45,9 +55,10 @@ def apply_overrides(
             faults += err.faults
     for override in _names_first(overrides):
         try:
-            _apply(tree, origins, override, override.add or free)
+            _apply(tree, origins, override, schema, dropped)
         except ConfigError as err:
             faults += err.faults
+    return dropped
 
 
 def _parse(text: str) -> _Override:
@@ -92,7 +103,14 @@ def _names_first(overrides: list[_Override]) -> list[_Override]:
     return ordered
 
 
-def _apply(tree: dict[str, Any], origins: dict[str, Origin], override: _Override, may_add: bool) -> None:
+def _apply(
+    tree: dict[str, Any],
+    origins: dict[str, Origin],
+    override: _Override,
+    schema: type | None,
+    dropped: list[str],
+) -> None:
+    may_add = override.add or schema is not None
     node: Any = tree
     place = ""
     *sections, last = override.parts
@@ -119,11 +137,29 @@ def _apply(tree: dict[str, Any], origins: dict[str, Origin], override: _Override
         node[index : index + 1] = [override.value]
     elif last in node or may_add or named:
         if last == "name" and named and node["name"] != override.value:
-            node.clear()
+            gone = _rename(node, override.value, catalog_at(schema, sections))
+            if gone:
+                dropped.append(f"{place}: {override.value} takes no {', '.join(gone)}: left out")
         node[last] = override.value
     else:
         raise _unknown(tree, override)
     origins.update(override.origins)
+
+
+def _rename(node: dict[str, Any], name: Any, catalog: Any) -> list[str]:
+    """Empties a node for another class; where its registry is `alike`, only of what that class doesn't take.
+
+    Returns:
+        The keys gone, in the second case.
+    """
+    target = catalog.find(name) if catalog is not None and catalog.alike and isinstance(name, str) else None
+    if target is None:
+        node.clear()
+        return []
+    gone = [key for key in node if key != "name" and key not in Signature.of(target).hints]
+    for key in gone:
+        del node[key]
+    return gone
 
 
 def _index(node: Any, part: str, place: str, override: _Override, append: bool) -> int:

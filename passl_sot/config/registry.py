@@ -19,10 +19,15 @@ class Registry:
 
     A registered name is the name of the class or function. Its signature is the schema of its configuration
     node, so it must be complete: keyword-only arguments, all with type hints, no `*args`, no `**kwargs`.
+
+    Args:
+        alike: Its classes do the same from other sources, and name what they share alike: an override of a
+            node's `name` keeps the settings that the new class takes too.
     """
 
-    def __init__(self, kind: str, package: str):
+    def __init__(self, kind: str, package: str, *, alike: bool = False):
         self.kind = kind
+        self.alike = alike
         self.package = package
         self._objects: dict[str, Callable[..., Any]] = {}
         self._imported = False

@@ -43,6 +43,10 @@ class Checker:
         if faults:
             raise ConfigError(faults)
 
+    def places(self) -> list[str]:
+        """The dotted path of every key that the sections seen so far take."""
+        return [join_path(home, name) for home, names in self._takes.items() for name in names]
+
     def node(self, catalog: Any, cfg: Any, path: str, given: frozenset[str] = frozenset()) -> Any:
         """A marked copy of a mapping whose `name` chooses a class; the program adds `given` arguments."""
         if not isinstance(cfg, Mapping):
@@ -298,6 +302,18 @@ def construct(target: Callable[..., Any], arguments: dict[str, Any], path: str, 
         if hasattr(err, "add_note"):
             err.add_note(f"while building {target.__name__} from {path or 'the config'} ({origin})")
         raise
+
+
+def catalog_at(schema: type | None, parts: Sequence[str]) -> Any:
+    """The registry of the node at a path of a document of that schema; None where none stands."""
+    target = schema
+    catalog = None
+    for part in parts:
+        hint = Signature.of(target).hints.get(part) if target else None
+        arms = hint.arms if hint else ()
+        target = next((arm.type for arm in arms if arm.kind == "section"), None)
+        catalog = next((arm.catalog for arm in arms if arm.kind == "node"), None)
+    return catalog
 
 
 def make_section(

@@ -4,8 +4,6 @@ import functools
 import logging
 import os
 from collections.abc import Sequence
-from multiprocessing import TimeoutError as PoolTimeout
-from multiprocessing.pool import ThreadPool
 from typing import Literal, TypeGuard
 
 import numpy as np
@@ -14,8 +12,9 @@ from passl_sot.config import zh
 from passl_sot.data.datasets.folders import ImageFolder
 from passl_sot.data.datasets.labelled import LabelledImages, nearest
 from passl_sot.data.datasets.list_files import ListFile
-from passl_sot.data.errors import DataError, WorkerError
+from passl_sot.data.errors import DataError
 from passl_sot.data.schema import bad_file_limit
+from passl_sot.data.threads import in_threads
 from passl_sot.imageio.errors import ImageError
 from passl_sot.launch.cpu_env import usable_cores
 
@@ -200,7 +199,6 @@ def _unreadable(
     name: str, dataset: LabelledImages, count: int, limit: int, progress: bool, timeout: float | None
 ) -> tuple[int, list[str]]:
     """How many of `count` images can't be read, and what is said of them."""
-    from tqdm import tqdm
 
     def look(index: int) -> ImageError | None:
         try:
@@ -211,21 +209,10 @@ def _unreadable(
 
     # Files stand class by class, so evenly spread ones are of all classes.
     indices: Sequence[int] = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64).tolist()
-    bar = tqdm(indices, desc=f"checking {name} images", unit="img", leave=False, disable=not progress)
-    found = []
-    # Pillow lets other threads run while it decodes. The threads of concurrent.futures would keep the process
-    # from ending where one of them hangs.
-    with ThreadPool(min(8, usable_cores())) as pool:
-        results = pool.imap(look, indices)
-        for index in bar:
-            try:
-                found.append(results.next(timeout))
-            except PoolTimeout:
-                raise WorkerError(
-                    f"image {index} ({dataset.path(index)}) was not read within {timeout:g} s. Is that disk "
-                    "or server in order? Where reading may take so long, raise "
-                    "dataloader.*.loader.timeout" + zh("reading_timeout")
-                ) from None
+    title = f"checking {name} images" if progress else ""
+    # Pillow lets other threads run while it decodes.
+    threads = min(8, usable_cores())
+    found = in_threads(look, indices, dataset.path, threads=threads, timeout=timeout, title=title)
     bad = [error for error in found if error is not None]
     lines = [f"{name}: unreadable image {error}" + zh("image_unreadable") for error in bad[:_SHOWN]]
     if len(bad) > _SHOWN:

@@ -5,13 +5,15 @@ of one process (reading data, writing checkpoints) may take longer, so all wait 
 key-value store, which has no such limit, before each collective and before each batch.
 """
 
+import io
+import logging
 import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +21,11 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle.distributed import fleet
-from tqdm import tqdm
 
 from passl_sot.config import ConfigError, Fault, zh
 from passl_sot.launch.process_group import JOIN_LIMIT, JoinError, check_gpu, choose_network, joining
 from passl_sot.nn.batch_norm import synchronize_batch_norm
+from passl_sot.utils.logger import get_logger, progress_bar
 
 # Seconds: between two signs of life of a process, and without one until the others give it up.
 _ALIVE = 5.0
@@ -104,12 +106,9 @@ class World:
             if tensor.stop_gradient:
                 dist.broadcast(tensor, src=0)
 
-    def bar(self, **options: object) -> tqdm:
-        """A progress bar, drawn by the main process only."""
-        # The launcher shows a process's output line by line: a new line every 5 s is enough.
-        interval = 0.1 if self.size == 1 else 5.0
-        disabled = not self.is_main
-        return tqdm(disable=disabled, mininterval=interval, leave=False, dynamic_ncols=True, **options)
+    def bar(self, **options: Any) -> AbstractContextManager:
+        """A progress bar for a `with` block, drawn by the main process only."""
+        return progress_bar(shown=self.is_main, **options)
 
     def distribute(self, model: paddle.nn.Layer, optimizer) -> tuple:
         """Wraps model and optimizer by fleet; gradients are then averaged over the processes."""
@@ -226,7 +225,10 @@ def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World
     rank = int(environment["PADDLE_TRAINER_ID"])
     master = environment.get("PADDLE_MASTER", "")
     with joining(rank, size, master, limit):
-        fleet.init(is_collective=True, strategy=strategy)
+        # It lists the CPU settings as "Modified FLAGS detected".
+        verbose = get_logger().isEnabledFor(logging.DEBUG)
+        with nullcontext() if verbose else redirect_stderr(io.StringIO()):
+            fleet.init(is_collective=True, strategy=strategy)
         ones = _all_reduce(paddle.ones([1]))
     # A wrong sum here would be wrong gradients later.
     if ones.item() != size:

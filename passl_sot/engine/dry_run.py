@@ -8,7 +8,7 @@ import paddle
 from passl_sot.engine.build import Parts
 from passl_sot.engine.run_dir import memory_gb
 from passl_sot.engine.schema import Experiment
-from passl_sot.engine.trainer import set_training_mode
+from passl_sot.engine.training_mode import set_training_mode
 from passl_sot.modeling.stats import model_stats
 from passl_sot.optim.ema import ModelEMA
 from passl_sot.tasks.base import Batch

@@ -8,13 +8,12 @@ from passl_sot.data import build_dataloader
 from passl_sot.engine.build import Parts
 from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import evaluate
-from passl_sot.engine.resume import Fill, accept_changes
+from passl_sot.engine.resume import Fill, accept_changes, accept_data
 from passl_sot.engine.run_dir import RunFolder
 from passl_sot.engine.schema import Experiment
 from passl_sot.engine.trainer import Trainer
-from passl_sot.modeling.classifier import Classifier
 from passl_sot.tasks.base import build_task, check_card, model_section_of
-from passl_sot.utils.logger import get_logger
+from passl_sot.utils.logger import RESULT, get_logger
 from passl_sot.weights import state
 from passl_sot.weights.checkpoint import CheckpointError, read_checkpoint, read_weights
 
@@ -38,7 +37,7 @@ def train_run(experiment: Experiment, folder: Path, world: World, args, pretrain
     if results and world.is_main:
         words = trainer.task.words
         best = f"{trainer.progress.best:.2f}{words.unit}"
-        log.info("finished: best %s %s; files in %s", words.score, best, trainer.folder.path)
+        log.log(RESULT, "finished: best %s %s; files in %s", words.score, best, trainer.folder.path)
 
 
 def weights_to_evaluate(folder: Path, args) -> str:
@@ -69,13 +68,14 @@ def check_run(experiment: Experiment, folder: Path, world: World, args, pretrain
     train, val = parts.train_loader.dataset, parts.val_loader.dataset
     items = parts.task.describe_items(train)
     log.info("config and data are in order: %d training, %d validation %s", len(train), len(val), items)
-    _check_start(experiment.to_dict(), parts.model, folder, args, pretrained)
+    _check_start(experiment, parts, folder, args, pretrained)
     for line in describe_run(experiment, parts, world.size):
         log.info(line)
 
 
-def _check_start(settings: dict, model: Classifier, folder: Path, args, pretrained: Fill | None) -> None:
+def _check_start(experiment: Experiment, parts: Parts, folder: Path, args, pretrained: Fill | None) -> None:
     """Tries the weights that the command line names."""
+    model = parts.model
     if pretrained:
         pretrained(model)
     if args.init_from:
@@ -89,7 +89,8 @@ def _check_start(settings: dict, model: Classifier, folder: Path, args, pretrain
                 raise CheckpointError(f"nothing to evaluate: {folder} holds no checkpoint")
             log.info("nothing to resume in %s: it would be a new run", folder)
             return
-        changes = accept_changes(saved, settings, args.resume_override)
+        changes = accept_changes(saved, experiment.to_dict(), args.resume_override)
+        accept_data(parts, experiment.dataloader, World(), saved, args.resume_override, log.info)
         state.load_model(model, saved.part("model"), str(saved.path))
         if changes:
             changes = f" with other settings:\n{changes}"
@@ -135,7 +136,8 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
         meters[kind] = evaluate(model, loader, task, world, description=f"eval {kind}", rows=rows)
         results[kind] = meters[kind].result()
         if world.is_main:
-            log.info("%s  %s", kind, "  ".join(f"{k} {v:.4g}" for k, v in results[kind].items()))
+            scores = "  ".join(f"{name} {value:.4g}" for name, value in results[kind].items())
+            log.log(RESULT, "%s  %s", kind, scores)
     facts = {"weights": weights, "shown": shown}
     meter = meters[shown]
     report = {**facts, **results[shown], **results, **task.details(meter)}

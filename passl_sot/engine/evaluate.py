@@ -32,16 +32,16 @@ def evaluate(
     """
     # BatchNorm's statistics are each process's own, and all must evaluate one model.
     world.broadcast_statistics(model)
-    batches = world.bar(iterable=loader, desc=description)
     meter = task.meter(model, loader.dataset, rows=rows)
     training = model.training
     stopped = False
     model.eval()
-    for batch in batches:
-        stopped = stop is not None and world.any_rank(bool(stop.signal))
-        if stopped:
-            break
-        task.measure(model, batch, meter)
+    with world.bar(iterable=loader, desc=description) as batches:
+        for batch in batches:
+            stopped = stop is not None and world.any_rank(bool(stop.signal))
+            if stopped:
+                break
+            task.measure(model, batch, meter)
     if training:  # not always: a run may train in evaluation mode
         model.train()
     # Some may have read their last batch when others were told.

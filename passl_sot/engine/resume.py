@@ -1,10 +1,14 @@
-"""Going on with a run: its settings must be as they were, and everything that has state is restored."""
+"""Going on with a run: settings and data must be as they were, and everything that has state is restored."""
 
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 
+import numpy as np
+
 from passl_sot.config import did_you_mean, differences, leaves, nearest, zh
+from passl_sot.data.schema import DataSection
 from passl_sot.engine.build import Parts
+from passl_sot.engine.distributed import World
 from passl_sot.engine.schema import EMASection
 from passl_sot.engine.train_state import Progress
 from passl_sot.modeling.classifier import Classifier
@@ -15,6 +19,8 @@ from passl_sot.weights.checkpoint import Checkpoint, CheckpointError, read_weigh
 # Gives a new model weights from elsewhere, and reports on them.
 Fill = Callable[[Classifier], object]
 
+# The part of a checkpoint that holds the identities of the data.
+_DATA = "data"
 # Settings without an influence on any result.
 _FREE = (
     "output_dir",
@@ -61,6 +67,55 @@ def accept_changes(saved: Checkpoint, now: dict, named: Sequence[str]) -> str:
     return "\n".join(line for place, line in changed.items() if not _below(place, _FREE))
 
 
+def accept_data(
+    parts: Parts,
+    data: DataSection,
+    world: World,
+    saved: Checkpoint | None,
+    named: Sequence[str],
+    say: Callable[..., None],
+) -> dict[str, np.ndarray]:
+    """Compares the data of a run, of the section `data`, with those that its checkpoint was trained on.
+
+    They may differ where the section of the split's dataset is `named`, as of `accept_changes`; that is said.
+    Data without an identity (`Dataset.identity`), and those of a checkpoint without one, aren't compared.
+
+    Returns:
+        The identities of both splits, for checkpoints; only the main process reads them, others have none.
+
+    Raises:
+        CheckpointError: The data differ (it says in what), or are no data for this checkpoint at all.
+    """
+    if saved:
+        parts.task.check_resume(saved.path, saved.meta)
+    found: dict[str, np.ndarray] = {}
+    accepted: list[str] = []
+    refused: dict[str, list[str]] = {}
+    splits = {"train": (parts.train_loader, data.train), "val": (parts.val_loader, data.val)}
+    for split, (loader, section) in splits.items() if world.is_main else ():
+        dataset = loader.dataset
+        now = dataset.identity(timeout=section.loader.timeout)
+        before = saved.part(f"{_DATA}.{split}") if saved else {}
+        place = f"dataloader.{split}.dataset"
+        lines = [f"{split}: {line}" for line in dataset.differences(before, now)] if before and now else []
+        if _below(place, named):
+            accepted += lines
+        elif lines:
+            refused[place] = lines
+        found.update({f"{_DATA}.{split}.{name}": array for name, array in now.items()})
+    if saved and refused:
+        listed = "\n  ".join(line for lines in refused.values() for line in lines)
+        raise CheckpointError(
+            f"{saved.path} was trained on other data:\n  {listed}\n"
+            "restore them, begin a new run (-o output_dir=DIR), or say that the change is wanted: "
+            f"--resume-override {' '.join(refused)}" + zh("data_changed")
+        )
+    if accepted:
+        say("going on with other data than before:\n%s", "\n".join(accepted))
+    world.wait_for_all()
+    return found
+
+
 def _below(place: str, keys: Iterable[str]) -> bool:
     return any(fnmatchcase(place, key) or fnmatchcase(place, f"{key}.*") for key in keys)
 
@@ -100,7 +155,6 @@ def begin(
 
 
 def _restore(saved: Checkpoint, parts: Parts, say: Callable[..., None]) -> Progress:
-    parts.task.check_resume(saved.path, saved.meta)
     state.load_model(parts.model, saved.part("model"), str(saved.path))
     state.load_optimizer(parts.optimizer, parts.model, saved.part("optimizer"))
     progress = Progress(**saved.meta["progress"])

@@ -1,9 +1,9 @@
 """The schema of an experiment file. Keys that neither it nor a registered class declares are errors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from passl_sot import config
 from passl_sot.config import Count, Document, NotEmpty, Range, Share
@@ -108,10 +108,12 @@ class Experiment(Document):
             raise ValueError(complaint)
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Reads an experiment file with overrides and checks every section of it.
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), *, stored: Mapping[str, Any] | None = None
+) -> Experiment:
+    """Reads an experiment file with overrides and checks every section of it; `stored` as of `get_config`.
 
     Raises:
         ConfigError: Lists all faults at once, before any device or data is touched.
     """
-    return config.load_config(Experiment, path, overrides)
+    return config.load_config(Experiment, path, overrides, stored=stored)

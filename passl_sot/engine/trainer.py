@@ -3,27 +3,27 @@
 import math
 import signal
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-import paddle
-from paddle import nn
 
 from passl_sot.config import zh
 from passl_sot.engine.build import Parts
 from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import evaluate
+from passl_sot.engine.learning_check import LearningCheck
 from passl_sot.engine.nan_check import NonFiniteError, first_nonfinite
 from passl_sot.engine.pictures import draw_run
-from passl_sot.engine.resume import Fill, accept_changes, begin
+from passl_sot.engine.resume import Fill, accept_changes, accept_data, begin
 from passl_sot.engine.run_dir import RunFolder, memory_gb
 from passl_sot.engine.schema import Experiment
 from passl_sot.engine.speed import Speed
-from passl_sot.engine.train_state import StopRequest, TrainingMode, seed_all
+from passl_sot.engine.train_state import StopRequest, seed_all
+from passl_sot.engine.training_mode import running_statistics, set_training_mode
 from passl_sot.optim.clip import clip_by_global_norm, global_grad_norm
 from passl_sot.optim.groups import set_rates
 from passl_sot.tasks.base import Meter
@@ -32,7 +32,6 @@ from passl_sot.weights import checkpoint as ckpt
 from passl_sot.weights import state
 
 log = get_logger()
-_BATCH_NORMS = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm)
 _LONG_WAIT = 0.2  # fraction of the time from which waiting for data is worth a word
 
 
@@ -41,7 +40,7 @@ class Trainer:
 
     Args:
         resume: "auto" (newest checkpoint of `folder`), a checkpoint's path, or None for a new run.
-        resume_override: Settings that may differ from those that the checkpoint was written with.
+        resume_override: Settings, or sections for their data, that may differ from those of the checkpoint.
         init_from: Weights to start a new run from; not together with `resume`.
         pretrained: Called with the model of a new run, gives it weights that are fitted to it.
         overrides: The command line's, for the record.
@@ -77,6 +76,8 @@ class Trainer:
         self.task = self.parts.task
         self.trained = [p for p in self.model.parameters() if not p.stop_gradient]
         self.schedules = (self.model.set_epoch, self.task.set_epoch)
+        data = experiment.dataloader
+        self.identity = accept_data(self.parts, data, world, saved, resume_override, self._say)
         self.progress, self.ema = begin(self.parts, experiment.ema, saved, init_from, pretrained, self._say)
         if saved and world.is_main:
             self.folder.repair_best(saved)
@@ -91,6 +92,9 @@ class Trainer:
             )
         self.stop = StopRequest()
         self.advice = ""  # on waiting for data, given once
+        fresh = saved is None and init_from is None and pretrained is None
+        updates = experiment.epochs * self.updates_per_epoch
+        self.learning = LearningCheck(self.task, self.parts.schedule, updates, fresh)
         # The newest evaluation of the weights that choose `best`, and the best one with its epoch.
         self.meter: Meter | None = None
         self.best: tuple[Meter, int] | None = None
@@ -214,6 +218,7 @@ class Trainer:
                     continue
 
                 norm, stop = self._update(batch, loss_sum, statistics)
+                self.learning.take(loss_sum)
                 bar.set_postfix(loss=f"{loss_sum:.3f}", lr=f"{rate:.1e}", refresh=False)
                 if update % self.experiment.log.interval == 0 or update + 1 == self.updates_per_epoch:
                     values = {**losses, "loss": loss_sum, "grad_norm": norm, "lr": rate}
@@ -304,6 +309,9 @@ class Trainer:
             if "loss" in values:  # a task's meter need not have one
                 line += f" (loss {values['loss']:.3f})"
         self._say("%s", line)
+        doubt = self.learning.word(epoch, found, self.val_loader.dataset)
+        if doubt:
+            self._say("%s", doubt)
         return {f"{kind}_{name}": v for kind, values in found.items() for name, v in values.items()}
 
     def _log_update(self, epoch: int, update: int, values: dict, speed: Speed) -> None:
@@ -365,30 +373,10 @@ class Trainer:
             }
             average = self.ema.average if self.ema else None
             arrays = state.training_arrays(self.model, average, optimizer)
-            ckpt.write_checkpoint(last, arrays, meta, previous=self.folder.previous)
+            ckpt.write_checkpoint(last, {**arrays, **self.identity}, meta, previous=self.folder.previous)
             interval = self.experiment.checkpoint.interval
             epoch = self.progress.epoch
             if interval and self.progress.batches == 0 and epoch % interval == 0:
                 ckpt.copy_checkpoint(last, self.folder.path / f"epoch_{epoch:04d}.safetensors")
         self.world.wait_for_all()
         return last
-
-
-def set_training_mode(net: nn.Layer, mode: TrainingMode) -> None:
-    """Prepares a network, wrapped or not, for steps of training; see `Experiment.training_mode`."""
-    if mode == "eval":
-        net.eval()
-        return
-    # Every epoch anew: evaluation has set all layers' modes in between.
-    net.train()
-    if mode == "frozen_batch_norm":
-        for layer in net.sublayers():
-            if isinstance(layer, _BATCH_NORMS):
-                layer.eval()
-
-
-def running_statistics(model: nn.Layer, frozen: Container[str]) -> list[tuple[paddle.Tensor, paddle.Tensor]]:
-    """Each buffer that training changes, and a copy of it."""
-    # A forward pass on bad numbers spoils BatchNorm's running statistics, which no skipped update undoes.
-    entries = [tensor for name, tensor in model.state_dict().items() if name not in frozen]
-    return [(t, t.clone()) for t in entries if t.stop_gradient and paddle.is_floating_point(t)]

@@ -1,9 +1,10 @@
 """Decoding and resizing: everything between a file on disk and an array of pixels.
 
 Published accuracies were measured with Pillow's decoder and its antialiased bicubic filter, and every result
-of `decode`, `open_image` and `resize` is Pillow's to the bit. With the extra `[fast]` installed, plain JPEG
-files are decoded through `jpeg`, no further than pixels are asked for, and compiled loops resize
-(`kernels.resize`). Pillow does all else.
+of `decode`, `open_image` and `resize` is Pillow's to the bit. Where simplejpeg and numba are installed, plain
+JPEG files are decoded through `jpeg`, no further than pixels are asked for, and compiled loops resize
+(`kernels.resize`). Pillow does all else. OpenCV has no part in it: it shows damaged files that Pillow
+refuses, and its caller can't tell.
 
 | file | result |
 |---|---|
@@ -17,6 +18,7 @@ files are decoded through `jpeg`, no further than pixels are asked for, and comp
 | animated GIF, WebP, PNG; multi-picture JPEG; multi-page TIFF | first frame |
 | EXIF orientation 2 to 8 | turned upright when `apply_exif`, else as stored (TIFF: Pillow always turns it) |
 | truncated, empty, not an image, more than 179 million pixels | `ImageError` |
+| no regular file, larger than `files.max_file_bytes` | `ImageError`, not opened |
 
 The file's content counts, not its ending. `decode_multichannel` reads other numbers of channels (satellite
 bands, depth, fluorescence):
@@ -41,6 +43,7 @@ from PIL import Image, ImageFile, ImageSequence
 
 from passl_sot.imageio import jpeg
 from passl_sot.imageio.errors import ImageError
+from passl_sot.imageio.files import read_file
 from passl_sot.imageio.kernels import jit
 from passl_sot.imageio.lazy_image import LazyImage, as_array, edges
 
@@ -241,22 +244,6 @@ def _resize_by_pillow(
         return resize_one(image)
     # As an image of 2 or 4 channels, Pillow would take the last for alpha and multiply the others by it.
     return np.stack([resize_one(image[..., c]) for c in range(image.shape[2])], axis=2)
-
-
-def read_file(path: str) -> bytes:
-    """The bytes of a file; an ImageError where it can't be read or is empty."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except FileNotFoundError as error:
-        raise ImageError(path, "no such file") from error
-    except IsADirectoryError as error:
-        raise ImageError(path, "is a folder, not an image file") from error
-    except OSError as error:
-        raise ImageError(path, f"can't be opened ({error.strerror or error})") from error
-    if not data:
-        raise ImageError(path, "the file is empty (0 bytes)")
-    return data
 
 
 def read_orientation(data: bytes | memoryview) -> int:

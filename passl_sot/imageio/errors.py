@@ -11,4 +11,10 @@ class ImageError(ValueError):
 
     def __reduce__(self):
         # The default would call ImageError(message) with one argument.
-        return ImageError, (self.path, self.reason)
+        return type(self), (self.path, self.reason)
+
+
+class NoImageFile(ImageError):
+    """What stands at `path` can't be an image file, as a look at it tells without reading: it is empty or too
+    large, a folder, a pipe, a device, or a link that leads back to itself.
+    """

@@ -35,11 +35,15 @@ class Words:
         item: One input of a model ("image").
         score: The score that chooses the best weights.
         unit: Follows the score's number.
+        if_flat: Likely causes of a loss that doesn't fall.
+        if_guessed: Likely causes of a falling loss beside a score that guessing reaches.
     """
 
     item: str = "item"
     score: str = "score"
     unit: str = ""
+    if_flat: str = "the learning rate may be far too low or too high, or the targets belong to other items"
+    if_guessed: str = "the two splits may not belong together, or there is too little to learn from"
 
     @property
     def items(self) -> str:
@@ -148,6 +152,10 @@ class Task:
             CheckpointError: The data do not fit the model.
         """
         return DATASETS.build(node)
+
+    def guess(self, val: Any) -> float | None:
+        """The score that guessing may well reach on a validation dataset; None where that isn't known."""
+        return None
 
     def meter(self, model: Classifier, val: Any, *, rows: bool = False) -> Meter:
         """A new meter for the validation dataset; `rows` keeps each item's result for `write_files`."""

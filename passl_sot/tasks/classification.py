@@ -15,6 +15,7 @@ from passl_sot.data import LabelledImages, build_dataset, build_transforms, chec
 from passl_sot.data.schema import DataSection
 from passl_sot.imageio.decode import read_image
 from passl_sot.imageio.errors import ImageError
+from passl_sot.imageio.files import max_file_bytes
 from passl_sot.metrics import (
     ClassificationMeter,
     MultiLabelMeter,
@@ -31,6 +32,15 @@ from passl_sot.weights.checkpoint import CheckpointError, require
 
 _Meter = ClassificationMeter | MultiLabelMeter
 _SAMPLE = 64  # files of each split that are decoded before a run
+_IF_FLAT = (
+    "likely the learning rate is far too low or too high, the labels don't belong to the images, "
+    "augmentation leaves too little of them, or the layers that matter are frozen"
+)
+_IF_GUESSED = (
+    "likely there are too few images to learn more than themselves (add some, or start from weights: "
+    "--pretrained), the classes of the two splits differ in more than their names, or validation's "
+    "transforms prepare other images than training's"
+)
 
 
 @dataclass
@@ -79,7 +89,7 @@ class ClassificationTask(Task):
         self.several = several
         self.score = "map" if several else "top1"
         spoken = "mean average precision" if several else "top-1"
-        self.words = Words(item="image", score=spoken, unit=" %")
+        self.words = Words(item="image", score=spoken, unit=" %", if_flat=_IF_FLAT, if_guessed=_IF_GUESSED)
 
     # -- before training ----------------------------------------------------------------------------
     def check(
@@ -222,6 +232,13 @@ class ClassificationTask(Task):
         self.class_names = [*val.class_names, *map(str, range(known, model.num_classes))]
         return val
 
+    def guess(self, val: LabelledImages) -> float | None:
+        """As `Task.guess`: the fraction of the largest class, and a standard deviation of its count."""
+        if self.several:
+            return None
+        share = val.class_counts().max() / len(val)
+        return float(100 * (share + (share * (1 - share) / len(val)) ** 0.5))
+
     def meter(self, model: Classifier, val: LabelledImages, *, rows: bool = False) -> _Meter:
         """As `Task.meter`."""
         if val.multi_hot is not None:
@@ -266,7 +283,8 @@ class ClassificationTask(Task):
 
     # -- prediction ---------------------------------------------------------------------------------
     def use_card(self, card: Mapping[str, Any]) -> None:
-        """As `Task.use_card`."""
+        """As `Task.use_card`; an ImageError where the limit of the size of files is set to nonsense."""
+        max_file_bytes()
         self.class_names = card["class_names"]
         preprocessing = card["preprocessing"]
         self.apply_exif: bool = preprocessing.get("apply_exif", True)

@@ -190,6 +190,29 @@ def read_checkpoint(path: str | Path, check: Check | None = None) -> Checkpoint:
     return Checkpoint(path, tensors, meta)
 
 
+def read_header(path: str | Path) -> tuple[Path, dict]:
+    """The file of a checkpoint, and its JSON part alone, which only `read_checkpoint` compares by checksum.
+
+    Raises:
+        CheckpointError: It is missing or damaged, or holds bare weights.
+    """
+    path = _with_suffix(Path(path), "checkpoint")
+    header: dict[str, str] = {}
+    with path.open("rb") as file:
+        head = file.read(16)
+    if is_safetensors(path, head):
+        try:
+            with safe_open(path, framework="numpy") as tensors:
+                header = tensors.metadata() or {}
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{path} is damaged or no checkpoint of passl_sot ({error})") from error
+    if META_KEY not in header:
+        raise CheckpointError(
+            f"{path} is no checkpoint, which would hold its config: name one with -c" + zh("config_missing")
+        )
+    return path, _parse(path, header[META_KEY])
+
+
 def _parse(path: Path, text: str) -> dict:
     """The JSON part, of a format that this version knows."""
     try:

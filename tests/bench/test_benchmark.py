@@ -15,6 +15,7 @@ from passl_sot.bench import peers
 from passl_sot.bench.data import measure_data
 from passl_sot.bench.model import PeerError, measure
 from passl_sot.bench.peers import PEERS
+from passl_sot.cli import benchmark
 from passl_sot.cli.packing import make_cache
 from passl_sot.engine.schema import load_config
 from passl_sot.zoo import find_config
@@ -231,3 +232,28 @@ def test_the_table_of_the_input_pipeline(photographs, tmp_path):
     assert [row[1] for row in rows][:2] == ["the original files", "a packed copy, `--tile-only`"]
     assert len(rows) == 11 and all(float(row[3].replace(",", "")) > 0 for row in rows)
     assert rows[0][2] == "1.00" and [row[4:] for row in rows] == [["", "", ""]] * 11
+
+
+def test_a_folder_or_packed_copy_of_one_s_own(experiment, tmp_path, capfd):
+    """`--data`, and another dataset's name: transforms and all else that both have are kept."""
+    photos = experiment.parent / "train"
+    text = experiment.read_text().replace(
+        f"dataroot: {photos}\n", f"dataroot: {photos}\n      extensions: [png]\n"
+    )
+    experiment.write_text(text)
+    assert make_cache([str(photos), str(tmp_path / "packed"), "--tile-only", "--processes", "1"]) == 0
+    common = ["-c", str(experiment), "--mode", "data", "--batch", "4", "--repeats", "1", "--json"]
+    node = "dataloader.train.dataset"
+    renamed = ["-o", f"{node}.name=PackedImages", f"{node}.dataroot={tmp_path}/packed"]
+    found = []
+    for more in (["--data", str(photos)], ["--data", str(tmp_path / "packed")], renamed):
+        capfd.readouterr()
+        assert benchmark([*common, *more]) == 0, capfd.readouterr().err
+        out, err = capfd.readouterr()
+        assert (f"{node}: PackedImages takes no extensions: left out" in err) == (more[-1] != str(photos))
+        found.append(json.loads(out))
+    stages = [[name for name in result if "us/image" in name] for result in found]
+    assert stages[0] == stages[1] == stages[2] and len(stages[0]) > 3
+    with pytest.raises(SystemExit):
+        benchmark(["-c", str(experiment), "--data", str(photos)])
+    assert "--data: goes with --mode data" in capfd.readouterr().err

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from passl_sot.config import Config, ConfigError, Origin, get_config, path_of
+from passl_sot.config import Config, ConfigError, Origin, find_config, get_config, path_of
 
 Write = Callable[..., Path]
 Parse = Callable[[str], Config]
@@ -187,6 +187,32 @@ def test_precedence_of_bases(write: Write):
         f"{leaf}:2",
         "_base_/two.yaml:3",
         f"{leaf}:3",
+    ]
+
+
+def test_shipped_configs_are_found_from_anywhere(write: Write):
+    for base in ("sot_small", "configs/sot/sot_small.yaml"):
+        write({"deep/er/own": f"_base_: [configs/_base_/runtime.yaml, {base}]\nepochs: 3\n"})
+        cfg = get_config("deep/er/own.yaml")
+        assert (cfg.model.architecture.depth, cfg.epochs) == (14, 3)
+    assert find_config("configs/sot/sot_small.yaml") == find_config("sot_small")
+    # What lies beside the file wins.
+    write({"configs/sot/sot_small": "model: mine\n", "own": "_base_: configs/sot/sot_small.yaml\n"})
+    assert get_config("own.yaml") == {"model": "mine"}
+    Path("sot_small").write_text("model: also mine\n")
+    write(own="_base_: sot_small\n")
+    assert get_config("own.yaml") == {"model": "also mine"}
+
+
+def test_bases_that_are_nearly_those_shipped(write: Write):
+    write({"far/own": "_base_: [sot_smal, ../_base_/sot.yaml, configs/../setup.py, configs/sot]\n"})
+    lines = [line.split("_base_: ")[1] for line in fault_lines("far/own.yaml")]
+    assert lines == [
+        "'far/sot_smal' does not exist ('sot_smal' is relative to this file); did you mean 'sot_small'?",
+        "'_base_/sot.yaml' does not exist ('../_base_/sot.yaml' is relative to this file); did you mean "
+        "'configs/_base_/sot.yaml'?",
+        "'far/setup.py' does not exist ('configs/../setup.py' is relative to this file)",
+        "'far/configs/sot' does not exist ('configs/sot' is relative to this file)",
     ]
 
 

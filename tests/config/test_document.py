@@ -15,6 +15,7 @@ from passl_sot.config import (
     Document,
     Range,
     Registry,
+    get_config,
     load_config,
 )
 
@@ -131,3 +132,75 @@ def test_all_faults_of_a_document_at_once(file):
     ]
     with pytest.raises(ConfigError, match=r"x\.yaml:1: epochs must reach log\.interval"):
         load_config(Whole, file, ["epochs=1"])
+
+
+SETS = Registry("set", "json", alike=True)
+
+
+@SETS.register()
+class Folder:
+    def __init__(self, *, root: str, steps: list[int], endings: list[str] | None = None):
+        pass
+
+
+@SETS.register()
+class Packed:
+    def __init__(self, *, root: str, steps: list[int], part: str = "all"):
+        pass
+
+
+@dataclass(kw_only=True)
+class Split:
+    dataset: Annotated[dict, SETS] | None = None
+
+
+@dataclass(kw_only=True)
+class Data(Document):
+    train: Split
+    head: Annotated[dict, HEADS]
+
+
+DATA = """
+train:
+  dataset: {name: Folder, root: a, steps: [1, 2], endings: [jpg]}
+head: {name: Head, num_classes: 3}
+"""
+
+
+def test_another_name_keeps_what_classes_that_are_alike_share(tmp_path, caplog):
+    path = tmp_path / "x.yaml"
+    path.write_text(DATA, encoding="utf-8")
+    rename = ["train.dataset.root=b", "train.dataset.name=Packed", "train.dataset.part=x"]
+    whole = load_config(Data, path, rename)
+    assert whole.to_dict()["train"]["dataset"] == {
+        "name": "Packed",
+        "root": "b",
+        "steps": [1, 2],
+        "part": "x",
+    }
+    assert [record.getMessage() for record in caplog.records] == [
+        "train.dataset: Packed takes no endings: left out"
+    ]
+    assert get_config(path, rename, schema=Data) == whole.to_dict()
+    # Without the schema, or in a registry of things that differ, and in files, it begins anew.
+    assert get_config(path, ["train.dataset.name=Packed"]).train.dataset == {"name": "Packed"}
+    assert get_config(path, ["head.name=Other"], schema=Data).head == {"name": "Other"}
+    over = tmp_path / "y.yaml"
+    over.write_text("_base_: x.yaml\ntrain: {dataset: {name: Packed, root: b}}\n", encoding="utf-8")
+    assert get_config(over, schema=Data).train.dataset == {"name": "Packed", "root": "b"}
+    with pytest.raises(ConfigError, match="no set is named 'Pack'; did you mean 'Packed'"):
+        load_config(Data, path, ["train.dataset.name=Pack"])
+
+
+def test_a_stored_tree_takes_the_place_of_a_file(tmp_path):
+    path = tmp_path / "weights.bin"
+    stored = {
+        "train": {"dataset": {"name": "Folder", "root": "${x}", "steps": [1]}},
+        "head": {"name": "Head"},
+    }
+    with pytest.raises(ConfigError) as caught:
+        load_config(Data, path, ["train.dataset.steps.0=7"], stored=stored)
+    assert str(caught.value.faults[0]).startswith(f"{path}: head: Head needs 'num_classes'")
+    stored["head"]["num_classes"] = 2
+    whole = load_config(Data, path, ["train.dataset.steps.0=7"], stored=stored)
+    assert whole.train.dataset == {"name": "Folder", "root": "${x}", "steps": [7]}

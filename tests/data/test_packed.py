@@ -24,7 +24,7 @@ from passl_sot import cli
 from passl_sot.data import DataError, ImageError, ImageFolder, ListFile, PackedImages, build_dataloader
 from passl_sot.data.datasets.digits import write_digits
 from passl_sot.data.datasets.folders import find_splits
-from passl_sot.data.packed import shard, writer
+from passl_sot.data.packed import origins, shard, writer
 from passl_sot.data.packed.format import read_index, write_index
 from passl_sot.data.packed.record import Item, Recipe
 from passl_sot.data.packed.shard import Job
@@ -434,11 +434,23 @@ def alive(pid: int) -> bool:
 
 
 PACK = """
+import os
 import sys
+import time
 from passl_sot.data.errors import DataError
+from passl_sot.data.packed import shard
 from passl_sot.data.packed.record import Recipe
 from passl_sot.data.packed.sources import open_source, splits_of
 from passl_sot.data.packed.writer import make_job, pack
+
+pack_image = shard.pack_image
+
+def pack_what_is_not_held(data, name, recipe):
+    while os.path.exists(f"{name}.held"):
+        time.sleep(0.01)
+    return pack_image(data, name, recipe)
+
+shard.pack_image = pack_what_is_not_held  # in each of the processes
 if __name__ == "__main__":
     recipe = Recipe(kind="pixels", short_side=400)
     source = open_source(sys.argv[1] + "/list.txt", dataroot=sys.argv[1])
@@ -465,19 +477,18 @@ def finished(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*.bin")}
 
 
-def blocked(folder: Path) -> list[Path]:
-    """Pipes in place of an image in the third and in the fourth shard: who reads them waits."""
-    pipes = [folder / "c1" / "0100.png", folder / "c1" / "0400.png"]
-    for pipe in pipes:
-        pipe.unlink()
-        os.mkfifo(pipe)
-    return pipes
+def held(folder: Path) -> list[Path]:
+    """Marks an image in the third and one in the fourth shard: who packs them waits until the mark goes."""
+    marks = [folder / "c1" / "0100.png.held", folder / "c1" / "0400.png.held"]
+    for mark in marks:
+        mark.touch()
+    return marks
 
 
 @pytest.mark.parametrize("whom", ["the command", "one of its processes"])
 def test_killed(photos, tmp_path, packer, whom):
     many_files(photos, tmp_path / "in", 1000, side=64)
-    pipes, out = blocked(tmp_path / "in"), tmp_path / "out"
+    marks, out = held(tmp_path / "in"), tmp_path / "out"
     running = packer()
     wait_for(lambda: len(finished(out)) == 2)
     kept = finished(out)
@@ -494,9 +505,8 @@ def test_killed(photos, tmp_path, packer, whom):
         assert "a packing process has ended (exit code -9" in error
     with pytest.raises(DataError, match=r"unfinished packed copy: run the same command again.*: make it /"):
         copy_of(out)
-    for pipe in pipes:
-        pipe.unlink()
-        shutil.copy(tmp_path / "in" / "c1" / "0001.png", pipe)
+    for mark in marks:
+        mark.unlink()
     images, options = tmp_path / "in" / "list.txt", {"dataroot": str(tmp_path / "in")}
     with pytest.raises(DataError, match=r"unfinished packed copy of other data, .* begun by: make it"):
         packed(images, out, TILES, **options)
@@ -591,6 +601,130 @@ def test_other_data_of_the_same_names(source, tmp_path):
     flip(tmp_path / "same" / "n 10" / "text.jpg", 3)
     with pytest.raises(DataError, match="holds a packed copy of other data, or with other settings"):
         packed(tmp_path / "same", tmp_path / "out")
+
+
+def swap(one: Path, other: Path) -> None:
+    """Gives two files each other's content, and the times that they had."""
+    times = [(path.stat().st_atime_ns, path.stat().st_mtime_ns) for path in (one, other)]
+    contents = [path.read_bytes() for path in (one, other)]
+    for path, content, when in zip((other, one), contents, times[::-1], strict=True):
+        path.write_bytes(content)
+        os.utime(path, ns=when)
+
+
+def test_swapped_pictures_of_one_name_size_and_time(photos, tmp_path, capfd):
+    for label, photo in enumerate(photos[:2]):
+        (tmp_path / "in" / f"c{label}").mkdir(parents=True)
+        for i in range(80):
+            Image.fromarray(photo[i : i + 30, :30]).save(tmp_path / "in" / f"c{label}" / f"{i}.bmp")
+    out, command = tmp_path / "out", [str(tmp_path / "in"), str(tmp_path / "out"), "--processes", "1"]
+    assert cli.make_cache(command) == 0
+    for i in range(20, 28):  # of which none may be among those that a sample takes
+        swap(tmp_path / "in" / "c0" / f"{i}.bmp", tmp_path / "in" / "c1" / f"{i}.bmp")
+    capfd.readouterr()
+    for more in ([], ["--verify"]):
+        assert cli.make_cache([*command, *more]) == 2
+        said = capfd.readouterr().err
+        assert "16 images changed: c0/20.bmp, c0/21.bmp, c0/22.bmp and 13 more" in said
+        assert ("isn't a copy of what" in said) == bool(more)
+    assert verify(str(out)) == 160  # the copy itself is whole
+
+
+def test_folders_that_were_swapped(source, tmp_path):
+    shutil.copytree(source, tmp_path / "in")
+    one, other = tmp_path / "in" / "one", tmp_path / "in" / "other"
+    for folder, seed in ((one, 0), (other, 1)):
+        folder.mkdir()
+        pixels = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / "x.bmp")
+        os.utime(folder / "x.bmp", ns=(0, 0))
+    packed(tmp_path / "in", tmp_path / "out")
+    one.rename(tmp_path / "in" / "third")
+    other.rename(one)
+    (tmp_path / "in" / "third").rename(other)
+    with pytest.raises(DataError, match=r"2 images changed: one/x.bmp, other/x.bmp; choose another"):
+        packed(tmp_path / "in", tmp_path / "out")
+
+
+def test_what_is_read_to_compare(source, tmp_path, monkeypatch):
+    """Nothing of untouched files; head and tail of copies; all of those that were written since."""
+    read: list[int | None] = []
+    read_digest = origins.read_digest
+
+    def count(extent, end=None):
+        read.append(end)
+        return read_digest(extent, end)
+
+    monkeypatch.setattr(origins, "read_digest", count)
+    packed(source, tmp_path / "out")
+    assert "packed already" in packed(source, tmp_path / "out")[0] and read == []
+    shutil.copytree(source, tmp_path / "with times")
+    assert "packed already" in packed(tmp_path / "with times", tmp_path / "out")[0]
+    assert read == [4096] * 24
+    read.clear()
+    shutil.copytree(source, tmp_path / "without", copy_function=shutil.copyfile)
+    assert "packed already" in packed(tmp_path / "without", tmp_path / "out")[0]
+    assert read == [None] * 24
+    read.clear()
+    monkeypatch.setattr(origins, "_MOST_EDITED", 10)
+    assert "packed already" in packed(tmp_path / "without", tmp_path / "out")[0]
+    assert read == [4096] * 24
+    # What no cheap digest tells, all of the file does.
+    path = tmp_path / "with times" / "n 2" / "a 0.JPEG"
+    times = path.stat().st_mtime_ns
+    flip(path, path.stat().st_size // 2)
+    os.utime(path, ns=(times, times))
+    assert "packed already" in packed(tmp_path / "with times", tmp_path / "out")[0]
+    with pytest.raises(DataError, match=r"holds now: 1 image changed: n 2/a 0.JPEG"):
+        writer.compare(open_source(str(tmp_path / "with times")), str(tmp_path / "out"))
+
+
+def test_an_interrupted_run_goes_on_with_other_files(photos, tmp_path, monkeypatch):
+    """Shards whose files have changed are packed again: the copy is of one source, that of today."""
+    many_files(photos, tmp_path / "in", 600, side=40)
+    write_shard = shard.write_shard
+
+    def stop_at_the_second(job, number, tell):
+        if number == 1:
+            raise KeyboardInterrupt
+        write_shard(job, number, tell)
+
+    with monkeypatch.context() as here:
+        here.setattr(shard, "write_shard", stop_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            packed(tmp_path / "in", tmp_path / "out", PIXELS)
+    assert (tmp_path / "out" / "shard-00000.note").exists()
+    shutil.rmtree(tmp_path / "in")
+    many_files(photos[2:], tmp_path / "in", 600, side=40)
+    said = packed(tmp_path / "in", tmp_path / "out", PIXELS)
+    assert said[0].startswith(
+        "256 images changed since: c0/0000.png, c0/0001.png, c0/0002.png and 253 more: 1 of 1"
+    )
+    packed(tmp_path / "in", tmp_path / "at once", PIXELS)
+    for name in ("index.bin", "shard-00000.bin"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "at once" / name).read_bytes()
+    assert packed(tmp_path / "in", tmp_path / "out", PIXELS) == [
+        f"{tmp_path}/out: 600 images are packed already / 已打包完成"
+    ]
+
+
+def test_a_copy_of_an_earlier_version(source, copies, spoilt, capfd):
+    """It is read as before; nothing was noted of its files, so they can't be compared."""
+    root = spoilt("tiles")
+    header, arrays = read_index(str(root / "index.bin"))
+    write_index(str(root / "index.bin"), header, {k: v for k, v in arrays.items() if k != "origins"})
+    np.testing.assert_array_equal(copy_of(root)[3]["image"], copy_of(copies["tiles"])[3]["image"])
+    (line,) = packed(source, root)
+    assert (
+        "24 images are packed already; an earlier version packed them and noted nothing of the files" in line
+    )
+    assert cli.make_cache([str(source), str(root), "--verify"]) == 0
+    assert "an earlier version packed them and noted nothing" in capfd.readouterr().out
+    plan = '{"version": 1, "fingerprint": "", "command": "make it"}'
+    (root / "index.bin").unlink()
+    (root / "packing.json").write_text(plan)
+    with pytest.raises(DataError, match=r"isn't from this version of tools/make_cache.py: remove its folder"):
+        packed(source, root)
 
 
 # Lists and tar files
@@ -699,6 +833,42 @@ def test_tar_files_that_do_not_serve(tmp_path, members, words):
     path = write_tar(tmp_path / "a.tar", members)
     with pytest.raises(DataError, match=words):
         open_source(str(path))
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "a/../../x", "a/..", "a\nb", "..", "\x1b[2J"])
+def test_names_that_lead_out_of_a_tar_file(tmp_path, name, capfd):
+    path = write_tar(tmp_path / "a.tar", {f"{name}/1.jpg": b"x", f"{name}/1.cls": b"1"})
+    assert cli.make_cache([str(path), str(tmp_path / "out")]) == 2
+    said = capfd.readouterr().err
+    assert f"{path}: member {f'{name}/1.jpg'!r} is refused: a name must not begin with '/'" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_with_dots_are_kept(tmp_path):
+    names = ["./a/1", "a..b/2", "..c/3", "d../4", "猫/5", os.fsdecode(b"\xff/6")]
+    members = {f"{name}{ending}": b"0" for name in names for ending in (".jpg", ".cls")}
+    found = open_source(str(write_tar(tmp_path / "a.tar", members)))
+    assert [name_of(found, i) for i in range(6)] == [f"{name}.jpg" for name in names]
+
+
+def test_a_giant_in_a_tar_file_and_a_pipe_for_one(source, tmp_path):
+    image = (source / "n 2" / "a 3.JPEG").read_bytes()
+    path = write_tar(tmp_path / "a.tar", {"1.jpg": image, "1.cls": b"0", "2.cls": b"1", "2.jpg": image})
+    with tarfile.open(path) as tar:
+        info = tar.getmember("2.jpg")
+    info.size = 60_000_000_000
+    with path.open("r+b") as file:
+        file.seek(info.offset)
+        file.write(info.tobuf(tarfile.GNU_FORMAT))
+    os.truncate(path, info.offset_data + info.size + 1024)
+    said = packed(path, tmp_path / "out")
+    assert f"{path} (2.jpg): has 60,000 MB, and files of up to 1,000 MB are read" in said[-1]
+    np.testing.assert_array_equal(
+        copy_of(tmp_path / "out").read(0), decode(source / "n 2" / "a 3.JPEG", apply_exif=True)
+    )
+    os.mkfifo(tmp_path / "pipe.tar")
+    with pytest.raises(DataError, match=r"pipe.tar is no regular file"):
+        open_source(str(tmp_path / "pipe.tar"))
 
 
 def test_compressed_or_missing_tar_files(tmp_path):
@@ -828,7 +998,13 @@ def test_the_command(source, tmp_path, capfd):
     assert cli.make_cache(command) == 0
     assert "packed already" in capfd.readouterr().out
     assert cli.make_cache([*command, "--verify"]) == 0
-    assert f"{out}: all 24 images have their checksums" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert f"{out}: all 24 images have their checksums" in said
+    assert f"{out}: all files in {source} are those that were packed" in said
+    assert cli.make_cache([str(tmp_path / "gone"), str(out), "--verify"]) == 0
+    assert (
+        f"{out}: only its checksums were compared, as {tmp_path}/gone isn't there" in capfd.readouterr().out
+    )
     flip(out / "shard-00000.bin", 7)
     assert cli.make_cache([*command, "--verify"]) == 2
     assert "[0] (n 2/a 0.JPEG): its bytes aren't those that were packed" in capfd.readouterr().err

@@ -28,7 +28,7 @@ from passl_sot.data.loader.loader import DataLoader
 from passl_sot.data.loader.shared_buffers import progress_in
 from passl_sot.data.samplers import ShardedBatchSampler
 from passl_sot.data.schema import LoaderSection
-from tests.data.for_workers import Sequences
+from tests.data.for_workers import Sequences, SilentDisk
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -265,7 +265,7 @@ def test_a_killed_server_of_workers_is_named(folder, split):
 
 @pytest.fixture
 def silent(folder, split):
-    """A loader over 16 images of which the one in the second place of `b` never answers; its path."""
+    """A loader over 16 images, on a disk that is silent for the one in the second place of `b`; its path."""
     paths = []
 
     def make(workers: int, **more):
@@ -273,6 +273,7 @@ def silent(folder, split):
         config = split(root, workers=workers, shuffle=False)
         config["loader"].update(more)
         dataset = build_dataset(config["dataset"])
+        dataset.__class__ = SilentDisk
         path = Path(dataset.path(9))
         path.unlink()
         os.mkfifo(path)

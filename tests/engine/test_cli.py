@@ -1,6 +1,7 @@
 """The command line: what a user can get wrong is one message and status 2, never a traceback."""
 
 import errno
+import json
 import os
 import re
 import signal
@@ -39,6 +40,30 @@ def refused(capsys, status: int, *words: str) -> None:
         assert word in text
 
 
+def test_scores_are_written_before_pictures(experiment, run, tmp_path, monkeypatch):
+    def out_of_memory(*_, **__):
+        raise MemoryError("for the picture")
+
+    monkeypatch.setattr("passl_sot.tasks.classification.save_confusion", out_of_memory)
+    out = tmp_path / "evaluation" / "metrics.json"
+    with pytest.raises(MemoryError):
+        cli.evaluate(["-c", str(experiment), "--weights", str(run / "best"), "--out", str(out)])
+    assert json.loads(out.read_text())["images"] == 9
+    for name in ("per_class.csv", "confusion.csv", "predictions.csv"):
+        assert (out.parent / name).stat().st_size, name
+
+
+def test_evaluation_does_without_matplotlib(experiment, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for name in [name for name in sys.modules if name.startswith("matplotlib.")]:
+        monkeypatch.delitem(sys.modules, name)
+    out = tmp_path / "metrics.json"
+    assert cli.evaluate(["-c", str(experiment), "--weights", str(run / "best"), "--out", str(out)]) == 0
+    assert "no picture: " in capsys.readouterr().out
+    names = [Path(path).name for path in json.loads(out.read_text())["files"]]
+    assert names == ["per_class.csv", "confusion.csv", "predictions.csv"]
+
+
 @pytest.mark.parametrize("name", ["folder.json", "file/r.json", "file/below/r.json", "/proc/none/r.json"])
 def test_outputs_are_tried_before_the_work(experiment, run, tmp_path, capsys, monkeypatch, name):
     (tmp_path / "folder.json").mkdir()
@@ -57,9 +82,8 @@ def test_outputs_are_tried_before_the_work(experiment, run, tmp_path, capsys, mo
         out,
         "name" if "proc" not in out else "",
     )
-    refused(
-        capsys, cli.predict([*weights, str(tmp_path / "val"), "--out", str(tmp_path / "ok.csv"), out]), out
-    )
+    outputs = ["--out", str(tmp_path / "ok.csv"), "--out", out]
+    refused(capsys, cli.predict([*weights, *outputs, str(tmp_path / "val")]), out)
     assert not (tmp_path / "ok.csv").exists()
 
 

@@ -49,7 +49,10 @@ def test_the_command(experiment, weights, tmp_path, invoke):
     said = done.stdout + done.stderr
     assert f"data: 4 classes in {photos}/train: cat 1, cat 2, cat 10, 狗" in said
     assert f"data: validation in {photos}/val" in said
-    assert "few images to train on, so batch_size is 12 instead of 64" in said
+    assert (
+        "plan: 8 images per update (recipe: 64), 2 updates an epoch, none of the 12 images left out" in said
+    )
+    assert "plan: 2 epochs (recipe: 2), 0 of them warm-up, 4 updates" in said
     assert f"{weights}: all keys accounted for" in said
     assert re.search(r"left new\s+head\.\S*fc\.weight", said)
     assert "12 training and 8 validation images, 4 classes" in said

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,7 +54,7 @@ def test_unreadable_files_keep_their_place_and_are_reported(checkpoint, experime
     (folder / "0.png").write_bytes(b"<html>")
     (folder / "10.png").write_bytes((folder / "1.png").read_bytes())
     table, objects = tmp_path / "r.csv", tmp_path / "r.json"
-    done = invoke("predict", "--weights", checkpoint, folder, "--out", table, objects)
+    done = invoke("predict", "--weights", checkpoint, "--out", table, "--out", objects, folder)
     assert done.returncode == 0
     assert "1 of 4 images could not be read" in done.stderr
     assert "Traceback" not in done.stderr
@@ -68,6 +70,39 @@ def test_unreadable_files_keep_their_place_and_are_reported(checkpoint, experime
     assert done.returncode == 1
 
 
+def test_pipes_devices_and_rings_of_links_are_reported_too(
+    checkpoint, experiment, tmp_path, invoke, monkeypatch
+):
+    folder = experiment.parent / "val" / "c"
+    (folder / "a.png").symlink_to("a.png")
+    (folder / "b.png").symlink_to("/dev/zero")
+    os.mkfifo(folder / "c.png")
+    (folder / "d.png").touch()
+    os.truncate(folder / "d.png", 60_000_000_000)
+    (folder / "list.txt").write_text("a.png\nb.png\nc.png\nd.png\n0.png\n")
+    for argument, rows in ((folder, 7), (folder / "list.txt", 5)):
+        done = invoke("predict", "--weights", checkpoint, argument, "--out", tmp_path / "r.json")
+        assert done.returncode == 0 and f"4 of {rows} images could not be read" in done.stderr
+        errors = {
+            Path(row["path"]).stem: row["error"] for row in json.loads((tmp_path / "r.json").read_text())
+        }
+        assert [errors[name].split(": ")[1].split(",")[0] for name in "abcd"] == [
+            "a link that leads back to itself",
+            "is a device",
+            "is a pipe (FIFO)",
+            "has 60",
+        ]
+        assert errors["0"] == ""
+    done = invoke("predict", "--weights", checkpoint, folder / "a.png", folder / "c.png")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    monkeypatch.setenv("PASSL_SOT_MAX_FILE_MB", "many")
+    done = invoke("predict", "--weights", checkpoint, folder / "0.png")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: environment variable PASSL_SOT_MAX_FILE_MB: must be a number of megabytes, got 'many'\n"
+    )
+
+
 def test_ways_to_name_images(experiment, tmp_path):
     val = experiment.parent / "val"
     listed = tmp_path / "val" / "list.txt"
@@ -78,6 +113,17 @@ def test_ways_to_name_images(experiment, tmp_path):
     for wrong in ("nothing.jpg", str(val / "*.bmp")):
         with pytest.raises(FileNotFoundError, match="no such file, folder or pattern"):
             collect_images([wrong])
+
+
+def test_no_image_is_one_line_and_status_2(checkpoint, tmp_path, invoke):
+    (tmp_path / "empty").mkdir()
+    for name, said in {
+        "nope.jpg": "no such file, folder or pattern",
+        "empty": "no image in this folder",
+    }.items():
+        done = invoke("predict", "--weights", checkpoint, tmp_path / name)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"error: {tmp_path / name}: {said}: check the path\n"
 
 
 def test_lists_in_other_encodings_and_with_labels(experiment, tmp_path):
@@ -119,7 +165,7 @@ def test_a_folder_a_pattern_and_a_list_stand_for_their_images(checkpoint, experi
     assert [r.path for r in predictor(val / "c" / "a[1].png")] == [str(val / "c" / "a[1].png")]
     assert predictor(val / "nothing.png")[0].error
     (val / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no image below"):
+    with pytest.raises(FileNotFoundError, match="no image in this folder"):
         predictor(val / "empty")
 
 
@@ -131,6 +177,11 @@ def test_foreign_weights_and_formats_are_refused(checkpoint, tmp_path, invoke):
     done = invoke("predict", "--weights", checkpoint, tmp_path / "val", "--out", tmp_path / "r.xlsx")
     assert done.returncode == 2
     assert "name it .csv or .json" in done.stderr
+    two = ("--out", tmp_path / "r.csv", tmp_path / "r.json")
+    assert (
+        "r.json is no image; each file to write has its own --out"
+        in invoke("predict", "--weights", checkpoint, tmp_path / "val", *two).stderr
+    )
     wrong = np.zeros((4, 4), np.uint8)
     assert "expected uint8 [H, W, 3]" in Predictor(checkpoint)(wrong)[0].error
 

@@ -1,19 +1,22 @@
 """Going on with a run: bit for bit as if it had never stopped, and never by accident with other settings."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from passl_sot import cli
 from passl_sot.engine.distributed import World
 from passl_sot.engine.run_dir import read_metrics
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
-from passl_sot.weights.checkpoint import read_checkpoint
+from passl_sot.weights.checkpoint import read_checkpoint, write_checkpoint
 
 ROOT = Path(__file__).parents[2]
 # Ten updates of two batches, five an epoch, with everything in them that draws random numbers.
@@ -132,3 +135,70 @@ def test_a_name_that_is_no_setting(stopped, capsys):
     with pytest.raises(SystemExit):
         cli.train(["-c", str(stopped), "--resume-override", "epochs"])
     assert "--resume-override goes with --resume" in capsys.readouterr().err
+
+
+def resume(config: Path, *more: str) -> int:
+    words = ["-o", "epochs=2", "--resume-override", "epochs", *more]
+    return cli.train(["-c", str(config), "--resume", "auto", *words])
+
+
+def change_picture(path: Path) -> None:
+    """Writes other pixels in the same number of bytes, and gives the file its time back."""
+    size, times = path.stat().st_size, path.stat().st_mtime_ns
+    with Image.open(path) as image:
+        pixels = np.asarray(image) // 2
+    Image.fromarray(pixels).save(path, optimize=True)
+    assert path.stat().st_size < size
+    os.truncate(path, size)  # bytes behind a picture don't count
+    os.utime(path, ns=(times, times))
+
+
+CHANGES = {
+    "train: 1 image added: c/new.png": lambda root: shutil.copy(
+        root / "train/c/1.png", root / "train/c/new.png"
+    ),
+    "train: 1 image removed: 猫/3.png": lambda root: (root / "train/猫/3.png").unlink(),
+    "train: 1 image changed: c/4.png": lambda root: change_picture(root / "train/c/4.png"),
+    "val: 1 image changed: a b/0.png": lambda root: change_picture(root / "val/a b/0.png"),
+}
+
+
+@pytest.mark.parametrize("line", CHANGES)
+def test_changed_data_are_refused_or_accepted_by_name(stopped, capsys, line):
+    last = stopped.parent / "output" / "run" / "last.safetensors"
+    before = last.read_bytes()
+    CHANGES[line](stopped.parent)
+    section = f"dataloader.{line.split(':')[0]}.dataset"
+    for more in ([], ["--dry-run"], [f"{section}.dataroot"]):
+        assert resume(stopped, *more) == 2
+        said = capsys.readouterr().err
+        assert f"{last} was trained on other data:\n  {line}\nrestore them, begin a new run" in said
+        assert f"say that the change is wanted: --resume-override {section} /" in said
+    assert last.read_bytes() == before
+    assert resume(stopped, section, "--dry-run") == 0
+    assert f"going on with other data than before:\n{line}" in capsys.readouterr().out
+    assert resume(stopped, section) == 0
+    assert f"going on with other data than before:\n{line}" in capsys.readouterr().out
+    assert resume(stopped) == 0  # on the data of the new checkpoint
+    assert "other data" not in capsys.readouterr().out
+
+
+def test_a_copy_of_the_data_on_another_disk_is_the_same(stopped, tmp_path, capsys):
+    copy = tmp_path / "elsewhere"
+    for split in ("train", "val"):
+        shutil.copytree(stopped.parent / split, copy / split, copy_function=shutil.copyfile)
+    roots = {f"dataloader.{split}.dataset.dataroot": copy / split for split in ("train", "val")}
+    settings = ["-o", *(f"{key}={root}" for key, root in roots.items()), "--resume-override", *roots]
+    assert resume(stopped, *settings) == 0
+    assert "other data" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_an_earlier_version_is_not_compared(stopped, capsys):
+    last = stopped.parent / "output" / "run" / "last.safetensors"
+    saved = read_checkpoint(last)
+    kept = {name: array for name, array in saved.tensors.items() if not name.startswith("data.")}
+    assert len(kept) == len(saved.tensors) - 10
+    write_checkpoint(last, kept, saved.meta)
+    change_picture(stopped.parent / "train" / "c" / "4.png")
+    assert resume(stopped) == 0
+    assert read_checkpoint(last).tensors.keys() == saved.tensors.keys()

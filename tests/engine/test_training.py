@@ -511,7 +511,14 @@ def test_evaluation_and_prediction_agree_row_for_row(experiment, tmp_path, invok
     assert all(Path(p).stat().st_size for p in report["files"])
     table = tmp_path / "out.csv"
     done = invoke(
-        "predict", "--weights", best, experiment.parent / "val", "--out", table, tmp_path / "out.json"
+        "predict",
+        "--weights",
+        best,
+        "--out",
+        tmp_path / "out.json",
+        "--out",
+        table,
+        experiment.parent / "val",
     )
     assert done.returncode == 0, done.stderr
     evaluated = (tmp_path / "eval" / "predictions.csv").read_text(encoding="utf-8-sig").splitlines()[1:]
@@ -606,7 +613,10 @@ def test_two_processes_equal_one_on_the_joined_batch(experiment, tmp_path):
     quiet = ("epochs=1", "model.architecture.drop_path_rate=0", "model.architecture.drop_rate=0")
     train(experiment, *quiet, "dataloader.train.sampler.batch_size=24", folder=tmp_path / "one")
     done = launch(experiment, 2, tmp_path / "two", *quiet, "dataloader.train.sampler.batch_size=12")
-    assert done.returncode == 0, done.stdout + done.stderr
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    # What Paddle notes when processes join, and bars, which the launcher would show line by line.
+    assert not [words for words in ("Modified FLAGS", "topology.py", "tcp_utils", "it/s]") if words in said]
     same_gradient(tmp_path / "one" / "last.safetensors", tmp_path / "two" / "run" / "last.safetensors")
     one, two = (
         [(r["kind"], r["top1"], r["images"]) for r in read_metrics(folder / "metrics.jsonl") if "top1" in r]

@@ -7,7 +7,8 @@ import pytest
 from passl_sot.config import ConfigError
 from passl_sot.engine.distributed import World
 from passl_sot.engine.schema import load_config
-from passl_sot.engine.trainer import Trainer, running_statistics, set_training_mode
+from passl_sot.engine.trainer import Trainer
+from passl_sot.engine.training_mode import running_statistics, set_training_mode
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.nn.batch_norm import batch_norm
 from passl_sot.weights.checkpoint import read_checkpoint

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from passl_sot.launch.cpu_env import MARK, settings
+import pytest
+
+from passl_sot.launch.cpu_env import MARK, cpu_fact, read_cpu, settings
 
 ROOT = Path(__file__).parents[2]
 NO_PADDLE = """
@@ -15,7 +17,7 @@ sys.modules["paddle"] = None
 
 
 def untuned() -> dict[str, str]:
-    drop = {MARK, *settings("AuthenticAMD")}
+    drop = {MARK, "MKL_DEBUG_CPU_TYPE", *settings("")}
     return {k: v for k, v in os.environ.items() if k not in drop}
 
 
@@ -24,10 +26,59 @@ def run(code: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, check=False, capture_output=True, text=True, env=untuned(), timeout=60)
 
 
-def test_only_amd_gets_the_matrix_librarys_switch():
-    assert settings("AuthenticAMD")["MKL_DEBUG_CPU_TYPE"] == "5"
-    assert "MKL_DEBUG_CPU_TYPE" not in settings("GenuineIntel")
-    assert settings("GenuineIntel")["FLAGS_use_stride_kernel"] == "0"
+# The lines of /proc/cpuinfo that count, of a processor each; others stand between them.
+CPUS = {
+    "Zen 5": (
+        "AuthenticAMD",
+        "sse4_2 avx2 avx512f avx512dq rdseed avx512cd avx512bw avx512vl avx512_bf16",
+        "7",
+    ),
+    "Zen 3": ("AuthenticAMD", "sse4_2 fma avx avx2 rdseed", "5"),
+    "Zen 4 whose hypervisor hides a part": ("AuthenticAMD", "avx2 avx512f avx512cd", "5"),
+    "Bulldozer": ("AuthenticAMD", "sse4_2 avx fma4", None),
+    "Sapphire Rapids": ("GenuineIntel", "avx2 avx512f avx512dq avx512cd avx512bw avx512vl", None),
+    "of another kind": (None, None, None),
+}
+
+
+@pytest.mark.parametrize("name", CPUS)
+def test_the_matrix_librarys_switch_follows_the_processor(name):
+    vendor, flags, wanted = CPUS[name]
+    text = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: 26\nflags\t\t: {flags}\n" if flags else ""
+    found = settings(text)
+    assert found.get("MKL_DEBUG_CPU_TYPE") == wanted
+    assert found["FLAGS_use_stride_kernel"] == "0"
+
+
+def test_this_machines_processor_is_read():
+    text = read_cpu()
+    assert text.count("processor\t") <= 1
+    if "flags" in text:  # not on ARM
+        assert "fpu" in cpu_fact(text, "flags").split()
+    assert cpu_fact(text, "no such line") == ""
+
+
+def settings_that_run_here() -> list[str | None]:
+    """No switch, and those whose kernels this processor can run."""
+    flags = cpu_fact(read_cpu(), "flags")
+    as_amd = f"vendor_id: AuthenticAMD\nflags: {flags}\n"
+    best = settings(as_amd).get("MKL_DEBUG_CPU_TYPE")
+    return [None, *(kind for kind in ("5", "7") if best and kind <= best)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", settings_that_run_here())
+def test_models_agree_with_the_official_numbers_under_each_setting(kind):
+    """Golden tests, in processes of their own."""
+    environment = {**untuned(), MARK: "1", **settings("")}
+    if kind:
+        environment["MKL_DEBUG_CPU_TYPE"] = kind
+    chosen = "(test_whole_model and float32 and (t2t_vit_7 or deit_tiny_patch or pit_ti-)) or test_head["
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen]
+    command.append(str(ROOT / "tests" / "modeling" / "test_golden.py"))
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout
 
 
 def script(tmp_path: Path, arguments: str = "") -> Path:

@@ -149,9 +149,11 @@ def test_nobody_outlives_the_launcher(experiment, launcher, left_behind, tmp_pat
 
 def test_a_silent_disk_ends_all_with_the_files_name(together, left_behind, tmp_path):
     path = tmp_path / "train" / "c" / "3.png"
-    # Without the check, which has the same limit, and may need longer on a loaded machine.
-    spoil = f"    classification.check_data = lambda *_, **__: os.unlink('{path}') or os.mkfifo('{path}')"
-    done = together("dataloader.train.loader.timeout=5", accident=spoil)
+    # Who opens a file that another process has leased waits until that gives it back, or for 45 seconds.
+    lease = f"fcntl.fcntl(os.open('{path}', os.O_RDWR), fcntl.F_SETLEASE, fcntl.F_WRLCK)"
+    ignore = "signal.signal(signal.SIGIO, signal.SIG_IGN)"
+    accident = AT_AN_UPDATE.format(rank=0, accident=f"import fcntl; {ignore}; {lease}")
+    done = together("dataloader.train.loader.timeout=5", accident=accident)
     assert left_behind() == []
     assert done.returncode not in (0, None)
     assert done.seconds < 60 and "gloo/transport" not in done.logs  # nobody waited for gloo's half minute

@@ -4,7 +4,7 @@ The loader, its workers, the samplers and the shared memory know nothing else of
 passes through them. Images and labels are known to the image datasets alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from passl_sot.data.rng import Key
 from passl_sot.data.transforms.base import Empty
 
 # The modules of that package are imported when a name is first asked for.
-DATASETS: Registry = Registry("dataset", "passl_sot.data.datasets")
+DATASETS: Registry = Registry("dataset", "passl_sot.data.datasets", alike=True)
 
 # Reads the sample of a key, or that of the next readable item: `read(key)`, `read(key, out)`.
 Read = Callable[..., dict[str, Any]]
@@ -74,6 +74,23 @@ class Dataset:
 
     def prepare(self, *, training: bool) -> None:
         """Called before a loader reads; raises a DataError where the dataset isn't made for it."""
+
+    def identity(self, *, timeout: float | None = None) -> dict[str, np.ndarray]:
+        """What tells these items from others, wherever they lie: checkpoints keep it, for `differences`.
+
+        Args:
+            timeout: Seconds that reading an item may take; None for no limit.
+
+        Returns:
+            Arrays by name; none where a dataset has no identity, which then isn't compared.
+        """
+        return {}
+
+    def differences(self, before: Mapping[str, np.ndarray], now: Mapping[str, np.ndarray]) -> list[str]:
+        """What tells the data of two identities apart, in words; nothing where they are the same."""
+        both = before.keys() & now.keys()
+        same = {name for name in both if np.array_equal(before[name], now[name])}
+        return [f"other {name}" for name in sorted({*before, *now} - same)]
 
     def balanced_by(self) -> np.ndarray:
         """Class of each item, int64 [N], for `sampler.balanced`; a DataError where there are none."""

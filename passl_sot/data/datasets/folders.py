@@ -16,6 +16,7 @@ from passl_sot.data.errors import DataError
 from passl_sot.data.packed.format import Packed, is_packed
 from passl_sot.data.transforms.image import TRANSFORMS
 from passl_sot.imageio.decode import ARRAY_ENDING
+from passl_sot.utils.logger import progress_bar
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 EXTENSIONS = (*_JPEG, ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -104,8 +105,6 @@ def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: 
     Raises:
         DataError: The folder is missing or empty, or isn't laid out by classes; it shows the layout.
     """
-    from tqdm import tqdm
-
     folders = list_classes(root, extensions)
     # The commonest slip: the folder above train and val, which would be trained on as two classes.
     splits = [name for name in folders if name.lower() in _TRAIN + _VAL]
@@ -115,14 +114,14 @@ def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: 
             f"dataroot: {os.path.join(root, splits[0])} in place of {root}.\n{_layout()}"
         )
     scan = FolderScan(folders)
-    bar = tqdm(folders, desc=f"reading {root}", unit="class", disable=not progress)
-    for label, name in enumerate(bar):
-        for path in walk_class(root, name, extensions):
-            if path is None:
-                scan.ignored_files += 1
-            else:
-                scan.paths.append(path)
-                scan.labels.append(label)
+    with progress_bar(folders, desc=f"reading {root}", unit="class", shown=progress) as bar:
+        for label, name in enumerate(bar):
+            for path in walk_class(root, name, extensions):
+                if path is None:
+                    scan.ignored_files += 1
+                else:
+                    scan.paths.append(path)
+                    scan.labels.append(label)
     if not scan.paths:
         raise DataError(
             f"{root} holds {len(folders)} class folders but no images (looked for "
@@ -147,7 +146,7 @@ def list_classes(root: str, extensions: Sequence[str] = EXTENSIONS) -> list[str]
         raise DataError(f"dataroot {root} {kind}{here}.\n{_layout()}")
     with os.scandir(root) as entries:
         shown = [entry for entry in entries if not _is_clutter(entry.name)]
-    folders = [entry.name for entry in shown if entry.is_dir()]
+    folders = [entry.name for entry in shown if _is_folder(entry)]
     if folders:
         return sorted(folders, key=natural_key)
     files = [entry.name for entry in shown if entry.name.lower().endswith(_endings(extensions))]
@@ -174,16 +173,35 @@ def walk_class(
         # The order of a directory is the file system's: labels and draws would differ between machines.
         for entry in sorted(entries, key=lambda e: e.name):
             path = f"{name}/{entry.name}"
-            if entry.is_dir():
+            if _is_folder(entry):
                 if not _is_clutter(entry.name):
                     inner.append(path)
-            elif not entry.name.startswith(".") and path.lower().endswith(endings) and entry.is_file():
+            elif not entry.name.startswith(".") and path.lower().endswith(endings) and _is_there(entry):
                 yield path
             else:
                 yield None
     # Files before folders, so that the order doesn't hang on which of them a file system lists first.
     for path in inner:
         yield from walk_class(root, path, extensions, (*above, real))
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that can't be followed
+        return False
+
+
+def _is_there(entry: os.DirEntry) -> bool:
+    # A link to nothing is no image; one that can't be followed is an image that can't be read, as a pipe is.
+    try:
+        if entry.is_symlink():
+            os.stat(entry.path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _is_clutter(name: str) -> bool:

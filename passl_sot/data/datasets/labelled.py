@@ -5,13 +5,14 @@ import difflib
 import logging
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from passl_sot.config import zh
 from passl_sot.data.datasets.base import Dataset, Empty, Read
+from passl_sot.data.datasets.identity import Extent, differences, take_identity
 from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError
 from passl_sot.data.loader.shared_buffers import size_of
@@ -19,8 +20,9 @@ from passl_sot.data.rng import Key, Streams, image_rng
 from passl_sot.data.transforms.base import output_size
 from passl_sot.data.transforms.compose import build_batch_transforms, build_transforms
 from passl_sot.imageio import jpeg
-from passl_sot.imageio.decode import decode_multichannel, open_bytes, read_file
+from passl_sot.imageio.decode import decode_multichannel, open_bytes
 from passl_sot.imageio.errors import ImageError
+from passl_sot.imageio.files import max_file_bytes, read_file
 from passl_sot.imageio.kernels import jit
 from passl_sot.imageio.lazy_image import LazyImage, as_array
 
@@ -68,6 +70,7 @@ class LabelledImages(Dataset):
         channels: int = 3,
         multi_hot: np.ndarray | None = None,
     ):
+        max_file_bytes()  # a wrong limit is one error, not one of each file
         self.root = root
         self.named = named
         self.paths = paths
@@ -107,6 +110,20 @@ class LabelledImages(Dataset):
     def stored(self, index: int) -> bytes | memoryview:
         """The bytes of one image as they lie on disk; an ImageError where they can't be read."""
         return read_file(self.path(index))
+
+    def extent(self, index: int) -> Extent:
+        """Where the bytes lie that `stored` gives."""
+        return Extent(self.path(index))
+
+    def identity(self, *, timeout: float | None = None) -> dict[str, np.ndarray]:
+        """As of `Dataset`: names, labels and sizes of all images, and contents of up to 4,096 files, of large
+        ones the beginning and the end.
+        """
+        return take_identity(self.paths, self.labels, self.multi_hot, self.extent, timeout=timeout)
+
+    def differences(self, before: Mapping[str, np.ndarray], now: Mapping[str, np.ndarray]) -> list[str]:
+        """As of `Dataset`: images added, removed, changed and labelled anew, with the names of some."""
+        return differences(self.noun, before, now)
 
     def open(self, index: int) -> LazyImage:
         """As `read`, but decodes no more than is then asked for, where a file allows it."""

@@ -9,6 +9,7 @@ import numpy as np
 from passl_sot.config import Range, zh
 from passl_sot.data.datasets.base import DATASETS
 from passl_sot.data.datasets.folders import VAL_SHARE, choose_part
+from passl_sot.data.datasets.identity import Extent, keep
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError
@@ -108,6 +109,19 @@ class PackedImages(LabelledImages):
         if self._pixels(item) is None:
             self.packed.check(item)
         return self.packed.view(item)
+
+    def extent(self, index: int) -> Extent:
+        """As of `LabelledImages`: a part of a shard."""
+        return self.packed.extent(self._item(index))
+
+    def identity(self, *, timeout: float | None = None) -> dict[str, np.ndarray]:
+        """As of `Dataset`: names, labels, sizes and checksums, all of them from the index."""
+        sizes = self.packed.sizes()
+        contents = self.packed.checksums
+        if self._items is not None:
+            sizes = sizes[self._items]
+            contents = contents[self._items]
+        return keep(self.paths, self.labels, self.multi_hot, sizes, contents)
 
     def open(self, index: int) -> LazyImage:
         """As `read`, but decodes no more than is then asked for; the checksum of pixels isn't compared."""

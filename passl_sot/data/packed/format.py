@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from passl_sot.config import zh
+from passl_sot.data.datasets.identity import Extent
 from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError
 from passl_sot.imageio.errors import ImageError
@@ -31,6 +32,7 @@ from passl_sot.utils.files import replace_atomically
 INDEX = "index.bin"
 PLAN = "packing.json"
 VERSION = 1
+_PLAN_VERSION = 2
 _MAGIC = b"passl_sot pack\r\n"
 _START = struct.Struct("<16sIIQ")
 _ALIGNED = 64
@@ -111,6 +113,9 @@ class Packed:
         shapes: Height and width of images that are stored as pixels, int32 [N, 2]; 0 for a file that couldn't
             be read, which is kept as it was. None in copies that hold files.
         orientations: EXIF orientation of such images, uint8 [N].
+        checksums: Of the images as they are stored, uint32 [N].
+        origins: What was noted of the files that were packed, for `origins.find_changed`; None in copies of
+            earlier versions, which noted nothing.
 
     Raises:
         DataError: There is none, it is unfinished, of a newer version, or damaged.
@@ -128,8 +133,9 @@ class Packed:
         self.multi_hot = arrays.get("multi_hot")
         self.shapes = arrays.get("shapes")
         self.orientations = arrays.get("orientations", np.zeros(0, np.uint8))
+        self.checksums = arrays["checksums"]
+        self.origins = arrays.get("origins")
         self._ends = arrays["ends"]
-        self._checksums = arrays["checksums"]
         self._firsts: list[int] = arrays["shard_firsts"].tolist()
         # A copy that was cut off is noticed at once; sizes are quick to compare, checksums aren't.
         sizes = arrays["shard_sizes"].tolist()
@@ -155,9 +161,19 @@ class Packed:
 
     def view(self, index: int) -> memoryview:
         """The bytes of an image, unchecked, in the mapped file."""
-        shard, place = self._place(index)
-        start = int(self._ends[index - 1]) if place else 0
-        return self._shards[shard][start : int(self._ends[index])]
+        shard, start, end = self._bounds(index)
+        return self._shards[shard][start:end]
+
+    def extent(self, index: int) -> Extent:
+        """Where the bytes of an image lie."""
+        shard, start, end = self._bounds(index)
+        return Extent(os.path.join(self.folder, shard_name(shard)), start, end - start)
+
+    def sizes(self) -> np.ndarray:
+        """Bytes of each image as it is stored, int64 [N]."""
+        starts = np.append(0, self._ends[:-1])
+        starts[self._firsts] = 0
+        return self._ends - starts
 
     def stack(self, items: np.ndarray, upright: bool) -> np.ndarray | None:
         """Pixels of the images `items`, int64 [B], as uint8 [B, H, W, 3], unchecked.
@@ -177,12 +193,17 @@ class Packed:
 
     def check(self, index: int) -> None:
         """An ImageError where the bytes of an image aren't those that were packed, by their checksum."""
-        if zlib.crc32(self.view(index)) != self._checksums[index]:
+        if zlib.crc32(self.view(index)) != self.checksums[index]:
             raise ImageError(
                 self.path(index),
                 "its bytes aren't those that were packed (their checksum differs), so the disk or a copy of "
                 "the file is faulty: remove the folder and pack the data again" + zh("shard_damaged"),
             )
+
+    def _bounds(self, index: int) -> tuple[int, int, int]:
+        shard, place = self._place(index)
+        start = int(self._ends[index - 1]) if place else 0
+        return shard, start, int(self._ends[index])
 
     def _place(self, index: int) -> tuple[int, int]:
         shard = bisect.bisect_right(self._firsts, index) - 1
@@ -225,11 +246,17 @@ def _not_there(folder: str) -> str:
     )
 
 
+def write_plan(path: str, plan: Mapping[str, Any]) -> None:
+    """Writes the plan of a packed copy that is to be made."""
+    text = json.dumps({"version": _PLAN_VERSION, **plan})
+    replace_atomically(Path(path), lambda file: file.writelines([text.encode("ascii")]))
+
+
 def read_plan(path: str) -> dict[str, Any]:
     """The plan of a packed copy that is being made; a DataError where the file is none."""
     with contextlib.suppress(ValueError, KeyError, TypeError), open(path, encoding="ascii") as file:
         plan = json.load(file)
-        if plan["version"] == VERSION and isinstance(plan["command"], str):
+        if plan["version"] == _PLAN_VERSION and isinstance(plan["command"], str):
             return plan
     raise DataError(
         f"{path} isn't from this version of tools/make_cache.py: remove its folder" + zh("remove_folder")

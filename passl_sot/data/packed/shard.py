@@ -19,8 +19,9 @@ from passl_sot.config import zh
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.errors import DataError
 from passl_sot.data.packed.format import map_file, read_index, shard_name, write_index
+from passl_sot.data.packed.origins import Origin, status_of
 from passl_sot.data.packed.record import Item, Recipe, pack_image
-from passl_sot.imageio.errors import ImageError
+from passl_sot.imageio.errors import ImageError, NoImageFile
 from passl_sot.launch.supervisor import end_with_parent
 from passl_sot.utils.files import replace_atomically
 
@@ -40,7 +41,8 @@ class Job:
     source: LabelledImages
     folder: str
     recipe: Recipe
-    fingerprint: str = ""  # a hash of all that the shards depend on: those of another don't count
+    # A hash of settings, names and labels: shards of another don't count. Of files, each shard has a note.
+    fingerprint: str = ""
 
     @property
     def per_shard(self) -> int:
@@ -62,17 +64,20 @@ class Job:
         """Path of a shard; with the ending "note", of what is written about a finished one."""
         return os.path.join(self.folder, shard_name(number, ending))
 
-    def read(self, index: int) -> bytes:
-        """The bytes of an image; an ImageError where they can't be had."""
-        path = self.source.path(index)
-        # An empty file is as unreadable as a damaged one: it is kept. One that can't be opened ends the work.
-        if os.path.isfile(path) and not os.path.getsize(path):
-            return b""
-        return bytes(self.source.stored(index))
+    def pack(self, index: int) -> tuple[Item, Origin]:
+        """The form of an image to be stored, and what is noted of its file.
 
-    def pack(self, index: int) -> Item:
-        """The form of an image to be stored."""
-        return pack_image(self.read(index), self.source.path(index), self.recipe)
+        What can't be an image counts as a damaged one: it stands in the copy, empty. A file that has gone, or
+        that the disk doesn't give, is an ImageError.
+        """
+        # Looked at before it is read: what happens to it meanwhile shows as a change.
+        status = status_of(self.source.extent(index))
+        try:
+            data = bytes(self.source.stored(index))
+        except NoImageFile as error:
+            return Item(data=b"", fault=str(error)), Origin.of(status, b"") if status else Origin()
+        item = pack_image(data, self.source.path(index), self.recipe)
+        return item, Origin.of(status, data) if status else Origin()
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -92,9 +97,9 @@ def measure(job: Job, part: int, parts: int) -> Sample:
     chosen = spread(len(job.source), _SAMPLE * parts)[part::parts]
     with tempfile.TemporaryFile(dir=job.folder) as file:
         # Once without being timed: loops may have to be compiled, which doesn't happen again.
-        file.write(job.pack(chosen[0]).data)
+        file.write(job.pack(chosen[0])[0].data)
         began = time.perf_counter()
-        sizes = [file.write(job.pack(index).data) for index in chosen]
+        sizes = [file.write(job.pack(index)[0].data) for index in chosen]
         file.flush()
         os.fsync(file.fileno())  # the disk's time belongs to it
         seconds = time.perf_counter() - began
@@ -123,12 +128,13 @@ def write_shard(job: Job, number: int, tell: Callable[[int], Any]) -> None:
     """
     images = job.images(number)
     rows = np.zeros(len(images), [("size", "i8"), ("crc", "u4"), ("shape", "i4", 2), ("orientation", "u1")])
+    origins = np.zeros((len(images), len(Origin())), np.uint64)
     faults: list[str] = []
 
     def write(file: BinaryIO) -> None:
         total = 0
         for place, index in enumerate(images):
-            item = job.pack(index)
+            item, origins[place] = job.pack(index)
             file.write(item.data)
             total = zlib.crc32(item.data, total)
             rows[place] = (len(item.data), zlib.crc32(item.data), item.shape, item.orientation)
@@ -142,7 +148,7 @@ def write_shard(job: Job, number: int, tell: Callable[[int], Any]) -> None:
                 f"{file.name}: reading gives other bytes than were written: the disk is faulty"
                 + zh("disk_faulty")
             )
-        arrays = {"ends": np.cumsum(rows["size"]), "checksums": rows["crc"]}
+        arrays = {"ends": np.cumsum(rows["size"]), "checksums": rows["crc"], "origins": origins}
         if job.recipe.kind == "pixels":
             arrays.update(shapes=rows["shape"], orientations=rows["orientation"])
         header = {"fingerprint": job.fingerprint, "bytes": file.tell(), "faults": faults}

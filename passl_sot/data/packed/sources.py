@@ -12,13 +12,15 @@ import numpy as np
 
 from passl_sot.config import zh
 from passl_sot.data.datasets.folders import EXTENSIONS, ImageFolder, find_splits
+from passl_sot.data.datasets.identity import Extent
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.datasets.list_files import LARGEST_LABEL, ListFile, read_class_names
 from passl_sot.data.datasets.packed import PackedImages
 from passl_sot.data.datasets.string_table import StringTable, natural_key
-from passl_sot.data.errors import DataError
+from passl_sot.data.errors import DataError, stop_at
 from passl_sot.data.packed.format import is_packed
 from passl_sot.imageio.errors import ImageError
+from passl_sot.imageio.files import read_part
 
 _TAR = ".tar"
 # Beside tar files, the names of their classes.
@@ -128,18 +130,25 @@ class TarImages(LabelledImages):
 
     def __init__(self, tars: list[str], class_names: str | None):
         self._tars = tars
+        root = os.path.dirname(tars[0])
         paths: list[str] = []
         labels: list[int] = []
         places: list[tuple[int, int, int]] = []
+        refused: list[str] = []
         for number, path in enumerate(tars):
             for image, label in _samples(path):
+                if not _is_harmless(image.name):
+                    refused.append(
+                        f"{path}: member {image.name!r} is refused: a name must not begin with '/', nor hold "
+                        "'..' as a folder or control characters; write the tar file anew" + zh("tar_name")
+                    )
                 paths.append(image.name)
                 labels.append(label)
                 places.append((number, image.offset_data, image.size))
+        stop_at(refused, f"members of tar files in {root or '.'}")
         if not paths:
             raise DataError(f"{tars[0]}: no images (looked for {' '.join(EXTENSIONS)})" + zh("no_images"))
         self._places = np.array(places, np.int64)
-        root = os.path.dirname(tars[0])
         beside = os.path.join(root, _CLASS_NAMES)
         if class_names is None and os.path.isfile(beside):
             class_names = beside
@@ -159,12 +168,18 @@ class TarImages(LabelledImages):
     def stored(self, index: int) -> bytes:
         """As of `LabelledImages`; an ImageError where the tar file ends before."""
         number, start, size = self._places[index].tolist()
-        with open(self._tars[number], "rb") as file:
-            file.seek(start)
-            data = file.read(size)
+        try:
+            data = read_part(self._tars[number], start, size)
+        except ImageError as error:
+            raise type(error)(self.path(index), error.reason) from error
         if len(data) != size:
             raise ImageError(self.path(index), "the tar file ends inside of it" + zh("tar_truncated"))
         return data
+
+    def extent(self, index: int) -> Extent:
+        """As of `LabelledImages`: a part of a tar file."""
+        number, start, size = self._places[index].tolist()
+        return Extent(self._tars[number], start, size)
 
     def path(self, index: int) -> str:
         """The tar file of an image and its name there."""
@@ -173,6 +188,8 @@ class TarImages(LabelledImages):
 
 def _samples(path: str) -> Iterator[tuple[tarfile.TarInfo, int]]:
     """Image and label of each sample of a tar file."""
+    if not os.path.isfile(path):
+        raise DataError(f"{path} is no regular file" + zh("not_a_tar"))
     try:
         with tarfile.open(path, "r:") as tar:
             for key, members in itertools.groupby(tar, key=lambda member: _split(member.name)[0]):
@@ -199,6 +216,12 @@ def _samples(path: str) -> Iterator[tuple[tarfile.TarInfo, int]]:
         ) from error
 
 
+def _is_harmless(name: str) -> bool:
+    # The copy keeps names, and whoever makes files of it would write where they lead.
+    leads_out = name.startswith("/") or ".." in name.split("/")
+    return not leads_out and all(" " <= character != "\x7f" for character in name)
+
+
 def _split(name: str) -> tuple[str, str]:
     """Key and ending, in small letters, of a member's name."""
     folder, slash, base = name.rpartition("/")
@@ -209,7 +232,7 @@ def _split(name: str) -> tuple[str, str]:
 def _read_label(path: str, tar: tarfile.TarFile, member: tarfile.TarInfo) -> int:
     file = tar.extractfile(member)
     assert file is not None  # the member is a plain file
-    text = file.read()
+    text = file.read(100)  # more is no number of a class
     with contextlib.suppress(ValueError):
         label = int(text)
         if 0 <= label <= LARGEST_LABEL:

@@ -1,8 +1,8 @@
 """Packing a dataset: every image read once, stored as its recipe says, in a file per shard and an index.
 
 A run that is killed loses the shards that were being written; the next one goes on with those that are
-missing. The index is written last of all. The same data and the same recipe give the same bytes, on any
-number of processes.
+missing, or whose files have changed since. The index is written last of all. The same files and the same
+recipe give the same bytes, on any number of processes.
 """
 
 import contextlib
@@ -14,23 +14,29 @@ import os
 import shutil
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from passl_sot.config import zh
+from passl_sot.data.datasets.identity import differences, keep, read_digest, told
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.errors import DataError, stop_at
-from passl_sot.data.packed.format import INDEX, PLAN, VERSION, Packed, read_index, read_plan, write_index
+from passl_sot.data.packed.format import INDEX, PLAN, VERSION, Packed, read_plan, write_index, write_plan
+from passl_sot.data.packed.origins import find_changed, status_of
 from passl_sot.data.packed.record import Recipe
 from passl_sot.data.packed.shard import Job, Sample, finished_shard, spread, work
 from passl_sot.imageio.errors import ImageError
-from passl_sot.utils.files import replace_atomically
+from passl_sot.utils.logger import progress_bar
 
-_HASHED = 64  # images whose bytes tell other data of the same names
+_TRIED = 64  # files that are opened before any work
+_HEAD = 16  # bytes of each
 _SHOWN = 10
+# Of copies without `origins`.
+_EARLIER = (
+    "an earlier version packed them and noted nothing of the files, so whether these changed isn't known"
+)
 # What an unfinished copy has, and what a run that is killed leaves of the files that it was writing.
 _UNFINISHED = ("shard-*.note", PLAN)
 _INTERRUPTED = (".shard-*.tmp", f".{PLAN}.*.tmp", f".{INDEX}.*.tmp")
@@ -40,17 +46,15 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def make_job(source: LabelledImages, folder: str, recipe: Recipe) -> Job:
     """The job of packing `source` into `folder`, for `pack`; an ImageError where a file can't be opened."""
-    job = Job(source=source, folder=folder, recipe=recipe)
     facts = [VERSION, asdict(recipe), source.class_names, source.named]
     digest = hashlib.sha256(json.dumps(facts).encode("ascii"))
     for array in (*source.paths.parts(), source.labels, source.multi_hot):
         if array is not None:
             digest.update(np.ascontiguousarray(array).tobytes())
-    # Names and labels don't tell apart two versions of a dataset; reading all of it would take as long as
-    # packing it.
-    for index in spread(len(source), _HASHED):
-        digest.update(job.read(index))
-    return replace(job, fingerprint=digest.hexdigest())
+    for index in spread(len(source), _TRIED):
+        if status_of(source.extent(index)):
+            read_digest(source.extent(index), _HEAD)
+    return Job(source=source, folder=folder, recipe=recipe, fingerprint=digest.hexdigest())
 
 
 def pack(
@@ -69,16 +73,16 @@ def pack(
     os.makedirs(job.folder, exist_ok=True)
     with _alone(job.folder):
         _remove(job, _INTERRUPTED)
-        if _complete(job):
+        if _complete(job, say, progress):
             _remove(job, _UNFINISHED)  # of a run that was killed between the index and their removal
-            say(f"{job.folder}: {len(job.source):,} images are packed already" + zh("packed_already"))
             return
         _claim(job, command)
-        missing = [number for number in range(job.shards) if finished_shard(job, number) is None]
+        finished = _finished_shards(job, say, progress)
+        missing = [number for number in range(job.shards) if number not in finished]
         shares = [missing[first::processes] for first in range(min(processes, len(missing)))]
         there = len(job.source) - sum(len(job.images(number)) for number in missing)
         try:
-            with tqdm(total=len(job.source), initial=there, unit="img", disable=not progress) as bar:
+            with progress_bar(total=len(job.source), initial=there, unit="img", shown=progress) as bar:
                 if shares:
                     work(job, shares, lambda samples: _announce(job, shares, samples, say), bar.update)
         except OSError as error:
@@ -100,13 +104,46 @@ def verify(folder: str, *, progress: bool = False) -> int:
     """
     packed = Packed(folder)
     faults = []
-    for index in tqdm(range(len(packed)), unit="img", disable=not progress):
-        try:
-            packed.check(index)
-        except ImageError as error:
-            faults.append(str(error))
+    with progress_bar(range(len(packed)), unit="img", shown=progress) as bar:
+        for index in bar:
+            try:
+                packed.check(index)
+            except ImageError as error:
+                faults.append(str(error))
     stop_at(faults, f"images of {folder}")
     return len(packed)
+
+
+def compare(source: LabelledImages, folder: str, *, progress: bool = False) -> str:
+    """Compares a source, every file whole, with what was noted of it when it was packed; says so in a line.
+
+    Raises:
+        DataError: They differ (the first are named), or there is no whole copy.
+        ImageError: A file of the source can't be read.
+    """
+    packed = Packed(folder)
+    changes = _changes(source, packed, whole=True, progress=progress)
+    if changes:
+        raise DataError(
+            f"{folder} isn't a copy of what {source.root} holds now: {'; '.join(changes)}"
+            + zh("packed_source_changed")
+        )
+    if packed.origins is None:
+        return f"{folder}: {_EARLIER}"
+    return f"{folder}: all files in {source.root} are those that were packed"
+
+
+def _changes(source: LabelledImages, packed: Packed, *, whole: bool, progress: bool) -> list[str]:
+    """What tells a source from that of a packed copy, in words."""
+    before = keep(packed.names, packed.labels, packed.multi_hot)
+    lines = differences(source.noun, before, keep(source.paths, source.labels, source.multi_hot))
+    if (source.class_names, source.named) != (packed.class_names, packed.named):
+        lines.append("classes have other names")
+    if lines or packed.origins is None:
+        return lines
+    title = f"comparing {source.root}" if progress else ""
+    found = find_changed(source, range(len(source)), packed.origins, whole=whole, title=title)
+    return told(source.noun, "changed", [source.paths[index] for index in found])
 
 
 @contextlib.contextmanager
@@ -125,19 +162,44 @@ def _alone(folder: str) -> Iterator[None]:
         os.close(lock)
 
 
-def _complete(job: Job) -> bool:
+def _complete(job: Job, say: Callable[[str], None], progress: bool) -> bool:
     # Whether the folder holds the whole result; that of something else is an error, not overwritten.
-    index = os.path.join(job.folder, INDEX)
-    if not os.path.isfile(index):
+    if not os.path.isfile(os.path.join(job.folder, INDEX)):
         return False
-    found = read_index(index)[0]
-    if found["fingerprint"] == job.fingerprint:
-        return True
-    recipe = Recipe(**{key: found[key] for key in asdict(job.recipe)})
-    raise DataError(
-        f"{job.folder} holds a packed copy of other data, or with other settings ({recipe.words()}): choose "
-        "another folder, or remove it" + zh("other_packed_data")
-    )
+    packed = Packed(job.folder)
+    recipe = Recipe(**{key: packed.header[key] for key in asdict(job.recipe)})
+    changes = []
+    if recipe == job.recipe:
+        changes = _changes(job.source, packed, whole=False, progress=progress)
+    if recipe != job.recipe or changes:
+        what = "; ".join([*changes, "choose another folder, or remove it"])
+        raise DataError(
+            f"{job.folder} holds a packed copy of other data, or with other settings ({recipe.words()}): "
+            + what
+            + zh("other_packed_data")
+        )
+    note = f"; {_EARLIER}" if packed.origins is None else ""
+    say(f"{job.folder}: {len(job.source):,} images are packed already{note}" + zh("packed_already"))
+    return True
+
+
+def _finished_shards(job: Job, say: Callable[[str], None], progress: bool) -> set[int]:
+    # Of those that an earlier run left, the ones whose files are as they were; the others are removed.
+    notes = {number: note for number in range(job.shards) if (note := finished_shard(job, number))}
+    if not notes:
+        return set()
+    images = [index for number in notes for index in job.images(number)]
+    noted = np.concatenate([arrays["origins"] for _, arrays in notes.values()])
+    title = f"comparing {job.source.root}" if progress else ""
+    changed = find_changed(job.source, images, noted, title=title)
+    again = {index // job.per_shard for index in changed}
+    if again:
+        (line,) = told(job.source.noun, "changed since", [job.source.paths[index] for index in changed])
+        say(f"{line}: {len(again)} of {len(notes)} finished shards are packed again")
+    for number in again:
+        for ending in ("note", "bin"):
+            os.unlink(job.file(number, ending))
+    return notes.keys() - again
 
 
 def _claim(job: Job, command: str) -> None:
@@ -158,8 +220,7 @@ def _claim(job: Job, command: str) -> None:
             f"{job.folder} holds other files, such as {others[0]}: choose a new folder"
             + zh("folder_not_empty")
         )
-    plan = {"version": VERSION, "fingerprint": job.fingerprint, "command": command}
-    replace_atomically(Path(path), lambda file: file.writelines([json.dumps(plan).encode("ascii")]))
+    write_plan(path, {"fingerprint": job.fingerprint, "command": command})
 
 
 def _announce(job: Job, shares: list[list[int]], samples: list[Sample], say: Callable[[str], None]) -> None:
