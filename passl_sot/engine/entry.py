@@ -113,7 +113,7 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
     A checkpoint brings its own model, preprocessing and class names; the config brings the data.
 
     Args:
-        out: `metrics.json`; the task's tables and pictures are written beside it.
+        out: `metrics.json`; the task's tables and pictures come beside it.
 
     Returns:
         The content of `out`: scores of the weights by which the run chose its best ("shown"), the results of
@@ -139,19 +139,26 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
     loader = build_dataloader(split, mode="val", seed=0, rank=world.rank, world_size=world.size, dataset=val)
     shown = card.get("best_by", "raw")
     results = {}
-    for kind in sorted(by_kind, key=lambda k: k == shown):  # the one that the files show comes last
+    meters = {}
+    for kind in sorted(by_kind, key=lambda k: k != shown):  # the one that the files show comes first
         state.load_model(model, by_kind[kind], weights)
-        meter = evaluate(model, loader, task, world, description=f"eval {kind}", rows=True)
-        results[kind] = meter.result()
+        rows = kind == shown
+        meters[kind] = evaluate(model, loader, task, world, description=f"eval {kind}", rows=rows)
+        results[kind] = meters[kind].result()
         if world.is_main:
             scores = "  ".join(f"{name} {value:.4g}" for name, value in results[kind].items())
             log.log(RESULT, "%s  %s", kind, scores)
     facts = {"weights": weights, "shown": shown}
+    meter = meters[shown]
     report = {**facts, **results[shown], **results, **task.details(meter)}
     if out and world.is_main:
         # The scores first, whatever becomes of tables and pictures.
         _write_json(out, report)
         files = task.write_files(meter, val, out.parent)
+        try:
+            files += task.draw(meter, out.parent, f"{Path(weights).name}: {shown} weights")
+        except ImportError as error:
+            log.warning("no picture: %s; pip install matplotlib", error)
         report["files"] = [str(path) for path in files]
         _write_json(out, report)
         log.info("written: %s", ", ".join(map(str, (out, *files))))

@@ -7,9 +7,10 @@ import platform
 import resource
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import paddle
@@ -22,6 +23,8 @@ from passl_sot.version import __version__
 from passl_sot.weights import checkpoint as ckpt
 
 log = get_logger()
+# What of a row of the metrics says when it was measured; the rest is numbers.
+_PLACE = {"kind", "step", "epoch", "time"}
 
 
 class RunFolder:
@@ -36,7 +39,7 @@ class RunFolder:
         self.previous = path / "previous.safetensors"
         self._lock: TextIO | None = None
         self._metrics: TextIO | None = None
-        self._visualdl = None
+        self._visualdl: Any = None
         self.info = {
             "version": __version__,
             "paddle": paddle.__version__,
@@ -135,7 +138,7 @@ class RunFolder:
             path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def open_metrics(self, resume_step: int | None, *, evaluated: bool = True, visualdl: bool) -> None:
-        """Begins `metrics.jsonl` and, if asked, VisualDL scalars of the same names and steps.
+        """Begins `metrics.jsonl` and, if asked, VisualDL scalars of the same names, steps and times.
 
         Rows after the update `resume_step` are dropped, so that a run that was cut off and resumed leaves one
         growing step axis; None begins a new file. Without `evaluated` the evaluation after that update comes
@@ -158,23 +161,39 @@ class RunFolder:
             from visualdl import LogWriter  # takes a second to import; eval and predict don't need it
         except ImportError:
             log.warning("no curves: pip install visualdl; %s is written all the same", path)
-        else:
-            self._visualdl = LogWriter(logdir=str(self.path / "visualdl"))
+            return
+        # VisualDL's page shows one file of a folder, so that one gets all that has been kept. Written anew it
+        # begins with the very bytes it had, and a page that is open goes on.
+        folder = self.path / "visualdl"
+        for old in folder.glob("*vdlrecords*"):
+            old.unlink()
+        self._visualdl = LogWriter(logdir=str(folder), file_name="vdlrecords.run.log", max_queue=1000)
+        for row in kept:
+            self._add_to_curves(row)
+        self._visualdl.flush()
 
     def write(self, kind: str, step: int, epoch: int, values: dict[str, float]) -> None:
         """Appends one row to the metrics; `kind` ("train", "val", "val_ema") groups the curves."""
         if self._metrics is None:
             return
         # JSON has no NaN; null keeps the row readable everywhere.
-        row = {"kind": kind, "step": step, "epoch": epoch, **values}
+        row = {"kind": kind, "step": step, "epoch": epoch, "time": round(time.time(), 3), **values}
         row.update({name: None for name, value in values.items() if not math.isfinite(value)})
         with ckpt.explained(self.path / "metrics.jsonl"):
             self._metrics.write(json.dumps(row) + "\n")
             self._metrics.flush()  # a run that is killed has its rows
         if self._visualdl:
-            for name, value in values.items():
-                self._visualdl.add_scalar(tag=f"{kind}/{name}", value=float(value), step=step)
+            self._add_to_curves(row)
             self._visualdl.flush()
+
+    def _add_to_curves(self, row: dict[str, Any]) -> None:
+        at = {"step": row["step"]}
+        if "time" in row:  # rows of older versions have none
+            at["walltime"] = round(1000 * row["time"])
+        for name, value in row.items():
+            if name not in _PLACE:
+                number = math.nan if value is None else float(value)
+                self._visualdl.add_scalar(tag=f"{row['kind']}/{name}", value=number, **at)
 
 
 def read_metrics(path: Path) -> list[dict]:

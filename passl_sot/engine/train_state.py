@@ -1,9 +1,8 @@
-"""The state of a training run: progress, speed, seeds and requests to stop."""
+"""The state of a training run: progress, seeds and requests to stop."""
 
 import math
 import random
 import signal
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -71,23 +70,6 @@ def check_run_card(path: str | Path, meta: Mapping[str, Any]) -> None:
     order = ("sampler.epoch", "sampler.consumed", "sampler.global_batch")
     require(path, meta, {"sampler": dict, **dict.fromkeys((*position, *order), int)})
     Progress.restored(path, meta)
-
-
-class Speed:
-    """Items per second and the fraction of the time spent waiting for data, since it was made."""
-
-    def __init__(self, loader):
-        self.loader = loader
-        self.items = 0  # trained on
-        self.began = time.perf_counter()
-        self.waited = loader.wait_seconds
-
-    def read(self) -> tuple[float, float]:
-        """Items per second, and the fraction of the time that was waiting."""
-        # On some machines two readings of the clock may be equal.
-        seconds = max(time.perf_counter() - self.began, 1e-9)
-        waiting = min(1.0, (self.loader.wait_seconds - self.waited) / seconds)
-        return self.items / seconds, waiting
 
 
 class StopRequest:

@@ -16,14 +16,26 @@ from passl_sot.engine.distributed import World
 from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.learning_check import LearningCheck
 from passl_sot.engine.nan_check import NonFiniteError, first_nonfinite
-from passl_sot.engine.resume import Fill, accept_changes, accept_data, begin, header_of, other_keys
+from passl_sot.engine.pictures import draw_run
+from passl_sot.engine.resume import (
+    Fill,
+    accept_changes,
+    accept_data,
+    begin,
+    check_whole_updates,
+    header_of,
+    other_keys,
+)
 from passl_sot.engine.run_dir import RunFolder, memory_gb
 from passl_sot.engine.schema import Experiment
-from passl_sot.engine.train_state import Speed, StopRequest, seed_all
+from passl_sot.engine.speed import Speed
+from passl_sot.engine.train_state import StopRequest, seed_all
 from passl_sot.engine.training_mode import running_statistics, set_training_mode
 from passl_sot.launch.supervisor import STOPPED
 from passl_sot.optim.clip import clip_by_global_norm, global_grad_norm
+from passl_sot.optim.ema import choose_weights
 from passl_sot.optim.groups import set_rates
+from passl_sot.tasks.base import Meter
 from passl_sot.utils.logger import get_logger
 from passl_sot.weights import checkpoint as ckpt
 from passl_sot.weights import state
@@ -87,20 +99,19 @@ class Trainer:
         self.plan = self.parts.plan
         self.updates_per_epoch = math.ceil(len(self.train_loader) / self.plan.accumulate)
         self.net, self.optimizer = world.distribute(self.model, self.parts.optimizer)
-        # Gradients of half an update are in no checkpoint.
-        if saved and self.progress.batches % self.plan.accumulate:
-            raise ckpt.CheckpointError(
-                f"{saved.path} stands at batch {self.progress.batches} of an epoch, inside an update of "
-                f"{self.plan.accumulate} batches: resume with the batch settings that it was written with"
-            )
+        if saved:
+            check_whole_updates(saved, self.progress, self.plan.accumulate)
         self.stop = StopRequest()
         self.stopped_by = 0
         self.advice = ""  # on waiting for data, given once
         fresh = saved is None and init_from is None and pretrained is None
         updates = experiment.epochs * self.updates_per_epoch
         self.learning = LearningCheck(self.task, self.parts.schedule, updates, fresh)
+        # The newest evaluation of the weights that choose `best`, and the best one with its epoch.
+        self.meter: Meter | None = None
+        self.best: tuple[Meter, int] | None = None
         self._open_record(overrides, self.progress.step if saved else None)
-        self.best_by = self._choose_best_by()
+        self.best_by = choose_weights(experiment.checkpoint.best_by, self.ema, updates, self._say)
         differing = saved and other_keys(saved, self._header())
         if differing:
             self._say("%s", differing)
@@ -120,22 +131,6 @@ class Trainer:
 
     def _complete(self) -> bool:
         return self.progress.epoch >= self.experiment.epochs and not self.progress.pending_evaluation
-
-    def _choose_best_by(self) -> str:
-        """The weights that choose `best`: the recipe's, unless its average can't have forgotten its start."""
-        wanted = self.experiment.checkpoint.best_by
-        updates = self.experiment.epochs * self.updates_per_epoch
-        if wanted == "raw" or self.ema.decay**updates <= 0.01:
-            return wanted
-        self._say(
-            "checkpoint.best_by: raw instead of ema, because %.0f %% of the average will still be the "
-            "initial weights after this run's %d updates; a smaller ema.decay makes it usable",
-            100 * self.ema.decay**updates,
-            updates,
-        )
-        return "raw"
-
-    # -- the loop ---------------------------------------------------------------------------------
 
     def fit(self) -> dict[str, float] | None:
         """Trains to the last epoch, or until SIGINT or SIGTERM asks to stop.
@@ -162,6 +157,10 @@ class Trainer:
                     else:
                         self._keep_best(results[f"{self.best_by}_{self.task.score}"])
                 if progress.epoch >= epochs and not stop:
+                    if self.world.is_main:
+                        # The best epoch may be from before the run was resumed.
+                        evaluation = self.best or (self.meter, progress.epoch)
+                        draw_run(self.folder, self.task, self.best_by, evaluation)
                     return results
                 stop = stop or self._train_epoch(progress.epoch)
                 if not stop:
@@ -301,13 +300,15 @@ class Trainer:
         weights: dict[str, AbstractContextManager] = {"raw": nullcontext()}
         if self.ema:
             weights["ema"] = self.ema.applied()
-        for kind, applied in weights.items():
-            with applied, self.parts.precision.autocast():
+        for kind in sorted(weights, key=lambda kind: kind != self.best_by):
+            with weights[kind], self.parts.precision.autocast():
                 options = {"description": f"eval {kind}", "stop": self.stop}
                 meter = evaluate(self.model, self.val_loader, self.task, self.world, **options)
             if meter is None:
                 return None
             found[kind] = meter.result()
+            if kind == self.best_by:
+                self.meter = meter
         epoch = self.progress.epoch
         line = f"epoch {epoch}/{self.experiment.epochs}"
         for kind, values in found.items():
@@ -343,8 +344,9 @@ class Trainer:
             f"lr {values['lr']:.2e}  {rate:.0f} {items}/s  data wait {100 * values['data_wait']:.0f} %  "
             f"{values['memory_gb']:.1f} GB  ETA {left}"
         )
-        # An epoch's first update waits for the first batch, whatever is done.
-        if values["data_wait"] > _LONG_WAIT and update and not self.advice:
+        # An epoch's first update waits for the first batch, whatever is done; it may be the only one.
+        counts = update > 0 or updates == 1
+        if values["data_wait"] > _LONG_WAIT and counts and not self.advice:
             self.advice = self.train_loader.advice(rate / self.world.size / max(1 - wait, 0.01))
             if self.advice:
                 self._say("%.0f %% of the time went by waiting for data: %s", 100 * wait, self.advice)
@@ -359,6 +361,7 @@ class Trainer:
         if best:
             self.progress.best = score
             self.progress.best_step = self.progress.step
+            self.best = (self.meter, self.progress.epoch)
         last = self._save()
         if best and self.world.is_main:
             ckpt.copy_checkpoint(last, self.folder.best)

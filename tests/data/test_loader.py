@@ -326,6 +326,17 @@ def test_the_cheapest_advice_for_waiting(folder, split, workers, monkeypatch):
     assert loader.advice(1e9).endswith("pip install 'passl_sot[fast]' (numba not installed)")
 
 
+def test_the_advice_where_an_epoch_is_one_batch(folder, split):
+    """More workers wouldn't help: one makes the batch, and all else waits."""
+    loader = build_dataloader(split(folder({"a": 4}), batch_size=4), mode="train", seed=0)
+    for _ in range(16):
+        (_,) = loader
+    assert loader.advice(1e9).endswith(
+        "an epoch is one batch, which one worker makes while all else waits: a smaller "
+        "dataloader.train.sampler.batch_size lets batches be read ahead"
+    )
+
+
 def test_tensors_elsewhere_than_in_main_memory_are_copies(monkeypatch):
     """No GPU here: what is tested is that this way runs, too."""
     array = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -113,6 +113,11 @@ class DataLoader:
         rate = 1 / max(float(np.median(self._item_seconds)), 1e-9)
         core = f"one core prepares {rate:.0f} {self.dataset.noun}s/s"
         said = f"{core}, and the model could take {items_per_s:.0f}"
+        if len(self) == 1:
+            return (
+                f"{said}, but an epoch is one batch, which one worker makes while all else waits: a smaller "
+                "dataloader.train.sampler.batch_size lets batches be read ahead"
+            )
         needed = math.ceil(items_per_s / rate)
         if self.num_workers < min(needed, self._cores):
             return f"{said}: set dataloader.train.loader.num_workers: {min(needed, self._cores)}"
