@@ -5,6 +5,7 @@ All figures are CPU time of one core, medians over rounds; stages and other prog
 
 import functools
 import itertools
+import json
 import shlex
 import statistics
 import sys
@@ -48,8 +49,8 @@ def measure_data(
     Args:
         experiment: The experiment; its training set must exist.
         repeats: Rounds, each with other images.
-        compare: One of `PEERS`, which prepares the same files for the same size by its own recipe, or the
-            command of a `Peer`.
+        compare: One of `PEERS`, which prepares the same files with the same settings, or the command of a
+            `Peer`.
         peer_python: The interpreter that has that peer installed.
 
     Returns:
@@ -66,7 +67,8 @@ def measure_data(
     chosen = [[order[(r * batch + i) % len(order)] for i in range(batch)] for r in range(repeats + 1)]
     stages = _stages(dataset)
     times: dict[str, list[float]] = {}
-    with _peer(compare, peer_python, dataset, chosen) if compare else nullcontext() as peer:
+    section = experiment.dataloader.train.dataset
+    with _peer(compare, peer_python, dataset, section, chosen) if compare else nullcontext() as peer:
         for number, indices in enumerate(chosen):
             found = {name: _seconds(run, indices) for name, run in stages.items()}
             if peer:
@@ -105,7 +107,7 @@ def _stages(dataset: LabelledImages) -> dict[str, Callable[[Sequence[int]], obje
     transforms = dataset.transforms.transforms
     names = [type(transform).__name__ for transform in transforms]
     later = [type(transform).__name__ for transform in getattr(dataset.batch_stage, "transforms", ())]
-    make, transfer = _batches(dataset)
+    make, transfer = batch_makers(dataset)
     if dataset.samples([(0, 0)], np.empty) is not None:  # pixels of one size, read and changed all at once
         return {f"batch: {', '.join(['read', *names, *later])}": make, _TRANSFER: transfer}
     stages: dict[str, Callable] = {"read": lambda indices: [dataset.stored(i) for i in indices]}
@@ -124,8 +126,8 @@ def _stages(dataset: LabelledImages) -> dict[str, Callable[[Sequence[int]], obje
     return stages
 
 
-def _batches(dataset: LabelledImages) -> tuple[Callable, Callable]:
-    """Makes a batch as workers do, always in the same memory; and brings the last one to Paddle."""
+def batch_makers(dataset: LabelledImages) -> tuple[Callable, Callable]:
+    """Makes a batch of indices as workers do, always in the same memory; brings the last one to Paddle."""
     reader = BatchReader(dataset, replace=True)
     empty = functools.cache(np.empty)
     batch: dict[str, Any] = {}
@@ -180,8 +182,10 @@ def _copy_speed() -> float:
 
 
 @contextmanager
-def _peer(compare: str, python: str, dataset: LabelledImages, chosen: list[list[int]]) -> Iterator[Peer]:
-    """The other program over the same files in the same order."""
+def _peer(
+    compare: str, python: str, dataset: LabelledImages, section: dict, chosen: list[list[int]]
+) -> Iterator[Peer]:
+    """The other program over the same files in the same order, with a section's transforms."""
     if compare not in PEERS:
         with Peer(compare) as peer:
             yield peer
@@ -191,12 +195,24 @@ def _peer(compare: str, python: str, dataset: LabelledImages, chosen: list[list[
             f"--compare {compare} reads files, and {dataset.root} is a packed copy: name the folder it was "
             "made of in dataloader.train.dataset" + zh("peer_plain_files")
         )
-    side = (dataset.output_hw or (224, 224))[0]
+    paths = [dataset.path(i) for indices in chosen for i in indices]
+    with open_peer(compare, python, [peer_job(dataset, section, paths, len(chosen[0]))]) as peer:
+        yield peer
+
+
+def peer_job(dataset: LabelledImages, section: dict, paths: list[str], batch: int) -> dict[str, Any]:
+    """A job of `peers.py`: files to prepare as `dataset` is by its section of a config."""
+    steps = {key: section.get(key) for key in ("transforms", "batch_transforms")}
+    return {"paths": paths, "batch": batch, "side": list(dataset.output_hw or (224, 224)), **steps}
+
+
+@contextmanager
+def open_peer(name: str, python: str, jobs: list[dict[str, Any]]) -> Iterator[Peer]:
+    """One of `PEERS`, run by an interpreter that has it, with the jobs that its tasks number."""
     script = Path(__file__).with_name("peers.py")
-    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
-        file.writelines(f"{dataset.path(i)}\n" for indices in chosen for i in indices)
+    with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
+        json.dump(jobs, file)
         file.flush()
         # Other interpreters know nothing of this package, so the Chinese line is handed over.
-        words = [python, str(script), compare, file.name, str(side), str(len(chosen[0])), zh("peer_missing")]
-        with Peer(shlex.join(words)) as peer:
+        with Peer(shlex.join([python, str(script), name, file.name, zh("peer_missing")])) as peer:
             yield peer

@@ -35,6 +35,9 @@ class Peer:
     Args:
         command: Shell-like command line.
 
+    Attributes:
+        words: Lines that it printed before `ready`.
+
     Raises:
         PeerError: It can't be started, or answers something else.
     """
@@ -49,13 +52,14 @@ class Peer:
                 f"can't start {command!r}: {error.strerror}. It must be a command, as docs/performance.md "
                 "shows one; names of libraries (timm, torchvision, ...) are for --mode data"
             ) from error
-        while self._line("`ready`") != "ready":
-            pass  # its words while it warms up
+        self.words: list[str] = []
+        while (line := self._line("`ready`")) != "ready":
+            self.words.append(line)
 
-    def run(self) -> float:
-        """Has it run one batch; the seconds it reports."""
+    def run(self, task: str = "") -> float:
+        """Has it run one batch, of a task where it has several; the seconds it reports."""
         with suppress(BrokenPipeError):  # the answer below says why
-            self._process.stdin.write("\n")
+            self._process.stdin.write(f"{task}\n")
             self._process.stdin.flush()
         line = self._line("seconds")
         try:

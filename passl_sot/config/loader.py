@@ -133,7 +133,7 @@ def _read(
     if stored is None:
         tree, origins = _load_file(os.fspath(path), faults)
     else:
-        tree, origins = _load_text(dump_yaml(stored), os.fspath(path), faults)
+        tree, origins = _load_text(dump_yaml(stored), os.fspath(path), faults, base=False)
         origins = dict.fromkeys(origins, Origin(os.fspath(path)))  # it has no lines to look at
     # With a part of the tree missing, further faults would mislead.
     if any(fault.kind != "duplicate" for fault in faults):

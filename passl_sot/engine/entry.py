@@ -13,6 +13,7 @@ from passl_sot.engine.run_dir import RunFolder
 from passl_sot.engine.schema import Experiment
 from passl_sot.engine.train_state import check_run_card
 from passl_sot.engine.trainer import Trainer
+from passl_sot.launch.supervisor import STOPPED
 from passl_sot.tasks.base import build_task, check_card, model_section_of
 from passl_sot.utils.logger import RESULT, get_logger
 from passl_sot.weights import state
@@ -21,8 +22,12 @@ from passl_sot.weights.checkpoint import CheckpointError, read_checkpoint, read_
 log = get_logger()
 
 
-def train_run(experiment: Experiment, folder: Path, world: World, args, pretrained: Fill | None) -> None:
-    """Trains in `folder`; `args` are the command line's, `pretrained` fills a model by `--pretrained`."""
+def train_run(experiment: Experiment, folder: Path, world: World, args, pretrained: Fill | None) -> int:
+    """Trains in `folder`; `args` are the command line's, `pretrained` fills a model by `--pretrained`.
+
+    Returns:
+        The exit status: 0, or 128 and the number of the signal that stopped the run.
+    """
     trainer = Trainer(
         experiment,
         folder,
@@ -39,6 +44,7 @@ def train_run(experiment: Experiment, folder: Path, world: World, args, pretrain
         words = trainer.task.words
         best = f"{trainer.progress.best:.2f}{words.unit}"
         log.log(RESULT, "finished: best %s %s; files in %s", words.score, best, trainer.folder.path)
+    return STOPPED.get(trainer.stopped_by, 0)
 
 
 def weights_to_evaluate(folder: Path, args) -> str:
@@ -76,6 +82,8 @@ def check_run(experiment: Experiment, folder: Path, world: World, args, pretrain
 
 def _check_start(experiment: Experiment, parts: Parts, folder: Path, args, pretrained: Fill | None) -> None:
     """Tries the weights that the command line names."""
+    if not args.resume:
+        experiment.check_new_run()
     model = parts.model
     if pretrained:
         pretrained(model)
@@ -88,6 +96,7 @@ def _check_start(experiment: Experiment, parts: Parts, folder: Path, args, pretr
         if saved is None:
             if args.evaluate_only:
                 raise CheckpointError(f"nothing to evaluate: {folder} holds no checkpoint")
+            experiment.check_new_run()
             log.info("nothing to resume in %s: it would be a new run", folder)
             return
         changes = accept_changes(saved, experiment.to_dict(), args.resume_override)
@@ -104,7 +113,7 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
     A checkpoint brings its own model, preprocessing and class names; the config brings the data.
 
     Args:
-        out: `metrics.json`; the task's tables and pictures are written beside it.
+        out: `metrics.json`; the task's tables and pictures come beside it.
 
     Returns:
         The content of `out`: scores of the weights by which the run chose its best ("shown"), the results of
@@ -130,19 +139,26 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
     loader = build_dataloader(split, mode="val", seed=0, rank=world.rank, world_size=world.size, dataset=val)
     shown = card.get("best_by", "raw")
     results = {}
-    for kind in sorted(by_kind, key=lambda k: k == shown):  # the one that the files show comes last
+    meters = {}
+    for kind in sorted(by_kind, key=lambda k: k != shown):  # the one that the files show comes first
         state.load_model(model, by_kind[kind], weights)
-        meter = evaluate(model, loader, task, world, description=f"eval {kind}", rows=True)
-        results[kind] = meter.result()
+        rows = kind == shown
+        meters[kind] = evaluate(model, loader, task, world, description=f"eval {kind}", rows=rows)
+        results[kind] = meters[kind].result()
         if world.is_main:
             scores = "  ".join(f"{name} {value:.4g}" for name, value in results[kind].items())
             log.log(RESULT, "%s  %s", kind, scores)
     facts = {"weights": weights, "shown": shown}
+    meter = meters[shown]
     report = {**facts, **results[shown], **results, **task.details(meter)}
     if out and world.is_main:
         # The scores first, whatever becomes of tables and pictures.
         _write_json(out, report)
         files = task.write_files(meter, val, out.parent)
+        try:
+            files += task.draw(meter, out.parent, f"{Path(weights).name}: {shown} weights")
+        except ImportError as error:
+            log.warning("no picture: %s; pip install matplotlib", error)
         report["files"] = [str(path) for path in files]
         _write_json(out, report)
         log.info("written: %s", ", ".join(map(str, (out, *files))))

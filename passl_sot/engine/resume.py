@@ -207,3 +207,12 @@ def _restore(saved: Checkpoint, parts: Parts, say: Callable[..., None]) -> Progr
         parts.task.words.unit,
     )
     return progress
+
+
+def check_whole_updates(saved: Checkpoint, progress: Progress, accumulate: int) -> None:
+    """Raises a CheckpointError inside an update: gradients of half of one are in no checkpoint."""
+    if progress.batches % accumulate:
+        raise CheckpointError(
+            f"{saved.path} stands at batch {progress.batches} of an epoch, inside an update of {accumulate} "
+            "batches: resume with the batch settings that it was written with"
+        )

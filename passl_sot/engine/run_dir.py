@@ -7,9 +7,10 @@ import platform
 import resource
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import paddle
@@ -22,6 +23,8 @@ from passl_sot.version import __version__
 from passl_sot.weights import checkpoint as ckpt
 
 log = get_logger()
+# What of a row of the metrics says when it was measured; the rest is numbers.
+_PLACE = {"kind", "step", "epoch", "time"}
 
 
 class RunFolder:
@@ -36,7 +39,7 @@ class RunFolder:
         self.previous = path / "previous.safetensors"
         self._lock: TextIO | None = None
         self._metrics: TextIO | None = None
-        self._visualdl = None
+        self._visualdl: Any = None
         self.info = {
             "version": __version__,
             "paddle": paddle.__version__,
@@ -101,12 +104,29 @@ class RunFolder:
                 if file:
                     file.close()
 
-    def repair_best(self, saved: ckpt.Checkpoint) -> None:
-        """Gives `best` its file, as a kill may have come between saving the best epoch and naming it so."""
+    def repair(self, saved: ckpt.Checkpoint) -> None:
+        """Makes the folder of a run that goes on from `saved` whole: `best` and `last` are readable files."""
         progress = saved.meta["progress"]
-        # Otherwise the best epoch is an older one, whose file was written then.
+        # A kill may have come between saving the best epoch and naming it so. Otherwise the best epoch is an
+        # older one, whose file was written then.
         if progress["step"] == progress.get("best_step"):
             ckpt.copy_checkpoint(saved.path, self.best)
+        last = self.path / "last.safetensors"
+        if saved.path.name == last.name or saved.path.resolve().parent != self.path.resolve():
+            return
+        aside = ""
+        if last.exists():
+            try:
+                ckpt.read_checkpoint(last)
+            except ckpt.CheckpointError:
+                # Its owner may know how to save it, or it may be of a newer version.
+                unreadable = last.with_suffix(".unreadable")
+                last.replace(unreadable)
+                aside = f"; what it was is kept as {unreadable.name}"
+            else:
+                return  # another checkpoint was named, or is ahead of it
+        ckpt.copy_checkpoint(saved.path, last)
+        log.warning("%s is mended: it now is %s%s", last, saved.path.name, aside)
 
     def record(self, config: str, overrides: tuple[str, ...], world_size: int) -> None:
         """Writes `config.yaml` (resolved) and `run.json` (command, versions, commit)."""
@@ -117,16 +137,19 @@ class RunFolder:
         with ckpt.explained(self.path / "run.json") as path:
             path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def open_metrics(self, resume_step: int | None, *, visualdl: bool) -> None:
-        """Begins `metrics.jsonl` and, if asked, VisualDL scalars of the same names and steps.
+    def open_metrics(self, resume_step: int | None, *, evaluated: bool = True, visualdl: bool) -> None:
+        """Begins `metrics.jsonl` and, if asked, VisualDL scalars of the same names, steps and times.
 
         Rows after the update `resume_step` are dropped, so that a run that was cut off and resumed leaves one
-        growing step axis; None begins a new file.
+        growing step axis; None begins a new file. Without `evaluated` the evaluation after that update comes
+        again, so its rows are dropped, too.
         """
         path = self.path / "metrics.jsonl"
         kept = []
         if resume_step is not None and path.exists():
             kept = [row for row in read_metrics(path) if row["step"] <= resume_step]
+            if not evaluated:
+                kept = [row for row in kept if row["step"] < resume_step or row["kind"] == "train"]
         with ckpt.explained(path):
             replace_atomically(
                 path, lambda file: file.writelines(f"{json.dumps(r)}\n".encode() for r in kept)
@@ -138,23 +161,39 @@ class RunFolder:
             from visualdl import LogWriter  # takes a second to import; eval and predict don't need it
         except ImportError:
             log.warning("no curves: pip install visualdl; %s is written all the same", path)
-        else:
-            self._visualdl = LogWriter(logdir=str(self.path / "visualdl"))
+            return
+        # VisualDL's page shows one file of a folder, so that one gets all that has been kept. Written anew it
+        # begins with the very bytes it had, and a page that is open goes on.
+        folder = self.path / "visualdl"
+        for old in folder.glob("*vdlrecords*"):
+            old.unlink()
+        self._visualdl = LogWriter(logdir=str(folder), file_name="vdlrecords.run.log", max_queue=1000)
+        for row in kept:
+            self._add_to_curves(row)
+        self._visualdl.flush()
 
     def write(self, kind: str, step: int, epoch: int, values: dict[str, float]) -> None:
         """Appends one row to the metrics; `kind` ("train", "val", "val_ema") groups the curves."""
         if self._metrics is None:
             return
         # JSON has no NaN; null keeps the row readable everywhere.
-        row = {"kind": kind, "step": step, "epoch": epoch, **values}
+        row = {"kind": kind, "step": step, "epoch": epoch, "time": round(time.time(), 3), **values}
         row.update({name: None for name, value in values.items() if not math.isfinite(value)})
         with ckpt.explained(self.path / "metrics.jsonl"):
             self._metrics.write(json.dumps(row) + "\n")
             self._metrics.flush()  # a run that is killed has its rows
         if self._visualdl:
-            for name, value in values.items():
-                self._visualdl.add_scalar(tag=f"{kind}/{name}", value=float(value), step=step)
+            self._add_to_curves(row)
             self._visualdl.flush()
+
+    def _add_to_curves(self, row: dict[str, Any]) -> None:
+        at = {"step": row["step"]}
+        if "time" in row:  # rows of older versions have none
+            at["walltime"] = round(1000 * row["time"])
+        for name, value in row.items():
+            if name not in _PLACE:
+                number = math.nan if value is None else float(value)
+                self._visualdl.add_scalar(tag=f"{row['kind']}/{name}", value=number, **at)
 
 
 def read_metrics(path: Path) -> list[dict]:

@@ -227,7 +227,7 @@ class _Conversion:
             except ValueError as error:
                 report.conflicts.append(f"{source}: {error}")
         if target in self.tables:
-            _check_table(source, value, self.tables[target], report)
+            _check_table(source, value, self.tables[target], report, self.family.to_learn_tables)
         elif target not in self.slots and in_backbone and _is_table(self.family, name):
             report.ignored.append((source, "a table computed from the rest; this model has no use for it"))
         elif target not in self.slots:
@@ -298,7 +298,9 @@ def _rounding(value: np.ndarray) -> float:
     return 2.0**-fraction if used and fraction <= 10 else 0.0
 
 
-def _check_table(source: str, value: np.ndarray, table: paddle.Tensor, report: ConversionReport) -> None:
+def _check_table(
+    source: str, value: np.ndarray, table: paddle.Tensor, report: ConversionReport, to_learn: str
+) -> None:
     if value.shape != tuple(table.shape):
         reason = f"a fixed table for another size ({list(value.shape)}); the model computes its own"
         report.ignored.append((source, reason))
@@ -309,7 +311,8 @@ def _check_table(source: str, value: np.ndarray, table: paddle.Tensor, report: C
     if np.all(difference <= _TABLE_TOLERANCE + _rounding(value) * np.abs(own)):
         report.ignored.append((source, f"a fixed table, equal to the model's own (within {worst:.1e})"))
     else:
+        learned = f"learned (which -o {to_learn} takes)" if to_learn else "learned"
         report.conflicts.append(
             f"{source}: a fixed table that differs from the model's own by up to {worst:.1e}; it was "
-            "learned, or belongs to another model"
+            f"{learned}, or belongs to another model"
         )

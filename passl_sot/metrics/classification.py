@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from passl_sot.utils.logger import get_logger
-
 
 class ClassificationMeter:
     """Counts that add up over batches and processes: no average of averages. `k`, of top-k, is at most K."""
@@ -79,21 +77,13 @@ def class_rows(
 
 
 def write_report(meter: ClassificationMeter, class_names: list[str], folder: Path) -> list[Path]:
-    """Writes `per_class.csv`, `confusion.csv` and `confusion.png` into `folder`; returns their paths.
-
-    Numbers come first: a picture that can't be drawn for want of a package is left out, and said.
-    """
+    """Writes `per_class.csv` and `confusion.csv` into `folder`; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    per_class, confusion, picture = (folder / n for n in ("per_class.csv", "confusion.csv", "confusion.png"))
+    per_class, confusion = (folder / name for name in ("per_class.csv", "confusion.csv"))
     write_per_class(per_class, class_names, meter.per_class(), ("precision", "recall", "f1"))
     counts = zip(class_names, meter.confusion.tolist(), strict=True)
     write_table(confusion, ["true \\ predicted", *class_names], ([name, *row] for name, row in counts))
-    try:
-        picture.write_bytes(confusion_picture(meter.confusion))
-    except ImportError as error:
-        get_logger().warning("no %s: %s; pip install matplotlib", picture, error)
-        return [per_class, confusion]
-    return [per_class, confusion, picture]
+    return [per_class, confusion]
 
 
 def write_per_class(
@@ -114,38 +104,3 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> 
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
-
-
-def confusion_picture(confusion: np.ndarray, side: int = 720) -> bytes:
-    """The confusion matrix as a PNG: rows are true classes (each scaled to its own sum), columns predicted.
-
-    Up to 20 classes get their indices and counts written in.
-    """
-    import cv2  # only pictures need it
-
-    num_classes = len(confusion)
-    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    cell = max(1, side // num_classes)
-    shade = np.round(255 * (1 - np.sqrt(share))).astype(np.uint8)  # the root lets rare confusions show
-    matrix = cv2.applyColorMap(shade, cv2.COLORMAP_BONE)
-    matrix = cv2.resize(matrix, (cell * num_classes,) * 2, interpolation=cv2.INTER_NEAREST)
-    margin = 56
-    white = (255, 255, 255)
-    canvas = cv2.copyMakeBorder(matrix, margin, 10, margin, 10, cv2.BORDER_CONSTANT, value=white)
-    font = cv2.FONT_HERSHEY_SIMPLEX
-
-    def write(text: str, left: int, bottom: int, size: float = 0.5, ink: tuple = (0, 0, 0)) -> None:
-        cv2.putText(canvas, text, (left, bottom), font, size, ink, 1, cv2.LINE_AA)
-
-    write("predicted class", margin, 18)
-    write("true", 4, margin - 8)
-    if num_classes <= 20:
-        middles = [margin + i * cell + cell // 2 for i in range(num_classes)]
-        for i, middle in enumerate(middles):
-            write(str(i), middle - 6, 46)
-            write(str(i), 24, middle + 6)
-        for i, j in np.argwhere(confusion):
-            text = str(confusion[i, j])
-            left = margin + j * cell + (cell - cv2.getTextSize(text, font, 0.45, 1)[0][0]) // 2
-            write(text, left, middles[i] + 5, 0.45, white if share[i, j] > 0.4 else (0, 0, 0))
-    return cv2.imencode(".png", canvas)[1].tobytes()

@@ -170,7 +170,11 @@ class Task:
         return {}
 
     def write_files(self, meter: Any, val: Any, folder: Path) -> list[Path]:
-        """Writes tables and pictures of an evaluation, of a meter with rows; returns their paths."""
+        """Writes tables of an evaluation, of a meter with rows; returns their paths."""
+        return []
+
+    def draw(self, meter: Any, folder: Path, title: str) -> list[Path]:
+        """Draws pictures of an evaluation, of a meter with rows or without; returns their paths."""
         return []
 
     # -- prediction ---------------------------------------------------------------------------------

@@ -8,15 +8,20 @@ from typing import Annotated, Any
 import numpy as np
 import paddle
 import paddle.nn.functional as F
-from PIL import Image
 
 from passl_sot.config import Config, ConfigError, Fault, NonNegativeByEpoch, NotEmpty, value_of_epoch, zh
 from passl_sot.data import LabelledImages, build_dataset, build_transforms, check_data
 from passl_sot.data.schema import DataSection
-from passl_sot.imageio.decode import read_image
+from passl_sot.imageio.decode import read_given, read_image
 from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.files import max_file_bytes
-from passl_sot.metrics import ClassificationMeter, MultiLabelMeter, write_label_report, write_report
+from passl_sot.metrics import (
+    ClassificationMeter,
+    MultiLabelMeter,
+    save_confusion,
+    write_label_report,
+    write_report,
+)
 from passl_sot.metrics.classification import write_table
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.losses import CrossEntropyLoss
@@ -269,22 +274,28 @@ class ClassificationTask(Task):
         return {"per_class": [{"name": name, **row} for name, row in pairs]}
 
     def write_files(self, meter: _Meter, val: LabelledImages, folder: Path) -> list[Path]:
-        """`per_class.csv` and `predictions.csv`; with one label each also `confusion.csv` and its picture."""
+        """`per_class.csv` and `predictions.csv`; with one label each also `confusion.csv`."""
         paths = [val.path(i) for i in range(len(val))]
         if isinstance(meter, MultiLabelMeter):
             return write_label_report(meter, self.class_names, paths, folder)
-        files = []
+        files = write_report(meter, self.class_names, folder)
         if isinstance(meter, _RowMeter):
-            folder.mkdir(parents=True, exist_ok=True)
-            files = [folder / "predictions.csv"]
+            files.append(folder / "predictions.csv")
             rows = zip(paths, meter.rows.tolist(), strict=True)
             cells = (
                 [path, int(true), int(best), self.class_names[int(best)], f"{probability:.6f}"]
                 for path, (true, best, probability) in rows
             )
-            write_table(files[0], ["path", "label", "class", "name", "probability"], cells)
-        # Last, as it draws a picture: of all that may fail here the likeliest.
-        return [*write_report(meter, self.class_names, folder), *files]
+            write_table(files[-1], ["path", "label", "class", "name", "probability"], cells)
+        return files
+
+    def draw(self, meter: _Meter, folder: Path, title: str) -> list[Path]:
+        """With one label each `confusion.png`."""
+        if isinstance(meter, MultiLabelMeter):
+            return []
+        path = folder / "confusion.png"
+        save_confusion(path, meter.confusion, self.class_names, title)
+        return [path]
 
     # -- prediction ---------------------------------------------------------------------------------
     def use_card(self, card: Mapping[str, Any]) -> None:
@@ -300,21 +311,15 @@ class ClassificationTask(Task):
             trained_on = trained_on.get(part) if isinstance(trained_on, Mapping) else None
         self._set_several(bool(trained_on))
 
-    def read(self, item: str | Path | np.ndarray | Image.Image) -> dict[str, Any]:
-        """One image (a path, a uint8 array [H, W, C] or a PIL image), prepared for the model."""
-        path = ""
-        if isinstance(item, str | Path):
-            path = str(item)
-            array = read_image(path, apply_exif=self.apply_exif, channels=self.channels)
-        elif isinstance(item, Image.Image):
-            array = np.asarray(item.convert("RGB"))
-        else:
-            array = item
+    def read(self, item: Any) -> dict[str, Any]:
+        """One image, prepared for the model: a path, or what `imageio.decode.read_given` takes."""
+        read = read_image if isinstance(item, str | Path) else read_given
+        array = read(item, apply_exif=self.apply_exif, channels=self.channels)
         # Gray is made of RGB, as in training.
         channels = 3 if self.channels == 1 else self.channels
-        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != channels:
+        if array.shape[2] != channels:
             raise ImageError(
-                path or "the array",
+                str(item) if isinstance(item, str | Path) else "the image",
                 f"expected uint8 [H, W, {channels}], got {array.dtype} {list(array.shape)}",
             )
         # Evaluation's transforms draw nothing, so any generator does.

@@ -1,1 +1,1 @@
-"""The logger, a look for Paddle, and PASSL's spelling of the configuration: standard library only."""
+"""The logger, a look for Paddle, files, pictures, and PASSL's spelling of the configuration."""

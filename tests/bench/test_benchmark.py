@@ -18,6 +18,7 @@ from passl_sot.bench.peers import PEERS
 from passl_sot.cli import benchmark
 from passl_sot.cli.packing import make_cache
 from passl_sot.engine.schema import load_config
+from passl_sot.zoo import find_config
 
 PEER = """
 import sys
@@ -60,6 +61,21 @@ def test_the_command(experiment, tool, peer):
     done = tool("benchmark", "-c", experiment, *arguments)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["peer (images/s)"] == pytest.approx(8)
+
+
+def test_several_processes_beside_one(experiment, tool):
+    """Real runs, of which nothing is left; the ratios are those of the medians."""
+    arguments = ["--mode", "processes", "--batch", 4, "--repeats", 2, "--json"]
+    done = tool("benchmark", "-c", experiment, *arguments, "-o", f"output_dir={experiment.parent}/out")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    one, together, separate = (found[f"{name} (s)"] for name in ("one", "2 together", "2 separate"))
+    assert found["ratio to one"] == pytest.approx(one / together)
+    assert found["limit: ratio of separate ones"] == pytest.approx(one / separate)
+    assert found["of that limit"] == pytest.approx(separate / together)
+    assert not (experiment.parent / "out").exists()
+    done = tool("benchmark", "-c", experiment, *arguments[:3], 3)
+    assert done.returncode == 2 and "--batch must be a multiple of --nproc" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -129,13 +145,15 @@ def test_pixels_of_one_size_are_one_stage(experiment, tool, tmp_path):
 @pytest.mark.parametrize("name", PEERS)
 def test_a_library_that_is_missing_is_named(name, photographs, tmp_path):
     """The program by itself, which imports nothing of the project: it serves, or says how to install."""
-    listed = tmp_path / "paths.txt"
-    listed.write_text("".join(f"{path}\n" for path in photographs))
+    job = {"paths": [*map(str, photographs)], "batch": 4, "side": [32, 32], "batch_transforms": None}
+    job["transforms"] = [{"name": "RandomResizedCrop", "size": 32}, {"name": "Normalize"}]
+    listed = tmp_path / "jobs.json"
+    listed.write_text(json.dumps([job]))
     script = Path(peers.__file__)
-    command = [sys.executable, str(script), name, str(listed), "32", "4"]
+    command = [sys.executable, str(script), name, str(listed)]
     done = subprocess.run(command, input="\n\n", capture_output=True, text=True, check=False, timeout=300)
     if done.returncode == 0:  # an interpreter that has it
-        ready, *seconds = done.stdout.splitlines()
+        _, ready, *seconds = done.stdout.splitlines()
         assert ready == "ready" and len(seconds) == 2 and min(map(float, seconds)) >= 0
     else:
         words = (
@@ -154,6 +172,81 @@ def test_a_peer_by_its_name_needs_its_library(experiment, capfd):
     except PeerError as error:  # an interpreter that hasn't it
         assert "peers.py timm" in str(error) and "ended with status 1 before it printed" in str(error)
         assert re.search(r"No module named .* --peer-python / ", capfd.readouterr().err)
+
+
+# Stand-ins for timm and PyTorch, which print what they are asked for.
+STANDINS = {
+    "torch.py": "",
+    "timm/__init__.py": "",
+    "timm/data/__init__.py": """
+import json, sys
+FastCollateMixup = Mixup = None
+def create_transform(size, **options):
+    print(json.dumps({"size": size, **options}))
+    sys.exit()
+""",
+    "timm/data/random_erasing.py": """
+import json
+def RandomErasing(prob, **options):
+    print(json.dumps({"prob": prob, **options}))
+""",
+}
+
+
+def test_timm_is_given_the_settings_of_the_config(tmp_path, monkeypatch):
+    for name, text in STANDINS.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def asked(config: str, split: str) -> list[dict]:
+        section = getattr(load_config(find_config(config)).dataloader, split).dataset
+        steps = {key: section.get(key) for key in ("transforms", "batch_transforms")}
+        jobs = tmp_path / "jobs.json"
+        jobs.write_text(json.dumps([{"paths": [], "batch": 4, "side": [224, 224], **steps}]))
+        command = [sys.executable, peers.__file__, "timm", str(jobs)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    crop = {"scale": [0.08, 1.0], "ratio": [3 / 4, 4 / 3], "hflip": 0.5, "is_training": True}
+    more = {"auto_augment": "rand-m9-mstd0.5-inc1", "color_jitter": None}
+    # SoT mixes bytes, then normalizes and erases, as timm's loader does; DeiT's transforms do all but mixing.
+    erasing, transform = asked("sot_small", "train")
+    assert erasing["prob"] == 0.25 and erasing["mode"] == "pixel" and erasing["min_area"] == 0.02
+    assert transform["interpolation"] == "random" and transform["use_prefetcher"] is True
+    assert {**crop, **more}.items() <= transform.items() and "re_prob" not in transform
+    (transform,) = asked("deit_small", "train")
+    assert {"re_prob": 0.25, "re_mode": "pixel", "re_count": 1}.items() <= transform.items()
+    assert transform["interpolation"] == "bicubic" and transform["use_prefetcher"] is False
+    (transform,) = asked("sot_small", "val")
+    assert {"size": [224, 224], "crop_pct": 0.875, "interpolation": "bicubic"}.items() <= transform.items()
+    assert "is_training" not in transform
+
+
+def test_a_step_without_a_counterpart_is_named(tmp_path):
+    jobs = tmp_path / "jobs.json"
+    transforms = [{"name": "RandomCrop", "size": 32}, {"name": "Normalize"}]
+    jobs.write_text(json.dumps([{"transforms": transforms, "batch_transforms": None}]))
+    with pytest.raises(peers.JobError, match="timm is given no counterpart of RandomCrop: compare by"):
+        peers._steps("timm", json.loads(jobs.read_text())[0], set(peers._STEPS))
+
+
+def test_the_table_of_the_input_pipeline(photographs, tmp_path):
+    """All rows by one command, here without another library."""
+    pytest.importorskip("numba")
+    script = Path(__file__).parents[2] / "docs" / "results" / "pipeline.py"
+    command = [sys.executable, str(script), str(tmp_path), "--compare", "none", "--batch", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    facts = next(line for line in lines if " photographs, medians of 2 batches of 2." in line)
+    assert re.search(
+        r"; Python [\d.]+, numba \S+, simplejpeg \S+, numpy \S+, Pillow \S+ \(libjpeg-turbo", facts
+    )
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines if line.startswith("| ")][1:]
+    assert [row[1] for row in rows][:2] == ["the original files", "a packed copy, `--tile-only`"]
+    assert len(rows) == 11 and all(float(row[3].replace(",", "")) > 0 for row in rows)
+    assert rows[0][2] == "1.00" and [row[4:] for row in rows] == [["", "", ""]] * 11
 
 
 def test_a_folder_or_packed_copy_of_one_s_own(experiment, tmp_path, capfd):

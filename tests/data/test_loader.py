@@ -169,7 +169,7 @@ def test_defaults(folder, split):
     assert loader.sampler.shuffle and loader.sampler.drop_last
     cores = len(os.sched_getaffinity(0))
     assert loader.num_workers == min(8, cores - 1)
-    with pytest.raises(ValueError, match="num_workers: must be at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"num_workers: must lie in \[0, 1024\], got -1"):
         build_dataloader(split(folder({"a": 4}, name="b"), workers=-1), mode="train", seed=0)
 
 
@@ -324,6 +324,17 @@ def test_the_cheapest_advice_for_waiting(folder, split, workers, monkeypatch):
     assert "tools/benchmark.py --mode data shows" in loader.advice(1e9)
     monkeypatch.setattr(jit, "available", lambda: False)
     assert loader.advice(1e9).endswith("pip install 'passl_sot[fast]' (numba not installed)")
+
+
+def test_the_advice_where_an_epoch_is_one_batch(folder, split):
+    """More workers wouldn't help: one makes the batch, and all else waits."""
+    loader = build_dataloader(split(folder({"a": 4}), batch_size=4), mode="train", seed=0)
+    for _ in range(16):
+        (_,) = loader
+    assert loader.advice(1e9).endswith(
+        "an epoch is one batch, which one worker makes while all else waits: a smaller "
+        "dataloader.train.sampler.batch_size lets batches be read ahead"
+    )
 
 
 def test_tensors_elsewhere_than_in_main_memory_are_copies(monkeypatch):

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import importlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from PIL import Image
 
 from passl_sot.data import DataError, ItemError, build_dataloader, build_dataset, check_data
 from passl_sot.data.errors import WorkerError
+from passl_sot.data.loader import worker_pool
 from passl_sot.data.loader.loader import DataLoader
 from passl_sot.data.loader.shared_buffers import progress_in
 from passl_sot.data.samplers import ShardedBatchSampler
@@ -459,3 +461,29 @@ def test_what_can_not_be_sent_is_named(folder, split):
     loader.dataset.transforms.transforms[0] = lambda image, rng: image
     with pytest.raises(DataError, match=r"can't be given a part of the dataset \(.*lambda.*\): move it"):
         list(loader)
+
+
+@pytest.mark.parametrize("folder", ["kept", "nowhere"])
+def test_a_first_batch_that_compiles_says_so(folder, tmp_path, monkeypatch, caplog):
+    """While any process of the machine compiles, or where all must; once, however long it takes."""
+    cache = pytest.importorskip("passl_sot.imageio.kernels.cache")
+    file = tmp_path / "compiling.lock"
+    lock = cache._Lock(file if folder == "kept" else None)
+    monkeypatch.setattr(cache, "_lock", lambda: lock)
+    monkeypatch.setattr(worker_pool, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(logging.getLogger("passl_sot"), "propagate", True)
+    caplog.set_level(logging.INFO, logger="passl_sot.data")
+    worker_pool._say_once.cache_clear()
+    assert not lock.is_held()
+    with lock.scope():
+        assert lock.take() == (folder == "kept")
+        for _, seconds in zip(range(9), worker_pool._waits(None), strict=False):
+            time.sleep(seconds)
+        said = " ".join(record.getMessage() for record in caplog.records)
+    words = {"kept": "being compiled, once on this machine", "nowhere": "set NUMBA_CACHE_DIR to one that can"}
+    assert said.count("the loops that prepare images") == 1 and words[folder] in said
+    assert not lock.is_held()
+    worker_pool._say_once.cache_clear()
+    caplog.clear()
+    if folder == "kept":  # a disk that is slow, and nothing compiled
+        assert len(list(zip(range(9), worker_pool._waits(None), strict=False))) == 9 and not caplog.records

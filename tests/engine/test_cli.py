@@ -44,13 +44,24 @@ def test_scores_are_written_before_pictures(experiment, run, tmp_path, monkeypat
     def out_of_memory(*_, **__):
         raise MemoryError("for the picture")
 
-    monkeypatch.setattr("passl_sot.metrics.classification.confusion_picture", out_of_memory)
+    monkeypatch.setattr("passl_sot.tasks.classification.save_confusion", out_of_memory)
     out = tmp_path / "evaluation" / "metrics.json"
     with pytest.raises(MemoryError):
         cli.evaluate(["-c", str(experiment), "--weights", str(run / "best"), "--out", str(out)])
     assert json.loads(out.read_text())["images"] == 9
     for name in ("per_class.csv", "confusion.csv", "predictions.csv"):
         assert (out.parent / name).stat().st_size, name
+
+
+def test_evaluation_does_without_matplotlib(experiment, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for name in [name for name in sys.modules if name.startswith("matplotlib.")]:
+        monkeypatch.delitem(sys.modules, name)
+    out = tmp_path / "metrics.json"
+    assert cli.evaluate(["-c", str(experiment), "--weights", str(run / "best"), "--out", str(out)]) == 0
+    assert "no picture: " in capsys.readouterr().out
+    names = [Path(path).name for path in json.loads(out.read_text())["files"]]
+    assert names == ["per_class.csv", "confusion.csv", "predictions.csv"]
 
 
 @pytest.mark.parametrize("name", ["folder.json", "file/r.json", "file/below/r.json", "/proc/none/r.json"])

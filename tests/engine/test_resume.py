@@ -66,7 +66,7 @@ def kept(run: Path) -> tuple[dict, dict, list]:
     """What a run leaves behind, without what depends on the clock and on where it ran."""
     saved = read_checkpoint(run / "last.safetensors")
     meta = {k: saved.meta[k] for k in ("progress", "sampler", "ema_updates", "best_by", "class_names")}
-    timed = ("images_per_s", "data_wait", "memory_gb")
+    timed = ("time", "images_per_s", "data_wait", "memory_gb")
     rows = [{k: v for k, v in row.items() if k not in timed} for row in read_metrics(run / "metrics.jsonl")]
     return saved.tensors, meta, rows
 

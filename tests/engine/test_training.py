@@ -16,7 +16,9 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
+from PIL import Image
 from visualdl import LogReader
+from visualdl.server.data_manager import DataManager
 
 from passl_sot.engine.distributed import World
 from passl_sot.engine.run_dir import read_metrics
@@ -90,6 +92,100 @@ def test_records_of_a_run(experiment):
     )
 
 
+@pytest.fixture
+def curves_on_the_page(monkeypatch):
+    """Reads a folder as VisualDL's server does that is started now: one of its files."""
+
+    def read(folder: Path) -> dict[str, list[tuple]]:
+        monkeypatch.setattr("visualdl.reader.reader.default_data_manager", DataManager())
+        return _scalars(LogReader(logdir=str(folder)), str(folder))
+
+    return read
+
+
+def _scalars(reader: LogReader, folder: str) -> dict[str, list[tuple]]:
+    scalars = reader.data_manager.get_reservoir("scalar")
+    found = {}
+    for key in scalars.keys:
+        run, _, tag = key.rpartition("/")
+        if run == folder:
+            items = scalars.get_items(run, tag)
+            found[tag.replace("%", "/")] = [(item.id, item.value, item.timestamp) for item in items]
+    return found
+
+
+def test_visualdl_shows_all_of_a_resumed_run_and_no_update_twice(experiment, curves_on_the_page):
+    """Cut off behind update 5; the checkpoint stands at 3, so 4 and 5 are those of the second try."""
+    cfg = load_config(experiment, ["log.visualdl=true"])
+    folder = experiment.parent / "output" / "run"
+    cut = Trainer(cfg, folder, World())
+    write = cut.folder.write
+
+    def write_and_fail(kind: str, step: int, *rest) -> None:
+        write(kind, step, *rest)
+        if step == 5:
+            raise KeyboardInterrupt
+
+    cut.folder.write = write_and_fail
+    with pytest.raises(KeyboardInterrupt):
+        cut.fit()
+    first = curves_on_the_page(folder / "visualdl")
+    assert [step for step, *_ in first["train/loss"]] == [1, 2, 3, 4, 5]
+    # As an older version left them, a file for each start.
+    (folder / "visualdl" / "vdlrecords.1700000000.log").touch()
+    Trainer(cfg, folder, World(), resume="auto").fit()
+    assert [path.name for path in (folder / "visualdl").iterdir()] == ["vdlrecords.run.log"]
+    page = curves_on_the_page(folder / "visualdl")
+    rows = read_metrics(folder / "metrics.jsonl")
+    wanted = {}
+    for row in rows:
+        for name in row.keys() - {"kind", "step", "epoch", "time"}:
+            wanted.setdefault(f"{row['kind']}/{name}", []).append((row["step"], row[name]))
+    assert [step for step, _ in wanted["train/loss"]] == [1, 2, 3, 4, 5, 6]
+    assert page.keys() == wanted.keys()
+    for tag, points in wanted.items():
+        assert [(step, pytest.approx(value)) for step, value, _ in page[tag]] == points
+        times = [round(time / 1000, 1) for *_, time in page[tag]]
+        assert times == [round(row["time"], 1) for row in rows if row["kind"] == tag.split("/")[0]]
+
+
+def test_the_run_is_drawn_at_its_end_and_the_chosen_weights_come_first(experiment, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("passl_sot"), "propagate", True)
+    with caplog.at_level(logging.INFO, logger="passl_sot"):
+        trainer = train(experiment, "epochs=3", "checkpoint.best_by=ema")
+    lines = [r.getMessage() for r in caplog.records]
+    said = next(line for line in lines if line.startswith("epoch 3/3  ema "))
+    assert re.search(r"^epoch 3/3  ema [\d.]+ % \(loss [\d.]+\)  raw [\d.]+ %", said)
+    assert "drawn: curves.png, confusion.png" in lines
+    folder = trainer.folder.path
+    kinds = [row["kind"] for row in read_metrics(folder / "metrics.jsonl") if row["kind"] != "train"]
+    assert kinds == ["val_ema", "val_raw"] * 3
+    meter, epoch = trainer.best
+    best = [r["top1"] for r in read_metrics(folder / "metrics.jsonl") if r["kind"] == "val_ema"]
+    assert epoch == 1 + best.index(max(best)) and meter.result()["top1"] == max(best)
+    for name in ("curves.png", "confusion.png"):
+        assert Image.open(folder / name).size > (300, 200)
+
+
+def test_a_run_whose_pictures_fail_is_complete(experiment, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("passl_sot"), "propagate", True)
+    (experiment.parent / "output" / "run" / "curves.png").mkdir(parents=True)
+    trainer = train(experiment, "epochs=1")
+    assert trainer.progress.epoch == 1
+    assert "the run's pictures can't be drawn: can't write" in caplog.text
+
+
+def test_waiting_is_told_where_an_epoch_is_one_update(experiment, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("passl_sot"), "propagate", True)
+    monkeypatch.setattr("passl_sot.engine.trainer._LONG_WAIT", -1.0)
+    one = ("epochs=17", "eval_interval=17", "dataloader.train.sampler.batch_size=24")
+    with caplog.at_level(logging.INFO, logger="passl_sot"):
+        trainer = train(experiment, *one, "lr_scheduler.reference_batch=24")
+    assert trainer.updates_per_epoch == 1
+    (said,) = {r.getMessage() for r in caplog.records if "waiting for data" in r.getMessage()}
+    assert "a smaller dataloader.train.sampler.batch_size lets batches be read ahead" in said
+
+
 def test_loss_curve_is_pinned(experiment):
     """A change of any part of training (order, augmentation, rate, model, loss) shows as another curve."""
     faster = ("epochs=8", "loss.label_smoothing=0", "lr_scheduler.learning_rate=0.01")
@@ -153,6 +249,19 @@ def test_a_late_rate_of_another_batch(experiment):
     rows = read_metrics(trainer.folder.path / "metrics.jsonl")
     rates = [row["lr"] for row in rows if row["kind"] == "train"]
     assert rates == pytest.approx([1e-4] * 6 + [1e-4 + (0.001 - 1e-4) / 2] * 3)
+
+
+def test_a_rate_that_is_late_by_an_update(experiment, tmp_path):
+    """As Swin's script: updates 0 and 1 of the run share the first rate; epochs make no difference."""
+
+    def rates(lag: int) -> list[float]:
+        trainer = train(experiment, f"lr_scheduler.lag={lag}", folder=tmp_path / str(lag))
+        rows = read_metrics(trainer.folder.path / "metrics.jsonl")
+        return [row["lr"] for row in rows if row["kind"] == "train"]
+
+    punctual = rates(0)
+    assert len(set(punctual)) == 6
+    assert rates(1) == [punctual[0], *punctual[:-1]]
 
 
 def test_sums_of_two_losses(experiment, tmp_path):
@@ -409,6 +518,8 @@ def test_evaluation_and_prediction_agree_row_for_row(experiment, tmp_path, invok
     assert report["shown"] == "ema"
     assert report["images"] == report["raw"]["images"] == 9
     assert report["top1"] == report["ema"]["top1"]
+    assert [key for key in report if key in ("raw", "ema")] == ["ema", "raw"]
+    assert re.findall(r"INFO (\w+)  top1", done.stdout) == ["ema", "raw"]
     assert [row["name"] for row in report["per_class"]] == ["a b", "c", "猫"]
     assert all(Path(p).stat().st_size for p in report["files"])
     table = tmp_path / "out.csv"
@@ -468,7 +579,7 @@ def test_signals_save_and_say_how_to_go_on(experiment, invoke, number):
                 process.send_signal(number)
                 break
         rest = process.stdout.read()
-    assert process.returncode == 0, rest
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number], rest
     assert f"stopped by {number.name}; saved" in rest
     assert "--resume auto" in rest
     assert "Traceback" not in rest
@@ -527,6 +638,12 @@ def test_two_processes_equal_one_on_the_joined_batch(experiment, tmp_path):
     # Nine images over two processes: each is counted once.
     assert one == two
     assert {images for _, _, images in two} == {9}
+    # What is logged is the mean over both, not the first one's.
+    one, two = (
+        [row["loss"] for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "train"]
+        for folder in (tmp_path / "one", tmp_path / "two" / "run")
+    )
+    np.testing.assert_allclose(two, one, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -561,6 +678,7 @@ def test_stopping_the_launcher_saves_too(experiment, tmp_path):
                 process.send_signal(signal.SIGINT)
                 break
         process.stdout.read()
+    assert process.returncode in (143, signal.SIGINT)  # its processes', or the launcher's own
     log = (tmp_path / "log" / "workerlog.0").read_text()
     assert "stopped by SIGTERM; saved" in log
     assert "Traceback" not in log + (tmp_path / "log" / "workerlog.1").read_text()

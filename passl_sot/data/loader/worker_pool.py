@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
+import logging
 import multiprocessing
 import queue
 import signal
@@ -24,15 +26,18 @@ from passl_sot.data.errors import DataError, WorkerError
 from passl_sot.data.loader.shared_buffers import BufferPool, progress_in
 from passl_sot.data.loader.worker import BatchReader, SharedReader, start_worker
 from passl_sot.data.rng import Key
+from passl_sot.imageio.kernels import jit
 
 # Batches that each worker is asked for: one that it works on, and one so that it never waits for the main
 # process.
 AHEAD = 2
 _POLL_SECONDS = 1.0
+_LONG = 3  # waits of that length, from which a user wonders what is going on
 # Seconds that a killed worker may take to end: one that hangs in a broken disk does not end.
 _PATIENCE = 5.0
 # Exit code that multiprocessing gives where its fork server was killed.
 _SERVER_GONE = 255
+_LOGGER = logging.getLogger("passl_sot.data")
 
 
 def thread_batches(
@@ -76,9 +81,35 @@ def _waits(timeout: float | None) -> Iterator[float]:
     """Seconds of single waits, `timeout` in all: a job suspended for an hour hasn't waited for an hour."""
     seconds = min(_POLL_SECONDS, timeout or _POLL_SECONDS)
     waited = 0.0
-    while timeout is None or waited < timeout:
+    for number in itertools.count(1):
+        if timeout is not None and waited >= timeout:
+            return
         yield seconds
         waited += seconds
+        if number == _LONG and jit.available():
+            _explain()
+
+
+def _explain() -> None:
+    """Says why a batch may be slow to come, where that is because loops are compiled."""
+    from passl_sot.imageio.kernels import cache
+
+    state = cache.state()
+    if state == "compiling":
+        _say_once(
+            "the loops that prepare images are being compiled, once on this machine: up to a minute"
+            + zh("loops_compiled")
+        )
+    elif state == "nothing kept":
+        _say_once(
+            "the loops that prepare images are compiled by each process anew, as there is no folder to keep "
+            "them in: set NUMBA_CACHE_DIR to one that can be written to" + zh("loops_not_kept")
+        )
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    _LOGGER.info("%s", line)
 
 
 @dataclass(eq=False)  # two workers that are asked for nothing are not the same

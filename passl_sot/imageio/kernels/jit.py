@@ -2,7 +2,7 @@
 
 import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,18 @@ def available() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
-def compiled(function: Callable) -> Any:
-    """``function`` compiled at its first call and kept on disk, in IEEE arithmetic, no step fused."""
+def compiled(function: Callable, *, fastmath: Collection[str] = ()) -> Any:
+    """``function`` compiled at its first call and kept on disk: once on a machine, not in each process.
+
+    In IEEE arithmetic, no step fused, but for the flags in ``fastmath``.
+    """
     import numba
 
-    try:
-        return numba.njit(error_model="numpy", cache=True)(function)
-    except RuntimeError:  # no folder to keep it in
-        return numba.njit(error_model="numpy")(function)
+    from passl_sot.imageio.kernels.cache import share
+
+    dispatcher = numba.njit(error_model="numpy", fastmath=set(fastmath))(function)
+    share(dispatcher)
+    return dispatcher
 
 
 def laid_out(image: np.ndarray) -> np.ndarray:

@@ -79,7 +79,7 @@ def resample(
 
 
 def _vertical_first(height: int, width: int, size_hw: tuple[int, int]) -> bool:
-    """Whether Pillow has the vertical pass first, which changes some pixels by 1."""
+    """Whether Pillow has the vertical pass first: rounding between the passes then hits other numbers."""
     lower = height - size_hw[0]
     narrower = width - size_hw[1]
     if _PILLOW >= (13, 0):

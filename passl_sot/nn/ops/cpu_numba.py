@@ -16,6 +16,8 @@ import numpy as np
 import paddle
 from paddle.autograd import PyLayer
 
+from passl_sot.imageio.kernels import jit
+
 try:
     import numba
 except ImportError:  # an extra
@@ -38,14 +40,11 @@ _D5, _D6 = map(_F, (1.15285866e-05, 4.08214636e-07))
 
 
 def _compiled(function: Callable) -> Callable:
-    """``function`` compiled at its first call and kept on disk, where numba is installed."""
+    """As `jit.compiled`, where numba is installed."""
     if numba is None:
         return function
-    flags = {"nsz", "contract", "reassoc", "arcp"}  # not nnan, ninf: NaN and infinity must stay visible
-    try:
-        return numba.njit(error_model="numpy", fastmath=flags, cache=True)(function)
-    except RuntimeError:  # no folder to keep it in
-        return numba.njit(error_model="numpy", fastmath=flags)(function)
+    # Not nnan, ninf: NaN and infinity must stay visible.
+    return jit.compiled(function, fastmath={"nsz", "contract", "reassoc", "arcp"})
 
 
 @_compiled
