@@ -168,7 +168,7 @@ def _load_file(path: str, faults: list[Fault], chain: tuple[str, ...] = ()) -> _
     return _merge(below, tree, root=True), {**below_origins, **origins}
 
 
-def _load_text(text: str, file: str, faults: list[Fault], base: bool) -> _Tree:
+def _load_text(text: str, file: str, faults: list[Fault], base: bool = False) -> _Tree:
     # A file of someone else's may name any file of this machine as its base: none is quoted.
     built = Builder(text, file, quote=not base)
     if not built.origins:

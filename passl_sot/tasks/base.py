@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import paddle
 
-from passl_sot.config import Config, Registry, UserError, make_section
+from passl_sot.config import Config, ConfigError, Registry, RegistryError, make_section
 from passl_sot.data import DATASETS
 from passl_sot.data.schema import DataSection
 from passl_sot.modeling.classifier import Classifier
@@ -231,9 +231,10 @@ def check_card(path: str | Path, meta: Mapping[str, Any]) -> None:
         # What follows builds them; here the file can be named.
         model_section_of(meta)
         task_of(meta)
-    except CheckpointError:
-        raise
-    except (UserError, ValueError) as error:
+    except (ValueError, RegistryError) as error:
+        # Others name the file already, or are of the environment.
+        if type(error) not in (ValueError, ConfigError, RegistryError):
+            raise
         writer = f"written by version {meta.get('version')} of passl_sot"
         raise CheckpointError(f"{path}, {writer}, describes what can't be built here: {error}") from error
 

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from passl_sot import Predictor
+from passl_sot.cli.data_folder import Source
 from passl_sot.config import UserError
 from passl_sot.engine.build import Parts
 from passl_sot.engine.distributed import World
@@ -103,6 +104,7 @@ def test_any_header_is_used_or_refused_in_words(run, tmp_path_factory, seed):
     meta = copy.deepcopy(saved.meta)
     mutate(random.Random(seed), meta)
     path = tmp_path_factory.mktemp("mutated") / "last.safetensors"
+    images = Path(saved.meta["config"]["dataloader"]["val"]["dataset"]["dataroot"])
     write_checkpoint(path, saved.tensors, meta)
 
     def resume() -> None:
@@ -121,10 +123,15 @@ def test_any_header_is_used_or_refused_in_words(run, tmp_path_factory, seed):
     def evaluate() -> None:
         evaluate_run(experiment, str(path), None, World())
 
+    def alone() -> None:
+        source = Source.of(None, str(path))
+        source.require_data(source.load(()))
+        source.on_folder(str(images), (), training=False)
+
     # Any error but these ends a command with a traceback.
     with contextlib.suppress(UserError):
         RunFolder(path.parent).latest()
-    for use in (resume, predict, convert, evaluate):
+    for use in (resume, predict, convert, evaluate, alone):
         with contextlib.suppress(UserError):
             use()
 
