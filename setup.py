@@ -27,7 +27,8 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["passl_sot", "passl_sot.*"]) + config_packages,
     package_dir={"passl_sot.configs": "configs"},
-    package_data={name: ["*.yaml"] for name in ("passl_sot.config", *config_packages)},
+    package_data={"passl_sot": ["py.typed"]}
+    | {name: ["*.yaml"] for name in ("passl_sot.config", *config_packages)},
     install_requires=[
         "numpy>=2,<2.6",
         "pyyaml>=6.0",

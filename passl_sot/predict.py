@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import paddle
 from PIL import Image
 
@@ -25,6 +24,9 @@ from passl_sot.utils.files import replace_atomically
 from passl_sot.utils.logger import progress_bar
 from passl_sot.weights import state
 from passl_sot.weights.checkpoint import CheckpointError, read_weights
+
+# What is one image, though some can be iterated.
+_ONE = (str, Path, bytes, bytearray, memoryview, Image.Image)
 
 
 class Predictor:
@@ -65,21 +67,27 @@ class Predictor:
         """Name of each class, of a classifier."""
         return self.task.class_names  # type: ignore[attr-defined]
 
-    def __call__(self, images: str | Path | np.ndarray | Image.Image | Sequence) -> list[Prediction]:
+    def __call__(self, images: Any) -> list[Prediction]:
         """Predicts one image or several, in order.
 
-        An image is a path, a uint8 array [H, W, 3] (RGB) or a PIL image. One folder, pattern or `.txt` list
-        stands for its images (see `collect_images`).
+        An image is a path, the bytes of a file, a PIL image, or an array [H, W, 3] or [3, H, W] (RGB) of
+        uint8, of floats in [0, 255] or of floats in [0, 1]; an array of four axes is several. One folder,
+        pattern or `.txt` list stands for its images (see `collect_images`).
 
         Raises:
             FileNotFoundError: The folder or pattern holds no image.
             DataError: The list can't be read.
+            ValueError: Numbers, or a kind of PIL image, that are no pixels. (Files and bytes that can't be
+                read, and arrays of another shape, have an `error` in their prediction.)
+            TypeError: It is something else.
         """
         if isinstance(images, str | Path) and (os.path.exists(images) or glob.has_magic(str(images))):
             images = collect_images([str(images)])
-        elif isinstance(images, str | Path | np.ndarray | Image.Image):
+        elif isinstance(images, _ONE) or getattr(images, "ndim", 4) < 4:
             images = [images]
-        return list(self.predict(images))
+        elif not hasattr(images, "__iter__"):
+            raise TypeError(f"a {type(images).__name__} is no image and no list of them")
+        return list(self.predict(list(images)))
 
     def predict(self, items: Sequence, progress: bool = False) -> Iterator[Prediction]:
         """Yields a prediction for each item, in order; unreadable ones carry an `error`."""
@@ -108,7 +116,12 @@ class Predictor:
         rows: Iterator[dict] = iter(())
         if samples:
             batch = {name: paddle.to_tensor(array) for name, array in self.task.collate(samples).items()}
-            rows = iter(self.task.decode(self.model(*self.task.inputs(batch)), self.top_k))
+            try:
+                outputs = self.model(*self.task.inputs(batch))
+            except ValueError as fault:  # of an input's size
+                message = f"the checkpoint prepares inputs that its model doesn't take: {fault}"
+                raise CheckpointError(message) from fault
+            rows = iter(self.task.decode(outputs, self.top_k))
         for path, sample, error in prepared:
             values = {} if sample is None else next(rows)
             yield self.task.row(path=path, error=error, **values)
@@ -181,7 +194,8 @@ def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     write = _write_json if path.suffix == ".json" else _write_csv
-    replace_atomically(path, lambda file: write(predictions, Path(file.name)))
+    # The file itself, which by its name could be another by now.
+    replace_atomically(path, lambda file: write(predictions, Path(f"/dev/fd/{file.fileno()}")))
 
 
 def _write_json(predictions: Sequence[Prediction], path: Path) -> None:

@@ -1,51 +1,132 @@
 """Models by name: every name is a YAML file under configs/, and sizes live there alone."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from passl_sot.config import config_folder, find_config, list_models, model_config
 
 if TYPE_CHECKING:
     from passl_sot.interop import ConversionReport
-    from passl_sot.modeling.classifier import Classifier
+    from passl_sot.modeling.classifier import Classifier, FeatureMaps
 
 __all__ = ["config_folder", "create_model", "find_config", "list_models", "load_weights", "model_config"]
 
+# Settings of timm's create_model that have another place here.
+_OF_TIMM = {
+    "checkpoint_path": "write pretrained=FILE",
+    "pretrained_cfg": "write pretrained=FILE",
+    "global_pool": "it is model.head.pool of a config, which create_model takes by its path",
+}
+
+
+@overload
+def create_model(
+    name: str | Path, pretrained: bool | str | Path = ..., *, features_only: Literal[True], **options: Any
+) -> "FeatureMaps": ...
+
+
+@overload
+def create_model(
+    name: str | Path,
+    pretrained: bool | str | Path = ...,
+    *,
+    num_classes: int | None = ...,
+    in_chans: int | None = ...,
+    img_size: int | Sequence[int] | None = ...,
+    drop_path_rate: float | None = ...,
+    features_only: Literal[False] = ...,
+    out_indices: None = ...,
+    weights: str | Path | None = ...,
+    **options: Any,
+) -> "Classifier": ...
+
 
 def create_model(
-    name: str,
+    name: str | Path,
+    pretrained: bool | str | Path = False,
     *,
     num_classes: int | None = None,
     in_chans: int | None = None,
-    img_size: int | list[int] | None = None,
+    img_size: int | Sequence[int] | None = None,
+    drop_path_rate: float | None = None,
+    features_only: bool = False,
+    out_indices: int | Sequence[int] | None = None,
     weights: str | Path | None = None,
-) -> "Classifier":
+    **options: Any,
+) -> "Classifier | FeatureMaps":
     """Builds a model by its config's name, in evaluation mode: [B, in_chans, H, W] to [B, num_classes].
 
     Args:
         name: One of `list_models()`, or the path of a YAML file.
-        num_classes: Other than the config's; the head's last layers are then new.
+        pretrained: As `weights`. True is an error that says where to get some: none are shipped.
+        num_classes: Other than the config's; the head's last layers are then new. 0 for none: the model
+            gives the features [B, F] that they would take.
         in_chans: Channels of the images, other than the config's.
         img_size: Side in pixels, or [height, width], other than the config's.
-        weights: See `load_weights`, whose CheckpointError it may raise; `model.weights_report` is its report.
+        drop_path_rate: Stochastic depth for training, other than the config's.
+        features_only: Whether to build a `FeatureMaps` instead: its output is a list of maps [B, C, H', W'].
+        out_indices: Which ones, as positions in its backbone's `feature_info`; None for all.
+        weights: See `load_weights`; `model.weights_report` is its report.
+        options: Further settings of the backbone, as under `model.architecture` in a config.
 
     Raises:
-        ConfigError: Unknown name, or values that the model refuses.
+        ConfigError: Unknown name, or settings that the model refuses.
+        CheckpointError: The weights can't be had.
+        ValueError: No such map, or `out_indices` without `features_only`.
     """
+    from passl_sot.modeling.classifier import FeatureMaps
     from passl_sot.modeling.schema import read_model
 
-    # Only the `model:` section is read, so files without data will do.
-    section = read_model(name)
-    if num_classes is not None:
-        section.head["num_classes"] = num_classes
-    for key, value in {"in_chans": in_chans, "img_size": img_size}.items():
-        if value is not None:
-            section.architecture[key] = value
-    model = section.build()
+    if out_indices is not None and not features_only:
+        raise ValueError("out_indices chooses among feature maps: write features_only=True too")
+    if pretrained:
+        weights = _file_of(name, pretrained, weights)
+    options |= {"in_chans": in_chans, "img_size": img_size, "drop_path_rate": drop_path_rate}
+    # Of the file only the `model:` section is read, so one without data will do.
+    model = read_model(name, _overrides(options, num_classes)).build()
     if weights is not None:
-        model.weights_report = load_weights(model, weights, new_head=num_classes is not None)
+        new_head = num_classes is not None or features_only
+        model.weights_report = load_weights(model, weights, new_head=new_head)
+    if num_classes == 0:
+        model.reset_classifier(0)
     model.eval()
-    return model
+    if not features_only:
+        return model
+    maps = FeatureMaps(model.backbone, out_indices)
+    maps.weights_report = model.weights_report
+    maps.eval()
+    return maps
+
+
+def _overrides(architecture: dict[str, Any], num_classes: int | None) -> list[str]:
+    """Settings that aren't None as after `-o`, so that what refers to one of them follows it."""
+    for key, ours in _OF_TIMM.items():
+        if key in architecture:
+            raise TypeError(f"create_model has no {key} here: {ours}")
+    settings = {f"model.architecture.{key}": value for key, value in architecture.items()}
+    settings["model.head.num_classes"] = num_classes or None
+    return [f"{k}={json.dumps(v, default=str)}" for k, v in settings.items() if v is not None]
+
+
+def _file_of(name: str | Path, pretrained: bool | str | Path, weights: str | Path | None) -> str | Path:
+    """The file that `pretrained` names; a CheckpointError where it is True, or a model's name."""
+    from passl_sot.weights.checkpoint import CheckpointError
+
+    if weights is not None:
+        raise CheckpointError("pretrained and weights name a file of weights each: give one of them")
+    endings = ("", ".safetensors", ".pdparams")
+    if pretrained is not True and (
+        str(pretrained) not in list_models() or any(Path(f"{pretrained}{end}").is_file() for end in endings)
+    ):
+        return str(pretrained)
+    stem = Path(name).stem
+    raise CheckpointError(
+        f"pretrained={pretrained!r}: no weights are shipped; docs/models.md says which the authors released. "
+        f"`passl-sot convert --config {name} --src THEIR_FILE --dst {stem}.pdparams` brings them here, and "
+        f"pretrained='{stem}.pdparams' takes the result, or any checkpoint of your own"
+    )
 
 
 def load_weights(model: "Classifier", weights: str | Path, *, new_head: bool = False) -> "ConversionReport":

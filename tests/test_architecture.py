@@ -143,7 +143,7 @@ def test_tools_are_short():
 def test_leaf_configs_are_short_and_say_how_to_run_them():
     for path in sorted((ROOT / "configs").glob("[!_]*/*.yaml")):
         lines = path.read_text(encoding="utf-8").splitlines()
-        assert len(lines) <= 30, path
+        assert len(lines) <= 32, path
         assert lines[0].startswith("# ")
         assert "python" in lines[1]
         assert "top-1" in lines[2]

@@ -56,6 +56,7 @@ COMMON = {
     "normalize": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
     "mode": "train",
     "distillation": None,
+    "amp": "O1",
 }
 # SoT's, So-ViT's and T2T-ViT's scripts come from timm's; their rate is given for their batch.
 TIMM = {
@@ -93,7 +94,7 @@ SHARED = {
     "swin": {
         **DEIT,
         "unit": "step",
-        "lag": 0,
+        "lag": 1,
         "rule": ("scale_lr", "all"),
         "T_max": 280,
         "warmup_epochs": 20,
@@ -242,6 +243,7 @@ def recipe(name: str) -> dict:
         "eval": (resize.short_side, size, resize.interpolation),
         "normalize": (norms[0].mean, norms[0].std),
         "distillation": (task.kind, task.alpha) if task else None,
+        "amp": cfg.amp and cfg.amp.level,
     }
 
 
@@ -287,6 +289,7 @@ def test_transfer_to_cifar(name):
     assert val.transforms == [resize, {"name": "CenterCrop", "size": 224}, normalize]
     assert train.batch_transforms is None
     assert (train.dataroot, val.dataroot) == (f"data/{data}/train", f"data/{data}/val")
+    assert cfg.amp is None
     assert (cfg.ema, cfg.checkpoint.best_by, cfg.dataloader.train.sampler.drop_last) == (None, "raw", False)
 
 

@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +26,10 @@ EXTRAS = "digits,test"
 
 def call(*command: str | Path, **more) -> None:
     """Runs a command in the checkout; its failure ends this script with its status."""
+    # Ctrl-C reaches the command as well, which may have something to save before it ends.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
     status = subprocess.run([str(part) for part in command], cwd=ROOT, check=False, **more).returncode
+    signal.signal(signal.SIGINT, before)
     if status:
         print(f"failed (status {status}): {' '.join(str(part) for part in command)}", file=sys.stderr)
         sys.exit(status)

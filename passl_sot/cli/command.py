@@ -17,11 +17,11 @@ from passl_sot.cli.options import USAGE_ERROR, Parser
 from passl_sot.config import UserError
 from passl_sot.imageio.errors import ImageError
 from passl_sot.launch.cpu_env import tune
-from passl_sot.launch.supervisor import report_failure
+from passl_sot.launch.supervisor import NOT_JOINED, REPORT, STOPPED, report_failure
 from passl_sot.utils.logger import RESULT, get_logger, hush_paddle
 from passl_sot.utils.require import require_paddle
 
-INTERRUPTED = 130  # a shell's status of a program that Ctrl-C ended
+INTERRUPTED = STOPPED[signal.SIGINT]
 # Faults of a path given by the user, with their cures. Other OSErrors are ours: a traceback.
 _PATH_FAULTS = {
     errno.ENOENT: "check the path",
@@ -167,5 +167,7 @@ def make_parser(
 def fail(error: BaseException | str, status: int = USAGE_ERROR) -> int:
     """Prints one message, leaves it for the supervising process, and gives the status to end with."""
     report_failure(f"error: {error}")
-    print(f"error: {error}", file=sys.stderr)
+    # A supervising process tries a refused connection again, and prints this if that doesn't help.
+    if status != NOT_JOINED or REPORT not in os.environ:
+        print(f"error: {error}", file=sys.stderr)
     return status

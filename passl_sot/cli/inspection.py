@@ -87,7 +87,9 @@ def benchmark(argv: list[str] | None = None) -> int:
     parser = make_parser("benchmark", "Time a model on this device.", required=False)
     parser.add_argument("--weights", metavar="W", help="a checkpoint, in place of -c: its config counts")
     parser.add_argument("--data", metavar="DIR", help="with --mode data: your folder, or a packed copy")
-    parser.add_argument("--mode", choices=("infer", "train", "data"), default="infer")
+    parser.add_argument("--mode", choices=("infer", "train", "data", "processes"), default="infer")
+    several = "in mode processes: train with so many, beside one at the same global batch (default 2)"
+    parser.add_argument("--nproc", type=int, default=2, metavar="N", help=several)
     batch = "images per batch (default 8)"
     parser.add_argument("--batch", "--batch-size", type=int, default=8, metavar="N", help=batch)
     parser.add_argument("--repeats", type=int, default=10, help="batches that count (default 10)")
@@ -105,6 +107,8 @@ def benchmark(argv: list[str] | None = None) -> int:
         parser.error("name a config with -c, or a checkpoint with --weights")
     if args.data and args.mode != "data":
         parser.error("argument --data: goes with --mode data; the other modes take random images")
+    if args.mode == "processes" and (args.nproc < 1 or args.batch % args.nproc):
+        parser.error("--batch must be a multiple of --nproc")
     prepare(args)
 
     def run() -> None:
@@ -129,6 +133,7 @@ def _measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """The figures of `benchmark`, and lines on its data."""
     from passl_sot.bench.data import measure_data
     from passl_sot.bench.model import measure
+    from passl_sot.bench.processes import measure_processes
     from passl_sot.cli.data_folder import Source
     from passl_sot.engine.distributed import start
 
@@ -141,6 +146,9 @@ def _measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     options = {"batch": args.batch, "repeats": args.repeats, "compare": args.compare}
     if args.mode == "data":
         return measure_data(experiment, **options, peer_python=args.peer_python), lines
+    if args.mode == "processes":
+        del options["compare"]
+        return measure_processes(experiment, processes=args.nproc, **options), lines
     return measure(experiment, mode=args.mode, **options), lines
 
 

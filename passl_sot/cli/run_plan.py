@@ -1,11 +1,11 @@
 """`--data DIR`: a recipe fitted to the number of images, as overrides; what the user sets stays."""
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from passl_sot.config import zh
+from passl_sot.utils.environment import launcher_number
 
 LEAST_UPDATES = 300  # of a run
 _LEAST_PER_EPOCH = 8  # updates, where images suffice
@@ -45,7 +45,7 @@ class RunPlan:
         # Of what is faulty the check of the whole config will tell.
         if not (_is_count(epochs) and _is_count(batch) and isinstance(schedule, Mapping)):
             return
-        processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+        processes = launcher_number("PADDLE_TRAINERS_NUM", 1)
         recipe = batch * processes  # images per update
         reference = schedule.get("reference_batch") or recipe
         warmup = schedule.get("warmup_epochs", 0)

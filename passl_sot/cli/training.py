@@ -56,7 +56,7 @@ def train(argv: list[str] | None = None) -> int:
             return status
     prepare(args)
 
-    def work() -> None:
+    def work() -> int | None:
         from passl_sot.cli.data_folder import Source
         from passl_sot.engine.distributed import start
         from passl_sot.engine.entry import check_run, evaluate_run, train_run, weights_to_evaluate
@@ -92,6 +92,7 @@ def train(argv: list[str] | None = None) -> int:
         elif args.evaluate_only:
             evaluate_run(experiment, weights_to_evaluate(folder, args), None, world)
         else:
-            train_run(experiment, folder, world, args, pretrained)
+            return train_run(experiment, folder, world, args, pretrained)
+        return None
 
     return guarded(work)

@@ -22,5 +22,15 @@ from passl_sot.config.loader import Document, get_config, known_keys, load_confi
 from passl_sot.config.registry import Registry
 from passl_sot.config.schema import make_section
 from passl_sot.config.shipped import config_folder, find_config, list_models, read_card
-from passl_sot.config.signature import Count, Natural, NonNegative, NotEmpty, Positive, Range, Rule, Share
+from passl_sot.config.signature import (
+    Count,
+    Natural,
+    NonNegative,
+    NotEmpty,
+    Positive,
+    Range,
+    Rule,
+    Share,
+    Width,
+)
 from passl_sot.config.tree import Config, path_of

@@ -133,7 +133,7 @@ def _read(
     if stored is None:
         tree, origins = _load_file(os.fspath(path), faults)
     else:
-        tree, origins = _load_text(dump_yaml(stored), os.fspath(path), faults)
+        tree, origins = _load_text(dump_yaml(stored), os.fspath(path), faults, base=False)
         origins = dict.fromkeys(origins, Origin(os.fspath(path)))  # it has no lines to look at
     # With a part of the tree missing, further faults would mislead.
     if any(fault.kind != "duplicate" for fault in faults):
@@ -149,7 +149,7 @@ def _read(
 def _load_file(path: str, faults: list[Fault], chain: tuple[str, ...] = ()) -> _Tree:
     """The tree of one file laid on its bases; `chain` holds the files that led to it."""
     try:
-        tree, origins = _load_text(read_text(path), path, faults)
+        tree, origins = _load_text(read_text(path), path, faults, base=bool(chain))
     except ConfigError as err:
         faults += err.faults
         return {}, {}
@@ -168,8 +168,9 @@ def _load_file(path: str, faults: list[Fault], chain: tuple[str, ...] = ()) -> _
     return _merge(below, tree, root=True), {**below_origins, **origins}
 
 
-def _load_text(text: str, file: str, faults: list[Fault]) -> _Tree:
-    built = Builder(text, file)
+def _load_text(text: str, file: str, faults: list[Fault], base: bool) -> _Tree:
+    # A file of someone else's may name any file of this machine as its base: none is quoted.
+    built = Builder(text, file, quote=not base)
     if not built.origins:
         raise ConfigError([Fault("", "the file is empty", Origin(file), "yaml")])
     tree = built.value
@@ -181,6 +182,8 @@ def _load_text(text: str, file: str, faults: list[Fault]) -> _Tree:
         value = "a list"
     elif isinstance(tree, str) and ":" in tree:
         value += " (a space must follow the colon)"
+    if base:
+        value = "no mapping"
     message = f"the top level must be keys with values (key: value); it is {value}"
     raise ConfigError(built.faults or [Fault("", message, built.origins[""], "yaml")])
 

@@ -6,6 +6,7 @@ import functools
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
 from passl_sot.config.errors import (
@@ -86,7 +87,9 @@ class Checker:
         try:
             return construct(target, arguments, path, self.origin(path))
         except ConfigError as err:
-            self._found += err.faults
+            self._found += [
+                replace(fault, origin=fault.origin or self.origin(fault.path)) for fault in err.faults
+            ]
 
     def _arguments(
         self,
@@ -274,7 +277,7 @@ def _advice(hint: Hint, value: Any) -> str:
             whole = float(value).is_integer()
             if "float" in kinds or ("int" in kinds and whole):
                 return "; remove the quotes"
-    if isinstance(value, float) and "int" in kinds and value.is_integer():
+    if isinstance(value, float) and "int" in kinds and value.is_integer() and abs(value) < 1e15:
         return f"; write {int(value)}"
     if isinstance(value, (bool, int, float)) and "str" in kinds:
         return "; put it in quotes"

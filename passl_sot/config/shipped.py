@@ -3,7 +3,7 @@
 import difflib
 import fnmatch
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,9 +26,10 @@ def _files() -> dict[str, Path]:
     return {p.stem: p for p in sorted(config_folder().glob("*/*.yaml")) if not p.parent.name.startswith("_")}
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names that `create_model` takes, sorted; `pattern` is a shell pattern such as "sot*"."""
-    return sorted(fnmatch.filter(_files(), pattern))
+def list_models(pattern: str | Sequence[str] = "*") -> list[str]:
+    """Names that `create_model` takes, sorted; by a shell pattern such as "sot*", or by any of several."""
+    patterns = [pattern] if isinstance(pattern, str) else pattern
+    return sorted({name for one in patterns for name in fnmatch.filter(_files(), one)})
 
 
 def read_card(name: str) -> dict[str, Any]:

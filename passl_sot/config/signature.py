@@ -83,6 +83,8 @@ Natural = Annotated[int, Range(min=0)]
 Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(min=0)]
 UnitInterval = Annotated[float, Range(min=0, max=1)]
+# Channels: beyond any model, and far below what a slipped zero too many would allocate.
+Width = Annotated[int, Range(min=1, max=2**16)]
 # A probability to drop something, or a decay: at 1 nothing would be left.
 Share = Annotated[float, Range(min=0, below=1)]
 

@@ -70,7 +70,7 @@ for _kind in (_Loader, _Dumper):
     _kind.add_implicit_resolver(f"{_TAG}int", _INT, list("-+.0123456789"))
 
 
-def _compose(text: str, file: str) -> yaml.Node | None:
+def _compose(text: str, file: str, quote: bool) -> yaml.Node | None:
     """PyYAML's nodes of one document, or None if it is empty."""
     line = 1
     try:
@@ -79,11 +79,13 @@ def _compose(text: str, file: str) -> yaml.Node | None:
         line = text.count("\n", 0, err.position) + 1
         message = f"the character {chr(err.character)!r} is not allowed in YAML"
     except yaml.MarkedYAMLError as err:
-        line, message = _plain_words(err, text)
+        line, message, source = _plain_words(err, text)
+        if source and quote:
+            message += f"; the line reads: {source}"
     except RecursionError:
         message = "nested too deeply"
     except (ValueError, TypeError, IndexError) as err:  # PyYAML leaks a few, e.g. for "\UFFFFFFFF"
-        message = f"not valid YAML: {err}"
+        message = f"not valid YAML: {err}" if quote else "not valid YAML"
     raise ConfigError([Fault("", message, Origin(file, line), "yaml")])
 
 
@@ -101,8 +103,8 @@ _IN_WORDS = {
 }
 
 
-def _plain_words(err: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
-    """The line to look at, and its fault."""
+def _plain_words(err: yaml.MarkedYAMLError, text: str) -> tuple[int, str, str]:
+    """The line to look at, its fault, and what it reads."""
     line = err.problem_mark.line + 1
     opened = (err.context_mark or err.problem_mark).line + 1
     problem = err.problem
@@ -124,9 +126,7 @@ def _plain_words(err: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
     source = "".join(lines[line - 1 : line]).strip()
     if len(source) > 60:
         source = source[:57] + "..."
-    if source:
-        words += f"; the line reads: {source}"
-    return min(line, max(len(lines), 1)), f"not valid YAML: {words}"
+    return min(line, max(len(lines), 1)), f"not valid YAML: {words}", source
 
 
 def _integer(text: str) -> int:
@@ -156,15 +156,16 @@ class Builder:
     Attributes:
         value: Plain dicts, lists and scalars; None for an empty text.
         origins: By dotted path; empty for an empty text. There are also paths that others replaced.
-        faults: What is not of the configuration language. A ConfigError says what is no YAML at all.
+        faults: What is not of the configuration language. A ConfigError says what is no YAML at all; with
+            `quote` it shows the line.
     """
 
-    def __init__(self, text: str, file: str, path: str = ""):
+    def __init__(self, text: str, file: str, path: str = "", *, quote: bool = True):
         self.faults: list[Fault] = []
         self.origins: dict[str, Origin] = {}
         self._file = file
         self._count = 0
-        source = _compose(text, file)
+        source = _compose(text, file, quote)
         self.value = None if source is None else self._build(source, path, ())
 
     def _build(self, source: yaml.Node, path: str, around: tuple[yaml.Node, ...]) -> Any:

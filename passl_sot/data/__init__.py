@@ -3,11 +3,10 @@
 Importing this package doesn't import paddle; `build_dataloader` does.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from passl_sot.config import make_section
+from passl_sot.config import ConfigError, Fault, make_section
 from passl_sot.data.datasets.base import DATASETS, Dataset
 from passl_sot.data.datasets.folders import ImageFolder as ImageFolder
 from passl_sot.data.datasets.labelled import LabelledImages
@@ -21,6 +20,8 @@ from passl_sot.data.transforms.compose import build_transforms
 from passl_sot.data.transforms.mixup import Mixup as Mixup
 from passl_sot.data.validate import check_data
 from passl_sot.imageio.errors import ImageError as ImageError
+from passl_sot.utils.environment import launcher_number
+from passl_sot.utils.memory import machine_memory
 
 if TYPE_CHECKING:
     from passl_sot.data.loader.loader import DataLoader
@@ -67,7 +68,7 @@ def build_dataloader(
         `wait_seconds`.
 
     Raises:
-        ConfigError: The section is wrong.
+        ConfigError: The section is wrong, or its batches are larger than memory.
         DataError: As for `build_dataset`; or there are fewer images than a batch needs.
     """
     # They import Paddle, for which lists and checks of the data need not wait.
@@ -80,7 +81,7 @@ def build_dataloader(
         raise ValueError(f"seed is {seed}; it must be 0 or more")
     section = cfg if isinstance(cfg, SplitSection) else make_section(SplitSection, cfg)
     # The processes on this machine, which share its cores; Paddle's launcher tells how many.
-    local_size = int(os.environ.get("PADDLE_LOCAL_SIZE", world_size))
+    local_size = launcher_number("PADDLE_LOCAL_SIZE", world_size)
     if worker_count(section.loader.num_workers, local_size):
         start_server()  # it gets ready while the data are listed
     if dataset is None:
@@ -92,4 +93,23 @@ def build_dataloader(
     dataset.seed = seed
     place = {"seed": seed, "rank": rank, "world_size": world_size}
     sampler = build_sampler(section.sampler, dataset, training=training, **place)
-    return DataLoader(dataset, sampler, section.loader, training=training, world_size=local_size)
+    loader = DataLoader(dataset, sampler, section.loader, training=training, world_size=local_size)
+    _check_memory(loader, mode, local_size)
+    return loader
+
+
+def _check_memory(loader: "DataLoader", mode: str, local_size: int) -> None:
+    """A ConfigError where the batches of the processes on this machine can't be held in its memory."""
+    dataset = loader.dataset
+    size = loader.sampler.batch_size
+    memory = machine_memory()
+    under_way = loader.batches_under_way()
+    needed = local_size * under_way * dataset.slot_bytes(min(size, len(dataset)))
+    if needed > memory:
+        place = f"dataloader.{mode}.sampler.batch_size"
+        message = (
+            f"{under_way} batches of {size}, those that are under way, need {needed / 1e9:.0f} GB "
+            f"for their {dataset.noun}s alone, and this machine has {memory / 1e9:.0f} GB of memory: lower "
+            f"it, or dataloader.{mode}.loader.num_workers"
+        )
+        raise ConfigError([Fault(place, message)])

@@ -155,14 +155,14 @@ class ShardedBatchSampler:
             # Checkpoints written before these settings existed don't have them.
             before = {"repeats": 1, "balanced": False, **state}
             settings = [key for key in mine if key not in ("epoch", "consumed")]
-            changed = [key for key in settings if before[key] != mine[key]]
+            changed = [key for key in settings if before.get(key) != mine[key]]
             if changed == ["global_batch"]:
                 # The order is the same: as many images are skipped, if they fill whole batches.
                 consumed, over = divmod(consumed * before["global_batch"], mine["global_batch"])
                 if not over:
                     changed = []
             if changed:
-                listed = ", ".join(f"{key} was {before[key]} and is {mine[key]}" for key in changed)
+                listed = ", ".join(f"{key} was {before.get(key)} and is {mine[key]}" for key in changed)
                 raise DataError(
                     f"can't go on in the middle of epoch {state['epoch']}, because the order of images has "
                     f"changed: {listed}. Restore these settings, or resume from the end of an epoch"

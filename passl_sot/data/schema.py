@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from passl_sot.config import Count, Natural, Positive, Rule
+from passl_sot.config import Count, Positive, Range, Rule
 from passl_sot.data.datasets.base import DATASETS
 
 
@@ -33,7 +33,7 @@ class LoaderSection:
             with the name of the file that is being read; null waits without end.
     """
 
-    num_workers: Natural | Literal["auto"] = "auto"
+    num_workers: Annotated[int, Range(min=0, max=1024)] | Literal["auto"] = "auto"
     use_shared_memory: bool = True
     max_bad: Annotated[int | float | None, BadFileRule()] = None
     timeout: Positive | None = 300.0

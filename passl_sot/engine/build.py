@@ -44,18 +44,20 @@ class Parts:
         self.task = build_task(experiment.task, experiment.loss, trial=trial)
         data = experiment.dataloader
         place = {"rank": world.rank, "world_size": world.size, "seed": experiment.seed}
-        self.train_loader = build_dataloader(data.train, mode="train", **place)
-        self.val_loader = build_dataloader(data.val, mode="val", **place)
+        with placing(experiment):
+            self.train_loader = build_dataloader(data.train, mode="train", **place)
+            self.val_loader = build_dataloader(data.val, mode="val", **place)
         self.train_loader.bad_files.shared = world.size > 1
         train, val = self.train_loader.dataset, self.val_loader.dataset
-        model = experiment.model.build()
+        self.factory = OPTIMIZERS.build(experiment.optimizer)
+        with placing(experiment):
+            model = experiment.model.build(copies=2 + self.factory.moments + bool(experiment.ema))
         if experiment.distributed.sync_batch_norm:
             world.synchronize_batch_norm(model)
         self.model = model
         # Frozen parameters are in no group, so freezing comes first.
         self.frozen = freeze(model, experiment.parameters.freeze)
         self.groups = group_parameters(model, experiment.parameters)
-        self.factory = OPTIMIZERS.build(experiment.optimizer)
         self.optimizer = self.factory(model, self.groups)
         self.schedule: Schedule = SCHEDULERS.build(experiment.lr_scheduler)
         self.batch_size = data.train.sampler.batch_size

@@ -25,6 +25,7 @@ from paddle.distributed import fleet
 from passl_sot.config import ConfigError, Fault, zh
 from passl_sot.launch.process_group import JOIN_LIMIT, JoinError, check_gpu, choose_network, joining
 from passl_sot.nn.batch_norm import synchronize_batch_norm
+from passl_sot.utils.environment import launcher_number
 from passl_sot.utils.logger import get_logger, progress_bar
 
 # Seconds: between two signs of life of a process, and without one until the others give it up.
@@ -54,12 +55,21 @@ class World:
         """Whether this process writes files and talks."""
         return self.rank == 0
 
-    def sum(self, array: np.ndarray) -> np.ndarray:
-        """Sum of `array` (int64 or float64, one shape everywhere) over all processes, on each of them."""
+    def sum(self, array: np.ndarray, *, met: bool = False) -> np.ndarray:
+        """Sum of `array` (int64 or float64, one shape everywhere) over all processes, on each of them.
+
+        `met`: all are known to be here, as they have just exchanged something else.
+        """
         if self.size == 1:
             return array
-        self.barrier()
+        if not met:
+            self.barrier()
         return _all_reduce(paddle.to_tensor(array)).numpy()
+
+    def mean(self, figures: dict[str, float]) -> dict[str, float]:
+        """The mean over all processes of each figure, on each of them; names are the same everywhere."""
+        sums = self.sum(np.array(list(figures.values()), np.float64))
+        return dict(zip(figures, (sums / self.size).tolist(), strict=True))
 
     def wait_for_all(self) -> None:
         """Processes wait here, without a time limit, until all have come."""
@@ -111,7 +121,7 @@ class World:
         return progress_bar(shown=self.is_main, **options)
 
     def distribute(self, model: paddle.nn.Layer, optimizer) -> tuple:
-        """Wraps model and optimizer by fleet; gradients are then averaged over the processes."""
+        """Wraps model and optimizer; gradients are then averaged over the processes."""
         if self.size == 1:
             return model, optimizer
         self.barrier()
@@ -122,7 +132,12 @@ class World:
             # Every process still gets the whole gradient, so its norm, clipping and the skipping of updates
             # are the same; its optimizer updates a part of the parameters and alone keeps their state.
             return paddle.DataParallel(model), fleet.distributed_optimizer(optimizer)
-        return fleet.distributed_model(model), fleet.distributed_optimizer(optimizer)
+        if not self.gloo:
+            return paddle.DataParallel(model), optimizer
+        # In one piece, at the end of the backward pass: gloo sums on the same cores, so nothing is gained by
+        # an earlier start, and for each piece the processes wait for each other.
+        whole = 1 + sum(int(p.size) for p in model.parameters()) * 8 // 2**20  # MB, in float64 too
+        return paddle.DataParallel(model, comm_buffer_size=whole, last_comm_buffer_size=whole), optimizer
 
     def synchronize_batch_norm(self, model: paddle.nn.Layer) -> None:
         """Has BatchNorm layers take their statistics from the batches of all processes."""
@@ -140,17 +155,17 @@ class World:
         return model.no_sync() if self.size > 1 and more else nullcontext()
 
     def _wait(self, done: Callable[[], bool]) -> None:
-        """Asks until it is so, in steps that grow to 50 ms.
+        """Asks until it is so: soon again at first, then later and later, so that little time is lost.
 
         Raises:
             RuntimeError: A process has fallen silent. On one machine the supervisors notice before.
         """
-        pause = 1e-4  # seconds; most waits are short
         heard = None
-        asked = time.monotonic()
+        began = asked = time.monotonic()
         while not done():
-            time.sleep(pause)
-            pause = min(1.5 * pause, 0.05)
+            time.sleep(
+                min(max(0.05 * (time.monotonic() - began), 1e-4), 0.05)
+            )  # seconds; most waits are short
             if self.machines > 1 and time.monotonic() - asked > _SILENT:
                 asked = time.monotonic()
                 counts = [_add(f"passl_sot/alive/{rank}", 0) for rank in range(self.size)]
@@ -214,27 +229,31 @@ def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World
         )
         raise ConfigError([Fault("distributed.sharding", message)])
     environment = os.environ
-    size = int(environment.get("PADDLE_TRAINERS_NUM", "1"))
+    size = launcher_number("PADDLE_TRAINERS_NUM", 1)
     if size == 1:
         return World()
+    rank = launcher_number("PADDLE_TRAINER_ID", least=0, most=size - 1)
+    machines = launcher_number("PADDLE_NNODES", 1)
     if gloo:
         choose_network(environment.get("PADDLE_CURRENT_ENDPOINT", "").rsplit(":", 1)[0])
-    strategy = fleet.DistributedStrategy()
-    if sharding == 1:
-        strategy.hybrid_configs = {"dp_degree": 1, "mp_degree": 1, "pp_degree": 1, "sharding_degree": size}
-    rank = int(environment["PADDLE_TRAINER_ID"])
     master = environment.get("PADDLE_MASTER", "")
+    # It lists the CPU settings as "Modified FLAGS detected".
+    verbose = get_logger().isEnabledFor(logging.DEBUG)
     with joining(rank, size, master, limit):
-        # It lists the CPU settings as "Modified FLAGS detected".
-        verbose = get_logger().isEnabledFor(logging.DEBUG)
         with nullcontext() if verbose else redirect_stderr(io.StringIO()):
-            fleet.init(is_collective=True, strategy=strategy)
+            # One group, where fleet would make two: the second looks for its members' addresses under the
+            # keys of the first, and a process that is ahead finds the old ones, of ports that are closed.
+            dist.init_parallel_env()
+            if sharding == 1:
+                strategy = fleet.DistributedStrategy()
+                degrees = {"dp_degree": 1, "mp_degree": 1, "pp_degree": 1, "sharding_degree": size}
+                strategy.hybrid_configs = degrees
+                fleet.init(is_collective=True, strategy=strategy)
         ones = _all_reduce(paddle.ones([1]))
     # A wrong sum here would be wrong gradients later.
     if ones.item() != size:
         raise JoinError(f"{size} processes were started and the sum of a one from each is {ones.item():g}")
     _send_at_once()
-    machines = int(environment.get("PADDLE_NNODES", "1"))
     if machines > 1:
         _keep_alive(rank, master)
     return World(rank=rank, size=size, machines=machines, gloo=gloo, sharding=sharding)

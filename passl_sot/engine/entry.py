@@ -11,7 +11,9 @@ from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.resume import Fill, accept_changes, accept_data
 from passl_sot.engine.run_dir import RunFolder
 from passl_sot.engine.schema import Experiment
+from passl_sot.engine.train_state import check_run_card
 from passl_sot.engine.trainer import Trainer
+from passl_sot.launch.supervisor import STOPPED
 from passl_sot.tasks.base import build_task, check_card, model_section_of
 from passl_sot.utils.logger import RESULT, get_logger
 from passl_sot.weights import state
@@ -20,8 +22,12 @@ from passl_sot.weights.checkpoint import CheckpointError, read_checkpoint, read_
 log = get_logger()
 
 
-def train_run(experiment: Experiment, folder: Path, world: World, args, pretrained: Fill | None) -> None:
-    """Trains in `folder`; `args` are the command line's, `pretrained` fills a model by `--pretrained`."""
+def train_run(experiment: Experiment, folder: Path, world: World, args, pretrained: Fill | None) -> int:
+    """Trains in `folder`; `args` are the command line's, `pretrained` fills a model by `--pretrained`.
+
+    Returns:
+        The exit status: 0, or 128 and the number of the signal that stopped the run.
+    """
     trainer = Trainer(
         experiment,
         folder,
@@ -38,6 +44,7 @@ def train_run(experiment: Experiment, folder: Path, world: World, args, pretrain
         words = trainer.task.words
         best = f"{trainer.progress.best:.2f}{words.unit}"
         log.log(RESULT, "finished: best %s %s; files in %s", words.score, best, trainer.folder.path)
+    return STOPPED.get(trainer.stopped_by, 0)
 
 
 def weights_to_evaluate(folder: Path, args) -> str:
@@ -75,6 +82,8 @@ def check_run(experiment: Experiment, folder: Path, world: World, args, pretrain
 
 def _check_start(experiment: Experiment, parts: Parts, folder: Path, args, pretrained: Fill | None) -> None:
     """Tries the weights that the command line names."""
+    if not args.resume:
+        experiment.check_new_run()
     model = parts.model
     if pretrained:
         pretrained(model)
@@ -83,10 +92,11 @@ def _check_start(experiment: Experiment, parts: Parts, folder: Path, args, pretr
         log.info("would start from %s", text)
     elif args.resume:
         auto = args.resume == "auto"
-        saved = RunFolder(folder).latest() if auto else read_checkpoint(args.resume, check_card)
+        saved = RunFolder(folder).latest() if auto else read_checkpoint(args.resume, check_run_card)
         if saved is None:
             if args.evaluate_only:
                 raise CheckpointError(f"nothing to evaluate: {folder} holds no checkpoint")
+            experiment.check_new_run()
             log.info("nothing to resume in %s: it would be a new run", folder)
             return
         changes = accept_changes(saved, experiment.to_dict(), args.resume_override)

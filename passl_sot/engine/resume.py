@@ -1,7 +1,9 @@
 """Going on with a run: settings and data must be as they were, and everything that has state is restored."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 
@@ -9,11 +11,11 @@ from passl_sot.config import did_you_mean, differences, leaves, nearest, zh
 from passl_sot.data.schema import DataSection
 from passl_sot.engine.build import Parts
 from passl_sot.engine.distributed import World
-from passl_sot.engine.schema import EMASection
+from passl_sot.engine.schema import EMASection, Experiment
 from passl_sot.engine.train_state import Progress
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.optim.ema import ModelEMA
-from passl_sot.weights import state
+from passl_sot.weights import reading, state
 from passl_sot.weights.checkpoint import Checkpoint, CheckpointError, read_weights
 
 # Gives a new model weights from elsewhere, and reports on them.
@@ -120,6 +122,34 @@ def _below(place: str, keys: Iterable[str]) -> bool:
     return any(fnmatchcase(place, key) or fnmatchcase(place, f"{key}.*") for key in keys)
 
 
+def header_of(
+    parts: Parts, experiment: Experiment, progress: Progress, ema: ModelEMA | None
+) -> dict[str, Any]:
+    """The part of a checkpoint's header that `begin` and the task take from it."""
+    return {
+        "progress": asdict(progress),
+        "sampler": parts.train_loader.sampler.state_dict(),
+        "ema_updates": ema.updates if ema else 0,
+        "config": experiment.to_dict(),
+        **parts.task.describe(),
+    }
+
+
+def other_keys(saved: Checkpoint, now: Mapping[str, Any]) -> str:
+    """What a checkpoint's header has that this version doesn't write, and the reverse; "" for nothing."""
+    before = saved.meta
+    lines = []
+    for one, other, words in ((before, now, "left aside"), (now, before, "not in it, begun anew")):
+        found = [key for key in one if key not in other and key != "format"]
+        for section in ("progress", "sampler"):
+            found += [f"{section}.{key}" for key in one[section] if key not in other[section]]
+        if found:
+            lines.append(f"{words}: {', '.join(sorted(found))}")
+    if lines:
+        lines[0] = f"{saved.path} was written by version {before.get('version')} of passl_sot; {lines[0]}"
+    return "; ".join(lines)
+
+
 def begin(
     parts: Parts,
     section: EMASection | None,
@@ -146,6 +176,9 @@ def begin(
     ema = ModelEMA(parts.model, section.decay) if section else None
     average = saved.part("ema") if saved else {}
     if ema and average:
+        shapes = {name: tuple(tensor.shape) for name, tensor in ema.average.items()}
+        if shapes != {name: array.shape for name, array in average.items()}:
+            raise CheckpointError(f"{saved.path}: its averaged weights don't fit the model")
         ema.load(average, saved.meta["ema_updates"])
     elif ema and saved:
         say("the checkpoint has no average: it begins anew from the weights resumed")
@@ -156,8 +189,9 @@ def begin(
 
 def _restore(saved: Checkpoint, parts: Parts, say: Callable[..., None]) -> Progress:
     state.load_model(parts.model, saved.part("model"), str(saved.path))
-    state.load_optimizer(parts.optimizer, parts.model, saved.part("optimizer"))
-    progress = Progress(**saved.meta["progress"])
+    with reading(saved.path):
+        state.load_optimizer(parts.optimizer, parts.model, saved.part("optimizer"))
+    progress = Progress.restored(saved.path, saved.meta)
     # Between epochs the sampler begins anew from (seed, epoch); inside one it goes on behind `consumed`.
     if progress.batches:
         sampler = parts.train_loader.sampler
@@ -173,3 +207,12 @@ def _restore(saved: Checkpoint, parts: Parts, say: Callable[..., None]) -> Progr
         parts.task.words.unit,
     )
     return progress
+
+
+def check_whole_updates(saved: Checkpoint, progress: Progress, accumulate: int) -> None:
+    """Raises a CheckpointError inside an update: gradients of half of one are in no checkpoint."""
+    if progress.batches % accumulate:
+        raise CheckpointError(
+            f"{saved.path} stands at batch {progress.batches} of an epoch, inside an update of {accumulate} "
+            "batches: resume with the batch settings that it was written with"
+        )

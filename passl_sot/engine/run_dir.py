@@ -16,7 +16,7 @@ import numpy as np
 import paddle
 
 from passl_sot.config import zh
-from passl_sot.tasks.base import check_card
+from passl_sot.engine.train_state import check_run_card
 from passl_sot.utils.files import replace_atomically
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
@@ -60,7 +60,7 @@ class RunFolder:
             if saved is None:
                 log.info("nothing to resume in %s: a new run", self.path)
         elif resume is not None:
-            saved = ckpt.read_checkpoint(resume, check_card)
+            saved = ckpt.read_checkpoint(resume, check_run_card)
         # Resuming another folder's checkpoint begins a run here, which must not cover one.
         own = saved is not None and saved.path.resolve().parent == self.path.resolve()
         if (self.path / "last.safetensors").exists() and not own:
@@ -72,7 +72,7 @@ class RunFolder:
 
     def latest(self) -> ckpt.Checkpoint | None:
         """The newest whole checkpoint here; None where there is none."""
-        return ckpt.find_latest(self.path, log.warning, check_card)
+        return ckpt.find_latest(self.path, log.warning, check_run_card)
 
     def claim(self) -> None:
         """Makes the folder, sees that it can be written to, and keeps other runs out until `close`.
@@ -104,12 +104,29 @@ class RunFolder:
                 if file:
                     file.close()
 
-    def repair_best(self, saved: ckpt.Checkpoint) -> None:
-        """Gives `best` its file, as a kill may have come between saving the best epoch and naming it so."""
+    def repair(self, saved: ckpt.Checkpoint) -> None:
+        """Makes the folder of a run that goes on from `saved` whole: `best` and `last` are readable files."""
         progress = saved.meta["progress"]
-        # Otherwise the best epoch is an older one, whose file was written then.
+        # A kill may have come between saving the best epoch and naming it so. Otherwise the best epoch is an
+        # older one, whose file was written then.
         if progress["step"] == progress.get("best_step"):
             ckpt.copy_checkpoint(saved.path, self.best)
+        last = self.path / "last.safetensors"
+        if saved.path.name == last.name or saved.path.resolve().parent != self.path.resolve():
+            return
+        aside = ""
+        if last.exists():
+            try:
+                ckpt.read_checkpoint(last)
+            except ckpt.CheckpointError:
+                # Its owner may know how to save it, or it may be of a newer version.
+                unreadable = last.with_suffix(".unreadable")
+                last.replace(unreadable)
+                aside = f"; what it was is kept as {unreadable.name}"
+            else:
+                return  # another checkpoint was named, or is ahead of it
+        ckpt.copy_checkpoint(saved.path, last)
+        log.warning("%s is mended: it now is %s%s", last, saved.path.name, aside)
 
     def record(self, config: str, overrides: tuple[str, ...], world_size: int) -> None:
         """Writes `config.yaml` (resolved) and `run.json` (command, versions, commit)."""
@@ -120,16 +137,19 @@ class RunFolder:
         with ckpt.explained(self.path / "run.json") as path:
             path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def open_metrics(self, resume_step: int | None, *, visualdl: bool) -> None:
+    def open_metrics(self, resume_step: int | None, *, evaluated: bool = True, visualdl: bool) -> None:
         """Begins `metrics.jsonl` and, if asked, VisualDL scalars of the same names, steps and times.
 
         Rows after the update `resume_step` are dropped, so that a run that was cut off and resumed leaves one
-        growing step axis; None begins a new file.
+        growing step axis; None begins a new file. Without `evaluated` the evaluation after that update comes
+        again, so its rows are dropped, too.
         """
         path = self.path / "metrics.jsonl"
         kept = []
         if resume_step is not None and path.exists():
             kept = [row for row in read_metrics(path) if row["step"] <= resume_step]
+            if not evaluated:
+                kept = [row for row in kept if row["step"] < resume_step or row["kind"] == "train"]
         with ckpt.explained(path):
             replace_atomically(
                 path, lambda file: file.writelines(f"{json.dumps(r)}\n".encode() for r in kept)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from passl_sot import config
-from passl_sot.config import Count, Document, NotEmpty, Range, Share
+from passl_sot.config import ConfigError, Count, Document, Fault, NotEmpty, Range, Share
 from passl_sot.data.schema import DataSection
 from passl_sot.engine.amp import AmpSection
 from passl_sot.engine.train_state import TrainingMode
@@ -77,7 +77,7 @@ class Experiment(Document):
         nonfinite_limit: Updates in a row with a non-finite loss or gradient that stop the run.
     """
 
-    epochs: Count
+    epochs: Annotated[int, Range(min=1, max=10**6)]
     model: ModelSection
     dataloader: DataSection
     optimizer: Annotated[dict, OPTIMIZERS]
@@ -103,9 +103,25 @@ class Experiment(Document):
             raise ValueError(
                 "checkpoint.best_by is 'ema' but there is no ema section: add `ema: {decay: 0.9999}`"
             )
+        SCHEDULERS.build(self.lr_scheduler)  # for its own checks
         complaint = task_class(self.task).complaint(self.training_mode)
         if complaint:
             raise ValueError(complaint)
+
+    def check_new_run(self) -> None:
+        """Checks what may differ in a run that goes on: it may be cut short, or get more epochs later.
+
+        Raises:
+            ConfigError: The learning rate would never reach its peak.
+        """
+        warmup = SCHEDULERS.build(self.lr_scheduler).warmup_epochs
+        if warmup > self.epochs:
+            message = (
+                f"the warm-up of {warmup:g} epochs is longer than the run of {self.epochs}, whose rate would "
+                f"never reach learning_rate: lower it, to lr_scheduler.warmup_epochs=0 for a short trial"
+            )
+            place = "lr_scheduler.warmup_epochs"
+            raise ConfigError([Fault(place, message, self.origin(place), "value")])
 
 
 def load_config(

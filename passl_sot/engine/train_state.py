@@ -1,21 +1,26 @@
 """The state of a training run: progress, seeds and requests to stop."""
 
+import math
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import paddle
+
+from passl_sot.tasks.base import check_card
+from passl_sot.weights.checkpoint import CheckpointError, is_count, require
 
 TrainingMode = Literal["train", "eval", "frozen_batch_norm"]
 
 
 @dataclass
 class Progress:
-    """The position of a run; saved and restored as it is."""
+    """The position of a run; saved as it is."""
 
     epoch: int = 0  # being trained, so this many are finished
     batches: int = 0  # of that epoch, already used by each process
@@ -27,6 +32,44 @@ class Progress:
     best_step: int = -1
     loss_scale: float = 0.0  # in float16; 0 before its first update
     scaled_updates: int = 0  # since that changed
+
+    @classmethod
+    def restored(cls, path: str | Path, meta: Mapping[str, Any]) -> "Progress":
+        """The position that a checkpoint's header tells; what other versions lack keeps its default.
+
+        Raises:
+            CheckpointError: A value is of another kind; names file and key.
+        """
+        values = {}
+        for field in fields(cls):
+            value = meta["progress"].get(field.name, field.default)
+            kind = type(field.default)
+            if kind is float and is_count(value):
+                value = float(value)
+            fault = ""
+            if type(value) is not kind:
+                fault = f"a {type(value).__name__}, not a {kind.__name__}"
+            elif kind is float and not math.isfinite(value):
+                fault = "not finite"
+            elif kind is int and not is_count(value, least=field.default):  # where counts begin
+                fault = "no count"
+            if fault:
+                raise CheckpointError(f"{path} is damaged: progress.{field.name} in its header is {fault}")
+            values[field.name] = value
+        return cls(**values)
+
+
+def check_run_card(path: str | Path, meta: Mapping[str, Any]) -> None:
+    """As `check_card`, and what a run takes from a checkpoint's header to go on.
+
+    Raises:
+        CheckpointError: A key is missing or holds something else; names file and key.
+    """
+    check_card(path, meta)
+    position = ("progress.epoch", "progress.batches", "progress.step", "ema_updates")
+    order = ("sampler.epoch", "sampler.consumed", "sampler.global_batch")
+    require(path, meta, {"sampler": dict, **dict.fromkeys((*position, *order), int)})
+    Progress.restored(path, meta)
 
 
 class StopRequest:

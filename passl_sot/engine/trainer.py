@@ -5,7 +5,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,13 +17,23 @@ from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.learning_check import LearningCheck
 from passl_sot.engine.nan_check import NonFiniteError, first_nonfinite
 from passl_sot.engine.pictures import draw_run
-from passl_sot.engine.resume import Fill, accept_changes, accept_data, begin
+from passl_sot.engine.resume import (
+    Fill,
+    accept_changes,
+    accept_data,
+    begin,
+    check_whole_updates,
+    header_of,
+    other_keys,
+)
 from passl_sot.engine.run_dir import RunFolder, memory_gb
 from passl_sot.engine.schema import Experiment
 from passl_sot.engine.speed import Speed
 from passl_sot.engine.train_state import StopRequest, seed_all
 from passl_sot.engine.training_mode import running_statistics, set_training_mode
+from passl_sot.launch.supervisor import STOPPED
 from passl_sot.optim.clip import clip_by_global_norm, global_grad_norm
+from passl_sot.optim.ema import choose_weights
 from passl_sot.optim.groups import set_rates
 from passl_sot.tasks.base import Meter
 from passl_sot.utils.logger import get_logger
@@ -44,6 +53,9 @@ class Trainer:
         init_from: Weights to start a new run from; not together with `resume`.
         pretrained: Called with the model of a new run, gives it weights that are fitted to it.
         overrides: The command line's, for the record.
+
+    Attributes:
+        stopped_by: The signal for which `fit` ended early, the same in all processes; 0 if it didn't.
     """
 
     def __init__(
@@ -66,6 +78,8 @@ class Trainer:
             # Before anything is read: another run may be writing here.
             self.folder.claim()
         saved = self.folder.checkpoint_to_resume(resume)
+        if saved is None:
+            experiment.check_new_run()
         changes = saved and accept_changes(saved, experiment.to_dict(), resume_override)
         if changes:
             self._say("going on with other settings than before:\n%s", changes)
@@ -75,22 +89,20 @@ class Trainer:
         self.model = self.parts.model
         self.task = self.parts.task
         self.trained = [p for p in self.model.parameters() if not p.stop_gradient]
+        self.statistics = running_statistics(self.model, self.parts.frozen)
         self.schedules = (self.model.set_epoch, self.task.set_epoch)
         data = experiment.dataloader
         self.identity = accept_data(self.parts, data, world, saved, resume_override, self._say)
         self.progress, self.ema = begin(self.parts, experiment.ema, saved, init_from, pretrained, self._say)
         if saved and world.is_main:
-            self.folder.repair_best(saved)
+            self.folder.repair(saved)
         self.plan = self.parts.plan
         self.updates_per_epoch = math.ceil(len(self.train_loader) / self.plan.accumulate)
         self.net, self.optimizer = world.distribute(self.model, self.parts.optimizer)
-        # Gradients of half an update are in no checkpoint.
-        if saved and self.progress.batches % self.plan.accumulate:
-            raise ckpt.CheckpointError(
-                f"{saved.path} stands at batch {self.progress.batches} of an epoch, inside an update of "
-                f"{self.plan.accumulate} batches: resume with the batch settings that it was written with"
-            )
+        if saved:
+            check_whole_updates(saved, self.progress, self.plan.accumulate)
         self.stop = StopRequest()
+        self.stopped_by = 0
         self.advice = ""  # on waiting for data, given once
         fresh = saved is None and init_from is None and pretrained is None
         updates = experiment.epochs * self.updates_per_epoch
@@ -98,14 +110,20 @@ class Trainer:
         # The newest evaluation of the weights that choose `best`, and the best one with its epoch.
         self.meter: Meter | None = None
         self.best: tuple[Meter, int] | None = None
-        # The record of a run that is complete stays as it is.
-        if world.is_main and not self._complete():
-            self.folder.record(experiment.dump(), overrides, world.size)
-            step = self.progress.step if saved else None
-            self.folder.open_metrics(step, visualdl=experiment.log.visualdl)
-        self.best_by = self._choose_best_by()
+        self._open_record(overrides, self.progress.step if saved else None)
+        self.best_by = choose_weights(experiment.checkpoint.best_by, self.ema, updates, self._say)
+        differing = saved and other_keys(saved, self._header())
+        if differing:
+            self._say("%s", differing)
         for line in self.parts.describe(self.folder.path):
             self._say("%s", line)
+
+    def _open_record(self, overrides: tuple[str, ...], step: int | None) -> None:
+        # That of a run that is complete stays as it is.
+        if self.world.is_main and not self._complete():
+            self.folder.record(self.experiment.dump(), overrides, self.world.size)
+            evaluated = not self.progress.pending_evaluation
+            self.folder.open_metrics(step, evaluated=evaluated, visualdl=self.experiment.log.visualdl)
 
     def _say(self, message: str, *args: object) -> None:
         if self.world.is_main:
@@ -113,22 +131,6 @@ class Trainer:
 
     def _complete(self) -> bool:
         return self.progress.epoch >= self.experiment.epochs and not self.progress.pending_evaluation
-
-    def _choose_best_by(self) -> str:
-        """The weights that choose `best`: the recipe's, unless its average can't have forgotten its start."""
-        wanted = self.experiment.checkpoint.best_by
-        updates = self.experiment.epochs * self.updates_per_epoch
-        if wanted == "raw" or self.ema.decay**updates <= 0.01:
-            return wanted
-        self._say(
-            "checkpoint.best_by: raw instead of ema, because %.0f %% of the average will still be the "
-            "initial weights after this run's %d updates; a smaller ema.decay makes it usable",
-            100 * self.ema.decay**updates,
-            updates,
-        )
-        return "raw"
-
-    # -- the loop ---------------------------------------------------------------------------------
 
     def fit(self) -> dict[str, float] | None:
         """Trains to the last epoch, or until SIGINT or SIGTERM asks to stop.
@@ -151,7 +153,7 @@ class Trainer:
                 if progress.pending_evaluation:
                     results = self.evaluate()
                     if results is None:
-                        stop = self.stop.signal or signal.SIGTERM  # resuming evaluates anew
+                        _, stop = self._agree(False, self.stop.signal)  # resuming evaluates anew
                     else:
                         self._keep_best(results[f"{self.best_by}_{self.task.score}"])
                 if progress.epoch >= epochs and not stop:
@@ -168,6 +170,7 @@ class Trainer:
                     progress.pending_evaluation = last or progress.epoch % self.experiment.eval_interval == 0
                 path = self._save()  # before the evaluation: whatever happens there, the epoch is kept
                 if stop:
+                    self.stopped_by = stop
                     name = signal.Signals(stop).name
                     self._say(
                         f"stopped by {name}; saved {path}. Go on with the same command and --resume auto"
@@ -200,9 +203,10 @@ class Trainer:
                 seed_all(self.experiment.seed, epoch, index, self.world.rank)
                 if index % accumulate == 0:
                     group = min(accumulate, len(loader) - index)  # the last group of an epoch may be smaller
-                    at = (epoch, update / self.updates_per_epoch, self.experiment.epochs)
+                    point = parts.schedule.point(epoch, update, self.updates_per_epoch)
+                    at = (*point, self.experiment.epochs)
                     rate = set_rates(parts.optimizer, parts.groups, parts.schedule, at, self.plan.lr_factor)
-                    statistics = running_statistics(self.model, parts.frozen)
+                    statistics = [(tensor, tensor.clone()) for tensor in self.statistics]
                     loss_sum = 0.0
                 last = index % accumulate == group - 1
                 with self.world.accumulating(self.net, more=not last):
@@ -237,7 +241,7 @@ class Trainer:
         norm = global_grad_norm(self.trained)
         if self.parts.factory.clip_grad:
             clip_by_global_norm(self.trained, norm, self.parts.factory.clip_grad)
-        bad, stop = self._agree(not math.isfinite(loss + norm), self.stop.signal)
+        bad, stop = self._agree(not math.isfinite(loss + norm), self.stop.signal, met=True)
         curable = precision.update_loss_scale(bad, self.progress)
         if bad:
             self._skip(statistics, batch, curable)
@@ -250,16 +254,20 @@ class Trainer:
         self.progress.step += 1
         return norm, stop
 
-    def _agree(self, bad: bool, stop: int) -> tuple[bool, int]:
-        """Makes one decision of all processes: skip if any has a bad update, stop if any was told to."""
+    def _agree(self, bad: bool, stop: int, *, met: bool = False) -> tuple[bool, int]:
+        """Makes one decision of all processes: skip if any has a bad update, stop if any was told to.
+
+        `met`: they have just exchanged their gradients.
+        """
         if self.world.size == 1:
             return bad, stop
         files = self.train_loader.bad_files
-        total = self.world.sum(np.array([bad, stop, len(files.pending)], np.int64))
-        if total[2]:
+        told = [stop == number for number in STOPPED]
+        bads, pending, *told = self.world.sum(np.array([bad, len(files.pending), *told], np.int64), met=met)
+        if pending:
             found = self.world.gather_objects(files.pending)
             files.settle([entry for entries in found for entry in entries], name=self.world.is_main)
-        return bool(total[0]), int(total[1] and (stop or signal.SIGTERM))
+        return bool(bads), max((number for number, n in zip(STOPPED, told, strict=True) if n), default=0)
 
     def _skip(self, statistics: list, batch: dict, curable: bool) -> None:
         for tensor, before in statistics:
@@ -321,23 +329,24 @@ class Trainer:
         items = self.task.words.items
         items_left = ((epochs - epoch) * updates - update - 1) * self.plan.effective
         left = timedelta(seconds=round(max(0.0, items_left / max(rate, 1e-3))))
+        values = {name: float(value) for name, value in values.items()}
+        # Each process has its own part of the batch, and its own workers.
+        values = self.world.mean({**values, "data_wait": wait, "memory_gb": memory_gb()})
         values = {
-            **{name: float(value) for name, value in values.items()},
+            **values,
             f"{items}_per_s": rate,
-            "data_wait": wait,
-            "memory_gb": memory_gb(),
             "skipped": self.progress.skipped,
             "bad_files": len(self.train_loader.bad_files),
         }
         self.folder.write("train", self.progress.step, epoch + 1, values)
         self._say(
             f"epoch {epoch + 1}/{epochs}  update {update + 1}/{updates}  loss {values['loss']:.4f}  "
-            f"lr {values['lr']:.2e}  {rate:.0f} {items}/s  data wait {100 * wait:.0f} %  "
+            f"lr {values['lr']:.2e}  {rate:.0f} {items}/s  data wait {100 * values['data_wait']:.0f} %  "
             f"{values['memory_gb']:.1f} GB  ETA {left}"
         )
         # An epoch's first update waits for the first batch, whatever is done; it may be the only one.
         counts = update > 0 or updates == 1
-        if wait > _LONG_WAIT and counts and not self.advice:
+        if values["data_wait"] > _LONG_WAIT and counts and not self.advice:
             self.advice = self.train_loader.advice(rate / self.world.size / max(1 - wait, 0.01))
             if self.advice:
                 self._say("%.0f %% of the time went by waiting for data: %s", 100 * wait, self.advice)
@@ -357,23 +366,20 @@ class Trainer:
         if best and self.world.is_main:
             ckpt.copy_checkpoint(last, self.folder.best)
 
+    def _header(self) -> dict:
+        """The JSON part of a checkpoint written now."""
+        position = header_of(self.parts, self.experiment, self.progress, self.ema)
+        return {**self.folder.info, "best_by": self.best_by, **position}
+
     def _save(self) -> Path:
         last = self.folder.path / "last.safetensors"
         # With sharding each process holds its own part of the optimizer's state: all must take part.
         optimizer = self.world.gather_dict(lambda: state.optimizer_arrays(self.parts.optimizer, self.model))
         if self.world.is_main:
-            meta = {
-                **self.folder.info,
-                "progress": asdict(self.progress),
-                "sampler": self.train_loader.sampler.state_dict(),
-                "ema_updates": self.ema.updates if self.ema else 0,
-                "best_by": self.best_by,
-                "config": self.experiment.to_dict(),
-                **self.task.describe(),
-            }
             average = self.ema.average if self.ema else None
             arrays = state.training_arrays(self.model, average, optimizer)
-            ckpt.write_checkpoint(last, {**arrays, **self.identity}, meta, previous=self.folder.previous)
+            arrays |= self.identity
+            ckpt.write_checkpoint(last, arrays, self._header(), previous=self.folder.previous)
             interval = self.experiment.checkpoint.interval
             epoch = self.progress.epoch
             if interval and self.progress.batches == 0 and epoch % interval == 0:

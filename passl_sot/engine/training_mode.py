@@ -23,8 +23,8 @@ def set_training_mode(net: nn.Layer, mode: TrainingMode) -> None:
                 layer.eval()
 
 
-def running_statistics(model: nn.Layer, frozen: Container[str]) -> list[tuple[paddle.Tensor, paddle.Tensor]]:
-    """Each buffer that training changes, and a copy of it."""
+def running_statistics(model: nn.Layer, frozen: Container[str]) -> list[paddle.Tensor]:
+    """The buffers that training changes."""
     # A forward pass on bad numbers spoils BatchNorm's running statistics, which no skipped update undoes.
     entries = [tensor for name, tensor in model.state_dict().items() if name not in frozen]
-    return [(t, t.clone()) for t in entries if t.stop_gradient and paddle.is_floating_point(t)]
+    return [t for t in entries if t.stop_gradient and paddle.is_floating_point(t)]

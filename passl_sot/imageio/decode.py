@@ -246,6 +246,61 @@ def _resize_by_pillow(
     return np.stack([resize_one(image[..., c]) for c in range(image.shape[2])], axis=2)
 
 
+def read_given(item: Any, *, apply_exif: bool, channels: int) -> np.ndarray:
+    """An image that a program holds, as `read_image` reads it from a file; possibly read-only.
+
+    It is the bytes of a file, a PIL image, or an array (or what NumPy makes one of) [H, W, C] or [C, H, W] of
+    whole numbers, of floats in [0, 255], or of floats in [0, 1].
+
+    Raises:
+        ImageError: The bytes can't be read, or the array is of another shape.
+        ValueError: Numbers, or a kind of picture, that are no pixels: a mistake of the program.
+        TypeError: It is something else.
+    """
+    rgb = channels in (1, 3)
+    if isinstance(item, bytes | bytearray | memoryview):
+        data = bytes(item)
+        if rgb:
+            return as_array(open_bytes(data, "the bytes", apply_exif=apply_exif))
+        with _faults_told("the bytes", data):
+            return _all_channels("the bytes", data)
+    if isinstance(item, Image.Image) and rgb:
+        try:
+            with _faults_told("the picture", b""):
+                pixels = np.asarray(_to_rgb(item.copy(), "the picture"))
+        except ImageError as error:
+            raise ValueError(str(error)) from error
+        return upright(pixels, _orientation(item)) if apply_exif else pixels
+    if not isinstance(item, Image.Image) and not hasattr(item, "__array__"):
+        raise TypeError(
+            f"a {type(item).__name__} is no image: give a path, the bytes of a file, a PIL image or an array"
+        )
+    # Gray is made of RGB, as in training.
+    return _as_pixels(np.asarray(item), 3 if rgb else channels)
+
+
+def _as_pixels(array: np.ndarray, channels: int) -> np.ndarray:
+    """An array in any of the forms that `read_given` names as uint8 [H, W, channels]."""
+    pixels = array
+    if array.ndim == 3 and array.shape[2] != channels and array.shape[0] == channels:
+        pixels = array.transpose(1, 2, 0)
+    if array.ndim != 3 or pixels.shape[2] != channels or not array.size:
+        raise ImageError(
+            "the array", f"expected uint8 [H, W, {channels}], got {array.dtype} {list(array.shape)}"
+        )
+    if array.dtype == np.uint8:
+        return pixels
+    kind = array.dtype.kind
+    low, high = (float(array.min()), float(array.max())) if kind in "fiu" else (np.nan, np.nan)
+    if not (low >= 0 and high <= 255):
+        raise ValueError(
+            f"an array of {array.dtype} from {low:.3g} to {high:.3g} is no image: give pixel values, in "
+            "[0, 1] or [0, 255]; they are normalized here"
+        )
+    scale = 255 if kind == "f" and high <= 1 else 1
+    return np.rint(pixels * scale).astype(np.uint8)
+
+
 def read_orientation(data: bytes | memoryview) -> int:
     """EXIF orientation, 1 to 8, of a file that can be read; 1 where Pillow turns it by itself (TIFF), too."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:

@@ -227,7 +227,7 @@ class _Conversion:
             except ValueError as error:
                 report.conflicts.append(f"{source}: {error}")
         if target in self.tables:
-            _check_table(source, value, self.tables[target], report)
+            _check_table(source, value, self.tables[target], report, self.family.to_learn_tables)
         elif target not in self.slots and in_backbone and _is_table(self.family, name):
             report.ignored.append((source, "a table computed from the rest; this model has no use for it"))
         elif target not in self.slots:
@@ -291,16 +291,28 @@ class _Conversion:
         report.mismatched = [entry for entry in report.mismatched if entry[1] not in new]
 
 
-def _check_table(source: str, value: np.ndarray, table: paddle.Tensor, report: ConversionReport) -> None:
+def _rounding(value: np.ndarray) -> float:
+    """The relative error of values that were kept in 16 or 8 bits, told by the bits left empty; else 0."""
+    used = int(np.bitwise_or.reduce(value.astype("f4").view("u4"), axis=None)) & 0x7FFFFF
+    fraction = 23 - (used & -used).bit_length() + 1
+    return 2.0**-fraction if used and fraction <= 10 else 0.0
+
+
+def _check_table(
+    source: str, value: np.ndarray, table: paddle.Tensor, report: ConversionReport, to_learn: str
+) -> None:
     if value.shape != tuple(table.shape):
         reason = f"a fixed table for another size ({list(value.shape)}); the model computes its own"
         report.ignored.append((source, reason))
         return
-    worst = float(np.abs(value.astype("float64") - table.numpy().astype("float64")).max(initial=0.0))
-    if worst <= _TABLE_TOLERANCE:
+    own = table.numpy().astype("float64")
+    difference = np.abs(value.astype("float64") - own)
+    worst = float(difference.max(initial=0.0))
+    if np.all(difference <= _TABLE_TOLERANCE + _rounding(value) * np.abs(own)):
         report.ignored.append((source, f"a fixed table, equal to the model's own (within {worst:.1e})"))
     else:
+        learned = f"learned (which -o {to_learn} takes)" if to_learn else "learned"
         report.conflicts.append(
             f"{source}: a fixed table that differs from the model's own by up to {worst:.1e}; it was "
-            "learned, or belongs to another model"
+            f"{learned}, or belongs to another model"
         )

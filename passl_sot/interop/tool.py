@@ -18,10 +18,10 @@ from passl_sot.interop.report import ConversionError, ConversionReport
 from passl_sot.modeling.schema import ModelSection
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
-from passl_sot.weights import CheckpointError
+from passl_sot.weights import CheckpointError, reading
+from passl_sot.weights.budget import Budget
 from passl_sot.weights.checkpoint import explained, write_whole
-from passl_sot.weights.find import Source, StateDict, find_state_dict, read_source
-from passl_sot.weights.torch_file import ZIP_ERRORS
+from passl_sot.weights.find import Source, StateDict, find_state_dict, read_npz, read_source
 
 log = get_logger()
 
@@ -163,11 +163,9 @@ def _check_logits(model: nn.Layer, fixture: Path, tolerance: float | None) -> di
 def _read_fixture(fixture: Path) -> dict[str, np.ndarray]:
     if not fixture.is_file():
         raise CheckpointError(f"no file {fixture}")
-    try:
-        with np.load(fixture, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("input", *_TOLERANCES) if name in file}
-    except (*ZIP_ERRORS, ValueError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{fixture} is damaged or no .npz of arrays ({error})") from error
+    with reading(fixture):
+        found = read_npz(fixture, Budget.of(fixture))
+    arrays = {name: found[name] for name in ("input", *_TOLERANCES) if name in found}
     if "input" not in arrays or len(arrays) < 2:
         raise CheckpointError(f"{fixture} needs the arrays input and logits (or logits_f64)")
     return arrays

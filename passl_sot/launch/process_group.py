@@ -4,6 +4,7 @@ import errno
 import faulthandler
 import fcntl
 import os
+import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -84,7 +85,9 @@ def joining(rank: int, size: int, master: str, limit: float) -> Iterator[None]:
 
 def _check_port(master: str) -> None:
     """Paddle aborts (SIGABRT) where another program listens on its port already."""
-    host, port = master.rsplit(":", 1)
+    host, _, port = master.rpartition(":")
+    if not re.fullmatch("[0-9]{1,5}", port) or int(port) >= 2**16:
+        raise JoinError(f"the environment variable PADDLE_MASTER is {master!r}, and must be HOST:PORT")
     try:
         socket.create_connection((host, int(port)), timeout=1).close()
     except OSError:

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -20,6 +21,8 @@ from pathlib import Path
 
 REPORT = "PASSL_SOT_REPORT"  # names the file to which a supervised process writes why it fails
 NOT_JOINED = 75  # exit status of a process whose first connection to the others was refused
+# Exit statuses, as of shells, of a run that saved and ended because it was asked to.
+STOPPED = {number: 128 + number for number in (signal.SIGINT, signal.SIGTERM)}
 _ATTEMPTS = 3
 _PR_SET_PDEATHSIG = 1
 _TAIL = 3000  # bytes of a failed process's log that Paddle's launcher shows
@@ -69,13 +72,17 @@ def supervise() -> int | None:
     """Runs this very command in a child, where Paddle's launcher started several processes.
 
     Returns:
-        The exit status: 0, or that of the process which failed. None: this process is to train itself.
+        The exit status: 0, that of a run which was asked to stop and did, or that of the process which
+        failed. None: this process is to train itself.
     """
     environment = os.environ
     if REPORT in environment:
         end_with_parent(signal.SIGKILL)
         return None
-    several = int(environment.get("PADDLE_TRAINERS_NUM", "1")) > 1
+    numbers = ("PADDLE_TRAINERS_NUM", "PADDLE_TRAINER_ID", "PADDLE_LOCAL_SIZE")
+    given = [environment.get(name, "") for name in numbers]
+    # What is no number the process itself will tell of.
+    several = all(re.fullmatch("[0-9]{1,10}", text) for text in given) and int(given[0]) > 1
     # Other starters than Paddle's launcher give no folder that the processes share.
     if not several or not {"PADDLE_LOG_DIR", "POD_NAME"} <= environment.keys():
         return None
@@ -91,7 +98,11 @@ def supervise() -> int | None:
         # Processes of other machines would not learn of another attempt.
         attempts=_ATTEMPTS if environment.get("PADDLE_NNODES") == "1" else 1,
     )
-    return supervisor.run()
+    status = supervisor.run()
+    # The launcher, which sees another process end, may signal this one: its status would be lost.
+    for number in STOPPED:
+        signal.signal(number, signal.SIG_IGN)
+    return status
 
 
 @dataclass
@@ -113,19 +124,19 @@ class Supervisor:
 
     def run(self) -> int:
         """Runs the child, again where it failed to connect; the exit status to leave with."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPED:
             signal.signal(number, self._forward)
         attempt = 1
         while True:
             cause = self._attempt(attempt)
-            if cause is None:
-                return 0
-            sys.stderr.write(cause.text + "\n")
+            if isinstance(cause, int):
+                return cause
             if cause.status != NOT_JOINED or self.asked or attempt == self.attempts:
+                sys.stderr.write(cause.text + "\n")
                 _keep_in_the_tail()
                 return cause.status
+            # Nothing is said: if it works this time, nobody has to do anything.
             attempt += 1
-            sys.stderr.write(f"attempt {attempt} of {self.attempts} to connect the processes\n")
             time.sleep(10 * _POLL)  # all other supervisors have ended their children by then
 
     def _forward(self, number: int, frame: object) -> None:
@@ -138,8 +149,8 @@ class Supervisor:
         if self.child and self.child.poll() is None:
             self.child.send_signal(number)
 
-    def _attempt(self, number: int) -> Failure | None:
-        """Runs the child once; why the job failed, or None where the child succeeded."""
+    def _attempt(self, number: int) -> Failure | int:
+        """Runs the child once; why the job failed, or the child's status where it ended as it should."""
         child = self._start()
         failures: dict[str, Failure] = {}
         own = f"{self.prefix.name}.{number}.{self.rank}"
@@ -147,7 +158,7 @@ class Supervisor:
             if child.poll() is not None and own not in failures:
                 failure = self._outcome(child)
                 if failure is None:
-                    return None
+                    return child.returncode
                 failures[own] = failure
                 with contextlib.suppress(OSError):  # on a full disk the launcher ends the others
                     self.report.write_text(json.dumps(asdict(failure)), encoding="utf-8")
@@ -176,7 +187,7 @@ class Supervisor:
 
     def _outcome(self, child: subprocess.Popen) -> Failure | None:
         status = child.returncode
-        if status == 0:
+        if status == 0 or status in STOPPED.values():
             return None
         if self.asked:
             return Failure(f"stopped by {signal.Signals(self.asked).name}", 128 + self.asked, time.time())

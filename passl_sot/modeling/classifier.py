@@ -8,6 +8,7 @@ from paddle import nn
 
 from passl_sot.config import Config, ConfigError, Fault, path_of
 from passl_sot.modeling.backbones import Backbone, build_backbone
+from passl_sot.modeling.backbones.base import ImageBackbone
 from passl_sot.modeling.heads import Head, build_head
 
 Outputs = paddle.Tensor | tuple[paddle.Tensor, ...]
@@ -71,17 +72,26 @@ class Classifier(nn.Layer):
         """The backbone's inputs to tokens ``[B, P+N, C]``."""
         return self.backbone(x)
 
-    def forward_head(self, x_bnc: paddle.Tensor) -> Outputs:
-        """Tokens ``[B, P+N, C]`` to logits ``[B, K]`` (or to parts of them, see the head)."""
-        return self.head(x_bnc)
+    def forward_head(self, x_bnc: paddle.Tensor, pre_logits: bool = False) -> Outputs:
+        """Tokens ``[B, P+N, C]`` to logits ``[B, K]`` (or to parts of them, see the head).
+
+        With ``pre_logits`` to the features ``[B, F]`` that the head's last layers take.
+        """
+        return self.head.pre_logits(x_bnc) if pre_logits else self.head(x_bnc)
 
     def forward(self, x: Any) -> Outputs:
         """The backbone's inputs to logits ``[B, K]`` (or to parts of them, see the head)."""
         return self.head(self.backbone(x))
 
     def reset_classifier(self, num_classes: int) -> None:
-        """New last layers for ``num_classes`` classes; everything else stays."""
-        self.head.reset_classifier(num_classes)
+        """New last layers for ``num_classes`` classes, or with 0 none (outputs are then features ``[B, F]``).
+
+        Everything else stays.
+        """
+        if num_classes == 0:
+            self.head.remove_classifier()
+        else:
+            self.head.reset_classifier(num_classes)
 
     def resize(self, img_size: int | Sequence[int]) -> None:
         """Change the input size of a backbone for images; the weights stay."""
@@ -103,6 +113,41 @@ class Classifier(nn.Layer):
         """Depth of a parameter, by its full name, for layer-wise decay: the head is the last."""
         part, _, rest = name.partition(".")
         return self.backbone.layer_of(rest) if part == "backbone" else self.num_layers
+
+
+class FeatureInfo(list[dict[str, Any]]):
+    """What ``feature_info`` of a backbone says of some of its maps, in order."""
+
+    def channels(self) -> list[int]:
+        """The channels of each map."""
+        return [info["num_chs"] for info in self]
+
+    def reduction(self) -> list[int]:
+        """Pixels of the image per place of each map, along each side."""
+        return [info["reduction"] for info in self]
+
+
+class FeatureMaps(nn.Layer):
+    """A backbone for images whose output is a list of feature maps, for dense tasks.
+
+    Args:
+        indices: Which, as in :meth:`ImageBackbone.forward_intermediates`; a ValueError if there is no such
+            map, or none at all.
+    """
+
+    weights_report: Any = None  # as a Classifier's
+
+    def __init__(self, backbone: Backbone, indices: int | Sequence[int] | None = None) -> None:
+        super().__init__()
+        if not isinstance(backbone, ImageBackbone):
+            raise ValueError(f"{type(backbone).__name__} is no backbone for images: it has no feature maps")
+        self.backbone = backbone
+        self.out_indices = backbone.pick_maps(indices)
+        self.feature_info = FeatureInfo(backbone.feature_info[i] for i in self.out_indices)
+
+    def forward(self, x_bchw: paddle.Tensor) -> list[paddle.Tensor]:
+        """Images ``[B, in_chans, H, W]`` to maps ``[B, C, H', W']``, not normalized."""
+        return self.backbone.forward_intermediates(x_bchw, self.out_indices)
 
 
 def _path(node: Mapping[str, Any], default: str) -> str:

@@ -1,14 +1,19 @@
 """The sections of a config file that describe a model."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from passl_sot.config import make_section, model_config
+import paddle
+
+from passl_sot.config import ConfigError, Fault, make_section, model_config
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.heads import HEADS
+from passl_sot.utils.memory import machine_memory
 
 
 @dataclass(kw_only=True)
@@ -19,9 +24,46 @@ class ModelSection:
     head: Annotated[dict, HEADS]
     name: Literal["Classifier"] = "Classifier"
 
-    def build(self) -> Classifier:
-        """The model, with new weights; a ConfigError if backbone and head do not fit each other."""
-        return Classifier(architecture=self.architecture, head=self.head)
+    def build(self, copies: int = 1) -> Classifier:
+        """The model, with new weights.
+
+        Args:
+            copies: How many numbers are kept for each weight, itself included.
+
+        Raises:
+            ConfigError: Backbone and head do not fit each other; or these numbers don't fit into memory.
+        """
+        with _within_memory(copies):
+            return Classifier(architecture=self.architecture, head=self.head)
+
+
+@contextmanager
+def _within_memory(copies: int) -> Iterator[None]:
+    """A block that builds a model, and is left before its parameters take more memory than there is."""
+    create = paddle.nn.Layer.create_parameter
+    memory = machine_memory()
+    needed = 0
+
+    def counted(layer: paddle.nn.Layer, shape: Sequence[int], *args: Any, **more: Any) -> paddle.Tensor:
+        nonlocal needed
+        needed += 4 * copies * math.prod(shape)
+        if needed > memory and paddle.device.get_device() == "cpu":
+            kept = "the model's parameters"
+            if copies > 1:
+                kept += ", their gradients and the optimizer's state"
+            message = (
+                f"{kept} need more than the {memory / 1e9:.0f} GB of this machine's memory: build it smaller "
+                "(embed_dim, depth, img_size, num_classes)"
+            )
+            raise ConfigError([Fault("model.architecture", message)])
+        return create(layer, shape, *args, **more)
+
+    # Paddle says what doesn't fit when it is too late: the system would end processes before.
+    paddle.nn.Layer.create_parameter = counted
+    try:
+        yield
+    finally:
+        paddle.nn.Layer.create_parameter = create
 
 
 @dataclass(kw_only=True)

@@ -2,7 +2,9 @@
 
 A stem (3×3 convolution, 3×3 max-pooling by 2) and three stages lead to a 1×1 projection. The
 total stride is 16 from 224 pixels up and 8 below, where the last down-sampling is dropped, as
-the official code does at 112; 4 with ``large_output`` (DenseNet only); always 8 for Non-local.
+the official code does at 112; always 8 for Non-local. With ``large_output`` the networks down-sample
+less, each as in the official code: DenseNet stops at stride 4 and Inception at 2, Non-local and
+Naive_linear stay as they are, and ResNet cannot (its shortcuts would no longer fit).
 
 Legend: B batch, N = H·W tokens, C embedding width.
 """
@@ -172,6 +174,7 @@ class _ConvTokens(nn.Layer):
         halving: Sequence[nn.Layer],
         rounds_up: bool = True,
         largest_stride: int = 16,
+        large_stride: int | None = None,
     ) -> None:
         super().__init__()
         stem_conv = conv2d(in_chans, token_dim, 3, padding=1)
@@ -181,6 +184,7 @@ class _ConvTokens(nn.Layer):
         self.halving = tuple(halving)
         self.rounds_up = rounds_up
         self.largest_stride = largest_stride
+        self.large_stride = large_stride  # the one that large_output asks for; None if that changes nothing
         self.stride = largest_stride
 
     def set_stride(self, stride: int) -> None:
@@ -211,6 +215,7 @@ class _LinearTokens(nn.Layer):
     def __init__(self, in_chans: int, embed_dim: int, patch: int) -> None:
         super().__init__()
         self.stride = patch
+        self.large_stride = None
         self.proj = conv2d(in_chans, embed_dim, patch, stride=patch)
 
     def set_stride(self, stride: int) -> None:
@@ -223,22 +228,29 @@ class _LinearTokens(nn.Layer):
         return self.proj(x_bchw).flatten(2).transpose([0, 2, 1])
 
 
-def _make(name: str, in_chans: int, token_dim: int, embed_dim: int, stride: int) -> nn.Layer:
+def _stride_at(img_size: tuple[int, int]) -> int:
+    return 16 if min(img_size) >= _FULL_SIZE else 8
+
+
+def _make(
+    name: str, in_chans: int, token_dim: int, embed_dim: int, stride: int, every_size: bool
+) -> nn.Layer:
     ends = (in_chans, token_dim, embed_dim)
     layers: list[nn.Layer] = []
     if name == "DenseNet":
         for width in (token_dim, 128, 128):
             layers.append(_DenseBlock(width))
             layers.append(_DenseTransition(layers[-1].out_channels, 128))
-        return _ConvTokens(*ends, layers, 128, layers[1::2], rounds_up=False)
+        return _ConvTokens(*ends, layers, 128, layers[1::2], rounds_up=False, large_stride=4)
     if name == "ResNet":
-        # Built for stride 8, the last bottleneck has no weights for down-sampling.
+        # Built for stride 8, the official last bottleneck has no weights for down-sampling.
+        largest = 16 if every_size else stride
         layers = [_Bottleneck(token_dim, 64, 256), _Bottleneck(256, 64, 256)]
-        layers.append(_Bottleneck(256, 64, 256, project=stride == 16))
-        return _ConvTokens(*ends, layers, 256, layers, largest_stride=stride)
+        layers.append(_Bottleneck(256, 64, 256, project=largest == 16))
+        return _ConvTokens(*ends, layers, 256, layers, largest_stride=largest)
     if name == "Inception":
         layers = [_InceptionBlock(width) for width in (token_dim, 128, 128)]
-        return _ConvTokens(*ends, layers, 128, layers)
+        return _ConvTokens(*ends, layers, 128, layers, large_stride=2)
     if name == "Non-local":
         for width, out_channels in ((token_dim, 128), (128, 256)):
             layers += [conv2d(width, 64, 3, stride=2, padding=1), batch_norm(64, 1e-3, 0.01), nn.ReLU()]
@@ -254,7 +266,10 @@ class TokenEmbed(nn.Layer):
     """A token embedding module, chosen by name; ``token_dim`` is the width of its stem.
 
     The smaller of height and width settles the total stride. A ValueError for a size that gives no token
-    names the nearest that does. ``large_output`` stops at a quarter of the size (for Swin); DenseNet only.
+    names the nearest that does. ``large_output``: see the top of this file; a ValueError for ResNet.
+
+    The official ResNet network has no projection in its last shortcut below 224 pixels, where it does not
+    down-sample. With ``every_size`` it has one at every size, so that weights of one size load at others.
     """
 
     def __init__(
@@ -265,22 +280,23 @@ class TokenEmbed(nn.Layer):
         embed_dim: int = 384,
         token_dim: int = 64,
         large_output: bool = False,
+        every_size: bool = False,
     ) -> None:
         super().__init__()
-        if large_output and name != "DenseNet":
+        if large_output and name == "ResNet":
             raise ValueError(
-                f"large_output needs the DenseNet token embedding, not {name}: of the published "
-                "modules only that one can stop at a quarter of the image size"
+                "large_output needs the DenseNet token embedding, not ResNet, whose shortcuts would not fit "
+                "(DenseNet stops at a quarter of the image size, Inception at half of it)"
             )
         self.name = name
         self.large_output = large_output
-        self.tokens = _make(name, in_chans, token_dim, embed_dim, self._wanted_stride(img_size))
+        stride = _stride_at(img_size)
+        self.tokens = _make(name, in_chans, token_dim, embed_dim, stride, every_size)
         self.resize(img_size)
 
     def _wanted_stride(self, img_size: tuple[int, int]) -> int:
-        if self.large_output:
-            return 4
-        return 16 if min(img_size) >= _FULL_SIZE else 8
+        large = self.tokens.large_stride if self.large_output else None
+        return large or _stride_at(img_size)
 
     @property
     def stride(self) -> int:
@@ -295,8 +311,8 @@ class TokenEmbed(nn.Layer):
         """Plan for another input size: the stride follows, the weights stay.
 
         Two cannot follow everywhere: the linear embedding keeps the patch it was built with, as the
-        patch is its kernel; the ResNet one built below 224 pixels keeps stride 8, as it has no
-        weights for the last down-sampling. A ValueError for a size that gives no token.
+        patch is its kernel; the ResNet one built below 224 pixels without ``every_size`` keeps stride 8,
+        as it has no weights for the last down-sampling. A ValueError for a size that gives no token.
         """
         before = self.stride
         self.tokens.set_stride(self._wanted_stride(img_size))

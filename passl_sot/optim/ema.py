@@ -1,6 +1,6 @@
 """Exponential moving average of a model's weights."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import paddle
@@ -32,7 +32,7 @@ class ModelEMA:
         """Takes in the model's weights as they are now."""
         for name, average in self.average.items():
             # As a step towards the weight, what never changes (frozen features) stays exactly as it is.
-            average.add_((at_least_float32(self._sources[name]) - average) * (1 - self.decay))
+            average.add_((at_least_float32(self._sources[name]) - average).scale_(1 - self.decay))
         self.updates += 1
 
     @contextmanager
@@ -55,3 +55,22 @@ class ModelEMA:
     def _write(self, values: dict) -> None:
         for name, target in self._sources.items():
             target.set_value(values[name].astype(target.dtype))
+
+
+def choose_weights(wanted: str, ema: ModelEMA | None, updates: int, say: Callable[..., None]) -> str:
+    """The weights by which a run judges itself: as wanted, unless the average can't forget its start.
+
+    Args:
+        wanted: "raw" or "ema".
+        updates: Of the whole run.
+        say: Told why it is "raw" instead.
+    """
+    if wanted == "raw" or ema is None or ema.decay**updates <= 0.01:
+        return wanted
+    say(
+        "checkpoint.best_by: raw instead of ema, because %.0f %% of the average will still be the initial "
+        "weights after this run's %d updates; a smaller ema.decay makes it usable",
+        100 * ema.decay**updates,
+        updates,
+    )
+    return "raw"

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import paddle
 
@@ -18,10 +18,13 @@ class OptimizerFactory:
     Attributes:
         weight_decay: On the groups that are decayed.
         clip_grad: Largest global L2 norm of the gradient; null doesn't clip.
+        moments: Numbers that it keeps for each weight.
     """
 
     weight_decay: NonNegative = 0.05
-    clip_grad: Positive | None = None
+    # Below the 1e-6 that is added to the norm it is divided by, it means nothing.
+    clip_grad: Annotated[float, Range(min=1e-6)] | None = None
+    moments: ClassVar[int] = 0
 
     def __call__(
         self, model: paddle.nn.Layer, groups: Sequence[ParameterGroup] | None = None
@@ -45,6 +48,7 @@ class _Adaptive(OptimizerFactory):
     beta1: Share = 0.9
     beta2: Share = 0.999
     epsilon: Positive = 1e-8
+    moments: ClassVar[int] = 2
 
 
 @OPTIMIZERS.register()
@@ -136,6 +140,7 @@ class Momentum(OptimizerFactory):
     weight_decay: NonNegative = 0.0
     momentum: Annotated[float, Range(above=0, below=1)] = 0.9
     nesterov: bool = False
+    moments: ClassVar[int] = 1
 
     def _build(self, decayed: set[str], **settings: Any) -> paddle.optimizer.Optimizer:
         settings |= {"momentum": self.momentum, "use_nesterov": self.nesterov}

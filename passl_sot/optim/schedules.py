@@ -28,8 +28,8 @@ class Schedule:
         warmup_prefix: Whether the schedule follows the warm-up (Swin's present code) or contains it (timm's
             default, all others).
         unit: "epoch" changes the rate between epochs only; "step" at every update.
-        lag: Epochs by which the rate is late: epoch e runs at the rate of t = e - lag, and the first ones at
-            that of t = 0. With unit "step" a ValueError.
+        lag: Epochs, with unit "step" updates, by which the rate is late: epoch e runs at the rate of
+            t = e - lag, and the first ones at that of t = 0.
         reference_batch: Images per update that the recipe was tuned for; null takes the run's.
         batch_rule: How another batch is brought to it: "accumulate" gradients (the rest scales the rate), or
             "scale_lr" linearly.
@@ -37,7 +37,7 @@ class Schedule:
             `min_lr` as they are (DeiT, PiT, STViT).
     """
 
-    learning_rate: Positive
+    learning_rate: Annotated[float, Range(min=1e-12, max=1000)]
     warmup_epochs: NonNegative = 0
     warmup_lr: NonNegative = 1e-6
     warmup_prefix: bool = False
@@ -47,18 +47,22 @@ class Schedule:
     batch_rule: Literal["accumulate", "scale_lr"] = "accumulate"
     scaled: Literal["all", "peak"] = "all"
 
-    def __post_init__(self) -> None:
-        if self.lag and self.unit == "step":
-            raise ValueError(
-                f"lr_scheduler.lag is {self.lag}, and it counts epochs: with unit: step write lag: 0"
-            )
+    def point(self, epoch: int, update: int, updates: int) -> tuple[int, float]:
+        """Epoch and done fraction of it, for `lr`, of an update (from 0) of an epoch of so many.
+
+        With unit "step" the lag counts here, where the number of updates is known.
+        """
+        if self.unit == "step":
+            # Swin's script sets update u's rate after that update, a lag of 1.
+            epoch, update = divmod(max(epoch * updates + update - self.lag, 0), updates)
+        return epoch, update / updates
 
     def lr(self, epoch: int, fraction: float, epochs: int, factor: float = 1.0, peak: float = 1.0) -> float:
         """The rate at a point of the run.
 
         Args:
             epoch: The epoch, counted from 0.
-            fraction: How much of it is done, in [0, 1).
+            fraction: How much of it is done, in [0, 1); see `point`.
             factor: Scale of the rates by the batch; see `scaled`.
             peak: Scale of the peak alone, for a group of parameters.
         """
@@ -113,7 +117,6 @@ class MultiStepSchedule(Schedule):
     gamma: _Gamma = 0.1
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if any(a >= b for a, b in pairwise(self.milestones)):
             raise ValueError(f"lr_scheduler.milestones must ascend, got {self.milestones}")
 
@@ -126,12 +129,19 @@ class FallingSchedule(Schedule):
     """A curve from the peak to `min_lr` over T epochs, and `min_lr` from there on (the cool-down).
 
     Attributes:
-        min_lr: Final rate.
+        min_lr: Final rate, at most `learning_rate`, or else a ValueError.
         T_max: T; null takes the run's `epochs` (less the warm-up with `warmup_prefix`).
     """
 
     min_lr: NonNegative = 1e-5
     T_max: Count | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_lr > self.learning_rate:
+            raise ValueError(
+                f"lr_scheduler.min_lr is {self.min_lr:g}, above learning_rate, {self.learning_rate:g}, so "
+                "the rate would rise: lower min_lr as well"
+            )
 
     def _after(self, t: float, epochs: float, peak: float, others: float) -> float:
         end = self.min_lr * others

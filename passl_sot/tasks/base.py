@@ -12,14 +12,14 @@ from typing import Any, Protocol
 import numpy as np
 import paddle
 
-from passl_sot.config import Config, Registry, make_section
+from passl_sot.config import Config, Registry, UserError, make_section
 from passl_sot.data import DATASETS
 from passl_sot.data.schema import DataSection
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.losses import LOSSES
 from passl_sot.modeling.schema import ModelSection
 from passl_sot.utils.logger import get_logger
-from passl_sot.weights.checkpoint import require
+from passl_sot.weights.checkpoint import CheckpointError, require
 
 log = get_logger()
 TASKS = Registry("task", "passl_sot.tasks")
@@ -222,8 +222,20 @@ def check_card(path: str | Path, meta: Mapping[str, Any]) -> None:
     # The model's sections come first: without them the header is no card of any task.
     sections = ("config", "config.model", "config.model.architecture", "config.model.head")
     require(path, meta, dict.fromkeys(sections, dict))
-    task_class(meta["config"].get("task")).check_card(Path(path), meta)
-    require(path, meta, {"progress": dict})
+    node = meta["config"].get("task")
+    if node is not None:
+        require(path, meta, {"config.task": dict, "config.task.name": str})
+    try:
+        task_class(node).check_card(Path(path), meta)
+        require(path, meta, {"progress": dict})
+        # What follows builds them; here the file can be named.
+        model_section_of(meta)
+        task_of(meta)
+    except CheckpointError:
+        raise
+    except (UserError, ValueError) as error:
+        writer = f"written by version {meta.get('version')} of passl_sot"
+        raise CheckpointError(f"{path}, {writer}, describes what can't be built here: {error}") from error
 
 
 def model_section_of(meta: Mapping[str, Any]) -> ModelSection:

@@ -8,12 +8,11 @@ from typing import Annotated, Any
 import numpy as np
 import paddle
 import paddle.nn.functional as F
-from PIL import Image
 
 from passl_sot.config import Config, ConfigError, Fault, NonNegativeByEpoch, NotEmpty, value_of_epoch, zh
 from passl_sot.data import LabelledImages, build_dataset, build_transforms, check_data
 from passl_sot.data.schema import DataSection
-from passl_sot.imageio.decode import read_image
+from passl_sot.imageio.decode import read_given, read_image
 from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.files import max_file_bytes
 from passl_sot.metrics import (
@@ -190,7 +189,18 @@ class ClassificationTask(Task):
         """As `Task.check_card`; there must be as many class names as the model has classes."""
         head = "config.model.head.num_classes"
         wanted = {head: int, "class_names": list, "preprocessing": dict, "preprocessing.transforms": list}
+        kinds = {"apply_exif": bool, "channels": int}
+        preprocessing = meta.get("preprocessing")
+        if isinstance(preprocessing, dict):
+            wanted |= {f"preprocessing.{key}": kinds[key] for key in kinds if key in preprocessing}
         require(path, meta, wanted)
+        # What a newer version prepares otherwise, this one would prepare wrongly.
+        unknown = preprocessing.keys() - {"transforms", *kinds}
+        if unknown:
+            raise CheckpointError(
+                f"{path} prepares images by {', '.join(sorted(unknown))} (preprocessing in its header), "
+                "which this version doesn't know: update passl_sot" + zh("written_by_newer")
+            )
         classes = meta["config"]["model"]["head"]["num_classes"]
         names = meta["class_names"]
         if not all(isinstance(name, str) for name in names):
@@ -223,6 +233,12 @@ class ClassificationTask(Task):
         if card:
             node = Config({**node, **card["preprocessing"]})
         val = build_dataset(node, class_names=card.get("class_names"))
+        faults = _input_faults("val", model, val)
+        if faults and card:
+            message = f"the checkpoint prepares images that its model doesn't take: {faults[0].message}"
+            raise CheckpointError(message)
+        if faults:
+            raise ConfigError(faults)
         self._set_several(val.multi_hot is not None)
         known = len(val.class_names)
         if model.num_classes < known:
@@ -290,24 +306,20 @@ class ClassificationTask(Task):
         self.apply_exif: bool = preprocessing.get("apply_exif", True)
         self.channels: int = preprocessing.get("channels", 3)
         self.transforms = build_transforms(preprocessing["transforms"], channels=self.channels)
-        trained_on = card["config"].get("dataloader", {}).get("train", {}).get("dataset", {})
-        self._set_several(bool(trained_on.get("multi_label", False)))
+        trained_on: Any = card["config"]
+        for part in ("dataloader", "train", "dataset", "multi_label"):
+            trained_on = trained_on.get(part) if isinstance(trained_on, Mapping) else None
+        self._set_several(bool(trained_on))
 
-    def read(self, item: str | Path | np.ndarray | Image.Image) -> dict[str, Any]:
-        """One image (a path, a uint8 array [H, W, C] or a PIL image), prepared for the model."""
-        path = ""
-        if isinstance(item, str | Path):
-            path = str(item)
-            array = read_image(path, apply_exif=self.apply_exif, channels=self.channels)
-        elif isinstance(item, Image.Image):
-            array = np.asarray(item.convert("RGB"))
-        else:
-            array = item
+    def read(self, item: Any) -> dict[str, Any]:
+        """One image, prepared for the model: a path, or what `imageio.decode.read_given` takes."""
+        read = read_image if isinstance(item, str | Path) else read_given
+        array = read(item, apply_exif=self.apply_exif, channels=self.channels)
         # Gray is made of RGB, as in training.
         channels = 3 if self.channels == 1 else self.channels
-        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != channels:
+        if array.shape[2] != channels:
             raise ImageError(
-                path or "the array",
+                str(item) if isinstance(item, str | Path) else "the image",
                 f"expected uint8 [H, W, {channels}], got {array.dtype} {list(array.shape)}",
             )
         # Evaluation's transforms draw nothing, so any generator does.

@@ -24,7 +24,7 @@ from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.heads.linear import DistilledHead
 from passl_sot.modeling.losses import hard_distillation, soft_distillation
 from passl_sot.modeling.schema import read_model
-from passl_sot.tasks.base import TASKS, Batch
+from passl_sot.tasks.base import TASKS, Batch, check_card
 from passl_sot.tasks.classification import ClassificationTask
 from passl_sot.utils.logger import get_logger
 from passl_sot.weights import state
@@ -143,6 +143,8 @@ def _build_teacher(
     if faults:
         raise ConfigError(faults)
     arrays, meta = read_weights(section.weights)
+    if meta:
+        check_card(section.weights, meta)
     known = meta.get("class_names")
     if known and list(known) != list(class_names):
         raise CheckpointError(

@@ -6,15 +6,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def replace_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def temporary_name(path: Path) -> Path:
+    """A new name beside `path` that nobody can foresee, and so put a link or a file of their own at."""
+    return path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
+
+
+def replace_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Writes a file under another name in its folder, and only then gives it its own.
 
-    Whoever reads `path` finds the old file or the new one, after a power cut too. `write` may read what it
-    has flushed from the file's `name`; where it raises, `path` is untouched and nothing is left behind.
+    Whoever reads `path` finds the old file or the new one, after a power cut too. `write` may read
+    what it has flushed; where it raises, `path` is untouched and nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    temporary = temporary_name(path)
     try:
-        with temporary.open("xb") as file:
+        # "x" makes a new file, and follows no link to another one.
+        with temporary.open("x+b") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())  # else the new name could survive a power cut, and the bytes not

@@ -7,6 +7,7 @@ a temporary name, read back, compared, and only then renamed. A checksum in the 
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -17,18 +18,21 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
 from passl_sot.config import zh
-from passl_sot.utils.files import replace_atomically
-from passl_sot.weights import CheckpointError, is_safetensors
+from passl_sot.utils.files import replace_atomically, temporary_name
+from passl_sot.weights import CheckpointError, reading
+from passl_sot.weights.budget import Budget
 from passl_sot.weights.pdparams import read_pdparams
+from passl_sot.weights.safetensors_file import is_safetensors, read_safetensors
+from passl_sot.weights.stored import read_arrays
 
 # 1: the checksum covers names and contents of tensors. 2: also their shapes and types, and the JSON text.
 FORMAT = 2
 META_KEY = "passl_sot"
 DIGEST_KEY = "sha256"
+_DEEPEST = 100  # sections in each other
 _ELSEWHERE = " or set output_dir to another place"
 Check = Callable[[Path, dict], None]
 
@@ -106,9 +110,9 @@ def write_whole(path: Path, content: bytes) -> None:
 
     def write(file: BinaryIO) -> None:
         file.write(content)
-        file.flush()
+        file.seek(0)
         # A silent fault of the disk would otherwise show when the file is needed.
-        if Path(file.name).read_bytes() != content:
+        if file.read() != content:
             raise CheckpointError(f"{path} differs from what was written to it: check the disk")
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,13 +131,14 @@ def copy_checkpoint(source: Path, target: Path) -> None:
 
 def _second_name(source: Path, target: Path) -> Path:
     """A temporary file beside `target` with the contents of `source`."""
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = temporary_name(target)
     try:
         os.link(source, temporary)
     except OSError:
         try:
-            shutil.copyfile(source, temporary)
+            # As another's link could stand there by now, it must be a new file.
+            with source.open("rb") as old, temporary.open("xb") as new:
+                shutil.copyfileobj(old, new)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
@@ -171,23 +176,17 @@ def read_checkpoint(path: str | Path, check: Check | None = None) -> Checkpoint:
             which gets file and JSON part, misses something.
     """
     path = _with_suffix(Path(path), "checkpoint")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or no checkpoint of passl_sot ({error})") from error
-    if META_KEY not in header:
-        raise CheckpointError(
-            f"{path} holds tensors but no passl_sot header: it is weights, not a checkpoint"
-        )
-    text = header[META_KEY]
-    meta = _parse(path, text)
-    if header.get(DIGEST_KEY) != _digest(tensors, text, meta["format"]):
-        raise CheckpointError(f"{path} is damaged: its contents don't match the checksum in its header")
+    with reading(path):
+        budget = Budget.of(path)
+        tensors, header = read_safetensors(path, budget)
+        if META_KEY not in header:
+            raise CheckpointError("it holds tensors but no passl_sot header: it is weights, not a checkpoint")
+        saved = Checkpoint(path, read_arrays(tensors, budget), parse_header(header[META_KEY]))
+        if header.get(DIGEST_KEY) != _digest(saved.tensors, header[META_KEY], saved.meta["format"]):
+            raise CheckpointError("it is damaged: its contents don't match the checksum in its header")
     if check:
-        check(path, meta)
-    return Checkpoint(path, tensors, meta)
+        check(path, saved.meta)
+    return saved
 
 
 def read_header(path: str | Path) -> tuple[Path, dict]:
@@ -198,40 +197,49 @@ def read_header(path: str | Path) -> tuple[Path, dict]:
     """
     path = _with_suffix(Path(path), "checkpoint")
     header: dict[str, str] = {}
-    with path.open("rb") as file:
-        head = file.read(16)
-    if is_safetensors(path, head):
-        try:
-            with safe_open(path, framework="numpy") as tensors:
-                header = tensors.metadata() or {}
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"{path} is damaged or no checkpoint of passl_sot ({error})") from error
-    if META_KEY not in header:
-        raise CheckpointError(
-            f"{path} is no checkpoint, which would hold its config: name one with -c" + zh("config_missing")
-        )
-    return path, _parse(path, header[META_KEY])
+    with reading(path):
+        with path.open("rb") as file:
+            head = file.read(16)
+        if is_safetensors(path, head):
+            header = read_safetensors(path, Budget.of(path))[1]
+        if META_KEY not in header:
+            raise CheckpointError(
+                "it is no checkpoint, which would hold its config: name one with -c" + zh("config_missing")
+            )
+        return path, parse_header(header[META_KEY])
 
 
-def _parse(path: Path, text: str) -> dict:
-    """The JSON part, of a format that this version knows."""
+def parse_header(text: str) -> dict:
+    """The JSON part, of a format that this version knows; else a CheckpointError without a file's name."""
     try:
         meta = json.loads(text)
+        # Half of a surrogate pair is no text that one could print.
+        json.dumps(meta, ensure_ascii=False).encode()
+        depth = _depth(meta)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: its header is no JSON text ({error})") from error
+        raise CheckpointError(f"it is damaged: its header is no JSON text ({error})") from error
     version = isinstance(meta, dict) and meta.get("format")
+    if depth > _DEEPEST:
+        raise CheckpointError(f"it is damaged: its header has sections in each other, {depth} deep")
     if type(version) is not int or version < 1:
-        raise CheckpointError(f"{path} is damaged: its header has no format number")
+        raise CheckpointError("it is damaged: its header has no format number")
     if version > FORMAT:
         raise CheckpointError(
-            f"{path} is of format {version}, written by a newer version of passl_sot; this one reads up to "
+            f"it is of format {version}, written by a newer version of passl_sot; this one reads up to "
             f"format {FORMAT}: update passl_sot" + zh("written_by_newer")
         )
     return meta
 
 
+def _depth(value: Any) -> int:
+    inside = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(_depth, inside), default=0) if isinstance(value, dict | list) else 0
+
+
 def require(path: str | Path, meta: Mapping[str, Any], wanted: Mapping[str, type]) -> None:
     """Checks that a checkpoint's JSON part has the `wanted` dotted keys, sections first, with such values.
+
+    An `int` is a count: 0 or more.
 
     Raises:
         CheckpointError: A key is missing or holds something of another type; names file and key.
@@ -242,21 +250,29 @@ def require(path: str | Path, meta: Mapping[str, Any], wanted: Mapping[str, type
             if part not in value:
                 raise CheckpointError(f"{path} is incomplete: its header has no {key}")
             value = value[part]
-        if not isinstance(value, kind):
-            raise CheckpointError(
-                f"{path} is damaged: {key} in its header is a {type(value).__name__}, not a {kind.__name__}"
-            )
+        fault = ""
+        if type(value) is not kind:
+            fault = f"a {type(value).__name__}, not a {kind.__name__}"
+        elif kind is int and not is_count(value):
+            fault = "no count"
+        if fault:
+            raise CheckpointError(f"{path} is damaged: {key} in its header is {fault}")
+
+
+def is_count(value: Any, least: int = 0) -> bool:
+    """Whether a value of a JSON text is a whole number that can count something."""
+    return type(value) is int and least <= value < 2**53
 
 
 def _position(path: Path) -> tuple[float, ...]:
     """Sort key (epoch, batch, step); unreadable files sort last: they are tried, and reported, first."""
     # Not the file's time, which copying changes.
     try:
-        with safe_open(path, framework="numpy") as file:
-            progress = json.loads((file.metadata() or {})[META_KEY])["progress"]
-        return (progress["epoch"], progress["batches"], progress["step"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-        return (float("inf"),)
+        progress = parse_header(read_safetensors(path, Budget.of(path))[1][META_KEY])["progress"]
+        place = (progress["epoch"], progress["batches"], progress["step"])
+    except (CheckpointError, OSError, KeyError, TypeError):
+        place = ()
+    return place if place and all(map(is_count, place)) else (math.inf,)
 
 
 def find_latest(folder: Path, warn: Callable[[str], None], check: Check | None = None) -> Checkpoint | None:
@@ -298,19 +314,15 @@ def read_weights(path: str | Path, prefer: str | None = None) -> tuple[dict[str,
     # By contents, not by name: downloads often have the wrong suffix.
     with path.open("rb") as file:
         head = file.read(16)
-    if not is_safetensors(path, head):
-        if head[:2] == b"PK" or path.suffix in (".pth", ".pt", ".tar"):
-            raise CheckpointError(f"{path} is a PyTorch file: convert it with tools/convert_torch.py first")
-        if head[:1] == b"\x80":
-            return read_pdparams(path), {}
-    try:
-        with safe_open(path, framework="numpy") as file:
-            if META_KEY not in (file.metadata() or {}):
-                return {name: file.get_tensor(name) for name in file.keys()}, {}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or holds no weights this project reads ({error})"
-        ) from error
+    if not is_safetensors(path, head) and (head[:2] == b"PK" or path.suffix in (".pth", ".pt", ".tar")):
+        raise CheckpointError(f"{path} is a PyTorch file: convert it with tools/convert_torch.py first")
+    with reading(path):
+        budget = Budget.of(path)
+        if not is_safetensors(path, head) and head[:1] == b"\x80":
+            return read_pdparams(path, budget), {}
+        tensors, header = read_safetensors(path, budget)
+        if META_KEY not in header:
+            return read_arrays(tensors, budget), {}
     checkpoint = read_checkpoint(path)
     kind = prefer or checkpoint.meta.get("best_by", "raw")
     if kind not in ("raw", "ema"):

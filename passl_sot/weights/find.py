@@ -1,34 +1,29 @@
 """Finds the weights in a file: its kind, the state dicts in it, and the one to take."""
 
-import json
-import math
+import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from passl_sot.weights import CheckpointError, is_safetensors, torch_file
+from passl_sot.weights import CheckpointError, reading, torch_file
+from passl_sot.weights.budget import Budget
+from passl_sot.weights.checkpoint import META_KEY, parse_header
 from passl_sot.weights.pdparams import as_array, load_paddle_pickle
 from passl_sot.weights.safe_pickle import load_pickle
-from passl_sot.weights.torch_file import Storage, TorchTensor
+from passl_sot.weights.safetensors_file import is_safetensors, read_safetensors
+from passl_sot.weights.stored import StoredTensor, read_arrays
 
 _PADDLE_SUFFIXES = (".pdparams", ".pdema", ".pd", ".pdmodel")
-_OWN_HEADER = "passl_sot"
 # In this order: training files of timm's kind hold averaged weights, and the accuracies published from them
 # are theirs; DeiT's and Swin's evaluate `model`.
 _USUAL = (
     "state_dict_ema", "state_dict", "model", "model_state_dict", "model_state", "model_ema", "ema_state_dict",
     "ema", "module", "net",
 )  # fmt: skip
-_SAFETENSORS_TYPES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
-    "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
-    "BOOL": "bool",
-}  # fmt: skip
 # Beginnings of files that people take for weights: offset, bytes, and the cure.
 _OTHER_KINDS = (
     (0, b"\x1f\x8b", "it is compressed by gzip: unpack it first"),
@@ -45,6 +40,7 @@ class Source:
     kind: str  # for messages
     layout: Literal["torch", "paddle"]  # a Linear's weight is [out, in], or [in, out]
     content: Any  # nested dictionaries, with tensors and other values as leaves
+    budget: Budget  # for the tensors
     preferred: str | None = None  # key of the state dict that the file itself recommends
 
 
@@ -52,7 +48,7 @@ class Source:
 class StateDict:
     """The state dict that was taken out of a file."""
 
-    arrays: dict[str, np.ndarray]  # by their names in the file
+    arrays: dict[str, Any]  # NumPy's, by their names in the file
     key: str  # where it was: a dotted key, or "" for the file's top
     others: list[str] = field(default_factory=list)  # keys of the file's other state dicts
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (name, type) of other entries
@@ -77,29 +73,21 @@ def read_source(path: str | Path) -> Source:
         near = sorted(file.name for file in path.parent.glob("*") if file.suffix in suffixes)
         hint = f"; {path.parent} has {', '.join(near[:8])}" * bool(near)
         raise CheckpointError(f"no file {path}{hint}")
-    with path.open("rb") as file:
-        head = file.read(512)
-    try:
+    with reading(path):
+        with path.open("rb") as file:
+            head = file.read(512)
         if not head:
             raise CheckpointError("it is empty")
-        return _open(path, head)
-    except CheckpointError as error:
-        if str(path) in str(error):
-            raise
-        raise CheckpointError(f"{path}: {error}") from None
-    except OSError as error:
-        raise CheckpointError(f"can't read {path}: {error.strerror or error}") from error
+        return _open(path, head, Budget.of(path))
 
 
-def _open(path: Path, head: bytes) -> Source:
-    if is_safetensors(path, head):
-        return _open_safetensors(path)
-    if path.suffix == ".safetensors":
-        raise CheckpointError("it is damaged or cut short (its header doesn't fit)")
+def _open(path: Path, head: bytes, budget: Budget) -> Source:
+    if is_safetensors(path, head) or path.suffix == ".safetensors":
+        return _open_safetensors(path, budget)
     if head[:2] == b"PK":
-        return _open_zip(path)
+        return _open_zip(path, budget)
     if head[:1] == b"\x80":
-        return _open_pickle(path)
+        return _open_pickle(path, budget)
     for offset, mark, cure in _OTHER_KINDS:
         if head[offset:].startswith(mark):
             raise CheckpointError(cure)
@@ -108,87 +96,79 @@ def _open(path: Path, head: bytes) -> Source:
     raise CheckpointError("it is damaged, or no .pth, .pt, .pth.tar, .safetensors, .npz or .pdparams file")
 
 
-def _open_pickle(path: Path) -> Source:
+def _open_pickle(path: Path, budget: Budget) -> Source:
     if path.suffix in _PADDLE_SUFFIXES:
-        return Source(path, "Paddle file", "paddle", load_paddle_pickle(path))
+        return Source(path, "Paddle file", "paddle", load_paddle_pickle(path, budget), budget)
     with path.open("rb") as file:
-        if load_pickle(file) == torch_file.MAGIC:
-            return Source(
-                path, "PyTorch file (format before 1.6)", "torch", torch_file.read_legacy(file, path)
-            )
+        if load_pickle(file, budget=budget) == torch_file.MAGIC:
+            content = torch_file.read_legacy(file, path, budget)
+            return Source(path, "PyTorch file (format before 1.6)", "torch", content, budget)
     raise CheckpointError("it is a pickle that torch.save didn't write; name it .pdparams if paddle.save did")
 
 
-def _open_zip(path: Path) -> Source:
+def _open_zip(path: Path, budget: Budget) -> Source:
     try:
         archive = zipfile.ZipFile(path)  # stays open for the tensors, which are read later
     except torch_file.ZIP_ERRORS as error:
         raise CheckpointError(f"it is damaged or cut short ({error})") from error
     names = archive.namelist()
-    if not names or not all(name.endswith(".npy") for name in names):
-        return Source(path, "PyTorch file (zip format)", "torch", torch_file.read_zip(archive))
+    if names and all(name.endswith(".npy") for name in names):
+        return Source(path, "NumPy .npz", "torch", read_npz(path, budget), budget)
+    content = torch_file.read_zip(archive, budget)
+    return Source(path, "PyTorch file (zip format)", "torch", content, budget)
+
+
+def read_npz(path: Path, budget: Budget) -> dict[str, np.ndarray]:
+    """The arrays of a `.npz`.
+
+    Raises:
+        CheckpointError: It is damaged, of other things than numbers, or too large for the budget.
+    """
     try:
+        with zipfile.ZipFile(path) as archive:
+            # More than this is not unpacked, whatever the compressed bytes go on to.
+            budget.take(sum(member.file_size for member in archive.infolist()))
         with np.load(path, allow_pickle=False) as file:
-            return Source(path, "NumPy .npz", "torch", dict(file))
-    except (*torch_file.ZIP_ERRORS, ValueError, MemoryError) as error:
+            return dict(file)
+    except CheckpointError:
+        raise
+    except Exception as error:  # NumPy's parser of headers lets through any that Python's has
         raise CheckpointError(f"it is damaged or holds Python objects, refused ({error})") from error
 
 
-def _open_safetensors(path: Path) -> Source:
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        try:
-            header = json.loads(file.read(size))
-            meta = header.pop("__metadata__", None) or {}
-            begin = 8 + size
-            tensors = {name: _safe_tensor(path, begin, name, entry) for name, entry in header.items()}
-        except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
-            raise CheckpointError(f"it is damaged or no safetensors file ({error})") from error
-    if _OWN_HEADER not in meta:
-        return Source(path, "safetensors", "torch", tensors)
+def _open_safetensors(path: Path, budget: Budget) -> Source:
+    tensors, meta = read_safetensors(path, budget)
+    if META_KEY not in meta:
+        return Source(path, "safetensors", "torch", tensors, budget)
     parts: dict[str, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
-        parts.setdefault(part, {})[rest] = tensor
-    # The optimizer's arrays go by names of parameters too, but are no weights.
-    parts.pop("optimizer", None)
-    best_by = json.loads(meta[_OWN_HEADER]).get("best_by", "raw")
+        # The optimizer's arrays go by names of parameters too, but are no weights.
+        if part in ("model", "ema"):
+            parts.setdefault(part, {})[rest] = tensor
+    best_by = parse_header(meta[META_KEY]).get("best_by", "raw")
     preferred = "model" if best_by == "raw" else "ema"
-    return Source(path, "checkpoint of passl_sot", "paddle", parts, preferred)
+    return Source(path, "checkpoint of passl_sot", "paddle", parts, budget, preferred)
 
 
-def _safe_tensor(path: Path, begin: int, name: str, entry: dict) -> TorchTensor:
-    """One entry of a safetensors file whose tensors begin at that byte."""
-    dtype = _SAFETENSORS_TYPES.get(entry["dtype"])
-    if dtype is None:
-        raise CheckpointError(f"{name} is of type {entry['dtype']}, which is not read here")
-    shape = [int(side) for side in entry["shape"]]
-    start, end = entry["data_offsets"]
-    storage = Storage(name, dtype, math.prod(shape), partial(torch_file.read_at, path, begin + start))
-    if start < 0 or end - start != storage.count * storage.itemsize:
-        raise CheckpointError(f"it is damaged ({name} of {shape} has {end - start} bytes)")
-    if begin + end > path.stat().st_size:
-        raise CheckpointError(f"it is cut short: {name} lies beyond its end")
-    return TorchTensor(storage, 0, shape, [math.prod(shape[axis + 1 :]) for axis in range(len(shape))])
-
-
-def _tensor(value: Any) -> TorchTensor | np.ndarray | None:
+def _tensor(value: Any) -> StoredTensor | np.ndarray | None:
     """The tensor of an entry; None where it is none."""
-    return value if isinstance(value, TorchTensor) else as_array(value)
+    return value if isinstance(value, StoredTensor) else as_array(value)
 
 
-def _state_dicts(content: Any, prefix: str = "", depth: int = 4) -> dict[str, dict]:
+def _state_dicts(content: Any, budget: Budget, prefix: str = "", depth: int = 4) -> dict[str, dict]:
     """Every dictionary in the file that has tensors with names, by its dotted key."""
     # Four levels: such as {"checkpoint": {"model": {"state_dict": ...}}}, and no endless recursion.
     if not isinstance(content, Mapping) or depth == 0:
         return {}
+    budget.take(sys.getsizeof(content) + len(prefix))  # one dictionary may stand in many places
     found: dict[str, dict] = {}
     tensors = [_tensor(value) for name, value in content.items() if isinstance(name, str)]
     if any(tensor is not None and tensor.shape for tensor in tensors):  # a lone number is an accuracy
         found[prefix] = dict(content)
     for name, value in content.items():
         if isinstance(name, str):
-            found |= _state_dicts(value, f"{prefix}.{name}".removeprefix("."), depth - 1)
+            found |= _state_dicts(value, budget, f"{prefix}.{name}".removeprefix("."), depth - 1)
     return found
 
 
@@ -216,7 +196,8 @@ def find_state_dict(source: Source, key: str | None = None) -> StateDict:
     Raises:
         CheckpointError: There is none, none by that key, or several without a usual name; lists them.
     """
-    found = _state_dicts(source.content)
+    with reading(source.path):
+        found = _state_dicts(source.content, source.budget)
     if not found:
         held = f"a {type(source.content).__name__}"
         if isinstance(source.content, Mapping) and source.content:
@@ -233,10 +214,17 @@ def find_state_dict(source: Source, key: str | None = None) -> StateDict:
         tensor = _tensor(value)
         if tensor is None or not isinstance(name, str):
             result.skipped.append((str(name), type(value).__name__))
-            continue
-        try:
-            result.arrays[name] = tensor.array() if isinstance(tensor, TorchTensor) else tensor
-        except (CheckpointError, MemoryError) as error:
-            reason = str(error) or "too large for this memory"
-            raise CheckpointError(f"{source.path}: {name}: {reason}") from None
+        else:
+            result.arrays[name] = tensor
+    with reading(source.path):
+        _check_names([*found, *result.arrays, *(name for name, _ in result.skipped)])
+        stored = {name: value for name, value in result.arrays.items() if isinstance(value, StoredTensor)}
+        result.arrays |= read_arrays(stored, source.budget)
     return result
+
+
+def _check_names(names: list[str]) -> None:
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError as error:  # of half a surrogate pair, which pickles can hold
+        raise CheckpointError("it is damaged (a name in it is no text)") from error

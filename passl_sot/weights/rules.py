@@ -42,6 +42,8 @@ class KeyRules:
     # backbone) and that official state dicts hold all the same. A file's table for which a model of this size
     # has no use is left aside.
     tables: tuple[str, ...] = (r"(.*\.)?pos_embed",)
+    # The setting by which a model takes such a table from a file that has learned it.
+    to_learn_tables: str = ""
     # Regular expressions of official names of 1×1 convolutions that are a Linear here.
     pointwise: tuple[str, ...] = ()
     # Names in the backbone of convolutions over the image, of which at most one is there; their weights
@@ -99,6 +101,21 @@ def adapt_channels(weight: np.ndarray, in_chans: int) -> np.ndarray:
     return (repeated * (old / in_chans)).astype(weight.dtype)
 
 
+def _adapt_position_table(backbone: Any, array: np.ndarray) -> np.ndarray:
+    """A learned position table ``[1, P+N, C]`` at a backbone's grid; a ValueError if it is not square."""
+    prefix = backbone.num_prefix_tokens
+    rows, columns = backbone.grid_size
+    if array.ndim != 3 or array.shape[1] == prefix + rows * columns:
+        return array
+    # The file does not tell its grid; all published models are for square images.
+    side = math.isqrt(max(array.shape[1] - prefix, 0))
+    if side < 1 or side * side != array.shape[1] - prefix:
+        raise ValueError(
+            f"a position table of {array.shape[1]} rows is no square grid with {prefix} prefix token(s)"
+        )
+    return resize_position_table(array, prefix, (side, side), (rows, columns))
+
+
 def key_rules(backbone: Any) -> KeyRules:
     """The rules for a backbone: those named as the nearest class in its line of bases that has some."""
     # A user's class that extends a family keeps the family's names.
@@ -125,17 +142,7 @@ class DeiT(KeyRules):
 
     def adapt(self, name: str, array: np.ndarray) -> np.ndarray:
         """A position table of another (square) grid, interpolated as the official fine-tuning does it."""
-        prefix = self.backbone.num_prefix_tokens
-        rows, columns = self.backbone.grid_size
-        if name != "pos_embed" or array.ndim != 3 or array.shape[1] == prefix + rows * columns:
-            return array
-        # The file does not tell its grid; all published models are for square images.
-        side = math.isqrt(max(array.shape[1] - prefix, 0))
-        if side < 1 or side * side != array.shape[1] - prefix:
-            raise ValueError(
-                f"a position table of {array.shape[1]} rows is no square grid with {prefix} prefix token(s)"
-            )
-        return resize_position_table(array, prefix, (side, side), (rows, columns))
+        return _adapt_position_table(self.backbone, array) if name == "pos_embed" else array
 
 
 @KEY_RULES.register()
@@ -223,8 +230,11 @@ class Swin(KeyRules):
         """A bias table of another window, interpolated as the authors' loading does it."""
         if not name.endswith(".relative_position_bias_table") or array.ndim != 2:
             return array
-        _, stage, _, block, *_ = name.split(".")
-        window = self.backbone.layers[int(stage)].blocks[int(block)].attn.window
+        try:
+            _, stage, _, block, *_ = name.split(".")
+            window = self.backbone.layers[int(stage)].blocks[int(block)].attn.window
+        except (ValueError, IndexError):
+            return array  # of a block that this model doesn't have
         side = math.isqrt(len(array))
         if side * side != len(array) or side % 2 == 0:
             raise ValueError(f"a bias table of {len(array)} rows is for no square window")
@@ -240,6 +250,12 @@ class T2TViT(KeyRules):
 
     official = ((r"^head\.(weight|bias)$", r"head.fc.\1"), TO_BACKBONE)
     foreign = MappingProxyType({"PASSL": ((r"^head\.fc_cls\.", "head.fc."),)})
+    to_learn_tables = "model.architecture.pos_embed=learned"
+
+    def adapt(self, name: str, array: np.ndarray) -> np.ndarray:
+        """A learned position table of another (square) grid, interpolated as ``resize`` does it."""
+        learns = name == "pos_embed" and self.backbone.learns_positions
+        return _adapt_position_table(self.backbone, array) if learns else array
 
     def adapt_input(self, name: str, array: np.ndarray) -> np.ndarray:
         """The entries that see the cut image, whose columns are channel by channel 7×7 pixels.
@@ -250,7 +266,7 @@ class T2TViT(KeyRules):
         in_chans = self.backbone.in_chans
         first, _, rest = name.partition("attention1.")
         columns = array.shape[-1] if array.ndim else 0
-        if first != "tokens_to_token." or columns % _WINDOW or columns == _WINDOW * in_chans:
+        if first != "tokens_to_token." or columns in (0, _WINDOW * in_chans) or columns % _WINDOW:
             return array
         # Named kqv in the performer, attn.qkv in the transformer.
         if rest in ("kqv.weight", "attn.qkv.weight"):

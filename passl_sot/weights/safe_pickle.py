@@ -11,6 +11,8 @@ is on no list ends the reading with an error that spells it.
 
 import pickletools
 import re
+import reprlib
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal, TypeVar
@@ -18,6 +20,7 @@ from typing import Any, BinaryIO, Literal, TypeVar
 import numpy as np
 
 from passl_sot.weights import CheckpointError
+from passl_sot.weights.budget import Budget
 
 Maker = Callable[..., Any]
 _T = TypeVar("_T")
@@ -48,7 +51,7 @@ class DType(Record):
 
     def __init__(self, code: str = "", *_: Any) -> None:
         if not isinstance(code, str) or not re.fullmatch(r"[<>|=]?[?biufcUS]\d*", code):
-            raise CheckpointError(f"it holds an array of type {code!r}, not of numbers")
+            raise CheckpointError(f"it holds an array of type {reprlib.repr(code)}, not of numbers")
         self.dtype = np.dtype(code)
 
     def build(self, state: Any) -> None:
@@ -83,12 +86,27 @@ def _scalar(dtype: Any, raw: Any = b"") -> Any:
 
 def _encode(text: str, encoding: str = "latin1", *_: Any) -> bytes:
     if encoding not in ("latin1", "latin-1", "utf-8", "utf8", "ascii"):
-        raise CheckpointError(f"it asks for the encoding {encoding!r}, which weights don't need")
+        raise CheckpointError(f"it asks for the encoding {reprlib.repr(encoding)}, which weights don't need")
     return text.encode(encoding)
 
 
+def _items(value: Any = ()) -> Iterable[Any]:
+    """What a container is made of; not of a text's or an array's parts, which would be made for it."""
+    if not isinstance(value, list | tuple | dict | set | frozenset):
+        raise CheckpointError(f"it makes a container of a {type(value).__name__}, which weights don't need")
+    return value
+
+
+def _list(items: Iterable[Any] = ()) -> list:
+    return list(_items(items))
+
+
+def _tuple(items: Iterable[Any] = ()) -> tuple:
+    return tuple(_items(items))
+
+
 def _set(items: Iterable[Any] = ()) -> set:
-    return {_key(item) for item in items}
+    return {_key(item) for item in _items(items)}
 
 
 def _frozenset(items: Iterable[Any] = ()) -> frozenset:
@@ -100,16 +118,15 @@ def _mapping(*args: Any) -> dict:
     content: Any = ()
     if args and not isinstance(args[-1], Name):
         content = args[-1] or ()
-    if isinstance(content, Mapping):
-        content = content.items()
-    return {_key(key): value for key, value in content}
+    pairs = content.items() if isinstance(content, Mapping) else _items(content)
+    return {_key(key): value for key, value in pairs}
 
 
 # What a pickle may mention, and the function that makes a value where it is called; None: it may not be.
 NUMPY_NAMES: dict[str, Maker | None] = {
     "builtins.bytes": lambda: b"",  # protocols before 3 have no instruction for it
-    "builtins.tuple": tuple,
-    "builtins.list": list,
+    "builtins.tuple": _tuple,
+    "builtins.list": _list,
     "builtins.dict": _mapping,
     "builtins.set": _set,
     "builtins.frozenset": _frozenset,
@@ -140,7 +157,11 @@ def _refuse(identifier: Any) -> Any:
 
 
 def load_pickle(
-    file: BinaryIO, names: Mapping[str, Maker | None] = NUMPY_NAMES, persistent: Maker = _refuse
+    file: BinaryIO,
+    names: Mapping[str, Maker | None] = NUMPY_NAMES,
+    persistent: Maker = _refuse,
+    *,
+    budget: Budget | None = None,
 ) -> Any:
     """Reads one pickle from where `file` stands, up to and with its last instruction.
 
@@ -148,11 +169,13 @@ def load_pickle(
         file: Binary file.
         names: As `NUMPY_NAMES`; any other name ends the reading.
         persistent: Makes a value from a persistent identifier; by default they are refused.
+        budget: What may be made; by default as little as of an empty file.
 
     Raises:
-        CheckpointError: It asks for another name, or is damaged. The message has no file name.
+        CheckpointError: It asks for another name, for more than the budget has, or is damaged. The message
+            has no file name.
     """
-    machine = _Machine(names, persistent)
+    machine = _Machine(names, persistent, budget or Budget(0))
     try:
         for opcode, argument, _ in pickletools.genops(file):
             machine.step(opcode.name, argument)
@@ -185,10 +208,19 @@ def _entries(items: list[Any]) -> dict:
     return {_key(key): value for key, value in zip(items[::2], items[1::2], strict=True)}
 
 
+def _cost(value: Any) -> int:
+    """Bytes of memory that a value takes without what it refers to."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    # Objects have attributes.
+    return sys.getsizeof(value) + 512 * hasattr(value, "__dict__")
+
+
 _MARK = object()
-# Instructions whose value stands in the file.
+_MEMOIZED = 100  # bytes of memory of an entry, nearly
+# Instructions whose value stands in the file. LONG4, for numbers of over 600 digits, isn't needed.
 _PUSHED = frozenset(
-    {"INT", "LONG", "LONG1", "LONG4", "BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT"}
+    {"INT", "LONG", "LONG1", "BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT"}
     | {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
     | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 )
@@ -217,7 +249,8 @@ _TAKES: dict[str, int | None] = {
 class _Machine:
     """The stack and memory of one pickle."""
 
-    def __init__(self, names: Mapping[str, Maker | None], persistent: Maker) -> None:
+    def __init__(self, names: Mapping[str, Maker | None], persistent: Maker, budget: Budget) -> None:
+        self.budget = budget
         self.names = names
         self.persistent = persistent
         self.stack: list[Any] = []
@@ -228,33 +261,36 @@ class _Machine:
         stack = self.stack
         items = self.take(_TAKES.get(name, 0))
         if name in _PUSHED:
-            stack.append(argument)
+            self.push(argument)
         elif name in _MADE:
-            stack.append(_MADE[name](items))
+            self.push(_MADE[name](items))
         elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
             if argument is None:  # MEMOIZE counts by itself
                 argument = len(self.memory)
             self.memory[argument] = stack[-1]
+            self.budget.take(_MEMOIZED)
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(self.memory[argument])
         elif name in ("APPEND", "APPENDS"):
-            self.last(list, "values appended to what is no list").extend(items)
+            self.grow(list, "values appended to what is no list", list.extend, items)
         elif name in ("SETITEM", "SETITEMS"):
-            self.last(dict, "entries set in what is no dictionary").update(_entries(items))
+            self.grow(dict, "entries set in what is no dictionary", dict.update, _entries(items))
         elif name == "ADDITEMS":  # sets of protocol 4; earlier ones call builtins.set
-            self.last(set, "values added to what is no set").update(_set(items))
+            self.grow(set, "values added to what is no set", set.update, _set(items))
         elif name == "GLOBAL":
-            stack.append(self.name(argument.replace(" ", ".", 1)))
+            self.push(self.name(argument.replace(" ", ".", 1)))
         elif name == "STACK_GLOBAL":
-            stack.append(self.name(f"{items[0]}.{items[1]}"))
+            self.push(self.name(*items))
         elif name in ("REDUCE", "NEWOBJ"):  # NEWOBJ, cls.__new__(cls, *arguments), is the same to a maker
-            stack.append(self.make(items[0], items[1]))
+            self.push(self.make(items[0], items[1]))
         elif name in ("PERSID", "BINPERSID"):
-            stack.append(self.persistent(*(items or [argument])))
+            self.push(self.persistent(*(items or [argument])))
         elif name == "BUILD":
             # Attributes of a dictionary, such as versions, are not needed.
             if not isinstance(stack[-1], dict):
-                self.last(Record, f"a state for a {type(stack[-1]).__name__}").build(items[0])
+                record = self.last(Record, f"a state for a {type(stack[-1]).__name__}")
+                record.build(items[0])
+                self.budget.take(_cost(plain(record)))
         elif name not in ("POP", "POP_MARK", "PROTO", "FRAME", "STOP"):
             raise CheckpointError(f"it has the pickle instruction {name}, which weights don't need")
 
@@ -272,16 +308,29 @@ class _Machine:
         del self.stack[start - (count is None) :]
         return items
 
+    def push(self, value: Any) -> None:
+        """Puts a new value on the stack, at its price."""
+        self.budget.take(_cost(value))
+        self.stack.append(value)
+
+    def grow(self, kind: type[_T], complaint: str, add: Callable[[_T, Any], Any], items: Any) -> None:
+        """Adds to the container on top of the stack, at the price of its growth."""
+        container = self.last(kind, complaint)
+        before = sys.getsizeof(container)
+        add(container, items)
+        self.budget.take(sys.getsizeof(container) - before)
+
     def last(self, kind: type[_T], complaint: str) -> _T:
         """The value on top of the stack, which must be of this kind."""
         if not isinstance(self.stack[-1], kind):
             raise CheckpointError(f"it is damaged ({complaint})")
         return self.stack[-1]
 
-    def name(self, text: str) -> Name:
-        text = text.replace("__builtin__.", "builtins.", 1)  # Python 2's
+    def name(self, *parts: str) -> Name:
+        text = ".".join(parts).replace("__builtin__.", "builtins.", 1)  # Python 2's
         if text not in self.names:
-            raise CheckpointError(f"it asks for {text}, which weights don't need; refused, nothing was run")
+            shown = text[:200]
+            raise CheckpointError(f"it asks for {shown}, which weights don't need; refused, nothing was run")
         return Name(text)
 
     def make(self, function: Any, arguments: Any) -> Any:

@@ -71,11 +71,17 @@ def optimizer_arrays(optimizer, model: paddle.nn.Layer) -> dict[str, np.ndarray]
 
 
 def load_optimizer(optimizer, model: paddle.nn.Layer, arrays: dict[str, np.ndarray]) -> None:
-    """Restores the arrays of `optimizer_arrays` into an optimizer of this process."""
+    """Restores the arrays of `optimizer_arrays` into an optimizer of this process.
+
+    Raises:
+        CheckpointError: They are of parameters that the model doesn't have.
+    """
     internal = {name: p.name for name, p in model.named_parameters()}
     state: dict = {}
     for key, value in arrays.items():
-        name, suffix = key.split("|")
+        name, _, suffix = key.partition("|")
+        if name not in internal:
+            raise CheckpointError(f"the optimizer's state {key!r} is of no parameter of the model")
         tensor = paddle.to_tensor(value)
         if suffix == _MASTERS:
             state.setdefault(_MASTERS, {})[internal[name]] = tensor

@@ -8,33 +8,25 @@ a view into a storage: offset, sizes, strides. `safe_pickle` decodes it, which c
 """
 
 import io
-import math
 import re
+import reprlib
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from passl_sot.weights import CheckpointError
+from passl_sot.weights.budget import Budget
 from passl_sot.weights.safe_pickle import NUMPY_NAMES, Maker, Name, Record, load_pickle
+from passl_sot.weights.safetensors_file import read_at
+from passl_sot.weights.stored import DTYPES, Storage, StoredTensor
 
 MAGIC = 0x1950A86A20F9469CFC6C
 # Errors of zipfile on damaged archives; RuntimeError on flags that make no sense, such as encryption.
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, OSError, UnicodeError)
-_MOST_EXPANDED = 2**28  # elements of a tensor that repeats a smaller storage (stride 0)
-
-# NumPy has no bfloat16, which is read as uint16 and widened to float32.
-_DTYPES = {
-    "float32": "f4", "float64": "f8", "float16": "f2", "bfloat16": "u2", "int64": "i8", "int32": "i4",
-    "int16": "i2", "int8": "i1", "uint8": "u1", "uint16": "u2", "uint32": "u4", "uint64": "u8", "bool": "?",
-    "complex64": "c8", "complex128": "c16",
-}  # fmt: skip
 _STORAGES = {
     "Float": "float32", "Double": "float64", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64",
     "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool",
@@ -47,86 +39,20 @@ _STORAGE_TYPES = {
 }
 
 
-@dataclass(eq=False)
-class Storage:
-    """The numbers that one or more tensors view."""
-
-    key: str  # its name in the file
-    dtype: str  # PyTorch's name of the element type
-    count: int  # of elements
-    read: Callable[[int], bytes]  # gives so many of its bytes
-    big_endian: bool = False
-    start: int = 0  # first element, where the file keeps a view of a larger storage
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of an element."""
-        return np.dtype(_DTYPES[self.dtype]).itemsize
-
-    def numbers(self, dtype: str) -> np.ndarray:
-        """All elements as a flat read-only array of PyTorch's type `dtype`; bfloat16 as float32."""
-        kind = np.dtype(_DTYPES[dtype]).newbyteorder(">" if self.big_endian else "<")
-        raw = self.read((self.start + self.count) * self.itemsize)[self.start * self.itemsize :]
-        values = np.frombuffer(raw, kind)
-        # Its bits are the upper half of a float32's.
-        if dtype == "bfloat16":
-            values = (values.astype("u4") << 16).view("f4")
-        return values
-
-
-class TorchTensor(Record):
-    """A view into a storage, with PyTorch's name of its type; its numbers are read when asked for."""
-
-    def __init__(self, storage: Storage, offset: int, shape: Any, stride: Any, dtype: str | None = None):
-        self.storage = storage
-        self.offset = offset
-        self.shape = tuple(shape)
-        self.stride = tuple(stride)
-        self.dtype = dtype or storage.dtype
-        numbers = (self.offset, *self.shape, *self.stride)
-        # NumPy takes 64 axes at most; no weights have half of them.
-        sound = isinstance(storage, Storage) and len(self.shape) == len(self.stride) <= 32
-        if not sound or not all(type(n) is int and n >= 0 for n in numbers):
-            raise CheckpointError(f"it is damaged (a tensor of sizes {shape!r} and strides {stride!r})")
-
-    def array(self) -> np.ndarray:
-        """The numbers as an array of their own, in C order; bfloat16 as float32.
-
-        Raises:
-            CheckpointError: The tensor reaches beyond its storage, or the file ends too early.
-        """
-        values = self.storage.numbers(self.dtype)
-        count = math.prod(self.shape)
-        last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
-        if count and last >= values.size:
-            raise CheckpointError(
-                f"it is damaged (a tensor of {list(self.shape)} reaches beyond its storage of {values.size})"
-            )
-        # A stride of 0 makes a shape of any size out of one number.
-        if count > max(values.size, _MOST_EXPANDED):
-            raise CheckpointError(
-                f"a tensor of shape {list(self.shape)} repeats {values.size} numbers; refused"
-            )
-        native = values.dtype.newbyteorder("=")
-        steps = [step * values.itemsize for step in self.stride]
-        view = np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, steps, writeable=False)
-        return np.array(view, dtype=native, order="C")
-
-
-def _rebuild(storage: Any, offset: int, shape: Any, stride: Any, *more: Any) -> TorchTensor:
+def _rebuild(storage: Any, offset: int, shape: Any, stride: Any, *more: Any) -> StoredTensor:
     # more: requires_grad, hooks, and flags of a tensor that is conjugated or negated when used.
     if len(more) > 2 and more[2]:
         raise CheckpointError("it holds a conjugated or negated view; save it with .resolve_neg() first")
-    return TorchTensor(storage, offset, shape, stride)
+    return StoredTensor(storage, offset, shape, stride)
 
 
 def _rebuild_v3(
     storage: Any, offset: int, shape: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Name, *_: Any
-) -> TorchTensor:
+) -> StoredTensor:
     name = dtype.text.removeprefix("torch.")
-    if name not in _DTYPES:
+    if name not in DTYPES:
         raise CheckpointError(f"it holds a tensor of type {dtype.text}, which is not read here")
-    return TorchTensor(storage, offset, shape, stride, name)
+    return StoredTensor(storage, offset, shape, stride, name)
 
 
 def _first(value: Any, *_: Any) -> Any:
@@ -161,14 +87,14 @@ _NAMES: dict[str, Maker | None] = {
     "torch.Size": tuple,
     "yacs.config.CfgNode": NUMPY_NAMES["builtins.dict"],
     **dict.fromkeys(_STORAGE_TYPES),
-    **dict.fromkeys(f"torch.{name}" for name in (*_DTYPES, "Tensor")),
+    **dict.fromkeys(f"torch.{name}" for name in (*DTYPES, "Tensor")),
     **dict.fromkeys(("torch.contiguous_format", "torch.channels_last", "torch.preserve_format")),
 }
 
 
-def _load(file: BinaryIO, *persistent: Maker) -> Any:
+def _load(file: BinaryIO, budget: Budget, *persistent: Maker) -> Any:
     try:
-        return load_pickle(file, _NAMES, *persistent)
+        return load_pickle(file, _NAMES, *persistent, budget=budget)
     except CheckpointError as error:
         if str(error).startswith("it asks for"):
             hint = "; if it is a whole model rather than a state dict, save model.state_dict()"
@@ -176,31 +102,34 @@ def _load(file: BinaryIO, *persistent: Maker) -> Any:
         raise
 
 
-def _storage(identifier: Any, read: Callable[[str, int], bytes], big_endian: bool) -> Storage:
+def _storage(identifier: Any, read: Callable[[str, int], Any], big_endian: bool) -> Storage:
     """The storage of a persistent identifier: ("storage", type, key, device, count), at times with a view."""
     if not isinstance(identifier, tuple):
         identifier = (identifier,)
     if len(identifier) not in (5, 6) or identifier[0] != "storage":
         shown = next(iter(identifier), ())
-        raise CheckpointError(f"it refers to a {shown!r} outside its pickle, which weights don't; refused")
+        raise CheckpointError(
+            f"it refers to a {reprlib.repr(shown)} outside its pickle, which weights don't; refused"
+        )
     _, kind, key, _, count, *views = identifier
-    kind = getattr(kind, "text", repr(kind))  # of a Name
+    kind = getattr(kind, "text", reprlib.repr(kind))  # of a Name
     if kind not in _STORAGE_TYPES:
         raise CheckpointError(f"it holds a storage of type {kind}, which is not read here")
-    if not isinstance(key, str) or type(count) is not int or count < 0:
-        raise CheckpointError(f"it is damaged (a storage {key!r} of {count!r} elements)")
+    if not isinstance(key, str) or type(count) is not int or not 0 <= count < 2**48:
+        shown = f"{reprlib.repr(key)} of {reprlib.repr(count)}"
+        raise CheckpointError(f"it is damaged (a storage {shown} elements)")
     storage = Storage(key, _STORAGE_TYPES[kind], count, partial(read, key), big_endian)
     if views and views[0] is not None:
         _, start, length = views[0]
         storage.start = int(start)
         storage.count = int(length)
-        if min(storage.start, storage.count) < 0:
-            raise CheckpointError(f"it is damaged (a view {views[0]!r} of a storage)")
+        if not 0 <= storage.start <= 2**48 or not 0 <= storage.count <= 2**48:
+            raise CheckpointError(f"it is damaged (a view {reprlib.repr(views[0])} of a storage)")
     return storage
 
 
-def read_zip(archive: zipfile.ZipFile) -> Any:
-    """The objects of a file in the zip format; tensors are :class:`TorchTensor`, which read from it later.
+def read_zip(archive: zipfile.ZipFile, budget: Budget) -> Any:
+    """The objects of a file in the zip format; tensors are :class:`StoredTensor`, which read from it later.
 
     Raises:
         CheckpointError: It is damaged, another kind of zip, or asks for what weights don't need.
@@ -215,32 +144,32 @@ def read_zip(archive: zipfile.ZipFile) -> Any:
     # Files from before PyTorch 2.1 don't say; they are from little-endian machines.
     big_endian = f"{root}byteorder" in names and _member(archive, f"{root}byteorder").strip() == b"big"
 
-    def read(key: str, length: int) -> bytes:
-        return _member(archive, f"{root}data/{key}", length)
+    def read(key: str, length: int) -> Any:
+        return memoryview(_member(archive, f"{root}data/{key}", length))[:length]
 
     pickled = io.BytesIO(_member(archive, f"{root}data.pkl"))
-    return _load(pickled, lambda identifier: _storage(identifier, read, big_endian))
+    return _load(pickled, budget, lambda identifier: _storage(identifier, read, big_endian))
 
 
-def _member(archive: zipfile.ZipFile, name: str, length: int | None = None) -> bytes:
+def _member(archive: zipfile.ZipFile, name: str, length: int = 0) -> bytes:
     try:
         info = archive.getinfo(name)
         if info.compress_type != zipfile.ZIP_STORED:
             # A few kilobytes could expand to any size.
             raise CheckpointError(f"{name} is compressed, which torch.save never does")
-        if length is not None and info.file_size < length:
+        if info.file_size < length:
             raise CheckpointError(f"it is damaged ({name} has {info.file_size} bytes of {length})")
-        return archive.read(info)[:length]
+        return archive.read(info)
     except KeyError:
         raise CheckpointError(f"it is damaged (there is no {name} in it)") from None
     except ZIP_ERRORS as error:
         raise CheckpointError(f"it is damaged ({name}: {error})") from error
 
 
-def read_legacy(file: BinaryIO, path: Path) -> Any:
+def read_legacy(file: BinaryIO, path: Path, budget: Budget) -> Any:
     """The objects of a file, open behind its magic number, in the format before the zip.
 
-    Tensors are :class:`TorchTensor`.
+    Tensors are :class:`StoredTensor`.
 
     Raises:
         CheckpointError: It is damaged, or asks for what weights don't need.
@@ -259,15 +188,15 @@ def read_legacy(file: BinaryIO, path: Path) -> Any:
         itemsizes[storage.key] = storage.itemsize
         return storage
 
-    _load(file)  # the protocol's number, 1001 in every release
-    machine = _load(file)
+    _load(file, budget)  # the protocol's number, 1001 in every release
+    machine = _load(file, budget)
     big_endian = isinstance(machine, dict) and machine.get("little_endian") is False
-    content = _load(file, persistent)
-    keys = _load(file)
+    content = _load(file, budget, persistent)
+    keys = _load(file, budget)
     end = path.stat().st_size
     for key in keys if isinstance(keys, list) else [keys]:
-        if key not in itemsizes:
-            raise CheckpointError(f"it is damaged (a storage {key!r} that no tensor uses)")
+        if not isinstance(key, str) or key not in itemsizes:
+            raise CheckpointError(f"it is damaged (a storage {reprlib.repr(key)} that no tensor uses)")
         count = int.from_bytes(file.read(8), "big" if big_endian else "little", signed=True)
         places[key] = (file.tell(), count * itemsizes[key])
         if count < 0 or sum(places[key]) > end:
@@ -277,10 +206,3 @@ def read_legacy(file: BinaryIO, path: Path) -> Any:
     if lacking:
         raise CheckpointError(f"it is cut short: there is no storage {lacking[0]}")
     return content
-
-
-def read_at(path: Path, start: int, length: int) -> bytes:
-    """So many bytes of a file."""
-    with path.open("rb") as file:
-        file.seek(start)
-        return file.read(length)

@@ -64,6 +64,27 @@ def test_malformed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: 
     assert message("x.yaml") == f"1 fault in the configuration:\n{line}\n（YAML 格式错误）"
 
 
+@pytest.mark.parametrize(
+    ("secret", "said"),
+    [
+        ("secret token here\n", "it is no mapping"),
+        ("- secret token\n", "it is no mapping"),
+        ("root:*:secret token:0\n*secret\n", "x.conf:1: "),
+        ("a: 1\n\tsecret: token\n", "x.conf:2: not valid YAML: a tab stands"),
+        ("secret: 'token\n", "x.conf:1: not valid YAML: a quote is opened"),
+        ('a: "\\Usecrettoken"\n', "x.conf:1: not valid YAML"),
+        ("# secret\n", "x.conf: the file is empty"),
+    ],
+)
+def test_nothing_of_a_base_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str, said: str):
+    """A config may come from someone else, and name any file of this machine."""
+    monkeypatch.chdir(tmp_path)
+    Path("x.conf").write_text(secret, encoding="utf-8")
+    Path("leaf.yaml").write_text("_base_: x.conf\n", encoding="utf-8")
+    text = message("leaf.yaml")
+    assert said in text and "secret" not in text and "token" not in text
+
+
 def test_duplicate_keys_name_both_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     Path("x.yaml").write_text("a: 1\nm:\n  b: 1\n  c: 2\n  b: 3\na: 2\n", encoding="utf-8")

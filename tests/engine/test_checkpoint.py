@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -254,6 +255,54 @@ def test_kill_in_the_middle_of_writing(tmp_path):
     (tmp_path / ".metrics.jsonl.0a1b2c3d.tmp").touch()  # as a kill leaves one of the other records
     ckpt.remove_leftovers(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"writer.py", "last.safetensors"}
+
+
+def test_temporary_names_cannot_be_foreseen(file, monkeypatch):
+    seen = set()
+    link, fsync = os.link, os.fsync
+
+    def note(handle):
+        seen.update(path.name for path in file.parent.glob("*.tmp"))
+        fsync(handle)
+
+    def note_link(source, target):
+        seen.add(target.name)
+        link(source, target)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "link", note_link)
+    for _ in range(3):
+        write_checkpoint(file, TENSORS, META, previous=file.with_name("previous.safetensors"))
+        ckpt.copy_checkpoint(file, file.with_name("best.safetensors"))
+    assert len(seen) == 9
+    assert all(re.fullmatch(r"\.(last|previous|best)\.safetensors\.[0-9a-f]{16}\.tmp", name) for name in seen)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_no_link_is_followed(file, tmp_path, monkeypatch, links):
+    """Links to a file of the user's, at the old foreseeable name and, were it guessed, at the new one."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    monkeypatch.setattr(os, "urandom", bytes)
+    if not links:  # such as FAT
+
+        def refuse(*_):
+            raise OSError(errno.EPERM, "no links here")
+
+        monkeypatch.setattr(os, "link", refuse)
+    best = tmp_path / "best.safetensors"
+    for path in (file, best):
+        (tmp_path / f"{path.name}.{os.getpid()}.tmp").symlink_to(victim)
+        (tmp_path / f".{path.name}.{'00' * 8}.tmp").symlink_to(victim)
+    for attempt in (lambda: write_checkpoint(file, {}, {}), lambda: ckpt.copy_checkpoint(file, best)):
+        with pytest.raises(CheckpointError, match="File exists"):
+            attempt()
+    monkeypatch.undo()
+    write_checkpoint(file, TENSORS, META)
+    ckpt.copy_checkpoint(file, best)
+    assert victim.read_text() == "precious" and not best.is_symlink()
+    ckpt.remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"victim", file.name, best.name}
 
 
 def test_damaged_latest_falls_back_and_says_so(file):

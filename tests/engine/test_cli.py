@@ -158,6 +158,24 @@ def test_dry_run_reads_the_weights(experiment, run, tmp_path, capsys, caplog):
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.parametrize(("dtype", "wide", "bits"), [("BF16", "u4", "u2"), ("F8_E5M2", "u2", "u1")])
+def test_every_command_reads_types_that_numpy_lacks(
+    writer, experiment, run, tmp_path, capsys, dtype, wide, bits
+):
+    """Their bits are the upper half of a float's of twice as many."""
+    arrays = read_checkpoint(run / "best").part("model")
+    cut = {name: value.astype(f"f{wide[1]}").view(wide) for name, value in arrays.items()}
+    cut = {name: (value >> 8 * int(bits[1])).astype(bits) for name, value in cut.items()}
+    path = str(writer.write_safetensors(tmp_path / "a.safetensors", cut, dtype))
+    config = ["-c", str(experiment)]
+    assert cli.evaluate([*config, "--weights", path]) == 0
+    for number, option in enumerate(("--init-from", "--pretrained")):
+        to = ["-o", "epochs=1", f"output_dir={tmp_path / str(number)}"]
+        assert cli.train([*config, option, path, *to]) == 0
+    assert f"{len(arrays)} of {len(arrays)} entries from {path}" in capsys.readouterr().out
+    refused(capsys, cli.predict(["--weights", path, str(tmp_path / "val")]), "bare weights")
+
+
 def test_evaluate_only_needs_weights(experiment, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.train(["-c", str(experiment), "--evaluate-only"])

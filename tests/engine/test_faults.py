@@ -56,10 +56,10 @@ KILL_AT_AN_UPDATE = """
 from passl_sot.engine.trainer import Trainer
 agree = Trainer._agree
 
-def meet_with_it(self, *args):
+def meet_with_it(self, *args, **more):
     if self.progress.step == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return agree(self, *args)
+    return agree(self, *args, **more)
 
 Trainer._agree = meet_with_it
 """
@@ -240,6 +240,32 @@ def test_a_truncated_latest_checkpoint(experiment, tmp_path, caplog, monkeypatch
     same(best, tmp_path / "whole" / "best.safetensors")
 
 
+@pytest.mark.parametrize("best", ["cut with it", "whole"])
+def test_a_truncated_last_of_a_complete_run(experiment, tmp_path, caplog, monkeypatch, best):
+    """It is mended without training; what it was stays."""
+    folder, once = tmp_path / "run", "eval_interval=2"
+    assert train(experiment, folder, once).progress.best_step == 6  # so `best` is a second name of it
+    last = folder / "last.safetensors"
+    rows = read_metrics(folder / "metrics.jsonl")
+    whole = tmp_path / "whole.safetensors"
+    shutil.copyfile(last, whole)
+    if best == "whole":
+        last.unlink()
+    last.write_bytes(whole.read_bytes()[:5000])
+    monkeypatch.setattr(logging.getLogger("passl_sot"), "propagate", True)
+    monkeypatch.setattr(Trainer, "_train_epoch", None)
+    train(experiment, folder, once, resume="auto")
+    assert f"{last} is damaged" in caplog.text
+    assert f"{last} is mended: " in caplog.text
+    for name in ("last", "best"):
+        same(folder / f"{name}.safetensors", whole)
+    assert folder.joinpath("last.unreadable").read_bytes() == whole.read_bytes()[:5000]
+    assert read_metrics(folder / "metrics.jsonl") == rows
+    caplog.clear()
+    train(experiment, folder, once, resume="auto")
+    assert "already complete" in caplog.text and "damaged" not in caplog.text
+
+
 def test_a_damaged_last_never_takes_the_place_of_a_whole_one(experiment, tmp_path, monkeypatch):
     """A kill at any moment of the first save after a fall-back leaves a checkpoint that can be read."""
     folder = tmp_path / "run"
@@ -270,7 +296,7 @@ def test_two_runs_in_one_folder(experiment, start, tmp_path, capfd):
         assert "Traceback" not in said
         first.send_signal(signal.SIGTERM)
         rest = first.stdout.read()
-    assert first.returncode == 0
+    assert first.returncode == 143
     assert "stopped by SIGTERM; saved" in rest
     rows = read_metrics(tmp_path / "output" / "run" / "metrics.jsonl")
     steps = [row["step"] for row in rows if row["kind"] == "train"]
@@ -288,11 +314,11 @@ def at_the_third_update(monkeypatch):
     def arrange(accident) -> None:
         agree, done = Trainer._agree, []
 
-        def meet_with_it(self, *args):
+        def meet_with_it(self, *args, **more):
             if self.progress.step == 2 and not done:
                 done.append(True)
                 accident([process.pid for process in multiprocessing.active_children()])
-            return agree(self, *args)
+            return agree(self, *args, **more)
 
         monkeypatch.setattr(Trainer, "_agree", meet_with_it)
 
@@ -351,7 +377,7 @@ def test_sigterm_to_every_process_of_a_run_saves(experiment, at_the_third_update
 
     at_the_third_update(send)
     many = ("dataloader.train.sampler.batch_size=1", "lr_scheduler.reference_batch=4", WORKERS)
-    assert cli.train(["-c", str(experiment), "-o", *many]) == 0
+    assert cli.train(["-c", str(experiment), "-o", *many]) == 143
     assert "stopped by SIGTERM; saved" in capfd.readouterr().out
     saved = read_checkpoint(tmp_path / "output" / "run" / "last.safetensors").meta["progress"]
     assert saved["step"] == 4  # the update that it came in was decided already

@@ -1,11 +1,13 @@
 """The predictor: what it takes, what it refuses, and what it writes."""
 
 import csv
+import io
 import json
 import os
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 from PIL import Image
 
@@ -39,6 +41,66 @@ def test_a_path_an_array_and_a_picture_are_the_same_image(checkpoint, experiment
     assert predictor.class_names == ["a b", "c", "猫"]
     assert Predictor(checkpoint, prefer="raw")(path)[0].probabilities != results[0].probabilities
     assert len(Predictor(checkpoint, top_k=1)(path)[0].names) == 1
+
+
+def test_an_image_in_any_form_is_the_same_image(checkpoint, experiment):
+    predictor = Predictor(checkpoint)
+    path = experiment.parent / "val" / "猫" / "1.png"
+    array = np.asarray(Image.open(path))
+    forms = {
+        "bytes": path.read_bytes(),
+        "memoryview": memoryview(path.read_bytes()),
+        "channels first": array.transpose(2, 0, 1),
+        "floats to 255": array.astype("float64"),
+        "floats to 1": array.astype("float32") / 255,
+        "floats to 1, channels first": (array / 255).transpose(2, 0, 1),
+        "int64": array.astype("int64"),
+        "tensor": paddle.to_tensor(array),
+        "RGBA picture": Image.open(path).convert("RGBA"),
+    }
+    wanted = predictor(path)[0]
+    for form, image in forms.items():
+        (result,) = predictor(image)
+        assert (result.names, result.probabilities) == (wanted.names, wanted.probabilities), form
+    assert [r.probabilities for r in predictor(list(forms.values()))] == [wanted.probabilities] * len(forms)
+    # Several, in an array of four axes and from a generator.
+    assert [r.names for r in predictor(np.stack([array] * 2))] == [wanted.names] * 2
+    assert [r.names for r in predictor(image for image in (array, path))] == [wanted.names] * 2
+    # Gray, and a picture that its EXIF turns, as their files are read.
+    gray = Image.open(path).convert("L")
+    assert predictor(gray) == predictor(np.stack([gray] * 3))
+    turned = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(path).save(turned, "JPEG", exif=exif, quality=95)
+    assert predictor(Image.open(turned)) == predictor(turned.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "words"),
+    [
+        (np.zeros((8, 8, 3), bool), ValueError, "an array of bool"),
+        (
+            np.full((8, 8, 3), -1.5),
+            ValueError,
+            r"from -1.5 to -1.5 is no image: give pixel values, in \[0, 1\]",
+        ),
+        (np.full((8, 8, 3), np.nan), ValueError, "from nan to nan"),
+        (np.full((8, 8, 3), 300), ValueError, "from 300 to 300"),
+        (Image.new("F", (8, 8)), ValueError, "floating-point image"),
+        (7, TypeError, "a int is no image"),
+        ([{}], TypeError, "a dict is no image: give a path, the bytes of a file, a PIL image or an array"),
+        (None, TypeError, "a NoneType is no image"),
+    ],
+)
+def test_what_is_no_image_is_an_error(checkpoint, image, error, words):
+    with pytest.raises(error, match=words):
+        Predictor(checkpoint)(image)
+
+
+def test_bytes_that_are_no_image_are_reported(checkpoint):
+    (result,) = Predictor(checkpoint)(b"<html>")
+    assert "not an image but an HTML" in result.error and not result.names
 
 
 def test_the_batch_size_does_not_matter(checkpoint, experiment):

@@ -251,6 +251,19 @@ def test_a_late_rate_of_another_batch(experiment):
     assert rates == pytest.approx([1e-4] * 6 + [1e-4 + (0.001 - 1e-4) / 2] * 3)
 
 
+def test_a_rate_that_is_late_by_an_update(experiment, tmp_path):
+    """As Swin's script: updates 0 and 1 of the run share the first rate; epochs make no difference."""
+
+    def rates(lag: int) -> list[float]:
+        trainer = train(experiment, f"lr_scheduler.lag={lag}", folder=tmp_path / str(lag))
+        rows = read_metrics(trainer.folder.path / "metrics.jsonl")
+        return [row["lr"] for row in rows if row["kind"] == "train"]
+
+    punctual = rates(0)
+    assert len(set(punctual)) == 6
+    assert rates(1) == [punctual[0], *punctual[:-1]]
+
+
 def test_sums_of_two_losses(experiment, tmp_path):
     """SoT's `sum_loss`: class token and words have a loss each; evaluation adds their logits."""
     quiet = ("model.architecture.drop_path_rate=0", "model.architecture.drop_rate=0", "epochs=1")
@@ -566,7 +579,7 @@ def test_signals_save_and_say_how_to_go_on(experiment, invoke, number):
                 process.send_signal(number)
                 break
         rest = process.stdout.read()
-    assert process.returncode == 0, rest
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number], rest
     assert f"stopped by {number.name}; saved" in rest
     assert "--resume auto" in rest
     assert "Traceback" not in rest
@@ -625,6 +638,12 @@ def test_two_processes_equal_one_on_the_joined_batch(experiment, tmp_path):
     # Nine images over two processes: each is counted once.
     assert one == two
     assert {images for _, _, images in two} == {9}
+    # What is logged is the mean over both, not the first one's.
+    one, two = (
+        [row["loss"] for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "train"]
+        for folder in (tmp_path / "one", tmp_path / "two" / "run")
+    )
+    np.testing.assert_allclose(two, one, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -659,6 +678,7 @@ def test_stopping_the_launcher_saves_too(experiment, tmp_path):
                 process.send_signal(signal.SIGINT)
                 break
         process.stdout.read()
+    assert process.returncode in (143, signal.SIGINT)  # its processes', or the launcher's own
     log = (tmp_path / "log" / "workerlog.0").read_text()
     assert "stopped by SIGTERM; saved" in log
     assert "Traceback" not in log + (tmp_path / "log" / "workerlog.1").read_text()

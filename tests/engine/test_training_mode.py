@@ -34,7 +34,8 @@ def test_what_moves_in_each_mode(experiment, tmp_path, mode, statistics_move, la
 
     def watch(model, batch):
         with paddle.no_grad():
-            statistics = running_statistics(trainer.model, trainer.parts.frozen)
+            buffers = running_statistics(trainer.model, trainer.parts.frozen)
+            statistics = [(tensor, tensor.clone()) for tensor in buffers]
             seen.append(float(task(model, batch)["loss"]) != float(task(model, batch)["loss"]))
             for tensor, value in statistics:
                 tensor.set_value(value)

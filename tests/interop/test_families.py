@@ -3,12 +3,13 @@
 import subprocess
 
 import numpy as np
+import paddle
 import pytest
 
 from passl_sot import create_model, list_models
 from passl_sot.cli import convert
 from passl_sot.config import Config
-from passl_sot.interop import export_state_dict
+from passl_sot.interop import convert_state_dict, export_state_dict
 from passl_sot.modeling.backbones import build_backbone
 from passl_sot.weights.checkpoint import read_weights
 from passl_sot.zoo import model_config
@@ -46,10 +47,14 @@ for path in map(Path, sys.argv[1:]):
 """
 
 
-def smaller(name: str) -> dict:
+# Further settings that change a state dict.
+MORE = {name: {} for name in NAMES} | {"t2t_vit_7_learned": {"pos_embed": "learned"}}
+
+
+def smaller(name: str, **more) -> dict:
     """The `model:` section of a config, as narrow and shallow as its class allows."""
     cfg = model_config(name).model
-    architecture, head = dict(cfg.architecture), dict(cfg.head)
+    architecture, head = {**cfg.architecture, **more}, dict(cfg.head)
     heads = architecture["num_heads"]
     widths = [8 * n for n in heads] if isinstance(heads, list) else 8 * heads
     if architecture["name"] == "Swin":
@@ -69,9 +74,9 @@ def cases(tmp_path_factory):
     folder = tmp_path_factory.mktemp("families")
     cases = {}
     rng = np.random.default_rng(0)  # nothing is to be equal to anything by having begun at 0 or 1
-    for name in NAMES:
+    for name, more in MORE.items():
         config = folder / f"{name}.yaml"
-        config.write_text(Config(model=smaller(name)).dump())
+        config.write_text(Config(model=smaller(name.removesuffix("_learned"), **more)).dump())
         model = create_model(str(config))
         arrays = {key: value.numpy() for key, value in model.state_dict().items()}
         arrays = {
@@ -89,6 +94,31 @@ def check(config, arrays: dict, src) -> None:
     assert got.keys() == arrays.keys()
     for key, value in arrays.items():
         np.testing.assert_array_equal(got[key], value, err_msg=f"{config.stem} {key}")
+
+
+@pytest.mark.parametrize("size", [96, 128, 160, 192, 256, 384, 512])
+def test_weights_of_224_pixels_at_other_sizes(cases, size):
+    for name, (config, arrays, official) in cases.items():
+        model = create_model(str(config), img_size=size)
+        out, report = convert_state_dict(model, official)
+        assert report.ok and not report.left_new, f"{name}: {report}"
+        tables = {source for source, _, _ in report.adapted}
+        assert all(key.endswith(("pos_embed", "relative_position_bias_table")) for key in tables), name
+        for key, value in arrays.items():
+            if report.sources[key] not in tables:
+                np.testing.assert_array_equal(out[key], value, err_msg=f"{name} {key}")
+        assert model.set_state_dict(out) == ([], []), name
+        if size < 224:
+            assert model(paddle.zeros([1, 3, size, size])).shape == [1, 5]
+
+
+def test_so_vits_weights_below_224_pixels(tmp_path):
+    """A shipped config by the usual door; one block stands for seven."""
+    path = tmp_path / "so_vit_7.pdparams"
+    paddle.save(create_model("so_vit_7", depth=1).state_dict(), str(path))
+    model = create_model("so_vit_7", path, depth=1, img_size=[96, 160])
+    assert model.weights_report.ok and not model.weights_report.left_new
+    assert model(paddle.zeros([1, 3, 96, 160])).shape == [1, 1000]
 
 
 def test_hand_made_files(cases, writer, tmp_path):

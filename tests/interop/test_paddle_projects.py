@@ -11,7 +11,7 @@ import pytest
 from passl_sot.cli import convert
 from passl_sot.interop import convert_state_dict
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.nn.position import sinusoid_table
+from passl_sot.nn.position import resize_position_table, sinusoid_table
 from passl_sot.nn.window import relative_position_index, shift_mask
 
 CLASSES = 5
@@ -172,7 +172,7 @@ def test_a_file_of_passl(tmp_path):
 
 
 def test_a_position_table_that_passl_learned():
-    """PASSL trains what is fixed officially; a model without such a table can't take it."""
+    """PASSL trains what is fixed officially: a model with `pos_embed: learned` takes it, at any size."""
     architecture, head, shapes, tables, _ = CASES["PASSL 1 T2T"]
     state = {name: np.zeros(shape, "f4") for name, shape in shapes.items()}
     learned = {name: value + 0.5 for name, value in tables.items()}
@@ -180,6 +180,16 @@ def test_a_position_table_that_passl_learned():
         Classifier(architecture=architecture, head=head), state | learned, layout="paddle"
     )
     assert len(report.conflicts) == 1 and report.faults == 1
-    assert "backbone.pos_embed: a fixed table that differs from the model's own by up to 5.0e-01" in str(
-        report
-    )
+    said = str(report)
+    assert "backbone.pos_embed: a fixed table that differs from the model's own by up to 5.0e-01" in said
+    assert "-o model.architecture.pos_embed=learned" in said
+    table = learned["backbone.pos_embed"]
+    for size, grid in ((32, (2, 2)), ([48, 64], (3, 4))):
+        learns = {**architecture, "pos_embed": "learned", "img_size": size}
+        model = Classifier(architecture=learns, head=head)
+        out, report = convert_state_dict(model, state | learned, layout="paddle")
+        assert report.ok and report.naming == "PASSL", str(report)
+        assert len(report.adapted) == (grid != (2, 2))
+        wanted = resize_position_table(table, 1, (2, 2), grid)
+        np.testing.assert_array_equal(out["backbone.pos_embed"], wanted)
+        assert model.set_state_dict(out) == ([], [])

@@ -121,7 +121,7 @@ def test_wrong_logits_leave_nothing(writer, tmp_path, config, official, fixture,
         (lambda a: {**a, "input": a["input"][..., :16]}, "is for another model"),
         (lambda a: {**a, "logits": a["logits"] * np.nan}, "does not give the logits"),
         (lambda a: {"input": a["input"], "logits_f64": a["logits"] + 1e-6}, "does not give the logits_f64"),
-        (None, "is damaged or no .npz"),
+        (None, "is damaged or holds Python objects"),
     ],
 )
 def test_odd_fixtures(writer, tmp_path, config, official, fixture, capsys, change, message):
@@ -151,6 +151,21 @@ def test_other_classes_and_sizes(writer, tmp_path, config, official, capsys):
     assert loaded(paddle.zeros([1, 3, 48, 64])).shape == [1, 7]
     with pytest.raises(SystemExit):
         convert([*arguments, "--num-classes", "0"])
+
+
+def test_16_bits_that_numpy_lacks(writer, tmp_path, config, official):
+    cut = {name: (value.astype("f4").view("u4") >> 16).astype("u2") for name, value in official.items()}
+    src = writer.write_safetensors(tmp_path / "a.safetensors", cut, "BF16")
+    dst = tmp_path / "a.pdparams"
+    assert convert(["--config", str(config), "--src", str(src), "--dst", str(dst)]) == 0
+    stem = "visual_tokens.tokens.stem.0.weight"
+    wanted = (cut[stem].astype("u4") << 16).view("f4")
+    np.testing.assert_array_equal(read_weights(dst)[0][f"backbone.{stem}"], wanted)
+    # A table that was learned from zeros, or is another one, is so in 16 bits too.
+    for other in (np.zeros_like, lambda bits: bits[:, ::-1].copy()):
+        changed = {**cut, "pos_embed": other(cut["pos_embed"])}
+        src = writer.write_safetensors(tmp_path / "a.safetensors", changed, "BF16")
+        assert convert(["--config", str(config), "--src", str(src), "--dst", str(dst)]) == 1
 
 
 def test_other_channels(writer, tmp_path, config, official, capsys):
@@ -328,3 +343,19 @@ def test_sot_tiny_end_to_end(writer, golden, tool, tmp_path):
     with paddle.no_grad():
         logits = model(paddle.to_tensor(golden.images(224))).numpy()
     assert np.abs(logits - reference["logits"]).max() <= 1e-5 * max(1, reference["logits"].std())
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "shape"),
+    [
+        ("swin_tiny", "layers.3.blocks.9.attn.relative_position_bias_table", (169, 3)),
+        ("swin_tiny", "layers.x.relative_position_bias_table", (169, 3)),
+        ("t2t_vit_7", "tokens_to_token.attention1.kqv.weight", (64, 0)),
+    ],
+)
+def test_keys_and_shapes_that_no_rule_foresees(writer, tmp_path, capsys, sampled_starts, name, key, shape):
+    """Such as of a deeper model of the family."""
+    held = {key: writer.Tensor.of(np.zeros(shape, "f4")), 7: writer.Tensor.of(np.zeros(3, "f4"))}
+    src = writer.write_zip(tmp_path / "a.pth", held)
+    assert convert(["--config", name, "--src", str(src), "--dst", str(tmp_path / "a.pdparams")]) == 1
+    assert f"  {'mismatched' if name[0] == 't' else 'unexpected'}  {key}" in capsys.readouterr().err

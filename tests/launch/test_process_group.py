@@ -10,6 +10,7 @@ from pathlib import Path
 import paddle
 import pytest
 
+from passl_sot import cli
 from passl_sot.config import ConfigError
 from passl_sot.engine.distributed import start
 from passl_sot.launch.process_group import check_gpu
@@ -59,6 +60,41 @@ def test_processes_that_cannot_meet_end_with_advice(tmp_path):
     taken = f"error: process 0 can't listen on 127.0.0.1:{ports[2]} (Address already in use)"
     assert taken in said[2] and reports[2].read_text().startswith(taken)
     assert "Traceback" not in said[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"PADDLE_TRAINERS_NUM": "abc"}, "PADDLE_TRAINERS_NUM is 'abc', and must be a whole number from 1"),
+        ({"PADDLE_TRAINERS_NUM": "0"}, "PADDLE_TRAINERS_NUM is '0'"),
+        ({"PADDLE_TRAINERS_NUM": "-2"}, "PADDLE_TRAINERS_NUM is '-2'"),
+        ({"PADDLE_TRAINER_ID": "zz"}, "PADDLE_TRAINER_ID is 'zz', and must be a whole number from 0 to 1"),
+        ({"PADDLE_TRAINER_ID": "2"}, "PADDLE_TRAINER_ID is '2'"),
+        ({"PADDLE_TRAINER_ID": None}, "PADDLE_TRAINER_ID is not set"),
+        ({"PADDLE_NNODES": "1.5"}, "PADDLE_NNODES is '1.5'"),
+        ({"PADDLE_MASTER": "here"}, "PADDLE_MASTER is 'here', and must be HOST:PORT"),
+        ({"PADDLE_MASTER": "here:99999"}, "PADDLE_MASTER is 'here:99999'"),
+        ({"PADDLE_TRAINERS_NUM": "1", "PADDLE_LOCAL_SIZE": "x"}, "PADDLE_LOCAL_SIZE is 'x'"),
+    ],
+)
+def test_environments_of_no_launcher(experiment, monkeypatch, capsys, changes, message):
+    """As of a job script with a mistake: one line, before anything connects."""
+    launched = {"PADDLE_TRAINERS_NUM": "2", "PADDLE_TRAINER_ID": "0", "PADDLE_MASTER": "127.0.0.1:1"}
+    for name, value in {**launched, "PADDLE_LOCAL_SIZE": "2", "PADDLE_LOG_DIR": "log", **changes}.items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    arguments = ["-c", str(experiment), "-o", "epochs=1"]
+    given = [*changes.values()][-1] or ""
+    for more in ({}, {"POD_NAME": "abcdef"}):  # with it, Paddle's launcher, whose processes supervise others
+        if more and (given.isdecimal() or "PADDLE_NNODES" in changes or "PADDLE_MASTER" in changes):
+            continue
+        for name, value in more.items():
+            monkeypatch.setenv(name, value)
+        for data in ([], ["--data", str(experiment.parent)]):
+            assert cli.train([*arguments, *data]) == 2
+            said = capsys.readouterr().err
+            assert message in said and said.count("error:") == 1
 
 
 def test_devices_that_are_not_there(monkeypatch):

@@ -32,17 +32,19 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "SoT": [
         {"class_token": False},
         {"large_output": True},
+        {"token_embed": "Inception", "large_output": True},
         {"token_embed": "ResNet"},
         {"token_embed": "Inception"},
         {"token_embed": "Non-local"},
         {"token_embed": "Naive_linear", "qkv_bias": True},
     ],
-    "T2TViT": [{"tokens_type": "transformer"}, {"qkv_bias": True}],
+    "T2TViT": [{"tokens_type": "transformer"}, {"qkv_bias": True}, {"pos_embed": "learned"}],
     "PiT": [{"distilled": True}],
     "DeiT": [{"distilled": True}, {"token_embed": "DenseNet"}],
     "Swin": [
         {"window_size": 4, "depths": [2, 3], "num_heads": [2, 4]},
         {"window_size": 2, "patch_norm": False},
+        {"window_size": [4, 3, 2]},
         {"token_embed": "DenseNet"},
     ],
     "STViT": [

@@ -5,7 +5,8 @@ import paddle
 import pytest
 
 from passl_sot.modeling.backbones import build_backbone
-from passl_sot.nn.position import sinusoid_table
+from passl_sot.nn.position import resize_position_table, sinusoid_table
+from passl_sot.optim.groups import group_parameters
 
 
 def tiny(**more):
@@ -53,6 +54,27 @@ def test_frozen_features_and_tables():
     model.to(dtype="float64")
     model.resize(48)
     assert model.pos_embed.dtype == paddle.float64
+
+
+def test_learned_positions():
+    """PASSL's table: it starts at zero, trains, and is decayed; it follows the size."""
+    model = tiny(pos_embed="learned")
+    table = model.pos_embed
+    assert not table.stop_gradient and table.shape == [1, 5, 24] and float(table.abs().sum()) == 0.0
+    assert "pos_embed" in model.state_dict() and model.no_weight_decay() == {"cls_token"}
+    groups = {name: g.decayed for g in group_parameters(model) for name in g.parameters}
+    assert groups["pos_embed"] and not groups["cls_token"]
+    # Without a table the order of the words is lost on the blocks; with the sinusoid's numbers all is equal.
+    fixed = tiny()
+    table.set_value(fixed.pos_embed)
+    model.eval()
+    fixed.eval()
+    x = paddle.randn([2, 3, 32, 32])
+    np.testing.assert_array_equal(model(x).numpy(), fixed(x).numpy())
+    old = table.numpy()
+    model.resize([48, 64])
+    assert model.grid_size == (3, 4)
+    np.testing.assert_array_equal(model.pos_embed.numpy(), resize_position_table(old, 1, (2, 2), (3, 4)))
 
 
 def test_starts_as_the_recipe_says():

@@ -97,3 +97,24 @@ def test_swin_bias_tables_follow_the_window():
     with pytest.raises(ValueError, match="no square window"):
         key_rules(model).adapt(key, table[:-1])
     assert key in model.no_weight_decay() and model.state_dict()[key].shape == [121, 2]
+
+
+def test_swin_windows_by_stage():
+    model = build_backbone({**SWIN, "window_size": [4, 2]})
+    assert [[b.attn.window for b in stage.blocks] for stage in model.layers] == [[4], [2, 2]]
+    # One number means the same as that number for each.
+    alike = build_backbone({**SWIN, "window_size": [4, 4]})
+    paddle.seed(0)
+    plain = build_backbone(SWIN)
+    assert alike.set_state_dict(plain.state_dict()) == ([], [])
+    x = paddle.randn([1, 3, 64, 64])
+    np.testing.assert_array_equal(alike(x).numpy(), plain(x).numpy())
+    model.resize(32)
+    assert [stage.blocks[-1].attn.shift for stage in model.layers] == [0, 1]
+    model.resize(64, window_size=[8, 4])
+    assert [stage.blocks[0].attn.window for stage in model.layers] == [8, 4]
+    for wrong in ([4], [4, 2, 2], [4, 0]):
+        with pytest.raises(ValueError, match=r"window_size.*(one for each of the 2 stages|at least 1)"):
+            build_backbone({**SWIN, "window_size": wrong})
+        with pytest.raises(ValueError, match="one for each of the 2 stages"):
+            model.resize(64, window_size=wrong)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 import pytest
 
 from passl_sot.nn.token_embed import TokenEmbed
@@ -45,13 +46,66 @@ def test_strides(kind, size, stride, grid):
     assert layer.grid_size(*size) == grid
 
 
-def test_large_output():
-    layer = make("DenseNet", (224, 224), large_output=True)
-    assert (layer.stride, layer.grid_size(224, 224)) == (4, (56, 56))
-    small = make("DenseNet", (40, 36), large_output=True)
-    assert small(paddle.randn([1, 3, 40, 36])).shape == [1, 90, 24]
+@pytest.mark.parametrize(
+    ("kind", "stride", "words"),
+    [("DenseNet", 4, 90), ("Inception", 2, 360), ("Non-local", 8, 25), ("Naive_linear", 8, 20)],
+)
+def test_large_output(kind, stride, words):
+    """As in the official code, whatever its module declares: two of the five don't read it."""
+    for size in ((40, 36), (224, 224)):
+        layer = make(kind, size, large_output=True)
+        wanted = 16 if kind == "Naive_linear" and size == (224, 224) else stride
+        assert layer.stride == wanted
+        assert layer.grid_size(224, 224) == (224 // wanted, 224 // wanted)
+    paddle.seed(0)
+    x = paddle.randn([1, 3, 40, 36])
+    small = make(kind, (40, 36), large_output=True)
+    assert small(x).shape == [1, words, 24]
+    plain = make(kind, (40, 36))
+    plain.set_state_dict(small.state_dict())
+    same = small(x).shape == plain(x).shape and np.array_equal(small(x).numpy(), plain(x).numpy())
+    assert same == (kind in ("Non-local", "Naive_linear"))
+
+
+def test_large_output_of_inception_by_its_formula():
+    """Every stride and pooling behind the stem at 1."""
+    layer = make("Inception", (12, 10), large_output=True)
+    weights = layer.state_dict()
+    x = paddle.randn([2, 3, 12, 10])
+
+    def conv(x: paddle.Tensor, name: str) -> paddle.Tensor:
+        kernel = weights[f"{name}.conv.weight"]
+        x = F.conv2d(x, kernel, padding=kernel.shape[2] // 2)
+        norm = [weights[f"{name}.bn.{part}"] for part in ("_mean", "_variance", "weight", "bias")]
+        return F.relu(F.batch_norm(x, *norm, epsilon=1e-3))
+
+    y = F.max_pool2d(layer.tokens.stem[0](x), 3, 2, 1)
+    for i in range(3):
+        place = f"tokens.stage.{i}.branch"
+        twice = [conv(conv(y, f"{place}{b}.0"), f"{place}{b}.1") for b in (1, 2)]
+        y = paddle.concat(
+            [conv(y, f"{place}0"), *twice, conv(F.max_pool2d(y, 3, 1, 1), f"{place}3.1")], axis=1
+        )
+    y = F.conv2d(y, weights["tokens.transition.weight"], weights["tokens.transition.bias"])
+    assert y.shape == [2, 24, 6, 5]
+    np.testing.assert_allclose(layer(x).numpy(), y.flatten(2).transpose([0, 2, 1]).numpy(), atol=1e-5)
+
+
+def test_large_output_of_resnet_is_refused():
     with pytest.raises(ValueError, match="large_output needs the DenseNet token embedding, not ResNet"):
         make("ResNet", (224, 224), large_output=True)
+
+
+def test_resnet_with_the_layers_of_every_size():
+    """A shortcut that does not down-sample keeps its projection; officially it has none below 224 pixels."""
+    full, small = make("ResNet", (224, 224)), make("ResNet", (96, 96), every_size=True)
+    assert small.set_state_dict(full.state_dict()) == ([], [])
+    x = paddle.randn([1, 3, 96, 96])
+    assert small(x).shape == [1, 144, 24]
+    full.resize((96, 96))
+    np.testing.assert_array_equal(small(x).numpy(), full(x).numpy())
+    small.resize((224, 224))
+    assert (small.stride, small.grid_size(224, 224)) == (16, (14, 14))
 
 
 @pytest.mark.parametrize("kind", ["DenseNet", "ResNet", "Inception"])

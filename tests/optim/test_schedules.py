@@ -65,8 +65,8 @@ def test_all_share_lag_unit_and_scaling(name):
         assert late.lr(epoch + 1, 0.5, 10) == punctual.lr(epoch, 0.0, 10)
         assert punctual.lr(epoch, 0.0, 10, 0.5) == pytest.approx(0.5 * punctual.lr(epoch, 0.0, 10))
     assert punctual.lr(0, 0.0, 10, 1.0, 0.5) == 1e-6
-    with pytest.raises(ConfigError, match="it counts epochs"):
-        SCHEDULERS.build({"name": name, "learning_rate": 0.8, "lag": 1, "unit": "step", **more})
+    by_step = SCHEDULERS.build({"name": name, "learning_rate": 0.8, "lag": 3, "unit": "step", **more})
+    assert by_step.point(2, 1, 8) == (1, 6 / 8) and by_step.point(0, 2, 8) == (0, 0.0)
 
 
 @pytest.mark.parametrize(

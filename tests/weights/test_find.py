@@ -134,11 +134,17 @@ def test_safetensors_by_hand(tmp_path):
     safetensors(path, entry, b"\x80\x3f\x00\xc0")
     np.testing.assert_array_equal(find_state_dict(read_source(path)).arrays["a"], np.array([1, -2], "f4"))
     for change, message in (
-        ({"dtype": "F8_E4M3"}, "type F8_E4M3, which is not read here"),
+        ({"dtype": "F4"}, "type 'F4', which is not read here"),
+        ({"dtype": ["F4"]}, "damaged"),
         ({"shape": [3]}, "has 4 bytes"),
         ({"data_offsets": [2, 6]}, "beyond its end"),
         ({"data_offsets": [-4, 0]}, "damaged"),
         ({"shape": "x"}, "damaged"),
+        ({"shape": [2**70, 0], "data_offsets": [0, 0]}, "damaged"),
+        ({"shape": [0, 2**62, 2**62], "data_offsets": [0, 0]}, "damaged"),
+        ({"shape": [1] * 40, "data_offsets": [0, 2]}, "damaged"),
+        ({"shape": [1], "data_offsets": [2, 4]}, "overlap"),
+        ({"shape": [1e400]}, "damaged"),
     ):
         safetensors(path, {**entry, **change}, b"\x80\x3f\x00\xc0")
         with pytest.raises(CheckpointError, match=message):

@@ -159,7 +159,7 @@ def test_unsound_tensors(save, writer):
     storage = writer.Storage(np.ones(6, "f4"))
     for size, stride, offset in (((7,), (1,), 0), ((6,), (1,), 1), ((2, 3), (6, 1), 0), ((2**40,), (0,), 0)):
         path = save({"w": writer.Tensor(storage, offset, size, stride)})
-        with pytest.raises(CheckpointError, match=r"w: (it is damaged|a tensor of .* repeats)"):
+        with pytest.raises(CheckpointError, match=r"w: it (is damaged|has .* bytes and would take)"):
             arrays(path)
     for size, stride, offset in (((-1,), (1,), 0), ((2,), (-1,), 1), ((2, 3), (1,), 0), ((2,), (1,), "0")):
         path = save({"w": writer.Tensor(storage, offset, size, stride)})

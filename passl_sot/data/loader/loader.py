@@ -98,6 +98,10 @@ class DataLoader:
                 self.sampler.consumed += 1
                 yield {name: as_tensor(array) for name, array in batch.items()}
 
+    def batches_under_way(self) -> int:
+        """How many batches can be read ahead, or kept by the consumer."""
+        return self.num_workers * AHEAD + _KEPT
+
     def advice(self, items_per_s: float) -> str:
         """The cheapest cure for a consumer that could take so many items per second, and has to wait.
 
@@ -140,8 +144,7 @@ class DataLoader:
     def _ready_pool(self) -> WorkerPool:
         """The workers of the last pass, or new ones if they don't read the dataset as it is now."""
         if self._buffers is None:
-            # A slot for each batch that can be under way, or kept by the consumer.
-            slots = self.num_workers * AHEAD + _KEPT if self._section.use_shared_memory else 0
+            slots = self.batches_under_way() if self._section.use_shared_memory else 0
             self._buffers = BufferPool(slots, self.dataset.slot_bytes(self.sampler.batch_size))
         reader = SharedReader(self._reader)
         if self._idle is not None:

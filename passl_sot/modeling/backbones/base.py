@@ -14,7 +14,8 @@ from passl_sot.config import value_of_epoch
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.layers import DropPath, LayerNorm
-from passl_sot.nn.position import sinusoid_table
+from passl_sot.nn.position import resize_parameter, resize_position_table, sinusoid_table
+from passl_sot.nn.precision import check_floats
 from passl_sot.nn.recompute import recompute_block
 
 Grid = tuple[int, int]
@@ -210,7 +211,7 @@ class ImageBackbone(Backbone):
         ``indices`` are positions in ``feature_info`` (negative ones count from the end), the number of last
         maps, or None for all; a ValueError if there is no such map.
         """
-        chosen = self._pick(indices)
+        chosen = self.pick_maps(indices)
         maps: dict[int, paddle.Tensor] = {}
         x = self.embed(x_bchw)
         # No further than the last map wanted: the later stages would be wasted time.
@@ -226,7 +227,8 @@ class ImageBackbone(Backbone):
         # 0 copies the size: a traced graph may not know it.
         return words.reshape([0, 0, *self.grids[s]])
 
-    def _pick(self, indices: int | Sequence[int] | None) -> list[int]:
+    def pick_maps(self, indices: int | Sequence[int] | None) -> list[int]:
+        """Positions in ``feature_info``, none negative; see :meth:`forward_intermediates`."""
         count = len(self.feature_info)
         if indices is None:
             indices = count
@@ -241,11 +243,17 @@ class ImageBackbone(Backbone):
 
     def check_images(self, x_bchw: paddle.Tensor) -> None:
         """Raise a readable error for images of another shape than the model is planned for."""
+        check_floats(type(self).__name__, x_bchw)
         shape = list(x_bchw.shape)
         wanted = [self.in_chans, *self.img_size]
         name = type(self).__name__
         if len(shape) != 4 or _differs(shape[1], self.in_chans):
-            raise ValueError(f"{name} takes images [batch, {', '.join(map(str, wanted))}], got {shape}")
+            cure = ""
+            if len(shape) == 4 and not _differs(shape[3], self.in_chans):
+                cure = ": channels come first, write x.transpose([0, 3, 1, 2])"
+            elif len(shape) == 3:
+                cure = ": a single image is a batch of one, write x.unsqueeze(0)"
+            raise ValueError(f"{name} takes images [batch, {', '.join(map(str, wanted))}], got {shape}{cure}")
         if _differs(shape[2], self.img_size[0]) or _differs(shape[3], self.img_size[1]):
             raise ValueError(
                 f"{name} is planned for images of {self.img_size[0]}x{self.img_size[1]} pixels, got "
@@ -303,6 +311,21 @@ class PlainBackbone(ImageBackbone):
         depth = self.depths[0]
         modules = [f"blocks.{i}" for i in range(depth)]
         self.plan_maps(modules, [self.num_features] * depth, [stride] * depth, [grid] * depth)
+
+    def add_position_table(self, grid: Grid, stride: int, zero: bool = False) -> None:
+        """Plan for a grid and make its learned position table, which starts as class tokens do, or at 0."""
+        self.plan_grid(grid, stride)
+        shape = [1, self.num_prefix_tokens + grid[0] * grid[1], self.num_features]
+        start = nn.initializer.Constant(0.0)
+        self.pos_embed = (
+            self.create_parameter(shape, default_initializer=start) if zero else self.learned(shape)
+        )
+
+    def resize_position_table(self, grid: Grid) -> None:
+        """Bring the learned position table to another grid than the present one, bicubically."""
+        if grid != self.grid_size:
+            where = (self.num_prefix_tokens, self.grid_size, grid)
+            resize_parameter(self, "pos_embed", lambda table: resize_position_table(table, *where))
 
     def use_sinusoid(self) -> None:
         """Make the fixed position table for the grid."""

@@ -11,11 +11,10 @@ works, non-square ones too; heads are layers of their own, so that any head fits
 
 import paddle
 
-from passl_sot.config import Count, Positive, Share, ShareByEpoch
+from passl_sot.config import Count, Positive, Share, ShareByEpoch, Width
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair
 from passl_sot.nn.patch_embed import PatchEmbed
-from passl_sot.nn.position import resize_parameter, resize_position_table
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
 
 
@@ -37,7 +36,7 @@ class DeiT(PlainBackbone):
         img_size: Count | list[Count] = 224,
         patch_size: Count = 16,
         in_chans: Count = 3,
-        embed_dim: Count = 384,
+        embed_dim: Width = 384,
         depth: Count = 12,
         num_heads: Count = 6,
         mlp_ratio: Positive = 4.0,
@@ -58,20 +57,16 @@ class DeiT(PlainBackbone):
         else:
             self.patch_embed = TokenEmbed(token_embed, size, in_chans, embed_dim, token_dim)
         self.add_prefix_tokens()
-        self.plan_grid(self.patch_embed.grid_size(*size), self.patch_embed.stride)
-        words = self.grid_size[0] * self.grid_size[1]
-        self.pos_embed = self.learned([1, self.num_prefix_tokens + words, embed_dim])
+        self.add_position_table(self.patch_embed.grid_size(*size), self.patch_embed.stride)
         # LayerNorm's epsilon is timm's, not PyTorch's 1e-5 as in SoT and T2T-ViT.
         self.add_blocks(num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, drop_path_rate, 1e-6)
         self.resize(size)
 
     def _plan(self, size: tuple[int, int]) -> None:
         self.patch_embed.resize(size)
-        # Bicubically, as the official fine-tuning, though there from square to square only.
         grid = self.patch_embed.grid_size(*size)
-        if grid != self.grid_size:
-            where = (self.num_prefix_tokens, self.grid_size, grid)
-            resize_parameter(self, "pos_embed", lambda table: resize_position_table(table, *where))
+        # As the official fine-tuning, though there from square to square only.
+        self.resize_position_table(grid)
         self.plan_grid(grid, self.patch_embed.stride)
 
     def make_words(self, x_bchw: paddle.Tensor) -> paddle.Tensor:

@@ -14,7 +14,7 @@ process share nothing; dropouts are there, at 0 in every published recipe.
 
 import paddle
 
-from passl_sot.config import Count, Positive, Share, ShareByEpoch
+from passl_sot.config import Count, Positive, Share, ShareByEpoch, Width
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import PlainBackbone, as_pair
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
@@ -27,8 +27,11 @@ class SoT(PlainBackbone):
     Args (for the others see ``PlainBackbone`` and ``ImageBackbone``):
         token_embed: The network that makes visual words.
         token_dim: Width of its stem (64 in every published model).
-        large_output: Words at a quarter of the image size; DenseNet only.
+        large_output: More words: of the networks that can, DenseNet stops at a quarter of the image size
+            (Swin's input) and Inception at half of it; the others stay as they are, ResNet is refused.
         class_token: Whether a learned class token goes before the words.
+        every_size: Whether the ResNet network has the layers of 224 pixels at every size, so that weights of
+            224 load below (So-ViT); officially its last shortcut has no projection there.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class SoT(PlainBackbone):
         *,
         img_size: Count | list[Count] = 224,
         in_chans: Count = 3,
-        embed_dim: Count = 384,
+        embed_dim: Width = 384,
         depth: Count = 14,
         num_heads: Count = 6,
         mlp_ratio: Positive = 3.5,
@@ -48,11 +51,14 @@ class SoT(PlainBackbone):
         token_dim: Count = 64,
         large_output: bool = False,
         class_token: bool = True,
+        every_size: bool = False,
     ) -> None:
         super().__init__(in_chans, embed_dim, int(class_token), [depth])
         self.class_token = class_token
         size = as_pair(img_size)
-        self.visual_tokens = TokenEmbed(token_embed, size, in_chans, embed_dim, token_dim, large_output)
+        self.visual_tokens = TokenEmbed(
+            token_embed, size, in_chans, embed_dim, token_dim, large_output, every_size
+        )
         self.add_prefix_tokens()
         # The class token is decayed like any matrix, unlike in the other families: the official class names
         # no exceptions, so that there is no no_weight_decay here.

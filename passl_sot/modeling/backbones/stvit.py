@@ -25,7 +25,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.config import Count, Positive, Share, ShareByEpoch
+from passl_sot.config import Count, Positive, Share, ShareByEpoch, Width
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Stage, StagedBackbone, halved
 from passl_sot.nn.batch_norm import batch_norm
@@ -107,7 +107,7 @@ class STViT(StagedBackbone):
         *,
         img_size: Count | list[Count] = 224,
         in_chans: Count = 3,
-        embed_dim: list[Count] = (64, 128, 320, 512),
+        embed_dim: list[Width] = (64, 128, 320, 512),
         depths: list[Count] = (3, 5, 9, 3),
         num_heads: list[Count] = (1, 2, 5, 8),
         stoken_size: list[Count] = (8, 4, 1, 1),

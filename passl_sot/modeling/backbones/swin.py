@@ -23,7 +23,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.config import Count, Positive, Share, ShareByEpoch
+from passl_sot.config import Count, Positive, Share, ShareByEpoch, Width
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Stage, StagedBackbone, as_pair, halved
 from passl_sot.nn.block import Block
@@ -64,7 +64,7 @@ class Swin(StagedBackbone):
     Args (for the others see ``ImageBackbone``):
         patch_size: Side of a patch in pixels; not read with ``token_embed``.
         embed_dim: Width of the first stage; it doubles with every further one.
-        window_size: Side of a window in tokens.
+        window_size: Side of a window in tokens, or a list of one for each stage.
         patch_norm: Whether a LayerNorm follows the patch projection.
         token_embed: "DenseNet" for SoT's embedding, stopped at a quarter of the image size, in place of the
             patch projection and its norm (arXiv 2104.10935, section 4: "Swin + ours").
@@ -77,10 +77,10 @@ class Swin(StagedBackbone):
         img_size: Count | list[Count] = 224,
         patch_size: Count = 4,
         in_chans: Count = 3,
-        embed_dim: Count = 96,
+        embed_dim: Width = 96,
         depths: list[Count],
         num_heads: list[Count],
-        window_size: Count = 7,
+        window_size: Count | list[Count] = 7,
         mlp_ratio: Positive = 4.0,
         qkv_bias: bool = True,
         drop_rate: Share = 0.0,
@@ -99,7 +99,7 @@ class Swin(StagedBackbone):
         super().__init__(in_chans, dims[-1], 0, depths)
         self.dims = dims
         size = as_pair(img_size)
-        self.window_size = window_size
+        self.window_size = self._windows(window_size)
         if token_embed is None:
             self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, 1e-5 if patch_norm else None)
             self.patch_embed.resize(size)
@@ -114,7 +114,7 @@ class Swin(StagedBackbone):
             blocks = []
             for i in range(depth):
                 attn = WindowAttention(
-                    dim, heads, grid, window_size, i % 2 == 1, qkv_bias, attn_drop_rate, drop_rate
+                    dim, heads, grid, self.window_size[s], i % 2 == 1, qkv_bias, attn_drop_rate, drop_rate
                 )
                 blocks.append(Block(dim, heads, mlp_ratio, dropout=drop_rate, norm_epsilon=1e-5, attn=attn))
             self.layers.append(Stage(blocks, _PatchMerging(dim) if s < len(depths) - 1 else None))
@@ -123,25 +123,33 @@ class Swin(StagedBackbone):
         self.schedule_drop_path(drop_path_rate)
         self.resize(size)
 
-    def resize(self, img_size: int | Sequence[int], window_size: int | None = None) -> None:
+    def _windows(self, window_size: int | Sequence[int]) -> list[int]:
+        """The window of each stage; a ValueError for another number of them, or one below 1."""
+        stages = len(self.depths)
+        windows = [window_size] * stages if isinstance(window_size, int) else list(window_size)
+        if len(windows) != stages or min(windows) < 1:
+            raise ValueError(
+                f"Swin: window_size must be at least 1, one number or one for each of the {stages} stages, "
+                f"got {window_size}"
+            )
+        return windows
+
+    def resize(self, img_size: int | Sequence[int], window_size: int | Sequence[int] | None = None) -> None:
         """See :meth:`ImageBackbone.resize`; bias tables are interpolated in blocks whose window changes.
 
         That is where a grid becomes smaller than the window, or with another ``window_size`` (12 for the
         published models at 384 pixels; None leaves it as it is).
         """
         size = as_pair(img_size)
-        if window_size is None:
-            window_size = self.window_size
-        if window_size < 1:
-            raise ValueError(f"window_size must be at least 1, got {window_size}")
+        windows = self.window_size if window_size is None else self._windows(window_size)
         self.patch_embed.resize(size)
         self.img_size = size
-        self.window_size = window_size
+        self.window_size = windows
         self.plan_stages(self.patch_embed.stride, self.patch_embed.grid_size(*size))
-        for stage, grid in zip(self.layers, self.grids, strict=True):
+        for stage, grid, window in zip(self.layers, self.grids, windows, strict=True):
             for block in stage.blocks:
                 # Bicubically, as the authors' loading brings tables to other windows.
-                block.attn.plan(grid, window_size)
+                block.attn.plan(grid, window)
             if stage.downsample is not None:
                 stage.downsample.grid = grid
 

@@ -10,7 +10,8 @@ transformer with a class token and a fixed sinusoid of positions.
 Differences from the official code (yitu-opensource/T2T-ViT), and why:
 
 * any input size from 16 pixels up works, non-square and odd ones too;
-* the sinusoid is not in the state dict (a frozen parameter officially);
+* the sinusoid is not in the state dict (a frozen parameter officially); ``pos_embed: learned`` puts a table
+  in its place that starts at zero and trains, as PASSL has it;
 * the ``qk_scale`` that official factories set under ``pretrained=True`` is left out: no checkpoint
   comes that way, and the published weights are evaluated with d^-0.5;
 * its "convolution" token type, a stub without a forward pass, is left out.
@@ -26,9 +27,9 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.config import Count, Positive, Share, ShareByEpoch
+from passl_sot.config import Count, Positive, Share, ShareByEpoch, Width
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Grid, PlainBackbone, halved
+from passl_sot.modeling.backbones.base import Grid, PlainBackbone, as_pair, halved
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.performer import TokenPerformer, TokenTransformer
 
@@ -73,6 +74,7 @@ class T2TViT(PlainBackbone):
         tokens_type: Attention between the cuts: "performer" (linear time) or "transformer" (softmax;
             the published ``t`` models).
         token_dim: Width of the tokens between the cuts (64 in every published model).
+        pos_embed: "sinusoid" for the fixed table, "learned" for one from zero (PASSL's), which is decayed.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class T2TViT(PlainBackbone):
         *,
         img_size: Count | list[Count] = 224,
         in_chans: Count = 3,
-        embed_dim: Count = 384,
+        embed_dim: Width = 384,
         depth: Count = 14,
         num_heads: Count = 6,
         mlp_ratio: Positive = 3.0,
@@ -90,6 +92,7 @@ class T2TViT(PlainBackbone):
         drop_rate: Share = 0.0,
         attn_drop_rate: Share = 0.0,
         drop_path_rate: ShareByEpoch = 0.0,
+        pos_embed: Literal["sinusoid", "learned"] = "sinusoid",
     ) -> None:
         super().__init__(in_chans, embed_dim, 1, [depth])
         if token_dim < 2:
@@ -97,24 +100,34 @@ class T2TViT(PlainBackbone):
         self.tokens_to_token = _TokensToToken(tokens_type, in_chans, embed_dim, token_dim)
         self.add_prefix_tokens()
         self.add_blocks(num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, drop_path_rate, 1e-5)
+        self.learns_positions = pos_embed == "learned"
+        if self.learns_positions:
+            self.add_position_table(self._cut(as_pair(img_size))[-1], _STRIDE, zero=True)
         self.resize(img_size)
 
-    def _plan(self, size: tuple[int, int]) -> None:
+    def _cut(self, size: tuple[int, int]) -> list[Grid]:
+        """The tokens' grids after each of the three cuts."""
         self.check_size(size, _STRIDE, "whole token")
         # A size that is no multiple of 16 gets the tokens that its windows give, rounded up: the first
         # cut's 7×7 windows with padding 2 need 3 pixels at least, every 4.
         first = ((size[0] - 3) // 4 + 1, (size[1] - 3) // 4 + 1)
-        second = halved(first)
-        self._cut_grids = [first, second]
-        self.plan_grid(halved(second), _STRIDE)
+        return [first, halved(first), halved(halved(first))]
+
+    def _plan(self, size: tuple[int, int]) -> None:
+        self._cut_grids = self._cut(size)
+        grid = self._cut_grids[-1]
+        if self.learns_positions:
+            self.resize_position_table(grid)
+        self.plan_grid(grid, _STRIDE)
         # Made anew, as the authors did for 384 pixels; their interpolating loader for transfer cannot run
         # (it misses two imports).
-        self.use_sinusoid()
+        if not self.learns_positions:
+            self.use_sinusoid()
 
     def make_words(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to word tokens ``[B, N, C]``."""
         return self.tokens_to_token(x_bchw, self._cut_grids, self.run_block)
 
     def no_weight_decay(self) -> set[str]:
-        """The class token, as in the official code."""
+        """The class token, as in the official code; a learned table is decayed, as by PASSL."""
         return {"cls_token"}

@@ -16,10 +16,12 @@ LinearInit = Literal["trunc_normal", "torch"]
 
 
 class Head(nn.Layer):
-    """Base of all heads: ``forward(tokens)`` gives logits.
+    """Base of all heads: ``forward(tokens)`` gives logits; without last layers, what they would take.
 
     ``num_classes`` is K, ``in_channels`` C, ``num_prefix_tokens`` P.
     """
+
+    last_layers: tuple[str, ...] = ()  # names of those that depend on K; a head may lack some
 
     def __init__(self, num_classes: int, in_channels: int, num_prefix_tokens: int) -> None:
         super().__init__()
@@ -34,8 +36,21 @@ class Head(nn.Layer):
         self.num_classes = num_classes
         self._add_classifier()
 
+    def remove_classifier(self) -> None:
+        """Take the last layers away: ``forward`` is then ``pre_logits``, and ``num_classes`` 0."""
+        if not self.last_layers:
+            raise NotImplementedError(f"{type(self).__name__} does not name the layers to take (last_layers)")
+        self.num_classes = 0
+        for name in self.last_layers:
+            if hasattr(self, name):
+                delattr(self, name)
+
     def _add_classifier(self) -> None:
         raise NotImplementedError
+
+    def pre_logits(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
+        """Tokens ``[B, P+N, C]`` to the features ``[B, F]`` that the last layers take."""
+        raise NotImplementedError(f"{type(self).__name__} has no pre_logits")
 
     def check_tokens(self, x: paddle.Tensor, pooled_allowed: bool) -> None:
         """Raise a readable error for an input that is no ``[B, P+N, C]`` (or ``[B, C]``)."""
@@ -51,6 +66,7 @@ class Head(nn.Layer):
 class FusedHead(Head):
     """Base of heads that add logits of the class token (``cls_fc``) and of pooled words (``visual_fc``)."""
 
+    last_layers = ("visual_fc", "cls_fc")
     # Features that cls_fc and visual_fc take; with 0 there is no such layer.
     cls_dim: int
     word_dim: int
@@ -61,12 +77,26 @@ class FusedHead(Head):
         if self.cls_dim:
             self.cls_fc = linear(self.cls_dim, self.num_classes)
 
+    def features(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
+        """Tokens ``[B, P+N, C]`` to what ``cls_fc`` and ``visual_fc`` take; None for one that isn't asked."""
+        raise NotImplementedError
+
+    def pre_logits(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
+        """See :meth:`Head.pre_logits`: features of the class token, then those of the words."""
+        return paddle.concat([part for part in self.features(x_bnc) if part is not None], axis=1)
+
     def forward_parts(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
         """Tokens ``[B, P+N, C]`` to logits by the class token and by words; each ``[B, K]`` or None."""
-        raise NotImplementedError
+        cls_features, word_features = self.features(x_bnc)
+        return (
+            None if cls_features is None else self.cls_fc(cls_features),
+            None if word_features is None else self.visual_fc(word_features),
+        )
 
     def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, ...]:
         """Tokens ``[B, P+N, C]`` to logits ``[B, K]``."""
+        if not self.num_classes:
+            return self.pre_logits(x_bnc)
         cls_logits, word_logits = self.forward_parts(x_bnc)
         if cls_logits is None:
             return word_logits

@@ -22,6 +22,8 @@ class LinearHead(Head):
         init: How the Linear starts: "trunc_normal" (std 0.02, zero bias) or "torch" (PyTorch's default).
     """
 
+    last_layers = ("fc",)
+
     def __init__(
         self,
         *,
@@ -47,12 +49,17 @@ class LinearHead(Head):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Args: x: tokens ``[B, P+N, C]``, or pooled ``[B, C]``. Returns: logits ``[B, K]``."""
+        pooled = self.pre_logits(x)
+        return self.fc(pooled) if self.num_classes else pooled
+
+    def pre_logits(self, x: paddle.Tensor) -> paddle.Tensor:
+        """See :meth:`Head.pre_logits`; the pooled token, ``[B, C]``."""
         self.check_tokens(x, pooled_allowed=True)
         if x.ndim == 3 and self.pool == "token":
             x = x[:, 0]
         elif x.ndim == 3:
             x = x[:, self.num_prefix_tokens :].mean(axis=1)
-        return self.fc(self.drop(x))
+        return self.drop(x)
 
 
 @HEADS.register()
@@ -61,6 +68,8 @@ class DistilledHead(Head):
 
     For arguments see ``Head`` and ``LinearHead``; a ValueError for fewer than two prefix tokens.
     """
+
+    last_layers = ("head", "head_dist")
 
     def __init__(
         self,
@@ -85,6 +94,11 @@ class DistilledHead(Head):
         if self.init == "torch":
             torch_default_(self)
 
+    def pre_logits(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
+        """See :meth:`Head.pre_logits`; the mean of both tokens, ``[B, C]``, as in timm."""
+        self.check_tokens(x_bnc, pooled_allowed=False)
+        return (x_bnc[:, 0] + x_bnc[:, 1]) / 2
+
     def forward_parts(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Tokens ``[B, P+N, C]`` to the logits ``[B, K]`` of the class and the distillation token."""
         self.check_tokens(x_bnc, pooled_allowed=False)
@@ -92,6 +106,8 @@ class DistilledHead(Head):
 
     def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, paddle.Tensor]:
         """Tokens ``[B, P+N, C]`` to logits ``[B, K]``; while training to those of both tokens."""
+        if not self.num_classes:
+            return self.pre_logits(x_bnc)
         cls_logits, dist_logits = self.forward_parts(x_bnc)
         # Each learns from its own target, the second from a teacher's decisions; in evaluation both answer,
         # and their mean counts.

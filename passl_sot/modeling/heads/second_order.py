@@ -129,23 +129,23 @@ class SecondOrderHead(FusedHead):
             return self.normalization(covariance(self.dr(words))).astype(x_bnc.dtype)
         return self.representation(words)
 
-    def forward_parts(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
-        """See :meth:`FusedHead.forward_parts`; with "concat" and "aggre_all" the second is all there is."""
+    def features(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
+        """See :meth:`FusedHead.features`; with "concat" and "aggre_all" the second is all there is."""
         self.check_tokens(x_bnc, pooled_allowed=False)
         if self.representation_name == "none":
-            return self.cls_fc(x_bnc[:, 0]), None
+            return x_bnc[:, 0], None
         if self.representation_name == "fc":
-            return self.cls_fc(self.dim(x_bnc[:, 0])), None
+            return self.dim(x_bnc[:, 0]), None
         pooled = self.pool(x_bnc)
         if self.fusion_type == "concat":
-            return None, self.visual_fc(paddle.concat([x_bnc[:, 0], pooled], axis=1))
+            return None, paddle.concat([x_bnc[:, 0], pooled], axis=1)
         if self.fusion_type == "aggre_all" or self.num_prefix_tokens == 0:
-            return None, self.visual_fc(pooled)
-        return self.cls_fc(x_bnc[:, 0]), self.visual_fc(pooled)
+            return None, pooled
+        return x_bnc[:, 0], pooled
 
-    def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, paddle.Tensor]:
+    def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, ...]:
         """Tokens ``[B, P+N, C]`` to logits ``[B, K]``; in training with "sum_loss" to both parts."""
-        if self.fusion_type == "sum_loss" and self.training:
+        if self.fusion_type == "sum_loss" and self.training and self.num_classes:
             return self.forward_parts(x_bnc)
         return super().forward(x_bnc)
 
@@ -199,10 +199,7 @@ class CrossCovarianceHead(FusedHead):
             pooled = self.normalization.drop(pooled)
         return pooled
 
-    def forward_parts(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor]:
-        """See :meth:`FusedHead.forward_parts`."""
+    def features(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor]:
+        """See :meth:`FusedHead.features`."""
         self.check_tokens(x_bnc, pooled_allowed=False)
-        word_logits = self.visual_fc(self.pool(x_bnc))
-        if not self.num_prefix_tokens:
-            return None, word_logits
-        return self.cls_fc(x_bnc[:, 0]), word_logits
+        return x_bnc[:, 0] if self.num_prefix_tokens else None, self.pool(x_bnc)
