@@ -36,8 +36,8 @@ def run(write_experiment, tmp_path_factory):
     trainer = Trainer(experiment, folder / "output" / "run", World())
     agree = trainer._agree
 
-    def stop_at_the_fifth(bad, stop):
-        return agree(bad, 2 if trainer.progress.step == 4 else stop)
+    def stop_at_the_fifth(bad, stop, **more):
+        return agree(bad, 2 if trainer.progress.step == 4 else stop, **more)
 
     trainer._agree = stop_at_the_fifth
     trainer.fit()
