@@ -90,14 +90,15 @@ def timm_batches(job: dict) -> Iterator:
         options |= {"crop_pct": resize["crop_pct"], "interpolation": resize["interpolation"]}
     else:
         crop = steps["RandomResizedCrop"]
-        options |= {"is_training": True, **{key: crop[key] for key in ("scale", "ratio", "interpolation")}}
+        options |= {"is_training": True, "color_jitter": None}
+        options |= {key: crop[key] for key in ("scale", "ratio", "interpolation")}
         options["hflip"] = steps.get("RandomHorizontalFlip", {"prob": 0.0})["prob"]
         options["auto_augment"] = steps.get("RandAugment", {}).get("policy")
         for ours, theirs in _POLICIES.items():
             if ours in steps:
                 options["auto_augment"] = theirs
-        jitter = steps.get("ColorJitter", {})
-        options["color_jitter"] = tuple(jitter[k] for k in _STEPS["ColorJitter"]) if jitter else None
+        if "ColorJitter" in steps:
+            options["color_jitter"] = tuple(steps["ColorJitter"][key] for key in _STEPS["ColorJitter"])
     erase = steps.get("RandomErasing")
     erasing = None
     if erase and late:
@@ -107,13 +108,16 @@ def timm_batches(job: dict) -> Iterator:
     elif erase:
         options |= {"re_prob": erase["prob"], "re_mode": erase["mode"], "re_count": erase["count"]}
     transform = create_transform(tuple(job["side"]), **options)
-    mixing = {key: steps["Mixup"][key] for key in _STEPS["Mixup"]} if "Mixup" in steps else None
-    collate: Any = FastCollateMixup(**mixing) if late else None
-    mix = Mixup(**mixing) if mixing and not late else None
+    mix: Any = None
+    if "Mixup" in steps:
+        kind = Mixup
+        if late:
+            kind = FastCollateMixup
+        mix = kind(**{key: steps["Mixup"][key] for key in _STEPS["Mixup"]})
     mean, std = (255 * torch.tensor(normalize[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     for images in _one_by_one(job, transform):
         if late:
-            batch, _ = collate([(image, 0) for image in images])
+            batch, _ = mix([(image, 0) for image in images])
             batch = batch.float().sub_(mean).div_(std)
             if erasing:
                 batch = erasing(batch)
@@ -165,7 +169,9 @@ def torchvision_batches(job: dict) -> Iterator:
         mix = v2.RandomChoice([kind(alpha=alpha, num_classes=1000) for kind, alpha in kinds if alpha])
     for images in _one_by_one(job, transform):
         batch = torch.stack(images)
-        yield mix(batch, torch.zeros(len(batch), dtype=torch.int64)) if mix else batch
+        if mix:
+            batch, _ = mix(batch, torch.zeros(len(batch), dtype=torch.int64))
+        yield batch
 
 
 def _magnitude(step: dict) -> int:
@@ -249,7 +255,7 @@ def _versions() -> str:
     for module in ("timm", "torch", "torchvision", "nvidia.dali", "PIL"):
         version = getattr(sys.modules.get(module), "__version__", "")
         if version:
-            found.append(f"{'Pillow' if module == 'PIL' else module} {version}")
+            found.append(f"{module.replace('PIL', 'Pillow')} {version}")
     return ", ".join(found)
 
 

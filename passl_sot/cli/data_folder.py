@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from passl_sot.cli.run_plan import RunPlan, value_at
-from passl_sot.config import ConfigError, Fault, find_config, get_config, zh
+from passl_sot.cli.run_plan import RunPlan
+from passl_sot.config import ConfigError, Fault, find_config, get_config, value_at, zh
 from passl_sot.data import DataError
 from passl_sot.data.datasets.folders import VAL_SHARE, OwnFolder, find_splits
 from passl_sot.engine.schema import Experiment, load_config

@@ -23,17 +23,18 @@ from passl_sot.launch.cpu_env import MARK, cpu_fact, read_cpu, settings, usable_
 from passl_sot.utils.require import MissingPaddleError, require_paddle
 from passl_sot.version import __version__
 
-# By module: what pip calls the package, what is amiss without it, and whether work can go on then.
+_Level = Literal["ok", "note", "FAULT"]  # a note: work goes on, but slower, or with less to show
 _FAST = "'passl_sot[fast]'"
-_PACKAGES = {
-    "numpy": ("'numpy>=2,<2.6'", "nothing works", False),
-    "PIL": ("'pillow>=11'", "no image can be read", False),
-    "safetensors": ("safetensors", "no checkpoint can be read or written", False),
-    "numba": (_FAST, "images are prepared more slowly", True),
-    "simplejpeg": (_FAST, "JPEG files are read more slowly", True),
-    "matplotlib": ("matplotlib", "no charts are drawn", True),
-    "cv2": ("opencv-python-headless", "scripts of your own may miss it", True),
-    "visualdl": ("visualdl==2.5.3", "metrics.jsonl is written, curves are not", True),
+# By module: what pip calls the package, what is amiss without it, and how bad that is.
+_PACKAGES: dict[str, tuple[str, str, _Level]] = {
+    "numpy": ("'numpy>=2,<2.6'", "nothing works", "FAULT"),
+    "PIL": ("'pillow>=11'", "no image can be read", "FAULT"),
+    "safetensors": ("safetensors", "no checkpoint can be read or written", "FAULT"),
+    "numba": (_FAST, "images are prepared more slowly", "note"),
+    "simplejpeg": (_FAST, "JPEG files are read more slowly", "note"),
+    "matplotlib": ("matplotlib", "no charts are drawn", "note"),
+    "cv2": ("opencv-python-headless", "scripts of your own may miss it", "note"),
+    "visualdl": ("visualdl==2.5.3", "metrics.jsonl is written, curves are not", "note"),
 }
 _PADDLE = "3.3.1"
 _INSTALL = f"pip install paddlepaddle=={_PADDLE}"
@@ -59,14 +60,16 @@ _LEAST_GB = 1.0
 class Finding(NamedTuple):
     """A line of the report."""
 
-    level: Literal["ok", "note", "FAULT"]  # a note: work goes on, but slower, or with less to show
+    level: _Level
     what: str
     words: str
     cure: str = ""
 
     def __str__(self) -> str:
-        cure = f"\n{'':24}mend it by: {self.cure}" if self.cure else ""
-        return f"{self.level:5} {self.what:17} {self.words}{cure}"
+        line = f"{self.level:5} {self.what:17} {self.words}"
+        if self.cure:
+            line += f"\n{'':24}mend it by: {self.cure}"
+        return line
 
 
 @command
@@ -80,8 +83,11 @@ def doctor(argv: list[str] | None = None) -> int:
         for finding in look():
             print(finding, flush=True)
             count[finding.level] += 1
-    print(f"{count['FAULT']} faults, {count['note']} notes" if count["FAULT"] else "fit for work")
-    return int(count["FAULT"] > 0)
+    if count["FAULT"]:
+        print(f"{count['FAULT']} faults, {count['note']} notes")
+        return 1
+    print("fit for work")
+    return 0
 
 
 def _machine() -> Iterator[Finding]:
@@ -92,9 +98,12 @@ def _machine() -> Iterator[Finding]:
     shared = "/dev/shm"
     if os.path.isdir(shared):
         size = shutil.disk_usage(shared).total / 2**30
-        small = "; several GPUs of one machine talk through it" if size < _LEAST_GB else ""
-        cure = "docker run --shm-size=8g ..., in a container" if small else ""
-        yield Finding("note" if small else "ok", shared, f"{size:.1f} GB{small}", cure)
+        words = f"{size:.1f} GB"
+        if size < _LEAST_GB:
+            words += "; several GPUs of one machine talk through it"
+            yield Finding("note", shared, words, "docker run --shm-size=8g ..., in a container")
+        else:
+            yield Finding("ok", shared, words)
     free = shutil.disk_usage(".").free / 2**30
     words = f"{free:.1f} GB free in {os.getcwd()}"
     if free < _LEAST_GB:
@@ -105,11 +114,10 @@ def _machine() -> Iterator[Finding]:
 
 def _packages() -> Iterator[Finding]:
     homes = metadata.packages_distributions()
-    for module, (package, without, works) in _PACKAGES.items():
+    for module, (package, without, level) in _PACKAGES.items():
         try:
             importlib.import_module(module)
         except Exception as error:  # a package that was built for others raises errors of any type
-            level: Literal["note", "FAULT"] = "note" if works else "FAULT"
             yield Finding(level, module, f"{_last_line(str(error))}: {without}", f"pip install {package}")
             continue
         versions = (f"{home} {metadata.version(home)}" for home in set(homes.get(module, ())))
@@ -122,9 +130,10 @@ def _paddle() -> Iterator[Finding]:
     ours = os.environ.get(MARK) is not None
     theirs = {name: value for name, value in os.environ.items() if not (ours and name in fast)}
     bare = {name: value for name, value in theirs.items() if name not in fast}
+    environment = {**fast, **theirs}
     try:
         require_paddle()
-        tuned = _in_process({**fast, **theirs}, "examine")
+        tuned = _in_process(environment, "examine")
         words = f"{tuned['paddle']}; {tuned['devices']}"
         if tuned["paddle"] == _PADDLE:
             yield Finding("ok", "paddle", words)
@@ -132,8 +141,11 @@ def _paddle() -> Iterator[Finding]:
             yield Finding("note", "paddle", f"{words}; all was tried with {_PADDLE}", _INSTALL)
         for device, differences in tuned["families"].items():
             for name, difference in differences.items():
-                yield _judge(f"{name} {device}" if device != "cpu" else name, difference, _TOLERANCES[device])
-        yield _gain(tuned, _in_process(bare, "measure"), {**fast, **theirs}, fast)
+                label = name
+                if device != "cpu":
+                    label += f" {device}"
+                yield _judge(label, difference, _TOLERANCES[device])
+        yield _gain(tuned, _in_process(bare, "measure"), {name: environment[name] for name in fast})
     except MissingPaddleError as error:
         yield Finding("FAULT", "paddle", str(error))
     except _CrashError as error:
@@ -162,8 +174,8 @@ def _judge(name: str, difference: float, tolerance: float) -> Finding:
     return Finding("FAULT", name, f"{words}, more than {tolerance:.0e}", cure)
 
 
-def _gain(tuned: dict, bare: dict, environment: dict[str, str], names: dict[str, str]) -> Finding:
-    values = " ".join(f"{name}={environment[name]}" for name in names)
+def _gain(tuned: dict, bare: dict, chosen: dict[str, str]) -> Finding:
+    values = " ".join(f"{name}={value}" for name, value in chosen.items())
     product, model = (tuned[key] / bare[key] for key in ("gflops", "images_per_s"))
     words = (
         f"{values}: a matrix product {product:.2f} times as fast ({tuned['gflops']:.0f} GFLOP/s), "
@@ -188,7 +200,9 @@ def examine() -> dict[str, Any]:
     for device in ("cpu", "gpu:0")[: 1 + bool(gpus)]:
         paddle.set_device(device)
         families[device] = {name: _difference(name) for name in FAMILIES}
-    devices = f"GPUs: {', '.join(names)}" if names else "no GPU"
+    devices = "no GPU"
+    if names:
+        devices = f"GPUs: {', '.join(names)}"
     return {"paddle": paddle.__version__, "devices": devices, "families": families, **measure()}
 
 
@@ -240,8 +254,11 @@ def first_logits(name: str, dtype: Literal["float32", "float64"] = "float32") ->
     model.eval()
     for key, parameter in model.named_parameters():
         value = draw(key, parameter.shape)
-        if value.ndim > 1:  # by the number of inputs: of a Linear [in, out], of a convolution [out, in, ...]
-            value /= math.sqrt(value.shape[0] if value.ndim == 2 else math.prod(value.shape[1:]))
+        # Weights by the number of inputs: of a Linear [in, out], of a convolution [out, in, ...].
+        if value.ndim == 2:
+            value /= math.sqrt(value.shape[0])
+        elif value.ndim > 2:
+            value /= math.sqrt(math.prod(value.shape[1:]))
         elif key.endswith(("weight", "_variance")):
             value = 1 + 0.1 * np.abs(value)
         else:

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from passl_sot.cli.command import Parser, command, fail, guarded, importing, make_parser, prepare
@@ -41,7 +41,11 @@ def print_config(argv: list[str] | None = None) -> int:
         return fail(error)
     # A faulty file is shown all the same: where its values come from helps to mend it.
     _show(text)
-    return max(fail(found) if found else 0 for found in (fault, other_fault))
+    status = 0
+    for found in (fault, other_fault):
+        if found:
+            status = fail(found)
+    return status
 
 
 def _resolve(name: str, overrides: Sequence[str]) -> "tuple[Config, ConfigError | None]":
@@ -112,19 +116,21 @@ def benchmark(argv: list[str] | None = None) -> int:
     prepare(args)
 
     def run() -> None:
-        # Warnings about config and data are no part of the JSON.
-        with redirect_stdout(sys.stderr) if args.json else nullcontext():
-            result, lines = _measure(args)
         if args.json:
+            # Warnings about config and data are no part of the JSON.
+            with redirect_stdout(sys.stderr):
+                result, _ = _measure(args)
             print(json.dumps({"config": args.config or args.weights, **result}))
-        else:
-            if lines:
-                get_logger().info("\n".join(lines))
-            width = max(map(len, result))
-            for name, value in result.items():
-                shown = f"{value:.4g}" if isinstance(value, float) else value
-                if value is not None:
-                    print(f"{name:{width}} {shown}")
+            return
+        result, lines = _measure(args)
+        if lines:
+            get_logger().info("\n".join(lines))
+        width = max(map(len, result))
+        for name, value in result.items():
+            if isinstance(value, float):
+                print(f"{name:{width}} {value:.4g}")
+            elif value is not None:
+                print(f"{name:{width}} {value}")
 
     return guarded(run)
 
@@ -138,7 +144,10 @@ def _measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     from passl_sot.engine.distributed import start
 
     source = Source.of(args.config, args.weights)
-    added, lines = source.on_folder(args.data, args.override) if args.data else ([], [])
+    added: list[str] = []
+    lines: list[str] = []
+    if args.data:
+        added, lines = source.on_folder(args.data, args.override)
     experiment = source.load([*added, *args.override])
     if args.mode == "data":
         source.require_data(experiment, ("train",))
@@ -181,7 +190,9 @@ def _matching(patterns: Sequence[str]) -> list[str]:
     """The models that match a pattern; one without wildcards matches all names that hold it."""
     found: set[str] = set()
     for pattern in patterns:
-        models = list_models(pattern) if set(pattern) & set("*?[") else list_models(f"*{pattern}*")
+        models = list_models(pattern)
+        if not set(pattern) & set("*?["):
+            models = list_models(f"*{pattern}*")
         if not models:
             near = did_you_mean(nearest(pattern, list_models()))
             raise UserError(f"no model matches {pattern!r}{near or '; `passl-sot list` names all'}")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from passl_sot.config import zh
+from passl_sot.config import value_at, zh
 from passl_sot.utils.environment import launcher_number
 
 LEAST_UPDATES = 300  # of a run
@@ -69,7 +69,9 @@ class RunPlan:
             return
         update = self._choose_update(images, recipe, batch * processes, processes, wanted)
         per_epoch = math.ceil(images / update)
-        length = epochs if own_length else max(epochs, math.ceil(LEAST_UPDATES / per_epoch))
+        length = epochs
+        if not own_length:
+            length = max(epochs, math.ceil(LEAST_UPDATES / per_epoch))
         self._set(f"{_SAMPLER}.batch_size", str(max(1, min(batch, update // processes))))
         if value_at(tree, f"{_SAMPLER}.repeats") not in (None, 1):
             self._set(f"{_SAMPLER}.repeats", "1")  # copies of an image would fill a small batch
@@ -89,7 +91,10 @@ class RunPlan:
         self._fit_rates(schedule, update, reference, value_at(tree, "optimizer.name"))
 
     def _choose_update(self, images: int, recipe: int, step: int, processes: int, wanted: int) -> int:
-        """Images per update: the recipe's, halved until an epoch has as many updates as `wanted`."""
+        """Images per update: the recipe's, halved until an epoch has as many updates as `wanted`.
+
+        A multiple of `step`, the images of all processes' batches, or of `processes` where it is less.
+        """
         if self._is_told(f"{_SCHEDULE}.reference_batch") or self._is_told(f"{_SCHEDULE}.batch_rule"):
             return recipe
         least = max(processes, min(_SMALLEST, images, recipe))
@@ -98,7 +103,9 @@ class RunPlan:
         update = recipe
         while update > least and math.ceil(images / update) < wanted:
             update = max(least, update // 2)
-        return update // step * step if update > step else update // processes * processes
+        if update <= step:
+            step = processes
+        return update // step * step
 
     def _fit_schedule(self, schedule: Mapping[str, Any], epochs: int, length: int) -> float:
         """Fits warm-up, steps and fall to a run of `length` epochs; the epochs of warm-up."""
@@ -106,12 +113,13 @@ class RunPlan:
         fall = schedule.get("T_max")
         if _is_count(fall) and (fall > length or length != epochs):
             self._set(f"{_SCHEDULE}.T_max", "null")
-        for key in ("step_size", "milestones"):
-            steps = schedule.get(key)
-            every: list[Any] = steps if isinstance(steps, list) else [steps]
-            if length != epochs and all(isinstance(step, int | float) for step in every):
-                moved = [step * length / epochs for step in every]
-                self._set(f"{_SCHEDULE}.{key}", str(moved if isinstance(steps, list) else moved[0]))
+        if length != epochs:
+            step = schedule.get("step_size")
+            if isinstance(step, int | float):
+                self._set(f"{_SCHEDULE}.step_size", str(step * length / epochs))
+            marks = schedule.get("milestones")
+            if isinstance(marks, list) and all(isinstance(mark, int | float) for mark in marks):
+                self._set(f"{_SCHEDULE}.milestones", str([mark * length / epochs for mark in marks]))
         if length == epochs and warmup <= length / 5:
             return warmup
         if not self._set(f"{_SCHEDULE}.warmup_epochs", f"{length / 10:g}"):
@@ -131,12 +139,14 @@ class RunPlan:
             return
         if not all(isinstance(schedule.get(key, 0), int | float) for key in _RATES):
             return
-        adaptive = optimizer in _ADAPTIVE
-        factor = (update / reference) ** (0.5 if adaptive else 1)
+        factor = update / reference
+        rule = "in proportion to the batch"
+        if optimizer in _ADAPTIVE:
+            factor = math.sqrt(factor)
+            rule = "by the square root of the batch"
         for key in _RATES:
             if key in schedule:
                 self._set(f"{_SCHEDULE}.{key}", f"{schedule[key] * factor:.3e}")
-        rule = "by the square root of the batch" if adaptive else "in proportion to the batch"
         self.lines.append(
             f"plan: learning rate {schedule['learning_rate'] * factor:.3g} (recipe: "
             f"{schedule['learning_rate']:g} for {reference} images per update), {rule}" + zh("plan_rate")
@@ -152,14 +162,6 @@ class RunPlan:
             return False
         self.overrides.append(f"{path}={value}")
         return True
-
-
-def value_at(tree: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path of the unchecked file; None where there is none."""
-    value: Any = tree
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
 
 
 def _is_count(value: Any) -> TypeGuard[int]:

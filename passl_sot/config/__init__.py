@@ -33,4 +33,4 @@ from passl_sot.config.signature import (
     Share,
     Width,
 )
-from passl_sot.config.tree import Config, path_of
+from passl_sot.config.tree import Config, path_of, value_at

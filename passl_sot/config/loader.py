@@ -155,10 +155,12 @@ def _load_file(path: str, faults: list[Fault], chain: tuple[str, ...] = ()) -> _
         return {}, {}
     if "_base_" not in tree:
         return tree, origins
-    named = tree.pop("_base_")
+    bases = tree.pop("_base_")
+    if not isinstance(bases, list):
+        bases = [bases]
     below: dict[str, Any] = {}
     below_origins: dict[str, Origin] = {}
-    for index, base in enumerate(named if isinstance(named, list) else [named]):
+    for index, base in enumerate(bases):
         origin = origins.get(f"_base_.{index}", origins["_base_"])
         target = _base_file(base, origin, (*chain, path), faults)
         if target:

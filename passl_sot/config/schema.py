@@ -39,8 +39,12 @@ class Checker:
 
     def finish(self, earlier: Sequence[Fault] = ()) -> None:
         """Raises a ConfigError if there are faults, in the order of the tree."""
-        found = [item for item in self._found if item is not None]
-        faults = [*earlier, *(item if isinstance(item, Fault) else item() for item in found)]
+        faults = [*earlier]
+        for item in self._found:
+            if isinstance(item, Fault):
+                faults.append(item)
+            elif item is not None:
+                faults.append(item())
         if faults:
             raise ConfigError(faults)
 
@@ -100,7 +104,9 @@ class Checker:
     ) -> dict[str, Any]:
         signature = Signature.of(target)
         # Readers of a file know its sections by their keys, not by the names of our dataclasses.
-        owner = "" if given is None else signature.name
+        owner = ""
+        if given is not None:
+            owner = signature.name
         self._foresee(signature, path)
         arguments = {}
         covered = {*cfg, *(given or ())}
@@ -114,7 +120,9 @@ class Checker:
                 self._found.append(fault)
         missing = [f"'{key}'" for key in signature.required if key not in covered]
         if missing:
-            who = owner or (f"'{path.rpartition('.')[2]}'" if path else "the file")
+            who = owner or "the file"
+            if path and not owner:
+                who = f"'{path.rpartition('.')[2]}'"
             self._note(path, f"{who} needs {', '.join(missing)}; it takes {signature.takes()}", "missing")
         return arguments
 
@@ -158,7 +166,9 @@ class Checker:
             # One hint for each item of a fixed tuple, or one for all.
             hints = hint.inner * max(1, len(value) // len(hint.inner))
             made = [self.value(hints[i], item, join_path(path, i)) for i, item in enumerate(value)]
-            return made if hint.kind == "list" else tuple(made)
+            if hint.kind == "list":
+                return made
+            return tuple(made)
         # No float holds nan, infinity, or an integer beyond 1e308 as a number to count on.
         if hint.kind == "float" and not abs(value) <= sys.float_info.max:
             return self._note(path, f"must be a finite number, got {show(value)}", "value")
@@ -197,7 +207,9 @@ class Checker:
 
     def origin(self, path: str) -> Origin | None:
         """Where the value at a path was written, or the section nearest to it that was."""
-        return self.cfg.origin_near(path) if isinstance(self.cfg, Config) else None
+        if isinstance(self.cfg, Config):
+            return self.cfg.origin_near(path)
+        return None
 
     def _unknown_key(self, section: str, key: str, value: Any, owner: str, takes: str) -> Fault:
         """The fault of an unknown key, with the key that may be meant, or the section where it belongs."""
@@ -227,7 +239,9 @@ class Checker:
             # A part of a name: "iterations" for "num_iters".
             near = next((name for name in own if nearest(key, name.split("_"), cutoff=0.65)), None)
         # `Global: {epochs: 3}` of another framework: say where the keys inside belong.
-        homes = [place for name in value if (place := place_of(name))] if isinstance(value, Mapping) else []
+        homes = []
+        if isinstance(value, Mapping):
+            homes = [place for name in value if (place := place_of(name))]
         hint = did_you_mean(near)
         if meant and not near:
             hint = f"; {belongs(meant)}"
@@ -245,7 +259,9 @@ class Checker:
 def _shape_of(value: object) -> str:
     if isinstance(value, Mapping):
         return "mapping"
-    return "list" if isinstance(value, (list, tuple)) else "scalar"
+    if isinstance(value, (list, tuple)):
+        return "list"
+    return "scalar"
 
 
 def _fits(hint: Hint, value: Any) -> bool:
@@ -312,8 +328,12 @@ def catalog_at(schema: type | None, parts: Sequence[str]) -> Any:
     target = schema
     catalog = None
     for part in parts:
-        hint = Signature.of(target).hints.get(part) if target else None
-        arms = hint.arms if hint else ()
+        if target is None:
+            return None
+        hint = Signature.of(target).hints.get(part)
+        if hint is None:
+            return None
+        arms = hint.arms
         target = next((arm.type for arm in arms if arm.kind == "section"), None)
         catalog = next((arm.catalog for arm in arms if arm.kind == "node"), None)
     return catalog

@@ -19,7 +19,9 @@ def config_folder() -> Path:
     # A wheel holds them inside the package, where setup.py puts them.
     package = Path(__file__).resolve().parent.parent
     inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
+    if inside.is_dir():
+        return inside
+    return package.parent / "configs"
 
 
 def _files() -> dict[str, Path]:
@@ -28,8 +30,9 @@ def _files() -> dict[str, Path]:
 
 def list_models(pattern: str | Sequence[str] = "*") -> list[str]:
     """Names that `create_model` takes, sorted; by a shell pattern such as "sot*", or by any of several."""
-    patterns = [pattern] if isinstance(pattern, str) else pattern
-    return sorted({name for one in patterns for name in fnmatch.filter(_files(), one)})
+    if isinstance(pattern, str):
+        pattern = [pattern]
+    return sorted({name for one in pattern for name in fnmatch.filter(_files(), one)})
 
 
 def read_card(name: str) -> dict[str, Any]:
@@ -41,12 +44,13 @@ def read_card(name: str) -> dict[str, Any]:
     files = _files()
     file = str(files[name])
     tree: dict[str, Any] = Builder(read_text(file), file).value or {}
-    named = tree.get("_base_", [])
-    bases = [Path(base).stem for base in (named if isinstance(named, list) else [named])]
+    bases = tree.get("_base_", [])
+    if not isinstance(bases, list):
+        bases = [bases]
     card: dict[str, Any] = {}
     for base in bases:
-        if base in files:
-            card |= read_card(base)
+        if Path(base).stem in files:
+            card |= read_card(Path(base).stem)
     return card | (tree.get("meta") or {})
 
 
@@ -56,14 +60,18 @@ def shipped_config(name: str) -> Path | None:
         return files[name]
     first, *parts = PurePosixPath(name).parts or ("",)
     path = config_folder().joinpath(*parts)
-    return path if first == "configs" and ".." not in parts and path.is_file() else None
+    if first == "configs" and ".." not in parts and path.is_file():
+        return path
+    return None
 
 
 def nearby_shipped(name: str) -> str | None:
     """How the shipped file most likely meant by a name that leads nowhere would have to be named."""
     # A shipped file that was copied elsewhere names those beside it.
     path = PurePosixPath("configs", *PurePosixPath(name).parts[-2:])
-    return str(path) if shipped_config(str(path)) else nearest(path.stem, _files(), cutoff=0.8)
+    if shipped_config(str(path)):
+        return str(path)
+    return nearest(path.stem, _files(), cutoff=0.8)
 
 
 def find_config(name: str | Path) -> Path:

@@ -19,6 +19,16 @@ def child(value: Any, part: str) -> Any:
     return value[part]
 
 
+def value_at(tree: Any, path: str) -> Any:
+    """The value at a dotted path of a tree that may hold anything; None where there is none."""
+    try:
+        for part in path.split("."):
+            tree = child(tree, part)
+    except LookupError:
+        return None
+    return tree
+
+
 def walk(tree: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """All that is below a section or list, in order and down to lists of scalars: path, parent and key."""
     for key in tree if isinstance(tree, dict) else range(len(tree)):

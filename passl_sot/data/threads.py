@@ -21,6 +21,7 @@ def in_threads(
     chunk: int = 1,
     timeout: float | None = None,
     title: str = "",
+    progress: bool = False,
 ) -> list[T]:
     """What `work` gives for each of some items of a dataset, in their order.
 
@@ -28,7 +29,8 @@ def in_threads(
         describe: Which item it is, for messages.
         chunk: Items that a thread takes at a time: many, where each is quick.
         timeout: Seconds that a chunk may take; None for no limit.
-        title: Of a progress bar; "" draws none.
+        title: Of the progress bar.
+        progress: Whether it is drawn.
 
     Raises:
         WorkerError: An item was not done in time.
@@ -47,7 +49,7 @@ def in_threads(
     # The threads of concurrent.futures would keep the process from ending where one of them hangs.
     with (
         ThreadPool(threads) as pool,
-        progress_bar(total=len(items), desc=title, unit="img", shown=bool(title)) as bar,
+        progress_bar(total=len(items), desc=title, unit="img", shown=progress) as bar,
     ):
         results = pool.imap(run, range(len(chunks)))
         for number, part in enumerate(chunks):

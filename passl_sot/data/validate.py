@@ -209,10 +209,17 @@ def _unreadable(
 
     # Files stand class by class, so evenly spread ones are of all classes.
     indices: Sequence[int] = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64).tolist()
-    title = f"checking {name} images" if progress else ""
     # Pillow lets other threads run while it decodes.
     threads = min(8, usable_cores())
-    found = in_threads(look, indices, dataset.path, threads=threads, timeout=timeout, title=title)
+    found = in_threads(
+        look,
+        indices,
+        dataset.path,
+        threads=threads,
+        timeout=timeout,
+        title=f"checking {name} images",
+        progress=progress,
+    )
     bad = [error for error in found if error is not None]
     lines = [f"{name}: unreadable image {error}" + zh("image_unreadable") for error in bad[:_SHOWN]]
     if len(bad) > _SHOWN:

@@ -90,22 +90,37 @@ def accept_data(
     """
     if saved:
         parts.task.check_resume(saved.path, saved.meta)
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, dict[str, np.ndarray]] = {}
+    if world.is_main:
+        found["train"] = parts.train_loader.dataset.identity(timeout=data.train.loader.timeout)
+        found["val"] = parts.val_loader.dataset.identity(timeout=data.val.loader.timeout)
+    if saved:
+        _compare_data(parts, saved, found, named, say)
+    world.wait_for_all()
+    return {f"{_DATA}.{split}.{name}": array for split, now in found.items() for name, array in now.items()}
+
+
+def _compare_data(
+    parts: Parts,
+    saved: Checkpoint,
+    found: Mapping[str, Mapping[str, np.ndarray]],
+    named: Sequence[str],
+    say: Callable[..., None],
+) -> None:
+    datasets = {"train": parts.train_loader.dataset, "val": parts.val_loader.dataset}
     accepted: list[str] = []
     refused: dict[str, list[str]] = {}
-    splits = {"train": (parts.train_loader, data.train), "val": (parts.val_loader, data.val)}
-    for split, (loader, section) in splits.items() if world.is_main else ():
-        dataset = loader.dataset
-        now = dataset.identity(timeout=section.loader.timeout)
-        before = saved.part(f"{_DATA}.{split}") if saved else {}
+    for split, now in found.items():
+        before = saved.part(f"{_DATA}.{split}")
+        lines: list[str] = []
+        if before and now:
+            lines = [f"{split}: {line}" for line in datasets[split].differences(before, now)]
         place = f"dataloader.{split}.dataset"
-        lines = [f"{split}: {line}" for line in dataset.differences(before, now)] if before and now else []
         if _below(place, named):
             accepted += lines
         elif lines:
             refused[place] = lines
-        found.update({f"{_DATA}.{split}.{name}": array for name, array in now.items()})
-    if saved and refused:
+    if refused:
         listed = "\n  ".join(line for lines in refused.values() for line in lines)
         raise CheckpointError(
             f"{saved.path} was trained on other data:\n  {listed}\n"
@@ -114,8 +129,6 @@ def accept_data(
         )
     if accepted:
         say("going on with other data than before:\n%s", "\n".join(accepted))
-    world.wait_for_all()
-    return found
 
 
 def _below(place: str, keys: Iterable[str]) -> bool:
@@ -126,10 +139,13 @@ def header_of(
     parts: Parts, experiment: Experiment, progress: Progress, ema: ModelEMA | None
 ) -> dict[str, Any]:
     """The part of a checkpoint's header that `begin` and the task take from it."""
+    updates = 0
+    if ema:
+        updates = ema.updates
     return {
         "progress": asdict(progress),
         "sampler": parts.train_loader.sampler.state_dict(),
-        "ema_updates": ema.updates if ema else 0,
+        "ema_updates": updates,
         "config": experiment.to_dict(),
         **parts.task.describe(),
     }
@@ -173,18 +189,25 @@ def begin(
     elif pretrained:
         pretrained(parts.model)
     # After all that may fill the model: the average begins at the weights that training begins at.
-    ema = ModelEMA(parts.model, section.decay) if section else None
-    average = saved.part("ema") if saved else {}
+    ema = None
+    if section:
+        ema = ModelEMA(parts.model, section.decay)
+    if saved:
+        _restore_average(saved, ema, say)
+    return progress, ema
+
+
+def _restore_average(saved: Checkpoint, ema: ModelEMA | None, say: Callable[..., None]) -> None:
+    average = saved.part("ema")
     if ema and average:
         shapes = {name: tuple(tensor.shape) for name, tensor in ema.average.items()}
         if shapes != {name: array.shape for name, array in average.items()}:
             raise CheckpointError(f"{saved.path}: its averaged weights don't fit the model")
         ema.load(average, saved.meta["ema_updates"])
-    elif ema and saved:
+    elif ema:
         say("the checkpoint has no average: it begins anew from the weights resumed")
     elif average:
         say("the checkpoint's averaged weights are dropped: there is no ema section any more")
-    return progress, ema
 
 
 def _restore(saved: Checkpoint, parts: Parts, say: Callable[..., None]) -> Progress:

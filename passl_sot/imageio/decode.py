@@ -93,8 +93,9 @@ def decode_multichannel(path: str | os.PathLike[str]) -> np.ndarray:
     name = os.fspath(path)
     data = read_file(name)
     with _faults_told(name, data):
-        read = _from_array if name.lower().endswith(ARRAY_ENDING) else _all_channels
-        return read(name, data)
+        if name.lower().endswith(ARRAY_ENDING):
+            return _from_array(name, data)
+        return _all_channels(name, data)
 
 
 def _from_array(name: str, data: bytes) -> np.ndarray:
@@ -133,7 +134,9 @@ def open_bytes(data: bytes | memoryview, name: str, *, apply_exif: bool) -> Lazy
             "not read, because some code in this process has set PIL.ImageFile.LOAD_TRUNCATED_IMAGES, which "
             "would let damaged images pass as grey areas; set it back to False",
         )
-    header = jpeg.read_header(data) if jpeg.available() else None
+    header = None
+    if jpeg.available():
+        header = jpeg.read_header(data)
     # Pillow has a limit of its own that users may set, and words for it.
     if header is None or header.height * header.width > min(Image.MAX_IMAGE_PIXELS or MAX_PIXELS, MAX_PIXELS):
         return _decode_by_pillow(data, name, apply_exif)
@@ -179,7 +182,9 @@ def _decode_by_pillow(data: bytes | memoryview, name: str, apply_exif: bool) -> 
         _check_size(name, image.width, image.height)
         image.load()
         pixels = np.asarray(_to_rgb(image, name))
-        return upright(pixels, _orientation(image)) if apply_exif else pixels
+        if apply_exif:
+            pixels = upright(pixels, _orientation(image))
+        return pixels
 
 
 def _check_size(path: str, width: int, height: int, frames: int = 1) -> None:
@@ -230,7 +235,9 @@ def resize(
         return resample(image, size_hw, interpolation, (top, left, height, width), mirrored)
     resized = _resize_by_pillow(as_array(image), size_hw, interpolation)
     part = resized[top : top + height, left : left + width]
-    return np.ascontiguousarray(part[:, ::-1]) if mirrored else part
+    if mirrored:
+        part = np.ascontiguousarray(part[:, ::-1])
+    return part
 
 
 def _resize_by_pillow(
@@ -270,13 +277,16 @@ def read_given(item: Any, *, apply_exif: bool, channels: int) -> np.ndarray:
                 pixels = np.asarray(_to_rgb(item.copy(), "the picture"))
         except ImageError as error:
             raise ValueError(str(error)) from error
-        return upright(pixels, _orientation(item)) if apply_exif else pixels
+        if apply_exif:
+            pixels = upright(pixels, _orientation(item))
+        return pixels
     if not isinstance(item, Image.Image) and not hasattr(item, "__array__"):
         raise TypeError(
             f"a {type(item).__name__} is no image: give a path, the bytes of a file, a PIL image or an array"
         )
-    # Gray is made of RGB, as in training.
-    return _as_pixels(np.asarray(item), 3 if rgb else channels)
+    if rgb:
+        channels = 3  # gray is made of RGB, as in training
+    return _as_pixels(np.asarray(item), channels)
 
 
 def _as_pixels(array: np.ndarray, channels: int) -> np.ndarray:
@@ -291,14 +301,18 @@ def _as_pixels(array: np.ndarray, channels: int) -> np.ndarray:
     if array.dtype == np.uint8:
         return pixels
     kind = array.dtype.kind
-    low, high = (float(array.min()), float(array.max())) if kind in "fiu" else (np.nan, np.nan)
+    low = high = np.nan
+    if kind in "fiu":
+        low = float(array.min())
+        high = float(array.max())
     if not (low >= 0 and high <= 255):
         raise ValueError(
             f"an array of {array.dtype} from {low:.3g} to {high:.3g} is no image: give pixel values, in "
             "[0, 1] or [0, 255]; they are normalized here"
         )
-    scale = 255 if kind == "f" and high <= 1 else 1
-    return np.rint(pixels * scale).astype(np.uint8)
+    if kind == "f" and high <= 1:
+        pixels = pixels * 255
+    return np.rint(pixels).astype(np.uint8)
 
 
 def read_orientation(data: bytes | memoryview) -> int:
@@ -314,7 +328,9 @@ def _orientation(image: Image.Image) -> int:
         orientation: Any = image.getexif().get(EXIF_ORIENTATION)
     except Exception:  # a broken EXIF block of any kind; the pixels are fine, so it counts as absent
         return 1
-    return orientation if orientation in range(1, 9) else 1
+    if orientation not in range(1, 9):
+        return 1
+    return int(orientation)
 
 
 def _to_rgb(image: Image.Image, path: str) -> Image.Image:
@@ -330,8 +346,9 @@ def _to_rgb(image: Image.Image, path: str) -> Image.Image:
             path,
             f"a {_UNDEFINED[mode]} image, whose brightness range isn't defined; save it with 8 or 16 bits",
         )
-    # Pillow would copy an image of that mode.
-    return image if mode == "RGB" else image.convert("RGB")
+    if mode == "RGB":  # which Pillow would copy
+        return image
+    return image.convert("RGB")
 
 
 def _describe(data: bytes) -> str:

@@ -40,10 +40,10 @@ def confusion_figure(
         The figure, and whether its classes are named rather than numbered.
     """
     count = len(confusion)
-    names = [_shown(name) for name in class_names]
-    fonts = fonts_for(names)
     readable = count <= _MOST
-    cell = min(0.6, max(0.17, 4 / count)) if readable else 12 / count  # inches
+    cell = 12 / count  # inches
+    if readable:
+        cell = min(0.6, max(0.17, 4 / count))
     side = cell * count
     figure = new_figure(side, side)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -53,21 +53,30 @@ def confusion_figure(
     axes.imshow(shades, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    lines = [title, _total(confusion)] if title else [_total(confusion)]
+    lines = [_total(confusion)]
+    if title:
+        lines.insert(0, title)
+    named = True
     if readable:
+        names = [_shown(name) for name in class_names]
+        fonts = fonts_for(names)
+        if fonts is None:
+            named = False
+            lines.append(_NO_FONT)
+            names = [str(number) for number in range(count)]
+            fonts = fonts_for(names)
         size = min(11.0, 72 * cell * 0.72)
-        shown = names if fonts else [str(number) for number in range(count)]
-        text: dict[str, Any] = {"fontsize": size, "family": fonts or fonts_for(shown), "parse_math": False}
-        upright = count <= 6 and max(map(len, shown)) <= 6
-        axes.set_xticks(range(count), shown, rotation=0 if upright else 90, **text)
-        axes.set_yticks(range(count), shown, **text)
+        text: dict[str, Any] = {"fontsize": size, "family": fonts, "parse_math": False}
+        rotation = 90
+        if count <= 6 and max(map(len, names)) <= 6:
+            rotation = 0
+        axes.set_xticks(range(count), names, rotation=rotation, **text)
+        axes.set_yticks(range(count), names, **text)
         _write_accuracies(axes, confusion, size)
         _write_counts(axes, confusion, shades, cell)
-        if not fonts:
-            lines.append(_NO_FONT)
     title_words = heading("\n".join(lines))
     axes.set_title(title_words.pop("t"), **title_words, fontsize=max(11, 0.7 * side), pad=10)
-    return figure, bool(fonts) or not readable
+    return figure, named
 
 
 def _total(confusion: np.ndarray) -> str:
@@ -78,10 +87,13 @@ def _total(confusion: np.ndarray) -> str:
 
 def _write_accuracies(axes, confusion: np.ndarray, size: float) -> None:
     """At the right of each row: the fraction of its images that is right, and their number."""
-    totals = confusion.sum(axis=1)
+    texts = []
+    for hits, total in zip(np.diag(confusion), confusion.sum(axis=1), strict=True):
+        text = "no image"
+        if total:
+            text = f"{100 * hits / total:.0f} % of {total}"
+        texts.append(text)
     right = axes.secondary_yaxis("right")
-    hits = np.diag(confusion)
-    texts = [f"{100 * h / n:.0f} % of {n}" if n else "no image" for h, n in zip(hits, totals, strict=True)]
     right.set_yticks(range(len(texts)), texts, fontsize=size)
     right.tick_params(length=0)
 
@@ -90,7 +102,9 @@ def _write_counts(axes, confusion: np.ndarray, shades: np.ndarray, cell: float) 
     digits = len(str(confusion.max()))
     size = min(10.0, 72 * cell * 0.72, 72 * cell * 0.95 / (0.64 * digits))
     for row, column in np.argwhere(confusion):
-        ink = "white" if shades[row, column] > 0.6 else "black"
+        ink = "black"
+        if shades[row, column] > 0.6:
+            ink = "white"
         text = str(confusion[row, column])
         drawn = axes.text(column, row, text, ha="center", va="center_baseline", color=ink, fontsize=size)
         drawn.set_in_layout(False)  # thousands of them would be measured, and none sticks out
@@ -99,4 +113,6 @@ def _write_counts(axes, confusion: np.ndarray, shades: np.ndarray, cell: float) 
 def _shown(name: str) -> str:
     """A class's name on one line: without control characters or halves of characters, and not too long."""
     clean = "".join(c if c.isprintable() else "?" for c in name)
-    return clean if len(clean) <= _LONGEST else f"{clean[: _LONGEST - 1]}…"
+    if len(clean) > _LONGEST:
+        return f"{clean[: _LONGEST - 1]}…"
+    return clean

@@ -3,13 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from passl_sot.config import Config, ConfigError, Fault, NonNegativeByEpoch, NotEmpty, value_of_epoch, zh
+from passl_sot.config import (
+    Config,
+    ConfigError,
+    Fault,
+    NonNegativeByEpoch,
+    NotEmpty,
+    value_at,
+    value_of_epoch,
+    zh,
+)
 from passl_sot.data import LabelledImages, build_dataset, build_transforms, check_data
 from passl_sot.data.schema import DataSection
 from passl_sot.imageio.decode import read_given, read_image
@@ -86,8 +95,11 @@ class ClassificationTask(Task):
 
     def _set_several(self, several: bool) -> None:
         self.several = several
-        self.score = "map" if several else "top1"
-        spoken = "mean average precision" if several else "top-1"
+        self.score = "top1"
+        spoken = "top-1"
+        if several:
+            self.score = "map"
+            spoken = "mean average precision"
         self.words = Words(item="image", score=spoken, unit=" %", if_flat=_IF_FLAT, if_guessed=_IF_GUESSED)
 
     # -- before training ----------------------------------------------------------------------------
@@ -103,7 +115,9 @@ class ClassificationTask(Task):
         """As `Task.check`: class sets, labels and files; sizes and channels; classes of loss and Mixup."""
         loader = section.train.loader
         limits = {"max_bad": loader.max_bad, "timeout": loader.timeout}
-        sample = "all" if every_item else _SAMPLE
+        sample: int | Literal["all"] = _SAMPLE
+        if every_item:
+            sample = "all"
         check_data(train, val, model.num_classes, sample=sample, progress=every_item, **limits)
         faults = self._faults(model, train, val)
         if faults:
@@ -160,11 +174,12 @@ class ClassificationTask(Task):
         logits = model(batch["image"])
         if not self.now:
             return {"loss": self.loss(logits, batch["label"])}
-        parts = logits if isinstance(logits, tuple | list) else [logits]
-        if len(parts) != len(self.now):
-            message = f"has {len(self.now)} entries, and the head gives {len(parts)} outputs"
+        if not isinstance(logits, tuple | list):
+            logits = [logits]
+        if len(logits) != len(self.now):
+            message = f"has {len(self.now)} entries, and the head gives {len(logits)} outputs"
             raise ConfigError([Fault("task.weights", message + zh("weights_count"))])
-        losses = [self.loss(part, batch["label"]) for part in parts]
+        losses = [self.loss(part, batch["label"]) for part in logits]
         total = sum(weight * loss for weight, loss in zip(self.now, losses, strict=True))
         return {"loss": total, **{f"loss_{i}": loss for i, loss in enumerate(losses)}}
 
@@ -306,28 +321,30 @@ class ClassificationTask(Task):
         self.apply_exif: bool = preprocessing.get("apply_exif", True)
         self.channels: int = preprocessing.get("channels", 3)
         self.transforms = build_transforms(preprocessing["transforms"], channels=self.channels)
-        trained_on: Any = card["config"]
-        for part in ("dataloader", "train", "dataset", "multi_label"):
-            trained_on = trained_on.get(part) if isinstance(trained_on, Mapping) else None
-        self._set_several(bool(trained_on))
+        self._set_several(bool(value_at(card["config"], "dataloader.train.dataset.multi_label")))
 
     def read(self, item: Any) -> dict[str, Any]:
         """One image, prepared for the model: a path, or what `imageio.decode.read_given` takes."""
-        read = read_image if isinstance(item, str | Path) else read_given
+        name = "the image"
+        read = read_given
+        if isinstance(item, str | Path):
+            name = str(item)
+            read = read_image
         array = read(item, apply_exif=self.apply_exif, channels=self.channels)
-        # Gray is made of RGB, as in training.
-        channels = 3 if self.channels == 1 else self.channels
-        if array.shape[2] != channels:
+        # For 1 and 3 channels it is RGB, of which gray is made, as in training.
+        if self.channels not in (1, 3) and array.shape[2] != self.channels:
             raise ImageError(
-                str(item) if isinstance(item, str | Path) else "the image",
-                f"expected uint8 [H, W, {channels}], got {array.dtype} {list(array.shape)}",
+                name, f"expected uint8 [H, W, {self.channels}], got {array.dtype} {list(array.shape)}"
             )
         # Evaluation's transforms draw nothing, so any generator does.
         return {"image": self.transforms(array, np.random.default_rng(0))}
 
     def decode(self, outputs: paddle.Tensor, top_k: int) -> list[dict[str, Any]]:
         """The `top_k` most probable classes (or all K) of each image, best first, by logits [B, K]."""
-        probabilities = F.sigmoid(outputs).numpy() if self.several else _softmax(outputs.numpy())
+        if self.several:
+            probabilities = F.sigmoid(outputs).numpy()
+        else:
+            probabilities = _softmax(outputs.numpy())
         rows = []
         for row in probabilities:
             best = np.argsort(-row, kind="stable")[:top_k].tolist()
@@ -343,7 +360,9 @@ def _input_faults(split: str, model: Classifier, dataset: LabelledImages) -> lis
     given = dataset.output_hw
     path = f"dataloader.{split}.dataset.transforms"
     if given is None:
-        wanted = height if height == width else [height, width]
+        wanted: Any = [height, width]
+        if height == width:
+            wanted = height
         message = (
             f"images keep different sizes, and the model takes {height}x{width}: end with "
             f"{{name: CenterCrop, size: {wanted}}}, or give Resize [{height}, {width}]"

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -232,8 +232,11 @@ def parse_header(text: str) -> dict:
 
 
 def _depth(value: Any) -> int:
-    inside = value.values() if isinstance(value, dict) else value
-    return 1 + max(map(_depth, inside), default=0) if isinstance(value, dict | list) else 0
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list):
+        return 0
+    return 1 + max(map(_depth, value), default=0)
 
 
 def require(path: str | Path, meta: Mapping[str, Any], wanted: Mapping[str, type]) -> None:
@@ -267,12 +270,12 @@ def is_count(value: Any, least: int = 0) -> bool:
 def _position(path: Path) -> tuple[float, ...]:
     """Sort key (epoch, batch, step); unreadable files sort last: they are tried, and reported, first."""
     # Not the file's time, which copying changes.
-    try:
+    with suppress(CheckpointError, OSError, KeyError, TypeError):
         progress = parse_header(read_safetensors(path, Budget.of(path))[1][META_KEY])["progress"]
         place = (progress["epoch"], progress["batches"], progress["step"])
-    except (CheckpointError, OSError, KeyError, TypeError):
-        place = ()
-    return place if place and all(map(is_count, place)) else (math.inf,)
+        if all(map(is_count, place)):
+            return place
+    return (math.inf,)
 
 
 def find_latest(folder: Path, warn: Callable[[str], None], check: Check | None = None) -> Checkpoint | None:
@@ -337,7 +340,11 @@ def _with_suffix(path: Path, kind: str = "weights file") -> Path:
     for candidate in (path, *(Path(f"{path}{s}") for s in (".safetensors", ".pdparams"))):
         if candidate.is_file():
             return candidate
-    folder = path if path.is_dir() else path.parent
+    folder = path
+    if not path.is_dir():
+        folder = path.parent
     names = sorted(p.name for p in folder.glob("*") if p.suffix in (".safetensors", ".pdparams"))
-    near = f"; {folder} has {', '.join(names[:8])}" if names else ""
+    near = ""
+    if names:
+        near = f"; {folder} has {', '.join(names[:8])}"
     raise CheckpointError(f"no {kind} {path}{near}")

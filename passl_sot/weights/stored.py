@@ -4,7 +4,7 @@ import math
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from passl_sot.weights import CheckpointError
 from passl_sot.weights.budget import Budget
 from passl_sot.weights.safe_pickle import Record
 
+ByteOrder = Literal["little", "big"]
 # PyTorch's names of types, and NumPy's of the same or, for those that are widened, of as many bits.
 DTYPES = {
     "float32": "f4", "float64": "f8", "float16": "f2", "bfloat16": "u2", "int64": "i8", "int32": "i4",
@@ -56,7 +57,7 @@ class Storage:
     dtype: str  # PyTorch's name of the element type
     count: int  # of elements
     read: Callable[[int], Any]  # gives so many of its bytes
-    big_endian: bool = False
+    byteorder: ByteOrder = "little"
     start: int = 0  # first element, where the file keeps a view of a larger storage
 
     @property
@@ -99,10 +100,9 @@ class StoredTensor(Record):
         """
         storage = self.storage
         stored = np.dtype(DTYPES[self.dtype])
-        widen = _WIDENED.get(self.dtype)
         values = np.frombuffer(
             memoryview(raw)[storage.start * storage.itemsize : storage.end],
-            stored.newbyteorder(">" if storage.big_endian else "<"),
+            stored.newbyteorder(storage.byteorder),
         )
         count = math.prod(self.shape)
         last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
@@ -110,8 +110,12 @@ class StoredTensor(Record):
             raise CheckpointError(
                 f"it is damaged (a tensor of {list(self.shape)} reaches beyond its storage of {values.size})"
             )
+        widen = _WIDENED.get(self.dtype)
+        itemsize = stored.itemsize
+        if widen:
+            itemsize = 4
         # Small storages become large arrays by strides of 0, and by many overlapping views.
-        budget.take(count * (4 if widen else stored.itemsize))
+        budget.take(count * itemsize)
         if count:
             # An axis of one element may have any stride.
             steps = [s * values.itemsize * (n > 1) for n, s in zip(self.shape, self.stride, strict=True)]
@@ -121,7 +125,9 @@ class StoredTensor(Record):
             values = np.array(values, dtype=stored, order="C")
         else:
             values = np.zeros(self.shape, stored)
-        return widen(values) if widen else values
+        if widen:
+            values = widen(values)
+        return values
 
 
 def read_arrays(tensors: Mapping[str, StoredTensor], budget: Budget) -> dict[str, np.ndarray]:

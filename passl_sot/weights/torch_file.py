@@ -22,7 +22,7 @@ from passl_sot.weights import CheckpointError
 from passl_sot.weights.budget import Budget
 from passl_sot.weights.safe_pickle import NUMPY_NAMES, Maker, Name, Record, load_pickle
 from passl_sot.weights.safetensors_file import read_at
-from passl_sot.weights.stored import DTYPES, Storage, StoredTensor
+from passl_sot.weights.stored import DTYPES, ByteOrder, Storage, StoredTensor
 
 MAGIC = 0x1950A86A20F9469CFC6C
 # Errors of zipfile on damaged archives; RuntimeError on flags that make no sense, such as encryption.
@@ -102,7 +102,7 @@ def _load(file: BinaryIO, budget: Budget, *persistent: Maker) -> Any:
         raise
 
 
-def _storage(identifier: Any, read: Callable[[str, int], Any], big_endian: bool) -> Storage:
+def _storage(identifier: Any, read: Callable[[str, int], Any], byteorder: ByteOrder) -> Storage:
     """The storage of a persistent identifier: ("storage", type, key, device, count), at times with a view."""
     if not isinstance(identifier, tuple):
         identifier = (identifier,)
@@ -118,7 +118,7 @@ def _storage(identifier: Any, read: Callable[[str, int], Any], big_endian: bool)
     if not isinstance(key, str) or type(count) is not int or not 0 <= count < 2**48:
         shown = f"{reprlib.repr(key)} of {reprlib.repr(count)}"
         raise CheckpointError(f"it is damaged (a storage {shown} elements)")
-    storage = Storage(key, _STORAGE_TYPES[kind], count, partial(read, key), big_endian)
+    storage = Storage(key, _STORAGE_TYPES[kind], count, partial(read, key), byteorder)
     if views and views[0] is not None:
         _, start, length = views[0]
         storage.start = int(start)
@@ -142,13 +142,15 @@ def read_zip(archive: zipfile.ZipFile, budget: Budget) -> Any:
     if any(name.startswith(f"{root}code/") for name in names):
         raise CheckpointError("it is a TorchScript program, not weights; save model.state_dict()")
     # Files from before PyTorch 2.1 don't say; they are from little-endian machines.
-    big_endian = f"{root}byteorder" in names and _member(archive, f"{root}byteorder").strip() == b"big"
+    byteorder: ByteOrder = "little"
+    if f"{root}byteorder" in names and _member(archive, f"{root}byteorder").strip() == b"big":
+        byteorder = "big"
 
     def read(key: str, length: int) -> Any:
         return memoryview(_member(archive, f"{root}data/{key}", length))[:length]
 
     pickled = io.BytesIO(_member(archive, f"{root}data.pkl"))
-    return _load(pickled, budget, lambda identifier: _storage(identifier, read, big_endian))
+    return _load(pickled, budget, lambda identifier: _storage(identifier, read, byteorder))
 
 
 def _member(archive: zipfile.ZipFile, name: str, length: int = 0) -> bytes:
@@ -184,20 +186,24 @@ def read_legacy(file: BinaryIO, path: Path, budget: Budget) -> Any:
         return read_at(path, start, length)
 
     def persistent(identifier: Any) -> Storage:
-        storage = _storage(identifier, read, big_endian)
+        storage = _storage(identifier, read, byteorder)
         itemsizes[storage.key] = storage.itemsize
         return storage
 
     _load(file, budget)  # the protocol's number, 1001 in every release
     machine = _load(file, budget)
-    big_endian = isinstance(machine, dict) and machine.get("little_endian") is False
+    byteorder: ByteOrder = "little"
+    if isinstance(machine, dict) and machine.get("little_endian") is False:
+        byteorder = "big"
     content = _load(file, budget, persistent)
     keys = _load(file, budget)
     end = path.stat().st_size
-    for key in keys if isinstance(keys, list) else [keys]:
+    if not isinstance(keys, list):
+        keys = [keys]
+    for key in keys:
         if not isinstance(key, str) or key not in itemsizes:
             raise CheckpointError(f"it is damaged (a storage {reprlib.repr(key)} that no tensor uses)")
-        count = int.from_bytes(file.read(8), "big" if big_endian else "little", signed=True)
+        count = int.from_bytes(file.read(8), byteorder, signed=True)
         places[key] = (file.tell(), count * itemsizes[key])
         if count < 0 or sum(places[key]) > end:
             raise CheckpointError(f"it is cut short: storage {key} should have {count} elements")

@@ -51,10 +51,7 @@ def read_digest(extent: Extent, end: int | None = None) -> int:
     size = extent.measure()
     check_size(extent.path, size)
     head, tail = cut(size, end)
-    return digest(
-        size,
-        *read_parts(extent.path, (extent.start, head), (extent.start + size - tail, tail)),
-    )
+    return digest(size, *read_parts(extent.path, (extent.start, head), (extent.start + size - tail, tail)))
 
 
 def cut(size: int, end: int | None) -> tuple[int, int]:
@@ -119,8 +116,10 @@ def keep(
     if multi_hot is not None:
         labels = np.array([zlib.crc32(row) for row in np.ascontiguousarray(multi_hot)])
     unknown = np.zeros(len(names), np.int64)
-    sizes = unknown if sizes is None else sizes
-    contents = unknown if contents is None else contents
+    if sizes is None:
+        sizes = unknown
+    if contents is None:
+        contents = unknown
     ends, text = names.parts()
     arrays = {
         "names": text,
@@ -193,6 +192,9 @@ def told(noun: str, what: str, names: Sequence[str]) -> list[str]:
     """A line with the number and the first names of items that something is said of; [] for no items."""
     if not names:
         return []
-    plural = "s" if len(names) > 1 else ""
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return [f"{len(names):,} {noun}{plural} {what}: {', '.join(names[:_SHOWN])}{more}"]
+    if len(names) > 1:
+        noun += "s"
+    line = f"{len(names):,} {noun} {what}: {', '.join(names[:_SHOWN])}"
+    if len(names) > _SHOWN:
+        line += f" and {len(names) - _SHOWN:,} more"
+    return [line]

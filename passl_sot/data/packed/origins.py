@@ -31,8 +31,10 @@ class Origin(NamedTuple):
     whole: int = 0
 
     @classmethod
-    def of(cls, status: os.stat_result, data: bytes) -> "Origin":
-        """That of an image with these bytes, from a file that looked like this before it was read."""
+    def of(cls, status: os.stat_result | None, data: bytes) -> "Origin":
+        """That of an image with these bytes, from a file that by `status_of` looked so before it was read."""
+        if status is None:
+            return cls()
         size = len(data)
         head, tail = cut(size, _END)
         ends = digest(size, data[:head], data[size - tail :])
@@ -47,7 +49,10 @@ def status_of(extent: Extent) -> os.stat_result | None:
     """
     try:
         status = file_status(extent.path)
-        check_size(extent.path, status.st_size if extent.size is None else extent.size)
+        size = extent.size
+        if size is None:
+            size = status.st_size
+        check_size(extent.path, size)
     except NoImageFile:
         return None
     return status
@@ -62,15 +67,17 @@ def _stamp(status: os.stat_result) -> int:
 
 
 def find_changed(
-    source: LabelledImages, images: Sequence[int], noted: np.ndarray, *, whole: bool = False, title: str = ""
+    source: LabelledImages,
+    images: Sequence[int],
+    noted: np.ndarray,
+    *,
+    whole: bool = False,
+    progress: bool = False,
 ) -> list[int]:
     """Which of some images aren't those any more that `noted`, uint64 [N, 4], tells of.
 
     A file that nothing was done to isn't read. Of one that was copied, but has its time and size, beginning
     and end are; one that was written since is read whole, as all are where `whole` asks for it.
-
-    Args:
-        title: Of a progress bar; "" draws none.
 
     Raises:
         ImageError: A file has gone, or can't be read.
@@ -80,9 +87,9 @@ def find_changed(
         """Whether the file was written since; None where nothing was done to it."""
         then = Origin(*noted[place].tolist())
         status = status_of(source.extent(images[place]))
-        if status is None:
-            return True if then != Origin() else None
-        if then.stamp == _stamp(status):
+        if status is None and then != Origin():
+            return True
+        if status is None or then.stamp == _stamp(status):
             return None
         return then.mtime != _mtime(status)
 
@@ -99,11 +106,13 @@ def find_changed(
     def describe(place: int) -> str:
         return source.path(images[place])
 
-    looks = in_threads(look, range(len(images)), describe, chunk=_CHUNK, title=title)
-    written = {place for place, state in enumerate(looks) if state}
-    wholly: set[int] | range = written if len(written) <= _MOST_EDITED else set()
+    title = f"comparing {source.root}"
+    looks = in_threads(look, range(len(images)), describe, chunk=_CHUNK, title=title, progress=progress)
+    wholly: set[int] | range = {place for place, state in enumerate(looks) if state}
+    if len(wholly) > _MOST_EDITED:
+        wholly = set()
     suspect: Sequence[int] = [place for place, state in enumerate(looks) if state is not None]
     if whole:
         wholly = suspect = range(len(images))
-    found = in_threads(differs, suspect, describe, chunk=8, title=title)
+    found = in_threads(differs, suspect, describe, chunk=8, title=title, progress=progress)
     return [images[place] for place, changed in zip(suspect, found, strict=True) if changed]

@@ -75,9 +75,9 @@ class Job:
         try:
             data = bytes(self.source.stored(index))
         except NoImageFile as error:
-            return Item(data=b"", fault=str(error)), Origin.of(status, b"") if status else Origin()
+            return Item(data=b"", fault=str(error)), Origin.of(status, b"")
         item = pack_image(data, self.source.path(index), self.recipe)
-        return item, Origin.of(status, data) if status else Origin()
+        return item, Origin.of(status, data)
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -141,8 +141,7 @@ def _changes(source: LabelledImages, packed: Packed, *, whole: bool, progress: b
         lines.append("classes have other names")
     if lines or packed.origins is None:
         return lines
-    title = f"comparing {source.root}" if progress else ""
-    found = find_changed(source, range(len(source)), packed.origins, whole=whole, title=title)
+    found = find_changed(source, range(len(source)), packed.origins, whole=whole, progress=progress)
     return told(source.noun, "changed", [source.paths[index] for index in found])
 
 
@@ -178,7 +177,9 @@ def _complete(job: Job, say: Callable[[str], None], progress: bool) -> bool:
             + what
             + zh("other_packed_data")
         )
-    note = f"; {_EARLIER}" if packed.origins is None else ""
+    note = ""
+    if packed.origins is None:
+        note = f"; {_EARLIER}"
     say(f"{job.folder}: {len(job.source):,} images are packed already{note}" + zh("packed_already"))
     return True
 
@@ -190,8 +191,7 @@ def _finished_shards(job: Job, say: Callable[[str], None], progress: bool) -> se
         return set()
     images = [index for number in notes for index in job.images(number)]
     noted = np.concatenate([arrays["origins"] for _, arrays in notes.values()])
-    title = f"comparing {job.source.root}" if progress else ""
-    changed = find_changed(job.source, images, noted, title=title)
+    changed = find_changed(job.source, images, noted, progress=progress)
     again = {index // job.per_shard for index in changed}
     if again:
         (line,) = told(job.source.noun, "changed since", [job.source.paths[index] for index in changed])
