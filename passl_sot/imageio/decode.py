@@ -78,10 +78,17 @@ def decode(path: str | os.PathLike[str], *, apply_exif: bool) -> np.ndarray:
 
 
 def read_image(path: str | os.PathLike[str], *, apply_exif: bool, channels: int) -> np.ndarray:
-    """Reads an image for a model of so many channels: as RGB for 1 and 3, else all channels that it has."""
+    """Reads an image for a model of so many channels: as RGB for 1 and 3, else as it is.
+
+    Raises:
+        ImageError: The file can't be read, or has other channels.
+    """
     if channels in (1, 3):
         return decode(path, apply_exif=apply_exif)
-    return decode_multichannel(path)
+    image = decode_multichannel(path)
+    if image.shape[2] != channels:
+        raise _misfit(os.fspath(path), image, channels)
+    return image
 
 
 def decode_multichannel(path: str | os.PathLike[str]) -> np.ndarray:
@@ -101,8 +108,12 @@ def decode_multichannel(path: str | os.PathLike[str]) -> np.ndarray:
 def _from_array(name: str, data: bytes) -> np.ndarray:
     array = np.load(io.BytesIO(data), allow_pickle=False)
     if array.dtype != np.uint8 or array.ndim != 3:
-        raise ImageError(name, f"expected uint8 [H, W, C], got {array.dtype} {list(array.shape)}")
+        raise _misfit(name, array, "C")
     return array
+
+
+def _misfit(name: str, array: np.ndarray, channels: int | str) -> ImageError:
+    return ImageError(name, f"expected uint8 [H, W, {channels}], got {array.dtype} {list(array.shape)}")
 
 
 def _all_channels(name: str, data: bytes) -> np.ndarray:
@@ -260,7 +271,7 @@ def read_given(item: Any, *, apply_exif: bool, channels: int) -> np.ndarray:
     whole numbers, of floats in [0, 255], or of floats in [0, 1].
 
     Raises:
-        ImageError: The bytes can't be read, or the array is of another shape.
+        ImageError: The bytes can't be read or have other channels, or the array is of another shape.
         ValueError: Numbers, or a kind of picture, that are no pixels: a mistake of the program.
         TypeError: It is something else.
     """
@@ -270,7 +281,10 @@ def read_given(item: Any, *, apply_exif: bool, channels: int) -> np.ndarray:
         if rgb:
             return as_array(open_bytes(data, "the bytes", apply_exif=apply_exif))
         with _faults_told("the bytes", data):
-            return _all_channels("the bytes", data)
+            image = _all_channels("the bytes", data)
+        if image.shape[2] != channels:
+            raise _misfit("the bytes", image, channels)
+        return image
     if isinstance(item, Image.Image) and rgb:
         try:
             with _faults_told("the picture", b""):
@@ -295,9 +309,7 @@ def _as_pixels(array: np.ndarray, channels: int) -> np.ndarray:
     if array.ndim == 3 and array.shape[2] != channels and array.shape[0] == channels:
         pixels = array.transpose(1, 2, 0)
     if array.ndim != 3 or pixels.shape[2] != channels or not array.size:
-        raise ImageError(
-            "the array", f"expected uint8 [H, W, {channels}], got {array.dtype} {list(array.shape)}"
-        )
+        raise _misfit("the array", array, channels)
     if array.dtype == np.uint8:
         return pixels
     kind = array.dtype.kind

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import paddle
@@ -22,7 +22,6 @@ from passl_sot.config import (
 from passl_sot.data import LabelledImages, build_dataset, build_transforms, check_data
 from passl_sot.data.schema import DataSection
 from passl_sot.imageio.decode import read_given, read_image
-from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.files import max_file_bytes
 from passl_sot.metrics import (
     ClassificationMeter,
@@ -39,7 +38,7 @@ from passl_sot.tasks.base import TASKS, Batch, Task, Words
 from passl_sot.weights.checkpoint import CheckpointError, require
 
 _Meter = ClassificationMeter | MultiLabelMeter
-_SAMPLE = 64  # files of each split that are decoded before a run
+
 _IF_FLAT = (
     "likely the learning rate is far too low or too high, the labels don't belong to the images, "
     "augmentation leaves too little of them, or the layers that matter are frozen"
@@ -114,11 +113,10 @@ class ClassificationTask(Task):
     ) -> None:
         """As `Task.check`: class sets, labels and files; sizes and channels; classes of loss and Mixup."""
         loader = section.train.loader
-        limits = {"max_bad": loader.max_bad, "timeout": loader.timeout}
-        sample: int | Literal["all"] = _SAMPLE
+        options: dict[str, Any] = {"max_bad": loader.max_bad, "timeout": loader.timeout}
         if every_item:
-            sample = "all"
-        check_data(train, val, model.num_classes, sample=sample, progress=every_item, **limits)
+            options |= {"sample": "all", "progress": True}
+        check_data(train, val, model.num_classes, **options)
         faults = self._faults(model, train, val)
         if faults:
             raise ConfigError(faults)
@@ -325,28 +323,20 @@ class ClassificationTask(Task):
 
     def read(self, item: Any) -> dict[str, Any]:
         """One image, prepared for the model: a path, or what `imageio.decode.read_given` takes."""
-        name = "the image"
         read = read_given
         if isinstance(item, str | Path):
-            name = str(item)
             read = read_image
         array = read(item, apply_exif=self.apply_exif, channels=self.channels)
-        # For 1 and 3 channels it is RGB, of which gray is made, as in training.
-        if self.channels not in (1, 3) and array.shape[2] != self.channels:
-            raise ImageError(
-                name, f"expected uint8 [H, W, {self.channels}], got {array.dtype} {list(array.shape)}"
-            )
         # Evaluation's transforms draw nothing, so any generator does.
         return {"image": self.transforms(array, np.random.default_rng(0))}
 
     def decode(self, outputs: paddle.Tensor, top_k: int) -> list[dict[str, Any]]:
         """The `top_k` most probable classes (or all K) of each image, best first, by logits [B, K]."""
+        probabilities = F.softmax(outputs)
         if self.several:
-            probabilities = F.sigmoid(outputs).numpy()
-        else:
-            probabilities = _softmax(outputs.numpy())
+            probabilities = F.sigmoid(outputs)
         rows = []
-        for row in probabilities:
+        for row in probabilities.numpy():
             best = np.argsort(-row, kind="stable")[:top_k].tolist()
             names = [self.class_names[i] for i in best]
             rows.append({"classes": best, "names": names, "probabilities": [float(row[i]) for i in best]})
@@ -393,7 +383,8 @@ class _RowMeter(ClassificationMeter):
 
     def take(self, index: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
         super().take(index, logits, labels)
-        probabilities = _softmax(logits)
+        # Paddle's, so that evaluation and prediction agree to the last printed digit.
+        probabilities = F.softmax(paddle.to_tensor(logits)).numpy()
         best = probabilities.argmax(axis=1)
         self.rows[index] = np.column_stack([labels, best, probabilities.max(axis=1)])
 
@@ -401,8 +392,3 @@ class _RowMeter(ClassificationMeter):
         super().gather(total)
         # Every image is evaluated by one process and 0 in the others, so the sum is the whole.
         self.rows = total(self.rows)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    # Paddle's, so that evaluation and prediction agree to the last printed digit.
-    return F.softmax(paddle.to_tensor(logits), axis=-1).numpy()
