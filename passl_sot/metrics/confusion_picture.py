@@ -21,7 +21,7 @@ def save_confusion(path: Path, confusion: np.ndarray, class_names: Sequence[str]
     """Draws `confusion_figure` into a PNG. A line of the log tells where names can't be drawn."""
     figure, named = confusion_figure(confusion, class_names, title)
     if not named:
-        get_logger().warning(
+        get_logger().info(
             "%s numbers the classes, as no font of this machine has all characters of their names: install "
             "one, such as fonts-noto-cjk",
             path.name,
