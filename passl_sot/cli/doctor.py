@@ -41,7 +41,7 @@ _INSTALL = f"pip install paddlepaddle=={_PADDLE}"
 # float64 by the code whose full-size models agree with the official code's numbers (tests/fixtures/golden).
 FAMILIES: dict[str, tuple[str, list[float]]] = {
     "sot_tiny": ("embed_dim=48 depth=2", [-1.56655, 1.38614, 0.28325, -2.370442]),
-    "so_vit_7": ("embed_dim=64 depth=2", [-0.528093, 0.430972, 0.491826, -0.468115]),
+    "so_vit_7": ("embed_dim=64 depth=2", [-1.178843, -0.351778, 0.92867, -1.60644]),
     "t2t_vit_7": ("embed_dim=64 depth=2", [0.961932, 0.902814, -0.31546, -0.360429]),
     "pit_ti": ("head_dim=8 depths=[1,1,1]", [1.89876, 0.429384, 0.123517, 2.161367]),
     "stvit_small": ("embed_dim=[16,32,80,64] depths=[1,1,1,1]", [0.766139, -2.324478, 1.040786, -0.638286]),

@@ -1,6 +1,7 @@
 """Commands that find config, model and data in the checkpoint: no `-c`."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -100,6 +101,9 @@ def test_dry_run(trained, invoke):
         done = invoke("train", *start, "--dry-run")
         assert done.returncode == 0, done.stderr
         assert "24 training, 9 validation images, 3 classes" in done.stdout
+        assert re.search(
+            r"input not counted: \d+:\d\d:\d\d an epoch, \d+:\d\d:\d\d for \d+ epochs", done.stdout
+        )
     done = invoke("train", "--resume", best, "--evaluate-only")
     assert done.returncode == 0, done.stderr
 
