@@ -117,10 +117,10 @@ class ConversionReport:
         }
         for word, lines in bad.items():
             # Of another model's hundreds of names a few show which one it is.
-            shown = lines[:_MOST_SHOWN] if self._is_of_another else lines
-            yield from (f"  {word:11} {line}" for line in shown)
-            if len(shown) < len(lines):
-                yield f"  {word:11} {len(lines) - len(shown)} more"
+            few = lines[:_MOST_SHOWN] if self._is_of_another else lines
+            yield from (f"  {word:11} {line}" for line in few)
+            if len(few) < len(lines):
+                yield f"  {word:11} {len(lines) - len(few)} more"
 
 
 def _hint(target: str, got: tuple[int, ...], want: tuple[int, ...]) -> str:

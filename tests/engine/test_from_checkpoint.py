@@ -74,6 +74,11 @@ def test_images_held_out_of_training_are_evaluated(experiment, invoke, tmp_path)
         done = invoke("eval", "--weights", best, *more, "--out", tmp_path / "m.json")
         assert done.returncode == 0, done.stderr
         assert json.loads((tmp_path / "m.json").read_text())["images"] == 6
+    # Of other images a user wants all: the line on the share says how.
+    every = re.search(r"for all images add -o (\S+)", done.stdout)[1]
+    done = invoke("eval", "--weights", best, "--data", photos, "-o", every, "--out", tmp_path / "m.json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "m.json").read_text())["images"] == 24
     # Begun again on a folder that has both splits, it takes all of the first.
     done = invoke("train", "--pretrained", best, "--data", tmp_path, "--dry-run")
     assert done.returncode == 0, done.stderr
