@@ -141,8 +141,8 @@ def _describe(found: OwnFolder, held_out: bool, training: bool) -> list[str]:
         line = "data: no validation folder: some of each class are held out (dataset.val_share)"
         if not training:
             line = (
-                "data: no validation folder: of each class the share that training holds out is taken; for all "
-                "images add -o dataloader.val.dataset.part=all"
+                "data: no validation folder: of each class the share that training holds out is taken; for "
+                "all images add -o dataloader.val.dataset.part=all"
             )
         said.append(line + zh("held_out"))
     elif found.held_out:
