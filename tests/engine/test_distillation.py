@@ -234,7 +234,7 @@ def test_dry_run_and_training_of_a_recipe_without_a_teacher(experiment, invoke):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "task.teacher.weights: the recipe learns from a teacher" in done.stderr
-    done = invoke(*command, "task=null", "epochs=1")
+    done = invoke(*command, "task=null", "epochs=1", "lr_scheduler.warmup_epochs=0")
     assert done.returncode == 0, done.stderr
 
 

@@ -59,7 +59,7 @@ def fail(*_, **__):
 
 @pytest.mark.parametrize(
     ("owner", "name", "drawn"),
-    [(Trainer, "_save", "epoch 1/1: "), (ClassificationTask, "measure", "eval raw: ")],
+    [(Trainer, "_save", "epoch 1/1: "), (ClassificationTask, "measure", "eval ema: ")],
 )
 def test_errors_stand_alone(experiment, terminal, monkeypatch, owner, name, drawn):
     monkeypatch.setattr(owner, name, fail)
@@ -101,9 +101,9 @@ def test_a_run_into_a_file_has_a_line_for_each_interval_and_epoch(experiment, ca
     out, err = capfd.readouterr()
     assert err == ""
     assert "\r" not in out
-    for epoch in ("epoch 1/2", "epoch 2/2"):
-        said = re.findall(rf"INFO {epoch}  (raw|update \d/3)", out)
-        assert said == ["update 1/3", "update 3/3", "raw"]
+    said = re.findall(r"INFO epoch (\d)/2  (raw|ema|update \d/3)", out)
+    first = [("1", "update 1/3"), ("1", "update 2/3"), ("1", "update 3/3"), ("1", "ema")]
+    assert said == [*first, ("2", "update 2/3"), ("2", "update 3/3"), ("2", "ema")]
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_on_a_terminal(experiment):
     os.close(main)
     text = said.decode()
     assert process.returncode == 2
-    assert "eval raw: " in text
+    assert "eval ema: " in text
     shown = screen(text.replace("\r\n", "\n"))
     errors = [line for line in shown if "error: " in line]
     assert len(errors) == 1
