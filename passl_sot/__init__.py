@@ -7,6 +7,7 @@ Names are imported when first asked for: `import passl_sot` alone doesn't start 
 """
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING
 
 from passl_sot.version import __version__
@@ -27,7 +28,8 @@ _HOMES = {
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    hidden = {"TYPE_CHECKING", "_HOMES", "importlib", "warnings"}
+    return sorted({*globals(), *__all__} - hidden)
 
 
 # Hidden from type checkers, which would take any misspelt name for an object.
@@ -36,4 +38,6 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> object:
         if name not in _HOMES:
             raise AttributeError(f"module 'passl_sot' has no attribute {name!r}")
+        # A word of Paddle's own on compiling extensions, of which there are none here.
+        warnings.filterwarnings("ignore", message="No ccache found")
         return getattr(importlib.import_module(_HOMES[name]), name)

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from passl_sot.config import config_folder, find_config, list_models, model_config
+from passl_sot.config import ConfigError, config_folder, find_config, list_models, model_config
 
 if TYPE_CHECKING:
     from passl_sot.interop import ConversionReport
@@ -85,7 +86,11 @@ def create_model(
         weights = _file_of(name, pretrained, weights)
     options |= {"in_chans": in_chans, "img_size": img_size, "drop_path_rate": drop_path_rate}
     # Of the file only the `model:` section is read, so one without data will do.
-    model = read_model(name, _overrides(options, num_classes)).build()
+    try:
+        model = read_model(name, _overrides(options, num_classes)).build()
+    except ConfigError as error:  # an argument stands on no command line
+        faults = [replace(f, origin=f.origin if f.origin and f.origin.line else None) for f in error.faults]
+        raise ConfigError(faults) from None
     if weights is not None:
         new_head = num_classes is not None or features_only
         model.weights_report = load_weights(model, weights, new_head=new_head)

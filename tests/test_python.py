@@ -149,10 +149,28 @@ def test_several_patterns():
 
 
 def test_names_of_the_package():
-    assert set(passl_sot.__all__) <= set(dir(passl_sot))
+    shown = set(dir(passl_sot))
+    assert (
+        set(passl_sot.__all__) <= shown and not {"importlib", "warnings", "TYPE_CHECKING", "_HOMES"} & shown
+    )
     assert all(getattr(passl_sot, name) for name in passl_sot.__all__)
     with pytest.raises(AttributeError, match="no attribute 'crate_model'"):
         _ = passl_sot.crate_model
+
+
+def test_faults_of_arguments_name_no_command_line():
+    with pytest.raises(ConfigError, match="did you mean 'drop_path_rate'") as caught:
+        create_model("sot_tiny", drop_path=0.1)
+    assert "command line" not in str(caught.value)
+    with pytest.raises(ConfigError, match="`passl-sot list` shows the") as caught:
+        create_model("resnet50")
+    assert len(str(caught.value)) < 150
+
+
+def test_nothing_is_said_of_compilers():
+    code = "from passl_sot import create_model; create_model('sot_digits')"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout + done.stderr == ""
 
 
 SCRIPT = """

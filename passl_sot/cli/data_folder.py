@@ -99,7 +99,7 @@ class Source:
         added = self._folders(tree, found, held_out)
         if own_classes:
             added.append(f"model.head.num_classes={len(found.class_names)}")
-        lines = _describe(found, held_out)
+        lines = _describe(found, held_out, training)
         if training and plan:
             share = value_at(tree, "dataloader.train.dataset.val_share")
             if not isinstance(share, float):  # left out, or faulty, which the check of the whole config tells
@@ -132,13 +132,18 @@ class Source:
         return added
 
 
-def _describe(found: OwnFolder, held_out: bool) -> list[str]:
+def _describe(found: OwnFolder, held_out: bool, training: bool) -> list[str]:
     names = ", ".join(found.class_names[:10])
     if len(found.class_names) > 10:
         names += " ..."
     said = [f"data: {len(found.class_names)} classes in {found.train}: {names}"]
     if held_out:
         line = "data: no validation folder: some of each class are held out (dataset.val_share)"
+        if not training:
+            line = (
+                "data: no validation folder: of each class the share that training holds out is taken; for "
+                "all images add -o dataloader.val.dataset.part=all"
+            )
         said.append(line + zh("held_out"))
     elif found.held_out:
         said.append(f"data: all images of {found.val} are evaluated" + zh("all_evaluated"))

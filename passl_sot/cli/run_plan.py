@@ -83,7 +83,8 @@ class RunPlan:
         )
         warmup = self._fit_schedule(schedule, epochs, length)
         total = length * per_epoch
-        line = f"plan: {length} epochs (recipe: {epochs}), {warmup:g} of them warm-up, {total} updates"
+        source = "as you set" if own_length else f"recipe: {epochs}"
+        line = f"plan: {length} epochs ({source}), {warmup:g} of them warm-up, {total} updates"
         # An average of so few updates still holds what the first ones knew.
         if value_at(tree, "checkpoint.best_by") == "ema" and self._set("checkpoint.best_by", "raw"):
             line += "; best by the raw weights, not their average"

@@ -91,7 +91,7 @@ def find_config(name: str | Path) -> Path:
         raise ConfigError([Fault("", f"no config file or model {str(name)!r}{hint}", None, "file", ours)])
     # Here several are told: names of models differ by a letter or two, such as their sizes.
     near = difflib.get_close_matches(path.stem, files, n=3)
-    hint = f"; models: {', '.join(sorted(files))}"
+    hint = f"; `passl-sot list` shows the {len(files)} models"
     if near:
         hint = f"; did you mean {' or '.join(near)}?"
     raise ConfigError([Fault("", f"no config file or model {str(name)!r}{hint}", kind="file")])

@@ -85,12 +85,13 @@ class Parts:
         peak = f"{self.schedule.learning_rate * plan.lr_factor:.4g}"
         if plan.lr_factor != 1:
             peak += f" (recipe's {self.schedule.learning_rate:.4g} x {plan.lr_factor:.4g})"
+        batch = self.schedule.reference_batch
+        reference = f" (lr_scheduler.reference_batch: {batch})" if batch else ""
         train, val = self.train_loader.dataset, self.val_loader.dataset
         return [
             *lines,
             f"batch: {self.batch_size} per device x {self.devices} device(s) x {plan.accumulate} accumulated "
-            f"= {plan.effective} {self.task.words.items} per update (recipe: "
-            f"{self.schedule.reference_batch or plan.effective}); peak learning rate {peak}",
+            f"= {plan.effective} {self.task.words.items} per update{reference}; peak learning rate {peak}",
             f"{len(train)} training and {len(val)} validation {self.task.describe_items(train)}; "
             f"run folder {folder}",
         ]

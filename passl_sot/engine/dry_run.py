@@ -2,6 +2,7 @@
 
 import math
 import time
+from datetime import timedelta
 
 import paddle
 
@@ -25,7 +26,7 @@ def describe_run(experiment: Experiment, parts: Parts, world_size: int) -> list[
     stats = model_stats(parts.model, task.inputs(probe)[0][:1].shape)
     seconds, fixed_gb, item_gb = _measure(experiment, parts, probe, items)
     per_epoch = math.ceil(len(parts.train_loader.dataset) / world_size) * seconds
-    total = per_epoch * experiment.epochs / 3600
+    epoch, total = (timedelta(seconds=math.ceil(count * per_epoch)) for count in (1, experiment.epochs))
     memory = fixed_gb + item_gb * batch_size
     words = task.words
     article = "an" if words.item[0] in "aeiou" else "a"
@@ -37,7 +38,7 @@ def describe_run(experiment: Experiment, parts: Parts, world_size: int) -> list[
         f"memory       about {memory:.1f} GB per process at batch {batch_size} "
         f"({fixed_gb:.2f} GB + {1000 * item_gb:.0f} MB {article} {words.item})",
         f"time         about {1 / seconds:.1f} {words.items}/s per process on this device, input not "
-        f"counted: {per_epoch / 60:.1f} min an epoch, {total:.1f} h for {experiment.epochs} epochs",
+        f"counted: {epoch} an epoch, {total} for {experiment.epochs} epochs",
     ]
 
 

@@ -224,7 +224,9 @@ class Trainer:
                 norm, stop = self._update(batch, loss_sum, statistics)
                 self.learning.take(loss_sum)
                 bar.set_postfix(loss=f"{loss_sum:.3f}", lr=f"{rate:.1e}", refresh=False)
-                if update % self.experiment.log.interval == 0 or update + 1 == self.updates_per_epoch:
+                done = update + 1
+                said = done % self.experiment.log.interval == 0 or done == self.updates_per_epoch
+                if said or self.progress.step == 1:  # a run's first update shows at once that it works
                     values = {**losses, "loss": loss_sum, "grad_norm": norm, "lr": rate}
                     self._log_update(epoch, update, values, speed)
                     speed = Speed(loader)

@@ -54,7 +54,7 @@ class ConversionReport:
 
     def __str__(self) -> str:
         lines = [self._summary(), *self._details()]
-        if self.faults > _MOST_ON_A_SCREEN:
+        if len(lines) > _MOST_ON_A_SCREEN:
             lines.append(lines[0])  # the first line is out of sight by now
         return "\n".join(lines)
 
@@ -72,10 +72,19 @@ class ConversionReport:
         if not counts:
             return f"all keys accounted for ({self.naming} naming): {head}"
         text = f"the state dict does not fit: {head}" + "".join(f", {count}" for count in counts)
-        wanted = len(self.loaded) + len(self.missing) + len(self.mismatched)
-        if 2 * len(self.loaded) < wanted:
-            text += f"\n  these are weights of another model: {len(self.loaded)} of {wanted} entries fit"
+        if self._is_of_another:
+            text += (
+                f"\n  these are weights of another model: {len(self.loaded)} of {self._wanted} entries fit"
+            )
         return text
+
+    @property
+    def _wanted(self) -> int:
+        return len(self.loaded) + len(self.missing) + len(self.mismatched)
+
+    @property
+    def _is_of_another(self) -> bool:
+        return 2 * len(self.loaded) < self._wanted
 
     def _details(self) -> Iterable[str]:
         for name, got, taken in self.adapted:
@@ -92,17 +101,26 @@ class ConversionReport:
             if len(names) > _MOST_SHOWN:
                 shown += f" and {len(names) - _MOST_SHOWN} more"
             yield f"  ignored     {shown}: {reason}"
-        for name in self.missing:
-            yield f"  missing     {name}"
-        for name, near in self.unexpected:
-            if near:
-                name = f"{name} (did you mean {' or '.join(near)}?)"
-            yield f"  unexpected  {name}"
-        for name, target, got, want in self.mismatched:
-            hint = _hint(target, got, want)
-            yield f"  mismatched  {name} {list(got)} -> {target}, which wants {list(want)}{hint}"
-        for sentence in self.conflicts:
-            yield f"  in conflict {sentence}"
+        unexpected = [
+            f"{name} (did you mean {' or '.join(near)}?)" if near and not self._is_of_another else name
+            for name, near in self.unexpected
+        ]
+        mismatched = [
+            f"{name} {list(got)} -> {target}, which wants {list(want)}{_hint(target, got, want)}"
+            for name, target, got, want in self.mismatched
+        ]
+        bad = {
+            "missing": self.missing,
+            "unexpected": unexpected,
+            "mismatched": mismatched,
+            "in conflict": self.conflicts,
+        }
+        for word, lines in bad.items():
+            # Of another model's hundreds of names a few show which one it is.
+            few = lines[:_MOST_SHOWN] if self._is_of_another else lines
+            yield from (f"  {word:11} {line}" for line in few)
+            if len(few) < len(lines):
+                yield f"  {word:11} {len(lines) - len(few)} more"
 
 
 def _hint(target: str, got: tuple[int, ...], want: tuple[int, ...]) -> str:

@@ -1,6 +1,7 @@
 """Commands that find config, model and data in the checkpoint: no `-c`."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -73,6 +74,11 @@ def test_images_held_out_of_training_are_evaluated(experiment, invoke, tmp_path)
         done = invoke("eval", "--weights", best, *more, "--out", tmp_path / "m.json")
         assert done.returncode == 0, done.stderr
         assert json.loads((tmp_path / "m.json").read_text())["images"] == 6
+    # Of other images a user wants all: the line on the share says how.
+    every = re.search(r"for all images add -o (\S+)", done.stdout)[1]
+    done = invoke("eval", "--weights", best, "--data", photos, "-o", every, "--out", tmp_path / "m.json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "m.json").read_text())["images"] == 24
     # Begun again on a folder that has both splits, it takes all of the first.
     done = invoke("train", "--pretrained", best, "--data", tmp_path, "--dry-run")
     assert done.returncode == 0, done.stderr
@@ -100,6 +106,9 @@ def test_dry_run(trained, invoke):
         done = invoke("train", *start, "--dry-run")
         assert done.returncode == 0, done.stderr
         assert "24 training, 9 validation images, 3 classes" in done.stdout
+        assert re.search(
+            r"input not counted: \d+:\d\d:\d\d an epoch, \d+:\d\d:\d\d for \d+ epochs", done.stdout
+        )
     done = invoke("train", "--resume", best, "--evaluate-only")
     assert done.returncode == 0, done.stderr
 

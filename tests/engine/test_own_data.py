@@ -52,7 +52,7 @@ def test_the_command(experiment, weights, tmp_path, invoke):
     assert (
         "plan: 8 images per update (recipe: 64), 2 updates an epoch, none of the 12 images left out" in said
     )
-    assert "plan: 2 epochs (recipe: 2), 0 of them warm-up, 4 updates" in said
+    assert "plan: 2 epochs (as you set), 0 of them warm-up, 4 updates" in said
     assert f"{weights}: all keys accounted for" in said
     assert re.search(r"left new\s+head\.\S*fc\.weight", said)
     assert "12 training and 8 validation images, 4 classes" in said

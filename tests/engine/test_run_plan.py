@@ -163,5 +163,6 @@ def test_the_whole_command_uses_every_image(photos, experiment, tmp_path, capfd)
     assert cli.train(command) == 0
     said = capfd.readouterr().out
     assert "6 updates an epoch, none of the 48 images left out" in said
-    assert "8 per device x 1 device(s) x 1 accumulated = 8 images per update (recipe: 8)" in said
+    assert "1 accumulated = 8 images per update (lr_scheduler.reference_batch: 8)" in said
+    # The run's first update, and then a line an epoch.
     assert "update 6/6" in said

@@ -692,3 +692,10 @@ def test_time_to_help(tool):
     assert time.perf_counter() - began < 5
     code = "import sys, passl_sot.cli; assert not {'paddle', 'numpy'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_epoch_begins_without_a_line_of_its_own(experiment):
+    """Lines come every so many updates, at an epoch's end, and for the first update of a run."""
+    trainer = train(experiment, "log.interval=2")
+    rows = [row for row in read_metrics(trainer.folder.path / "metrics.jsonl") if row["kind"] == "train"]
+    assert [row["step"] for row in rows] == [1, 2, 3, 5, 6]
