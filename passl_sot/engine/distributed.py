@@ -34,7 +34,12 @@ _SILENT = 60.0
 
 
 def _all_reduce(tensor: paddle.Tensor) -> paddle.Tensor:
-    dist.all_reduce(tensor)
+    try:
+        dist.all_reduce(tensor)
+    except RuntimeError as error:
+        if "gloo" not in str(error):
+            raise
+        raise RuntimeError("another process is gone; the log on its machine has the cause") from error
     return tensor
 
 
