@@ -22,7 +22,7 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 def max_file_bytes() -> int:
     """Bytes of the largest file that is read; an ImageError where the environment doesn't give a number."""
     text = os.environ.get(LIMIT, str(_DEFAULT_MB))
-    if not (text.isascii() and text.isdecimal() and int(text)):
+    if not (text.isascii() and text.isdecimal() and len(text) < 16 and int(text)):
         raise ImageError(f"environment variable {LIMIT}", f"must be a number of megabytes, got '{text}'")
     return int(text) * 1_000_000
 

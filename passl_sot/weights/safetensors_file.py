@@ -34,6 +34,8 @@ def read_safetensors(path: Path, budget: Budget) -> tuple[dict[str, StoredTensor
     Raises:
         CheckpointError: It is damaged, or holds a type that is not read here.
     """
+    if not path.is_file():  # opening a pipe would wait without end
+        raise CheckpointError("it is no regular file")
     with path.open("rb") as file:
         head = file.read(9)
         if not is_safetensors(path, head):
