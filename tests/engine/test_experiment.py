@@ -30,7 +30,6 @@ BAD = {
     "optimizer.clip_grad": "1e-320",
     "model.architecture.embed_dim": 1000000,
     "model.architecture.depth": 2**63,
-    "model.head.num_classes": "1" + "0" * 400,
     "optimizer.weight_decay": "1e308",
     "lr_scheduler.reference_batch": 2**53,
     "lr_scheduler.learning_rate": "1e18",
