@@ -17,6 +17,7 @@ from passl_sot.config import zh
 from passl_sot.data.datasets.folders import EXTENSIONS
 from passl_sot.data.datasets.string_table import natural_key
 from passl_sot.data.errors import DataError, ItemError
+from passl_sot.imageio.files import read_text
 from passl_sot.metrics.classification import write_table
 from passl_sot.tasks.base import check_card, model_section_of, task_of
 from passl_sot.tasks.classification import Prediction
@@ -157,7 +158,10 @@ def collect_images(arguments: Sequence[str]) -> list[str]:
 
 
 def _read_list(path: Path) -> list[str]:
-    data = path.read_bytes()
+    try:
+        data = read_text(str(path))
+    except ItemError as error:
+        raise DataError(str(error)) from error
     readings: list[list[str]] = []
     for encoding in ("utf-8-sig", "gb18030"):
         with contextlib.suppress(UnicodeDecodeError):

@@ -81,6 +81,10 @@ def guarded(run: Callable[[], int | None], *, paddle: bool = True) -> int:
             require_paddle()
             with importing():
                 import passl_sot.engine.schema  # noqa: F401
+            # Paddle's own handler, of which Python doesn't know, prints a stack as of a crash.
+            main = threading.current_thread() is threading.main_thread()
+            if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return run() or 0
     except (UserError, ImageError) as error:
         return fail(error, getattr(error, "status", USAGE_ERROR))

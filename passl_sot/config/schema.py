@@ -172,6 +172,9 @@ class Checker:
         # No float holds nan, infinity, or an integer beyond 1e308 as a number to count on.
         if hint.kind == "float" and not abs(value) <= sys.float_info.max:
             return self._note(path, f"must be a finite number, got {show(value)}", "value")
+        # Larger ones count nothing, and fail wherever they meet a float or a library.
+        if hint.kind == "int" and abs(value) >= 2**53:
+            return self._note(path, f"must be a number below 2^53, got {show(value)}", "value")
         return value
 
     def _union(self, hint: Hint, value: Any, path: str) -> Any:
@@ -304,7 +307,7 @@ def _advice(hint: Hint, value: Any) -> str:
 
 
 def construct(target: Callable[..., Any], arguments: dict[str, Any], path: str, origin: Origin | None) -> Any:
-    """Calls `target`; a ValueError of its own package about the values becomes a fault."""
+    """Calls `target`; a ValueError of its own package about the values, or one too large, becomes a fault."""
     try:
         return target(**arguments)
     except ConfigError:
@@ -313,8 +316,10 @@ def construct(target: Callable[..., Any], arguments: dict[str, Any], path: str, 
         # Other errors, NumPy's for instance, are no user's fault: they keep their traceback.
         *_, (frame, _) = traceback.walk_tb(err.__traceback__)
         raised_in = str(frame.f_globals.get("__name__")).partition(".")[0]
-        if type(err) is ValueError and raised_in == target.__module__.partition(".")[0]:
-            message = str(err)
+        ours = type(err) is ValueError and raised_in == target.__module__.partition(".")[0]
+        too_large = isinstance(err, OverflowError)
+        if ours or too_large:
+            message = "its numbers are too large to compute with" if too_large else str(err)
             if not is_section(target) and not message.startswith(f"{target.__name__}: "):
                 message = f"{target.__name__}: {message}"
             raise ConfigError([Fault(path, message, origin, "value")]) from err

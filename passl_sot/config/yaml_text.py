@@ -22,6 +22,7 @@ from passl_sot.config.errors import (
 MAX_DEPTH = 100  # Python's own limit of 1000 calls would end in a traceback
 # Aliases and references can make a short file enormous; no honest configuration comes near this.
 MAX_VALUES = 100_000
+_MOST_BYTES = 10_000_000
 _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"
 # YAML 1.1 wants a dot and a signed exponent (5e-4 is text there) and reads 12:30 as base 60; 1.2 does not.
@@ -284,7 +285,9 @@ def read_text(path: str) -> str:
     line = None
     try:
         with open(path, "rb") as file:
-            data = file.read()
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:  # such as a device without an end
+            raise ValueError(f"it has more than {_MOST_BYTES / 1e6:.0f} MB, which no config has")
         return data.decode("utf-8-sig")
     except FileNotFoundError:
         near = nearby_file(path)

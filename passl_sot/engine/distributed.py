@@ -235,6 +235,7 @@ def start(device: str, *, sharding: int = 0, limit: float = JOIN_LIMIT) -> World
     environment = os.environ
     size = launcher_number("PADDLE_TRAINERS_NUM", 1)
     if size == 1:
+        launcher_number("PADDLE_TRAINER_ID", 0, least=0)  # Paddle reads it all the same
         return World()
     rank = launcher_number("PADDLE_TRAINER_ID", least=0, most=size - 1)
     machines = launcher_number("PADDLE_NNODES", 1)

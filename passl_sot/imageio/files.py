@@ -22,7 +22,7 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 def max_file_bytes() -> int:
     """Bytes of the largest file that is read; an ImageError where the environment doesn't give a number."""
     text = os.environ.get(LIMIT, str(_DEFAULT_MB))
-    if not (text.isascii() and text.isdecimal() and int(text)):
+    if not (text.isascii() and text.isdecimal() and len(text) < 16 and int(text)):
         raise ImageError(f"environment variable {LIMIT}", f"must be a number of megabytes, got '{text}'")
     return int(text) * 1_000_000
 
@@ -35,6 +35,25 @@ def read_file(path: str) -> bytes:
         ImageError: It isn't there, or can't be read.
     """
     return read_part(path, 0, file_size(path))
+
+
+def read_text(path: str) -> bytes:
+    """The bytes of a list or another text: of a file, or of a pipe, such as a shell's `<(...)`.
+
+    Raises:
+        ImageError: It can't be read, is of another kind, or larger than `max_file_bytes`.
+    """
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+                raise ImageError(path, "is a device")
+            check_size(path, status.st_size)
+            data = file.read(max_file_bytes() + 1)
+    except OSError as error:
+        raise ImageError(path, error.strerror or str(error)) from error
+    check_size(path, len(data))
+    return data
 
 
 def read_part(path: str, start: int, size: int) -> bytes:

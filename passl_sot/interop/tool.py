@@ -99,6 +99,8 @@ def _card(
     config: str,
     section: ModelSection,
 ) -> dict[str, Any]:
+    with source.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     # Equal for two files whose keys were mapped alike.
     pairs = [f"{source}\t{target}\n" for target, source in report.sources.items()]
     pairs += [f"{name}\t\n" for name, _ in report.ignored]
@@ -106,7 +108,7 @@ def _card(
         "file": Path(args.dst).name,
         "source": {
             "file": source.path.name,
-            "sha256": hashlib.sha256(source.path.read_bytes()).hexdigest(),
+            "sha256": digest,
             "kind": source.kind,
             "key": state.key,
             "other_keys": state.others,

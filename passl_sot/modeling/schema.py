@@ -15,6 +15,9 @@ from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.heads import HEADS
 from passl_sot.utils.memory import machine_memory
 
+# Of one model, ten times as many as the deepest has: small ones would take hours before they fill memory.
+_MOST_PARAMETERS = 10_000
+
 
 @dataclass(kw_only=True)
 class ModelSection:
@@ -43,10 +46,15 @@ def _within_memory(copies: int) -> Iterator[None]:
     create = paddle.nn.Layer.create_parameter
     memory = machine_memory()
     needed = 0
+    made = 0
 
     def counted(layer: paddle.nn.Layer, shape: Sequence[int], *args: Any, **more: Any) -> paddle.Tensor:
-        nonlocal needed
-        needed += 4 * copies * math.prod(shape)
+        nonlocal needed, made
+        needed += 4 * int(copies) * math.prod(shape)
+        made += 1
+        if made > _MOST_PARAMETERS:
+            message = f"the model has over {_MOST_PARAMETERS:,} parameter tensors: build it smaller (depth)"
+            raise ConfigError([Fault("model.architecture", message)])
         if needed > memory and paddle.device.get_device() == "cpu":
             kept = "the model's parameters"
             if copies > 1:

@@ -59,6 +59,8 @@ class Mlp(nn.Layer):
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0) -> None:
         super().__init__()
+        if hidden_dim < 1:
+            raise ValueError(f"mlp_ratio leaves the MLP of width {dim} without a hidden channel: raise it")
         self.fc1 = linear(dim, hidden_dim)
         self.fc2 = linear(hidden_dim, dim)
         self.drop = nn.Dropout(dropout)

@@ -6,9 +6,11 @@ from typing import Annotated, Any, ClassVar
 
 import paddle
 
-from passl_sot.config import NonNegative, Positive, Range, Share
+from passl_sot.config import Positive, Range, Share
 from passl_sot.optim import OPTIMIZERS
 from passl_sot.optim.groups import ParameterGroup, group_parameters
+
+_Decay = Annotated[float, Range(min=0, max=1000)]
 
 
 @dataclass(kw_only=True)
@@ -21,7 +23,7 @@ class OptimizerFactory:
         moments: Numbers that it keeps for each weight.
     """
 
-    weight_decay: NonNegative = 0.05
+    weight_decay: _Decay = 0.05
     # Below the 1e-6 that is added to the norm it is divided by, it means nothing.
     clip_grad: Annotated[float, Range(min=1e-6)] | None = None
     moments: ClassVar[int] = 0
@@ -121,7 +123,7 @@ class _DecayingMomentum(_Decaying, paddle.optimizer.Momentum):
 class SGD(OptimizerFactory):
     """Stochastic gradient descent without memory; `weight_decay` of the weights is added to gradients."""
 
-    weight_decay: NonNegative = 0.0
+    weight_decay: _Decay = 0.0
 
     def _build(self, decayed: set[str], **settings: Any) -> paddle.optimizer.Optimizer:
         return _DecayingSGD(decayed, self.weight_decay, **settings)
@@ -137,7 +139,7 @@ class Momentum(OptimizerFactory):
         nesterov: Step along the gradient at the place where the velocity leads.
     """
 
-    weight_decay: NonNegative = 0.0
+    weight_decay: _Decay = 0.0
     momentum: Annotated[float, Range(above=0, below=1)] = 0.9
     nesterov: bool = False
     moments: ClassVar[int] = 1

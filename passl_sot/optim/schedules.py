@@ -24,7 +24,7 @@ class Schedule:
     Attributes:
         learning_rate: Peak rate, for `reference_batch` images per update.
         warmup_epochs: W.
-        warmup_lr: Rate at t = 0, where W is above 0.
+        warmup_lr: Rate at t = 0, where W is above 0; at most `learning_rate` then, or else a ValueError.
         warmup_prefix: Whether the schedule follows the warm-up (Swin's present code) or contains it (timm's
             default, all others).
         unit: "epoch" changes the rate between epochs only; "step" at every update.
@@ -46,6 +46,13 @@ class Schedule:
     reference_batch: Count | None = None
     batch_rule: Literal["accumulate", "scale_lr"] = "accumulate"
     scaled: Literal["all", "peak"] = "all"
+
+    def __post_init__(self) -> None:
+        if self.warmup_epochs and self.warmup_lr > self.learning_rate:
+            raise ValueError(
+                f"lr_scheduler.warmup_lr is {self.warmup_lr:g}, above learning_rate, {self.learning_rate:g}, "
+                "so the rate would fall in the warm-up: lower warmup_lr as well"
+            )
 
     def point(self, epoch: int, update: int, updates: int) -> tuple[int, float]:
         """Epoch and done fraction of it, for `lr`, of an update (from 0) of an epoch of so many.
@@ -117,6 +124,7 @@ class MultiStepSchedule(Schedule):
     gamma: _Gamma = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if any(a >= b for a, b in pairwise(self.milestones)):
             raise ValueError(f"lr_scheduler.milestones must ascend, got {self.milestones}")
 
@@ -137,6 +145,7 @@ class FallingSchedule(Schedule):
     T_max: Count | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.min_lr > self.learning_rate:
             raise ValueError(
                 f"lr_scheduler.min_lr is {self.min_lr:g}, above learning_rate, {self.learning_rate:g}, so "

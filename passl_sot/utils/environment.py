@@ -25,6 +25,6 @@ def launcher_number(name: str, default: int | None = None, *, least: int = 1, mo
         raise EnvironmentVariableError(
             f"the environment variable {name} is {found}, and must be a whole number from {least} to {most}: "
             "start several processes by python -m paddle.distributed.launch, which sets it, or unset "
-            "PADDLE_TRAINERS_NUM for one process"
+            "PADDLE_TRAINERS_NUM and PADDLE_TRAINER_ID for one process"
         )
     return number

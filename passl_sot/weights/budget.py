@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from passl_sot.config import zh
+from passl_sot.utils.memory import machine_memory
 from passl_sot.weights import CheckpointError
 
 LIMIT = "PASSL_SOT_READ_LIMIT"  # the environment variable that replaces the limits below, in GB
@@ -15,15 +16,16 @@ _MOST = 2**35
 
 
 class Budget:
-    """The bytes that reading a file of `size` may still take: 16 times as many and 256 MB, at most 34 GB.
+    """The bytes that reading a file of `size` may still take: 16 times as many and 256 MB.
 
+    At most they are 34 GB, or what the machine has.
     All readers count what they make, before they make it where it can be large. What is freed on the way
     isn't given back.
     """
 
     def __init__(self, size: int):
         self._size = size
-        self._limit = min(_TIMES * size + _FREE, _MOST)
+        self._limit = min(_TIMES * size + _FREE, _MOST, machine_memory())
         given = os.environ.get(LIMIT)
         if given is not None:
             self._limit = _bytes_of(given)

@@ -100,7 +100,8 @@ def _open_pickle(path: Path, budget: Budget) -> Source:
     if path.suffix in _PADDLE_SUFFIXES:
         return Source(path, "Paddle file", "paddle", load_paddle_pickle(path, budget), budget)
     with path.open("rb") as file:
-        if load_pickle(file, budget=budget) == torch_file.MAGIC:
+        number = load_pickle(file, budget=budget)
+        if isinstance(number, int) and number == torch_file.MAGIC:
             content = torch_file.read_legacy(file, path, budget)
             return Source(path, "PyTorch file (format before 1.6)", "torch", content, budget)
     raise CheckpointError("it is a pickle that torch.save didn't write; name it .pdparams if paddle.save did")
@@ -126,8 +127,13 @@ def read_npz(path: Path, budget: Budget) -> dict[str, np.ndarray]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            # More than this is not unpacked, whatever the compressed bytes go on to.
-            budget.take(sum(member.file_size for member in archive.infolist()))
+            members = archive.infolist()
+            # Of these no more than its size is unpacked, whatever the compressed bytes go on to.
+            if any(
+                member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members
+            ):
+                raise CheckpointError("it is compressed in a way that NumPy never does; refused")
+            budget.take(sum(member.file_size for member in members))
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except CheckpointError:

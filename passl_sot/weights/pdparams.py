@@ -51,6 +51,7 @@ def _tidy(content: Any, budget: Budget, depth: int = 2) -> Any:
     tidy = {name: value for name, value in content.items() if name not in (_NAME_TABLE, _SLICED)}
     for name, info in content.get(_SLICED, {}).items():
         parts = [plain(tidy.pop(part)) for part in info["slices"]]
+        budget.take(sum(part.nbytes for part in parts))  # all may be one array
         tidy[name] = np.concatenate(parts).reshape(info["OriginShape"])
     if depth == 0:
         return tidy

@@ -218,6 +218,7 @@ def _cost(value: Any) -> int:
 
 _MARK = object()
 _MEMOIZED = 100  # bytes of memory of an entry, nearly
+_HANDED = 64  # what a value among a call's arguments, or in one of them, counts: for its time
 # Instructions whose value stands in the file. LONG4, for numbers of over 600 digits, isn't needed.
 _PUSHED = frozenset(
     {"INT", "LONG", "LONG1", "BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT"}
@@ -340,4 +341,8 @@ class _Machine:
             raise CheckpointError(f"it calls {shown}, which weights don't need; refused, nothing was run")
         if not isinstance(arguments, tuple):
             raise CheckpointError(f"it is damaged ({function.text} without its arguments)")
+        # One large container, handed over again and again, would take hours even where little comes of it.
+        for held in (arguments, *arguments):
+            if isinstance(held, list | tuple | dict | set | frozenset):
+                self.budget.take(_HANDED * len(held))
         return maker(*arguments)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from passl_sot.weights import CheckpointError
 from passl_sot.weights.budget import Budget
-from passl_sot.weights.stored import Storage, StoredTensor
+from passl_sot.weights.stored import MOST_AXES, Storage, StoredTensor
 
 _TYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
@@ -34,6 +34,8 @@ def read_safetensors(path: Path, budget: Budget) -> tuple[dict[str, StoredTensor
     Raises:
         CheckpointError: It is damaged, or holds a type that is not read here.
     """
+    if not path.is_file():  # opening a pipe would wait without end
+        raise CheckpointError("it is no regular file")
     with path.open("rb") as file:
         head = file.read(9)
         if not is_safetensors(path, head):
@@ -65,6 +67,9 @@ def _tensor(path: Path, begin: int, name: str, entry: dict) -> StoredTensor:
         raise CheckpointError(f"{name} is of type {reprlib.repr(entry['dtype'])}, which is not read here")
     shape = entry["shape"]
     start, end = entry["data_offsets"]
+    # Before anything is multiplied: products of thousands of numbers take hours.
+    if len(shape) > MOST_AXES:
+        raise CheckpointError(f"it is damaged ({reprlib.repr(name)} has {len(shape):,} axes)")
     if not all(type(number) is int and 0 <= number < 2**63 for number in (start, end, *shape)):
         raise CheckpointError(f"it is damaged ({name} has a negative or enormous size, or one that is none)")
     storage = Storage(name, dtype, math.prod(shape), partial(read_at, path, begin + start))

@@ -22,6 +22,7 @@ def load_model(model: paddle.nn.Layer, arrays: dict[str, np.ndarray], source: st
         for name, a in arrays.items()
         if name in target and list(a.shape) != list(target[name].shape)
     ]
+    faults += [f"{name} holds complex numbers" for name, a in arrays.items() if a.dtype.kind == "c"]
     faults += [f"missing {name} {list(t.shape)}" for name, t in target.items() if name not in arrays]
     faults += [f"unexpected {name} {list(a.shape)}" for name, a in arrays.items() if name not in target]
     if faults:
@@ -77,11 +78,16 @@ def load_optimizer(optimizer, model: paddle.nn.Layer, arrays: dict[str, np.ndarr
         CheckpointError: They are of parameters that the model doesn't have.
     """
     internal = {name: p.name for name, p in model.named_parameters()}
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     state: dict = {}
     for key, value in arrays.items():
         name, _, suffix = key.partition("|")
         if name not in internal:
             raise CheckpointError(f"the optimizer's state {key!r} is of no parameter of the model")
+        if value.size > 1 and value.shape != shapes[name]:  # or it is a lone number
+            raise CheckpointError(
+                f"the optimizer's state {key!r} is {list(value.shape)}, not its parameter's shape"
+            )
         tensor = paddle.to_tensor(value)
         if suffix == _MASTERS:
             state.setdefault(_MASTERS, {})[internal[name]] = tensor

@@ -13,6 +13,7 @@ from passl_sot.weights.budget import Budget
 from passl_sot.weights.safe_pickle import Record
 
 ByteOrder = Literal["little", "big"]
+MOST_AXES = 32  # NumPy takes 64; no weights have half of them
 # PyTorch's names of types, and NumPy's of the same or, for those that are widened, of as many bits.
 DTYPES = {
     "float32": "f4", "float64": "f8", "float16": "f2", "bfloat16": "u2", "int64": "i8", "int32": "i4",
@@ -81,8 +82,7 @@ class StoredTensor(Record):
         self.stride = tuple(stride)
         self.dtype = dtype or storage.dtype
         numbers = (self.offset, *self.shape, *self.stride)
-        # NumPy takes 64 axes at most; no weights have half of them.
-        sound = isinstance(storage, Storage) and len(self.shape) == len(self.stride) <= 32
+        sound = isinstance(storage, Storage) and len(self.shape) == len(self.stride) <= MOST_AXES
         if not sound or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
             shown = f"{reprlib.repr(self.shape)} and strides {reprlib.repr(self.stride)}"
             raise CheckpointError(f"it is damaged (a tensor of sizes {shown})")

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from passl_sot import cli
+from passl_sot.config import ConfigError
 from passl_sot.data import ImageFolder, ListFile, PackedImages, build_dataloader, build_dataset, check_data
 from passl_sot.data.errors import DataError
+from passl_sot.engine.schema import load_config
 from passl_sot.imageio.errors import ImageError
+from passl_sot.predict import collect_images
 from tests.data.conftest import EVAL
 
 REASONS = {
@@ -84,6 +87,30 @@ def test_a_packed_copy_keeps_their_places(odd, tmp_path, capfd):
     (odd / "a" / "pipe.png").write_bytes((odd / "a" / "train_000.png").read_bytes())
     assert cli.make_cache(command) == 2
     assert "1 image changed: a/pipe.png; choose another folder" in capfd.readouterr().err
+
+
+def test_lists_are_files_or_pipes_of_bounded_size(odd, tmp_path, monkeypatch):
+    """An endless device as a list would fill the memory; a shell's `<(...)` is a pipe."""
+    with pytest.raises(DataError, match=r"/dev/zero can't be read \(is a device\)"):
+        ListFile(dataroot=str(odd), list_file="/dev/zero", transforms=EVAL)
+    (tmp_path / "l.txt").touch()
+    os.truncate(tmp_path / "l.txt", 60_000_000_000)
+    with pytest.raises(DataError, match="has 60,000 MB, and files of up to 1,000 MB are read"):
+        ListFile(dataroot=str(odd), list_file=str(tmp_path / "l.txt"), transforms=EVAL)
+    with pytest.raises(DataError, match="has 60,000 MB"):
+        collect_images([str(tmp_path / "l.txt")])
+    read, write = os.pipe()
+    os.write(write, b"a/train_000.png 0\n")
+    os.close(write)
+    assert len(ListFile(dataroot=str(odd), list_file=f"/dev/fd/{read}", transforms=EVAL)) == 1
+    os.close(read)
+
+
+def test_a_config_is_of_bounded_size(tmp_path):
+    (tmp_path / "c.yaml").touch()
+    os.truncate(tmp_path / "c.yaml", 60_000_000_000)
+    with pytest.raises(ConfigError, match="it has more than 10 MB, which no config has"):
+        load_config(tmp_path / "c.yaml")
 
 
 def test_a_wrong_limit_is_one_error(odd, monkeypatch):

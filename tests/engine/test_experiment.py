@@ -6,6 +6,7 @@ import paddle
 import pytest
 
 from passl_sot.config import ConfigError
+from passl_sot.engine.build import Parts
 from passl_sot.engine.distributed import World
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
@@ -28,6 +29,9 @@ BAD = {
     "optimizer.beta1": 1,
     "optimizer.clip_grad": "1e-320",
     "model.architecture.embed_dim": 1000000,
+    "model.architecture.depth": 2**63,
+    "optimizer.weight_decay": "1e308",
+    "lr_scheduler.reference_batch": 2**53,
     "lr_scheduler.learning_rate": "1e18",
     "lr_scheduler.warmup_lr": ".nan",
 }
@@ -65,6 +69,29 @@ def test_a_rate_that_would_rise():
     with pytest.raises(ConfigError, match="min_lr is 1e-05, above learning_rate, 1e-06"):
         load_config(CONFIG, ["lr_scheduler.learning_rate=1e-6"])
     load_config(CONFIG, ["lr_scheduler.learning_rate=1e-5"])
+
+
+def test_a_warm_up_that_would_fall():
+    with pytest.raises(ConfigError, match=r"warmup_lr is 0\.5, above learning_rate"):
+        load_config(CONFIG, ["lr_scheduler.warmup_lr=0.5"])
+    load_config(CONFIG, ["lr_scheduler.warmup_lr=0.5", "lr_scheduler.warmup_epochs=0"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("model.architecture.depth=1000000", "the model has over 10,000 parameter tensors"),
+        ("model.architecture.mlp_ratio=1e308", "SoT: its numbers are too large to compute with"),
+        ("model.architecture.mlp_ratio=1e-320", "leaves the MLP of width 16 without a hidden channel"),
+        ("model.head.num_classes=9007199254740991", "need more than the .* GB of this machine's memory"),
+        ("dataloader.val.dataset.transforms.0.crop_pct=1e-320", "Resize: its numbers are too large"),
+        ("dataloader.val.dataset.transforms.0.size=1000000", "it must be 16,384 or less"),
+        ("dataloader.val.dataset.transforms.2.std.0=1e-320", r"all must be above 0, in \[1e-6, 1e6\]"),
+    ],
+)
+def test_what_shows_only_when_it_is_built(experiment, change, words):
+    with pytest.raises(ConfigError, match=words):
+        Parts(load_config(experiment, [change]), World())
 
 
 def test_a_warm_up_beyond_the_run(experiment, tmp_path):

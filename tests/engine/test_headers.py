@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import logging
+import os
 import random
 from pathlib import Path
 
@@ -18,12 +19,13 @@ from passl_sot.engine.build import Parts
 from passl_sot.engine.distributed import World
 from passl_sot.engine.entry import evaluate_run
 from passl_sot.engine.resume import accept_changes, begin, other_keys
-from passl_sot.engine.run_dir import RunFolder
+from passl_sot.engine.run_dir import RunFolder, read_metrics
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.train_state import check_run_card
 from passl_sot.engine.trainer import Trainer
 from passl_sot.weights.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from passl_sot.weights.find import find_state_dict, read_source
+from passl_sot.weights.state import load_model
 
 CUT = ("epochs=2", "checkpoint.update_interval=1")
 
@@ -190,6 +192,7 @@ def test_tensors_of_another_run_are_named(run, tmp_path):
         ("optimizer.x|_m", r"last\.safetensors: the optimizer's state 'x\|_m' is of no parameter"),
         ("ema.x", "its averaged weights don't fit the model"),
         ("model.x", "unexpected x"),
+        ("optimizer.head.cls_fc.weight|_m", "is \\[2\\], not its parameter's shape"),
     ):
         path = tmp_path / "last.safetensors"
         write_checkpoint(path, {**saved.tensors, name: np.ones(2, "f4")}, saved.meta)
@@ -207,3 +210,22 @@ def test_images_of_another_size_are_no_traceback(run, tmp_path):
         CheckpointError, match="prepares images that its model doesn't take: images become 16x16"
     ):
         evaluate_run(experiment, str(path), None, World())
+
+
+def test_complex_weights_and_pipes_are_refused(run, tmp_path):
+    """Of complex numbers the half would be dropped; opening a pipe waits without end."""
+    parts, saved = run[1:]
+    weights = saved.part("model")
+    name = next(iter(weights))
+    with pytest.raises(CheckpointError, match=f"{name} holds complex numbers"):
+        load_model(parts.model, {**weights, name: weights[name].astype("c8")}, "x")
+    os.mkfifo(tmp_path / "last.safetensors")
+    write_checkpoint(tmp_path / "previous.safetensors", saved.tensors, saved.meta)
+    assert RunFolder(tmp_path).latest().path.name == "previous.safetensors"
+
+
+@pytest.mark.parametrize("damage", [b"[]\n", b"\xff\xfe\n", b'{"kind": "train"}\n', b"\0" * 50])
+def test_rows_of_a_damaged_record(tmp_path, damage):
+    whole = b'{"kind": "train", "step": 0}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(whole + damage + whole)
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"kind": "train", "step": 0}]

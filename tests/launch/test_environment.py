@@ -1,6 +1,7 @@
 """Tuning and the Paddle check, in processes of their own."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -127,3 +128,18 @@ def test_a_missing_paddle_gives_one_clear_sentence(tmp_path):
     assert len(done.stderr.splitlines()) == 1
     done = run(NO_PADDLE + "import passl_sot; print(passl_sot.list_models('sot_t*'))")
     assert done.stdout == "['sot_tiny']\n"
+
+
+def test_sigterm_ends_a_command_without_paddles_stack():
+    """As if it had crashed; training handles the signal itself."""
+    code = """
+import sys, time
+from passl_sot.cli.command import guarded
+guarded(lambda: (print("ready", flush=True), time.sleep(300)))
+"""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], env=untuned(), cwd=ROOT, **pipes) as child:
+        assert child.stdout.readline() == "ready\n"
+        child.terminate()
+        assert "FatalError" not in child.communicate(timeout=60)[1]
+    assert child.returncode == -signal.SIGTERM

@@ -69,6 +69,7 @@ def test_processes_that_cannot_meet_end_with_advice(tmp_path):
         ({"PADDLE_TRAINERS_NUM": "0"}, "PADDLE_TRAINERS_NUM is '0'"),
         ({"PADDLE_TRAINERS_NUM": "-2"}, "PADDLE_TRAINERS_NUM is '-2'"),
         ({"PADDLE_TRAINER_ID": "zz"}, "PADDLE_TRAINER_ID is 'zz', and must be a whole number from 0 to 1"),
+        ({"PADDLE_TRAINERS_NUM": None, "PADDLE_TRAINER_ID": "zz"}, "PADDLE_TRAINER_ID is 'zz'"),
         ({"PADDLE_TRAINER_ID": "2"}, "PADDLE_TRAINER_ID is '2'"),
         ({"PADDLE_TRAINER_ID": None}, "PADDLE_TRAINER_ID is not set"),
         ({"PADDLE_NNODES": "1.5"}, "PADDLE_NNODES is '1.5'"),

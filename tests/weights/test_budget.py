@@ -1,5 +1,7 @@
 """Small files that ask for much memory are refused before they get it; honest ones are read."""
 
+import json
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from passl_sot.weights import CheckpointError
-from passl_sot.weights.budget import LIMIT
+from passl_sot.weights.budget import LIMIT, Budget
 from passl_sot.weights.find import find_state_dict, read_source
 
 # Reads a file in a process of little address space, and prints the error and the growth of its peak, in MB.
@@ -39,7 +41,7 @@ print(peak() - before)
 
 def read_in_a_child(path: Path) -> tuple[str, int]:
     command = [sys.executable, "-c", READ, str(path)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     *said, grown = done.stdout.splitlines()
     return "\n".join(said), int(grown)
 
@@ -64,6 +66,25 @@ def array_states() -> bytes:
     dtype = b"cnumpy\ndtype\n(Vu1\ntR"
     state = b"(K\x01" + b"J\x40\x42\x0f\x00\x85" + dtype + b"\x89" + text(1_000_000) + b"tq\x010"
     return pickle_of(state, b"cnumpy.core.multiarray\n_reconstruct\n)Rh\x01b", 20_000)
+
+
+def sets() -> bytes:
+    """Of one large list, over and over: each is small, but takes a while to make."""
+    shared = b"](" + b"N" * 10**5 + b"e\x85q\x010c__builtin__\nset\nq\x020"
+    return pickle_of(shared, b"h\x02h\x01R", 50_000)
+
+
+def arguments() -> bytes:
+    shared = b"(" + b"N" * 10**5 + b"tq\x010cnumpy.core.multiarray\n_reconstruct\nq\x020"
+    return pickle_of(shared, b"h\x02h\x01R0", 100_000)
+
+
+def slices() -> bytes:
+    """A parameter that is joined of a thousand slices, which are one array."""
+    array = np.zeros(2**18, "f4")
+    held = {f"p{n}": array for n in range(1000)}
+    plan = {"w": {"slices": list(held), "OriginShape": [1000, 2**18]}}
+    return pickle.dumps({**held, "UnpackBigParamInfor@@": plan}, protocol=4)
 
 
 def dictionaries() -> bytes:
@@ -115,6 +136,9 @@ def hostile(writer, tmp_path):
         "parts of a text": lambda: write("pdparams", calls(b"__builtin__\ntuple", text(300_000))),
         "texts of arrays": lambda: write("pdparams", array_states()),
         "dictionaries": lambda: write("pdparams", dictionaries()),
+        "sets of a list": lambda: write("pdparams", sets()),
+        "many arguments": lambda: write("pdparams", arguments()),
+        "slices of one array": lambda: write("pdparams", slices()),
         "strides of 0": repeated,
         "overlapping views": views,
         "compressed zeros": npz,
@@ -130,6 +154,9 @@ def hostile(writer, tmp_path):
         "parts of a text",
         "texts of arrays",
         "dictionaries",
+        "sets of a list",
+        "many arguments",
+        "slices of one array",
         "strides of 0",
         "overlapping views",
         "compressed zeros",
@@ -191,3 +218,35 @@ def test_the_limit_can_be_set(tmp_path, monkeypatch):
         monkeypatch.setenv(LIMIT, limit)
         with pytest.raises(CheckpointError, match=f"{LIMIT} is '{limit}', not a number of GB"):
             read_source(path)
+
+
+def test_a_tensor_of_many_axes_is_refused_at_once(tmp_path):
+    """Their product alone would take hours."""
+    entry = {"dtype": "F32", "shape": [2**62] * 60_000, "data_offsets": [0, 4]}
+    header = json.dumps({"a": entry}).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(CheckpointError, match=r"is damaged \('a' has 60,000 axes\)"):
+        read_source(path)
+
+
+def test_a_compression_whose_pieces_have_no_bound_is_refused(tmp_path):
+    """Python's zipfile unpacks bzip2 and LZMA by whole pieces of the file, however large they become."""
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("a.npy", bytes(1000))
+    with pytest.raises(CheckpointError, match="compressed in a way that NumPy never does"):
+        read_source(path)
+
+
+def test_an_array_is_no_magic_number(tmp_path):
+    path = tmp_path / "a.pth"
+    path.write_bytes(pickle.dumps(np.ones(3), protocol=5))
+    with pytest.raises(CheckpointError, match=r"a pickle that torch\.save didn't write"):
+        read_source(path)
+
+
+def test_the_machines_memory_is_a_limit(monkeypatch):
+    monkeypatch.setattr("passl_sot.weights.budget.machine_memory", lambda: 10**6)
+    with pytest.raises(CheckpointError, match=r"more than 0\.001 GB"):
+        Budget(0).take(10**6 + 1)

@@ -12,6 +12,8 @@ from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError, stop_at
 from passl_sot.data.transforms.image import TRANSFORMS
+from passl_sot.imageio.errors import ImageError
+from passl_sot.imageio.files import read_text
 
 # Above any real number of classes; larger labels are dates or ids, and would each need a name.
 LARGEST_LABEL = 10_000_000
@@ -249,12 +251,9 @@ def read_class_names(path: str) -> list[str]:
 
 def _read(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise DataError(
-            f"{path} can't be read ({error.strerror or error})" + zh("list_unreadable")
-        ) from error
+        return read_text(path)
+    except ImageError as error:
+        raise DataError(f"{path} can't be read ({error.reason})" + zh("list_unreadable")) from error
 
 
 def _lines(path: str, data: bytes) -> list[tuple[int, str]]:

@@ -101,11 +101,16 @@ def require(holds: bool, name: str, value: object, rule: str) -> None:
         raise ValueError(f"{name} is {value}; it must {rule}")
 
 
+# Of a side that images are brought to; one of 3 channels has 805 MB then.
+_MOST_PIXELS = 2**14
+
+
 def height_width(name: str, size: int | Sequence[int]) -> tuple[int, int]:
     """A size of one number, or of [height, width], as two; others are a ValueError."""
     pair = (size, size) if isinstance(size, int) else tuple(size)
     require(len(pair) == 2, name, list(pair), "be one number or [height, width]")
     require(min(pair) >= 1, name, size, "be 1 or more")
+    require(max(pair) <= _MOST_PIXELS, name, size, f"be {_MOST_PIXELS:,} or less")
     return pair[0], pair[1]
 
 

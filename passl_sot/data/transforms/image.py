@@ -312,8 +312,9 @@ class Normalize(BaseTransform):
         if not self.mean or len(self.mean) != len(self.std):
             counts = f"Normalize.mean has {len(self.mean)} values and Normalize.std {len(self.std)}"
             raise ValueError(f"{counts}; both need one a channel")
-        if not all(math.isfinite(s) and s > 0 for s in self.std):
-            raise ValueError(f"Normalize.std is {list(self.std)}; all must be above 0")
+        # Beyond these nothing of an image is left, or everything becomes infinite.
+        if not all(1e-6 <= s <= 1e6 for s in self.std):
+            raise ValueError(f"Normalize.std is {list(self.std)}; all must be above 0, in [1e-6, 1e6]")
         if not all(math.isfinite(m) and abs(m) <= 1 for m in self.mean):
             raise ValueError(f"Normalize.mean is {list(self.mean)}; it is of values in 0 to 1, not 0 to 255")
         self._set(self.mean, self.std)
