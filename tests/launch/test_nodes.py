@@ -1,6 +1,7 @@
 """Two machines, as two network namespaces with a cable between them: they train, resume, lose each other."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
