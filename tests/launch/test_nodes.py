@@ -108,8 +108,6 @@ def test_a_lost_machine_ends_the_job_on_the_others(machines, experiment, tmp_pat
     settings = ("-o", "dataloader.train.sampler.batch_size=4")
     (status, first), (other, second) = train_on(machines, experiment, tmp_path, *settings, script=script)
     assert status and other
-    assert (
-        "process is gone; the log on its machine has the cause" in first
-        or "process 1 is gone; the log" in first
-    )
+    # The others wait for it in the store, which tells which it was, or in a sum.
+    assert re.search("process( 1)? is gone; the log on its machine has the cause", first)
     assert "was ended by SIGKILL" in second
