@@ -142,7 +142,7 @@ def collect_images(arguments: Sequence[str]) -> list[str]:
     files: list[str] = []
     for argument in arguments:
         path = Path(argument)
-        if path.is_dir():
+        if argument and path.is_dir():  # "" is what an unset variable leaves, not this folder
             found = [str(p) for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS]
             complaint = "no image in this folder"
         elif path.is_file() and path.suffix.lower() == ".txt":

@@ -172,7 +172,7 @@ def test_ways_to_name_images(experiment, tmp_path):
     assert collect_images([str(listed)]) == [str(val / "c" / "2.png"), str(val / "a b" / "0.png")]
     assert collect_images([str(val / "*" / "1.png")]) == [str(val / n / "1.png") for n in ("a b", "c", "猫")]
     assert len(collect_images([str(val), str(val / "c" / "0.png")])) == 10
-    for wrong in ("nothing.jpg", str(val / "*.bmp")):
+    for wrong in ("", "nothing.jpg", str(val / "*.bmp")):
         with pytest.raises(FileNotFoundError, match="no such file, folder or pattern"):
             collect_images([wrong])
 
