@@ -66,13 +66,13 @@ def test_what_it_carries_and_needs(wheel):
     carried = ("configs/sot/sot_small.yaml", "configs/_base_/sot.yaml", "config/chinese.yaml", "py.typed")
     assert {f"passl_sot/{name}" for name in carried} <= set(names)
     assert not any(name.startswith(("tests/", "tools/")) for name in names)
-    # By default it installs what requirements-common.txt does, but the curves' viewer, an extra.
+    # By default it installs what requirements-common.txt does.
     needs = {
         re.split(r"[<>=;]", text)[0] for text in facts.get_all("Requires-Dist") if "extra ==" not in text
     }
     lines = (ROOT / "requirements-common.txt").read_text().splitlines()
     common = {re.split("[<>=]", line)[0] for line in lines if not line.startswith("#")}
-    assert needs == common - {"visualdl"}
+    assert needs == common
     assert {"numba", "simplejpeg", "matplotlib", "opencv-python-headless"} <= needs
 
 
