@@ -4,7 +4,6 @@ Whole updates of real runs are timed. Beside them stand as many separate runs at
 the machine itself can give, whose cores share memory and caches. All take turns, update by update.
 """
 
-import functools
 import json
 import logging
 import os
@@ -18,9 +17,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from paddle.distributed.utils.launch_utils import find_free_ports
-from tqdm import tqdm
 
 from passl_sot.bench.model import Peer
+from passl_sot.config import UserError
 from passl_sot.engine.distributed import start
 from passl_sot.engine.schema import Experiment, load_config
 from passl_sot.engine.trainer import Trainer
@@ -115,7 +114,6 @@ def _train() -> None:
     get_logger().setLevel(logging.WARNING)  # no line of the run may stand among its answers
     experiment = load_config(config, overrides)
     trainer = Trainer(experiment, Path(folder), start(experiment.device))
-    trainer.world.bar = functools.partial(tqdm, disable=True)
     update = trainer._update
     done = 0
     began = 0.0
@@ -137,4 +135,7 @@ def _train() -> None:
 
 
 if __name__ == "__main__":
-    _train()
+    try:
+        _train()
+    except UserError as error:
+        sys.exit(f"error: {error}")
