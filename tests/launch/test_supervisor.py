@@ -107,7 +107,7 @@ def test_failures_without_a_place_to_write_them(run):
 
 def test_a_refused_connection_is_tried_again(run):
     count = "Path(f'{rank}').open('a').write('x'); first = len(Path(f'{rank}').read_text()) == 1\n"
-    # It is refused when the other has begun: ended before, that one would count its second start as its first.
+    # It is refused when the other has begun, which would take its second start for the first otherwise.
     begun = "while not (Path('0').exists() and Path('0').read_text()): time.sleep(0.01)\n"
     ended = run(f"{count}if first: time.sleep(100)", f"{count}{begun}if first: fail('refused', 75)")
     assert ended == [(0, ""), (0, "")]  # nobody has to do anything
