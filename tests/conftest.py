@@ -92,6 +92,20 @@ def write_images():
 
 
 @pytest.fixture(scope="session")
+def write_odd_files():
+    """Puts loop.png, pipe.png, device.png and sparse.png, none of which is to be opened, into a folder."""
+
+    def write(folder: Path) -> None:
+        (folder / "loop.png").symlink_to("loop.png")
+        os.mkfifo(folder / "pipe.png")
+        (folder / "device.png").symlink_to("/dev/zero")
+        (folder / "sparse.png").touch()
+        os.truncate(folder / "sparse.png", 60_000_000_000)
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def write_experiment():
     """Writes an experiment file, `run.yaml`, with 24 training and 9 validation images beside it."""
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from passl_sot.launch.cpu_env import tune
+from passl_sot.launch.cpu_env import cpu_fact, read_cpu, tune
 
 # Copies by name, as `tools/make_cache.py` makes them.
 COPIES = {"tiles": ["--tile-only"], "320 q90": ["--short-side", "320", "--quality", "90"], "raw": ["--raw"]}
@@ -140,7 +140,7 @@ class Images:
 
 def measure(images: Images, args: argparse.Namespace) -> tuple[dict[tuple, list[float]], list[str]]:
     """Seconds of each batch by (program, recipe, place), and words on the programs."""
-    from passl_sot.bench.data import open_peer
+    from passl_sot.bench.data import open_peer, peer_job
     from passl_sot.bench.model import Peer
 
     order = np.random.default_rng(0).permutation(len(images)).tolist()
@@ -172,15 +172,10 @@ def measure(images: Images, args: argparse.Namespace) -> tuple[dict[tuple, list[
             side = next(
                 s["size"] for s in by_name["training"]["transforms"] if s["name"] == "RandomResizedCrop"
             )
-            jobs = [
-                {
-                    "paths": [paths[place][i] for batch in batches for i in batch],
-                    "batch": args.batch,
-                    "side": [side, side],
-                    **by_name[recipe],
-                }
-                for recipe, place in theirs
-            ]
+            jobs = []
+            for recipe, place in theirs:
+                files = [paths[place][i] for batch in batches for i in batch]
+                jobs.append(peer_job((side, side), by_name[recipe], files, args.batch))
             peer = stack.enter_context(open_peer(args.compare, args.peer_python, jobs))
             words = peer.words[-1:]
             runs += [(("peer", *key), peer, number) for number, key in enumerate(theirs)]
@@ -210,12 +205,10 @@ def facts(images: Images, args: argparse.Namespace, words: list[str]) -> str:
     """Processor, versions and builds, and what was measured."""
     from PIL import features
 
-    about = {}
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        key, _, value = line.partition(":")
-        about[key.strip()] = value.strip()
+    cpu = read_cpu()
+    name, family, model = (cpu_fact(cpu, key) for key in ("model name", "cpu family", "model"))
     # The name of a virtual machine's processor often hides which one it is.
-    processor = "{model name} (family {cpu family}, model {model})".format_map(about)
+    processor = f"{name} (family {family}, model {model})"
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("numba", "simplejpeg", "numpy")]
     turbo = features.version("libjpeg_turbo") or "another libjpeg"
     versions.append(f"Pillow {importlib.metadata.version('pillow')} (libjpeg-turbo {turbo})")

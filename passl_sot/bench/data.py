@@ -196,14 +196,15 @@ def _peer(
             "made of in dataloader.train.dataset" + zh("peer_plain_files")
         )
     paths = [dataset.path(i) for indices in chosen for i in indices]
-    with open_peer(compare, python, [peer_job(dataset, section, paths, len(chosen[0]))]) as peer:
+    job = peer_job(dataset.output_hw or (224, 224), section, paths, len(chosen[0]))
+    with open_peer(compare, python, [job]) as peer:
         yield peer
 
 
-def peer_job(dataset: LabelledImages, section: dict, paths: list[str], batch: int) -> dict[str, Any]:
-    """A job of `peers.py`: files to prepare as `dataset` is by its section of a config."""
+def peer_job(side: Sequence[int], section: dict, paths: list[str], batch: int) -> dict[str, Any]:
+    """A job of `peers.py`: files to prepare by a dataset's section of a config, for so many pixels [H, W]."""
     steps = {key: section.get(key) for key in ("transforms", "batch_transforms")}
-    return {"paths": paths, "batch": batch, "side": list(dataset.output_hw or (224, 224)), **steps}
+    return {"paths": paths, "batch": batch, "side": list(side), **steps}
 
 
 @contextmanager

@@ -54,6 +54,24 @@ class Source:
         """As `engine.schema.load_config`."""
         return load_config(self.path, overrides, stored=self.stored)
 
+    def experiment(
+        self, root: str | None, overrides: Sequence[str], splits: Sequence[str], *, training: bool
+    ) -> tuple[Experiment, list[str]]:
+        """What a command computes on: the config on a folder, or on its own data; and lines on these.
+
+        Args:
+            root: The folder of `--data`; None for the config's own data.
+            splits: As of `require_data`.
+            training: As of `on_folder`.
+        """
+        added: list[str] = []
+        lines: list[str] = []
+        if root:
+            added, lines = self.on_folder(root, overrides, training=training)
+        experiment = self.load([*added, *overrides])
+        self.require_data(experiment, splits)
+        return experiment, lines
+
     def require_data(self, experiment: Experiment, splits: Sequence[str] = _BOTH) -> None:
         """Raises a DataError where the data of a checkpoint's config aren't on this machine."""
         if self.stored is None:

@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any, Literal, NamedTuple
 
-from passl_sot.cli.command import Parser, command
+from passl_sot.cli.command import command
+from passl_sot.cli.options import Parser
 from passl_sot.launch.cpu_env import MARK, cpu_fact, read_cpu, settings, usable_cores
+from passl_sot.utils.memory import machine_memory
 from passl_sot.utils.require import MissingPaddleError, require_paddle
 from passl_sot.version import __version__
 
@@ -93,8 +95,7 @@ def doctor(argv: list[str] | None = None) -> int:
 def _machine() -> Iterator[Finding]:
     name = cpu_fact(read_cpu(), "model name") or platform.processor()
     yield Finding("ok", "cores", f"{usable_cores()} of {os.cpu_count()} may be used: {name}")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    yield Finding("ok", "memory", f"{memory:.1f} GB")
+    yield Finding("ok", "memory", f"{machine_memory() / 2**30:.1f} GB")
     shared = "/dev/shm"
     if os.path.isdir(shared):
         size = shutil.disk_usage(shared).total / 2**30

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from passl_sot.cli.command import Parser, command, fail, guarded, importing, make_parser, prepare
-from passl_sot.cli.options import add_settings
+from passl_sot.cli.command import command, fail, guarded, importing, make_parser, prepare
+from passl_sot.cli.options import Parser, add_settings
 from passl_sot.config import UserError, did_you_mean, list_models, nearest, read_card
 from passl_sot.utils.logger import get_logger
 
@@ -143,21 +143,20 @@ def _measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     from passl_sot.cli.data_folder import Source
     from passl_sot.engine.distributed import start
 
-    source = Source.of(args.config, args.weights)
-    added: list[str] = []
-    lines: list[str] = []
-    if args.data:
-        added, lines = source.on_folder(args.data, args.override)
-    experiment = source.load([*added, *args.override])
+    needed: tuple[str, ...] = ()  # other modes take random images
     if args.mode == "data":
-        source.require_data(experiment, ("train",))
+        needed = ("train",)
+    elif args.mode == "processes":
+        needed = ("train", "val")
+    source = Source.of(args.config, args.weights)
+    experiment, lines = source.experiment(args.data, args.override, needed, training=True)
     start(experiment.device)
-    options = {"batch": args.batch, "repeats": args.repeats, "compare": args.compare}
+    options = {"batch": args.batch, "repeats": args.repeats}
+    if args.mode == "processes":
+        return measure_processes(experiment, processes=args.nproc, **options), lines
+    options["compare"] = args.compare
     if args.mode == "data":
         return measure_data(experiment, **options, peer_python=args.peer_python), lines
-    if args.mode == "processes":
-        del options["compare"]
-        return measure_processes(experiment, processes=args.nproc, **options), lines
     return measure(experiment, mode=args.mode, **options), lines
 
 

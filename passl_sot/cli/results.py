@@ -52,13 +52,7 @@ def _experiment_of(args: argparse.Namespace) -> "tuple[Experiment, list[str]]":
     from passl_sot.cli.data_folder import Source
 
     source = Source.of(args.config, args.weights)
-    added: list[str] = []
-    lines: list[str] = []
-    if args.data:
-        added, lines = source.on_folder(args.data, args.override, training=False)
-    experiment = source.load([*added, *args.override])
-    source.require_data(experiment, ("val",))
-    return experiment, lines
+    return source.experiment(args.data, args.override, ("val",), training=False)
 
 
 @command

@@ -1,6 +1,5 @@
 """The state of a training run: progress, seeds and requests to stop."""
 
-import math
 import random
 import signal
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ import numpy as np
 import paddle
 
 from passl_sot.tasks.base import check_card
-from passl_sot.weights.checkpoint import CheckpointError, is_count, require
+from passl_sot.weights.checkpoint import is_count, require, require_kind
 
 TrainingMode = Literal["train", "eval", "frozen_batch_norm"]
 
@@ -44,17 +43,12 @@ class Progress:
         for field in fields(cls):
             value = meta["progress"].get(field.name, field.default)
             kind = type(field.default)
+            least = 0
             if kind is float and is_count(value):
                 value = float(value)
-            fault = ""
-            if type(value) is not kind:
-                fault = f"a {type(value).__name__}, not a {kind.__name__}"
-            elif kind is float and not math.isfinite(value):
-                fault = "not finite"
-            elif kind is int and not is_count(value, least=field.default):  # where counts begin
-                fault = "no count"
-            if fault:
-                raise CheckpointError(f"{path} is damaged: progress.{field.name} in its header is {fault}")
+            if kind is int:
+                least = field.default  # where counts begin
+            require_kind(path, f"progress.{field.name}", value, kind, least)
             values[field.name] = value
         return cls(**values)
 

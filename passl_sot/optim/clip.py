@@ -9,12 +9,11 @@ from passl_sot.nn.precision import at_least_float32
 
 def global_grad_norm(parameters: list[paddle.Tensor]) -> float:
     """L2 norm over all gradients together; non-finite where any gradient is. Waits for the device."""
-    # Squares of half-precision gradients would overflow. The operation is the one of Paddle's own clipping.
-    gradients = [at_least_float32(p.grad) for p in parameters if p.grad is not None]
-    squares = [paddle._C_ops.squared_l2_norm(gradient) for gradient in gradients]
+    # Squares of half-precision gradients would overflow.
+    squares = [at_least_float32(p.grad).square().sum() for p in parameters if p.grad is not None]
     if not squares:
         return 0.0
-    return math.sqrt(float(paddle.concat(squares).sum()))
+    return math.sqrt(float(paddle.stack(squares).sum()))
 
 
 @paddle.no_grad()

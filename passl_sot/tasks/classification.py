@@ -332,9 +332,10 @@ class ClassificationTask(Task):
 
     def decode(self, outputs: paddle.Tensor, top_k: int) -> list[dict[str, Any]]:
         """The `top_k` most probable classes (or all K) of each image, best first, by logits [B, K]."""
-        probabilities = F.softmax(outputs)
+        activate = F.softmax
         if self.several:
-            probabilities = F.sigmoid(outputs)
+            activate = F.sigmoid
+        probabilities = activate(outputs)
         rows = []
         for row in probabilities.numpy():
             best = np.argsort(-row, kind="stable")[:top_k].tolist()

@@ -253,13 +253,24 @@ def require(path: str | Path, meta: Mapping[str, Any], wanted: Mapping[str, type
             if part not in value:
                 raise CheckpointError(f"{path} is incomplete: its header has no {key}")
             value = value[part]
-        fault = ""
-        if type(value) is not kind:
-            fault = f"a {type(value).__name__}, not a {kind.__name__}"
-        elif kind is int and not is_count(value):
-            fault = "no count"
-        if fault:
-            raise CheckpointError(f"{path} is damaged: {key} in its header is {fault}")
+        require_kind(path, key, value, kind)
+
+
+def require_kind(path: str | Path, key: str, value: Any, kind: type, least: int = 0) -> None:
+    """Checks a value of a checkpoint's JSON part: an `int` counts from `least`, a `float` is finite.
+
+    Raises:
+        CheckpointError: It is of another kind; names file and key.
+    """
+    fault = ""
+    if type(value) is not kind:
+        fault = f"a {type(value).__name__}, not a {kind.__name__}"
+    elif kind is float and not math.isfinite(value):
+        fault = "not finite"
+    elif kind is int and not is_count(value, least):
+        fault = "no count"
+    if fault:
+        raise CheckpointError(f"{path} is damaged: {key} in its header is {fault}")
 
 
 def is_count(value: Any, least: int = 0) -> bool:

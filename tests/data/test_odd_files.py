@@ -25,14 +25,10 @@ REASONS = {
 
 
 @pytest.fixture
-def odd(folder) -> Path:
+def odd(folder, write_odd_files) -> Path:
     """Ten images in two classes, and of each kind of odd file one in the first."""
     root = Path(folder({"a": 5, "b": 5}))
-    (root / "a" / "loop.png").symlink_to("loop.png")
-    os.mkfifo(root / "a" / "pipe.png")
-    (root / "a" / "device.png").symlink_to("/dev/zero")
-    (root / "a" / "sparse.png").touch()
-    os.truncate(root / "a" / "sparse.png", 60_000_000_000)
+    write_odd_files(root / "a")
     (root / "a" / "gone.png").symlink_to("nowhere.png")  # no image at all, and not counted
     (root / "b" / "round").symlink_to("round")
     (root / "around").symlink_to("around")

@@ -448,14 +448,10 @@ def test_sigterm_during_evaluation(experiment, tmp_path, at):
     assert rows[0] == rows[1]
 
 
-def test_odd_files_are_bad_files(experiment, invoke):
+def test_odd_files_are_bad_files(experiment, invoke, write_odd_files):
     """Pipes, devices, rings of links, sparse giants; evaluation ends at the first, as at other bad files."""
     folder = experiment.parent / "train" / "c"
-    (folder / "loop.png").symlink_to("loop.png")
-    (folder / "device.png").symlink_to("/dev/zero")
-    os.mkfifo(folder / "pipe.png")
-    (folder / "sparse.png").touch()
-    os.truncate(folder / "sparse.png", 60_000_000_000)
+    write_odd_files(folder)
     for more in (["--dry-run"], ["--check-all-files", "-o", "epochs=1"]):
         done = invoke("train", "-c", experiment, *more)
         assert done.returncode == 0, done.stderr

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -133,29 +132,26 @@ def test_unreadable_files_keep_their_place_and_are_reported(checkpoint, experime
 
 
 def test_pipes_devices_and_rings_of_links_are_reported_too(
-    checkpoint, experiment, tmp_path, invoke, monkeypatch
+    checkpoint, experiment, tmp_path, invoke, monkeypatch, write_odd_files
 ):
     folder = experiment.parent / "val" / "c"
-    (folder / "a.png").symlink_to("a.png")
-    (folder / "b.png").symlink_to("/dev/zero")
-    os.mkfifo(folder / "c.png")
-    (folder / "d.png").touch()
-    os.truncate(folder / "d.png", 60_000_000_000)
-    (folder / "list.txt").write_text("a.png\nb.png\nc.png\nd.png\n0.png\n")
+    write_odd_files(folder)
+    odd = ("loop", "device", "pipe", "sparse")
+    (folder / "list.txt").write_text("".join(f"{name}.png\n" for name in (*odd, "0")))
     for argument, rows in ((folder, 7), (folder / "list.txt", 5)):
         done = invoke("predict", "--weights", checkpoint, argument, "--out", tmp_path / "r.json")
         assert done.returncode == 0 and f"4 of {rows} images could not be read" in done.stderr
         errors = {
             Path(row["path"]).stem: row["error"] for row in json.loads((tmp_path / "r.json").read_text())
         }
-        assert [errors[name].split(": ")[1].split(",")[0] for name in "abcd"] == [
+        assert [errors[name].split(": ")[1].split(",")[0] for name in odd] == [
             "a link that leads back to itself",
             "is a device",
             "is a pipe (FIFO)",
             "has 60",
         ]
         assert errors["0"] == ""
-    done = invoke("predict", "--weights", checkpoint, folder / "a.png", folder / "c.png")
+    done = invoke("predict", "--weights", checkpoint, folder / "loop.png", folder / "pipe.png")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     monkeypatch.setenv("PASSL_SOT_MAX_FILE_MB", "many")
     done = invoke("predict", "--weights", checkpoint, folder / "0.png")
