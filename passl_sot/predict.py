@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import paddle
 from paddle import nn
 from PIL import Image
@@ -24,13 +23,13 @@ from passl_sot.engines.base import PACKAGES, Precision, require_precision
 from passl_sot.engines.choose import choose_engine, installed
 from passl_sot.engines.paddle_engine import eager
 from passl_sot.export.cached import exported
-from passl_sot.export.card import read_card
+from passl_sot.export.card import ExportError, read_card, read_facts
 from passl_sot.imageio.files import read_text
 from passl_sot.metrics.classification import write_table
 from passl_sot.tasks.base import check_card, model_section_of, task_of
 from passl_sot.tasks.classification import Prediction
 from passl_sot.utils.files import replace_atomically
-from passl_sot.utils.logger import progress_bar
+from passl_sot.utils.logger import get_logger, progress_bar
 from passl_sot.utils.require import require_extra
 from passl_sot.weights import state
 from passl_sot.weights.checkpoint import CheckpointError, read_weights
@@ -86,17 +85,15 @@ class Predictor:
         model = None
         if folder.is_dir():
             meta = read_card(folder)
-            _check_precision(folder, meta, precision)
+            _check_precision(folder, precision)
         else:
-            model, arrays, meta = load(weights, prefer)
+            model, meta = _load(weights, prefer)
             if precision == "int8":
                 raise EngineError(
                     f"{weights} is a checkpoint: `passl-sot export --precision int8` makes int8 of it"
                 )
             if engine != "paddle":
-                names = [name for name in ENGINES if engine in (AUTO, name) and installed(name)]
-                formats = sorted({_FORMATS[name] for name in names})
-                folder = exported(model, arrays, meta, formats)
+                folder = _exported(model, meta, engine)
                 model = None
         self.task = task_of(meta)
         self.batch_size = batch_size
@@ -190,15 +187,15 @@ def _check_engine(engine: str, precision: Precision) -> None:
         require_extra(PACKAGES[engine], "export", f"the engine {engine}")
 
 
-def _check_precision(folder: Path, meta: Mapping[str, Any], precision: Precision) -> None:
-    """Refuses an int8 folder for other numbers, and others for int8; f32 and bf16 come from one graph."""
-    has = meta.get("precision", "f32")
-    if (has == "int8") != (precision == "int8"):
+def _check_precision(folder: Path, precision: Precision) -> None:
+    """Refuses a folder of other numbers; a float32 graph may be computed in bfloat16 too."""
+    has = read_facts(folder).get("precision", "f32")
+    if has != precision and (has, precision) != ("f32", "bf16"):
         raise EngineError(f"{folder} was exported in {has}, not in {precision}: write precision={has!r}")
 
 
-def load(weights: str | Path, prefer: str | None) -> tuple[nn.Layer, dict[str, np.ndarray], dict[str, Any]]:
-    """A checkpoint's model in evaluation mode, its weights and its header."""
+def _load(weights: str | Path, prefer: str | None) -> tuple[nn.Layer, dict[str, Any]]:
+    """A checkpoint's model in evaluation mode, and its header."""
     arrays, meta = read_weights(weights, prefer)
     if not meta:
         raise CheckpointError(
@@ -209,7 +206,19 @@ def load(weights: str | Path, prefer: str | None) -> tuple[nn.Layer, dict[str, n
     model = model_section_of(meta).build()
     state.load_model(model, arrays, str(weights))
     model.eval()  # heads with several outputs give one mean of logits then
-    return model, arrays, meta
+    return model, meta
+
+
+def _exported(model: nn.Layer, meta: Mapping[str, Any], engine: str) -> Path:
+    """The folder of a model's export for an engine, or for all that are installed."""
+    if engine != AUTO:
+        return exported(model, meta, [_FORMATS[engine]])
+    formats = sorted({_FORMATS[name] for name in ENGINES if installed(name)})
+    try:
+        return exported(model, meta, formats)
+    except ExportError as error:
+        get_logger().warning("auto: only Paddle's own engines are left: %s", error)
+        return exported(model, meta, ["paddle"])
 
 
 def collect_images(arguments: Sequence[str]) -> list[str]:

@@ -22,6 +22,7 @@ from passl_sot.engines.choose import installed
 from passl_sot.engines.paddle_engine import eager
 from passl_sot.export.card import read_card
 from passl_sot.export.folder import export_model
+from passl_sot.export.source import describe
 from passl_sot.launch.cpu_env import usable_threads
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.stats import model_stats
@@ -145,7 +146,8 @@ def _prepare(source: Experiment | Path, weights: str | None, scratch: Path) -> _
     config.write_text(source.dump(), encoding="utf-8")
     formats = ["paddle"]
     formats += [form for name, form in (("onnxruntime", "onnx"), ("openvino", "openvino")) if installed(name)]
-    export_model(model, {"config": source.to_dict()}, scratch / "model", formats)
+    meta = describe(source, [str(number) for number in range(model.num_classes)])
+    export_model(model, meta, scratch / "model", formats)
     return _Subject(scratch / "model", config, reference, gflops, threads)
 
 

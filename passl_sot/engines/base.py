@@ -8,6 +8,8 @@ An exported folder holds one graph in up to three formats; each engine reads its
 | inference | the same | f32, bf16 | Paddle, as Paddle Inference |
 | onnxruntime | inference.onnx | f32, int8 | the extra `export` |
 | openvino | inference.xml, inference.bin | f32, bf16, int8 | the extra `export` |
+
+The graph's outputs are probabilities, for programs that read the first alone, and logits, which engines give.
 """
 
 import importlib

@@ -21,7 +21,7 @@ def make(folder: Path, precision: Precision, threads: int) -> Engine:
     predictor = inference.create_predictor(config)
     names = predictor.get_input_names()
     handles = [predictor.get_input_handle(name) for name in names]
-    output = predictor.get_output_handle(predictor.get_output_names()[0])
+    output = predictor.get_output_handle(predictor.get_output_names()[-1])
 
     def compute(inputs: Sequence[np.ndarray]) -> np.ndarray:
         for handle, array in zip(handles, inputs, strict=True):

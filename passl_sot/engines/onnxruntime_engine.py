@@ -21,6 +21,6 @@ def make(folder: Path, precision: Precision, threads: int) -> Engine:
     names = [node.name for node in nodes]
 
     def compute(inputs: Sequence[np.ndarray]) -> np.ndarray:
-        return session.run(None, dict(zip(names, inputs, strict=True)))[0]
+        return session.run(None, dict(zip(names, inputs, strict=True)))[-1]
 
     return Engine("onnxruntime", compute, [known(node.shape) for node in nodes])

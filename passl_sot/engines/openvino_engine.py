@@ -27,7 +27,7 @@ def make(folder: Path, precision: Precision, threads: int) -> Engine:
         raise EngineError(f"openvino computes in {computes_in} on this processor, not in {precision}")
 
     def compute(inputs: Sequence[np.ndarray]) -> np.ndarray:
-        return model(list(inputs), share_inputs=True)[0]
+        return model(list(inputs), share_inputs=True)[model.outputs[-1]]
 
     shapes = [
         [None if size.is_dynamic else size.get_length() for size in node.partial_shape]

@@ -17,7 +17,6 @@ from passl_sot.export.card import FILE
 from passl_sot.export.folder import export_model
 from passl_sot.utils.cache import HOME, cache_folder, locked
 from passl_sot.utils.environment import EnvironmentVariableError
-from passl_sot.utils.files import temporary_name
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
 from passl_sot.weights import CheckpointError
@@ -27,26 +26,25 @@ _DEFAULT_LIMIT = 8.0
 _WRITERS = ("paddlepaddle", "paddlepaddle-gpu", "paddle2onnx", "onnx", "openvino")
 
 
-def exported(
-    model: nn.Layer, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any], formats: Sequence[str]
-) -> Path:
+def exported(model: nn.Layer, meta: Mapping[str, Any], formats: Sequence[str]) -> Path:
     """The folder of a checkpoint's exported model, below `cache_folder()`; made where it isn't there.
 
     The least recently used ones are deleted where all together are larger than PASSL_SOT_CACHE_GB (by
     default 8); the folder `exports` may be deleted at any time.
 
     Args:
-        model: With the weights `arrays`, in evaluation mode.
+        model: In evaluation mode.
         meta: The header of the checkpoint.
         formats: As of `export_model`.
 
     Raises:
         CheckpointError: The folder can't be written to.
+        ExportError: The model can't be exported so.
         EnvironmentVariableError: The limit is no number.
     """
     limit = _limit()
     home = cache_folder() / "exports"
-    folder = home / _key(arrays, meta, formats)
+    folder = home / _key(model, meta, formats)
     if not (folder / FILE).is_file():
         try:
             with locked(home):
@@ -73,34 +71,26 @@ def _limit() -> float:
         raise EnvironmentVariableError(message) from None
 
 
-def _key(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any], formats: Sequence[str]) -> str:
+def _key(model: nn.Layer, meta: Mapping[str, Any], formats: Sequence[str]) -> str:
     versions = [f"passl_sot {__version__}"]
     for package in _WRITERS:
         versions += [f"{package} {d.version}" for d in metadata.distributions(name=package)]
     # The same weights may be saved at several times.
     kept = {name: value for name, value in meta.items() if name != "progress"}
     total = hashlib.sha256(json.dumps([sorted(versions), sorted(formats), kept]).encode())
-    for name in sorted(arrays):
-        array = np.atleast_1d(np.asarray(arrays[name], order="C"))
+    for name, tensor in sorted(model.state_dict().items()):
+        array = np.atleast_1d(np.asarray(tensor.numpy(), order="C"))
         total.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
         total.update(array.data)
     return total.hexdigest()[:32]
 
 
 def _make(folder: Path, model: nn.Layer, meta: Mapping[str, Any], formats: Sequence[str]) -> None:
-    """Exports under another name, so that nobody finds half of a folder."""
     # Of writers that were killed; nobody else writes now.
     for left in folder.parent.glob(".*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
     get_logger().info("exporting the model (%s) to %s, once", ", ".join(formats), folder)
-    temporary = temporary_name(folder)
-    try:
-        export_model(model, meta, temporary, formats)
-        # One without a card doesn't count.
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    export_model(model, meta, folder, formats)
 
 
 def _shrink(home: Path, kept: Path, limit: float) -> None:

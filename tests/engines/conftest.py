@@ -9,7 +9,7 @@ from passl_sot.engine.distributed import World
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
 from passl_sot.export.folder import export_model
-from passl_sot.predict import load
+from passl_sot.export.source import read_source
 from passl_sot.utils.cache import HOME
 
 
@@ -28,7 +28,7 @@ def trained(write_experiment, tmp_path_factory) -> SimpleNamespace:
     trainer = Trainer(load_config(config, ["epochs=1"]), place / "run", World())
     trainer.fit()
     checkpoint = trainer.folder.path / "best.safetensors"
-    model, _, meta = load(checkpoint, None)
+    model, meta = read_source(checkpoint)
     export_model(model, meta, place / "folder")
     images = sorted(str(path) for path in (place / "val").rglob("*.png"))
     return SimpleNamespace(config=config, checkpoint=checkpoint, images=images, folder=place / "folder")

@@ -116,7 +116,9 @@ def test_the_cache_has_a_limit_and_keeps_nothing_half_written(trained, home, mon
 
 def test_a_home_that_cannot_be_written_to(trained, home, lines):
     home.write_text("a file")
-    with pytest.raises(CheckpointError, match="name a folder for exported models with the environment variable PASSL"):
+    with pytest.raises(
+        CheckpointError, match="name a folder for exported models with the environment variable PASSL"
+    ):
         Predictor(trained.checkpoint, engine="inference")
     assert choose_engine(trained.folder, precision="bf16", batches=(1,)) in ("inference", "openvino")
     assert any("set PASSL_SOT_HOME to a folder" in line for line in lines())
