@@ -94,29 +94,12 @@ def measure_engines(
         rows = _start(subject, engines, precisions, refused, stack)
         if not rows:
             raise EngineError(f"no engine can compute it: {refused or 'none does so in this precision'}")
-        for row in rows:
-            if row.engine == EAGER:
-                continue
-            file = Path(scratch, "output.npy")
-            row.peer.run(f"save {_CHECKED} {file}")
-            scale = abs(subject.reference).max()
-            row.difference = float(abs(np.load(file) - subject.reference).max() / scale)
+        _compare(rows, subject.reference, Path(scratch, "output.npy"))
         other = stack.enter_context(Peer(compare)) if compare else None
         products = _products([row.precision for row in rows], subject.threads)
         found, others = _take_turns(rows, batches, repeats, subject.threads, products, other)
         memory = [row.peer.run("memory") for row in rows]
-    peaks = {name: max(values) for name, values in found.items()}
-    peer_seconds = statistics.median(others) if others else None
-    return {
-        "threads": subject.threads,
-        "gflops": subject.gflops,
-        "peak_gflops_per_s": peaks,
-        "peer_seconds": peer_seconds,
-        "refused": refused,
-        "rows": [
-            _figures(row, used, subject, peaks, peer_seconds) for row, used in zip(rows, memory, strict=True)
-        ],
-    }
+    return _report(subject, list(zip(rows, memory, strict=True)), refused, found, others)
 
 
 @dataclass
@@ -190,6 +173,14 @@ def _start(
     return rows
 
 
+def _compare(rows: Sequence[_Row], reference: np.ndarray, file: Path) -> None:
+    """Fills the rows' differences from outputs that are right."""
+    for row in rows:
+        if row.engine != EAGER:
+            row.peer.run(f"save {_CHECKED} {file}")
+            row.difference = float(abs(np.load(file) - reference).max() / abs(reference).max())
+
+
 def _take_turns(
     rows: Sequence[_Row],
     batches: Sequence[int],
@@ -250,6 +241,26 @@ def _products(precisions: Sequence[str], threads: int) -> dict[str, list[Callabl
         request.set_input_tensor(openvino.Tensor(left))
         found.setdefault(precision, []).append(request.infer)
     return found
+
+
+def _report(
+    subject: _Subject,
+    rows: Sequence[tuple[_Row, float]],
+    refused: dict[str, str],
+    speeds: dict[str, list[float]],
+    others: Sequence[float],
+) -> dict[str, Any]:
+    """As `measure_engines` returns it; each row with the memory that it used."""
+    peaks = {name: max(values) for name, values in speeds.items()}
+    peer_seconds = statistics.median(others) if others else None
+    return {
+        "threads": subject.threads,
+        "gflops": subject.gflops,
+        "peak_gflops_per_s": peaks,
+        "peer_seconds": peer_seconds,
+        "refused": refused,
+        "rows": [_figures(row, memory, subject, peaks, peer_seconds) for row, memory in rows],
+    }
 
 
 def _figures(

@@ -15,11 +15,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from passl_sot.config import UserError
-from passl_sot.engines.base import Engine, open_engine
+from passl_sot.engines.base import Engine, Precision, open_engine
 from passl_sot.utils.peer import Peer
 
 # In place of sizes that a graph leaves open.
@@ -90,7 +91,7 @@ def _main() -> None:
     folder, name, precision, threads = sys.argv[1:]
 
     def open_one() -> tuple[Engine, Sequence[Sequence[int | None]]]:
-        engine = open_engine(name, Path(folder), precision=precision, threads=int(threads))
+        engine = open_engine(name, Path(folder), precision=cast(Precision, precision), threads=int(threads))
         return engine, engine.shapes or []
 
     answer(open_one)

@@ -39,6 +39,9 @@ class Peer:
                 f"can't start {command!r}: {error.strerror}. It must be a command, as docs/performance.md "
                 "shows one; names of libraries (timm, torchvision, ...) are for --mode data"
             ) from error
+        assert self._process.stdin is not None and self._process.stdout is not None  # pipes were asked for
+        self._input = self._process.stdin
+        self._output = self._process.stdout
         self.words: list[str] = []
         while (line := self._line("`ready`")) != "ready":
             self.words.append(line)
@@ -50,8 +53,8 @@ class Peer:
     def ask(self, task: str = "") -> list[float]:
         """As `run`, for a task whose answer is a line of several numbers."""
         with suppress(BrokenPipeError):  # the answer below says why
-            self._process.stdin.write(f"{task}\n")
-            self._process.stdin.flush()
+            self._input.write(f"{task}\n")
+            self._input.flush()
         line = self._line("seconds")
         try:
             return [float(word) for word in line.split()] or [float("")]
@@ -60,7 +63,7 @@ class Peer:
             raise PeerError(message) from None
 
     def _line(self, awaited: str) -> str:
-        line = self._process.stdout.readline()
+        line = self._output.readline()
         if not line:
             status = self._process.wait()
             error = PeerError(f"{self.command!r} ended with status {status} before it printed {awaited}")
@@ -72,7 +75,7 @@ class Peer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._process.stdin.close()
+        self._input.close()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
