@@ -150,12 +150,18 @@ def benchmark(argv: list[str] | None = None) -> int:
 
 def _numbers(text: str) -> list[int]:
     """As `1,8,64`."""
-    return [int(word) for word in _words(text)]
+    try:
+        return [int(word) for word in _words(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"no number, or several as 1,8: {text!r}") from None
 
 
 def _words(text: str) -> list[str]:
     """As `f32,bf16`."""
-    return [word.strip() for word in text.split(",") if word.strip()]
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise argparse.ArgumentTypeError("nothing is named")
+    return words
 
 
 def _check_engines(parser: Parser, args: argparse.Namespace) -> None:

@@ -54,6 +54,8 @@ def test_a_folder_beside_another_program(trained, capfd):
         ("--engine", "all", "--mode", "train"): "--engine: goes with --mode infer",
         ("--engine", "all", "--batch", "1,8", "--compare", "x"): "--compare: goes with one --batch",
         ("--batch", "1,8"): "go with --engine",
+        ("--batch", "1,x"): "no number, or several as 1,8: '1,x'",
+        ("--batch", ","): "nothing is named",
     }.items():
         with pytest.raises(SystemExit):
             benchmark(["-c", str(trained.config), *wrong])
