@@ -60,9 +60,8 @@ def create_model(
 
     Args:
         name: One of `list_models()`, or the path of a YAML file.
-        pretrained: True for the weights that the model's authors published, which are fetched once and kept
-            (docs/convert.md); the name of some, of this model or a related one; or a file, as of
-            `load_weights`. `model.weights_report` is the report.
+        pretrained: True for the authors' published weights, which are fetched once (docs/convert.md); a name
+            of such, or a file as of `load_weights`. The report is `model.weights_report`.
         num_classes: Other than the config's; the head's last layers are then new. 0 for none: the model
             gives the features [B, F] that they would take.
         in_chans: Channels of the images, other than the config's.

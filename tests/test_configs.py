@@ -132,10 +132,12 @@ def test_card_is_measured(built):
         cfg = get_config(find_config(name))
         assert cfg.meta.params_m == round(stats.parameters / 1e6, 3)
         assert cfg.meta.gmacs == round(stats.macs / 1e9, 3)
-        row = next(r for r in (ROOT / "docs" / "models.md").read_text().splitlines() if f"`{name}`" in r)
+        page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` "))
         cells = [cell.strip() for cell in row.split("|")]
-        numbers = [None if c == "–" else float(c) for c in cells[2:5]]
-        assert numbers == [cfg.meta.params_m, cfg.meta.gmacs, cfg.meta.published_top1]
+        numbers = [None if cell == "–" else float(cell.partition(" ")[0]) for cell in cells[2:6]]
+        size = cfg.model.architecture.img_size
+        assert numbers == [cfg.meta.params_m, cfg.meta.gmacs, size, cfg.meta.published_top1]
 
 
 def test_parameters_against_the_golden_text(built, golden):

@@ -57,7 +57,7 @@ class ConversionReport:
         self.left_new += [*self.missing, *(target for _, target, _, _ in self.mismatched)]
         self.ignored += [(source, "no place in this model") for source, _ in self.unexpected]
         self.ignored += [(source, f"another shape than {target}") for source, target, _, _ in self.mismatched]
-        for source, target, _, _ in self.mismatched:
+        for _, target, _, _ in self.mismatched:
             self.sources.pop(target, None)
         self.missing = []
         self.unexpected = []

@@ -1,7 +1,7 @@
 """One file over HTTPS: resumed, tried again, and believed only after its size and checksum are right.
 
-By the standard library's urllib, which honours proxies and can be told which redirects to follow. pooch has no
-resuming and follows any redirect, and the downloader of huggingface_hub is for that site's own files.
+By the standard library's urllib, which honours proxies and can be told which redirects to follow. pooch can't
+resume and follows any redirect, and the downloader of huggingface_hub is for that site's own files.
 """
 
 import hashlib
@@ -139,10 +139,8 @@ def _transfer(url: str, part: _Part, most: int, patience: Patience) -> bool:
                 failures = 0  # a large file over a bad line may take many attempts
             failures += 1
             if failures >= patience.attempts:
-                raise FetchError(
-                    f"{url}: {error}, {patience.attempts} times; {part.size():,} bytes are kept, and the same "
-                    "command goes on from there"
-                ) from error
+                kept = f"{part.size():,} bytes are kept, and the same command goes on from there"
+                raise FetchError(f"{url}: {error}, {patience.attempts} times; {kept}") from error
             pause = patience.pause * 2 ** (failures - 1)
             get_logger().warning("%s: %s; again in %g s", url, error, pause)
             time.sleep(pause)

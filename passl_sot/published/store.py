@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from passl_sot.published.cards import Card, card_of, cards, unreleased
-from passl_sot.published.fetch import Expected, FetchError, Patience, download, sha256_of
+from passl_sot.published.fetch import Expected, FetchError, download, sha256_of
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
 from passl_sot.weights import CheckpointError
@@ -38,15 +38,15 @@ def cache_folder() -> Path:
 
 
 def is_published_name(given: str | Path) -> bool:
-    """Whether published weights are meant, or some that never were: no file has that name, with a suffix or not."""
+    """Whether weights by name are meant, published or not: no file or folder has it, with a suffix or not."""
     name = str(given)
-    if any(Path(f"{name}{suffix}").is_file() for suffix in _SUFFIXES):
+    if any(Path(f"{name}{suffix}").exists() for suffix in _SUFFIXES):
         return False
     return name in cards() or name in unreleased()
 
 
-def local_weights(given: str | Path, patience: Patience | None = None) -> Path:
-    """The file of weights that is meant by its path, or by the name of a card, which is then fetched if need be.
+def local_weights(given: str | Path) -> Path:
+    """The weights that are meant by a path, or by the name of a card; its file is fetched if need be.
 
     Raises:
         NotPublishedError: There are no weights of that name.
@@ -61,21 +61,21 @@ def local_weights(given: str | Path, patience: Patience | None = None) -> Path:
         note = _read_note(folder, card)
         # Another version may name layers otherwise; the authors' file is still there for it.
         if not converted.is_file() or note.get("version") != __version__:
-            source, note = _local_source(card, folder, note, patience)
+            source, note = _local_source(card, folder, note)
             note |= _convert(card, source, converted)
             _write_note(folder, card, note)
             get_logger().info("kept %s; licence of the weights: %s", converted, card.weights_license)
     return converted
 
 
-def local_source(given: str | Path, patience: Patience | None = None) -> Path:
+def local_source(given: str | Path) -> Path:
     """As `local_weights`, for the file as its authors made it."""
     if not is_published_name(given):
         return Path(given)
     card = card_of(str(given))
     folder = cache_folder() / card.name
     with _locked(folder, card):
-        source, note = _local_source(card, folder, _read_note(folder, card), patience)
+        source, note = _local_source(card, folder, _read_note(folder, card))
         _write_note(folder, card, note)
     return source
 
@@ -95,9 +95,7 @@ def _locked(folder: Path, card: Card) -> Iterator[None]:
         yield
 
 
-def _local_source(
-    card: Card, folder: Path, note: dict[str, Any], patience: Patience | None
-) -> tuple[Path, dict[str, Any]]:
+def _local_source(card: Card, folder: Path, note: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     """The authors' file in the folder, right by all that is known of it, and the note on it."""
     target = folder / card.file
     # Where the authors state no checksum, that of the first time counts from then on.
@@ -118,7 +116,7 @@ def _local_source(
         get_logger().info("fetching %s from %s", card.name, url)
         try:
             with explained(target, f"; free some space, or name another folder with {HOME}"):
-                digest = download(url, target, expected, patience)
+                digest = download(url, target, expected)
         except FetchError as error:
             raise FetchError(
                 f"{error}{_to_accept(card, folder, before)}. {_by_hand(card, target)}"
@@ -159,10 +157,10 @@ def _address(card: Card, target: Path) -> str:
 def _by_hand(card: Card, target: Path) -> str:
     """How to get a file without this program."""
     place = card.drive or card.url
+    convert = f"passl-sot convert --config {card.config} --src FILE --dst {card.name}.pdparams"
     return (
-        f"By hand: fetch {card.file} from {place} (its authors' page: {card.page}), put it at {target} and give the "
-        f"same command again; or `passl-sot convert --config {card.config} --src FILE --dst {card.name}.pdparams`. "
-        f"Another host of the files can be named with {MIRROR}=https://HOST/FOLDER/"
+        f"By hand: fetch {card.file} from {place} (its authors' page: {card.page}), put it at {target} and "
+        f"give the same command again; or `{convert}`. {MIRROR}=https://HOST/FOLDER/ names another host"
     )
 
 

@@ -133,7 +133,7 @@ def test_a_mirror(published, monkeypatch):
     for file in (published.home / "tiny").iterdir():
         file.unlink()
     published.web.put("mirror/tiny.pth", published.content[:-1] + b"x")
-    with pytest.raises(FetchError, match="its sha256 is .*By hand: fetch tiny.pth from "):
+    with pytest.raises(FetchError, match=r"its sha256 is .*By hand: fetch tiny\.pth from "):
         local_weights("tiny")
 
 
