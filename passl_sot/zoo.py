@@ -133,7 +133,7 @@ class Start:
         return load_weights(model, self.path, new_head=new_head, related=self.related)
 
 
-def find_start(config: str | Path | None, pretrained: bool | str | Path) -> Start:
+def find_start(config: str | Path | None, pretrained: Literal[True] | str | Path) -> Start:
     """The weights that `pretrained=` and `--pretrained` mean for a model; published ones are fetched.
 
     Args:
@@ -144,7 +144,7 @@ def find_start(config: str | Path | None, pretrained: bool | str | Path) -> Star
         CheckpointError: They can't be had.
         NotPublishedError: None were published.
     """
-    from passl_sot.published.store import is_published_name, local_weights
+    from passl_sot.published.store import is_published_name, local_weights, published_weights
     from passl_sot.weights import CheckpointError
 
     own = None
@@ -156,7 +156,7 @@ def find_start(config: str | Path | None, pretrained: bool | str | Path) -> Star
             raise CheckpointError(
                 f"pretrained=True is for models of list_models(); for {config} name the weights, or a file"
             )
-        pretrained = own
+        return Start(published_weights(own))
     related = is_published_name(pretrained) and own is not None and str(pretrained) != own
     return Start(local_weights(pretrained), related)
 

@@ -199,7 +199,7 @@ def _open(url: str, headers: dict[str, str], part: _Part, timeout: float) -> htt
 def _whole_size(answer: http.client.HTTPResponse, had: int, part: _Part) -> int | None:
     """The whole file's size as the server states it, after a check that a partial answer fits the part."""
     if answer.status == http.HTTPStatus.OK:
-        return int(answer.headers["Content-Length"]) if answer.headers["Content-Length"] else None
+        return answer.length  # None where it isn't stated
     reach, _, whole = answer.headers.get("Content-Range", "").partition("/")
     tag = _tag_of(answer)
     if not had or not reach.startswith(f"bytes {had}-") or (tag and tag != part.tag()):

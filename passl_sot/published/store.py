@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from passl_sot.config import find_config, zh
 from passl_sot.published.cards import Card, card_of, cards, unreleased
 from passl_sot.published.fetch import Expected, FetchError, download, sha256_of
 from passl_sot.utils.logger import get_logger
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 HOME = "PASSL_SOT_HOME"
 OFFLINE = "PASSL_SOT_OFFLINE"
 MIRROR = "PASSL_SOT_MIRROR"
-_SUFFIXES = ("", ".safetensors", ".pdparams")
+# What a name may stand for in the folder where a command is given: weights, or what was exported.
+_FILES = ("", ".safetensors", ".pdparams", "/inference.yml")
 
 
 def cache_folder() -> Path:
@@ -38,9 +40,9 @@ def cache_folder() -> Path:
 
 
 def is_published_name(given: str | Path) -> bool:
-    """Whether weights by name are meant, published or not: no file or folder has it, with a suffix or not."""
+    """Whether weights by name are meant, published or not: nothing here is called so."""
     name = str(given)
-    if any(Path(f"{name}{suffix}").exists() for suffix in _SUFFIXES):
+    if any(Path(f"{name}{rest}").is_file() for rest in _FILES):
         return False
     return name in cards() or name in unreleased()
 
@@ -54,18 +56,30 @@ def local_weights(given: str | Path) -> Path:
     """
     if not is_published_name(given):
         return Path(given)
-    card = card_of(str(given))
-    folder = cache_folder() / card.name
-    converted = folder / f"{card.name}.safetensors"
+    return published_weights(str(given))
+
+
+def published_weights(name: str) -> Path:
+    """As `local_weights`, by name alone, whatever files are called so."""
+    card = card_of(name)
+    folder = cache_folder() / name
+    converted = folder / f"{name}.safetensors"
+    # Without the lock, for which a folder that others have filled may be read-only.
+    if _is_current(converted, _read_note(folder, card)):
+        return converted
     with _locked(folder, card):
         note = _read_note(folder, card)
-        # Another version may name layers otherwise; the authors' file is still there for it.
-        if not converted.is_file() or note.get("version") != __version__:
+        if not _is_current(converted, note):
             source, note = _local_source(card, folder, note)
             note |= _convert(card, source, converted)
             _write_note(folder, card, note)
             get_logger().info("kept %s; licence of the weights: %s", converted, card.weights_license)
     return converted
+
+
+def _is_current(converted: Path, note: dict[str, Any]) -> bool:
+    # Another version may name layers otherwise; the authors' file is still there for it.
+    return converted.is_file() and note.get("version") == __version__
 
 
 def local_source(given: str | Path) -> Path:
@@ -161,12 +175,12 @@ def _by_hand(card: Card, target: Path) -> str:
     return (
         f"By hand: fetch {card.file} from {place} (its authors' page: {card.page}), put it at {target} and "
         f"give the same command again; or `{convert}`. {MIRROR}=https://HOST/FOLDER/ names another host"
+        + zh("not_fetched")
     )
 
 
 def _convert(card: Card, source: Path, target: Path) -> dict[str, Any]:
     """Writes the checkpoint; returns what the note says of it."""
-    from passl_sot.config import find_config
     from passl_sot.engine.schema import load_config
     from passl_sot.interop.tool import convert_source
     from passl_sot.weights.find import read_source

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -14,7 +15,7 @@ from passl_sot.config import find_config, list_models
 from passl_sot.engine.schema import load_config
 from passl_sot.published.cards import Card, NotPublishedError, card_of, cards, unreleased
 from passl_sot.published.fetch import FetchError
-from passl_sot.published.store import header_of, local_source, local_weights
+from passl_sot.published.store import header_of, local_source, local_weights, published_weights
 from passl_sot.tasks.base import check_card
 from passl_sot.weights import CheckpointError
 from passl_sot.weights.checkpoint import read_checkpoint
@@ -96,6 +97,23 @@ def test_another_version_converts_anew_without_fetching(published):
     path.write_text("[]")
     with pytest.raises(CheckpointError, match=r"tiny\.json is damaged .*: delete it"):
         local_weights("tiny")
+
+
+def test_a_read_only_folder_and_files_of_the_same_name(published, tmp_path, monkeypatch):
+    kept = local_weights("tiny")
+    (kept.parent / ".lock").unlink()
+    kept.parent.chmod(0o555)
+    monkeypatch.chdir(tmp_path)
+    assert local_weights("tiny") == kept and not (kept.parent / ".lock").exists()
+    for name in ("tiny.pdparams", "tiny/inference.yml"):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        assert local_weights("tiny") == kept  # a folder alone is none
+        file.touch()
+        assert local_weights("tiny") == Path("tiny")
+        assert published_weights("tiny") == kept
+        file.unlink()
+    kept.parent.chmod(0o755)
 
 
 def test_offline_and_by_hand(published, monkeypatch):
