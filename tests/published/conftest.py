@@ -44,7 +44,7 @@ def send(handler, content: bytes, tag='"1"', ranges=True, limit=None, kind="appl
     """Answers with a file, or of it `limit` bytes at most, after which the connection ends."""
     start = 0
     wanted = handler.headers.get("Range")
-    if wanted and ranges and handler.headers.get("If-Range") in (None, tag):
+    if wanted and ranges and handler.headers.get("If-Range") == tag:
         start = int(wanted.removeprefix("bytes=").removesuffix("-"))
     handler.send_response(206 if start else 200)
     if start:
