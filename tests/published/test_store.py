@@ -20,6 +20,7 @@ from passl_sot.tasks.base import check_card
 from passl_sot.weights import CheckpointError
 from passl_sot.weights.checkpoint import read_checkpoint
 
+PARAMETERS = Path(__file__).parent.parent / "fixtures" / "parameters"
 OTHER_HEAD = """
 model:
   architecture: {name: SoT, img_size: 32, embed_dim: 16, depth: 2, num_heads: 2, mlp_ratio: 2.0,
@@ -257,3 +258,17 @@ def test_a_run_of_two_processes_fetches_once(published, launch, tmp_path):
     done = launch(2, "--pretrained", "tiny", "--dry-run")
     assert done.returncode == 0, done.stdout
     assert len(published.web.asked) == 1 and (published.home / "tiny" / "tiny.safetensors").is_file()
+
+
+def test_the_nearest_starts_fit():
+    """At least half of a model's parameters, by name and shape, or as the cards say none of its blocks'."""
+
+    def shapes(name: str) -> set[str]:
+        text = (PARAMETERS / f"{name}.txt").read_text(encoding="utf-8")
+        return {" ".join(re.match(r"(\S+)\s+(\[[^]]*\])", line).groups()) for line in text.splitlines()}
+
+    for name, entry in unreleased().items():
+        if "nearest" in entry:
+            wanted = shapes(name)
+            fraction = len(wanted & shapes(entry["nearest"])) / len(wanted)
+            assert fraction >= 0.5 if entry.get("fits", True) else fraction < 0.1, (name, fraction)
