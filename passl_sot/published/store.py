@@ -11,6 +11,7 @@ import datetime
 import fcntl
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -172,6 +173,8 @@ def _by_hand(card: Card, target: Path) -> str:
     """How to get a file without this program."""
     place = card.drive or card.url
     convert = f"passl-sot convert --config {card.config} --src FILE --dst {card.name}.pdparams"
+    if card.settings:
+        convert += f" -o {shlex.join(card.settings)}"
     return (
         f"By hand: fetch {card.file} from {place} (its authors' page: {card.page}), put it at {target} and "
         f"give the same command again; or `{convert}`. {MIRROR}=https://HOST/FOLDER/ names another host"

@@ -122,6 +122,8 @@ def test_offline_and_by_hand(published, monkeypatch):
     place = published.home / "tiny" / "tiny.pth"
     with pytest.raises(FetchError, match=r"PASSL_SOT_OFFLINE is set.*put it at " + re.escape(str(place))):
         local_weights("tiny")
+    with pytest.raises(FetchError, match=r"-o model\.architecture\.img_size=384 model\.architecture\.window"):
+        local_weights("swin_base_384")
     place.write_bytes(b"something else")
     with pytest.raises(CheckpointError, match=r"tiny\.pth: it has 14 bytes and should have .*: delete it"):
         local_weights("tiny")
