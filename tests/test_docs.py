@@ -50,12 +50,20 @@ def run(kind: str, text: str, folder: Path, monkeypatch) -> None:
         if kind == "bash" and any(part in command for part in ELSEWHERE):
             continue
         words = shlex.split(command) if kind == "bash" else []
-        if words[:1] == ["python"] and words[1].endswith(".py"):
+        if kind == "python":
+            run_code(command, folder, monkeypatch)
+        elif words[:2] == ["python", "-c"]:
+            run_code(words[2], folder, monkeypatch)
+        elif words[:1] == ["python"] and words[1].endswith(".py"):
             run_script(words[1:], folder, monkeypatch)
         else:
-            run_process(
-                ["bash", "-c", command] if kind == "bash" else [sys.executable, "-c", command], folder
-            )
+            run_process(["bash", "-c", command], folder)
+
+
+def run_code(text: str, folder: Path, monkeypatch) -> None:
+    """Runs an example in this process, with names of its own."""
+    monkeypatch.chdir(folder)
+    exec(compile(text, "<example>", "exec"), {"__name__": "__main__"})
 
 
 def run_script(words: list[str], folder: Path, monkeypatch) -> None:

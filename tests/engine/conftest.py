@@ -5,6 +5,21 @@ from types import SimpleNamespace
 import pytest
 
 from passl_sot import cli
+from passl_sot.engine import pictures, trainer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def undrawn():
+    """Runs in this process end without their pictures, which take two thirds of a tiny run's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "draw_run", lambda *_: None)
+        yield
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Runs end with their pictures, as users' runs do."""
+    monkeypatch.setattr(trainer, "draw_run", pictures.draw_run)
 
 
 @pytest.fixture

@@ -51,9 +51,11 @@ def config(experiment, tmp_path):
     return path
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run(config, tmp_path, capfd):
     assert cli.train(["-c", str(config)]) == 0
-    assert "finished: best mean average precision" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "finished: best mean average precision" in said and "drawn: curves.png\n" in said
     folder = tmp_path / "output" / "several"
     rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "val_raw"]
     assert rows[-1]["map"] > 90 and rows[-1]["images"] == 16 and "top1" not in rows[-1]

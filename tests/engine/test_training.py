@@ -149,6 +149,7 @@ def test_visualdl_shows_all_of_a_resumed_run_and_no_update_twice(experiment, cur
         assert times == [round(row["time"], 1) for row in rows if row["kind"] == tag.split("/")[0]]
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_run_is_drawn_at_its_end_and_the_chosen_weights_come_first(experiment, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("passl_sot"), "propagate", True)
     with caplog.at_level(logging.INFO, logger="passl_sot"):
@@ -167,6 +168,7 @@ def test_the_run_is_drawn_at_its_end_and_the_chosen_weights_come_first(experimen
         assert Image.open(folder / name).size > (300, 200)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_whose_pictures_fail_is_complete(experiment, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("passl_sot"), "propagate", True)
     (experiment.parent / "output" / "run" / "curves.png").mkdir(parents=True)
