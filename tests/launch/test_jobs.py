@@ -99,6 +99,9 @@ def test_a_killed_process_ends_all_and_the_resumed_run_equals_one_without(togeth
     """Killed is the one that holds the lock on the run's folder."""
     whole = together(f"output_dir={tmp_path}/whole", accident=LATE)
     assert whole.returncode == 0 and "finished" in whole.stdout, whole.stdout
+    # What Paddle notes when processes join, and bars, which the launcher would show line by line.
+    noise = ("Modified FLAGS", "topology.py", "tcp_utils", "it/s]")
+    assert not [words for words in noise if words in whole.stdout]
     kill = AT_AN_UPDATE.format(rank=0, accident="os.kill(os.getpid(), signal.SIGKILL)")
     done = together(accident=kill)
     assert left_behind() == []  # the data workers either
