@@ -25,12 +25,14 @@ PAGES = (
     "docs/performance.md",
     "docs/results/README.md",
 )
-# Run elsewhere: the demo by test_demo below, the tests by whoever runs this one, the study by test_study at a
-# tiny size, the ImageNet trainings by somebody with ImageNet (test_configs checks their configs).
+# Run elsewhere: the demo by test_demo below, the tests by whoever runs this one, the study and the benchmark
+# of processes at a tiny size by test_study and test_benchmark, the ImageNet trainings by somebody with
+# ImageNet (test_configs checks their configs).
 ELSEWHERE = (
     "tools/start.py",
     "source ",
     "docs/results/study.py",
+    "tools/benchmark.py -c sot_digits --mode processes",
     "tools/train.py -c configs/sot/sot_small.yaml",
 )
 
@@ -50,12 +52,20 @@ def run(kind: str, text: str, folder: Path, monkeypatch) -> None:
         if kind == "bash" and any(part in command for part in ELSEWHERE):
             continue
         words = shlex.split(command) if kind == "bash" else []
-        if words[:1] == ["python"] and words[1].endswith(".py"):
+        if kind == "python":
+            run_code(command, folder, monkeypatch)
+        elif words[:2] == ["python", "-c"]:
+            run_code(words[2], folder, monkeypatch)
+        elif words[:1] == ["python"] and words[1].endswith(".py"):
             run_script(words[1:], folder, monkeypatch)
         else:
-            run_process(
-                ["bash", "-c", command] if kind == "bash" else [sys.executable, "-c", command], folder
-            )
+            run_process(["bash", "-c", command], folder)
+
+
+def run_code(text: str, folder: Path, monkeypatch) -> None:
+    """Runs an example in this process, with names of its own."""
+    monkeypatch.chdir(folder)
+    exec(compile(text, "<example>", "exec"), {"__name__": "__main__"})
 
 
 def run_script(words: list[str], folder: Path, monkeypatch) -> None:
@@ -78,13 +88,13 @@ def run_process(arguments: list[str], folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def few_digits(tmp_path_factory) -> Path:
-    """A tenth of the demo's data: that the commands work is tested here, not what they learn."""
+    """A twentieth of the demo's data: that the commands work is tested here, not what they learn."""
     from passl_sot.data.datasets.digits import write_digits
 
     whole = tmp_path_factory.mktemp("digits") / "digits"
     write_digits(str(whole))
     for folder in whole.glob("*/*"):
-        for path in sorted(folder.glob("*.png"))[16:]:
+        for path in sorted(folder.glob("*.png"))[8:]:
             path.unlink()
     return whole
 

@@ -191,10 +191,14 @@ passl_sot.crate_model
 
 @pytest.mark.slow
 def test_a_type_checker_sees_types(tmp_path):
-    """The package is found as an installed one is, whose types count by `py.typed` alone."""
+    """The package is found as an installed one is, whose types count by `py.typed` alone.
+
+    With what `tools/start.py test` has mypy find out about libraries just before, which is most of the work.
+    """
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    command = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path / "cache"), str(script)]
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
+    command += ["--cache-dir", str(ROOT / ".mypy_cache"), str(script)]
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=600
