@@ -152,7 +152,7 @@ def test_links_between_pages_lead_somewhere():
 def test_demo(tmp_path):
     """The README's first command, as written, from a checkout that is set up: trains to 97 % and says so."""
     command = next(text for kind, text in blocks("README.md") if "demo" in text).strip()
-    if not (ROOT / ".venv" / "installed.sha256").exists():
+    if not list((ROOT / ".venv").glob("installed-*.sha256")):
         pytest.skip("this checkout was set up by other means than tools/start.py")
 
     def demo() -> subprocess.CompletedProcess:
