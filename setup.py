@@ -43,6 +43,21 @@ setup(
     extras_require={
         "digits": ["scikit-learn>=1.5"],
         "fast": FAST,
+        # Other engines than Paddle's own, and how to get there.
+        "export": [
+            "paddle2onnx==2.1.0",
+            "onnx==1.17.0",
+            "onnxruntime>=1.24",
+            "openvino>=2025.4",
+            "nncf>=3.0",
+        ],
+        "serve": [
+            "fastapi>=0.120",
+            "uvicorn>=0.38",
+            "python-multipart>=0.0.20",
+            "prometheus-client>=0.21",
+        ],
+        "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.30", "nbclient>=0.10", "ipykernel>=6"],
         # For tests alone: they use it in a process of its own, and skip what needs it where it is missing.
         "torch": ["torch>=2.4"],
         "test": [
@@ -50,6 +65,8 @@ setup(
             "pytest-xdist>=3",
             "hypothesis>=6",
             "scikit-learn>=1.5",
+            "httpx>=0.27",
+            "selenium>=4.25",
             "ruff==0.17.6",
             "mypy==2.4.1",
         ],

@@ -19,10 +19,10 @@ BEGIN, END = "<!-- floors: drawn by docs/floors.py -->\n", "<!-- end of floors -
 FLOORS = (
     ("config", "imageio", "version"),
     ("utils",),
-    ("launch", "metrics", "nn"),
+    ("engines", "launch", "metrics", "nn"),
     ("data", "modeling", "optim", "weights"),
     ("tasks",),
-    ("engine", "interop"),
+    ("engine", "export", "interop"),
     ("bench", "predict", "zoo"),
     ("model",),
     ("cli",),

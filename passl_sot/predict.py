@@ -17,6 +17,10 @@ from passl_sot.config import zh
 from passl_sot.data.datasets.folders import EXTENSIONS
 from passl_sot.data.datasets.string_table import natural_key
 from passl_sot.data.errors import DataError, ItemError
+from passl_sot.engines import Engine, open_engine
+from passl_sot.engines.base import Precision
+from passl_sot.engines.paddle_engine import eager
+from passl_sot.export.card import read_card
 from passl_sot.imageio.files import read_text
 from passl_sot.metrics.classification import write_table
 from passl_sot.tasks.base import check_card, model_section_of, task_of
@@ -34,31 +38,49 @@ class Predictor:
     """Predicts as evaluation does: same preprocessing and, for classifiers, same class order.
 
     Args:
-        weights: A checkpoint that training wrote; the suffix may be left out.
-        prefer: "raw" or "ema" weights; default: those by which the run chose its best.
+        weights: A checkpoint that training wrote (the suffix may be left out), or a folder that
+            `passl-sot export` wrote.
+        prefer: "raw" or "ema" weights of a checkpoint; default: those by which the run chose its best.
         top_k: Classes per prediction, clamped to the class count.
+        engine: What computes the model: "paddle", or another of `passl_sot.engines.ENGINES`, which needs an
+            exported folder.
+        precision: Numbers it computes in.
 
     Attributes:
-        model: The model, in evaluation mode.
+        engine: Called with arrays, gives the output `[B, K]`.
         task: The task it was trained for, which reads inputs and outputs.
 
     Raises:
         CheckpointError: `weights` is no checkpoint, or lacks the weights asked for, or parts of its header.
+        EngineError: The engine can't be had.
     """
 
     def __init__(
-        self, weights: str | Path, *, prefer: str | None = None, batch_size: int = 32, top_k: int = 5
+        self,
+        weights: str | Path,
+        *,
+        prefer: str | None = None,
+        batch_size: int = 32,
+        top_k: int = 5,
+        engine: str = "paddle",
+        precision: Precision = "f32",
     ):
-        arrays, meta = read_weights(weights, prefer)
-        if not meta:
-            raise CheckpointError(
-                f"{weights} holds bare weights: prediction needs a checkpoint, which also knows its model, "
-                f"preprocessing and class names"
-            )
-        check_card(weights, meta)
-        self.model = model_section_of(meta).build()
-        state.load_model(self.model, arrays, str(weights))
-        self.model.eval()  # heads with several outputs give one mean of logits then
+        self.engine: Engine
+        if Path(weights).is_dir():
+            meta = read_card(Path(weights))
+            self.engine = open_engine(engine, Path(weights), precision=precision)
+        else:
+            arrays, meta = read_weights(weights, prefer)
+            if not meta:
+                raise CheckpointError(
+                    f"{weights} holds bare weights: prediction needs a checkpoint, which also "
+                    f"knows its model, preprocessing and class names"
+                )
+            check_card(weights, meta)
+            model = model_section_of(meta).build()
+            state.load_model(model, arrays, str(weights))
+            model.eval()  # heads with several outputs give one mean of logits then
+            self.engine = eager(model)
         self.task = task_of(meta)
         self.batch_size = batch_size
         self.top_k = top_k
@@ -102,27 +124,32 @@ class Predictor:
                 yield from self._predict_batch(prepared)
                 bar.update(len(prepared))
 
+    def read(self, item: Any) -> dict[str, Any]:
+        """One image, prepared for the model: what `rows` takes; an ItemError says why it can't be read."""
+        return self.task.read(item)
+
+    def rows(self, samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The values of a prediction for each of the samples, computed as one batch."""
+        batch = self.task.collate(samples)
+        try:
+            outputs = self.engine(*self.task.inputs(batch))
+        except ValueError as fault:  # of an input's size
+            message = f"the checkpoint prepares inputs that its model doesn't take: {fault}"
+            raise CheckpointError(message) from fault
+        return self.task.decode(paddle.to_tensor(outputs), self.top_k)
+
     def _read(self, item: Any) -> tuple[str, dict | None, str]:
         """Path, sample and, where there is no sample, the reason."""
         path = str(item) if isinstance(item, str | Path) else ""
         try:
-            return path, self.task.read(item), ""
+            return path, self.read(item), ""
         except ItemError as error:
             # One bad file among thousands: its row says so, and the others go on.
             return path, None, str(error)
 
-    @paddle.no_grad()
     def _predict_batch(self, prepared: list[tuple[str, dict | None, str]]) -> Iterator[Prediction]:
         samples = [sample for _, sample, _ in prepared if sample is not None]
-        rows: Iterator[dict] = iter(())
-        if samples:
-            batch = {name: paddle.to_tensor(array) for name, array in self.task.collate(samples).items()}
-            try:
-                outputs = self.model(*self.task.inputs(batch))
-            except ValueError as fault:  # of an input's size
-                message = f"the checkpoint prepares inputs that its model doesn't take: {fault}"
-                raise CheckpointError(message) from fault
-            rows = iter(self.task.decode(outputs, self.top_k))
+        rows = iter(self.rows(samples) if samples else ())
         for path, sample, error in prepared:
             values = {} if sample is None else next(rows)
             yield self.task.row(path=path, error=error, **values)

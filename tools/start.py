@@ -21,7 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-EXTRAS = "digits,test"
+# The demonstration needs little; the tests run all that there is.
+EXTRAS = {"demo": "digits", "test": "digits,test,export,serve,docs"}
 
 
 def call(*command: str | Path, **more) -> None:
@@ -35,16 +36,18 @@ def call(*command: str | Path, **more) -> None:
         sys.exit(status)
 
 
-def set_up() -> None:
-    """Makes the virtual environment and installs the requirements, if they aren't installed already."""
+def set_up(command: str) -> None:
+    """Makes the virtual environment and installs what a command requires, if it isn't installed already."""
     if sys.version_info < (3, 10):
         sys.exit(f"Python 3.10 or newer is needed (3.11 is what CI runs); this is {sys.version.split()[0]}")
     files = [*sorted(ROOT.glob("requirements*.txt")), ROOT / "setup.py", ROOT / "pyproject.toml"]
     wanted = hashlib.sha256(b"".join(f.read_bytes() for f in files) + str(ROOT).encode()).hexdigest()
-    stamp = VENV / "installed.sha256"
-    if stamp.exists() and stamp.read_text() == wanted:
+    # What the tests require holds all that the demonstration does.
+    stamps = {name: VENV / f"installed-{name}.sha256" for name in EXTRAS}
+    if any(stamps[name].exists() and stamps[name].read_text() == wanted for name in (command, "test")):
         return
-    print(f"setting up {VENV} (about 300 MB to download, a minute or two)", flush=True)
+    size = {"demo": 300, "test": 600}[command]
+    print(f"setting up {VENV} (about {size} MB to download, a minute or two)", flush=True)
     if not PYTHON.exists():
         made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=False, capture_output=True)
         if made.returncode:  # Debian's Python comes without ensurepip; pip can then install from outside
@@ -53,8 +56,8 @@ def set_up() -> None:
     if subprocess.run([*pip, "--version"], check=False, capture_output=True).returncode:
         pip = [sys.executable, "-m", "pip", "--python", PYTHON]
     quiet = ["--quiet", "--disable-pip-version-check"]
-    call(*pip, "install", *quiet, "-r", "requirements.txt", "-e", f".[{EXTRAS}]")
-    stamp.write_text(wanted)
+    call(*pip, "install", *quiet, "-r", "requirements.txt", "-e", f".[{EXTRAS[command]}]")
+    stamps[command].write_text(wanted)
 
 
 def demo(seed: int, processes: int) -> None:
@@ -117,7 +120,7 @@ def main() -> None:
     args, rest = parser.parse_known_args()
     if rest and args.command != "test":
         parser.error(f"unknown arguments: {' '.join(rest)}")
-    set_up()
+    set_up(args.command)
     if args.command == "demo":
         cores = min(len(os.sched_getaffinity(0)), 8)
         # A power of two divides the batch of 32.

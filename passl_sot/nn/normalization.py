@@ -156,7 +156,9 @@ class SvPN(MatrixNorm):
                 u, _length = safe_unit(paddle.matmul(rest, v))
                 # |Pᵀu| is uᵀPv of the v it gives: the singular value comes for free.
                 v, s = safe_unit(paddle.matmul(rest, u, transpose_x=True))
-            outer = paddle.matmul(u, v, transpose_y=True)
+            # Not a matrix product: with an inner axis of 1 that of oneDNN, the default of exported programs,
+            # reads memory that nobody wrote.
+            outer = u * v.transpose([0, 2, 1])
             if k == count - 1 and self.num_sv is not None:
                 # ε s^α u vᵀ / (s^(1-α) + ε) is s^α u vᵀ less its part of the remainder's term, without
                 # subtracting two nearly equal numbers.

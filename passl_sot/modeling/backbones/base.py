@@ -38,8 +38,10 @@ def halved(grid: Grid) -> Grid:
 
 def prepend(tokens: Sequence[paddle.Tensor], x_bnc: paddle.Tensor) -> paddle.Tensor:
     """Learned tokens, each ``[1, 1, C]``, before those of every sample ``[B, N, C]``."""
-    # Expanded to a tensor, not to a number: a traced graph may not know the batch size.
-    return paddle.concat([*(token.expand_as(x_bnc[:, :1]) for token in tokens), x_bnc], axis=1)
+    # By the batch's size, which a traced graph computes, not by `expand_as`: of that ONNX keeps a shape that
+    # no engine can load.
+    batch = x_bnc.shape[0]
+    return paddle.concat([*(token.expand([batch, -1, -1]) for token in tokens), x_bnc], axis=1)
 
 
 def _differs(got: Any, wanted: int) -> bool:
