@@ -16,6 +16,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 import pytest
 
 import passl_sot
+from passl_sot.cli import COMMANDS
 from passl_sot.data.datasets.base import DATASETS
 from passl_sot.data.transforms.base import TRANSFORMS
 from passl_sot.modeling.backbones import BACKBONES
@@ -244,7 +245,7 @@ def shape(cell) -> list[tuple[list[str], str]]:
     return [(kinds, re.sub(r"[\d.]+", "#", text)) for kinds, text in outputs]
 
 
-def test_dockerfile():
+def test_dockerfile(capsys):
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
     orders = [
         line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith(("#", " "))
@@ -259,6 +260,11 @@ def test_dockerfile():
     known = (ROOT / "setup.py").read_text(encoding="utf-8")
     for extra in re.search(r"\.\[([\w,]+)\]", text)[1].split(","):
         assert f'"{extra}": [' in known
+    if "serve" in COMMANDS:
+        with pytest.raises(SystemExit):
+            COMMANDS["serve"](["--help"])
+        for option in re.findall(r'"(--[\w-]+)"', dict(orders)["CMD"]):
+            assert option in capsys.readouterr().out
     # The installed package is what setup.py takes from the copied folders.
     assert {"passl_sot", "configs", "setup.py", "pyproject.toml", "README.md"} <= set(text.split())
 

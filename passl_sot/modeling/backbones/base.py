@@ -174,9 +174,7 @@ class ImageBackbone(Backbone):
         raise NotImplementedError
 
     def resize(self, img_size: int | Sequence[int]) -> None:
-        """Change the input size; the weights stay, but for learned tables that follow the size.
-
-        Such a table becomes a new parameter: resize before an optimizer is built.
+        """Change the input size; of the weights only learned tables follow, as new parameters.
 
         Args:
             img_size: Side in pixels, or [height, width]; a ValueError names the nearest valid ones.
