@@ -28,7 +28,7 @@ setup(
     packages=find_packages(include=["passl_sot", "passl_sot.*"]) + config_packages,
     package_dir={"passl_sot.configs": "configs"},
     package_data={"passl_sot": ["py.typed"]}
-    | {name: ["*.yaml"] for name in ("passl_sot.config", *config_packages)},
+    | {name: ["*.yaml"] for name in ("passl_sot.config", "passl_sot.published", *config_packages)},
     install_requires=[
         "numpy>=2,<2.6",
         "pyyaml>=6.0",

@@ -14,6 +14,8 @@ import pytest
 # The command line restarts Python to tune it; a test process must not be replaced.
 os.environ["PASSL_SOT_TUNED"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test fetches anything from elsewhere than itself; those of fetching take this away.
+os.environ["PASSL_SOT_OFFLINE"] = "1"
 ROOT = Path(__file__).parent.parent
 # Fixtures by which tests start processes, each with a Paddle of its own.
 STARTS_PROCESSES = {"tool", "launch", "launcher", "launcher_in", "torch_python"}

@@ -63,7 +63,13 @@ def test_what_it_carries_and_needs(wheel):
     with zipfile.ZipFile(wheel) as file:
         names = file.namelist()
         facts = email.message_from_bytes(file.read(next(n for n in names if n.endswith("/METADATA"))))
-    carried = ("configs/sot/sot_small.yaml", "configs/_base_/sot.yaml", "config/chinese.yaml", "py.typed")
+    carried = (
+        "configs/sot/sot_small.yaml",
+        "configs/_base_/sot.yaml",
+        "config/chinese.yaml",
+        "py.typed",
+        "published/cards.yaml",
+    )
     assert {f"passl_sot/{name}" for name in carried} <= set(names)
     assert not any(name.startswith(("tests/", "tools/")) for name in names)
     # By default it installs what requirements-common.txt does.

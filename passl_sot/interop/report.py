@@ -57,6 +57,22 @@ class ConversionReport:
         """Whether every key of both sides is accounted for."""
         return not self.faults
 
+    def leave_the_rest_new(self) -> None:
+        """Takes what doesn't fit off the lists of faults, for weights of a related model.
+
+        Unless they are of quite another one: then less than half of the model's entries fit.
+        """
+        if self._is_of_another:
+            return
+        self.left_new += [*self.missing, *(target for _, target, _, _ in self.mismatched)]
+        self.ignored += [(source, "no place in this model") for source, _ in self.unexpected]
+        self.ignored += [(source, f"another shape than {target}") for source, target, _, _ in self.mismatched]
+        for _, target, _, _ in self.mismatched:
+            self.sources.pop(target, None)
+        self.missing = []
+        self.unexpected = []
+        self.mismatched = []
+
     def raise_if_bad(self) -> None:
         """Raise `ConversionError` unless ``ok``."""
         if not self.ok:

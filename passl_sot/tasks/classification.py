@@ -69,6 +69,11 @@ class Prediction:
     error: str = ""
 
 
+def preprocessing_of(node: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint's card keeps of a `dataset:` section: how images are prepared for the model."""
+    return {key: node[key] for key in ("transforms", "apply_exif", "channels") if key in node}
+
+
 @TASKS.register()
 class ClassificationTask(Task):
     """Images to logits to the `loss:` section's loss.
@@ -150,10 +155,7 @@ class ClassificationTask(Task):
         self.class_names = train.class_names
         self._set_several(train.multi_hot is not None)
         self.loss.use_class_counts(train.class_counts())
-        node = section.val.dataset
-        self.preprocessing = {
-            key: node[key] for key in ("transforms", "apply_exif", "channels") if key in node
-        }
+        self.preprocessing = preprocessing_of(section.val.dataset)
 
     def describe_items(self, train: LabelledImages) -> str:
         """As `Task.describe_items`, with the number of classes."""
@@ -246,7 +248,10 @@ class ClassificationTask(Task):
         """
         if card:
             node = Config({**node, **card["preprocessing"]})
-        val = build_dataset(node, class_names=card.get("class_names"))
+        names = card.get("class_names")
+        if card.get("classes_unnamed"):
+            names = None  # published weights come without: the data's own count
+        val = build_dataset(node, class_names=names)
         faults = _input_faults("val", model, val)
         if faults and card:
             message = f"the checkpoint prepares images that its model doesn't take: {faults[0].message}"
