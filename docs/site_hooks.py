@@ -27,6 +27,8 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Mends a page's links and pictures before it is rendered."""
+    if page.file.src_uri == "models.md":
+        page.meta["hide"] = ["toc"]  # its tables are as wide as the screen
     docs = Path(config.docs_dir).resolve()
     folder = (docs / page.file.src_uri).parent
 
