@@ -25,6 +25,8 @@ PAGES = (
     "docs/performance.md",
     "docs/results/README.md",
 )
+OWN_MODEL = "docs/own_model.md"  # run by test_own_model
+CHINESE = ("docs/zh/first_hour.md", "docs/zh/own_model.md")
 # Run elsewhere: the demo by test_demo below, the tests by whoever runs this one, the study and the benchmark
 # of processes at a tiny size by test_study and test_benchmark, the ImageNet trainings by somebody with
 # ImageNet (test_configs checks their configs).
@@ -127,18 +129,40 @@ def test_configs_on_the_page_of_recipes(copy_of_the_checkout, monkeypatch):
         run_script(["tools/print_config.py", "-c", str(path)], copy_of_the_checkout, monkeypatch)
 
 
-def test_commands_of_the_chinese_page_are_the_english_ones():
-    english = [line for page in PAGES for _, text in blocks(page) for line in text.splitlines()]
-    chinese = [line for _, text in blocks("docs/zh/first_hour.md") for line in text.splitlines()]
+@pytest.mark.parametrize("page", CHINESE)
+def test_commands_of_the_chinese_page_are_the_english_ones(page):
+    pages = (*PAGES, OWN_MODEL)
+    english = [line for other in pages for _, text in blocks(other) for line in text.splitlines()]
+    chinese = [line for _, text in blocks(page) for line in text.splitlines()]
     assert chinese
     assert set(chinese) <= set(english)
+
+
+@pytest.mark.slow
+def test_own_model(copy_of_the_checkout, monkeypatch):
+    """The page's models learn; its files make commands that know the model of their own."""
+    monkeypatch.chdir(copy_of_the_checkout)
+    names: dict = {}
+    for kind, text in blocks(OWN_MODEL):
+        file = re.match(r"# (\w+\.(?:py|yaml))\n", text)
+        if file:
+            Path(file[1]).write_text(text, encoding="utf-8")
+        elif kind == "python":
+            exec(compile(text, OWN_MODEL, "exec"), names)
+        else:
+            for command in text.strip().splitlines():
+                run_process(shlex.split(command), copy_of_the_checkout)
+    # About 0.75 both; one class in ten by guessing.
+    assert names["with_token"] > 0.5
+    assert names["without_token"] > 0.5
+    assert len(Path("output/my_net/sevens.csv").read_text().splitlines()) > 10
 
 
 def test_every_page_is_tested_or_has_nothing_to_run():
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         page = str(path.relative_to(ROOT))
-        if page == "docs/zh/first_hour.md":
-            continue  # the test above
+        if page in (OWN_MODEL, *CHINESE):
+            continue  # the tests above
         assert page in PAGES or {kind for kind, _ in blocks(page)} <= {"yaml"}, page
 
 

@@ -57,7 +57,7 @@ class Prediction:
     Attributes:
         path: The file; empty for an array.
         classes: Indices of the most probable classes, best first; empty if the image can't be read.
-        names, probabilities: Theirs.
+        names: Theirs; so are `probabilities`, in [0, 1].
         error: Why the image can't be read; empty if it can.
     """
 
