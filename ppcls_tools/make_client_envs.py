@@ -40,7 +40,7 @@ def is_ready(client: str) -> bool:
 
 
 def _digest(client: str) -> str:
-    return hashlib.sha256(f"{CLIENTS[client]} {sys.version_info[:2]} {ROOT}".encode()).hexdigest()
+    return hashlib.sha256(f"{CLIENTS[client]} {sys.version_info[:2]}".encode()).hexdigest()
 
 
 def _make(client: str) -> bool:

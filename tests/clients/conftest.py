@@ -5,8 +5,13 @@ import os
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
+from PIL import Image
 
+from passl_sot.cli.exporting import export
+from passl_sot.cli.training import train
 from ppcls_tools.make_client_envs import ROOT, is_ready, python_of
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -39,3 +44,82 @@ def client():
         return json.loads((folder / "result.json").read_text())
 
     return run
+
+
+CLASSES = ["grün", "rot", "白", "a b", "e", "f"]
+# A bicubic filter with a crop, and a bilinear one straight to the size.
+TRANSFORMS = {
+    "bicubic": [{"name": "Resize", "size": 40}, {"name": "CenterCrop", "size": 32}],
+    "bilinear": [{"name": "Resize", "size": [32, 32], "interpolation": "bilinear"}],
+}
+# (width, height): PaddleX and PaddleClas round the sides and corners of the first ones as we do.
+SAME_ROUNDING = [(64, 64), (50, 40), (90, 60), (120, 40)]
+OTHER_ROUNDING = [(67, 40), (41, 97), (71, 53), (33, 79)]
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """`pictures(sizes)`: files of photographs in several formats, modes and these sizes."""
+    folder = tmp_path_factory.mktemp("pictures")
+
+    def write(sizes) -> list[str]:
+        files = []
+        for number, size in enumerate(sizes):
+            for kind, mode in (("jpg", "RGB"), ("png", "RGB"), ("jpg", "L"), ("png", "L"), ("png", "RGBA")):
+                files.append(str(folder / f"{size[0]}x{size[1]}_{mode}.{kind}"))
+                painted(size, number).convert(mode).save(files[-1])
+        return files
+
+    return write
+
+
+def painted(size, seed: int) -> Image.Image:
+    """Smooth colors and some noise, as photographs have."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (6, 5, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    noisy = np.asarray(small, "f4") + rng.normal(0, 8, (size[1], size[0], 3))
+    return Image.fromarray(np.clip(noisy, 0, 255).astype("u1"))
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory):
+    """Exported folders of two small trained models, by their filter, and the checkpoints they are from."""
+    made = {}
+    for kind, transforms in TRANSFORMS.items():
+        folder = tmp_path_factory.mktemp(kind)
+        for split, count in (("train", 4), ("val", 1)):
+            for label, name in enumerate(CLASSES):
+                (folder / split / name).mkdir(parents=True)
+                for i in range(count):
+                    painted((48, 40), 100 * label + i).save(folder / split / name / f"{i}.png")
+        normalize = {"name": "Normalize", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
+        config = folder / f"{kind}.yaml"
+        config.write_text(yaml.safe_dump(_experiment(folder, [*transforms, normalize]), allow_unicode=True))
+        assert train(["-c", str(config), "-q"]) == 0
+        checkpoint = folder / "output" / kind / "best.safetensors"
+        out = folder / "exported"
+        arguments = ["--weights", str(checkpoint), "--out", str(out), "--formats", "paddle,onnx", "-q"]
+        assert export(arguments) == 0
+        made[kind] = (out, checkpoint)
+    return made
+
+
+def _experiment(folder: Path, transforms: list) -> dict:
+    def split(name):
+        dataset = {"name": "ImageFolder", "dataroot": str(folder / name), "transforms": transforms}
+        return {"sampler": {"batch_size": 8}, "loader": {"num_workers": 0}, "dataset": dataset}
+
+    return {
+        "epochs": 2,
+        "device": "cpu",
+        "output_dir": str(folder / "output"),
+        "model": {
+            "architecture": {"name": "DeiT", "img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2},
+            "head": {"name": "LinearHead", "num_classes": len(CLASSES), "in_channels": 24},
+        },
+        "loss": {"name": "CrossEntropyLoss"},
+        "optimizer": {"name": "AdamW"},
+        "lr_scheduler": {"name": "ConstantSchedule", "learning_rate": 3e-3},
+        "log": {"interval": 1, "visualdl": False},
+        "dataloader": {"train": split("train"), "val": split("val")},
+    }
