@@ -78,7 +78,9 @@ def paddleclas_name(architecture: dict[str, Any]) -> tuple[str, dict[str, Any]] 
     for name, theirs in ARCHITECTURES.items():
         wanted = {key: architecture[key] for key in _MEANT_ANYWAY if key in architecture}
         fixed = {key: value for key, value in theirs.items() if key not in (*RATES, "img_size")}
-        if wanted.items() <= _MEANT_ANYWAY.items() and all(architecture.get(k) == v for k, v in fixed.items()):
+        if wanted.items() <= _MEANT_ANYWAY.items() and all(
+            architecture.get(k) == v for k, v in fixed.items()
+        ):
             if theirs["img_size"] == size:
                 return name, {}
             found = found or (name, {"img_size": size})

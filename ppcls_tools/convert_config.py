@@ -3,8 +3,8 @@
     python -m ppcls_tools.convert_config PaddleClas.yaml ours.yaml
     python -m ppcls_tools.convert_config --to-paddleclas sot_or_swin.yaml PaddleClas.yaml [-o key=value ...]
 
-What the other project can't say is refused: dotted key, file and line, reason; nothing is written then. What it
-says nearly is printed, and stands as comments at the top of the result. `-o` changes the source first.
+What the other project can't say is refused: dotted key, file and line, reason; nothing is written then.
+What differs a little is printed, and stands at the top of the result. `-o` changes the source first.
 """
 
 import argparse

@@ -1,10 +1,10 @@
 """Turns PaddleClas's weights of DeiT, ViT and Swin into this project's, and back.
 
     python -m ppcls_tools.convert_weights --arch DeiT_tiny_patch16_224 theirs.pdparams ours.pdparams
-    python -m ppcls_tools.convert_weights --arch DeiT_tiny_patch16_224 --to-paddleclas ours.safetensors theirs.pdparams
+    python -m ppcls_tools.convert_weights --to-paddleclas -c deit_tiny ours.safetensors theirs.pdparams
 
-`--arch` is PaddleClas's name; `-c` takes a config of this project instead, for other sizes or classes. Every key of
-both sides is accounted for; nothing is written if one is not.
+`--arch` is PaddleClas's name; `-c` takes a config of this project instead, for other sizes or classes. Every
+key of both sides is accounted for; nothing is written if one is not.
 """
 
 import argparse

@@ -7,6 +7,7 @@ file asks for is refused as unknown.
 import os
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import paddle
@@ -40,7 +41,9 @@ def to_ours(config: Config) -> tuple[dict[str, Any], list[str]]:
     tree["amp"] = _precision(reading)
     tree["ema"] = _average(reading)
     if tree["ema"]:
-        tree["checkpoint"]["best_by"] = "ema"  # PaddleClas keeps the better of both, and as weights the average
+        tree["checkpoint"]["best_by"] = (
+            "ema"  # PaddleClas keeps the better of both, and as weights the average
+        )
     tree["dataloader"] = _data(reading, head["num_classes"], tree["loss"]["label_smoothing"])
     _aside(reading)
     tree |= _decayed(reading, architecture, head)
@@ -130,7 +133,10 @@ def _loss(reading: Reading) -> dict[str, Any]:
 def _optimizer(reading: Reading) -> dict[str, Any]:
     at = "Optimizer"
     name = reading.only(
-        f"{at}.name", ("AdamW", "Momentum", "SGD"), "AdamW", "of its optimizers here are AdamW, Momentum and SGD"
+        f"{at}.name",
+        ("AdamW", "Momentum", "SGD"),
+        "AdamW",
+        "of its optimizers here are AdamW, Momentum and SGD",
     )
     node = {"name": name}
     renamed = {"use_nesterov": "nesterov"}
@@ -191,7 +197,7 @@ def _piecewise(reading: Reading, node: dict[str, Any]) -> dict[str, Any]:
         reading.refuse(f"{at}.learning_rate", "with it PaddleClas ignores decay_epochs; leave it out")
     epochs = reading.take(f"{at}.decay_epochs", [])
     values = [number(value) for value in reading.take(f"{at}.values", [])]
-    factors = [b / a for a, b in zip(values, values[1:], strict=False)]
+    factors = [b / a for a, b in pairwise(values)]
     if len(values) != len(epochs) + 1 or any(abs(f / factors[0] - 1) > 1e-6 for f in factors):
         reading.refuse(f"{at}.values", "here each step multiplies the rate by one and the same gamma")
         return node
@@ -231,7 +237,9 @@ def _data(reading: Reading, classes: int, smoothing: float) -> dict[str, Any]:
                 "use_shared_memory": reading.take(f"{at}.loader.use_shared_memory", True),
             },
         }
-    mixing = theirs_transforms.mixing(reading, "DataLoader.Train.dataset.batch_transform_ops", classes, smoothing)
+    mixing = theirs_transforms.mixing(
+        reading, "DataLoader.Train.dataset.batch_transform_ops", classes, smoothing
+    )
     if mixing:
         sections["train"]["dataset"]["batch_transforms"] = mixing
     return sections
@@ -254,7 +262,9 @@ def _sampler(reading: Reading, at: str, *, training: bool) -> dict[str, Any]:
 
 
 def _dataset(reading: Reading, at: str) -> dict[str, Any]:
-    reading.only(f"{at}.name", ("ImageNetDataset", "ClsDataset"), "ImageNetDataset", "lists of images can be said here")
+    reading.only(
+        f"{at}.name", ("ImageNetDataset", "ClsDataset"), "ImageNetDataset", "lists of images can be said here"
+    )
     reading.only(f"{at}.delimiter", (" ", "\t", None), None, "lists here are divided by spaces or tabs")
     reading.only(f"{at}.relabel", (False, None), None, "number the labels from 0 in the list")
     transforms, apply_exif = theirs_transforms.transforms(reading, f"{at}.transform_ops")

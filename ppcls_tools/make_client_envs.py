@@ -2,7 +2,7 @@
 
     python3 ppcls_tools/make_client_envs.py [paddlex] [paddleclas]
 
-makes `.venv-paddlex` and `.venv-paddleclas` in this checkout, by default both; a second call finds them there.
+makes `.venv-paddlex` and `.venv-paddleclas` in this checkout, by default both; a second call finds them.
 Tests of `ppcls_tools` run these programs in them. Standard library only.
 """
 
@@ -20,8 +20,10 @@ CLIENTS = {
     "paddlex": [["paddlex==3.7.2", _PADDLE, _ONNX, "opencv-contrib-python==4.10.0.84", "pypdfium2==5.15.2"]],
     "paddleclas": [
         # paddleclas 2.6.0 pins its NumPy, and its OpenCV is of that time.
-        [_PADDLE, _ONNX, "numpy==1.24.4", "opencv-python==4.6.0.66", "faiss-cpu==1.8.0.post1"]
-        + ["prettytable", "pyyaml", "requests", "scikit-learn", "scipy", "setuptools<81", "six", "tqdm"],
+        [
+            *(_PADDLE, _ONNX, "numpy==1.24.4", "opencv-python==4.6.0.66", "faiss-cpu==1.8.0.post1"),
+            *("prettytable", "pyyaml", "requests", "scikit-learn", "scipy", "setuptools<81", "six", "tqdm"),
+        ],
         ["--no-deps", "paddleclas==2.6.0"],
     ],
 }

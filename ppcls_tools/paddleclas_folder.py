@@ -2,8 +2,8 @@
 
     python -m ppcls_tools.paddleclas_folder exported/ for_paddleclas/
 
-PaddleClas wants a file `inference.pdmodel`, which is empty and never read, and no `inference.yml`: sizes, mean,
-std, filter and class names go into its call. Needs PyYAML alone.
+PaddleClas wants a file `inference.pdmodel`, which is empty and never read, and no `inference.yml`: sizes,
+mean, std, filter and class names go into its call. Needs PyYAML alone.
 """
 
 import argparse
@@ -42,7 +42,9 @@ def lay_out(source: Path, target: Path) -> dict[str, Any]:
         raise FolderError(f"PaddleClas can't prepare these images; the first line of {file} says why")
     if "Topk" not in card["PostProcess"]:
         raise FolderError("PaddleClas's own ways with several labels an image are for its own models")
-    steps = {name: settings for step in card["PreProcess"]["transform_ops"] for name, settings in step.items()}
+    steps = {
+        name: settings for step in card["PreProcess"]["transform_ops"] for name, settings in step.items()
+    }
     # It always crops, and by default resizes the shorter side.
     steps = {"CropImage": {"size": steps["ResizeImage"].get("size")}, **steps}
     steps["ResizeImage"] = {"resize_short": None, **steps["ResizeImage"]}

@@ -7,8 +7,8 @@ Runs in PaddleX's environment (paddlex 3.7), where this project need not be inst
     for result in load("exported/", engine="onnxruntime")(["a.jpg", "b.png"]):
         print(result["label_names"], result["scores"])
 
-or `register("SoT")`, after which `paddlex.create_model("SoT", model_dir="exported/")` and pipelines know the name.
-PaddleX itself makes no fork necessary, but its table of names is internal to it and may move with a version.
+or `register("SoT")`, after which `paddlex.create_model("SoT", model_dir="exported/")` and pipelines know the
+name. PaddleX need not be changed, but its table of names is internal to it and may move with a version.
 """
 
 from functools import cache
@@ -60,7 +60,9 @@ def load(folder: str | Path, **options: Any) -> Any:
     card = yaml.safe_load((Path(folder) / "inference.yml").read_text(encoding="utf-8"))
     name = card["Global"]["model_name"]
     if "PreProcess" not in card:
-        raise ValueError(f"{folder} can't be prepared by PaddleX; the first line of its inference.yml says why")
+        raise ValueError(
+            f"{folder} can't be prepared by PaddleX; the first line of its inference.yml says why"
+        )
     register(name, several="MultiLabelThreshOutput" in card["PostProcess"])
     return paddlex.create_model(model_name=name, model_dir=str(folder), **options)
 

@@ -32,7 +32,7 @@ def mixing(reading: Reading, at: str, classes: int, smoothing: float) -> list[di
         ops = {name: f"{path}.{name}" for name in ("MixupOperator", "CutmixOperator")}
         shares = {name: number(reading.take(f"{place}.prob", 0.0)) for name, place in ops.items()}
     elif len(found) == 1:
-        ops = {name: place for name, place in found}
+        ops = dict(found)
         shares = dict.fromkeys(ops, 1.0)
     else:
         ops, shares = {}, {}
@@ -78,7 +78,9 @@ def _filter(reading: Reading, path: str, allowed: tuple[str, ...]) -> Any:
         f"{path}.interpolation", allowed, "bilinear", f"filters here are {', '.join(allowed)}"
     )
     if backend != "pil":
-        reading.note(path, "OpenCV resizes without antialiasing, here it is always Pillow's way (backend: pil)")
+        reading.note(
+            path, "OpenCV resizes without antialiasing, here it is always Pillow's way (backend: pil)"
+        )
     return name
 
 

@@ -65,9 +65,10 @@ def to_paddleclas(experiment: Experiment) -> tuple[dict[str, Any], list[str]]:
 
 def _arch(writing: Writing) -> tuple[dict[str, Any], list[int]]:
     model = writing.experiment.model
-    takes = inspect.signature(BACKBONES.find(model.architecture["name"])).parameters.values()
+    backbone: Any = BACKBONES.find(model.architecture["name"])
+    takes = inspect.signature(backbone).parameters.values()
     defaults = {each.name: each.default for each in takes if each.default is not each.empty}
-    architecture = {**defaults, **model.architecture.to_dict()}
+    architecture: dict[str, Any] = {**defaults, **model.architecture}
     sides = architecture["img_size"]
     shape = [3, sides, sides] if isinstance(sides, int) else [3, *sides]
     place = "model.architecture"
@@ -80,7 +81,7 @@ def _arch(writing: Writing) -> tuple[dict[str, Any], list[int]]:
         )
     name, more = found
     arch = {"name": name, **more}
-    head = model.head.to_dict()
+    head = model.head
     arch["class_num"] = head["num_classes"]
     theirs = head_of(architecture, head["num_classes"])
     given = {"pool": "token", "num_prefix_tokens": theirs.get("num_prefix_tokens", 1)} | head

@@ -46,7 +46,7 @@ def client():
     return run
 
 
-CLASSES = ["grün", "rot", "白", "a b", "e", "f"]
+CLASSES = ["a b", "e", "f", "grün", "rot", "白"]
 # A bicubic filter with a crop, and a bilinear one straight to the size.
 TRANSFORMS = {
     "bicubic": [{"name": "Resize", "size": 40}, {"name": "CenterCrop", "size": 32}],

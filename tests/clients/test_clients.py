@@ -52,8 +52,21 @@ def by_paddlex(exports, wanted, client, tmp_path_factory):
         for engine in ENGINES:
             for name in ("same", "other"):
                 job = {"engine": engine, "files": wanted[kind, name][0], "several": False}
-                jobs += [job | {"folder": exported, "known": ""}, job | {"folder": known, "known": "ResNet18"}]
+                jobs += [
+                    job | {"folder": exported, "known": ""},
+                    job | {"folder": known, "known": "ResNet18"},
+                ]
                 places += [(kind, engine, name, "registered"), (kind, engine, name, "known")]
+    # A model for several labels by its card: all classes above a probability.
+    several = folder / "several"
+    shutil.copytree(exports["bilinear"][0], several)
+    card = yaml.safe_load((several / "inference.yml").read_text(encoding="utf-8"))
+    card["Global"]["model_name"] = "Several"
+    card["PostProcess"] = {"MultiLabelThreshOutput": {"threshold": 0.1, "label_list": CLASSES}}
+    (several / "inference.yml").write_text(yaml.safe_dump(card, allow_unicode=True), encoding="utf-8")
+    files = wanted["bilinear", "same"][0]
+    jobs.append({"engine": "onnxruntime", "files": files, "several": True, "folder": several, "known": ""})
+    places.append("several")
     answer = client("paddlex", "run_paddlex.py", jobs, folder / "run")
     return dict(zip(places, answer["rows"], strict=True)), answer["complaints"]
 
@@ -70,6 +83,18 @@ def test_paddlex(by_paddlex, wanted, kind, engine):
     if kind == "bilinear":
         assert_rows(rows[kind, engine, "other", "known"], wanted[kind, "other"][1])
     assert len(complaints) == 1 and "PaddleX has a model ResNet50 of its own" in complaints[0]
+
+
+@pytest.mark.slow
+def test_paddlex_with_several_labels(by_paddlex, wanted):
+    rows = by_paddlex[0]["several"]
+    for row, prediction in zip(rows, wanted["bilinear", "same"][1], strict=True):
+        pairs = zip(prediction.names, prediction.probabilities, strict=True)
+        said = [name for name, probability in pairs if probability > 0.1]
+        assert row["label_names"] == said
+        np.testing.assert_allclose(
+            np.array(row["scores"], float), prediction.probabilities[: len(said)], atol=1.01e-5
+        )
 
 
 @pytest.mark.slow

@@ -59,7 +59,8 @@ DataLoader:
         - RandFlipImage: {{flip_code: 1}}
         - TimmAutoAugment: {{config_str: rand-m7-mstd0.5-inc1, interpolation: random, img_size: 224}}
         - NormalizeImage: {{scale: 1.0/255.0, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5], order: ''}}
-        - RandomErasing: {{EPSILON: 0.2, sl: 0.02, sh: 1.0/4.0, r1: 0.5, attempt: 10, use_log_aspect: True, mode: pixel}}
+        - RandomErasing:
+            {{EPSILON: 0.2, sl: 0.02, sh: 1.0/4.0, r1: 0.5, attempt: 10, use_log_aspect: True, mode: pixel}}
       batch_transform_ops:
         - OpSampler: {{MixupOperator: {{alpha: 0.8, prob: 0.2}}, CutmixOperator: {{alpha: 1.0, prob: 0.6}}}}
     sampler: {{name: DistributedBatchSampler, batch_size: 64, drop_last: False, shuffle: True}}
@@ -101,7 +102,13 @@ def test_to_ours(converted, tmp_path, capsys):
     }
     assert tree["model"]["head"] | {"num_classes": 12, "in_channels": 768} == tree["model"]["head"]
     assert tree["loss"] == {"name": "CrossEntropyLoss", "label_smoothing": 0.1}
-    assert tree["optimizer"] == {"name": "AdamW", "beta1": 0.9, "beta2": 0.98, "epsilon": 1e-8, "weight_decay": 0.05}
+    assert tree["optimizer"] == {
+        "name": "AdamW",
+        "beta1": 0.9,
+        "beta2": 0.98,
+        "epsilon": 1e-8,
+        "weight_decay": 0.05,
+    }
     assert tree["amp"] == {"level": "O1", "dtype": "float16"} and tree["ema"] == {"decay": 0.999}
     assert tree["checkpoint"] == {"interval": 5, "best_by": "ema"}
     train = tree["dataloader"]["train"]
@@ -222,8 +229,8 @@ def test_rates(converted, name):
         ("to_rgb: True", "to_rgb: False", "DecodeImage.to_rgb", "RGB"),
         ("scale: 1.0/255.0", "scale: 1.0", "NormalizeImage.scale", "255"),
         ("MixupOperator", "FmixOperator", "OpSampler.FmixOperator.alpha", "no counterpart"),
-        ("drop_last: False, shuffle: False", "drop_last: True, shuffle: False", "Eval.sampler.drop_last", "every"),
-        ("name: DistributedBatchSampler, batch_size: 64", "name: PKSampler, batch_size: 64", "sampler.name", "PK"),
+        ("False, shuffle: False", "True, shuffle: False", "Eval.sampler.drop_last", "every"),
+        ("DistributedBatchSampler, batch_size: 64", "PKSampler, batch_size: 64", "sampler.name", "PK"),
         ("TopkAcc: {topk: [1, 5]}", "ATTRMetric: null", "Metric.Eval.0.ATTRMetric", "TopkAcc"),
         ("[3, 224, 224]", "[3, 256, 256]", "Global.image_shape", "is not what"),
         ("warmup_epoch: 4", "warmup_epoch: 30", "Optimizer.lr.warmup_epoch", "Global.epochs"),

@@ -81,7 +81,9 @@ def build(case: str, folder):
 def test_logits(both, case):
     folder, images, ours, answers = both
     assert answers[case]["missing"] == []
-    np.testing.assert_allclose(answers[case]["ours"], ours[case], atol=1e-5 * max(1, ours[case].std()), rtol=0)
+    np.testing.assert_allclose(
+        answers[case]["ours"], ours[case], atol=1e-5 * max(1, ours[case].std()), rtol=0
+    )
     dst = folder / f"{case}_as_ours.pdparams"
     assert main([*which(case, folder), str(folder / f"{case}_theirs.pdparams"), str(dst)]) == 0
     model = build(case, folder)
