@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from PIL import Image
 
 from passl_sot.cli.exporting import export
 from passl_sot.cli.training import train
+from passl_sot.export.card import write_card
+from passl_sot.weights.checkpoint import read_checkpoint, write_checkpoint
 from ppcls_tools.make_client_envs import ROOT, is_ready, python_of
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -52,6 +55,7 @@ TRANSFORMS = {
     "bicubic": [{"name": "Resize", "size": 40}, {"name": "CenterCrop", "size": 32}],
     "bilinear": [{"name": "Resize", "size": [32, 32], "interpolation": "bilinear"}],
 }
+NORMALIZE = {"name": "Normalize", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
 # (width, height): PaddleX and PaddleClas round the sides and corners of the first ones as we do.
 SAME_ROUNDING = [(64, 64), (50, 40), (90, 60), (120, 40)]
 OTHER_ROUNDING = [(67, 40), (41, 97), (71, 53), (33, 79)]
@@ -83,30 +87,35 @@ def painted(size, seed: int) -> Image.Image:
 
 @pytest.fixture(scope="session")
 def exports(tmp_path_factory):
-    """Exported folders of two small trained models, by their filter, and the checkpoints they are from."""
-    made = {}
-    for kind, transforms in TRANSFORMS.items():
-        folder = tmp_path_factory.mktemp(kind)
-        for split, count in (("train", 4), ("val", 1)):
-            for label, name in enumerate(CLASSES):
-                (folder / split / name).mkdir(parents=True)
-                for i in range(count):
-                    painted((48, 40), 100 * label + i).save(folder / split / name / f"{i}.png")
-        normalize = {"name": "Normalize", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
-        config = folder / f"{kind}.yaml"
-        config.write_text(yaml.safe_dump(_experiment(folder, [*transforms, normalize]), allow_unicode=True))
-        assert train(["-c", str(config), "-q"]) == 0
-        checkpoint = folder / "output" / kind / "best.safetensors"
-        out = folder / "exported"
-        arguments = ["--weights", str(checkpoint), "--out", str(out), "--formats", "paddle,onnx", "-q"]
-        assert export(arguments) == 0
-        made[kind] = (out, checkpoint)
-    return made
+    """Exported folders of a small trained model, by the filter of its images, and their checkpoints."""
+    folder = tmp_path_factory.mktemp("bicubic")
+    for split, count in (("train", 4), ("val", 1)):
+        for label, name in enumerate(CLASSES):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                painted((48, 40), 100 * label + i).save(folder / split / name / f"{i}.png")
+    config = folder / "small.yaml"
+    config.write_text(yaml.safe_dump(_experiment(folder), allow_unicode=True))
+    assert train(["-c", str(config), "-q"]) == 0
+    checkpoint = folder / "output" / "small" / "best.safetensors"
+    arguments = ["--weights", str(checkpoint), "--out", str(folder / "exported"), "--formats", "paddle,onnx"]
+    assert export([*arguments, "-q"]) == 0
+    # The same model with images prepared otherwise: only the card differs, which the exporter writes.
+    saved = read_checkpoint(checkpoint)
+    saved.meta["preprocessing"]["transforms"] = [*TRANSFORMS["bilinear"], NORMALIZE]
+    write_checkpoint(folder / "bilinear.safetensors", saved.tensors, saved.meta)
+    shutil.copytree(folder / "exported", folder / "bilinear")
+    assert write_card(folder / "bilinear", saved.meta, {}, "Bilinear") == ""
+    return {
+        "bicubic": (folder / "exported", checkpoint),
+        "bilinear": (folder / "bilinear", folder / "bilinear.safetensors"),
+    }
 
 
-def _experiment(folder: Path, transforms: list) -> dict:
+def _experiment(folder: Path) -> dict:
     def split(name):
-        dataset = {"name": "ImageFolder", "dataroot": str(folder / name), "transforms": transforms}
+        dataset = {"name": "ImageFolder", "dataroot": str(folder / name)}
+        dataset["transforms"] = [*TRANSFORMS["bicubic"], NORMALIZE]
         return {"sampler": {"batch_size": 8}, "loader": {"num_workers": 0}, "dataset": dataset}
 
     return {
