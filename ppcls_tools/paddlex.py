@@ -69,9 +69,11 @@ def load(folder: str | Path, **options: Any) -> Any:
 
 @cache
 def _predictors() -> dict[bool, type]:
-    """PaddleX's predictors with the two steps that it rounds otherwise; for several labels and for one."""
+    """PaddleX's predictors, with what it rounds and turns otherwise; for several labels and for one."""
+    import cv2
     from paddlex.inference.models.image_classification import ClasRunnerPredictor
     from paddlex.inference.models.image_multilabel_classification.predictor import MLClasPredictor
+    from paddlex.inference.utils.io import ImageReader
 
     def exact(base: type) -> type:
         def build(self: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -82,11 +84,20 @@ def _predictors() -> dict[bool, type]:
                         before["Resize"] = _Resize(settings["resize_short"], settings["interpolation"])
                     elif name == "CropImage":
                         before["Crop"] = _Crop(settings["size"])
+            if not _turns(self.config):
+                as_stored = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+                before["Read"]._img_reader = ImageReader(backend="opencv", flags=as_stored)
             return before, after
 
         return type(f"Exact{base.__name__}", (base,), {"_build": build})
 
     return {False: exact(ClasRunnerPredictor), True: exact(MLClasPredictor)}
+
+
+def _turns(card: dict[str, Any]) -> bool:
+    """Whether images are turned upright by their EXIF orientation, as PaddleX always does."""
+    header = card.get("passl_sot", {}).get("header", {})
+    return header.get("preprocessing", {}).get("apply_exif", True)
 
 
 class _Resize:

@@ -77,6 +77,16 @@ def pictures(tmp_path_factory):
     return write
 
 
+@pytest.fixture(scope="session")
+def turned(tmp_path_factory) -> str:
+    """A photograph that EXIF says lies on its side."""
+    file = tmp_path_factory.mktemp("turned") / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    painted((71, 53), 9).save(file, exif=exif)
+    return str(file)
+
+
 def painted(size, seed: int) -> Image.Image:
     """Smooth colors and some noise, as photographs have."""
     rng = np.random.default_rng(seed)
@@ -102,7 +112,10 @@ def exports(tmp_path_factory):
     assert export([*arguments, "-q"]) == 0
     # The same model with images prepared otherwise: only the card differs, which the exporter writes.
     saved = read_checkpoint(checkpoint)
-    saved.meta["preprocessing"]["transforms"] = [*TRANSFORMS["bilinear"], NORMALIZE]
+    saved.meta["preprocessing"] |= {
+        "transforms": [*TRANSFORMS["bilinear"], NORMALIZE],
+        "apply_exif": False,
+    }
     write_checkpoint(folder / "bilinear.safetensors", saved.tensors, saved.meta)
     shutil.copytree(folder / "exported", folder / "bilinear")
     assert write_card(folder / "bilinear", saved.meta, {}, "Bilinear") == ""
