@@ -22,6 +22,15 @@ from ppcls_tools import theirs_transforms
 from ppcls_tools.architectures import ARCHITECTURES, RATES, head_of
 from ppcls_tools.reading import Reading, number
 
+# PaddleClas's schedule: ours, and its keys: theirs, ours, and theirs by default.
+_SCHEDULES: dict[str, tuple[str, tuple[tuple[str, str, Any], ...]]] = {
+    "Cosine": ("CosineSchedule", (("eta_min", "min_lr", 0.0),)),
+    "Linear": ("LinearSchedule", (("end_lr", "min_lr", 0.0),)),
+    "Step": ("StepSchedule", (("step_size", "step_size", None), ("gamma", "gamma", 0.1))),
+    "MultiStepDecay": ("MultiStepSchedule", (("milestones", "milestones", None), ("gamma", "gamma", 0.1))),
+    "ConstLR": ("ConstantSchedule", ()),
+    "Constant": ("ConstantSchedule", ()),
+}
 # Without effect on what is learned, or on this project.
 _IDLE = ("save_inference_dir", "to_static", "print_mem_info", "log_ranks", "uniform_output_enabled")
 
@@ -65,16 +74,15 @@ def _global(reading: Reading) -> dict[str, Any]:
     tree["log"] = {"interval": reading.take(f"{at}.print_batch_step", 10), "visualdl": visualdl}
     for key in _IDLE:
         reading.take(f"{at}.{key}")
-    for key, why in (
-        ("eval_during_train", "runs here always evaluate: set eval_interval"),
-        ("use_multilabel", "several labels an image: write dataset.multi_label and BinaryCrossEntropyLoss"),
-        ("update_freq", "gradients are accumulated towards lr_scheduler.reference_batch here"),
-        ("use_dali", "DALI isn't used here"),
-        ("eval_mode", "models that classify are all there is here"),
-        ("train_mode", "of its ways to train only the plain one is here"),
+    for key, plain, why in (
+        ("eval_during_train", True, "runs here always evaluate: set eval_interval"),
+        ("use_multilabel", False, "several labels: write dataset.multi_label and BinaryCrossEntropyLoss"),
+        ("update_freq", 1, "gradients are accumulated towards lr_scheduler.reference_batch here"),
+        ("use_dali", False, "DALI isn't used here"),
+        ("eval_mode", "classification", "models that classify are all there is here"),
+        ("train_mode", None, "of its ways to train only the plain one is here"),
     ):
-        plain = {"eval_during_train": True, "update_freq": 1, "eval_mode": "classification"}.get(key)
-        reading.only(f"{at}.{key}", (plain, None, False) if plain is None else (plain,), plain, why)
+        reading.only(f"{at}.{key}", (plain,), plain, why)
     if reading.take(f"{at}.start_eval_epoch"):
         reading.note(f"{at}.start_eval_epoch", "here evaluation begins with the first epoch")
     for key in ("checkpoints", "pretrained_model"):
@@ -126,7 +134,7 @@ def _loss(reading: Reading) -> dict[str, Any]:
         path = losses[0][1]
         reading.take(f"{path}.weight")  # of a single loss without effect there
         reading.only(f"{path}.reduction", ("mean",), "mean", "losses here are means")
-        smoothing = number(reading.take(f"{path}.epsilon", 0.0))
+        smoothing = reading.number(f"{path}.epsilon", 0.0)
     return {"name": "CrossEntropyLoss", "label_smoothing": smoothing}
 
 
@@ -145,10 +153,10 @@ def _optimizer(reading: Reading) -> dict[str, Any]:
         value = reading.take(f"{at}.{key}")
         if value is not None:
             node[renamed.get(key, key)] = value
-    decay = number(reading.take(f"{at}.weight_decay", 0.0) or 0.0)
+    decay = reading.number(f"{at}.weight_decay", 0.0)
     if reading.take(f"{at}.regularizer.name") is not None:
         reading.only(f"{at}.regularizer.name", ("L2",), "L2", "decay here is of squares")
-        decay = number(reading.take(f"{at}.regularizer.coeff", 0.0))
+        decay = reading.number(f"{at}.regularizer.coeff", 0.0)
     reading.take(f"{at}.regularizer")
     reading.take(f"{at}.multi_precision")  # here level O2 always has it
     if reading.take(f"{at}.clip_norm") is not None:
@@ -161,34 +169,28 @@ def _schedule(reading: Reading, epochs: Any) -> dict[str, Any]:
     at = "Optimizer.lr"
     name = reading.take(f"{at}.name", "ConstLR")
     node: dict[str, Any] = {"learning_rate": reading.take(f"{at}.learning_rate")}
-    if name in ("Cosine", "Linear"):
-        node["min_lr"] = reading.take(f"{at}.{'eta_min' if name == 'Cosine' else 'end_lr'}", 0.0)
-    if name == "Cosine":
-        node = {"name": "CosineSchedule", **node}
-    elif name == "Linear":
-        power = number(reading.take(f"{at}.power", 1.0))
-        reading.only(f"{at}.cycle", (False,), False, "rates here don't rise again")
-        node = {"name": "LinearSchedule", **node}
-        if power != 1:
-            node |= {"name": "PolySchedule", "power": power}
-    elif name in ("Step", "MultiStepDecay"):
-        key = "step_size" if name == "Step" else "milestones"
-        kind = "StepSchedule" if name == "Step" else "MultiStepSchedule"
-        node = {"name": kind, **node, key: reading.take(f"{at}.{key}")}
-        node["gamma"] = reading.take(f"{at}.gamma", 0.1)
-    elif name == "Piecewise":
+    if name == "Piecewise":
         node = _piecewise(reading, node)
-    elif name in ("ConstLR", "Constant"):
-        node = {"name": "ConstantSchedule", **node}
+    elif name in _SCHEDULES:
+        kind, keys = _SCHEDULES[name]
+        node = {"name": kind, **node}
+        node |= {ours: reading.take(f"{at}.{theirs}", plain) for theirs, ours, plain in keys}
     else:
         reading.refuse(f"{at}.name", f"there is no schedule like {name} here")
-    warmup = reading.take(f"{at}.warmup_epoch", 0)
+    if name == "Linear":
+        power = reading.number(f"{at}.power", 1.0)
+        reading.only(f"{at}.cycle", (False,), False, "rates here don't rise again")
+        if power != 1:
+            node |= {"name": "PolySchedule", "power": power}
+    warmup = reading.number(f"{at}.warmup_epoch", 0)
     node |= {"warmup_epochs": warmup, "warmup_lr": reading.take(f"{at}.warmup_start_lr", 0.0)}
     if isinstance(epochs, int) and warmup >= epochs:
         reading.refuse(f"{at}.warmup_epoch", f"{warmup} is no less than Global.epochs, {epochs}")
     # Behind the warm-up PaddleClas's schedules count from its end.
-    by_epoch = reading.take(f"{at}.by_epoch", False)
-    return {**node, "warmup_prefix": True, "unit": "epoch" if by_epoch else "step"}
+    node |= {"warmup_prefix": True, "unit": "step"}
+    if reading.take(f"{at}.by_epoch", False):
+        node["unit"] = "epoch"
+    return node
 
 
 def _piecewise(reading: Reading, node: dict[str, Any]) -> dict[str, Any]:
@@ -246,7 +248,9 @@ def _data(reading: Reading, classes: int, smoothing: float) -> dict[str, Any]:
 
 
 def _sampler(reading: Reading, at: str, *, training: bool) -> dict[str, Any]:
-    names = ("DistributedBatchSampler", "RASampler" if training else "DistributedBatchSampler", None)
+    names = ["DistributedBatchSampler", None]
+    if training:
+        names.append("RASampler")
     name = reading.only(f"{at}.name", names, None, "images are drawn evenly here")
     node = {"batch_size": reading.take(f"{at}.batch_size")}
     shuffle = reading.take(f"{at}.shuffle", False)
@@ -333,17 +337,13 @@ def _decayed(reading: Reading, architecture: Mapping[str, Any], head: Mapping[st
     groups = group_parameters(model, ParametersSection())
     ours = {name for group in groups if group.decayed for name in group.parameters}
     differing = sorted(names[name] for name in theirs ^ ours)
-    said = f"{', '.join(differing[:4])} {'is' if len(differing) == 1 else 'are'} treated otherwise here"
+    said = f"decayed otherwise here: {', '.join(differing[:4])}"
     if len(differing) == 1:
-        reading.note(f"{at}.no_weight_decay_name", f"{said} (decayed: {differing[0] in _said(ours, names)})")
+        reading.note(f"{at}.no_weight_decay_name", said)
     elif differing:
         why = f"{said}; weights are decayed here, biases, norms and {sorted(model.no_weight_decay())} are not"
         reading.refuse(f"{at}.no_weight_decay_name", why)
     return {}
-
-
-def _said(names: set[str], official: Mapping[str, str]) -> set[str]:
-    return {official[name] for name in names}
 
 
 def _official(model: Any, name: str) -> str:

@@ -12,7 +12,9 @@ _FRACTION = re.compile(r"\s*([0-9.]+)\s*/\s*([0-9.]+)\s*")
 
 def number(value: Any) -> float:
     """A number, which PaddleClas's files may write as a fraction: "1.0/255.0"."""
-    match = _FRACTION.fullmatch(value) if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return value + 0  # which no list and no mapping is fit for
+    match = _FRACTION.fullmatch(value)
     if match:
         return float(match[1]) / float(match[2])
     return float(value)
@@ -37,6 +39,15 @@ class Reading:
         self._taken.add(path)
         value = value_at(self.config, path)
         return default if value is None else value
+
+    def number(self, path: str, default: float) -> float:
+        """The number at a path; anything else is refused."""
+        value = self.take(path, default)
+        try:
+            return number(value)
+        except (TypeError, ValueError, ZeroDivisionError):
+            self.refuse(path, f"{value!r} is no number")
+            return default
 
     def take_all(self, path: str) -> None:
         """Leaves a section and all in it aside."""

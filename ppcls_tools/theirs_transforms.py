@@ -30,7 +30,7 @@ def mixing(reading: Reading, at: str, classes: int, smoothing: float) -> list[di
     if [name for name, _ in found] == ["OpSampler"]:
         path = found[0][1]
         ops = {name: f"{path}.{name}" for name in ("MixupOperator", "CutmixOperator")}
-        shares = {name: number(reading.take(f"{place}.prob", 0.0)) for name, place in ops.items()}
+        shares = {name: reading.number(f"{place}.prob", 0.0) for name, place in ops.items()}
     elif len(found) == 1:
         ops = dict(found)
         shares = dict.fromkeys(ops, 1.0)
@@ -42,7 +42,7 @@ def mixing(reading: Reading, at: str, classes: int, smoothing: float) -> list[di
             reading.take_all(place)
             reading.refuse(place, f"batches are mixed by Mixup and CutMix here, not by {name}")
         return []
-    alphas = {name: number(reading.take(f"{place}.alpha", known[name])) for name, place in ops.items()}
+    alphas = {name: reading.number(f"{place}.alpha", known[name]) for name, place in ops.items()}
     total = sum(shares.values())
     if not total:
         return []
@@ -107,9 +107,9 @@ def _rand_augment(reading: Reading, path: str) -> dict[str, Any] | None:
     choices = ("bilinear", "bicubic", "random")
     filters = reading.only(f"{path}.interpolation", choices, "bicubic", f"filters are {', '.join(choices)}")
     reading.take(f"{path}.img_size")  # the image's own is taken here
-    if number(reading.take(f"{path}.prob", 1.0)) not in (0.0, 1.0):
+    if reading.number(f"{path}.prob", 1.0) not in (0.0, 1.0):
         reading.refuse(f"{path}.prob", "every image is augmented here, or none")
-    if not number(reading.take(f"{path}.prob", 1.0)):
+    if not reading.number(f"{path}.prob", 1.0):
         return None
     if not str(policy).startswith("rand"):
         reading.refuse(f"{path}.config_str", f"{policy}: policies here begin with rand")
@@ -117,7 +117,7 @@ def _rand_augment(reading: Reading, path: str) -> dict[str, Any] | None:
 
 
 def _normalize(reading: Reading, path: str) -> dict[str, Any]:
-    scale = number(reading.take(f"{path}.scale", _BYTE))
+    scale = reading.number(f"{path}.scale", _BYTE)
     if abs(scale / _BYTE - 1) > 1e-5:
         reading.refuse(f"{path}.scale", f"{scale:g}: bytes are divided by 255 here")
     # A dataset's images still are [H, W, 3] there.
@@ -129,9 +129,9 @@ def _normalize(reading: Reading, path: str) -> dict[str, Any]:
 
 
 def _erase(reading: Reading, path: str) -> dict[str, Any] | None:
-    prob = number(reading.take(f"{path}.EPSILON", 0.5))
-    area = [number(reading.take(f"{path}.sl", 0.02)), number(reading.take(f"{path}.sh", 0.4))]
-    ratio = number(reading.take(f"{path}.r1", 0.3))
+    prob = reading.number(f"{path}.EPSILON", 0.5)
+    area = [reading.number(f"{path}.sl", 0.02), reading.number(f"{path}.sh", 0.4)]
+    ratio = reading.number(f"{path}.r1", 0.3)
     attempts = reading.take(f"{path}.attempt", 100)
     log_aspect = reading.take(f"{path}.use_log_aspect", False)
     mode = reading.take(f"{path}.mode", "const")
