@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from passl_sot import Predictor
+from ppcls_tools.make_client_envs import main as make_client_envs
 from ppcls_tools.paddleclas_folder import lay_out
 from ppcls_tools.paddleclas_folder import main as lay_out_main
 from tests.clients.conftest import CLASSES, OTHER_ROUNDING, SAME_ROUNDING
@@ -111,6 +112,11 @@ def test_paddleclas(exports, wanted, client, tmp_path):
     for place, rows in zip(places, answer["rows"], strict=True):
         if place != ("bicubic", "other"):
             assert_rows(rows, wanted[place][1])
+
+
+def test_environments_are_named(capsys):
+    assert make_client_envs(["torch"]) == 2
+    assert "unknown: torch; choose among paddlex, paddleclas" in capsys.readouterr().err
 
 
 def test_layout_faults(exports, tmp_path, capsys):
