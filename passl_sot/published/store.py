@@ -197,14 +197,15 @@ def _convert(card: Card, source: Path, target: Path) -> dict[str, Any]:
 
 def header_of(experiment: "Experiment") -> dict[str, Any]:
     """What a checkpoint of published weights says beside its tensors."""
-    from passl_sot.tasks.classification import preprocessing_of
+    from passl_sot.tasks.base import build_task
 
+    # No file says what its classes are called.
+    numbers = [str(number) for number in range(experiment.model.head["num_classes"])]
+    task = build_task(experiment.task, experiment.loss, trial=True)
     return {
         "config": experiment.to_dict(),
-        # No file says what its classes are called.
-        "class_names": [str(number) for number in range(experiment.model.head["num_classes"])],
+        **task.make_card(experiment.dataloader.val.dataset, numbers),
         "classes_unnamed": True,
-        "preprocessing": preprocessing_of(experiment.dataloader.val.dataset),
         "progress": {},
         "version": __version__,
         "best_by": "raw",

@@ -231,6 +231,19 @@ class Task:
         """
         return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
 
+    def make_card(self, node: Config, names: Sequence[str]) -> dict[str, Any]:
+        """The card, as of `describe`, of weights that came without one.
+
+        Args:
+            node: The config's `dataset:` section of the validation.
+            names: What the model's outputs are called.
+        """
+        return {}
+
+    def probabilities(self, outputs: paddle.Tensor) -> paddle.Tensor:
+        """A model's outputs as other programs show them."""
+        return outputs
+
     def decode(self, outputs: paddle.Tensor, top_k: int) -> list[dict[str, Any]]:
         """The values of a row for each item of a batch.
 
