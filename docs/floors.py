@@ -23,6 +23,7 @@ FLOORS = (
     ("data", "engines", "modeling", "optim", "weights"),
     ("tasks",),
     ("engine", "export", "interop"),
+    ("published",),
     ("bench", "predict", "zoo"),
     ("model",),
     ("cli",),

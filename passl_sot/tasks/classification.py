@@ -57,7 +57,7 @@ class Prediction:
     Attributes:
         path: The file; empty for an array.
         classes: Indices of the most probable classes, best first; empty if the image can't be read.
-        names, probabilities: Theirs.
+        names: Theirs; so are `probabilities`, in [0, 1].
         error: Why the image can't be read; empty if it can.
     """
 
@@ -249,7 +249,10 @@ class ClassificationTask(Task):
         """
         if card:
             node = Config({**node, **card["preprocessing"]})
-        val = build_dataset(node, class_names=card.get("class_names"))
+        names = card.get("class_names")
+        if card.get("classes_unnamed"):
+            names = None  # published weights come without: the data's own count
+        val = build_dataset(node, class_names=names)
         faults = _input_faults("val", model, val)
         if faults and card:
             message = f"the checkpoint prepares images that its model doesn't take: {faults[0].message}"
