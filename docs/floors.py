@@ -24,7 +24,7 @@ FLOORS = (
     ("tasks",),
     ("engine", "export", "interop"),
     ("bench", "predict", "zoo"),
-    ("model",),
+    ("model", "serve"),
     ("cli",),
     ("__main__",),
     ("__init__",),
