@@ -151,13 +151,13 @@ def drive(server: Server, bodies: Sequence[tuple], requests: int, clients: int =
     return time.perf_counter() - began
 
 
-def memory_over(server: Server, requests: int, every: int) -> Iterator[float]:
+def memory_over(server: Server, requests: int, every: int, clients: int = CLIENTS) -> Iterator[float]:
     """The server's memory in megabytes after each `every` of so many requests of mixed sizes."""
     files = pictures(60, 900)
     groups = [files[start : start + 1 + start % 3] for start in range(len(files))]
     bodies = [form(group) for group in groups]
     for _ in range(requests // every):
-        drive(server, bodies, every)
+        drive(server, bodies, every, clients)
         yield server.memory()
 
 

@@ -37,6 +37,8 @@ def serve(argv: list[str] | None = None) -> int:
     for field in limits:
         if not field.metadata["least"] <= getattr(args, field.name) < float("inf"):
             parser.error(f"--{field.name.replace('_', '-')} must be at least {field.metadata['least']}")
+    if args.max_queue < args.max_files:
+        parser.error(f"--max-queue must be at least --max-files ({args.max_files})")
     if not 0 <= args.port < 65536:
         parser.error("--port must be from 0 to 65535")
     prepare(args)

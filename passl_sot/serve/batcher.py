@@ -76,7 +76,7 @@ class Batcher:
         most = self._settings.max_queue
         if images > 0 and self._admitted + images > most:
             after = max(1, math.ceil(self._admitted * self._seconds))
-            message = f"{self._admitted} images are in the queue, which takes {most}: try again later"
+            message = f"the queue holds {self._admitted} of {most} images: try again later"
             raise ApiError(429, "overloaded", message, {"Retry-After": str(after)})
         self._admitted += images
         self._metrics.queue.set(self._admitted)

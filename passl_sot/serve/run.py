@@ -97,9 +97,10 @@ def _listener(settings: Settings) -> socket.socket:
     try:
         listener = socket.create_server(address, family=family, backlog=1024)
     except OSError as error:
+        reason = os.strerror(error.errno or 0)
         raise UserError(
-            f"can't listen on {settings.host}, port {settings.port} ({error.strerror}): choose another by "
-            "--host or --port" + zh("port_taken")
+            f"can't listen on {settings.host}, port {settings.port} ({reason}): choose another by --host or "
+            "--port" + zh("port_taken")
         ) from error
     listener.set_inheritable(True)
     return listener
