@@ -23,14 +23,19 @@ PAGES = (
     "docs/recipes.md",
     "docs/convert.md",
     "docs/performance.md",
+    "docs/serving.md",
     "docs/results/README.md",
 )
 # Run elsewhere: the demo by test_demo below, the tests by whoever runs this one, the study by test_study at a
-# tiny size, the ImageNet trainings by somebody with ImageNet (test_configs checks their configs).
+# tiny size, the server in tests/serve, the ImageNet trainings by somebody with ImageNet (test_configs checks
+# their configs).
 ELSEWHERE = (
     "tools/start.py",
     "source ",
     "docs/results/study.py",
+    "docs/results/serving.py",
+    "passl-sot serve",
+    "curl ",
     "tools/train.py -c configs/sot/sot_small.yaml",
 )
 

@@ -64,6 +64,7 @@ def test_what_it_carries_and_needs(wheel):
         names = file.namelist()
         facts = email.message_from_bytes(file.read(next(n for n in names if n.endswith("/METADATA"))))
     carried = ("configs/sot/sot_small.yaml", "configs/_base_/sot.yaml", "config/chinese.yaml", "py.typed")
+    carried += ("serve/page/index.html", "serve/page/page.js")
     assert {f"passl_sot/{name}" for name in carried} <= set(names)
     assert not any(name.startswith(("tests/", "tools/")) for name in names)
     # By default it installs what requirements-common.txt does.

@@ -82,6 +82,7 @@ class Service:
         self._metrics = Metrics()
         self.hosted = Hosted(settings, self._metrics)
         self._batcher = Batcher(settings, self._metrics)
+        self._signals: set[int] = set()
         self._decoding = ThreadPoolExecutor(min(4, usable_cores()), "decode")
         # Without FastAPI's own pages of documents, which load scripts from elsewhere.
         app = FastAPI(
@@ -115,8 +116,8 @@ class Service:
         loop = asyncio.get_running_loop()
         tasks = {loop.create_task(self._batcher.run()), loop.create_task(self.hosted.watch())}
 
-        def take_signal(number: int, then: Callable) -> None:
-            tasks.add(loop.create_task(self._end(lambda: then(number, None))))
+        def take_signal(number: int, then: Any) -> None:
+            tasks.add(loop.create_task(self._end(number, then)))
 
         for number in (signal.SIGTERM, signal.SIGINT):
             # uvicorn's handler, which closes all doors at once; in its place until the work is done.
@@ -126,13 +127,16 @@ class Service:
         for task in tasks:
             task.cancel()
 
-    async def _end(self, stop: Callable[[], None]) -> None:
-        """Stops when all that runs is answered; at once if it was told before."""
-        again = self.asgi.draining
+    async def _end(self, number: int, stop: Callable) -> None:
+        """Stops when all that runs is answered; at once if the same signal came before."""
+        again = number in self._signals
+        self._signals.add(number)
         self.asgi.draining = True
-        while self.asgi.running and not again:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._settings.timeout
+        while self.asgi.running and not again and loop.time() < until:
             await asyncio.sleep(0.05)
-        stop()
+        stop(number, None)
 
     # -- answers ------------------------------------------------------------------------------------
     async def _predict(self, request: Request) -> JSONResponse:
@@ -170,8 +174,9 @@ class Service:
         loop = asyncio.get_running_loop()
         reads = [loop.run_in_executor(self._decoding, self._read, model, image) for image in uploads.images]
         samples = await asyncio.gather(*reads)
-        if all(isinstance(sample, ItemError) for sample in samples):
-            raise _unreadable(samples[0])
+        faults = [sample for sample in samples if isinstance(sample, ItemError)]
+        if len(faults) == len(samples):
+            raise _unreadable(faults[0])
         waits = [
             self._batcher.submit(model, sample, uploads.top_k)
             for sample in samples

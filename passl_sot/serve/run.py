@@ -76,7 +76,7 @@ def _serve_by_several(settings: Settings, listener: socket.socket, verbose: bool
 def _config(app, settings: Settings, verbose: bool) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=functools.partial(_Protocol, seconds=settings.timeout),
+        http=functools.partial(_Protocol, seconds=settings.timeout),  # type: ignore[arg-type]  # a maker of them
         ws="none",
         factory=settings.workers > 1,
         workers=settings.workers,
@@ -149,28 +149,31 @@ class _Workers(Multiprocess):
 
 
 class _Protocol(H11Protocol):
-    """Adds what uvicorn lacks: an end to connections that send no request, and JSON for what is no HTTP."""
+    """Adds what uvicorn lacks: JSON for what is no HTTP, and an end to connections that are stuck.
+
+    Those send nothing, a byte now and then, or don't read their answer. A request is answered within the
+    limit of time, so one that is there at two looks, which are further apart, is stuck; so is who has sent
+    no other.
+    """
 
     def __init__(self, *args, seconds: float, **options):
         super().__init__(*args, **options)
-        self._seconds = seconds
+        self._seconds = seconds + 1
 
     def connection_made(self, transport) -> None:
         super().connection_made(transport)
         self.loop.call_later(self._seconds, self._look, None)
 
     def _look(self, before) -> None:
-        """Closes the connection if no request has come since the last look, and none is being answered."""
-        if self.transport.is_closing():
+        if self not in self.connections:
             return
-        idle = self.cycle is None or self.cycle.response_complete
-        if idle and self.cycle is before:
-            self.transport.close()
+        if self.cycle is before:
+            self.transport.abort()
         else:
-            self.loop.call_later(self._seconds, self._look, self.cycle if idle else before)
+            self.loop.call_later(self._seconds, self._look, self.cycle)
 
     def send_400_response(self, msg: str) -> None:
-        body = error_response(HTTPException(400, msg)).body
+        body = bytes(error_response(HTTPException(400, msg)).body)
         headers = [
             ("content-type", "application/json"),
             ("content-length", str(len(body))),

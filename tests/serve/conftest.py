@@ -33,7 +33,7 @@ def tiny(serving, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def server(serving, tiny):
     """A server of it with limits that tests can reach."""
-    limits = ("--max-files", 12, "--max-request-mb", 2, "--max-megapixels", 1, "--timeout", 5)
+    limits = ("--max-files", 12, "--max-request-mb", 2, "--max-megapixels", 1, "--timeout", 600)
     with serving.serving(tiny, *limits, "--max-queue", 16) as running:
         yield running
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from passl_sot import cli
 from passl_sot.serve.app import PAGE, Predictions
 from passl_sot.serve.errors import ErrorBody
 
+ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.slow
 
 
@@ -121,6 +123,19 @@ def test_the_description_is_true(server, ask, images):
     assert model["class_names"] == ["丹顶鹤", "金丝猴", "sot_digits: 7"]
     assert ask(server, "GET", "/health").json == {"status": "alive"}
     assert ask(server, "GET", "/ready").json == {"status": "ready"}
+
+
+def test_commands_of_the_page(server, images, tmp_path):
+    """As docs/serving.md writes them, but for the address."""
+    page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^curl .*", page, re.M)
+    assert len(commands) == 2
+    (tmp_path / "photo.jpg").write_bytes(images[0])
+    for command, count in zip(commands, (2, 1), strict=True):
+        words = ["bash", "-c", command.replace("localhost:8000", server.address)]
+        done = subprocess.run(words, check=True, capture_output=True, text=True, cwd=tmp_path)
+        rows = json.loads(done.stdout)["predictions"]
+        assert len(rows) == count and len(rows[0]["names"]) == 3
 
 
 def test_nothing_is_loaded_from_elsewhere(server, ask):

@@ -127,6 +127,13 @@ def test_many_small_parts_and_deep_json_cost_little(server, ask):
     assert server.memory() < before + 100
 
 
+@pytest.fixture(scope="module")
+def hasty(serving, tiny):
+    """A server that waits for a second; requests that are to succeed go to the other."""
+    with serving.serving(tiny, "--timeout", 1) as running:
+        yield running
+
+
 def raw(server, data: bytes) -> bytes:
     """What comes back on a connection that sends these bytes and then waits."""
     host, port = server.address.split(":")
@@ -140,7 +147,7 @@ def raw(server, data: bytes) -> bytes:
                 return found
 
 
-def test_slow_clients_are_cut_off(server):
+def test_slow_clients_are_cut_off(hasty):
     """By the server: none of these sends more, or closes."""
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
     kind = b"Content-Type: application/json\r\n"
@@ -153,7 +160,7 @@ def test_slow_clients_are_cut_off(server):
     }
     answers = {}
     threads = [
-        threading.Thread(target=lambda data=data: answers.update({data: raw(server, data)})) for data in sent
+        threading.Thread(target=lambda data=data: answers.update({data: raw(hasty, data)})) for data in sent
     ]
     for thread in threads:
         thread.start()
@@ -162,6 +169,15 @@ def test_slow_clients_are_cut_off(server):
     for data, wanted in sent.items():
         assert wanted in answers[data], data
         assert not wanted or answers[data].startswith(b"HTTP/1.1 408"), data
+
+
+def test_who_does_not_read_is_cut_off(hasty):
+    """Its answers soon fill what the system keeps for it."""
+    host, port = hasty.address.split(":")
+    request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with socket.create_connection((host, int(port))) as connection, pytest.raises(OSError):
+        while True:
+            connection.sendall(request * 100)
 
 
 @pytest.mark.parametrize(
