@@ -151,9 +151,11 @@ def drive(server: Server, bodies: Sequence[tuple], requests: int, clients: int =
     return time.perf_counter() - began
 
 
-def memory_over(server: Server, requests: int, every: int, clients: int = CLIENTS) -> Iterator[float]:
+def memory_over(
+    server: Server, requests: int, every: int, clients: int = CLIENTS, largest: int = 900
+) -> Iterator[float]:
     """The server's memory in megabytes after each `every` of so many requests of mixed sizes."""
-    files = pictures(60, 900)
+    files = pictures(60, largest)
     groups = [files[start : start + 1 + start % 3] for start in range(len(files))]
     bodies = [form(group) for group in groups]
     for _ in range(requests // every):
