@@ -202,7 +202,7 @@ class Service:
         except TooManyPixels as error:
             return error
         except ItemError as error:
-            return ItemError(image.name, error.reason)
+            return ItemError(image.place, error.reason)
 
     def _check_ready(self) -> None:
         if self.asgi.draining:

@@ -4,6 +4,7 @@ Several are uvicorn's: each inherits the listening socket, and one that dies is 
 """
 
 import functools
+import logging
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from passl_sot.config import UserError, zh
 from passl_sot.serve.errors import error_response
+from passl_sot.serve.guard import Guard
 from passl_sot.serve.metrics import FOLDER
 from passl_sot.serve.settings import Settings
 from passl_sot.utils.logger import RESULT, get_logger, hush_paddle
@@ -48,13 +50,16 @@ def serve(settings: Settings, *, verbose: bool = False) -> int:
     return 0
 
 
-def _service(settings: Settings):
+def _service(settings: Settings) -> Guard:
     from passl_sot.serve.app import Service  # with Paddle, which the parent of several doesn't need
 
+    # Each faulty request would leave a line of them; the answer says it, and the metrics count it.
+    for name in ("python_multipart", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     return Service(settings).asgi
 
 
-def _worker(settings: Settings):
+def _worker(settings: Settings) -> Guard:
     """The application in one of several processes; a model that can't be loaded ends them all."""
     hush_paddle()
     try:
@@ -81,7 +86,7 @@ def _config(app, settings: Settings, verbose: bool) -> uvicorn.Config:
         factory=settings.workers > 1,
         workers=settings.workers,
         log_config=uvicorn.config.LOGGING_CONFIG if verbose else None,
-        log_level="info" if verbose else "warning",
+        log_level="info" if verbose else "error",
         access_log=verbose,
         server_header=False,
         proxy_headers=False,

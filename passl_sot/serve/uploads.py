@@ -45,9 +45,10 @@ class FormFields(BaseModel):
 
 @dataclass(frozen=True)
 class Upload:
-    """One image of a request: the bytes of a file, and the name it was sent under."""
+    """One image of a request: the bytes of a file, its place for messages, and the name it was sent under."""
 
     data: bytes
+    place: str
     name: str = ""
 
 
@@ -86,7 +87,7 @@ async def _read_form(request: Request, settings: Settings) -> Uploads:
                 elif key == FIELD:
                     # The name is told back and opens nothing; folders in it are nobody's business.
                     name = re.split(r"[/\\]", value.filename or "")[-1]
-                    images.append(Upload(await value.read(), name))
+                    images.append(Upload(await value.read(), name, name))
                 else:
                     message = f"a file came in the field {key[:80]!r}: files go into {FIELD!r}"
                     raise ApiError(422, "invalid_value", message)
@@ -126,10 +127,11 @@ def _read_json(body: bytes, settings: Settings) -> Uploads:
         raise _too_many(settings)
     images = []
     for number, text in enumerate(given.images):
+        place = f"{FIELD}[{number}]"
         try:
-            images.append(Upload(base64.b64decode(text, validate=True)))
+            images.append(Upload(base64.b64decode(text, validate=True), place))
         except (binascii.Error, ValueError) as error:
-            raise ApiError(422, "invalid_value", f"images[{number}] is no base64: {error}") from error
+            raise ApiError(422, "invalid_value", f"{place} is no base64: {error}") from error
     return Uploads(images, given.top_k)
 
 
@@ -153,11 +155,11 @@ def check_pixels(upload: Upload, settings: Settings) -> None:
         with Image.open(io.BytesIO(upload.data), formats=FORMATS) as image:
             width, height = image.size
     except Image.DecompressionBombError as error:
-        raise TooManyPixels(upload.name, f"more pixels than {most:g} million") from error
+        raise TooManyPixels(upload.place, f"more pixels than {most:g} million") from error
     except Exception:  # damaged in any way: who decodes it has the words for it
         return
     if width * height > most * 1e6:
-        raise TooManyPixels(upload.name, f"{width}x{height} pixels, and {most:g} million may be sent")
+        raise TooManyPixels(upload.place, f"{width}x{height} pixels, and {most:g} million may be sent")
 
 
 class TooManyPixels(ItemError):
