@@ -159,5 +159,7 @@ def test_missing_packages_are_named(tiny, monkeypatch, capfd):
 
 def test_memory_is_flat(serving, server):
     """As docs/results/serving.py measures it, with fewer requests."""
+    began = server.cpu_time()
     first, *_, last = serving.memory_over(server, 300, 60, clients=4, largest=200)
     assert last < first + 20
+    assert server.cpu_time() > began
