@@ -149,7 +149,8 @@ class _Workers(Multiprocess):
 
     def handle_hup(self) -> None:
         for process in self.processes:
-            if process.process.is_alive() and process.pid:
+            # One that is still starting would die of it, and loads the newest model anyway.
+            if process.process.is_alive() and process.is_ready(1) and process.pid:
                 os.kill(process.pid, signal.SIGHUP)
 
 
