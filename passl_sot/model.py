@@ -10,7 +10,12 @@ from passl_sot.modeling.schema import read_model
 class Model(Classifier):
     """The model that a YAML file, or a name of `list_models()`, describes, with new weights.
 
-    Overrides are `a.b=value` strings, as after `-o`. A ConfigError tells what is faulty.
+    Args:
+        cfg_file: The file or the name.
+        overrides: `a.b=value` strings, as after `-o`.
+
+    Raises:
+        ConfigError: All that is faulty, at once.
     """
 
     def __init__(self, cfg_file: str | Path, overrides: Sequence[str] = ()):

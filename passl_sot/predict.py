@@ -41,6 +41,7 @@ class Predictor:
         weights: A checkpoint that training wrote (the suffix may be left out), or a folder that
             `passl-sot export` wrote.
         prefer: "raw" or "ema" weights of a checkpoint; default: those by which the run chose its best.
+        batch_size: Images computed at once.
         top_k: Classes per prediction, clamped to the class count.
         engine: What computes the model: "paddle", or another of `passl_sot.engines.ENGINES`, which needs an
             exported folder.
@@ -93,9 +94,10 @@ class Predictor:
     def __call__(self, images: Any) -> list[Prediction]:
         """Predicts one image or several, in order.
 
-        An image is a path, the bytes of a file, a PIL image, or an array [H, W, 3] or [3, H, W] (RGB) of
-        uint8, of floats in [0, 255] or of floats in [0, 1]; an array of four axes is several. One folder,
-        pattern or `.txt` list stands for its images (see `collect_images`).
+        Args:
+            images: A path, the bytes of a file, a PIL image, or an array [H, W, 3] or [3, H, W] (RGB) of
+                uint8, of floats in [0, 255] or of floats in [0, 1]; an array of four axes, or a list, is
+                several. One folder, pattern or `.txt` list stands for its images (see `collect_images`).
 
         Raises:
             FileNotFoundError: The folder or pattern holds no image.
@@ -113,7 +115,12 @@ class Predictor:
         return list(self.predict(list(images)))
 
     def predict(self, items: Sequence, progress: bool = False) -> Iterator[Prediction]:
-        """Yields a prediction for each item, in order; unreadable ones carry an `error`."""
+        """Yields a prediction for each item, in order; unreadable ones carry an `error`.
+
+        Args:
+            items: Each as a call takes one.
+            progress: Show a progress bar.
+        """
         with (
             # Two threads decode while the model computes: NumPy, Pillow and Paddle all release the lock.
             ThreadPoolExecutor(2) as pool,

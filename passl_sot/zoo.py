@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -18,6 +18,7 @@ __all__ = ["config_folder", "create_model", "find_config", "list_models", "load_
 _OF_TIMM = {
     "checkpoint_path": "write pretrained=FILE",
     "pretrained_cfg": "write pretrained=FILE",
+    "weights": "write pretrained=FILE",
     "global_pool": "it is model.head.pool of a config, which create_model takes by its path",
 }
 
@@ -39,7 +40,6 @@ def create_model(
     drop_path_rate: float | None = ...,
     features_only: Literal[False] = ...,
     out_indices: None = ...,
-    weights: str | Path | None = ...,
     **options: Any,
 ) -> "Classifier": ...
 
@@ -54,14 +54,14 @@ def create_model(
     drop_path_rate: float | None = None,
     features_only: bool = False,
     out_indices: int | Sequence[int] | None = None,
-    weights: str | Path | None = None,
     **options: Any,
 ) -> "Classifier | FeatureMaps":
     """Builds a model by its config's name, in evaluation mode: [B, in_chans, H, W] to [B, num_classes].
 
     Args:
         name: One of `list_models()`, or the path of a YAML file.
-        pretrained: As `weights`. True is an error that says where to get some: none are shipped.
+        pretrained: True for the authors' published weights, which are fetched once (docs/convert.md); a name
+            of such, or a file as of `load_weights`. The report is `model.weights_report`.
         num_classes: Other than the config's; the head's last layers are then new. 0 for none: the model
             gives the features [B, F] that they would take.
         in_chans: Channels of the images, other than the config's.
@@ -69,12 +69,12 @@ def create_model(
         drop_path_rate: Stochastic depth for training, other than the config's.
         features_only: Whether to build a `FeatureMaps` instead: its output is a list of maps [B, C, H', W'].
         out_indices: Which ones, as positions in its backbone's `feature_info`; None for all.
-        weights: See `load_weights`; `model.weights_report` is its report.
         options: Further settings of the backbone, as under `model.architecture` in a config.
 
     Raises:
         ConfigError: Unknown name, or settings that the model refuses.
-        CheckpointError: The weights can't be had.
+        CheckpointError: The weights can't be had, or don't fit.
+        NotPublishedError: None were published; names the nearest.
         ValueError: No such map, or `out_indices` without `features_only`.
     """
     from passl_sot.modeling.classifier import FeatureMaps
@@ -82,18 +82,19 @@ def create_model(
 
     if out_indices is not None and not features_only:
         raise ValueError("out_indices chooses among feature maps: write features_only=True too")
-    if pretrained:
-        weights = _file_of(name, pretrained, weights)
     options |= {"in_chans": in_chans, "img_size": img_size, "drop_path_rate": drop_path_rate}
+    start = None
+    if pretrained:
+        start = find_start(name, pretrained)
     # Of the file only the `model:` section is read, so one without data will do.
     try:
         model = read_model(name, _overrides(options, num_classes)).build()
     except ConfigError as error:  # an argument stands on no command line
         faults = [replace(f, origin=f.origin if f.origin and f.origin.line else None) for f in error.faults]
         raise ConfigError(faults) from None
-    if weights is not None:
+    if start is not None:
         new_head = num_classes is not None or features_only
-        model.weights_report = load_weights(model, weights, new_head=new_head)
+        model.weights_report = start.load(model, new_head=new_head)
     if num_classes == 0:
         model.reset_classifier(0)
     model.eval()
@@ -115,26 +116,54 @@ def _overrides(architecture: dict[str, Any], num_classes: int | None) -> list[st
     return [f"{k}={json.dumps(v, default=str)}" for k, v in settings.items() if v is not None]
 
 
-def _file_of(name: str | Path, pretrained: bool | str | Path, weights: str | Path | None) -> str | Path:
-    """The file that `pretrained` names; a CheckpointError where it is True, or a model's name."""
-    from passl_sot.weights.checkpoint import CheckpointError
+@dataclass(frozen=True)
+class Start:
+    """Weights to begin with.
 
-    if weights is not None:
-        raise CheckpointError("pretrained and weights name a file of weights each: give one of them")
-    endings = ("", ".safetensors", ".pdparams")
-    if pretrained is not True and (
-        str(pretrained) not in list_models() or any(Path(f"{pretrained}{end}").is_file() for end in endings)
-    ):
-        return str(pretrained)
-    stem = Path(name).stem
-    raise CheckpointError(
-        f"pretrained={pretrained!r}: no weights are shipped; docs/models.md says which the authors released. "
-        f"`passl-sot convert --config {name} --src THEIR_FILE --dst {stem}.pdparams` brings them here, and "
-        f"pretrained='{stem}.pdparams' takes the result, or any checkpoint of your own"
-    )
+    Attributes:
+        path: A file, as of `load_weights`.
+        related: Whether they are of another model by its name, of which what fits is taken.
+    """
+
+    path: Path
+    related: bool = False
+
+    def load(self, model: "Classifier", *, new_head: bool) -> "ConversionReport":
+        """As `load_weights`."""
+        return load_weights(model, self.path, new_head=new_head, related=self.related)
 
 
-def load_weights(model: "Classifier", weights: str | Path, *, new_head: bool = False) -> "ConversionReport":
+def find_start(config: str | Path | None, pretrained: Literal[True] | str | Path) -> Start:
+    """The weights that `pretrained=` and `--pretrained` mean for a model; published ones are fetched.
+
+    Args:
+        config: The model's name, or its file; None for that which the weights are of.
+        pretrained: True for those of the model's own name.
+
+    Raises:
+        CheckpointError: They can't be had.
+        NotPublishedError: None were published.
+    """
+    from passl_sot.published.store import is_published_name, local_weights, published_weights
+    from passl_sot.weights import CheckpointError
+
+    own = None
+    if config is not None:
+        path = find_config(config)
+        own = path.stem if path.resolve().is_relative_to(config_folder().resolve()) else ""
+    if pretrained is True:
+        if not own:
+            raise CheckpointError(
+                f"pretrained=True is for models of list_models(); for {config} name the weights, or a file"
+            )
+        return Start(published_weights(own))
+    related = is_published_name(pretrained) and own is not None and str(pretrained) != own
+    return Start(local_weights(pretrained), related)
+
+
+def load_weights(
+    model: "Classifier", weights: str | Path, *, new_head: bool = False, related: bool = False
+) -> "ConversionReport":
     """Loads weights into a model that may have another input size, other channels or other classes.
 
     Position and bias tables are resized and weights over the image's channels adapted, as by
@@ -146,6 +175,8 @@ def load_weights(model: "Classifier", weights: str | Path, *, new_head: bool = F
             names or PASSL's or PaddleClas's.
         new_head: Whether the head's last layers may be missing or for another number of classes; they are
             then left as they are.
+        related: Whether the weights may be of another model, with another head or other token embedding:
+            what fits is taken, if that is half of the model's entries, and the rest left as it is.
 
     Raises:
         CheckpointError: The weights can't be read or don't fit.
@@ -157,6 +188,8 @@ def load_weights(model: "Classifier", weights: str | Path, *, new_head: bool = F
     from passl_sot.weights.checkpoint import CheckpointError, read_weights
 
     arrays, report = convert_state_dict(model, read_weights(weights)[0], layout="paddle", new_head=new_head)
+    if related:
+        report.leave_the_rest_new()
     if not report.ok:
         hint = ""
         if report.naming != "passl_sot":

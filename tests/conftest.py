@@ -14,6 +14,8 @@ import pytest
 # The command line restarts Python to tune it; a test process must not be replaced.
 os.environ["PASSL_SOT_TUNED"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test fetches anything from elsewhere than itself; those of fetching take this away.
+os.environ["PASSL_SOT_OFFLINE"] = "1"
 ROOT = Path(__file__).parent.parent
 # Fixtures by which tests start processes, each with a Paddle of its own.
 STARTS_PROCESSES = {"tool", "launch", "launcher", "launcher_in", "torch_python"}
@@ -30,6 +32,8 @@ SLOW_FILES = {
     "test_resume.py",
     "test_training.py",
 }
+# Whose slow tests begin first: each takes as long as many others, which fill what is left at the end.
+HEAVY_FILES = ("test_docs.py", "test_jobs.py", "test_wheel.py", "test_distributed.py")
 
 EXPERIMENT = """
 _base_: {base}
@@ -68,7 +72,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         starts = STARTS_PROCESSES.intersection(getattr(item, "fixturenames", ()))
         if starts or item.path.name in SLOW_FILES:
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: (item.name != "test_demo", item.get_closest_marker("slow") is None))
+
+    def rank(item: pytest.Item) -> tuple[bool, bool, bool]:
+        slow = item.get_closest_marker("slow") is not None
+        return item.name != "test_demo", item.path.name not in HEAVY_FILES or not slow, not slow
+
+    items.sort(key=rank)
 
 
 def _write_images(folder: Path, per_class: int, seed: int) -> None:

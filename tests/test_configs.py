@@ -58,12 +58,14 @@ def test_list(capsys):
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == NAMES
     wanted = {"name": "pit_ti_cutmix", "params_m": 4.847, "gmacs": 0.699, "published_top1": 72.6}
-    assert wanted in rows
+    assert {**wanted, "weights": None} in rows
+    ways = {row["name"]: row["weights"] for row in rows}
+    assert [ways[name] for name in ("deit_tiny", "stvit_base")] == ["by name", "by hand"]
     assert list_command(["swin", "sot_d*"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split("  ")[0] == "model"
     assert [line.split()[0] for line in lines] == list_models("sot_d*") + list_models("swin*")
-    assert lines[0].split() == ["sot_digits", "0.569", "0.032", "-"]
+    assert lines[0].split() == ["sot_digits", "0.569", "0.032", "-", "-"]
     assert list_command(["swin_tny"]) == 2
     assert capsys.readouterr().err == "error: no model matches 'swin_tny'; did you mean 'swin_tiny'?\n"
 
@@ -130,10 +132,12 @@ def test_card_is_measured(built):
         cfg = get_config(find_config(name))
         assert cfg.meta.params_m == round(stats.parameters / 1e6, 3)
         assert cfg.meta.gmacs == round(stats.macs / 1e9, 3)
-        row = next(r for r in (ROOT / "docs" / "models.md").read_text().splitlines() if f"`{name}`" in r)
+        page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` "))
         cells = [cell.strip() for cell in row.split("|")]
-        numbers = [None if c == "–" else float(c) for c in cells[2:5]]
-        assert numbers == [cfg.meta.params_m, cfg.meta.gmacs, cfg.meta.published_top1]
+        numbers = [None if cell == "–" else float(cell.partition(" ")[0]) for cell in cells[2:6]]
+        size = cfg.model.architecture.img_size
+        assert numbers == [cfg.meta.params_m, cfg.meta.gmacs, size, cfg.meta.published_top1]
 
 
 def test_parameters_against_the_golden_text(built, golden):
@@ -316,10 +320,10 @@ def test_create_model_options(tmp_path):
     path = tmp_path / "weights.pdparams"
     source = create_model("sot_digits")
     paddle.save(source.state_dict(), str(path))
-    loaded = create_model("sot_digits", weights=path)
+    loaded = create_model("sot_digits", pretrained=path)
     for key, value in loaded.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), source.state_dict()[key].numpy())
     other = create_model("sot_digits", weights=path, num_classes=3)
     np.testing.assert_array_equal(other.backbone.cls_token.numpy(), source.backbone.cls_token.numpy())
     with pytest.raises(ValueError, match="doesn't fit the model"):
-        create_model("sot_tiny", weights=path)
+        create_model("sot_tiny", pretrained=path)

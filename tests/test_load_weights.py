@@ -1,4 +1,4 @@
-"""`create_model(weights=...)` and `load_weights`: what differs is adapted or left new, and always said."""
+"""`create_model(pretrained=...)` and `load_weights`: what differs is adapted or left new, and always said."""
 
 import numpy as np
 import paddle
@@ -33,7 +33,7 @@ def weights(source, tmp_path):
 
 
 def test_everything_fits(source, weights, capfd):
-    model = create_model("sot_digits", weights=weights)
+    model = create_model("sot_digits", pretrained=weights)
     report = model.weights_report
     assert report.ok and not (report.left_new or report.adapted or report.channels or report.ignored)
     assert f"{weights}: all keys accounted for" in capfd.readouterr().out
@@ -41,7 +41,7 @@ def test_everything_fits(source, weights, capfd):
 
 
 def test_other_classes_channels_and_sizes_at_once(source, weights, capfd):
-    model = create_model("sot_digits", num_classes=3, in_chans=1, img_size=[48, 64], weights=weights)
+    model = create_model("sot_digits", num_classes=3, in_chans=1, img_size=[48, 64], pretrained=weights)
     report, said = model.weights_report, capfd.readouterr().out
     assert sorted(report.left_new) == sorted(HEAD)
     (entry,) = report.channels
@@ -61,7 +61,7 @@ def test_tables_of_another_size(tmp_path, capfd):
     config.write_text(SWIN)
     path = tmp_path / "swin.pdparams"
     paddle.save(create_model(str(config)).state_dict(), str(path))
-    model = create_model(str(config), img_size=16, weights=path)
+    model = create_model(str(config), img_size=16, pretrained=path)
     table = "backbone.layers.1.blocks.0.attn.relative_position_bias_table"
     assert model.weights_report.adapted == [(table, (49, 2), (9, 2))]
     assert f"resized     {table} [49, 2] -> [9, 2]" in capfd.readouterr().out
@@ -83,11 +83,11 @@ def test_weights_in_pytorchs_layout(source, tmp_path):
     arrays = {name: value.numpy() for name, value in source.state_dict().items()}
     save_file(export_state_dict(source, arrays), path)
     with pytest.raises(CheckpointError, match="if they are PyTorch's, convert them with"):
-        create_model("sot_digits", weights=path)
+        create_model("sot_digits", pretrained=path)
 
 
 def test_weights_of_another_model(weights):
     with pytest.raises(CheckpointError, match="these are weights of another model"):
-        create_model("deit_tiny", num_classes=10, weights=weights)
+        create_model("deit_tiny", num_classes=10, pretrained=weights)
     with pytest.raises(ValueError, match="in_chans"):
         create_model("sot_digits", in_chans=0)

@@ -30,6 +30,17 @@ dataloader:
   val: {{dataset: {{dataroot: {photos}/val}}}}
 """
 
+# Several commands in one process, where the console command would start Paddle for each.
+COMMANDS = """
+import json, sys
+from passl_sot.cli import main
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["passl-sot", *words]
+    status = main()
+    if status:
+        sys.exit(f"{status}: {words}")
+"""
+
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
@@ -63,8 +74,15 @@ def test_what_it_carries_and_needs(wheel):
     with zipfile.ZipFile(wheel) as file:
         names = file.namelist()
         facts = email.message_from_bytes(file.read(next(n for n in names if n.endswith("/METADATA"))))
-    carried = ("configs/sot/sot_small.yaml", "configs/_base_/sot.yaml", "config/chinese.yaml", "py.typed")
-    carried += ("serve/page/index.html", "serve/page/page.js")
+    carried = (
+        "configs/sot/sot_small.yaml",
+        "configs/_base_/sot.yaml",
+        "config/chinese.yaml",
+        "py.typed",
+        "published/cards.yaml",
+        "serve/page/index.html",
+        "serve/page/page.js",
+    )
     assert {f"passl_sot/{name}" for name in carried} <= set(names)
     assert not any(name.startswith(("tests/", "tools/")) for name in names)
     # By default it installs what requirements-common.txt does.
@@ -96,21 +114,24 @@ def test_the_first_hour(environment, tmp_path, write_images):
 
     assert run("python", "-c", "import passl_sot; print(passl_sot.__file__)").startswith(str(environment))
     assert {row["name"] for row in json.loads(passl_sot("list", "sot_*", "--json"))} >= {"sot_small"}
-    passl_sot("train", "-c", own)
-    passl_sot("train", "-c", own, "-o", "epochs=2", "--resume", "auto", "--resume-override", "epochs")
     trained = tmp_path / "output" / "own"
     best, scores = trained / "best.safetensors", tmp_path / "evaluation" / "metrics.json"
-    passl_sot("eval", "-c", own, "--weights", best, "--out", scores)
+    table = tmp_path / "predictions.csv"
+    weights, converted = tmp_path / "weights.pdparams", tmp_path / "official.safetensors"
+    paddle.save(create_model("sot_digits").state_dict(), str(weights))
+    config = "configs/sot/sot_digits.yaml"  # there is no such folder here
+    commands = (
+        ("train", "-c", own),
+        ("train", "-c", own, "-o", "epochs=2", "--resume", "auto", "--resume-override", "epochs"),
+        ("eval", "-c", own, "--weights", best, "--out", scores),
+        ("predict", "--weights", best, tmp_path / "photos" / "val", "--out", table),
+        ("convert", "-c", config, "--src", weights, "--dst", converted, "--to-torch"),
+    )
+    run("python", "-c", COMMANDS, json.dumps([[*map(str, words)] for words in commands]))
     report = json.loads(scores.read_text(encoding="utf-8"))
     assert report["images"] == 6
     pictures = {Path(name).name for name in report["files"]}
     assert pictures == {"per_class.csv", "confusion.csv", "confusion.png", "predictions.csv"}
-    table = tmp_path / "predictions.csv"
-    passl_sot("predict", "--weights", best, tmp_path / "photos" / "val", "--out", table)
     assert len(table.read_text(encoding="utf-8-sig").splitlines()) == 1 + 6
-    weights, converted = tmp_path / "weights.pdparams", tmp_path / "official.safetensors"
-    paddle.save(create_model("sot_digits").state_dict(), str(weights))
-    config = "configs/sot/sot_digits.yaml"  # there is no such folder here
-    passl_sot("convert", "-c", config, "--src", weights, "--dst", converted, "--to-torch")
     assert converted.stat().st_size
     assert passl_sot("doctor").splitlines()[-1] == "fit for work"

@@ -8,6 +8,7 @@ import sys
 from passl_sot.cli.command import USAGE_ERROR
 from passl_sot.cli.conversion import convert
 from passl_sot.cli.doctor import doctor
+from passl_sot.cli.exporting import export
 from passl_sot.cli.inspection import benchmark, list_command, print_config
 from passl_sot.cli.packing import make_cache
 from passl_sot.cli.results import evaluate, predict
@@ -20,6 +21,7 @@ COMMANDS = {
     "train": train,
     "eval": evaluate,
     "predict": predict,
+    "export": export,
     "serve": serve,
     "benchmark": benchmark,
     "convert": convert,

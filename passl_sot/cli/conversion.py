@@ -11,7 +11,8 @@ def convert(argv: list[str] | None = None) -> int:
     does = "Convert weights between PyTorch and this project; PyTorch is not needed."
     parser = make_parser("convert", does)
     add = parser.add_argument
-    add("--src", required=True, metavar="FILE", help=".pth, .pth.tar, .safetensors, .npz or .pdparams")
+    kinds = ".pth, .pth.tar, .safetensors, .npz or .pdparams, or a published name (deit_small)"
+    add("--src", required=True, metavar="FILE", help=kinds)
     add("--dst", required=True, metavar="FILE", help=".pdparams to write; a card (.json) goes beside it")
     add("--key", help="which state dict of the file: model, state_dict, state_dict_ema ...")
     classes = "classes; the last layers are new if the file has others"
@@ -34,8 +35,10 @@ def convert(argv: list[str] | None = None) -> int:
     def run() -> None:
         from passl_sot.interop.tool import convert_file
         from passl_sot.modeling.schema import read_model
+        from passl_sot.published.store import local_source
         from passl_sot.zoo import find_config
 
+        args.src = local_source(args.src)
         convert_file(args, find_config(args.config).stem, read_model(args.config, args.override))
 
     return guarded(run)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from passl_sot.cli.command import command, fail, guarded, importing, make_parser, prepare
 from passl_sot.cli.options import Parser, add_settings
 from passl_sot.config import UserError, did_you_mean, list_models, nearest, read_card
+from passl_sot.published.cards import cards
 from passl_sot.utils.logger import get_logger
 
 if TYPE_CHECKING:
@@ -170,15 +171,18 @@ def list_command(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def run() -> None:
-        line = "{:22} {:>14} {:>7} {:>19}".format
-        cards = [{"name": name, **read_card(name)} for name in _matching(args.pattern)]
-        rows = [
-            {key: card.get(key) for key in ("name", "params_m", "gmacs", "published_top1")} for card in cards
-        ]
+        line = "{:22} {:>14} {:>7} {:>19}  {}".format
+        published = cards()
+        rows: list[dict[str, Any]] = []
+        for name in _matching(args.pattern):
+            meta = read_card(name)
+            row = {key: meta.get(key) for key in ("params_m", "gmacs", "published_top1")}
+            weights = published[name].access if name in published else None
+            rows.append({"name": name, **row, "weights": weights})
         if args.json:
             _show(json.dumps(rows))
             return
-        lines = [line("model", "parameters (M)", "GMACs", "published top-1 (%)")]
+        lines = [line("model", "parameters (M)", "GMACs", "published top-1 (%)", "weights")]
         lines += [line(*("-" if value is None else value for value in row.values())) for row in rows]
         _show("\n".join(lines))
 

@@ -22,7 +22,8 @@ def evaluate(argv: list[str] | None = None) -> int:
     parser = make_parser("eval", does, required=False)
     add_settings(parser, {"--batch-size": ("dataloader.val.sampler.batch_size", "N")})
     add = parser.add_argument
-    add("--weights", required=True, metavar="W", help="a checkpoint, .safetensors or .pdparams")
+    weights = "a checkpoint, .safetensors or .pdparams, or a published name (deit_small)"
+    add("--weights", required=True, metavar="W", help=weights)
     add("--data", metavar="DIR", help="other images: train/ and val/, or one folder per class")
     add("--out", metavar="FILE", help="metrics.json to write; tables and pictures go beside it")
     args = parser.parse_args(argv)
@@ -34,7 +35,9 @@ def evaluate(argv: list[str] | None = None) -> int:
     def run() -> None:
         from passl_sot.engine.distributed import start
         from passl_sot.engine.entry import evaluate_run
+        from passl_sot.published.store import local_weights
 
+        args.weights = str(local_weights(args.weights))
         experiment, lines = _experiment_of(args)
         out = Path(args.out) if args.out else None
         if out:
@@ -60,7 +63,8 @@ def predict(argv: list[str] | None = None) -> int:
     """`tools/predict.py`: predicts the classes of files, folders, patterns or lists."""
     parser = make_parser("predict", "Predict images with a checkpoint.", config=False)
     add = parser.add_argument
-    add("--weights", required=True, metavar="W", help="a checkpoint that training wrote")
+    weights = "a checkpoint that training wrote, or a published name (deit_small)"
+    add("--weights", required=True, metavar="W", help=weights)
     paths = "image, folder, pattern, or .txt list of images; default: the validation images of the training"
     add("paths", nargs="*", metavar="PATH", help=paths)
     add("--data", metavar="DIR", help="the validation images of this folder")
@@ -85,8 +89,10 @@ def predict(argv: list[str] | None = None) -> int:
 
     def run() -> int:
         from passl_sot.predict import Predictor, collect_images, write_predictions
+        from passl_sot.published.store import local_weights
 
         try_outputs(outputs)
+        args.weights = str(local_weights(args.weights))
         files = collect_images(args.paths) if args.paths else _validation_files(args)
         predictor = Predictor(args.weights, prefer=args.use, batch_size=args.batch_size, top_k=args.top_k)
         results = list(predictor.predict(files, progress=True))

@@ -22,7 +22,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--resume-override", nargs="+", action="extend", default=[], metavar="KEY", help=changed)
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--init-from", metavar="PATH", help="begin a new run from these weights of this model")
-    fitted = "begin from weights of other classes, sizes or channels, which are fitted; the head may be new"
+    fitted = (
+        "begin from weights of other classes, sizes or channels, which are fitted; the head may be new. A "
+    )
+    fitted += "name (deit_small) means the published ones, which are fetched"
     start.add_argument("--pretrained", metavar="W", help=fitted)
     add("--dry-run", action="store_true", help="check everything, estimate, and stop")
     add("--evaluate-only", action="store_true", help="evaluate the weights given and stop")
@@ -60,8 +63,14 @@ def train(argv: list[str] | None = None) -> int:
         from passl_sot.cli.data_folder import Source
         from passl_sot.engine.distributed import start
         from passl_sot.engine.entry import check_run, evaluate_run, train_run, weights_to_evaluate
-        from passl_sot.zoo import load_weights
+        from passl_sot.zoo import find_start
 
+        pretrained = None
+        if args.pretrained:
+            begin = find_start(args.config, args.pretrained)
+            args.pretrained = str(begin.path)
+            # The engine doesn't know the zoo, so it gets a function that does.
+            pretrained = functools.partial(begin.load, new_head=True)
         source = Source.of(args.config, _checkpoint_of(args))
         resumed = source.stored is not None and args.resume
         notes: list[str] = []
@@ -77,10 +86,6 @@ def train(argv: list[str] | None = None) -> int:
         experiment = source.load(args.override)
         source.require_data(experiment, ("val",) if args.evaluate_only else ("train", "val"))
         folder = Path(experiment.output_dir) / source.name
-        pretrained = None
-        if args.pretrained:
-            # The engine doesn't know the zoo, so it gets a function that does.
-            pretrained = functools.partial(load_weights, weights=args.pretrained, new_head=True)
         sharding = experiment.distributed.sharding
         if args.dry_run or args.evaluate_only:
             sharding = 0  # there is no optimizer to divide

@@ -43,7 +43,11 @@ class Fault:
 
 
 class ConfigError(UserError, ValueError):
-    """All faults of a configuration at once; `str()` lists them, and ends with a line in Chinese."""
+    """All faults of a configuration at once; `str()` lists them, and ends with a line in Chinese.
+
+    Args:
+        faults: Each with the place where it was written, where that is known.
+    """
 
     def __init__(self, faults: Sequence[Fault]):
         # The faults themselves are the exception's argument, so that the error survives pickling.

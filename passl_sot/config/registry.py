@@ -21,6 +21,8 @@ class Registry:
     node, so it must be complete: keyword-only arguments, all with type hints, no `*args`, no `**kwargs`.
 
     Args:
+        kind: The word for one of them in messages.
+        package: Package or module whose modules register them.
         alike: Its classes do the same from other sources, and name what they share alike: an override of a
             node's `name` keeps the settings that the new class takes too.
     """
@@ -67,7 +69,14 @@ class Registry:
         return sorted(self._objects)
 
     def get(self, name: str) -> Callable[..., Any]:
-        """The class or function of that name; a RegistryError if there is none (it names the nearest)."""
+        """The class or function of a name.
+
+        Args:
+            name: As registered.
+
+        Raises:
+            RegistryError: There is none; names the nearest.
+        """
         found = self.find(name)
         if found is None:
             raise RegistryError(self.unknown(name)[0])

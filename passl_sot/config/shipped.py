@@ -29,7 +29,11 @@ def _files() -> dict[str, Path]:
 
 
 def list_models(pattern: str | Sequence[str] = "*") -> list[str]:
-    """Names that `create_model` takes, sorted; by a shell pattern such as "sot*", or by any of several."""
+    """Names that `create_model` takes, sorted.
+
+    Args:
+        pattern: A shell pattern such as "sot*", or several, of which a name must match one.
+    """
     if isinstance(pattern, str):
         pattern = [pattern]
     return sorted({name for one in pattern for name in fnmatch.filter(_files(), one)})

@@ -1,5 +1,6 @@
 """YAML text to plain values with their places, and back: PyYAML's safe rules, YAML 1.2's number formats."""
 
+import functools
 import glob
 import os
 import re
@@ -23,6 +24,7 @@ MAX_DEPTH = 100  # Python's own limit of 1000 calls would end in a traceback
 # Aliases and references can make a short file enormous; no honest configuration comes near this.
 MAX_VALUES = 100_000
 _MOST_BYTES = 10_000_000
+_KEPT_LENGTH = 20_000  # characters of a text whose nodes are kept for the next time
 _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"
 # YAML 1.1 wants a dot and a signed exponent (5e-4 is text there) and reads 12:30 as base 60; 1.2 does not.
@@ -71,11 +73,18 @@ for _kind in (_Loader, _Dumper):
     _kind.add_implicit_resolver(f"{_TAG}int", _INT, list("-+.0123456789"))
 
 
+@functools.lru_cache(maxsize=128)
+def _nodes(text: str) -> yaml.Node | None:
+    """PyYAML's nodes, which nobody changes: most files have the same few bases."""
+    return yaml.compose(text, _Loader)
+
+
 def _compose(text: str, file: str, quote: bool) -> yaml.Node | None:
     """PyYAML's nodes of one document, or None if it is empty."""
     line = 1
+    compose = _nodes if len(text) <= _KEPT_LENGTH else _nodes.__wrapped__
     try:
-        return yaml.compose(text, _Loader)
+        return compose(text)
     except yaml.reader.ReaderError as err:
         line = text.count("\n", 0, err.position) + 1
         message = f"the character {chr(err.character)!r} is not allowed in YAML"

@@ -31,6 +31,7 @@ def build_dataset(cfg: Mapping[str, Any], *, class_names: Sequence[str] | None =
     """Builds the dataset that a `dataset:` section describes. Doesn't import paddle.
 
     Args:
+        cfg: The section, a mapping with a `name`.
         class_names: Names of all classes in label order, such as a checkpoint's; by default the data's own.
 
     Raises:
@@ -60,6 +61,8 @@ def build_dataloader(
         mode: "train": shuffled, equal batches, unreadable files replaced. "val": every image once over all
             processes, the first unreadable file stops the run.
         seed: Seed of order and augmentation; the same in all processes.
+        rank: Number of this process, from 0.
+        world_size: Number of processes.
         class_names: As for `build_dataset`.
         dataset: The `Dataset` of `cfg`, where it is already built.
 

@@ -8,6 +8,8 @@ An exported folder holds one graph in up to three formats; each engine reads its
 | inference | the same | Paddle, as Paddle Inference |
 | onnxruntime | inference.onnx | the extra `export` |
 | openvino | inference.xml, inference.bin | the extra `export` |
+
+The graph's outputs are probabilities, for programs that read the first alone, and logits, which engines give.
 """
 
 import importlib

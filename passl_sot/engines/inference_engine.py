@@ -17,7 +17,7 @@ def make(folder: Path, precision: Precision, threads: int | None) -> Engine:
         config.set_cpu_math_library_num_threads(threads)
     predictor = inference.create_predictor(config)
     handles = [predictor.get_input_handle(name) for name in predictor.get_input_names()]
-    output = predictor.get_output_handle(predictor.get_output_names()[0])
+    output = predictor.get_output_handle(predictor.get_output_names()[-1])
 
     def run(*inputs: np.ndarray) -> np.ndarray:
         for handle, array in zip(handles, inputs, strict=True):

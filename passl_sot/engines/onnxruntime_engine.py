@@ -20,6 +20,6 @@ def make(folder: Path, precision: Precision, threads: int | None) -> Engine:
     names = [node.name for node in session.get_inputs()]
 
     def run(*inputs: np.ndarray) -> np.ndarray:
-        return session.run(None, dict(zip(names, inputs, strict=True)))[0]
+        return session.run(None, dict(zip(names, inputs, strict=True)))[-1]
 
     return run

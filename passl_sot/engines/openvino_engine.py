@@ -21,6 +21,6 @@ def make(folder: Path, precision: Precision, threads: int | None) -> Engine:
     model = core.compile_model(core.read_model(folder / FILES["openvino"][0]), "CPU", settings)
 
     def run(*inputs: np.ndarray) -> np.ndarray:
-        return model(list(inputs))[0]
+        return model(list(inputs))[model.outputs[-1]]
 
     return run

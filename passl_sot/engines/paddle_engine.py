@@ -21,6 +21,10 @@ def eager(model: nn.Layer) -> Engine:
 
     @paddle.no_grad()
     def run(*inputs: np.ndarray) -> np.ndarray:
-        return model(*map(paddle.to_tensor, inputs)).numpy()
+        outputs = model(*map(paddle.to_tensor, inputs))
+        # An exported graph also gives probabilities, before the logits.
+        if isinstance(outputs, list | tuple):
+            outputs = outputs[-1]
+        return outputs.numpy()
 
     return run

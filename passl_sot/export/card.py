@@ -1,24 +1,166 @@
-"""`inference.yml`: how PaddleX prepares images and names classes, and below `passl_sot` our own card."""
+"""`inference.yml`: how PaddleX prepares images and names classes, and below `passl_sot` our own card.
 
-from collections.abc import Mapping
+PaddleX (3.7) reads `Global`, `PreProcess` and `PostProcess`; what it can't do as it should be done is left
+out, for an error there is better than wrong predictions. Our card holds the header of the checkpoint, facts on
+the export, and a checksum of each file beside it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from passl_sot.config import UserError, zh
+from passl_sot.data.transforms.image import CenterCrop, Normalize, Resize
 from passl_sot.engines.base import STEM
+from passl_sot.tasks.base import check_card, task_of
 
 FILE = f"{STEM}.yml"
+LABELS = "labels.txt"
 OURS = "passl_sot"
+FORMAT = 1
+_PIL = {"nearest": "NEAREST", "bilinear": "BILINEAR", "bicubic": "BICUBIC", "lanczos": "LANCZOS4"}
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def write_card(folder: Path, meta: Mapping[str, Any]) -> None:
-    """Writes the card of a model whose checkpoint has the header `meta`."""
-    kept = {key: meta[key] for key in meta if key != "data"}
-    text = yaml.safe_dump({OURS: kept}, allow_unicode=True, sort_keys=False)
+class ExportError(UserError, ValueError):
+    """A model can't be exported, or a folder is no whole export."""
+
+
+def plain(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """A header as a checkpoint would give it back, without what it says of the training data's files."""
+    return json.loads(json.dumps({key: value for key, value in meta.items() if key != "data"}))
+
+
+def write_card(folder: Path, meta: Mapping[str, Any], facts: Mapping[str, Any], paddlex_name: str) -> str:
+    """Writes `inference.yml` and `labels.txt` beside the graphs of a model.
+
+    Args:
+        folder: Holds all other files of the export.
+        meta: The header of the model's checkpoint.
+        facts: Further entries of our card.
+        paddlex_name: The model's name for PaddleX.
+
+    Returns:
+        Why PaddleX can't use the model; "" where it can.
+    """
+    task: Any = task_of(meta)
+    sections: dict[str, Any] = {"Global": {"model_name": paddlex_name}}
+    reason = "it classifies images only"
+    names = getattr(task, "class_names", None)
+    if names is not None:
+        lines = [f"{number} {' '.join(name.split())}\n" for number, name in enumerate(names)]
+        (folder / LABELS).write_text("".join(lines), encoding="utf-8")
+        steps, reason = _steps_for_paddlex(task)
+        post: dict[str, Any] = {"Topk": {"topk": min(5, len(names)), "label_list": names}}
+        if task.several:
+            post = {"MultiLabelThreshOutput": {"threshold": 0.5, "label_list": names}}
+        if not reason:
+            sections |= {"PreProcess": {"transform_ops": steps}, "PostProcess": post}
+    card = {"format": FORMAT, **facts, "files": checksums(folder), "header": plain(meta)}
+    text = ""
+    if reason:
+        text = f"# No PreProcess, so that PaddleX refuses this model: {reason}.\n"
+    # Names appear twice: YAML's marks for repeated lists, which PaddleX needn't know, are avoided by copies.
+    text += yaml.safe_dump(plain({**sections, OURS: card}), allow_unicode=True, sort_keys=False, width=1000)
     (folder / FILE).write_text(text, encoding="utf-8")
+    return reason
+
+
+def _steps_for_paddlex(task: Any) -> tuple[list[dict[str, Any]], str]:
+    """The transforms as PaddleX names them, or the reason why it can't apply them."""
+    if task.channels != 3:
+        return [], f"it reads RGB images, and this one has {task.channels} channel(s)"
+    transforms = list(task.transforms.transforms)
+    kinds = [type(transform) for transform in transforms]
+    crops = kinds == [Resize, CenterCrop, Normalize]
+    if not crops and kinds != [Resize, Normalize]:
+        names = ", ".join(kind.__name__ for kind in kinds)
+        return [], f"it resizes, crops the center and normalizes, and these images are prepared by {names}"
+    resize = transforms[0]
+    how = {"backend": "pil", "interpolation": _PIL[resize.interpolation]}
+    if resize.output_hw is None:
+        how = {"resize_short": resize.short_side, **how}
+    else:
+        how = {"size": list(resize.output_hw[::-1]), **how}
+    steps: list[dict[str, Any]] = [{"ResizeImage": how}]
+    if crops and transforms[1].output_hw != resize.output_hw:
+        if task.several:
+            return [], "it crops no images of models for several labels: give Resize [height, width]"
+        steps.append({"CropImage": {"size": list(transforms[1].output_hw[::-1])}})
+    normalize = transforms[-1]
+    figures = {"mean": list(normalize.mean), "std": list(normalize.std), "scale": 1 / 255}
+    steps += [{"NormalizeImage": figures}, {"ToCHWImage": None}]
+    return steps, ""
+
+
+def checksums(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
+    """SHA-256 of files in a folder, by default of all but the card."""
+    if names is None:
+        names = sorted(path.name for path in folder.iterdir() if path.name != FILE)
+    found = {}
+    for name in names:
+        total = hashlib.sha256()
+        with (folder / name).open("rb") as file:
+            while piece := file.read(1 << 20):
+                total.update(piece)
+        found[name] = total.hexdigest()
+    return found
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Our card of an exported folder, whose files aren't looked at.
+
+    Raises:
+        ExportError: There is none, or it is damaged or of a newer version.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise ExportError(
+            f"{folder} is no exported model: it has no {FILE}. Name a folder that `passl-sot export` wrote, or "
+            "a checkpoint's file"
+        )
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ExportError(f"{path} is damaged: it is no YAML text ({error})") from error
+    if not isinstance(content, dict) or OURS not in content:
+        raise ExportError(
+            f"{path} was written by another program: it has no entry {OURS}, which `passl-sot export` writes"
+        )
+    card = content[OURS]
+    version = card.get("format") if isinstance(card, dict) else None
+    if type(version) is not int or version < 1:
+        raise ExportError(f"{path} is damaged: its entry {OURS} has no format number")
+    if version > FORMAT:
+        raise ExportError(
+            f"{path} is of format {version}, written by a newer version of passl_sot; this one reads up to "
+            f"format {FORMAT}: update passl_sot" + zh("written_by_newer")
+        )
+    for key in ("files", "header"):
+        if not isinstance(card.get(key), dict):
+            raise ExportError(f"{path} is damaged: its entry {OURS} has no {key}")
+    return card
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The header of the checkpoint from which a folder was exported."""
-    return yaml.safe_load((folder / FILE).read_text(encoding="utf-8"))[OURS]
+    """The header of the checkpoint from which a folder was exported; its files are as they were written.
+
+    A format that was deleted since is no fault: other engines can still be opened.
+
+    Raises:
+        ExportError: As of `read_facts`; or a file was changed since.
+        CheckpointError: The header lacks something.
+    """
+    card = read_facts(folder)
+    check_card(folder / FILE, card["header"])
+    there = [name for name in card["files"] if name == Path(name).name and (folder / name).is_file()]
+    for name, found in checksums(folder, there).items():
+        if found != card["files"][name]:
+            raise ExportError(
+                f"{folder / name} is not the file that was exported: it was changed or is damaged; export anew"
+            )
+    return card["header"]

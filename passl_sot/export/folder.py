@@ -1,47 +1,238 @@
 """From a model to a folder of files that other programs read."""
 
-from collections.abc import Mapping, Sequence
+import importlib.metadata
+import importlib.util
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
-from passl_sot.engines.base import STEM
-from passl_sot.export.card import write_card
+from passl_sot.config.errors import listing
+from passl_sot.engines.base import FILES, STEM, Precision
+from passl_sot.export.card import FILE, LABELS, ExportError, plain, read_card, read_facts, write_card
+from passl_sot.export.proof import make_inputs, prove
+from passl_sot.export.quantize import lower
+from passl_sot.export.silence import silenced
+from passl_sot.tasks.base import Task, task_of
+from passl_sot.utils.files import temporary_name
+from passl_sot.utils.logger import get_logger, progress_bar
+from passl_sot.utils.tracing import short_stacks
+from passl_sot.version import __version__
 
 FORMATS = ("paddle", "onnx", "openvino")
+OPSET = 17
+# The engines that read a format, all the same files, and the packages that write it.
+_ENGINES = {"paddle": ("paddle", "inference"), "onnx": ("onnxruntime",), "openvino": ("openvino",)}
+_PACKAGES = {"paddle": (), "onnx": ("paddle2onnx", "onnxruntime")}
+_PACKAGES["openvino"] = ("paddle2onnx", "openvino")
+log = get_logger()
+
+
+def check_target(folder: Path) -> None:
+    """Sees that a folder is new or empty, or holds an export and nothing else.
+
+    Raises:
+        ExportError: It doesn't; names what it holds.
+    """
+    if not folder.is_dir():
+        if folder.exists():
+            raise ExportError(f"{folder} is a file: name a folder to write to")
+        return
+    names = {path.name for path in folder.iterdir()}
+    if not names:
+        return
+    try:
+        known = {FILE, LABELS, *read_facts(folder)["files"]}
+    except ExportError as error:
+        raise ExportError(
+            f"{folder} isn't empty and holds no export that could be replaced: name another folder"
+        ) from error
+    if names - known:
+        raise ExportError(
+            f"{folder} would be replaced whole, and also holds {listing(sorted(names - known), 5)}: move that "
+            "away, or name another folder"
+        )
+
+
+def check_packages(formats: Sequence[str]) -> None:
+    """Raises an ExportError where a format isn't known or a package that it needs isn't installed."""
+    for name in formats:
+        if name not in FORMATS:
+            raise ExportError(f"there is no format {name!r}: choose among {', '.join(FORMATS)}")
+        missing = [package for package in _PACKAGES[name] if importlib.util.find_spec(package) is None]
+        if missing:
+            raise ExportError(
+                f"the format {name} needs {' and '.join(missing)}: run `pip install 'passl_sot[export]'`, or "
+                "export --formats paddle"
+            )
 
 
 def export_model(
-    model: nn.Layer, meta: Mapping[str, Any], folder: Path, formats: Sequence[str] = FORMATS
-) -> None:
-    """Writes the graph of a model for images in several formats, and its card.
+    model: nn.Layer,
+    meta: Mapping[str, Any],
+    folder: Path,
+    formats: Sequence[str] = FORMATS,
+    *,
+    precision: Precision = "f32",
+    calibration: Any = None,
+    images: Sequence[Any] = (),
+    dynamic: bool = False,
+    paddlex_name: str = "",
+) -> dict[str, float]:
+    """Writes the graph of a model for images in several formats, proves each, and writes a card.
+
+    The graph has two outputs: probabilities, which PaddleX and PaddleClas read, and logits. The folder is
+    written whole or not at all; an export that it holds is replaced.
 
     Args:
         model: In evaluation mode: images `[B, C, H, W]` to logits `[B, K]`; B stays open.
         meta: The header of its checkpoint.
         folder: Made where it isn't there.
         formats: Among `FORMATS`.
+        precision: Arithmetic of the graphs; float32 is proven first.
+        calibration: As of `quantize.lower`.
+        images: What the task reads, for the proof beside noise: paths, for instance.
+        paddlex_name: The model's name for PaddleX; by default that of its backbone.
+
+    Returns:
+        The greatest difference from the model of each engine; see `proof.compare`.
+
+    Raises:
+        ExportError: It can't be written, or an engine computes something else; the folder is as it was.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = str(folder / STEM)
-    images = [None, model.backbone.in_chans, *model.backbone.img_size]
-    paddle.jit.save(model, stem, input_spec=[InputSpec(images, "float32", "image")])
-    if {"onnx", "openvino"} & set(formats):
-        import paddle2onnx
-
-        # "None": by default it installs packages into the user's environment.
-        paddle2onnx.export(
-            f"{stem}.json",
-            f"{stem}.pdiparams",
-            save_file=f"{stem}.onnx",
-            opset_version=17,
-            optimize_tool="None",
+    check_packages(formats)
+    check_target(folder)
+    task = task_of(meta)
+    samples = [task.read(image) for image in images]
+    with _replacing(folder) as new, progress_bar(total=3, desc="export") as bar:
+        _write_graphs(model, task, new, formats)
+        bar.update()
+        inputs = make_inputs(
+            [model.backbone.in_chans, *model.backbone.img_size], [sample["image"] for sample in samples]
         )
-    if "openvino" in formats:
-        import openvino
+        engines = [engine for name in formats for engine in _ENGINES[name]]
+        differences = prove(new, engines, [(model, inputs)])
+        bar.update()
+        lines = lower(new, precision, calibration) if precision != "f32" else []
+        facts = {
+            "precision": precision,
+            "opset": OPSET,
+            "versions": _versions(),
+            "differences": {name: float(f"{value:.2g}") for name, value in differences.items()},
+        }
+        name = paddlex_name or meta["config"]["model"]["architecture"]["name"]
+        refusal = write_card(new, meta, facts, name)
+        _prove_card(new, meta, images, samples)
+    for engine, value in differences.items():
+        log.info("%s: logits differ from Paddle's by at most %.1e", engine, value)
+    for line in lines:
+        log.info(line)
+    if refusal:
+        log.warning("PaddleX can't use this model: %s", refusal)
+    return differences
 
-        openvino.save_model(openvino.convert_model(f"{stem}.onnx"), f"{stem}.xml", compress_to_fp16=False)
-    write_card(folder, meta)
+
+def _write_graphs(model: nn.Layer, task: Task, folder: Path, formats: Sequence[str]) -> None:
+    """Writes the files of the formats, and no others."""
+    stem = str(folder / STEM)
+    shape = [None, model.backbone.in_chans, *model.backbone.img_size]
+    with silenced(), short_stacks():
+        paddle.jit.save(_Graph(model, task), stem, input_spec=[InputSpec(shape, "float32", "image")])
+    if {"onnx", "openvino"} & set(formats):
+        _convert("onnx", _write_onnx, stem)
+    if "openvino" in formats:
+        _convert("openvino", _write_openvino, stem)
+    wanted = {file for name in formats for file in FILES[_ENGINES[name][0]]}
+    for path in folder.iterdir():
+        if path.name not in wanted:
+            path.unlink()
+
+
+def _convert(name: str, write: Callable[[str], None], stem: str) -> None:
+    with silenced() as unseen:
+        try:
+            write(stem)
+        except Exception as error:  # of whatever kind the package has; one of them prints what was wrong
+            reason = "\n".join(filter(None, (str(error), unseen())))
+            raise ExportError(f"this model can't be written as {name}: {reason}") from error
+
+
+def _write_onnx(stem: str) -> None:
+    import paddle2onnx
+
+    # "None": by default it installs packages into the user's environment.
+    options = {"opset_version": OPSET, "optimize_tool": "None"}
+    paddle2onnx.export(f"{stem}.json", f"{stem}.pdiparams", save_file=f"{stem}.onnx", **options)
+
+
+def _write_openvino(stem: str) -> None:
+    import openvino
+
+    # Not by `convert_model`, which reports its use to its makers.
+    openvino.save_model(openvino.Core().read_model(f"{stem}.onnx"), f"{stem}.xml", compress_to_fp16=False)
+
+
+class _Graph(nn.Layer):
+    """A model with two outputs: probabilities and logits."""
+
+    def __init__(self, model: nn.Layer, task: Task) -> None:
+        super().__init__()
+        self.model = model
+        self.activate = task.probabilities
+        self.eval()
+
+    def forward(self, image: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Images `[B, C, H, W]` to two of `[B, K]`."""
+        logits = self.model(image)
+        return self.activate(logits), logits
+
+
+def _versions() -> dict[str, str]:
+    versions = {"passl_sot": __version__, "paddle": paddle.__version__}
+    for package in ("paddle2onnx", "onnxruntime", "openvino"):
+        if importlib.util.find_spec(package) is not None:
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def _prove_card(
+    folder: Path, meta: Mapping[str, Any], images: Sequence[Any], samples: Sequence[Mapping[str, np.ndarray]]
+) -> None:
+    """Reads the folder's card as a user would; an ExportError where it prepares images otherwise."""
+    header = read_card(folder)
+    if header != plain(meta):
+        raise ExportError("the card that was written is not the model's own: please report this")
+    task = task_of(header)
+    for image, sample in zip(images, samples, strict=True):
+        again = task.read(image)
+        if any(not np.array_equal(again[key], sample[key]) for key in sample):
+            raise ExportError(f"the card that was written prepares {image} otherwise: please report this")
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A new folder that takes the place of `folder` at the end of the block, if that is reached."""
+    folder = folder.resolve()  # where a link leads is written to, the link stays
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = temporary_name(folder)
+    old = temporary_name(folder)
+    new.mkdir()
+    try:
+        yield new
+        try:
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+        except BaseException:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            raise
+    finally:
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)

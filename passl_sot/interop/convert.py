@@ -70,8 +70,10 @@ def convert_state_dict(
     return out, report
 
 
-def export_state_dict(model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Turn a state dict of ``model`` into one that the official PyTorch code loads strictly.
+def export_state_dict(
+    model: nn.Layer, arrays: Mapping[str, np.ndarray], *, layout: Literal["torch", "paddle"] = "torch"
+) -> dict[str, np.ndarray]:
+    """Turn a state dict of ``model`` into one by the authors' names, which their code loads strictly.
 
     Fixed tables that the official code keeps in its state dict are written too, and BatchNorm's step
     counters as zeros. The result is converted back and compared, bit for bit, before it is given.
@@ -79,9 +81,11 @@ def export_state_dict(model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> dict
     Args:
         model: The classifier or backbone; only its structure and its tables are used.
         arrays: Every entry of its state dict.
+        layout: "paddle" for another Paddle project that has the authors' names (PaddleClas): layouts and
+            the names of BatchNorm's statistics stay Paddle's, and there are no counters.
 
     Returns:
-        Official names to arrays laid out as in PyTorch.
+        Official names to arrays laid out as in PyTorch, or Paddle.
 
     Raises:
         ConversionError: An entry has no official name, or does not survive the way back.
@@ -93,15 +97,17 @@ def export_state_dict(model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> dict
     rules = _rules_of(model)
     # The rules are for a classifier's names, which a backbone by itself lacks.
     prefix = "backbone." if rules.backbone is model else ""
-    way_back = (*rules.to_official, *_OFFICIAL_STATISTICS)
+    way_back = rules.to_official
+    if layout == "torch":
+        way_back = (*way_back, *_OFFICIAL_STATISTICS)
     out: dict[str, np.ndarray] = {}
     for name, slot in slots.items():
         official = _rename(prefix + name, way_back)
         array = arrays[name]
-        if slot.is_linear:
+        if slot.is_linear and layout == "torch":
             array = np.ascontiguousarray(array.T)
-        if slot.is_linear and any(re.fullmatch(pattern, official) for pattern in rules.pointwise):
-            array = array[:, :, None, None]
+            if any(re.fullmatch(pattern, official) for pattern in rules.pointwise):
+                array = array[:, :, None, None]
         kind, _, inside = f"{prefix}{name}".partition(".")
         out[official] = rules.restore(inside, array) if kind == "backbone" else array
         # PyTorch's strict loading wants the step counters that Paddle doesn't keep.
@@ -113,7 +119,7 @@ def export_state_dict(model: nn.Layer, arrays: Mapping[str, np.ndarray]) -> dict
         if kind == "backbone" and _is_table(rules, inside):
             out[_rename(prefix + name, way_back)] = value.numpy()
     # Rules that send two names to one place would lose a layer silently.
-    back, report = convert_state_dict(model, out)
+    back, report = convert_state_dict(model, out, layout=layout)
     if not report.ok or report.naming != "official":
         family = type(rules.backbone).__name__
         raise ConversionError(f"{family} has no way back to official names: {report}")

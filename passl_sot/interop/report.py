@@ -17,25 +17,35 @@ class ConversionError(UserError, ValueError):
 
 @dataclass
 class ConversionReport:
-    """The fate of every key of both sides; "source" is the foreign file, shapes are as it has them."""
+    """The fate of every key of both sides; "source" is the foreign file, shapes are as it has them.
 
-    # "official", another naming of the family's key rules, or "passl_sot" for this project's own
+    Attributes:
+        naming: "official", another naming of the family's key rules, or "passl_sot" for this project's own.
+        loaded: Names in the model that got a value.
+        renamed: (Name in the source, name in the model) where the two differ.
+        sources: Names in the model to the source's, of all that got a value.
+        adapted: (Name in the source, shape there, shape taken) of what the backbone resized.
+        channels: The same of what was changed for other image channels.
+        left_new: Names in the model that keep new values, on request.
+        ignored: (Name in the source, why it has no place).
+        missing: Names in the model that got nothing.
+        unexpected: (Name in the source, nearest free names in the model) of keys without a place.
+        mismatched: (Name in the source, name in the model, shape there, shape wanted).
+        conflicts: Sentences on keys against the model or each other.
+    """
+
     naming: str = "official"
-    loaded: list[str] = field(default_factory=list)  # names in the model that got a value
-    # (name in the source, name in the model) where the two differ
+    loaded: list[str] = field(default_factory=list)
     renamed: list[tuple[str, str]] = field(default_factory=list)
-    sources: dict[str, str] = field(default_factory=dict)  # model's name to source's, of all that got a value
-    # (name in the source, shape there, shape taken): resized by the backbone, or for other image channels
+    sources: dict[str, str] = field(default_factory=dict)
     adapted: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     channels: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
-    left_new: list[str] = field(default_factory=list)  # names in the model that keep new values, on request
-    ignored: list[tuple[str, str]] = field(default_factory=list)  # (source's name, why it has no place)
-    missing: list[str] = field(default_factory=list)  # names in the model that got nothing
-    # (name in the source, nearest free names in the model) of keys without a place
+    left_new: list[str] = field(default_factory=list)
+    ignored: list[tuple[str, str]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     unexpected: list[tuple[str, list[str]]] = field(default_factory=list)
-    # (name in the source, name in the model, shape there, shape wanted)
     mismatched: list[tuple[str, str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
-    conflicts: list[str] = field(default_factory=list)  # sentences on keys against the model or each other
+    conflicts: list[str] = field(default_factory=list)
 
     @property
     def faults(self) -> int:
@@ -47,8 +57,24 @@ class ConversionReport:
         """Whether every key of both sides is accounted for."""
         return not self.faults
 
+    def leave_the_rest_new(self) -> None:
+        """Takes what doesn't fit off the lists of faults, for weights of a related model.
+
+        Unless they are of quite another one: then less than half of the model's entries fit.
+        """
+        if self._is_of_another:
+            return
+        self.left_new += [*self.missing, *(target for _, target, _, _ in self.mismatched)]
+        self.ignored += [(source, "no place in this model") for source, _ in self.unexpected]
+        self.ignored += [(source, f"another shape than {target}") for source, target, _, _ in self.mismatched]
+        for _, target, _, _ in self.mismatched:
+            self.sources.pop(target, None)
+        self.missing = []
+        self.unexpected = []
+        self.mismatched = []
+
     def raise_if_bad(self) -> None:
-        """Raise :class:`ConversionError` unless ``ok``."""
+        """Raise `ConversionError` unless ``ok``."""
         if not self.ok:
             raise ConversionError(str(self))
 

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,49 @@ log = get_logger()
 _TOLERANCES = {"logits": 1e-5, "logits_f64": 1e-8}
 
 
+@dataclass
+class Converted:
+    """A file's weights as a model takes them."""
+
+    state: StateDict
+    model: nn.Layer  # with weights of its own
+    arrays: dict[str, np.ndarray]  # every entry of the model's state dict, in its order
+    report: ConversionReport
+
+
+def convert_source(
+    source: Source, section: ModelSection, *, name: str, key: str | None = None, new_head: bool = False
+) -> Converted:
+    """The weights of a file of any kind, for a model; logs what became of every key.
+
+    Args:
+        section: The model.
+        name: Its name, for messages.
+        key: The state dict in the file; None for the usual one.
+        new_head: As of `convert_state_dict`.
+
+    Raises:
+        CheckpointError: The file can't be read.
+        ConversionError: It doesn't fit the model.
+    """
+    state = find_state_dict(source, key)
+    log.info("%s: %s; %s", source.path, source.kind, state)
+    paddle.seed(0)  # layers that are left new are then the same every time
+    model = section.build()
+    model.eval()
+    arrays, report = convert_state_dict(model, state.arrays, layout=source.layout, new_head=new_head)
+    report.ignored += [(name, f"a {kind}, no tensor") for name, kind in state.skipped]
+    if not report.ok:
+        raise ConversionError(f"{source.path} for {name}: {report}")
+    log.info("%s", report)
+    # In the model's order; new layers with the model's own values.
+    arrays = {name: arrays.get(name, value.numpy()) for name, value in model.state_dict().items()}
+    odd = [name for name, value in arrays.items() if not np.isfinite(value).all()]
+    if odd:
+        log.warning("%d entries are not finite, such as %s", len(odd), odd[0])
+    return Converted(state, model, arrays, report)
+
+
 def convert_file(args: argparse.Namespace, config: str, section: ModelSection) -> None:
     """Converts a file and writes the result and its card; on any failure nothing is written.
 
@@ -47,23 +91,9 @@ def convert_file(args: argparse.Namespace, config: str, section: ModelSection) -
         raise CheckpointError(f"{dst} is the source itself: give the result another name")
     if args.to_torch and source.layout != "paddle":
         raise CheckpointError(f"{src} is a {source.kind}; --to-torch takes weights of this project")
-    state = find_state_dict(source, args.key)
-    log.info("%s: %s; %s", src, source.kind, state)
-    paddle.seed(0)  # layers that are left new are then the same every time
-    model = section.build()
-    model.eval()
     new_head = args.num_classes is not None and not args.to_torch
-    arrays, report = convert_state_dict(model, state.arrays, layout=source.layout, new_head=new_head)
-    report.ignored += [(name, f"a {kind}, no tensor") for name, kind in state.skipped]
-    if not report.ok:
-        raise ConversionError(f"{src} for {config}: {report}")
-    log.info("%s", report)
-    # In the model's order; new layers with the model's own values.
-    arrays = {name: arrays.get(name, value.numpy()) for name, value in model.state_dict().items()}
-    odd = [name for name, value in arrays.items() if not np.isfinite(value).all()]
-    if odd:
-        log.warning("%d entries are not finite, such as %s", len(odd), odd[0])
-    _write(args, arrays, model, _card(args, source, state, report, config, section))
+    found = convert_source(source, section, name=config, key=args.key, new_head=new_head)
+    _write(args, found.arrays, found.model, _card(args, source, found.state, found.report, config, section))
 
 
 def _write(

@@ -18,8 +18,14 @@ class Classifier(nn.Layer):
     """Backbone and head from their configuration nodes, checked against each other.
 
     The inputs are the backbone's: images ``[B, in_chans, H, W]`` or anything else it takes, and checks.
-    Parameters are named ``backbone.*`` and ``head.*``. A ConfigError if a node is faulty, or the two do not
-    fit; it says which entry to write.
+    Parameters are named ``backbone.*`` and ``head.*``.
+
+    Args:
+        architecture: The backbone's node ``{name: ..., ...}``.
+        head: The head's.
+
+    Raises:
+        ConfigError: A node is faulty, or the two do not fit; says which entry to write.
     """
 
     # The ConversionReport of the weights that create_model loaded. Not of that type: models come before
@@ -69,24 +75,35 @@ class Classifier(nn.Layer):
         return self.backbone.num_layers
 
     def forward_features(self, x: Any) -> paddle.Tensor:
-        """The backbone's inputs to tokens ``[B, P+N, C]``."""
+        """The backbone's inputs to tokens ``[B, P+N, C]``.
+
+        Args:
+            x: Images ``[B, in_chans, H, W]``, or what else the backbone takes.
+        """
         return self.backbone(x)
 
     def forward_head(self, x_bnc: paddle.Tensor, pre_logits: bool = False) -> Outputs:
-        """Tokens ``[B, P+N, C]`` to logits ``[B, K]`` (or to parts of them, see the head).
+        """Tokens to logits ``[B, K]`` (or to parts of them, see the head).
 
-        With ``pre_logits`` to the features ``[B, F]`` that the head's last layers take.
+        Args:
+            x_bnc: Tokens ``[B, P+N, C]``.
+            pre_logits: Give the features ``[B, F]`` that the head's last layers take instead.
         """
         return self.head.pre_logits(x_bnc) if pre_logits else self.head(x_bnc)
 
     def forward(self, x: Any) -> Outputs:
-        """The backbone's inputs to logits ``[B, K]`` (or to parts of them, see the head)."""
+        """The backbone's inputs to logits ``[B, K]`` (or to parts of them, see the head).
+
+        Args:
+            x: As for ``forward_features``.
+        """
         return self.head(self.backbone(x))
 
     def reset_classifier(self, num_classes: int) -> None:
-        """New last layers for ``num_classes`` classes, or with 0 none (outputs are then features ``[B, F]``).
+        """Replace the last layers; everything else stays.
 
-        Everything else stays.
+        Args:
+            num_classes: K, or 0 for no last layers: outputs are then features ``[B, F]``.
         """
         if num_classes == 0:
             self.head.remove_classifier()
@@ -94,19 +111,27 @@ class Classifier(nn.Layer):
             self.head.reset_classifier(num_classes)
 
     def resize(self, img_size: int | Sequence[int]) -> None:
-        """Change the input size of a backbone for images; the weights stay."""
+        """Change the input size of a backbone for images; the weights stay.
+
+        Args:
+            img_size: Side in pixels, or [height, width].
+        """
         self.backbone.resize(img_size)
 
     def set_recompute(self, on: bool = True) -> None:
-        """See :meth:`Backbone.set_recompute`."""
+        """Trade time for memory: recompute activations of the blocks in the backward pass.
+
+        Args:
+            on: Whether to.
+        """
         self.backbone.set_recompute(on)
 
     def set_epoch(self, epoch: int) -> None:
-        """See :meth:`Backbone.set_epoch`."""
+        """See `Backbone.set_epoch`."""
         self.backbone.set_epoch(epoch)
 
     def no_weight_decay(self) -> set[str]:
-        """See :meth:`Backbone.no_weight_decay`; full names."""
+        """See `Backbone.no_weight_decay`; full names."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
     def layer_of(self, name: str) -> int:
@@ -131,7 +156,8 @@ class FeatureMaps(nn.Layer):
     """A backbone for images whose output is a list of feature maps, for dense tasks.
 
     Args:
-        indices: Which, as in :meth:`ImageBackbone.forward_intermediates`; a ValueError if there is no such
+        backbone: The backbone.
+        indices: Which, as in `ImageBackbone.forward_intermediates`; a ValueError if there is no such
             map, or none at all.
     """
 
@@ -146,7 +172,11 @@ class FeatureMaps(nn.Layer):
         self.feature_info = FeatureInfo(backbone.feature_info[i] for i in self.out_indices)
 
     def forward(self, x_bchw: paddle.Tensor) -> list[paddle.Tensor]:
-        """Images ``[B, in_chans, H, W]`` to maps ``[B, C, H', W']``, not normalized."""
+        """Images to maps ``[B, C, H', W']``, not normalized.
+
+        Args:
+            x_bchw: Images ``[B, in_chans, H, W]``.
+        """
         return self.backbone.forward_intermediates(x_bchw, self.out_indices)
 
 

@@ -19,7 +19,9 @@ ClassWeights = list[NonNegative] | Literal["auto"] | None
 class Loss(nn.Layer):
     """Base of all losses: weights of classes, and tuples of logits.
 
-    Weights "auto" are N / (K·n) for a class with n of the N training images, so that all classes count alike.
+    Args:
+        class_weights: One for each class, or none; "auto" is N / (K·n) for a class with n of the N training
+            images, so that all classes count alike.
     """
 
     def __init__(self, class_weights: ClassWeights) -> None:
@@ -30,7 +32,11 @@ class Loss(nn.Layer):
             self.weights = paddle.to_tensor(class_weights, "float32")
 
     def use_class_counts(self, counts: Sequence[int]) -> None:
-        """Told each class's number of training images; a ValueError if weights are for other classes."""
+        """Told what the training images are; a ValueError if weights are for another number of classes.
+
+        Args:
+            counts: Number of images of each class.
+        """
         if self.automatic:
             # N / (K·n). A class without images would have infinite weight; it never counts, so any number
             # will do.
@@ -46,9 +52,12 @@ class Loss(nn.Layer):
     ) -> paddle.Tensor:
         """Mean loss over the batch, a scalar; float32 for 16-bit logits.
 
-        Logits are ``[B, K]``; several in a tuple have their losses added. The target is class indices ``[B]``
-        or soft targets ``[B, K]`` (floats). A ValueError for shapes that do not fit, and if class counts for
-        automatic weights are not known.
+        Args:
+            logits: ``[B, K]``; several in a tuple have their losses added.
+            target: Class indices ``[B]`` or soft targets ``[B, K]`` (floats).
+
+        Raises:
+            ValueError: Shapes do not fit, or class counts for automatic weights are not known.
         """
         if isinstance(logits, (tuple, list)):
             return sum(self.forward(part, target) for part in logits)

@@ -83,8 +83,6 @@ class MetaSection:
     gmacs: float  # billions of multiply-adds of one forward pass, attention products included
     published_top1: float | None = None  # on ImageNet-1K, in percent
     measured_top1: float | str = "not trained here"  # in this project, in percent
-    weights: str = "none released"  # where they come from
-    license: str = "not stated"  # of the weights
 
 
 def read_model(config: str | Path, overrides: Sequence[str] = ()) -> ModelSection:

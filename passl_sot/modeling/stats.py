@@ -9,6 +9,8 @@ from typing import Any
 import paddle
 from paddle import nn
 
+from passl_sot.utils.tracing import short_stacks
+
 
 @dataclass(frozen=True)
 class ModelStats:
@@ -54,7 +56,7 @@ def model_stats(model: nn.Layer, shape: Sequence[int] | None = None) -> ModelSta
     modes = [layer.training for layer in layers]
     model.eval()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), short_stacks():
             # Said by Paddle of its own zeros_like in a traced graph.
             warnings.filterwarnings("ignore", message="Tensor do not have 'place' interface")
             traced = paddle.jit.to_static(run, input_spec=[spec], full_graph=True)

@@ -74,7 +74,9 @@ class Mlp(nn.Layer):
 class Block(nn.Layer):
     """x += DropPath(Attention(LN(x))); x += DropPath(Mlp(LN(x))). ``drop_path`` begins at rate 0.
 
-    Args (for the others see ``Attention``):
+    Other arguments are those of ``Attention``.
+
+    Args:
         mlp_ratio: Hidden width of the MLP over C (rounded down).
         dropout: Dropout after both projections and inside the MLP.
         norm_epsilon: LayerNorm's epsilon: 1e-5 for SoT, T2T-ViT and Swin, 1e-6 for DeiT and PiT.

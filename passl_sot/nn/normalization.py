@@ -51,7 +51,9 @@ def _power(s: paddle.Tensor, exponent: float) -> paddle.Tensor:
 class MatrixNorm(nn.Layer):
     """Base of the normalizations, and by itself the identity (``normalization: null``).
 
-    ``input_dim`` is the side d, which the head that owns the layer passes and a configuration leaves out.
+    Args:
+        input_dim: The side d, which the head that owns the layer passes and a configuration leaves out.
+        vec: "full" matrices row by row, or the upper triangle with the diagonal ("triu").
     """
 
     def __init__(self, *, input_dim: int | None = None, vec: Vec = "full") -> None:
@@ -76,7 +78,11 @@ class MatrixNorm(nn.Layer):
             return self._normalize(at_least_float32(p_brc))
 
     def forward(self, p_brc: paddle.Tensor) -> paddle.Tensor:
-        """Args: p_brc: ``[B, d, d]``. Returns: ``[B, out_features]``, of the input's type."""
+        """Matrices to vectors ``[B, out_features]``, of the input's type.
+
+        Args:
+            p_brc: ``[B, d, d]``.
+        """
         with autocast_off():
             vector = self.matrix(p_brc).flatten(1)
             if self.vec == "triu":
@@ -97,8 +103,11 @@ class SvPN(MatrixNorm):
     Differences from the official code: values and gradients stay finite for zero and
     rank-deficient matrices, and 16-bit inputs are computed in float32.
 
-    Args (for the others see ``MatrixNorm``):
+    Other arguments are those of ``MatrixNorm``.
+
+    Args:
         alpha: The power α, in (0, 1].
+        num_iters: Steps for each triple.
         num_sv: Number K of triples; None takes all d and leaves no remainder.
         init_weight: "learn" makes v₀ a parameter (normal, mean 0, std 1), "one" all ones.
         dropout: Dropout on the resulting vector.
@@ -200,7 +209,7 @@ class ISQRTCOV(MatrixNorm):
 
 @NORMALIZATIONS.register()
 class EPN(MatrixNorm):
-    """Element-wise power normalization: sign(x)·√(|x| + eps), then unit columns (along axis 1)."""
+    """Element-wise power normalization: sign(x)·√(|x| + ``eps``), then unit columns (along axis 1)."""
 
     def __init__(self, *, input_dim: int | None = None, eps: Positive = 1e-8, vec: Vec = "full") -> None:
         super().__init__(input_dim=input_dim, vec=vec)
@@ -234,7 +243,7 @@ class SqrtT(MatrixNorm):
 
 @NORMALIZATIONS.register()
 class LN(MatrixNorm):
-    """LayerNorm over each row of the matrix (its last axis), with learned scale and shift."""
+    """LayerNorm over each row of the matrix (its last axis), with learned scale and shift; ``eps`` is its."""
 
     def __init__(self, *, input_dim: int | None = None, eps: Positive = 1e-5, vec: Vec = "full") -> None:
         super().__init__(input_dim=input_dim, vec=vec)

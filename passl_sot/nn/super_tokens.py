@@ -56,7 +56,9 @@ class SuperTokenAttention(nn.Layer):
     zeros are added at the bottom and right where windows don't fit; they are pooled and associated
     like pixels.
 
-    Args (for the others see ``Attention``):
+    Other arguments are those of ``Attention``.
+
+    Args:
         window: Side s of a window in pixels, at least 1; 1 for plain attention.
         num_iters: Rounds of association, at least 1; the published models use 1.
     """

@@ -263,13 +263,21 @@ def _make(
 
 
 class TokenEmbed(nn.Layer):
-    """A token embedding module, chosen by name; ``token_dim`` is the width of its stem.
+    """SoT's token embedding, a small convolutional network (arXiv 2104.10935, section 3.1).
 
-    The smaller of height and width settles the total stride. A ValueError for a size that gives no token
-    names the nearest that does. ``large_output``: see the top of this file; a ValueError for ResNet.
+    The smaller of height and width settles the total stride: 16 from 224 pixels up, 8 below. A ValueError for
+    a size that gives no token names the nearest that does.
 
-    The official ResNet network has no projection in its last shortcut below 224 pixels, where it does not
-    down-sample. With ``every_size`` it has one at every size, so that weights of one size load at others.
+    Args:
+        name: The network.
+        img_size: Height and width of the images in pixels.
+        in_chans: Their channels.
+        embed_dim: Width C of the tokens.
+        token_dim: Width of the stem (64 in every published model).
+        large_output: Stop earlier: DenseNet at stride 4, Inception at 2; the others stay as they are, and
+            ResNet is refused with a ValueError.
+        every_size: Whether the ResNet network has a projection in its last shortcut at every size, so that
+            weights of one size load at others; officially there is none below 224 pixels.
     """
 
     def __init__(
@@ -304,7 +312,12 @@ class TokenEmbed(nn.Layer):
         return self.tokens.stride
 
     def grid_size(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of tokens for an image of that size, at the present stride."""
+        """Rows and columns of tokens for an image, at the present stride.
+
+        Args:
+            height: Of the image, in pixels.
+            width: Likewise.
+        """
         return self.tokens.grid_size(height), self.tokens.grid_size(width)
 
     def resize(self, img_size: tuple[int, int]) -> None:
@@ -313,6 +326,9 @@ class TokenEmbed(nn.Layer):
         Two cannot follow everywhere: the linear embedding keeps the patch it was built with, as the
         patch is its kernel; the ResNet one built below 224 pixels without ``every_size`` keeps stride 8,
         as it has no weights for the last down-sampling. A ValueError for a size that gives no token.
+
+        Args:
+            img_size: Height and width in pixels.
         """
         before = self.stride
         self.tokens.set_stride(self._wanted_stride(img_size))
@@ -327,5 +343,9 @@ class TokenEmbed(nn.Layer):
             )
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Args: x_bchw: images ``[B, in_chans, H, W]``. Returns: ``[B, N, C]``, row by row."""
+        """Images to tokens ``[B, N, C]``, row by row.
+
+        Args:
+            x_bchw: Images ``[B, in_chans, H, W]``.
+        """
         return self.tokens(x_bchw)

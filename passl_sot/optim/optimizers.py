@@ -31,7 +31,12 @@ class OptimizerFactory:
     def __call__(
         self, model: paddle.nn.Layer, groups: Sequence[ParameterGroup] | None = None
     ) -> paddle.optimizer.Optimizer:
-        """Paddle's optimizer over the trainable parameters, by default in groups by `group_parameters`."""
+        """Paddle's optimizer over the trainable parameters.
+
+        Args:
+            model: The model.
+            groups: Its parameters in groups; by default those that `group_parameters` makes.
+        """
         groups = group_parameters(model) if groups is None else groups
         # Paddle's own names ("linear_0.w_0"), which are all that its optimizers know.
         decayed = {p.name for group in groups if group.decayed for p in group.parameters.values()}
@@ -56,7 +61,10 @@ class _Adaptive(OptimizerFactory):
 @OPTIMIZERS.register()
 @dataclass(kw_only=True)
 class AdamW(_Adaptive):
-    """Adam with weight decay per unit of learning rate (Loshchilov & Hutter, 2019), as in torch."""
+    """Adam with weight decay per unit of learning rate (Loshchilov & Hutter, 2019), as in torch.
+
+    `beta1` and `beta2` are the decays of the moments; `epsilon` is added to the root of the second.
+    """
 
     def _build(self, decayed: set[str], **settings: Any) -> paddle.optimizer.Optimizer:
         return paddle.optimizer.AdamW(
@@ -77,7 +85,7 @@ class Lamb(_Adaptive):
 
     Each tensor's step, Adam's with the decay added, is scaled by the norm of its weights over that of the
     step; where weights are not decayed the step is Adam's. timm's and apex's LAMB also clip gradients at a
-    global norm of 1, which is `clip_grad: 1.0` here.
+    global norm of 1, which is `clip_grad: 1.0` here. `beta1`, `beta2` and `epsilon` are as of `AdamW`.
     """
 
     epsilon: Positive = 1e-6
@@ -136,6 +144,7 @@ class Momentum(OptimizerFactory):
 
     Attributes:
         weight_decay: Fraction of the weights that is added to their gradients.
+        momentum: Fraction of the velocity that each step keeps.
         nesterov: Step along the gradient at the place where the velocity leads.
     """
 

@@ -70,6 +70,7 @@ class Schedule:
         Args:
             epoch: The epoch, counted from 0.
             fraction: How much of it is done, in [0, 1); see `point`.
+            epochs: Of the whole run.
             factor: Scale of the rates by the batch; see `scaled`.
             peak: Scale of the peak alone, for a group of parameters.
         """
@@ -185,7 +186,7 @@ class LinearSchedule(FallingSchedule):
 @SCHEDULERS.register()
 @dataclass(kw_only=True)
 class PolySchedule(FallingSchedule):
-    """`(1 - t / T)` to a power, from the peak to `min_lr`; a power of 1 is `LinearSchedule`."""
+    """`(1 - t / T)` to a power, from the peak to `min_lr`; a `power` of 1 is `LinearSchedule`."""
 
     power: Positive = 0.9
 

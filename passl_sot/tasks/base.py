@@ -59,7 +59,11 @@ class Meter(Protocol):
         """Items taken in."""
 
     def gather(self, total: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Joins the counts of all processes by a function that sums an array over them."""
+        """Joins the counts of all processes.
+
+        Args:
+            total: Sums an array over them.
+        """
 
     def result(self) -> dict[str, float]:
         """All scores by name."""
@@ -98,6 +102,9 @@ class Task:
         """Checks that the datasets are in order and fit each other, the unwrapped model and the loss.
 
         Args:
+            model: The model.
+            train: The training dataset.
+            val: The validation dataset.
             section: The `dataloader:` that `train` and `val` were built from.
             every_item: Read every item rather than a sample.
 
@@ -121,7 +128,11 @@ class Task:
         """Told before each epoch, counted from 0; for schedules."""
 
     def step(self, model: paddle.nn.Layer, batch: Batch) -> dict[str, paddle.Tensor]:
-        """One forward pass of `model`, in training mode and perhaps wrapped for several processes.
+        """One forward pass.
+
+        Args:
+            model: In training mode, and perhaps wrapped for several processes.
+            batch: As the dataset gives it, as tensors.
 
         Returns:
             Named scalars; `loss` is the one to differentiate, others are logged.
@@ -129,7 +140,11 @@ class Task:
         raise NotImplementedError
 
     def inputs(self, batch: Batch) -> tuple[paddle.Tensor, ...]:
-        """The part of a batch that the model takes, as arguments of its call."""
+        """The part of a batch that the model takes, as arguments of its call.
+
+        Args:
+            batch: As for `step`.
+        """
         raise NotImplementedError
 
     def probe(self, model: Classifier, size: int) -> Batch:
@@ -158,11 +173,23 @@ class Task:
         return None
 
     def meter(self, model: Classifier, val: Any, *, rows: bool = False) -> Meter:
-        """A new meter for the validation dataset; `rows` keeps each item's result for `write_files`."""
+        """A new meter.
+
+        Args:
+            model: The model that will be evaluated.
+            val: The validation dataset.
+            rows: Keep each item's result for `write_files`.
+        """
         raise NotImplementedError
 
     def measure(self, model: paddle.nn.Layer, batch: Batch, meter: Any) -> None:
-        """Runs the model, in evaluation mode, on a batch and gives the outputs to the meter."""
+        """Runs the model on a batch and gives the outputs to the meter.
+
+        Args:
+            model: In evaluation mode.
+            batch: As for `step`.
+            meter: One that `meter` gave.
+        """
         raise NotImplementedError
 
     def details(self, meter: Any) -> dict[str, Any]:
@@ -179,18 +206,51 @@ class Task:
 
     # -- prediction ---------------------------------------------------------------------------------
     def use_card(self, card: Mapping[str, Any]) -> None:
-        """Prepares for prediction, by a checkpoint's header."""
+        """Prepares for prediction.
+
+        Args:
+            card: A checkpoint's header, with what `describe` gave.
+        """
 
     def read(self, item: Any) -> dict[str, Any]:
-        """One item as the user gives it (a path, an array), as a sample for `collate`, or an ImageError."""
+        """Makes a sample for `collate`.
+
+        Args:
+            item: As the user gives it: a path, an array.
+
+        Raises:
+            ItemError: It can't be read.
+        """
         raise NotImplementedError
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-        """Makes a batch of samples."""
+        """Makes a batch.
+
+        Args:
+            samples: What `read` gave, for each item.
+        """
         return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
 
+    def make_card(self, node: Config, names: Sequence[str]) -> dict[str, Any]:
+        """The card, as of `describe`, of weights that came without one.
+
+        Args:
+            node: The config's `dataset:` section of the validation.
+            names: What the model's outputs are called.
+        """
+        return {}
+
+    def probabilities(self, outputs: paddle.Tensor) -> paddle.Tensor:
+        """A model's outputs as other programs show them."""
+        return outputs
+
     def decode(self, outputs: paddle.Tensor, top_k: int) -> list[dict[str, Any]]:
-        """The values of a row for each item of a batch; `top_k` alternatives, where there are as many."""
+        """The values of a row for each item of a batch.
+
+        Args:
+            outputs: The model's.
+            top_k: Alternatives in a row, where there are as many.
+        """
         raise NotImplementedError
 
 

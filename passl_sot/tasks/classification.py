@@ -1,6 +1,6 @@
 """Classification: images to one class each or, where the data have them, to several labels each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,7 +57,7 @@ class Prediction:
     Attributes:
         path: The file; empty for an array.
         classes: Indices of the most probable classes, best first; empty if the image can't be read.
-        names, probabilities: Theirs.
+        names: Theirs; so are `probabilities`, in [0, 1].
         error: Why the image can't be read; empty if it can.
     """
 
@@ -146,13 +146,9 @@ class ClassificationTask(Task):
 
     def prepare(self, model: Classifier, train: LabelledImages, section: DataSection) -> None:
         """As `Task.prepare`; the loss learns the number of images of each class."""
-        self.class_names = train.class_names
         self._set_several(train.multi_hot is not None)
         self.loss.use_class_counts(train.class_counts())
-        node = section.val.dataset
-        self.preprocessing = {
-            key: node[key] for key in ("transforms", "apply_exif", "channels") if key in node
-        }
+        self.make_card(section.val.dataset, train.class_names)
 
     def describe_items(self, train: LabelledImages) -> str:
         """As `Task.describe_items`, with the number of classes."""
@@ -196,6 +192,14 @@ class ClassificationTask(Task):
     def describe(self) -> dict[str, Any]:
         """Class names in label order, and how images are prepared for the model."""
         return {"class_names": self.class_names, "preprocessing": self.preprocessing}
+
+    def make_card(self, node: Config, names: Sequence[str]) -> dict[str, Any]:
+        """As `Task.make_card`."""
+        self.class_names = list(names)
+        self.preprocessing = {
+            key: node[key] for key in ("transforms", "apply_exif", "channels") if key in node
+        }
+        return self.describe()
 
     @classmethod
     def check_card(cls, path: Path, meta: Mapping[str, Any]) -> None:
@@ -245,7 +249,10 @@ class ClassificationTask(Task):
         """
         if card:
             node = Config({**node, **card["preprocessing"]})
-        val = build_dataset(node, class_names=card.get("class_names"))
+        names = card.get("class_names")
+        if card.get("classes_unnamed"):
+            names = None  # published weights come without: the data's own count
+        val = build_dataset(node, class_names=names)
         faults = _input_faults("val", model, val)
         if faults and card:
             message = f"the checkpoint prepares images that its model doesn't take: {faults[0].message}"
@@ -330,12 +337,15 @@ class ClassificationTask(Task):
         # Evaluation's transforms draw nothing, so any generator does.
         return {"image": self.transforms(array, np.random.default_rng(0))}
 
+    def probabilities(self, outputs: paddle.Tensor) -> paddle.Tensor:
+        """Of the classes by logits [B, K]; with several labels each image, each class has its own."""
+        if self.several:
+            return F.sigmoid(outputs)
+        return F.softmax(outputs)
+
     def decode(self, outputs: paddle.Tensor, top_k: int) -> list[dict[str, Any]]:
         """The `top_k` most probable classes (or all K) of each image, best first, by logits [B, K]."""
-        activate = F.softmax
-        if self.several:
-            activate = F.sigmoid
-        probabilities = activate(outputs)
+        probabilities = self.probabilities(outputs)
         rows = []
         for row in probabilities.numpy():
             best = np.argsort(-row, kind="stable")[:top_k].tolist()

@@ -25,6 +25,9 @@ class KeyRules:
 
     Rules are pairs of a regular expression and its replacement, all applied in order. Names of this
     project are those of a ``Classifier``: ``backbone.*``, ``head.*``.
+
+    Args:
+        backbone: The backbone that takes or gives the weights.
     """
 
     # From names of the authors' PyTorch state dict to names of this project.
@@ -56,8 +59,11 @@ class KeyRules:
     def adapt(self, name: str, array: np.ndarray) -> np.ndarray:
         """An entry of a foreign state dict as this model takes it, such as a resized position table.
 
-        Called for every entry of the backbone, by its name there, before its shape is checked; laid out as
-        in the file.
+        Called for every entry of the backbone, before its shape is checked.
+
+        Args:
+            name: Its name in the backbone.
+            array: Laid out as in the file.
 
         Raises:
             ValueError: It can't be adapted; the message becomes part of the report.
@@ -67,14 +73,23 @@ class KeyRules:
     def adapt_input(self, name: str, array: np.ndarray) -> np.ndarray:
         """An entry over the channels of the image, for images of the backbone's ``in_chans`` channels.
 
-        Called before ``adapt``, with the array laid out as in PyTorch; otherwise like it.
+        Called before ``adapt``; otherwise like it.
+
+        Args:
+            name: Its name in the backbone.
+            array: Laid out as in PyTorch.
         """
         if name not in self.input_weights or array.ndim != 4:
             return array
         return adapt_channels(array, self.backbone.in_chans)
 
     def restore(self, name: str, array: np.ndarray) -> np.ndarray:
-        """The reverse of ``adapt``, for an entry laid out as in PyTorch."""
+        """The reverse of ``adapt``.
+
+        Args:
+            name: The entry's name in the backbone.
+            array: Laid out as in PyTorch.
+        """
         return array
 
 

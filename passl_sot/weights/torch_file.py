@@ -129,7 +129,7 @@ def _storage(identifier: Any, read: Callable[[str, int], Any], byteorder: ByteOr
 
 
 def read_zip(archive: zipfile.ZipFile, budget: Budget) -> Any:
-    """The objects of a file in the zip format; tensors are :class:`StoredTensor`, which read from it later.
+    """The objects of a file in the zip format; tensors are `StoredTensor`, which read from it later.
 
     Raises:
         CheckpointError: It is damaged, another kind of zip, or asks for what weights don't need.
@@ -171,7 +171,7 @@ def _member(archive: zipfile.ZipFile, name: str, length: int = 0) -> bytes:
 def read_legacy(file: BinaryIO, path: Path, budget: Budget) -> Any:
     """The objects of a file, open behind its magic number, in the format before the zip.
 
-    Tensors are :class:`StoredTensor`.
+    Tensors are `StoredTensor`.
 
     Raises:
         CheckpointError: It is damaged, or asks for what weights don't need.

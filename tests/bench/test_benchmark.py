@@ -52,21 +52,22 @@ def test_figures_and_ratio(experiment, peer, mode):
     assert 0.1 < result["memory_gb"] < 20
 
 
-def test_the_command(experiment, tool, peer):
-    done = tool("benchmark", "-c", experiment, "--repeats", 1)
-    assert done.returncode == 0, done.stderr
-    assert "images_per_s" in done.stdout
-    assert "ratio" not in done.stdout
+def test_the_command(experiment, tool, peer, capfd):
+    assert benchmark(["-c", str(experiment), "--repeats", "1"]) == 0
+    said = capfd.readouterr().out
+    assert "images_per_s" in said and "ratio" not in said
     arguments = ["--mode", "data", "--batch", 4, "--repeats", 1, "--json", "--compare", peer("0.5")]
     done = tool("benchmark", "-c", experiment, *arguments)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["peer (images/s)"] == pytest.approx(8)
 
 
-def test_several_processes_beside_one(experiment, tool):
+def test_several_processes_beside_one(experiment, tool, capsys):
     """Real runs, of which nothing is left; the ratios are those of the medians."""
-    arguments = ["--mode", "processes", "--batch", 4, "--repeats", 2, "--json"]
-    done = tool("benchmark", "-c", experiment, *arguments, "-o", f"output_dir={experiment.parent}/out")
+    arguments = ["--mode", "processes", "--nproc", "2", "--batch", "4", "--repeats", "2"]
+    done = tool(
+        "benchmark", "-c", experiment, *arguments, "--json", "-o", f"output_dir={experiment.parent}/out"
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     one, together, separate = (found[f"{name} (s)"] for name in ("one", "2 together", "2 separate"))
@@ -74,8 +75,10 @@ def test_several_processes_beside_one(experiment, tool):
     assert found["limit: ratio of separate ones"] == pytest.approx(one / separate)
     assert found["of that limit"] == pytest.approx(separate / together)
     assert not (experiment.parent / "out").exists()
-    done = tool("benchmark", "-c", experiment, *arguments[:3], 3)
-    assert done.returncode == 2 and "--batch must be a multiple of --nproc" in done.stderr
+    arguments[5] = "3"
+    with pytest.raises(SystemExit):
+        benchmark(["-c", str(experiment), *arguments])
+    assert "--batch must be a multiple of --nproc" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

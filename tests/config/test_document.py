@@ -204,3 +204,13 @@ def test_a_stored_tree_takes_the_place_of_a_file(tmp_path):
     stored["head"]["num_classes"] = 2
     whole = load_config(Data, path, ["train.dataset.steps.0=7"], stored=stored)
     assert whole.train.dataset == {"name": "Folder", "root": "${x}", "steps": [7]}
+
+
+def test_one_text_read_twice_gives_trees_of_their_own(parse_config):
+    """Its YAML nodes are kept from the first time."""
+    text = "a: {b: [1, {c: 2}]}\n"
+    first = parse_config(text)
+    first.a.b[1].c = 9
+    first.a.b.append(3)
+    first.a.d = 1
+    assert parse_config(text).to_dict() == {"a": {"b": [1, {"c": 2}]}}

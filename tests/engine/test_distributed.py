@@ -18,6 +18,7 @@ from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
 from passl_sot.nn.batch_norm import batch_norm, synchronize_batch_norm
 from passl_sot.weights.checkpoint import read_checkpoint
+from tests.engine.several_labels import write_several_labels
 
 # Many runs in one start of the processes.
 RUNS = """
@@ -31,13 +32,15 @@ if status is not None:
 from passl_sot.cli.command import guarded
 
 def run():
+    from passl_sot.engine import trainer
     from passl_sot.engine.distributed import start
     from passl_sot.engine.schema import load_config
-    from passl_sot.engine.trainer import Trainer
+    trainer.draw_run = lambda *_: None  # drawing takes a second
     job = json.loads(Path("runs.json").read_text())
     world = start("cpu", sharding=job["sharding"])
     for name, settings, more in job["runs"]:
-        Trainer(load_config("run.yaml", settings), Path(name), world, **more).fit()
+        experiment = load_config(more.pop("config", "run.yaml"), settings)
+        trainer.Trainer(experiment, Path(name), world, **more).fit()
         if world.is_main:
             print("ended:", name, flush=True)
     return 0
@@ -46,21 +49,6 @@ sys.exit(guarded(run))
 """
 TRAIN_SIZE = "dataloader.train.sampler.batch_size"
 QUIET = ("epochs=1", "model.architecture.drop_path_rate=0", "model.architecture.drop_rate=0")
-
-
-def same_update(first: Path, second: Path) -> None:
-    """One update from the same start: gradients, by Adam's first moment, and what became of the weights."""
-    one, two = read_checkpoint(first), read_checkpoint(second)
-    assert one.meta["progress"]["step"] == two.meta["progress"]["step"] == 1
-    assert one.tensors.keys() == two.tensors.keys()
-    moments = {name: m for name, m in one.part("optimizer").items() if "moment1" in name}
-    assert len(moments) > 20
-    for name, moment in moments.items():
-        np.testing.assert_allclose(two.part("optimizer")[name], moment, rtol=1e-4, atol=1e-6, err_msg=name)
-        weight = name.split("|")[0]
-        certain = np.abs(moment) > 1e-5  # Adam divides by the size: without one, it follows rounding errors
-        a, b = (saved.part("model")[weight][certain] for saved in (one, two))
-        np.testing.assert_allclose(b, a, rtol=0, atol=1e-6, err_msg=weight)
 
 
 def test_requests_to_the_store_are_sent_at_once():
@@ -110,18 +98,38 @@ PARAMETERS = (
     "dataloader.train.sampler.balanced=true",
     "seed=3",
 )
+SEVERAL = {"config": "several.yaml"}
 OPTIMIZERS = {name: f"optimizer={{name: {name}, weight_decay: 0.1}}" for name in ("Momentum", "Lamb")}
+
+
+def students(folder: Path) -> tuple[str, ...]:
+    """Repeated augmentation deals the same global batch out another way; each process has the teacher."""
+    teacher = folder / "one" / "teacher"
+    return (
+        "epochs=1",
+        "model.architecture={name: DeiT, img_size: 32, patch_size: 8, embed_dim: 16, depth: 2, num_heads: 2,"
+        " distilled: true}",
+        "model.head={name: DistilledHead, num_classes: 3, in_channels: 16}",
+        "+task={name: DistillationTask, kind: soft,"
+        f" teacher: {{config: {teacher}/config.yaml, weights: {teacher}/best.safetensors}}}}",
+        "dataloader.train.sampler.repeats=3",
+    )
 
 
 @pytest.fixture(scope="module")
 def folder(write_experiment, tmp_path_factory):
-    """An experiment, and what one process makes of it."""
+    """Experiments, and what one process makes of them."""
     folder = tmp_path_factory.mktemp("distributed")
     experiment = write_experiment(folder)
+    several = write_several_labels(folder)
 
-    def trainer(name: str, *settings: str) -> Trainer:
-        return Trainer(load_config(experiment, settings), folder / "one" / name, World())
+    def trainer(name: str, *settings: str, config: Path = experiment) -> Trainer:
+        return Trainer(load_config(config, settings), folder / "one" / name, World())
 
+    trainer("teacher", "epochs=1").fit()
+    trainer("students", *students(folder), f"{TRAIN_SIZE}=24").fit()
+    trainer("joined", *QUIET, f"{TRAIN_SIZE}=24").fit()
+    trainer("several", "epochs=1", config=several).fit()
     trainer("batch_norm", *BATCH_NORM, f"{TRAIN_SIZE}=24").fit()
     trainer("accumulated", *ACCUMULATED, f"{TRAIN_SIZE}=24").fit()
     for name, optimizer in OPTIMIZERS.items():
@@ -160,6 +168,9 @@ def two(together, folder):
     return together(
         2,
         ("two/batch_norm", (*BATCH_NORM, size), {}),
+        ("two/joined", (*QUIET, size), {}),
+        ("two/students", (*students(folder), size), {}),
+        ("two/several", ("epochs=1", f"{TRAIN_SIZE}=4", "dataloader.val.sampler.batch_size=3"), SEVERAL),
         *((f"two/{name}", (*PARAMETERS, optimizer, size), {}) for name, optimizer in OPTIMIZERS.items()),
         ("two/plain", (f"{TRAIN_SIZE}=4",), {}),
         ("one/cut", (*CUT, f"{TRAIN_SIZE}=2"), {"resume": "auto", "resume_override": [TRAIN_SIZE]}),
@@ -183,10 +194,44 @@ def divided(together, folder):
     )
 
 
+def rows_of(folder: Path, kind: str, *names: str) -> list[tuple]:
+    rows = read_metrics(folder / "metrics.jsonl")
+    return [tuple(row[name] for name in names) for row in rows if row["kind"] == kind]
+
+
 @pytest.mark.slow
-def test_synchronized_batch_norm_in_two_processes_equals_one(folder, two):
+def test_two_processes_equal_one_on_the_joined_batch(folder, two, same_update):
+    one, other = (folder / size / "joined" for size in ("one", "two"))
+    same_update(one / "last.safetensors", other / "last.safetensors")
+    for kind in ("val_raw", "val_ema"):
+        scores = rows_of(other, kind, "top1", "images")
+        # Nine images over two processes: each is counted once.
+        assert scores == rows_of(one, kind, "top1", "images") and [n for _, n in scores] == [9]
+    # What is logged is the mean over both, not the first one's.
+    losses = rows_of(other, "train", "loss")
+    np.testing.assert_allclose(losses, rows_of(one, "train", "loss"), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_students_and_copies_in_two_processes_equal_one(folder, two, same_update):
+    same_update(*(folder / size / "students" / "last.safetensors" for size in ("one", "two")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["val_raw", "val_ema"])
+def test_several_labels_are_scored_over_all_processes(folder, two, kind):
+    """Each has other images; the mean average precision is that of all."""
+    (one,), (other,) = (
+        rows_of(folder / size / "several", kind, "images", "map", "loss") for size in ("one", "two")
+    )
+    assert other[0] == one[0] == 16
+    assert other[1] == pytest.approx(one[1], abs=8) and other[2] == pytest.approx(one[2], rel=0.1)
+
+
+@pytest.mark.slow
+def test_synchronized_batch_norm_in_two_processes_equals_one(folder, two, same_update):
     paths = [folder / size / "batch_norm" / "last.safetensors" for size in ("one", "two")]
-    same_update(*paths)
+    same_update(*paths, kinds=("model",), atol=1e-6)
     a, b = (read_checkpoint(path).part("model") for path in paths)
     statistics = [name for name in a if name.endswith(("_mean", "_variance"))]
     assert len(statistics) > 2
@@ -195,12 +240,12 @@ def test_synchronized_batch_norm_in_two_processes_equals_one(folder, two):
 
 
 @pytest.mark.slow
-def test_three_processes_that_accumulate_equal_one(folder, together):
+def test_three_processes_that_accumulate_equal_one(folder, together, same_update):
     settings = (*ACCUMULATED, f"{TRAIN_SIZE}=4", "dataloader.val.sampler.batch_size=2")
     said = together(3, ("three", settings, {}))
     assert "4 per device x 3 device(s) x 2 accumulated = 24" in said["three"]
     folders = (folder / "one" / "accumulated", folder / "three")
-    same_update(*(path / "last.safetensors" for path in folders))
+    same_update(*(path / "last.safetensors" for path in folders), kinds=("model",), atol=1e-6)
     one, three = (
         [(r["kind"], r["top1"], r["images"]) for r in read_metrics(path / "metrics.jsonl") if "top1" in r]
         for path in folders

@@ -11,49 +11,21 @@ from passl_sot.data import DataError, ListFile, Mixup, build_dataloader
 from passl_sot.engine.run_dir import read_metrics
 from passl_sot.predict import Predictor
 from passl_sot.weights.checkpoint import read_checkpoint
+from tests.engine.several_labels import write_several_labels
 
-LISTS = """
-_base_: run.yaml
-epochs: 12
-model: {{head: {{num_classes: 3}}}}
-loss: {{name: BinaryCrossEntropyLoss}}
-lr_scheduler: {{learning_rate: 0.01}}
-dataloader:
-  train:
-    dataset: &data
-      name: ListFile
-      dataroot: {folder}/images
-      list_file: {folder}/train.txt
-      multi_label: true
-      transforms: [{{name: Resize, size: [32, 32]}}, {{name: Normalize}}]
-  val:
-    dataset: {{<<: *data, list_file: {folder}/val.txt}}
-"""
 PLAIN = [{"name": "Resize", "size": [8, 8]}, {"name": "Normalize"}]
 
 
 @pytest.fixture
 def config(experiment, tmp_path):
-    """Pictures of which each colour that is bright is a label."""
-    rng = np.random.default_rng(0)
-    (tmp_path / "images").mkdir()
-    for split, count in (("train", 48), ("val", 16)):
-        lines = []
-        for i in range(count):
-            labels = np.flatnonzero([i & 1, i & 2, i & 4])
-            image = rng.integers(0, 60, (32, 32, 3))
-            image[..., labels] += 150
-            Image.fromarray(image.astype(np.uint8)).save(tmp_path / "images" / f"{split} {i}.png")
-            lines.append(f"{split} {i}.png\t{','.join(map(str, labels)) or '-'}")
-        (tmp_path / f"{split}.txt").write_text("\n".join(lines) + "\n")
-    path = tmp_path / "several.yaml"
-    path.write_text(LISTS.format(folder=tmp_path))
-    return path
+    return write_several_labels(tmp_path)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run(config, tmp_path, capfd):
     assert cli.train(["-c", str(config)]) == 0
-    assert "finished: best mean average precision" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "finished: best mean average precision" in said and "drawn: curves.png\n" in said
     folder = tmp_path / "output" / "several"
     rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "val_raw"]
     assert rows[-1]["map"] > 90 and rows[-1]["images"] == 16 and "top1" not in rows[-1]
@@ -186,25 +158,3 @@ def test_paddleclass_lists_of_zeros_and_ones(config, tmp_path):
     assert read("a.png\t0,1,1\n", class_names=str(tmp_path / "names.txt")).class_names == ["x", "y", "z"]
     with pytest.raises(DataError, match="has 2 zeros and ones a line, and class_names holds 3"):
         read("a.png\t0,1\n", class_names=str(tmp_path / "names.txt"))
-
-
-@pytest.mark.slow
-def test_two_processes_score_as_one(config, launch, tmp_path):
-    """Each has other images; the mean average precision is that of all."""
-    assert cli.train(["-c", str(config), "-o", "epochs=1", f"output_dir={tmp_path}/one"]) == 0
-    half = ("dataloader.train.sampler.batch_size=4", "dataloader.val.sampler.batch_size=3")
-    done = launch(2, "-c", config, "-o", "epochs=1", *half, f"output_dir={tmp_path}/two")
-    assert done.returncode == 0, done.stdout
-    for kind in ("val_raw", "val_ema"):
-        one, two = (
-            next(
-                row
-                for row in read_metrics(tmp_path / name / "several" / "metrics.jsonl")
-                if row["kind"] == kind
-            )
-            for name in ("one", "two")
-        )
-        assert two["images"] == one["images"] == 16
-        assert two["map"] == pytest.approx(one["map"], abs=8) and two["loss"] == pytest.approx(
-            one["loss"], rel=0.1
-        )

@@ -239,6 +239,7 @@ def config(tmp_path, monkeypatch) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("drawn")
 def test_commands(config, tmp_path, capfd):
     assert cli.train(["-c", str(config), "--dry-run"]) == 0
     said = capfd.readouterr().out
@@ -247,7 +248,7 @@ def test_commands(config, tmp_path, capfd):
     assert cli.train(["-c", str(config)]) == 0
     said = capfd.readouterr().out
     assert "finished: best negative error -0." in said and " 8 sequences per update" in said
-    assert "unreadable sequence 1 (at most 10 may be skipped)" in said
+    assert "unreadable sequence 1 (at most 10 may be skipped)" in said and "drawn: curves.png\n" in said
     folder = tmp_path / "output" / "sums"
     rows = read_metrics(folder / "metrics.jsonl")
     assert {"loss", "largest", "sequences_per_s"} <= rows[0].keys()

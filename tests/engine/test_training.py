@@ -46,23 +46,6 @@ def same_tensors(first: Path, second: Path, tolerance: float = 0.0) -> None:
         np.testing.assert_allclose(a[name], b[name], rtol=0, atol=tolerance, err_msg=name)
 
 
-def same_gradient(first: Path, second: Path) -> None:
-    """After one update: Adam's first moment is then a tenth of the gradient."""
-    one, two = read_checkpoint(first), read_checkpoint(second)
-    assert one.meta["progress"]["step"] == two.meta["progress"]["step"] == 1
-    assert one.tensors.keys() == two.tensors.keys()
-    moments = {name: m for name, m in one.part("optimizer").items() if "moment1" in name}
-    assert len(moments) > 20
-    for name, moment in moments.items():
-        np.testing.assert_allclose(two.part("optimizer")[name], moment, rtol=1e-4, atol=1e-7, err_msg=name)
-        weight = name.split("|")[0]
-        # Adam divides by the gradient's size: where there is none, it steps along rounding errors.
-        certain = np.abs(moment) > 1e-5
-        for kind in ("model", "ema"):
-            a, b = (c.part(kind)[weight][certain] for c in (one, two))
-            np.testing.assert_allclose(b, a, rtol=0, atol=1e-6, err_msg=weight)
-
-
 def test_records_of_a_run(experiment):
     trainer = train(experiment, "log.visualdl=true", "checkpoint.interval=1")
     folder = trainer.folder.path
@@ -149,6 +132,7 @@ def test_visualdl_shows_all_of_a_resumed_run_and_no_update_twice(experiment, cur
         assert times == [round(row["time"], 1) for row in rows if row["kind"] == tag.split("/")[0]]
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_run_is_drawn_at_its_end_and_the_chosen_weights_come_first(experiment, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("passl_sot"), "propagate", True)
     with caplog.at_level(logging.INFO, logger="passl_sot"):
@@ -167,6 +151,7 @@ def test_the_run_is_drawn_at_its_end_and_the_chosen_weights_come_first(experimen
         assert Image.open(folder / name).size > (300, 200)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_whose_pictures_fail_is_complete(experiment, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("passl_sot"), "propagate", True)
     (experiment.parent / "output" / "run" / "curves.png").mkdir(parents=True)
@@ -351,12 +336,12 @@ def test_resuming_inside_an_epoch_equals_never_stopping(experiment, tmp_path, wo
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
-def test_accumulation_equals_the_large_batch(experiment, tmp_path):
+def test_accumulation_equals_the_large_batch(experiment, same_update, tmp_path):
     quiet = ("epochs=1", "model.architecture.drop_path_rate=0", "model.architecture.drop_rate=0")
     for name, size in (("large", 24), ("small", 6)):
         settings = ("lr_scheduler.reference_batch=24", f"dataloader.train.sampler.batch_size={size}")
         train(experiment, *quiet, *settings, folder=tmp_path / name)
-    same_gradient(tmp_path / "large" / "last.safetensors", tmp_path / "small" / "last.safetensors")
+    same_update(tmp_path / "large" / "last.safetensors", tmp_path / "small" / "last.safetensors")
 
 
 def test_bad_files_are_skipped_and_named(experiment, caplog):
@@ -590,100 +575,6 @@ def test_signals_save_and_say_how_to_go_on(experiment, invoke, number):
     # Fewer epochs than done already: nothing is trained, the run is evaluated.
     expected = "already complete" if saved["epoch"] >= 3 else "resuming from"
     assert expected in done.stdout
-
-
-@pytest.mark.slow
-def test_kill_9_then_resume(experiment, invoke, tmp_path):
-    whole = invoke("train", "-c", experiment, "-o", "epochs=6", f"output_dir={tmp_path}/whole")
-    assert whole.returncode == 0, whole.stderr
-    command = [sys.executable, str(ROOT / "tools" / "train.py"), "-c", str(experiment), "-o", "epochs=6"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            if "epoch 4/6  update 2/3" in line:
-                process.kill()
-                break
-    done = invoke("train", "-c", experiment, "-o", "epochs=6", "--resume", "auto")
-    assert done.returncode == 0, done.stderr
-    assert "resuming from" in done.stdout
-    same_tensors(
-        tmp_path / "whole" / "run" / "last.safetensors", tmp_path / "output" / "run" / "last.safetensors"
-    )
-
-
-def launch(experiment: Path, processes: int, folder: Path, *overrides: str) -> subprocess.CompletedProcess:
-    script = str(ROOT / "tools" / "train.py")
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]
-    command += ["--log_dir", str(folder / "log"), script, "-c", str(experiment)]
-    command += ["-o", f"output_dir={folder}", *overrides]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PADDLE")}
-    return subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=300, cwd=folder.parent, env=environment
-    )
-
-
-@pytest.mark.slow
-def test_two_processes_equal_one_on_the_joined_batch(experiment, tmp_path):
-    quiet = ("epochs=1", "model.architecture.drop_path_rate=0", "model.architecture.drop_rate=0")
-    train(experiment, *quiet, "dataloader.train.sampler.batch_size=24", folder=tmp_path / "one")
-    done = launch(experiment, 2, tmp_path / "two", *quiet, "dataloader.train.sampler.batch_size=12")
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    # What Paddle notes when processes join, and bars, which the launcher would show line by line.
-    assert not [words for words in ("Modified FLAGS", "topology.py", "tcp_utils", "it/s]") if words in said]
-    same_gradient(tmp_path / "one" / "last.safetensors", tmp_path / "two" / "run" / "last.safetensors")
-    one, two = (
-        [(r["kind"], r["top1"], r["images"]) for r in read_metrics(folder / "metrics.jsonl") if "top1" in r]
-        for folder in (tmp_path / "one", tmp_path / "two" / "run")
-    )
-    # Nine images over two processes: each is counted once.
-    assert one == two
-    assert {images for _, _, images in two} == {9}
-    # What is logged is the mean over both, not the first one's.
-    one, two = (
-        [row["loss"] for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "train"]
-        for folder in (tmp_path / "one", tmp_path / "two" / "run")
-    )
-    np.testing.assert_allclose(two, one, rtol=1e-5)
-
-
-@pytest.mark.slow
-def test_students_and_copies_in_two_processes_equal_one(experiment, tmp_path):
-    """Repeated augmentation deals the same global batch out another way; each process has the teacher."""
-    train(experiment, "epochs=1", folder=tmp_path / "teacher")
-    teacher = f"{{config: {tmp_path}/teacher/config.yaml, weights: {tmp_path}/teacher/best.safetensors}}"
-    settings = (
-        "epochs=1",
-        "model.architecture={name: DeiT, img_size: 32, patch_size: 8, embed_dim: 16, depth: 2, num_heads: 2,"
-        " distilled: true}",
-        "model.head={name: DistilledHead, num_classes: 3, in_channels: 16}",
-        f"+task={{name: DistillationTask, kind: soft, teacher: {teacher}}}",
-        "dataloader.train.sampler.repeats=3",
-    )
-    train(experiment, *settings, "dataloader.train.sampler.batch_size=24", folder=tmp_path / "one")
-    done = launch(experiment, 2, tmp_path / "two", *settings, "dataloader.train.sampler.batch_size=12")
-    assert done.returncode == 0, done.stdout + done.stderr
-    same_gradient(tmp_path / "one" / "last.safetensors", tmp_path / "two" / "run" / "last.safetensors")
-
-
-@pytest.mark.slow
-def test_stopping_the_launcher_saves_too(experiment, tmp_path):
-    """Paddle's launcher passes any signal on as SIGTERM, three times."""
-    script = str(ROOT / "tools" / "train.py")
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
-    command += ["--log_dir", str(tmp_path / "log"), script, "-c", str(experiment), "-o", "epochs=500"]
-    command += ["dataloader.train.sampler.batch_size=4"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        for line in process.stdout:
-            if "epoch 2/500  update 2/3" in line:
-                process.send_signal(signal.SIGINT)
-                break
-        process.stdout.read()
-    assert process.returncode in (143, signal.SIGINT)  # its processes', or the launcher's own
-    log = (tmp_path / "log" / "workerlog.0").read_text()
-    assert "stopped by SIGTERM; saved" in log
-    assert "Traceback" not in log + (tmp_path / "log" / "workerlog.1").read_text()
-    saved = read_checkpoint(experiment.parent / "output" / "run" / "last.safetensors")
-    assert saved.meta["progress"]["step"] >= 5
 
 
 def test_time_to_help(tool):

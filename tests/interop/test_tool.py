@@ -147,7 +147,7 @@ def test_other_classes_and_sizes(writer, tmp_path, config, official, capsys):
     assert convert([*arguments, "--num-classes", "7", *size]) == 0
     assert "4 left new" in capsys.readouterr().out
     assert len(json.loads(dst.with_suffix(".json").read_text())["left_new"]) == 4
-    loaded = create_model(str(config), num_classes=7, img_size=[48, 64], weights=dst)
+    loaded = create_model(str(config), num_classes=7, img_size=[48, 64], pretrained=dst)
     assert loaded(paddle.zeros([1, 3, 48, 64])).shape == [1, 7]
     with pytest.raises(SystemExit):
         convert([*arguments, "--num-classes", "0"])
@@ -339,7 +339,7 @@ def test_sot_tiny_end_to_end(writer, golden, tool, tmp_path):
     done = tool("convert_torch", *common, "--verify", tmp_path / "sot.npz")
     assert done.returncode == 0, done.stderr
     assert "tolerance 1.0e-08" in done.stdout
-    model = create_model("sot_tiny", weights=dst)
+    model = create_model("sot_tiny", pretrained=dst)
     with paddle.no_grad():
         logits = model(paddle.to_tensor(golden.images(224))).numpy()
     assert np.abs(logits - reference["logits"]).max() <= 1e-5 * max(1, reference["logits"].std())

@@ -17,6 +17,7 @@ from paddle import nn
 from passl_sot.modeling.backbones import BACKBONES, build_backbone
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.stats import count_parameters
+from passl_sot.utils.tracing import short_stacks
 
 # Settings of a tiny model, by name; of one in stages where they differ, and where there is one per stage.
 TINY = {"img_size": 32, "embed_dim": 24, "depth": 3, "num_heads": 2, "patch_size": 8, "mlp_ratio": 2.0}
@@ -233,13 +234,13 @@ def test_static_graph_equals_eager(name, variant, tmp_path):
     x = images(model, 3)
     expected = model(x).numpy()
     assert model.input_spec(3).shape == tuple(x.shape)
-    traced = paddle.jit.to_static(model, input_spec=[model.input_spec()], full_graph=True)
-    np.testing.assert_allclose(traced(x).numpy(), expected, atol=1e-5)
-    np.testing.assert_allclose(traced(x[:1]).numpy(), expected[:1], atol=1e-5)
-    if variant == 0:
-        paddle.jit.save(traced, str(tmp_path / "model"))
-        loaded = paddle.jit.load(str(tmp_path / "model"))
-        np.testing.assert_allclose(loaded(x).numpy(), expected, atol=1e-5)
+    graph = paddle.jit.to_static(model, input_spec=[model.input_spec()], full_graph=True)
+    with short_stacks():
+        if variant == 0:  # calling and saving translate once each: variants are called
+            paddle.jit.save(graph, str(tmp_path / "model"))
+            graph = paddle.jit.load(str(tmp_path / "model"))
+        np.testing.assert_allclose(graph(x).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(graph(x[:1]).numpy(), expected[:1], atol=1e-5)
 
 
 @every_case

@@ -42,7 +42,9 @@ class Dataset:
     def sample(self, key: Key, out: np.ndarray | None = None) -> dict[str, Any]:
         """One sample: arrays and numbers by name, with the item's `index` among them.
 
-        `out` is where its largest array may be written, if `batch` provides for it.
+        Args:
+            key: Which item, in which epoch.
+            out: Where its largest array may be written, if `batch` provides for it.
 
         Raises:
             ItemError: The item can't be read: training takes another one in its place, evaluation ends.
@@ -50,14 +52,20 @@ class Dataset:
         raise NotImplementedError
 
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-        """Joins samples to arrays [B, ...]: by default stacks; a dataset of sequences pads."""
+        """Joins samples to arrays [B, ...]: by default stacks; a dataset of sequences pads.
+
+        Args:
+            samples: What `sample` gave for each item of a batch.
+        """
         return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
 
     def batch(self, keys: Sequence[Key], read: Read, empty: Empty = np.empty) -> dict[str, np.ndarray]:
         """A whole batch, with `index` int64 [B]; overridden where more is to be done than to join samples.
 
-        `read` gives the sample of a key, and passes over unreadable items as the run demands; `empty` gives
-        memory for the first array of the result, once: then it need not be copied.
+        Args:
+            keys: Of the batch's items.
+            read: Gives the sample of a key, and passes over unreadable items as the run demands.
+            empty: Gives memory for the first array of the result, once: then it need not be copied.
         """
         return self.collate([read(key) for key in keys])
 

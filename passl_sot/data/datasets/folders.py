@@ -46,7 +46,9 @@ class ImageFolder(LabelledImages):
     belong to it, links to folders are followed; hidden files and files with other endings are left out and
     counted in `ignored_files`.
 
-    Args (others as of `LabelledImages`):
+    Other arguments are those of `LabelledImages`.
+
+    Args:
         dataroot: The folder that holds the class folders, such as `data/imagenet/train`.
         extensions: Endings of image files, in any case.
         part: "all" images; or, for a folder without splits of its own, those for "train" or for "val", by a

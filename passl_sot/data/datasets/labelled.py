@@ -38,7 +38,9 @@ class LabelledImages(Dataset):
 
     Args:
         root: Folder that paths start from.
+        paths: The files.
         labels: Label of each file, int64 [N]; without a meaning where there are several per image.
+        class_names: Names of the classes, in label order.
         transforms: List of transforms, one after the other; see `transforms`, `policies`, `mixup`.
         apply_exif: Turn photographs upright by their EXIF orientation.
         batch_transforms: Steps for whole batches, in training: `Mixup`, and transforms of single images that

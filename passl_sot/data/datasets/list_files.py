@@ -27,7 +27,9 @@ class ListFile(LabelledImages):
     UTF-8 with or without byte-order mark, line ends of Unix or Windows; paths may hold spaces and are
     relative to `dataroot` unless absolute; empty lines and lines that begin with `#` are skipped.
 
-    Args (others as of `LabelledImages`):
+    Other arguments are those of `LabelledImages`.
+
+    Args:
         dataroot: Folder that paths start from.
         list_file: The list.
         class_names: File with the name of each class: one per line in label order, or `label name` lines.

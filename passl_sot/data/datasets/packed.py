@@ -30,7 +30,9 @@ class PackedImages(LabelledImages):
     compared with its checksum whenever it is read; one that is stored as pixels only when it is read whole,
     as the checks before a run do.
 
-    Args (others as of `LabelledImages`, without multichannel files):
+    Other arguments are those of `LabelledImages`, without multichannel files.
+
+    Args:
         dataroot: The folder, such as `data/packed/train`.
         part: As for `ImageFolder`, with the same result: by the names of images before they were packed.
         val_share: Share of each class that is for "val".

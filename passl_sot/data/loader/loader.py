@@ -36,6 +36,9 @@ class DataLoader:
     items in the dataset. The iteration follows `sampler.epoch`.
 
     Args:
+        dataset: What is read.
+        sampler: See below.
+        section: The `loader:` section.
         training: Replace unreadable items by others rather than stop at the first.
         world_size: Processes on this machine that share its cores.
 

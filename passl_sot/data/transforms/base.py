@@ -41,7 +41,12 @@ class BaseTransform:
     """A transform that is written as `apply`; calling it is derived from that."""
 
     def __call__(self, image: LazyImage, rng: Generator) -> np.ndarray:
-        """The image after the transform."""
+        """The image after the transform.
+
+        Args:
+            image: The image.
+            rng: Source of the draws.
+        """
         return as_array(self.apply(image, rng))
 
     def apply(self, image: LazyImage, rng: Generator, epoch: int = 0, out: Out = None) -> LazyImage:

@@ -10,5 +10,12 @@ BACKBONES = Registry("backbone", "passl_sot.modeling.backbones")
 
 
 def build_backbone(cfg: Mapping[str, Any]) -> Backbone:
-    """Build the backbone that a node ``{name: ..., ...}`` describes; a ConfigError lists all its faults."""
+    """Build the backbone that a node ``{name: ..., ...}`` describes.
+
+    Args:
+        cfg: The node: a mapping, such as ``get_config(...).model.architecture``; never changed.
+
+    Raises:
+        ConfigError: All its faults, at once.
+    """
     return BACKBONES.build(cfg)

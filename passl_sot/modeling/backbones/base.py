@@ -174,10 +174,10 @@ class ImageBackbone(Backbone):
         raise NotImplementedError
 
     def resize(self, img_size: int | Sequence[int]) -> None:
-        """Change the input size; the weights stay, but for learned tables that follow the size.
+        """Change the input size; of the weights only learned tables follow, as new parameters.
 
-        Such a table becomes a new parameter: resize before an optimizer is built. A ValueError for an
-        impossible size names the nearest valid one.
+        Args:
+            img_size: Side in pixels, or [height, width]; a ValueError names the nearest valid ones.
         """
         size = as_pair(img_size)
         self._plan(size)
@@ -199,7 +199,11 @@ class ImageBackbone(Backbone):
         ]
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """Images ``[B, in_chans, H, W]`` of the size planned for to normalized tokens ``[B, P+N, C]``."""
+        """Images of the size planned for to normalized tokens ``[B, P+N, C]``.
+
+        Args:
+            x_bchw: Images ``[B, in_chans, H, W]``.
+        """
         x = self.embed(x_bchw)
         for s in range(len(self.feature_info)):
             x = self.run_stage(s, x)
@@ -210,8 +214,10 @@ class ImageBackbone(Backbone):
     ) -> list[paddle.Tensor]:
         """Feature maps ``[B, C, H, W]`` from inside the network, without prefix tokens, not normalized.
 
-        ``indices`` are positions in ``feature_info`` (negative ones count from the end), the number of last
-        maps, or None for all; a ValueError if there is no such map.
+        Args:
+            x_bchw: Images ``[B, in_chans, H, W]``.
+            indices: Positions in ``feature_info`` (negative ones count from the end), the number of last
+                maps, or None for all; a ValueError if there is no such map.
         """
         chosen = self.pick_maps(indices)
         maps: dict[int, paddle.Tensor] = {}
@@ -230,7 +236,7 @@ class ImageBackbone(Backbone):
         return words.reshape([0, 0, *self.grids[s]])
 
     def pick_maps(self, indices: int | Sequence[int] | None) -> list[int]:
-        """Positions in ``feature_info``, none negative; see :meth:`forward_intermediates`."""
+        """Positions in ``feature_info``, none negative; see `forward_intermediates`."""
         count = len(self.feature_info)
         if indices is None:
             indices = count
@@ -377,7 +383,7 @@ class StagedBackbone(ImageBackbone):
         self.plan_maps(modules, self.dims, strides, list(grids))
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """See :meth:`ImageBackbone.embed`."""
+        """See `ImageBackbone.embed`."""
         self.check_images(x_bchw)
         return self.pos_drop(self.patch_embed(x_bchw))
 

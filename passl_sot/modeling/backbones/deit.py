@@ -22,7 +22,9 @@ from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
 class DeiT(PlainBackbone):
     """The DeiT backbone; sizes Tiny, Small and Base are in ``configs/deit/``.
 
-    Args (for the others see ``PlainBackbone`` and ``ImageBackbone``):
+    Other arguments are those of ``PlainBackbone`` and ``ImageBackbone``.
+
+    Args:
         patch_size: Side of a patch in pixels; not read with ``token_embed``.
         distilled: Whether a distillation token goes behind the class token.
         token_embed: One of SoT's networks in place of the patch projection (arXiv 2104.10935, section 4:

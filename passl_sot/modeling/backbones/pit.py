@@ -53,7 +53,9 @@ class _Pool(nn.Layer):
 class PiT(StagedBackbone):
     """The PiT backbone; all published sizes are in ``configs/pit/``.
 
-    Args (for the others see ``ImageBackbone``):
+    Other arguments are those of ``ImageBackbone``.
+
+    Args:
         patch_size: Side of a patch in pixels.
         stride: Pixels from one patch to the next.
         head_dim: Width of one attention head, the same in all stages.
@@ -104,7 +106,7 @@ class PiT(StagedBackbone):
         self.resize(img_size)
 
     def rates_of_blocks(self, rate: float, depth: int) -> list[float]:
-        """See :meth:`Backbone.rates_of_blocks`; block i of L has rate·i/L."""
+        """See `Backbone.rates_of_blocks`; block i of L has rate·i/L."""
         # Hence not even the last block reaches the rate, as in the official code.
         return [rate * i / depth for i in range(depth)]
 
@@ -135,7 +137,7 @@ class PiT(StagedBackbone):
         self.plan_stages(self.stride, grid, "transformers.{}")
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """See :meth:`ImageBackbone.embed`; gives ``[B, P+N, C]``."""
+        """See `ImageBackbone.embed`; gives ``[B, P+N, C]``."""
         self.check_images(x_bchw)
         # Positions are for words only: the map has the form of the image.
         words = self.pos_drop(self.patch_embed(x_bchw) + self.pos_embed)

@@ -24,7 +24,9 @@ from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
 class SoT(PlainBackbone):
     """The SoT backbone; sizes Tiny, Small and Base are in ``configs/sot/``.
 
-    Args (for the others see ``PlainBackbone`` and ``ImageBackbone``):
+    Other arguments are those of ``PlainBackbone`` and ``ImageBackbone``.
+
+    Args:
         token_embed: The network that makes visual words.
         token_dim: Width of its stem (64 in every published model).
         large_output: More words: of the networks that can, DenseNet stops at a quarter of the image size

@@ -92,7 +92,10 @@ def _scale(x_bchw: paddle.Tensor, gamma: paddle.Tensor) -> paddle.Tensor:
 class STViT(StagedBackbone):
     """The STViT backbone; sizes Small, Base and Large are in ``configs/stvit/``.
 
-    Args (for the others see ``ImageBackbone``; the authors recommend a schedule of drop_path_rate for Large):
+    Other arguments are those of ``ImageBackbone``. For Large the authors recommend a schedule of
+    ``drop_path_rate``.
+
+    Args:
         embed_dim: Width of each stage.
         stoken_size: Side of a super token's window in each stage, in pixels of its map; 1 for plain
             attention.
@@ -154,7 +157,7 @@ class STViT(StagedBackbone):
         return x
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        """See :meth:`ImageBackbone.forward`; the tokens come after BatchNorm and Swish."""
+        """See `ImageBackbone.forward`; the tokens come after BatchNorm and Swish."""
         x = self.embed(x_bchw)
         for s in range(len(self.layers)):
             x = self.run_stage(s, x)

@@ -61,7 +61,9 @@ class _PatchMerging(nn.Layer):
 class Swin(StagedBackbone):
     """The Swin backbone; sizes Tiny, Small and Base are in ``configs/swin/``.
 
-    Args (for the others see ``ImageBackbone``):
+    Other arguments are those of ``ImageBackbone``.
+
+    Args:
         patch_size: Side of a patch in pixels; not read with ``token_embed``.
         embed_dim: Width of the first stage; it doubles with every further one.
         window_size: Side of a window in tokens, or a list of one for each stage.
@@ -135,7 +137,7 @@ class Swin(StagedBackbone):
         return windows
 
     def resize(self, img_size: int | Sequence[int], window_size: int | Sequence[int] | None = None) -> None:
-        """See :meth:`ImageBackbone.resize`; bias tables are interpolated in blocks whose window changes.
+        """See `ImageBackbone.resize`; bias tables are interpolated in blocks whose window changes.
 
         That is where a grid becomes smaller than the window, or with another ``window_size`` (12 for the
         published models at 384 pixels; None leaves it as it is).

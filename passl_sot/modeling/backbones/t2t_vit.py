@@ -70,7 +70,9 @@ class _TokensToToken(nn.Layer):
 class T2TViT(PlainBackbone):
     """The T2T-ViT backbone; all published sizes are in ``configs/t2t_vit/``.
 
-    Args (for the others see ``PlainBackbone`` and ``ImageBackbone``):
+    Other arguments are those of ``PlainBackbone`` and ``ImageBackbone``.
+
+    Args:
         tokens_type: Attention between the cuts: "performer" (linear time) or "transformer" (softmax;
             the published ``t`` models).
         token_dim: Width of the tokens between the cuts (64 in every published model).

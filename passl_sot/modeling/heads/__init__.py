@@ -10,5 +10,12 @@ HEADS = Registry("head", "passl_sot.modeling.heads")
 
 
 def build_head(cfg: Mapping[str, Any]) -> Head:
-    """Build the head that a node ``{name: ..., ...}`` describes; a ConfigError lists all its faults."""
+    """Build the head that a node ``{name: ..., ...}`` describes.
+
+    Args:
+        cfg: The node: a mapping, such as ``get_config(...).model.head``; never changed.
+
+    Raises:
+        ConfigError: All its faults, at once.
+    """
     return HEADS.build(cfg)

@@ -18,7 +18,10 @@ LinearInit = Literal["trunc_normal", "torch"]
 class Head(nn.Layer):
     """Base of all heads: ``forward(tokens)`` gives logits; without last layers, what they would take.
 
-    ``num_classes`` is K, ``in_channels`` C, ``num_prefix_tokens`` P.
+    Args:
+        num_classes: Number K of classes.
+        in_channels: Width C of the tokens.
+        num_prefix_tokens: How many tokens P stand before the words.
     """
 
     last_layers: tuple[str, ...] = ()  # names of those that depend on K; a head may lack some
@@ -30,7 +33,11 @@ class Head(nn.Layer):
         self.num_prefix_tokens = num_prefix_tokens
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last layers by new ones for ``num_classes`` (at least 1); the rest stays."""
+        """Replace the last layers by new ones; the rest stays.
+
+        Args:
+            num_classes: K, at least 1 (or else a ValueError).
+        """
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.num_classes = num_classes
@@ -49,7 +56,11 @@ class Head(nn.Layer):
         raise NotImplementedError
 
     def pre_logits(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
-        """Tokens ``[B, P+N, C]`` to the features ``[B, F]`` that the last layers take."""
+        """The features ``[B, F]`` that the last layers take.
+
+        Args:
+            x_bnc: Tokens ``[B, P+N, C]``.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no pre_logits")
 
     def check_tokens(self, x: paddle.Tensor, pooled_allowed: bool) -> None:
@@ -82,7 +93,7 @@ class FusedHead(Head):
         raise NotImplementedError
 
     def pre_logits(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
-        """See :meth:`Head.pre_logits`: features of the class token, then those of the words."""
+        """See `Head.pre_logits`: features of the class token, then those of the words."""
         return paddle.concat([part for part in self.features(x_bnc) if part is not None], axis=1)
 
     def forward_parts(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:

@@ -15,7 +15,9 @@ from passl_sot.nn.initializers import linear, torch_default_
 class LinearHead(Head):
     """Dropout and one Linear on a pooled token.
 
-    Args (for the others see ``Head``):
+    Other arguments are those of ``Head``.
+
+    Args:
         pool: "token" takes the first prefix token, and a ValueError if there is none; "mean" averages the
             word tokens.
         dropout: Dropout on the pooled features.
@@ -53,7 +55,7 @@ class LinearHead(Head):
         return self.fc(pooled) if self.num_classes else pooled
 
     def pre_logits(self, x: paddle.Tensor) -> paddle.Tensor:
-        """See :meth:`Head.pre_logits`; the pooled token, ``[B, C]``."""
+        """See `Head.pre_logits`; the pooled token, ``[B, C]``."""
         self.check_tokens(x, pooled_allowed=True)
         if x.ndim == 3 and self.pool == "token":
             x = x[:, 0]
@@ -66,7 +68,10 @@ class LinearHead(Head):
 class DistilledHead(Head):
     """A Linear on the class token, and another on the distillation token behind it (arXiv 2012.12877).
 
-    For arguments see ``Head`` and ``LinearHead``; a ValueError for fewer than two prefix tokens.
+    Other arguments are those of ``Head``; a ValueError for fewer than two prefix tokens.
+
+    Args:
+        init: As of ``LinearHead``.
     """
 
     last_layers = ("head", "head_dist")
@@ -95,7 +100,7 @@ class DistilledHead(Head):
             torch_default_(self)
 
     def pre_logits(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
-        """See :meth:`Head.pre_logits`; the mean of both tokens, ``[B, C]``, as in timm."""
+        """See `Head.pre_logits`; the mean of both tokens, ``[B, C]``, as in timm."""
         self.check_tokens(x_bnc, pooled_allowed=False)
         return (x_bnc[:, 0] + x_bnc[:, 1]) / 2
 

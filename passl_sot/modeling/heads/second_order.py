@@ -26,7 +26,9 @@ from passl_sot.nn.second_order import CrossCovariance, MGCrP, covariance
 class SecondOrderHead(FusedHead):
     """Class-token logits fused with logits of pooled word tokens; a ValueError if choices exclude each other.
 
-    Args (for the others see ``Head``):
+    Other arguments are those of ``Head``.
+
+    Args:
         representation: How words are pooled. "MGCrP" and "GCP": second order; "GAP": mean; "fc": no words,
             the class token goes through a Linear to ``fc_dim`` first; "none": the class token alone.
         fusion_type: "sum_fc" adds the logits of both; "concat" classifies the joined features;
@@ -130,7 +132,7 @@ class SecondOrderHead(FusedHead):
         return self.representation(words)
 
     def features(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
-        """See :meth:`FusedHead.features`; with "concat" and "aggre_all" the second is all there is."""
+        """See `FusedHead.features`; with "concat" and "aggre_all" the second is all there is."""
         self.check_tokens(x_bnc, pooled_allowed=False)
         if self.representation_name == "none":
             return x_bnc[:, 0], None
@@ -156,7 +158,9 @@ class CrossCovarianceHead(FusedHead):
 
     Its matrix is a single cross-covariance between two reductions; a ValueError for choices that do not fit.
 
-    Args (for the others see ``Head``):
+    Other arguments are those of ``Head``.
+
+    Args:
         reduction: Their widths a and b.
         normalization: Normalization of the ``[b, a]`` matrix, a node ``{name: ...}``; null for none.
             It must suit a matrix that is not square: SvPN (the official one), EPN, SqrtD, SqrtT, LN.
@@ -200,6 +204,6 @@ class CrossCovarianceHead(FusedHead):
         return pooled
 
     def features(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor]:
-        """See :meth:`FusedHead.features`."""
+        """See `FusedHead.features`."""
         self.check_tokens(x_bnc, pooled_allowed=False)
         return x_bnc[:, 0] if self.num_prefix_tokens else None, self.pool(x_bnc)

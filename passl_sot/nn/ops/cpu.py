@@ -101,7 +101,7 @@ class _Linear(PyLayer):
 
 
 def packing_pays(x_bchw: paddle.Tensor) -> bool:
-    """Whether :func:`pack` pays for a depth-wise convolution of these maps."""
+    """Whether `pack` pays for a depth-wise convolution of these maps."""
     # The convolution kernel takes several times as long per pixel where rows are short.
     return x_bchw.shape[0] > 1 and x_bchw.shape[3] < _SHORT
 
@@ -122,7 +122,7 @@ def pack(x_bchw: paddle.Tensor, ones: bool = False) -> paddle.Tensor:
 
 
 def unpack(x_chl: paddle.Tensor, batch: int) -> paddle.Tensor:
-    """The reverse of :func:`pack`, without the gaps: ``[B, C, H, W]``."""
+    """The reverse of `pack`, without the gaps: ``[B, C, H, W]``."""
     channels, height, length = x_chl.shape
     x = x_chl.reshape([channels, height, batch, length // batch])[:, :, :, :-1]
     return x.transpose([2, 0, 1, 3])

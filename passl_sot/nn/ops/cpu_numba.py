@@ -225,7 +225,7 @@ def depthwise3x3(
     after: paddle.Tensor | None = None,
     before: paddle.Tensor | None = None,
 ) -> paddle.Tensor:
-    """See `passl_sot.nn.ops.depthwise3x3`; where :func:`available`."""
+    """See `passl_sot.nn.ops.depthwise3x3`; where `available`."""
     x = x.contiguous()
     kernel = kernel.contiguous()
     if after is None:

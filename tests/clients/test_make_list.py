@@ -12,7 +12,7 @@ from PIL import Image
 
 from passl_sot.data import build_dataset
 
-_TOOL = Path(__file__).parents[1] / "ppcls_tools" / "make_list.py"
+_TOOL = Path(__file__).parents[2] / "ppcls_tools" / "make_list.py"
 _EVAL = [{"name": "CenterCrop", "size": 4}, {"name": "Normalize"}]
 
 

@@ -1,0 +1,134 @@
+"""Makes docs/models.md and docs/models.json from configs, cards of published weights and models.template.
+
+python docs/zoo.py
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from passl_sot.config import find_config, list_models, model_config, read_card
+from passl_sot.published.cards import NOT_STATED, Card, cards, unreleased
+
+HERE = Path(__file__).resolve().parent
+NOT_TRAINED = "not trained here"  # as by the `meta:` section of a config
+HEAD = (
+    "config", "parameters (M)", "GMACs", "image size", "published top-1 (%)", "measured here", "weights",
+    "file size", "sha256", "licence of the code", "licence of the weights",
+)  # fmt: skip
+HEAD_OF_MORE = ("name", "config", "settings", *HEAD[4:5], *HEAD[6:])
+
+
+def entry_of(name: str, card: Card | None, start: dict[str, Any]) -> dict[str, Any]:
+    """All that is known of a model, for programs."""
+    meta = read_card(name)
+    entry = {
+        "name": name,
+        "config": "/".join(find_config(name).parts[-3:]),
+        "paper": meta["paper"],
+        "params_m": meta["params_m"],
+        "gmacs": meta["gmacs"],
+        "img_size": model_config(name)["model"]["architecture"]["img_size"],
+        "published_top1": meta["published_top1"],
+        "measured_top1": meta.get("measured_top1", NOT_TRAINED),
+        "code_license": card.code_license if card else start.get("code_license"),
+        "weights": weights_of(card) if card else None,
+    }
+    return entry | {key: start[key] for key in ("nearest", "made_by") if key in start}
+
+
+def weights_of(card: Card) -> dict[str, Any]:
+    """A published file, for programs; null is what its authors don't state."""
+    facts = {key: getattr(card, key) or None for key in ("file", "url", "drive", "page", "size", "sha256")}
+    return {
+        **facts,
+        "access": card.access,
+        "license": card.weights_license,
+        "top1": card.top1,
+        "top5": card.top5,
+    }
+
+
+def more_of(card: Card) -> dict[str, Any]:
+    """A published file that is no config's own."""
+    known = {"name": card.name, "config": card.config, "settings": card.settings}
+    return {**known, "code_license": card.code_license, "weights": weights_of(card)}
+
+
+def zoo() -> dict[str, list[dict[str, Any]]]:
+    """The content of models.json."""
+    published = cards()
+    starts = unreleased()
+    names = list_models()
+    models = [entry_of(name, published.get(name), starts.get(name, {})) for name in names]
+    more = [more_of(card) for name, card in published.items() if name not in names]
+    return {"models": models, "more_weights": more}
+
+
+def file_cells(weights: dict[str, Any] | None, otherwise: str = "") -> list[str]:
+    """Cells on a file: link, size and checksum."""
+    if weights is None:
+        return [otherwise, "–", "–"]
+    link = f"[{weights['file']}]({weights['url'] or weights['drive']})"
+    if weights["access"] == "by hand":
+        link += ", by hand"
+    elif weights["drive"]:
+        link += f" ([by hand]({weights['drive']}))"
+    digits = weights["sha256"] or NOT_STATED
+    if weights["sha256"] and len(weights["sha256"]) < 64:
+        digits = f"{digits}…"
+    return [link, str(weights["size"] or NOT_STATED), digits]
+
+
+def row_of(entry: dict[str, Any]) -> list[str]:
+    """A row of the table of configs."""
+    weights = entry["weights"]
+    top1 = "–" if entry["published_top1"] is None else str(entry["published_top1"])
+    if weights and weights["top1"] != entry["published_top1"]:
+        top1 += f" (of the weights: {weights['top1']})"
+    otherwise = "none released"
+    if "made_by" in entry:
+        otherwise = f"made by {entry['made_by']}"
+    elif weights is None:
+        otherwise += f"; nearest: `{entry['nearest']}`"
+    return [
+        f"`{entry['name']}`",
+        *(str(entry[key]) for key in ("params_m", "gmacs", "img_size")),
+        top1,
+        str(entry["measured_top1"]),
+        *file_cells(weights, otherwise),
+        entry["code_license"] or "–",
+        weights["license"] if weights else "–",
+    ]
+
+
+def row_of_more(entry: dict[str, Any]) -> list[str]:
+    """A row of the table of further files."""
+    weights = entry["weights"]
+    settings = "<br>".join(f"`{text.removeprefix('model.')}`" for text in entry["settings"]) or "–"
+    top1 = "–" if weights["top1"] is None else str(weights["top1"])
+    names = [f"`{entry['name']}`", f"`{entry['config']}`"]
+    return [*names, settings, top1, *file_cells(weights), entry["code_license"], weights["license"]]
+
+
+def table(head: tuple[str, ...], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def pages() -> dict[Path, str]:
+    """Both files' texts."""
+    content = zoo()
+    text = (HERE / "models.template").read_text(encoding="utf-8")
+    text = text.replace("@TABLE@", table(HEAD, [row_of(entry) for entry in content["models"]]))
+    text = text.replace(
+        "@MORE@", table(HEAD_OF_MORE, [row_of_more(entry) for entry in content["more_weights"]])
+    )
+    data = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return {HERE / "models.md": text, HERE / "models.json": data}
+
+
+if __name__ == "__main__":
+    for path, made in pages().items():
+        path.write_text(made, encoding="utf-8")

@@ -1,0 +1,107 @@
+"""Proof that exported graphs compute what the model does: each engine beside Paddle's eager mode."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from passl_sot.engines.base import open_engine
+from passl_sot.engines.paddle_engine import eager
+from passl_sot.export.card import ExportError
+from passl_sot.export.silence import silenced
+
+LIMIT = 1e-4  # of a logit, times their standard deviation where that is above 1
+BATCHES = (1, 3, 7)
+_RUNS = 3
+_NOISE = 1e30
+
+
+def make_inputs(shape: Sequence[int], images: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
+    """Batches of noise of some image shape `[C, H, W]`, and of images where there are any."""
+    generator = np.random.default_rng(0)
+    batches = [generator.standard_normal((size, *shape)).astype("float32") for size in BATCHES]
+    if len(images):
+        # Repeated, where there are fewer than the largest batch has.
+        batches += [np.stack([images[i % len(images)] for i in range(size)]) for size in BATCHES]
+    return batches
+
+
+def compare(folder: Path, name: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """The greatest difference of an engine from logits that are known.
+
+    Args:
+        folder: The export.
+        name: The engine.
+        pairs: Inputs `[B, C, H, W]` and their logits `[B, K]`; each is computed several times.
+
+    Returns:
+        The difference over `max(1, std of the logits)`; NaN or infinite where the engine's result is.
+    """
+    engine = open_engine(name, folder)
+    worst = 0.0
+    for inputs, wanted in pairs:
+        unit = max(1.0, float(wanted.std()))
+        for _ in range(_RUNS):
+            _litter()
+            found = engine(inputs)
+            if found.shape != wanted.shape:
+                raise ExportError(f"{name} gives {list(found.shape)}, and the model {list(wanted.shape)}")
+            difference = float(np.abs(found.astype("float64") - wanted).max()) / unit
+            # Of two numbers `max` may keep the one that isn't NaN.
+            if math.isnan(difference):
+                return math.nan
+            worst = max(worst, difference)
+    return worst
+
+
+def _litter() -> None:
+    """Fills memory of many sizes with huge numbers and frees it, for an engine that reads what it didn't write.
+
+    Such an engine is right as long as its memory is fresh, which the system gives as zeros.
+    """
+    for kilobytes in (4, 32, 256, 2048, 16384):
+        count = kilobytes * 256
+        kept = [np.full(count, _NOISE, "float32") for _ in range(4)]
+        kept += [paddle.full([count], _NOISE, "float32") for _ in range(4)]
+        del kept
+
+
+def prove(
+    folder: Path, engines: Iterable[str], cases: Sequence[tuple[nn.Layer, Sequence[np.ndarray]]]
+) -> dict[str, float]:
+    """Computes inputs by engines, and by the models themselves.
+
+    Args:
+        folder: The export, float32.
+        engines: Their names.
+        cases: Models in evaluation mode and their inputs: the one exported, or for a graph of open size one
+            for each size.
+
+    Returns:
+        The greatest difference of each engine, as of `compare`.
+
+    Raises:
+        ExportError: An engine can't read its files; or a difference is above `LIMIT`.
+    """
+    pairs = [(x, eager(model)(x)) for model, inputs in cases for x in inputs]
+    found: dict[str, float] = {}
+    for name in engines:
+        try:
+            with silenced():
+                found[name] = compare(folder, name, pairs)
+        except ExportError:
+            raise
+        except Exception as error:  # of whatever kind the engine has
+            raise ExportError(
+                f"{name} can't compute what was exported: {error}; nothing is written"
+            ) from error
+    wrong = [f"{name} by {value:.1e}" for name, value in found.items() if not value <= LIMIT]
+    if wrong:
+        raise ExportError(
+            f"the exported graph does not compute what the model does: logits differ in {', '.join(wrong)} "
+            f"(at most {LIMIT:.0e} is allowed); nothing is written"
+        )
+    return found

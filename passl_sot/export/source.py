@@ -1,0 +1,92 @@
+"""What is exported: a checkpoint, or bare weights that a config describes; perhaps at another size."""
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from passl_sot.export.card import ExportError, plain
+from passl_sot.modeling.classifier import Classifier
+from passl_sot.tasks.base import build_task, check_card, model_section_of
+from passl_sot.version import __version__
+from passl_sot.weights import state
+from passl_sot.weights.checkpoint import read_weights
+
+_PREFIXED = re.compile(r"(\d+)\s+(\S.*)")
+
+
+def read_source(
+    weights: str | Path, experiment: Any = None, *, prefer: str | None = None
+) -> tuple[Classifier, dict[str, Any]]:
+    """The model to export, in evaluation mode, and its header.
+
+    Args:
+        weights: A checkpoint; or, with an experiment, weights that aren't loaded here.
+        experiment: The config that describes bare weights.
+        prefer: "raw" or "ema" weights of a checkpoint; by default those by which the run chose its best.
+
+    Raises:
+        CheckpointError: It is no checkpoint, or a damaged one.
+        ExportError: A checkpoint has its own config.
+    """
+    arrays, meta = read_weights(weights, prefer)
+    if experiment is None:
+        check_card(weights, meta)
+        model = model_section_of(meta).build()
+        state.load_model(model, arrays, str(weights))
+    elif meta:
+        raise ExportError(f"{weights} is a checkpoint, which has its own config: leave out -c")
+    else:
+        model = experiment.model.build()
+        meta = describe(experiment, [str(number) for number in range(model.num_classes)])
+    model.eval()
+    return model, meta
+
+
+def describe(experiment: Any, names: Sequence[str]) -> dict[str, Any]:
+    """A header of weights that have none, by their config; `names` are those of their classes."""
+    task = build_task(experiment.task, experiment.loss, trial=True)
+    card = task.make_card(experiment.dataloader.val.dataset, names)
+    return plain({"config": experiment.to_dict(), **card, "progress": {}, "version": __version__})
+
+
+def read_labels(path: Path, count: int) -> list[str]:
+    """Names of `count` classes: one a line in order, or `id name` with ids from 0, as PaddleClas has them.
+
+    Raises:
+        ExportError: There are more or fewer, or the file is no UTF-8 text.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
+    except UnicodeDecodeError as error:
+        raise ExportError(f"{path} is no UTF-8 text: save it as UTF-8") from error
+    names = [line for line in lines if line]
+    if len(names) != count:
+        raise ExportError(
+            f"{path} names {len(names)} classes, and the model has {count}: write a name a line"
+        )
+    pairs = [match.groups() for match in map(_PREFIXED.fullmatch, names) if match]
+    if sorted(int(number) for number, _ in pairs) == list(range(count)):
+        by_number = {int(number): name for number, name in pairs}
+        names = [by_number[number] for number in range(count)]
+    return names
+
+
+def change_size(model: Classifier, meta: Mapping[str, Any], side: int) -> dict[str, Any]:
+    """Brings a model and its header to square images of another size; the header is a new one.
+
+    Sizes in the preprocessing keep their proportion to the model's: a resize to 256 before a crop of 224
+    becomes one to 512 before a crop of 448, and `crop_pct` stays.
+    """
+    old = model.backbone.img_size
+    model.resize(side)
+    meta = copy.deepcopy(dict(meta))
+    meta["config"]["model"]["architecture"]["img_size"] = side
+    for node in meta["preprocessing"]["transforms"]:
+        size = node.get("size")
+        if isinstance(size, int):
+            node["size"] = round(size * side / min(old))
+        elif size is not None:
+            node["size"] = [round(part * side / was) for part, was in zip(size, old, strict=True)]
+    return meta

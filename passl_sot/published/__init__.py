@@ -1,0 +1,1 @@
+"""Weights that models' authors have published: cards, fetching, conversion and the folder that keeps them."""

@@ -1,0 +1,134 @@
+"""Cards of published weights, from cards.yaml and from the file that PASSL_SOT_CARDS names."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from passl_sot.config import ConfigError, Fault, UserError
+from passl_sot.config.errors import Origin
+from passl_sot.config.yaml_text import Builder, read_text
+
+CARDS = "PASSL_SOT_CARDS"
+NOT_STATED = "not stated"
+MOST_BYTES = 5_000_000_000  # the largest file here has 0.9 GB
+_SIZE = re.compile(r"(\d+\.(\d+)) MB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One published file.
+
+    Attributes:
+        name: What it is fetched by; that of its config, where there is one.
+        page: Where the authors tell of it.
+        file: Its name.
+        url: Where it is fetched; "" where that is only possible by hand.
+        drive: The page from which a person can fetch it, where there is one.
+        sha256: Its first digits, or all, where the authors state them.
+        size: Bytes, or such as "85.08 MB", where the authors state them.
+        key: The state dict in it; "" for the usual one.
+        config: The model that it is of: a name of `list_models()`, or a path.
+        settings: Overrides of that config, as after `-o`.
+        top1, top5: Published accuracies in percent.
+        code_license, weights_license: As stated by the authors.
+    """
+
+    name: str
+    page: str
+    file: str
+    config: str
+    url: str = ""
+    drive: str = ""
+    sha256: str = ""
+    size: int | str = ""
+    key: str = ""
+    settings: list[str] = field(default_factory=list)
+    top1: float | None = None
+    top5: float | None = None
+    code_license: str = NOT_STATED
+    weights_license: str = NOT_STATED
+
+    @property
+    def access(self) -> str:
+        """How it comes here: "by name" or "by hand"."""
+        return "by name" if self.url else "by hand"
+
+    def sizes(self) -> tuple[int, int]:
+        """The least and the most bytes that the file may have."""
+        if isinstance(self.size, int):
+            return self.size, self.size
+        stated = _SIZE.fullmatch(self.size)
+        if not stated:
+            return 1, MOST_BYTES
+        # A page's MB are 10^6 bytes or 2^20.
+        rounding = 10.0 ** -len(stated[2])
+        return int((float(stated[1]) - rounding) * 1e6), int((float(stated[1]) + rounding) * 2**20)
+
+
+class NotPublishedError(UserError, LookupError):
+    """No weights of that name were published, by the cards."""
+
+
+def cards() -> dict[str, Card]:
+    """All cards by name; those of PASSL_SOT_CARDS replace shipped ones of their names."""
+    found: dict[str, Card] = {}
+    for path, tree in _files():
+        for family, section in (tree.get("families") or {}).items():
+            shared = {key: value for key, value in section.items() if key not in ("files", "base")}
+            for name, entry in section["files"].items():
+                try:
+                    found[name] = _card(name, {**shared, **entry}, section.get("base", ""))
+                except (TypeError, KeyError) as error:
+                    fault = Fault(f"families.{family}.files.{name}", str(error), Origin(str(path)), "value")
+                    raise ConfigError([fault]) from error
+    return found
+
+
+def _card(name: str, entry: dict[str, Any], base: str) -> Card:
+    url = entry.get("url", "")
+    if base and "url" not in entry:
+        url = base + entry["file"]
+    file = entry.get("file") or PurePosixPath(urlsplit(url).path).name
+    # It becomes a name in the cache folder.
+    if PurePosixPath(file).name != file or not re.fullmatch(r"[\w.-]+", name):
+        raise TypeError(f"no name of a file: {file!r}")
+    return Card(**{"config": name, **entry, "name": name, "url": url, "file": file})
+
+
+def unreleased() -> dict[str, dict[str, Any]]:
+    """By name of a model without published weights: `nearest`, the card to start from, or `made_by`."""
+    found: dict[str, dict[str, Any]] = {}
+    for _, tree in _files():
+        found |= tree.get("unreleased") or {}
+    return found
+
+
+def card_of(name: str) -> Card:
+    """The card of that name; a NotPublishedError says that there is none, and what comes nearest."""
+    known = cards()
+    if name in known:
+        return known[name]
+    entry = unreleased().get(name, {})
+    text = f"no weights of {name} are published"
+    if "made_by" in entry:
+        text += f": its weights are made by {entry['made_by']}, and it is trained in minutes"
+    elif entry.get("fits", True) and entry:
+        near = entry["nearest"]
+        text += f"; the nearest start is {near}: pretrained={near!r} (--pretrained {near}) takes what fits"
+    elif entry:
+        text += (
+            f"; the nearest model with weights is {entry['nearest']}, of another width: nothing of it fits"
+        )
+    raise NotPublishedError(f"{text}. docs/models.md lists what is published")
+
+
+def _files() -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    paths = [Path(__file__).with_name("cards.yaml")]
+    if os.environ.get(CARDS):
+        paths.append(Path(os.environ[CARDS]))
+    for path in paths:
+        yield path, Builder(read_text(str(path)), str(path)).value or {}

@@ -1,0 +1,235 @@
+"""The folder of published weights: each file is fetched once, converted once, and kept with a note.
+
+    ~/.cache/passl_sot/deit_small/deit_small_patch16_224-cd65a155.pth    as its authors made it
+                                  deit_small.safetensors                 a checkpoint of this project
+                                  deit_small.json                        where it comes from
+
+A checkpoint rather than bare weights, so that all commands that take one know model and preprocessing.
+"""
+
+import datetime
+import fcntl
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from passl_sot.config import find_config, zh
+from passl_sot.published.cards import Card, card_of, cards, unreleased
+from passl_sot.published.fetch import Expected, FetchError, download, sha256_of
+from passl_sot.utils.logger import get_logger
+from passl_sot.version import __version__
+from passl_sot.weights import CheckpointError
+from passl_sot.weights.checkpoint import explained, write_checkpoint, write_whole
+
+if TYPE_CHECKING:
+    from passl_sot.engine.schema import Experiment
+
+HOME = "PASSL_SOT_HOME"
+OFFLINE = "PASSL_SOT_OFFLINE"
+MIRROR = "PASSL_SOT_MIRROR"
+# What a name may stand for in the folder where a command is given: weights, or what was exported.
+_FILES = ("", ".safetensors", ".pdparams", "/inference.yml")
+
+
+def cache_folder() -> Path:
+    """Where fetched weights are kept: PASSL_SOT_HOME, by default ~/.cache/passl_sot."""
+    return Path(os.environ.get(HOME) or "~/.cache/passl_sot").expanduser()
+
+
+def is_published_name(given: str | Path) -> bool:
+    """Whether weights by name are meant, published or not: nothing here is called so."""
+    name = str(given)
+    if any(Path(f"{name}{rest}").is_file() for rest in _FILES):
+        return False
+    return name in cards() or name in unreleased()
+
+
+def local_weights(given: str | Path) -> Path:
+    """The weights that are meant by a path, or by the name of a card; its file is fetched if need be.
+
+    Raises:
+        NotPublishedError: There are no weights of that name.
+        CheckpointError: They can't be had, or don't convert.
+    """
+    if not is_published_name(given):
+        return Path(given)
+    return published_weights(str(given))
+
+
+def published_weights(name: str) -> Path:
+    """As `local_weights`, by name alone, whatever files are called so."""
+    card = card_of(name)
+    folder = cache_folder() / name
+    converted = folder / f"{name}.safetensors"
+    # Without the lock, for which a folder that others have filled may be read-only.
+    if _is_current(converted, _read_note(folder, card)):
+        return converted
+    with _locked(folder, card):
+        note = _read_note(folder, card)
+        if not _is_current(converted, note):
+            source, note = _local_source(card, folder, note)
+            note |= _convert(card, source, converted)
+            _write_note(folder, card, note)
+            get_logger().info("kept %s; licence of the weights: %s", converted, card.weights_license)
+    return converted
+
+
+def _is_current(converted: Path, note: dict[str, Any]) -> bool:
+    # Another version may name layers otherwise; the authors' file is still there for it.
+    return converted.is_file() and note.get("version") == __version__
+
+
+def local_source(given: str | Path) -> Path:
+    """As `local_weights`, for the file as its authors made it."""
+    if not is_published_name(given):
+        return Path(given)
+    card = card_of(str(given))
+    folder = cache_folder() / card.name
+    with _locked(folder, card):
+        source, note = _local_source(card, folder, _read_note(folder, card))
+        _write_note(folder, card, note)
+    return source
+
+
+@contextmanager
+def _locked(folder: Path, card: Card) -> Iterator[None]:
+    """A block that one process at a time is in; a killed one holds nobody up."""
+    with explained(folder, f"; name another folder with {HOME}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("ab")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            get_logger().info("waiting for the process that fetches %s", card.name)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _local_source(card: Card, folder: Path, note: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The authors' file in the folder, right by all that is known of it, and the note on it."""
+    target = folder / card.file
+    # Where the authors state no checksum, that of the first time counts from then on.
+    expected = Expected(card.sizes(), card.sha256)
+    before = note.get("sha256", "")
+    if before.startswith(card.sha256):
+        expected = Expected(card.sizes(), before)
+    if target.is_file():
+        digest = sha256_of(target)
+        fault = expected.complaint(target.stat().st_size, digest)
+        if fault:
+            raise CheckpointError(f"{target}: {fault}: delete it{_to_accept(card, folder, before)}")
+        if before:
+            return target, note
+        url = "by hand"
+    else:
+        url = _address(card, target)
+        get_logger().info("fetching %s from %s", card.name, url)
+        try:
+            with explained(target, f"; free some space, or name another folder with {HOME}"):
+                digest = download(url, target, expected)
+        except FetchError as error:
+            raise FetchError(
+                f"{error}{_to_accept(card, folder, before)}. {_by_hand(card, target)}"
+            ) from error
+    found = {
+        "name": card.name,
+        "file": card.file,
+        "url": url,
+        "page": card.page,
+        "sha256": digest,
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "code_license": card.code_license,
+        "weights_license": card.weights_license,
+    }
+    return target, note | found
+
+
+def _to_accept(card: Card, folder: Path, before: str) -> str:
+    if not before or card.sha256:
+        return ""
+    return f" (if its authors have changed the file, delete {_note_path(folder, card)} too)"
+
+
+def _address(card: Card, target: Path) -> str:
+    """Where the file is fetched; a FetchError where it can't be, or mustn't."""
+    if os.environ.get(OFFLINE, "0") not in ("", "0"):
+        raise FetchError(
+            f"{card.name} isn't in {target.parent}, and {OFFLINE} is set. {_by_hand(card, target)}"
+        )
+    mirror = os.environ.get(MIRROR)
+    if mirror:
+        return f"{mirror.rstrip('/')}/{card.file}"
+    if not card.url:
+        raise FetchError(f"{card.name} can only be fetched by hand. {_by_hand(card, target)}")
+    return card.url
+
+
+def _by_hand(card: Card, target: Path) -> str:
+    """How to get a file without this program."""
+    place = card.drive or card.url
+    convert = f"passl-sot convert --config {card.config} --src FILE --dst {card.name}.pdparams"
+    if card.settings:
+        convert += f" -o {shlex.join(card.settings)}"
+    return (
+        f"By hand: fetch {card.file} from {place} (its authors' page: {card.page}), put it at {target} and "
+        f"give the same command again; or `{convert}`. {MIRROR}=https://HOST/FOLDER/ names another host"
+        + zh("not_fetched")
+    )
+
+
+def _convert(card: Card, source: Path, target: Path) -> dict[str, Any]:
+    """Writes the checkpoint; returns what the note says of it."""
+    from passl_sot.engine.schema import load_config
+    from passl_sot.interop.tool import convert_source
+    from passl_sot.weights.find import read_source
+
+    experiment = load_config(find_config(card.config), card.settings)
+    found = convert_source(read_source(source), experiment.model, name=card.name, key=card.key or None)
+    tensors = {f"model.{name}": array for name, array in found.arrays.items()}
+    write_checkpoint(target, tensors, header_of(experiment))
+    return {"version": __version__, "key": found.state.key, "naming": found.report.naming}
+
+
+def header_of(experiment: "Experiment") -> dict[str, Any]:
+    """What a checkpoint of published weights says beside its tensors."""
+    from passl_sot.tasks.base import build_task
+
+    # No file says what its classes are called.
+    numbers = [str(number) for number in range(experiment.model.head["num_classes"])]
+    task = build_task(experiment.task, experiment.loss, trial=True)
+    return {
+        "config": experiment.to_dict(),
+        **task.make_card(experiment.dataloader.val.dataset, numbers),
+        "classes_unnamed": True,
+        "progress": {},
+        "version": __version__,
+        "best_by": "raw",
+    }
+
+
+def _note_path(folder: Path, card: Card) -> Path:
+    return folder / f"{card.name}.json"
+
+
+def _read_note(folder: Path, card: Card) -> dict[str, Any]:
+    path = _note_path(folder, card)
+    if not path.is_file():
+        return {}
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(note, dict) or not all(isinstance(value, str) for value in note.values()):
+            raise ValueError("no texts by name")
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}): delete it") from error
+    return note
+
+
+def _write_note(folder: Path, card: Card, note: dict[str, Any]) -> None:
+    path = _note_path(folder, card)
+    with explained(path, ""):
+        write_whole(path, (json.dumps(note, indent=2, ensure_ascii=False) + "\n").encode())

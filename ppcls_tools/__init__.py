@@ -1,0 +1,1 @@
+"""What knows PaddleClas and PaddleX: their lists, configs, weights, and how they read our exports."""
