@@ -25,7 +25,7 @@ FLOORS = (
     ("engine", "export", "interop"),
     ("published",),
     ("bench", "predict", "zoo"),
-    ("model",),
+    ("model", "serve"),
     ("cli",),
     ("__main__",),
     ("__init__",),

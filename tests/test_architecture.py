@@ -106,8 +106,10 @@ def test_chinese_stands_in_one_table():
     assert used == set(load(module).table()["lines"])
 
 
-def test_no_port_is_opened():
+def test_no_port_is_opened_but_to_serve():
     for path in MODULES:
+        if floors.room_of(path) == "serve":
+            continue
         assert not re.search(r"\.listen\(|create_server|\.bind\(", path.read_text(encoding="utf-8")), path
 
 

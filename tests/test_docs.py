@@ -24,18 +24,22 @@ PAGES = (
     "docs/convert.md",
     "docs/paddleclas.md",
     "docs/performance.md",
+    "docs/serving.md",
     "docs/results/README.md",
 )
 OWN_MODEL = "docs/own_model.md"  # run by test_own_model
 CHINESE = ("docs/zh/first_hour.md", "docs/zh/own_model.md")
 # Run elsewhere: the demo by test_demo below, the tests by whoever runs this one, the study and the benchmark
-# of processes at a tiny size by test_study and test_benchmark, the ImageNet trainings by somebody with
-# ImageNet (test_configs checks their configs).
+# of processes at a tiny size by test_study and test_benchmark, the server in
+# tests/serve, the ImageNet trainings by somebody with ImageNet (test_configs checks their configs).
 ELSEWHERE = (
     "tools/start.py",
     "source ",
     "docs/results/study.py",
     "tools/benchmark.py -c sot_digits --mode processes",
+    "docs/results/serving.py",
+    "passl-sot serve",
+    "curl ",
     "tools/train.py -c configs/sot/sot_small.yaml",
 )
 

@@ -80,6 +80,8 @@ def test_what_it_carries_and_needs(wheel):
         "config/chinese.yaml",
         "py.typed",
         "published/cards.yaml",
+        "serve/page/index.html",
+        "serve/page/page.js",
     )
     assert {f"passl_sot/{name}" for name in carried} <= set(names)
     assert not any(name.startswith(("tests/", "tools/")) for name in names)

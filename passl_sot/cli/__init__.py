@@ -12,6 +12,7 @@ from passl_sot.cli.exporting import export
 from passl_sot.cli.inspection import benchmark, list_command, print_config
 from passl_sot.cli.packing import make_cache
 from passl_sot.cli.results import evaluate, predict
+from passl_sot.cli.serving import serve
 from passl_sot.cli.training import train
 from passl_sot.config import did_you_mean, nearest
 from passl_sot.version import __version__
@@ -21,6 +22,7 @@ COMMANDS = {
     "eval": evaluate,
     "predict": predict,
     "export": export,
+    "serve": serve,
     "benchmark": benchmark,
     "convert": convert,
     "make-cache": make_cache,

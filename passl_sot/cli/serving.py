@@ -1,0 +1,69 @@
+"""`tools/serve.py`: a server for one model."""
+
+import importlib.util
+from dataclasses import fields
+
+from passl_sot.cli.command import command, guarded, make_parser, prepare
+from passl_sot.config import UserError, zh
+from passl_sot.serve.settings import Settings
+
+_PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
+
+
+@command
+def serve(argv: list[str] | None = None) -> int:
+    """`tools/serve.py`: serves a model over HTTP, with a page to try it by."""
+    parser = make_parser("serve", "Serve a model over HTTP, with a page to try it by.", config=False)
+    add = parser.add_argument
+    add("source", metavar="MODEL", help="a checkpoint that training wrote, or a folder of passl-sot export")
+    add("--engine", default="paddle", metavar="NAME", help="what computes it (default paddle)")
+    add("--precision", choices=("f32", "bf16", "int8"), default="f32", help="numbers it computes in")
+    add("--host", default=Settings.host, help="address to listen on; default: this machine alone")
+    add("--port", type=int, default=Settings.port, help="default 8000; 0: any that is free")
+    names = "a further name by which clients may call the server; by default the loopback's, elsewhere any"
+    add("--allow-host", action="append", default=[], metavar="NAME", help=names)
+    limits = [field for field in fields(Settings) if field.metadata]
+    for field in limits:
+        option = f"--{field.name.replace('_', '-')}"
+        kind = type(field.default)
+        add(
+            option,
+            type=kind,
+            default=field.default,
+            metavar="N",
+            help=f"{field.metadata['help']} (%(default)g)",
+        )
+    args = parser.parse_args(argv)
+    for field in limits:
+        if not field.metadata["least"] <= getattr(args, field.name) < float("inf"):
+            parser.error(f"--{field.name.replace('_', '-')} must be at least {field.metadata['least']}")
+    if args.max_queue < args.max_files:
+        parser.error(f"--max-queue must be at least --max-files ({args.max_files})")
+    if not 0 <= args.port < 65536:
+        parser.error("--port must be from 0 to 65535")
+    prepare(args)
+
+    def run() -> int:
+        missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+        if missing:
+            raise UserError(
+                f"serving needs {', '.join(missing)}: run `pip install 'passl_sot[serve]'`"
+                + zh("serve_missing")
+            )
+        from passl_sot.serve.guard import LOOPBACK
+        from passl_sot.serve.run import serve as serve_until_told
+
+        hosts = tuple(name.lower() for name in args.allow_host)
+        if args.host in LOOPBACK or hosts:
+            hosts = (*LOOPBACK, *hosts)
+        settings = Settings(
+            source=args.source,
+            arguments={"engine": args.engine, "precision": args.precision},
+            host=args.host,
+            port=args.port,
+            hosts=hosts,
+            **{field.name: getattr(args, field.name) for field in limits},
+        )
+        return serve_until_told(settings, verbose=args.verbose)
+
+    return guarded(run, paddle=args.workers == 1)

@@ -1,0 +1,127 @@
+// Sends each image on its own, a few at a time (the server computes them together), and shows its classes.
+"use strict";
+
+const AT_ONE_TIME = 4;
+const results = document.getElementById("results");
+const status = document.getElementById("status");
+const form = document.getElementById("form");
+const chooser = document.getElementById("files");
+let limits = { max_request_mb: Infinity };
+let waiting = [];
+let running = 0;
+let done = 0;
+
+function element(tag, className, text) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+async function answer(response) {
+  let body;
+  try {
+    body = await response.json();
+  } catch {
+    throw new Error(`the server answered with status ${response.status}`);
+  }
+  if (!response.ok) throw new Error(body.error.message);
+  return body;
+}
+
+async function showModel() {
+  try {
+    limits = await answer(await fetch("model"));
+    const classes = limits.class_names.length;
+    document.getElementById("name").textContent = limits.name;
+    document.title = limits.name;
+    document.getElementById("facts").textContent =
+      `${limits.engine}, ${limits.precision} · ${classes} class${classes === 1 ? "" : "es"}`;
+    document.getElementById("limits").textContent =
+      `up to ${limits.max_request_mb} MB and ${limits.max_megapixels} million pixels each`;
+  } catch (error) {
+    status.textContent = `The server can't be reached: ${error.message}`;
+  }
+}
+
+function take(files) {
+  for (const file of files) {
+    const card = element("article");
+    card.setAttribute("aria-busy", "true");
+    const picture = element("img");
+    picture.alt = file.name;
+    const address = URL.createObjectURL(file);
+    picture.onload = picture.onerror = () => URL.revokeObjectURL(address);
+    picture.src = address;
+    const side = element("div");
+    side.append(element("h2", "", file.name), element("p", "wait", "waiting"));
+    card.append(picture, side);
+    results.prepend(card);
+    waiting.push({ file, card, side });
+  }
+  next();
+}
+
+function next() {
+  while (running < AT_ONE_TIME && waiting.length) {
+    running += 1;
+    const one = waiting.shift();
+    predict(one).finally(() => {
+      one.card.setAttribute("aria-busy", "false");
+      running -= 1;
+      done += 1;
+      next();
+    });
+  }
+  const left = running + waiting.length;
+  status.textContent = left ? `${left} to go` : done ? `${done} image${done === 1 ? "" : "s"} answered` : "";
+}
+
+async function predict({ file, side }) {
+  let shown;
+  try {
+    if (file.size > limits.max_request_mb * 1e6 - 1000) {
+      throw new Error(`the file is larger than ${limits.max_request_mb} MB`);
+    }
+    const body = new FormData();
+    body.append("images", file, file.name);
+    const { predictions } = await answer(await fetch("predict", { method: "POST", body }));
+    shown = bars(predictions[0]);
+  } catch (error) {
+    shown = element("p", "fault", error.message);
+    shown.setAttribute("role", "alert");
+  }
+  side.querySelector(".wait").replaceWith(shown);
+}
+
+function bars(row) {
+  const list = element("ol");
+  row.names.forEach((name, place) => {
+    const share = row.probabilities[place];
+    const item = element("li");
+    const bar = element("div", "bar");
+    const filled = element("div");
+    filled.style.width = `${100 * share}%`;
+    bar.setAttribute("aria-hidden", "true"); // the number beside the name says it
+    bar.append(filled);
+    item.append(element("span", "name", name), element("span", "share", `${(100 * share).toFixed(2)} %`), bar);
+    list.append(item);
+  });
+  return list;
+}
+
+chooser.addEventListener("change", () => {
+  take(chooser.files);
+  chooser.value = ""; // so that the same file can be chosen again
+});
+form.addEventListener("submit", (event) => event.preventDefault());
+// Anywhere on the page: a file dropped beside the frame would replace the page otherwise.
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    form.classList.toggle("over", kind === "dragover");
+    if (kind === "drop") take(event.dataTransfer.files);
+  });
+}
+document.addEventListener("paste", (event) => take(event.clipboardData.files));
+showModel();

@@ -1,0 +1,194 @@
+"""Starts and ends the server: one process, or several that share the port.
+
+Several are uvicorn's: each inherits the listening socket, and one that dies is replaced.
+"""
+
+import functools
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+
+import h11
+import uvicorn
+from prometheus_client import multiprocess
+from starlette.exceptions import HTTPException
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.supervisors.multiprocess import Multiprocess, Process
+
+from passl_sot.config import UserError, zh
+from passl_sot.serve.errors import error_response
+from passl_sot.serve.guard import Guard
+from passl_sot.serve.metrics import FOLDER
+from passl_sot.serve.settings import Settings
+from passl_sot.utils.logger import RESULT, get_logger, hush_paddle
+
+log = get_logger()
+_GRACE = 5  # seconds for answers to reach their clients at the end
+
+
+def serve(settings: Settings, *, verbose: bool = False) -> int:
+    """Serves until SIGTERM or SIGINT; gives the status to end with.
+
+    Raises:
+        UserError: The port or the model can't be had.
+    """
+    listener = _listener(settings)
+    if settings.workers > 1:
+        return _serve_by_several(settings, listener, verbose)
+    app = _service(settings)
+    server = uvicorn.Server(_config(app, settings, verbose))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn ends by raising the signal again, for the handler of before: it shall be a good end.
+        signal.signal(number, lambda *_: None)
+    _announce(settings, listener)
+    server.run([listener])
+    return 0
+
+
+def _service(settings: Settings) -> Guard:
+    from passl_sot.serve.app import Service  # with Paddle, which the parent of several doesn't need
+
+    # Each faulty request would leave a line of them; the answer says it, and the metrics count it.
+    for name in ("python_multipart", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return Service(settings).asgi
+
+
+def _worker(settings: Settings) -> Guard:
+    """The application in one of several processes; a model that can't be loaded ends them all."""
+    hush_paddle()
+    try:
+        return _service(settings)
+    except (UserError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(STARTUP_FAILURE)
+
+
+def _serve_by_several(settings: Settings, listener: socket.socket, verbose: bool) -> int:
+    config = _config(functools.partial(_worker, settings), settings, verbose)
+    with tempfile.TemporaryDirectory(prefix="passl_sot_metrics_") as folder:
+        os.environ[FOLDER] = folder
+        workers = _Workers(config, listener, functools.partial(_announce, settings, listener))
+        workers.run()
+    return 2 * workers.failed
+
+
+def _config(app, settings: Settings, verbose: bool) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=functools.partial(_Protocol, seconds=settings.timeout),  # type: ignore[arg-type]  # a maker of them
+        ws="none",
+        factory=settings.workers > 1,
+        workers=settings.workers,
+        log_config=uvicorn.config.LOGGING_CONFIG if verbose else None,
+        log_level="info" if verbose else "error",
+        access_log=verbose,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_GRACE,
+        # A worker that imports Paddle on a loaded machine is silent for a while.
+        timeout_worker_healthcheck=60,
+    )
+
+
+def _listener(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    address = (settings.host, settings.port)
+    try:
+        listener = socket.create_server(address, family=family, backlog=1024)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise UserError(
+            f"can't listen on {settings.host}, port {settings.port} ({reason}): choose another by --host or "
+            "--port" + zh("port_taken")
+        ) from error
+    listener.set_inheritable(True)
+    return listener
+
+
+def _announce(settings: Settings, listener: socket.socket) -> None:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    log.log(RESULT, "serving %s at http://%s:%d", settings.source, host, listener.getsockname()[1])
+
+
+class _Workers(Multiprocess):
+    """uvicorn's processes, which exchange their models by themselves rather than be exchanged."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, announce: Callable[[], None]):
+        super().__init__(config, [listener])
+        self._announce = announce
+        self.failed = False
+
+    def init_processes(self) -> None:
+        # The first alone: what it can't do none can, and what it measures or compiles the others find.
+        first = Process(self.config, self.sockets)
+        first.start()
+        self.processes.append(first)
+        while not first.wait_until_ready(1):
+            self.handle_signals()
+            self.failed = first.exitcode is not None
+            if self.failed or self.should_exit.is_set():
+                self.should_exit.set()
+                return
+        for _ in range(self.processes_num - 1):
+            process = Process(self.config, self.sockets)
+            process.start()
+            self.processes.append(process)
+        self._announce()
+
+    def keep_subprocess_alive(self) -> None:
+        before = {process.pid for process in self.processes}
+        super().keep_subprocess_alive()
+        for pid in before - {process.pid for process in self.processes}:
+            multiprocess.mark_process_dead(pid)  # its queue counts no longer
+
+    def handle_hup(self) -> None:
+        for process in self.processes:
+            # One that is still starting would die of it, and loads the newest model anyway.
+            if process.process.is_alive() and process.is_ready(1) and process.pid:
+                os.kill(process.pid, signal.SIGHUP)
+
+
+class _Protocol(H11Protocol):
+    """Adds what uvicorn lacks: JSON for what is no HTTP, and an end to connections that are stuck.
+
+    Those send nothing, a byte now and then, or don't read their answer. A request is answered within the
+    limit of time, so one that is there at two looks, which are further apart, is stuck; so is who has sent
+    no other.
+    """
+
+    def __init__(self, *args, seconds: float, **options):
+        super().__init__(*args, **options)
+        self._seconds = seconds + 1
+
+    def connection_made(self, transport) -> None:
+        super().connection_made(transport)
+        self.loop.call_later(self._seconds, self._look, None)
+
+    def _look(self, before) -> None:
+        if self not in self.connections:
+            return
+        if self.cycle is before:
+            self.transport.abort()
+        else:
+            self.loop.call_later(self._seconds, self._look, self.cycle)
+
+    def send_400_response(self, msg: str) -> None:
+        body = bytes(error_response(HTTPException(400, msg)).body)
+        headers = [
+            ("content-type", "application/json"),
+            ("content-length", str(len(body))),
+            ("connection", "close"),
+        ]
+        for event in (
+            h11.Response(status_code=400, headers=headers),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()

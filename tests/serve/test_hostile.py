@@ -1,0 +1,228 @@
+"""Uploads that mean harm: each is refused in the one form, and the server goes on."""
+
+import base64
+import io
+import json
+import pickle
+import socket
+import struct
+import threading
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def goes_on(server, ask, images, number):
+    """Behind every test the server answers, and holds nothing."""
+    yield
+    assert ask(server, "POST", "/predict", [images[0]]).status == 200
+    assert number(server, "passl_sot_queue_length") == 0
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG file of that many black pixels, which is small."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = zlib.compress(bytes((width + 7) // 8 + 1) * height, 9)
+    head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_bombs_are_not_decoded(server, ask, serving):
+    before = server.memory()
+    gif = io.BytesIO()
+    Image.new("L", (4000, 4000)).save(gif, "GIF")
+    for bomb in (png_of(30_000, 30_000), png_of(1001, 1000), gif.getvalue()):
+        answer = ask(server, "POST", "/predict", [bomb])
+        assert (answer.status, answer.json["error"]["code"]) == (413, "too_many_pixels"), answer.text
+    # A header that lies: the pixels aren't there.
+    lying = png_of(8, 8).replace(struct.pack(">II", 8, 8), struct.pack(">II", 60_000, 60_000))
+    assert ask(server, "POST", "/predict", [lying]).status in (413, 422)
+    text = zlib.compress(bytes(30_000_000), 9)
+    data = b"zTXt" + b"a\0\0" + text
+    bomb = png_of(8, 8).replace(b"IDAT", b"IDAT", 1)
+    place = bomb.index(b"IDAT") - 4
+    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    assert ask(server, "POST", "/predict", [bomb[:place] + chunk + bomb[place:]]).status in (200, 422)
+    assert server.memory() < before + 100
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
+        b"<html><script>alert(1)</script></html>",
+        pickle.dumps(np.zeros(9)),
+        b"%!PS-Adobe-3.0 EPSF-3.0\n(/etc/passwd) run",
+        b"GIF89a",
+        b"\x89PNG\r\n\x1a\n" + b"\xff" * 1000,
+        b"PK\x03\x04" + bytes(100),
+    ],
+)
+def test_what_is_no_image_is_not_read_as_one(server, ask, data):
+    answer = ask(server, "POST", "/predict", [data])
+    assert (answer.status, answer.json["error"]["code"]) == (422, "unreadable_image"), answer.text
+    assert "<" not in answer.text
+
+
+def test_truncated_images_are_refused(server, ask, serving):
+    for data in serving.pictures(4, 200):
+        for share in (0.1, 0.5, 0.9):
+            answer = ask(server, "POST", "/predict", [data[: int(share * len(data))]])
+            assert answer.status == 422, answer.text
+
+
+def test_names_open_and_tell_nothing(server, ask, images, tmp_path):
+    for name in ("../../etc/passwd", "/etc/passwd", "C:\\Users\\x\\passwd", "a/passwd", "passwd"):
+        head = f'--b\r\nContent-Disposition: form-data; name="images"; filename="{name}"\r\n\r\n'.encode()
+        body = head + images[0] + b"\r\n--b--\r\n"
+        answer = ask(server, "POST", "/predict", body, {"Content-Type": "multipart/form-data; boundary=b"})
+        assert answer.json["predictions"][0]["path"] == "passwd", answer.text
+    name = "\x00<b>" + "n" * 1000 + "猫.png"
+    head = f'--b\r\nContent-Disposition: form-data; name="images"; filename="{name}"\r\n\r\n'.encode()
+    body = head + b"no\r\n--b--\r\n"
+    answer = ask(server, "POST", "/predict", body, {"Content-Type": "multipart/form-data; boundary=b"})
+    assert answer.status == 422 and json.loads(answer.text)
+
+
+def test_too_much_is_refused_however_it_is_told(server, ask):
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    large = bytes(2_100_000)
+    assert ask(server, "POST", "/predict", large, form).json["error"]["code"] == "request_too_large"
+
+    # In chunks, without a Content-Length.
+    start = b'--b\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n'
+    for kind, first in ((form, start), ({"Content-Type": "application/json"}, b'{"images":["')):
+        chunks = (data for data in (first, *[b"a" * 100_000] * 30))
+        answer = ask(server, "POST", "/predict", chunks, kind)
+        assert (answer.status, answer.json["error"]["code"]) == (413, "request_too_large")
+    text = base64.b64encode(large).decode()
+    assert ask(server, "POST", "/predict", {"images": [text]}).status == 413
+
+
+def test_many_small_parts_and_deep_json_cost_little(server, ask):
+    before = server.memory()
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    part = b'--b\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n\r\n'
+    answer = ask(server, "POST", "/predict", part * 20_000, form)
+    assert (answer.status, answer.json["error"]["code"]) == (413, "too_many_files")
+    field = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n\r\n'
+    assert ask(server, "POST", "/predict", field * 20_000, form).json["error"]["code"] == "bad_request"
+    header = b"--b\r\n" + b"X: y\r\n" * 300_000
+    assert ask(server, "POST", "/predict", header, form).json["error"]["code"] == "bad_request"
+    plain = {"Content-Type": "application/json"}
+    for body in (b"[" * 1_000_000, b'{"images":' * 100_000, b'{"images":[' + b"[]," * 600_000):
+        answer = ask(server, "POST", "/predict", body, plain)
+        assert answer.status in (413, 422), answer.text
+    assert ask(server, "POST", "/predict", b'{"images":[' + b"1," * 900_000, plain).status == 413
+    assert ask(server, "POST", "/predict", b'{"top_k":' + b"9" * 1_000_000, plain).status in (400, 422)
+    assert server.memory() < before + 100
+
+
+@pytest.fixture(scope="module")
+def hasty(serving, tiny):
+    """A server that waits for a second; requests that are to succeed go to the other."""
+    with serving.serving(tiny, "--timeout", 1) as running:
+        yield running
+
+
+def raw(server, data: bytes) -> bytes:
+    """What comes back on a connection that sends these bytes and then waits."""
+    host, port = server.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=120) as connection:
+        connection.sendall(data)
+        found = b""
+        while True:
+            more = connection.recv(65536)
+            found += more
+            if not more:
+                return found
+
+
+def test_slow_clients_are_cut_off(hasty):
+    """By the server: none of these sends more, or closes."""
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
+    kind = b"Content-Type: application/json\r\n"
+    sent = {
+        b"": b"",
+        b"POST /pre": b"",
+        head: b"",
+        head + kind + b"Content-Length: 90\r\n\r\n{": b"request_timeout",
+        head + kind + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n": b"request_timeout",
+    }
+    answers = {}
+    threads = [
+        threading.Thread(target=lambda data=data: answers.update({data: raw(hasty, data)})) for data in sent
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for data, wanted in sent.items():
+        assert wanted in answers[data], data
+        assert not wanted or answers[data].startswith(b"HTTP/1.1 408"), data
+
+
+def test_who_does_not_read_is_cut_off(hasty):
+    """Its answers soon fill what the system keeps for it."""
+    host, port = hasty.address.split(":")
+    request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with socket.create_connection((host, int(port))) as connection, pytest.raises(OSError):
+        while True:
+            connection.sendall(request * 100)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: two\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_one_error_too(server, data):
+    head, _, body = raw(server, data).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400")
+    assert json.loads(body)["error"]["code"] == "bad_request"
+
+
+def test_a_client_that_leaves_is_no_fault(server, ask, images, serving, number):
+    body, headers = serving.form(images)
+    host, port = server.address.split(":")
+    lines = [f"{key}: {value}\r\n" for key, value in {"Host": "localhost", **headers}.items()]
+    head = f"POST /predict HTTP/1.1\r\n{''.join(lines)}Content-Length: {len(body)}\r\n\r\n".encode()
+    before = number(server, "passl_sot_requests_total", status="500")
+    for sent in (head, head + body[: len(body) // 2], head + body):
+        for _ in range(5):
+            with socket.create_connection((host, int(port))) as connection:
+                connection.sendall(sent)
+    assert number(server, "passl_sot_requests_total", status="500") == before
+
+
+def test_a_full_queue_says_when_to_come_again(server, ask, images, number):
+    """Sixteen images may be in the queue: requests that are still being sent count too."""
+    host, port = server.address.split(":")
+    kind = b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n" + kind
+    waiting = [socket.create_connection((host, int(port))) for _ in range(14)]
+    for connection in waiting:
+        connection.sendall(head)
+    while number(server, "passl_sot_queue_length") < 14:
+        pass
+    assert ask(server, "POST", "/predict", images[:2]).status == 200
+    answer = ask(server, "POST", "/predict", images[:3])
+    assert (answer.status, answer.json["error"]["code"]) == (429, "overloaded")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert ask(server, "GET", "/health").status == 200
+    for connection in waiting:
+        connection.close()
+    while number(server, "passl_sot_queue_length"):
+        pass
