@@ -71,6 +71,8 @@ class Swin(StagedBackbone):
         token_dim: Width of its stem.
     """
 
+    size_obstacle = "its windows, and the masks between shifted ones, are laid out for one size"
+
     def __init__(
         self,
         *,
