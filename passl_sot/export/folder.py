@@ -65,8 +65,8 @@ def check_target(folder: Path) -> None:
         ) from error
     if names - known:
         raise ExportError(
-            f"{folder} would be replaced whole, and also holds {listing(sorted(names - known), 5)}: move that "
-            "away, or name another folder"
+            f"{folder} would be replaced whole, and also holds {listing(sorted(names - known), 5)}: move "
+            "that away, or name another folder"
         )
 
 

@@ -11,9 +11,7 @@ from passl_sot.export.source import change_size, read_source
 from tests.export.tiny import PLAIN, STAGES, STVIT, Together, classifier
 
 OPEN = [
-    ("SoT", {**PLAIN, "token_embed": "DenseNet", "token_dim": 8}),
     ("T2TViT", {**PLAIN, "token_dim": 8}),
-    ("T2TViT", {**PLAIN, "token_dim": 8, "pos_embed": "learned"}),
     ("DeiT", {**PLAIN, "patch_size": 8}),
     ("PiT", {**STAGES, "head_dim": 8, "patch_size": 8, "stride": 4}),
 ]

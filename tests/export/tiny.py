@@ -15,7 +15,7 @@ from passl_sot.modeling.heads import build_head
 
 PLAIN: dict[str, Any] = {"embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2.0}
 STAGES: dict[str, Any] = {"depths": [1, 2], "num_heads": [1, 2], "mlp_ratio": 2.0}
-STVIT: dict[str, Any] = {"embed_dim": [8, 12], "stoken_size": [2, 1], "n_iter": [2, 1], "projection": 16}
+STVIT: dict[str, Any] = {"embed_dim": [8, 12], "stoken_size": [3, 1], "n_iter": [2, 1], "projection": 16}
 STVIT |= {**STAGES, "layerscale": [False, True], "init_values": 0.3}
 FAMILIES: dict[str, list[dict[str, Any]]] = {
     "SoT": [
@@ -24,11 +24,11 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
     ],
     "T2TViT": [
         {**PLAIN, "token_dim": 8},
-        {**PLAIN, "token_dim": 8, "tokens_type": "transformer", "pos_embed": "learned"},
     ],
     "DeiT": [{**PLAIN, "patch_size": 8, "distilled": True}],
     "PiT": [{**STAGES, "head_dim": 8, "patch_size": 8, "stride": 4, "distilled": True}],
-    "Swin": [{**STAGES, "embed_dim": 8, "patch_size": 4, "window_size": 3}],
+    # Grids that windows don't divide: what pads them is an operator of its own.
+    "Swin": [{**STAGES, "embed_dim": 8, "patch_size": 6, "window_size": 3}],
     "STViT": [STVIT],
 }
 SVPN = {"name": "SvPN", "num_iters": 2}
