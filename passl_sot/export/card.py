@@ -81,7 +81,7 @@ def _steps_for_paddlex(task: Any) -> tuple[list[dict[str, Any]], str]:
         names = ", ".join(kind.__name__ for kind in kinds)
         return [], f"it resizes, crops the center and normalizes, and these images are prepared by {names}"
     resize = transforms[0]
-    how = {"backend": "pil", "interpolation": _PIL[resize.interpolation]}
+    how: dict[str, Any] = {"backend": "pil", "interpolation": _PIL[resize.interpolation]}
     if resize.output_hw is None:
         how = {"resize_short": resize.short_side, **how}
     else:

@@ -105,8 +105,7 @@ def export_model(
         meta: The header of its checkpoint.
         folder: Made where it isn't there.
         formats: Among `FORMATS`.
-        precision: Arithmetic of the graphs; float32 is proven first.
-        calibration: As of `quantize.lower`.
+        precision, calibration: As of `quantize.lower`; the graphs in float32 are proven first.
         images: What the task reads, for the proof beside noise: paths, for instance.
         dynamic: Whether height and width stay open too.
         paddlex_name: The model's name for PaddleX; by default that of its backbone.
@@ -119,42 +118,42 @@ def export_model(
     """
     check_packages(formats)
     check_target(folder)
+    name = type(model.backbone).__name__
     if dynamic and model.backbone.size_obstacle:
-        backbone = type(model.backbone).__name__
-        raise ExportError(f"a graph of {backbone} takes one size of images: {model.backbone.size_obstacle}")
+        raise ExportError(f"a graph of {name} takes one size of images: {model.backbone.size_obstacle}")
     task = task_of(meta)
     samples = [task.read(image) for image in images]
+    lines: list[str] = []
     with _replacing(folder) as new, progress_bar(total=3, desc="export") as bar:
         _write_graphs(model, task, new, formats, dynamic)
         bar.update()
-        channels = model.backbone.in_chans
-        inputs = make_inputs([channels, *model.backbone.img_size], [sample["image"] for sample in samples])
-        cases = [(model, inputs)]
-        for size in _other_sizes(model) if dynamic else ():
-            resized = copy.deepcopy(model)
-            resized.resize(size)
-            cases.append((resized, make_inputs([channels, *size])))
         engines = [engine for name in formats for engine in _ENGINES[name]]
-        differences = prove(new, engines, cases)
+        differences = prove(new, engines, _cases(model, [sample["image"] for sample in samples], dynamic))
         bar.update()
-        lines = lower(new, precision, calibration) if precision != "f32" else []
-        facts = {
-            "precision": precision,
-            "opset": OPSET,
-            "dynamic_size": dynamic,
-            "versions": _versions(),
-            "differences": {name: float(f"{value:.2g}") for name, value in differences.items()},
-        }
-        name = paddlex_name or meta["config"]["model"]["architecture"]["name"]
-        refusal = write_card(new, meta, facts, name)
+        if precision != "f32":
+            lines = lower(new, precision, calibration)
+        facts = {"precision": precision, "opset": OPSET, "dynamic_size": dynamic, "versions": _versions()}
+        rounded = {engine: float(f"{value:.2g}") for engine, value in differences.items()}
+        refusal = write_card(new, meta, {**facts, "differences": rounded}, paddlex_name or name)
         _prove_card(new, meta, images, samples)
     for engine, value in differences.items():
         log.info("%s: logits differ from Paddle's by at most %.1e", engine, value)
+    if refusal:
+        lines.append(f"PaddleX can't use this model: {refusal}")
     for line in lines:
         log.info(line)
-    if refusal:
-        log.warning("PaddleX can't use this model: %s", refusal)
     return differences
+
+
+def _cases(model: nn.Layer, images: Sequence[np.ndarray], dynamic: bool) -> list[tuple[nn.Layer, list]]:
+    """What to prove a graph by: the model and its inputs, for open sizes also the model at two others."""
+    channels = model.backbone.in_chans
+    cases = [(model, make_inputs([channels, *model.backbone.img_size], images))]
+    for size in _other_sizes(model) if dynamic else ():
+        resized = copy.deepcopy(model)
+        resized.resize(size)
+        cases.append((resized, make_inputs([channels, *size])))
+    return cases
 
 
 def _other_sizes(model: nn.Layer) -> list[list[int]]:

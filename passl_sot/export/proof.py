@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -61,7 +62,7 @@ def _litter() -> None:
 
     Such an engine is right as long as its memory is fresh, which the system gives as zeros.
     """
-    kept = []
+    kept: list[Any] = []
     for kilobytes in (4, 32, 256, 2048, 16384):
         kept.append(np.full(kilobytes * 256, _NOISE, "float32"))
         kept.append(paddle.full([kilobytes * 256], _NOISE, "float32"))
