@@ -22,6 +22,7 @@ PAGES = (
     "docs/data.md",
     "docs/recipes.md",
     "docs/convert.md",
+    "docs/export.md",
     "docs/paddleclas.md",
     "docs/performance.md",
     "docs/serving.md",

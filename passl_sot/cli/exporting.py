@@ -88,7 +88,7 @@ def _load_bare(model: Any, weights: str) -> None:
 
 
 def _open_data(args: argparse.Namespace, source: Any, meta: dict[str, Any]) -> Any:
-    """The images of `--calibrate` or of the validation, prepared as the model's; None where there are none."""
+    """The images of `--calibrate` or the validation, as the model takes them; None where there are none."""
     from passl_sot.config import Config, ConfigError
     from passl_sot.data import DataError, build_dataset
 

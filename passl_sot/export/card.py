@@ -1,8 +1,8 @@
 """`inference.yml`: how PaddleX prepares images and names classes, and below `passl_sot` our own card.
 
 PaddleX (3.7) reads `Global`, `PreProcess` and `PostProcess`; what it can't do as it should be done is left
-out, for an error there is better than wrong predictions. Our card holds the header of the checkpoint, facts on
-the export, and a checksum of each file beside it.
+out, for an error there is better than wrong predictions. Our card holds the header of the checkpoint, facts
+on the export, and a checksum of each file beside it.
 """
 
 import hashlib
@@ -81,7 +81,7 @@ def _steps_for_paddlex(task: Any) -> tuple[list[dict[str, Any]], str]:
         names = ", ".join(kind.__name__ for kind in kinds)
         return [], f"it resizes, crops the center and normalizes, and these images are prepared by {names}"
     resize = transforms[0]
-    how = {"backend": "pil", "interpolation": _PIL[resize.interpolation]}
+    how: dict[str, Any] = {"backend": "pil", "interpolation": _PIL[resize.interpolation]}
     if resize.output_hw is None:
         how = {"resize_short": resize.short_side, **how}
     else:
@@ -120,8 +120,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     if not path.is_file():
         raise ExportError(
-            f"{folder} is no exported model: it has no {FILE}. Name a folder that `passl-sot export` wrote, or "
-            "a checkpoint's file"
+            f"{folder} is no exported model: it has no {FILE}. Name a folder that `passl-sot export` wrote, "
+            "or a checkpoint's file"
         )
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
@@ -161,6 +161,6 @@ def read_card(folder: Path) -> dict[str, Any]:
     for name, found in checksums(folder, there).items():
         if found != card["files"][name]:
             raise ExportError(
-                f"{folder / name} is not the file that was exported: it was changed or is damaged; export anew"
+                f"{folder / name} is not the file that was exported: changed or damaged since; export anew"
             )
     return card["header"]

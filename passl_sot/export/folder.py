@@ -1,8 +1,11 @@
 """From a model to a folder of files that other programs read."""
 
+import copy
 import importlib.metadata
 import importlib.util
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +34,13 @@ OPSET = 17
 _ENGINES = {"paddle": ("paddle", "inference"), "onnx": ("onnxruntime",), "openvino": ("openvino",)}
 _PACKAGES = {"paddle": (), "onnx": ("paddle2onnx", "onnxruntime")}
 _PACKAGES["openvino"] = ("paddle2onnx", "openvino")
+# "None": by default it installs packages into the user's environment.
+_TO_ONNX = """
+import sys, paddle2onnx
+stem = sys.argv[1]
+files = stem + ".json", stem + ".pdiparams", stem + ".onnx"
+paddle2onnx.export(*files, opset_version=int(sys.argv[2]), optimize_tool="None")
+"""
 log = get_logger()
 
 
@@ -55,8 +65,8 @@ def check_target(folder: Path) -> None:
         ) from error
     if names - known:
         raise ExportError(
-            f"{folder} would be replaced whole, and also holds {listing(sorted(names - known), 5)}: move that "
-            "away, or name another folder"
+            f"{folder} would be replaced whole, and also holds {listing(sorted(names - known), 5)}: move "
+            "that away, or name another folder"
         )
 
 
@@ -95,9 +105,9 @@ def export_model(
         meta: The header of its checkpoint.
         folder: Made where it isn't there.
         formats: Among `FORMATS`.
-        precision: Arithmetic of the graphs; float32 is proven first.
-        calibration: As of `quantize.lower`.
+        precision, calibration: As of `quantize.lower`; the graphs in float32 are proven first.
         images: What the task reads, for the proof beside noise: paths, for instance.
+        dynamic: Whether height and width stay open too.
         paddlex_name: The model's name for PaddleX; by default that of its backbone.
 
     Returns:
@@ -108,40 +118,61 @@ def export_model(
     """
     check_packages(formats)
     check_target(folder)
+    name = type(model.backbone).__name__
+    if dynamic and model.backbone.size_obstacle:
+        raise ExportError(f"a graph of {name} takes one size of images: {model.backbone.size_obstacle}")
     task = task_of(meta)
     samples = [task.read(image) for image in images]
+    lines: list[str] = []
     with _replacing(folder) as new, progress_bar(total=3, desc="export") as bar:
-        _write_graphs(model, task, new, formats)
+        _write_graphs(model, task, new, formats, dynamic)
         bar.update()
-        inputs = make_inputs(
-            [model.backbone.in_chans, *model.backbone.img_size], [sample["image"] for sample in samples]
-        )
         engines = [engine for name in formats for engine in _ENGINES[name]]
-        differences = prove(new, engines, [(model, inputs)])
+        differences = prove(new, engines, _cases(model, [sample["image"] for sample in samples], dynamic))
         bar.update()
-        lines = lower(new, precision, calibration) if precision != "f32" else []
-        facts = {
-            "precision": precision,
-            "opset": OPSET,
-            "versions": _versions(),
-            "differences": {name: float(f"{value:.2g}") for name, value in differences.items()},
-        }
-        name = paddlex_name or meta["config"]["model"]["architecture"]["name"]
-        refusal = write_card(new, meta, facts, name)
+        if precision != "f32":
+            lines = lower(new, precision, calibration)
+        facts = {"precision": precision, "opset": OPSET, "dynamic_size": dynamic, "versions": _versions()}
+        rounded = {engine: float(f"{value:.2g}") for engine, value in differences.items()}
+        refusal = write_card(new, meta, {**facts, "differences": rounded}, paddlex_name or name)
         _prove_card(new, meta, images, samples)
     for engine, value in differences.items():
         log.info("%s: logits differ from Paddle's by at most %.1e", engine, value)
+    if refusal:
+        lines.append(f"PaddleX can't use this model: {refusal}")
     for line in lines:
         log.info(line)
-    if refusal:
-        log.warning("PaddleX can't use this model: %s", refusal)
     return differences
 
 
-def _write_graphs(model: nn.Layer, task: Task, folder: Path, formats: Sequence[str]) -> None:
+def _cases(model: nn.Layer, images: Sequence[np.ndarray], dynamic: bool) -> list[tuple[nn.Layer, list]]:
+    """What to prove a graph by: the model and its inputs, for open sizes also the model at two others."""
+    channels = model.backbone.in_chans
+    cases = [(model, make_inputs([channels, *model.backbone.img_size], images))]
+    for size in _other_sizes(model) if dynamic else ():
+        resized = copy.deepcopy(model)
+        resized.resize(size)
+        cases.append((resized, make_inputs([channels, *size])))
+    return cases
+
+
+def _other_sizes(model: nn.Layer) -> list[list[int]]:
+    """Sizes to prove a graph of open size at, of which one leaves pixels over."""
+    height, width = model.backbone.img_size
+    stride = model.backbone.feature_info[-1]["reduction"]
+    # One side stays: by the shorter one some networks choose their stride.
+    return [[height + stride, width], [height, width + 2 * stride + 1]]
+
+
+def _write_graphs(model: nn.Layer, task: Task, folder: Path, formats: Sequence[str], dynamic: bool) -> None:
     """Writes the files of the formats, and no others."""
     stem = str(folder / STEM)
-    shape = [None, model.backbone.in_chans, *model.backbone.img_size]
+    sides: list[int | None] = list(model.backbone.img_size)
+    if dynamic:
+        sides = [None, None]
+        model = copy.deepcopy(model)
+        model.backbone.open_size()
+    shape = [None, model.backbone.in_chans, *sides]
     with silenced(), short_stacks():
         paddle.jit.save(_Graph(model, task), stem, input_spec=[InputSpec(shape, "float32", "image")])
     if {"onnx", "openvino"} & set(formats):
@@ -164,11 +195,13 @@ def _convert(name: str, write: Callable[[str], None], stem: str) -> None:
 
 
 def _write_onnx(stem: str) -> None:
-    import paddle2onnx
-
-    # "None": by default it installs packages into the user's environment.
-    options = {"opset_version": OPSET, "optimize_tool": "None"}
-    paddle2onnx.export(f"{stem}.json", f"{stem}.pdiparams", save_file=f"{stem}.onnx", **options)
+    # In a process of its own, which an operator that paddle2onnx doesn't know aborts.
+    done = subprocess.run(
+        [sys.executable, "-c", _TO_ONNX, stem, str(OPSET)], check=False, capture_output=True, text=True
+    )
+    if not Path(f"{stem}.onnx").is_file():
+        said = f"{done.stdout}\n{done.stderr}".strip().splitlines()
+        raise ExportError("\n".join(line for line in said if "Error" in line or "ERROR" in line) or said[-1])
 
 
 def _write_openvino(stem: str) -> None:

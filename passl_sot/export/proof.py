@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -20,12 +21,11 @@ _NOISE = 1e30
 
 
 def make_inputs(shape: Sequence[int], images: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
-    """Batches of noise of some image shape `[C, H, W]`, and of images where there are any."""
+    """Batches of noise of some image shape `[C, H, W]`, and one of all images where there are any."""
     generator = np.random.default_rng(0)
     batches = [generator.standard_normal((size, *shape)).astype("float32") for size in BATCHES]
     if len(images):
-        # Repeated, where there are fewer than the largest batch has.
-        batches += [np.stack([images[i % len(images)] for i in range(size)]) for size in BATCHES]
+        batches.append(np.stack(images))
     return batches
 
 
@@ -58,15 +58,14 @@ def compare(folder: Path, name: str, pairs: Sequence[tuple[np.ndarray, np.ndarra
 
 
 def _litter() -> None:
-    """Fills memory of many sizes with huge numbers and frees it, for an engine that reads what it didn't write.
+    """Leaves huge numbers in freed memory of many sizes, for engines that read what they didn't write.
 
     Such an engine is right as long as its memory is fresh, which the system gives as zeros.
     """
+    kept: list[Any] = []
     for kilobytes in (4, 32, 256, 2048, 16384):
-        count = kilobytes * 256
-        kept = [np.full(count, _NOISE, "float32") for _ in range(4)]
-        kept += [paddle.full([count], _NOISE, "float32") for _ in range(4)]
-        del kept
+        kept.append(np.full(kilobytes * 256, _NOISE, "float32"))
+        kept.append(paddle.full([kilobytes * 256], _NOISE, "float32"))
 
 
 def prove(

@@ -81,12 +81,12 @@ def change_size(model: Classifier, meta: Mapping[str, Any], side: int) -> dict[s
     """
     old = model.backbone.img_size
     model.resize(side)
-    meta = copy.deepcopy(dict(meta))
-    meta["config"]["model"]["architecture"]["img_size"] = side
-    for node in meta["preprocessing"]["transforms"]:
+    sized = copy.deepcopy(dict(meta))
+    sized["config"]["model"]["architecture"]["img_size"] = side
+    for node in sized["preprocessing"]["transforms"]:
         size = node.get("size")
         if isinstance(size, int):
             node["size"] = round(size * side / min(old))
         elif size is not None:
             node["size"] = [round(part * side / was) for part, was in zip(size, old, strict=True)]
-    return meta
+    return sized

@@ -11,6 +11,7 @@ import logging
 import math
 from typing import Any, Literal
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
@@ -87,8 +88,10 @@ class MatrixNorm(nn.Layer):
             vector = self.matrix(p_brc).flatten(1)
             if self.vec == "triu":
                 # Not kept as a buffer: Layer.to(dtype) would make its integers floats.
-                row, column = paddle.triu_indices(self.input_dim, self.input_dim)
-                vector = paddle.index_select(vector, row * self.input_dim + column, axis=1)
+                # By NumPy, as ONNX has no such operator.
+                row, column = np.triu_indices(self.input_dim)
+                index = paddle.to_tensor(row * self.input_dim + column)
+                vector = paddle.index_select(vector, index, axis=1)
         return vector.astype(p_brc.dtype)
 
 

@@ -3,12 +3,19 @@
 Legend: B batch, N = H·W patches, C embedding width, p side of a patch.
 """
 
+from typing import Any
+
 import paddle
 from paddle import nn
 
 from passl_sot.nn import ops
 from passl_sot.nn.initializers import uniform_fan_in_
 from passl_sot.nn.layers import LayerNorm
+
+
+def _has_rest(side: Any, patch: int) -> bool:
+    # A traced graph may not know the side: it is a variable there.
+    return not isinstance(side, int) or side % patch != 0
 
 
 class _PatchProjection(nn.Conv2D):
@@ -20,7 +27,7 @@ class _PatchProjection(nn.Conv2D):
         width, in_chans, p, _ = self.weight.shape
         rows = x_bchw.shape[2] // p
         columns = x_bchw.shape[3] // p
-        if rows * p != x_bchw.shape[2] or columns * p != x_bchw.shape[3]:
+        if any(_has_rest(side, p) for side in x_bchw.shape[2:]):
             x_bchw = x_bchw[:, :, : rows * p, : columns * p]
         patches = x_bchw.reshape([-1, in_chans, rows, p, columns, p]).transpose([0, 2, 4, 1, 3, 5])
         patches = patches.reshape([-1, rows * columns, in_chans * p * p])

@@ -1,9 +1,11 @@
 """Position tables, and learned tables brought to another size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 
 from passl_sot.nn.precision import at_least_float32
@@ -65,6 +67,11 @@ def resize_position_map(values_bchw: np.ndarray, grid: tuple[int, int]) -> np.nd
     """A position map ``[1, C, H, W]`` interpolated to another grid, bicubically."""
     grid_hwc = _resize_grid(np.moveaxis(values_bchw[0], 0, 2), grid)
     return np.ascontiguousarray(np.moveaxis(grid_hwc, 2, 0)[None]).astype(values_bchw.dtype)
+
+
+def interpolate_map(values_bchw: paddle.Tensor, grid: Sequence[Any]) -> paddle.Tensor:
+    """As ``resize_position_map``, of a tensor to a grid that a traced graph may not know yet."""
+    return F.interpolate(values_bchw, size=list(grid), mode="bicubic", align_corners=False)
 
 
 def resize_bias_table(table: np.ndarray, old: int, new: int) -> np.ndarray:

@@ -22,9 +22,9 @@ def remove_scalar_mean(x_bnc: paddle.Tensor) -> paddle.Tensor:
 
 
 def _length(x: paddle.Tensor, axis: int) -> int | paddle.Tensor:
-    # A traced graph may not know the size yet: it is -1 there.
+    # A traced graph may not know the size yet: it is -1 or a variable there.
     size = x.shape[axis]
-    if size >= 0:
+    if isinstance(size, int) and size >= 0:
         return size
     return paddle.shape(x)[axis].astype(x.dtype)
 

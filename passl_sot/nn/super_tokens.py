@@ -12,9 +12,9 @@ import math
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
+from passl_sot.nn import ops
 from passl_sot.nn.block import Attention
 from passl_sot.nn.precision import at_least_float32, autocast_off, softmax
 
@@ -96,7 +96,7 @@ class SuperTokenAttention(nn.Layer):
         columns = math.ceil(width / s)
         padded = rows * s != height or columns * s != width
         if padded:
-            pixels = F.pad(pixels, [0, columns * s - width, 0, rows * s - height], data_format="NHWC")
+            pixels = ops.pad_grid(pixels, rows * s - height, columns * s - width)
         # In two steps, each of which moves longer pieces than one transposition of six axes would.
         pixels = pixels.reshape([0, rows, s, columns, s * dim]).transpose([0, 1, 3, 2, 4])
         pixels = pixels.reshape([0, rows * columns, s * s, dim])

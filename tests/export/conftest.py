@@ -15,7 +15,7 @@ from passl_sot.weights.checkpoint import write_checkpoint
 NAMES = ["a b", "c", "猫"]
 
 
-def stir(model: paddle.nn.Layer, seed: int = 0) -> paddle.nn.Layer:
+def _stir(model: paddle.nn.Layer, seed: int = 0) -> paddle.nn.Layer:
     """Gives a model in evaluation mode weights of a trained one's size: fresh ones say 0 for every image."""
     generator = np.random.default_rng(seed)
     with paddle.no_grad():
@@ -32,11 +32,17 @@ def stir(model: paddle.nn.Layer, seed: int = 0) -> paddle.nn.Layer:
 
 
 @pytest.fixture(scope="session")
+def stir():
+    """See `_stir`."""
+    return _stir
+
+
+@pytest.fixture(scope="session")
 def checkpoint(write_experiment, tmp_path_factory) -> Path:
     """A checkpoint, in a run's folder, of the experiment beside it."""
     folder = tmp_path_factory.mktemp("exported")
     experiment = load_config(write_experiment(folder))
-    model = stir(experiment.model.build())
+    model = _stir(experiment.model.build())
     arrays = {f"model.{name}": tensor.numpy() for name, tensor in model.state_dict().items()}
     path = folder / "small_run" / "best.safetensors"
     write_checkpoint(path, arrays, describe(experiment, NAMES))

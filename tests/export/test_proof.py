@@ -1,4 +1,4 @@
-"""The proof: graphs that some engine computes wrongly, or can't read, are refused and leave nothing behind."""
+"""The proof: graphs that some engine computes wrongly, or can't read, are refused and leave nothing."""
 
 from types import SimpleNamespace
 

@@ -14,7 +14,7 @@ from passl_sot.config import value_of_epoch
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.layers import DropPath, LayerNorm
-from passl_sot.nn.position import resize_parameter, resize_position_table, sinusoid_table
+from passl_sot.nn.position import interpolate_map, resize_parameter, resize_position_table, sinusoid_table
 from passl_sot.nn.precision import check_floats
 from passl_sot.nn.recompute import recompute_block
 
@@ -154,6 +154,9 @@ class ImageBackbone(Backbone):
     # (pixels per token).
     feature_info: list[dict[str, Any]]
     norm: nn.Layer
+    # Why a graph of this backbone can't leave the size of images open; "" where it can, by `open_size`.
+    size_obstacle = "its code computes for the planned size alone"
+    size_open = False
 
     def __init__(
         self, in_chans: int, num_features: int, num_prefix_tokens: int, depths: Sequence[int]
@@ -186,6 +189,13 @@ class ImageBackbone(Backbone):
     def _plan(self, size: tuple[int, int]) -> None:
         """Change all that depends on the size; nothing, if it is impossible."""
         raise NotImplementedError
+
+    def open_size(self) -> None:
+        """Compute from now on for the size of each image, as after ``resize`` to it: for export.
+
+        What a network decides by its size, such as the stride of a token embedding, stays as planned.
+        """
+        self.size_open = True
 
     def plan_maps(
         self, modules: Sequence[str], widths: Iterable[int], strides: Iterable[int], grids: Sequence[Grid]
@@ -335,11 +345,13 @@ class PlainBackbone(ImageBackbone):
             where = (self.num_prefix_tokens, self.grid_size, grid)
             resize_parameter(self, "pos_embed", lambda table: resize_position_table(table, *where))
 
-    def use_sinusoid(self) -> None:
-        """Make the fixed position table for the grid."""
+    def use_sinusoid(self, factor: int = 1) -> None:
+        """Make the fixed position table for the grid, or for ``factor`` times as many words."""
         rows, columns = self.grid_size
         # From row 1 on without a class token, so that a word has the same position either way.
-        table = sinusoid_table(1 + rows * columns, self.num_features)[:, 1 - self.num_prefix_tokens :]
+        table = sinusoid_table(1 + factor * rows * columns, self.num_features)[
+            :, 1 - self.num_prefix_tokens :
+        ]
         # Recomputed from the size, hence never saved: checkpoints of any size load.
         self.register_buffer("pos_embed", table.astype(self.norm.weight.dtype), persistable=False)
 
@@ -353,7 +365,28 @@ class PlainBackbone(ImageBackbone):
         x = self.make_words(x_bchw)
         if self.num_prefix_tokens:
             x = prepend([getattr(self, name) for name in _PREFIX_TOKENS[: self.num_prefix_tokens]], x)
-        return self.pos_drop(x + self.pos_embed)
+        return self.pos_drop(x + self.positions(x, x_bchw))
+
+    def grid_of(self, height: Any, width: Any) -> tuple[Any, Any]:
+        """Rows and columns of the words of an image; in a traced graph sizes may be variables."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how many words an image has (grid_of)")
+
+    def positions(self, x_bnc: paddle.Tensor, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """The position table of tokens ``[B, P+N, C]`` of images."""
+        if not self.size_open:
+            return self.pos_embed
+        if "pos_embed" in self._buffers:
+            return self.pos_embed[:, : x_bnc.shape[1]]  # a sinusoid knows no grid: row by row the same
+        prefix = self.num_prefix_tokens
+        words = self.pos_embed[:, prefix:].transpose([0, 2, 1]).reshape([1, -1, *self.grid_size])
+        words = interpolate_map(words, self.grid_of(*x_bchw.shape[2:])).flatten(2).transpose([0, 2, 1])
+        return paddle.concat([self.pos_embed[:, :prefix], words], axis=1)
+
+    def open_size(self) -> None:
+        """See :meth:`ImageBackbone.open_size`; a sinusoid serves up to 4 times as many words."""
+        super().open_size()
+        if "pos_embed" in self._buffers:
+            self.use_sinusoid(4)
 
     def run_stage(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
         """Block s, on ``[B, P+N, C]``."""

@@ -9,6 +9,8 @@ Differences from the official code (facebookresearch/deit on timm 0.3.2): any in
 works, non-square ones too; heads are layers of their own, so that any head fits.
 """
 
+from typing import Any
+
 import paddle
 
 from passl_sot.config import Count, Positive, Share, ShareByEpoch, Width
@@ -31,6 +33,8 @@ class DeiT(PlainBackbone):
             "DeiT + ours"), usually with ``SecondOrderHead`` behind.
         token_dim: Width of its stem.
     """
+
+    size_obstacle = ""
 
     def __init__(
         self,
@@ -70,6 +74,10 @@ class DeiT(PlainBackbone):
         # As the official fine-tuning, though there from square to square only.
         self.resize_position_table(grid)
         self.plan_grid(grid, self.patch_embed.stride)
+
+    def grid_of(self, height: Any, width: Any) -> tuple[Any, Any]:
+        """See :meth:`PlainBackbone.grid_of`."""
+        return self.patch_embed.grid_size(height, width)
 
     def make_words(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to patches ``[B, N, C]``."""

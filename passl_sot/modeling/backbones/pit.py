@@ -19,18 +19,18 @@ Legend: B batch, P class tokens, N = H·W word tokens, C width of a stage, s sta
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import paddle
 from paddle import nn
 
 from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Grid, Stage, StagedBackbone, as_pair, prepend
+from passl_sot.modeling.backbones.base import Grid, Stage, StagedBackbone, as_pair, halved, prepend
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import conv2d, linear, torch_default_
 from passl_sot.nn.layers import LayerNorm
-from passl_sot.nn.position import resize_parameter, resize_position_map
+from passl_sot.nn.position import interpolate_map, resize_parameter, resize_position_map
 
 
 class _Pool(nn.Layer):
@@ -64,6 +64,8 @@ class PiT(StagedBackbone):
         distilled: Whether a second class token, for distillation, goes along.
         drop_path_rate: Stochastic depth; block i of L drops with this rate times i/L. Or a schedule.
     """
+
+    size_obstacle = ""
 
     def __init__(
         self,
@@ -140,7 +142,13 @@ class PiT(StagedBackbone):
         """See `ImageBackbone.embed`; gives ``[B, P+N, C]``."""
         self.check_images(x_bchw)
         # Positions are for words only: the map has the form of the image.
-        words = self.pos_drop(self.patch_embed(x_bchw) + self.pos_embed)
+        words = self.patch_embed(x_bchw)
+        table = self.pos_embed
+        if self.size_open:
+            grid = words.shape[2:]
+            table = interpolate_map(table, grid)
+            self.grids = list(accumulate(self.dims[1:], lambda before, _: halved(before), initial=grid))
+        words = self.pos_drop(words + table)
         words = words.flatten(2).transpose([0, 2, 1])
         return prepend([self.cls_token[:, i : i + 1] for i in range(self.num_prefix_tokens)], words)
 

@@ -36,6 +36,8 @@ class SoT(PlainBackbone):
             224 load below (So-ViT); officially its last shortcut has no projection there.
     """
 
+    size_obstacle = ""
+
     def __init__(
         self,
         *,

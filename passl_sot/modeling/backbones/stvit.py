@@ -105,6 +105,8 @@ class STViT(StagedBackbone):
         projection: Width of the tokens given.
     """
 
+    size_obstacle = "the neighbors of its super tokens are tables for one size"
+
     def __init__(
         self,
         *,

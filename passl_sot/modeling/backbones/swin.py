@@ -20,12 +20,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
 from passl_sot.config import Count, Positive, Share, ShareByEpoch, Width
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Stage, StagedBackbone, as_pair, halved
+from passl_sot.nn import ops
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.layers import LayerNorm
@@ -50,7 +50,7 @@ class _PatchMerging(nn.Layer):
         # As in the authors' detection code; their classification code refuses odd grids.
         if height % 2 or width % 2:
             x = x_blc.reshape([-1, height, width, self.dim])
-            x_blc = F.pad(x, [0, width % 2, 0, height % 2], data_format="NHWC")
+            x_blc = ops.pad_grid(x, height % 2, width % 2)
         rows, columns = halved(self.grid)
         # The official order is down before right: (0,0), (1,0), (0,1), (1,1).
         x = x_blc.reshape([-1, 2, columns, 2, self.dim]).transpose([0, 2, 3, 1, 4])
@@ -72,6 +72,8 @@ class Swin(StagedBackbone):
             patch projection and its norm (arXiv 2104.10935, section 4: "Swin + ours").
         token_dim: Width of its stem.
     """
+
+    size_obstacle = "its windows, and the masks between shifted ones, are laid out for one size"
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ Legend: B batch, T tokens between the cuts, N = H·W word tokens, C width.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import paddle
 import paddle.nn.functional as F
@@ -79,6 +79,8 @@ class T2TViT(PlainBackbone):
         pos_embed: "sinusoid" for the fixed table, "learned" for one from zero (PASSL's), which is decayed.
     """
 
+    size_obstacle = ""
+
     def __init__(
         self,
         *,
@@ -110,9 +112,12 @@ class T2TViT(PlainBackbone):
     def _cut(self, size: tuple[int, int]) -> list[Grid]:
         """The tokens' grids after each of the three cuts."""
         self.check_size(size, _STRIDE, "whole token")
+        return self._grids_of(*size)
+
+    def _grids_of(self, height: Any, width: Any) -> list[tuple[Any, Any]]:
         # A size that is no multiple of 16 gets the tokens that its windows give, rounded up: the first
         # cut's 7×7 windows with padding 2 need 3 pixels at least, every 4.
-        first = ((size[0] - 3) // 4 + 1, (size[1] - 3) // 4 + 1)
+        first = ((height - 3) // 4 + 1, (width - 3) // 4 + 1)
         return [first, halved(first), halved(halved(first))]
 
     def _plan(self, size: tuple[int, int]) -> None:
@@ -128,7 +133,14 @@ class T2TViT(PlainBackbone):
 
     def make_words(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to word tokens ``[B, N, C]``."""
-        return self.tokens_to_token(x_bchw, self._cut_grids, self.run_block)
+        grids = self._cut_grids
+        if self.size_open:
+            grids = self._grids_of(*x_bchw.shape[2:])
+        return self.tokens_to_token(x_bchw, grids, self.run_block)
+
+    def grid_of(self, height: Any, width: Any) -> tuple[Any, Any]:
+        """See :meth:`PlainBackbone.grid_of`."""
+        return self._grids_of(height, width)[-1]
 
     def no_weight_decay(self) -> set[str]:
         """The class token, as in the official code; a learned table is decayed, as by PASSL."""

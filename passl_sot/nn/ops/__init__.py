@@ -50,6 +50,17 @@ def layer_norm(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, eps
     return F.layer_norm(x, [x.shape[-1]], weight, bias, epsilon)
 
 
+def pad_grid(x_bhwc: paddle.Tensor, rows: int, columns: int) -> paddle.Tensor:
+    """Rows of zeros below and columns of zeros at the right of ``[B, H, W, C]``."""
+    # Not by `F.pad`: where channels come last, that of oneDNN, the default of exported programs, gives wrong
+    # numbers, and overwrites memory in its other form.
+    if rows:
+        x_bhwc = paddle.concat([x_bhwc, *[paddle.zeros_like(x_bhwc[:, :1])] * rows], axis=1)
+    if columns:
+        x_bhwc = paddle.concat([x_bhwc, *[paddle.zeros_like(x_bhwc[:, :, :1])] * columns], axis=2)
+    return x_bhwc
+
+
 def gelu(x: paddle.Tensor) -> paddle.Tensor:
     """Exact GELU of any shape; without gradients in the memory of ``x``."""
     if not _on_cpu(x):

@@ -1,0 +1,51 @@
+"""Every family and every kind of head: all engines compute what Paddle does."""
+
+import paddle
+import pytest
+from paddle import nn
+
+from passl_sot.engines import ENGINES
+from passl_sot.export import export_model
+from passl_sot.export.proof import LIMIT
+from passl_sot.export.source import read_source
+from passl_sot.modeling.backbones import BACKBONES
+from passl_sot.modeling.heads import HEADS as REGISTERED
+from passl_sot.nn.normalization import NORMALIZATIONS
+from tests.export.tiny import FAMILIES, HEADS, NORMS, PLAIN, Heads, Together, classifier
+
+
+def test_all_that_is_registered_is_tried():
+    own = {name for name in BACKBONES.names() if BACKBONES.get(name).__module__.startswith("passl_sot.")}
+    assert own == FAMILIES.keys()
+    assert {node["name"] for node in HEADS} | {"DistilledHead"} == set(REGISTERED.names())
+    # ISQRTCOV is what GCP has by default.
+    tried = {node["name"] for node in NORMS if isinstance(node, dict)}
+    assert tried | {"ISQRTCOV"} == set(NORMALIZATIONS.names())
+
+
+@pytest.fixture
+def differences(checkpoint, tmp_path, stir):
+    """Exports a model and gives the greatest difference of each engine."""
+
+    def export(model: nn.Layer) -> dict[str, float]:
+        stir(model)
+        logits = model(paddle.randn([7, model.backbone.in_chans, *model.backbone.img_size]))
+        assert float(logits.std(axis=0).min()) > 1e-3  # each depends on the image
+        return export_model(model, read_source(checkpoint)[1], tmp_path / "out")
+
+    return export
+
+
+def test_families(differences):
+    models = [classifier(name, **settings) for name in FAMILIES for settings in FAMILIES[name]]
+    assert differences(Together(models)).keys() == set(ENGINES)
+
+
+def test_heads(differences):
+    architecture = {"name": "SoT", "img_size": 32, **PLAIN, "token_embed": "Naive_linear"}
+    assert max(differences(Heads(architecture, HEADS)).values()) < LIMIT
+
+
+def test_another_number_of_channels(differences):
+    model = classifier("DeiT", **{**FAMILIES["DeiT"][0], "in_chans": 5})
+    assert max(differences(model).values()) < LIMIT
