@@ -62,6 +62,12 @@ def _service(settings: Settings) -> Guard:
 def _worker(settings: Settings) -> Guard:
     """The application in one of several processes; a model that can't be loaded ends them all."""
     hush_paddle()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    import passl_sot.predict  # noqa: F401
+
+    # uvicorn's, in whose place Paddle has put its own, of which Python doesn't know: it prints a stack.
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     try:
         return _service(settings)
     except (UserError, OSError) as error:
