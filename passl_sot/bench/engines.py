@@ -22,11 +22,10 @@ from passl_sot.engines.choose import installed
 from passl_sot.engines.paddle_engine import eager
 from passl_sot.export.card import read_card
 from passl_sot.export.folder import export_model
-from passl_sot.export.source import describe
 from passl_sot.launch.cpu_env import usable_threads
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.stats import model_stats
-from passl_sot.tasks.base import model_section_of
+from passl_sot.tasks.base import header_for, model_section_of
 from passl_sot.utils.peer import Peer, PeerError
 from passl_sot.weights import state
 from passl_sot.weights.checkpoint import read_weights
@@ -129,7 +128,7 @@ def _prepare(source: Experiment | Path, weights: str | None, scratch: Path) -> _
     config.write_text(source.dump(), encoding="utf-8")
     formats = ["paddle"]
     formats += [form for name, form in (("onnxruntime", "onnx"), ("openvino", "openvino")) if installed(name)]
-    meta = describe(source, [str(number) for number in range(model.num_classes)])
+    meta = header_for(source)
     export_model(model, meta, scratch / "model", formats)
     return _Subject(scratch / "model", config, reference, gflops, threads)
 

@@ -2,14 +2,13 @@
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from passl_sot.export.card import ExportError, plain
+from passl_sot.export.card import ExportError
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.tasks.base import build_task, check_card, model_section_of
-from passl_sot.version import __version__
+from passl_sot.tasks.base import check_card, header_for, model_section_of
 from passl_sot.weights import state
 from passl_sot.weights.checkpoint import read_weights
 
@@ -39,16 +38,9 @@ def read_source(
         raise ExportError(f"{weights} is a checkpoint, which has its own config: leave out -c")
     else:
         model = experiment.model.build()
-        meta = describe(experiment, [str(number) for number in range(model.num_classes)])
+        meta = header_for(experiment)
     model.eval()
     return model, meta
-
-
-def describe(experiment: Any, names: Sequence[str]) -> dict[str, Any]:
-    """A header of weights that have none, by their config; `names` are those of their classes."""
-    task = build_task(experiment.task, experiment.loss, trial=True)
-    card = task.make_card(experiment.dataloader.val.dataset, names)
-    return plain({"config": experiment.to_dict(), **card, "progress": {}, "version": __version__})
 
 
 def read_labels(path: Path, count: int) -> list[str]:

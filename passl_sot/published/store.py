@@ -15,29 +15,21 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from passl_sot.config import find_config, zh
 from passl_sot.published.cards import Card, card_of, cards, unreleased
 from passl_sot.published.fetch import Expected, FetchError, download, sha256_of
+from passl_sot.utils.cache import HOME, cache_folder
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
 from passl_sot.weights import CheckpointError
 from passl_sot.weights.checkpoint import explained, write_checkpoint, write_whole
 
-if TYPE_CHECKING:
-    from passl_sot.engine.schema import Experiment
-
-HOME = "PASSL_SOT_HOME"
 OFFLINE = "PASSL_SOT_OFFLINE"
 MIRROR = "PASSL_SOT_MIRROR"
 # What a name may stand for in the folder where a command is given: weights, or what was exported.
 _FILES = ("", ".safetensors", ".pdparams", "/inference.yml")
-
-
-def cache_folder() -> Path:
-    """Where fetched weights are kept: PASSL_SOT_HOME, by default ~/.cache/passl_sot."""
-    return Path(os.environ.get(HOME) or "~/.cache/passl_sot").expanduser()
 
 
 def is_published_name(given: str | Path) -> bool:
@@ -186,30 +178,14 @@ def _convert(card: Card, source: Path, target: Path) -> dict[str, Any]:
     """Writes the checkpoint; returns what the note says of it."""
     from passl_sot.engine.schema import load_config
     from passl_sot.interop.tool import convert_source
+    from passl_sot.tasks.base import header_for
     from passl_sot.weights.find import read_source
 
     experiment = load_config(find_config(card.config), card.settings)
     found = convert_source(read_source(source), experiment.model, name=card.name, key=card.key or None)
     tensors = {f"model.{name}": array for name, array in found.arrays.items()}
-    write_checkpoint(target, tensors, header_of(experiment))
+    write_checkpoint(target, tensors, header_for(experiment))
     return {"version": __version__, "key": found.state.key, "naming": found.report.naming}
-
-
-def header_of(experiment: "Experiment") -> dict[str, Any]:
-    """What a checkpoint of published weights says beside its tensors."""
-    from passl_sot.tasks.base import build_task
-
-    # No file says what its classes are called.
-    numbers = [str(number) for number in range(experiment.model.head["num_classes"])]
-    task = build_task(experiment.task, experiment.loss, trial=True)
-    return {
-        "config": experiment.to_dict(),
-        **task.make_card(experiment.dataloader.val.dataset, numbers),
-        "classes_unnamed": True,
-        "progress": {},
-        "version": __version__,
-        "best_by": "raw",
-    }
 
 
 def _note_path(folder: Path, card: Card) -> Path:

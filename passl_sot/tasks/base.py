@@ -4,6 +4,7 @@ A task is configured from YAML (`task:`; left out, it is `ClassificationTask`). 
 a batch, a checkpoint's card and a model's outputs; the engine hands these on and looks at none of them.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.losses import LOSSES
 from passl_sot.modeling.schema import ModelSection
 from passl_sot.utils.logger import get_logger
+from passl_sot.version import __version__
 from passl_sot.weights.checkpoint import CheckpointError, require
 
 log = get_logger()
@@ -302,6 +304,27 @@ def check_card(path: str | Path, meta: Mapping[str, Any]) -> None:
 def model_section_of(meta: Mapping[str, Any]) -> ModelSection:
     """The `model:` section that a checkpoint was trained with."""
     return make_section(ModelSection, Config(meta["config"]["model"]), "model")
+
+
+def header_for(experiment: Any, names: Sequence[str] = ()) -> dict[str, Any]:
+    """A checkpoint's header for weights that came without one, by the config that describes them.
+
+    Args:
+        experiment: The config.
+        names: What the model's outputs are called; without them they are numbered, and `classes_unnamed`.
+    """
+    task = build_task(experiment.task, experiment.loss, trial=True)
+    numbers = [str(number) for number in range(experiment.model.head["num_classes"])]
+    header = {
+        "config": experiment.to_dict(),
+        **task.make_card(experiment.dataloader.val.dataset, names or numbers),
+        "classes_unnamed": not names,
+        "progress": {},
+        "version": __version__,
+        "best_by": "raw",
+    }
+    # As it is once it was written and read.
+    return json.loads(json.dumps(header))
 
 
 def task_of(meta: Mapping[str, Any]) -> Task:

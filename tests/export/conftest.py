@@ -9,7 +9,7 @@ import pytest
 
 from passl_sot import cli
 from passl_sot.engine.schema import load_config
-from passl_sot.export.source import describe
+from passl_sot.tasks.base import header_for
 from passl_sot.weights.checkpoint import write_checkpoint
 
 NAMES = ["a b", "c", "猫"]
@@ -45,7 +45,7 @@ def checkpoint(write_experiment, tmp_path_factory) -> Path:
     model = _stir(experiment.model.build())
     arrays = {f"model.{name}": tensor.numpy() for name, tensor in model.state_dict().items()}
     path = folder / "small_run" / "best.safetensors"
-    write_checkpoint(path, arrays, describe(experiment, NAMES))
+    write_checkpoint(path, arrays, header_for(experiment, NAMES))
     return path
 
 

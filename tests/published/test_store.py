@@ -15,8 +15,8 @@ from passl_sot.config import find_config, list_models
 from passl_sot.engine.schema import load_config
 from passl_sot.published.cards import Card, NotPublishedError, card_of, cards, unreleased
 from passl_sot.published.fetch import FetchError
-from passl_sot.published.store import header_of, local_source, local_weights, published_weights
-from passl_sot.tasks.base import check_card
+from passl_sot.published.store import local_source, local_weights, published_weights
+from passl_sot.tasks.base import check_card, header_for
 from passl_sot.weights import CheckpointError
 from passl_sot.weights.checkpoint import read_checkpoint
 
@@ -57,7 +57,7 @@ def test_checkpoints_of_published_weights_say_enough_for_every_command():
     for card in cards().values():
         if card.settings or card.name in others:
             experiment = load_config(find_config(card.config), card.settings)
-            check_card(card.name, json.loads(json.dumps(header_of(experiment))))
+            check_card(card.name, header_for(experiment))
 
 
 def test_sizes():
