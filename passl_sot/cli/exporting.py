@@ -16,7 +16,12 @@ def export(argv: list[str] | None = None) -> int:
     does = "Export a trained model, and prove that each engine computes what it does."
     parser = make_parser("export", does, required=False)
     add = parser.add_argument
-    add("--weights", required=True, metavar="W", help="a checkpoint, or with -c weights that were converted")
+    add(
+        "--weights",
+        required=True,
+        metavar="W",
+        help="a checkpoint, a published model's name, or with -c bare weights",
+    )
     add("--out", required=True, metavar="DIR", help="folder to write; an export that it holds is replaced")
     add("--formats", default=_FORMATS, metavar="LIST", help=f"with commas; default {_FORMATS}")
     add("--precision", choices=("f32", "bf16", "int8"), default="f32", help="arithmetic (default f32)")
@@ -48,12 +53,14 @@ def _export(args: argparse.Namespace) -> None:
     from passl_sot.export import export_model
     from passl_sot.export.folder import check_packages, check_target
     from passl_sot.export.source import change_size, read_labels, read_source
+    from passl_sot.published.store import local_weights
 
     folder = Path(args.out)
     formats = [name.strip() for name in args.formats.split(",")]
     # Before the model is built: a typing error costs no minute.
     check_packages(formats)
     check_target(folder)
+    args.weights = local_weights(args.weights)
     source = Source.of(args.config, args.weights)
     experiment = source.load(args.override) if args.config else None
     model, meta = read_source(args.weights, experiment, prefer=args.use)
@@ -63,8 +70,9 @@ def _export(args: argparse.Namespace) -> None:
         meta = change_size(model, meta, args.img_size)
     data = _open_data(args, source, meta)
     if args.labels:
-        meta = {**meta, "class_names": read_labels(Path(args.labels), model.num_classes)}
-    elif args.config:
+        names = read_labels(Path(args.labels), model.num_classes)
+        meta = {**meta, "class_names": names, "classes_unnamed": False}
+    elif meta.get("classes_unnamed"):
         get_logger().info("no --labels: the classes are named by their numbers")
     differences = export_model(
         model,
@@ -93,7 +101,7 @@ def _open_data(args: argparse.Namespace, source: Any, meta: dict[str, Any]) -> A
     from passl_sot.data import DataError, build_dataset
 
     names = None
-    if source.stored is not None:
+    if not meta.get("classes_unnamed"):
         names = meta["class_names"]
     try:
         experiment, _ = source.experiment(args.calibrate, args.override, ("val",), training=False)

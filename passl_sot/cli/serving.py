@@ -5,6 +5,7 @@ from dataclasses import fields
 
 from passl_sot.cli.command import command, guarded, make_parser, prepare
 from passl_sot.config import UserError, zh
+from passl_sot.launch.cpu_env import usable_threads
 from passl_sot.serve.settings import Settings
 
 _PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
@@ -15,8 +16,13 @@ def serve(argv: list[str] | None = None) -> int:
     """`tools/serve.py`: serves a model over HTTP, with a page to try it by."""
     parser = make_parser("serve", "Serve a model over HTTP, with a page to try it by.", config=False)
     add = parser.add_argument
-    add("source", metavar="MODEL", help="a checkpoint that training wrote, or a folder of passl-sot export")
-    add("--engine", default="paddle", metavar="NAME", help="what computes it (default paddle)")
+    add("source", metavar="MODEL", help="a checkpoint, an exported folder, or a published model's name")
+    add(
+        "--engine",
+        default="paddle",
+        metavar="NAME",
+        help="what computes it: paddle (default), inference, onnxruntime, openvino, or auto, the fastest",
+    )
     add("--precision", choices=("f32", "bf16", "int8"), default="f32", help="numbers it computes in")
     add("--host", default=Settings.host, help="address to listen on; default: this machine alone")
     add("--port", type=int, default=Settings.port, help="default 8000; 0: any that is free")
@@ -50,15 +56,24 @@ def serve(argv: list[str] | None = None) -> int:
                 f"serving needs {', '.join(missing)}: run `pip install 'passl_sot[serve]'`"
                 + zh("serve_missing")
             )
+        from passl_sot.published.store import local_weights
         from passl_sot.serve.guard import LOOPBACK
         from passl_sot.serve.run import serve as serve_until_told
 
         hosts = tuple(name.lower() for name in args.allow_host)
         if args.host in LOOPBACK or hosts:
             hosts = (*LOOPBACK, *hosts)
+        # Each worker its part of the cores; but "paddle" gives the same digits as `predict` with one thread alone.
+        threads = None
+        if args.engine != "paddle":
+            threads = max(1, usable_threads() // args.workers)
         settings = Settings(
-            source=args.source,
-            arguments={"engine": args.engine, "precision": args.precision},
+            source=str(local_weights(args.source)),
+            arguments={
+                "engine": args.engine,
+                "precision": args.precision,
+                "threads": threads,
+            },
             host=args.host,
             port=args.port,
             hosts=hosts,
