@@ -1,5 +1,6 @@
 """`tools/serve.py`: a server for one model."""
 
+import argparse
 import importlib.util
 from dataclasses import fields
 
@@ -56,29 +57,31 @@ def serve(argv: list[str] | None = None) -> int:
                 f"serving needs {', '.join(missing)}: run `pip install 'passl_sot[serve]'`"
                 + zh("serve_missing")
             )
-        from passl_sot.published.store import local_weights
-        from passl_sot.serve.guard import LOOPBACK
         from passl_sot.serve.run import serve as serve_until_told
 
-        hosts = tuple(name.lower() for name in args.allow_host)
-        if args.host in LOOPBACK or hosts:
-            hosts = (*LOOPBACK, *hosts)
-        # Each worker its part of the cores; but "paddle" gives the same digits as `predict` with one thread alone.
-        threads = None
-        if args.engine != "paddle":
-            threads = max(1, usable_threads() // args.workers)
-        settings = Settings(
-            source=str(local_weights(args.source)),
-            arguments={
-                "engine": args.engine,
-                "precision": args.precision,
-                "threads": threads,
-            },
-            host=args.host,
-            port=args.port,
-            hosts=hosts,
-            **{field.name: getattr(args, field.name) for field in limits},
-        )
-        return serve_until_told(settings, verbose=args.verbose)
+        return serve_until_told(_settings(args), verbose=args.verbose)
 
     return guarded(run, paddle=args.workers == 1)
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    from passl_sot.published.store import local_weights
+    from passl_sot.serve.guard import LOOPBACK
+
+    hosts = tuple(name.lower() for name in args.allow_host)
+    if args.host in LOOPBACK or hosts:
+        hosts = (*LOOPBACK, *hosts)
+    # Each worker gets its part of the cores; but `predict` computes with "paddle" by one thread, and more give
+    # other last digits.
+    threads = None
+    if args.engine != "paddle":
+        threads = max(1, usable_threads() // args.workers)
+    limits = {field.name: getattr(args, field.name) for field in fields(Settings) if field.metadata}
+    return Settings(
+        source=str(local_weights(args.source)),
+        arguments={"engine": args.engine, "precision": args.precision, "threads": threads},
+        host=args.host,
+        port=args.port,
+        hosts=hosts,
+        **limits,
+    )
