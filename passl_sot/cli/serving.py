@@ -71,7 +71,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     hosts = tuple(name.lower() for name in args.allow_host)
     if args.host in LOOPBACK or hosts:
         hosts = (*LOOPBACK, *hosts)
-    # Each worker gets its part of the cores; but `predict` computes with "paddle" by one thread, and more give
+    # Each worker gets its part of the cores. But with "paddle" `predict` has one thread, and more would give
     # other last digits.
     threads = None
     if args.engine != "paddle":
