@@ -16,6 +16,7 @@ from paddle.static import InputSpec
 from passl_sot.config.errors import listing
 from passl_sot.engines.base import FILES, STEM, Precision
 from passl_sot.export.card import FILE, LABELS, ExportError, plain, read_card, read_facts, write_card
+from passl_sot.export.folding import fold
 from passl_sot.export.proof import make_inputs, prove
 from passl_sot.export.quantize import lower
 from passl_sot.export.silence import silenced
@@ -143,7 +144,7 @@ def _write_graphs(model: nn.Layer, task: Task, folder: Path, formats: Sequence[s
     stem = str(folder / STEM)
     shape = [None, model.backbone.in_chans, *model.backbone.img_size]
     with silenced(), short_stacks():
-        paddle.jit.save(_Graph(model, task), stem, input_spec=[InputSpec(shape, "float32", "image")])
+        paddle.jit.save(_Graph(fold(model), task), stem, input_spec=[InputSpec(shape, "float32", "image")])
     if {"onnx", "openvino"} & set(formats):
         _convert("onnx", _write_onnx, stem)
     if "openvino" in formats:
