@@ -19,8 +19,8 @@ BEGIN, END = "<!-- floors: drawn by docs/floors.py -->\n", "<!-- end of floors -
 FLOORS = (
     ("config", "imageio", "version"),
     ("utils",),
-    ("engines", "launch", "metrics", "nn"),
-    ("data", "modeling", "optim", "weights"),
+    ("launch", "metrics", "nn"),
+    ("data", "engines", "modeling", "optim", "weights"),
     ("tasks",),
     ("engine", "export", "interop"),
     ("bench", "predict", "zoo"),

@@ -5,31 +5,39 @@ import errno
 import glob
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import paddle
+from paddle import nn
 from PIL import Image
 
 from passl_sot.config import zh
 from passl_sot.data.datasets.folders import EXTENSIONS
 from passl_sot.data.datasets.string_table import natural_key
 from passl_sot.data.errors import DataError, ItemError
-from passl_sot.engines import Engine, open_engine
-from passl_sot.engines.base import Precision
+from passl_sot.engines import ENGINES, Engine, EngineError, open_engine
+from passl_sot.engines.base import PACKAGES, Precision, require_precision
+from passl_sot.engines.choose import choose_engine, installed
 from passl_sot.engines.paddle_engine import eager
-from passl_sot.export.card import read_card
+from passl_sot.export.cached import exported
+from passl_sot.export.card import ExportError, read_card, read_facts
 from passl_sot.imageio.files import read_text
 from passl_sot.metrics.classification import write_table
 from passl_sot.tasks.base import check_card, model_section_of, task_of
 from passl_sot.tasks.classification import Prediction
 from passl_sot.utils.files import replace_atomically
-from passl_sot.utils.logger import progress_bar
+from passl_sot.utils.logger import get_logger, progress_bar
+from passl_sot.utils.require import require_extra
 from passl_sot.weights import state
 from passl_sot.weights.checkpoint import CheckpointError, read_weights
 
+AUTO = "auto"
+# The format that each engine reads.
+_FORMATS = {"paddle": "paddle", "inference": "paddle", "onnxruntime": "onnx", "openvino": "openvino"}
+_MOST_MEASURED = 8  # of a batch: speed per image changes little beyond
 # What is one image, though some can be iterated.
 _ONE = (str, Path, bytes, bytearray, memoryview, Image.Image)
 
@@ -42,17 +50,23 @@ class Predictor:
             `passl-sot export` wrote.
         prefer: "raw" or "ema" weights of a checkpoint; default: those by which the run chose its best.
         top_k: Classes per prediction, clamped to the class count.
-        engine: What computes the model: "paddle", or another of `passl_sot.engines.ENGINES`, which needs an
-            exported folder.
-        precision: Numbers it computes in.
+        engine: What computes the model: one of `passl_sot.engines.ENGINES`, or "auto", which measures them
+            once and remembers. For others than "paddle" a checkpoint is exported once, and the folder kept
+            below `passl_sot.utils.cache.cache_folder()`.
+        precision: Numbers it computes in; "int8" is for a folder exported so.
+        threads: Cores to use; by default "paddle" keeps the number of the process (OMP_NUM_THREADS, or 1)
+            with a checkpoint, and all others use what the process may use.
+
+    One predictor may serve several threads.
 
     Attributes:
-        engine: Called with arrays, gives the output `[B, K]`.
+        engine: Called with arrays, gives the output `[B, K]`; its `name` says which one it is.
         task: The task it was trained for, which reads inputs and outputs.
 
     Raises:
         CheckpointError: `weights` is no checkpoint, or lacks the weights asked for, or parts of its header.
         EngineError: The engine can't be had.
+        MissingExtraError: Its package isn't installed.
     """
 
     def __init__(
@@ -64,26 +78,34 @@ class Predictor:
         top_k: int = 5,
         engine: str = "paddle",
         precision: Precision = "f32",
+        threads: int | None = None,
     ):
-        self.engine: Engine
-        if Path(weights).is_dir():
-            meta = read_card(Path(weights))
-            self.engine = open_engine(engine, Path(weights), precision=precision)
+        _check_engine(engine, precision)
+        folder = Path(weights)
+        model = None
+        if folder.is_dir():
+            meta = read_card(folder)
+            _check_precision(folder, precision)
         else:
-            arrays, meta = read_weights(weights, prefer)
-            if not meta:
-                raise CheckpointError(
-                    f"{weights} holds bare weights: prediction needs a checkpoint, which also "
-                    f"knows its model, preprocessing and class names"
+            model, meta = _load(weights, prefer)
+            if precision == "int8":
+                raise EngineError(
+                    f"{weights} is a checkpoint: `passl-sot export --precision int8` makes int8 of it"
                 )
-            check_card(weights, meta)
-            model = model_section_of(meta).build()
-            state.load_model(model, arrays, str(weights))
-            model.eval()  # heads with several outputs give one mean of logits then
-            self.engine = eager(model)
+            if engine != "paddle":
+                folder = _exported(model, meta, engine)
+                model = None
         self.task = task_of(meta)
         self.batch_size = batch_size
         self.top_k = top_k
+        if engine == AUTO:
+            batches = sorted({1, min(batch_size, _MOST_MEASURED)})
+            engine = choose_engine(folder, precision=precision, batches=batches, threads=threads)
+        self.engine: Engine
+        if model is None:
+            self.engine = open_engine(engine, folder, precision=precision, threads=threads)
+        else:
+            self.engine = eager(model, threads)
 
     @property
     def class_names(self) -> list[str]:
@@ -153,6 +175,50 @@ class Predictor:
         for path, sample, error in prepared:
             values = {} if sample is None else next(rows)
             yield self.task.row(path=path, error=error, **values)
+
+
+def _check_engine(engine: str, precision: Precision) -> None:
+    """Refuses what can't be had before anything is read."""
+    if engine not in (AUTO, *ENGINES):
+        raise EngineError(f"there is no engine {engine!r}: choose among {', '.join((AUTO, *ENGINES))}")
+    if engine != AUTO:
+        require_precision(engine, precision)
+    if engine in PACKAGES:
+        require_extra(PACKAGES[engine], "export", f"the engine {engine}")
+
+
+def _check_precision(folder: Path, precision: Precision) -> None:
+    """Refuses a folder of other numbers; a float32 graph may be computed in bfloat16 too."""
+    has = read_facts(folder).get("precision", "f32")
+    if has != precision and (has, precision) != ("f32", "bf16"):
+        raise EngineError(f"{folder} was exported in {has}, not in {precision}: write precision={has!r}")
+
+
+def _load(weights: str | Path, prefer: str | None) -> tuple[nn.Layer, dict[str, Any]]:
+    """A checkpoint's model in evaluation mode, and its header."""
+    arrays, meta = read_weights(weights, prefer)
+    if not meta:
+        raise CheckpointError(
+            f"{weights} holds bare weights: prediction needs a checkpoint, which also "
+            f"knows its model, preprocessing and class names"
+        )
+    check_card(weights, meta)
+    model = model_section_of(meta).build()
+    state.load_model(model, arrays, str(weights))
+    model.eval()  # heads with several outputs give one mean of logits then
+    return model, meta
+
+
+def _exported(model: nn.Layer, meta: Mapping[str, Any], engine: str) -> Path:
+    """The folder of a model's export for an engine, or for all that are installed."""
+    if engine != AUTO:
+        return exported(model, meta, [_FORMATS[engine]])
+    formats = sorted({_FORMATS[name] for name in ENGINES if installed(name)})
+    try:
+        return exported(model, meta, formats)
+    except ExportError as error:
+        get_logger().warning("auto: only Paddle's own engines are left: %s", error)
+        return exported(model, meta, ["paddle"])
 
 
 def collect_images(arguments: Sequence[str]) -> list[str]:

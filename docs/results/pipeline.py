@@ -47,7 +47,7 @@ SERVE = (
 
 
 def serve(jobs: str) -> None:
-    """Speaks the protocol of `passl_sot.bench.model.Peer` for this project; `jobs` is a JSON file."""
+    """Speaks the protocol of `passl_sot.utils.peer.Peer` for this project; `jobs` is a JSON file."""
     tune()  # which the first process has done: here it hushes an import
     from passl_sot.bench.data import batch_makers
     from passl_sot.data import build_dataset
@@ -141,7 +141,7 @@ class Images:
 def measure(images: Images, args: argparse.Namespace) -> tuple[dict[tuple, list[float]], list[str]]:
     """Seconds of each batch by (program, recipe, place), and words on the programs."""
     from passl_sot.bench.data import open_peer, peer_job
-    from passl_sot.bench.model import Peer
+    from passl_sot.utils.peer import Peer
 
     order = np.random.default_rng(0).permutation(len(images)).tolist()
     whole = len(order) // args.batch * args.batch

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from passl_sot.bench.model import Peer, PeerError
 from passl_sot.bench.peers import PEERS
 from passl_sot.config import zh
 from passl_sot.data import build_dataloader
@@ -30,6 +29,7 @@ from passl_sot.data.rng import image_rng
 from passl_sot.data.transforms.base import BaseTransform, stage_of
 from passl_sot.data.transforms.compose import Compose
 from passl_sot.engine.schema import Experiment
+from passl_sot.utils.peer import Peer, PeerError
 
 _TRANSFER = "batch: to Paddle"
 _LIMIT = "limit: whole decode alone"

@@ -3,87 +3,21 @@
 Machines differ and are shared, so a figure alone says little: the ratio to a `Peer` is what to compare.
 """
 
-import shlex
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from typing import Any
 
 import paddle
 
-from passl_sot.config import UserError
 from passl_sot.engine.run_dir import memory_gb
 from passl_sot.engine.schema import Experiment
 from passl_sot.modeling.losses import LOSSES
 from passl_sot.modeling.stats import model_stats
 from passl_sot.optim import build_optimizer
 from passl_sot.tasks.classification import ClassificationTask
-
-
-class PeerError(UserError, ValueError):
-    """The other program broke the protocol."""
-
-
-class Peer:
-    """Another program that is timed batch by batch, used in a `with` block.
-
-    It prints `ready` when it has warmed up. Then, for every line on its standard input, it runs one batch and
-    prints the seconds it took; at the end of its input it ends.
-
-    Args:
-        command: Shell-like command line.
-
-    Attributes:
-        words: Lines that it printed before `ready`.
-
-    Raises:
-        PeerError: It can't be started, or answers something else.
-    """
-
-    def __init__(self, command: str):
-        self.command = command
-        pipe = subprocess.PIPE
-        try:
-            self._process = subprocess.Popen(shlex.split(command), stdin=pipe, stdout=pipe, text=True)
-        except OSError as error:
-            raise PeerError(
-                f"can't start {command!r}: {error.strerror}. It must be a command, as docs/performance.md "
-                "shows one; names of libraries (timm, torchvision, ...) are for --mode data"
-            ) from error
-        self.words: list[str] = []
-        while (line := self._line("`ready`")) != "ready":
-            self.words.append(line)
-
-    def run(self, task: str = "") -> float:
-        """Has it run one batch, of a task where it has several; the seconds it reports."""
-        with suppress(BrokenPipeError):  # the answer below says why
-            self._process.stdin.write(f"{task}\n")
-            self._process.stdin.flush()
-        line = self._line("seconds")
-        try:
-            return float(line)
-        except ValueError:
-            message = f"{self.command!r} printed {line!r} where the seconds of a batch belong"
-            raise PeerError(message) from None
-
-    def _line(self, awaited: str) -> str:
-        line = self._process.stdout.readline()
-        if not line:
-            status = self._process.wait()
-            raise PeerError(f"{self.command!r} ended with status {status} before it printed {awaited}")
-        return line.strip()
-
-    def __enter__(self) -> "Peer":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._process.stdin.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+from passl_sot.utils.peer import Peer
 
 
 def make_step(experiment: Experiment, mode: str, batch: int) -> tuple[Callable[[], object], float]:

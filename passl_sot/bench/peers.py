@@ -265,7 +265,7 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
-    """Serves the protocol of `passl_sot.bench.model.Peer`."""
+    """Serves the protocol of `passl_sot.utils.peer.Peer`."""
     name, listed, *words = sys.argv[1:]
     with open(listed, encoding="utf-8") as file:
         jobs = json.load(file)

@@ -18,12 +18,12 @@ from pathlib import Path
 
 from paddle.distributed.utils.launch_utils import find_free_ports
 
-from passl_sot.bench.model import Peer
 from passl_sot.config import UserError
 from passl_sot.engine.distributed import start
 from passl_sot.engine.schema import Experiment, load_config
 from passl_sot.engine.trainer import Trainer
 from passl_sot.utils.logger import get_logger
+from passl_sot.utils.peer import Peer
 
 _WARM = 3  # updates before the first that counts
 _SETTINGS = (

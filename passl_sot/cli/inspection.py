@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from passl_sot.cli.command import command, fail, guarded, importing, make_parser, prepare
@@ -89,13 +90,18 @@ def _show(text: str) -> None:
 def benchmark(argv: list[str] | None = None) -> int:
     """`tools/benchmark.py`: times a model, beside another program in the same run."""
     parser = make_parser("benchmark", "Time a model on this device.", required=False)
-    parser.add_argument("--weights", metavar="W", help="a checkpoint, in place of -c: its config counts")
+    weights = "a checkpoint, in place of -c: its config counts; with --engine also an exported folder"
+    parser.add_argument("--weights", metavar="W", help=weights)
     parser.add_argument("--data", metavar="DIR", help="with --mode data: your folder, or a packed copy")
     parser.add_argument("--mode", choices=("infer", "train", "data", "processes"), default="infer")
     several = "in mode processes: train with so many, beside one at the same global batch (default 2)"
     parser.add_argument("--nproc", type=int, default=2, metavar="N", help=several)
-    batch = "images per batch (default 8)"
-    parser.add_argument("--batch", "--batch-size", type=int, default=8, metavar="N", help=batch)
+    batch = "images per batch (default 8); with --engine also several, as 1,8,64"
+    parser.add_argument("--batch", "--batch-size", type=_numbers, default=[8], metavar="N", help=batch)
+    engine = "a table of engines: all, or some of eager, paddle, inference, onnxruntime, openvino, as a,b"
+    parser.add_argument("--engine", type=_words, metavar="NAMES", help=engine)
+    precision = "with --engine: f32, bf16, int8, or several as f32,bf16 (default f32)"
+    parser.add_argument("--precision", type=_words, metavar="NAMES", help=precision)
     parser.add_argument("--repeats", type=int, default=10, help="batches that count (default 10)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     compare = (
@@ -105,13 +111,17 @@ def benchmark(argv: list[str] | None = None) -> int:
     parser.add_argument("--compare", metavar="COMMAND", help=compare)
     parser.add_argument("--peer-python", default=sys.executable, metavar="PATH", help="default: this one")
     args = parser.parse_args(argv)
-    if min(args.batch, args.repeats) < 1:
+    if min(*args.batch, args.repeats) < 1:
         parser.error("--batch and --repeats must be at least 1")
+    if args.engine:
+        _check_engines(parser, args)
+    elif len(args.batch) > 1 or args.precision:
+        parser.error("several --batch, and --precision, go with --engine")
     if not args.config and not args.weights:
         parser.error("name a config with -c, or a checkpoint with --weights")
     if args.data and args.mode != "data":
         parser.error("argument --data: goes with --mode data; the other modes take random images")
-    if args.mode == "processes" and (args.nproc < 1 or args.batch % args.nproc):
+    if args.mode == "processes" and (args.nproc < 1 or args.batch[0] % args.nproc):
         parser.error("--batch must be a multiple of --nproc")
     prepare(args)
 
@@ -125,6 +135,9 @@ def benchmark(argv: list[str] | None = None) -> int:
         result, lines = _measure(args)
         if lines:
             get_logger().info("\n".join(lines))
+        if args.engine:
+            _show_engines(result)
+            return
         width = max(map(len, result))
         for name, value in result.items():
             if isinstance(value, float):
@@ -135,8 +148,68 @@ def benchmark(argv: list[str] | None = None) -> int:
     return guarded(run)
 
 
+def _numbers(text: str) -> list[int]:
+    """As `1,8,64`."""
+    return [int(word) for word in _words(text)]
+
+
+def _words(text: str) -> list[str]:
+    """As `f32,bf16`."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _check_engines(parser: Parser, args: argparse.Namespace) -> None:
+    """Refuses what `--engine` doesn't go with, and completes it."""
+    # Names alone, without Paddle, which engines of the package import.
+    engines = ("eager", "paddle", "inference", "onnxruntime", "openvino")
+    if args.engine == ["all"]:
+        args.engine = list(engines)
+    args.precision = args.precision or ["f32"]
+    for option, names, known in (
+        ("--engine", args.engine, engines),
+        ("--precision", args.precision, ("f32", "bf16", "int8")),
+    ):
+        wrong = [name for name in names if name not in known]
+        if wrong:
+            parser.error(f"argument {option}: there is no {wrong[0]!r}: choose among {', '.join(known)}")
+    if args.mode != "infer":
+        parser.error("argument --engine: goes with --mode infer")
+    if args.compare and len(args.batch) > 1:
+        parser.error("argument --compare: goes with one --batch, that of the other program")
+
+
+def _show_engines(result: dict[str, Any]) -> None:
+    from passl_sot.bench.engines import table
+
+    peaks = [f"{speed:.0f} GFLOP/s in {name}" for name, speed in result["peak_gflops_per_s"].items()]
+    print(f"threads: {result['threads']}; a matrix product: {', '.join(peaks) or 'not measured'}")
+    print("\n".join(table(result)))
+    for name, reason in result["refused"].items():
+        print(f"{name}: {reason}")
+
+
+def _measure_engines(args: argparse.Namespace) -> dict[str, Any]:
+    from passl_sot.bench.engines import measure_engines
+    from passl_sot.cli.data_folder import Source
+
+    source: Any = Path(args.weights or "")
+    if args.config or not source.is_dir():
+        source, _ = Source.of(args.config, args.weights).experiment(None, args.override, (), training=True)
+    return measure_engines(
+        source,
+        engines=args.engine,
+        precisions=args.precision,
+        batches=args.batch,
+        repeats=args.repeats,
+        weights=args.weights,
+        compare=args.compare,
+    )
+
+
 def _measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """The figures of `benchmark`, and lines on its data."""
+    if args.engine:
+        return _measure_engines(args), []
     from passl_sot.bench.data import measure_data
     from passl_sot.bench.model import measure
     from passl_sot.bench.processes import measure_processes
@@ -151,7 +224,7 @@ def _measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     source = Source.of(args.config, args.weights)
     experiment, lines = source.experiment(args.data, args.override, needed, training=True)
     start(experiment.device)
-    options = {"batch": args.batch, "repeats": args.repeats}
+    options: dict[str, Any] = {"batch": args.batch[0], "repeats": args.repeats}
     if args.mode == "processes":
         return measure_processes(experiment, processes=args.nproc, **options), lines
     options["compare"] = args.compare

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from passl_sot.cli.command import command, guarded, make_parser, prepare, try_outputs
 from passl_sot.cli.options import add_settings
-from passl_sot.config import zh
+from passl_sot.config import UserError, zh
 from passl_sot.launch.supervisor import supervise
 from passl_sot.utils.logger import get_logger
 
@@ -60,7 +60,7 @@ def predict(argv: list[str] | None = None) -> int:
     """`tools/predict.py`: predicts the classes of files, folders, patterns or lists."""
     parser = make_parser("predict", "Predict images with a checkpoint.", config=False)
     add = parser.add_argument
-    add("--weights", required=True, metavar="W", help="a checkpoint that training wrote")
+    add("--weights", required=True, metavar="W", help="a checkpoint, or a folder that `export` wrote")
     paths = "image, folder, pattern, or .txt list of images; default: the validation images of the training"
     add("paths", nargs="*", metavar="PATH", help=paths)
     add("--data", metavar="DIR", help="the validation images of this folder")
@@ -68,6 +68,9 @@ def predict(argv: list[str] | None = None) -> int:
     add("--top-k", type=int, default=5, help="classes per image (default 5)")
     add("--batch-size", type=int, default=32, help="images per forward pass (default 32)")
     add("--use", choices=("raw", "ema"), help="which weights; default: what chose the best")
+    engines = "paddle (default), inference, onnxruntime, openvino, or auto: the fastest here"
+    add("--engine", default="paddle", metavar="NAME", help=engines)
+    add("--precision", default="f32", choices=("f32", "bf16", "int8"), help="default f32")
     args = parser.parse_args(argv)
     if args.data and args.paths:
         parser.error("argument --data: not allowed with PATH")
@@ -87,8 +90,17 @@ def predict(argv: list[str] | None = None) -> int:
         from passl_sot.predict import Predictor, collect_images, write_predictions
 
         try_outputs(outputs)
+        if not args.paths and Path(args.weights).is_dir():
+            raise UserError(f"{args.weights} is an exported folder, which knows no images: name some as PATH")
         files = collect_images(args.paths) if args.paths else _validation_files(args)
-        predictor = Predictor(args.weights, prefer=args.use, batch_size=args.batch_size, top_k=args.top_k)
+        predictor = Predictor(
+            args.weights,
+            prefer=args.use,
+            batch_size=args.batch_size,
+            top_k=args.top_k,
+            engine=args.engine,
+            precision=args.precision,
+        )
         results = list(predictor.predict(files, progress=True))
         for output in outputs:
             write_predictions(results, output)

@@ -2,27 +2,30 @@
 
 An exported folder holds one graph in up to three formats; each engine reads its own:
 
-| engine | reads | comes with |
-|---|---|---|
-| paddle | inference.json, inference.pdiparams | Paddle, as `paddle.jit.load` |
-| inference | the same | Paddle, as Paddle Inference |
-| onnxruntime | inference.onnx | the extra `export` |
-| openvino | inference.xml, inference.bin | the extra `export` |
+| engine | reads | computes in | comes with |
+|---|---|---|---|
+| paddle | inference.json, inference.pdiparams | f32 | Paddle, as `paddle.jit.load` |
+| inference | the same | f32, bf16 | Paddle, as Paddle Inference |
+| onnxruntime | inference.onnx | f32, int8 | the extra `export` |
+| openvino | inference.xml, inference.bin | f32, bf16, int8 | the extra `export` |
 
 The graph's outputs are probabilities, for programs that read the first alone, and logits, which engines give.
 """
 
 import importlib
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from passl_sot.config import UserError
+from passl_sot.launch.cpu_env import usable_threads
 
 STEM = "inference"
 Precision = Literal["f32", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # The files that each engine reads, below an exported folder.
 FILES = {
     "paddle": (f"{STEM}.json", f"{STEM}.pdiparams"),
@@ -31,17 +34,64 @@ FILES = {
     "openvino": (f"{STEM}.xml", f"{STEM}.bin"),
 }
 ENGINES = tuple(FILES)
+COMPUTES_IN: dict[str, tuple[Precision, ...]] = {
+    "paddle": ("f32",),
+    "inference": ("f32", "bf16"),
+    "onnxruntime": ("f32", "int8"),
+    "openvino": ("f32", "bf16", "int8"),
+}
+# Packages beside Paddle.
+PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
+Compute = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
 class EngineError(UserError, ValueError):
     """An engine can't be had, or can't read what it is given."""
 
 
-class Engine(Protocol):
-    """Computes a model: float32 arrays, one for each input of the model, to its output `[B, K]`."""
+class Engine:
+    """Computes a model: float32 arrays, one for each input of the model, to its output `[B, K]`.
 
-    def __call__(self, *inputs: np.ndarray) -> np.ndarray:
+    Threads may share one; it computes for one at a time, as one call uses all its cores.
+
+    Args:
+        name: One of `ENGINES`.
+        compute: Takes contiguous arrays of these shapes.
+        shapes: Of each input, with None where any number will do; None where the model says itself what fits.
+
+    Raises:
+        EngineError: (When called) the arrays aren't of these shapes.
+    """
+
+    def __init__(self, name: str, compute: Compute, shapes: Sequence[Sequence[int | None]] | None = None):
+        self.name = name
+        self.shapes = shapes
+        self._compute = compute
+        self._lock = threading.Lock()
+
+    def __call__(self, *inputs: Any) -> np.ndarray:
         """The output; inputs have the same first axis B, of any size."""
+        arrays = [np.ascontiguousarray(array, np.float32) for array in inputs]
+        if self.shapes is not None:
+            found = [array.shape for array in arrays]
+            if len(found) != len(self.shapes) or not all(map(_fits, found, self.shapes)):
+                wanted = ", ".join(map(_shown, self.shapes))
+                raise EngineError(f"the model takes {wanted}, not {', '.join(map(_shown, found))}")
+        with self._lock:
+            return self._compute(arrays)
+
+
+def _fits(found: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    return len(found) == len(wanted) and all(w in (None, f) for f, w in zip(found, wanted, strict=True))
+
+
+def _shown(shape: Sequence[int | None]) -> str:
+    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
+
+
+def known(shape: Sequence[Any]) -> list[int | None]:
+    """A shape as engines give it, with -1, 0 or a name where any number will do."""
+    return [size if isinstance(size, int) and size > 0 else None for size in shape]
 
 
 def open_engine(
@@ -51,14 +101,17 @@ def open_engine(
 
     Args:
         name: One of `ENGINES`.
-        precision: Numbers that it computes in.
-        threads: Cores to use; None for all that the process may use.
+        precision: Numbers that it computes in; "int8" is for a folder that was exported so.
+        threads: Cores to use; None for all that the process may use (`usable_threads`). Of "paddle" all
+            models in the process share this number.
 
     Raises:
-        EngineError: Unknown name; the engine isn't installed; the folder lacks its files or they are damaged.
+        EngineError: Unknown name; the folder lacks its files or they are damaged; it can't compute so.
+        MissingExtraError: Its package isn't installed.
     """
     if name not in FILES:
         raise EngineError(f"there is no engine {name!r}: choose among {', '.join(ENGINES)}")
+    require_precision(name, precision)
     missing = [file for file in FILES[name] if not (folder / file).is_file()]
     if missing:
         raise EngineError(
@@ -66,4 +119,21 @@ def open_engine(
         )
     module = importlib.import_module(f"passl_sot.engines.{name}_engine")
     make: Callable[..., Engine] = module.make
-    return make(folder, precision, threads)
+    try:
+        return make(folder, precision, threads or usable_threads())
+    except UserError:
+        raise
+    except Exception as error:  # each has types of its own
+        words = " ".join(str(error).split())[:300]
+        files = " or ".join(FILES[name])
+        raise EngineError(f"{name} can't read {files} of {folder}: export it anew ({words})") from error
+
+
+def require_precision(name: str, precision: Precision) -> None:
+    """Raises an EngineError where an engine doesn't compute in such numbers."""
+    if precision not in PRECISIONS:
+        raise EngineError(f"there is no precision {precision!r}: choose among {', '.join(PRECISIONS)}")
+    if precision not in COMPUTES_IN[name]:
+        others = [other for other in ENGINES if precision in COMPUTES_IN[other]]
+        numbers = " and ".join(COMPUTES_IN[name])
+        raise EngineError(f"{name} computes in {numbers} alone: for {precision} choose {' or '.join(others)}")

@@ -1,28 +1,47 @@
 """Paddle Inference."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from paddle import inference
 
-from passl_sot.engines.base import FILES, Engine, Precision
+from passl_sot.engines.base import FILES, Engine, Precision, known
 
 
-def make(folder: Path, precision: Precision, threads: int | None) -> Engine:
+def make(folder: Path, precision: Precision, threads: int) -> Engine:
     """See `open_engine`."""
     config = inference.Config(*(str(folder / name) for name in FILES["inference"]))
     config.disable_gpu()
     config.disable_glog_info()
-    if threads:
-        config.set_cpu_math_library_num_threads(threads)
+    config.set_cpu_math_library_num_threads(threads)
+    if precision == "bf16":
+        config.enable_mkldnn_bfloat16()
     predictor = inference.create_predictor(config)
-    handles = [predictor.get_input_handle(name) for name in predictor.get_input_names()]
+    names = predictor.get_input_names()
+    handles = [predictor.get_input_handle(name) for name in names]
     output = predictor.get_output_handle(predictor.get_output_names()[-1])
 
-    def run(*inputs: np.ndarray) -> np.ndarray:
+    def compute(inputs: Sequence[np.ndarray]) -> np.ndarray:
         for handle, array in zip(handles, inputs, strict=True):
-            handle.copy_from_cpu(np.ascontiguousarray(array))
+            handle.copy_from_cpu(array)
         predictor.run()
         return output.copy_to_cpu()
 
-    return run
+    shapes = _input_shapes(folder / FILES["inference"][0])
+    return Engine("inference", compute, [shapes[name] for name in names])
+
+
+def _input_shapes(program: Path) -> dict[str, list[int | None]]:
+    """Shapes of a program's inputs, which a predictor tells only of inputs that it has been given.
+
+    One of other channels may well pass through its first reshape, as images of another number.
+    """
+    found = {}
+    blocks = json.loads(program.read_text(encoding="utf-8"))["program"]["regions"][0]["blocks"]
+    for operation in blocks[0]["ops"]:
+        if operation["#"].endswith(".data"):
+            values = {attribute["N"]: attribute["AT"].get("D") for attribute in operation["A"]}
+            found[values["name"]] = known(values["shape"])
+    return found

@@ -1,25 +1,26 @@
 """onnxruntime."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from passl_sot.engines.base import FILES, Engine, Precision
+from passl_sot.engines.base import FILES, PACKAGES, Engine, Precision, known
+from passl_sot.utils.require import require_extra
 
 
-def make(folder: Path, precision: Precision, threads: int | None) -> Engine:
+def make(folder: Path, precision: Precision, threads: int) -> Engine:
     """See `open_engine`."""
-    import onnxruntime
-
+    onnxruntime = require_extra(PACKAGES["onnxruntime"], "export", "the engine onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if threads:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads
     file = str(folder / FILES["onnxruntime"][0])
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    names = [node.name for node in session.get_inputs()]
+    nodes = session.get_inputs()
+    names = [node.name for node in nodes]
 
-    def run(*inputs: np.ndarray) -> np.ndarray:
+    def compute(inputs: Sequence[np.ndarray]) -> np.ndarray:
         return session.run(None, dict(zip(names, inputs, strict=True)))[-1]
 
-    return run
+    return Engine("onnxruntime", compute, [known(node.shape) for node in nodes])

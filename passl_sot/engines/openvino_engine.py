@@ -1,26 +1,36 @@
 """OpenVINO."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from passl_sot.engines.base import FILES, Engine, Precision
+from passl_sot.engines.base import FILES, PACKAGES, Engine, EngineError, Precision
+from passl_sot.utils.require import require_extra
 
 
-def make(folder: Path, precision: Precision, threads: int | None) -> Engine:
+def make(folder: Path, precision: Precision, threads: int) -> Engine:
     """See `open_engine`."""
-    import openvino
-
+    openvino = require_extra(PACKAGES["openvino"], "export", "the engine openvino")
     # By default it computes in bfloat16 wherever the processor can.
     hint = {"f32": "f32", "bf16": "bf16", "int8": "f32"}[precision]
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint}
-    if threads:
-        settings["INFERENCE_NUM_THREADS"] = threads
+    settings = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "INFERENCE_NUM_THREADS": threads,
+        # Several processes, such as the workers of a server, would all bind themselves to the first cores.
+        "ENABLE_CPU_PINNING": False,
+    }
     core = openvino.Core()
     model = core.compile_model(core.read_model(folder / FILES["openvino"][0]), "CPU", settings)
+    computes_in = model.get_property("INFERENCE_PRECISION_HINT").to_string()
+    if computes_in != hint:
+        raise EngineError(f"openvino computes in {computes_in} on this processor, not in {precision}")
 
-    def run(*inputs: np.ndarray) -> np.ndarray:
-        return model(list(inputs))[model.outputs[-1]]
+    def compute(inputs: Sequence[np.ndarray]) -> np.ndarray:
+        return model(list(inputs), share_inputs=True)[model.outputs[-1]]
 
-    return run
+    shapes = [
+        [None if size.is_dynamic else size.get_length() for size in node.partial_shape]
+        for node in model.inputs
+    ]
+    return Engine("openvino", compute, shapes)

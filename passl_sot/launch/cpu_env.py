@@ -9,17 +9,38 @@ import itertools
 import os
 import sys
 import warnings
+from pathlib import Path
 
 MARK = "PASSL_SOT_TUNED"
 # What the matrix library's AVX-512 kernels are made of.
 _AVX512 = {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512cd"}
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on: fewer than the machine has where it is bound to some of them."""
+def usable_cores(quota_file: str = "/sys/fs/cgroup/cpu.max") -> int:
+    """Cores that this process may use: fewer than the machine has where it, or its container, is limited.
+
+    Args:
+        quota_file: Where control groups keep the limit of a container's processor time.
+    """
+    cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):  # there is none, or it says "max"
+        time, period = Path(quota_file).read_text(encoding="ascii").split()
+        cores = min(cores, max(1, int(time) // int(period)))
+    return cores
+
+
+def usable_threads() -> int:
+    """Threads to compute with: `usable_cores`, or OMP_NUM_THREADS where that was set when this process began.
+
+    (Paddle sets it to 1 when it is imported, so its present value says nothing.)
+    """
+    with contextlib.suppress(OSError, ValueError):
+        lines = Path("/proc/self/environ").read_bytes().split(b"\0")
+        chosen = [line.partition(b"=")[2] for line in lines if line.startswith(b"OMP_NUM_THREADS=")]
+        return max(1, min(int(chosen[0]), usable_cores())) if chosen else usable_cores()
+    return usable_cores()
 
 
 def settings(cpu: str) -> dict[str, str]:

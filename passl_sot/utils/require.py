@@ -1,6 +1,8 @@
-"""Says in one sentence what to install when Paddle is missing."""
+"""Says in one sentence what to install when a package is missing."""
 
+import importlib
 import importlib.util
+from types import ModuleType
 
 from passl_sot.config import UserError, zh
 
@@ -16,3 +18,14 @@ def require_paddle() -> None:
             "PaddlePaddle is not installed: run `pip install paddlepaddle==3.3.1` for a CPU, or see "
             "docs/gpu.md for a GPU" + zh("paddle_missing")
         )
+
+
+class MissingExtraError(UserError, ImportError):
+    """A package that comes with an extra is not installed."""
+
+
+def require_extra(module: str, extra: str, what: str) -> ModuleType:
+    """Imports a module that comes with an extra; a MissingExtraError says how to install it for `what`."""
+    if importlib.util.find_spec(module.partition(".")[0]) is None:
+        raise MissingExtraError(f"{what} needs {module}: run `pip install 'passl_sot[{extra}]'`")
+    return importlib.import_module(module)

@@ -13,11 +13,12 @@ from sklearn.datasets import load_sample_image
 
 from passl_sot.bench import peers
 from passl_sot.bench.data import measure_data
-from passl_sot.bench.model import PeerError, measure
+from passl_sot.bench.model import measure
 from passl_sot.bench.peers import PEERS
 from passl_sot.cli import benchmark
 from passl_sot.cli.packing import make_cache
 from passl_sot.engine.schema import load_config
+from passl_sot.utils.peer import PeerError
 from passl_sot.zoo import find_config
 
 PEER = """

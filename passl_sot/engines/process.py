@@ -1,0 +1,100 @@
+"""An engine in a process of its own, whose memory and faults are its own too; a `passl_sot.utils.peer.Peer`.
+
+    python -m passl_sot.engines.process FOLDER ENGINE PRECISION THREADS
+
+| task | answer |
+|---|---|
+| `time B` | seconds of a batch of B random inputs, by the clock and of processor time |
+| `save B FILE` | the same; the output is then in FILE, as `.npy` |
+| `memory` | the most that this process has used, in GB |
+"""
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from passl_sot.config import UserError
+from passl_sot.engines.base import Engine, open_engine
+from passl_sot.utils.peer import Peer
+
+# In place of sizes that a graph leaves open.
+_OPEN = 224
+
+
+def command(folder: Path, name: str, precision: str, threads: int) -> str:
+    """The command line for a `Peer`."""
+    return module_command(__name__, folder, name, precision, threads)
+
+
+def module_command(module: str, *arguments: object) -> str:
+    """The command line that runs a module; without Paddle's word on a compiler that it doesn't need."""
+    words = [sys.executable, "-W", "ignore:No ccache found", "-m", module, *arguments]
+    return shlex.join(map(str, words))
+
+
+def spent(peer: Peer, batch: int, threads: int) -> float:
+    """Seconds of a batch: of one thread its processor time, which other programs don't disturb."""
+    seconds, worked = peer.ask(f"time {batch}")
+    return worked if threads == 1 else seconds
+
+
+def random_inputs(shapes: Sequence[Sequence[int | None]], batch: int) -> list[np.ndarray]:
+    """Inputs of a model, the same for the same batch in all processes."""
+    rng = np.random.default_rng(batch)
+    sizes = [[batch, *(size or _OPEN for size in shape[1:])] for shape in shapes]
+    return [rng.standard_normal(size, np.float32) for size in sizes]
+
+
+def _most_memory() -> float:
+    """GB. (What `resource` tells is, of a process that a larger one started, the larger one's.)"""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6
+
+
+def answer(open_one: Callable[[], tuple[Engine, Sequence[Sequence[int | None]]]]) -> None:
+    """Answers tasks on standard input, by an engine and the shapes of its inputs, until there are no more."""
+    # What libraries print goes elsewhere than the answers.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    try:
+        engine, shapes = open_one()
+        inputs = {}
+        answers.write("ready\n")
+        for line in sys.stdin:
+            task, *words = line.split()
+            if task == "memory":
+                answers.write(f"{_most_memory()}\n")
+                continue
+            batch = int(words[0])
+            if batch not in inputs:
+                inputs[batch] = random_inputs(shapes, batch)
+            began = time.perf_counter()
+            worked = time.process_time()
+            output = engine(*inputs[batch])
+            worked = time.process_time() - worked
+            seconds = time.perf_counter() - began
+            if task == "save":
+                np.save(words[1], output)
+            answers.write(f"{seconds} {worked}\n")
+    except UserError as error:
+        answers.write(f"{error}\n")
+        sys.exit(1)
+
+
+def _main() -> None:
+    folder, name, precision, threads = sys.argv[1:]
+
+    def open_one() -> tuple[Engine, Sequence[Sequence[int | None]]]:
+        engine = open_engine(name, Path(folder), precision=precision, threads=int(threads))
+        return engine, engine.shapes or []
+
+    answer(open_one)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,124 @@
+"""`auto`, and the cache of exported models, with real engines in real processes."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from passl_sot import Predictor
+from passl_sot.engines.base import EngineError
+from passl_sot.engines.choose import choose_engine, fastest
+from passl_sot.export.cached import LIMIT
+from passl_sot.utils.environment import EnvironmentVariableError
+from passl_sot.utils.logger import get_logger
+from passl_sot.weights.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+
+
+@pytest.fixture
+def lines(caplog):
+    """Texts of log lines so far."""
+    log = get_logger()
+    log.addHandler(caplog.handler)
+    caplog.set_level(logging.INFO, log.name)
+    yield lambda: [record.getMessage() for record in caplog.records]
+    log.removeHandler(caplog.handler)
+
+
+def test_it_is_measured_once_and_remembered(trained, home, lines):
+    first = choose_engine(trained.folder, batches=(1, 2))
+    said = lines()
+    assert [line.startswith("auto: measuring paddle, inference, onnxruntime, openvino") for line in said] == [
+        True,
+        False,
+    ]
+    assert said[1].startswith(f"auto: {first} (f32, threads: ")
+    assert all(f"{name} " in said[1] for name in ("paddle", "inference", "onnxruntime", "openvino"))
+    assert choose_engine(trained.folder, batches=(1, 2)) == first
+    assert lines()[2:] == said[1:]
+    (file,) = (home / "engines").glob("*.json")
+    found = json.loads(file.read_text())
+    assert found["refused"] == {}
+    assert all(set(times) == {"1", "2"} for times in found["milliseconds"].values())
+    # Another question is measured anew; and so is one whose answer was cut off.
+    file.write_text(file.read_text()[:20])
+    assert Predictor(trained.folder, engine="auto", batch_size=2).engine.name in found["milliseconds"]
+    assert sum("measuring" in line for line in lines()) == 2
+    assert json.loads(file.read_text())["refused"] == {}
+
+
+def test_wrong_and_broken_engines_are_named_and_never_chosen(trained, tmp_path, lines):
+    saved = read_checkpoint(trained.checkpoint)
+    other = tmp_path / "other.safetensors"
+    tensors = {name: array * 1.1 for name, array in saved.tensors.items()}
+    write_checkpoint(other, tensors, saved.meta)
+    wrong = Predictor(other, engine="onnxruntime")
+    assert wrong.engine.name == "onnxruntime"
+    (exported,) = tmp_path.glob("home/exports/*/inference.onnx")
+    folder = tmp_path / "folder"
+    shutil.copytree(trained.folder, folder)
+    shutil.copy(exported, folder / "inference.onnx")
+    (folder / "inference.bin").write_bytes(b"")
+    assert choose_engine(folder, batches=(1,)) in ("paddle", "inference")
+    assert "onnxruntime (gives other numbers than Paddle: they differ by" in lines()[-1]
+    assert "openvino (openvino can't read inference.xml or inference.bin" in lines()[-1]
+    for name in ("inference.json", "inference.onnx"):
+        (folder / name).unlink()
+    with pytest.raises(EngineError, match=r"no engine computes .* in f32: openvino \(openvino can't read"):
+        choose_engine(folder, batches=(1,))
+    with pytest.raises(
+        EngineError, match="has no files for an engine that is installed and computes in int8"
+    ):
+        shutil.rmtree(folder)
+        choose_engine(folder, precision="int8")
+
+
+def test_near_ties_do_not_flip():
+    base = {1: 0.010, 8: 0.070}
+    slower = {1: 0.0104, 8: 0.072}
+    assert fastest({"openvino": base, "inference": slower}) == "inference"
+    assert fastest({"inference": base, "openvino": slower}) == "inference"
+    assert fastest({"openvino": base, "paddle": {1: 0.011, 8: 0.080}}) == "openvino"
+    assert fastest({}) == ""
+
+
+def test_processes_export_a_checkpoint_once(trained, home):
+    code = (
+        "import sys; from passl_sot import Predictor; "
+        "p = Predictor(sys.argv[1], engine='onnxruntime'); print(p(sys.argv[2])[0].names)"
+    )
+    command = [sys.executable, "-c", code, str(trained.checkpoint), trained.images[0]]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert sum(text.count("exporting the model") for text in said) == 1
+    assert said[0].splitlines()[-1] == said[1].splitlines()[-1]
+    assert len([path for path in (home / "exports").iterdir() if path.name != ".lock"]) == 1
+
+
+def test_the_cache_has_a_limit_and_keeps_nothing_half_written(trained, home, monkeypatch):
+    Predictor(trained.checkpoint, engine="inference", prefer="raw")
+    monkeypatch.setenv(LIMIT, "0")
+    left = home / "exports" / ".killed.tmp"
+    left.mkdir()
+    Predictor(trained.checkpoint, engine="inference", prefer="ema")
+    assert not left.exists()
+    (kept,) = (path for path in (home / "exports").iterdir() if path.is_dir())
+    before = (kept / "inference.json").stat().st_mtime_ns
+    Predictor(trained.checkpoint, engine="inference", prefer="ema")
+    assert (kept / "inference.json").stat().st_mtime_ns == before
+    monkeypatch.setenv(LIMIT, "much")
+    with pytest.raises(EnvironmentVariableError, match="PASSL_SOT_CACHE_GB: must be a number of gigabytes"):
+        Predictor(trained.checkpoint, engine="inference")
+
+
+def test_a_home_that_cannot_be_written_to(trained, home, lines):
+    home.write_text("a file")
+    with pytest.raises(
+        CheckpointError, match="name a folder for exported models with the environment variable PASSL"
+    ):
+        Predictor(trained.checkpoint, engine="inference")
+    assert choose_engine(trained.folder, precision="bf16", batches=(1,)) in ("inference", "openvino")
+    assert any("set PASSL_SOT_HOME to a folder" in line for line in lines())
