@@ -149,6 +149,8 @@ def _write_graphs(model: nn.Layer, task: Task, folder: Path, formats: Sequence[s
         _convert("onnx", _write_onnx, stem)
     if "openvino" in formats:
         _convert("openvino", _write_openvino, stem)
+    if "onnx" in formats:
+        _convert("onnx", _simplify_onnx, stem)
     wanted = {file for name in formats for file in FILES[_ENGINES[name][0]]}
     for path in folder.iterdir():
         if path.name not in wanted:
@@ -170,6 +172,19 @@ def _write_onnx(stem: str) -> None:
     # "None": by default it installs packages into the user's environment.
     options = {"opset_version": OPSET, "optimize_tool": "None"}
     paddle2onnx.export(f"{stem}.json", f"{stem}.pdiparams", save_file=f"{stem}.onnx", **options)
+
+
+def _simplify_onnx(stem: str) -> None:
+    """Computes what follows from constants alone, as every engine would have to at each start."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # The basic level keeps to operators of the standard, which all engines know.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3
+    options.optimized_model_filepath = f"{stem}.simple"
+    onnxruntime.InferenceSession(f"{stem}.onnx", options, providers=["CPUExecutionProvider"])
+    Path(f"{stem}.simple").replace(f"{stem}.onnx")
 
 
 def _write_openvino(stem: str) -> None:

@@ -18,12 +18,17 @@ def fold(model: nn.Layer) -> nn.Layer:
     """A copy of a model in evaluation mode that gives the same up to rounding, in fewer steps.
 
     Merged are a BatchNorm behind or before a product, STViT's factors per channel, and the scale of
-    attention's products. A layer says by `norm_before` and `scale_after` what its products can take.
+    attention's products. Where products and norms don't follow each other in a Sequential, a layer says by
+    `norm_behind`, `norm_before` and `scale_after` which belong together.
     """
     model = copy.deepcopy(model)
     for layer in model.sublayers(include_self=True):
         if isinstance(layer, nn.Sequential):
             _norms_behind(layer)
+        if hasattr(layer, "norm_behind"):
+            norm, product = layer.norm_behind
+            _behind(_inner(layer, product), *_affine(getattr(layer, norm)))
+            setattr(layer, norm, nn.Identity())
         if hasattr(layer, "norm_before"):
             norm, product = layer.norm_before
             _before(_inner(layer, product), getattr(layer, norm))

@@ -106,6 +106,8 @@ class STViT(StagedBackbone):
         projection: Width of the tokens given.
     """
 
+    norm_behind = ("norm", "proj")  # as `_Block.norm_before`
+
     def __init__(
         self,
         *,
