@@ -6,6 +6,7 @@ attention; and a scale of attention's products keeps some from computing it in o
 
 import copy
 from itertools import pairwise
+from typing import Any
 
 import paddle
 from paddle import nn
@@ -49,10 +50,9 @@ def _inner(layer: nn.Layer, path: str) -> nn.Layer:
 
 
 def _affine(norm: nn.BatchNorm2D) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Factor and summand per channel of a BatchNorm in evaluation mode; in float64, rounded once at the end."""
-    mean, variance, weight, bias = (
-        tensor.astype("float64") for tensor in (norm._mean, norm._variance, norm.weight, norm.bias)
-    )
+    """Factor and summand per channel of a BatchNorm in evaluation mode, in float64 so as to round once."""
+    tensors: list[Any] = [norm._mean, norm._variance, norm.weight, norm.bias]
+    mean, variance, weight, bias = (tensor.astype("float64") for tensor in tensors)
     factor = weight / (variance + norm._epsilon).sqrt()
     return factor, bias - mean * factor
 

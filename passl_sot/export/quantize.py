@@ -84,7 +84,8 @@ def change(before: np.ndarray, after: np.ndarray, dataset: Any, images: Sequence
     top1 = None
     if dataset.multi_hot is None:
         labels = dataset.labels[list(images)]
-        top1 = tuple(float((logits.argmax(axis=1) == labels).mean()) for logits in (before, after))
+        right = [float((logits.argmax(axis=1) == labels).mean()) for logits in (before, after)]
+        top1 = (right[0], right[1])
     return Change(len(images), difference, top1)
 
 

@@ -75,7 +75,7 @@ def channel_bias(x_bcn: paddle.Tensor, bias_c: paddle.Tensor) -> paddle.Tensor:
 
 
 def pointwise(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
-    """1×1 convolution of ``[B, C, N]`` by a Linear's weight ``[C, out]``; in a graph also of ``[B, C, H, W]``."""
+    """1×1 convolution of ``[B, C, N]``, or in graphs of ``[B, C, H, W]``, by a weight ``[C, out]``."""
     if x.ndim == 4:
         # Of a product with the weight on the left, OpenVINO can't use a processor's 16-bit and 8-bit units.
         return F.conv2d(x, weight.t().unsqueeze([2, 3]), bias)
