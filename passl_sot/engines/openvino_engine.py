@@ -12,15 +12,18 @@ from passl_sot.utils.require import require_extra
 def make(folder: Path, precision: Precision, threads: int) -> Engine:
     """See `open_engine`."""
     openvino = require_extra(PACKAGES["openvino"], "export", "the engine openvino")
+    core = openvino.Core()
     # By default it computes in bfloat16 wherever the processor can.
     hint = {"f32": "f32", "bf16": "bf16", "int8": "f32"}[precision]
+    if precision == "int8" and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        # What is left in float, attention above all: a fifth of a DeiT-S's time less.
+        hint = "bf16"
     settings = {
         "INFERENCE_PRECISION_HINT": hint,
         "INFERENCE_NUM_THREADS": threads,
         # Several processes, such as the workers of a server, would all bind themselves to the first cores.
         "ENABLE_CPU_PINNING": False,
     }
-    core = openvino.Core()
     model = core.compile_model(core.read_model(folder / FILES["openvino"][0]), "CPU", settings)
     computes_in = model.get_property("INFERENCE_PRECISION_HINT").to_string()
     if computes_in != hint:

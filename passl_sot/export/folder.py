@@ -19,6 +19,7 @@ from paddle.static import InputSpec
 from passl_sot.config.errors import listing
 from passl_sot.engines.base import FILES, STEM, Precision
 from passl_sot.export.card import FILE, LABELS, ExportError, plain, read_card, read_facts, write_card
+from passl_sot.export.folding import fold
 from passl_sot.export.proof import make_inputs, prove
 from passl_sot.export.quantize import lower
 from passl_sot.export.silence import silenced
@@ -174,11 +175,13 @@ def _write_graphs(model: nn.Layer, task: Task, folder: Path, formats: Sequence[s
         model.backbone.open_size()
     shape = [None, model.backbone.in_chans, *sides]
     with silenced(), short_stacks():
-        paddle.jit.save(_Graph(model, task), stem, input_spec=[InputSpec(shape, "float32", "image")])
+        paddle.jit.save(_Graph(fold(model), task), stem, input_spec=[InputSpec(shape, "float32", "image")])
     if {"onnx", "openvino"} & set(formats):
         _convert("onnx", _write_onnx, stem)
     if "openvino" in formats:
         _convert("openvino", _write_openvino, stem)
+    if "onnx" in formats:
+        _convert("onnx", _simplify_onnx, stem)
     wanted = {file for name in formats for file in FILES[_ENGINES[name][0]]}
     for path in folder.iterdir():
         if path.name not in wanted:
@@ -202,6 +205,19 @@ def _write_onnx(stem: str) -> None:
     if not Path(f"{stem}.onnx").is_file():
         said = f"{done.stdout}\n{done.stderr}".strip().splitlines()
         raise ExportError("\n".join(line for line in said if "Error" in line or "ERROR" in line) or said[-1])
+
+
+def _simplify_onnx(stem: str) -> None:
+    """Computes what follows from constants alone, as every engine would have to at each start."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # The basic level keeps to operators of the standard, which all engines know.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3
+    options.optimized_model_filepath = f"{stem}.simple"
+    onnxruntime.InferenceSession(f"{stem}.onnx", options, providers=["CPUExecutionProvider"])
+    Path(f"{stem}.simple").replace(f"{stem}.onnx")
 
 
 def _write_openvino(stem: str) -> None:

@@ -22,8 +22,7 @@ class Pointwise(nn.Linear):
 
     def forward(self, x_bcn: paddle.Tensor, bias: paddle.Tensor | None = None) -> paddle.Tensor:
         """``[B, C, N]`` to ``[B, out, N]``, with ``bias`` if given."""
-        out = paddle.matmul(self.weight, x_bcn, transpose_x=True)
-        return out if bias is None else ops.channel_bias(out, bias)
+        return ops.pointwise(x_bcn, self.weight, bias)
 
 
 class Conv3x3(Conv2D):

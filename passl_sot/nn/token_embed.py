@@ -62,6 +62,8 @@ class _DenseBlock(nn.Sequential):
 class _DenseTransition(nn.Layer):
     """BatchNorm (no activation), 1×1 convolution, 2×2 average pooling."""
 
+    norm_before = ("norm", "conv")  # an export merges the first into the second
+
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.norm = batch_norm(in_channels)

@@ -53,6 +53,10 @@ def _downsample(dim: int, out_dim: int) -> nn.Layer:
 class _Block(nn.Layer):
     """x += DWConv(x); x += DropPath(γ₁·STA(LN(x))); x += DropPath(γ₂·MLP(BN(x)))."""
 
+    # What an export merges into products. The association between `proj` and γ₁ mixes no channels.
+    norm_before = ("norm2", "mlp2.fc1")
+    scale_after = (("gamma_1", "attn.stoken_refine.proj"), ("gamma_2", "mlp2.fc2"))
+
     def __init__(
         self, dim: int, hidden_dim: int, dropout: float, layer_scale: float | None, **attention: Any
     ) -> None:
@@ -106,6 +110,7 @@ class STViT(StagedBackbone):
     """
 
     size_obstacle = "the neighbors of its super tokens are tables for one size"
+    norm_behind = ("norm", "proj")  # as `_Block.norm_before`
 
     def __init__(
         self,

@@ -2,7 +2,8 @@
 
 On a CPU in eager mode, operations that Paddle's kernels are slow at come from `cpu` (the same mathematics in
 other Paddle operations) and, where numba is installed, from `cpu_numba` (compiled loops). On a GPU, in a
-static graph and for 16-bit types all are Paddle's own. Results are the same up to rounding.
+static graph and for 16-bit types all are Paddle's own. A static graph is for other engines, too: what they
+are slow at is formulated otherwise there (`_traced`). Results are the same up to rounding.
 
 Legend: B batch, C channels, H rows, W columns, N = H·W pixels or tokens, h heads, d width of a head.
 """
@@ -23,6 +24,12 @@ def _on_cpu(x: paddle.Tensor) -> bool:
     if not paddle.in_dynamic_mode():
         return False
     return x.place.is_cpu_place() and x.dtype in (paddle.float32, paddle.float64)
+
+
+# As above: while a graph is traced, the answer is always True.
+@paddle.jit.not_to_static
+def _traced() -> bool:
+    return not paddle.in_dynamic_mode()
 
 
 def _learning(*tensors: paddle.Tensor) -> int:
@@ -78,6 +85,15 @@ def channel_bias(x_bcn: paddle.Tensor, bias_c: paddle.Tensor) -> paddle.Tensor:
     return x_bcn + bias_c.unsqueeze(-1)
 
 
+def pointwise(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
+    """1×1 convolution of ``[B, C, N]``, or in graphs of ``[B, C, H, W]``, by a weight ``[C, out]``."""
+    if x.ndim == 4:
+        # Of a product with the weight on the left, OpenVINO can't use a processor's 16-bit and 8-bit units.
+        return F.conv2d(x, weight.t().unsqueeze([2, 3]), bias)
+    out = paddle.matmul(weight, x, transpose_x=True)
+    return out if bias is None else channel_bias(out, bias)
+
+
 def conv2d(
     x_bchw: paddle.Tensor,
     weight: paddle.Tensor,
@@ -117,6 +133,8 @@ def depthwise3x3(
     """
     if cpu_numba.available(x):
         return cpu_numba.depthwise3x3(x, kernel, bias, before)
+    if _traced():
+        return F.conv2d(x, kernel.reshape([-1, 1, 3, 3]), bias, padding=1, groups=kernel.shape[0])
     size = x.shape[2:]
     if before is not None:
         x = gelu(channel_bias(x.flatten(2), before)).reshape([0, 0, *size])
@@ -142,6 +160,9 @@ def conv_mlp(
 
     ``conv`` adds its input; ``drop`` comes after the activation and after the output.
     """
+    if _traced():
+        hidden = conv(drop(gelu(fc1(x_bchw, fc1.bias))), conv.bias)
+        return drop(fc2(hidden, fc2.bias))
     size = x_bchw.shape[2:]
     # The layers are called, and not only their weights read, so that hooks on them are run.
     if cpu_numba.available(x_bchw) and not (drop.training and drop.p):

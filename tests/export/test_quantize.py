@@ -1,0 +1,78 @@
+"""Graphs in fewer bits: what is said of them is what they give, and which of their numbers stay."""
+
+import re
+
+import numpy as np
+import pytest
+
+from passl_sot import Predictor, cli
+from passl_sot.export.card import ExportError
+from passl_sot.export.quantize import change, lower
+
+BF16 = ("--precision", "bf16")
+
+
+class Labelled:
+    multi_hot = None
+    labels = np.array([0, 1, 1])
+
+
+class SeveralLabels(Labelled):
+    multi_hot = np.zeros((3, 2))
+
+
+def test_a_change_is_measured():
+    before = np.array([[2.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
+    after = before.copy()
+    after[1] = [2.0, 1.0]
+    found = change(before, after, Labelled(), [0, 1, 2])
+    assert found.logits == 2.0  # one standard deviation is 1
+    assert found.top1 == (1.0, pytest.approx(2 / 3))
+    assert "top-1 100.00% becomes 66.67% (of 3 images)" in str(found)
+    assert change(before, after, SeveralLabels(), [0, 1, 2]).top1 is None
+
+
+@pytest.fixture(scope="module")
+def int8(checkpoint):
+    folder = checkpoint.parent.parent / "int8"
+    arguments = ["--weights", str(checkpoint), "--out", str(folder), "--precision", "int8"]
+    arguments += ["--calibrate", str(checkpoint.parent.parent / "val"), "--formats", "onnx,openvino"]
+    assert cli.export(arguments) == 0
+    return folder
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_int8_is_near_the_model_and_not_the_same(checkpoint, int8, engine):
+    images = str(checkpoint.parent.parent / "val")
+    wanted = np.array([row.probabilities for row in Predictor(checkpoint)(images)])
+    found = np.array([row.probabilities for row in Predictor(int8, engine=engine, precision="int8")(images)])
+    assert 0 < np.abs(found - wanted).max() < 0.1
+
+
+def test_only_products_with_weights_are_in_int8(int8):
+    import onnx
+
+    graph = onnx.load(int8 / "inference.onnx").graph
+    made_by = {name: node.op_type for node in graph.node for name in node.output}
+    products = [node for node in graph.node if node.op_type == "MatMul"]
+    quantized = [[made_by.get(name) == "DequantizeLinear" for name in node.input] for node in products]
+    # Attention has two products in each of two blocks, the second-order head three: the matrix's, and svPN's.
+    assert quantized.count([False, False]) == 7
+    assert quantized.count([True, True]) == len(quantized) - 7 > 7
+
+
+def test_bf16_says_what_it_changes(checkpoint, invoke, tmp_path):
+    result = invoke(
+        "export", "--weights", checkpoint, "--out", tmp_path / "out", "--formats", "openvino", *BF16
+    )
+    if "on this processor" in result.stderr:
+        pytest.skip("this processor computes no bf16")
+    assert result.returncode == 0
+    assert re.search(r"openvino in bf16: logits differ .* top-1 .* becomes .*\(of 9 images\)", result.stdout)
+
+
+def test_fewer_bits_need_images(tmp_path):
+    with pytest.raises(ExportError, match="--calibrate"):
+        lower(tmp_path, "int8", None)
+    with pytest.raises(ExportError, match="choose another format"):
+        lower(tmp_path, "int8", [0])
