@@ -1,5 +1,7 @@
 """The card: what PaddleX reads of it, and what of a folder is refused."""
 
+import datetime
+import os
 import shutil
 
 import pytest
@@ -66,6 +68,16 @@ def change(folder, **entries):
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
+def append(folder, line):
+    with (folder / "inference.yml").open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
+BOMB: list = ["x"]
+for _ in range(30):
+    BOMB = [BOMB] * 10
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -77,6 +89,13 @@ def change(folder, **entries):
         (lambda d: change(d, format="1"), "has no format number"),
         (lambda d: change(d, files=None), "has no files"),
         (lambda d: change(d, header={}), "incomplete: its header has no config"),
+        (lambda d: append(d, "z: 2001-99-99"), "is damaged: it is no YAML text"),
+        (lambda d: append(d, "z: !!bool x"), "is damaged: it is no YAML text"),
+        (lambda d: append(d, f"z: {'9' * 5000}"), "is damaged: it is no YAML text"),
+        (lambda d: os.truncate(d / "inference.yml", 60_000_000), "is damaged: .* more than 50 MB"),
+        (lambda d: change(d, files={5: "x"}), "names files by numbers"),
+        (lambda d: change(d, more=datetime.date(2020, 1, 1)), "holds a date"),
+        (lambda d: change(d, more=BOMB), r"holds too much \(do aliases multiply"),
         (
             lambda d: (d / "labels.txt").write_text("0 other\n"),
             "labels.txt is not the file that was exported",
