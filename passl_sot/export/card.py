@@ -29,6 +29,16 @@ _PIL = {"nearest": "NEAREST", "bilinear": "BILINEAR", "bicubic": "BICUBIC", "lan
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper whose texts are read as they were: of some separators of lines it makes spaces."""
+
+    def represent_text(self, data: str) -> yaml.Node:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
 class ExportError(UserError, ValueError):
     """A model can't be exported, or a folder is no whole export."""
 
@@ -68,7 +78,9 @@ def write_card(folder: Path, meta: Mapping[str, Any], facts: Mapping[str, Any], 
     if reason:
         text = f"# No PreProcess, so that PaddleX refuses this model: {reason}.\n"
     # Names appear twice: YAML's marks for repeated lists, which PaddleX needn't know, are avoided by copies.
-    text += yaml.safe_dump(plain({**sections, OURS: card}), allow_unicode=True, sort_keys=False, width=1000)
+    text += yaml.dump(
+        plain({**sections, OURS: card}), Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=1000
+    )
     (folder / FILE).write_text(text, encoding="utf-8")
     return reason
 

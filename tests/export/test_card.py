@@ -68,6 +68,14 @@ def change(folder, **entries):
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
+def test_any_names_come_back(checkpoint, tmp_path):
+    meta = read_source(checkpoint)[1]
+    names = ["\x85a\u2028b\u2029", "c: d\n- *e\r\n#=", "\ufeff\x00\x1b\t<<"]
+    write_card(tmp_path, {**meta, "class_names": names}, {}, "any")
+    assert read_card(tmp_path)["class_names"] == names
+    assert len((tmp_path / "labels.txt").read_text(encoding="utf-8").splitlines()) == 3
+
+
 def append(folder, line):
     with (folder / "inference.yml").open("a", encoding="utf-8") as file:
         file.write(f"{line}\n")
