@@ -2,13 +2,17 @@
 
 import datetime
 import os
+import re
 import shutil
 
 import pytest
 import yaml
+from PIL import Image
 
+from passl_sot import cli
 from passl_sot.export.card import ExportError, read_card, write_card
 from passl_sot.export.source import read_labels, read_source
+from passl_sot.weights.checkpoint import read_checkpoint, write_checkpoint
 
 
 @pytest.fixture
@@ -74,6 +78,17 @@ def test_any_names_come_back(checkpoint, tmp_path):
     write_card(tmp_path, {**meta, "class_names": names}, {}, "any")
     assert read_card(tmp_path)["class_names"] == names
     assert len((tmp_path / "labels.txt").read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_names_do_not_steer_the_terminal(checkpoint, tmp_path, capfd):
+    saved = read_checkpoint(checkpoint)
+    steering = {**saved.meta, "class_names": [f"\x1b[2J\r\n{number}" for number in range(3)]}
+    write_checkpoint(tmp_path / "other.safetensors", saved.tensors, steering)
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    given = ["--weights", str(tmp_path / "other.safetensors"), str(tmp_path / "a.png")]
+    assert cli.COMMANDS["predict"](given) == 0
+    (line,) = capfd.readouterr().out.splitlines()
+    assert re.search(r"a\.png  \?\[2J\?\?\d  ", line), line
 
 
 def append(folder, line):
