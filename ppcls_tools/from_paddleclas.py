@@ -12,7 +12,7 @@ from typing import Any
 
 import paddle
 
-from passl_sot.config import Config, ConfigError, Fault, value_at
+from passl_sot.config import Config, ConfigError, Fault, UserError, value_at
 from passl_sot.data.datasets.list_files import read_class_names
 from passl_sot.data.errors import DataError
 from passl_sot.modeling.schema import ModelSection
@@ -42,6 +42,15 @@ def to_ours(config: Config) -> tuple[dict[str, Any], list[str]]:
         ConfigError: Each key that can't be said here, with its line and the reason.
     """
     reading = Reading(config)
+    try:
+        return _tree(reading), reading.notes
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise reading.misfit(error) from error
+
+
+def _tree(reading: Reading) -> dict[str, Any]:
     architecture, head = _model(reading)
     tree: dict[str, Any] = {**_global(reading), "model": {"architecture": architecture, "head": head}}
     tree["loss"] = _loss(reading)
@@ -57,7 +66,7 @@ def to_ours(config: Config) -> tuple[dict[str, Any], list[str]]:
     _aside(reading)
     tree |= _decayed(reading, architecture, head)
     reading.finish()
-    return tree, reading.notes
+    return tree
 
 
 def _global(reading: Reading) -> dict[str, Any]:
@@ -94,7 +103,7 @@ def _global(reading: Reading) -> dict[str, Any]:
 
 def _model(reading: Reading) -> tuple[dict[str, Any], dict[str, Any]]:
     at = "Arch"
-    name = reading.take(f"{at}.name")
+    name = reading.text(f"{at}.name")
     classes = reading.take(f"{at}.class_num", reading.take("Global.class_num", 1000))
     if name not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
@@ -167,7 +176,7 @@ def _optimizer(reading: Reading) -> dict[str, Any]:
 
 def _schedule(reading: Reading, epochs: Any) -> dict[str, Any]:
     at = "Optimizer.lr"
-    name = reading.take(f"{at}.name", "ConstLR")
+    name = reading.text(f"{at}.name", "ConstLR")
     node: dict[str, Any] = {"learning_rate": reading.take(f"{at}.learning_rate")}
     if name == "Piecewise":
         node = _piecewise(reading, node)

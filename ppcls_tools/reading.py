@@ -33,12 +33,21 @@ class Reading:
         self.notes: list[str] = []
         self._faults: list[Fault] = []
         self._taken: set[str] = set()
+        self._last = ""
 
     def take(self, path: str, default: Any = None) -> Any:
         """The value at a dotted path, of which only this key itself counts as read."""
         self._taken.add(path)
+        self._last = path
         value = value_at(self.config, path)
         return default if value is None else value
+
+    def text(self, path: str, default: str | None = None) -> Any:
+        """The text at a path; anything else ends the conversion, for much depends on it."""
+        value = self.take(path, default)
+        if not isinstance(value, str | None):
+            raise self.misfit(TypeError("it must be text"))
+        return value
 
     def number(self, path: str, default: float) -> float:
         """The number at a path; anything else is refused."""
@@ -62,6 +71,7 @@ class Reading:
 
     def items(self, path: str) -> list[tuple[str, str]]:
         """The names in a list of one-key mappings, PaddleClas's way to call operations, and their paths."""
+        self._last = path
         found = value_at(self.config, path) or []
         calls = [(i, item) for i, item in enumerate(found) if isinstance(item, dict)]
         return [(name, f"{path}.{i}.{name}") for i, item in calls for name in item]
@@ -73,6 +83,11 @@ class Reading:
     def refuse(self, path: str, why: str) -> None:
         """Tells what can't be said."""
         self._faults.append(Fault(path, why, self.config.origin_near(path)))
+
+    def misfit(self, error: Exception) -> ConfigError:
+        """The error of a value, the one taken last, that nothing could be made of."""
+        self.refuse(self._last, f"{value_at(self.config, self._last)!r} is of another kind ({error})")
+        return ConfigError(self._faults)
 
     def finish(self) -> None:
         """Raises a ConfigError of all that was refused, and of every key that nobody has taken."""

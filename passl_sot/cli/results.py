@@ -136,7 +136,9 @@ def _show_predictions(results: list, most: int = 20) -> int:
     """Prints the first predictions and every unreadable file; 1 if nothing could be read."""
     for result in results[:most]:
         if result.names:
-            print(f"{result.path}  {result.names[0]}  {100 * result.probabilities[0]:.2f} %")
+            # Names come with a model, perhaps a stranger's: none shall steer the terminal.
+            name = "".join(c if c.isprintable() else "?" for c in result.names[0])
+            print(f"{result.path}  {name}  {100 * result.probabilities[0]:.2f} %")
         else:
             print(f"{result.path}  unreadable")
     if len(results) > most:

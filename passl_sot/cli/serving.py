@@ -44,6 +44,8 @@ def serve(argv: list[str] | None = None) -> int:
     for field in limits:
         if not field.metadata["least"] <= getattr(args, field.name) < float("inf"):
             parser.error(f"--{field.name.replace('_', '-')} must be at least {field.metadata['least']}")
+    if not args.host:  # as an unset variable leaves it: it would be every address
+        parser.error("--host is empty: name an address; 0.0.0.0 is all of this machine's")
     if args.max_queue < args.max_files:
         parser.error(f"--max-queue must be at least --max-files ({args.max_files})")
     if not 0 <= args.port < 65536:

@@ -70,7 +70,7 @@ def choose_engine(
     home = cache_folder() / "engines"
     try:
         with locked(home):
-            found = _remembered(home / f"{key}.json") or _keep(
+            found = _remembered(home / f"{key}.json", names) or _keep(
                 home / f"{key}.json", _measure(folder, names, precision, batches, threads)
             )
     except OSError as error:
@@ -103,13 +103,14 @@ def _key(
     return total.hexdigest()[:32]
 
 
-def _remembered(file: Path) -> dict[str, Any] | None:
-    """What was found before; None where nothing was, or it can't be read."""
+def _remembered(file: Path, names: Sequence[str]) -> dict[str, Any] | None:
+    """What was found before of these engines; None where nothing was, or it can't be read."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        if found["engine"] in ("", *ENGINES) and isinstance(found["refused"], dict):
+        if found["engine"] in ("", *names) and isinstance(found["refused"], dict):
+            _shown(found)
             return found
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         pass
     return None
 
@@ -239,15 +240,20 @@ def fastest(times: dict[str, dict[int, float]]) -> str:
 
 
 def _report(found: dict[str, Any], precision: Precision, threads: int) -> None:
+    get_logger().info(
+        "auto: %s (%s, threads: %d): %s", found["engine"] or "none", precision, threads, _shown(found)
+    )
+
+
+def _shown(found: dict[str, Any]) -> str:
+    """Times and refusals in words."""
     parts = []
     for name, times in sorted(found["milliseconds"].items(), key=lambda pair: list(pair[1].values())):
         shown = ", ".join(f"{ms:.1f} ms for {batch}" for batch, ms in times.items())
         parts.append(f"{name} {shown}")
     if found["refused"]:
         parts.append(f"not used: {_named(found['refused'])}")
-    get_logger().info(
-        "auto: %s (%s, threads: %d): %s", found["engine"] or "none", precision, threads, "; ".join(parts)
-    )
+    return "; ".join(parts)
 
 
 def _named(refused: dict[str, str]) -> str:

@@ -1,6 +1,5 @@
 """Paddle Inference."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,10 +7,12 @@ import numpy as np
 from paddle import inference
 
 from passl_sot.engines.base import FILES, Engine, Precision, known
+from passl_sot.engines.program import read_program
 
 
 def make(folder: Path, precision: Precision, threads: int) -> Engine:
     """See `open_engine`."""
+    shapes = _input_shapes(folder / FILES["inference"][0])
     config = inference.Config(*(str(folder / name) for name in FILES["inference"]))
     config.disable_gpu()
     config.disable_glog_info()
@@ -29,7 +30,6 @@ def make(folder: Path, precision: Precision, threads: int) -> Engine:
         predictor.run()
         return output.copy_to_cpu()
 
-    shapes = _input_shapes(folder / FILES["inference"][0])
     return Engine("inference", compute, [shapes[name] for name in names])
 
 
@@ -39,7 +39,7 @@ def _input_shapes(program: Path) -> dict[str, list[int | None]]:
     One of other channels may well pass through its first reshape, as images of another number.
     """
     found = {}
-    blocks = json.loads(program.read_text(encoding="utf-8"))["program"]["regions"][0]["blocks"]
+    blocks = read_program(program)["program"]["regions"][0]["blocks"]
     for operation in blocks[0]["ops"]:
         if operation["#"].endswith(".data"):
             values = {attribute["N"]: attribute["AT"].get("D") for attribute in operation["A"]}

@@ -10,7 +10,8 @@ import paddle
 from paddle import nn
 from paddle.base import core
 
-from passl_sot.engines.base import STEM, Engine, Precision, known
+from passl_sot.engines.base import FILES, STEM, Engine, Precision, known
+from passl_sot.engines.program import read_program
 
 # Of graphs: nothing is cleared while one computes. The thread that computes may be the one that clears.
 _GRAPHS = threading.RLock()
@@ -18,6 +19,7 @@ _GRAPHS = threading.RLock()
 
 def make(folder: Path, precision: Precision, threads: int) -> Engine:
     """See `open_engine`."""
+    read_program(folder / FILES["paddle"][0])
     layer = paddle.jit.load(str(folder / STEM))
     layer.eval()
     core.set_num_threads(threads)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from paddle import nn
 
-from passl_sot.export.card import FILE
+from passl_sot.export.card import ExportError, read_card
 from passl_sot.export.folder import export_model
 from passl_sot.utils.cache import HOME, cache_folder, locked
 from passl_sot.utils.environment import EnvironmentVariableError
@@ -45,11 +46,12 @@ def exported(model: nn.Layer, meta: Mapping[str, Any], formats: Sequence[str]) -
     limit = _limit()
     home = cache_folder() / "exports"
     folder = home / _key(model, meta, formats)
-    if not (folder / FILE).is_file():
+    if not _is_whole(folder):
         try:
             with locked(home):
                 # Another process may have made it meanwhile.
-                if not (folder / FILE).is_file():
+                if not _is_whole(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
                     _make(folder, model, meta, formats)
                     _shrink(home, folder, limit)
         except OSError as error:
@@ -62,13 +64,24 @@ def exported(model: nn.Layer, meta: Mapping[str, Any], formats: Sequence[str]) -
     return folder
 
 
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder holds what was exported, by its checksums."""
+    try:
+        read_card(folder)
+    except (ExportError, CheckpointError):
+        return False
+    return True
+
+
 def _limit() -> float:
     text = os.environ.get(LIMIT, str(_DEFAULT_LIMIT))
-    try:
-        return float(text) * 1e9
-    except ValueError:
+    limit = math.nan
+    with suppress(ValueError):
+        limit = float(text) * 1e9
+    if not limit >= 0:  # of NaN too
         message = f"environment variable {LIMIT}: must be a number of gigabytes, got {text!r}"
-        raise EnvironmentVariableError(message) from None
+        raise EnvironmentVariableError(message)
+    return limit
 
 
 def _key(model: nn.Layer, meta: Mapping[str, Any], formats: Sequence[str]) -> str:
@@ -96,7 +109,7 @@ def _make(folder: Path, model: nn.Layer, meta: Mapping[str, Any], formats: Seque
 def _shrink(home: Path, kept: Path, limit: float) -> None:
     """Deletes the folders that were used longest ago until all together are within the limit."""
     folders = [folder for folder in home.iterdir() if folder.is_dir()]
-    sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in folders}
+    sizes = {folder: sum(file.lstat().st_size for file in folder.iterdir()) for folder in folders}
     for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime):
         if sum(sizes.values()) <= limit:
             break

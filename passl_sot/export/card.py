@@ -22,8 +22,21 @@ FILE = f"{STEM}.yml"
 LABELS = "labels.txt"
 OURS = "passl_sot"
 FORMAT = 1
+_MOST_BYTES = 50_000_000
+_MOST_VALUES = 1_000_000  # a hundred times those of a thousand classes
+_DEEPEST = 100
 _PIL = {"nearest": "NEAREST", "bilinear": "BILINEAR", "bicubic": "BICUBIC", "lanczos": "LANCZOS4"}
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper whose texts are read as they were: of some separators of lines it makes spaces."""
+
+    def represent_text(self, data: str) -> yaml.Node:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
 
 
 class ExportError(UserError, ValueError):
@@ -65,7 +78,9 @@ def write_card(folder: Path, meta: Mapping[str, Any], facts: Mapping[str, Any], 
     if reason:
         text = f"# No PreProcess, so that PaddleX refuses this model: {reason}.\n"
     # Names appear twice: YAML's marks for repeated lists, which PaddleX needn't know, are avoided by copies.
-    text += yaml.safe_dump(plain({**sections, OURS: card}), allow_unicode=True, sort_keys=False, width=1000)
+    text += yaml.dump(
+        plain({**sections, OURS: card}), Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=1000
+    )
     (folder / FILE).write_text(text, encoding="utf-8")
     return reason
 
@@ -124,8 +139,11 @@ def read_facts(folder: Path) -> dict[str, Any]:
             "or a checkpoint's file"
         )
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"it has more than {_MOST_BYTES / 1e6:g} MB")
         content = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    # Of a value that isn't of its tag PyYAML raises errors of many types.
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ExportError(f"{path} is damaged: it is no YAML text ({error})") from error
     if not isinstance(content, dict) or OURS not in content:
         raise ExportError(
@@ -143,7 +161,27 @@ def read_facts(folder: Path) -> dict[str, Any]:
     for key in ("files", "header"):
         if not isinstance(card.get(key), dict):
             raise ExportError(f"{path} is damaged: its entry {OURS} has no {key}")
+    _check_values(path, card)
     return card
+
+
+def _check_values(path: Path, card: dict[str, Any]) -> None:
+    """Refuses what the JSON text of a header can't hold, and aliases that make a short text enormous."""
+    left: list[tuple[Any, int]] = [(card, 0)]
+    count = 0
+    while left:
+        value, depth = left.pop()
+        parts: list[Any] = []
+        if isinstance(value, dict):
+            parts = [*value, *value.values()]
+        elif isinstance(value, list):
+            parts = value
+        elif type(value) not in (str, int, float, bool, type(None)):
+            raise ExportError(f"{path} is damaged: its entry {OURS} holds a {type(value).__name__}")
+        count += len(parts)
+        if count > _MOST_VALUES or depth > _DEEPEST:
+            raise ExportError(f"{path} is damaged: its entry {OURS} holds too much (do aliases multiply?)")
+        left += [(part, depth + 1) for part in parts]
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -157,6 +195,8 @@ def read_card(folder: Path) -> dict[str, Any]:
     """
     card = read_facts(folder)
     check_card(folder / FILE, card["header"])
+    if not all(isinstance(name, str) for name in card["files"]):
+        raise ExportError(f"{folder / FILE} is damaged: its entry {OURS} names files by numbers")
     there = [name for name in card["files"] if name == Path(name).name and (folder / name).is_file()]
     for name, found in checksums(folder, there).items():
         if found != card["files"][name]:

@@ -3,12 +3,12 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from passl_sot.config import ConfigError, Fault, UserError
+from passl_sot.config import Config, ConfigError, Fault, UserError, make_section
 from passl_sot.config.errors import Origin
 from passl_sot.config.yaml_text import Builder, read_text
 
@@ -77,33 +77,54 @@ def cards() -> dict[str, Card]:
     """All cards by name; those of PASSL_SOT_CARDS replace shipped ones of their names."""
     found: dict[str, Card] = {}
     for path, tree in _files():
-        for family, section in (tree.get("families") or {}).items():
+        for family, section in _sections(path, "families", tree.get("families")):
             shared = {key: value for key, value in section.items() if key not in ("files", "base")}
-            for name, entry in section["files"].items():
+            place = f"families.{family}.files"
+            for name, entry in _sections(path, place, section.get("files")):
                 try:
-                    found[name] = _card(name, {**shared, **entry}, section.get("base", ""))
+                    found[name] = _card(name, {**shared, **entry}, section.get("base", ""), f"{place}.{name}")
+                except ConfigError as error:
+                    faults = [replace(fault, origin=Origin(str(path))) for fault in error.faults]
+                    raise ConfigError(faults) from error
                 except (TypeError, KeyError) as error:
-                    fault = Fault(f"families.{family}.files.{name}", str(error), Origin(str(path)), "value")
-                    raise ConfigError([fault]) from error
+                    raise _fault(path, f"{place}.{name}", str(error)) from error
     return found
 
 
-def _card(name: str, entry: dict[str, Any], base: str) -> Card:
+def _sections(path: Path, place: str, tree: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and contents of the sections in one; a ConfigError where something else is there."""
+    if not isinstance(tree or {}, dict):
+        raise _fault(path, place, "must be a section")
+    for name, section in (tree or {}).items():
+        if not isinstance(section, dict):
+            raise _fault(path, f"{place}.{name}", "must be a section")
+        yield name, section
+
+
+def _fault(path: Path, place: str, words: str) -> ConfigError:
+    return ConfigError([Fault(place, words, Origin(str(path)), "value")])
+
+
+def _card(name: str, entry: dict[str, Any], base: str, place: str) -> Card:
     url = entry.get("url", "")
     if base and "url" not in entry:
         url = base + entry["file"]
     file = entry.get("file") or PurePosixPath(urlsplit(url).path).name
-    # It becomes a name in the cache folder.
-    if PurePosixPath(file).name != file or not re.fullmatch(r"[\w.-]+", name):
-        raise TypeError(f"no name of a file: {file!r}")
-    return Card(**{"config": name, **entry, "name": name, "url": url, "file": file})
+    # They become names in the cache folder, beside those of the store.
+    taken = (f"{name}.safetensors", f"{name}.json")
+    for text in (file, name):
+        if not re.fullmatch(r"\w[\w.-]*", text) or text in taken:
+            raise TypeError(f"no name of a file: {text!r}")
+    return make_section(
+        Card, Config({"config": name, **entry, "name": name, "url": url, "file": file}), place
+    )
 
 
 def unreleased() -> dict[str, dict[str, Any]]:
     """By name of a model without published weights: `nearest`, the card to start from, or `made_by`."""
     found: dict[str, dict[str, Any]] = {}
-    for _, tree in _files():
-        found |= tree.get("unreleased") or {}
+    for path, tree in _files():
+        found |= _sections(path, "unreleased", tree.get("unreleased"))
     return found
 
 
@@ -131,4 +152,10 @@ def _files() -> Iterator[tuple[Path, Mapping[str, Any]]]:
     if os.environ.get(CARDS):
         paths.append(Path(os.environ[CARDS]))
     for path in paths:
-        yield path, Builder(read_text(str(path)), str(path)).value or {}
+        read = Builder(read_text(str(path)), str(path))
+        if read.faults:
+            raise ConfigError(read.faults)
+        tree = read.value or {}
+        if not isinstance(tree, dict):
+            raise _fault(path, "", "must have sections: families, unreleased")
+        yield path, tree

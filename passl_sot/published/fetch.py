@@ -118,9 +118,11 @@ class _Part:
 
     def begin(self, tag: str) -> None:
         # In this order: whenever this is interrupted, no tag stands beside bytes of another file.
-        self.tag_path.unlink(missing_ok=True)
-        self.path.write_bytes(b"")
-        self.tag_path.write_text(tag, encoding="utf-8")
+        self.remove()
+        # New files: in a folder that others use too, a link to somewhere else could stand there.
+        self.path.open("xb").close()
+        with self.tag_path.open("x", encoding="utf-8") as file:
+            file.write(tag)
 
     def remove(self) -> None:
         self.tag_path.unlink(missing_ok=True)
@@ -172,7 +174,7 @@ def _receive(url: str, part: _Part, most: int, patience: Patience) -> bool:
 
 
 def _open(url: str, headers: dict[str, str], part: _Part, timeout: float) -> http.client.HTTPResponse:
-    _check_address(url, urlsplit(url).hostname)
+    check_address(url, urlsplit(url).hostname)
     handlers: list[Any] = [_Redirects()]
     if _is_loopback(urlsplit(url).hostname):
         handlers.append(urllib.request.ProxyHandler({}))  # a proxy has another loopback
@@ -248,13 +250,16 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects to https alone; from this machine also to itself."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        _check_address(newurl, urlsplit(req.full_url).hostname)
+        check_address(newurl, urlsplit(req.full_url).hostname)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _check_address(url: str, asker: str | None) -> None:
+def check_address(url: str, asker: str | None = None) -> None:
     """Refuses all but https; http within this machine, where nobody listens in, is for mirrors and tests."""
     place = urlsplit(url)
+    if "@" in place.netloc:
+        # It would stand in logs and notes, and isn't sent either.
+        raise FetchError(f"an address at {place.hostname} holds a user's name or password: leave it out")
     local = place.scheme == "http" and _is_loopback(place.hostname) and _is_loopback(asker)
     if place.scheme != "https" and not local:
         raise FetchError(f"{url}: only https is fetched from")

@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from passl_sot.config import find_config, zh
 from passl_sot.published.cards import Card, card_of, cards, unreleased
-from passl_sot.published.fetch import Expected, FetchError, download, sha256_of
+from passl_sot.published.fetch import Expected, FetchError, check_address, download, sha256_of
 from passl_sot.utils.cache import HOME, cache_folder
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
@@ -155,6 +156,7 @@ def _address(card: Card, target: Path) -> str:
         )
     mirror = os.environ.get(MIRROR)
     if mirror:
+        check_address(mirror, urlsplit(mirror).hostname)
         return f"{mirror.rstrip('/')}/{card.file}"
     if not card.url:
         raise FetchError(f"{card.name} can only be fetched by hand. {_by_hand(card, target)}")
@@ -200,7 +202,7 @@ def _read_note(folder: Path, card: Card) -> dict[str, Any]:
         note = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(note, dict) or not all(isinstance(value, str) for value in note.values()):
             raise ValueError("no texts by name")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): delete it") from error
     return note
 

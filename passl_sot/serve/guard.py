@@ -82,6 +82,10 @@ class Guard:
         if hosts and _name(host) not in hosts:
             message = f"this server isn't called {host!r}: start it with --allow-host, if that is its name"
             return ApiError(400, "wrong_host", message)
+        if b"content-length" in headers and b"transfer-encoding" in headers:
+            # A proxy before this may count the other one, and take the rest for another client's request.
+            message = "Content-Length and Transfer-Encoding contradict each other"
+            return ApiError(400, "bad_request", message, {"Connection": "close"})
         size = headers.get(b"content-length", b"0")
         if size.isdigit() and int(size) > self._most:
             return self._too_large()

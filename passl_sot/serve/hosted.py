@@ -18,6 +18,7 @@ from passl_sot.utils.logger import get_logger
 from passl_sot.weights.checkpoint import CheckpointError
 
 log = get_logger()
+_TRIES = 3
 _Identity = tuple[tuple[str, int, int, int], ...]
 
 
@@ -99,8 +100,14 @@ class Hosted:
     def _load(self) -> Loaded:
         began = time.perf_counter()
         source = self._settings.source
-        identity = _identity(source)  # before: what changes meanwhile is noticed
-        predictor = Predictor(source, **self._settings.arguments)
+        for _ in range(_TRIES):
+            identity = _identity(source)
+            predictor = Predictor(source, **self._settings.arguments)
+            if _identity(source) == identity:
+                break
+        else:
+            # Of a folder the card may be the older's, and the graph the newer's.
+            raise CheckpointError(f"{source} changes again and again while it is loaded")
         _try(predictor, source)
         self._metrics.loading.set(time.perf_counter() - began)
         self._metrics.loads.labels("loaded").inc()

@@ -10,7 +10,9 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from typing import Any
 
 import h11
 import uvicorn
@@ -59,27 +61,49 @@ def _service(settings: Settings) -> Guard:
     return Service(settings).asgi
 
 
-def _worker(settings: Settings) -> Guard:
-    """The application in one of several processes; a model that can't be loaded ends them all."""
+def _worker(settings: Settings, *, again: bool) -> Guard:
+    """The application in one of several processes.
+
+    Where the model can't be loaded, the first ends the server. Others (`again`) try until it can be: it may
+    be on its way to its place, and meanwhile those that have one go on.
+    """
     hush_paddle()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    if again:
+        _set_signals(dict.fromkeys(handlers, signal.SIG_DFL))  # uvicorn's would wait for the model
     import passl_sot.predict  # noqa: F401
 
-    # uvicorn's, in whose place Paddle has put its own, of which Python doesn't know: it prints a stack.
+    # In their place Paddle has put its own, of which Python doesn't know: it prints a stack.
+    _set_signals(dict.fromkeys(handlers, signal.SIG_DFL) if again else handlers)
+    service = None
+    said = ""
+    while service is None:
+        try:
+            service = _service(settings)
+        except (UserError, OSError) as error:
+            if str(error) != said:
+                said = str(error)
+                sys.stderr.write(f"error: {said}\n")
+            if not again:
+                sys.exit(STARTUP_FAILURE)
+            time.sleep(1)
+    _set_signals(handlers)
+    return service
+
+
+def _set_signals(handlers: dict[signal.Signals, Any]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    try:
-        return _service(settings)
-    except (UserError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(STARTUP_FAILURE)
 
 
 def _serve_by_several(settings: Settings, listener: socket.socket, verbose: bool) -> int:
-    config = _config(functools.partial(_worker, settings), settings, verbose)
+    first, others = (
+        _config(functools.partial(_worker, settings, again=again), settings, verbose)
+        for again in (False, True)
+    )
     with tempfile.TemporaryDirectory(prefix="passl_sot_metrics_") as folder:
         os.environ[FOLDER] = folder
-        workers = _Workers(config, listener, functools.partial(_announce, settings, listener))
+        workers = _Workers(first, others, listener, functools.partial(_announce, settings, listener))
         workers.run()
     return 2 * workers.failed
 
@@ -109,6 +133,8 @@ def _listener(settings: Settings) -> socket.socket:
         listener = socket.create_server(address, family=family, backlog=1024)
     except OSError as error:
         reason = os.strerror(error.errno or 0)
+        if isinstance(error, socket.gaierror):  # whose numbers are others
+            reason = str(error.strerror)
         raise UserError(
             f"can't listen on {settings.host}, port {settings.port} ({reason}): choose another by --host or "
             "--port" + zh("port_taken")
@@ -125,8 +151,15 @@ def _announce(settings: Settings, listener: socket.socket) -> None:
 class _Workers(Multiprocess):
     """uvicorn's processes, which exchange their models by themselves rather than be exchanged."""
 
-    def __init__(self, config: uvicorn.Config, listener: socket.socket, announce: Callable[[], None]):
-        super().__init__(config, [listener])
+    def __init__(
+        self,
+        first: uvicorn.Config,
+        others: uvicorn.Config,
+        listener: socket.socket,
+        announce: Callable[[], None],
+    ):
+        super().__init__(first, [listener])
+        self._others = others
         self._announce = announce
         self.failed = False
 
@@ -141,6 +174,7 @@ class _Workers(Multiprocess):
             if self.failed or self.should_exit.is_set():
                 self.should_exit.set()
                 return
+        self.config = self._others
         for _ in range(self.processes_num - 1):
             process = Process(self.config, self.sockets)
             process.start()

@@ -23,6 +23,8 @@ from passl_sot.serve.settings import Settings
 
 FIELD = "images"
 _ROOM = 16
+_LONGEST = 65_535  # JPEG's; what decoders do for each row makes images of one column slow
+_SCANS = 16  # of the largest image; encoders write about 10
 TopK = Annotated[int, Field(ge=1, le=1_000_000, description="classes per image")]
 
 
@@ -82,11 +84,14 @@ async def _read_form(request: Request, settings: Settings) -> Uploads:
         # Files above a megabyte lie on the disk, so that many slow uploads don't fill the memory.
         async with request.form(max_files=settings.max_files, max_fields=8) as form:
             for key, value in form.multi_items():
+                # Some charsets a client may name give text that no answer can hold.
+                key.encode()
                 if not isinstance(value, UploadFile):
                     fields[key] = value
                 elif key == FIELD:
                     # The name is told back and opens nothing; folders in it are nobody's business.
                     name = re.split(r"[/\\]", value.filename or "")[-1]
+                    name.encode()
                     images.append(Upload(await value.read(), name, name))
                 else:
                     message = f"a file came in the field {key[:80]!r}: files go into {FIELD!r}"
@@ -105,6 +110,8 @@ def _form_faults(settings: Settings) -> Iterator[None]:
         yield
     except ApiError:
         raise
+    except UnicodeError as error:
+        raise ApiError(400, "bad_request", "the form's names aren't text of its charset") from error
     except HTTPException as error:
         if error.detail.startswith("Too many files"):
             raise _too_many(settings) from error
@@ -142,14 +149,17 @@ def _validation_faults() -> Iterator[None]:
         yield
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
-        words = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}".lstrip(": ") for fault in faults[:3]]
+        places = [".".join(map(str, fault["loc"]))[:80] for fault in faults[:3]]
+        words = [
+            f"{place}: {fault['msg']}".lstrip(": ") for place, fault in zip(places, faults, strict=False)
+        ]
         if faults[0]["type"] == "json_invalid":
             raise ApiError(400, "bad_request", words[0]) from error
         raise ApiError(422, "invalid_value", "; ".join(words)) from error
 
 
 def check_pixels(upload: Upload, settings: Settings) -> None:
-    """An ItemError where an image has too many pixels, by its header; nothing is decoded."""
+    """An ItemError where an image takes too much to decode, by its header; nothing is decoded."""
     most = settings.max_megapixels
     try:
         with Image.open(io.BytesIO(upload.data), formats=FORMATS) as image:
@@ -160,6 +170,12 @@ def check_pixels(upload: Upload, settings: Settings) -> None:
         return
     if width * height > most * 1e6:
         raise TooManyPixels(upload.place, f"{width}x{height} pixels, and {most:g} million may be sent")
+    if max(width, height) > _LONGEST:
+        raise TooManyPixels(upload.place, f"{width}x{height} pixels, and a side may have {_LONGEST:,}")
+    # A progressive JPEG can have a scan of all pixels every 75 bytes. Within its codes no such marker stands.
+    scans = upload.data.count(b"\xff\xda") * upload.data.startswith(b"\xff\xd8")
+    if scans * width * height > _SCANS * most * 1e6:
+        raise TooManyPixels(upload.place, f"{scans} times {width}x{height} pixels in a progressive JPEG")
 
 
 class TooManyPixels(ItemError):

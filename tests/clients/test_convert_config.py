@@ -233,6 +233,8 @@ def test_rates(converted, name):
         ("DistributedBatchSampler, batch_size: 64", "PKSampler, batch_size: 64", "sampler.name", "PK"),
         ("TopkAcc: {topk: [1, 5]}", "ATTRMetric: null", "Metric.Eval.0.ATTRMetric", "TopkAcc"),
         ("[3, 224, 224]", "[3, 256, 256]", "Global.image_shape", "is not what"),
+        ("[3, 224, 224]", "7", "Global.image_shape", "7 is of another kind"),
+        ("name: Cosine", "name: []", "Optimizer.lr.name", "[] is of another kind"),
         ("weight_decay: 0.05", "weight_decay: a lot", "Optimizer.weight_decay", "no number"),
         ("warmup_epoch: 4", "warmup_epoch: 30", "Optimizer.lr.warmup_epoch", "Global.epochs"),
     ],

@@ -60,9 +60,10 @@ def one_engine(trained, tmp_path):
 def test_an_answer_that_was_cut_off_is_found_again(one_engine, home, lines):
     assert choose_engine(one_engine, batches=(1,)) == "openvino"
     (file,) = (home / "engines").glob("*.json")
-    file.write_text(file.read_text()[:20])
-    assert choose_engine(one_engine, batches=(1,)) == "openvino"
-    assert sum("measuring" in line for line in lines()) == 2
+    for number, spoiled in enumerate((file.read_text()[:20], '{"engine": "openvino", "refused": {}}')):
+        file.write_text(spoiled)
+        assert choose_engine(one_engine, batches=(1,)) == "openvino"
+        assert sum("measuring" in line for line in lines()) == number + 2
     assert json.loads(file.read_text())["engine"] == "openvino"
 
 
@@ -126,9 +127,19 @@ def test_the_cache_has_a_limit_and_keeps_nothing_half_written(trained, home, mon
     before = (kept / "inference.json").stat().st_mtime_ns
     Predictor(trained.checkpoint, engine="inference", prefer="ema")
     assert (kept / "inference.json").stat().st_mtime_ns == before
-    monkeypatch.setenv(LIMIT, "much")
-    with pytest.raises(EnvironmentVariableError, match="PASSL_SOT_CACHE_GB: must be a number of gigabytes"):
-        Predictor(trained.checkpoint, engine="inference")
+    for nonsense in ("much", "nan", "-1"):
+        monkeypatch.setenv(LIMIT, nonsense)
+        with pytest.raises(
+            EnvironmentVariableError, match="PASSL_SOT_CACHE_GB: must be a number of gigabytes"
+        ):
+            Predictor(trained.checkpoint, engine="inference")
+    monkeypatch.delenv(LIMIT)
+    # Damaged behind its back: numbers that are a little wrong would not show.
+    weights = kept / "inference.pdiparams"
+    right = weights.read_bytes()
+    weights.write_bytes(bytes([right[0], *right[1:-1], right[-1] ^ 1]))
+    Predictor(trained.checkpoint, engine="inference", prefer="ema")
+    assert weights.read_bytes() == right
 
 
 def test_a_home_that_cannot_be_written_to(trained, one_engine, home, lines):

@@ -1,6 +1,7 @@
 """Engines by their real packages: the same rows, precisions, threads, faults, memory."""
 
 import gc
+import json
 import os
 import shutil
 import subprocess
@@ -90,6 +91,27 @@ def test_files_that_are_missing_or_damaged(trained, tmp_path, engine):
         (folder / name).unlink()
         with pytest.raises(EngineError, match=f"{folder} has no {name}, which {engine} reads"):
             Predictor(folder, engine=engine)
+
+
+@pytest.mark.parametrize("engine", ["paddle", "inference"])
+def test_programs_that_read_other_files_are_not_run(trained, tmp_path, engine):
+    folder = shutil.copytree(trained.folder, tmp_path / "copy")
+    path = folder / "inference.json"
+    program = json.loads(path.read_text())
+    (block,) = program["program"]["regions"][0]["blocks"]
+    kind = {"#": "0.t_dtensor", "D": [{"#": "0.t_ui8"}, [-1], "NCHW", [], 0]}
+    attributes = [
+        {"AT": {"#": "0.a_str", "D": "/etc/hostname"}, "N": "filename"},
+        {"AT": {"#": "1.a_dtype", "D": "uint8"}, "N": "dtype"},
+        {"AT": {"#": "1.a_place", "D": [1, 0, ""]}, "N": "place"},
+    ]
+    output = [{"%": 99_999, "TT": kind}]
+    block["ops"][-1]["I"] = [{"%": 99_999}]
+    block["ops"][-1]["O"][0]["TT"] = kind
+    block["ops"].insert(-1, {"#": "1.read_file", "A": attributes, "I": [], "O": output, "OA": []})
+    path.write_text(json.dumps(program))
+    with pytest.raises(EngineError, match=r"inference\.json is refused: its operator read_file reads or"):
+        open_engine(engine, folder)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -1,12 +1,18 @@
 """The card: what PaddleX reads of it, and what of a folder is refused."""
 
+import datetime
+import os
+import re
 import shutil
 
 import pytest
 import yaml
+from PIL import Image
 
+from passl_sot import cli
 from passl_sot.export.card import ExportError, read_card, write_card
 from passl_sot.export.source import read_labels, read_source
+from passl_sot.weights.checkpoint import read_checkpoint, write_checkpoint
 
 
 @pytest.fixture
@@ -66,6 +72,35 @@ def change(folder, **entries):
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
+def test_any_names_come_back(checkpoint, tmp_path):
+    meta = read_source(checkpoint)[1]
+    names = ["\x85a\u2028b\u2029", "c: d\n- *e\r\n#=", "\ufeff\x00\x1b\t<<"]
+    write_card(tmp_path, {**meta, "class_names": names}, {}, "any")
+    assert read_card(tmp_path)["class_names"] == names
+    assert len((tmp_path / "labels.txt").read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_names_do_not_steer_the_terminal(checkpoint, tmp_path, capfd):
+    saved = read_checkpoint(checkpoint)
+    steering = {**saved.meta, "class_names": [f"\x1b[2J\r\n{number}" for number in range(3)]}
+    write_checkpoint(tmp_path / "other.safetensors", saved.tensors, steering)
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    given = ["--weights", str(tmp_path / "other.safetensors"), str(tmp_path / "a.png")]
+    assert cli.COMMANDS["predict"](given) == 0
+    (line,) = capfd.readouterr().out.splitlines()
+    assert re.search(r"a\.png  \?\[2J\?\?\d  ", line), line
+
+
+def append(folder, line):
+    with (folder / "inference.yml").open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
+BOMB: list = ["x"]
+for _ in range(30):
+    BOMB = [BOMB] * 10
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -77,6 +112,13 @@ def change(folder, **entries):
         (lambda d: change(d, format="1"), "has no format number"),
         (lambda d: change(d, files=None), "has no files"),
         (lambda d: change(d, header={}), "incomplete: its header has no config"),
+        (lambda d: append(d, "z: 2001-99-99"), "is damaged: it is no YAML text"),
+        (lambda d: append(d, "z: !!bool x"), "is damaged: it is no YAML text"),
+        (lambda d: append(d, f"z: {'9' * 5000}"), "is damaged: it is no YAML text"),
+        (lambda d: os.truncate(d / "inference.yml", 60_000_000), "is damaged: .* more than 50 MB"),
+        (lambda d: change(d, files={5: "x"}), "names files by numbers"),
+        (lambda d: change(d, more=datetime.date(2020, 1, 1)), "holds a date"),
+        (lambda d: change(d, more=BOMB), r"holds too much \(do aliases multiply"),
         (
             lambda d: (d / "labels.txt").write_text("0 other\n"),
             "labels.txt is not the file that was exported",

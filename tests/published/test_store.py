@@ -11,7 +11,7 @@ import paddle
 import pytest
 
 from passl_sot import cli, create_model
-from passl_sot.config import find_config, list_models
+from passl_sot.config import ConfigError, find_config, list_models
 from passl_sot.engine.schema import load_config
 from passl_sot.published.cards import Card, NotPublishedError, card_of, cards, unreleased
 from passl_sot.published.fetch import FetchError
@@ -158,6 +158,31 @@ def test_a_mirror(published, monkeypatch):
         local_weights("tiny")
 
 
+def test_a_password_in_a_mirrors_address_is_shown_nowhere(published, monkeypatch, capfd):
+    monkeypatch.setenv("PASSL_SOT_MIRROR", published.web.address.replace("//", "//someone:secret@"))
+    assert cli.export(["--weights", "tiny", "--out", str(published.home / "out")]) == 2
+    said = "".join(capfd.readouterr())
+    assert "holds a user's name or password" in said and "secret" not in said
+    monkeypatch.setenv("PASSL_SOT_MIRROR", "file:///etc")
+    with pytest.raises(FetchError, match="only https"):
+        local_weights("tiny")
+
+
+def test_a_link_in_a_shared_folder_is_not_written_through(published, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    folder = published.home / "tiny"
+    folder.mkdir(parents=True)
+    for name in ("tiny.pth.part", "tiny.pth.part.tag"):
+        (folder / name).symlink_to(victim)
+    (folder / "tiny.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match=r"tiny\.json is damaged"):
+        local_weights("tiny")
+    (folder / "tiny.json").unlink()
+    local_weights("tiny")
+    assert victim.read_text() == "mine"
+
+
 def test_a_checksum_that_nobody_states_is_kept(published):
     source = local_source("unstated")
     source.unlink()
@@ -185,6 +210,21 @@ def test_a_card_with_faults(published):
     published.cards.write_text("families: {F: {page: p, files: {a: {file: a, sise: 3}}}}")
     with pytest.raises(ValueError, match="sise"):
         cards()
+    for entry, words in {
+        "{file: '..', url: 'https://x/y'}": r"no name of a file: '\.\.'",
+        "{file: .lock}": "no name of a file",
+        "{file: a.json}": "no name of a file",
+        "{file: a, sha256: 12345678}": r"cards\.yaml: families\.F\.files\.a\.sha256: expected text",
+        "3": r"families\.F\.files\.a: must be a section",
+    }.items():
+        published.cards.write_text(f"families: {{F: {{page: p, files: {{a: {entry}}}}}}}")
+        with pytest.raises(ConfigError, match=words):
+            cards()
+    for text in ("3", "families: 3", "families: {F: }", "unreleased: {a: 3}"):
+        published.cards.write_text(text)
+        with pytest.raises(ConfigError, match="must "):
+            unreleased()
+            cards()
 
 
 def test_related_models_take_what_fits(published, tmp_path):

@@ -43,6 +43,16 @@ def test_bombs_are_not_decoded(server, ask, serving):
         answer = ask(server, "POST", "/predict", [bomb])
         assert (answer.status, answer.json["error"]["code"]) == (413, "too_many_pixels"), answer.text
     # A header that lies: the pixels aren't there.
+    column = ask(server, "POST", "/predict", [png_of(1, 900_000)])
+    assert column.json["error"]["message"] == "0: 1x900000 pixels, and a side may have 65,535", column.text
+    # A scan of all pixels in a few bytes, again and again: each upload could take a day.
+    jpeg = io.BytesIO()
+    Image.new("RGB", (900, 900)).save(jpeg, "JPEG", progressive=True)
+    data = jpeg.getvalue()
+    assert ask(server, "POST", "/predict", [data]).status == 200
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    answer = ask(server, "POST", "/predict", [data[:-2] + 20 * scan + data[-2:]])
+    assert (answer.status, answer.json["error"]["code"]) == (413, "too_many_pixels"), answer.text
     lying = png_of(8, 8).replace(struct.pack(">II", 8, 8), struct.pack(">II", 60_000, 60_000))
     assert ask(server, "POST", "/predict", [lying]).status in (413, 422)
     text = zlib.compress(bytes(30_000_000), 9)
@@ -91,6 +101,20 @@ def test_names_open_and_tell_nothing(server, ask, images, tmp_path):
     body = head + b"no\r\n--b--\r\n"
     answer = ask(server, "POST", "/predict", body, {"Content-Type": "multipart/form-data; boundary=b"})
     assert answer.status == 422 and json.loads(answer.text)
+
+
+def test_charsets_of_names(server, ask, images):
+    """A client may name any of Python's, and some give text that can't be encoded, or fail in other ways."""
+    for charset in ("unicode_escape", "punycode", "undefined", "utf-8"):
+        start = b'--b\r\nContent-Disposition: form-data; name="images"; filename="a..\\\\ud800"\r\n\r\n'
+        kind = {"Content-Type": f"multipart/form-data; boundary=b; charset={charset}"}
+        answer = ask(server, "POST", "/predict", start + images[0] + b"\r\n--b--\r\n", kind)
+        assert answer.status == (200 if charset == "utf-8" else 400), (charset, answer.text)
+
+
+def test_what_was_sent_is_not_sent_back_at_length(server, ask):
+    answer = ask(server, "POST", "/predict", {"images": ["AAAA"], "k" * 100_000: 1})
+    assert answer.status == 422 and len(answer.text) < 300
 
 
 def test_too_much_is_refused_however_it_is_told(server, ask):
@@ -186,6 +210,8 @@ def test_who_does_not_read_is_cut_off(hasty):
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: two\r\n\r\n",
         b"GET / HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"0\r\n\r\nGET /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
 )
 def test_what_is_no_http_is_one_error_too(server, data):
