@@ -221,7 +221,7 @@ def _simplify_onnx(stem: str) -> None:
 
 
 def _write_openvino(stem: str) -> None:
-    import openvino
+    openvino = require_extra("openvino", "export", "the format openvino")
 
     # Not by `convert_model`, which reports its use to its makers.
     openvino.save_model(openvino.Core().read_model(f"{stem}.onnx"), f"{stem}.xml", compress_to_fp16=False)
