@@ -19,11 +19,12 @@ from passl_sot.data.datasets.folders import EXTENSIONS
 from passl_sot.data.datasets.string_table import natural_key
 from passl_sot.data.errors import DataError, ItemError
 from passl_sot.engines import ENGINES, Engine, EngineError, open_engine
-from passl_sot.engines.base import PACKAGES, Precision, require_precision
+from passl_sot.engines.base import FILES, PACKAGES, Precision, require_precision
 from passl_sot.engines.choose import choose_engine, installed
 from passl_sot.engines.paddle_engine import eager
 from passl_sot.export.cached import exported
-from passl_sot.export.card import ExportError, read_card, read_facts
+from passl_sot.export.card import FILE as CARD
+from passl_sot.export.card import LABELS, ExportError, precision_of, read_card
 from passl_sot.imageio.files import read_text
 from passl_sot.metrics.classification import write_table
 from passl_sot.tasks.base import check_card, model_section_of, task_of
@@ -37,6 +38,8 @@ from passl_sot.weights.checkpoint import CheckpointError, read_weights
 AUTO = "auto"
 # The format that each engine reads.
 _FORMATS = {"paddle": "paddle", "inference": "paddle", "onnxruntime": "onnx", "openvino": "openvino"}
+# Files of an exported folder.
+EXPORTED = {CARD, LABELS, *(name for names in FILES.values() for name in names)}
 _MOST_MEASURED = 8  # of a batch: speed per image changes little beyond
 # What is one image, though some can be iterated.
 _ONE = (str, Path, bytes, bytearray, memoryview, Image.Image)
@@ -54,7 +57,8 @@ class Predictor:
         engine: What computes the model: one of `passl_sot.engines.ENGINES`, or "auto", which measures them
             once and remembers. For others than "paddle" a checkpoint is exported once, and the folder kept
             below `passl_sot.utils.cache.cache_folder()`.
-        precision: Numbers it computes in; "int8" is for a folder exported so.
+        precision: Numbers it computes in; by default those that a folder was exported in, "f32" of a
+            checkpoint. "int8" is for a folder exported so.
         threads: Cores to use; by default "paddle" keeps the number of the process (OMP_NUM_THREADS, or 1)
             with a checkpoint, and all others use what the process may use.
 
@@ -62,6 +66,7 @@ class Predictor:
 
     Attributes:
         engine: Called with arrays, gives the output `[B, K]`; its `name` says which one it is.
+        precision: The numbers it computes in.
         task: The task it was trained for, which reads inputs and outputs.
 
     Raises:
@@ -78,16 +83,19 @@ class Predictor:
         batch_size: int = 32,
         top_k: int = 5,
         engine: str = "paddle",
-        precision: Precision = "f32",
+        precision: Precision | None = None,
         threads: int | None = None,
     ):
-        _check_engine(engine, precision)
+        _check_engine(engine, precision or "f32")
         folder = Path(weights)
         model = None
         if folder.is_dir():
             meta = read_card(folder)
-            _check_precision(folder, precision)
+            precision = precision_of(folder, precision)
+            _check_engine(engine, precision)
         else:
+            _check_no_export(folder)
+            precision = precision or "f32"
             model, meta = _load(weights, prefer)
             if precision == "int8":
                 raise EngineError(
@@ -97,6 +105,7 @@ class Predictor:
                 folder = _exported(model, meta, engine)
                 model = None
         self.task = task_of(meta)
+        self.precision = precision
         self.batch_size = batch_size
         self.top_k = top_k
         if engine == AUTO:
@@ -194,11 +203,10 @@ def _check_engine(engine: str, precision: Precision) -> None:
         require_extra(PACKAGES[engine], "export", f"the engine {engine}")
 
 
-def _check_precision(folder: Path, precision: Precision) -> None:
-    """Refuses a folder of other numbers; a float32 graph may be computed in bfloat16 too."""
-    has = read_facts(folder).get("precision", "f32")
-    if has != precision and (has, precision) != ("f32", "bf16"):
-        raise EngineError(f"{folder} was exported in {has}, not in {precision}: write precision={has!r}")
+def _check_no_export(file: Path) -> None:
+    """Refuses a single file of an exported folder, which is no checkpoint."""
+    if file.name in EXPORTED and file.is_file() and (file.parent / CARD).is_file():
+        raise EngineError(f"{file} is one file of an exported model: name its folder, {file.parent}")
 
 
 def _load(weights: str | Path, prefer: str | None) -> tuple[nn.Layer, dict[str, Any]]:

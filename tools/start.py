@@ -89,6 +89,7 @@ def demo(seed: int, processes: int) -> None:
         f"on {result['images']} held-out digits"
         f"\nfiles of the run: {run}"
         f"\n  best.safetensors, metrics.jsonl, evaluation/confusion.png, predictions.csv"
+        f"\n  for other programs, and for browsers: docs/export.md, docs/serving.md"
         f"\n  curves: {VENV.name}/bin/visualdl --logdir {run.relative_to(ROOT)}/visualdl"
     )
 

@@ -27,6 +27,7 @@ from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.stats import model_stats
 from passl_sot.tasks.base import header_for, model_section_of
 from passl_sot.utils.peer import Peer, PeerError
+from passl_sot.utils.require import require_extra
 from passl_sot.weights import state
 from passl_sot.weights.checkpoint import read_weights
 
@@ -229,7 +230,7 @@ def _products(precisions: Sequence[str], threads: int) -> dict[str, list[Callabl
         found["f32"] = [lambda: left @ right]
     if not installed("openvino"):
         return found
-    import openvino
+    openvino = require_extra("openvino", "export", "its matrix product")
     from openvino import opset13
 
     for precision in {"f32", "bf16"}.intersection(precisions):

@@ -5,6 +5,7 @@ measured, and a Paddle that crashes is one more finding.
 """
 
 import importlib
+import importlib.util
 import json
 import math
 import os
@@ -37,6 +38,14 @@ _PACKAGES: dict[str, tuple[str, str, _Level]] = {
     "matplotlib": ("matplotlib", "no charts are drawn", "note"),
     "cv2": ("opencv-python-headless", "scripts of your own may miss it", "note"),
     "visualdl": ("visualdl==2.5.3", "metrics.jsonl is written, curves are not", "note"),
+}
+# By extra: its modules, only looked for, as some take seconds to import; and what is missing without.
+_EXTRAS = {
+    "export": (
+        ("paddle2onnx", "onnx", "onnxruntime", "openvino", "nncf"),
+        "no ONNX, OpenVINO or int8, and no engine but Paddle's",
+    ),
+    "serve": (("fastapi", "uvicorn", "python_multipart", "prometheus_client"), "no passl-sot serve"),
 }
 _PADDLE = "3.3.1"
 _INSTALL = f"pip install paddlepaddle=={_PADDLE}"
@@ -123,6 +132,13 @@ def _packages() -> Iterator[Finding]:
             continue
         versions = (f"{home} {metadata.version(home)}" for home in set(homes.get(module, ())))
         yield Finding("ok", module, ", ".join(versions))
+    for extra, (modules, without) in _EXTRAS.items():
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        if missing:
+            words = f"{', '.join(missing)} not installed: {without}"
+            yield Finding("note", f"extra {extra}", words, f"pip install 'passl_sot[{extra}]'")
+        else:
+            yield Finding("ok", f"extra {extra}", ", ".join(modules))
 
 
 def _paddle() -> Iterator[Finding]:

@@ -74,6 +74,7 @@ def _export(args: argparse.Namespace) -> None:
         meta = {**meta, "class_names": names, "classes_unnamed": False}
     elif meta.get("classes_unnamed"):
         get_logger().info("no --labels: the classes are named by their numbers")
+    get_logger().info("writing %s and comparing what each engine computes by it", ", ".join(formats))
     differences = export_model(
         model,
         meta,

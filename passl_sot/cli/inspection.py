@@ -101,7 +101,7 @@ def benchmark(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", "--batch-size", type=_numbers, default=[8], metavar="N", help=batch)
     engine = "a table of engines: all, or some of eager, paddle, inference, onnxruntime, openvino, as a,b"
     parser.add_argument("--engine", type=_words, metavar="NAMES", help=engine)
-    precision = "with --engine: f32, bf16, int8, or several as f32,bf16 (default f32)"
+    precision = "with --engine: f32, bf16, int8, or several as f32,bf16; default: the folder's own, or f32"
     parser.add_argument("--precision", type=_words, metavar="NAMES", help=precision)
     parser.add_argument("--repeats", type=int, default=10, help="batches that count (default 10)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -171,10 +171,9 @@ def _check_engines(parser: Parser, args: argparse.Namespace) -> None:
     engines = ("eager", "paddle", "inference", "onnxruntime", "openvino")
     if args.engine == ["all"]:
         args.engine = list(engines)
-    args.precision = args.precision or ["f32"]
     for option, names, known in (
         ("--engine", args.engine, engines),
-        ("--precision", args.precision, ("f32", "bf16", "int8")),
+        ("--precision", args.precision or [], ("f32", "bf16", "int8")),
     ):
         wrong = [name for name in names if name not in known]
         if wrong:
@@ -198,14 +197,18 @@ def _show_engines(result: dict[str, Any]) -> None:
 def _measure_engines(args: argparse.Namespace) -> dict[str, Any]:
     from passl_sot.bench.engines import measure_engines
     from passl_sot.cli.data_folder import Source
+    from passl_sot.export.card import precision_of
 
     source: Any = Path(args.weights or "")
+    precisions = args.precision or ["f32"]
+    if source.is_dir():
+        precisions = [precision_of(source, asked) for asked in args.precision or [None]]
     if args.config or not source.is_dir():
         source, _ = Source.of(args.config, args.weights).experiment(None, args.override, (), training=True)
     return measure_engines(
         source,
         engines=args.engine,
-        precisions=args.precision,
+        precisions=precisions,
         batches=args.batch,
         repeats=args.repeats,
         weights=args.weights,

@@ -74,7 +74,8 @@ def predict(argv: list[str] | None = None) -> int:
     add("--use", choices=("raw", "ema"), help="which weights; default: what chose the best")
     engines = "paddle (default), inference, onnxruntime, openvino, or auto: the fastest here"
     add("--engine", default="paddle", metavar="NAME", help=engines)
-    add("--precision", default="f32", choices=("f32", "bf16", "int8"), help="default f32")
+    numbers = "default: the exported folder's own; f32 of a checkpoint"
+    add("--precision", choices=("f32", "bf16", "int8"), help=numbers)
     args = parser.parse_args(argv)
     if args.data and args.paths:
         parser.error("argument --data: not allowed with PATH")

@@ -24,7 +24,8 @@ def serve(argv: list[str] | None = None) -> int:
         metavar="NAME",
         help="what computes it: paddle (default), inference, onnxruntime, openvino, or auto, the fastest",
     )
-    add("--precision", choices=("f32", "bf16", "int8"), default="f32", help="numbers it computes in")
+    numbers = "numbers it computes in; default: the exported folder's own, f32 of a checkpoint"
+    add("--precision", choices=("f32", "bf16", "int8"), help=numbers)
     add("--host", default=Settings.host, help="address to listen on; default: this machine alone")
     add("--port", type=int, default=Settings.port, help="default 8000; 0: any that is free")
     names = "a further name by which clients may call the server; by default the loopback's, elsewhere any"

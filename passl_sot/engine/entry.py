@@ -44,6 +44,7 @@ def train_run(experiment: Experiment, folder: Path, world: World, args, pretrain
         words = trainer.task.words
         best = f"{trainer.progress.best:.2f}{words.unit}"
         log.log(RESULT, "finished: best %s %s; files in %s", words.score, best, trainer.folder.path)
+        log.info("its `best` is for: passl-sot predict, export (other engines), serve (with a page)")
     return STOPPED.get(trainer.stopped_by, 0)
 
 

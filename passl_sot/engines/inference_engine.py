@@ -1,6 +1,8 @@
 """Paddle Inference."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ from paddle import inference
 
 from passl_sot.engines.base import FILES, Engine, Precision, known
 from passl_sot.engines.program import read_program
+from passl_sot.utils.silence import silenced
 
 
 def make(folder: Path, precision: Precision, threads: int) -> Engine:
@@ -23,11 +26,16 @@ def make(folder: Path, precision: Precision, threads: int) -> Engine:
     names = predictor.get_input_names()
     handles = [predictor.get_input_handle(name) for name in names]
     output = predictor.get_output_handle(predictor.get_output_names()[-1])
+    # At the first run Paddle prints names of its functions.
+    runs: Iterator[Callable[[], AbstractContextManager]] = itertools.chain(
+        [silenced], itertools.repeat(nullcontext)
+    )
 
     def compute(inputs: Sequence[np.ndarray]) -> np.ndarray:
         for handle, array in zip(handles, inputs, strict=True):
             handle.copy_from_cpu(array)
-        predictor.run()
+        with next(runs)():
+            predictor.run()
         return output.copy_to_cpu()
 
     return Engine("inference", compute, [shapes[name] for name in names])

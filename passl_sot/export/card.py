@@ -15,7 +15,7 @@ import yaml
 
 from passl_sot.config import UserError, zh
 from passl_sot.data.transforms.image import CenterCrop, Normalize, Resize
-from passl_sot.engines.base import STEM
+from passl_sot.engines.base import STEM, EngineError, Precision
 from passl_sot.tasks.base import check_card, task_of
 
 FILE = f"{STEM}.yml"
@@ -204,3 +204,18 @@ def read_card(folder: Path) -> dict[str, Any]:
                 f"{folder / name} is not the file that was exported: changed or damaged since; export anew"
             )
     return card["header"]
+
+
+def precision_of(folder: Path, asked: Precision | None = None) -> Precision:
+    """The folder's own, or what is asked for: a float32 graph may be computed in bfloat16 too.
+
+    Raises:
+        EngineError: It was exported in other numbers.
+    """
+    has: Precision = read_facts(folder).get("precision", "f32")
+    precision = asked or has
+    if has != precision and (has, precision) != ("f32", "bf16"):
+        raise EngineError(
+            f"{folder} was exported in {has}, not in {precision}: leave the precision out, or export it anew"
+        )
+    return precision

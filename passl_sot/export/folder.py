@@ -22,10 +22,11 @@ from passl_sot.export.card import FILE, LABELS, ExportError, plain, read_card, r
 from passl_sot.export.folding import fold
 from passl_sot.export.proof import make_inputs, prove
 from passl_sot.export.quantize import lower
-from passl_sot.export.silence import silenced
 from passl_sot.tasks.base import Task, task_of
 from passl_sot.utils.files import temporary_name
 from passl_sot.utils.logger import get_logger, progress_bar
+from passl_sot.utils.require import require_extra
+from passl_sot.utils.silence import silenced
 from passl_sot.utils.tracing import short_stacks
 from passl_sot.version import __version__
 
@@ -138,7 +139,7 @@ def export_model(
         refusal = write_card(new, meta, {**facts, "differences": rounded}, paddlex_name or name)
         _prove_card(new, meta, images, samples)
     for engine, value in differences.items():
-        log.info("%s: logits differ from Paddle's by at most %.1e", engine, value)
+        log.info("%s: logits differ from the model's by at most %.1e", engine, value)
     if refusal:
         lines.append(f"PaddleX can't use this model: {refusal}")
     for line in lines:
@@ -208,8 +209,7 @@ def _write_onnx(stem: str) -> None:
 
 def _fold_constants(stem: str) -> None:
     """Computes what follows from constants alone; NNCF would leave a weight in float that it doesn't see."""
-    import onnxruntime
-
+    onnxruntime = require_extra("onnxruntime", "export", "the format onnx")
     options = onnxruntime.SessionOptions()
     # The basic level keeps to operators of the standard, which all engines know.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -220,7 +220,7 @@ def _fold_constants(stem: str) -> None:
 
 
 def _write_openvino(stem: str) -> None:
-    import openvino
+    openvino = require_extra("openvino", "export", "the format openvino")
 
     # Not by `convert_model`, which reports its use to its makers.
     openvino.save_model(openvino.Core().read_model(f"{stem}.onnx"), f"{stem}.xml", compress_to_fp16=False)

@@ -12,7 +12,7 @@ from paddle import nn
 from passl_sot.engines.base import open_engine
 from passl_sot.engines.paddle_engine import eager
 from passl_sot.export.card import ExportError
-from passl_sot.export.silence import silenced
+from passl_sot.utils.silence import silenced
 
 LIMIT = 1e-4  # of a logit, times their standard deviation where that is above 1
 BATCHES = (1, 3, 7)

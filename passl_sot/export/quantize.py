@@ -10,9 +10,9 @@ import numpy as np
 
 from passl_sot.engines.base import COMPUTES_IN, FILES, Precision, open_engine
 from passl_sot.export.card import ExportError
-from passl_sot.export.silence import silenced
-from passl_sot.utils.logger import progress_bar
+from passl_sot.utils.logger import get_logger, progress_bar
 from passl_sot.utils.require import require_extra
+from passl_sot.utils.silence import silenced
 
 _CALIBRATED_ON = 300  # images, as NNCF recommends
 _MEASURED_ON = 2000  # images; 0.5 points are 10 of them
@@ -67,6 +67,7 @@ def lower(folder: Path, precision: Precision, calibration: Any) -> list[str]:
     if not there:
         raise ExportError(f"no engine computes the formats asked for in {precision}: choose another format")
     images = _spread(calibration, _MEASURED_ON)
+    get_logger().info("%s: measuring the change on %d images by %s", precision, len(images), ", ".join(there))
     before = {name: _logits(folder, name, "f32", calibration, images) for name in there}
     if precision == "int8":
         for name in there:

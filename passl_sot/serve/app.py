@@ -215,8 +215,8 @@ class Service:
         limits = self._settings
         return ModelInfo(
             name=model.name,
-            engine=limits.arguments.get("engine", "paddle"),
-            precision=limits.arguments.get("precision", "f32"),
+            engine=model.predictor.engine.name,
+            precision=model.predictor.precision,
             class_names=model.predictor.class_names,
             since=model.since,
             fault=self.hosted.fault,

@@ -40,6 +40,7 @@ def serve(settings: Settings, *, verbose: bool = False) -> int:
         UserError: The port or the model can't be had.
     """
     listener = _listener(settings)
+    log.info("loading %s", settings.source)
     if settings.workers > 1:
         return _serve_by_several(settings, listener, verbose)
     app = _service(settings)
@@ -148,6 +149,16 @@ def _announce(settings: Settings, listener: socket.socket) -> None:
     log.log(RESULT, "serving %s at http://%s:%d", settings.source, host, listener.getsockname()[1])
 
 
+class _Worker(Process):
+    """One that ends by itself, where uvicorn's dies of the signal and leaves semaphores behind."""
+
+    def target(self, sockets: list[socket.socket] | None = None) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # uvicorn raises the signal again when all is answered, for this handler.
+            signal.signal(number, lambda *_: sys.exit(0))
+        super().target(sockets)
+
+
 class _Workers(Multiprocess):
     """uvicorn's processes, which exchange their models by themselves rather than be exchanged."""
 
@@ -165,7 +176,7 @@ class _Workers(Multiprocess):
 
     def init_processes(self) -> None:
         # The first alone: what it can't do none can, and what it measures or compiles the others find.
-        first = Process(self.config, self.sockets)
+        first = _Worker(self.config, self.sockets)
         first.start()
         self.processes.append(first)
         while not first.wait_until_ready(1):
@@ -176,7 +187,7 @@ class _Workers(Multiprocess):
                 return
         self.config = self._others
         for _ in range(self.processes_num - 1):
-            process = Process(self.config, self.sockets)
+            process = _Worker(self.config, self.sockets)
             process.start()
             self.processes.append(process)
         self._announce()

@@ -49,6 +49,8 @@ def hush_paddle() -> None:
     warnings.filterwarnings("ignore", module=r"paddle(\.|$)")
     # Its level is set when Paddle is imported; a filter stays.
     logging.getLogger("paddle.distributed.fleet.utils.log_util").addFilter(_is_warning)
+    # Paddle and visualdl show what others say of themselves, such as matplotlib of its list of fonts.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
 
 
 def _is_warning(record: logging.LogRecord) -> bool:

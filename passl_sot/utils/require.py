@@ -2,6 +2,9 @@
 
 import importlib
 import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from passl_sot.config import UserError, zh
@@ -28,4 +31,21 @@ def require_extra(module: str, extra: str, what: str) -> ModuleType:
     """Imports a module that comes with an extra; a MissingExtraError says how to install it for `what`."""
     if importlib.util.find_spec(module.partition(".")[0]) is None:
         raise MissingExtraError(f"{what} needs {module}: run `pip install 'passl_sot[{extra}]'`")
-    return importlib.import_module(module)
+    with _no_reports():
+        return importlib.import_module(module)
+
+
+@contextmanager
+def _no_reports() -> Iterator[None]:
+    """Keeps what is imported in the block from reporting its use to its makers, in started processes too."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("NNCF_CI", "1")  # has no other effect than this
+    # OpenVINO reports each import, but in CI.
+    before = os.environ.get("CI")
+    os.environ["CI"] = "true"
+    try:
+        yield
+    finally:
+        del os.environ["CI"]
+        if before is not None:
+            os.environ["CI"] = before

@@ -76,6 +76,11 @@ def test_what_is_missing_is_named_with_its_cure(look, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     status, text = look()
     assert status == 1 and "FAULT safetensors" in text
+    assert "ok    extra export" in text
+    monkeypatch.setitem(doctor._EXTRAS, "export", (("json", "no_such_module"), "no ONNX"))
+    _, text = look()
+    assert "note  extra export      no_such_module not installed: no ONNX" in text
+    assert "mend it by: pip install 'passl_sot[export]'" in text
 
 
 def test_a_full_disk_and_a_small_shared_memory(look, monkeypatch):

@@ -19,9 +19,9 @@ from passl_sot.engines import ENGINES, EngineError, open_engine
 from passl_sot.engines.base import COMPUTES_IN, FILES, STEM
 from passl_sot.export import folder as writers
 from passl_sot.export.card import ExportError
-from passl_sot.export.silence import silenced
 from passl_sot.launch.cpu_env import usable_cores
 from passl_sot.utils.require import MissingExtraError
+from passl_sot.utils.silence import silenced
 
 HAS_BF16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
 
@@ -31,13 +31,27 @@ def inputs(batch: int = 3) -> np.ndarray:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_same_rows_from_every_engine(trained, engine):
+def test_the_same_rows_from_every_engine(trained, engine, capfd):
     wanted = Predictor(trained.checkpoint)(trained.images)
+    capfd.readouterr()
     predictor = Predictor(trained.folder, engine=engine, batch_size=4)
     assert predictor.engine.name == engine
     for row, right in zip(predictor(trained.images), wanted, strict=True):
         assert (row.path, row.classes, row.names) == (right.path, right.classes, right.names)
         assert row.probabilities == pytest.approx(right.probabilities, abs=2e-5)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_engines_report_nothing_to_their_makers(trained, tmp_path):
+    """By default they keep a number of this machine in the user's folder, to send with their reports."""
+    environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+    for name in ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY", "CI"):
+        environment.pop(name, None)
+    code = "from pathlib import Path\n"
+    code += "from passl_sot.engines import onnxruntime_engine as a, openvino_engine as b\n"
+    code += f"[engine.make(Path({str(trained.folder)!r}), 'f32', 1) for engine in (a, b)]"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert not (tmp_path / ".cache" / "Microsoft").exists() and not (tmp_path / "intel").exists()
 
 
 @pytest.mark.parametrize("engine", [name for name in ENGINES if "bf16" in COMPUTES_IN[name]])
@@ -68,6 +82,8 @@ def test_what_an_engine_cannot_do_is_one_message(trained, monkeypatch):
             Predictor(trained.checkpoint, engine=engine, precision=precision)
     with pytest.raises(EngineError, match="was exported in f32, not in int8"):
         Predictor(trained.folder, engine="openvino", precision="int8")
+    with pytest.raises(EngineError, match="is one file of an exported model: name its folder"):
+        Predictor(trained.folder / "inference.onnx")
     with pytest.raises(EngineError, match="`passl-sot export --precision int8` makes int8 of it"):
         Predictor(trained.checkpoint, engine="openvino", precision="int8")
     for name in ("onnxruntime", "openvino"):

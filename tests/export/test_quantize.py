@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from passl_sot import Predictor, cli
+from passl_sot.engines import EngineError
 from passl_sot.export.card import ExportError
 from passl_sot.export.quantize import change, lower
 
@@ -45,8 +46,17 @@ def int8(checkpoint):
 def test_int8_is_near_the_model_and_not_the_same(checkpoint, int8, engine):
     images = str(checkpoint.parent.parent / "val")
     wanted = np.array([row.probabilities for row in Predictor(checkpoint)(images)])
-    found = np.array([row.probabilities for row in Predictor(int8, engine=engine, precision="int8")(images)])
+    predictor = Predictor(int8, engine=engine)
+    assert predictor.precision == "int8"
+    found = np.array([row.probabilities for row in predictor(images)])
     assert 0 < np.abs(found - wanted).max() < 0.1
+
+
+def test_the_default_engine_names_those_for_int8(int8):
+    with pytest.raises(EngineError, match="for int8 choose onnxruntime or openvino"):
+        Predictor(int8)
+    with pytest.raises(EngineError, match="was exported in int8, not in f32: leave the precision out"):
+        Predictor(int8, precision="f32")
 
 
 def test_only_products_with_weights_are_in_int8(int8):

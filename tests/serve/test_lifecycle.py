@@ -124,7 +124,9 @@ def test_several_processes(serving, copy, ask, images, number):
         process.terminate()
         assert process.wait() == 0
         assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
-    assert "Traceback" not in Path(f"{copy}.log").read_text(encoding="utf-8")
+    said = Path(f"{copy}.log").read_text(encoding="utf-8")
+    assert "loading " in said.splitlines()[0]
+    assert "Traceback" not in said and "leaked" not in said
 
 
 def test_a_model_that_changes_while_it_is_loaded_is_not_served(copy):
