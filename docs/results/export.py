@@ -1,7 +1,8 @@
 """Exports models of full size and prints how far each engine is from Paddle's eager mode, as Markdown.
 
-`python docs/results/export.py deit_tiny sot_tiny ...`; without names all models. Weights are random ones of a
-trained model's size, as fresh ones give nearly the same logits for every image.
+`python docs/results/export.py deit_tiny sot_tiny ...`; without names all models. A name may end in `@384`, a
+size to export for. Weights are random ones of a trained model's size, as fresh ones give nearly the same
+logits for every image. A model that can't be exported is named on standard error, and the status is then 1.
 """
 
 import sys
@@ -14,7 +15,9 @@ import paddle
 from passl_sot.config import list_models
 from passl_sot.engine.schema import load_config
 from passl_sot.export import export_model
-from passl_sot.export.source import describe
+from passl_sot.export.card import ExportError
+from passl_sot.export.source import change_size
+from passl_sot.tasks.base import header_for
 from passl_sot.utils.logger import hush_paddle
 from passl_sot.zoo import find_config
 
@@ -36,19 +39,34 @@ def stir(model: paddle.nn.Layer) -> None:
     model.eval()
 
 
+def differences(name: str, size: str) -> dict[str, float]:
+    """The greatest difference of each engine from the model of this name, at another size if one is given."""
+    experiment = load_config(find_config(name))
+    model = experiment.model.build()
+    stir(model)
+    header = header_for(experiment)
+    if size:
+        header = change_size(model, header, int(size))
+    with tempfile.TemporaryDirectory() as folder:
+        return export_model(model, header, Path(folder) / name)
+
+
 def main() -> None:
     """Prints a row for each model as soon as it is known."""
     hush_paddle()
+    failed = []
     print(f"| model | {' | '.join(COLUMNS)} |\n|{'---|' * (1 + len(COLUMNS))}")
-    for name in sys.argv[1:] or list_models():
-        experiment = load_config(find_config(name))
-        model = experiment.model.build()
-        stir(model)
-        header = describe(experiment, [str(number) for number in range(model.num_classes)])
-        with tempfile.TemporaryDirectory() as folder:
-            found = export_model(model, header, Path(folder) / name)
+    for label in sys.argv[1:] or list_models():
+        name, _, size = label.partition("@")
+        try:
+            found = differences(name, size)
+        except ExportError as error:
+            failed.append(f"{label}: {error}")
+            continue
         cells = [f"{found[engine]:.1e}" for engine in COLUMNS]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        print(f"| {label} | {' | '.join(cells)} |", flush=True)
+    if failed:
+        sys.exit("\n".join(failed))
 
 
 if __name__ == "__main__":

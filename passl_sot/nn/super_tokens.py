@@ -8,8 +8,6 @@ Legend: B batch, M = m_h·m_w super tokens (one per window), n = s·s pixels of 
 9 neighbors row by row (4 is the window's own).
 """
 
-import math
-
 import numpy as np
 import paddle
 from paddle import nn
@@ -40,6 +38,16 @@ def _gather_rows(x_bmc: paddle.Tensor, index: paddle.Tensor) -> paddle.Tensor:
     return paddle.index_select(table, index, axis=1)
 
 
+def _shifted(x: paddle.Tensor) -> list[paddle.Tensor]:
+    """Neighbors k = 0…8 of every cell of ``[B, m_h, m_w, ...]``, zeros outside the grid, in its shape."""
+    # For graphs of open size, where no table of numbers can be made.
+    for axis in (1, 2):
+        zeros = paddle.zeros_like(x[:, :1] if axis == 1 else x[:, :, :1])
+        x = paddle.concat([zeros, x, zeros], axis=axis)
+    bands = (x[:, :-2], x[:, 1:-1], x[:, 2:])
+    return [part for band in bands for part in (band[:, :, :-2], band[:, :, 1:-1], band[:, :, 2:])]
+
+
 class _Kernels(nn.Layer):
     """A frozen table of the official state dict, where conversion finds and checks it; never used."""
 
@@ -54,7 +62,7 @@ class SuperTokenAttention(nn.Layer):
 
     The association has no gradient: gradients flow through the means it weighs. Rows and columns of
     zeros are added at the bottom and right where windows don't fit; they are pooled and associated
-    like pixels.
+    like pixels. Sides of the maps are ints, or tensors in a graph of open size.
 
     Other arguments are those of ``Attention``.
 
@@ -92,11 +100,14 @@ class SuperTokenAttention(nn.Layer):
             out = self.stoken_refine(pixels.flatten(1, 2)).transpose([0, 2, 1])
             return out.reshape([0, 0, height, width])
         s = self.window
-        rows = math.ceil(height / s)
-        columns = math.ceil(width / s)
-        padded = rows * s != height or columns * s != width
-        if padded:
+        rows = (height + s - 1) // s
+        columns = (width + s - 1) // s
+        if isinstance(rows, int):
+            padded = rows * s != height or columns * s != width
             pixels = ops.pad_grid(pixels, rows * s - height, columns * s - width)
+        else:
+            padded = True
+            pixels = ops.pad_grid(pixels, s - 1, s - 1)[:, : rows * s, : columns * s]
         # In two steps, each of which moves longer pieces than one transposition of six axes would.
         pixels = pixels.reshape([0, rows, s, columns, s * dim]).transpose([0, 1, 3, 2, 4])
         pixels = pixels.reshape([0, rows * columns, s * s, dim])
@@ -139,14 +150,20 @@ class SuperTokenAttention(nn.Layer):
 
     def _spread(self, tokens_bmc: paddle.Tensor, rows: int, columns: int) -> paddle.Tensor:
         # [B, M, C] to the nine super tokens around each window, [B, M, 9, C].
+        if not isinstance(rows, int):
+            grid = tokens_bmc.reshape([0, rows, columns, tokens_bmc.shape[-1]])
+            return paddle.stack(_shifted(grid), axis=3).flatten(1, 2)
         index = paddle.to_tensor(neighbor_table(rows, columns).reshape(-1))
         near = _gather_rows(tokens_bmc, index)
         return near.reshape([-1, rows * columns, 9, tokens_bmc.shape[-1]])
 
     def _collect(self, parts_bm9c: paddle.Tensor, rows: int, columns: int) -> paddle.Tensor:
         # The adjoint of _spread: parts for a super token, of nine windows, summed; [B, M, C].
-        count = rows * columns
         # Neighbor k of window m is the window for which m is neighbor 8 - k.
+        if not isinstance(rows, int):
+            grid = parts_bm9c.reshape([0, rows, columns, 9, parts_bm9c.shape[-1]])
+            return sum(part[:, :, :, 8 - k] for k, part in enumerate(_shifted(grid))).flatten(1, 2)
+        count = rows * columns
         window = neighbor_table(rows, columns)
         place = np.where(window < count, window * 9 + np.arange(8, -1, -1), count * 9)
         index = paddle.to_tensor(place.reshape(-1))

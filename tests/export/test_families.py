@@ -1,5 +1,7 @@
 """Every family and every kind of head: all engines compute what Paddle does."""
 
+import numpy as np
+import onnxruntime
 import paddle
 import pytest
 from paddle import nn
@@ -7,7 +9,7 @@ from paddle import nn
 from passl_sot.engines import ENGINES
 from passl_sot.export import export_model
 from passl_sot.export.proof import LIMIT
-from passl_sot.export.source import read_source
+from passl_sot.export.source import change_size, read_source
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.heads import HEADS as REGISTERED
 from passl_sot.nn.normalization import NORMALIZATIONS
@@ -46,6 +48,20 @@ def test_heads(differences):
     assert max(differences(Heads(architecture, HEADS)).values()) < LIMIT
 
 
-def test_another_number_of_channels(differences):
-    model = classifier("DeiT", **{**FAMILIES["DeiT"][0], "in_chans": 5})
-    assert max(differences(model).values()) < LIMIT
+@pytest.mark.parametrize("channels", [1, 13])
+def test_another_size_other_channels_and_several_labels(channels, checkpoint, stir, tmp_path):
+    models = [
+        classifier(name, **{**FAMILIES[name][0], "in_chans": channels})
+        for name in ("DeiT", "PiT", "Swin", "STViT", "T2TViT")
+    ]
+    model = stir(Together(models))
+    meta = read_source(checkpoint)[1]
+    meta["config"]["dataloader"]["train"]["dataset"]["multi_label"] = True
+    # Tables are interpolated, Swin's windows stay.
+    found = export_model(model, change_size(model, meta, 48), tmp_path / "out")
+    assert found.keys() == set(ENGINES)
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "inference.onnx")
+    images = np.random.default_rng(0).standard_normal((2, channels, 48, 48)).astype("float32")
+    probabilities, logits = session.run(None, {"image": images})
+    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-logits)), atol=1e-6)
+    assert np.abs(logits[0] - logits[1]).min() > 1e-5

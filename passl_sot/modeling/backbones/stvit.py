@@ -109,7 +109,7 @@ class STViT(StagedBackbone):
         projection: Width of the tokens given.
     """
 
-    size_obstacle = "the neighbors of its super tokens are tables for one size"
+    size_obstacle = ""
     norm_behind = ("norm", "proj")  # as `_Block.norm_before`
 
     def __init__(
