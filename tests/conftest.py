@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -143,6 +143,26 @@ def tool():
         command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
         options = {"capture_output": True, "text": True, "cwd": ROOT, "timeout": 300, **more}
         return subprocess.run(command, check=False, **options)
+
+    return run
+
+
+@pytest.fixture
+def invoke(capfd):
+    """Runs a command of the command line in this process: most tests need no other, whose start takes seconds.
+
+    The result is like that of `tool`.
+    """
+    from passl_sot import cli
+
+    def run(name: str, *arguments: object) -> SimpleNamespace:
+        capfd.readouterr()
+        try:
+            status = cli.COMMANDS[name]([str(argument) for argument in arguments])
+        except SystemExit as error:  # of the parser
+            status = error.code
+        out, err = capfd.readouterr()
+        return SimpleNamespace(returncode=status, stdout=out, stderr=err)
 
     return run
 

@@ -14,7 +14,7 @@ import paddle
 from passl_sot.config import list_models
 from passl_sot.engine.schema import load_config
 from passl_sot.export import export_model
-from passl_sot.export.source import describe
+from passl_sot.tasks.base import header_for
 from passl_sot.utils.logger import hush_paddle
 from passl_sot.zoo import find_config
 
@@ -44,9 +44,8 @@ def main() -> None:
         experiment = load_config(find_config(name))
         model = experiment.model.build()
         stir(model)
-        header = describe(experiment, [str(number) for number in range(model.num_classes)])
         with tempfile.TemporaryDirectory() as folder:
-            found = export_model(model, header, Path(folder) / name)
+            found = export_model(model, header_for(experiment), Path(folder) / name)
         cells = [f"{found[engine]:.1e}" for engine in COLUMNS]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+from collections.abc import Iterable
 from types import ModuleType
 
 from passl_sot.config import UserError, zh
@@ -24,8 +25,16 @@ class MissingExtraError(UserError, ImportError):
     """A package that comes with an extra is not installed."""
 
 
+def check_extra(modules: Iterable[str], extra: str, what: str, advice: str = "") -> None:
+    """Looks for modules that come with an extra; a MissingExtraError says how to install them for `what`."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise MissingExtraError(
+            f"{what} needs {', '.join(missing)}: run `pip install 'passl_sot[{extra}]'`{advice}"
+        )
+
+
 def require_extra(module: str, extra: str, what: str) -> ModuleType:
-    """Imports a module that comes with an extra; a MissingExtraError says how to install it for `what`."""
-    if importlib.util.find_spec(module.partition(".")[0]) is None:
-        raise MissingExtraError(f"{what} needs {module}: run `pip install 'passl_sot[{extra}]'`")
+    """Imports a module as `check_extra` looks for it."""
+    check_extra([module], extra, what)
     return importlib.import_module(module)

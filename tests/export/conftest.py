@@ -55,19 +55,3 @@ def exported(checkpoint) -> SimpleNamespace:
     folder = checkpoint.parent.parent / "export"
     assert cli.export(["--weights", str(checkpoint), "--out", str(folder)]) == 0
     return folder
-
-
-@pytest.fixture
-def invoke(capfd):
-    """Runs a command of the command line here: status, standard output and error."""
-
-    def run(name: str, *arguments: object) -> SimpleNamespace:
-        capfd.readouterr()
-        try:
-            status = cli.COMMANDS[name]([str(argument) for argument in arguments])
-        except SystemExit as error:  # of the parser
-            status = error.code
-        out, err = capfd.readouterr()
-        return SimpleNamespace(returncode=status, stdout=out, stderr=err)
-
-    return run
