@@ -215,7 +215,7 @@ class Service:
         limits = self._settings
         return ModelInfo(
             name=model.name,
-            engine=limits.arguments.get("engine", "paddle"),
+            engine=model.predictor.engine.name,  # of "auto" the one that was chosen
             precision=limits.arguments.get("precision", "f32"),
             class_names=model.predictor.class_names,
             since=model.since,
