@@ -60,7 +60,10 @@ def table(results: dict[str, dict[str, Any]], batch: int) -> list[str]:
         cells = [f"`{name}`", f"{result['gflops']:.1f}"]
         for column in COLUMNS:
             row = found.get(column)
-            cells.append(f"{row['images_per_s'][str(batch)]:.1f}" if row else "-")
+            text = "-"
+            if row:
+                text = f"{row['images_per_s'][str(batch)]:.1f}"
+            cells.append(text)
         cells.append(str(PUBLISHED.get(name, "-")))
         lines.append(cells)
     return markdown(["model", "GFLOPs", *heads, "V100, published"], lines)

@@ -188,7 +188,8 @@ def main() -> None:
     parser.add_argument("--model", default="deit_tiny")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        tiny, large = Path(folder, "tiny.safetensors"), Path(folder, "large.safetensors")
+        tiny = Path(folder, "tiny.safetensors")
+        large = Path(folder, "large.safetensors")
         write_random(tiny, "sot_digits", TINY)
         with serving(tiny) as server:
             print(f"memory at the start: {server.memory():.0f} MB", flush=True)

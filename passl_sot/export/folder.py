@@ -31,7 +31,7 @@ from passl_sot.version import __version__
 FORMATS = tuple(dict.fromkeys(FORMAT_OF.values()))
 OPSET = 17
 # What writes a format, and proves it.
-_PACKAGES = {"onnx": ("paddle2onnx", "onnxruntime"), "openvino": ("paddle2onnx", "openvino")}
+_PACKAGES = {"onnx": ("paddle2onnx", "onnxruntime"), "openvino": ("paddle2onnx", "onnxruntime", "openvino")}
 # "None": by default it installs packages into the user's environment.
 _TO_ONNX = """
 import sys, paddle2onnx
@@ -109,7 +109,6 @@ def export_model(
 
     Raises:
         ExportError: It can't be written, or an engine computes something else; the folder is as it was.
-        MissingExtraError: A format's packages aren't installed.
     """
     check_packages(formats)
     check_target(folder)
@@ -174,8 +173,6 @@ def _write_graphs(model: nn.Layer, task: Task, folder: Path, formats: Sequence[s
         _convert("onnx", _write_onnx, stem)
     if "openvino" in formats:
         _convert("openvino", _write_openvino, stem)
-    if "onnx" in formats:
-        _convert("onnx", _simplify_onnx, stem)
     wanted = {file for engine in ENGINES if FORMAT_OF[engine] in formats for file in FILES[engine]}
     for path in folder.iterdir():
         if path.name not in wanted:
@@ -199,10 +196,11 @@ def _write_onnx(stem: str) -> None:
     if not Path(f"{stem}.onnx").is_file():
         said = f"{done.stdout}\n{done.stderr}".strip().splitlines()
         raise ExportError("\n".join(line for line in said if "Error" in line or "ERROR" in line) or said[-1])
+    _fold_constants(stem)
 
 
-def _simplify_onnx(stem: str) -> None:
-    """Computes what follows from constants alone, as every engine would have to at each start."""
+def _fold_constants(stem: str) -> None:
+    """Computes what follows from constants alone; NNCF would leave a weight in float that it doesn't see."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
