@@ -41,7 +41,8 @@ COLUMNS = (
 def measure(name: str, batch: int, repeats: int) -> dict[str, Any]:
     """The figures of one model."""
     engines = ",".join(dict.fromkeys(engine for engine, _ in COLUMNS))
-    words = ["-c", name, "--engine", engines, "--precision", "f32,bf16", "--json"]
+    precisions = ",".join(dict.fromkeys(precision for _, precision in COLUMNS))
+    words = ["-c", name, "--engine", engines, "--precision", precisions, "--json"]
     words += ["--batch", str(batch), "--repeats", str(repeats)]
     command = [sys.executable, "-m", "passl_sot", "benchmark", *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)

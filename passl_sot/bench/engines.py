@@ -19,10 +19,10 @@ from passl_sot.engine.schema import Experiment, load_config
 from passl_sot.engines import ENGINES, Engine, EngineError, open_engine, process
 from passl_sot.engines.base import (
     COMPUTES_IN,
+    FORMAT_OF,
     Precision,
     difference,
     installed,
-    installed_formats,
     missing_files,
 )
 from passl_sot.engines.paddle_engine import eager
@@ -94,7 +94,7 @@ def measure_engines(
         PeerError: The other program failed.
     """
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        subject = _prepare(source, weights, Path(scratch))
+        subject = _prepare(source, engines, weights, Path(scratch))
         refused: dict[str, str] = {}
         rows = _start(subject, engines, precisions, refused, stack)
         if not rows:
@@ -118,7 +118,9 @@ class _Subject:
     threads: int
 
 
-def _prepare(source: Experiment | Path, weights: str | None, scratch: Path) -> _Subject:
+def _prepare(
+    source: Experiment | Path, engines: Sequence[str], weights: str | None, scratch: Path
+) -> _Subject:
     threads = usable_threads()
     if isinstance(source, Path):
         model = model_section_of(read_card(source)).build()
@@ -132,7 +134,9 @@ def _prepare(source: Experiment | Path, weights: str | None, scratch: Path) -> _
     gflops = _gflops(model)
     config = scratch / "run.yaml"
     config.write_text(source.dump(), encoding="utf-8")
-    export_model(model, header_for(source), scratch / "model", installed_formats())
+    formats = {FORMAT_OF[name] for name in engines if name != EAGER and installed(name)}
+    if formats:
+        export_model(model, header_for(source), scratch / "model", sorted(formats))
     return _Subject(scratch / "model", config, reference, gflops, threads)
 
 
