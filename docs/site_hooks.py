@@ -36,7 +36,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         if "://" in link[2] or (folder / link[2]).resolve().is_relative_to(docs):
             return link[0]
         path = (folder / link[2]).resolve().relative_to(docs.parent)
-        return f"`{path}`" if link[1].strip("`") == str(path) else f"{link[1]} (`{path}`)"
+        if link[1].strip("`") == str(path):
+            return f"`{path}`"
+        return f"{link[1]} (`{path}`)"
 
     markdown = outside_code(markdown, lambda part: LINK.sub(mend, part))
     return re.sub(r"^```mermaid\n(.*?)^```$", lambda block: table_of(block[1]), markdown, flags=re.M | re.S)
@@ -45,7 +47,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 def outside_code(markdown: str, change: Any) -> str:
     """The text with its parts that are no code changed by a function."""
     parts = FENCED.split(markdown)
-    return "".join(part if i % 2 else change(part) for i, part in enumerate(parts))
+    parts[::2] = map(change, parts[::2])  # between the pieces of code
+    return "".join(parts)
 
 
 def table_of(drawing: str) -> str:
@@ -62,6 +65,8 @@ def table_of(drawing: str) -> str:
 
 def _from_docs(link: re.Match) -> str:
     path = link[2]
-    if "://" not in path:
-        path = path.removeprefix("docs/") if path.startswith("docs/") else f"../{path}"
+    if path.startswith("docs/"):
+        path = path.removeprefix("docs/")
+    elif "://" not in path:
+        path = f"../{path}"
     return f"[{link[1]}]({path}{link[3] or ''})"

@@ -31,9 +31,11 @@ def entry_of(name: str, card: Card | None, start: dict[str, Any]) -> dict[str, A
         "img_size": model_config(name)["model"]["architecture"]["img_size"],
         "published_top1": meta["published_top1"],
         "measured_top1": meta.get("measured_top1", NOT_TRAINED),
-        "code_license": card.code_license if card else start.get("code_license"),
-        "weights": weights_of(card) if card else None,
+        "code_license": start.get("code_license"),
+        "weights": None,
     }
+    if card:
+        entry |= {"code_license": card.code_license, "weights": weights_of(card)}
     return entry | {key: start[key] for key in ("nearest", "made_by") if key in start}
 
 
@@ -80,10 +82,17 @@ def file_cells(weights: dict[str, Any] | None, otherwise: str = "") -> list[str]
     return [link, str(weights["size"] or NOT_STATED), digits]
 
 
+def shown(value: Any) -> str:
+    """A cell on something that may be unknown."""
+    if value is None:
+        return "–"
+    return str(value)
+
+
 def row_of(entry: dict[str, Any]) -> list[str]:
     """A row of the table of configs."""
     weights = entry["weights"]
-    top1 = "–" if entry["published_top1"] is None else str(entry["published_top1"])
+    top1 = shown(entry["published_top1"])
     if weights and weights["top1"] != entry["published_top1"]:
         top1 += f" (of the weights: {weights['top1']})"
     otherwise = "none released"
@@ -97,8 +106,8 @@ def row_of(entry: dict[str, Any]) -> list[str]:
         top1,
         str(entry["measured_top1"]),
         *file_cells(weights, otherwise),
-        entry["code_license"] or "–",
-        weights["license"] if weights else "–",
+        shown(entry["code_license"]),
+        shown(weights and weights["license"]),
     ]
 
 
@@ -106,9 +115,15 @@ def row_of_more(entry: dict[str, Any]) -> list[str]:
     """A row of the table of further files."""
     weights = entry["weights"]
     settings = "<br>".join(f"`{text.removeprefix('model.')}`" for text in entry["settings"]) or "–"
-    top1 = "–" if weights["top1"] is None else str(weights["top1"])
     names = [f"`{entry['name']}`", f"`{entry['config']}`"]
-    return [*names, settings, top1, *file_cells(weights), entry["code_license"], weights["license"]]
+    return [
+        *names,
+        settings,
+        shown(weights["top1"]),
+        *file_cells(weights),
+        entry["code_license"],
+        weights["license"],
+    ]
 
 
 def table(head: tuple[str, ...], rows: list[list[str]]) -> str:

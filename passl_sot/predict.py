@@ -19,25 +19,29 @@ from passl_sot.data.datasets.folders import EXTENSIONS
 from passl_sot.data.datasets.string_table import natural_key
 from passl_sot.data.errors import DataError, ItemError
 from passl_sot.engines import ENGINES, Engine, EngineError, open_engine
-from passl_sot.engines.base import FILES, PACKAGES, Precision, require_precision
-from passl_sot.engines.choose import choose_engine, installed
+from passl_sot.engines.base import (
+    FILES,
+    FORMAT_OF,
+    PACKAGES,
+    Precision,
+    installed_formats,
+    require_precision,
+)
+from passl_sot.engines.choose import choose_engine
 from passl_sot.engines.paddle_engine import eager
 from passl_sot.export.cached import exported
 from passl_sot.export.card import FILE as CARD
 from passl_sot.export.card import LABELS, ExportError, precision_of, read_card
 from passl_sot.imageio.files import read_text
 from passl_sot.metrics.classification import write_table
-from passl_sot.tasks.base import check_card, model_section_of, task_of
+from passl_sot.tasks.base import load_trained, task_of
 from passl_sot.tasks.classification import Prediction
 from passl_sot.utils.files import replace_atomically
 from passl_sot.utils.logger import get_logger, progress_bar
-from passl_sot.utils.require import require_extra
-from passl_sot.weights import state
-from passl_sot.weights.checkpoint import CheckpointError, read_weights
+from passl_sot.utils.require import MissingExtraError, require_extra
+from passl_sot.weights.checkpoint import CheckpointError
 
 AUTO = "auto"
-# The format that each engine reads.
-_FORMATS = {"paddle": "paddle", "inference": "paddle", "onnxruntime": "onnx", "openvino": "openvino"}
 # Files of an exported folder.
 EXPORTED = {CARD, LABELS, *(name for names in FILES.values() for name in names)}
 _MOST_MEASURED = 8  # of a batch: speed per image changes little beyond
@@ -71,6 +75,7 @@ class Predictor:
 
     Raises:
         CheckpointError: `weights` is no checkpoint, or lacks the weights asked for, or parts of its header.
+        ExportError: `weights` is no exported folder, or a changed one; or the model can't be exported.
         EngineError: The engine can't be had.
         MissingExtraError: Its package isn't installed.
     """
@@ -96,7 +101,7 @@ class Predictor:
         else:
             _check_no_export(folder)
             precision = precision or "f32"
-            model, meta = _load(weights, prefer)
+            model, meta = load_trained(weights, prefer)
             if precision == "int8":
                 raise EngineError(
                     f"{weights} is a checkpoint: `passl-sot export --precision int8` makes int8 of it"
@@ -209,29 +214,13 @@ def _check_no_export(file: Path) -> None:
         raise EngineError(f"{file} is one file of an exported model: name its folder, {file.parent}")
 
 
-def _load(weights: str | Path, prefer: str | None) -> tuple[nn.Layer, dict[str, Any]]:
-    """A checkpoint's model in evaluation mode, and its header."""
-    arrays, meta = read_weights(weights, prefer)
-    if not meta:
-        raise CheckpointError(
-            f"{weights} holds bare weights: prediction needs a checkpoint, which also "
-            f"knows its model, preprocessing and class names"
-        )
-    check_card(weights, meta)
-    model = model_section_of(meta).build()
-    state.load_model(model, arrays, str(weights))
-    model.eval()  # heads with several outputs give one mean of logits then
-    return model, meta
-
-
 def _exported(model: nn.Layer, meta: Mapping[str, Any], engine: str) -> Path:
     """The folder of a model's export for an engine, or for all that are installed."""
     if engine != AUTO:
-        return exported(model, meta, [_FORMATS[engine]])
-    formats = sorted({_FORMATS[name] for name in ENGINES if installed(name)})
+        return exported(model, meta, [FORMAT_OF[engine]])
     try:
-        return exported(model, meta, formats)
-    except ExportError as error:
+        return exported(model, meta, installed_formats())
+    except (ExportError, MissingExtraError) as error:
         get_logger().warning("auto: only Paddle's own engines are left: %s", error)
         return exported(model, meta, ["paddle"])
 

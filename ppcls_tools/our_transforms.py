@@ -1,18 +1,16 @@
 """Transforms of this project as PaddleClas's operations on images."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from passl_sot.data.transforms.base import TRANSFORMS
-
-if TYPE_CHECKING:
-    from ppcls_tools.to_paddleclas import Writing
+from ppcls_tools.writing import Writing
 
 Node = Mapping[str, Any]
 
 
 def operations(
-    writing: "Writing", at: str, transforms: Sequence[Node], batch: Sequence[Node], apply_exif: bool
+    writing: Writing, at: str, transforms: Sequence[Node], batch: Sequence[Node], apply_exif: bool
 ) -> list[dict[str, Any]]:
     """`transform_ops` of a dataset at `at`: its transforms and, in the same order, those of batches."""
     # OpenCV turns images by EXIF, Pillow does not.
@@ -37,7 +35,7 @@ def operations(
     return ops
 
 
-def batch_operations(writing: "Writing", at: str, batch: Sequence[Node]) -> list[dict[str, Any]]:
+def batch_operations(writing: Writing, at: str, batch: Sequence[Node]) -> list[dict[str, Any]]:
     """`batch_transform_ops`: Mixup and CutMix as two operations of which one is drawn."""
     for i, node in enumerate(batch):
         if node["name"] != "Mixup":
@@ -65,37 +63,37 @@ def _width_height(size: Any) -> Any:
     return size if isinstance(size, int) else list(size)[::-1]
 
 
-def _random_crop(writing: "Writing", path: str, made: Any) -> list[dict[str, Any]]:
+def _random_crop(writing: Writing, path: str, made: Any) -> list[dict[str, Any]]:
     node = {"size": _width_height(made.size), "scale": list(made.scale), "ratio": list(made.ratio)}
     resized = {"interpolation": made.interpolation, "backend": "pil", "use_log_aspect": True}
     return [{"RandCropImage": {**node, **resized}}]
 
 
-def _flip(writing: "Writing", path: str, made: Any) -> list[dict[str, Any]]:
+def _flip(writing: Writing, path: str, made: Any) -> list[dict[str, Any]]:
     writing.need(f"{path}.prob", made.prob, 0.5, "it mirrors every other image")
     return [{"RandFlipImage": {"flip_code": 1}}]
 
 
-def _rand_augment(writing: "Writing", path: str, made: Any) -> list[dict[str, Any]]:
+def _rand_augment(writing: Writing, path: str, made: Any) -> list[dict[str, Any]]:
     size = writing.experiment.model.architecture.get("img_size", 224)
     shown = {"config_str": made.policy, "interpolation": made.interpolation, "img_size": size}
     return [{"TimmAutoAugment": shown}]
 
 
-def _normalize(writing: "Writing", path: str, made: Any) -> list[dict[str, Any]]:
+def _normalize(writing: Writing, path: str, made: Any) -> list[dict[str, Any]]:
     values = {"mean": list(made.mean), "std": list(made.std)}
     if len(made.mean) == 1:
         values = {key: value * 3 for key, value in values.items()}
     return [{"NormalizeImage": {"scale": "1.0/255.0", **values, "order": ""}}]
 
 
-def _erase(writing: "Writing", path: str, made: Any) -> list[dict[str, Any]]:
+def _erase(writing: Writing, path: str, made: Any) -> list[dict[str, Any]]:
     writing.need(f"{path}.count", made.count, 1, "it erases one rectangle")
     area = {"EPSILON": made.prob, "sl": made.scale[0], "sh": made.scale[1], "r1": made.ratio}
     return [{"RandomErasing": {**area, "attempt": 10, "use_log_aspect": True, "mode": made.mode}}]
 
 
-def _resize(writing: "Writing", path: str, made: Any) -> list[dict[str, Any]]:
+def _resize(writing: Writing, path: str, made: Any) -> list[dict[str, Any]]:
     shown: dict[str, Any] = {"resize_short": made.short_side}
     if made.output_hw is not None:
         shown = {"size": _width_height(made.output_hw)}
@@ -104,7 +102,7 @@ def _resize(writing: "Writing", path: str, made: Any) -> list[dict[str, Any]]:
     return [{"ResizeImage": {**shown, "interpolation": made.interpolation, "backend": "pil"}}]
 
 
-def _center_crop(writing: "Writing", path: str, made: Any) -> list[dict[str, Any]]:
+def _center_crop(writing: Writing, path: str, made: Any) -> list[dict[str, Any]]:
     height, width = made.output_hw
     return [{"CropImage": {"size": height if height == width else [width, height]}}]
 

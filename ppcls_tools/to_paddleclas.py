@@ -12,27 +12,10 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.optim import OPTIMIZERS, SCHEDULERS
 from ppcls_tools.architectures import ARCHITECTURES, RATES, head_of, paddleclas_name
 from ppcls_tools.our_transforms import batch_operations, operations
+from ppcls_tools.writing import Writing
 
 # PaddleClas lets biases and norms alone by their one dimension, and further tensors by parts of their names.
 _NOT_DECAYED = {"DeiT": "pos_embed cls_token .bias", "Swin": "relative_position_bias_table .bias"}
-
-
-class Writing:
-    """What is in work: faults by our dotted keys, and lines on what differs."""
-
-    def __init__(self, experiment: Experiment):
-        self.experiment = experiment
-        self.faults: list[Fault] = []
-        self.notes: list[str] = []
-
-    def refuse(self, path: str, why: str) -> None:
-        """Tells what PaddleClas has no words for."""
-        self.faults.append(Fault(path, why, self.experiment.origin(path)))
-
-    def need(self, path: str, value: Any, wanted: Any, why: str) -> None:
-        """Refuses a setting unless it is what PaddleClas always does."""
-        if value != wanted:
-            self.refuse(path, f"PaddleClas can't say {value!r}: {why}")
 
 
 def to_paddleclas(experiment: Experiment) -> tuple[dict[str, Any], list[str]]:

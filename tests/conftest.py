@@ -6,10 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    import paddle
 
 # The command line restarts Python to tune it; a test process must not be replaced.
 os.environ["PASSL_SOT_TUNED"] = "1"
@@ -135,6 +139,56 @@ def experiment(write_experiment, tmp_path) -> Path:
     return write_experiment(tmp_path)
 
 
+def _stir(model: "paddle.nn.Layer") -> "paddle.nn.Layer":
+    import paddle
+
+    generator = np.random.default_rng(0)
+    with paddle.no_grad():
+        for name, tensor in model.state_dict().items():
+            noise = generator.standard_normal(tensor.shape).astype("float32")
+            scale = 0.3
+            if len(tensor.shape) > 1:
+                scale = (2 / sum(tensor.shape[:2])) ** 0.5
+            if name.endswith("_variance"):
+                noise = np.abs(noise)
+            tensor.set_value(tensor + paddle.to_tensor(scale * noise))
+    model.eval()
+    return model
+
+
+@pytest.fixture(scope="session")
+def stir():
+    """Gives a model in evaluation mode weights of a trained one's size: fresh ones say 0 for every image."""
+    return _stir
+
+
+@pytest.fixture(scope="session")
+def trained(write_experiment, tmp_path_factory) -> SimpleNamespace:
+    """A small model as if it had been trained, and its export by the command, made once for all tests.
+
+    `config`; `checkpoint`, with raw and averaged weights; `images`, the files of its validation; `folder`,
+    the export in all formats.
+    """
+    from passl_sot import cli
+    from passl_sot.engine.schema import load_config
+    from passl_sot.tasks.base import header_for
+    from passl_sot.weights.checkpoint import write_checkpoint
+
+    place = tmp_path_factory.mktemp("trained")
+    config = write_experiment(place)
+    experiment = load_config(config)
+    model = _stir(experiment.model.build())
+    arrays = {}
+    for name, tensor in model.state_dict().items():
+        arrays |= {f"model.{name}": tensor.numpy(), f"ema.{name}": 0.9 * tensor.numpy()}
+    checkpoint = place / "small_run" / "best.safetensors"
+    write_checkpoint(checkpoint, arrays, header_for(experiment, ["a b", "c", "猫"]))
+    folder = place / "export"
+    assert cli.export(["--weights", str(checkpoint), "--out", str(folder)]) == 0
+    images = sorted(str(path) for path in (place / "val").rglob("*.png"))
+    return SimpleNamespace(config=config, checkpoint=checkpoint, images=images, folder=folder)
+
+
 @pytest.fixture
 def tool():
     """Runs a script of tools/ in a process of its own, as a user would."""
@@ -143,6 +197,26 @@ def tool():
         command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
         options = {"capture_output": True, "text": True, "cwd": ROOT, "timeout": 300, **more}
         return subprocess.run(command, check=False, **options)
+
+    return run
+
+
+@pytest.fixture
+def invoke(capfd):
+    """Runs a command of the command line here: most tests need no process of its own, which takes seconds.
+
+    The result is like that of `tool`.
+    """
+    from passl_sot import cli
+
+    def run(name: str, *arguments: object) -> SimpleNamespace:
+        capfd.readouterr()
+        try:
+            status = cli.COMMANDS[name]([str(argument) for argument in arguments])
+        except SystemExit as error:  # of the parser
+            status = error.code
+        out, err = capfd.readouterr()
+        return SimpleNamespace(returncode=status, stdout=out, stderr=err)
 
     return run
 

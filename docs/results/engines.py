@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from passl_sot.launch.cpu_env import cpu_fact, read_cpu
+from passl_sot.utils.table import markdown
 
 # Images/s of a V100 with batches of 128, from the table in the README of PiT's authors.
 PUBLISHED = {
@@ -40,7 +41,8 @@ COLUMNS = (
 def measure(name: str, batch: int, repeats: int) -> dict[str, Any]:
     """The figures of one model."""
     engines = ",".join(dict.fromkeys(engine for engine, _ in COLUMNS))
-    words = ["-c", name, "--engine", engines, "--precision", "f32,bf16", "--json"]
+    precisions = ",".join(dict.fromkeys(precision for _, precision in COLUMNS))
+    words = ["-c", name, "--engine", engines, "--precision", precisions, "--json"]
     words += ["--batch", str(batch), "--repeats", str(repeats)]
     command = [sys.executable, "-m", "passl_sot", "benchmark", *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
@@ -53,16 +55,19 @@ def measure(name: str, batch: int, repeats: int) -> dict[str, Any]:
 def table(results: dict[str, dict[str, Any]], batch: int) -> list[str]:
     """The rows as Markdown."""
     heads = [f"{engine} {precision}" for engine, precision in COLUMNS]
-    lines = [f"| model | GFLOPs | {' | '.join(heads)} | V100, published |", "|---" * (len(heads) + 3) + "|"]
+    lines = []
     for name, result in results.items():
         found = {(row["engine"], row["precision"]): row for row in result["rows"]}
         cells = [f"`{name}`", f"{result['gflops']:.1f}"]
         for column in COLUMNS:
             row = found.get(column)
-            cells.append(f"{row['images_per_s'][str(batch)]:.1f}" if row else "-")
+            text = "-"
+            if row:
+                text = f"{row['images_per_s'][str(batch)]:.1f}"
+            cells.append(text)
         cells.append(str(PUBLISHED.get(name, "-")))
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        lines.append(cells)
+    return markdown(["model", "GFLOPs", *heads, "V100, published"], lines)
 
 
 def facts(results: dict[str, dict[str, Any]], batch: int, repeats: int) -> str:

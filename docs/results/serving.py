@@ -43,15 +43,14 @@ TINY = [f"model.{key}={value}" for key, value in _SMALL.items()]
 def write_random(path: Path, model: str, settings: Sequence[str] = (), names: Sequence[str] = NAMES) -> None:
     """Writes a checkpoint of a model as it starts, as training would, for classes of these names."""
     from passl_sot.engine.schema import load_config
+    from passl_sot.tasks.base import header_for
     from passl_sot.weights import state
     from passl_sot.weights.checkpoint import write_checkpoint
     from passl_sot.zoo import find_config
 
     experiment = load_config(find_config(model), [*settings, f"model.head.num_classes={len(names)}"])
-    node = experiment.dataloader.val.dataset
-    kept = {key: node[key] for key in ("transforms", "apply_exif", "channels") if key in node}
-    card = {"config": experiment.to_dict(), "class_names": list(names), "preprocessing": kept, "progress": {}}
-    write_checkpoint(path, state.training_arrays(experiment.model.build(), None, {}), card)
+    arrays = state.training_arrays(experiment.model.build(), None, {})
+    write_checkpoint(path, arrays, header_for(experiment, names))
 
 
 @dataclass
@@ -189,7 +188,8 @@ def main() -> None:
     parser.add_argument("--model", default="deit_tiny")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        tiny, large = Path(folder, "tiny.safetensors"), Path(folder, "large.safetensors")
+        tiny = Path(folder, "tiny.safetensors")
+        large = Path(folder, "large.safetensors")
         write_random(tiny, "sot_digits", TINY)
         with serving(tiny) as server:
             print(f"memory at the start: {server.memory():.0f} MB", flush=True)

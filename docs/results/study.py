@@ -64,7 +64,9 @@ def take_subset(source: Path, target: Path, per_class: int) -> dict[str, int]:
     Raises:
         StudyError: There are no classes in `source`.
     """
-    classes = sorted(p for p in source.iterdir() if p.is_dir()) if source.is_dir() else []
+    classes = []
+    if source.is_dir():
+        classes = sorted(p for p in source.iterdir() if p.is_dir())
     if not classes:
         raise StudyError(
             f"{source} holds no class folders: --data takes a folder with train/ and test/ or val/"
@@ -128,7 +130,8 @@ def check_equal(counts: dict[str, int]) -> None:
     Raises:
         StudyError: The largest has over 3 % more parameters than the smallest.
     """
-    low, high = min(counts.values()), max(counts.values())
+    low = min(counts.values())
+    high = max(counts.values())
     log.info("parameters: %s", ", ".join(f"{head} {count:,}" for head, count in counts.items()))
     if high - low > LARGEST_DIFFERENCE * low:
         raise StudyError(
@@ -220,12 +223,15 @@ def curves_of(results: dict, name: str, head: str) -> list[list[float]]:
 def summary(values: Sequence[float]) -> str:
     """Mean and standard deviation of a sample; of a single value no deviation is known."""
     mean = f"{statistics.mean(values):.2f}"
-    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.2f}"
 
 
 def compare(name: str, one: str, other: str, last: dict[str, list[float]]) -> str:
     """A row of the table of differences: is what lies between two heads more than what lies between seeds?"""
-    ours, theirs = last[one], last[other]
+    ours = last[one]
+    theirs = last[other]
     points = statistics.mean(ours) - statistics.mean(theirs)
     row = f"| {name} | {one} − {other} | {points:+.2f} "
     if min(len(ours), len(theirs)) < 2:
@@ -334,8 +340,10 @@ class _Axes:
 
 
 def _legend(pen: ImageDraw.ImageDraw, last: dict[str, list[float]]) -> None:
-    right, bottom = _INSIDE[2] - 14, _INSIDE[3] - 16
-    left, height = right - 258, 25
+    right = _INSIDE[2] - 14
+    bottom = _INSIDE[3] - 16
+    left = right - 258
+    height = 25
     top = bottom - height * (len(last) + 1) - 10
     box = [v * _FINE for v in (left - 12, top, right, bottom)]
     pen.rectangle(box, fill=(255, 255, 255), outline=_GRID, width=_FINE)

@@ -17,8 +17,14 @@ import numpy as np
 
 from passl_sot.engine.schema import Experiment, load_config
 from passl_sot.engines import ENGINES, Engine, EngineError, open_engine, process
-from passl_sot.engines.base import COMPUTES_IN, FILES, Precision
-from passl_sot.engines.choose import installed
+from passl_sot.engines.base import (
+    COMPUTES_IN,
+    FORMAT_OF,
+    Precision,
+    difference,
+    installed,
+    missing_files,
+)
 from passl_sot.engines.paddle_engine import eager
 from passl_sot.export.card import read_card
 from passl_sot.export.folder import export_model
@@ -28,6 +34,7 @@ from passl_sot.modeling.stats import model_stats
 from passl_sot.tasks.base import header_for, model_section_of
 from passl_sot.utils.peer import Peer, PeerError
 from passl_sot.utils.require import require_extra
+from passl_sot.utils.table import markdown
 from passl_sot.weights import state
 from passl_sot.weights.checkpoint import read_weights
 
@@ -50,9 +57,8 @@ class _Row:
     seconds: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
 
     def median(self, batch: int, threads: int) -> float:
-        """Seconds of a batch: of one thread its processor time, which other programs don't disturb."""
-        kind = 1 if threads == 1 else 0
-        return statistics.median(pair[kind] for pair in self.seconds[batch])
+        """Seconds of a batch, as of `process.counted`."""
+        return statistics.median(process.counted(pair, threads) for pair in self.seconds[batch])
 
 
 def measure_engines(
@@ -89,7 +95,7 @@ def measure_engines(
         PeerError: The other program failed.
     """
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        subject = _prepare(source, weights, Path(scratch))
+        subject = _prepare(source, engines, weights, Path(scratch))
         refused: dict[str, str] = {}
         rows = _start(subject, engines, precisions, refused, stack)
         if not rows:
@@ -113,7 +119,9 @@ class _Subject:
     threads: int
 
 
-def _prepare(source: Experiment | Path, weights: str | None, scratch: Path) -> _Subject:
+def _prepare(
+    source: Experiment | Path, engines: Sequence[str], weights: str | None, scratch: Path
+) -> _Subject:
     threads = usable_threads()
     if isinstance(source, Path):
         model = model_section_of(read_card(source)).build()
@@ -127,10 +135,9 @@ def _prepare(source: Experiment | Path, weights: str | None, scratch: Path) -> _
     gflops = _gflops(model)
     config = scratch / "run.yaml"
     config.write_text(source.dump(), encoding="utf-8")
-    formats = ["paddle"]
-    formats += [form for name, form in (("onnxruntime", "onnx"), ("openvino", "openvino")) if installed(name)]
-    meta = header_for(source)
-    export_model(model, meta, scratch / "model", formats)
+    formats = {FORMAT_OF[name] for name in engines if name != EAGER and installed(name)}
+    if formats:
+        export_model(model, header_for(source), scratch / "model", sorted(formats))
     return _Subject(scratch / "model", config, reference, gflops, threads)
 
 
@@ -160,7 +167,7 @@ def _start(
                 continue
             if name != EAGER and precision not in COMPUTES_IN[name]:
                 continue
-            if name != EAGER and not all((subject.folder / file).is_file() for file in FILES[name]):
+            if name != EAGER and missing_files(name, subject.folder):
                 refused[name] = "not installed, or not exported"
                 continue
             command = process.command(subject.folder, name, precision, subject.threads)
@@ -178,7 +185,7 @@ def _compare(rows: Sequence[_Row], reference: np.ndarray, file: Path) -> None:
     for row in rows:
         if row.engine != EAGER:
             row.peer.run(f"save {_CHECKED} {file}")
-            row.difference = float(abs(np.load(file) - reference).max() / abs(reference).max())
+            row.difference = difference(np.load(file), reference)
 
 
 def _take_turns(
@@ -307,13 +314,7 @@ def table(result: dict[str, Any]) -> list[str]:
         if row["ratio"]:
             cells.append(f"{row['ratio']:.2f}")
         lines.append(cells)
-    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
-    rule = ["-" * width for width in widths]
-    return [_line(cells, widths) for cells in (heads, rule, *lines)]
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return f"| {' | '.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))} |"
+    return markdown(heads, lines)
 
 
 def _main() -> None:

@@ -54,6 +54,7 @@ def _export(args: argparse.Namespace) -> None:
     from passl_sot.export.folder import check_packages, check_target
     from passl_sot.export.source import change_size, read_labels, read_source
     from passl_sot.published.store import local_weights
+    from passl_sot.zoo import load_weights
 
     folder = Path(args.out)
     formats = [name.strip() for name in args.formats.split(",")]
@@ -65,7 +66,7 @@ def _export(args: argparse.Namespace) -> None:
     experiment = source.load(args.override) if args.config else None
     model, meta = read_source(args.weights, experiment, prefer=args.use)
     if args.config:
-        _load_bare(model, args.weights)
+        load_weights(model, args.weights)
     if args.img_size:
         meta = change_size(model, meta, args.img_size)
     data = _open_data(args, source, meta)
@@ -88,12 +89,6 @@ def _export(args: argparse.Namespace) -> None:
     )
     worst = max(differences.values())
     get_logger().log(RESULT, "exported to %s; greatest difference of a logit %.1e", folder, worst)
-
-
-def _load_bare(model: Any, weights: str) -> None:
-    from passl_sot.zoo import load_weights
-
-    load_weights(model, weights)
 
 
 def _open_data(args: argparse.Namespace, source: Any, meta: dict[str, Any]) -> Any:

@@ -167,13 +167,14 @@ def _words(text: str) -> list[str]:
 
 def _check_engines(parser: Parser, args: argparse.Namespace) -> None:
     """Refuses what `--engine` doesn't go with, and completes it."""
-    # Names alone, without Paddle, which engines of the package import.
-    engines = ("eager", "paddle", "inference", "onnxruntime", "openvino")
+    from passl_sot.engines.base import ENGINES, PRECISIONS
+
+    engines = ("eager", *ENGINES)
     if args.engine == ["all"]:
         args.engine = list(engines)
     for option, names, known in (
         ("--engine", args.engine, engines),
-        ("--precision", args.precision or [], ("f32", "bf16", "int8")),
+        ("--precision", args.precision or [], PRECISIONS),
     ):
         wrong = [name for name in names if name not in known]
         if wrong:

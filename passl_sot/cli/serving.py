@@ -1,13 +1,13 @@
 """`tools/serve.py`: a server for one model."""
 
 import argparse
-import importlib.util
 from dataclasses import fields
 
 from passl_sot.cli.command import command, guarded, make_parser, prepare
-from passl_sot.config import UserError, zh
+from passl_sot.config import zh
 from passl_sot.launch.cpu_env import usable_threads
 from passl_sot.serve.settings import Settings
+from passl_sot.utils.require import check_extra
 
 _PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
@@ -54,12 +54,7 @@ def serve(argv: list[str] | None = None) -> int:
     prepare(args)
 
     def run() -> int:
-        missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-        if missing:
-            raise UserError(
-                f"serving needs {', '.join(missing)}: run `pip install 'passl_sot[serve]'`"
-                + zh("serve_missing")
-            )
+        check_extra(_PACKAGES, "serve", "serving", zh("serve_missing"))
         from passl_sot.serve.run import serve as serve_until_told
 
         return serve_until_told(_settings(args), verbose=args.verbose)

@@ -13,6 +13,7 @@ The graph's outputs are probabilities, for programs that read the first alone, a
 """
 
 import importlib
+import importlib.util
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ FILES = {
     "openvino": (f"{STEM}.xml", f"{STEM}.bin"),
 }
 ENGINES = tuple(FILES)
+# What `passl-sot export --formats` calls these files.
+FORMAT_OF = {"paddle": "paddle", "inference": "paddle", "onnxruntime": "onnx", "openvino": "openvino"}
 COMPUTES_IN: dict[str, tuple[Precision, ...]] = {
     "paddle": ("f32",),
     "inference": ("f32", "bf16"),
@@ -94,6 +97,26 @@ def known(shape: Sequence[Any]) -> list[int | None]:
     return [size if isinstance(size, int) and size > 0 else None for size in shape]
 
 
+def installed(name: str) -> bool:
+    """Whether the package of an engine is there."""
+    return name not in PACKAGES or importlib.util.find_spec(PACKAGES[name]) is not None
+
+
+def installed_formats() -> list[str]:
+    """The formats that some engine here can read."""
+    return sorted({FORMAT_OF[name] for name in ENGINES if installed(name)})
+
+
+def missing_files(name: str, folder: Path) -> list[str]:
+    """The files of an engine that a folder lacks."""
+    return [file for file in FILES[name] if not (folder / file).is_file()]
+
+
+def difference(found: np.ndarray, wanted: np.ndarray) -> float:
+    """The greatest difference of an output from the right one, of its greatest number."""
+    return float(abs(found - wanted).max() / max(abs(wanted).max(), 1e-30))
+
+
 def open_engine(
     name: str, folder: Path, *, precision: Precision = "f32", threads: int | None = None
 ) -> Engine:
@@ -112,7 +135,7 @@ def open_engine(
     if name not in FILES:
         raise EngineError(f"there is no engine {name!r}: choose among {', '.join(ENGINES)}")
     require_precision(name, precision)
-    missing = [file for file in FILES[name] if not (folder / file).is_file()]
+    missing = missing_files(name, folder)
     if missing:
         raise EngineError(
             f"{folder} has no {' and no '.join(missing)}, which {name} reads: export that format too"

@@ -1,26 +1,33 @@
 """`auto`: the fastest engine that is right, measured once for each model, machine and precision."""
 
 import hashlib
-import importlib.util
 import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from passl_sot.engines import process
-from passl_sot.engines.base import COMPUTES_IN, ENGINES, FILES, PACKAGES, EngineError, Precision
+from passl_sot.engines.base import (
+    COMPUTES_IN,
+    ENGINES,
+    FILES,
+    PACKAGES,
+    EngineError,
+    Precision,
+    difference,
+    installed,
+    missing_files,
+)
 from passl_sot.launch.cpu_env import read_cpu, usable_threads
-from passl_sot.utils.cache import HOME, cache_folder, locked
-from passl_sot.utils.files import replace_atomically
+from passl_sot.utils.cache import HOME, cache_folder, locked, versions_of
+from passl_sot.utils.files import replace_atomically, sha256_of
 from passl_sot.utils.logger import get_logger
 from passl_sot.utils.peer import Peer, PeerError
-from passl_sot.version import __version__
 
 # Greatest difference from Paddle's numbers in f32, of their greatest.
 TOLERANCES: dict[Precision, float] = {"f32": 1e-4, "bf16": 0.1, "int8": 0.5}
@@ -31,12 +38,6 @@ _LEAST_ROUNDS = 3
 _NEAR = 1.05  # times the best: which of these is chosen does not depend on chance
 # Of the machine's description, what speed depends on.
 _CPU = ("model name", "cpu family", "model", "stepping", "flags")
-
-
-def installed(name: str) -> bool:
-    """Whether the package of an engine is there."""
-    package = PACKAGES.get(name)
-    return package is None or importlib.util.find_spec(package) is not None
 
 
 def choose_engine(
@@ -59,7 +60,7 @@ def choose_engine(
         EngineError: No engine can compute it.
     """
     threads = threads or usable_threads()
-    names = [name for name in ENGINES if precision in COMPUTES_IN[name] and _has(folder, name)]
+    names = [name for name in ENGINES if precision in COMPUTES_IN[name] and not missing_files(name, folder)]
     missing = [name for name in names if not installed(name)]
     names = [name for name in names if name not in missing]
     if not names:
@@ -83,23 +84,16 @@ def choose_engine(
     return found["engine"]
 
 
-def _has(folder: Path, name: str) -> bool:
-    return all((folder / file).is_file() for file in FILES[name])
-
-
 def _key(
     folder: Path, names: Sequence[str], precision: Precision, batches: Sequence[int], threads: int
 ) -> str:
     """What all that was measured depends on, as a name of a file."""
     total = hashlib.sha256()
     for file in sorted({file for name in ENGINES for file in FILES[name] if (folder / file).is_file()}):
-        with (folder / file).open("rb") as opened:
-            total.update(hashlib.file_digest(opened, "sha256").digest())
+        total.update(sha256_of(folder / file).encode())
     cpu = [line for line in read_cpu().splitlines() if line.partition(":")[0].strip() in _CPU]
-    versions = [f"passl_sot {__version__}"]
-    for package in ("paddlepaddle", "paddlepaddle-gpu", *PACKAGES.values()):
-        versions += [f"{package} {d.version}" for d in metadata.distributions(name=package)]
-    total.update(json.dumps([cpu, sorted(versions), names, precision, list(batches), threads]).encode())
+    versions = versions_of(("paddlepaddle", "paddlepaddle-gpu", *PACKAGES.values()))
+    total.update(json.dumps([cpu, versions, names, precision, list(batches), threads]).encode())
     return total.hexdigest()[:32]
 
 
@@ -130,7 +124,7 @@ def _measure(
     with ExitStack() as stack, tempfile.TemporaryDirectory() as scratch:
         # Paddle's numbers in f32 are what all are compared with.
         wanted = [(name, precision) for name in names]
-        if _has(folder, "paddle") and ("paddle", "f32") not in wanted:
+        if ("paddle", "f32") not in wanted and not missing_files("paddle", folder):
             wanted.append(("paddle", "f32"))
         peers = _started(stack, folder, wanted, threads, refused)
         reference = None
@@ -197,9 +191,9 @@ def _fault(outputs: Iterable[np.ndarray], reference: Iterable[np.ndarray] | None
     for output, right in zip(outputs, reference or outputs, strict=True):
         if output.shape != right.shape:
             return f"gives an output {list(output.shape)} where Paddle gives {list(right.shape)}"
-        difference = float(abs(output - right).max() / max(abs(right).max(), 1e-30))
-        if not difference <= tolerance:  # of NaN too
-            return f"gives other numbers than Paddle: they differ by {difference:.1e} of the greatest"
+        differs = difference(output, right)
+        if not differs <= tolerance:  # of NaN too
+            return f"gives other numbers than Paddle: they differ by {differs:.1e} of the greatest"
     return ""
 
 

@@ -39,9 +39,16 @@ def module_command(module: str, *arguments: object) -> str:
 
 
 def spent(peer: Peer, batch: int, threads: int) -> float:
-    """Seconds of a batch: of one thread its processor time, which other programs don't disturb."""
-    seconds, worked = peer.ask(f"time {batch}")
-    return worked if threads == 1 else seconds
+    """Seconds of a batch, as of `counted`."""
+    return counted(peer.ask(f"time {batch}"), threads)
+
+
+def counted(answer: Sequence[float], threads: int) -> float:
+    """The seconds of an answer that count: of one thread of processor time, which others don't disturb."""
+    seconds, worked = answer
+    if threads == 1:
+        return worked
+    return seconds
 
 
 def random_inputs(shapes: Sequence[Sequence[int | None]], batch: int) -> list[np.ndarray]:

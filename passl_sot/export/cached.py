@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ from paddle import nn
 
 from passl_sot.export.card import ExportError, read_card
 from passl_sot.export.folder import export_model
-from passl_sot.utils.cache import HOME, cache_folder, locked
+from passl_sot.utils.cache import HOME, cache_folder, locked, versions_of
 from passl_sot.utils.environment import EnvironmentVariableError
 from passl_sot.utils.logger import get_logger
-from passl_sot.version import __version__
-from passl_sot.weights import CheckpointError
+from passl_sot.weights.checkpoint import CheckpointError, explained
 
 LIMIT = "PASSL_SOT_CACHE_GB"
 _DEFAULT_LIMIT = 8.0
@@ -41,24 +39,20 @@ def exported(model: nn.Layer, meta: Mapping[str, Any], formats: Sequence[str]) -
     Raises:
         CheckpointError: The folder can't be written to.
         ExportError: The model can't be exported so.
+        MissingExtraError: A format's packages aren't installed.
         EnvironmentVariableError: The limit is no number.
     """
     limit = _limit()
     home = cache_folder() / "exports"
     folder = home / _key(model, meta, formats)
     if not _is_whole(folder):
-        try:
-            with locked(home):
-                # Another process may have made it meanwhile.
-                if not _is_whole(folder):
-                    shutil.rmtree(folder, ignore_errors=True)
-                    _make(folder, model, meta, formats)
-                    _shrink(home, folder, limit)
-        except OSError as error:
-            raise CheckpointError(
-                f"can't write {error.filename or home}: {error.strerror}: name a folder for exported models "
-                f"with the environment variable {HOME}"
-            ) from error
+        advice = f": name a folder for exported models with the environment variable {HOME}"
+        with explained(home, advice), locked(home):
+            # Another process may have made it meanwhile.
+            if not _is_whole(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                _make(folder, model, meta, formats)
+                _shrink(home, folder, limit)
     with suppress(OSError):
         os.utime(folder)
     return folder
@@ -85,12 +79,9 @@ def _limit() -> float:
 
 
 def _key(model: nn.Layer, meta: Mapping[str, Any], formats: Sequence[str]) -> str:
-    versions = [f"passl_sot {__version__}"]
-    for package in _WRITERS:
-        versions += [f"{package} {d.version}" for d in metadata.distributions(name=package)]
     # The same weights may be saved at several times.
     kept = {name: value for name, value in meta.items() if name != "progress"}
-    total = hashlib.sha256(json.dumps([sorted(versions), sorted(formats), kept]).encode())
+    total = hashlib.sha256(json.dumps([versions_of(_WRITERS), sorted(formats), kept]).encode())
     for name, tensor in sorted(model.state_dict().items()):
         array = np.atleast_1d(np.asarray(tensor.numpy(), order="C"))
         total.update(f"\n{name} {array.dtype} {array.shape}\n".encode())

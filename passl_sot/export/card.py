@@ -5,7 +5,6 @@ out, for an error there is better than wrong predictions. Our card holds the hea
 on the export, and a checksum of each file beside it.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from passl_sot.config import UserError, zh
 from passl_sot.data.transforms.image import CenterCrop, Normalize, Resize
 from passl_sot.engines.base import STEM, EngineError, Precision
 from passl_sot.tasks.base import check_card, task_of
+from passl_sot.utils.files import sha256_of
 
 FILE = f"{STEM}.yml"
 LABELS = "labels.txt"
@@ -116,14 +116,7 @@ def checksums(folder: Path, names: Iterable[str] | None = None) -> dict[str, str
     """SHA-256 of files in a folder, by default of all but the card."""
     if names is None:
         names = sorted(path.name for path in folder.iterdir() if path.name != FILE)
-    found = {}
-    for name in names:
-        total = hashlib.sha256()
-        with (folder / name).open("rb") as file:
-            while piece := file.read(1 << 20):
-                total.update(piece)
-        found[name] = total.hexdigest()
-    return found
+    return {name: sha256_of(folder / name) for name in names}
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

@@ -3,11 +3,9 @@
 import copy
 import importlib.metadata
 import importlib.util
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +15,23 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from passl_sot.config.errors import listing
-from passl_sot.engines.base import FILES, STEM, Precision
+from passl_sot.engines.base import ENGINES, FILES, FORMAT_OF, STEM, Precision
 from passl_sot.export.card import FILE, LABELS, ExportError, plain, read_card, read_facts, write_card
 from passl_sot.export.folding import fold
 from passl_sot.export.proof import make_inputs, prove
 from passl_sot.export.quantize import lower
 from passl_sot.tasks.base import Task, task_of
-from passl_sot.utils.files import temporary_name
+from passl_sot.utils.files import folder_replaced
 from passl_sot.utils.logger import get_logger, progress_bar
-from passl_sot.utils.require import require_extra
+from passl_sot.utils.require import check_extra, require_extra
 from passl_sot.utils.silence import silenced
 from passl_sot.utils.tracing import short_stacks
 from passl_sot.version import __version__
 
-FORMATS = ("paddle", "onnx", "openvino")
+FORMATS = tuple(dict.fromkeys(FORMAT_OF.values()))
 OPSET = 17
-# The engines that read a format, all the same files, and the packages that write it.
-_ENGINES = {"paddle": ("paddle", "inference"), "onnx": ("onnxruntime",), "openvino": ("openvino",)}
-_PACKAGES = {"paddle": (), "onnx": ("paddle2onnx", "onnxruntime")}
-_PACKAGES["openvino"] = ("paddle2onnx", "onnxruntime", "openvino")
+# What writes a format, and proves it.
+_PACKAGES = {"onnx": ("paddle2onnx", "onnxruntime"), "openvino": ("paddle2onnx", "onnxruntime", "openvino")}
 # "None": by default it installs packages into the user's environment.
 _TO_ONNX = """
 import sys, paddle2onnx
@@ -73,16 +69,12 @@ def check_target(folder: Path) -> None:
 
 
 def check_packages(formats: Sequence[str]) -> None:
-    """Raises an ExportError where a format isn't known or a package that it needs isn't installed."""
+    """An ExportError where a format isn't known, a MissingExtraError where its packages are missing."""
     for name in formats:
         if name not in FORMATS:
             raise ExportError(f"there is no format {name!r}: choose among {', '.join(FORMATS)}")
-        missing = [package for package in _PACKAGES[name] if importlib.util.find_spec(package) is None]
-        if missing:
-            raise ExportError(
-                f"the format {name} needs {' and '.join(missing)}: run `pip install 'passl_sot[export]'`, or "
-                "export --formats paddle"
-            )
+        advice = ", or export --formats paddle"
+        check_extra(_PACKAGES.get(name, ()), "export", f"the format {name}", advice)
 
 
 def export_model(
@@ -126,10 +118,10 @@ def export_model(
     task = task_of(meta)
     samples = [task.read(image) for image in images]
     lines: list[str] = []
-    with _replacing(folder) as new, progress_bar(total=3, desc="export") as bar:
+    with folder_replaced(folder) as new, progress_bar(total=3, desc="export") as bar:
         _write_graphs(model, task, new, formats, dynamic)
         bar.update()
-        engines = [engine for name in formats for engine in _ENGINES[name]]
+        engines = [engine for engine in ENGINES if FORMAT_OF[engine] in formats]
         differences = prove(new, engines, _cases(model, [sample["image"] for sample in samples], dynamic))
         bar.update()
         if precision != "f32":
@@ -181,7 +173,7 @@ def _write_graphs(model: nn.Layer, task: Task, folder: Path, formats: Sequence[s
         _convert("onnx", _write_onnx, stem)
     if "openvino" in formats:
         _convert("openvino", _write_openvino, stem)
-    wanted = {file for name in formats for file in FILES[_ENGINES[name][0]]}
+    wanted = {file for engine in ENGINES if FORMAT_OF[engine] in formats for file in FILES[engine]}
     for path in folder.iterdir():
         if path.name not in wanted:
             path.unlink()
@@ -261,26 +253,3 @@ def _prove_card(
         again = task.read(image)
         if any(not np.array_equal(again[key], sample[key]) for key in sample):
             raise ExportError(f"the card that was written prepares {image} otherwise: please report this")
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `folder` at the end of the block, if that is reached."""
-    folder = folder.resolve()  # where a link leads is written to, the link stays
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = temporary_name(folder)
-    old = temporary_name(folder)
-    new.mkdir()
-    try:
-        yield new
-        try:
-            if folder.exists():
-                folder.rename(old)
-            new.rename(folder)
-        except BaseException:
-            if old.exists() and not folder.exists():
-                old.rename(folder)
-            raise
-    finally:
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)

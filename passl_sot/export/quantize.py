@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from passl_sot.engines.base import COMPUTES_IN, FILES, Precision, open_engine
+from passl_sot.engines.base import COMPUTES_IN, FILES, Precision, missing_files, open_engine
 from passl_sot.export.card import ExportError
 from passl_sot.utils.logger import get_logger, progress_bar
 from passl_sot.utils.require import require_extra
@@ -63,7 +63,7 @@ def lower(folder: Path, precision: Precision, calibration: Any) -> list[str]:
             f"--precision {precision} needs images to measure it on: name a folder by --calibrate"
         )
     engines = [name for name in FILES if precision in COMPUTES_IN[name]]
-    there = [name for name in engines if all((folder / file).is_file() for file in FILES[name])]
+    there = [name for name in engines if not missing_files(name, folder)]
     if not there:
         raise ExportError(f"no engine computes the formats asked for in {precision}: choose another format")
     images = _spread(calibration, _MEASURED_ON)

@@ -8,8 +8,7 @@ from typing import Any
 
 from passl_sot.export.card import ExportError
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.tasks.base import check_card, header_for, model_section_of
-from passl_sot.weights import state
+from passl_sot.tasks.base import header_for, load_trained
 from passl_sot.weights.checkpoint import read_weights
 
 _PREFIXED = re.compile(r"(\d+)\s+(\S.*)")
@@ -29,18 +28,13 @@ def read_source(
         CheckpointError: It is no checkpoint, or a damaged one.
         ExportError: A checkpoint has its own config.
     """
-    arrays, meta = read_weights(weights, prefer)
     if experiment is None:
-        check_card(weights, meta)
-        model = model_section_of(meta).build()
-        state.load_model(model, arrays, str(weights))
-    elif meta:
+        return load_trained(weights, prefer)
+    if read_weights(weights)[1]:
         raise ExportError(f"{weights} is a checkpoint, which has its own config: leave out -c")
-    else:
-        model = experiment.model.build()
-        meta = header_for(experiment)
+    model = experiment.model.build()
     model.eval()
-    return model, meta
+    return model, header_for(experiment)
 
 
 def read_labels(path: Path, count: int) -> list[str]:

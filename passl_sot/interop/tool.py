@@ -17,6 +17,7 @@ from safetensors.numpy import save as serialize
 from passl_sot.interop.convert import convert_state_dict, export_state_dict
 from passl_sot.interop.report import ConversionError, ConversionReport
 from passl_sot.modeling.schema import ModelSection
+from passl_sot.utils.files import sha256_of
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
 from passl_sot.weights import CheckpointError, reading
@@ -129,8 +130,6 @@ def _card(
     config: str,
     section: ModelSection,
 ) -> dict[str, Any]:
-    with source.path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     # Equal for two files whose keys were mapped alike.
     pairs = [f"{source}\t{target}\n" for target, source in report.sources.items()]
     pairs += [f"{name}\t\n" for name, _ in report.ignored]
@@ -138,7 +137,7 @@ def _card(
         "file": Path(args.dst).name,
         "source": {
             "file": source.path.name,
-            "sha256": digest,
+            "sha256": sha256_of(source.path),
             "kind": source.kind,
             "key": state.key,
             "other_keys": state.others,

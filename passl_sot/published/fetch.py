@@ -4,7 +4,6 @@ By the standard library's urllib, which honours proxies and can be told which re
 resume and follows any redirect, and the downloader of huggingface_hub is for that site's own files.
 """
 
-import hashlib
 import http.client
 import ipaddress
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from passl_sot.utils.files import sha256_of
 from passl_sot.utils.logger import get_logger, progress_bar
 from passl_sot.version import __version__
 from passl_sot.weights import CheckpointError
@@ -65,12 +65,6 @@ class Expected:
         if not digest.startswith(self.sha256):
             return f"its sha256 is {digest[: len(self.sha256)]}... and should be {self.sha256}"
         return ""
-
-
-def sha256_of(path: Path) -> str:
-    """The checksum of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def download(url: str, target: Path, expected: Expected, patience: Patience | None = None) -> str:

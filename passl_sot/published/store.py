@@ -8,20 +8,20 @@ A checkpoint rather than bare weights, so that all commands that take one know m
 """
 
 import datetime
-import fcntl
 import json
 import os
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from passl_sot.config import find_config, zh
 from passl_sot.published.cards import Card, card_of, cards, unreleased
-from passl_sot.published.fetch import Expected, FetchError, check_address, download, sha256_of
-from passl_sot.utils.cache import HOME, cache_folder
+from passl_sot.published.fetch import Expected, FetchError, check_address, download
+from passl_sot.utils.cache import HOME, cache_folder, locked
+from passl_sot.utils.files import sha256_of
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
 from passl_sot.weights import CheckpointError
@@ -90,16 +90,11 @@ def local_source(given: str | Path) -> Path:
 
 @contextmanager
 def _locked(folder: Path, card: Card) -> Iterator[None]:
-    """A block that one process at a time is in; a killed one holds nobody up."""
-    with explained(folder, f"; name another folder with {HOME}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("ab")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            get_logger().info("waiting for the process that fetches %s", card.name)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    """As `utils.cache.locked`; a CheckpointError where the folder can't be written to."""
+    with ExitStack() as stack:
+        # Of the lock alone: what goes wrong in the block has messages of its own.
+        with explained(folder, f"; name another folder with {HOME}"):
+            stack.enter_context(locked(folder, f"fetches {card.name}"))
         yield
 
 

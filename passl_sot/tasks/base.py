@@ -21,7 +21,8 @@ from passl_sot.modeling.losses import LOSSES
 from passl_sot.modeling.schema import ModelSection
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
-from passl_sot.weights.checkpoint import CheckpointError, require
+from passl_sot.weights import state
+from passl_sot.weights.checkpoint import CheckpointError, read_weights, require
 
 log = get_logger()
 TASKS = Registry("task", "passl_sot.tasks")
@@ -304,6 +305,28 @@ def check_card(path: str | Path, meta: Mapping[str, Any]) -> None:
 def model_section_of(meta: Mapping[str, Any]) -> ModelSection:
     """The `model:` section that a checkpoint was trained with."""
     return make_section(ModelSection, Config(meta["config"]["model"]), "model")
+
+
+def load_trained(weights: str | Path, prefer: str | None = None) -> tuple[Classifier, dict[str, Any]]:
+    """A checkpoint's model in evaluation mode, and its header.
+
+    Args:
+        weights, prefer: As of `weights.checkpoint.read_weights`.
+
+    Raises:
+        CheckpointError: It is no checkpoint, or a damaged one.
+    """
+    arrays, meta = read_weights(weights, prefer)
+    if not meta:
+        raise CheckpointError(
+            f"{weights} holds bare weights: prediction needs a checkpoint, which also knows its model, "
+            "preprocessing and class names"
+        )
+    check_card(weights, meta)
+    model = model_section_of(meta).build()
+    state.load_model(model, arrays, str(weights))
+    model.eval()  # heads with several outputs give one mean of logits then
+    return model, meta
 
 
 def header_for(experiment: Any, names: Sequence[str] = ()) -> dict[str, Any]:

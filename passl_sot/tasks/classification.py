@@ -32,9 +32,9 @@ from passl_sot.metrics import (
 )
 from passl_sot.metrics.classification import write_table
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.modeling.losses import CrossEntropyLoss
 from passl_sot.nn.precision import at_least_float32
 from passl_sot.tasks.base import TASKS, Batch, Task, Words
+from passl_sot.tasks.image_faults import find_faults, input_faults
 from passl_sot.weights.checkpoint import CheckpointError, require
 
 _Meter = ClassificationMeter | MultiLabelMeter
@@ -122,27 +122,7 @@ class ClassificationTask(Task):
             raise ConfigError(faults)
 
     def _faults(self, model: Classifier, train: LabelledImages, val: LabelledImages) -> list[Fault]:
-        faults = [*_input_faults("train", model, train), *_input_faults("val", model, val)]
-        # Soft targets of another width would fail at the first batch, with shapes and no names.
-        mixed = getattr(train.batch_stage, "num_classes", None)
-        if mixed is not None and mixed != model.num_classes:
-            message = (
-                f"Mixup has num_classes {mixed}, the head {model.num_classes}: write "
-                "${model.head.num_classes}"
-            )
-            faults.append(Fault("dataloader.train.dataset.batch_transforms", message))
-        # It would run, and learn to divide one certainty among an image's labels.
-        if train.multi_hot is not None and isinstance(self.loss, CrossEntropyLoss):
-            message = (
-                "CrossEntropyLoss takes one label per image to be true, and the data have several "
-                "(multi_label): write loss: {name: BinaryCrossEntropyLoss}" + zh("multi_label_loss")
-            )
-            faults.append(Fault("loss.name", message))
-        try:
-            self.loss.use_class_counts(train.class_counts())
-        except ValueError as error:
-            faults.append(Fault("loss.class_weights", str(error)))
-        return faults
+        return find_faults(self.loss, model, train, val)
 
     def prepare(self, model: Classifier, train: LabelledImages, section: DataSection) -> None:
         """As `Task.prepare`; the loss learns the number of images of each class."""
@@ -253,7 +233,7 @@ class ClassificationTask(Task):
         if card.get("classes_unnamed"):
             names = None  # published weights come without: the data's own count
         val = build_dataset(node, class_names=names)
-        faults = _input_faults("val", model, val)
+        faults = input_faults("val", model, val)
         if faults and card:
             message = f"the checkpoint prepares images that its model doesn't take: {faults[0].message}"
             raise CheckpointError(message)
@@ -352,37 +332,6 @@ class ClassificationTask(Task):
             names = [self.class_names[i] for i in best]
             rows.append({"classes": best, "names": names, "probabilities": [float(row[i]) for i in best]})
         return rows
-
-
-def _input_faults(split: str, model: Classifier, dataset: LabelledImages) -> list[Fault]:
-    """Differences between the output of a split's transforms and the input of the model."""
-    faults = []
-    height, width = model.backbone.img_size
-    given = dataset.output_hw
-    path = f"dataloader.{split}.dataset.transforms"
-    if given is None:
-        wanted: Any = [height, width]
-        if height == width:
-            wanted = height
-        message = (
-            f"images keep different sizes, and the model takes {height}x{width}: end with "
-            f"{{name: CenterCrop, size: {wanted}}}, or give Resize [{height}, {width}]"
-            + zh("image_sizes_differ")
-        )
-        faults.append(Fault(path, message))
-    elif tuple(given) != (height, width):
-        message = (
-            f"images become {given[0]}x{given[1]}, and model.architecture.img_size is {height}x{width}: "
-            f"write size: ${{model.architecture.img_size}} in the transforms" + zh("img_size_differs")
-        )
-        faults.append(Fault(path, message))
-    if dataset.channels != model.backbone.in_chans:
-        message = (
-            f"images have {dataset.channels} channel(s), and model.architecture.in_chans is "
-            f"{model.backbone.in_chans}: write one number in both" + zh("channels_differ")
-        )
-        faults.append(Fault(f"dataloader.{split}.dataset.channels", message))
-    return faults
 
 
 class _RowMeter(ClassificationMeter):

@@ -2,9 +2,13 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
+
+from passl_sot.utils.logger import get_logger
+from passl_sot.version import __version__
 
 HOME = "PASSL_SOT_HOME"
 
@@ -15,13 +19,28 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, doing: str = "") -> Iterator[None]:
     """A block in a folder that one process at a time is in; one that is killed holds nobody up.
+
+    Args:
+        folder: Made where it isn't there.
+        doing: What the process does that others wait for, for a line of the log; "" for none.
 
     Raises:
         OSError: The folder can't be made or written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if doing:
+                get_logger().info("waiting for the process that %s", doing)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def versions_of(packages: Iterable[str]) -> list[str]:
+    """This project's version and those of the packages that are installed, for keys of what is kept."""
+    found = [f"{d.name} {d.version}" for package in packages for d in metadata.distributions(name=package)]
+    return sorted({f"passl_sot {__version__}", *found})

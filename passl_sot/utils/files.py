@@ -1,7 +1,10 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
+import hashlib
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -9,6 +12,12 @@ from typing import BinaryIO
 def temporary_name(path: Path) -> Path:
     """A new name beside `path` that nobody can foresee, and so put a link or a file of their own at."""
     return path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
+
+
+def sha256_of(path: Path) -> str:
+    """The checksum of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def replace_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -32,3 +41,26 @@ def replace_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_replaced(folder: Path) -> Iterator[Path]:
+    """A new folder that takes the place of `folder` at the end of the block, if that is reached."""
+    folder = folder.resolve()  # where a link leads is written to, the link stays
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = temporary_name(folder)
+    old = temporary_name(folder)
+    new.mkdir()
+    try:
+        yield new
+        try:
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+        except BaseException:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            raise
+    finally:
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)

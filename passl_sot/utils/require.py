@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
@@ -27,10 +27,18 @@ class MissingExtraError(UserError, ImportError):
     """A package that comes with an extra is not installed."""
 
 
+def check_extra(modules: Iterable[str], extra: str, what: str, advice: str = "") -> None:
+    """Looks for modules that come with an extra; a MissingExtraError says how to install them for `what`."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise MissingExtraError(
+            f"{what} needs {', '.join(missing)}: run `pip install 'passl_sot[{extra}]'`{advice}"
+        )
+
+
 def require_extra(module: str, extra: str, what: str) -> ModuleType:
-    """Imports a module that comes with an extra; a MissingExtraError says how to install it for `what`."""
-    if importlib.util.find_spec(module.partition(".")[0]) is None:
-        raise MissingExtraError(f"{what} needs {module}: run `pip install 'passl_sot[{extra}]'`")
+    """Imports a module as `check_extra` looks for it."""
+    check_extra([module.partition(".")[0]], extra, what)
     with _no_reports():
         return importlib.import_module(module)
 

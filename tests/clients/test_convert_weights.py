@@ -7,6 +7,7 @@ import pytest
 from passl_sot.config.yaml_text import dump_yaml
 from passl_sot.modeling.schema import read_model
 from ppcls_tools.convert_weights import main
+from tests.clients.conftest import needs
 
 K = 7
 VIT = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2}
@@ -77,6 +78,7 @@ def build(case: str, folder):
 
 
 @pytest.mark.slow
+@needs("paddleclas")
 @pytest.mark.parametrize("case", CASES)
 def test_logits(both, case):
     folder, images, ours, answers = both

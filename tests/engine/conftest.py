@@ -1,12 +1,10 @@
-"""Commands run in this process: most tests need no other, whose start takes seconds."""
+"""Runs without their pictures, and a comparison of two runs."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from passl_sot import cli
 from passl_sot.engine import pictures, trainer
 from passl_sot.weights.checkpoint import read_checkpoint
 
@@ -23,22 +21,6 @@ def undrawn():
 def drawn(monkeypatch):
     """Runs end with their pictures, as users' runs do."""
     monkeypatch.setattr(trainer, "draw_run", pictures.draw_run)
-
-
-@pytest.fixture
-def invoke(capfd):
-    """Runs a command of the command line here; the result is like that of `tool`."""
-
-    def run(name: str, *arguments: object) -> SimpleNamespace:
-        capfd.readouterr()
-        try:
-            status = cli.COMMANDS[name]([str(argument) for argument in arguments])
-        except SystemExit as error:  # of the parser
-            status = error.code
-        out, err = capfd.readouterr()
-        return SimpleNamespace(returncode=status, stdout=out, stderr=err)
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -43,8 +43,8 @@ def test_families(differences):
     assert differences(Together(models)).keys() == set(ENGINES)
 
 
-def test_heads(differences):
-    architecture = {"name": "SoT", "img_size": 32, **PLAIN, "token_embed": "Naive_linear"}
+def test_heads_and_another_number_of_channels(differences):
+    architecture = {"name": "SoT", "img_size": 32, "in_chans": 5, **PLAIN, "token_embed": "Naive_linear"}
     assert max(differences(Heads(architecture, HEADS)).values()) < LIMIT
 
 

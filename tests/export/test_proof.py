@@ -62,7 +62,6 @@ class Forgetful(Stub):
     [
         (OuterProduct, ["paddle"], "logits differ in inference by"),
         (ExpandAs, ["onnx"], "this model can't be written as onnx"),
-        (ExpandAs, ["openvino"], "this model can't be written as onnx"),
         (Forgetful, ["paddle", "onnx"], "differ in paddle by .*inference by .*onnxruntime by"),
     ],
 )

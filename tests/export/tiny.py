@@ -36,7 +36,9 @@ NORMS = [None, "default", {**SVPN, "num_sv": 3}, {**SVPN, "num_sv": None, "alpha
 NORMS += [{"name": name} for name in ("EPN", "LN", "SqrtT", "SqrtD")]
 HEADS: list[dict[str, Any]] = [{"name": "LinearHead", "pool": pool} for pool in ("token", "mean")]
 HEADS += [{"name": "SecondOrderHead", "normalization": norm} for norm in NORMS]
-HEADS += [{"name": "SecondOrderHead", "fusion_type": kind} for kind in ("concat", "sum_loss", "aggre_all")]
+# How outputs are fused doesn't depend on the normalization, whose graph is the larger part.
+FUSIONS = ("concat", "sum_loss", "aggre_all")
+HEADS += [{"name": "SecondOrderHead", "fusion_type": kind, "normalization": None} for kind in FUSIONS]
 HEADS += [{"name": "SecondOrderHead", "representation": kind} for kind in ("GAP", "GCP", "fc", "none")]
 HEADS += [{"name": "CrossCovarianceHead", "reduction": [6, 4], "normalization": n} for n in (SVPN, None)]
 

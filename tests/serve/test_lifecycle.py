@@ -179,11 +179,8 @@ def test_what_cannot_be_served_is_one_line(tiny, server, tmp_path, capfd):
 
 
 def test_missing_packages_are_named(tiny, monkeypatch, capfd):
-    find = cli.serving.importlib.util.find_spec
-    hidden = ("fastapi", "prometheus_client")
-    monkeypatch.setattr(
-        cli.serving.importlib.util, "find_spec", lambda name, *a: None if name in hidden else find(name, *a)
-    )
+    for name in ("fastapi", "prometheus_client"):
+        monkeypatch.setitem(sys.modules, name, None)
     assert cli.COMMANDS["serve"]([str(tiny)]) == 2
     assert (
         "serving needs fastapi, prometheus_client: run `pip install 'passl_sot[serve]'`"

@@ -26,7 +26,8 @@ from paddle import nn
 
 from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Grid, Stage, StagedBackbone, as_pair, halved, prepend
+from passl_sot.modeling.backbones.base import Grid, as_pair, halved, prepend
+from passl_sot.modeling.backbones.staged import Stage, StagedBackbone
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import conv2d, linear, torch_default_
 from passl_sot.nn.layers import LayerNorm

@@ -16,7 +16,8 @@ import paddle
 
 from passl_sot.config import Count, Positive, Share, ShareByEpoch, Width
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import PlainBackbone, as_pair
+from passl_sot.modeling.backbones.base import as_pair
+from passl_sot.modeling.backbones.plain import PlainBackbone
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
 
 

@@ -27,7 +27,8 @@ from paddle import nn
 
 from passl_sot.config import Count, Positive, Share, ShareByEpoch, Width
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Stage, StagedBackbone, halved
+from passl_sot.modeling.backbones.base import halved
+from passl_sot.modeling.backbones.staged import Stage, StagedBackbone
 from passl_sot.nn.batch_norm import batch_norm
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, ResidualDepthwise
 from passl_sot.nn.initializers import torch_default_

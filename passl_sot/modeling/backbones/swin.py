@@ -24,7 +24,8 @@ from paddle import nn
 
 from passl_sot.config import Count, Positive, Share, ShareByEpoch, Width
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Stage, StagedBackbone, as_pair, halved
+from passl_sot.modeling.backbones.base import as_pair, halved
+from passl_sot.modeling.backbones.staged import Stage, StagedBackbone
 from passl_sot.nn import ops
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import linear

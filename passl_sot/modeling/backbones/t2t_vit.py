@@ -29,7 +29,8 @@ from paddle import nn
 
 from passl_sot.config import Count, Positive, Share, ShareByEpoch, Width
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Grid, PlainBackbone, as_pair, halved
+from passl_sot.modeling.backbones.base import Grid, as_pair, halved
+from passl_sot.modeling.backbones.plain import PlainBackbone
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.performer import TokenPerformer, TokenTransformer
 
