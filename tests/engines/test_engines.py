@@ -46,7 +46,8 @@ def test_engines_report_nothing_to_their_makers(trained, tmp_path):
     environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
     for name in ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY", "CI"):
         environment.pop(name, None)
-    code = "from pathlib import Path\nfrom passl_sot.engines import onnxruntime_engine as a, openvino_engine as b\n"
+    code = "from pathlib import Path\n"
+    code += "from passl_sot.engines import onnxruntime_engine as a, openvino_engine as b\n"
     code += f"[engine.make(Path({str(trained.folder)!r}), 'f32', 1) for engine in (a, b)]"
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert not (tmp_path / ".cache" / "Microsoft").exists() and not (tmp_path / "intel").exists()
