@@ -9,7 +9,6 @@ from passl_sot.export.folding import fold
 from passl_sot.nn.batch_norm import BatchNorm2D
 from passl_sot.nn.block import Attention
 from passl_sot.nn.conv_mlp import ConvMlp
-from tests.export.conftest import stir
 
 STVIT = {"embed_dim": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 2], "projection": 16}
 SOT = {"embed_dim": 24, "depth": 1, "num_heads": 2}
@@ -28,7 +27,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_logits_stay_and_norms_and_scales_go(name):
+def test_logits_stay_and_norms_and_scales_go(name, stir):
     settings, left = CASES[name]
     model = stir(create_model(name.partition("-")[0], img_size=64, num_classes=5, **settings))
     model.to(dtype="float64")  # in which rounding hides nothing
@@ -49,7 +48,7 @@ def test_logits_stay_and_norms_and_scales_go(name):
         assert np.array_equal(value.numpy(), before[key])
 
 
-def test_a_graph_has_convolutions_where_eager_mode_has_products(tmp_path):
+def test_a_graph_has_convolutions_where_eager_mode_has_products(stir, tmp_path):
     mlp = stir(ConvMlp(8, 16))
     images = np.random.default_rng(0).standard_normal((2, 8, 5, 6)).astype("float32")
     with paddle.no_grad():
