@@ -34,7 +34,7 @@ OPSET = 17
 # The engines that read a format, all the same files, and the packages that write it.
 _ENGINES = {"paddle": ("paddle", "inference"), "onnx": ("onnxruntime",), "openvino": ("openvino",)}
 _PACKAGES = {"paddle": (), "onnx": ("paddle2onnx", "onnxruntime")}
-_PACKAGES["openvino"] = ("paddle2onnx", "openvino")
+_PACKAGES["openvino"] = ("paddle2onnx", "onnxruntime", "openvino")
 # "None": by default it installs packages into the user's environment.
 _TO_ONNX = """
 import sys, paddle2onnx
@@ -180,8 +180,6 @@ def _write_graphs(model: nn.Layer, task: Task, folder: Path, formats: Sequence[s
         _convert("onnx", _write_onnx, stem)
     if "openvino" in formats:
         _convert("openvino", _write_openvino, stem)
-    if "onnx" in formats:
-        _convert("onnx", _simplify_onnx, stem)
     wanted = {file for name in formats for file in FILES[_ENGINES[name][0]]}
     for path in folder.iterdir():
         if path.name not in wanted:
@@ -205,10 +203,11 @@ def _write_onnx(stem: str) -> None:
     if not Path(f"{stem}.onnx").is_file():
         said = f"{done.stdout}\n{done.stderr}".strip().splitlines()
         raise ExportError("\n".join(line for line in said if "Error" in line or "ERROR" in line) or said[-1])
+    _fold_constants(stem)
 
 
-def _simplify_onnx(stem: str) -> None:
-    """Computes what follows from constants alone, as every engine would have to at each start."""
+def _fold_constants(stem: str) -> None:
+    """Computes what follows from constants alone; NNCF would leave a weight in float that it doesn't see."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
