@@ -68,7 +68,7 @@ class TokenPerformer(nn.Layer):
             q = self._features(q)
             total = paddle.matmul(q, k.sum(axis=1).unsqueeze(-1)) + self.num_features * _EPSILON
             # q is divided, not the product: it has half its width. Of values with keys, not the reverse:
-            # OpenVINO merges factors per value into that product in 8 bits, and takes 30 times as long for it.
+            # OpenVINO merges factors per value into that product in 8 bits and takes 30 times as long.
             values = paddle.matmul(v, k, transpose_x=True)
             return paddle.matmul(q / total, values, transpose_y=True)
 

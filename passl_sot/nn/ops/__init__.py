@@ -237,6 +237,8 @@ def queries_keys_values(
             products = products.reshape([0, 0, 3, num_heads, -1]).transpose([2, 0, 3, 1, 4])
         return products.unbind(0)
     # Of three projections OpenVINO's attention reads the results as they lie, without a pass that moves them.
+    # Written out: of a batch of any size, Paddle would not know the width of a head.
+    head_dim = qkv.weight.shape[1] // (3 * num_heads)
     parts = []
     for i in range(3):
         weight = _third(qkv.weight, i, num_heads, by_head)
@@ -244,7 +246,7 @@ def queries_keys_values(
         if bias is not None:
             bias = _third(bias.unsqueeze(0), i, num_heads, by_head).squeeze(0)
         products = F.linear(x_bnc, weight, bias)
-        parts.append(products.reshape([0, 0, num_heads, -1]).transpose([0, 2, 1, 3]))
+        parts.append(products.reshape([0, 0, num_heads, head_dim]).transpose([0, 2, 1, 3]))
     return parts
 
 
