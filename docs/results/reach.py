@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from passl_sot.engine.schema import load_config
-from passl_sot.engines import open_engine
+from passl_sot.engines import EngineError, open_engine
 from passl_sot.engines.base import FILES
 from passl_sot.export import export_model
 from passl_sot.export.quantize import lower
@@ -134,9 +134,13 @@ def measure(name: str, folder: Path, args: argparse.Namespace) -> dict[tuple[str
             place = folder / code
             if precision == "int8":
                 place = folder / precision
-            runs[row] = partial(open_engine(engine, place, precision=precision, threads=1), images)
+            try:
+                runs[row] = partial(open_engine(engine, place, precision=precision, threads=1), images)
+            except EngineError as error:
+                print(f"left out: {error}", file=sys.stderr)
+                continue
             runs[row]()
-        seconds: dict[tuple[str, ...], list[float]] = {row: [] for row in ROWS}
+        seconds: dict[tuple[str, ...], list[float]] = {row: [] for row in runs}
         eager = []
         for _ in range(args.repeats):
             eager.append(peer.run())
@@ -173,7 +177,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f"| code | engine | numbers | {' | '.join(f'`{name}`' for name in found)} |")
     print("|---" * (3 + len(found)) + "|")
     for row in ROWS:
-        print(f"| {' | '.join([*row, *(f'{figures[row]:.2f}' for figures in found.values())])} |")
+        cells = [f"{figures[row]:.2f}" if row in figures else "-" for figures in found.values()]
+        print(f"| {' | '.join([*row, *cells])} |")
 
 
 if __name__ == "__main__":
