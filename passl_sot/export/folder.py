@@ -221,14 +221,9 @@ def _fold_constants(stem: str) -> None:
 
 def _write_openvino(stem: str) -> None:
     import openvino
-    from openvino.passes import ConstantFolding, Manager
 
     # Not by `convert_model`, which reports its use to its makers.
     model = openvino.Core().read_model(f"{stem}.onnx")
-    # For those who read the graph, int8's calibration among them: parts of weights are weights.
-    passes = Manager()
-    passes.register_pass(ConstantFolding())
-    passes.run_passes(model)
     openvino.save_model(model, f"{stem}.xml", compress_to_fp16=False)
 
 

@@ -42,7 +42,12 @@ class Attention(nn.Layer):
 
     def forward(self, x_bnc: paddle.Tensor, bias_whnm: paddle.Tensor | None = None) -> paddle.Tensor:
         """Args: x_bnc: ``[B, N, C]``; bias_whnm: see `ops.attention`. Returns: ``[B, N, C]``."""
-        q, k, v = ops.queries_keys_values(x_bnc, self.qkv, self.num_heads, self.qkv_by_head)
+        qkv = self.qkv(x_bnc)
+        if self.qkv_by_head:
+            qkv = qkv.reshape([0, 0, self.num_heads, 3, self.head_dim]).transpose([3, 0, 2, 1, 4])
+        else:
+            qkv = qkv.reshape([0, 0, 3, self.num_heads, self.head_dim]).transpose([2, 0, 3, 1, 4])
+        q, k, v = qkv.unbind(0)
         dropout = self.attn_dropout if self.training else 0.0
         out = ops.attention(q, k, v, self.scale, dropout, bias_whnm)
         out = out.transpose([0, 2, 1, 3]).reshape([0, 0, self.num_heads * self.head_dim])

@@ -85,20 +85,3 @@ def test_folded_tokens_to_token_cut_no_windows_by_unfold(monkeypatch, stir):
             patch.delattr(paddle.nn.functional, "unfold")
             found = folded(images).numpy()
         assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
-
-
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("by_head", [False, True])
-def test_a_graph_has_three_projections_where_eager_mode_has_one(tmp_path, stir, by_head, bias):
-    attention = stir(Attention(12, 3, qkv_bias=bias, qkv_by_head=by_head))
-    tokens = paddle.to_tensor(np.random.default_rng(0).standard_normal((2, 5, 12)).astype("float32"))
-    with paddle.no_grad():
-        wanted = attention(tokens).numpy()
-    stem = str(tmp_path / "attention")
-    paddle.jit.save(attention, stem, input_spec=[paddle.static.InputSpec([None, 5, 12], "float32")])
-    assert np.abs(paddle.jit.load(stem)(tokens).numpy() - wanted).max() < 1e-5
-    text = (tmp_path / "attention.json").read_text()
-    # One for queries, keys and values each, two of attention and the last projection.
-    assert text.count("matmul") == 6
-    # Shapes are known, so that nothing is decided in the graph.
-    assert "pd_op.if" not in text and '"1.if"' not in text

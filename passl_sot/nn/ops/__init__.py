@@ -8,7 +8,6 @@ are slow at is formulated otherwise there (`_traced`). Results are the same up t
 Legend: B batch, C channels, H rows, W columns, N = H·W pixels or tokens, h heads, d width of a head.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import paddle
@@ -219,42 +218,6 @@ def conv_mlp(
     if packed:
         out = cpu.unpack(out.squeeze(0), x_bchw.shape[0])
     return drop(out)
-
-
-def queries_keys_values(
-    x_bnc: paddle.Tensor, qkv: nn.Layer, num_heads: int, by_head: bool
-) -> Sequence[paddle.Tensor]:
-    """Three of ``[B, h, N, d]`` from ``[B, N, C]`` and a joint projection.
-
-    ``qkv`` gives 3·h·d numbers: all queries, all keys, all values, or with ``by_head`` those of the first
-    head, then of the second, and so on.
-    """
-    if not _traced():
-        products = qkv(x_bnc)
-        if by_head:
-            products = products.reshape([0, 0, num_heads, 3, -1]).transpose([3, 0, 2, 1, 4])
-        else:
-            products = products.reshape([0, 0, 3, num_heads, -1]).transpose([2, 0, 3, 1, 4])
-        return products.unbind(0)
-    # Of three projections OpenVINO's attention reads the results as they lie, without a pass that moves them.
-    # Written out: of a batch of any size, Paddle would not know the width of a head.
-    head_dim = qkv.weight.shape[1] // (3 * num_heads)
-    parts = []
-    for i in range(3):
-        weight = _third(qkv.weight, i, num_heads, by_head)
-        bias = qkv.bias
-        if bias is not None:
-            bias = _third(bias.unsqueeze(0), i, num_heads, by_head).squeeze(0)
-        products = F.linear(x_bnc, weight, bias)
-        parts.append(products.reshape([0, 0, num_heads, head_dim]).transpose([0, 2, 1, 3]))
-    return parts
-
-
-def _third(columns: paddle.Tensor, part: int, num_heads: int, by_head: bool) -> paddle.Tensor:
-    """Columns ``[R, h·d]`` of queries, keys or values (part 0, 1, 2) from ``[R, 3·h·d]`` of all."""
-    if by_head:
-        return columns.reshape([columns.shape[0], num_heads, 3, -1])[:, :, part].flatten(1)
-    return columns.split(3, axis=1)[part]
 
 
 def attention(
