@@ -215,7 +215,8 @@ def _write_openvino(stem: str) -> None:
     openvino = require_extra("openvino", "export", "the format openvino")
 
     # Not by `convert_model`, which reports its use to its makers.
-    openvino.save_model(openvino.Core().read_model(f"{stem}.onnx"), f"{stem}.xml", compress_to_fp16=False)
+    model = openvino.Core().read_model(f"{stem}.onnx")
+    openvino.save_model(model, f"{stem}.xml", compress_to_fp16=False)
 
 
 class _Graph(nn.Layer):

@@ -38,6 +38,10 @@ def fold(model: nn.Layer) -> nn.Layer:
             for gamma, product in layer.scale_after:
                 _behind(_inner(layer, product), getattr(layer, gamma).flatten())
             layer.layer_scale = None
+        if hasattr(layer, "reads_windows"):
+            for reader, pixels in layer.reads_windows.items():
+                _pixels_outermost(_inner(layer, reader), pixels)
+            layer.pixels_outermost = True
         if isinstance(layer, Attention):
             _scale_queries(layer)
     return model
@@ -93,6 +97,17 @@ def _before(product: nn.Layer, norm: nn.BatchNorm2D) -> None:
     if product.bias is not None:
         bias = bias + product.bias.astype("float64")
     _set(product, weight, bias)
+
+
+def _pixels_outermost(reader: nn.Layer, pixels: int) -> None:
+    """Has a product or a norm take windows pixel by pixel that it took channel by channel."""
+    parameters = [reader.weight]
+    if reader.weight.ndim == 1:
+        parameters.append(reader.bias)
+    for parameter in parameters:
+        numbers = parameter.reshape([-1, pixels, *parameter.shape[1:]])
+        order = [1, 0, *range(2, numbers.ndim)]
+        parameter.set_value(numbers.transpose(order).reshape(parameter.shape))
 
 
 def _scale_queries(attention: Attention) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from passl_sot import create_model
 from passl_sot.export.folding import fold
+from passl_sot.nn import ops
 from passl_sot.nn.batch_norm import BatchNorm2D
 from passl_sot.nn.block import Attention
 from passl_sot.nn.conv_mlp import ConvMlp
@@ -61,3 +62,26 @@ def test_a_graph_has_convolutions_where_eager_mode_has_products(stir, tmp_path):
     # With the weight on the left of a product, engines compute in float32 whatever they are asked for.
     assert "conv2d" in text
     assert "matmul" not in text
+
+
+@pytest.mark.parametrize("kernel, stride, padding, size", [(7, 4, 2, (17, 22)), (3, 2, 1, (8, 5))])
+def test_windows_are_those_of_unfold_pixel_by_pixel(kernel, stride, padding, size):
+    x = paddle.to_tensor(np.random.default_rng(0).standard_normal((2, 3, *size)))
+    grid = [(side + 2 * padding - kernel) // stride + 1 for side in size]
+    wanted = paddle.nn.functional.unfold(x, kernel, stride, padding).numpy()
+    wanted = wanted.reshape(2, 3, kernel**2, -1).transpose(0, 3, 2, 1).reshape(2, grid[0] * grid[1], -1)
+    found = ops.windows(x.transpose([0, 2, 3, 1]), kernel, stride, padding, grid)
+    assert np.array_equal(found.numpy(), wanted)
+
+
+def test_folded_tokens_to_token_cut_no_windows_by_unfold(monkeypatch, stir):
+    for kind in ("performer", "transformer"):
+        settings = {"embed_dim": 24, "depth": 1, "num_heads": 2, "tokens_type": kind}
+        model = stir(create_model("t2t_vit_14", img_size=(37, 50), num_classes=5, **settings))
+        folded = fold(model)
+        images = paddle.randn([2, 3, 37, 50])
+        with paddle.no_grad(), monkeypatch.context() as patch:
+            wanted = model(images).numpy()
+            patch.delattr(paddle.nn.functional, "unfold")
+            found = folded(images).numpy()
+        assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()

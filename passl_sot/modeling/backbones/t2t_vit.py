@@ -31,6 +31,7 @@ from passl_sot.config import Count, Positive, Share, ShareByEpoch, Width
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Grid, as_pair, halved
 from passl_sot.modeling.backbones.plain import PlainBackbone
+from passl_sot.nn import ops
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.performer import TokenPerformer, TokenTransformer
 
@@ -47,20 +48,34 @@ def _soft_split(x_bchw: paddle.Tensor, kernel: int, stride: int) -> paddle.Tenso
 class _TokensToToken(nn.Layer):
     """Cut, attend, cut, attend, cut, project."""
 
+    # Numbers of a window in the order of `ops.windows`, in place of that of the published weights. Set by
+    # `export.folding`, which puts the weights that read them into this order too.
+    pixels_outermost = False
+
     def __init__(self, tokens_type: str, in_chans: int, embed_dim: int, token_dim: int) -> None:
         super().__init__()
         kind: Callable[..., nn.Layer] = TokenTransformer
         if tokens_type == "performer":
             # Random features of half the width, and its own dropout at any drop_rate: as officially.
             kind = partial(TokenPerformer, num_features=token_dim // 2)
+        self.width = token_dim
         self.attention1 = kind(in_chans * 49, token_dim)
         self.attention2 = kind(token_dim * 9, token_dim)
         self.project = linear(token_dim * 9, embed_dim)
+        # Layers that read windows, and pixels of a window.
+        readers = [f"attention1.{name}" for name in self.attention1.reads_tokens]
+        self.reads_windows = dict.fromkeys(readers, 49)
+        readers = [f"attention2.{name}" for name in self.attention2.reads_tokens]
+        self.reads_windows |= dict.fromkeys([*readers, "project"], 9)
 
     def forward(
         self, x_bchw: paddle.Tensor, grids: list[Grid], run: Callable[..., paddle.Tensor]
     ) -> paddle.Tensor:
         """Images to tokens ``[B, N, C]``; ``run`` calls a layer (with recomputation where wanted)."""
+        if self.pixels_outermost:
+            x = run(self.attention1, ops.windows(x_bchw.transpose([0, 2, 3, 1]), 7, 4, 2, grids[0]))
+            x = run(self.attention2, ops.windows(x.reshape([0, *grids[0], self.width]), 3, 2, 1, grids[1]))
+            return self.project(ops.windows(x.reshape([0, *grids[1], self.width]), 3, 2, 1, grids[2]))
         # The grids are carried along: the official code takes the square root of the number of tokens.
         x = run(self.attention1, _soft_split(x_bchw, 7, 4)).transpose([0, 2, 1])
         x = run(self.attention2, _soft_split(x.reshape([0, 0, *grids[0]]), 3, 2)).transpose([0, 2, 1])

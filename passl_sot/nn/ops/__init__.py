@@ -8,6 +8,8 @@ are slow at is formulated otherwise there (`_traced`). Results are the same up t
 Legend: B batch, C channels, H rows, W columns, N = H·W pixels or tokens, h heads, d width of a head.
 """
 
+from typing import Any
+
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
@@ -66,6 +68,36 @@ def pad_grid(x_bhwc: paddle.Tensor, rows: int, columns: int) -> paddle.Tensor:
     if columns:
         x_bhwc = paddle.concat([x_bhwc, *[paddle.zeros_like(x_bhwc[:, :, :1])] * columns], axis=2)
     return x_bhwc
+
+
+def windows(
+    x_bhwc: paddle.Tensor, kernel: int, stride: int, padding: int, grid: tuple[Any, Any]
+) -> paddle.Tensor:
+    """Overlapping windows with zeros around: ``[B, H, W, C]`` to ``[B, N, kernel²·C]``, channels innermost.
+
+    As `F.unfold` and a transpose give them, but for the order of the numbers in a window. ``kernel`` is more
+    than ``stride`` and at most twice as much; ``grid`` says how many windows there are, N in all.
+    """
+    rows, columns = grid
+    # A line is cut to pieces of `stride` pixels. A window's is one piece and the beginning of the next: two
+    # runs of numbers, each copied whole.
+    behind = 2 * stride - kernel + padding
+    x = _framed(_framed(x_bhwc, 1, padding, behind), 2, padding, behind)
+    x = x[:, :, : (columns + 1) * stride]
+    rest = (kernel - stride) * x_bhwc.shape[3]
+    runs = []
+    for i in range(kernel):
+        line = x[:, i : i + (rows - 1) * stride + 1 : stride]
+        line = line.reshape([0, rows, columns + 1, stride * x_bhwc.shape[3]])
+        runs.append(line[:, :, :-1])
+        runs.append(line[:, :, 1:, :rest])
+    return paddle.concat(runs, axis=-1).flatten(1, 2)
+
+
+def _framed(x: paddle.Tensor, axis: int, before: int, behind: int) -> paddle.Tensor:
+    """Lines of zeros before and behind a tensor, along an axis; not by `F.pad`, see `pad_grid`."""
+    zeros = paddle.zeros_like(paddle.slice(x, [axis], [0], [1]))
+    return paddle.concat([*[zeros] * before, x, *[zeros] * behind], axis=axis)
 
 
 def gelu(x: paddle.Tensor) -> paddle.Tensor:
