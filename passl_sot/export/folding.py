@@ -38,7 +38,7 @@ def fold(model: nn.Layer) -> nn.Layer:
             for gamma, product in layer.scale_after:
                 _behind(_inner(layer, product), getattr(layer, gamma).flatten())
             layer.layer_scale = None
-        if hasattr(layer, "reads_windows"):
+        if getattr(layer, "reads_windows", None):
             for reader, pixels in layer.reads_windows.items():
                 _pixels_outermost(_inner(layer, reader), pixels)
             layer.pixels_outermost = True

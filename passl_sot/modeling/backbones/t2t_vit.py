@@ -147,6 +147,12 @@ class T2TViT(PlainBackbone):
         if not self.learns_positions:
             self.use_sinusoid()
 
+    def open_size(self) -> None:
+        """See :meth:`ImageBackbone.open_size`."""
+        super().open_size()
+        # Of runs whose lengths are computed in the graph, OpenVINO gives others than Paddle does.
+        self.tokens_to_token.reads_windows = {}
+
     def make_words(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to word tokens ``[B, N, C]``."""
         grids = self._cut_grids
