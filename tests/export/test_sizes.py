@@ -29,7 +29,8 @@ def test_graphs_of_open_size_compute_what_resized_models_do(stir, checkpoint, tm
     model.resize([27, 51])
     wanted = model(paddle.to_tensor(x)).numpy()
     for engine in ENGINES:
-        assert np.abs(open_engine(engine, folder)(x) - wanted).max() < 1e-4
+        # Random weights give PiT logits above 100.
+        assert np.abs(open_engine(engine, folder)(x) - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
 def test_a_family_with_tables_for_one_size_is_refused(checkpoint, tmp_path):
