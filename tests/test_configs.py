@@ -323,7 +323,7 @@ def test_create_model_options(tmp_path):
     loaded = create_model("sot_digits", pretrained=path)
     for key, value in loaded.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), source.state_dict()[key].numpy())
-    other = create_model("sot_digits", weights=path, num_classes=3)
+    other = create_model("sot_digits", pretrained=path, num_classes=3)
     np.testing.assert_array_equal(other.backbone.cls_token.numpy(), source.backbone.cls_token.numpy())
     with pytest.raises(ValueError, match="doesn't fit the model"):
         create_model("sot_tiny", pretrained=path)

@@ -161,7 +161,7 @@ def test_own_model(copy_of_the_checkout, monkeypatch):
     # About 0.75 both; one class in ten by guessing.
     assert names["with_token"] > 0.5
     assert names["without_token"] > 0.5
-    assert len(Path("output/my_net/sevens.csv").read_text().splitlines()) > 10
+    assert len(Path("output/my_net/sevens.csv").read_text().splitlines()) > 8
 
 
 def test_every_page_is_tested_or_has_nothing_to_run():

@@ -200,11 +200,12 @@ def _measure_engines(args: argparse.Namespace) -> dict[str, Any]:
     from passl_sot.cli.data_folder import Source
     from passl_sot.export.card import precision_of
 
-    source: Any = Path(args.weights or "")
+    source: Any = Path(args.weights) if args.weights else None
     precisions = args.precision or ["f32"]
-    if source.is_dir():
+    exported = source is not None and source.is_dir()
+    if exported:
         precisions = [precision_of(source, asked) for asked in args.precision or [None]]
-    if args.config or not source.is_dir():
+    if args.config or not exported:
         source, _ = Source.of(args.config, args.weights).experiment(None, args.override, (), training=True)
     return measure_engines(
         source,

@@ -3,6 +3,7 @@
 import http.client
 import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -126,7 +127,9 @@ def test_several_processes(serving, copy, ask, images, number):
         assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
     said = Path(f"{copy}.log").read_text(encoding="utf-8")
     assert "loading " in said.splitlines()[0]
-    assert "Traceback" not in said and "leaked" not in said
+    assert "Traceback" not in said
+    # At most that of the process that was killed.
+    assert re.findall(r"appear to be (\d+) leaked", said) in ([], ["1"])
 
 
 def test_a_model_that_changes_while_it_is_loaded_is_not_served(copy):
