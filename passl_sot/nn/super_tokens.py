@@ -41,9 +41,7 @@ def _gather_rows(x_bmc: paddle.Tensor, index: paddle.Tensor) -> paddle.Tensor:
 def _shifted(x: paddle.Tensor) -> list[paddle.Tensor]:
     """Neighbors k = 0…8 of every cell of ``[B, m_h, m_w, ...]``, zeros outside the grid, in its shape."""
     # For graphs of open size, where no table of numbers can be made.
-    for axis in (1, 2):
-        zeros = paddle.zeros_like(x[:, :1] if axis == 1 else x[:, :, :1])
-        x = paddle.concat([zeros, x, zeros], axis=axis)
+    x = ops.framed(ops.framed(x, 1, 1, 1), 2, 1, 1)
     bands = (x[:, :-2], x[:, 1:-1], x[:, 2:])
     return [part for band in bands for part in (band[:, :, :-2], band[:, :, 1:-1], band[:, :, 2:])]
 

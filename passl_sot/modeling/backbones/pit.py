@@ -19,14 +19,14 @@ Legend: B batch, P class tokens, N = H·W word tokens, C width of a stage, s sta
 """
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 import paddle
 from paddle import nn
 
 from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Grid, as_pair, halved, prepend
+from passl_sot.modeling.backbones.base import Grid, as_pair, prepend
 from passl_sot.modeling.backbones.staged import Stage, StagedBackbone
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import conv2d, linear, torch_default_
@@ -148,7 +148,7 @@ class PiT(StagedBackbone):
         if self.size_open:
             grid = words.shape[2:]
             table = interpolate_map(table, grid)
-            self.grids = list(accumulate(self.dims[1:], lambda before, _: halved(before), initial=grid))
+            self.grids = self.grids_of_stages(grid)
         words = self.pos_drop(words + table)
         words = words.flatten(2).transpose([0, 2, 1])
         return prepend([self.cls_token[:, i : i + 1] for i in range(self.num_prefix_tokens)], words)

@@ -24,12 +24,15 @@ class StagedBackbone(ImageBackbone):
     dims: list[int]  # width of each stage
     layers: nn.LayerList
 
+    def grids_of_stages(self, first_grid: Grid) -> list[Grid]:
+        """Rows and columns of each stage's map, by those of the first."""
+        return list(accumulate(self.dims[1:], lambda grid, _: halved(grid), initial=first_grid))
+
     def plan_stages(self, stride: int, first_grid: Grid, module: str = "layers.{}.blocks.{}") -> None:
         """Note each stage's map: pixels per token and grid of the first, places of stage and last block."""
         modules = [module.format(s, depth - 1) for s, depth in enumerate(self.depths)]
-        grids = accumulate(self.dims[1:], lambda grid, _: halved(grid), initial=first_grid)
         strides = [stride * 2**s for s in range(len(self.dims))]
-        self.plan_maps(modules, self.dims, strides, list(grids))
+        self.plan_maps(modules, self.dims, strides, self.grids_of_stages(first_grid))
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """See `ImageBackbone.embed`."""

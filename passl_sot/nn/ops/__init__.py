@@ -61,13 +61,17 @@ def layer_norm(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, eps
 
 def pad_grid(x_bhwc: paddle.Tensor, rows: int, columns: int) -> paddle.Tensor:
     """Rows of zeros below and columns of zeros at the right of ``[B, H, W, C]``."""
+    return framed(framed(x_bhwc, 1, 0, rows), 2, 0, columns)
+
+
+def framed(x: paddle.Tensor, axis: int, before: int, behind: int) -> paddle.Tensor:
+    """So many lines of zeros before and behind a tensor, along an axis."""
+    if not before and not behind:
+        return x
     # Not by `F.pad`: where channels come last, that of oneDNN, the default of exported programs, gives wrong
     # numbers, and overwrites memory in its other form.
-    if rows:
-        x_bhwc = paddle.concat([x_bhwc, *[paddle.zeros_like(x_bhwc[:, :1])] * rows], axis=1)
-    if columns:
-        x_bhwc = paddle.concat([x_bhwc, *[paddle.zeros_like(x_bhwc[:, :, :1])] * columns], axis=2)
-    return x_bhwc
+    zeros = paddle.zeros_like(paddle.slice(x, [axis], [0], [1]))
+    return paddle.concat([*[zeros] * before, x, *[zeros] * behind], axis=axis)
 
 
 def windows(
@@ -82,7 +86,7 @@ def windows(
     # A line is cut to pieces of `stride` pixels. A window's is one piece and the beginning of the next: two
     # runs of numbers, each copied whole.
     behind = 2 * stride - kernel + padding
-    x = _framed(_framed(x_bhwc, 1, padding, behind), 2, padding, behind)
+    x = framed(framed(x_bhwc, 1, padding, behind), 2, padding, behind)
     x = x[:, :, : (columns + 1) * stride]
     rest = (kernel - stride) * x_bhwc.shape[3]
     runs = []
@@ -92,12 +96,6 @@ def windows(
         runs.append(line[:, :, :-1])
         runs.append(line[:, :, 1:, :rest])
     return paddle.concat(runs, axis=-1).flatten(1, 2)
-
-
-def _framed(x: paddle.Tensor, axis: int, before: int, behind: int) -> paddle.Tensor:
-    """Lines of zeros before and behind a tensor, along an axis; not by `F.pad`, see `pad_grid`."""
-    zeros = paddle.zeros_like(paddle.slice(x, [axis], [0], [1]))
-    return paddle.concat([*[zeros] * before, x, *[zeros] * behind], axis=axis)
 
 
 def gelu(x: paddle.Tensor) -> paddle.Tensor:
