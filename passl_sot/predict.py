@@ -171,15 +171,20 @@ class Predictor:
         """One image, prepared for the model: what `rows` takes; an ItemError says why it can't be read."""
         return self.task.read(item)
 
-    def rows(self, samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The values of a prediction for each of the samples, computed as one batch."""
+    def rows(self, samples: Sequence[dict[str, Any]], top_k: int | None = None) -> list[dict[str, Any]]:
+        """The values of a prediction for each of the samples, computed as one batch.
+
+        Args:
+            samples: What `read` gave.
+            top_k: Classes in each; by default the predictor's own number.
+        """
         batch = self.task.collate(samples)
         try:
             outputs = self.engine(*self.task.inputs(batch))
         except ValueError as fault:  # of an input's size
             message = f"the checkpoint prepares inputs that its model doesn't take: {fault}"
             raise CheckpointError(message) from fault
-        return self.task.decode(paddle.to_tensor(outputs), self.top_k)
+        return self.task.decode(paddle.to_tensor(outputs), top_k or self.top_k)
 
     def _read(self, item: Any) -> tuple[str, dict | None, str]:
         """Path, sample and, where there is no sample, the reason."""

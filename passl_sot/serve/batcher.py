@@ -104,7 +104,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            rows = await loop.run_in_executor(self._thread, batch[0].model.rows, samples, top_k)
+            rows = await loop.run_in_executor(self._thread, batch[0].model.predictor.rows, samples, top_k)
         except Exception as error:  # of any kind: it is the answer, and the next batch may go well
             _settle(batch, error=error)
         else:

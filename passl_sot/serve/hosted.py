@@ -6,7 +6,6 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -36,11 +35,6 @@ class Loaded:
     name: str
     since: float
     identity: _Identity
-
-    def rows(self, samples: list[dict[str, Any]], top_k: int) -> list[dict[str, Any]]:
-        """The rows of a batch, of `top_k` classes each; called by one thread alone."""
-        self.predictor.top_k = top_k
-        return self.predictor.rows(samples)
 
 
 class Hosted:
