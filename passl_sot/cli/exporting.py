@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from passl_sot.cli.command import command, guarded, make_parser, prepare
+from passl_sot.cli.options import PRECISIONS
 from passl_sot.utils.logger import RESULT, get_logger
 
 _FORMATS = "paddle,onnx,openvino"
@@ -24,7 +25,7 @@ def export(argv: list[str] | None = None) -> int:
     )
     add("--out", required=True, metavar="DIR", help="folder to write; an export that it holds is replaced")
     add("--formats", default=_FORMATS, metavar="LIST", help=f"with commas; default {_FORMATS}")
-    add("--precision", choices=("f32", "bf16", "int8"), default="f32", help="arithmetic (default f32)")
+    add("--precision", choices=PRECISIONS, default="f32", help="arithmetic (default f32)")
     images = (
         "images to calibrate and to measure --precision on, as for train --data; default: the validation's"
     )
@@ -69,7 +70,7 @@ def _export(args: argparse.Namespace) -> None:
         load_weights(model, args.weights)
     if args.img_size:
         meta = change_size(model, meta, args.img_size)
-    data = _open_data(args, source, meta)
+    data = _open_data(args, source, model, meta)
     if args.labels:
         names = read_labels(Path(args.labels), model.num_classes)
         meta = {**meta, "class_names": names, "classes_unnamed": False}
@@ -91,19 +92,17 @@ def _export(args: argparse.Namespace) -> None:
     get_logger().log(RESULT, "exported to %s; greatest difference of a logit %.1e", folder, worst)
 
 
-def _open_data(args: argparse.Namespace, source: Any, meta: dict[str, Any]) -> Any:
+def _open_data(args: argparse.Namespace, source: Any, model: Any, meta: dict[str, Any]) -> Any:
     """The images of `--calibrate` or the validation, as the model takes them; None where there are none."""
-    from passl_sot.config import Config, ConfigError
-    from passl_sot.data import DataError, build_dataset
+    from passl_sot.config import ConfigError
+    from passl_sot.data import DataError
+    from passl_sot.tasks.base import task_of
+    from passl_sot.weights import CheckpointError
 
-    names = None
-    if not meta.get("classes_unnamed"):
-        names = meta["class_names"]
     try:
         experiment, _ = source.experiment(args.calibrate, args.override, ("val",), training=False)
-        node = Config({**experiment.dataloader.val.dataset, **meta["preprocessing"]})
-        dataset = build_dataset(node, class_names=names)
-    except (ConfigError, DataError) as error:
+        dataset = task_of(meta).prepare_evaluation(model, experiment.dataloader.val.dataset, meta)
+    except (ConfigError, DataError, CheckpointError) as error:
         if args.calibrate:
             raise
         get_logger().info("no validation images: noise alone is compared (%s)", str(error).partition("\n")[0])

@@ -12,6 +12,8 @@ from passl_sot.utils.logger import hush_paddle
 from passl_sot.utils.require import MissingPaddleError, require_paddle
 
 USAGE_ERROR = 2
+# Those of `engines.base`, whose import `--help` does without.
+PRECISIONS = ("f32", "bf16", "int8")
 # Plain options, with the setting that each stands for.
 SETTINGS = {
     "--epochs": ("epochs", "N"),

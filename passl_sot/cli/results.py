@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from passl_sot.cli.command import command, guarded, make_parser, prepare, try_outputs
-from passl_sot.cli.options import add_settings
+from passl_sot.cli.options import PRECISIONS, add_settings
 from passl_sot.config import UserError, zh
 from passl_sot.launch.supervisor import supervise
 from passl_sot.utils.logger import get_logger
@@ -75,7 +75,7 @@ def predict(argv: list[str] | None = None) -> int:
     engines = "paddle (default), inference, onnxruntime, openvino, or auto: the fastest here"
     add("--engine", default="paddle", metavar="NAME", help=engines)
     numbers = "default: the exported folder's own; f32 of a checkpoint"
-    add("--precision", choices=("f32", "bf16", "int8"), help=numbers)
+    add("--precision", choices=PRECISIONS, help=numbers)
     args = parser.parse_args(argv)
     if args.data and args.paths:
         parser.error("argument --data: not allowed with PATH")

@@ -4,6 +4,7 @@ import argparse
 from dataclasses import fields
 
 from passl_sot.cli.command import command, guarded, make_parser, prepare
+from passl_sot.cli.options import PRECISIONS
 from passl_sot.config import zh
 from passl_sot.launch.cpu_env import usable_threads
 from passl_sot.serve.settings import Settings
@@ -25,7 +26,7 @@ def serve(argv: list[str] | None = None) -> int:
         help="what computes it: paddle (default), inference, onnxruntime, openvino, or auto, the fastest",
     )
     numbers = "numbers it computes in; default: the exported folder's own, f32 of a checkpoint"
-    add("--precision", choices=("f32", "bf16", "int8"), help=numbers)
+    add("--precision", choices=PRECISIONS, help=numbers)
     add("--host", default=Settings.host, help="address to listen on; default: this machine alone")
     add("--port", type=int, default=Settings.port, help="default 8000; 0: any that is free")
     names = "a further name by which clients may call the server; by default the loopback's, elsewhere any"

@@ -9,7 +9,7 @@ from typing import Any
 from passl_sot.export.card import ExportError
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.tasks.base import header_for, load_trained
-from passl_sot.weights.checkpoint import read_weights
+from passl_sot.weights.checkpoint import is_checkpoint
 
 _PREFIXED = re.compile(r"(\d+)\s+(\S.*)")
 
@@ -30,7 +30,7 @@ def read_source(
     """
     if experiment is None:
         return load_trained(weights, prefer)
-    if read_weights(weights)[1]:
+    if is_checkpoint(weights):
         raise ExportError(f"{weights} is a checkpoint, which has its own config: leave out -c")
     model = experiment.model.build()
     model.eval()

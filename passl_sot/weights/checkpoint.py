@@ -196,17 +196,29 @@ def read_header(path: str | Path) -> tuple[Path, dict]:
         CheckpointError: It is missing or damaged, or holds bare weights.
     """
     path = _with_suffix(Path(path), "checkpoint")
-    header: dict[str, str] = {}
     with reading(path):
-        with path.open("rb") as file:
-            head = file.read(16)
-        if is_safetensors(path, head):
-            header = read_safetensors(path, Budget.of(path))[1]
+        header = _texts(path)
         if META_KEY not in header:
             raise CheckpointError(
                 "it is no checkpoint, which would hold its config: name one with -c" + zh("config_missing")
             )
         return path, parse_header(header[META_KEY])
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether weights are a checkpoint's, by the head of the file; a CheckpointError where it is damaged."""
+    path = _with_suffix(Path(path))
+    with reading(path):
+        return META_KEY in _texts(path)
+
+
+def _texts(path: Path) -> dict[str, str]:
+    """The texts beside the tensors of a safetensors file; none of another kind of file."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    if not is_safetensors(path, head):
+        return {}
+    return read_safetensors(path, Budget.of(path))[1]
 
 
 def parse_header(text: str) -> dict:
