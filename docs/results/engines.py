@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from passl_sot.launch.cpu_env import cpu_fact, read_cpu
+from passl_sot.launch.cpu_env import describe_cpu
 from passl_sot.utils.table import markdown
 
 # Images/s of a V100 with batches of 128, from the table in the README of PiT's authors.
@@ -72,8 +72,6 @@ def table(results: dict[str, dict[str, Any]], batch: int) -> list[str]:
 
 def facts(results: dict[str, dict[str, Any]], batch: int, repeats: int) -> str:
     """Processor, versions, and what was measured."""
-    cpu = read_cpu()
-    name, family, model = (cpu_fact(cpu, key) for key in ("model name", "cpu family", "model"))
     packages = ("paddlepaddle", "onnxruntime", "openvino")
     versions = [f"{d.name} {d.version}" for package in packages for d in metadata.distributions(name=package)]
     peaks: dict[str, float] = {}
@@ -82,7 +80,7 @@ def facts(results: dict[str, dict[str, Any]], batch: int, repeats: int) -> str:
             peaks[precision] = max(speed, peaks.get(precision, 0))
     speeds = ", ".join(f"{speed:.0f} GFLOP/s in {precision}" for precision, speed in peaks.items())
     return (
-        f"{name} (family {family}, model {model}), one core; {', '.join(versions)}; images/s of processor "
+        f"{describe_cpu()}, one core; {', '.join(versions)}; images/s of processor "
         f"time, batches of {batch}, medians of {repeats}. A matrix product: {speeds or 'not measured'}."
     )
 

@@ -7,6 +7,7 @@ logits for every image. A model that can't be exported is named on standard erro
 
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import paddle
 
 from passl_sot.config import list_models
 from passl_sot.engine.schema import load_config
+from passl_sot.engines import ENGINES
 from passl_sot.export import export_model
 from passl_sot.export.card import ExportError
 from passl_sot.export.source import change_size
@@ -21,21 +23,23 @@ from passl_sot.tasks.base import header_for
 from passl_sot.utils.logger import hush_paddle
 from passl_sot.zoo import find_config
 
-COLUMNS = ("paddle", "inference", "onnxruntime", "openvino")
+
+def bearable(shape: Sequence[int]) -> float:
+    """The standard deviation of noise that a parameter of a deep model bears."""
+    if len(shape) < 2:
+        return 0.1
+    return float((2 / np.prod(shape[:-1])) ** 0.5 / 2)
 
 
-def stir(model: paddle.nn.Layer) -> None:
-    """Adds noise to the weights, as much as a layer of that width bears."""
+def stir(model: paddle.nn.Layer, deviation: Callable[[Sequence[int]], float] = bearable) -> None:
+    """Adds noise to the weights of a model, by the shape of each, and puts it in evaluation mode."""
     generator = np.random.default_rng(0)
     with paddle.no_grad():
         for name, tensor in model.state_dict().items():
-            noise = generator.standard_normal(tensor.shape).astype("float32")
-            scale = 0.1
-            if len(tensor.shape) > 1:
-                scale = (2 / np.prod(tensor.shape[:-1])) ** 0.5 / 2
+            noise = deviation(tensor.shape) * generator.standard_normal(tensor.shape)
             if name.endswith("_variance"):
                 noise = np.abs(noise)
-            tensor.set_value(tensor + paddle.to_tensor((scale * noise).astype("float32")))
+            tensor.set_value(tensor + paddle.to_tensor(noise.astype("float32")))
     model.eval()
 
 
@@ -55,7 +59,7 @@ def main() -> None:
     """Prints a row for each model as soon as it is known."""
     hush_paddle()
     failed = []
-    print(f"| model | {' | '.join(COLUMNS)} |\n|{'---|' * (1 + len(COLUMNS))}")
+    print(f"| model | {' | '.join(ENGINES)} |\n|{'---|' * (1 + len(ENGINES))}")
     for label in sys.argv[1:] or list_models():
         name, _, size = label.partition("@")
         try:
@@ -63,7 +67,7 @@ def main() -> None:
         except ExportError as error:
             failed.append(f"{label}: {error}")
             continue
-        cells = [f"{found[engine]:.1e}" for engine in COLUMNS]
+        cells = [f"{found[engine]:.1e}" for engine in ENGINES]
         print(f"| {label} | {' | '.join(cells)} |", flush=True)
     if failed:
         sys.exit("\n".join(failed))

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from passl_sot.launch.cpu_env import cpu_fact, read_cpu, tune
+from passl_sot.launch.cpu_env import describe_cpu, tune
 
 # Copies by name, as `tools/make_cache.py` makes them.
 COPIES = {"tiles": ["--tile-only"], "320 q90": ["--short-side", "320", "--quality", "90"], "raw": ["--raw"]}
@@ -75,7 +75,9 @@ def recipes(config: str) -> dict[str, dict[str, Any]]:
     from passl_sot.zoo import find_config
 
     loader = load_config(find_config(config)).dataloader
-    training = {key: loader.train.dataset.get(key) for key in ("transforms", "batch_transforms")}
+    training: dict[str, Any] = {
+        key: loader.train.dataset.get(key) for key in ("transforms", "batch_transforms")
+    }
     steps = [*training["transforms"], *(training["batch_transforms"] or [])]
     alone = ("RandomResizedCrop", "RandomHorizontalFlip", "Normalize")
     crop_and_flip = {"transforms": [step for step in steps if step["name"] in alone]}
@@ -205,15 +207,11 @@ def facts(images: Images, args: argparse.Namespace, words: list[str]) -> str:
     """Processor, versions and builds, and what was measured."""
     from PIL import features
 
-    cpu = read_cpu()
-    name, family, model = (cpu_fact(cpu, key) for key in ("model name", "cpu family", "model"))
-    # The name of a virtual machine's processor often hides which one it is.
-    processor = f"{name} (family {family}, model {model})"
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("numba", "simplejpeg", "numpy")]
     turbo = features.version("libjpeg_turbo") or "another libjpeg"
     versions.append(f"Pillow {importlib.metadata.version('pillow')} (libjpeg-turbo {turbo})")
     count = len(images) // args.batch
-    text = f"{processor}; Python {sys.version.split()[0]}, {', '.join(versions)}"
+    text = f"{describe_cpu()}; Python {sys.version.split()[0]}, {', '.join(versions)}"
     if words:
         text += f"; beside it {words[0]}"
     return f"{text}; {args.config}, {len(images):,} photographs, medians of {count} batches of {args.batch}."

@@ -22,10 +22,10 @@ import numpy as np
 
 from passl_sot.engine.schema import load_config
 from passl_sot.engines import EngineError, open_engine
-from passl_sot.engines.base import FILES
+from passl_sot.engines.base import FILES, Precision
 from passl_sot.export import export_model
 from passl_sot.export.quantize import lower
-from passl_sot.launch.cpu_env import cpu_fact, read_cpu
+from passl_sot.launch.cpu_env import describe_cpu
 from passl_sot.tasks.base import header_for
 from passl_sot.utils.peer import Peer
 
@@ -36,7 +36,7 @@ TIMM = {
     "swin_tiny": "swin_tiny_patch4_window7_224",
 }
 MODELS = ("deit_small", "t2t_vit_14", "pit_s", "sot_small", "stvit_small", "swin_tiny")
-ROWS = (
+ROWS: tuple[tuple[str, str, Precision], ...] = (
     ("official", "openvino", "f32"),
     ("official", "openvino", "bf16"),
     ("official", "onnxruntime", "f32"),
@@ -166,12 +166,10 @@ def main(argv: list[str] | None = None) -> None:
             print(name, file=sys.stderr)
             found[name] = measure(name, args.exports / name, args)
             loads.append(os.getloadavg()[0])
-    cpu = read_cpu()
-    facts = [cpu_fact(cpu, key) for key in ("model name", "cpu family", "model")]
     packages = ("paddlepaddle", "onnxruntime", "openvino")
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in packages)
     print(
-        f"{facts[0]} (family {facts[1]}, model {facts[2]}), one core of {os.cpu_count()}, load "
+        f"{describe_cpu()}, one core of {os.cpu_count()}, load "
         f"{min(loads):.0f} to {max(loads):.0f}; {versions}; batches of {BATCH}, medians of {args.repeats}.\n"
     )
     print(f"| code | engine | numbers | {' | '.join(f'`{name}`' for name in found)} |")

@@ -68,7 +68,7 @@ class Server:
     def memory(self) -> float:
         """Megabytes that the process holds."""
         text = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024
+        return int(re.findall(r"VmRSS:\s+(\d+)", text)[0]) / 1024
 
     def cpu_time(self) -> float:
         """Seconds that the process has computed."""

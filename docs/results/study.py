@@ -291,7 +291,8 @@ _COLOURS = {"ClassT": (0, 114, 178), "WordT": (213, 94, 0), "ClassT+WordT": (0, 
 
 def _text(draw_: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, anchor: str, ink=_INK):
     font = ImageFont.load_default(size * _FINE)
-    draw_.text([v * _FINE for v in at], text, font=font, anchor=anchor, fill=ink)
+    left, top = at
+    draw_.text((left * _FINE, top * _FINE), text, font=font, anchor=anchor, fill=ink)
 
 
 def _steps(low: float, high: float, most: int) -> list[float]:

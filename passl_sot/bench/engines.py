@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from passl_sot.engine.schema import Experiment, load_config
-from passl_sot.engines import ENGINES, Engine, EngineError, open_engine, process
+from passl_sot.engines import Engine, EngineError, open_engine, process
 from passl_sot.engines.base import (
     COMPUTES_IN,
     FORMAT_OF,
@@ -39,7 +39,6 @@ from passl_sot.weights import state
 from passl_sot.weights.checkpoint import read_weights
 
 EAGER = "eager"
-NAMES = (EAGER, *ENGINES)
 _CHECKED = 3  # inputs whose outputs are compared
 _PRODUCT = (1576, 384, 1536)  # the first Linear of DeiT-S's MLP for 8 images
 _PERCENTILES = (50, 95, 99)
@@ -76,7 +75,8 @@ def measure_engines(
     Args:
         source: An experiment, whose model is exported to a folder that is gone afterwards; or an exported
             folder, which has no eager model.
-        engines: Among `NAMES`; those that don't compute in a precision, or aren't installed, are left out.
+        engines: `EAGER` and those of `ENGINES`; what doesn't compute in a precision, or isn't installed, is
+            left out.
         batches: Numbers of images of a batch; 1 gives latencies too.
         repeats: Rounds; a batch of one runs ten times in each.
         weights: A checkpoint for the model of an experiment, which otherwise has random ones.

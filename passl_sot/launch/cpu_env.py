@@ -87,6 +87,14 @@ def read_cpu() -> str:
     return ""
 
 
+def describe_cpu() -> str:
+    """The processor's name, family and model."""
+    # The name of a virtual machine's often hides which one it is.
+    cpu = read_cpu()
+    name, family, model = (cpu_fact(cpu, key) for key in ("model name", "cpu family", "model"))
+    return f"{name} (family {family}, model {model})"
+
+
 def cpu_fact(cpu: str, name: str) -> str:
     """The value of a line of such a text; "" without one."""
     for line in cpu.splitlines():
