@@ -21,16 +21,8 @@ from passl_sot.weights.rules import key_rules
 from ppcls_tools import theirs_transforms
 from ppcls_tools.architectures import ARCHITECTURES, RATES, head_of
 from ppcls_tools.reading import Reading, number
+from ppcls_tools.schedules import SCHEDULES
 
-# PaddleClas's schedule: ours, and its keys: theirs, ours, and theirs by default.
-_SCHEDULES: dict[str, tuple[str, tuple[tuple[str, str, Any], ...]]] = {
-    "Cosine": ("CosineSchedule", (("eta_min", "min_lr", 0.0),)),
-    "Linear": ("LinearSchedule", (("end_lr", "min_lr", 0.0),)),
-    "Step": ("StepSchedule", (("step_size", "step_size", None), ("gamma", "gamma", 0.1))),
-    "MultiStepDecay": ("MultiStepSchedule", (("milestones", "milestones", None), ("gamma", "gamma", 0.1))),
-    "ConstLR": ("ConstantSchedule", ()),
-    "Constant": ("ConstantSchedule", ()),
-}
 # Without effect on what is learned, or on this project.
 _IDLE = ("save_inference_dir", "to_static", "print_mem_info", "log_ranks", "uniform_output_enabled")
 
@@ -180,8 +172,8 @@ def _schedule(reading: Reading, epochs: Any) -> dict[str, Any]:
     node: dict[str, Any] = {"learning_rate": reading.take(f"{at}.learning_rate")}
     if name == "Piecewise":
         node = _piecewise(reading, node)
-    elif name in _SCHEDULES:
-        kind, keys = _SCHEDULES[name]
+    elif name in SCHEDULES:
+        kind, keys = SCHEDULES[name]
         node = {"name": kind, **node}
         node |= {ours: reading.take(f"{at}.{theirs}", plain) for theirs, ours, plain in keys}
     else:

@@ -10,10 +10,15 @@ from passl_sot.config import ConfigError, Fault
 from passl_sot.engine.schema import Experiment
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.optim import OPTIMIZERS, SCHEDULERS
+from passl_sot.optim.schedules import FallingSchedule
 from ppcls_tools.architectures import ARCHITECTURES, RATES, head_of, paddleclas_name
 from ppcls_tools.our_transforms import batch_operations, operations
+from ppcls_tools.schedules import SCHEDULES
 from ppcls_tools.writing import Writing
 
+# Our schedule: PaddleClas's, and its keys: theirs and ours.
+_SCHEDULES = {ours: (name, [key[:2] for key in keys]) for name, (ours, keys) in SCHEDULES.items()}
+_SCHEDULES["PolySchedule"] = ("Linear", [*_SCHEDULES["LinearSchedule"][1], ("power", "power")])
 # PaddleClas lets biases and norms alone by their one dimension, and further tensors by parts of their names.
 _NOT_DECAYED = {"DeiT": "pos_embed cls_token .bias", "Swin": "relative_position_bias_table .bias"}
 
@@ -157,20 +162,12 @@ def _lr(writing: Writing) -> dict[str, Any]:
     name = e.lr_scheduler["name"]
     made = SCHEDULERS.build(e.lr_scheduler)
     at = "lr_scheduler"
-    node: dict[str, Any] = {"learning_rate": made.learning_rate}
-    if name in ("CosineSchedule", "LinearSchedule", "PolySchedule"):
-        theirs = "Cosine" if name == "CosineSchedule" else "Linear"
-        node = {"name": theirs, **node, "eta_min" if theirs == "Cosine" else "end_lr": made.min_lr}
-        if name == "PolySchedule":
-            node["power"] = made.power
+    theirs, keys = _SCHEDULES[name]
+    node: dict[str, Any] = {"name": theirs, "learning_rate": made.learning_rate}
+    node |= {key: getattr(made, ours) for key, ours in keys}
+    if isinstance(made, FallingSchedule):
         length = made.T_max or e.epochs - made.warmup_epochs
         writing.need(f"{at}.T_max", length, e.epochs - made.warmup_epochs, "its curves end with the run")
-    elif name == "StepSchedule":
-        node = {"name": "Step", **node, "step_size": made.step_size, "gamma": made.gamma}
-    elif name == "MultiStepSchedule":
-        node = {"name": "MultiStepDecay", **node, "milestones": made.milestones, "gamma": made.gamma}
-    else:
-        node = {"name": "ConstLR", **node}
     if made.warmup_epochs:
         why = "its schedules begin where the warm-up ends (warmup_prefix: true)"
         writing.need(f"{at}.warmup_prefix", made.warmup_prefix, True, why)
