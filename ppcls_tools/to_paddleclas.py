@@ -84,9 +84,9 @@ def _arch(writing: Writing) -> tuple[dict[str, Any], list[int]]:
         elif rate != ARCHITECTURES[name].get(key, 0.0):
             arch[key] = rate
     if architecture["name"] == "Swin":
-        writing.notes.append(f"{place}: PaddleClas also shifts stages of one window")
+        writing.note(place, "PaddleClas also shifts stages of one window")
     elif architecture["distilled"]:
-        writing.notes.append("model.head: PaddleClas trains the mean of both heads")
+        writing.note("model.head", "PaddleClas trains the mean of both heads")
     return arch, shape
 
 
@@ -110,7 +110,7 @@ def _global(writing: Writing, image_shape: list[int]) -> dict[str, Any]:
     device = e.device
     if device == "auto":
         device = "gpu"
-        writing.notes.append("device: auto became gpu")
+        writing.note("device", "auto became gpu")
     return {
         "checkpoints": None,
         "pretrained_model": None,
@@ -183,7 +183,7 @@ def _amp(writing: Writing) -> dict[str, Any]:
     section = writing.experiment.amp
     assert section is not None
     if section.dtype == "auto":
-        writing.notes.append("amp.dtype: auto became float16, PaddleClas's only one")
+        writing.note("amp.dtype", "auto became float16, PaddleClas's only one")
     else:
         writing.need("amp.dtype", section.dtype, "float16", "it computes in float16")
     plain = {"use_dynamic_loss_scaling": True, "use_promote": False, "level": section.level}
@@ -223,7 +223,7 @@ def _loader(writing: Writing, split: str) -> dict[str, Any]:
     workers = section.loader.num_workers
     if workers == "auto":
         workers = 4
-        writing.notes.append(f"{at}.loader.num_workers: auto became 4")
+        writing.note(f"{at}.loader.num_workers", "auto became 4")
     loader = {"num_workers": workers, "use_shared_memory": section.loader.use_shared_memory}
     return {"dataset": theirs, "sampler": order, "loader": loader}
 
