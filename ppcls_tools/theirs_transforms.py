@@ -86,8 +86,12 @@ def _filter(reading: Reading, path: str, allowed: tuple[str, ...]) -> Any:
     return name
 
 
+def _height_width(size: Any) -> Any:
+    return size if isinstance(size, int) else list(size)[::-1]  # [width, height] there
+
+
 def _random_crop(reading: Reading, path: str) -> dict[str, Any]:
-    node = {"name": "RandomResizedCrop", "size": reading.take(f"{path}.size")}
+    node = {"name": "RandomResizedCrop", "size": _height_width(reading.take(f"{path}.size"))}
     for key in ("scale", "ratio"):
         value = reading.take(f"{path}.{key}")
         if value is not None:
@@ -163,10 +167,7 @@ def _resize(reading: Reading, path: str) -> dict[str, Any]:
 
 
 def _center_crop(reading: Reading, path: str) -> dict[str, Any]:
-    size = reading.take(f"{path}.size")
-    if not isinstance(size, int):
-        size = list(size)[::-1]  # [width, height] there
-    return {"name": "CenterCrop", "size": size}
+    return {"name": "CenterCrop", "size": _height_width(reading.take(f"{path}.size"))}
 
 
 _SAYABLE = {
