@@ -16,7 +16,10 @@ HEAD = (
     "config", "parameters (M)", "GMACs", "image size", "published top-1 (%)", "measured here", "weights",
     "file size", "sha256", "licence of the code", "licence of the weights",
 )  # fmt: skip
-HEAD_OF_MORE = ("name", "config", "settings", *HEAD[4:5], *HEAD[6:])
+HEAD_OF_MORE = (
+    "name", "config", "settings", "published top-1 (%)", "weights",
+    "file size", "sha256", "licence of the code", "licence of the weights",
+)  # fmt: skip
 
 
 def entry_of(name: str, card: Card | None, start: dict[str, Any]) -> dict[str, Any]:
@@ -53,8 +56,13 @@ def weights_of(card: Card) -> dict[str, Any]:
 
 def more_of(card: Card) -> dict[str, Any]:
     """A published file that is no config's own."""
-    known = {"name": card.name, "config": card.config, "settings": card.settings}
-    return {**known, "code_license": card.code_license, "weights": weights_of(card)}
+    return {
+        "name": card.name,
+        "config": card.config,
+        "settings": card.settings,
+        "code_license": card.code_license,
+        "weights": weights_of(card),
+    }
 
 
 def zoo() -> dict[str, list[dict[str, Any]]]:
@@ -115,9 +123,9 @@ def row_of_more(entry: dict[str, Any]) -> list[str]:
     """A row of the table of further files."""
     weights = entry["weights"]
     settings = "<br>".join(f"`{text.removeprefix('model.')}`" for text in entry["settings"]) or "–"
-    names = [f"`{entry['name']}`", f"`{entry['config']}`"]
     return [
-        *names,
+        f"`{entry['name']}`",
+        f"`{entry['config']}`",
         settings,
         shown(weights["top1"]),
         *file_cells(weights),

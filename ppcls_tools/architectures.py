@@ -74,13 +74,12 @@ def paddleclas_name(architecture: dict[str, Any]) -> tuple[str, dict[str, Any]] 
     size = architecture["img_size"]
     if isinstance(size, list) and size[0] == size[-1]:
         size = size[0]
+    if any(architecture.get(key, meant) != meant for key, meant in _MEANT_ANYWAY.items()):
+        return None
     found = None
     for name, theirs in ARCHITECTURES.items():
-        wanted = {key: architecture[key] for key in _MEANT_ANYWAY if key in architecture}
         fixed = {key: value for key, value in theirs.items() if key not in (*RATES, "img_size")}
-        if wanted.items() <= _MEANT_ANYWAY.items() and all(
-            architecture.get(k) == v for k, v in fixed.items()
-        ):
+        if all(architecture.get(key) == value for key, value in fixed.items()):
             if theirs["img_size"] == size:
                 return name, {}
             found = found or (name, {"img_size": size})

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from passl_sot.cli.command import guarded
-from passl_sot.config import get_config, load_config
+from passl_sot.config import get_config
 from passl_sot.config.yaml_text import dump_yaml
 from passl_sot.utils.files import replace_atomically
 from passl_sot.utils.logger import hush_paddle
@@ -49,19 +49,19 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _to_paddleclas(src: str, overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    from passl_sot.engine.schema import Experiment
+    from passl_sot.engine.schema import load_config
     from passl_sot.zoo import find_config
     from ppcls_tools.to_paddleclas import to_paddleclas
 
-    return to_paddleclas(load_config(Experiment, find_config(src), overrides))
+    return to_paddleclas(load_config(find_config(src), overrides))
 
 
 def _to_ours(src: str, overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    from passl_sot.engine.schema import Experiment
+    from passl_sot.engine.schema import load_config
     from ppcls_tools.from_paddleclas import to_ours
 
     tree, notes = to_ours(get_config(src, overrides))
-    load_config(Experiment, src, stored=tree)  # nothing is written that a run would refuse
+    load_config(src, stored=tree)  # nothing is written that a run would refuse
     return tree, notes
 
 

@@ -21,16 +21,8 @@ from passl_sot.weights.rules import key_rules
 from ppcls_tools import theirs_transforms
 from ppcls_tools.architectures import ARCHITECTURES, RATES, head_of
 from ppcls_tools.reading import Reading, number
+from ppcls_tools.schedules import SCHEDULES
 
-# PaddleClas's schedule: ours, and its keys: theirs, ours, and theirs by default.
-_SCHEDULES: dict[str, tuple[str, tuple[tuple[str, str, Any], ...]]] = {
-    "Cosine": ("CosineSchedule", (("eta_min", "min_lr", 0.0),)),
-    "Linear": ("LinearSchedule", (("end_lr", "min_lr", 0.0),)),
-    "Step": ("StepSchedule", (("step_size", "step_size", None), ("gamma", "gamma", 0.1))),
-    "MultiStepDecay": ("MultiStepSchedule", (("milestones", "milestones", None), ("gamma", "gamma", 0.1))),
-    "ConstLR": ("ConstantSchedule", ()),
-    "Constant": ("ConstantSchedule", ()),
-}
 # Without effect on what is learned, or on this project.
 _IDLE = ("save_inference_dir", "to_static", "print_mem_info", "log_ranks", "uniform_output_enabled")
 
@@ -71,11 +63,7 @@ def _tree(reading: Reading) -> dict[str, Any]:
 
 def _global(reading: Reading) -> dict[str, Any]:
     at = "Global"
-    tree: dict[str, Any] = {}
-    for theirs, ours in (("seed", "seed"), ("epochs", "epochs"), ("output_dir", "output_dir")):
-        value = reading.take(f"{at}.{theirs}")
-        if value is not None:
-            tree[ours] = value
+    tree = reading.given(at, ("seed", "epochs", "output_dir"))
     tree["device"] = reading.only(f"{at}.device", ("gpu", "cpu"), "gpu", "devices here are gpu and cpu")
     tree["eval_interval"] = reading.take(f"{at}.eval_interval", 1)
     tree["checkpoint"] = {"interval": reading.take(f"{at}.save_interval", 1)}
@@ -94,9 +82,8 @@ def _global(reading: Reading) -> dict[str, Any]:
         reading.only(f"{at}.{key}", (plain,), plain, why)
     if reading.take(f"{at}.start_eval_epoch"):
         reading.note(f"{at}.start_eval_epoch", "here evaluation begins with the first epoch")
-    for key in ("checkpoints", "pretrained_model"):
+    for key, option in (("checkpoints", "--resume auto"), ("pretrained_model", "--init-from FILE")):
         if reading.take(f"{at}.{key}"):
-            option = {"checkpoints": "--resume auto", "pretrained_model": "--init-from FILE"}[key]
             reading.note(f"{at}.{key}", f"an option of the command here: {option}")
     return tree
 
@@ -109,11 +96,7 @@ def _model(reading: Reading) -> tuple[dict[str, Any], dict[str, Any]]:
         known = ", ".join(ARCHITECTURES)
         message = f"this project has no architecture {name!r}; of PaddleClas's it has {known}"
         raise ConfigError([Fault(f"{at}.name", message, reading.config.origin_near(f"{at}.name"))])
-    architecture = dict(ARCHITECTURES[name])
-    for key in (*RATES, "img_size"):
-        value = reading.take(f"{at}.{key}")
-        if value is not None:
-            architecture[key] = value
+    architecture = ARCHITECTURES[name] | reading.given(at, (*RATES, "img_size"))
     for key in ("use_fused_attn", "use_fused_linear", "use_ssld"):
         reading.take(f"{at}.{key}")  # of the same numbers; or of pretrained
     if reading.take(f"{at}.pretrained"):
@@ -155,13 +138,10 @@ def _optimizer(reading: Reading) -> dict[str, Any]:
         "AdamW",
         "of its optimizers here are AdamW, Momentum and SGD",
     )
-    node = {"name": name}
-    renamed = {"use_nesterov": "nesterov"}
     keys = {"AdamW": ("beta1", "beta2", "epsilon"), "Momentum": ("momentum", "use_nesterov")}
-    for key in keys.get(str(name), ()):
-        value = reading.take(f"{at}.{key}")
-        if value is not None:
-            node[renamed.get(key, key)] = value
+    node = {"name": name, **reading.given(at, keys.get(str(name), ()))}
+    if "use_nesterov" in node:
+        node["nesterov"] = node.pop("use_nesterov")
     decay = reading.number(f"{at}.weight_decay", 0.0)
     if reading.take(f"{at}.regularizer.name") is not None:
         reading.only(f"{at}.regularizer.name", ("L2",), "L2", "decay here is of squares")
@@ -180,8 +160,8 @@ def _schedule(reading: Reading, epochs: Any) -> dict[str, Any]:
     node: dict[str, Any] = {"learning_rate": reading.take(f"{at}.learning_rate")}
     if name == "Piecewise":
         node = _piecewise(reading, node)
-    elif name in _SCHEDULES:
-        kind, keys = _SCHEDULES[name]
+    elif name in SCHEDULES:
+        kind, keys = SCHEDULES[name]
         node = {"name": kind, **node}
         node |= {ours: reading.take(f"{at}.{theirs}", plain) for theirs, ours, plain in keys}
     else:

@@ -32,13 +32,17 @@ _STAMP = "installed.sha256"
 
 def python_of(client: str) -> Path:
     """The interpreter of a client's environment, which need not be there."""
-    return ROOT / f".venv-{client}" / "bin" / "python"
+    return _folder(client) / "bin" / "python"
 
 
 def is_ready(client: str) -> bool:
     """Whether the environment is there, whole, and of these versions."""
-    stamp = python_of(client).parents[1] / _STAMP
+    stamp = _folder(client) / _STAMP
     return stamp.is_file() and stamp.read_text() == _digest(client)
+
+
+def _folder(client: str) -> Path:
+    return ROOT / f".venv-{client}"
 
 
 def _digest(client: str) -> str:
@@ -47,16 +51,16 @@ def _digest(client: str) -> str:
 
 def _make(client: str) -> bool:
     """Makes one environment; False, with a line that says so, where that fails."""
-    python = python_of(client)
-    print(f"setting up {python.parents[1]}", flush=True)
-    commands = [[sys.executable, "-m", "venv", "--clear", str(python.parents[1])]]
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    folder = _folder(client)
+    print(f"setting up {folder}", flush=True)
+    commands = [[sys.executable, "-m", "venv", "--clear", str(folder)]]
+    pip = [str(python_of(client)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     commands += [[*pip, *packages] for packages in CLIENTS[client]]
     for command in commands:
         if subprocess.run(command, check=False).returncode:
             print(f"{client} could not be installed; the tests that need it are skipped", file=sys.stderr)
             return False
-    (python.parents[1] / _STAMP).write_text(_digest(client))
+    (folder / _STAMP).write_text(_digest(client))
     return True
 
 

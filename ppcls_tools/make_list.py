@@ -11,15 +11,16 @@ natural order (0, 1, 2, 10), as passl_sot's ImageFolder does.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from passl_sot.data.datasets.folders import scan_folder
 from passl_sot.data.errors import DataError
+from passl_sot.utils.files import replace_atomically
 
 Rows = list[tuple[str, int]]
 _SEPARATORS = {"space": " ", "tab": "\t"}
@@ -126,7 +127,7 @@ def write_lists(
     try:
         os.makedirs(out_dir, exist_ok=True)
         for name, text in files.items():
-            _write_whole(os.path.join(out_dir, name), text)
+            _write_whole(Path(out_dir, name), text)
     except OSError as error:
         raise DataError(
             f"can't write to {out_dir}: {error.strerror or error}; name a folder that exists or can be made "
@@ -135,16 +136,8 @@ def write_lists(
     return mark
 
 
-def _write_whole(path: str, text: str) -> None:
-    folder, name = os.path.split(path)
-    partial = os.path.join(folder, f".{name}.{os.getpid()}")
-    try:
-        with open(partial, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
+def _write_whole(path: Path, text: str) -> None:
+    replace_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _writable(path: str) -> bool:

@@ -31,7 +31,7 @@ def operations(
         if mixed and node["name"] == "Normalize":
             # Both are linear: only the rounding of mixed bytes differs.
             ops += _normalize(writing, path, TRANSFORMS.build(node))
-            writing.notes.append(f"{path}: PaddleClas mixes normalized images, here bytes are mixed")
+            writing.note(path, "PaddleClas mixes normalized images, here bytes are mixed")
     return ops
 
 
@@ -98,7 +98,7 @@ def _resize(writing: Writing, path: str, made: Any) -> list[dict[str, Any]]:
     if made.output_hw is not None:
         shown = {"size": _width_height(made.output_hw)}
     else:
-        writing.notes.append(f"{path}: PaddleClas rounds the longer side, here it is rounded down")
+        writing.note(path, "PaddleClas rounds the longer side, here it is rounded down")
     return [{"ResizeImage": {**shown, "interpolation": made.interpolation, "backend": "pil"}}]
 
 

@@ -1,7 +1,7 @@
 """Reads a file of another project key by key, and knows which keys nobody has asked for."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from passl_sot.config import Config, ConfigError, Fault, value_at
@@ -41,6 +41,11 @@ class Reading:
         self._last = path
         value = value_at(self.config, path)
         return default if value is None else value
+
+    def given(self, path: str, keys: Iterable[str]) -> dict[str, Any]:
+        """Of the keys of a section those that the file has, with their values."""
+        values = {key: self.take(f"{path}.{key}") for key in keys}
+        return {key: value for key, value in values.items() if value is not None}
 
     def text(self, path: str, default: str | None = None) -> Any:
         """The text at a path; anything else ends the conversion, for much depends on it."""

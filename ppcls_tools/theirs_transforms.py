@@ -5,6 +5,8 @@ from typing import Any
 from ppcls_tools.reading import Reading, number
 
 _FILTERS = ("nearest", "bilinear", "bicubic", "lanczos")
+_DRAWN_FILTERS = ("bilinear", "bicubic", "random")  # of operations that draw what they do
+_EVEN_ASPECT = "PaddleClas draws the aspect ratio evenly, here its logarithm is (use_log_aspect)"
 _BYTE = 1 / 255
 
 
@@ -84,15 +86,19 @@ def _filter(reading: Reading, path: str, allowed: tuple[str, ...]) -> Any:
     return name
 
 
+def _height_width(size: Any) -> Any:
+    return size if isinstance(size, int) else list(size)[::-1]  # [width, height] there
+
+
 def _random_crop(reading: Reading, path: str) -> dict[str, Any]:
-    node = {"name": "RandomResizedCrop", "size": reading.take(f"{path}.size")}
+    node = {"name": "RandomResizedCrop", "size": _height_width(reading.take(f"{path}.size"))}
     for key in ("scale", "ratio"):
         value = reading.take(f"{path}.{key}")
         if value is not None:
             node[key] = [number(bound) for bound in value]
-    node["interpolation"] = _filter(reading, path, ("bilinear", "bicubic", "random"))
+    node["interpolation"] = _filter(reading, path, _DRAWN_FILTERS)
     if not reading.take(f"{path}.use_log_aspect", False):
-        reading.note(path, "PaddleClas draws the aspect ratio evenly, here its logarithm is (use_log_aspect)")
+        reading.note(path, _EVEN_ASPECT)
     reading.only(f"{path}.progress_size", (None,), None, "sizes don't grow here")
     return node
 
@@ -104,8 +110,8 @@ def _flip(reading: Reading, path: str) -> dict[str, Any]:
 
 def _rand_augment(reading: Reading, path: str) -> dict[str, Any] | None:
     policy = reading.take(f"{path}.config_str", "rand-m9-mstd0.5-inc1")
-    choices = ("bilinear", "bicubic", "random")
-    filters = reading.only(f"{path}.interpolation", choices, "bicubic", f"filters are {', '.join(choices)}")
+    why = f"filters are {', '.join(_DRAWN_FILTERS)}"
+    filters = reading.only(f"{path}.interpolation", _DRAWN_FILTERS, "bicubic", why)
     reading.take(f"{path}.img_size")  # the image's own is taken here
     if reading.number(f"{path}.prob", 1.0) not in (0.0, 1.0):
         reading.refuse(f"{path}.prob", "every image is augmented here, or none")
@@ -141,7 +147,7 @@ def _erase(reading: Reading, path: str) -> dict[str, Any] | None:
     if mode != "pixel":
         reading.refuse(f"{path}.mode", f"{mode}: rectangles are filled with noise here (pixel)")
     if not log_aspect:
-        reading.note(path, "PaddleClas draws the aspect ratio evenly, here its logarithm is (use_log_aspect)")
+        reading.note(path, _EVEN_ASPECT)
     if attempts != 10:
         reading.note(f"{path}.attempt", f"{attempts} attempts to find a place there, 10 here")
     return {"name": "RandomErasing", "prob": prob, "scale": area, "ratio": ratio, "mode": "pixel"}
@@ -161,10 +167,7 @@ def _resize(reading: Reading, path: str) -> dict[str, Any]:
 
 
 def _center_crop(reading: Reading, path: str) -> dict[str, Any]:
-    size = reading.take(f"{path}.size")
-    if not isinstance(size, int):
-        size = list(size)[::-1]  # [width, height] there
-    return {"name": "CenterCrop", "size": size}
+    return {"name": "CenterCrop", "size": _height_width(reading.take(f"{path}.size"))}
 
 
 _SAYABLE = {

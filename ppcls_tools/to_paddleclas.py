@@ -10,10 +10,15 @@ from passl_sot.config import ConfigError, Fault
 from passl_sot.engine.schema import Experiment
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.optim import OPTIMIZERS, SCHEDULERS
+from passl_sot.optim.schedules import FallingSchedule
 from ppcls_tools.architectures import ARCHITECTURES, RATES, head_of, paddleclas_name
 from ppcls_tools.our_transforms import batch_operations, operations
+from ppcls_tools.schedules import SCHEDULES
 from ppcls_tools.writing import Writing
 
+# Our schedule: PaddleClas's, and its keys: theirs and ours.
+_SCHEDULES = {ours: (name, [key[:2] for key in keys]) for name, (ours, keys) in SCHEDULES.items()}
+_SCHEDULES["PolySchedule"] = ("Linear", [*_SCHEDULES["LinearSchedule"][1], ("power", "power")])
 # PaddleClas lets biases and norms alone by their one dimension, and further tensors by parts of their names.
 _NOT_DECAYED = {"DeiT": "pos_embed cls_token .bias", "Swin": "relative_position_bias_table .bias"}
 
@@ -79,9 +84,9 @@ def _arch(writing: Writing) -> tuple[dict[str, Any], list[int]]:
         elif rate != ARCHITECTURES[name].get(key, 0.0):
             arch[key] = rate
     if architecture["name"] == "Swin":
-        writing.notes.append(f"{place}: PaddleClas also shifts stages of one window")
+        writing.note(place, "PaddleClas also shifts stages of one window")
     elif architecture["distilled"]:
-        writing.notes.append("model.head: PaddleClas trains the mean of both heads")
+        writing.note("model.head", "PaddleClas trains the mean of both heads")
     return arch, shape
 
 
@@ -105,7 +110,7 @@ def _global(writing: Writing, image_shape: list[int]) -> dict[str, Any]:
     device = e.device
     if device == "auto":
         device = "gpu"
-        writing.notes.append("device: auto became gpu")
+        writing.note("device", "auto became gpu")
     return {
         "checkpoints": None,
         "pretrained_model": None,
@@ -157,20 +162,12 @@ def _lr(writing: Writing) -> dict[str, Any]:
     name = e.lr_scheduler["name"]
     made = SCHEDULERS.build(e.lr_scheduler)
     at = "lr_scheduler"
-    node: dict[str, Any] = {"learning_rate": made.learning_rate}
-    if name in ("CosineSchedule", "LinearSchedule", "PolySchedule"):
-        theirs = "Cosine" if name == "CosineSchedule" else "Linear"
-        node = {"name": theirs, **node, "eta_min" if theirs == "Cosine" else "end_lr": made.min_lr}
-        if name == "PolySchedule":
-            node["power"] = made.power
+    theirs, keys = _SCHEDULES[name]
+    node: dict[str, Any] = {"name": theirs, "learning_rate": made.learning_rate}
+    node |= {key: getattr(made, ours) for key, ours in keys}
+    if isinstance(made, FallingSchedule):
         length = made.T_max or e.epochs - made.warmup_epochs
         writing.need(f"{at}.T_max", length, e.epochs - made.warmup_epochs, "its curves end with the run")
-    elif name == "StepSchedule":
-        node = {"name": "Step", **node, "step_size": made.step_size, "gamma": made.gamma}
-    elif name == "MultiStepSchedule":
-        node = {"name": "MultiStepDecay", **node, "milestones": made.milestones, "gamma": made.gamma}
-    else:
-        node = {"name": "ConstLR", **node}
     if made.warmup_epochs:
         why = "its schedules begin where the warm-up ends (warmup_prefix: true)"
         writing.need(f"{at}.warmup_prefix", made.warmup_prefix, True, why)
@@ -186,7 +183,7 @@ def _amp(writing: Writing) -> dict[str, Any]:
     section = writing.experiment.amp
     assert section is not None
     if section.dtype == "auto":
-        writing.notes.append("amp.dtype: auto became float16, PaddleClas's only one")
+        writing.note("amp.dtype", "auto became float16, PaddleClas's only one")
     else:
         writing.need("amp.dtype", section.dtype, "float16", "it computes in float16")
     plain = {"use_dynamic_loss_scaling": True, "use_promote": False, "level": section.level}
@@ -226,7 +223,7 @@ def _loader(writing: Writing, split: str) -> dict[str, Any]:
     workers = section.loader.num_workers
     if workers == "auto":
         workers = 4
-        writing.notes.append(f"{at}.loader.num_workers: auto became 4")
+        writing.note(f"{at}.loader.num_workers", "auto became 4")
     loader = {"num_workers": workers, "use_shared_memory": section.loader.use_shared_memory}
     return {"dataset": theirs, "sampler": order, "loader": loader}
 

@@ -14,6 +14,10 @@ class Writing:
         self.faults: list[Fault] = []
         self.notes: list[str] = []
 
+    def note(self, path: str, what: str) -> None:
+        """Tells a difference that doesn't stop the conversion."""
+        self.notes.append(f"{path}: {what}")
+
     def refuse(self, path: str, why: str) -> None:
         """Tells what PaddleClas has no words for."""
         self.faults.append(Fault(path, why, self.experiment.origin(path)))

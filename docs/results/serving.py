@@ -31,13 +31,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 BOUNDARY = "a-line-that-no-image-has"
 CLIENTS = 8
 NAMES = ("丹顶鹤", "金丝猴", "sot_digits: 7")
-_SMALL = {
-    "architecture.embed_dim": 16,
-    "architecture.depth": 2,
-    "architecture.num_heads": 2,
-    "head.wr_dim": 4,
-}
-TINY = [f"model.{key}={value}" for key, value in _SMALL.items()]
+TINY = (
+    "model.architecture.embed_dim=16",
+    "model.architecture.depth=2",
+    "model.architecture.num_heads=2",
+    "model.head.wr_dim=4",
+)
 
 
 def write_random(path: Path, model: str, settings: Sequence[str] = (), names: Sequence[str] = NAMES) -> None:
@@ -132,7 +131,7 @@ def drive(server: Server, bodies: Sequence[tuple], requests: int, clients: int =
 
     def send() -> None:
         connection = http.client.HTTPConnection(server.address)
-        for number in iter(numbers.__next__, None):
+        for number in numbers:
             if number >= requests or faults:
                 break
             try:

@@ -137,13 +137,13 @@ def card_of(name: str) -> Card:
     text = f"no weights of {name} are published"
     if "made_by" in entry:
         text += f": its weights are made by {entry['made_by']}, and it is trained in minutes"
-    elif entry.get("fits", True) and entry:
-        near = entry["nearest"]
-        text += f"; the nearest start is {near}: pretrained={near!r} (--pretrained {near}) takes what fits"
     elif entry:
-        text += (
-            f"; the nearest model with weights is {entry['nearest']}, of another width: nothing of it fits"
-        )
+        near = entry["nearest"]
+        if entry.get("fits", True):
+            text += f"; the nearest start is {near}: "
+            text += f"pretrained={near!r} (--pretrained {near}) takes what fits"
+        else:
+            text += f"; the nearest model with weights is {near}, of another width: nothing of it fits"
     raise NotPublishedError(f"{text}. docs/models.md lists what is published")
 
 

@@ -155,6 +155,19 @@ def test_and_back(converted):
     assert status == 0 and again == ours
 
 
+def test_sides_change_places(converted):
+    """Sizes are [width, height] there and [height, width] here."""
+    text = THEIRS.replace("{size: 224, scale", "{size: [224, 160], scale").replace(
+        "CropImage: {size: 224}", "CropImage: {size: [224, 160]}"
+    )
+    _, tree = converted(text)
+    transforms = [tree["dataloader"][split]["dataset"]["transforms"] for split in ("train", "val")]
+    assert transforms[0][0]["size"] == transforms[1][1]["size"] == [160, 224]
+    _, theirs = converted(yaml.safe_dump(tree), "--to-paddleclas")
+    operations = [theirs["DataLoader"][split]["dataset"]["transform_ops"] for split in ("Train", "Eval")]
+    assert operations[0][1]["RandCropImage"]["size"] == operations[1][2]["CropImage"]["size"] == [224, 160]
+
+
 SCHEDULES = {
     "Cosine": "{name: Cosine, learning_rate: 0.1, eta_min: 0.01, warmup_epoch: 2, warmup_start_lr: 0.001}",
     "Linear": "{name: Linear, learning_rate: 0.1, end_lr: 0.02, power: 2.0, warmup_epoch: 1}",

@@ -7,7 +7,7 @@ const status = document.getElementById("status");
 const form = document.getElementById("form");
 const chooser = document.getElementById("files");
 let limits = { max_request_mb: Infinity };
-let waiting = [];
+const waiting = [];
 let running = 0;
 let done = 0;
 
