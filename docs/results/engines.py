@@ -11,11 +11,11 @@ import json
 import os
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from passl_sot.launch.cpu_env import describe_cpu
+from passl_sot.utils.cache import versions_of
 from passl_sot.utils.table import markdown
 
 # Images/s of a V100 with batches of 128, from the table in the README of PiT's authors.
@@ -72,8 +72,7 @@ def table(results: dict[str, dict[str, Any]], batch: int) -> list[str]:
 
 def facts(results: dict[str, dict[str, Any]], batch: int, repeats: int) -> str:
     """Processor, versions, and what was measured."""
-    packages = ("paddlepaddle", "onnxruntime", "openvino")
-    versions = [f"{d.name} {d.version}" for package in packages for d in metadata.distributions(name=package)]
+    versions = versions_of(("paddlepaddle", "onnxruntime", "openvino"))
     peaks: dict[str, float] = {}
     for result in results.values():
         for precision, speed in result["peak_gflops_per_s"].items():

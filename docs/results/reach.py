@@ -15,7 +15,6 @@ import statistics
 import sys
 import time
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from passl_sot.export import export_model
 from passl_sot.export.quantize import lower
 from passl_sot.launch.cpu_env import describe_cpu
 from passl_sot.tasks.base import header_for
+from passl_sot.utils.cache import versions_of
 from passl_sot.utils.peer import Peer
 
 BATCH = 8
@@ -166,8 +166,7 @@ def main(argv: list[str] | None = None) -> None:
             print(name, file=sys.stderr)
             found[name] = measure(name, args.exports / name, args)
             loads.append(os.getloadavg()[0])
-    packages = ("paddlepaddle", "onnxruntime", "openvino")
-    versions = ", ".join(f"{package} {metadata.version(package)}" for package in packages)
+    versions = ", ".join(versions_of(("paddlepaddle", "onnxruntime", "openvino")))
     print(
         f"{describe_cpu()}, one core of {os.cpu_count()}, load "
         f"{min(loads):.0f} to {max(loads):.0f}; {versions}; batches of {BATCH}, medians of {args.repeats}.\n"
