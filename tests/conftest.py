@@ -311,6 +311,12 @@ def _load(path: Path) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def load_file():
+    """Imports a file that belongs to no package, such as a script of docs/."""
+    return _load
+
+
+@pytest.fixture(scope="session")
 def writer() -> ModuleType:
     """Writes PyTorch's formats without PyTorch."""
     return _load(ROOT / "tests" / "fixtures" / "torch_writer.py")
