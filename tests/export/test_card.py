@@ -9,7 +9,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from passl_sot import cli
 from passl_sot.export.card import ExportError, read_card, write_card
 from passl_sot.export.source import read_labels, read_source
 from passl_sot.weights.checkpoint import read_checkpoint, write_checkpoint
@@ -80,14 +79,14 @@ def test_any_names_come_back(checkpoint, tmp_path):
     assert len((tmp_path / "labels.txt").read_text(encoding="utf-8").splitlines()) == 3
 
 
-def test_names_do_not_steer_the_terminal(checkpoint, tmp_path, capfd):
+def test_names_do_not_steer_the_terminal(checkpoint, tmp_path, invoke):
     saved = read_checkpoint(checkpoint)
     steering = {**saved.meta, "class_names": [f"\x1b[2J\r\n{number}" for number in range(3)]}
     write_checkpoint(tmp_path / "other.safetensors", saved.tensors, steering)
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
-    given = ["--weights", str(tmp_path / "other.safetensors"), str(tmp_path / "a.png")]
-    assert cli.COMMANDS["predict"](given) == 0
-    (line,) = capfd.readouterr().out.splitlines()
+    done = invoke("predict", "--weights", tmp_path / "other.safetensors", tmp_path / "a.png")
+    assert done.returncode == 0
+    (line,) = done.stdout.splitlines()
     assert re.search(r"a\.png  \?\[2J\?\?\d  ", line), line
 
 
