@@ -20,7 +20,7 @@ def test_the_pages_are_up_to_date(zoo):
         assert path.read_text(encoding="utf-8") == text, "run: python docs/zoo.py"
 
 
-def test_all_that_is_known_is_on_them(zoo):
+def test_all_that_is_known_is_on_them():
     data = json.loads((ROOT / "docs" / "models.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     assert [entry["name"] for entry in data["models"]] == list_models()

@@ -37,7 +37,7 @@ def png_of(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def test_bombs_are_not_decoded(server, ask, serving):
+def test_bombs_are_not_decoded(server, ask):
     before = server.memory()
     gif = io.BytesIO()
     Image.new("L", (4000, 4000)).save(gif, "GIF")
@@ -95,7 +95,7 @@ def start_of(name: str) -> bytes:
     return f'--b\r\nContent-Disposition: form-data; name="images"; filename="{name}"\r\n\r\n'.encode()
 
 
-def test_names_open_and_tell_nothing(server, ask, images, tmp_path):
+def test_names_open_and_tell_nothing(server, ask, images):
     for name in ("../../etc/passwd", "/etc/passwd", "C:\\Users\\x\\passwd", "a/passwd", "passwd"):
         body = start_of(name) + images[0] + b"\r\n--b--\r\n"
         answer = ask(server, "POST", "/predict", body, FORM)
@@ -225,7 +225,7 @@ def test_what_is_no_http_is_one_error_too(server, data):
     assert json.loads(body)["error"]["code"] == "bad_request"
 
 
-def test_a_client_that_leaves_is_no_fault(server, ask, images, serving, number):
+def test_a_client_that_leaves_is_no_fault(server, images, serving, number):
     body, headers = serving.form(images)
     lines = [f"{key}: {value}\r\n" for key, value in {"Host": "localhost", **headers}.items()]
     head = f"POST /predict HTTP/1.1\r\n{''.join(lines)}Content-Length: {len(body)}\r\n\r\n".encode()

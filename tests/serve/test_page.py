@@ -89,7 +89,7 @@ def test_chosen_dropped_and_pasted_images_are_predicted(page, server, ask, image
     assert text(page, "#status") == "4 images answered"
 
 
-def test_errors_are_said_where_they_belong(page, images, tmp_path):
+def test_errors_are_said_where_they_belong(page, tmp_path):
     large = tmp_path / "large.png"
     large.write_bytes(bytes(2_100_000))
     name = "<img src=x onerror=alert(1)>.png"
