@@ -2,7 +2,9 @@
 
 import functools
 import importlib.util
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -39,6 +41,10 @@ SLOW_FILES = {
 }
 # Whose slow tests begin first: each takes as long as many others, which fill what is left at the end.
 HEAVY_FILES = ("test_docs.py", "test_jobs.py", "test_wheel.py", "test_distributed.py")
+BROWSER_FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync --window-size=900,900"
+)
 
 EXPERIMENT = """
 _base_: {base}
@@ -281,6 +287,35 @@ def launch(launcher):
     return run
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, without a window."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not chromedriver:
+        pytest.skip("no Chromium with its driver: apt install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in BROWSER_FLAGS.split():
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(chromedriver))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def requested(browser):
+    """Addresses that the browser's pages have asked for since this, or the performance log, was last read."""
+
+    def read() -> list[str]:
+        messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        return [params["request"]["url"] for params in sent]
+
+    return read
+
+
 @pytest.fixture
 def left_behind(tmp_path):
     """Processes whose command line names this test's folder."""
@@ -304,6 +339,12 @@ def _load(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def load_file():
+    """Imports a file that belongs to no package, such as a script of docs/."""
+    return _load
 
 
 @pytest.fixture(scope="session")

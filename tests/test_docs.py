@@ -56,13 +56,14 @@ def run(kind: str, text: str, folder: Path, monkeypatch) -> None:
         if name:
             (folder / name[1]).write_text(text, encoding="utf-8")
         return
-    for command in text.strip().splitlines() if kind == "bash" else [text]:
-        if kind == "bash" and any(part in command for part in ELSEWHERE):
+    if kind == "python":
+        run_code(text, folder, monkeypatch)
+        return
+    for command in text.strip().splitlines():
+        if any(part in command for part in ELSEWHERE):
             continue
-        words = shlex.split(command) if kind == "bash" else []
-        if kind == "python":
-            run_code(command, folder, monkeypatch)
-        elif words[:2] == ["python", "-c"]:
+        words = shlex.split(command)
+        if words[:2] == ["python", "-c"]:
             run_code(words[2], folder, monkeypatch)
         elif words[:1] == ["python"] and words[1].endswith(".py"):
             run_script(words[1:], folder, monkeypatch)
@@ -126,8 +127,7 @@ def test_page(page, copy_of_the_checkout, monkeypatch):
 
 
 def test_configs_on_the_page_of_recipes(copy_of_the_checkout, monkeypatch):
-    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    found = re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S)
+    found = [text for kind, text in blocks("docs/recipes.md") if kind == "yaml"]
     assert found
     for block in found:
         path = copy_of_the_checkout / "own.yaml"

@@ -171,23 +171,8 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="module")
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver")
-    if not shutil.which("chromium") or not shutil.which("chromedriver"):
-        pytest.skip("no Chromium with its driver: apt install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
-
-
 @pytest.mark.slow
-def test_in_a_browser(browser, served):
+def test_in_a_browser(browser, requested, served):
     """Pages fit the screen of a telephone, the search finds, and every request is to the local server."""
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -203,12 +188,7 @@ def test_in_a_browser(browser, served):
         browser.get(f"{served}?q={word}")
         found = f".md-search-result__list a[href*='{wanted}']"
         WebDriverWait(browser, 120).until(lambda b, found=found: b.find_elements("css selector", found))
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [
-        message["params"]["request"]["url"]
-        for message in messages
-        if message["method"] == "Network.requestWillBeSent"
-    ]
+    asked = requested()
     assert len(asked) > 10
     assert not [url for url in asked if not url.startswith((served, "data:", "blob:"))]
 

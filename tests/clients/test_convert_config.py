@@ -258,7 +258,7 @@ def test_what_cannot_be_said_here(converted, capsys, before, after, where, words
     status, tree = converted(text)
     assert status == 2 and tree is None
     said = capsys.readouterr().err
-    assert f"{where}" in said and words in said
+    assert where in said and words in said
     assert "src.yaml:" in said  # with the line
 
 

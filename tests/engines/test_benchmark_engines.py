@@ -1,6 +1,5 @@
 """`benchmark --engine`: a table of real engines in real processes; and the script of the published table."""
 
-import importlib.util
 import json
 import os
 import shlex
@@ -78,10 +77,8 @@ def test_the_commands_of_prediction(trained, capfd):
     assert "is an exported folder, which knows no images" in capfd.readouterr().err
 
 
-def test_the_script_of_the_table(trained, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("table", ROOT / "docs" / "results" / "engines.py")
-    table = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(table)
+def test_the_script_of_the_table(trained, load_file, monkeypatch, capsys):
+    table = load_file(ROOT / "docs" / "results" / "engines.py")
     # Two of its six columns.
     monkeypatch.setattr(table, "COLUMNS", (("eager", "f32"), ("inference", "f32")))
     cores = os.sched_getaffinity(0)

@@ -1,17 +1,11 @@
-"""The checkpoint and the export of the tests' small model, by names of their own."""
-
-from pathlib import Path
+"""What a checkpoint says of its model, which exports are made of."""
 
 import pytest
 
-
-@pytest.fixture(scope="session")
-def checkpoint(trained) -> Path:
-    """A checkpoint, in a run's folder, of the experiment beside that."""
-    return trained.checkpoint
+from passl_sot.export.source import read_source
 
 
-@pytest.fixture(scope="session")
-def exported(trained) -> Path:
-    """The folder of its export in all formats."""
-    return trained.folder
+@pytest.fixture
+def meta(trained) -> dict:
+    """The header of the tests' small model, anew for each test, which may change it."""
+    return read_source(trained.checkpoint)[1]

@@ -9,19 +9,18 @@ import pytest
 import yaml
 from PIL import Image
 
-from passl_sot import cli
 from passl_sot.export.card import ExportError, read_card, write_card
-from passl_sot.export.source import read_labels, read_source
+from passl_sot.export.source import read_labels
 from passl_sot.weights.checkpoint import read_checkpoint, write_checkpoint
 
 
 @pytest.fixture
-def copy(exported, tmp_path):
-    return shutil.copytree(exported, tmp_path / "copy")
+def copy(trained, tmp_path):
+    return shutil.copytree(trained.folder, tmp_path / "copy")
 
 
-def test_it_names_preprocessing_and_classes_as_paddlex_reads_them(exported):
-    content = yaml.safe_load((exported / "inference.yml").read_text(encoding="utf-8"))
+def test_it_names_preprocessing_and_classes_as_paddlex_reads_them(trained):
+    content = yaml.safe_load((trained.folder / "inference.yml").read_text(encoding="utf-8"))
     assert content["Global"] == {"model_name": "small_run"}
     resize, crop, normalize, order = content["PreProcess"]["transform_ops"]
     assert resize == {"ResizeImage": {"resize_short": 36, "backend": "pil", "interpolation": "BICUBIC"}}
@@ -29,7 +28,7 @@ def test_it_names_preprocessing_and_classes_as_paddlex_reads_them(exported):
     assert normalize["NormalizeImage"]["mean"] == [0.485, 0.456, 0.406]
     assert order == {"ToCHWImage": None}
     assert content["PostProcess"] == {"Topk": {"topk": 3, "label_list": ["a b", "c", "猫"]}}
-    assert (exported / "labels.txt").read_text(encoding="utf-8") == "0 a b\n1 c\n2 猫\n"
+    assert (trained.folder / "labels.txt").read_text(encoding="utf-8") == "0 a b\n1 c\n2 猫\n"
 
 
 EXACT = [{"name": "Resize", "size": [24, 40], "interpolation": "bilinear"}, {"name": "Normalize"}]
@@ -47,9 +46,8 @@ CROPPED = [{"name": "Resize", "size": 40}, {"name": "CenterCrop", "size": [24, 4
     ],
 )
 def test_what_paddlex_cannot_do_is_left_out_with_the_reason(
-    preprocessing, several, reason, first, checkpoint, tmp_path
+    preprocessing, several, reason, first, meta, tmp_path
 ):
-    meta = read_source(checkpoint)[1]
     meta["preprocessing"] = preprocessing
     meta["config"]["dataloader"]["train"]["dataset"]["multi_label"] = several
     found = write_card(tmp_path, meta, {}, "any")
@@ -72,22 +70,21 @@ def change(folder, **entries):
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
-def test_any_names_come_back(checkpoint, tmp_path):
-    meta = read_source(checkpoint)[1]
+def test_any_names_come_back(meta, tmp_path):
     names = ["\x85a\u2028b\u2029", "c: d\n- *e\r\n#=", "\ufeff\x00\x1b\t<<"]
     write_card(tmp_path, {**meta, "class_names": names}, {}, "any")
     assert read_card(tmp_path)["class_names"] == names
     assert len((tmp_path / "labels.txt").read_text(encoding="utf-8").splitlines()) == 3
 
 
-def test_names_do_not_steer_the_terminal(checkpoint, tmp_path, capfd):
-    saved = read_checkpoint(checkpoint)
+def test_names_do_not_steer_the_terminal(trained, tmp_path, invoke):
+    saved = read_checkpoint(trained.checkpoint)
     steering = {**saved.meta, "class_names": [f"\x1b[2J\r\n{number}" for number in range(3)]}
     write_checkpoint(tmp_path / "other.safetensors", saved.tensors, steering)
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
-    given = ["--weights", str(tmp_path / "other.safetensors"), str(tmp_path / "a.png")]
-    assert cli.COMMANDS["predict"](given) == 0
-    (line,) = capfd.readouterr().out.splitlines()
+    done = invoke("predict", "--weights", tmp_path / "other.safetensors", tmp_path / "a.png")
+    assert done.returncode == 0
+    (line,) = done.stdout.splitlines()
     assert re.search(r"a\.png  \?\[2J\?\?\d  ", line), line
 
 

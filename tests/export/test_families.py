@@ -9,7 +9,7 @@ from paddle import nn
 from passl_sot.engines import ENGINES
 from passl_sot.export import export_model
 from passl_sot.export.proof import LIMIT
-from passl_sot.export.source import change_size, read_source
+from passl_sot.export.source import change_size
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.heads import HEADS as REGISTERED
 from passl_sot.nn.normalization import NORMALIZATIONS
@@ -26,14 +26,14 @@ def test_all_that_is_registered_is_tried():
 
 
 @pytest.fixture
-def differences(checkpoint, tmp_path, stir):
+def differences(meta, tmp_path, stir):
     """Exports a model and gives the greatest difference of each engine."""
 
     def export(model: nn.Layer) -> dict[str, float]:
         stir(model)
         logits = model(paddle.randn([7, model.backbone.in_chans, *model.backbone.img_size]))
         assert float(logits.std(axis=0).min()) > 1e-3  # each depends on the image
-        return export_model(model, read_source(checkpoint)[1], tmp_path / "out")
+        return export_model(model, meta, tmp_path / "out")
 
     return export
 
@@ -49,13 +49,12 @@ def test_heads_and_another_number_of_channels(differences):
 
 
 @pytest.mark.parametrize("channels", [1, 13])
-def test_another_size_other_channels_and_several_labels(channels, checkpoint, stir, tmp_path):
+def test_another_size_other_channels_and_several_labels(channels, meta, stir, tmp_path):
     models = [
         classifier(name, **{**FAMILIES[name][0], "in_chans": channels})
         for name in ("DeiT", "PiT", "Swin", "STViT", "T2TViT")
     ]
     model = stir(Together(models))
-    meta = read_source(checkpoint)[1]
     meta["config"]["dataloader"]["train"]["dataset"]["multi_label"] = True
     # Tables are interpolated, Swin's windows stay.
     found = export_model(model, change_size(model, meta, 48), tmp_path / "out")

@@ -8,7 +8,6 @@ from paddle import nn
 
 from passl_sot.export import export_model
 from passl_sot.export.card import ExportError
-from passl_sot.export.source import read_source
 
 
 class Stub(nn.Layer):
@@ -65,14 +64,13 @@ class Forgetful(Stub):
         (Forgetful, ["paddle", "onnx"], "differ in paddle by .*inference by .*onnxruntime by"),
     ],
 )
-def test_a_wrong_graph_is_refused_and_leaves_nothing(model, formats, complaint, checkpoint, tmp_path):
-    meta = read_source(checkpoint)[1]
+def test_a_wrong_graph_is_refused_and_leaves_nothing(model, formats, complaint, meta, tmp_path):
     with pytest.raises(ExportError, match=complaint):
         export_model(model(), meta, tmp_path / "out", formats)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_mended_formulation_passes(checkpoint, tmp_path):
-    found = export_model(Mended(), read_source(checkpoint)[1], tmp_path / "out", ["paddle"])
+def test_the_mended_formulation_passes(meta, tmp_path):
+    found = export_model(Mended(), meta, tmp_path / "out", ["paddle"])
     assert set(found) == {"paddle", "inference"}
     assert max(found.values()) < 1e-6

@@ -10,8 +10,6 @@ from passl_sot.engines import EngineError
 from passl_sot.export.card import ExportError
 from passl_sot.export.quantize import change, lower
 
-BF16 = ("--precision", "bf16")
-
 
 class Labelled:
     multi_hot = None
@@ -34,18 +32,18 @@ def test_a_change_is_measured():
 
 
 @pytest.fixture(scope="module")
-def int8(checkpoint):
-    folder = checkpoint.parent.parent / "int8"
-    arguments = ["--weights", str(checkpoint), "--out", str(folder), "--precision", "int8"]
-    arguments += ["--calibrate", str(checkpoint.parent.parent / "val"), "--formats", "onnx,openvino"]
+def int8(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("int8")
+    arguments = ["--weights", str(trained.checkpoint), "--out", str(folder), "--precision", "int8"]
+    arguments += ["--calibrate", str(trained.config.parent / "val"), "--formats", "onnx,openvino"]
     assert cli.export(arguments) == 0
     return folder
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_int8_is_near_the_model_and_not_the_same(checkpoint, int8, engine):
-    images = str(checkpoint.parent.parent / "val")
-    wanted = np.array([row.probabilities for row in Predictor(checkpoint)(images)])
+def test_int8_is_near_the_model_and_not_the_same(trained, int8, engine):
+    images = str(trained.config.parent / "val")
+    wanted = np.array([row.probabilities for row in Predictor(trained.checkpoint)(images)])
     predictor = Predictor(int8, engine=engine)
     assert predictor.precision == "int8"
     found = np.array([row.probabilities for row in predictor(images)])
@@ -71,10 +69,9 @@ def test_only_products_with_weights_are_in_int8(int8):
     assert quantized.count([True, True]) == len(quantized) - 7 > 7
 
 
-def test_bf16_says_what_it_changes(checkpoint, invoke, tmp_path):
-    result = invoke(
-        "export", "--weights", checkpoint, "--out", tmp_path / "out", "--formats", "openvino", *BF16
-    )
+def test_bf16_says_what_it_changes(trained, invoke, tmp_path):
+    words = ["--weights", trained.checkpoint, "--formats", "openvino", "--precision", "bf16"]
+    result = invoke("export", *words, "--out", tmp_path / "out")
     if "on this processor" in result.stderr:
         pytest.skip("this processor computes no bf16")
     assert result.returncode == 0

@@ -18,10 +18,10 @@ OPEN = [
 ]
 
 
-def test_graphs_of_open_size_compute_what_resized_models_do(stir, checkpoint, tmp_path):
+def test_graphs_of_open_size_compute_what_resized_models_do(stir, meta, tmp_path):
     model = stir(Together([classifier(name, **settings) for name, settings in OPEN]))
     folder = tmp_path / "out"
-    found = export_model(model, read_source(checkpoint)[1], folder, dynamic=True)
+    found = export_model(model, meta, folder, dynamic=True)
     assert found.keys() == set(ENGINES)
     assert read_facts(folder)["dynamic_size"] is True
     # A size that the proof didn't try, smaller in one way and larger in the other.
@@ -33,15 +33,15 @@ def test_graphs_of_open_size_compute_what_resized_models_do(stir, checkpoint, tm
         assert np.abs(open_engine(engine, folder)(x) - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
-def test_a_family_with_tables_for_one_size_is_refused(checkpoint, tmp_path):
+def test_a_family_with_tables_for_one_size_is_refused(meta, tmp_path):
     model = classifier("Swin", **STAGES, embed_dim=8)
     with pytest.raises(ExportError, match=r"a graph of Swin takes one size of images: .* for one size"):
-        export_model(model, read_source(checkpoint)[1], tmp_path / "out", dynamic=True)
+        export_model(model, meta, tmp_path / "out", dynamic=True)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_preprocessing_follows_another_size(checkpoint):
-    model, meta = read_source(checkpoint)
+def test_preprocessing_follows_another_size(trained):
+    model, meta = read_source(trained.checkpoint)
     sized = change_size(model, meta, 48)
     assert model.backbone.img_size == (48, 48)
     assert sized["config"]["model"]["architecture"]["img_size"] == 48

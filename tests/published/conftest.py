@@ -27,7 +27,7 @@ unreleased:
 
 @dataclass
 class Web:
-    """A running server: what it answers by path, and what it was asked."""
+    """A running server: what it answers by path, without the first slash, and what it was asked."""
 
     address: str
     answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = field(default_factory=dict)
@@ -63,7 +63,7 @@ def web():
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             served.asked.append((self.path, self.headers.get("Range")))
-            answer = served.answers.get(self.path.partition("?")[0])
+            answer = served.answers.get(self.path.partition("?")[0].removeprefix("/"))
             if answer is None:
                 self.send_error(404)
                 return
@@ -75,19 +75,11 @@ def web():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     served = Web(f"http://127.0.0.1:{server.server_port}/")
-    served.answers = Paths()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield served
     served.done.set()
     server.shutdown()
     server.server_close()
-
-
-class Paths(dict):
-    """Answers by path, with or without its slash."""
-
-    def get(self, path, default=None):
-        return super().get(path.removeprefix("/"), default)
 
 
 @pytest.fixture(scope="session")

@@ -242,7 +242,7 @@ def test_related_models_take_what_fits(published, tmp_path):
         create_model("deit_tiny", pretrained="tiny", depth=1, img_size=32)
 
 
-def test_names_without_weights(published, tmp_path):
+def test_names_without_weights(published):
     with pytest.raises(NotPublishedError, match="the nearest start is so_vit_14: pretrained='so_vit_14'"):
         create_model("sot_small", True)
     with pytest.raises(NotPublishedError, match="so_vit_7, of another width: nothing of it fits"):
@@ -296,7 +296,7 @@ def test_two_processes_fetch_once(published):
     assert (first.returncode, second[0].returncode, len(published.web.asked)) == (0, 0, 1)
 
 
-def test_a_run_of_two_processes_fetches_once(published, launch, tmp_path):
+def test_a_run_of_two_processes_fetches_once(published, launch):
     done = launch(2, "--pretrained", "tiny", "--dry-run")
     assert done.returncode == 0, done.stdout
     assert len(published.web.asked) == 1 and (published.home / "tiny" / "tiny.safetensors").is_file()

@@ -1,6 +1,5 @@
 """docs/models.md and docs/models.json are those that docs/zoo.py makes."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -12,11 +11,8 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
-def zoo():
-    spec = importlib.util.spec_from_file_location("zoo_page", ROOT / "docs" / "zoo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def zoo(load_file):
+    return load_file(ROOT / "docs" / "zoo.py")
 
 
 def test_the_pages_are_up_to_date(zoo):
@@ -24,7 +20,7 @@ def test_the_pages_are_up_to_date(zoo):
         assert path.read_text(encoding="utf-8") == text, "run: python docs/zoo.py"
 
 
-def test_all_that_is_known_is_on_them(zoo):
+def test_all_that_is_known_is_on_them():
     data = json.loads((ROOT / "docs" / "models.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     assert [entry["name"] for entry in data["models"]] == list_models()

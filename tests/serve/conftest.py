@@ -1,7 +1,6 @@
 """A server that all tests of this folder ask, and a way to start others."""
 
 import http.client
-import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,9 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="session")
-def serving() -> ModuleType:
+def serving(load_file) -> ModuleType:
     """The program that measures servers, and starts them."""
-    spec = importlib.util.spec_from_file_location("serving", ROOT / "docs" / "results" / "serving.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_file(ROOT / "docs" / "results" / "serving.py")
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
 pytestmark = pytest.mark.slow
 
 
@@ -24,18 +25,19 @@ def goes_on(server, ask, images, number):
     assert number(server, "passl_sot_queue_length") == 0
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Of a PNG file."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png_of(width: int, height: int) -> bytes:
     """A PNG file of that many black pixels, which is small."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     rows = zlib.compress(bytes((width + 7) // 8 + 1) * height, 9)
     head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def test_bombs_are_not_decoded(server, ask, serving):
+def test_bombs_are_not_decoded(server, ask):
     before = server.memory()
     gif = io.BytesIO()
     Image.new("L", (4000, 4000)).save(gif, "GIF")
@@ -55,12 +57,10 @@ def test_bombs_are_not_decoded(server, ask, serving):
     assert (answer.status, answer.json["error"]["code"]) == (413, "too_many_pixels"), answer.text
     lying = png_of(8, 8).replace(struct.pack(">II", 8, 8), struct.pack(">II", 60_000, 60_000))
     assert ask(server, "POST", "/predict", [lying]).status in (413, 422)
-    text = zlib.compress(bytes(30_000_000), 9)
-    data = b"zTXt" + b"a\0\0" + text
-    bomb = png_of(8, 8).replace(b"IDAT", b"IDAT", 1)
-    place = bomb.index(b"IDAT") - 4
-    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
-    assert ask(server, "POST", "/predict", [bomb[:place] + chunk + bomb[place:]]).status in (200, 422)
+    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(30_000_000), 9))
+    small = png_of(8, 8)
+    place = small.index(b"IDAT") - 4
+    assert ask(server, "POST", "/predict", [small[:place] + text + small[place:]]).status in (200, 422)
     assert server.memory() < before + 100
 
 
@@ -90,25 +90,29 @@ def test_truncated_images_are_refused(server, ask, serving):
             assert answer.status == 422, answer.text
 
 
-def test_names_open_and_tell_nothing(server, ask, images, tmp_path):
+def start_of(name: str) -> bytes:
+    """How a file's part of such a form begins."""
+    return f'--b\r\nContent-Disposition: form-data; name="images"; filename="{name}"\r\n\r\n'.encode()
+
+
+def test_names_open_and_tell_nothing(server, ask, images):
     for name in ("../../etc/passwd", "/etc/passwd", "C:\\Users\\x\\passwd", "a/passwd", "passwd"):
-        head = f'--b\r\nContent-Disposition: form-data; name="images"; filename="{name}"\r\n\r\n'.encode()
-        body = head + images[0] + b"\r\n--b--\r\n"
-        answer = ask(server, "POST", "/predict", body, {"Content-Type": "multipart/form-data; boundary=b"})
+        body = start_of(name) + images[0] + b"\r\n--b--\r\n"
+        answer = ask(server, "POST", "/predict", body, FORM)
         assert answer.json["predictions"][0]["path"] == "passwd", answer.text
     name = "\x00<b>" + "n" * 1000 + "猫.png"
-    head = f'--b\r\nContent-Disposition: form-data; name="images"; filename="{name}"\r\n\r\n'.encode()
-    body = head + b"no\r\n--b--\r\n"
-    answer = ask(server, "POST", "/predict", body, {"Content-Type": "multipart/form-data; boundary=b"})
+    body = start_of(name) + b"no\r\n--b--\r\n"
+    answer = ask(server, "POST", "/predict", body, FORM)
     assert answer.status == 422 and json.loads(answer.text)
 
 
 def test_charsets_of_names(server, ask, images):
     """A client may name any of Python's, and some give text that can't be encoded, or fail in other ways."""
     for charset in ("unicode_escape", "punycode", "undefined", "utf-8"):
-        start = b'--b\r\nContent-Disposition: form-data; name="images"; filename="a..\\\\ud800"\r\n\r\n'
         kind = {"Content-Type": f"multipart/form-data; boundary=b; charset={charset}"}
-        answer = ask(server, "POST", "/predict", start + images[0] + b"\r\n--b--\r\n", kind)
+        answer = ask(
+            server, "POST", "/predict", start_of("a..\\\\ud800") + images[0] + b"\r\n--b--\r\n", kind
+        )
         assert answer.status == (200 if charset == "utf-8" else 400), (charset, answer.text)
 
 
@@ -118,13 +122,11 @@ def test_what_was_sent_is_not_sent_back_at_length(server, ask):
 
 
 def test_too_much_is_refused_however_it_is_told(server, ask):
-    form = {"Content-Type": "multipart/form-data; boundary=b"}
     large = bytes(2_100_000)
-    assert ask(server, "POST", "/predict", large, form).json["error"]["code"] == "request_too_large"
+    assert ask(server, "POST", "/predict", large, FORM).json["error"]["code"] == "request_too_large"
 
     # In chunks, without a Content-Length.
-    start = b'--b\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n'
-    for kind, first in ((form, start), ({"Content-Type": "application/json"}, b'{"images":["')):
+    for kind, first in ((FORM, start_of("a")), ({"Content-Type": "application/json"}, b'{"images":["')):
         chunks = (data for data in (first, *[b"a" * 100_000] * 30))
         answer = ask(server, "POST", "/predict", chunks, kind)
         assert (answer.status, answer.json["error"]["code"]) == (413, "request_too_large")
@@ -134,14 +136,13 @@ def test_too_much_is_refused_however_it_is_told(server, ask):
 
 def test_many_small_parts_and_deep_json_cost_little(server, ask):
     before = server.memory()
-    form = {"Content-Type": "multipart/form-data; boundary=b"}
-    part = b'--b\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n\r\n'
-    answer = ask(server, "POST", "/predict", part * 20_000, form)
+    part = start_of("a") + b"\r\n"
+    answer = ask(server, "POST", "/predict", part * 20_000, FORM)
     assert (answer.status, answer.json["error"]["code"]) == (413, "too_many_files")
     field = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n\r\n'
-    assert ask(server, "POST", "/predict", field * 20_000, form).json["error"]["code"] == "bad_request"
+    assert ask(server, "POST", "/predict", field * 20_000, FORM).json["error"]["code"] == "bad_request"
     header = b"--b\r\n" + b"X: y\r\n" * 300_000
-    assert ask(server, "POST", "/predict", header, form).json["error"]["code"] == "bad_request"
+    assert ask(server, "POST", "/predict", header, FORM).json["error"]["code"] == "bad_request"
     plain = {"Content-Type": "application/json"}
     for body in (b"[" * 1_000_000, b'{"images":' * 100_000, b'{"images":[' + b"[]," * 600_000):
         answer = ask(server, "POST", "/predict", body, plain)
@@ -158,10 +159,15 @@ def hasty(serving, tiny):
         yield running
 
 
+def connected(server, timeout: float | None = None) -> socket.socket:
+    """A connection to a server, for bytes that no client would send."""
+    host, port = server.address.split(":")
+    return socket.create_connection((host, int(port)), timeout)
+
+
 def raw(server, data: bytes) -> bytes:
     """What comes back on a connection that sends these bytes and then waits."""
-    host, port = server.address.split(":")
-    with socket.create_connection((host, int(port)), timeout=120) as connection:
+    with connected(server, timeout=120) as connection:
         connection.sendall(data)
         found = b""
         while True:
@@ -197,9 +203,8 @@ def test_slow_clients_are_cut_off(hasty):
 
 def test_who_does_not_read_is_cut_off(hasty):
     """Its answers soon fill what the system keeps for it."""
-    host, port = hasty.address.split(":")
     request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with socket.create_connection((host, int(port))) as connection, pytest.raises(OSError):
+    with connected(hasty) as connection, pytest.raises(OSError):
         while True:
             connection.sendall(request * 100)
 
@@ -220,25 +225,23 @@ def test_what_is_no_http_is_one_error_too(server, data):
     assert json.loads(body)["error"]["code"] == "bad_request"
 
 
-def test_a_client_that_leaves_is_no_fault(server, ask, images, serving, number):
+def test_a_client_that_leaves_is_no_fault(server, images, serving, number):
     body, headers = serving.form(images)
-    host, port = server.address.split(":")
     lines = [f"{key}: {value}\r\n" for key, value in {"Host": "localhost", **headers}.items()]
     head = f"POST /predict HTTP/1.1\r\n{''.join(lines)}Content-Length: {len(body)}\r\n\r\n".encode()
     before = number(server, "passl_sot_requests_total", status="500")
     for sent in (head, head + body[: len(body) // 2], head + body):
         for _ in range(5):
-            with socket.create_connection((host, int(port))) as connection:
+            with connected(server) as connection:
                 connection.sendall(sent)
     assert number(server, "passl_sot_requests_total", status="500") == before
 
 
 def test_a_full_queue_says_when_to_come_again(server, ask, images, number):
     """Sixteen images may be in the queue: requests that are still being sent count too."""
-    host, port = server.address.split(":")
     kind = b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n"
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n" + kind
-    waiting = [socket.create_connection((host, int(port))) for _ in range(14)]
+    waiting = [connected(server) for _ in range(14)]
     for connection in waiting:
         connection.sendall(head)
     while number(server, "passl_sot_queue_length") < 14:

@@ -15,13 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from passl_sot import cli
 from passl_sot.serve.hosted import Hosted
 from passl_sot.serve.metrics import Metrics
 from passl_sot.serve.settings import Settings
 from passl_sot.weights.checkpoint import CheckpointError
 
-ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.slow
 
 
@@ -160,35 +158,34 @@ def test_a_model_that_changes_while_it_is_loaded_is_not_served(copy):
         (["--max-queue", "9"], "--max-queue must be at least --max-files (64)"),
     ],
 )
-def test_options_are_checked(words, said, capfd):
-    with pytest.raises(SystemExit):
-        cli.COMMANDS["serve"](["model", *words])
-    assert said in capfd.readouterr().err
+def test_options_are_checked(words, said, invoke):
+    done = invoke("serve", "model", *words)
+    assert done.returncode == 2
+    assert said in done.stderr
 
 
-def test_what_cannot_be_served_is_one_line(tiny, server, tmp_path, capfd):
+def test_what_cannot_be_served_is_one_line(tiny, server, tmp_path, invoke, tool):
     port = server.address.partition(":")[2]
-    assert cli.COMMANDS["serve"]([str(tiny), "--port", port]) == 2
-    assert f"error: can't listen on 127.0.0.1, port {port} (Address already in use)" in capfd.readouterr().err
+    done = invoke("serve", tiny, "--port", port)
+    assert done.returncode == 2
+    assert f"error: can't listen on 127.0.0.1, port {port} (Address already in use)" in done.stderr
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(tiny.read_bytes()[:5000])
-    assert cli.COMMANDS["serve"]([str(damaged), "--port", "0"]) == 2
-    assert str(damaged) in capfd.readouterr().err
+    done = invoke("serve", damaged, "--port", 0)
+    assert done.returncode == 2
+    assert str(damaged) in done.stderr
     # Of several processes, the first says it for all.
-    command = [sys.executable, ROOT / "tools" / "serve.py", damaged, "--port", "0", "--workers", "3"]
-    done = subprocess.run([str(word) for word in command], check=False, capture_output=True, text=True)
+    done = tool("serve", damaged, "--port", 0, "--workers", 3)
     assert done.returncode == 2
     assert done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr
 
 
-def test_missing_packages_are_named(tiny, monkeypatch, capfd):
+def test_missing_packages_are_named(tiny, monkeypatch, invoke):
     for name in ("fastapi", "prometheus_client"):
         monkeypatch.setitem(sys.modules, name, None)
-    assert cli.COMMANDS["serve"]([str(tiny)]) == 2
-    assert (
-        "serving needs fastapi, prometheus_client: run `pip install 'passl_sot[serve]'`"
-        in capfd.readouterr().err
-    )
+    done = invoke("serve", tiny)
+    assert done.returncode == 2
+    assert "serving needs fastapi, prometheus_client: run `pip install 'passl_sot[serve]'`" in done.stderr
 
 
 def test_memory_is_flat(serving, server):

@@ -1,16 +1,10 @@
 """The page in a real browser: choosing, dropping and pasting images, errors, keyboard, and no other host."""
 
 import base64
-import json
 from pathlib import Path
 
 import pytest
 
-CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=900,900"
-)
 # Gives the page files as another program would: by a drop or from the clipboard.
 GIVE = """
 const [kind, name, text] = arguments;
@@ -25,23 +19,6 @@ document.dispatchEvent(
 );
 """
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    for path in (CHROMIUM, DRIVER):
-        if not Path(path).exists():
-            pytest.skip(f"no {path}: apt-get install chromium chromium-driver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture
@@ -112,7 +89,7 @@ def test_chosen_dropped_and_pasted_images_are_predicted(page, server, ask, image
     assert text(page, "#status") == "4 images answered"
 
 
-def test_errors_are_said_where_they_belong(page, images, tmp_path):
+def test_errors_are_said_where_they_belong(page, tmp_path):
     large = tmp_path / "large.png"
     large.write_bytes(bytes(2_100_000))
     name = "<img src=x onerror=alert(1)>.png"
@@ -172,15 +149,14 @@ def contrast(browser, selector: str) -> float:
     return (max(lights) + 0.05) / (min(lights) + 0.05)
 
 
-def test_no_request_leaves_the_host(page, server, images):
-    page.get_log("performance")
+def test_no_request_leaves_the_host(page, server, images, requested):
+    requested()
     page.get_log("browser")
     page.get(server.url)
     wait(page, lambda: "classes" in text(page, "#facts"))
     give(page, "drop", "a.png", images[0])
     cards(page, 1)
-    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    asked = requested()
     assert f"{server.url}/predict" in asked
     assert not [url for url in asked if not url.startswith((f"{server.url}/", "blob:", "data:"))]
     # Neither did the policy have to forbid anything, nor was anything missing.

@@ -28,11 +28,10 @@ def main(task_file, result_file):
             rows.append(row | {"class_ids": np.ravel(result["class_ids"]).tolist()})
         results.append(rows)
     complaints = []
-    for name in ("ResNet50",):
-        try:
-            register(name)
-        except ValueError as error:
-            complaints.append(str(error))
+    try:
+        register("ResNet50")
+    except ValueError as error:
+        complaints.append(str(error))
     assert "passl_sot" not in sys.modules
     with open(result_file, "w") as file:
         json.dump({"rows": results, "complaints": complaints}, file)
