@@ -41,6 +41,6 @@ def locked(folder: Path, doing: str = "") -> Iterator[None]:
 
 
 def versions_of(packages: Iterable[str]) -> list[str]:
-    """This project's version and those of the packages that are installed, for keys of what is kept."""
+    """Versions of the packages that are installed, in their order, and of this project."""
     found = [f"{d.name} {d.version}" for package in packages for d in metadata.distributions(name=package)]
-    return sorted({f"passl_sot {__version__}", *found})
+    return list(dict.fromkeys([*found, f"passl_sot {__version__}"]))
