@@ -58,9 +58,11 @@ def _to_paddleclas(config: str, src: str, dst: Path) -> None:
     from passl_sot.modeling.schema import read_model
     from passl_sot.utils.files import replace_atomically
     from passl_sot.weights import state
-    from passl_sot.weights.checkpoint import read_weights
+    from passl_sot.weights.checkpoint import CheckpointError, read_weights
 
     arrays, _ = read_weights(src)
+    if dst.exists() and dst.samefile(src):
+        raise CheckpointError(f"{dst} is the source itself: give the result another name")
     model = read_model(config).build()
     state.load_model(model, arrays, src)
     own = {name: value.numpy() for name, value in model.state_dict().items()}

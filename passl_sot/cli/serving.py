@@ -64,11 +64,14 @@ def serve(argv: list[str] | None = None) -> int:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
+    from passl_sot.published.fetch import is_loopback
     from passl_sot.published.store import local_weights
     from passl_sot.serve.guard import LOOPBACK
 
     hosts = tuple(name.lower() for name in args.allow_host)
-    if args.host in LOOPBACK or hosts:
+    if is_loopback(args.host):
+        hosts = (*LOOPBACK, args.host, *hosts)
+    elif hosts:
         hosts = (*LOOPBACK, *hosts)
     # Each worker gets its part of the cores. But with "paddle" `predict` has one thread, and more would give
     # other last digits.

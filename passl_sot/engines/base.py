@@ -45,7 +45,7 @@ COMPUTES_IN: dict[str, tuple[Precision, ...]] = {
 }
 # Packages beside Paddle.
 PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
-Compute = Callable[[Sequence[np.ndarray]], np.ndarray]
+Compute = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 
 
 class EngineError(UserError, ValueError):
@@ -59,7 +59,7 @@ class Engine:
 
     Args:
         name: One of `ENGINES`.
-        compute: Takes contiguous arrays of these shapes.
+        compute: Takes contiguous arrays of these shapes and gives all outputs, logits last.
         shapes: Of each input, with None where any number will do; None where the model says itself what fits.
 
     Raises:
@@ -74,6 +74,10 @@ class Engine:
 
     def __call__(self, *inputs: Any) -> np.ndarray:
         """The output; inputs have the same first axis B, of any size."""
+        return self.outputs(*inputs)[-1]
+
+    def outputs(self, *inputs: Any) -> Sequence[np.ndarray]:
+        """All outputs: an exported graph's probabilities and logits, of a model in memory the logits."""
         arrays = [np.ascontiguousarray(array, np.float32) for array in inputs]
         if self.shapes is not None:
             found = [array.shape for array in arrays]

@@ -25,18 +25,18 @@ def make(folder: Path, precision: Precision, threads: int) -> Engine:
     predictor = inference.create_predictor(config)
     names = predictor.get_input_names()
     handles = [predictor.get_input_handle(name) for name in names]
-    output = predictor.get_output_handle(predictor.get_output_names()[-1])
+    outputs = [predictor.get_output_handle(name) for name in predictor.get_output_names()]
     # At the first run Paddle prints names of its functions.
     runs: Iterator[Callable[[], AbstractContextManager]] = itertools.chain(
         [silenced], itertools.repeat(nullcontext)
     )
 
-    def compute(inputs: Sequence[np.ndarray]) -> np.ndarray:
+    def compute(inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         for handle, array in zip(handles, inputs, strict=True):
             handle.copy_from_cpu(array)
         with next(runs)():
             predictor.run()
-        return output.copy_to_cpu()
+        return [output.copy_to_cpu() for output in outputs]
 
     return Engine("inference", compute, [shapes[name] for name in names])
 

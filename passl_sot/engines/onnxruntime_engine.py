@@ -20,7 +20,7 @@ def make(folder: Path, precision: Precision, threads: int) -> Engine:
     nodes = session.get_inputs()
     names = [node.name for node in nodes]
 
-    def compute(inputs: Sequence[np.ndarray]) -> np.ndarray:
-        return session.run(None, dict(zip(names, inputs, strict=True)))[-1]
+    def compute(inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        return session.run(None, dict(zip(names, inputs, strict=True)))
 
     return Engine("onnxruntime", compute, [known(node.shape) for node in nodes])

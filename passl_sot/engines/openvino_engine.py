@@ -29,8 +29,9 @@ def make(folder: Path, precision: Precision, threads: int) -> Engine:
     if computes_in != hint:
         raise EngineError(f"openvino computes in {computes_in} on this processor, not in {precision}")
 
-    def compute(inputs: Sequence[np.ndarray]) -> np.ndarray:
-        return model(list(inputs), share_inputs=True)[model.outputs[-1]]
+    def compute(inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        found = model(list(inputs), share_inputs=True)
+        return [found[output] for output in model.outputs]
 
     shapes = [
         [None if size.is_dynamic else size.get_length() for size in node.partial_shape]

@@ -25,7 +25,7 @@ def make(folder: Path, precision: Precision, threads: int) -> Engine:
     core.set_num_threads(threads)
     run = _runner(layer)
 
-    def compute(inputs: Sequence[np.ndarray]) -> np.ndarray:
+    def compute(inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         with _GRAPHS:
             return run(inputs)
 
@@ -49,11 +49,10 @@ def eager(model: nn.Layer, threads: int | None = None) -> Engine:
 
 def _runner(model: nn.Layer):
     @paddle.no_grad()
-    def run(inputs: Sequence[np.ndarray]) -> np.ndarray:
+    def run(inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         outputs = model(*map(paddle.to_tensor, inputs))
-        # An exported graph also gives probabilities, before the logits.
-        if isinstance(outputs, list | tuple):
-            outputs = outputs[-1]
-        return outputs.numpy()
+        if not isinstance(outputs, list | tuple):
+            outputs = [outputs]
+        return [output.numpy() for output in outputs]
 
     return run

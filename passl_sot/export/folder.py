@@ -122,7 +122,8 @@ def export_model(
         _write_graphs(model, task, new, formats, dynamic)
         bar.update()
         engines = [engine for engine in ENGINES if FORMAT_OF[engine] in formats]
-        differences = prove(new, engines, _cases(model, [sample["image"] for sample in samples], dynamic))
+        cases = _cases(model, [sample["image"] for sample in samples], dynamic)
+        differences = prove(new, engines, task, cases)
         bar.update()
         if precision != "f32":
             lines = lower(new, precision, calibration)
@@ -131,7 +132,7 @@ def export_model(
         refusal = write_card(new, meta, {**facts, "differences": rounded}, paddlex_name or name)
         _prove_card(new, meta, images, samples)
     for engine, value in differences.items():
-        log.info("%s: logits differ from the model's by at most %.1e", engine, value)
+        log.info("%s: outputs differ from the model's by at most %.1e", engine, value)
     if refusal:
         lines.append(f"PaddleX can't use this model: {refusal}")
     for line in lines:

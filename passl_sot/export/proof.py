@@ -12,12 +12,15 @@ from paddle import nn
 from passl_sot.engines.base import open_engine
 from passl_sot.engines.paddle_engine import eager
 from passl_sot.export.card import ExportError
+from passl_sot.tasks.base import Task
 from passl_sot.utils.silence import silenced
 
 LIMIT = 1e-4  # of a logit, times their standard deviation where that is above 1
 BATCHES = (1, 3, 7)
 _RUNS = 3
 _NOISE = 1e30
+# Inputs `[B, C, H, W]` of a model and its right outputs, probabilities and logits `[B, K]`.
+Pair = tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]
 
 
 def make_inputs(shape: Sequence[int], images: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
@@ -29,31 +32,34 @@ def make_inputs(shape: Sequence[int], images: Sequence[np.ndarray] = ()) -> list
     return batches
 
 
-def compare(folder: Path, name: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """The greatest difference of an engine from logits that are known.
+def compare(folder: Path, name: str, pairs: Sequence[Pair]) -> float:
+    """The greatest difference of an engine from outputs that are known.
 
     Args:
         folder: The export.
         name: The engine.
-        pairs: Inputs `[B, C, H, W]` and their logits `[B, K]`; each is computed several times.
+        pairs: Each is computed several times.
 
     Returns:
-        The difference over `max(1, std of the logits)`; NaN or infinite where the engine's result is.
+        The difference of a logit over `max(1, std of the logits)`, or of a probability; NaN or infinite where
+        the engine's result is.
     """
     engine = open_engine(name, folder)
     worst = 0.0
     for inputs, wanted in pairs:
-        unit = max(1.0, float(wanted.std()))
+        units = 1.0, max(1.0, float(wanted[-1].std()))
         for _ in range(_RUNS):
             _litter()
-            found = engine(inputs)
-            if found.shape != wanted.shape:
-                raise ExportError(f"{name} gives {list(found.shape)}, and the model {list(wanted.shape)}")
-            difference = float(np.abs(found.astype("float64") - wanted).max()) / unit
-            # Of two numbers `max` may keep the one that isn't NaN.
-            if math.isnan(difference):
-                return math.nan
-            worst = max(worst, difference)
+            found = engine.outputs(inputs)
+            shapes = [list(output.shape) for output in found]
+            if shapes != [list(output.shape) for output in wanted]:
+                raise ExportError(f"{name} gives {shapes}, and the model {list(wanted[-1].shape)} twice")
+            for output, right, unit in zip(found, wanted, units, strict=True):
+                difference = float(np.abs(output.astype("float64") - right).max()) / unit
+                # Of two numbers `max` may keep the one that isn't NaN.
+                if math.isnan(difference):
+                    return math.nan
+                worst = max(worst, difference)
     return worst
 
 
@@ -69,13 +75,17 @@ def _litter() -> None:
 
 
 def prove(
-    folder: Path, engines: Iterable[str], cases: Sequence[tuple[nn.Layer, Sequence[np.ndarray]]]
+    folder: Path,
+    engines: Iterable[str],
+    task: Task,
+    cases: Sequence[tuple[nn.Layer, Sequence[np.ndarray]]],
 ) -> dict[str, float]:
     """Computes inputs by engines, and by the models themselves.
 
     Args:
         folder: The export, float32.
         engines: Their names.
+        task: By which logits become probabilities.
         cases: Models in evaluation mode and their inputs: the one exported, or for a graph of open size one
             for each size.
 
@@ -85,7 +95,12 @@ def prove(
     Raises:
         ExportError: An engine can't read its files; or a difference is above `LIMIT`.
     """
-    pairs = [(x, eager(model)(x)) for model, inputs in cases for x in inputs]
+    pairs: list[Pair] = []
+    for model, inputs in cases:
+        engine = eager(model)
+        for array in inputs:
+            logits = engine(array)
+            pairs.append((array, (task.probabilities(paddle.to_tensor(logits)).numpy(), logits)))
     found: dict[str, float] = {}
     for name in engines:
         try:
@@ -100,7 +115,7 @@ def prove(
     wrong = [f"{name} by {value:.1e}" for name, value in found.items() if not value <= LIMIT]
     if wrong:
         raise ExportError(
-            f"the exported graph does not compute what the model does: logits differ in {', '.join(wrong)} "
+            f"the exported graph does not compute what the model does: outputs differ in {', '.join(wrong)} "
             f"(at most {LIMIT:.0e} is allowed); nothing is written"
         )
     return found

@@ -170,7 +170,7 @@ def _receive(url: str, part: _Part, most: int, patience: Patience) -> bool:
 def _open(url: str, headers: dict[str, str], part: _Part, timeout: float) -> http.client.HTTPResponse:
     check_address(url, urlsplit(url).hostname)
     handlers: list[Any] = [_Redirects()]
-    if _is_loopback(urlsplit(url).hostname):
+    if is_loopback(urlsplit(url).hostname):
         handlers.append(urllib.request.ProxyHandler({}))  # a proxy has another loopback
     opener = urllib.request.build_opener(*handlers)
     try:
@@ -254,12 +254,13 @@ def check_address(url: str, asker: str | None = None) -> None:
     if "@" in place.netloc:
         # It would stand in logs and notes, and isn't sent either.
         raise FetchError(f"an address at {place.hostname} holds a user's name or password: leave it out")
-    local = place.scheme == "http" and _is_loopback(place.hostname) and _is_loopback(asker)
+    local = place.scheme == "http" and is_loopback(place.hostname) and is_loopback(asker)
     if place.scheme != "https" and not local:
         raise FetchError(f"{url}: only https is fetched from")
 
 
-def _is_loopback(host: str | None) -> bool:
+def is_loopback(host: str | None) -> bool:
+    """Whether a name or an address is within this machine."""
     try:
         return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
     except ValueError:

@@ -1,10 +1,12 @@
 """Files and folders that are there whole or not at all."""
 
+import fcntl
+import glob
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,13 +51,18 @@ def replace_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 @contextmanager
 def folder_replaced(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `folder` at the end of the block, if that is reached."""
+    """A new folder that takes the place of `folder` at the end of the block, if that is reached.
+
+    What writers of the same folder left that were killed is deleted then.
+    """
     folder = folder.resolve()  # where a link leads is written to, the link stays
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = temporary_name(folder)
     old = temporary_name(folder)
     new.mkdir()
+    lock = os.open(new, os.O_RDONLY)
     try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the process ends, however it does
         yield new
         try:
             if folder.exists():
@@ -65,6 +72,20 @@ def folder_replaced(folder: Path) -> Iterator[Path]:
             if old.exists() and not folder.exists():
                 old.rename(folder)
             raise
+        for path in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+            _remove_unlocked(path)
     finally:
+        os.close(lock)
         for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _remove_unlocked(folder: Path) -> None:
+    """Deletes a folder that no living process writes to."""
+    with suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(opened)

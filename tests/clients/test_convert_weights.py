@@ -104,5 +104,11 @@ def test_faults(tmp_path, capsys):
     assert main([*config, "--to-paddleclas", str(tmp_path / "part.pdparams"), str(dst)]) == 2
     assert "doesn't fit the model" in capsys.readouterr().err
     assert not dst.exists()
+    own = tmp_path / "own.pdparams"
+    paddle.save(build("vit", tmp_path).state_dict(), str(own))
+    before = own.read_bytes()
+    assert main([*config, "--to-paddleclas", str(own), str(own)]) == 2
+    assert "is the source itself" in capsys.readouterr().err
+    assert own.read_bytes() == before
     with pytest.raises(SystemExit):
         main([*config, "a.pdparams", "b.safetensors"])

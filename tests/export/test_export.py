@@ -28,7 +28,7 @@ def test_it_says_how_exact_each_engine_is_and_shows_nothing_of_theirs(trained, i
     assert result.stderr == ""
     first, said, last = result.stdout.splitlines()
     assert "writing onnx and comparing" in first
-    assert "onnxruntime: logits differ from the model's by at most" in said
+    assert "onnxruntime: outputs differ from the model's by at most" in said
     assert f"exported to {folder}; greatest difference of a logit" in last
     assert {path.name for path in folder.iterdir()} == {"inference.onnx", "inference.yml", "labels.txt"}
     assert list(tmp_path.iterdir()) == [folder]

@@ -8,6 +8,7 @@ from paddle import nn
 
 from passl_sot.export import export_model
 from passl_sot.export.card import ExportError
+from passl_sot.tasks.classification import ClassificationTask
 
 
 class Stub(nn.Layer):
@@ -59,7 +60,7 @@ class Forgetful(Stub):
 @pytest.mark.parametrize(
     ("model", "formats", "complaint"),
     [
-        (OuterProduct, ["paddle"], "logits differ in inference by"),
+        (OuterProduct, ["paddle"], "outputs differ in inference by"),
         (ExpandAs, ["onnx"], "this model can't be written as onnx"),
         (Forgetful, ["paddle", "onnx"], "differ in paddle by .*inference by .*onnxruntime by"),
     ],
@@ -67,6 +68,18 @@ class Forgetful(Stub):
 def test_a_wrong_graph_is_refused_and_leaves_nothing(model, formats, complaint, meta, tmp_path):
     with pytest.raises(ExportError, match=complaint):
         export_model(model(), meta, tmp_path / "out", formats)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_probabilities_beside_right_logits_are_refused(meta, tmp_path, monkeypatch):
+    right = ClassificationTask.probabilities
+
+    def probabilities(self, outputs):
+        return right(self, outputs if paddle.in_dynamic_mode() else outputs * 1.01)
+
+    monkeypatch.setattr(ClassificationTask, "probabilities", probabilities)
+    with pytest.raises(ExportError, match=r"outputs differ in paddle by .*inference by"):
+        export_model(Mended(), meta, tmp_path / "out", ["paddle"])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -154,9 +154,14 @@ def test_many_small_parts_and_deep_json_cost_little(server, ask):
 
 @pytest.fixture(scope="module")
 def hasty(serving, tiny):
-    """A server that waits for a second; requests that are to succeed go to the other."""
-    with serving.serving(tiny, "--timeout", 1) as running:
+    """A server that waits for a second, at an address of the loopback that has no name."""
+    with serving.serving(tiny, "--timeout", 1, "--host", "127.0.0.2") as running:
         yield running
+
+
+def test_every_address_of_the_loopback_knows_its_names(hasty, ask):
+    assert ask(hasty, "GET", "/health").status == 200
+    assert ask(hasty, "GET", "/health", headers={"Host": "elsewhere.example"}).status == 400
 
 
 def connected(server, timeout: float | None = None) -> socket.socket:
