@@ -180,7 +180,7 @@ from passl_sot import Model, Predictor, create_model, list_models
 model = create_model("sot_tiny", num_classes=0)
 reveal_type(model)
 reveal_type(create_model("swin_tiny", features_only=True, out_indices=(1,)))
-reveal_type(model.forward_features)
+reveal_type(model.num_classes)
 reveal_type(Model("sot_tiny"))
 reveal_type(list_models(["sot*"]))
 reveal_type(Predictor("best")("a.jpg")[0].names)
@@ -207,7 +207,7 @@ def test_a_type_checker_sees_types(tmp_path):
     assert list(filter(None, revealed)) == [
         "passl_sot.modeling.classifier.Classifier",
         "passl_sot.modeling.classifier.FeatureMaps",
-        "def (x: Any) -> paddle.tensor.tensor.Tensor",
+        "int",
         "passl_sot.model.Model",
         "list[str]",
         "list[str]",

@@ -20,8 +20,10 @@ from passl_sot.engines import Engine, EngineError, open_engine, process
 from passl_sot.engines.base import (
     COMPUTES_IN,
     FORMAT_OF,
+    Input,
     Precision,
     difference,
+    inputs_of,
     installed,
     missing_files,
 )
@@ -142,11 +144,11 @@ def _prepare(
 
 
 def _outputs(engine: Engine, model: Classifier) -> np.ndarray:
-    return engine(*process.random_inputs(_shapes(model), _CHECKED))
+    return engine(*process.random_inputs(_inputs(model), _CHECKED))
 
 
-def _shapes(model: Classifier) -> list[list[int | None]]:
-    return [[None, model.backbone.in_chans, *model.backbone.img_size]]
+def _inputs(model: Classifier) -> list[Input]:
+    return inputs_of(model.backbone.input_specs())
 
 
 def _gflops(model: Classifier) -> float:
@@ -321,10 +323,10 @@ def _main() -> None:
     """The eager model of a config in a process of its own, with weights that are new."""
     config, threads = sys.argv[1:]
 
-    def open_one() -> tuple[Engine, list[list[int | None]]]:
+    def open_one() -> tuple[Engine, list[Input]]:
         model = load_config(config).model.build()
         model.eval()
-        return eager(model, int(threads)), _shapes(model)
+        return eager(model, int(threads)), _inputs(model)
 
     process.answer(open_one)
 

@@ -16,7 +16,6 @@ from passl_sot.engine.schema import Experiment
 from passl_sot.modeling.losses import LOSSES
 from passl_sot.modeling.stats import model_stats
 from passl_sot.optim import build_optimizer
-from passl_sot.tasks.classification import ClassificationTask
 from passl_sot.utils.peer import Peer
 
 
@@ -24,23 +23,22 @@ def make_step(experiment: Experiment, mode: str, batch: int) -> tuple[Callable[[
     """A function that runs one batch of random images in a mode of `measure`, and the GFLOPs of one image."""
     model = experiment.model.build()
     gflops = 2 * model_stats(model).macs / 1e9
-    images = paddle.randn([batch, model.backbone.in_chans, *model.backbone.img_size])
+    inputs = [paddle.to_tensor(array) for array in model.backbone.example_inputs(batch)]
     if mode == "infer":
         model.eval()
 
         @paddle.no_grad()
         def infer() -> object:
-            return model(images).numpy()  # waits for the device
+            return model(*inputs).numpy()  # waits for the device
 
         return infer, gflops
-    task = ClassificationTask()  # the model's own speed: without a teacher, even where the recipe has one
-    task.loss = LOSSES.build(experiment.loss)
+    loss_of = LOSSES.build(experiment.loss)  # of labels: without a teacher, even where the recipe has one
     optimizer = build_optimizer(experiment.optimizer)(model)
-    sample = {"image": images, "label": paddle.zeros([batch], "int64")}
+    labels = paddle.zeros([batch], "int64")
     model.train()
 
     def train() -> object:
-        loss = task.step(model, sample)["loss"]
+        loss = loss_of(model(*inputs), labels)
         loss.backward()
         optimizer.step()
         optimizer.clear_grad()

@@ -15,9 +15,9 @@ The graph's outputs are probabilities, for programs that read the first alone, a
 import importlib
 import importlib.util
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -52,23 +52,37 @@ class EngineError(UserError, ValueError):
     """An engine can't be had, or can't read what it is given."""
 
 
+class Input(NamedTuple):
+    """An input of a model.
+
+    Attributes:
+        name: As the graph has it.
+        shape: With None where any number will do.
+        whole: Whether it takes whole numbers, int64, rather than float32.
+    """
+
+    name: str
+    shape: list[int | None]
+    whole: bool = False
+
+
 class Engine:
-    """Computes a model: float32 arrays, one for each input of the model, to its output `[B, K]`.
+    """Computes a model: arrays, one for each input of the model, to its output `[B, K]`.
 
     Threads may share one; it computes for one at a time, as one call uses all its cores.
 
     Args:
         name: One of `ENGINES`.
-        compute: Takes contiguous arrays of these shapes and gives all outputs, logits last.
-        shapes: Of each input, with None where any number will do; None where the model says itself what fits.
+        compute: Takes contiguous arrays for these inputs and gives all outputs, logits last.
+        inputs: What it takes; None where the model says itself what fits.
 
     Raises:
         EngineError: (When called) the arrays aren't of these shapes.
     """
 
-    def __init__(self, name: str, compute: Compute, shapes: Sequence[Sequence[int | None]] | None = None):
+    def __init__(self, name: str, compute: Compute, inputs: Sequence[Input] | None = None):
         self.name = name
-        self.shapes = shapes
+        self.inputs = inputs
         self._compute = compute
         self._lock = threading.Lock()
 
@@ -78,14 +92,20 @@ class Engine:
 
     def outputs(self, *inputs: Any) -> Sequence[np.ndarray]:
         """All outputs: an exported graph's probabilities and logits, of a model in memory the logits."""
-        arrays = [np.ascontiguousarray(array, np.float32) for array in inputs]
-        if self.shapes is not None:
+        arrays: list[np.ndarray] = [np.ascontiguousarray(array, _type_for(array)) for array in inputs]
+        if self.inputs is not None:
             found = [array.shape for array in arrays]
-            if len(found) != len(self.shapes) or not all(map(_fits, found, self.shapes)):
-                wanted = ", ".join(map(_shown, self.shapes))
+            shapes = [given.shape for given in self.inputs]
+            if len(found) != len(shapes) or not all(map(_fits, found, shapes)):
+                wanted = ", ".join(map(_shown, shapes))
                 raise EngineError(f"the model takes {wanted}, not {', '.join(map(_shown, found))}")
         with self._lock:
             return self._compute(arrays)
+
+
+def _type_for(array: Any) -> type:
+    """int64 stays, as numbers of tokens are; all else is computed in float32."""
+    return np.int64 if getattr(array, "dtype", None) == np.int64 else np.float32
 
 
 def _fits(found: Sequence[int], wanted: Sequence[int | None]) -> bool:
@@ -94,6 +114,11 @@ def _fits(found: Sequence[int], wanted: Sequence[int | None]) -> bool:
 
 def _shown(shape: Sequence[int | None]) -> str:
     return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
+
+
+def inputs_of(specs: Iterable[Any]) -> list[Input]:
+    """What a model or graph takes, by Paddle's descriptions of it."""
+    return [Input(spec.name, known(spec.shape), str(spec.dtype).endswith("int64")) for spec in specs]
 
 
 def known(shape: Sequence[Any]) -> list[int | None]:

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from paddle import inference
 
-from passl_sot.engines.base import FILES, Engine, Precision, known
+from passl_sot.engines.base import FILES, Engine, Input, Precision, known
 from passl_sot.engines.program import read_program
 from passl_sot.utils.silence import silenced
 
 
 def make(folder: Path, precision: Precision, threads: int) -> Engine:
     """See `open_engine`."""
-    shapes = _input_shapes(folder / FILES["inference"][0])
+    inputs = _inputs(folder / FILES["inference"][0])
     config = inference.Config(*(str(folder / name) for name in FILES["inference"]))
     config.disable_gpu()
     config.disable_glog_info()
@@ -31,18 +31,18 @@ def make(folder: Path, precision: Precision, threads: int) -> Engine:
         [silenced], itertools.repeat(nullcontext)
     )
 
-    def compute(inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        for handle, array in zip(handles, inputs, strict=True):
+    def compute(arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        for handle, array in zip(handles, arrays, strict=True):
             handle.copy_from_cpu(array)
         with next(runs)():
             predictor.run()
         return [output.copy_to_cpu() for output in outputs]
 
-    return Engine("inference", compute, [shapes[name] for name in names])
+    return Engine("inference", compute, [inputs[name] for name in names])
 
 
-def _input_shapes(program: Path) -> dict[str, list[int | None]]:
-    """Shapes of a program's inputs, which a predictor tells only of inputs that it has been given.
+def _inputs(program: Path) -> dict[str, Input]:
+    """A program's inputs, whose shapes a predictor tells only of inputs that it has been given.
 
     One of other channels may well pass through its first reshape, as images of another number.
     """
@@ -51,5 +51,6 @@ def _input_shapes(program: Path) -> dict[str, list[int | None]]:
     for operation in blocks[0]["ops"]:
         if operation["#"].endswith(".data"):
             values = {attribute["N"]: attribute["AT"].get("D") for attribute in operation["A"]}
-            found[values["name"]] = known(values["shape"])
+            whole = values["dtype"] == "int64"
+            found[values["name"]] = Input(values["name"], known(values["shape"]), whole)
     return found

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from passl_sot.engines.base import FILES, PACKAGES, Engine, Precision, known
+from passl_sot.engines.base import FILES, PACKAGES, Engine, Input, Precision, known
 from passl_sot.utils.require import require_extra
 
 
@@ -23,4 +23,5 @@ def make(folder: Path, precision: Precision, threads: int) -> Engine:
     def compute(inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         return session.run(None, dict(zip(names, inputs, strict=True)))
 
-    return Engine("onnxruntime", compute, [known(node.shape) for node in nodes])
+    known_inputs = [Input(node.name, known(node.shape), "int64" in node.type) for node in nodes]
+    return Engine("onnxruntime", compute, known_inputs)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from passl_sot.engines.base import FILES, PACKAGES, Engine, EngineError, Precision
+from passl_sot.engines.base import FILES, PACKAGES, Engine, EngineError, Input, Precision
 from passl_sot.utils.require import require_extra
 
 
@@ -33,8 +33,8 @@ def make(folder: Path, precision: Precision, threads: int) -> Engine:
         found = model(list(inputs), share_inputs=True)
         return [found[output] for output in model.outputs]
 
-    shapes = [
-        [None if size.is_dynamic else size.get_length() for size in node.partial_shape]
-        for node in model.inputs
-    ]
-    return Engine("openvino", compute, shapes)
+    found = []
+    for node in model.inputs:
+        shape = [None if size.is_dynamic else size.get_length() for size in node.partial_shape]
+        found.append(Input(node.any_name, shape, node.element_type == openvino.Type.i64))
+    return Engine("openvino", compute, found)

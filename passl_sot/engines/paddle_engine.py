@@ -10,7 +10,7 @@ import paddle
 from paddle import nn
 from paddle.base import core
 
-from passl_sot.engines.base import FILES, STEM, Engine, Precision, known
+from passl_sot.engines.base import FILES, STEM, Engine, Precision, inputs_of
 from passl_sot.engines.program import read_program
 
 # Of graphs: nothing is cleared while one computes. The thread that computes may be the one that clears.
@@ -29,7 +29,7 @@ def make(folder: Path, precision: Precision, threads: int) -> Engine:
         with _GRAPHS:
             return run(inputs)
 
-    engine = Engine("paddle", compute, [known(spec.shape) for spec in layer._input_spec()])
+    engine = Engine("paddle", compute, inputs_of(layer._input_spec()))
     # Paddle keeps what it made to run a graph, weights too, when nobody has the graph any longer.
     weakref.finalize(engine, _clear).atexit = False
     return engine

@@ -20,11 +20,12 @@ from typing import cast
 import numpy as np
 
 from passl_sot.config import UserError
-from passl_sot.engines.base import Engine, Precision, open_engine
+from passl_sot.engines.base import Engine, Input, Precision, open_engine
 from passl_sot.utils.peer import Peer
 
-# In place of sizes that a graph leaves open.
+# In place of sizes that a graph leaves open: of images, and of texts.
 _OPEN = 224
+_OPEN_LENGTH = 128
 
 
 def command(folder: Path, name: str, precision: str, threads: int) -> str:
@@ -51,11 +52,22 @@ def counted(answer: Sequence[float], threads: int) -> float:
     return seconds
 
 
-def random_inputs(shapes: Sequence[Sequence[int | None]], batch: int) -> list[np.ndarray]:
-    """Inputs of a model, the same for the same batch in all processes."""
+def random_inputs(inputs: Sequence[Input], batch: int) -> list[np.ndarray]:
+    """Arrays for a model, the same for the same batch in all processes.
+
+    Whole numbers are 0 and 1, which tokens, types and masks may all be; the first of each row is 1.
+    """
     rng = np.random.default_rng(batch)
-    sizes = [[batch, *(size or _OPEN for size in shape[1:])] for shape in shapes]
-    return [rng.standard_normal(size, np.float32) for size in sizes]
+    arrays: list[np.ndarray] = []
+    for known in inputs:
+        if known.whole:
+            numbers = rng.integers(0, 2, [batch, *(size or _OPEN_LENGTH for size in known.shape[1:])])
+            numbers[:, 0] = 1
+            arrays.append(numbers)
+        else:
+            size = [batch, *(size or _OPEN for size in known.shape[1:])]
+            arrays.append(rng.standard_normal(size, np.float32))
+    return arrays
 
 
 def _most_memory() -> float:
@@ -64,13 +76,13 @@ def _most_memory() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6
 
 
-def answer(open_one: Callable[[], tuple[Engine, Sequence[Sequence[int | None]]]]) -> None:
-    """Answers tasks on standard input, by an engine and the shapes of its inputs, until there are no more."""
+def answer(open_one: Callable[[], tuple[Engine, Sequence[Input]]]) -> None:
+    """Answers tasks on standard input, by an engine and its inputs, until there are no more."""
     # What libraries print goes elsewhere than the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     try:
-        engine, shapes = open_one()
+        engine, known = open_one()
         inputs = {}
         answers.write("ready\n")
         for line in sys.stdin:
@@ -80,7 +92,7 @@ def answer(open_one: Callable[[], tuple[Engine, Sequence[Sequence[int | None]]]]
                 continue
             batch = int(words[0])
             if batch not in inputs:
-                inputs[batch] = random_inputs(shapes, batch)
+                inputs[batch] = random_inputs(known, batch)
             began = time.perf_counter()
             worked = time.process_time()
             output = engine(*inputs[batch])
@@ -97,9 +109,9 @@ def answer(open_one: Callable[[], tuple[Engine, Sequence[Sequence[int | None]]]]
 def _main() -> None:
     folder, name, precision, threads = sys.argv[1:]
 
-    def open_one() -> tuple[Engine, Sequence[Sequence[int | None]]]:
+    def open_one() -> tuple[Engine, Sequence[Input]]:
         engine = open_engine(name, Path(folder), precision=cast(Precision, precision), threads=int(threads))
-        return engine, engine.shapes or []
+        return engine, engine.inputs or []
 
     answer(open_one)
 

@@ -18,7 +18,7 @@ from passl_sot.config.errors import listing
 from passl_sot.engines.base import ENGINES, FILES, FORMAT_OF, STEM, Precision
 from passl_sot.export.card import FILE, LABELS, ExportError, plain, read_card, read_facts, write_card
 from passl_sot.export.folding import fold
-from passl_sot.export.proof import make_inputs, prove
+from passl_sot.export.proof import BATCHES, Inputs, prove
 from passl_sot.export.quantize import lower
 from passl_sot.tasks.base import Task, task_of
 from passl_sot.utils.files import folder_replaced
@@ -89,13 +89,13 @@ def export_model(
     dynamic: bool = False,
     paddlex_name: str = "",
 ) -> dict[str, float]:
-    """Writes the graph of a model for images in several formats, proves each, and writes a card.
+    """Writes the graph of a model in several formats, proves each, and writes a card.
 
     The graph has two outputs: probabilities, which PaddleX and PaddleClas read, and logits. The folder is
     written whole or not at all; an export that it holds is replaced.
 
     Args:
-        model: In evaluation mode: images `[B, C, H, W]` to logits `[B, K]`; B stays open.
+        model: In evaluation mode, its task's inputs to logits `[B, K]`; B stays open, and a text's length.
         meta: The header of its checkpoint.
         folder: Made where it isn't there.
         formats: Among `FORMATS`.
@@ -122,7 +122,9 @@ def export_model(
         _write_graphs(model, task, new, formats, dynamic)
         bar.update()
         engines = [engine for engine in ENGINES if FORMAT_OF[engine] in formats]
-        cases = _cases(model, [sample["image"] for sample in samples], dynamic)
+        cases = _cases(model, dynamic)
+        if samples:
+            cases[0][1].append(task.inputs(task.collate(samples)))
         differences = prove(new, engines, task, cases)
         bar.update()
         if precision != "f32":
@@ -140,15 +142,14 @@ def export_model(
     return differences
 
 
-def _cases(model: nn.Layer, images: Sequence[np.ndarray], dynamic: bool) -> list[tuple[nn.Layer, list]]:
+def _cases(model: nn.Layer, dynamic: bool) -> list[tuple[nn.Layer, list[Inputs]]]:
     """What to prove a graph by: the model and its inputs, for open sizes also the model at two others."""
-    channels = model.backbone.in_chans
-    cases = [(model, make_inputs([channels, *model.backbone.img_size], images))]
+    models = [model]
     for size in _other_sizes(model) if dynamic else ():
         resized = copy.deepcopy(model)
         resized.resize(size)
-        cases.append((resized, make_inputs([channels, *size])))
-    return cases
+        models.append(resized)
+    return [(m, [m.backbone.example_inputs(size, seed=size) for size in BATCHES]) for m in models]
 
 
 def _other_sizes(model: nn.Layer) -> list[list[int]]:
@@ -162,14 +163,13 @@ def _other_sizes(model: nn.Layer) -> list[list[int]]:
 def _write_graphs(model: nn.Layer, task: Task, folder: Path, formats: Sequence[str], dynamic: bool) -> None:
     """Writes the files of the formats, and no others."""
     stem = str(folder / STEM)
-    sides: list[int | None] = list(model.backbone.img_size)
+    specs = model.backbone.input_specs()
     if dynamic:
-        sides = [None, None]
+        specs = [InputSpec([None, model.backbone.in_chans, None, None], "float32", "image")]
         model = copy.deepcopy(model)
         model.backbone.open_size()
-    shape = [None, model.backbone.in_chans, *sides]
     with silenced(), short_stacks():
-        paddle.jit.save(_Graph(fold(model), task), stem, input_spec=[InputSpec(shape, "float32", "image")])
+        paddle.jit.save(_Graph(fold(model), task), stem, input_spec=[specs])
     if {"onnx", "openvino"} & set(formats):
         _convert("onnx", _write_onnx, stem)
     if "openvino" in formats:
@@ -229,9 +229,9 @@ class _Graph(nn.Layer):
         self.activate = task.probabilities
         self.eval()
 
-    def forward(self, image: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """Images `[B, C, H, W]` to two of `[B, K]`."""
-        logits = self.model(image)
+    def forward(self, inputs: list[paddle.Tensor]) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """The model's inputs to two of `[B, K]`."""
+        logits = self.model(*inputs)
         return self.activate(logits), logits
 
 

@@ -19,17 +19,10 @@ LIMIT = 1e-4  # of a logit, times their standard deviation where that is above 1
 BATCHES = (1, 3, 7)
 _RUNS = 3
 _NOISE = 1e30
-# Inputs `[B, C, H, W]` of a model and its right outputs, probabilities and logits `[B, K]`.
-Pair = tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]
-
-
-def make_inputs(shape: Sequence[int], images: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
-    """Batches of noise of some image shape `[C, H, W]`, and one of all images where there are any."""
-    generator = np.random.default_rng(0)
-    batches = [generator.standard_normal((size, *shape)).astype("float32") for size in BATCHES]
-    if len(images):
-        batches.append(np.stack(images))
-    return batches
+# All inputs of a model's call, such as images `[B, C, H, W]`.
+Inputs = Sequence[np.ndarray]
+# These, and the right outputs: probabilities and logits `[B, K]`.
+Pair = tuple[Inputs, tuple[np.ndarray, np.ndarray]]
 
 
 def compare(folder: Path, name: str, pairs: Sequence[Pair]) -> float:
@@ -50,7 +43,7 @@ def compare(folder: Path, name: str, pairs: Sequence[Pair]) -> float:
         units = 1.0, max(1.0, float(wanted[-1].std()))
         for _ in range(_RUNS):
             _litter()
-            found = engine.outputs(inputs)
+            found = engine.outputs(*inputs)
             shapes = [list(output.shape) for output in found]
             if shapes != [list(output.shape) for output in wanted]:
                 raise ExportError(f"{name} gives {shapes}, and the model {list(wanted[-1].shape)} twice")
@@ -78,7 +71,7 @@ def prove(
     folder: Path,
     engines: Iterable[str],
     task: Task,
-    cases: Sequence[tuple[nn.Layer, Sequence[np.ndarray]]],
+    cases: Sequence[tuple[nn.Layer, Sequence[Inputs]]],
 ) -> dict[str, float]:
     """Computes inputs by engines, and by the models themselves.
 
@@ -96,11 +89,11 @@ def prove(
         ExportError: An engine can't read its files; or a difference is above `LIMIT`.
     """
     pairs: list[Pair] = []
-    for model, inputs in cases:
+    for model, batches in cases:
         engine = eager(model)
-        for array in inputs:
-            logits = engine(array)
-            pairs.append((array, (task.probabilities(paddle.to_tensor(logits)).numpy(), logits)))
+        for inputs in batches:
+            logits = engine(*inputs)
+            pairs.append((inputs, (task.probabilities(paddle.to_tensor(logits)).numpy(), logits)))
     found: dict[str, float] = {}
     for name in engines:
         try:

@@ -8,7 +8,7 @@ from paddle import nn
 
 from passl_sot.config import Config, ConfigError, Fault, path_of
 from passl_sot.modeling.backbones import Backbone, build_backbone
-from passl_sot.modeling.backbones.base import ImageBackbone
+from passl_sot.modeling.backbones.base import Features, ImageBackbone, Tokens
 from passl_sot.modeling.heads import Head, build_head
 
 Outputs = paddle.Tensor | tuple[paddle.Tensor, ...]
@@ -74,30 +74,39 @@ class Classifier(nn.Layer):
         """The greatest number that ``layer_of`` gives."""
         return self.backbone.num_layers
 
-    def forward_features(self, x: Any) -> paddle.Tensor:
-        """The backbone's inputs to tokens ``[B, P+N, C]``.
+    # Each argument by its name, as Paddle's graphs know no others.
+    def forward_features(
+        self, x: Any, attention_mask: paddle.Tensor | None = None, token_type_ids: paddle.Tensor | None = None
+    ) -> Any:
+        """The backbone's inputs to tokens ``[B, P+N, C]``, of texts to `Tokens`, which have a mask.
 
         Args:
-            x: Images ``[B, in_chans, H, W]``, or what else the backbone takes.
+            x: Images ``[B, in_chans, H, W]``, numbers of the tokens of texts ``[B, L]``, or what else the
+                backbone takes.
+            attention_mask: Of texts, see `TextBackbone`.
+            token_type_ids: The same.
         """
-        return self.backbone(x)
+        return self.backbone(*(given for given in (x, attention_mask, token_type_ids) if given is not None))
 
-    def forward_head(self, x_bnc: paddle.Tensor, pre_logits: bool = False) -> Outputs:
+    def forward_head(self, features: Features, pre_logits: bool = False) -> Outputs:
         """Tokens to logits ``[B, K]`` (or to parts of them, see the head).
 
         Args:
-            x_bnc: Tokens ``[B, P+N, C]``.
+            features: Tokens ``[B, P+N, C]``, as ``forward_features`` gives them.
             pre_logits: Give the features ``[B, F]`` that the head's last layers take instead.
         """
-        return self.head.pre_logits(x_bnc) if pre_logits else self.head(x_bnc)
+        tokens = features if isinstance(features, Tokens) else (features,)
+        return self.head.pre_logits(*tokens) if pre_logits else self.head(*tokens)
 
-    def forward(self, x: Any) -> Outputs:
+    def forward(
+        self, x: Any, attention_mask: paddle.Tensor | None = None, token_type_ids: paddle.Tensor | None = None
+    ) -> Outputs:
         """The backbone's inputs to logits ``[B, K]`` (or to parts of them, see the head).
 
         Args:
-            x: As for ``forward_features``.
+            x, attention_mask, token_type_ids: As for ``forward_features``.
         """
-        return self.head(self.backbone(x))
+        return self.forward_head(self.forward_features(x, attention_mask, token_type_ids))
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the last layers; everything else stays.

@@ -32,8 +32,13 @@ def model_stats(model: nn.Layer, shape: Sequence[int] | None = None) -> ModelSta
 
     It is traced, not run. A NotImplementedError for a product that is not known here.
     """
-    shape = list(shape or getattr(model, "backbone", model).input_spec(1).shape)
-    spec = paddle.static.InputSpec(shape, model.parameters()[0].dtype)
+    dtype = model.parameters()[0].dtype
+    specs = [paddle.static.InputSpec(shape or [1], dtype)]
+    if shape is None:
+        specs = getattr(model, "backbone", model).input_specs(1)
+        for spec in specs:
+            if spec.dtype == paddle.float32:
+                spec.dtype = dtype  # of the model's own numbers
     layer_macs = 0
 
     def count(layer: nn.Layer, inputs: Any, output: Any) -> None:
@@ -47,8 +52,8 @@ def model_stats(model: nn.Layer, shape: Sequence[int] | None = None) -> ModelSta
     # forward for good. Not translated: no model branches on values, and translating every layer takes
     # most of the time.
     @paddle.jit.not_to_static
-    def run(x: paddle.Tensor) -> Any:
-        return model(x)
+    def run(inputs: list[paddle.Tensor]) -> Any:
+        return model(*inputs)
 
     layers = model.sublayers(include_self=True)
     kinds = (nn.Linear, nn.Conv1D, nn.Conv2D, nn.Conv3D)
@@ -59,7 +64,7 @@ def model_stats(model: nn.Layer, shape: Sequence[int] | None = None) -> ModelSta
         with warnings.catch_warnings(), short_stacks():
             # Said by Paddle of its own zeros_like in a traced graph.
             warnings.filterwarnings("ignore", message="Tensor do not have 'place' interface")
-            traced = paddle.jit.to_static(run, input_spec=[spec], full_graph=True)
+            traced = paddle.jit.to_static(run, input_spec=[specs], full_graph=True)
             program = traced.concrete_program.main_program
     finally:
         for hook in hooks:

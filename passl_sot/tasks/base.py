@@ -142,11 +142,11 @@ class Task:
         """
         raise NotImplementedError
 
-    def inputs(self, batch: Batch) -> tuple[paddle.Tensor, ...]:
+    def inputs(self, batch: Mapping[str, Any]) -> tuple[Any, ...]:
         """The part of a batch that the model takes, as arguments of its call.
 
         Args:
-            batch: As for `step`.
+            batch: As for `step`, or of arrays.
         """
         raise NotImplementedError
 

@@ -157,7 +157,7 @@ class ClassificationTask(Task):
         total = sum(weight * loss for weight, loss in zip(self.now, losses, strict=True))
         return {"loss": total, **{f"loss_{i}": loss for i, loss in enumerate(losses)}}
 
-    def inputs(self, batch: Batch) -> tuple[paddle.Tensor, ...]:
+    def inputs(self, batch: Mapping[str, Any]) -> tuple[Any, ...]:
         """The images [B, C, H, W]."""
         return (batch["image"],)
 

@@ -1,13 +1,12 @@
 """The proof: graphs that some engine computes wrongly, or can't read, are refused and leave nothing."""
 
-from types import SimpleNamespace
-
 import paddle
 import pytest
 from paddle import nn
 
 from passl_sot.export import export_model
 from passl_sot.export.card import ExportError
+from passl_sot.modeling.backbones.base import ImageBackbone
 from passl_sot.tasks.classification import ClassificationTask
 
 
@@ -16,7 +15,8 @@ class Stub(nn.Layer):
 
     def __init__(self):
         super().__init__()
-        self.backbone = SimpleNamespace(in_chans=3, img_size=(8, 8))
+        self.backbone = ImageBackbone(3, 1, 0, [1])
+        self.backbone.img_size = (8, 8)
         self.token = self.create_parameter([1, 1, 8])
         self.eval()
 

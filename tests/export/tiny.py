@@ -57,6 +57,8 @@ class Together(nn.Layer):
         return SimpleNamespace(
             in_chans=parts[0].in_chans,
             img_size=parts[0].img_size,
+            input_specs=parts[0].input_specs,
+            example_inputs=parts[0].example_inputs,
             feature_info=parts[0].feature_info,
             size_obstacle="".join(part.size_obstacle for part in parts),
             open_size=lambda: [part.open_size() for part in parts],

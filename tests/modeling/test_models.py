@@ -233,8 +233,8 @@ def test_static_graph_equals_eager(name, variant, tmp_path):
     model.eval()
     x = images(model, 3)
     expected = model(x).numpy()
-    assert model.input_spec(3).shape == tuple(x.shape)
-    graph = paddle.jit.to_static(model, input_spec=[model.input_spec()], full_graph=True)
+    assert model.input_specs(3)[0].shape == tuple(x.shape)
+    graph = paddle.jit.to_static(model, input_spec=model.input_specs(), full_graph=True)
     with short_stacks():
         if variant == 0:  # calling and saving translate once each: variants are called
             paddle.jit.save(graph, str(tmp_path / "model"))

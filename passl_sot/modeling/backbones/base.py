@@ -4,8 +4,9 @@ Legend: B batch, P prefix tokens (class, distillation), N = H·W word tokens, C 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -16,6 +17,21 @@ from passl_sot.nn.precision import check_floats
 from passl_sot.nn.recompute import recompute_block
 
 Grid = tuple[int, int]
+
+
+class Tokens(NamedTuple):
+    """What a backbone gives whose tokens don't all count, as texts of several lengths have padding.
+
+    Attributes:
+        x_bnc: Tokens ``[B, P+N, C]``.
+        mask_bn: Which of them count, bool ``[B, P+N]``.
+    """
+
+    x_bnc: paddle.Tensor
+    mask_bn: paddle.Tensor
+
+
+Features = paddle.Tensor | Tokens
 
 
 def as_pair(img_size: int | Sequence[int]) -> tuple[int, int]:
@@ -45,7 +61,7 @@ def _differs(got: Any, wanted: int) -> bool:
 
 
 class Backbone(nn.Layer):
-    """Base of all backbones: ``forward(inputs)`` gives normalized tokens ``[B, P+N, C]``.
+    """Base of all backbones: ``forward(*inputs)`` gives normalized tokens ``[B, P+N, C]``, or `Tokens`.
 
     The inputs may be anything; a backbone checks them itself. Blocks are ``blocks.<i>`` or
     ``<stages>.<s>.blocks.<i>``, ``depths`` in each stage, and ``norm`` (or ``proj``) follows the last.
@@ -61,9 +77,14 @@ class Backbone(nn.Layer):
         self._recompute = False
         self._drop_path_rate: float | Mapping[str, float | str] | None = None
 
-    def input_spec(self, batch: int | None = None) -> paddle.static.InputSpec:
-        """Shape and type of an input, for graphs and counts; None for a batch of any size."""
-        raise NotImplementedError(f"{type(self).__name__} does not say which inputs it takes (input_spec)")
+    def input_specs(self, batch: int | None = None) -> list[paddle.static.InputSpec]:
+        """Name, shape and type of each input, for graphs and counts; None for a batch of any size."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which inputs it takes (input_specs)")
+
+    def example_inputs(self, batch: int, seed: int = 0) -> list[np.ndarray]:
+        """Made-up inputs of ``batch`` items, by which models are timed and compared: here noise."""
+        generator = np.random.default_rng(seed)
+        return [generator.standard_normal(spec.shape, np.float32) for spec in self.input_specs(batch)]
 
     def learned(self, shape: list[int]) -> paddle.Tensor:
         """A new parameter as class tokens and position tables start: normal, std 0.02."""
@@ -159,9 +180,9 @@ class ImageBackbone(Backbone):
         super().__init__(num_features, num_prefix_tokens, depths)
         self.in_chans = in_chans
 
-    def input_spec(self, batch: int | None = None) -> paddle.static.InputSpec:
+    def input_specs(self, batch: int | None = None) -> list[paddle.static.InputSpec]:
         """Images ``[B, in_chans, H, W]``."""
-        return paddle.static.InputSpec([batch, self.in_chans, *self.img_size], "float32")
+        return [paddle.static.InputSpec([batch, self.in_chans, *self.img_size], "float32", "image")]
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to the input of the first stage."""

@@ -1,6 +1,9 @@
 """The contract every head keeps.
 
 Legend: B batch, P prefix tokens, N word tokens, C width, K classes.
+
+Beside tokens ``[B, P+N, C]`` every head takes a mask ``[B, P+N]``, or None: words for which it is false, such
+as the padding of texts, are not pooled.
 """
 
 from typing import Literal
@@ -13,6 +16,8 @@ from passl_sot.nn.initializers import linear
 # How a last layer starts: normal with std 0.02 and zero bias (DeiT), or as PyTorch starts every Linear, for
 # models whose authors initialize none (PiT).
 LinearInit = Literal["trunc_normal", "torch"]
+# By the class token and by words.
+Parts = tuple[paddle.Tensor | None, paddle.Tensor | None]
 
 
 class Head(nn.Layer):
@@ -55,11 +60,12 @@ class Head(nn.Layer):
     def _add_classifier(self) -> None:
         raise NotImplementedError
 
-    def pre_logits(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
+    def pre_logits(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> paddle.Tensor:
         """The features ``[B, F]`` that the last layers take.
 
         Args:
             x_bnc: Tokens ``[B, P+N, C]``.
+            mask_bn: Which of them count.
         """
         raise NotImplementedError(f"{type(self).__name__} has no pre_logits")
 
@@ -78,6 +84,7 @@ class FusedHead(Head):
     """Base of heads that add logits of the class token (``cls_fc``) and of pooled words (``visual_fc``)."""
 
     last_layers = ("visual_fc", "cls_fc")
+    mask_words = True  # whether the mask is obeyed
     # Features that cls_fc and visual_fc take; with 0 there is no such layer.
     cls_dim: int
     word_dim: int
@@ -88,27 +95,37 @@ class FusedHead(Head):
         if self.cls_dim:
             self.cls_fc = linear(self.cls_dim, self.num_classes)
 
-    def features(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
+    def words(
+        self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None, first: int
+    ) -> tuple[paddle.Tensor, paddle.Tensor | None]:
+        """The tokens from number ``first`` on, and which of them count where that is asked."""
+        if mask_bn is None or not self.mask_words:
+            return x_bnc[:, first:], None
+        return x_bnc[:, first:], mask_bn[:, first:]
+
+    def features(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> Parts:
         """Tokens ``[B, P+N, C]`` to what ``cls_fc`` and ``visual_fc`` take; None for one that isn't asked."""
         raise NotImplementedError
 
-    def pre_logits(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
+    def pre_logits(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> paddle.Tensor:
         """See `Head.pre_logits`: features of the class token, then those of the words."""
-        return paddle.concat([part for part in self.features(x_bnc) if part is not None], axis=1)
+        return paddle.concat([part for part in self.features(x_bnc, mask_bn) if part is not None], axis=1)
 
-    def forward_parts(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
+    def forward_parts(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> Parts:
         """Tokens ``[B, P+N, C]`` to logits by the class token and by words; each ``[B, K]`` or None."""
-        cls_features, word_features = self.features(x_bnc)
+        cls_features, word_features = self.features(x_bnc, mask_bn)
         return (
             None if cls_features is None else self.cls_fc(cls_features),
             None if word_features is None else self.visual_fc(word_features),
         )
 
-    def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, ...]:
+    def forward(
+        self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None
+    ) -> paddle.Tensor | tuple[paddle.Tensor, ...]:
         """Tokens ``[B, P+N, C]`` to logits ``[B, K]``."""
         if not self.num_classes:
-            return self.pre_logits(x_bnc)
-        cls_logits, word_logits = self.forward_parts(x_bnc)
+            return self.pre_logits(x_bnc, mask_bn)
+        cls_logits, word_logits = self.forward_parts(x_bnc, mask_bn)
         if cls_logits is None:
             return word_logits
         if word_logits is None:

@@ -9,6 +9,7 @@ from passl_sot.config import Count, Natural, Share
 from passl_sot.modeling.heads import HEADS
 from passl_sot.modeling.heads.base import Head, LinearInit
 from passl_sot.nn.initializers import linear, torch_default_
+from passl_sot.nn.second_order import masked_mean
 
 
 @HEADS.register()
@@ -49,18 +50,19 @@ class LinearHead(Head):
         if self.init == "torch":
             torch_default_(self.fc)
 
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+    def forward(self, x: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> paddle.Tensor:
         """Args: x: tokens ``[B, P+N, C]``, or pooled ``[B, C]``. Returns: logits ``[B, K]``."""
-        pooled = self.pre_logits(x)
+        pooled = self.pre_logits(x, mask_bn)
         return self.fc(pooled) if self.num_classes else pooled
 
-    def pre_logits(self, x: paddle.Tensor) -> paddle.Tensor:
+    def pre_logits(self, x: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> paddle.Tensor:
         """See `Head.pre_logits`; the pooled token, ``[B, C]``."""
         self.check_tokens(x, pooled_allowed=True)
         if x.ndim == 3 and self.pool == "token":
             x = x[:, 0]
         elif x.ndim == 3:
-            x = x[:, self.num_prefix_tokens :].mean(axis=1)
+            words = None if mask_bn is None else mask_bn[:, self.num_prefix_tokens :]
+            x = masked_mean(x[:, self.num_prefix_tokens :], words)
         return self.drop(x)
 
 
@@ -99,7 +101,7 @@ class DistilledHead(Head):
         if self.init == "torch":
             torch_default_(self)
 
-    def pre_logits(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
+    def pre_logits(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> paddle.Tensor:
         """See `Head.pre_logits`; the mean of both tokens, ``[B, C]``, as in timm."""
         self.check_tokens(x_bnc, pooled_allowed=False)
         return (x_bnc[:, 0] + x_bnc[:, 1]) / 2
@@ -109,7 +111,9 @@ class DistilledHead(Head):
         self.check_tokens(x_bnc, pooled_allowed=False)
         return self.head(x_bnc[:, 0]), self.head_dist(x_bnc[:, 1])
 
-    def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, paddle.Tensor]:
+    def forward(
+        self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None
+    ) -> paddle.Tensor | tuple[paddle.Tensor, paddle.Tensor]:
         """Tokens ``[B, P+N, C]`` to logits ``[B, K]``; while training to those of both tokens."""
         if not self.num_classes:
             return self.pre_logits(x_bnc)

@@ -16,10 +16,10 @@ import paddle
 
 from passl_sot.config import Count, Natural
 from passl_sot.modeling.heads import HEADS
-from passl_sot.modeling.heads.base import FusedHead
+from passl_sot.modeling.heads.base import FusedHead, Parts
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.normalization import ISQRTCOV, NORMALIZATIONS, MatrixNorm, SvPN, build_normalization
-from passl_sot.nn.second_order import CrossCovariance, MGCrP, covariance
+from passl_sot.nn.second_order import CrossCovariance, MGCrP, covariance, masked_mean
 
 
 @HEADS.register()
@@ -42,6 +42,8 @@ class SecondOrderHead(FusedHead):
             representations have no matrix and do not read it.
         num_prefix_tokens: As in ``Head``; with 0 all tokens are pooled and there is no ``cls_fc``.
         fc_dim: Width of the "fc" representation.
+        mask_words: Whether words that a mask leaves out, the padding of texts, are kept out of the pooling.
+            Without, they are pooled like others, as the authors' text models were trained.
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class SecondOrderHead(FusedHead):
         normalization: Annotated[dict, NORMALIZATIONS] | Literal["default"] | None = "default",
         num_prefix_tokens: Natural = 1,
         fc_dim: Count = 1280,
+        mask_words: bool = True,
     ) -> None:
         super().__init__(num_classes, in_channels, num_prefix_tokens)
+        self.mask_words = mask_words
         self.representation_name = representation
         self.fusion_type = fusion_type
         self._check_choices()
@@ -120,36 +124,37 @@ class SecondOrderHead(FusedHead):
             )
         return norm
 
-    def pool(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
+    def pool(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> paddle.Tensor:
         """Pooled words (all tokens for "aggre_all"), ``[B, features]``."""
-        words = x_bnc
-        if self.fusion_type != "aggre_all":
-            words = x_bnc[:, self.num_prefix_tokens :]
+        first = 0 if self.fusion_type == "aggre_all" else self.num_prefix_tokens
+        words, mask = self.words(x_bnc, mask_bn, first)
         if self.representation_name == "GAP":
-            return words.mean(axis=1)
+            return masked_mean(words, mask)
         if self.representation_name == "GCP":
-            return self.normalization(covariance(self.dr(words))).astype(x_bnc.dtype)
-        return self.representation(words)
+            return self.normalization(covariance(self.dr(words), mask)).astype(x_bnc.dtype)
+        return self.representation(words, mask)
 
-    def features(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
+    def features(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> Parts:
         """See `FusedHead.features`; with "concat" and "aggre_all" the second is all there is."""
         self.check_tokens(x_bnc, pooled_allowed=False)
         if self.representation_name == "none":
             return x_bnc[:, 0], None
         if self.representation_name == "fc":
             return self.dim(x_bnc[:, 0]), None
-        pooled = self.pool(x_bnc)
+        pooled = self.pool(x_bnc, mask_bn)
         if self.fusion_type == "concat":
             return None, paddle.concat([x_bnc[:, 0], pooled], axis=1)
         if self.fusion_type == "aggre_all" or self.num_prefix_tokens == 0:
             return None, pooled
         return x_bnc[:, 0], pooled
 
-    def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, ...]:
+    def forward(
+        self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None
+    ) -> paddle.Tensor | tuple[paddle.Tensor, ...]:
         """Tokens ``[B, P+N, C]`` to logits ``[B, K]``; in training with "sum_loss" to both parts."""
         if self.fusion_type == "sum_loss" and self.training and self.num_classes:
-            return self.forward_parts(x_bnc)
-        return super().forward(x_bnc)
+            return self.forward_parts(x_bnc, mask_bn)
+        return super().forward(x_bnc, mask_bn)
 
 
 @HEADS.register()
@@ -165,6 +170,7 @@ class CrossCovarianceHead(FusedHead):
         normalization: Normalization of the ``[b, a]`` matrix, a node ``{name: ...}``; null for none.
             It must suit a matrix that is not square: SvPN (the official one), EPN, SqrtD, SqrtT, LN.
         num_prefix_tokens: As in ``Head``; with 0 all tokens are pooled and there is no ``cls_fc``.
+        mask_words: As of ``SecondOrderHead``; BatchNorm then learns from words that count alone.
     """
 
     def __init__(
@@ -175,8 +181,10 @@ class CrossCovarianceHead(FusedHead):
         reduction: list[Count] = (64, 48),
         normalization: Annotated[dict, NORMALIZATIONS] | None = None,
         num_prefix_tokens: Natural = 1,
+        mask_words: bool = True,
     ) -> None:
         super().__init__(num_classes, in_channels, num_prefix_tokens)
+        self.mask_words = mask_words
         if len(reduction) != 2:
             raise ValueError(f"CrossCovarianceHead: reduction is two positive widths, got {list(reduction)}")
         self.representation = CrossCovariance(in_channels, *reduction)
@@ -192,18 +200,19 @@ class CrossCovarianceHead(FusedHead):
         self.cls_dim = in_channels if num_prefix_tokens else 0
         self.reset_classifier(num_classes)
 
-    def pool(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
+    def pool(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> paddle.Tensor:
         """Pooled words, ``[B, a·b]``."""
+        words, mask = self.words(x_bnc, mask_bn, self.num_prefix_tokens)
         # The power normalization runs on the transposed matrix, as officially: its learned start vector has
         # the length of the first width.
-        transposed = self.normalization.matrix(self.representation(x_bnc[:, self.num_prefix_tokens :]))
+        transposed = self.normalization.matrix(self.representation(words, mask))
         pooled = transposed.transpose([0, 2, 1]).flatten(1).astype(x_bnc.dtype)
         # matrix() leaves out the dropout, which falls on the vector.
         if hasattr(self.normalization, "drop"):
             pooled = self.normalization.drop(pooled)
         return pooled
 
-    def features(self, x_bnc: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor]:
+    def features(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> Parts:
         """See `FusedHead.features`."""
         self.check_tokens(x_bnc, pooled_allowed=False)
-        return x_bnc[:, 0] if self.num_prefix_tokens else None, self.pool(x_bnc)
+        return x_bnc[:, 0] if self.num_prefix_tokens else None, self.pool(x_bnc, mask_bn)
