@@ -122,10 +122,8 @@ def export_model(
         _write_graphs(model, task, new, formats, dynamic)
         bar.update()
         engines = [engine for engine in ENGINES if FORMAT_OF[engine] in formats]
-        cases = _cases(model, dynamic)
-        if samples:
-            cases[0][1].append(task.inputs(task.collate(samples)))
-        differences = prove(new, engines, task, cases)
+        given = [task.inputs(task.collate(samples))] if samples else []
+        differences = prove(new, engines, task, _cases(model, given, dynamic))
         bar.update()
         if precision != "f32":
             lines = lower(new, precision, calibration)
@@ -133,23 +131,30 @@ def export_model(
         rounded = {engine: float(f"{value:.2g}") for engine, value in differences.items()}
         refusal = write_card(new, meta, {**facts, "differences": rounded}, paddlex_name or name)
         _prove_card(new, meta, images, samples)
-    for engine, value in differences.items():
-        log.info("%s: outputs differ from the model's by at most %.1e", engine, value)
     if refusal:
         lines.append(f"PaddleX can't use this model: {refusal}")
-    for line in lines:
-        log.info(line)
+    _report(differences, lines)
     return differences
 
 
-def _cases(model: nn.Layer, dynamic: bool) -> list[tuple[nn.Layer, list[Inputs]]]:
-    """What to prove a graph by: the model and its inputs, for open sizes also the model at two others."""
+def _report(differences: Mapping[str, float], lines: Sequence[str]) -> None:
+    for engine, value in differences.items():
+        log.info("%s: outputs differ from the model's by at most %.1e", engine, value)
+    for line in lines:
+        log.info(line)
+
+
+def _cases(
+    model: nn.Layer, given: Sequence[Inputs], dynamic: bool
+) -> list[tuple[nn.Layer, Sequence[Inputs]]]:
+    """What to prove a graph by: the model and inputs, for open sizes also the model at two others."""
     models = [model]
     for size in _other_sizes(model) if dynamic else ():
         resized = copy.deepcopy(model)
         resized.resize(size)
         models.append(resized)
-    return [(m, [m.backbone.example_inputs(size, seed=size) for size in BATCHES]) for m in models]
+    cases = [(m, [m.backbone.example_inputs(size, seed=size) for size in BATCHES]) for m in models]
+    return [(model, given), *cases]
 
 
 def _other_sizes(model: nn.Layer) -> list[list[int]]:

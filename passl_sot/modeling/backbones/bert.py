@@ -9,7 +9,7 @@ from paddle import nn
 
 from passl_sot.config import Count, Positive, Share, Width
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.text import TextBackbone
+from passl_sot.modeling.backbones.text_backbone import TextBackbone
 from passl_sot.nn.block import Attention, Mlp
 from passl_sot.nn.layers import LayerNorm
 
