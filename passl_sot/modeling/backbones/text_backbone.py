@@ -16,8 +16,8 @@ _LENGTH = 128
 class TextBackbone(Backbone):
     """Base of backbones over texts: numbers of tokens to normalized tokens, the class token first.
 
-    Inputs are int64 ``[B, L]`` with their usual names: ``input_ids``; ``attention_mask``, 1 for tokens and 0 for
-    the padding behind them; and, where the model knows two kinds of texts, ``token_type_ids``.
+    Inputs are int64 ``[B, L]`` and have their usual names: ``input_ids``; ``attention_mask``, 1 for tokens
+    and 0 for the padding behind them; where the model knows two kinds of texts also ``token_type_ids``.
 
     Args:
         vocab_size: Tokens that it knows.
