@@ -10,7 +10,7 @@ import pytest
 
 from passl_sot.nn import ops
 from passl_sot.nn.conv_mlp import ConvMlp, ResidualDepthwise
-from passl_sot.nn.ops import cpu_numba
+from passl_sot.nn.ops import cpu_loops, cpu_numba
 
 pytest.importorskip("numba")
 
@@ -58,6 +58,26 @@ def test_gelu_of_any_shape():
     with paddle.no_grad():
         out = ops.gelu(paddle.to_tensor([float("nan"), float("inf"), 1.0]))
     assert np.isnan(out[0].numpy()) and out[1].numpy() == float("inf")
+
+
+@pytest.mark.parametrize("width", [1, 7, 64, 197])
+def test_softmax_of_rows(width):
+    x = 5.0 * numbers([3, 2, 4, width], 1)
+    x[0, 0, 0] -= 3e4
+    x[0, 0, 1, 0] = -3e4
+    exact = x.astype("float64")
+    x.stop_gradient = exact.stop_gradient = False
+    upstream = numbers(x.shape, 2)
+    out, want = cpu_loops.softmax(x, 0.3), F.softmax(exact * 0.3)
+    np.testing.assert_allclose(out.numpy(), want.numpy(), rtol=1e-5, atol=1e-7)
+    (out * upstream).sum().backward()
+    (want * upstream.astype("float64")).sum().backward()
+    np.testing.assert_allclose(x.grad.numpy(), exact.grad.numpy(), atol=1e-6)
+    for value in (float("nan"), float("inf")):
+        x = numbers([3, width], 1)
+        x[1, width // 2] = value
+        out = cpu_loops.softmax(x).numpy()
+        assert np.isnan(out[1]).all() and np.isfinite(out[[0, 2]]).all()
 
 
 def test_dropout_drops_what_it_should():

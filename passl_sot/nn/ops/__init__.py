@@ -251,20 +251,22 @@ def attention(
         q, k, v = (t.transpose([0, 2, 1, 3]) for t in (q_bhnd, k_bhnd, v_bhnd))
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_rate, scale=scale)
         return out.transpose([0, 2, 1, 3])
+    loops = cpu_numba.available(q_bhnd)
     # Scaled queries are fewer numbers than scaled products.
-    if _many_keys(k_bhnd):
+    if _many_keys(k_bhnd) and not loops:
         q_bhnd = q_bhnd * scale
         scale = 1.0
     products = paddle.matmul(q_bhnd, k_bhnd, transpose_y=True)
-    if scale != 1.0:
+    if scale != 1.0 and (bias_whnm is not None or not loops):
         products = products * scale
+        scale = 1.0
     if bias_whnm is not None and _of_each(bias_whnm, products):
         products = products + bias_whnm.astype(products.dtype)
     elif bias_whnm is not None:
         # Without axes of size 1 in front: with them Paddle's CPU kernels take eight times as long.
         repeated = products.reshape([-1, *bias_whnm.shape]) + bias_whnm.astype(products.dtype)
         products = repeated.reshape([-1, *products.shape[1:]])
-    attn_bhnm = softmax(products)
+    attn_bhnm = cpu_loops.softmax(products, scale) if loops else softmax(products)
     if dropout_rate > 0.0:
         attn_bhnm = dropout(attn_bhnm, dropout_rate)
     return paddle.matmul(attn_bhnm, v_bhnd)

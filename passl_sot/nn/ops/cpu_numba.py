@@ -23,6 +23,8 @@ try:
 except ImportError:  # an extra
     numba = None
 
+# Of arithmetic that may be reordered. Not nnan, ninf: NaN and infinity must stay visible.
+_FLAGS = {"nsz", "contract", "reassoc", "arcp"}
 _F = np.float32
 _ONE = _F(1.0)
 _HALF = _F(0.5)
@@ -43,8 +45,7 @@ def _compiled(function: Callable) -> Callable:
     """As `jit.compiled`, where numba is installed."""
     if numba is None:
         return function
-    # Not nnan, ninf: NaN and infinity must stay visible.
-    return jit.compiled(function, fastmath={"nsz", "contract", "reassoc", "arcp"})
+    return jit.compiled(function, fastmath=_FLAGS)
 
 
 @_compiled
