@@ -98,8 +98,8 @@ def _parse_predict(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     weights = "a checkpoint, a folder that `export` wrote, or a published name (deit_small)"
     add("--weights", required=True, metavar="W", help=weights)
-    paths = "image, folder, pattern, or .txt list of images; .txt (a text a line), .csv, .tsv or .jsonl of texts, "
-    paths += "or - for lines of standard input; default: the validation data of the training"
+    paths = "image, folder, pattern, or .txt list of images; .txt (a text a line), .csv, .tsv or .jsonl of "
+    paths += "texts, or - for lines of standard input; default: the validation data of the training"
     add("paths", nargs="*", metavar="PATH", help=paths)
     add("--text", nargs="+", action="append", default=[], metavar="TEXT", help="a text, or two of a pair")
     add("--columns", metavar="A[,B]", help="columns of the texts in a table; default: their usual names")
@@ -148,8 +148,8 @@ def _validation_items(args: argparse.Namespace, task: "Task", meta: dict) -> lis
     items = task.items_of(node, meta)
     if isinstance(items[0], str) and not Path(items[0]).is_file():
         raise DataError(
-            f"{node['dataroot']} is a packed copy, which holds no files: `eval --weights {args.weights} --out "
-            "FILE` writes a prediction for each of its images" + zh("predict_packed")
+            f"{node['dataroot']} is a packed copy, which holds no files: `eval --weights {args.weights} "
+            "--out FILE` writes a prediction for each of its images" + zh("predict_packed")
         )
     if lines:
         get_logger().info("\n".join(lines))

@@ -41,15 +41,18 @@ class TokenizerSection:
             "gpt": vocab.json and merges.txt, or encoder_bpe_40000.json and vocab_40000.bpe (GPT-1).
             "json": tokenizer.json, which any of them may have been converted to.
         path: The folder that holds them, or the first of them; the others then lie beside it.
+        text: What `Tokenizer.to_text` gave, such as a checkpoint's, in place of files; it has a length of its
+            own too.
         lower_case: Turn texts to lower case first; with "wordpiece" accents are taken off too. It is for
             uncased vocabularies, "gpt" always does it, and "json" files that do it need no saying.
             The published numbers of BERT with a second-order head come from commands that turn it on
             with a CASED vocabulary, which then knows few of the names in a text: true repeats them.
     """
 
-    format: Literal["wordpiece", "bpe", "gpt", "json", "fairseq"]
-    path: str
+    format: Literal["wordpiece", "bpe", "gpt", "json", "fairseq"] | None = None
+    path: str | None = None
     lower_case: bool = False
+    text: str | None = None
 
 
 def build_tokenizer(library: ModuleType, section: TokenizerSection) -> tuple[Any, str]:
@@ -61,13 +64,17 @@ def build_tokenizer(library: ModuleType, section: TokenizerSection) -> tuple[Any
     Raises:
         DataError: A file is missing, isn't of its kind, or lacks special tokens; names file and line.
     """
-    files = _find(section)
+    if section.format is None or section.path is None:
+        raise DataError(
+            "dataset.tokenizer needs a format and a path, the folder with its files: they come with the "
+            "weights of the model" + zh("tokenizer_file_missing")
+        )
+    files = _find(section.format, os.path.expanduser(section.path))
     return _BUILDERS[section.format](library, files, section.lower_case)
 
 
-def _find(section: TokenizerSection) -> list[str]:
-    path = os.path.expanduser(section.path)
-    choices = _FILES[section.format]
+def _find(kind: str, path: str) -> list[str]:
+    choices = _FILES[kind]
     if not os.path.isdir(path):
         folder, name = os.path.split(path)
         # A single file may have any name, where it needs no others beside it.
@@ -80,9 +87,9 @@ def _find(section: TokenizerSection) -> list[str]:
     files = [os.path.join(path, name) for name in names]
     missing = [file for file in files if not os.path.exists(file)]
     if missing:
-        wanted = " or ".join(" + ".join(names) for names in _FILES[section.format])
+        wanted = " or ".join(" + ".join(names) for names in _FILES[kind])
         raise DataError(
-            f"{missing[0]} doesn't exist; tokenizer.format {section.format} takes {wanted}, in the folder "
+            f"{missing[0]} doesn't exist; tokenizer.format {kind} takes {wanted}, in the folder "
             "tokenizer.path" + zh("tokenizer_file_missing")
         )
     return files

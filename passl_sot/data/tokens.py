@@ -184,6 +184,13 @@ def _shares(lengths: Sequence[int], room: int) -> list[int]:
     return [first, min(second, room - first)]
 
 
+def make_tokenizer(section: TokenizerSection, max_length: int) -> Tokenizer:
+    """The tokenizer of a `tokenizer:` section, from its text or its files; see `Tokenizer.from_files`."""
+    if section.text is not None:
+        return Tokenizer.from_text(section.text)
+    return Tokenizer.from_files(section, max_length)
+
+
 def pad(
     samples: Sequence[Mapping[str, Any]],
     pad_id: int,

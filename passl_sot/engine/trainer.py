@@ -347,8 +347,8 @@ class Trainer:
         self.folder.write("train", self.progress.step, epoch + 1, values)
         self._say(
             f"epoch {epoch + 1}/{epochs}  update {update + 1}/{updates}  loss {values['loss']:.4f}  "
-            f"lr {values['lr']:.2e}  {rate:.0f} {items}/s{spoken}  data wait {100 * values['data_wait']:.0f} %  "
-            f"{values['memory_gb']:.1f} GB  ETA {left}"
+            f"lr {values['lr']:.2e}  {rate:.0f} {items}/s{spoken}  "
+            f"data wait {100 * values['data_wait']:.0f} %  {values['memory_gb']:.1f} GB  ETA {left}"
         )
         # An epoch's first update waits for the first batch, whatever is done; it may be the only one.
         counts = update > 0 or updates == 1

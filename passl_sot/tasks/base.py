@@ -155,7 +155,12 @@ class Task:
         return {}
 
     def pace(self, counts: Mapping[str, float], seconds: float) -> tuple[dict[str, float], str]:
-        """What the log says of `counts`, summed over batches, processes and a time: values, and their words."""
+        """What the log says of `counts`, summed over batches and processes: values, and their words.
+
+        Args:
+            counts: The sums.
+            seconds: The time that the batches took.
+        """
         return {}, ""
 
     def probe(self, model: Classifier, size: int) -> Batch:

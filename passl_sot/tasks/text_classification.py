@@ -81,8 +81,8 @@ class TextClassificationTask(LabelledTask):
     """Texts to logits to the `loss:` section's loss; see `LabelledTask`.
 
     Args:
-        score: What chooses the best weights. "f1" is that of the second of two classes, or the mean over more.
-            "pearson" and "spearman" are for labels that are numbers: the head has one output then.
+        score: What chooses the best weights. "f1" is that of the second of two classes, or the mean over
+            more. "pearson" and "spearman" are for labels that are numbers: the head has one output then.
         lm_weight: Of the loss of predicting each next token, which is added (GPT's auxiliary loss; 0.5 in
             OpenAI's fine-tuning). The log then also has both losses.
     """

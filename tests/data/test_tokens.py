@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from passl_sot.data import DataError
 from passl_sot.data.token_files import TokenizerSection
-from passl_sot.data.tokens import Tokenizer, _shares, pad
+from passl_sot.data.tokens import Tokenizer, _shares, make_tokenizer, pad
 from passl_sot.utils.require import MissingExtraError
 from tests.data.text_files import FIXTURE, write_bpe, write_vocab
 
@@ -46,6 +46,8 @@ def test_numbers_are_those_of_the_authors_code(folder, name, lower_case):
     assert tokenizer.pad_id == {"bpe": 1}.get(name, 0)
     # All of it is in a text, which is a tokenizer.json, and in what workers are sent.
     again = Tokenizer.from_text(tokenizer.to_text())
+    kept = make_tokenizer(TokenizerSection(text=tokenizer.to_text()), 512)
+    assert is_like(kept, name) and kept.max_length == FIXTURE["max_length"]
     assert is_like(again, name) and (again.digest() == tokenizer.digest()).all()
     assert is_like(pickle.loads(pickle.dumps(tokenizer)), name)
     file = folder / f"{name}.json"
@@ -129,6 +131,7 @@ def test_faults_are_named(folder, tmp_path):
     refused(r"vocab.txt:2: not UTF-8")
     vocab.unlink()
     refused(r"vocab.txt doesn't exist; tokenizer.format wordpiece takes vocab.txt")
+    refused("tokenizer needs a format and a path", path=None)
     bpe = write_bpe(tmp_path, "roberta")
     refused(r"holds 200 tokens, but not <s>, <pad>", {**write_bpe(tmp_path / "g", "gpt"), "format": "bpe"})
     merges = tmp_path / "merges.txt"
