@@ -35,7 +35,10 @@ def test_all_that_is_known_is_on_them():
         for key in ("file", "url", "drive", "size", "sha256", "license"):
             assert weights[key] is None or f"{weights[key]}" in row, (entry["name"], key)
         assert entry["code_license"] in row and f" {weights['top1'] or '–'}" in row
-    assert not rows
+    for entry in data["text_models"]:
+        row = rows[f"{entry['name'].rpartition('_')[0]}_…"]
+        assert f" {entry['published_score']:.2f} |" in row and f" | `{entry['weights']}` | {entry['license']} |" in row
+    assert all(name.endswith("_…") for name in rows)
 
 
 def test_cells(zoo):
