@@ -43,11 +43,14 @@ FAMILIES = {
 }
 
 
-OF_TEXTS = "gpt bert_base bert_large spanbert_base spanbert_large roberta_base roberta_large".split()
+SIZES = [f"{model}_{size}" for model in ("bert", "spanbert", "roberta") for size in ("base", "large")]
+OF_TEXTS = ["gpt", *SIZES]
 
 
 def test_names():
-    assert {f"{model}{head}_{task}" for model in OF_TEXTS for head in ("", "_sot") for task in TASKS} == {*TEXTS}
+    assert {f"{model}{head}_{task}" for model in OF_TEXTS for head in ("", "_sot") for task in TASKS} == {
+        *TEXTS
+    }
     assert sorted(f"{family}_{size}" for family, sizes in FAMILIES.items() for size in sizes.split()) == NAMES
     assert list_models("pit_?_distilled") == ["pit_b_distilled", "pit_s_distilled"]
     sizes = ["deit_base_384", "stvit_base_384", "stvit_large_384", "stvit_small_384", "t2t_vit_14_384"]
@@ -168,7 +171,7 @@ def test_values_against_the_golden_text(golden):
 
 @pytest.fixture(scope="module")
 def bodies(sampled_starts):
-    """Parameters and multiply-adds of the backbones for texts, each measured once, with few tokens and blocks.
+    """Parameters and multiply-adds of the backbones for texts, measured once, with few tokens and blocks.
 
     Blocks are alike, and so are the tokens' rows of a table.
     """
