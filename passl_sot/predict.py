@@ -29,9 +29,10 @@ from passl_sot.engines.base import (
 )
 from passl_sot.engines.choose import choose_engine
 from passl_sot.engines.paddle_engine import eager
+from passl_sot.engines.process import LENGTH
 from passl_sot.export.cached import exported
 from passl_sot.export.card import FILE as CARD
-from passl_sot.export.card import LABELS, ExportError, precision_of, read_card
+from passl_sot.export.card import LABELS, TOKENIZER, ExportError, precision_of, read_card
 from passl_sot.imageio.files import read_text
 from passl_sot.metrics.classification import write_table
 from passl_sot.tasks.base import load_trained, task_of
@@ -43,7 +44,7 @@ from passl_sot.weights.checkpoint import CheckpointError
 
 AUTO = "auto"
 # Files of an exported folder.
-EXPORTED = {CARD, LABELS, *(name for names in FILES.values() for name in names)}
+EXPORTED = {CARD, LABELS, TOKENIZER, *(name for names in FILES.values() for name in names)}
 _MOST_MEASURED = 8  # of a batch: speed per image changes little beyond
 # What is one image, though some can be iterated.
 _ONE = (str, Path, bytes, bytearray, memoryview, Image.Image)
@@ -56,7 +57,7 @@ class Predictor:
         weights: A checkpoint that training wrote (the suffix may be left out), or a folder that
             `passl-sot export` wrote.
         prefer: "raw" or "ema" weights of a checkpoint; default: those by which the run chose its best.
-        batch_size: Images computed at once.
+        batch_size: Images or texts computed at once.
         top_k: Classes per prediction, clamped to the class count.
         engine: What computes the model: one of `passl_sot.engines.ENGINES`, or "auto", which measures them
             once and remembers. For others than "paddle" a checkpoint is exported once, and the folder kept
@@ -115,7 +116,10 @@ class Predictor:
         self.top_k = top_k
         if engine == AUTO:
             batches = sorted({1, min(batch_size, _MOST_MEASURED)})
-            engine = choose_engine(folder, precision=precision, batches=batches, threads=threads)
+            length = min(LENGTH, getattr(self.task, "max_length", LENGTH))
+            engine = choose_engine(
+                folder, precision=precision, batches=batches, threads=threads, length=length
+            )
         self.engine: Engine
         if model is None:
             self.engine = open_engine(engine, folder, precision=precision, threads=threads)
@@ -127,11 +131,12 @@ class Predictor:
         """Name of each class, of a classifier."""
         return self.task.class_names  # type: ignore[attr-defined]
 
-    def __call__(self, images: Any) -> list[Prediction]:
-        """Predicts one image or several, in order.
+    def __call__(self, items: Any) -> list[Any]:
+        """Predicts one image or text, or several, in order.
 
         Args:
-            images: A path, the bytes of a file, a PIL image, or an array [H, W, 3] or [3, H, W] (RGB) of
+            items: Of a model of texts a text, a pair (a, b) of them, or a list of these. Of a model of images
+                a path, the bytes of a file, a PIL image, or an array [H, W, 3] or [3, H, W] (RGB) of
                 uint8, of floats in [0, 255] or of floats in [0, 1]; an array of four axes, or a list, is
                 several. One folder, pattern or `.txt` list stands for its images (see `collect_images`).
 
@@ -142,15 +147,13 @@ class Predictor:
                 read, and arrays of another shape, have an `error` in their prediction.)
             TypeError: It is something else.
         """
-        if isinstance(images, str | Path) and (os.path.exists(images) or glob.has_magic(str(images))):
-            images = collect_images([str(images)])
-        elif isinstance(images, _ONE) or getattr(images, "ndim", 4) < 4:
-            images = [images]
-        elif not hasattr(images, "__iter__"):
-            raise TypeError(f"a {type(images).__name__} is no image and no list of them")
-        return list(self.predict(list(images)))
+        if self.task.kind == "text":
+            items = [items] if isinstance(items, str | tuple | Mapping) else items
+        else:
+            items = _images(items)
+        return list(self.predict(list(items)))
 
-    def predict(self, items: Sequence, progress: bool = False) -> Iterator[Prediction]:
+    def predict(self, items: Sequence, progress: bool = False) -> Iterator[Any]:
         """Yields a prediction for each item, in order; unreadable ones carry an `error`.
 
         Args:
@@ -168,7 +171,7 @@ class Predictor:
                 bar.update(len(prepared))
 
     def read(self, item: Any) -> dict[str, Any]:
-        """One image, prepared for the model: what `rows` takes; an ItemError says why it can't be read."""
+        """One item, prepared for the model: what `rows` takes; an ItemError says why it can't be read."""
         return self.task.read(item)
 
     def rows(self, samples: Sequence[dict[str, Any]], top_k: int | None = None) -> list[dict[str, Any]]:
@@ -186,21 +189,32 @@ class Predictor:
             raise CheckpointError(message) from fault
         return self.task.decode(paddle.to_tensor(outputs), top_k or self.top_k)
 
-    def _read(self, item: Any) -> tuple[str, dict | None, str]:
-        """Path, sample and, where there is no sample, the reason."""
-        path = str(item) if isinstance(item, str | Path) else ""
+    def _read(self, item: Any) -> tuple[dict, dict | None, str]:
+        """What names the item, its sample and, where there is no sample, the reason."""
+        named = self.task.named(item)
         try:
-            return path, self.read(item), ""
+            return named, self.read(item), ""
         except ItemError as error:
             # One bad file among thousands: its row says so, and the others go on.
-            return path, None, str(error)
+            return named, None, str(error)
 
-    def _predict_batch(self, prepared: list[tuple[str, dict | None, str]]) -> Iterator[Prediction]:
+    def _predict_batch(self, prepared: list[tuple[dict, dict | None, str]]) -> Iterator[Any]:
         samples = [sample for _, sample, _ in prepared if sample is not None]
         rows = iter(self.rows(samples) if samples else ())
-        for path, sample, error in prepared:
+        for named, sample, error in prepared:
             values = {} if sample is None else next(rows)
-            yield self.task.row(path=path, error=error, **values)
+            yield self.task.row(**named, error=error, **values)
+
+
+def _images(images: Any) -> Any:
+    """What `Predictor` is called with, as something whose items are images."""
+    if isinstance(images, str | Path) and (os.path.exists(images) or glob.has_magic(str(images))):
+        return collect_images([str(images)])
+    if isinstance(images, _ONE) or getattr(images, "ndim", 4) < 4:
+        return [images]
+    if not hasattr(images, "__iter__"):
+        raise TypeError(f"a {type(images).__name__} is no image and no list of them")
+    return images
 
 
 def _check_engine(engine: str, precision: Precision) -> None:

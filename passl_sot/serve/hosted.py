@@ -43,6 +43,7 @@ class Hosted:
     A faulty newer model leaves the one in service where it is.
 
     Attributes:
+        kind: What the model takes, "image" or "text"; that of a newer one too.
         fault: Why the newest attempt to load another failed; "" where it didn't.
 
     Raises:
@@ -53,6 +54,7 @@ class Hosted:
         self._settings = settings
         self._metrics = metrics
         self._asked = asyncio.Event()
+        self.kind = ""
         self.fault = ""
         self.now = self._load()
 
@@ -102,6 +104,14 @@ class Hosted:
         else:
             # Of a folder the card may be the older's, and the graph the newer's.
             raise CheckpointError(f"{source} changes again and again while it is loaded")
+        kind = predictor.task.kind
+        if kind not in _TRIED:
+            raise CheckpointError(f"{source} takes neither images nor texts: no other model can be served")
+        if self.kind not in ("", kind):
+            raise CheckpointError(
+                f"{source} takes {kind}s, and a model of {self.kind}s is in service: start another server"
+            )
+        self.kind = kind
         _try(predictor, source)
         self._metrics.loading.set(time.perf_counter() - began)
         self._metrics.loads.labels("loaded").inc()
@@ -112,14 +122,24 @@ class Hosted:
         return Loaded(predictor, name, time.time(), identity)
 
 
-def _try(predictor: Predictor, source: str) -> None:
-    """Predicts a gray image, twice and once: compiles what is compiled, and finds a model of no numbers."""
+def _gray(predictor: Predictor) -> np.ndarray:
     channels = getattr(predictor.task, "channels", 3)
-    sample = predictor.read(np.full((64, 64, max(channels, 3)), 127, np.uint8))
+    return np.full((64, 64, max(channels, 3)), 127, np.uint8)
+
+
+# What a model of each kind is tried by.
+_TRIED = {"image": ("a gray image", _gray), "text": ("a short text", lambda predictor: "A short text.")}
+
+
+def _try(predictor: Predictor, source: str) -> None:
+    """Predicts one item, twice and once: compiles what is compiled, and finds a model of no numbers."""
+    what, make = _TRIED[predictor.task.kind]
+    sample = predictor.read(make(predictor))
     rows = [*predictor.rows([sample, sample]), *predictor.rows([sample])]
-    if not all(math.isfinite(number) for row in rows for number in row["probabilities"]):
+    numbers = [number for row in rows for number in (*row.get("probabilities", ()), row.get("value") or 0.0)]
+    if not all(map(math.isfinite, numbers)):
         raise CheckpointError(
-            f"{source} gives no numbers for a gray image: its weights are damaged" + zh("no_numbers")
+            f"{source} gives no numbers for {what}: its weights are damaged" + zh("no_numbers")
         )
 
 

@@ -78,13 +78,15 @@ class Task:
     Attributes:
         words: For log lines.
         score: Name of the result that chooses the best weights; the higher the better.
+        kind: What it takes: "image" or "text"; "" for anything else.
         missing: Path of a setting that training needs and the config leaves empty; "" where none is.
         loss: The experiment's `loss:`, built.
-        row: Makes a row of predictions from `path`, `error` and the values that `decode` gives.
+        row: Makes a row of predictions from the values that `named` and `decode` give, and an `error`.
     """
 
     words = Words()
     score = "score"
+    kind = ""
     missing = ""
     loss: Any = None
     row: Callable[..., Any] = dict
@@ -225,6 +227,14 @@ class Task:
             ItemError: It can't be read.
         """
         raise NotImplementedError
+
+    def named(self, item: Any) -> dict[str, Any]:
+        """The values of a row that say which item it is of.
+
+        Args:
+            item: As of `read`.
+        """
+        return {"path": str(item) if isinstance(item, str | Path) else ""}
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
         """Makes a batch.

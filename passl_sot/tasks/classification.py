@@ -85,6 +85,7 @@ class ClassificationTask(Task):
     """
 
     row = Prediction
+    kind = "image"
 
     def __init__(self, *, weights: Annotated[list[NonNegativeByEpoch], NotEmpty()] | None = None):
         self.weights = weights
