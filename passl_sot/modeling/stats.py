@@ -1,7 +1,6 @@
 """The size of a model: parameters and multiply-adds."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
+from passl_sot.utils.silence import silenced
 from passl_sot.utils.tracing import short_stacks
 
 
@@ -61,9 +61,8 @@ def model_stats(model: nn.Layer, shape: Sequence[int] | None = None) -> ModelSta
     modes = [layer.training for layer in layers]
     model.eval()
     try:
-        with warnings.catch_warnings(), short_stacks():
-            # Said by Paddle of its own zeros_like in a traced graph.
-            warnings.filterwarnings("ignore", message="Tensor do not have 'place' interface")
+        # Paddle warns of its own zeros_like and cumsum in a traced graph.
+        with silenced(), short_stacks():
             traced = paddle.jit.to_static(run, input_spec=[specs], full_graph=True)
             program = traced.concrete_program.main_program
     finally:

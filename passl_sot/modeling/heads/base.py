@@ -30,6 +30,7 @@ class Head(nn.Layer):
     """
 
     last_layers: tuple[str, ...] = ()  # names of those that depend on K; a head may lack some
+    mask_words = True  # whether the mask is obeyed
 
     def __init__(self, num_classes: int, in_channels: int, num_prefix_tokens: int) -> None:
         super().__init__()
@@ -84,7 +85,6 @@ class FusedHead(Head):
     """Base of heads that add logits of the class token (``cls_fc``) and of pooled words (``visual_fc``)."""
 
     last_layers = ("visual_fc", "cls_fc")
-    mask_words = True  # whether the mask is obeyed
     # Features that cls_fc and visual_fc take; with 0 there is no such layer.
     cls_dim: int
     word_dim: int
