@@ -37,7 +37,9 @@ def make_step(
             return model(*inputs).numpy()  # waits for the device
 
         return infer, gflops
-    labels = task.probe(model, batch)["label"]
+    labels = paddle.zeros([batch], "int64")
+    if getattr(task, "regression", False):
+        labels = paddle.zeros([batch, 1])
     optimizer = build_optimizer(experiment.optimizer)(model)
     model.train()
 

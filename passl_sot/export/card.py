@@ -68,7 +68,7 @@ def write_card(folder: Path, meta: Mapping[str, Any], facts: Mapping[str, Any], 
     if names is not None:
         lines = [f"{number} {' '.join(name.split())}\n" for number, name in enumerate(names)]
         (folder / LABELS).write_text("".join(lines), encoding="utf-8")
-    if names is not None and task.kind == "image":
+    if names is not None and not task.takes_texts:
         steps, reason = _steps_for_paddlex(task)
         post: dict[str, Any] = {"Topk": {"topk": min(5, len(names)), "label_list": names}}
         if task.several:
@@ -76,7 +76,7 @@ def write_card(folder: Path, meta: Mapping[str, Any], facts: Mapping[str, Any], 
         if not reason:
             sections |= {"PreProcess": {"transform_ops": steps}, "PostProcess": post}
     header = plain(meta)
-    if task.kind == "text":
+    if task.takes_texts:
         # Where other programs look for it, and a card can still be read by people.
         text = header["preprocessing"].pop("tokenizer")
         (folder / TOKENIZER).write_text(text, encoding="utf-8")

@@ -202,11 +202,11 @@ class Service:
         rows = []
         task = model.predictor.task
         for item, sample in zip(uploads.items, samples, strict=True):
-            named = {"path": item.name} if self.hosted.kind == "image" else task.named(item.data)
+            named = item.name if self.hosted.kind == "image" else item.data
             if isinstance(sample, ItemError):
-                row = task.row(**named, error=str(sample))
+                row = task.row(named, str(sample), {})
             else:
-                row = task.row(**named, **_best(next(found), uploads.top_k))
+                row = task.row(named, "", _best(next(found), uploads.top_k))
             rows.append(vars(row))
         return rows
 

@@ -4,8 +4,10 @@ import asyncio
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -104,15 +106,13 @@ class Hosted:
         else:
             # Of a folder the card may be the older's, and the graph the newer's.
             raise CheckpointError(f"{source} changes again and again while it is loaded")
-        kind = predictor.task.kind
-        if kind not in _TRIED:
-            raise CheckpointError(f"{source} takes neither images nor texts: no other model can be served")
+        kind = "text" if predictor.task.takes_texts else "image"
         if self.kind not in ("", kind):
             raise CheckpointError(
                 f"{source} takes {kind}s, and a model of {self.kind}s is in service: start another server"
             )
         self.kind = kind
-        _try(predictor, source)
+        _try(predictor, source, *_TRIED[kind])
         self._metrics.loading.set(time.perf_counter() - began)
         self._metrics.loads.labels("loaded").inc()
         path = Path(source).absolute()
@@ -131,9 +131,8 @@ def _gray(predictor: Predictor) -> np.ndarray:
 _TRIED = {"image": ("a gray image", _gray), "text": ("a short text", lambda predictor: "A short text.")}
 
 
-def _try(predictor: Predictor, source: str) -> None:
+def _try(predictor: Predictor, source: str, what: str, make: Callable[[Predictor], Any]) -> None:
     """Predicts one item, twice and once: compiles what is compiled, and finds a model of no numbers."""
-    what, make = _TRIED[predictor.task.kind]
     sample = predictor.read(make(predictor))
     rows = [*predictor.rows([sample, sample]), *predictor.rows([sample])]
     numbers = [number for row in rows for number in (*row.get("probabilities", ()), row.get("value") or 0.0)]

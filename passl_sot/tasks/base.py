@@ -77,19 +77,17 @@ class Task:
 
     Attributes:
         words: For log lines.
+        takes_texts: Whether items are texts, which may stand on a command line.
         score: Name of the result that chooses the best weights; the higher the better.
-        kind: What it takes: "image" or "text"; "" for anything else.
         missing: Path of a setting that training needs and the config leaves empty; "" where none is.
         loss: The experiment's `loss:`, built.
-        row: Makes a row of predictions from the values that `named` and `decode` give, and an `error`.
     """
 
     words = Words()
+    takes_texts = False
     score = "score"
-    kind = ""
     missing = ""
     loss: Any = None
-    row: Callable[..., Any] = dict
 
     @classmethod
     def complaint(cls, training_mode: str) -> str:
@@ -152,6 +150,19 @@ class Task:
         """
         raise NotImplementedError
 
+    def counts(self, batch: Batch) -> dict[str, paddle.Tensor]:
+        """What the log counts of a batch beside its items, such as tokens; see `pace`."""
+        return {}
+
+    def pace(self, counts: Mapping[str, float], seconds: float) -> tuple[dict[str, float], str]:
+        """What the log says of `counts`, summed over batches and processes: values, and their words.
+
+        Args:
+            counts: The sums.
+            seconds: The time that the batches took.
+        """
+        return {}, ""
+
     def probe(self, model: Classifier, size: int) -> Batch:
         """A made-up batch of `size` items, to estimate time and memory by."""
         raise NotImplementedError
@@ -197,6 +208,10 @@ class Task:
         """
         raise NotImplementedError
 
+    def doubt(self, meter: Any) -> str:
+        """A word of warning on an evaluation's scores, of a meter that was gathered; "" for none."""
+        return ""
+
     def details(self, meter: Any) -> dict[str, Any]:
         """Further entries of an evaluation's report."""
         return {}
@@ -217,6 +232,31 @@ class Task:
             card: A checkpoint's header, with what `describe` gave.
         """
 
+    def items_of(self, node: Config, card: Mapping[str, Any]) -> list[Any]:
+        """The items of a `dataset:` section, for prediction; `card` as for `use_card`."""
+        raise NotImplementedError
+
+    def collect(self, arguments: Sequence[str], columns: Sequence[str]) -> list[Any]:
+        """The items that arguments of a command line name.
+
+        Args:
+            arguments: Files, folders, patterns.
+            columns: Where the items of tables are; () for the usual ones.
+
+        Raises:
+            UserError: They can't be read.
+            FileNotFoundError: An argument names nothing.
+        """
+        raise NotImplementedError
+
+    def items(self, given: Any) -> list[Any]:
+        """What a program gives for prediction, as a list of items; a TypeError where it is neither.
+
+        Args:
+            given: One item, or an iterable of several.
+        """
+        return list(given)
+
     def read(self, item: Any) -> dict[str, Any]:
         """Makes a sample for `collate`.
 
@@ -227,14 +267,6 @@ class Task:
             ItemError: It can't be read.
         """
         raise NotImplementedError
-
-    def named(self, item: Any) -> dict[str, Any]:
-        """The values of a row that say which item it is of.
-
-        Args:
-            item: As of `read`.
-        """
-        return {"path": str(item) if isinstance(item, str | Path) else ""}
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
         """Makes a batch.
@@ -265,6 +297,21 @@ class Task:
             top_k: Alternatives in a row, where there are as many.
         """
         raise NotImplementedError
+
+    def row(self, item: Any, error: str, values: Mapping[str, Any]) -> Any:
+        """The prediction for an item.
+
+        Args:
+            item: What `read` was given.
+            error: Why it can't be read; "" where it can.
+            values: What `decode` gave; none where it can't be read.
+        """
+        return {"path": path_of(item), "error": error, **values}
+
+
+def path_of(item: Any) -> str:
+    """The path that an item is; "" of one in memory."""
+    return str(item) if isinstance(item, str | Path) else ""
 
 
 def task_class(node: Mapping[str, Any] | None) -> type[Task]:

@@ -12,10 +12,11 @@ from PIL import Image
 
 from passl_sot import Predictor
 from passl_sot.data.errors import DataError
+from passl_sot.data.given import collect_images
 from passl_sot.engine.distributed import World
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
-from passl_sot.predict import collect_images, write_predictions
+from passl_sot.predict import write_predictions
 from passl_sot.weights.checkpoint import CheckpointError, write_checkpoint
 
 

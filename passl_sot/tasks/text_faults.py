@@ -1,0 +1,141 @@
+"""Where texts, model and loss contradict each other, told before training begins."""
+
+from typing import Any
+
+import numpy as np
+
+from passl_sot.config import Fault, zh
+from passl_sot.modeling.backbones.text_backbone import TextBackbone
+from passl_sot.modeling.classifier import Classifier
+from passl_sot.modeling.losses import MeanSquaredErrorLoss
+
+_SAMPLE = 64  # items of each set whose tokens are looked at
+
+
+def find_faults(
+    task: Any, model: Classifier, train: Any, val: Any, *, every_item: bool = False
+) -> list[Fault]:
+    """What keeps a model from being trained on texts by a task."""
+    faults = kind_faults(model, {"train": train, "val": val})
+    # What follows asks for what only texts and their models have.
+    if faults:
+        return faults
+    faults += [*input_faults("train", model, train, every_item), *input_faults("val", model, val, every_item)]
+    if train.tokenizer.to_text() != val.tokenizer.to_text():
+        message = "the two splits have other tokenizers: write one section in both" + zh("tokenizers_differ")
+        faults.append(Fault("dataloader.val.dataset.tokenizer", message))
+    faults += _label_faults(task, model, train, val)
+    if task.lm_weight and not hasattr(model.backbone, "language_loss"):
+        message = (
+            f"{type(model.backbone).__name__} doesn't predict the next token: write task.lm_weight: 0, or "
+            "take GPT"
+        )
+        faults.append(Fault("task.lm_weight", message))
+    return faults
+
+
+def kind_faults(model: Classifier, datasets: dict[str, Any]) -> list[Fault]:
+    """Whether it is texts that the datasets hold and the model takes."""
+    faults = []
+    if not isinstance(model.backbone, TextBackbone):
+        message = (
+            f"TextClassificationTask needs a backbone over texts (BERT, RoBERTa, GPT), and "
+            f"{type(model.backbone).__name__} is none" + zh("needs_text_backbone")
+        )
+        faults.append(Fault("model.architecture.name", message))
+    for split, dataset in datasets.items():
+        if not hasattr(dataset, "tokenizer"):
+            message = (
+                f"TextClassificationTask needs texts (GLUE, TextTable, TextFolder), and "
+                f"{type(dataset).__name__} has none" + zh("needs_texts")
+            )
+            faults.append(Fault(f"dataloader.{split}.dataset.name", message))
+    return faults
+
+
+def input_faults(split: str, model: Classifier, dataset: Any, every_item: bool = False) -> list[Fault]:
+    """Differences between a split's tokens and those that the model takes."""
+    faults = []
+    backbone: Any = model.backbone
+    place = f"dataloader.{split}.dataset"
+
+    def tell(path: str, message: str, key: str) -> None:
+        faults.append(Fault(path, message + zh(key)))
+
+    tokens = dataset.tokenizer.vocab_size
+    if tokens > backbone.vocab_size:
+        tell(
+            "model.architecture.vocab_size",
+            f"the tokenizer of {split} knows {tokens} tokens, the model {backbone.vocab_size}: write "
+            f"vocab_size: {tokens}, or take the tokenizer that the model was pretrained with",
+            "vocab_size_differs",
+        )
+    longest = max(dataset.max_length, dataset.pad_to or 0)
+    if longest > backbone.max_positions:
+        key = "max_length" if dataset.max_length == longest else "pad_to"
+        tell(
+            f"{place}.{key}",
+            f"texts may have {longest} tokens, and the model takes {backbone.max_positions} "
+            f"(model.architecture.max_positions): write {key}: {backbone.max_positions}",
+            "text_too_long",
+        )
+    highest = _highest_type(dataset, every_item)
+    if highest and not backbone.num_types:
+        tell(
+            f"{place}.tokenizer",
+            f"it tells a first and a second text apart by types of tokens, and {type(backbone).__name__} "
+            "knows none: take the tokenizer that the model was pretrained with",
+            "token_types",
+        )
+    elif highest >= max(backbone.num_types, 1):
+        tell(
+            "model.architecture.num_types",
+            f"the texts of {split} have {highest + 1} types of tokens, the model {backbone.num_types}: write "
+            f"num_types: {highest + 1}",
+            "token_types",
+        )
+    return faults
+
+
+def _highest_type(dataset: Any, every_item: bool) -> int:
+    count = len(dataset) if every_item else min(_SAMPLE, len(dataset))
+    # Spread evenly, as a table may begin with single texts.
+    chosen = np.linspace(0, len(dataset) - 1, count).astype(np.int64)
+    return max(int(dataset.sample((0, int(i)))["token_type_ids"].max(initial=0)) for i in chosen)
+
+
+def _label_faults(task: Any, model: Classifier, train: Any, val: Any) -> list[Fault]:
+    """Contradictions of labels, classes, loss and score."""
+    missing = [split for split, dataset in (("train", train), ("val", val)) if dataset.labels is None]
+    if missing:
+        message = "its texts have no labels, as those of a test set: take another file or split"
+        return [Fault(f"dataloader.{split}.dataset", message + zh("no_labels")) for split in missing]
+    faults = []
+    numbers = np.issubdtype(train.labels.dtype, np.floating)
+    if numbers != task.regression:
+        message = f"the labels are classes, and {task.score} is of numbers: write score: accuracy"
+        if numbers:
+            message = f"the labels are numbers, and {task.score} is of classes: write score: pearson"
+        faults.append(Fault("task.score", message + zh("score_kind")))
+    elif numbers != isinstance(task.loss, MeanSquaredErrorLoss):
+        wanted = "MeanSquaredErrorLoss" if numbers else "CrossEntropyLoss"
+        message = f"{type(task.loss).__name__} is not for such labels: write {{name: {wanted}}}"
+        faults.append(Fault("loss", message + zh("score_kind")))
+    ours, theirs = train.class_names, val.class_names
+    if list(ours) != list(theirs):
+        message = f"validation has the classes {theirs[:8]}, training {ours[:8]}: they must be the same"
+        faults.append(Fault("dataloader.val.dataset", message + zh("text_classes_differ")))
+    if model.num_classes != len(ours):
+        message = f"the head has {model.num_classes} classes, the data have {len(ours)}"
+        faults.append(
+            Fault(
+                "model.head.num_classes",
+                f"{message}: write num_classes: {len(ours)}" + zh("class_count_differs", count=len(ours)),
+            )
+        )
+    if not numbers:
+        try:
+            task.loss.use_class_counts(train.class_counts())
+        except ValueError as error:
+            faults.append(Fault("loss.class_weights", str(error)))
+    return faults
