@@ -31,7 +31,9 @@ from passl_sot.version import __version__
 
 FORMATS = tuple(dict.fromkeys(FORMAT_OF.values()))
 OPSET = 17
-_LENGTHS = (2, 17)  # tokens of texts to prove a graph by, beside the longest that it takes
+# Tokens of texts to prove a graph by, beside the most that it takes. Not fewer: of a matrix of lower rank a
+# normalization of several singular values makes noise.
+_LENGTHS = (5, 17)
 # What writes a format, and proves it.
 _PACKAGES = {"onnx": ("paddle2onnx", "onnxruntime"), "openvino": ("paddle2onnx", "onnxruntime", "openvino")}
 # "None": by default it installs packages into the user's environment.

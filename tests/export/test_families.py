@@ -19,6 +19,7 @@ from tests.export.tiny import (
     HEADS,
     NORMS,
     PLAIN,
+    SVPN,
     TEXT,
     TEXT_HEADS,
     TEXTS,
@@ -73,23 +74,38 @@ def test_heads_on_texts(differences):
 
 
 def test_a_graph_of_texts_takes_any_number_of_any_length(meta, stir, tmp_path):
-    """The length of the tokenizer's longest text is neither traced in nor asked for."""
-    model = stir(classifier("GPT", **TEXT))
+    """The length of the traced texts, and of the shortest ones, is nowhere in it."""
+    heads = [node for node in TEXT_HEADS if node.get("normalization") in (None, "default", SVPN)]
+    model = stir(Heads({"name": "GPT", **TEXT}, heads))
     export_model(model, meta, tmp_path / "out", ["onnx"])
     session = onnxruntime.InferenceSession(tmp_path / "out" / "inference.onnx")
+    names = ["input_ids", "attention_mask"]
     assert [(node.name, node.type) for node in session.get_inputs()] == [
-        ("input_ids", "tensor(int64)"),
-        ("attention_mask", "tensor(int64)"),
+        (name, "tensor(int64)") for name in names
     ]
+    for batch, longest in ((1, 2), (4, 3), (2, 9)):
+        texts = model.backbone.example_inputs(batch, longest=longest)
+        _, found = session.run(None, dict(zip(names, texts, strict=True)))
+        wanted = model(*map(paddle.to_tensor, texts)).numpy()
+        np.testing.assert_allclose(found, wanted, atol=1e-5 * abs(wanted).max())
+
+
+def test_padding_changes_nothing_where_words_are_masked(meta, stir, tmp_path):
+    model = stir(classifier("RoBERTa", **TEXT))
+    export_model(model, meta, tmp_path / "out", ["onnx"])
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "inference.onnx")
     lengths = [5, 3, 9]
-    ids = np.random.default_rng(0).integers(1, 100, (3, 9))
+    ids = np.random.default_rng(0).integers(2, 100, (3, 9))
     mask = (np.arange(9) < np.array(lengths)[:, None]).astype("int64")
-    _, together = session.run(None, {"input_ids": ids * mask, "attention_mask": mask})
-    for number, length in enumerate(lengths):
-        own = {"input_ids": ids[number : number + 1, :length]}
-        _, alone = session.run(None, {**own, "attention_mask": np.ones((1, length), "int64")})
-        np.testing.assert_allclose(alone[0], together[number], atol=1e-5)
+    padded = {"input_ids": ids * mask + (1 - mask), "attention_mask": mask}
+    together = session.run(None, padded)[1]
     assert together.std() > 1e-2
+    for number, length in enumerate(lengths):
+        own = {
+            "input_ids": ids[number : number + 1, :length],
+            "attention_mask": mask[number : number + 1, :length],
+        }
+        np.testing.assert_allclose(session.run(None, own)[1][0], together[number], atol=1e-5)
 
 
 def test_what_is_for_images_alone_is_refused_for_texts(meta, tmp_path):
