@@ -318,6 +318,30 @@ def test_parts_that_do_not_make_a_whole():
     assert [name for name, _ in report.unexpected] == list(extra)
 
 
+def test_logits_are_verified(tmp_path, capsys):
+    model = make("BERT")
+    model.eval()
+    inputs = dict(zip(model.backbone.input_names, model.backbone.example_inputs(2), strict=True))
+    with paddle.no_grad():
+        logits = model(*map(paddle.to_tensor, inputs.values())).numpy()
+    config, src, fixture = tmp_path / "model.yaml", tmp_path / "a.safetensors", tmp_path / "fixture.npz"
+    config.write_text(json.dumps({"model": {"architecture": {"name": "BERT", **SIZES}, "head": POOLER}}))
+    save_file(export_state_dict(model, arrays_of(model)), src)
+    command = ["--config", str(config), "--src", str(src), "--dst", str(tmp_path / "b.pdparams")]
+    command += ["--verify", str(fixture)]
+    np.savez(fixture, logits=logits, **inputs)
+    assert convert(command) == 0
+    for change, said in (
+        ({"input_ids": inputs["input_ids"] % 7 + 1}, "the model does not give the logits"),
+        ({"input_ids": inputs["input_ids"] * 0.5}, "fixture.npz is for another model"),
+    ):
+        np.savez(fixture, logits=logits, **{**inputs, **change})
+        assert convert(command) == 1 and said in capsys.readouterr().err
+    np.savez(fixture, logits=logits, input_ids=inputs["input_ids"])
+    assert convert(command) == 2
+    assert "needs the arrays input_ids, attention_mask, token_type_ids and logits" in capsys.readouterr().err
+
+
 def test_files(writer, tmp_path):
     model = make("RoBERTa")
     model.backbone.type_embed.weight.set_value(paddle.zeros([1, WIDTH]))
