@@ -414,3 +414,22 @@ def test_faults_of_shards(shards):
     (folder / "params_4.npy").unlink()
     with pytest.raises(CheckpointError, match=r"model lacks params_4\.npy"):
         read_source(folder)
+
+
+def test_a_real_bert(minilm, tmp_path, capfd):
+    """MiniLM, 6 blocks of width 384, as its authors publish it."""
+    src = minilm / "model.safetensors"
+    config, dst, back = tmp_path / "minilm.yaml", tmp_path / "a.pdparams", tmp_path / "b.safetensors"
+    sizes = {"vocab_size": 30522, "embed_dim": 384, "depth": 6, "num_heads": 12}
+    head = {**POOLER, "in_channels": 384}
+    config.write_text(json.dumps({"model": {"architecture": {"name": "BERT", **sizes}, "head": head}}))
+    assert convert(["--config", str(config), "--src", str(src), "--dst", str(dst)]) == 0
+    assert "all keys accounted for (official naming): 79 loaded" in capfd.readouterr().out
+    card = json.loads(dst.with_suffix(".json").read_text())
+    assert card["left_new"] == ["head.fc.weight", "head.fc.bias"] and card["keys"]["ignored"] == 1
+    assert convert(["--config", str(config), "--src", str(dst), "--dst", str(back), "--to-torch"]) == 0
+    there, here = load_file(src), load_file(back)
+    assert there.keys() - {name.removeprefix("bert.") for name in here} == {"embeddings.position_ids"}
+    for name, value in here.items():
+        if not name.startswith("classifier."):
+            np.testing.assert_array_equal(value, there[name.removeprefix("bert.")], err_msg=name)
