@@ -47,7 +47,9 @@ OF_TEXTS = "gpt bert_base bert_large spanbert_base spanbert_large roberta_base r
 
 
 def test_names():
-    assert {f"{model}{head}_{task}" for model in OF_TEXTS for head in ("", "_sot") for task in TASKS} == {*TEXTS}
+    assert {f"{model}{head}_{task}" for model in OF_TEXTS for head in ("", "_sot") for task in TASKS} == {
+        *TEXTS
+    }
     assert sorted(f"{family}_{size}" for family, sizes in FAMILIES.items() for size in sizes.split()) == NAMES
     assert list_models("pit_?_distilled") == ["pit_b_distilled", "pit_s_distilled"]
     sizes = ["deit_base_384", "stvit_base_384", "stvit_large_384", "stvit_small_384", "t2t_vit_14_384"]

@@ -164,11 +164,16 @@ def test_cards_and_comments(model):
             name = f"{model}{'_sot' * sot}_{task}"
             meta = read_card(name)
             score = SCORES[model][2 * i + sot]
-            assert (meta["published_score"], meta["score"]) == (score, "matthews" if task == "cola" else "accuracy")
+            assert (meta["published_score"], meta["score"]) == (
+                score,
+                "matthews" if task == "cola" else "accuracy",
+            )
             assert meta["license"] == weights.weights_license
             text = find_config(name).read_text(encoding="utf-8")
             assert f" {score:.2f} % (published" in text and f"--pretrained {model}\n" in text
-            assert ("inferred" in text) == (sot and model != "bert_base" or not sot and model.startswith("bert"))
+            assert ("inferred" in text) == (
+                sot and model != "bert_base" or not sot and model.startswith("bert")
+            )
             devices, size = map(int, re.search(r"(\d) GPUs? x (\d+) texts", text).groups())
             batch = yaml.safe_load(text).get("lr_scheduler", {}).get("reference_batch")
             assert batch in (None, devices * size)

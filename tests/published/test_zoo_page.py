@@ -37,7 +37,10 @@ def test_all_that_is_known_is_on_them():
         assert entry["code_license"] in row and f" {weights['top1'] or '–'}" in row
     for entry in data["text_models"]:
         row = rows[f"{entry['name'].rpartition('_')[0]}_…"]
-        assert f" {entry['published_score']:.2f} |" in row and f" | `{entry['weights']}` | {entry['license']} |" in row
+        assert (
+            f" {entry['published_score']:.2f} |" in row
+            and f" | `{entry['weights']}` | {entry['license']} |" in row
+        )
     assert all(name.endswith("_…") for name in rows)
 
 
