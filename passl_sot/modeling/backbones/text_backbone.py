@@ -13,7 +13,7 @@ from paddle import nn
 from passl_sot.modeling.backbones.base import Backbone, Tokens
 from passl_sot.nn.initializers import embedding
 from passl_sot.nn.layers import LayerNorm
-from passl_sot.nn.position import resize_parameter
+from passl_sot.nn.position import repeat_positions, resize_parameter
 from passl_sot.nn.post_norm import Group, Packing, PostNormBlock
 
 # Tokens of a text by which models are counted and timed: the length of the authors' fine-tuning on GLUE.
@@ -45,7 +45,8 @@ class TextBackbone(Backbone):
     """
 
     size_obstacle = "graphs of texts take every length as they are"
-    first_position = 0  # row of the position table for a text's first token
+    # Row of the position table for a text's first token; with rows before it one is for padding.
+    first_position = 0
     pad_id: int | None = None  # the token whose embedding doesn't learn
     causal = False  # whether a token sees those before it alone
 
@@ -54,7 +55,6 @@ class TextBackbone(Backbone):
         self.vocab_size = vocab_size
         self.max_positions = max_positions
         self.num_types = num_types
-        self.num_layers = depth  # no norm follows the last block
         self.feature_info = [
             {"module": f"blocks.{i}", "num_chs": width, "reduction": 1} for i in range(depth)
         ]
@@ -63,7 +63,8 @@ class TextBackbone(Backbone):
         """Make the tables of tokens, positions and, with ``type_rows``, types; the norm; the dropout."""
         width = self.num_features
         self.word_embed = embedding(self.vocab_size, width, self.pad_id)
-        self.pos_embed = embedding(self.first_position + self.max_positions, width)
+        padding = self.pad_id if self.first_position else None
+        self.pos_embed = embedding(self.first_position + self.max_positions, width, padding)
         if type_rows:
             self.type_embed = embedding(type_rows, width)
         if norm_epsilon is not None:
@@ -97,11 +98,16 @@ class TextBackbone(Backbone):
         length = None if batch is None else min(_LENGTH, self.max_positions)
         return [paddle.static.InputSpec([batch, length], "int64", name) for name in self.input_names]
 
-    def example_inputs(self, batch: int, seed: int = 0) -> list[np.ndarray]:
-        """As `Backbone.example_inputs`: texts of several lengths, the first of them the longest."""
+    def example_inputs(self, batch: int, seed: int = 0, longest: int | None = None) -> list[np.ndarray]:
+        """As `Backbone.example_inputs`: texts of several lengths.
+
+        Args:
+            batch, seed: As there.
+            longest: Tokens of the first text, than which none is longer; by default 128.
+        """
         generator = np.random.default_rng(seed)
-        longest = min(_LENGTH, self.max_positions)
-        lengths = generator.integers(2, longest + 1, batch)
+        longest = longest or min(_LENGTH, self.max_positions)
+        lengths = generator.integers(1, longest + 1, batch)
         lengths[0] = longest
         mask = (np.arange(longest) < lengths[:, None]).astype(np.int64)
         padding = self.pad_id or 0
@@ -111,23 +117,18 @@ class TextBackbone(Backbone):
         return [ids, mask, types][: len(self.input_names)]
 
     def resize_positions(self, max_positions: int) -> None:
-        """Change the tokens that a text may have; a table of another length is a new parameter.
-
-        Fewer rows are the first ones. More are the old ones again from the first on, as Longformer (arXiv
-        2004.05150) starts from RoBERTa: texts that fitted before are computed as before, which interpolated
-        rows would not leave them.
+        """Change the tokens that a text may have, as `repeat_positions`; another table is a new parameter.
 
         Args:
             max_positions: At least 1.
         """
         if max_positions < 1:
             raise ValueError(f"max_positions must be at least 1, got {max_positions}")
-
-        def change(table: np.ndarray) -> np.ndarray:
-            rows = np.arange(max_positions) % self.max_positions + self.first_position
-            return np.concatenate([table[: self.first_position], table[rows]])
-
-        resize_parameter(self.pos_embed, "weight", change)
+        resize_parameter(
+            self.pos_embed,
+            "weight",
+            lambda table: repeat_positions(table, self.first_position, max_positions),
+        )
         self.max_positions = max_positions
 
     def positions(self, input_ids: paddle.Tensor) -> paddle.Tensor:
@@ -138,16 +139,23 @@ class TextBackbone(Backbone):
         self, input_ids: paddle.Tensor, positions: paddle.Tensor, types: paddle.Tensor | None
     ) -> paddle.Tensor:
         """Tokens ``[..., C]`` before the first block, from their numbers, positions and types ``[...]``."""
-        x = self.word_embed(input_ids)
-        if self.pad_id is not None and paddle.in_dynamic_mode() and not x.stop_gradient:
-            # Not by Paddle's padding_idx, which would give zeros.
-            x = paddle.where((input_ids == self.pad_id).unsqueeze(-1), x.detach(), x)
+        x = self._learned(self.word_embed(input_ids), input_ids)
+        place = self.pos_embed(positions)
+        if self.first_position:
+            place = self._learned(place, positions)
+        x = x + place
         if hasattr(self, "type_embed"):
             x = x + self.type_embed(input_ids * 0 if types is None else types)
-        x = x + self.pos_embed(positions)
         if hasattr(self, "embed_norm"):
             x = self.embed_norm(x)
         return self.embed_drop(x)
+
+    def _learned(self, x: paddle.Tensor, rows: paddle.Tensor) -> paddle.Tensor:
+        """Rows of a table that has one for padding, which gets no gradient."""
+        if self.pad_id is None or not paddle.in_dynamic_mode() or x.stop_gradient:
+            return x
+        # Not by Paddle's padding_idx, which would give zeros.
+        return paddle.where((rows == self.pad_id).unsqueeze(-1), x.detach(), x)
 
     def forward(
         self,
