@@ -59,16 +59,16 @@ def input_faults(split: str, model: Classifier, dataset: Any, every_item: bool =
     backbone: Any = model.backbone
     place = f"dataloader.{split}.dataset"
 
-    def tell(path: str, message: str, key: str) -> None:
-        faults.append(Fault(path, message + zh(key)))
+    def tell(path: str, message: str) -> None:
+        faults.append(Fault(path, message))
 
     tokens = dataset.tokenizer.vocab_size
     if tokens > backbone.vocab_size:
         tell(
             "model.architecture.vocab_size",
             f"the tokenizer of {split} knows {tokens} tokens, the model {backbone.vocab_size}: write "
-            f"vocab_size: {tokens}, or take the tokenizer that the model was pretrained with",
-            "vocab_size_differs",
+            f"vocab_size: {tokens}, or take the tokenizer that the model was pretrained with"
+            + zh("vocab_size_differs"),
         )
     longest = max(dataset.max_length, dataset.pad_to or 0)
     if longest > backbone.max_positions:
@@ -76,23 +76,21 @@ def input_faults(split: str, model: Classifier, dataset: Any, every_item: bool =
         tell(
             f"{place}.{key}",
             f"texts may have {longest} tokens, and the model takes {backbone.max_positions} "
-            f"(model.architecture.max_positions): write {key}: {backbone.max_positions}",
-            "text_too_long",
+            f"(model.architecture.max_positions): write {key}: {backbone.max_positions}"
+            + zh("text_too_long"),
         )
     highest = _highest_type(dataset, every_item)
     if highest and not backbone.num_types:
         tell(
             f"{place}.tokenizer",
             f"it tells a first and a second text apart by types of tokens, and {type(backbone).__name__} "
-            "knows none: take the tokenizer that the model was pretrained with",
-            "token_types",
+            "knows none: take the tokenizer that the model was pretrained with" + zh("token_types"),
         )
     elif highest >= max(backbone.num_types, 1):
         tell(
             "model.architecture.num_types",
             f"the texts of {split} have {highest + 1} types of tokens, the model {backbone.num_types}: write "
-            f"num_types: {highest + 1}",
-            "token_types",
+            f"num_types: {highest + 1}" + zh("token_types"),
         )
     return faults
 
