@@ -67,7 +67,8 @@ def repeat_positions(table: np.ndarray, first: int, length: int) -> np.ndarray:
     """A learned table of the positions of tokens in texts, ``[F+L, C]``, for texts of another length.
 
     Fewer rows are the first ones. More are the old ones again from the first on, as Longformer (arXiv
-    2004.05150) starts from RoBERTa: texts that fitted before are computed as before.
+    2004.05150) starts from RoBERTa: texts that fitted before are computed as before, which interpolated rows
+    would not leave them.
 
     Args:
         table: The rows.

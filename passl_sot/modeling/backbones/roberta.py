@@ -45,5 +45,5 @@ class RoBERTa(TextBackbone):
 
     def positions(self, input_ids: paddle.Tensor) -> paddle.Tensor:
         """See `TextBackbone.positions`; by the tokens that are no padding, as officially."""
-        counted = (input_ids != self.pad_id).astype(input_ids.dtype)
+        counted = (input_ids != self.pad_id).astype("int64")
         return counted.cumsum(axis=1) * counted + self.pad_id

@@ -13,7 +13,7 @@ from paddle import nn
 from passl_sot.modeling.backbones.base import Backbone, Tokens
 from passl_sot.nn.initializers import embedding
 from passl_sot.nn.layers import LayerNorm
-from passl_sot.nn.position import resize_parameter
+from passl_sot.nn.position import repeat_positions, resize_parameter
 from passl_sot.nn.post_norm import Group, Packing, PostNormBlock
 
 # Tokens of a text by which models are counted and timed: the length of the authors' fine-tuning on GLUE.
@@ -54,7 +54,6 @@ class TextBackbone(Backbone):
         self.vocab_size = vocab_size
         self.max_positions = max_positions
         self.num_types = num_types
-        self.num_layers = depth  # no norm follows the last block
         self.feature_info = [
             {"module": f"blocks.{i}", "num_chs": width, "reduction": 1} for i in range(depth)
         ]
@@ -97,11 +96,16 @@ class TextBackbone(Backbone):
         length = None if batch is None else min(_LENGTH, self.max_positions)
         return [paddle.static.InputSpec([batch, length], "int64", name) for name in self.input_names]
 
-    def example_inputs(self, batch: int, seed: int = 0) -> list[np.ndarray]:
-        """As `Backbone.example_inputs`: texts of several lengths, the first of them the longest."""
+    def example_inputs(self, batch: int, seed: int = 0, longest: int | None = None) -> list[np.ndarray]:
+        """As `Backbone.example_inputs`: texts of several lengths.
+
+        Args:
+            batch, seed: As there.
+            longest: Tokens of the first text, than which none is longer; by default 128.
+        """
         generator = np.random.default_rng(seed)
-        longest = min(_LENGTH, self.max_positions)
-        lengths = generator.integers(2, longest + 1, batch)
+        longest = longest or min(_LENGTH, self.max_positions)
+        lengths = generator.integers(1, longest + 1, batch)
         lengths[0] = longest
         mask = (np.arange(longest) < lengths[:, None]).astype(np.int64)
         padding = self.pad_id or 0
@@ -111,23 +115,18 @@ class TextBackbone(Backbone):
         return [ids, mask, types][: len(self.input_names)]
 
     def resize_positions(self, max_positions: int) -> None:
-        """Change the tokens that a text may have; a table of another length is a new parameter.
-
-        Fewer rows are the first ones. More are the old ones again from the first on, as Longformer (arXiv
-        2004.05150) starts from RoBERTa: texts that fitted before are computed as before, which interpolated
-        rows would not leave them.
+        """Change the tokens that a text may have, as `repeat_positions`; another table is a new parameter.
 
         Args:
             max_positions: At least 1.
         """
         if max_positions < 1:
             raise ValueError(f"max_positions must be at least 1, got {max_positions}")
-
-        def change(table: np.ndarray) -> np.ndarray:
-            rows = np.arange(max_positions) % self.max_positions + self.first_position
-            return np.concatenate([table[: self.first_position], table[rows]])
-
-        resize_parameter(self.pos_embed, "weight", change)
+        resize_parameter(
+            self.pos_embed,
+            "weight",
+            lambda table: repeat_positions(table, self.first_position, max_positions),
+        )
         self.max_positions = max_positions
 
     def positions(self, input_ids: paddle.Tensor) -> paddle.Tensor:
