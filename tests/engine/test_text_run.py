@@ -1,8 +1,6 @@
 """Texts from a config to predictions, by a checkpoint alone."""
 
-import io
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +128,8 @@ def test_numbers_are_learned(write_texts, tmp_path):
 def test_all_faults_are_told_at_once(write_texts, tmp_path):
     config = write_texts(tmp_path)
     settings = [
-        "model.architecture={name: BERT, vocab_size: 9, max_positions: 20, embed_dim: 16, depth: 1, num_heads: 2, num_types: 1}",
+        "model.architecture={name: BERT, vocab_size: 9, max_positions: 20, embed_dim: 16, depth: 1,"
+        " num_heads: 2, num_types: 1}",
         "model.head.num_classes=3",
         "dataloader.val.dataset.max_length=20",
         "dataloader.train.dataset.second=label",
@@ -141,7 +140,8 @@ def test_all_faults_are_told_at_once(write_texts, tmp_path):
     said = str(told.value)
     for part in (
         "the tokenizer of train knows 13 tokens, the model 9: write vocab_size: 13",
-        "texts may have 24 tokens, and the model takes 20 (model.architecture.max_positions): write max_length: 20",
+        "texts may have 24 tokens, and the model takes 20 (model.architecture.max_positions): write "
+        "max_length: 20",
         "the texts of train have 2 types of tokens, the model 1: write num_types: 2",
         "the two splits have other tokenizers",
         "the labels are classes, and pearson is of numbers: write score: accuracy",
@@ -152,7 +152,8 @@ def test_all_faults_are_told_at_once(write_texts, tmp_path):
     images = load_config(
         config,
         [
-            "model.architecture={name: DeiT, img_size: 32, patch_size: 8, embed_dim: 16, depth: 1, num_heads: 2}"
+            "model.architecture={name: DeiT, img_size: 32, patch_size: 8, embed_dim: 16, depth: 1,"
+            " num_heads: 2}"
         ],
     )
     with pytest.raises(
@@ -165,7 +166,8 @@ def test_gpt_keeps_on_predicting_tokens(write_texts, tmp_path):
     config = write_texts(tmp_path)
     gpt = [
         "epochs=1",
-        "model.architecture={name: GPT, vocab_size: 16, max_positions: 32, embed_dim: 16, depth: 1, num_heads: 2}",
+        "model.architecture={name: GPT, vocab_size: 16, max_positions: 32, embed_dim: 16, depth: 1,"
+        " num_heads: 2}",
         "task={name: TextClassificationTask, lm_weight: 0.5}",
     ]
     trainer = Trainer(load_config(config, gpt), tmp_path / "run", World())
