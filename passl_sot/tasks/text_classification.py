@@ -16,9 +16,11 @@ from passl_sot.config import (
     NonNegativeByEpoch,
     NotEmpty,
     make_section,
+    value_at,
     zh,
 )
-from passl_sot.data import DATASETS, DataError, ItemError, build_dataset
+from passl_sot.data import DATASETS, DataError, ItemError, build_dataset, check_texts
+from passl_sot.data.given import collect_texts
 from passl_sot.data.schema import DataSection
 from passl_sot.data.token_files import TokenizerSection
 from passl_sot.data.tokens import Tokenizer, make_tokenizer, pad
@@ -108,8 +110,12 @@ class TextClassificationTask(LabelledTask):
     def check(
         self, model: Classifier, train: Any, val: Any, section: DataSection, *, every_item: bool = False
     ) -> None:
-        """As `Task.check`: classes, tokens, lengths and types, score and loss."""
-        faults = find_faults(self, model, train, val, every_item=every_item)
+        """As `Task.check`: the texts by themselves; tokens, lengths and types; score and loss."""
+        faults = kind_faults(model, {"train": train, "val": val})
+        # What follows asks for what only texts and their models have.
+        if not faults:
+            check_texts(train, val, model.num_classes)
+            faults = find_faults(self, model, train, val)
         if faults:
             raise ConfigError(faults)
 
@@ -206,7 +212,7 @@ class TextClassificationTask(LabelledTask):
         if val.labels is None:
             raise DataError(
                 "the texts have no labels, as those of a test set: `passl-sot predict` writes predictions"
-                + zh("no_labels")
+                + zh("texts_without_labels")
             )
         self.input_names = model.backbone.input_names
         self.name_classes(model, val)
@@ -269,6 +275,8 @@ class TextClassificationTask(LabelledTask):
     def use_card(self, card: Mapping[str, Any]) -> None:
         """As `Task.use_card`."""
         self.class_names = card["class_names"]
+        data = (value_at(card["config"], f"dataloader.val.dataset.{key}") for key in ("text", "second"))
+        self.own_columns = [name for name in data if isinstance(name, str)]
         self.preprocessing = card["preprocessing"]
         try:
             self.tokenizer = Tokenizer.from_text(self.preprocessing["tokenizer"])
@@ -287,7 +295,7 @@ class TextClassificationTask(LabelledTask):
 
     def collect(self, arguments: Sequence[str], columns: Sequence[str]) -> list[Any]:
         """Files of texts, `-` for standard input; see `collect_texts`."""
-        return collect_texts(arguments, columns)
+        return collect_texts(arguments, columns, self.own_columns)
 
     def items(self, given: Any) -> list[Any]:
         """As `Task.items`: one text, or a list of texts and pairs of them."""

@@ -111,9 +111,7 @@ def test_killed_runs_end_as_if_never_killed(config, kills, request, tmp_path, in
     assert any(name.startswith("ema.") for name in tensors)
     for workers, last_line in kills:
         output = tmp_path / f"{workers}"
-        with subprocess.Popen(
-            command(config, output, workers), stdout=subprocess.PIPE, text=True
-        ) as process:
+        with subprocess.Popen(command(config, output, workers), stdout=subprocess.PIPE, text=True) as process:
             for line in process.stdout:
                 if last_line in line:
                     process.kill()

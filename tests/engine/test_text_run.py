@@ -1,5 +1,6 @@
 """Texts from a config to predictions, by a checkpoint alone."""
 
+import io
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from passl_sot import Predictor, cli
 from passl_sot.config import ConfigError
+from passl_sot.data import DataError
 from passl_sot.engine.distributed import World
 from passl_sot.engine.run_dir import read_metrics
 from passl_sot.engine.schema import load_config
@@ -89,6 +91,52 @@ def test_predictions_as_glue_takes_them(trained_texts):
     assert lines_of(out) == ["index\tprediction", *(f"{i}\t{name}" for i, name in enumerate(right))]
 
 
+def test_files_and_standard_input(trained_texts, tmp_path, monkeypatch, invoke):
+    best = trained_texts / "output" / "texts" / "best"
+    (tmp_path / "lines.txt").write_text("a good dog\n\nthe cat\tis bad\n")
+    (tmp_path / "GLUE.tsv").write_text('index\tsentence1\tsentence2\n7\ta "dog\tgood\n9\tb\tbad\n')
+    (tmp_path / "own.csv").write_text('first,"second"\n"good, a dog","the, cat"\n')
+    (tmp_path / "same.jsonl").write_text('{"sentence": "bad", "index": 3}\n')
+    out = tmp_path / "found.json"
+
+    def predicted(*arguments) -> list[tuple]:
+        done = invoke("predict", "--weights", best, *arguments, "--out", out)
+        assert done.returncode == 0, done.stderr
+        return [
+            (row["text"], row["text_pair"], Path(row["path"]).name, row["index"], row["names"][0])
+            for row in json.loads(out.read_text())
+        ]
+
+    lines = [("a good dog", "", "lines.txt", "0", "good"), ("the cat", "is bad", "lines.txt", "1", "bad")]
+    assert predicted(tmp_path / "lines.txt") == lines
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((tmp_path / "lines.txt").read_bytes())))
+    assert predicted("-") == [(*row[:2], "-", *row[3:]) for row in lines]
+    glue = [('a "dog', "good", "GLUE.tsv", "7", "good"), ("b", "bad", "GLUE.tsv", "9", "bad")]
+    assert predicted(tmp_path / "GLUE.tsv", tmp_path / "same.jsonl") == [
+        *glue,
+        ("bad", "", "same.jsonl", "3", "bad"),
+    ]
+    invoke("predict", "--weights", best, tmp_path / "GLUE.tsv", "--out", tmp_path / "QNLI.tsv")
+    assert lines_of(tmp_path / "QNLI.tsv") == ["index\tprediction", "7\tgood", "9\tbad"]
+    own = [("good, a dog", "the, cat", "own.csv", "0", "good")]
+    assert predicted("--columns", "first,second", tmp_path / "own.csv") == own
+    for wrong, words in (
+        (
+            [tmp_path / "own.csv"],
+            "has no column of a usual name, such as 'text' or 'sentence', but 'first', 's",
+        ),
+        (
+            [tmp_path / "own.csv", "--columns", "frist"],
+            "own.csv:1: no column 'frist' (did you mean 'first'?)",
+        ),
+        ([tmp_path / "gone.txt"], "gone.txt: no such file"),
+        ([tmp_path / "lines.txt", "--text", "a"], "PATH, --text and --data: not allowed together"),
+        (["--text", "a", "b", "c"], "--text takes a text, or two of a pair"),
+    ):
+        done = invoke("predict", "--weights", best, *wrong)
+        assert done.returncode == 2 and words in done.stderr, done.stderr
+
+
 def test_numbers_are_learned(write_texts, tmp_path):
     config = write_texts(tmp_path)
     for name in ("train", "val"):
@@ -130,9 +178,8 @@ def test_all_faults_are_told_at_once(write_texts, tmp_path):
     settings = [
         "model.architecture={name: BERT, vocab_size: 9, max_positions: 20, embed_dim: 16, depth: 1,"
         " num_heads: 2, num_types: 1}",
-        "model.head.num_classes=3",
-        "dataloader.val.dataset.max_length=20",
         "dataloader.train.dataset.second=label",
+        "dataloader.val.dataset.second=label",
         "task={name: TextClassificationTask, score: pearson, lm_weight: 0.5}",
     ]
     with pytest.raises(ConfigError) as told:
@@ -143,12 +190,12 @@ def test_all_faults_are_told_at_once(write_texts, tmp_path):
         "texts may have 24 tokens, and the model takes 20 (model.architecture.max_positions): write "
         "max_length: 20",
         "the texts of train have 2 types of tokens, the model 1: write num_types: 2",
-        "the two splits have other tokenizers",
         "the labels are classes, and pearson is of numbers: write score: accuracy",
-        "the head has 3 classes, the data have 2: write num_classes: 2",
         "BERT doesn't predict the next token: write task.lm_weight: 0",
     ):
         assert part in said
+    with pytest.raises(DataError, match="write model.head.num_classes=2"):
+        Trainer(load_config(config, ["model.head.num_classes=3"]), tmp_path / "classes", World())
     images = load_config(
         config,
         [
