@@ -247,6 +247,14 @@ def trained(write_experiment, tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(config=config, checkpoint=checkpoint, images=images, folder=folder)
 
 
+@pytest.fixture(scope="session")
+def trained_text(stir, tmp_path_factory) -> SimpleNamespace:
+    """The same of texts; see `tests.text_experiment.make_trained`."""
+    from tests.text_experiment import make_trained
+
+    return make_trained(tmp_path_factory.mktemp("trained_text"), stir)
+
+
 @pytest.fixture
 def tool():
     """Runs a script of tools/ in a process of its own, as a user would."""

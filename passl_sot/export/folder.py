@@ -161,8 +161,9 @@ def _cases(
         models.append(resized)
     cases = [(m, [m.backbone.example_inputs(size, seed=size) for size in BATCHES]) for m in models]
     if isinstance(model.backbone, TextBackbone):
-        lengths = (*_LENGTHS, model.backbone.max_positions)
-        cases.append((model, [model.backbone.example_inputs(2, longest=length) for length in lengths]))
+        most = model.backbone.max_positions
+        lengths = [min(length, most) for length in (*_LENGTHS, most)]
+        cases.append((model, [model.backbone.example_inputs(1, longest=length) for length in lengths]))
     return [(model, given), *cases]
 
 
