@@ -118,6 +118,7 @@ def test_a_padding_token_does_not_learn():
     for name in ("BERT", "RoBERTa"):
         model = build(name)
         assert not model.word_embed.weight[model.pad_id].any()
+        assert bool(model.pos_embed.weight[model.pad_id].any()) == (name == "BERT")
         ids = paddle.to_tensor([[5, model.pad_id, 7]])
         model.hidden_states(ids)[-1].square().sum().backward()
         grad = model.word_embed.weight.grad.abs().sum(axis=1)

@@ -45,7 +45,8 @@ class TextBackbone(Backbone):
     """
 
     size_obstacle = "graphs of texts take every length as they are"
-    first_position = 0  # row of the position table for a text's first token
+    # Row of the position table for a text's first token; with rows before it one is for padding.
+    first_position = 0
     pad_id: int | None = None  # the token whose embedding doesn't learn
     causal = False  # whether a token sees those before it alone
 
@@ -62,7 +63,8 @@ class TextBackbone(Backbone):
         """Make the tables of tokens, positions and, with ``type_rows``, types; the norm; the dropout."""
         width = self.num_features
         self.word_embed = embedding(self.vocab_size, width, self.pad_id)
-        self.pos_embed = embedding(self.first_position + self.max_positions, width)
+        padding = self.pad_id if self.first_position else None
+        self.pos_embed = embedding(self.first_position + self.max_positions, width, padding)
         if type_rows:
             self.type_embed = embedding(type_rows, width)
         if norm_epsilon is not None:
@@ -137,16 +139,23 @@ class TextBackbone(Backbone):
         self, input_ids: paddle.Tensor, positions: paddle.Tensor, types: paddle.Tensor | None
     ) -> paddle.Tensor:
         """Tokens ``[..., C]`` before the first block, from their numbers, positions and types ``[...]``."""
-        x = self.word_embed(input_ids)
-        if self.pad_id is not None and paddle.in_dynamic_mode() and not x.stop_gradient:
-            # Not by Paddle's padding_idx, which would give zeros.
-            x = paddle.where((input_ids == self.pad_id).unsqueeze(-1), x.detach(), x)
+        x = self._learned(self.word_embed(input_ids), input_ids)
+        place = self.pos_embed(positions)
+        if self.first_position:
+            place = self._learned(place, positions)
+        x = x + place
         if hasattr(self, "type_embed"):
             x = x + self.type_embed(input_ids * 0 if types is None else types)
-        x = x + self.pos_embed(positions)
         if hasattr(self, "embed_norm"):
             x = self.embed_norm(x)
         return self.embed_drop(x)
+
+    def _learned(self, x: paddle.Tensor, rows: paddle.Tensor) -> paddle.Tensor:
+        """Rows of a table that has one for padding, which gets no gradient."""
+        if self.pad_id is None or not paddle.in_dynamic_mode() or x.stop_gradient:
+            return x
+        # Not by Paddle's padding_idx, which would give zeros.
+        return paddle.where((rows == self.pad_id).unsqueeze(-1), x.detach(), x)
 
     def forward(
         self,

@@ -249,7 +249,7 @@ def attention(
     products = paddle.matmul(q_bhnd, k_bhnd, transpose_y=True)
     if scale != 1.0:
         products = products * scale
-    if bias_whnm is not None and bias_whnm.ndim == 4 and bias_whnm.shape[1] == 1:
+    if bias_whnm is not None and _of_each(bias_whnm, products):
         products = products + bias_whnm.astype(products.dtype)
     elif bias_whnm is not None:
         # Without axes of size 1 in front: with them Paddle's CPU kernels take eight times as long.
@@ -261,7 +261,13 @@ def attention(
     return paddle.matmul(attn_bhnm, v_bhnd)
 
 
-# Not translated: a graph would decide anew in every run.
+# Not translated, as what follows: a graph would decide anew in every run.
+@paddle.jit.not_to_static
+def _of_each(bias_whnm: paddle.Tensor, products_bhnm: paddle.Tensor) -> bool:
+    """Whether the bias is of each sample, for all heads."""
+    return bias_whnm.ndim == 4 and bias_whnm.shape[1] == 1 and bias_whnm.shape[0] == products_bhnm.shape[0]
+
+
 @paddle.jit.not_to_static
 def _many_keys(k_bhnd: paddle.Tensor) -> bool:
     return k_bhnd.shape[-2] > _MANY_KEYS * k_bhnd.shape[-1]
