@@ -7,13 +7,14 @@ changes are in ``weights.rules``.
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import paddle
 from paddle import nn
 
+from passl_sot.interop.joining import join, split, whole_of
 from passl_sot.interop.report import ConversionError, ConversionReport
 from passl_sot.modeling.backbones.base import Backbone
 from passl_sot.weights.rules import KeyRules, Rules, key_rules
@@ -90,11 +91,11 @@ def export_state_dict(
     Raises:
         ConversionError: An entry has no official name, or does not survive the way back.
     """
-    slots = _model_slots(model)
+    rules = _rules_of(model)
+    slots = _model_slots(model, rules)
     if slots.keys() != arrays.keys():
         lacking = sorted(slots.keys() ^ arrays.keys())
         raise ConversionError(f"not a whole state dict of the model: {', '.join(lacking[:8])}")
-    rules = _rules_of(model)
     # The rules are for a classifier's names, which a backbone by itself lacks.
     prefix = "backbone." if rules.backbone is model else ""
     way_back = rules.to_official
@@ -102,21 +103,22 @@ def export_state_dict(
         way_back = (*way_back, *_OFFICIAL_STATISTICS)
     out: dict[str, np.ndarray] = {}
     for name, slot in slots.items():
-        official = _rename(prefix + name, way_back)
         array = arrays[name]
         if slot.is_linear and layout == "torch":
             array = np.ascontiguousarray(array.T)
-            if any(re.fullmatch(pattern, official) for pattern in rules.pointwise):
-                array = array[:, :, None, None]
-        kind, _, inside = f"{prefix}{name}".partition(".")
-        out[official] = rules.restore(inside, array) if kind == "backbone" else array
-        # PyTorch's strict loading wants the step counters that Paddle doesn't keep.
-        if official.endswith("running_mean"):
-            counter = official.removesuffix("running_mean") + "num_batches_tracked"
-            out[counter] = np.zeros((), "int64")
+        for part, value in split(prefix + name, array, rules.joined, layout):
+            official = _rename(part, way_back)
+            if layout == "torch" and _matches(rules.pointwise, official):
+                value = value[:, :, None, None]
+            kind, _, inside = part.partition(".")
+            out[official] = rules.restore(inside, value) if kind == "backbone" else value
+            # PyTorch's strict loading wants the step counters that Paddle doesn't keep.
+            if official.endswith("running_mean"):
+                counter = official.removesuffix("running_mean") + "num_batches_tracked"
+                out[counter] = np.zeros((), "int64")
     for name, value in _computed_tables(model).items():
         kind, _, inside = f"{prefix}{name}".partition(".")
-        if kind == "backbone" and _is_table(rules, inside):
+        if kind == "backbone" and _matches(rules.tables, inside):
             out[_rename(prefix + name, way_back)] = value.numpy()
     # Rules that send two names to one place would lose a layer silently.
     back, report = convert_state_dict(model, out, layout=layout)
@@ -145,9 +147,8 @@ def _rules_of(model: nn.Layer) -> KeyRules:
     return _NoRules(backbone=None)
 
 
-def _is_table(family: KeyRules, name: str) -> bool:
-    """Whether official state dicts hold this entry of a backbone though it is computed."""
-    return any(re.fullmatch(table, name) for table in family.tables)
+def _matches(patterns: Iterable[str], name: str) -> bool:
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
 
 
 def _rename(name: str, rules: Rules) -> str:
@@ -161,14 +162,14 @@ class _Slot(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    is_linear: bool  # whether it is a Linear's weight
+    is_linear: bool  # whether it is a Linear's weight, which PyTorch lays out as [out, in]
 
     @property
     def torch_shape(self) -> tuple[int, ...]:
         return self.shape[::-1] if self.is_linear else self.shape
 
 
-def _model_slots(model: nn.Layer) -> dict[str, _Slot]:
+def _model_slots(model: nn.Layer, rules: KeyRules) -> dict[str, _Slot]:
     """All keys of the model's state dict, with the kind of layer that owns each."""
     # The kind of LAYER tells whether a weight is transposed, never its number of dimensions or its shape:
     # square Linear weights must be transposed, embedding tables must not.
@@ -181,7 +182,9 @@ def _model_slots(model: nn.Layer) -> dict[str, _Slot]:
     for name, value in model.state_dict().items():
         # NumPy has no bfloat16; Paddle casts float32 values when it sets them.
         dtype = np.dtype("float32") if value.dtype == paddle.bfloat16 else value.numpy().dtype
-        slots[name] = _Slot(tuple(value.shape), dtype, name in linear_weights)
+        inside = name.removeprefix("backbone.")
+        turned = name in linear_weights and not _matches(rules.paddle_layout, inside)
+        slots[name] = _Slot(tuple(value.shape), dtype, turned)
     return slots
 
 
@@ -195,8 +198,8 @@ class _Conversion:
     def __init__(self, model: nn.Layer, layout: str) -> None:
         self.model = model
         self.family = _rules_of(model)
-        self.transposed = layout == "torch"  # a Linear's weight, in the file
-        self.slots = _model_slots(model)
+        self.layout = layout
+        self.slots = _model_slots(model, self.family)
         self.tables = _computed_tables(model)
 
     def attempt(
@@ -204,17 +207,41 @@ class _Conversion:
     ) -> tuple[dict[str, np.ndarray], ConversionReport]:
         """The state dict and the report under one naming."""
         self.out: dict[str, np.ndarray] = {}
+        self.aside: list[tuple[str, str]] = []  # names in the file and in the model
         report = self.report = ConversionReport(naming)
-        for source, raw in state.items():
-            reason = _COUNTERS.get(source.rpartition(".")[2])
-            if reason:
-                report.ignored.append((source, reason))
-            else:
-                self.take(source, self.target(source, rules), np.asarray(raw))
+        for source, target, raw in self.entries(state, rules):
+            self.take(source, target, raw)
         report.missing = [name for name in self.slots if name not in report.sources]
         if new_head:
             self.leave_the_last_layers_new()
+        self.settle_pretraining()
         return self.out, report
+
+    def entries(self, state: Mapping[str, Any], rules: Rules) -> Iterator[tuple[str, str, np.ndarray]]:
+        """Name in the file, name in the model and value of each entry; those that are one here joined."""
+        joined = self.family.joined
+        parts: dict[str, dict[str, tuple[str, np.ndarray]]] = {}
+        for source, raw in state.items():
+            target = self.target(source, rules)
+            whole, part = whole_of(target, joined)
+            reason = _COUNTERS.get(source.rpartition(".")[2])
+            if reason:
+                self.report.ignored.append((source, reason))
+            elif not part or whole not in self.slots:
+                yield source, target, np.asarray(raw)
+            elif part in parts.setdefault(whole, {}):
+                other = parts[whole][part][0]
+                self.report.conflicts.append(f"{source} and {other} both mean the {part} of {whole}")
+            else:
+                parts[whole][part] = source, np.asarray(raw)
+        for whole, found in parts.items():
+            try:
+                source, value = join(whole, found, joined, self.layout)
+            except ValueError as error:
+                self.report.conflicts.append(str(error))
+                self.report.sources[whole] = ""
+            else:
+                yield source, whole, value
 
     def target(self, source: str, rules: Rules) -> str:
         target = _rename(source, (_WRAPPERS, *rules, *_STATISTICS))
@@ -226,16 +253,19 @@ class _Conversion:
         # Heads have no rules of their own.
         in_backbone = isinstance(self.model, Backbone) or target.startswith("backbone.")
         name = target.removeprefix("backbone.")
-        with_channels = value = raw
+        steps = [raw, raw, raw]
         if in_backbone:
             try:
-                with_channels, value = self.adapted(name, self.slots.get(target), raw)
+                steps = self.adapted(name, self.slots.get(target), raw)
             except ValueError as error:
                 report.conflicts.append(f"{source}: {error}")
+        value = steps[-1]
         if target in self.tables:
             _check_table(source, value, self.tables[target], report, self.family.to_learn_tables)
-        elif target not in self.slots and in_backbone and _is_table(self.family, name):
+        elif target not in self.slots and in_backbone and _matches(self.family.tables, name):
             report.ignored.append((source, "a table computed from the rest; this model has no use for it"))
+        elif target not in self.slots and self.why_aside(name):
+            self.aside.append((source, target))
         elif target not in self.slots:
             report.unexpected.append((source, []))
         elif target in report.sources:
@@ -243,26 +273,28 @@ class _Conversion:
         else:
             report.sources[target] = source
             self.place(source, target, value)
-            if with_channels.shape != raw.shape and target in self.out:
-                report.channels.append((source, raw.shape, with_channels.shape))
-            if value.shape != with_channels.shape and target in self.out:
-                report.adapted.append((source, with_channels.shape, value.shape))
+            before = raw
+            for changes, after in zip((report.channels, report.adapted, report.extended), steps, strict=True):
+                if after.shape != before.shape and target in self.out:
+                    changes.append((source, before.shape, after.shape))
+                before = after
 
-    def adapted(self, name: str, slot: _Slot | None, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The value over the model's image channels, and that value at the model's sizes."""
+    def adapted(self, name: str, slot: _Slot | None, raw: np.ndarray) -> list[np.ndarray]:
+        """The value over the model's image channels, that at the model's sizes, and that with new rows."""
         value = raw
-        if slot is not None and slot.is_linear and not self.transposed and raw.ndim == 2:
+        if slot is not None and slot.is_linear and self.layout == "paddle" and raw.ndim == 2:
             value = self.family.adapt_input(name, raw.T).T  # which wants PyTorch's layout
         elif slot is not None:
             value = self.family.adapt_input(name, raw)
-        return value, np.asarray(self.family.adapt(name, value))
+        resized = np.asarray(self.family.adapt(name, value))
+        return [value, resized, self.family.extend(name, resized)]
 
     def place(self, source: str, target: str, value: np.ndarray) -> None:
         slot = self.slots[target]
         shape = value.shape
-        transpose = slot.is_linear and self.transposed
-        if transpose and value.ndim == 4 and shape[2:] == (1, 1):
-            value = value[:, :, 0, 0]  # a 1×1 convolution is a Linear
+        transpose = slot.is_linear and self.layout == "torch"
+        if transpose and set(shape[2:]) == {1}:
+            value = value.reshape(shape[:2])  # a 1×1 convolution is a Linear
         wanted = slot.torch_shape if transpose else slot.shape
         if value.shape != wanted:
             self.report.mismatched.append((source, target, shape, wanted))
@@ -274,16 +306,46 @@ class _Conversion:
         if source != target:
             self.report.renamed.append((source, target))
 
-    def leave_the_last_layers_new(self) -> None:
-        """Takes entries that depend on the number of classes off the lists of faults."""
-        report = self.report
-        classes = getattr(self.model, "num_classes", None)
+    def last_layers(self) -> set[str]:
+        """Names in the model of entries that depend on the number of classes."""
         # Other layers of the head (of second order, say) don't depend on the number of classes.
-        last = {
+        classes = getattr(self.model, "num_classes", None)
+        return {
             target
             for target, slot in self.slots.items()
             if target.startswith("head.") and slot.torch_shape[:1] == (classes,)
         }
+
+    def why_aside(self, name: str) -> str:
+        """Why an entry, by its name in the backbone or `head.*`, may be left aside; "" where it may not."""
+        if self.report.naming == "passl_sot":
+            return ""
+        return next((why for pattern, why in self.family.left_aside if re.fullmatch(pattern, name)), "")
+
+    def settle_pretraining(self) -> None:
+        """Accounts for what a file from before the fine-tuning has more than the model, and what it lacks."""
+        report = self.report
+        # With a last layer that was trained, all of its head is needed.
+        has_head = not self.last_layers().isdisjoint(report.sources)
+        for source, target in self.aside:
+            if has_head and target.startswith("head."):
+                report.unexpected.append((source, []))
+            else:
+                report.ignored.append((source, self.why_aside(target.removeprefix("backbone."))))
+        if report.naming == "passl_sot":
+            return
+        for target in report.missing:
+            if _matches(self.family.zeros, target.removeprefix("backbone.")):
+                self.out[target] = np.zeros(self.slots[target].shape, self.slots[target].dtype)
+                report.zeros.append(target)
+            elif self.family.trained_without_head and not has_head and target.startswith("head."):
+                report.left_new.append(target)
+        report.missing = [name for name in report.missing if name not in {*report.zeros, *report.left_new}]
+
+    def leave_the_last_layers_new(self) -> None:
+        """Takes entries that depend on the number of classes off the lists of faults."""
+        report = self.report
+        last = self.last_layers()
         new = last.intersection(report.missing)
         for source, target, got, want in report.mismatched:
             # The last layers differ in one axis, their number of classes; more is another architecture.

@@ -26,7 +26,9 @@ class ConversionReport:
         sources: Names in the model to the source's, of all that got a value.
         adapted: (Name in the source, shape there, shape taken) of what the backbone resized.
         channels: The same of what was changed for other image channels.
-        left_new: Names in the model that keep new values, on request.
+        extended: The same of what got new rows behind its own.
+        zeros: Names in the model that are zeros, as the source lacks them.
+        left_new: Names in the model that keep new values, on request or because no such file has them.
         ignored: (Name in the source, why it has no place).
         missing: Names in the model that got nothing.
         unexpected: (Name in the source, nearest free names in the model) of keys without a place.
@@ -40,6 +42,8 @@ class ConversionReport:
     sources: dict[str, str] = field(default_factory=dict)
     adapted: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     channels: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    extended: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    zeros: list[str] = field(default_factory=list)
     left_new: list[str] = field(default_factory=list)
     ignored: list[tuple[str, str]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -117,6 +121,10 @@ class ConversionReport:
             yield f"  resized     {name} {list(got)} -> {list(taken)}"
         for name, got, taken in self.channels:
             yield f"  channels    {name} {list(got)} -> {list(taken)}"
+        for name, got, taken in self.extended:
+            yield f"  new rows    {name} {list(got)} -> {list(taken)}"
+        for name in self.zeros:
+            yield f"  zeros       {name}: the file has none"
         for name in self.left_new:
             yield f"  left new    {name}"
         reasons: dict[str, list[str]] = {}
@@ -150,6 +158,8 @@ class ConversionReport:
 
 
 def _hint(target: str, got: tuple[int, ...], want: tuple[int, ...]) -> str:
+    if target.endswith("word_embed.weight"):
+        return " (another vocabulary: of other words, or of cased and not of lower-cased ones?)"
     if target.startswith("backbone.") or len(got) != len(want) or len(got) > 2 or got[1:] != want[1:]:
         return ""
     return f" (another number of classes? {got[0]} there, {want[0]} here)"

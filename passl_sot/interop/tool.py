@@ -17,7 +17,6 @@ from safetensors.numpy import save as serialize
 from passl_sot.interop.convert import convert_state_dict, export_state_dict
 from passl_sot.interop.report import ConversionError, ConversionReport
 from passl_sot.modeling.schema import ModelSection
-from passl_sot.utils.files import sha256_of
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
 from passl_sot.weights import CheckpointError, reading
@@ -137,7 +136,7 @@ def _card(
         "file": Path(args.dst).name,
         "source": {
             "file": source.path.name,
-            "sha256": sha256_of(source.path),
+            "sha256": source.sha256(),
             "kind": source.kind,
             "key": state.key,
             "other_keys": state.others,
@@ -151,6 +150,8 @@ def _card(
         "key_map_sha256": hashlib.sha256("".join(sorted(pairs)).encode()).hexdigest(),
         "resized": report.adapted,
         "channels": report.channels,
+        "new_rows": report.extended,
+        "zeros": report.zeros,
         "left_new": report.left_new,
         "verified": None,
         "versions": {

@@ -39,6 +39,7 @@ class Classifier(nn.Layer):
         faults = self._misfits(architecture, head)
         if faults:
             raise ConfigError(faults)
+        self.backbone.compute_padding = not self.head.mask_words
 
     def _misfits(self, architecture: Mapping[str, Any], head: Mapping[str, Any]) -> list[Fault]:
         arch_path = _path(architecture, "model.architecture")

@@ -1,7 +1,6 @@
 """The size of a model: parameters and multiply-adds."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
+from passl_sot.utils.silence import silenced
 from passl_sot.utils.tracing import short_stacks
 
 
@@ -27,18 +27,27 @@ def count_parameters(model: nn.Layer) -> int:
     return sum(math.prod(p.shape) for p in model.parameters() if not p.stop_gradient)
 
 
-def model_stats(model: nn.Layer, shape: Sequence[int] | None = None) -> ModelStats:
-    """Size of a layer for one input of a shape ``[1, ...]``, by default that of its backbone.
+def model_stats(
+    model: nn.Layer, example: Sequence[int] | Sequence[paddle.Tensor] | None = None
+) -> ModelStats:
+    """Size of a layer for one input, by default of the shape that its backbone takes.
 
     It is traced, not run. A NotImplementedError for a product that is not known here.
+
+    Args:
+        model: The layer.
+        example: The shape ``[1, ...]`` of an input of the model's own numbers, or a tensor for each input.
     """
     dtype = model.parameters()[0].dtype
-    specs = [paddle.static.InputSpec(shape or [1], dtype)]
-    if shape is None:
+    if example is None:
         specs = getattr(model, "backbone", model).input_specs(1)
         for spec in specs:
             if spec.dtype == paddle.float32:
                 spec.dtype = dtype  # of the model's own numbers
+    elif isinstance(example[0], int):
+        specs = [paddle.static.InputSpec(example, dtype)]
+    else:
+        specs = [paddle.static.InputSpec.from_tensor(value) for value in example]
     layer_macs = 0
 
     def count(layer: nn.Layer, inputs: Any, output: Any) -> None:
@@ -61,9 +70,8 @@ def model_stats(model: nn.Layer, shape: Sequence[int] | None = None) -> ModelSta
     modes = [layer.training for layer in layers]
     model.eval()
     try:
-        with warnings.catch_warnings(), short_stacks():
-            # Said by Paddle of its own zeros_like in a traced graph.
-            warnings.filterwarnings("ignore", message="Tensor do not have 'place' interface")
+        # Paddle warns of its own zeros_like and cumsum in a traced graph.
+        with silenced(), short_stacks():
             traced = paddle.jit.to_static(run, input_spec=[specs], full_graph=True)
             program = traced.concrete_program.main_program
     finally:

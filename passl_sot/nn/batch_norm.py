@@ -45,7 +45,7 @@ class BatchNorm2D(nn.BatchNorm2D):
             # Two passes: the variance from squares of differences, as sums of squares would cancel.
             size = paddle.full([1], x.size / x.shape[1], x.dtype)
             sums = _Total.apply(paddle.concat([x.sum(axes), size]), self.reduce)
-            count = sums[-1]
+            count = sums[-1].clip(min=1.0)
             mean = sums[:-1] / count
             squares = _Total.apply((x - mean.reshape(beside)).square().sum(axes), self.reduce)
             variance = squares / count

@@ -42,7 +42,10 @@ class Attention(nn.Layer):
 
     def forward(self, x_bnc: paddle.Tensor, bias_whnm: paddle.Tensor | None = None) -> paddle.Tensor:
         """Args: x_bnc: ``[B, N, C]``; bias_whnm: see `ops.attention`. Returns: ``[B, N, C]``."""
-        qkv = self.qkv(x_bnc)
+        return self.proj_drop(self.proj(self.attend(self.qkv(x_bnc), bias_whnm)))
+
+    def attend(self, qkv: paddle.Tensor, bias_whnm: paddle.Tensor | None = None) -> paddle.Tensor:
+        """The joint projection's result ``[B, N, 3·C]`` to what the last projection takes, ``[B, N, C]``."""
         if self.qkv_by_head:
             qkv = qkv.reshape([0, 0, self.num_heads, 3, self.head_dim]).transpose([3, 0, 2, 1, 4])
         else:
@@ -50,24 +53,39 @@ class Attention(nn.Layer):
         q, k, v = qkv.unbind(0)
         dropout = self.attn_dropout if self.training else 0.0
         out = ops.attention(q, k, v, self.scale, dropout, bias_whnm)
-        out = out.transpose([0, 2, 1, 3]).reshape([0, 0, self.num_heads * self.head_dim])
-        return self.proj_drop(self.proj(out))
+        return out.transpose([0, 2, 1, 3]).reshape([0, 0, self.num_heads * self.head_dim])
 
 
 class Mlp(nn.Layer):
-    """Linear from C to the hidden width, exact GELU, dropout, Linear back to C, dropout."""
+    """Linear from C to the hidden width, GELU, dropout, Linear back to C, dropout.
 
-    def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0) -> None:
+    Args:
+        drop_hidden: Whether there is dropout behind the GELU, too.
+        tanh_gelu: Whether the GELU is the approximation by tanh, or exact.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden_dim: int,
+        dropout: float = 0.0,
+        drop_hidden: bool = True,
+        tanh_gelu: bool = False,
+    ) -> None:
         super().__init__()
         if hidden_dim < 1:
             raise ValueError(f"mlp_ratio leaves the MLP of width {dim} without a hidden channel: raise it")
         self.fc1 = linear(dim, hidden_dim)
         self.fc2 = linear(hidden_dim, dim)
         self.drop = nn.Dropout(dropout)
+        self.drop_hidden = drop_hidden
+        self.activation = ops.tanh_gelu if tanh_gelu else ops.gelu
 
     def forward(self, x_bnc: paddle.Tensor) -> paddle.Tensor:
         """Args: x_bnc: ``[B, N, C]``. Returns: the same shape."""
-        hidden = self.drop(ops.gelu(self.fc1(x_bnc)))
+        hidden = self.activation(self.fc1(x_bnc))
+        if self.drop_hidden:
+            hidden = self.drop(hidden)
         return self.drop(self.fc2(hidden))
 
 

@@ -50,6 +50,16 @@ def linear(in_features: int, out_features: int, bias: bool = True, std: float = 
     return layer
 
 
+def embedding(rows: int, width: int, zero_row: int | None = None) -> nn.Embedding:
+    """``nn.Embedding`` with normal weights (std 0.02), one row of which may start at zero."""
+    layer = nn.Embedding(rows, width, weight_attr=_zero())
+    trunc_normal_(layer.weight, 0.02)
+    if zero_row is not None:
+        with paddle.no_grad():
+            layer.weight[zero_row] = 0.0
+    return layer
+
+
 def torch_default_(layer: nn.Layer) -> nn.Layer:
     """Start every Linear inside ``layer`` as PyTorch does by default: uniform, ±1/sqrt(inputs), biases too.
 

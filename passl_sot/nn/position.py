@@ -63,6 +63,22 @@ def resize_position_table(
     return np.concatenate([table[0, :prefix], words.astype(table.dtype)])[None]
 
 
+def repeat_positions(table: np.ndarray, first: int, length: int) -> np.ndarray:
+    """A learned table of the positions of tokens in texts, ``[F+L, C]``, for texts of another length.
+
+    Fewer rows are the first ones. More are the old ones again from the first on, as Longformer (arXiv
+    2004.05150) starts from RoBERTa: texts that fitted before are computed as before, which interpolated rows
+    would not leave them.
+
+    Args:
+        table: The rows.
+        first: Rows F before that of a text's first token, which stay.
+        length: Tokens that a text may have.
+    """
+    rows = np.arange(length) % (len(table) - first) + first
+    return np.concatenate([table[:first], table[rows]])
+
+
 def resize_position_map(values_bchw: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """A position map ``[1, C, H, W]`` interpolated to another grid, bicubically."""
     grid_hwc = _resize_grid(np.moveaxis(values_bchw[0], 0, 2), grid)

@@ -1,12 +1,14 @@
 """Recomputation of activations in the backward pass."""
 
+from typing import Any
+
 import paddle
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
 
-def recompute_block(block: nn.Layer, x: paddle.Tensor) -> paddle.Tensor:
-    """``block(x)``, whose activations are computed again when the backward pass wants them."""
+def recompute_block(block: nn.Layer, x: paddle.Tensor, *more: Any) -> paddle.Tensor:
+    """``block(x, *more)``, whose activations are computed again when the backward pass wants them."""
     norms = [layer for layer in block.sublayers() if isinstance(layer, nn.BatchNorm2D)]
     momenta = [norm._momentum for norm in norms]
     again = False
@@ -19,7 +21,7 @@ def recompute_block(block: nn.Layer, x: paddle.Tensor) -> paddle.Tensor:
                 norm._momentum = 1.0  # Paddle's momentum is the weight of the old statistics
         again = True
         try:
-            return block(x)
+            return block(x, *more)
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm._momentum = momentum

@@ -135,6 +135,8 @@ class CrossCovariance(nn.Layer):
             return F.relu(norm(flat)).reshape([-1, *y.shape[1:]])
         # The statistics of a batch are those of the tokens that count.
         places = paddle.nonzero(mask_bn.flatten()).flatten()
+        if len(places) == 0 and norm.reduce is None:
+            return y * 0.0  # no statistics of nothing
         counted = F.relu(norm(paddle.index_select(flat, places)))
         return paddle.scatter(paddle.zeros_like(flat), places, counted).reshape(y.shape)
 

@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from passl_sot.utils.files import sha256_of
 from passl_sot.weights import CheckpointError, reading, torch_file
 from passl_sot.weights.budget import Budget
 from passl_sot.weights.checkpoint import META_KEY, parse_header
+from passl_sot.weights.openai_shards import budget_of, is_openai_folder, read_shards, sha256_of_folder
 from passl_sot.weights.pdparams import as_array, load_paddle_pickle
 from passl_sot.weights.safe_pickle import load_pickle
 from passl_sot.weights.safetensors_file import is_safetensors, read_safetensors
@@ -36,12 +38,16 @@ _OTHER_KINDS = (
 class Source:
     """A file of weights, read but for its tensors."""
 
-    path: Path
+    path: Path  # a file, or the folder of OpenAI's GPT
     kind: str  # for messages
     layout: Literal["torch", "paddle"]  # a Linear's weight is [out, in], or [in, out]
     content: Any  # nested dictionaries, with tensors and other values as leaves
     budget: Budget  # for the tensors
     preferred: str | None = None  # key of the state dict that the file itself recommends
+
+    def sha256(self) -> str:
+        """The file's checksum, or one over all files of the folder."""
+        return sha256_of_folder(self.path) if self.path.is_dir() else sha256_of(self.path)
 
 
 @dataclass
@@ -68,6 +74,10 @@ def read_source(path: str | Path) -> Source:
             nothing from the file was run.
     """
     path = Path(path)
+    if is_openai_folder(path):
+        with reading(path):
+            budget = budget_of(path)
+            return Source(path, "folder of OpenAI's GPT", "torch", read_shards(path, budget), budget)
     if not path.is_file():
         suffixes = (".pth", ".pt", ".tar", ".safetensors")
         near = sorted(file.name for file in path.parent.glob("*") if file.suffix in suffixes)

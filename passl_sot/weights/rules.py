@@ -12,7 +12,7 @@ from passl_sot.nn.position import resize_bias_table, resize_position_map, resize
 
 Rules = tuple[tuple[str, str], ...]
 
-KEY_RULES = Registry("key rule", __name__)
+KEY_RULES = Registry("key rule", "passl_sot.weights")
 
 # Official models have the backbone's parameters at the top; heads are renamed by a rule before this one.
 TO_BACKBONE = (r"^(?!head\.)", "backbone.")
@@ -49,6 +49,18 @@ class KeyRules:
     to_learn_tables: str = ""
     # Regular expressions of official names of 1×1 convolutions that are a Linear here.
     pointwise: tuple[str, ...] = ()
+    # Names of layers that are one here to the names of those, beside it, that they are in the files.
+    joined: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    # Regular expressions of weights of Linears, by their names in the backbone, that files lay out as Paddle
+    # does.
+    paddle_layout: tuple[str, ...] = ()
+    # Whether files may be of a pre-training, which knows no classes: the head that they lack is left new.
+    trained_without_head: bool = False
+    # Regular expressions of what files may hold though not all models have a place for it, by its name in the
+    # backbone or `head.*`; and why. Of a head only where the file has no last layer for classes.
+    left_aside: tuple[tuple[str, str], ...] = ()
+    # Regular expressions of names in the backbone of what is zeros where a file lacks it.
+    zeros: tuple[str, ...] = ()
     # Names in the backbone of convolutions over the image, of which at most one is there; their weights
     # follow `in_chans` when weights of other channels are loaded.
     input_weights: tuple[str, ...] = ()
@@ -82,6 +94,17 @@ class KeyRules:
         if name not in self.input_weights or array.ndim != 4:
             return array
         return adapt_channels(array, self.backbone.in_chans)
+
+    def extend(self, name: str, array: np.ndarray) -> np.ndarray:
+        """An entry with new rows behind its own, for what the file's model didn't know.
+
+        Called after ``adapt``; otherwise like it.
+
+        Args:
+            name: Its name in the backbone.
+            array: As ``adapt`` gave it.
+        """
+        return array
 
     def restore(self, name: str, array: np.ndarray) -> np.ndarray:
         """The reverse of ``adapt``.

@@ -15,12 +15,14 @@ import pytest
 from paddle import nn
 
 from passl_sot.modeling.backbones import BACKBONES, build_backbone
+from passl_sot.modeling.backbones.base import ImageBackbone, Tokens
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.stats import count_parameters
 from passl_sot.utils.tracing import short_stacks
 
 # Settings of a tiny model, by name; of one in stages where they differ, and where there is one per stage.
 TINY = {"img_size": 32, "embed_dim": 24, "depth": 3, "num_heads": 2, "patch_size": 8, "mlp_ratio": 2.0}
+TINY |= {"vocab_size": 40, "max_positions": 20}
 TINY |= {"token_dim": 8, "stride": 2, "head_dim": 8, "window_size": 3, "init_values": 0.1, "projection": 24}
 STAGED = TINY | {"depths": [2, 1, 2], "num_heads": [1, 2, 4], "patch_size": 4, "embed_dim": 12}
 PER_STAGE = {"embed_dim": [8, 12, 16], "stoken_size": [4, 2, 1], "n_iter": [1, 1, 1]}
@@ -54,8 +56,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
 }
 CASES = [(name, i) for name in BACKBONES.names() for i in range(1 + len(VARIANTS.get(name, [])))]
+OVER_IMAGES = [name for name in BACKBONES.names() if issubclass(BACKBONES.get(name), ImageBackbone)]
 every_case = pytest.mark.parametrize(("name", "variant"), CASES)
 every_name = pytest.mark.parametrize("name", BACKBONES.names())
+every_image_case = pytest.mark.parametrize(("name", "variant"), [c for c in CASES if c[0] in OVER_IMAGES])
+every_image_name = pytest.mark.parametrize("name", OVER_IMAGES)
 
 
 def parameters(name: str) -> Mapping[str, inspect.Parameter]:
@@ -92,6 +97,24 @@ def images(model, batch: int = 2) -> paddle.Tensor:
     return paddle.to_tensor(generator.standard_normal((batch, 3, *model.img_size)).astype("float32"))
 
 
+def inputs(model, batch: int = 2) -> list[paddle.Tensor]:
+    """Of any backbone; of texts the first is the longest."""
+    if isinstance(model, ImageBackbone):
+        return [images(model, batch)]
+    return [paddle.to_tensor(array) for array in model.example_inputs(batch, seed=batch)]
+
+
+def first_of(x: list[paddle.Tensor], *more: slice) -> list[paddle.Tensor]:
+    return [tensor[(slice(1), *more)] for tensor in x]
+
+
+def run(model, x: list[paddle.Tensor]) -> paddle.Tensor:
+    """The tokens."""
+    out = model(*x)
+    # A saved graph gives a list of them and their mask.
+    return out[0] if isinstance(out, Tokens | list) else out
+
+
 def tokens_of(model) -> int:
     return model.num_prefix_tokens + model.grid_size[0] * model.grid_size[1]
 
@@ -102,7 +125,7 @@ def test_it_is_tiny(name):
     assert count_parameters(build(name)) < 300_000
 
 
-@every_case
+@every_image_case
 def test_shapes_at_two_sizes(name, variant):
     for size in SIZES:
         model = build(name, variant, img_size=size)
@@ -117,7 +140,7 @@ def test_backward_reaches_every_trainable_parameter(name, variant):
         if not parameter.stop_gradient:
             # Some layers start at zero, which would hide those behind them.
             parameter.set_value(parameter + 0.05 * paddle.randn(parameter.shape))
-    out = model(images(model, 4))
+    out = run(model, inputs(model, 4))
     (out * paddle.randn(out.shape)).sum().backward()
     for key, parameter in model.named_parameters():
         if parameter.stop_gradient:
@@ -132,19 +155,19 @@ def test_backward_reaches_every_trainable_parameter(name, variant):
 def test_tokens_are_normalised_and_eval_is_deterministic(name, variant):
     model = build(name, variant, **random_layers(name))
     model.eval()
-    x = images(model)
-    out = model(x)
-    assert np.array_equal(out.numpy(), model(x).numpy())
-    if isinstance(model.norm, nn.LayerNorm):  # others leave no mean of 0
+    x = inputs(model)
+    out = run(model, x)
+    assert np.array_equal(out.numpy(), run(model, x).numpy())
+    if isinstance(getattr(model, "norm", nn.LayerNorm(1)), nn.LayerNorm):  # others leave no mean of 0
         np.testing.assert_allclose(out.numpy().mean(axis=-1), 0, atol=1e-5)
     # A sample's result does not depend on its batch.
-    np.testing.assert_allclose(model(x[:1]).numpy(), out[:1].numpy(), atol=1e-5)
+    np.testing.assert_allclose(run(model, first_of(x)).numpy(), out[:1].numpy(), atol=1e-5)
 
 
-def gradients(model, x: paddle.Tensor, upstream: np.ndarray) -> dict[str, np.ndarray]:
+def gradients(model, x: list[paddle.Tensor], upstream: np.ndarray) -> dict[str, np.ndarray]:
     model.clear_gradients()
     paddle.seed(3)
-    (model(x) * paddle.to_tensor(upstream)).sum().backward()
+    (run(model, x) * paddle.to_tensor(upstream)).sum().backward()
     return {key: p.grad.numpy() for key, p in model.named_parameters() if not p.stop_gradient}
 
 
@@ -153,8 +176,8 @@ def test_recompute_gives_the_same_gradients(name, variant):
     model = build(name, variant, **random_layers(name))
     model.train()
     start = {key: value.numpy().copy() for key, value in model.state_dict().items()}
-    x = images(model)
-    upstream = np.random.default_rng(0).standard_normal(model(x).shape).astype("float32")
+    x = inputs(model)
+    upstream = np.random.default_rng(0).standard_normal(run(model, x).shape).astype("float32")
     model.set_state_dict(start)
     plain = gradients(model, x, upstream)
     moved = {key: value.numpy().copy() for key, value in model.state_dict().items()}
@@ -178,33 +201,37 @@ def test_state_dict_round_trip(name, variant, tmp_path):
     assert not missing and not unexpected
     model.eval()
     other.eval()
-    x = images(model)
-    np.testing.assert_array_equal(model(x).numpy(), other(x).numpy())
+    x = inputs(model)
+    np.testing.assert_array_equal(run(model, x).numpy(), run(other, x).numpy())
 
 
 @every_case
 def test_intermediates_match_feature_info(name, variant):
-    model = build(name, variant, img_size=SIZES[1])
+    over_images = name in OVER_IMAGES
+    model = build(name, variant, **({"img_size": SIZES[1]} if over_images else {}))
     model.eval()
-    x = images(model)
+    x = inputs(model)
     modules = dict(model.named_sublayers())
-    maps = model.forward_intermediates(x)
+    maps = model.forward_intermediates(*x)
     assert len(maps) == len(model.feature_info)
     for info, feature_map in zip(model.feature_info, maps, strict=True):
         assert info["module"] in modules
+        if not over_images:
+            assert feature_map.shape == [*x[0].shape, info["num_chs"]]
+            continue
         rows, columns = (-(-side // info["reduction"]) for side in model.img_size)
         assert feature_map.shape[:2] == [2, info["num_chs"]]
         assert abs(feature_map.shape[2] - rows) <= 1 and abs(feature_map.shape[3] - columns) <= 1
-    last, first = model.forward_intermediates(x, [-1, 0])
+    last, first = model.forward_intermediates(*x, indices=[-1, 0])
     np.testing.assert_array_equal(last.numpy(), maps[-1].numpy())
     np.testing.assert_array_equal(first.numpy(), maps[0].numpy())
-    np.testing.assert_array_equal(model.forward_intermediates(x, 1)[0].numpy(), maps[-1].numpy())
+    np.testing.assert_array_equal(model.forward_intermediates(*x, indices=1)[0].numpy(), maps[-1].numpy())
     for wrong in (0, len(maps) + 1, [len(maps)]):
         with pytest.raises(ValueError, match="feature map"):
-            model.forward_intermediates(x, wrong)
+            model.forward_intermediates(*x, indices=wrong)
 
 
-@every_case
+@every_image_case
 def test_resize_equals_building_at_that_size(name, variant):
     first, second = SIZES
     model = build(name, variant, img_size=first)
@@ -231,16 +258,18 @@ def test_static_graph_equals_eager(name, variant, tmp_path):
     shallow = {"depth": 1, "depths": [1] * len(node(name, variant).get("depths", []))}
     model = build(name, variant, **{key: value for key, value in shallow.items() if key in settings(name)})
     model.eval()
-    x = images(model, 3)
-    expected = model(x).numpy()
-    assert model.input_specs(3)[0].shape == tuple(x.shape)
+    x = inputs(model, 3)
+    expected = run(model, x).numpy()
+    other = first_of(x) if name in OVER_IMAGES else first_of(x, slice(7))  # texts may be of any length
+    expected_of_other = run(model, other).numpy()
+    assert [spec.shape for spec in model.input_specs(3)] == [tuple(tensor.shape) for tensor in x]
     graph = paddle.jit.to_static(model, input_spec=model.input_specs(), full_graph=True)
     with short_stacks():
         if variant == 0:  # calling and saving translate once each: variants are called
             paddle.jit.save(graph, str(tmp_path / "model"))
             graph = paddle.jit.load(str(tmp_path / "model"))
-        np.testing.assert_allclose(graph(x).numpy(), expected, atol=1e-5)
-    np.testing.assert_allclose(graph(x[:1]).numpy(), expected[:1], atol=1e-5)
+        np.testing.assert_allclose(run(graph, x).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(run(graph, other).numpy(), expected_of_other, atol=1e-5)
 
 
 @every_case
@@ -254,12 +283,16 @@ def test_two_builds_are_alike_and_share_nothing(name, variant):
     with paddle.no_grad():
         for parameter in one.parameters():
             parameter.set_value(paddle.zeros_like(parameter))
-    one.resize(SIZES[1])
+    if name in OVER_IMAGES:
+        one.resize(SIZES[1])
+    else:
+        one.resize_positions(30)
     one.feature_info[0]["num_chs"] = -1
     three = build(name, variant, seed=4)
     for (key, a), (_, b) in zip(two.named_parameters(), three.named_parameters(), strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=key)
-    assert two.img_size == three.img_size and two.feature_info == three.feature_info
+    assert two.feature_info == three.feature_info
+    assert [spec.shape for spec in two.input_specs()] == [spec.shape for spec in three.input_specs()]
 
 
 @every_case
@@ -267,13 +300,14 @@ def test_layers_and_decay(name, variant):
     model = build(name, variant)
     names = [key for key, p in model.named_parameters() if not p.stop_gradient]
     depths = {key: model.layer_of(key) for key in names}
-    assert set(depths.values()) == set(range(model.num_layers + 1))
-    assert depths["norm.weight"] == model.num_layers
+    # After the last block, there is nothing in models of texts but the head.
+    assert set(depths.values()) == set(range(model.num_layers + (name in OVER_IMAGES)))
+    assert depths.get("norm.weight", model.num_layers) == model.num_layers
     assert model.no_weight_decay() <= set(names)
     assert count_parameters(model) == sum(model.state_dict()[key].size for key in names)
 
 
-@every_name
+@every_image_name
 def test_images_of_another_shape_are_refused(name):
     model = build(name)
     with pytest.raises(ValueError, match=r"planned for images of 32x32 pixels, got 40x40.*resize"):
@@ -284,7 +318,7 @@ def test_images_of_another_shape_are_refused(name):
         model(paddle.zeros([3, 32, 32]))
 
 
-@every_name
+@every_image_name
 def test_impossible_sizes(name):
     model = build(name)
     for size in ([3, 3], [3, 64], [64, 3]):

@@ -68,6 +68,12 @@ class Backbone(nn.Layer):
     ``num_features`` is C; ``num_prefix_tokens`` is P: 0, 1 (class) or 2 (and distillation).
     """
 
+    # For each map of forward_intermediates its "module" (name of the layer), "num_chs", and "reduction"
+    # (pixels per token).
+    feature_info: list[dict[str, Any]]
+    # Whether what a head takes for padding must be computed; else it may be zeros.
+    compute_padding = False
+
     def __init__(self, num_features: int = 0, num_prefix_tokens: int = 0, depths: Sequence[int] = ()) -> None:
         super().__init__()
         self.num_features = num_features
@@ -127,6 +133,20 @@ class Backbone(nn.Layer):
         """The drop-path rates of ``depth`` blocks in order: linearly from 0 up to ``rate`` for the last."""
         return [rate * i / max(depth - 1, 1) for i in range(depth)]
 
+    def pick_maps(self, indices: int | Sequence[int] | None) -> list[int]:
+        """Positions in ``feature_info``, none negative; see `forward_intermediates`."""
+        count = len(self.feature_info)
+        if indices is None:
+            indices = count
+        if isinstance(indices, int):
+            if not 1 <= indices <= count:
+                raise ValueError(f"there are {count} feature maps, cannot take the last {indices}")
+            return list(range(count - indices, count))
+        for i in indices:
+            if not -count <= i < count:
+                raise ValueError(f"no feature map {i}: there are {count}, numbered from 0")
+        return [i % count for i in indices]
+
     def set_epoch(self, epoch: int) -> None:
         """Told before each epoch of training, counted from 0; the drop-path rates follow their schedule."""
         if self._drop_path_rate is None:
@@ -137,12 +157,12 @@ class Backbone(nn.Layer):
         for layer, own in zip(layers, self.rates_of_blocks(rate, len(layers)), strict=True):
             layer.set_rate(own)
 
-    def run_block(self, block: nn.Layer, x: paddle.Tensor) -> paddle.Tensor:
+    def run_block(self, block: nn.Layer, x: paddle.Tensor, *more: Any) -> paddle.Tensor:
         """Call a block, with recomputation when it is on and there are gradients to save for."""
         # A frozen backbone in evaluation mode saves nothing, and a static graph has its own way.
         if self._recompute and (self.training or not x.stop_gradient) and paddle.in_dynamic_mode():
-            return recompute_block(block, x)
-        return block(x)
+            return recompute_block(block, x, *more)
+        return block(x, *more)
 
 
 class ImageBackbone(Backbone):
@@ -166,9 +186,6 @@ class ImageBackbone(Backbone):
     img_size: tuple[int, int]  # height and width in pixels
     grid_size: Grid  # rows and columns of the word tokens given
     grids: list[Grid]  # of each map of feature_info
-    # For each map of forward_intermediates its "module" (name of the layer), "num_chs", and "reduction"
-    # (pixels per token).
-    feature_info: list[dict[str, Any]]
     norm: nn.Layer
     # Why a graph of this backbone can't leave the size of images open; "" where it can, by `open_size`.
     size_obstacle = "its code computes for the planned size alone"
@@ -260,20 +277,6 @@ class ImageBackbone(Backbone):
         words = x[:, self.num_prefix_tokens :].transpose([0, 2, 1])
         # 0 copies the size: a traced graph may not know it.
         return words.reshape([0, 0, *self.grids[s]])
-
-    def pick_maps(self, indices: int | Sequence[int] | None) -> list[int]:
-        """Positions in ``feature_info``, none negative; see `forward_intermediates`."""
-        count = len(self.feature_info)
-        if indices is None:
-            indices = count
-        if isinstance(indices, int):
-            if not 1 <= indices <= count:
-                raise ValueError(f"there are {count} feature maps, cannot take the last {indices}")
-            return list(range(count - indices, count))
-        for i in indices:
-            if not -count <= i < count:
-                raise ValueError(f"no feature map {i}: there are {count}, numbered from 0")
-        return [i % count for i in indices]
 
     def check_images(self, x_bchw: paddle.Tensor) -> None:
         """Raise a readable error for images of another shape than the model is planned for."""

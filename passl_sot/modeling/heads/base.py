@@ -30,6 +30,7 @@ class Head(nn.Layer):
     """
 
     last_layers: tuple[str, ...] = ()  # names of those that depend on K; a head may lack some
+    mask_words = True  # whether the mask is obeyed
 
     def __init__(self, num_classes: int, in_channels: int, num_prefix_tokens: int) -> None:
         super().__init__()
@@ -84,7 +85,6 @@ class FusedHead(Head):
     """Base of heads that add logits of the class token (``cls_fc``) and of pooled words (``visual_fc``)."""
 
     last_layers = ("visual_fc", "cls_fc")
-    mask_words = True  # whether the mask is obeyed
     # Features that cls_fc and visual_fc take; with 0 there is no such layer.
     cls_dim: int
     word_dim: int
@@ -99,6 +99,9 @@ class FusedHead(Head):
         self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None, first: int
     ) -> tuple[paddle.Tensor, paddle.Tensor | None]:
         """The tokens from number ``first`` on, and which of them count where that is asked."""
+        if _ends_at(x_bnc, first):
+            # Texts without words: a token that doesn't count is what a pooling can take.
+            return x_bnc[:, :1] * 0.0, paddle.zeros([x_bnc.shape[0], 1], "bool")
         if mask_bn is None or not self.mask_words:
             return x_bnc[:, first:], None
         return x_bnc[:, first:], mask_bn[:, first:]
@@ -131,3 +134,9 @@ class FusedHead(Head):
         if word_logits is None:
             return cls_logits
         return cls_logits + word_logits
+
+
+# Not translated: a graph, which leaves the number of tokens open, would decide anew in every run.
+@paddle.jit.not_to_static
+def _ends_at(x_bnc: paddle.Tensor, first: int) -> bool:
+    return x_bnc.shape[1] == first

@@ -1,4 +1,4 @@
-"""The plain heads: a Linear on a token or on the mean of the word tokens, and one on each prefix token."""
+"""The plain heads: a Linear on a token or the mean of the words, BERT's, and one on each prefix token."""
 
 from typing import Literal
 
@@ -64,6 +64,50 @@ class LinearHead(Head):
             words = None if mask_bn is None else mask_bn[:, self.num_prefix_tokens :]
             x = masked_mean(x[:, self.num_prefix_tokens :], words)
         return self.drop(x)
+
+
+@HEADS.register()
+class PoolerHead(Head):
+    """BERT's head: the class token through a Linear and tanh (the pooler), dropout, and a last Linear.
+
+    Other arguments are those of ``Head``; a ValueError without a class token.
+
+    Args:
+        dropout: Dropout before the last Linear.
+        input_dropout: Dropout before the pooler, as RoBERTa's head has it, too.
+    """
+
+    last_layers = ("fc",)
+
+    def __init__(
+        self,
+        *,
+        num_classes: Count,
+        in_channels: Count,
+        num_prefix_tokens: Natural = 1,
+        dropout: Share = 0.1,
+        input_dropout: Share = 0.0,
+    ) -> None:
+        super().__init__(num_classes, in_channels, num_prefix_tokens)
+        if num_prefix_tokens == 0:
+            raise ValueError("PoolerHead: needs a class token; choose LinearHead with pool: mean")
+        self.input_drop = nn.Dropout(input_dropout)
+        self.dense = linear(in_channels, in_channels)
+        self.drop = nn.Dropout(dropout)
+        self.reset_classifier(num_classes)
+
+    def _add_classifier(self) -> None:
+        self.fc = linear(self.in_channels, self.num_classes)
+
+    def pre_logits(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> paddle.Tensor:
+        """See `Head.pre_logits`; the pooler's output, ``[B, C]``."""
+        self.check_tokens(x_bnc, pooled_allowed=False)
+        return self.drop(paddle.tanh(self.dense(self.input_drop(x_bnc[:, 0]))))
+
+    def forward(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> paddle.Tensor:
+        """Tokens ``[B, P+N, C]`` to logits ``[B, K]``."""
+        pooled = self.pre_logits(x_bnc, mask_bn)
+        return self.fc(pooled) if self.num_classes else pooled
 
 
 @HEADS.register()

@@ -107,6 +107,13 @@ def gelu(x: paddle.Tensor) -> paddle.Tensor:
     return x.multiply_(cpu.normal_cdf(x))
 
 
+def tanh_gelu(x: paddle.Tensor) -> paddle.Tensor:
+    """GELU by its approximation with tanh, of any shape."""
+    if _on_cpu(x) and _learning(x):
+        return cpu.tanh_gelu(x)
+    return F.gelu(x, approximate=True)
+
+
 def channel_bias(x_bcn: paddle.Tensor, bias_c: paddle.Tensor) -> paddle.Tensor:
     """Add one number per channel to ``[B, C, N]``; without gradients in the memory of ``x``."""
     # Not for [B, C, H, W]: with two axes after the channel's, Paddle's kernel takes twenty times as long.
@@ -229,20 +236,22 @@ def attention(
     """softmax(scale · q kᵀ + bias) v, with dropout of attention weights.
 
     Queries and the result are ``[B, h, N, d]``, keys and values ``[B, h, M, d]``; the bias is ``[h, N, M]``,
-    or ``[W, h, N, M]`` repeated along the batch, where W divides B.
+    or ``[W, h, N, M]`` repeated along the batch, where W divides B, or alike for all heads, ``[B, 1, ?, M]``.
     """
     if bias_whnm is None and _fused_attention_serves(q_bhnd):
         q, k, v = (t.transpose([0, 2, 1, 3]) for t in (q_bhnd, k_bhnd, v_bhnd))
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
         return out.transpose([0, 2, 1, 3])
     # Scaled queries are fewer numbers than scaled products.
-    if k_bhnd.shape[-2] > _MANY_KEYS * q_bhnd.shape[-1]:
+    if _many_keys(k_bhnd):
         q_bhnd = q_bhnd * scale
         scale = 1.0
     products = paddle.matmul(q_bhnd, k_bhnd, transpose_y=True)
     if scale != 1.0:
         products = products * scale
-    if bias_whnm is not None:
+    if bias_whnm is not None and _of_each(bias_whnm, products):
+        products = products + bias_whnm.astype(products.dtype)
+    elif bias_whnm is not None:
         # Without axes of size 1 in front: with them Paddle's CPU kernels take eight times as long.
         repeated = products.reshape([-1, *bias_whnm.shape]) + bias_whnm.astype(products.dtype)
         products = repeated.reshape([-1, *products.shape[1:]])
@@ -250,6 +259,18 @@ def attention(
     if dropout > 0.0:
         attn_bhnm = F.dropout(attn_bhnm, p=dropout)
     return paddle.matmul(attn_bhnm, v_bhnd)
+
+
+# Not translated, as what follows: a graph would decide anew in every run.
+@paddle.jit.not_to_static
+def _of_each(bias_whnm: paddle.Tensor, products_bhnm: paddle.Tensor) -> bool:
+    """Whether the bias is of each sample, for all heads."""
+    return bias_whnm.ndim == 4 and bias_whnm.shape[1] == 1 and bias_whnm.shape[0] == products_bhnm.shape[0]
+
+
+@paddle.jit.not_to_static
+def _many_keys(k_bhnd: paddle.Tensor) -> bool:
+    return k_bhnd.shape[-2] > _MANY_KEYS * k_bhnd.shape[-1]
 
 
 def _fused_attention_serves(q: paddle.Tensor) -> bool:

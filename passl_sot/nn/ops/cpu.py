@@ -12,6 +12,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
+_TANH_A = 2.0 * math.sqrt(2.0 / math.pi)
+_TANH_B = 0.044715 * _TANH_A
 _SHORT = 48  # rows of so many pixels are short for the convolution kernel; measured
 
 
@@ -23,6 +25,22 @@ class _Gelu(PyLayer):
         density = (y * y).scale_(-0.5, -0.5 * math.log(2.0 * math.pi)).exp_()
         ctx.save_for_backward(density.multiply_(y).add_(cdf))
         return y * cdf
+
+    @staticmethod
+    def backward(ctx, grad):
+        (slope,) = ctx.saved_tensor()
+        return slope * grad
+
+
+class _TanhGelu(PyLayer):
+    @staticmethod
+    def forward(ctx, y):
+        # y·(1 + tanh(√(2/π)·(y + 0.044715·y³)))/2 is y·σ(y·(a + b·y²)).
+        square = y * y
+        gate = F.sigmoid(square.scale(_TANH_B, _TANH_A).multiply_(y))
+        inner = square.scale_(3.0 * _TANH_B, _TANH_A).multiply_(y)
+        ctx.save_for_backward(inner.multiply_(gate - gate * gate).add_(gate))
+        return y * gate
 
     @staticmethod
     def backward(ctx, grad):
@@ -149,6 +167,7 @@ class _Depthwise(PyLayer):
 
 # Differentiable functions; each gives gradients to all its tensors, but `linear`, whose x may be frozen.
 gelu = _Gelu.apply
+tanh_gelu = _TanhGelu.apply
 layer_norm = _LayerNorm.apply
 linear = _Linear.apply
 depthwise3x3 = _Depthwise.apply
