@@ -95,7 +95,7 @@ log: {{interval: 1, visualdl: false}}
 dataloader:
   train:
     loader: {{num_workers: 0}}
-    sampler: {{batch_size: 8, group_by_length: true}}
+    sampler: {{batch_size: 8}}
     dataset: &texts
       name: TextTable
       file: {folder}/train.tsv

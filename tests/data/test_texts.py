@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from passl_sot.config import ConfigError
 from passl_sot.data import DataError, build_dataloader, build_dataset, check_texts
+from passl_sot.data.datasets.tables import Layout, form_of, read_rows
 from passl_sot.data.datasets.text_tables import GLUE
 from tests.data.text_files import write_bpe, write_vocab
 
@@ -143,6 +148,45 @@ def test_tables_in_three_forms_say_the_same(table, write):
     assert named.labels.tolist() == [1, 0, 2] and named.class_names[3] == "unused"
     quoted = table(write("q.tsv", 'text\tlabel\n"two\nlines"\ta\nx\tb\n'), quoting=True)
     assert [quoted.texts(0), quoted.describe(1)[-7:]] == ["two\nlines", "q.tsv:4"]
+
+
+_CELL = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=9)
+_WORDS = _CELL.filter(lambda text: text.strip())
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(_WORDS, _CELL, _WORDS.map(str.strip)), min_size=1, max_size=5), st.booleans())
+def test_whatever_is_written_is_read(rows, tabs):
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder, "a.tsv" if tabs else "a.csv")
+        with table.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, "excel-tab" if tabs else "excel").writerows([("text", "b", "label"), *rows])
+        objects = Path(folder, "a.jsonl")
+        lines = [json.dumps(dict(zip(("text", "b", "label"), row, strict=True))) for row in rows]
+        objects.write_text("\n".join(lines), "utf-8")
+        for path in (table, objects):
+            layout = Layout(
+                form=form_of(str(path), None), text="text", second="b", label="label", quoting=True
+            )
+            assert [tuple(row) for row in read_rows(str(path), layout).rows] == rows
+
+
+def test_a_part_of_a_table(table, write):
+    lines = [f"{a} {b} {i},{i % 3}" for a in NAMES for b in NAMES for i in range(3)]
+    texts = []
+    for extra in ([], ["again the cat,0", lines[5], lines[5]]):
+        file = write("a.csv", "\n".join(["text,label", *extra, *lines]))
+        parts = [table(file, part=part, val_share=0.25) for part in ("train", "val")]
+        texts.append([{part.texts(i) for i in range(len(part))} for part in parts])
+        assert not texts[-1][0] & texts[-1][1]
+        assert sum(map(len, parts)) == len(extra) + len(lines)
+        assert abs(parts[1].class_counts() - 20).max() <= 2
+    assert len(texts[0][1] - texts[1][1]) <= 1  # others stay where they were, wherever lines are added
+    for more in ({"regression": True}, {"label": None}):
+        val = table(file, part="val", **more)
+        assert len(val) == pytest.approx(len(lines) / 5, abs=2)
+    with pytest.raises(DataError, match=r"class 'b' holds 1 item\(s\)"):
+        table(write("b.csv", "text,label\na,a\nb,a\nc,b\n"), part="val")
 
 
 def test_numbers_as_labels(table, write):

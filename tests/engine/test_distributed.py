@@ -103,11 +103,13 @@ TEXTS = {"config": "texts.yaml"}
 # With the loss of the next token, which the task adds beside the wrapped model.
 GPT = (
     "epochs=1",
-    "model.architecture={name: GPT, vocab_size: 16, max_positions: 32, embed_dim: 16, depth: 1, num_heads: 2,"
+    "model.architecture={name: GPT, vocab_size: 16, max_positions: 32, embed_dim: 16, depth: 2, num_heads: 2,"
     " drop_rate: 0.0, attn_drop_rate: 0.0}",
     "task={name: TextClassificationTask, score: matthews, lm_weight: 0.5}",
     "lr_scheduler.reference_batch=24",
     "lr_scheduler.warmup_epochs=0",
+    "dataloader.train.sampler.group_by_length=true",
+    "dataloader.val.sampler.group_by_length=true",
 )
 OPTIMIZERS = {name: f"optimizer={{name: {name}, weight_decay: 0.1}}" for name in ("Momentum", "Lamb")}
 

@@ -127,7 +127,7 @@ def test_files_and_standard_input(trained_texts, tmp_path, monkeypatch, invoke):
         ),
         (
             [tmp_path / "own.csv", "--columns", "frist"],
-            "own.csv:1: no column 'frist' (did you mean 'first'?)",
+            "own.csv:1: no column 'frist'; did you mean 'first'?",
         ),
         ([tmp_path / "gone.txt"], "gone.txt: no such file"),
         ([tmp_path / "lines.txt", "--text", "a"], "PATH, --text and --data: not allowed together"),
