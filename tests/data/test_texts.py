@@ -145,6 +145,24 @@ def test_tables_in_three_forms_say_the_same(table, write):
     assert [quoted.texts(0), quoted.describe(1)[-7:]] == ["two\nlines", "q.tsv:4"]
 
 
+def test_a_part_of_a_table(table, write):
+    lines = [f"{a} {b} {i},{i % 3}" for a in NAMES for b in NAMES for i in range(3)]
+    texts = []
+    for extra in ([], ["again the cat,0", lines[5], lines[5]]):
+        file = write("a.csv", "\n".join(["text,label", *extra, *lines]))
+        parts = [table(file, part=part, val_share=0.25) for part in ("train", "val")]
+        texts.append([{part.texts(i) for i in range(len(part))} for part in parts])
+        assert not texts[-1][0] & texts[-1][1]
+        assert sum(map(len, parts)) == len(extra) + len(lines)
+        assert abs(parts[1].class_counts() - 20).max() <= 2
+    assert len(texts[0][1] - texts[1][1]) <= 1  # others stay where they were, wherever lines are added
+    for more in ({"regression": True}, {"label": None}):
+        val = table(file, part="val", **more)
+        assert len(val) == pytest.approx(len(lines) / 5, abs=2)
+    with pytest.raises(DataError, match=r"class 'b' holds 1 item\(s\)"):
+        table(write("b.csv", "text,label\na,a\nb,a\nc,b\n"), part="val")
+
+
 def test_numbers_as_labels(table, write):
     measured = table(
         write("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": -0.5}\n'), regression=True

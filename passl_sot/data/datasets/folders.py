@@ -249,8 +249,8 @@ def choose_part(
     for name, count in zip(class_names, np.bincount(labels, minlength=len(class_names)), strict=True):
         if count < 2:
             raise DataError(
-                f"class '{name}' holds {count} file(s), and two are the least where some are held out for "
-                "validation: add some, or lay out train and val folders" + zh("two_files_per_class")
+                f"class '{name}' holds {count} item(s), and two are the least where some are held out for "
+                "validation: add some, or lay out train and val folders" + zh("two_items_per_class")
             )
         held_out.update(ranked[start : start + _held_out_count(int(count), val_share)])
         start += count

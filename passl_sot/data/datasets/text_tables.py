@@ -5,12 +5,13 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from passl_sot.config import Count, zh
+from passl_sot.config import Count, Range, zh
 from passl_sot.data.datasets.base import DATASETS
+from passl_sot.data.datasets.folders import VAL_SHARE, choose_part
 from passl_sot.data.datasets.labelled_items import nearest
 from passl_sot.data.datasets.list_files import read_class_names
 from passl_sot.data.datasets.string_table import StringTable, natural_key
@@ -18,6 +19,7 @@ from passl_sot.data.datasets.tables import Form, Layout, TextEncoding, form_of, 
 from passl_sot.data.datasets.texts import LabelledTexts
 from passl_sot.data.errors import DataError
 from passl_sot.data.token_files import TokenizerSection
+from passl_sot.data.tokens import Text
 
 _LOGGER = logging.getLogger("passl_sot.data")
 
@@ -31,6 +33,7 @@ class _TableOfTexts(LabelledTexts):
         class_names: Of the labels in order; of a regression the name of what is measured; None where the
             labels that are found count, in natural order.
         regression: Labels are numbers to predict.
+        part, val_share: As of `TextTable`.
     """
 
     def __init__(
@@ -43,6 +46,8 @@ class _TableOfTexts(LabelledTexts):
         tokenizer: TokenizerSection,
         max_length: int,
         pad_to: int | None,
+        part: str = "all",
+        val_share: float = VAL_SHARE,
     ):
         root, name = os.path.split(file)
         known = None if regression else class_names
@@ -74,18 +79,35 @@ class _TableOfTexts(LabelledTexts):
                 class_names = sorted(set(names), key=natural_key)
             number = {name: label for label, name in enumerate(class_names)}
             labels = np.array([number[name] for name in names], np.int64)
-        paired = layout.second is not None
+        texts: list[Text] = [row.text for row in found.rows]
+        if layout.second is not None:
+            texts = [(row.text, row.second) for row in found.rows]
+        kept = np.arange(len(texts))
+        if part != "all":
+            kept = _part_of(texts, None if regression else labels, class_names or [], part, val_share)
         super().__init__(
             root=root,
-            paths=StringTable(f"{name}:{line}" for line in found.lines),
-            texts=[(row.text, row.second) if paired else row.text for row in found.rows],
-            labels=labels,
+            paths=StringTable(f"{name}:{found.lines[i]}" for i in kept),
+            texts=[texts[i] for i in kept],
+            labels=None if labels is None else labels[kept],
             class_names=class_names or [],
             tokenizer=tokenizer,
             max_length=max_length,
             pad_to=pad_to,
             regression=regression,
         )
+
+
+def _part_of(
+    texts: Sequence[Text], labels: np.ndarray | None, class_names: Sequence[str], part: str, val_share: float
+) -> np.ndarray:
+    """The places of the texts of a part; of all texts together where they have no classes."""
+    if labels is None:
+        labels = np.zeros(len(texts), np.int64)
+        class_names = ["all texts"]
+    # By the texts, not their lines, so that others may be added anywhere, and equal ones are on one side.
+    keys = [text if isinstance(text, str) else "\0".join(text) for text in texts]
+    return choose_part(keys, labels, class_names, part, val_share)
 
 
 def _is_number(text: str) -> bool:
@@ -112,6 +134,9 @@ class TextTable(_TableOfTexts):
         class_names: The labels in the order in which they are numbered, or a file with one per line, as for
             `ListFile`. By default those that are found, in natural order (2 before 10).
         regression: Labels are numbers to predict rather than names of classes.
+        part: "all" texts; or, for a file without a second one for validation, those for "train" or for "val",
+            by a rule that depends on the texts alone.
+        val_share: Fraction of each class that is for "val".
     """
 
     def __init__(
@@ -129,9 +154,10 @@ class TextTable(_TableOfTexts):
         encoding: TextEncoding = "utf-8",
         class_names: list[str] | str | None = None,
         regression: bool = False,
+        part: Literal["all", "train", "val"] = "all",
+        val_share: Annotated[float, Range(above=0, below=1)] = VAL_SHARE,
     ):
         file = os.path.expanduser(file)
-        form = form_of(file, format)
         names = class_names
         if isinstance(names, str):
             names = read_class_names(os.path.expanduser(names))
@@ -144,11 +170,11 @@ class TextTable(_TableOfTexts):
         super().__init__(
             file=file,
             layout=Layout(
-                form=form,
+                form=form_of(file, format),
                 text=text,
                 second=second,
                 label=label,
-                quoting=form == "csv" if quoting is None else quoting,
+                quoting=quoting,
                 encoding=encoding,
             ),
             class_names=names,
@@ -156,6 +182,8 @@ class TextTable(_TableOfTexts):
             tokenizer=tokenizer,
             max_length=max_length,
             pad_to=pad_to,
+            part=part,
+            val_share=val_share,
         )
 
 
