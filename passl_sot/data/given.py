@@ -139,18 +139,19 @@ def _lines(path: str) -> Iterator[tuple[str, list[str]]]:
 def _rows(path: str, columns: Sequence[str], own: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     form = form_of(path, None)
     names = column_names(path, form, quoting=form == "csv")
-    chosen = columns
+    chosen = [*columns]
     if not chosen:
         known = (tuple(own), *_COLUMNS)
-        chosen = next((some for some in known if some and set(some) <= set(names)), ())
+        chosen = [*next((some for some in known if some and set(some) <= set(names)), ())]
     if not chosen:
         listed = ", ".join(repr(name[:40]) for name in names[:20])
         raise DataError(
             f"{path} has no column of a usual name, such as 'text' or 'sentence', but {listed}: name it by "
             "--columns A, or two of a pair by --columns A,B" + zh("name_columns")
         )
-    text, second = (*chosen, None)[:2]
+    text = chosen[0]
+    second = chosen[1] if len(chosen) > 1 else None
     index = "index" if "index" in names else None
     layout = Layout(form=form, text=text, second=second, label=index, quoting=form == "csv", loose="longer")
     for number, row in enumerate(read_rows(path, layout, lambda label: "").rows):
-        yield row.label if index else str(number), [row.text, row.second][: 1 + bool(second)]
+        yield row.label if index else str(number), [row.text, row.second][: len(chosen)]

@@ -208,7 +208,7 @@ class Task:
             card: A checkpoint's header, with what `describe` gave.
         """
 
-    def items_of(self, node: Config, card: Mapping[str, Any]) -> list[Any]:
+    def items_of(self, node: Mapping[str, Any], card: Mapping[str, Any]) -> list[Any]:
         """The items of a `dataset:` section, for prediction; `card` as for `use_card`."""
         raise NotImplementedError
 

@@ -34,6 +34,7 @@ from passl_sot.tasks.text_faults import find_faults, input_faults, kind_faults
 from passl_sot.weights.checkpoint import CheckpointError
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_KEYS = ("text", "text_pair")
 _OF_NUMBERS = ("pearson", "spearman")
 _SPOKEN = {
     "accuracy": "accuracy",
@@ -284,14 +285,11 @@ class TextClassificationTask(LabelledTask):
             raise ValueError(str(error)) from error  # of which `check_card` tells the file
         self.input_names = _inputs_of(card["config"]["model"]["architecture"])
 
-    def items_of(self, node: Config, card: Mapping[str, Any]) -> list[Any]:
+    def items_of(self, node: Mapping[str, Any], card: Mapping[str, Any]) -> list[Any]:
         """The texts, numbered from 0."""
         dataset = build_dataset(_prepared(node, card))
         items = [_texts_of(dataset.texts(i)) for i in range(len(dataset))]
-        return [
-            {**dict(zip(("text", "text_pair"), texts, strict=False)), "index": i}
-            for i, texts in enumerate(items)
-        ]
+        return [{**dict(zip(_KEYS, texts, strict=False)), "index": i} for i, texts in enumerate(items)]
 
     def collect(self, arguments: Sequence[str], columns: Sequence[str]) -> list[Any]:
         """Files of texts, `-` for standard input; see `collect_texts`."""
@@ -334,11 +332,12 @@ class TextClassificationTask(LabelledTask):
         place: dict[str, str] = {}
         if isinstance(item, Mapping):
             place = {key: str(item[key]) for key in ("path", "index") if key in item}
-        texts = () if error else _texts_of(item)
-        return TextPrediction(*texts, error=error, **place, **values)
+        if not error:
+            place |= zip(_KEYS, _texts_of(item), strict=False)
+        return TextPrediction(error=error, **place, **values)
 
 
-def _prepared(node: Config, card: Mapping[str, Any]) -> Config:
+def _prepared(node: Mapping[str, Any], card: Mapping[str, Any]) -> Mapping[str, Any]:
     """A `dataset:` section whose texts are prepared as a checkpoint says; as it is without one."""
     if not card:
         return node
@@ -366,7 +365,7 @@ def _texts_of(item: Any) -> tuple[str] | tuple[str, str]:
     """The text of an item, or both of a pair; an ItemError where it is something else."""
     texts = item
     if isinstance(item, Mapping):
-        texts = tuple(item[key] for key in ("text", "text_pair") if item.get(key) is not None)
+        texts = tuple(item[key] for key in _KEYS if item.get(key) is not None)
     elif isinstance(item, str):
         texts = (item,)
     if isinstance(texts, list | tuple) and len(texts) in (1, 2) and all(isinstance(t, str) for t in texts):

@@ -129,6 +129,7 @@ def test_files_and_standard_input(trained_texts, tmp_path, monkeypatch, invoke):
             [tmp_path / "own.csv", "--columns", "frist"],
             "own.csv:1: no column 'frist'; did you mean 'first'?",
         ),
+        ([tmp_path / "own.csv", "--columns", "a,b,c"], "name the column of the texts, or the two of pairs"),
         ([tmp_path / "gone.txt"], "gone.txt: no such file"),
         ([tmp_path / "lines.txt", "--text", "a"], "PATH, --text and --data: not allowed together"),
         (["--text", "a", "b", "c"], "--text takes a text, or two of a pair"),
@@ -171,6 +172,17 @@ def test_numbers_are_learned(write_texts, tmp_path):
     assert lines_of(out)[1] == f"0\t{bad.value:.3f}"
     assert cli.evaluate(["--weights", str(tmp_path / "run" / "best"), "--out", str(tmp_path / "m.json")]) == 0
     assert lines_of(tmp_path / "predictions.csv")[0] == "text,text_pair,label,value"
+
+
+def test_what_has_no_labels_is_predicted(trained_texts, invoke, tmp_path):
+    best = trained_texts / "output" / "texts" / "best"
+    (tmp_path / "test.tsv").write_text("sentence\na good dog\n")
+    unlabelled = [
+        f"dataloader.val.dataset.{setting}" for setting in (f"file={tmp_path}/test.tsv", "label=null")
+    ]
+    done = invoke("eval", "--weights", best, "-o", *unlabelled)
+    assert done.returncode == 2 and "no labels, as those of a test set: `passl-sot predict`" in done.stderr
+    assert invoke("predict", "--weights", best, tmp_path / "test.tsv").stdout.startswith("a good dog  good  ")
 
 
 def test_all_faults_are_told_at_once(write_texts, tmp_path):
