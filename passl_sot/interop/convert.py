@@ -116,10 +116,10 @@ def export_state_dict(
             if official.endswith("running_mean"):
                 counter = official.removesuffix("running_mean") + "num_batches_tracked"
                 out[counter] = np.zeros((), "int64")
-    for name, value in _computed_tables(model).items():
+    for name, table in _computed_tables(model).items():
         kind, _, inside = f"{prefix}{name}".partition(".")
         if kind == "backbone" and _matches(rules.tables, inside):
-            out[_rename(prefix + name, way_back)] = value.numpy()
+            out[_rename(prefix + name, way_back)] = table.numpy()
     # Rules that send two names to one place would lose a layer silently.
     back, report = convert_state_dict(model, out, layout=layout)
     if not report.ok or report.naming != "official":
