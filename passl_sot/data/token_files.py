@@ -16,7 +16,7 @@ from passl_sot.imageio.errors import ImageError
 from passl_sot.imageio.files import read_text
 
 # Names of the files in a folder; where there are several, the first that is there.
-_FILES = {
+_FILES: dict[str, list[tuple[str, ...]]] = {
     "wordpiece": [("vocab.txt",)],
     "bpe": [("vocab.json", "merges.txt")],
     "gpt": [("vocab.json", "merges.txt"), ("encoder_bpe_40000.json", "vocab_40000.bpe")],
@@ -204,8 +204,8 @@ def _json(library: ModuleType, files: Sequence[str], lower_case: bool) -> tuple[
             "whole text, such as [CLS]" + zh("special_tokens_missing")
         )
     padding = (content.get("padding") or {}).get("pad_token")
-    known = (token for token in (padding, "[PAD]", "<pad>") if tokenizer.token_to_id(token or "") is not None)
-    return tokenizer, next(known, "")
+    choices = [str(padding), "[PAD]", "<pad>"]
+    return tokenizer, next((token for token in choices if tokenizer.token_to_id(token) is not None), "")
 
 
 _BUILDERS = {"wordpiece": _wordpiece, "bpe": _bpe, "gpt": _gpt, "json": _json, "fairseq": _fairseq}

@@ -210,15 +210,19 @@ def pad(
         `input_ids`, `attention_mask` (1 for tokens, 0 for padding) and `token_type_ids`, int64 [B, L].
     """
     lengths = np.array([len(sample["input_ids"]) for sample in samples])
-    width = int(lengths.max())
-    if pad_to is not None:
-        width = max(width, pad_to)
-    else:
-        rounded = -(-width // _MULTIPLE) * _MULTIPLE
-        width = max(width, min(rounded, longest or rounded))
+    width = padded_length(int(lengths.max()), pad_to, longest)
     mask = np.arange(width) < lengths[:, None]
     ids = np.full(mask.shape, pad_id, np.int64)
     ids[mask] = np.concatenate([sample["input_ids"] for sample in samples])
     types = np.zeros_like(ids)
     types[mask] = np.concatenate([sample["token_type_ids"] for sample in samples])
     return {"input_ids": ids, "attention_mask": mask.astype(np.int64), "token_type_ids": types}
+
+
+def padded_length(tokens: int, pad_to: int | None = None, longest: int | None = None) -> int:
+    """L of a batch whose longest text has so many tokens; see `pad`."""
+    if pad_to is None:
+        pad_to = -(-tokens // _MULTIPLE) * _MULTIPLE
+        if longest is not None:
+            pad_to = min(pad_to, longest)
+    return max(tokens, pad_to)
