@@ -46,7 +46,8 @@ class Layout:
     Attributes:
         form: Of the file.
         text, second, label: The columns, of which the last two may be missing.
-        quoting: Whether cells may stand in quotes, with separators and ends of lines in them (CSV, TSV).
+        quoting: Whether cells may stand in quotes, with separators and ends of lines in them; None where
+            that is so in CSV and not in TSV.
         encoding: Of the file.
         loose: As published sets of texts need it: longer lines than the first are fine, shorter ones are left
             out where it is "skip".
@@ -56,7 +57,7 @@ class Layout:
     text: Column
     second: Column | None = None
     label: Column | None = None
-    quoting: bool = True
+    quoting: bool | None = None
     encoding: TextEncoding = "utf-8"
     loose: Literal["", "longer", "skip"] = ""
 
@@ -101,7 +102,7 @@ def column_names(path: str, form: Form, *, quoting: bool) -> list[str]:
     return list(found) if isinstance(found, dict) else []
 
 
-def read_rows(path: str, layout: Layout, label_fault: Callable[[str], str]) -> Rows:
+def read_rows(path: str, layout: Layout, label_fault: Callable[[str], str] = lambda label: "") -> Rows:
     """Reads a table.
 
     Args:
@@ -184,7 +185,10 @@ def _row_fault(row: Row) -> str:
 
 def _cells(path: str, text: str, layout: Layout) -> Iterator[tuple[int, Row | str | None]]:
     """The rows of CSV or TSV: numbers of lines, and faults in place of rows; None for lines left out."""
-    records = _quoted(text, layout.form) if layout.quoting else _plain(text, layout.form)
+    quoting = layout.quoting
+    if quoting is None:
+        quoting = layout.form == "csv"
+    records = _quoted(text, layout.form) if quoting else _plain(text, layout.form)
     places: list[int | None] | None = None
     width = 0
     for number, cells in records:

@@ -131,7 +131,6 @@ class TextTable(_TableOfTexts):
         regression: bool = False,
     ):
         file = os.path.expanduser(file)
-        form = form_of(file, format)
         names = class_names
         if isinstance(names, str):
             names = read_class_names(os.path.expanduser(names))
@@ -144,11 +143,11 @@ class TextTable(_TableOfTexts):
         super().__init__(
             file=file,
             layout=Layout(
-                form=form,
+                form=form_of(file, format),
                 text=text,
                 second=second,
                 label=label,
-                quoting=form == "csv" if quoting is None else quoting,
+                quoting=quoting,
                 encoding=encoding,
             ),
             class_names=names,
