@@ -335,11 +335,11 @@ class _Conversion:
         if report.naming == "passl_sot":
             return
         for target in report.missing:
-            if _matches(self.family.zeros, target.removeprefix("backbone.")):
+            if self.family.trained_without_head and not has_head and target.startswith("head."):
+                report.left_new.append(target)
+            elif _matches(self.family.zeros, target.removeprefix("backbone.")):
                 self.out[target] = np.zeros(self.slots[target].shape, self.slots[target].dtype)
                 report.zeros.append(target)
-            elif self.family.trained_without_head and not has_head and target.startswith("head."):
-                report.left_new.append(target)
         report.missing = [name for name in report.missing if name not in {*report.zeros, *report.left_new}]
 
     def leave_the_last_layers_new(self) -> None:
