@@ -187,13 +187,14 @@ def test_training_takes_the_tokenizer(published, tmp_path, capfd):
     own = tmp_path / "words"
     own.mkdir()
     (own / "vocab.txt").write_text("\n".join(WORDS))
-    path = f"dataloader.train.dataset.tokenizer.path={own}"
-    assert cli.train(["-c", str(published.config), "--pretrained", "bert_base", *place, path]) == 0
-    best = read_checkpoint(tmp_path / "out" / "run" / "best")
+    own_words = f"dataloader.train.dataset.tokenizer.path={own}"
+    more = ["-o", f"output_dir={tmp_path}/other", own_words]
+    assert cli.train(["-c", str(published.config), "--pretrained", "bert_base", *more]) == 0
+    best = read_checkpoint(tmp_path / "other" / "run" / "best")
     assert best.meta["config"]["dataloader"]["train"]["dataset"]["tokenizer"]["path"] == str(own)
     capfd.readouterr()
-    assert cli.train(["-c", str(published.config), *place]) == 2
-    assert "tokenizer" in capfd.readouterr().err
+    assert cli.train(["-c", str(published.config), "-o", f"output_dir={tmp_path}/third"]) == 2
+    assert "dataset.tokenizer needs a format and a path" in capfd.readouterr().err
     # The body alone knows no classes.
     assert cli.predict(["--weights", "bert_base", "--text", "a film"]) == 2
     assert "head.fc.weight" in capfd.readouterr().err
