@@ -12,9 +12,12 @@ from passl_sot.config import ConfigError, Fault, find_config, get_config, value_
 from passl_sot.data import DataError
 from passl_sot.data.datasets.folders import VAL_SHARE, OwnFolder, find_splits
 from passl_sot.engine.schema import Experiment, load_config
+from passl_sot.published.store import TOKENIZER_PATH
 from passl_sot.tasks.base import check_card
 from passl_sot.weights.checkpoint import read_header
 
+# Where datasets of texts have their place.
+_TEXTS = {"TextTable": "file", "TextFolder": "dataroot", "GLUE": "dataroot"}
 _FOLDERS = ("ImageFolder", "PackedImages")
 _BOTH = ("train", "val")
 
@@ -54,6 +57,13 @@ class Source:
         """As `engine.schema.load_config`."""
         return load_config(self.path, overrides, stored=self.stored)
 
+    def with_tokenizer(self, folder: Path) -> list[str]:
+        """The override that names the folder of a tokenizer, for a model of texts whose config names none."""
+        tree = self.stored or get_config(self.path)
+        section = value_at(tree, TOKENIZER_PATH.rpartition(".")[0])
+        named = not isinstance(section, Mapping) or section.get("path") or section.get("text")
+        return [] if named else [f"{TOKENIZER_PATH}={json.dumps(str(folder))}"]
+
     def experiment(
         self, root: str | None, overrides: Sequence[str], splits: Sequence[str], *, training: bool
     ) -> tuple[Experiment, list[str]]:
@@ -78,7 +88,7 @@ class Source:
             return
         for split in splits:
             node = getattr(experiment.dataloader, split).dataset
-            places = [node[key] for key in ("dataroot", "list_file") if isinstance(node.get(key), str)]
+            places = [node[key] for key in ("dataroot", "list_file", "file") if isinstance(node.get(key), str)]
             for place in places:
                 if not os.path.exists(os.path.expanduser(place)):
                     raise DataError(
@@ -90,6 +100,8 @@ class Source:
         self, root: str, overrides: Sequence[str], *, training: bool = True, plan: bool = True
     ) -> tuple[list[str], list[str]]:
         """The changes of `--data`: folders, number of classes, and the plan of a run on so many images.
+
+        Of a config that reads texts it is the file or folder to evaluate on, as its own validation has it.
 
         The config is only read, for its check comes with these overrides; for `root` see `find_splits`.
 
@@ -109,6 +121,13 @@ class Source:
         tree = get_config(self.path, overrides, schema=Experiment, stored=self.stored)
         if not all(isinstance(value_at(tree, f"dataloader.{split}.dataset"), Mapping) for split in _BOTH):
             return [], []
+        kind = value_at(tree, "dataloader.val.dataset.name")
+        if kind in _TEXTS:
+            path = f"dataloader.val.dataset.{_TEXTS[kind]}"
+            if training:
+                message = f"--data is for images: name the texts by -o {path}=PATH, and so for train"
+                raise ConfigError([Fault(path, message)])
+            return [f"{path}={json.dumps(root, ensure_ascii=False)}"], []
         found = find_splits(root)
         own_classes = training or self.stored is None
         held_out = found.held_out

@@ -12,10 +12,11 @@ from PIL import Image
 
 from passl_sot import Predictor
 from passl_sot.data.errors import DataError
+from passl_sot.data.given import collect_images
 from passl_sot.engine.distributed import World
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
-from passl_sot.predict import collect_images, write_predictions
+from passl_sot.predict import write_predictions
 from passl_sot.weights.checkpoint import CheckpointError, write_checkpoint
 
 
@@ -234,7 +235,7 @@ def test_foreign_weights_and_formats_are_refused(checkpoint, tmp_path, invoke):
         Predictor(bare)
     done = invoke("predict", "--weights", checkpoint, tmp_path / "val", "--out", tmp_path / "r.xlsx")
     assert done.returncode == 2
-    assert "name it .csv or .json" in done.stderr
+    assert "name it .csv, .json or .tsv" in done.stderr
     two = ("--out", tmp_path / "r.csv", tmp_path / "r.json")
     assert (
         "r.json is no image; each file to write has its own --out"

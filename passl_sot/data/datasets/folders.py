@@ -21,8 +21,8 @@ from passl_sot.utils.logger import progress_bar
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 EXTENSIONS = (*_JPEG, ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _LAYOUT = """Expected layout (one folder per class):
-    data/train/<class>/*.jpg
-    data/val/<class>/*.jpg
+    data/train/<class>/*.{ending}
+    data/val/<class>/*.{ending}
 and dataroot: data/train for training, data/val for validation.
 """
 # Fraction of each class that is held out where there is no folder for validation.
@@ -34,8 +34,13 @@ _TRAIN = ("train", "training")
 _VAL = ("val", "valid", "validation", "test")
 
 
-def _layout() -> str:
-    return _LAYOUT + zh("folder_layout", before="")
+# By the word for an item: a usual ending, and the dataset that reads labels from a list.
+_USUAL = {"image": ("jpg", "ListFile"), "text": ("txt", "TextTable")}
+
+
+def _layout(noun: str = "image") -> str:
+    ending = _USUAL[noun][0]
+    return _LAYOUT.format(ending=ending) + zh("folder_layout", before="", ending=ending)
 
 
 @DATASETS.register()
@@ -55,6 +60,8 @@ class ImageFolder(LabelledImages):
             rule that depends on the paths alone (`choose_part`).
         val_share: Fraction of each class that is for "val".
     """
+
+    folder_per_class = True
 
     def __init__(
         self,
@@ -101,19 +108,27 @@ class FolderScan:
     ignored_files: int = 0  # hidden, or not named like an image
 
 
-def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: bool = False) -> FolderScan:
-    """Lists the class folders of `root` and the images in them; `progress` draws a bar over the classes.
+def scan_folder(
+    root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: bool = False, noun: str = "image"
+) -> FolderScan:
+    """Lists the class folders of `root` and the files in them.
+
+    Args:
+        root: The folder.
+        extensions: Endings of the files.
+        progress: Draw a bar over the classes.
+        noun: "image" or "text", for messages.
 
     Raises:
         DataError: The folder is missing or empty, or isn't laid out by classes; it shows the layout.
     """
-    folders = list_classes(root, extensions)
+    folders = list_classes(root, extensions, noun)
     # The commonest slip: the folder above train and val, which would be trained on as two classes.
     splits = [name for name in folders if name.lower() in _TRAIN + _VAL]
     if len(splits) > 1 and len(splits) == len(folders):
         raise DataError(
             f"{root} holds the folders {', '.join(splits)}, which are splits, not classes: write "
-            f"dataroot: {os.path.join(root, splits[0])} in place of {root}.\n{_layout()}"
+            f"dataroot: {os.path.join(root, splits[0])} in place of {root}.\n{_layout(noun)}"
         )
     scan = FolderScan(folders)
     with progress_bar(folders, desc=f"reading {root}", unit="class", shown=progress) as bar:
@@ -126,14 +141,14 @@ def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: 
                     scan.labels.append(label)
     if not scan.paths:
         raise DataError(
-            f"{root} holds {len(folders)} class folders but no images (looked for "
-            f"{' '.join(_endings(extensions))}; {scan.ignored_files} other files).\n{_layout()}"
+            f"{root} holds {len(folders)} class folders but no {noun}s (looked for "
+            f"{' '.join(_endings(extensions))}; {scan.ignored_files} other files).\n{_layout(noun)}"
         )
     return scan
 
 
-def list_classes(root: str, extensions: Sequence[str] = EXTENSIONS) -> list[str]:
-    """Names of the class folders of `root`, in natural order.
+def list_classes(root: str, extensions: Sequence[str] = EXTENSIONS, noun: str = "image") -> list[str]:
+    """Names of the class folders of `root`, in natural order; arguments as of `scan_folder`.
 
     Raises:
         DataError: The folder is missing or holds none; it shows the layout.
@@ -145,7 +160,7 @@ def list_classes(root: str, extensions: Sequence[str] = EXTENSIONS) -> list[str]
         here = ""
         if not os.path.isabs(root):
             here = f" (looked for in {os.getcwd()})"
-        raise DataError(f"dataroot {root} {kind}{here}.\n{_layout()}")
+        raise DataError(f"dataroot {root} {kind}{here}.\n{_layout(noun)}")
     with os.scandir(root) as entries:
         shown = [entry for entry in entries if not _is_clutter(entry.name)]
     folders = [entry.name for entry in shown if _is_folder(entry)]
@@ -154,11 +169,11 @@ def list_classes(root: str, extensions: Sequence[str] = EXTENSIONS) -> list[str]
     files = [entry.name for entry in shown if entry.name.lower().endswith(_endings(extensions))]
     if files:
         raise DataError(
-            f"{root} holds {len(files)} images (such as {min(files, key=natural_key)}) but no class folders, "
-            "so their classes are unknown. Sort them into one folder per class, or use {name: ListFile} with "
-            f"a list of labels.\n{_layout()}"
+            f"{root} holds {len(files)} {noun}s (such as {min(files, key=natural_key)}) but no class "
+            "folders, so their classes are unknown. Sort them into one folder per class, or use "
+            f"{{name: {_USUAL[noun][1]}}} with a list of labels.\n{_layout(noun)}"
         )
-    raise DataError(f"{root} is empty: no class folders in it.\n{_layout()}")
+    raise DataError(f"{root} is empty: no class folders in it.\n{_layout(noun)}")
 
 
 def walk_class(
@@ -234,8 +249,8 @@ def choose_part(
     for name, count in zip(class_names, np.bincount(labels, minlength=len(class_names)), strict=True):
         if count < 2:
             raise DataError(
-                f"class '{name}' holds {count} image(s), and two are the least where some are held out for "
-                "validation: add images, or lay out train and val folders" + zh("two_images_per_class")
+                f"class '{name}' holds {count} item(s), and two are the least where some are held out for "
+                "validation: add some, or lay out train and val folders" + zh("two_items_per_class")
             )
         held_out.update(ranked[start : start + _held_out_count(int(count), val_share)])
         start += count
