@@ -88,7 +88,9 @@ class Source:
             return
         for split in splits:
             node = getattr(experiment.dataloader, split).dataset
-            places = [node[key] for key in ("dataroot", "list_file", "file") if isinstance(node.get(key), str)]
+            places = [
+                node[key] for key in ("dataroot", "list_file", "file") if isinstance(node.get(key), str)
+            ]
             for place in places:
                 if not os.path.exists(os.path.expanduser(place)):
                     raise DataError(
