@@ -68,7 +68,7 @@ def contents(dataset) -> list:
 
 
 def test_cola_has_no_line_of_names_but_in_its_test_file(glue, write):
-    write("CoLA/train.tsv", 'gj04\t1\t\tThe "cat sat.\ngj04\t0\t*\tCat the sat.\n')
+    write("CoLA/train.tsv", 'gj04\t1\t\tThe "cat sat.\r\ngj04\t0\t*\tCat the sat.\n')
     write("CoLA/test.tsv", "index\tsentence\n0\tThe dog ran.\n")
     train = glue("CoLA", "train")
     assert contents(train) == [('The "cat sat.', 1), ("Cat the sat.", 0)]
@@ -303,7 +303,7 @@ def test_identity(table, write):
     before = first.identity()
     moved = table(write("elsewhere/a.csv", "\n".join(["text,label", *lines])))
     assert moved.differences(before, moved.identity()) == []
-    lines[3] = "the river,cat"
+    lines[3] = "the in,cat"  # as long as before
     lines[4] = "other,the"
     other = table(write("a.csv", "\n".join(["text,label", *lines[:-1]])), max_length=100)
     assert other.differences(before, other.identity()) == [
