@@ -31,7 +31,7 @@ from passl_sot.tasks.base import Task, check_card, load_trained, task_of
 from passl_sot.utils.files import replace_atomically
 from passl_sot.utils.logger import get_logger, progress_bar
 from passl_sot.utils.require import MissingExtraError, require_extra
-from passl_sot.weights.checkpoint import CheckpointError, read_header
+from passl_sot.weights.checkpoint import CheckpointError, is_checkpoint, read_header
 
 AUTO = "auto"
 # Files of an exported folder.
@@ -207,6 +207,8 @@ def task_for(weights: str | Path) -> tuple[Task, dict[str, Any]]:
         meta = read_card(Path(weights))
     else:
         _check_no_export(Path(weights))
+        if not is_checkpoint(weights):
+            load_trained(weights)  # which says what it is
         path, meta = read_header(weights)
         check_card(path, meta)
     return task_of(meta), meta

@@ -76,6 +76,40 @@ dataloader:
     dataset: {{dataroot: {folder}/val}}
 """
 
+WORDS = "a b the of and cat dog".split()
+TEXTS = """
+epochs: 2
+seed: 1
+device: cpu
+output_dir: {folder}/output
+task: {{name: TextClassificationTask, score: matthews}}
+model:
+  architecture: {{name: BERT, vocab_size: 16, max_positions: 32, embed_dim: 16, depth: 2, num_heads: 2}}
+  head: {{name: LinearHead, num_classes: 2, in_channels: 16}}
+loss: {{name: CrossEntropyLoss}}
+optimizer: {{name: AdamW, weight_decay: 0.01, clip_grad: 1.0, beta2: 0.98, epsilon: 1.0e-6}}
+lr_scheduler: {{name: LinearSchedule, learning_rate: 0.02, min_lr: 0, warmup_lr: 0, warmup_epochs: 0.2,
+  warmup_prefix: true, unit: step, reference_batch: 8}}
+ema: {{decay: 0.1}}
+log: {{interval: 1, visualdl: false}}
+dataloader:
+  train:
+    loader: {{num_workers: 0}}
+    sampler: {{batch_size: 8}}
+    dataset: &texts
+      name: TextTable
+      file: {folder}/train.tsv
+      text: sentence
+      label: label
+      class_names: ["bad", "good"]
+      tokenizer: {{format: wordpiece, path: {folder}/vocab.txt}}
+      max_length: 24
+  val:
+    loader: {{num_workers: 0}}
+    sampler: {{batch_size: 8}}
+    dataset: {{<<: *texts, file: {folder}/val.tsv}}
+"""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks tests as slow by what they do; slow ones run first, so that none is left for the end."""
@@ -135,6 +169,28 @@ def write_experiment():
         path = folder / "run.yaml"
         base = ROOT / "configs" / "_base_" / "sot.yaml"
         path.write_text(EXPERIMENT.format(base=base, folder=folder), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_texts():
+    """Writes an experiment file on texts, `texts.yaml`, with 24 and 9 sentences of which one word tells."""
+
+    def write(folder: Path) -> Path:
+        vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, "bad", "good"]
+        (folder / "vocab.txt").write_text("\n".join(vocabulary))
+        rng = np.random.default_rng(0)
+        for name, count in (("train", 24), ("val", 9)):
+            lines = ["label\tsentence"]
+            for i in range(count):
+                label = ("bad", "good")[i % 2]
+                words = [*rng.choice(WORDS, rng.integers(1, 12)), label]
+                lines.append(f"{label}\t{' '.join(rng.permutation(words))}")
+            (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+        path = folder / "texts.yaml"
+        path.write_text(TEXTS.format(folder=folder), encoding="utf-8")
         return path
 
     return write

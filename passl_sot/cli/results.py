@@ -136,7 +136,10 @@ def _items(args: argparse.Namespace, task: "Task") -> list:
     tables = [path for path in args.paths if path.endswith((".csv", ".json"))]
     if tables and not task.takes_texts:
         raise UserError(f"{tables[0]} is no image; each file to write has its own --out")
-    return task.collect(args.paths, args.columns.split(",") if args.columns else ())
+    columns = args.columns.split(",") if args.columns else []
+    if len(columns) > 2:
+        raise UserError(f"--columns {args.columns}: name the column of the texts, or the two of pairs")
+    return task.collect(args.paths, columns)
 
 
 def _validation_items(args: argparse.Namespace, task: "Task", meta: dict) -> list:

@@ -4,14 +4,28 @@ import contextlib
 import errno
 import glob
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from passl_sot.config import zh
 from passl_sot.data.datasets.folders import EXTENSIONS
 from passl_sot.data.datasets.string_table import natural_key
+from passl_sot.data.datasets.tables import Layout, column_names, decode, form_of, read_bytes, read_rows
 from passl_sot.data.errors import DataError, ItemError
 from passl_sot.imageio.files import read_text
+
+# Columns of texts by their usual names, those of GLUE and the SNLI corpus among them.
+_COLUMNS = (
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("#1 String", "#2 String"),
+    ("premise", "hypothesis"),
+    ("text", "text_pair"),
+    ("sentence",),
+    ("text",),
+)
 
 
 def collect_images(arguments: Sequence[str]) -> list[str]:
@@ -74,3 +88,70 @@ def _without_label(line: str, folder: Path) -> str:
     if label.isdecimal() and not os.path.exists(folder / line) and os.path.exists(folder / name.strip()):
         return name.strip()
     return line
+
+
+def collect_texts(
+    arguments: Sequence[str], columns: Sequence[str] = (), own: Sequence[str] = ()
+) -> list[dict[str, str]]:
+    """Turns the command line's paths into texts: `.txt` files, tables (CSV, TSV, JSONL), or `-`.
+
+    A line of a `.txt` or of standard input (`-`) is a text, or two with a tab between; empty ones are passed
+    over. TSV has no quotes, as GLUE's.
+
+    Args:
+        arguments: The paths.
+        columns: The columns of a table with the texts, one or two.
+        own: Those that the model was trained on, which count before the usual ones where a table has them.
+
+    Returns:
+        For each text its `text`, perhaps `text_pair`, `path`, and `index`: what a column of that name says,
+        else its number in the file, from 0.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        DataError: It can't be read, or has no such columns; names file and line.
+    """
+    found: list[dict[str, str]] = []
+    for argument in arguments:
+        if argument != "-" and not os.path.isfile(argument):
+            raise FileNotFoundError(errno.ENOENT, "no such file", argument)
+        if argument == "-" or argument.endswith(".txt"):
+            texts = _lines(argument)
+        else:
+            texts = _rows(argument, columns, own)
+        count = len(found)
+        for index, text in texts:
+            place = {"path": argument, "index": index}
+            found.append({**dict(zip(("text", "text_pair"), text, strict=False)), **place})
+        if len(found) == count:
+            raise DataError(f"{argument} holds no texts" + zh("no_texts"))
+    return found
+
+
+def _lines(path: str) -> Iterator[tuple[str, list[str]]]:
+    data = sys.stdin.buffer.read() if path == "-" else read_bytes(path)
+    text = decode("standard input" if path == "-" else path, data, "utf-8")
+    lines = (line.removesuffix("\r") for line in text.split("\n"))
+    for number, line in enumerate(line for line in lines if line.strip()):
+        yield str(number), line.split("\t") if line.count("\t") == 1 else [line]
+
+
+def _rows(path: str, columns: Sequence[str], own: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    form = form_of(path, None)
+    names = column_names(path, form, quoting=form == "csv")
+    chosen = [*columns]
+    if not chosen:
+        known = (tuple(own), *_COLUMNS)
+        chosen = [*next((some for some in known if some and set(some) <= set(names)), ())]
+    if not chosen:
+        listed = ", ".join(repr(name[:40]) for name in names[:20])
+        raise DataError(
+            f"{path} has no column of a usual name, such as 'text' or 'sentence', but {listed}: name it by "
+            "--columns A, or two of a pair by --columns A,B" + zh("name_columns")
+        )
+    text = chosen[0]
+    second = chosen[1] if len(chosen) > 1 else None
+    index = "index" if "index" in names else None
+    layout = Layout(form=form, text=text, second=second, label=index, quoting=form == "csv", loose="longer")
+    for number, row in enumerate(read_rows(path, layout, lambda label: "").rows):
+        yield row.label if index else str(number), [row.text, row.second][: len(chosen)]

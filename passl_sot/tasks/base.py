@@ -6,7 +6,6 @@ a batch, a checkpoint's card and a model's outputs; the engine hands these on an
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ from passl_sot.data.schema import DataSection
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.losses import LOSSES
 from passl_sot.modeling.schema import ModelSection
+from passl_sot.tasks.words import Words
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
 from passl_sot.weights import state
@@ -28,30 +28,6 @@ log = get_logger()
 TASKS = Registry("task", "passl_sot.tasks")
 Batch = Mapping[str, paddle.Tensor]
 _DEFAULT = {"name": "ClassificationTask"}
-
-
-@dataclass(frozen=True)
-class Words:
-    """How log lines speak of a task.
-
-    Attributes:
-        item: One input of a model ("image").
-        score: The score that chooses the best weights.
-        unit: Follows the score's number.
-        if_flat: Likely causes of a loss that doesn't fall.
-        if_guessed: Likely causes of a falling loss beside a score that guessing reaches.
-    """
-
-    item: str = "item"
-    score: str = "score"
-    unit: str = ""
-    if_flat: str = "the learning rate may be far too low or too high, or the targets belong to other items"
-    if_guessed: str = "the two splits may not belong together, or there is too little to learn from"
-
-    @property
-    def items(self) -> str:
-        """The plural of `item`."""
-        return f"{self.item}s"
 
 
 class Meter(Protocol):
@@ -232,7 +208,7 @@ class Task:
             card: A checkpoint's header, with what `describe` gave.
         """
 
-    def items_of(self, node: Config, card: Mapping[str, Any]) -> list[Any]:
+    def items_of(self, node: Mapping[str, Any], card: Mapping[str, Any]) -> list[Any]:
         """The items of a `dataset:` section, for prediction; `card` as for `use_card`."""
         raise NotImplementedError
 

@@ -182,7 +182,7 @@ class ClassificationTask(LabelledTask):
         self.transforms = build_transforms(preprocessing["transforms"], channels=self.channels)
         self._set_several(bool(value_at(card["config"], "dataloader.train.dataset.multi_label")))
 
-    def items_of(self, node: Config, card: Mapping[str, Any]) -> list[str]:
+    def items_of(self, node: Mapping[str, Any], card: Mapping[str, Any]) -> list[str]:
         """The files."""
         return self.columns(build_dataset(node))["path"]
 

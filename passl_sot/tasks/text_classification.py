@@ -16,12 +16,14 @@ from passl_sot.config import (
     NonNegativeByEpoch,
     NotEmpty,
     make_section,
+    value_at,
     zh,
 )
-from passl_sot.data import DataError, ItemError, build_dataset
+from passl_sot.data import DATASETS, DataError, ItemError, build_dataset, check_texts
+from passl_sot.data.given import collect_texts
 from passl_sot.data.schema import DataSection
 from passl_sot.data.token_files import TokenizerSection
-from passl_sot.data.tokens import Tokenizer, pad
+from passl_sot.data.tokens import Tokenizer, make_tokenizer, pad
 from passl_sot.metrics import CorrelationMeter, SentenceMeter
 from passl_sot.metrics.classification import write_table
 from passl_sot.modeling.backbones import BACKBONES
@@ -32,7 +34,7 @@ from passl_sot.tasks.text_faults import find_faults, input_faults, kind_faults
 from passl_sot.weights.checkpoint import CheckpointError
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-MAX_LENGTH = 128  # of datasets whose section doesn't say
+_KEYS = ("text", "text_pair")
 _OF_NUMBERS = ("pearson", "spearman")
 _SPOKEN = {
     "accuracy": "accuracy",
@@ -109,8 +111,12 @@ class TextClassificationTask(LabelledTask):
     def check(
         self, model: Classifier, train: Any, val: Any, section: DataSection, *, every_item: bool = False
     ) -> None:
-        """As `Task.check`: classes, tokens, lengths and types, score and loss."""
-        faults = find_faults(self, model, train, val, every_item=every_item)
+        """As `Task.check`: the texts by themselves; tokens, lengths and types; score and loss."""
+        faults = kind_faults(model, {"train": train, "val": val})
+        # What follows asks for what only texts and their models have.
+        if not faults:
+            check_texts(train, val, model.num_classes)
+            faults = find_faults(self, model, train, val)
         if faults:
             raise ConfigError(faults)
 
@@ -175,7 +181,8 @@ class TextClassificationTask(LabelledTask):
         """As `Task.make_card`; the tokenizer is read from its files."""
         self.class_names = list(names)
         section = make_section(TokenizerSection, node["tokenizer"], "dataloader.val.dataset.tokenizer")
-        self._keep(Tokenizer.from_files(section, node.get("max_length", MAX_LENGTH)), node.get("pad_to"))
+        length = _setting(DATASETS.get(node["name"]), node, "max_length")
+        self._keep(make_tokenizer(section, length), node.get("pad_to"))
         return self.describe()
 
     def _keep(self, tokenizer: Tokenizer, pad_to: int | None) -> None:
@@ -206,7 +213,7 @@ class TextClassificationTask(LabelledTask):
         if val.labels is None:
             raise DataError(
                 "the texts have no labels, as those of a test set: `passl-sot predict` writes predictions"
-                + zh("no_labels")
+                + zh("texts_without_labels")
             )
         self.input_names = model.backbone.input_names
         self.name_classes(model, val)
@@ -269,22 +276,24 @@ class TextClassificationTask(LabelledTask):
     def use_card(self, card: Mapping[str, Any]) -> None:
         """As `Task.use_card`."""
         self.class_names = card["class_names"]
+        data = (value_at(card["config"], f"dataloader.val.dataset.{key}") for key in ("text", "second"))
+        self.own_columns = [name for name in data if isinstance(name, str)]
         self.preprocessing = card["preprocessing"]
-        self.tokenizer = Tokenizer.from_text(self.preprocessing["tokenizer"])
+        try:
+            self.tokenizer = Tokenizer.from_text(self.preprocessing["tokenizer"])
+        except DataError as error:
+            raise ValueError(str(error)) from error  # of which `check_card` tells the file
         self.input_names = _inputs_of(card["config"]["model"]["architecture"])
 
-    def items_of(self, node: Config, card: Mapping[str, Any]) -> list[Any]:
+    def items_of(self, node: Mapping[str, Any], card: Mapping[str, Any]) -> list[Any]:
         """The texts, numbered from 0."""
         dataset = build_dataset(_prepared(node, card))
         items = [_texts_of(dataset.texts(i)) for i in range(len(dataset))]
-        return [
-            {**dict(zip(("text", "text_pair"), texts, strict=False)), "index": i}
-            for i, texts in enumerate(items)
-        ]
+        return [{**dict(zip(_KEYS, texts, strict=False)), "index": i} for i, texts in enumerate(items)]
 
     def collect(self, arguments: Sequence[str], columns: Sequence[str]) -> list[Any]:
         """Files of texts, `-` for standard input; see `collect_texts`."""
-        return collect_texts(arguments, columns)
+        return collect_texts(arguments, columns, self.own_columns)
 
     def items(self, given: Any) -> list[Any]:
         """As `Task.items`: one text, or a list of texts and pairs of them."""
@@ -323,11 +332,12 @@ class TextClassificationTask(LabelledTask):
         place: dict[str, str] = {}
         if isinstance(item, Mapping):
             place = {key: str(item[key]) for key in ("path", "index") if key in item}
-        texts = () if error else _texts_of(item)
-        return TextPrediction(*texts, error=error, **place, **values)
+        if not error:
+            place |= zip(_KEYS, _texts_of(item), strict=False)
+        return TextPrediction(error=error, **place, **values)
 
 
-def _prepared(node: Config, card: Mapping[str, Any]) -> Config:
+def _prepared(node: Mapping[str, Any], card: Mapping[str, Any]) -> Mapping[str, Any]:
     """A `dataset:` section whose texts are prepared as a checkpoint says; as it is without one."""
     if not card:
         return node
@@ -340,16 +350,22 @@ def _prepared(node: Config, card: Mapping[str, Any]) -> Config:
 
 def _inputs_of(architecture: Mapping[str, Any]) -> Sequence[str]:
     """The names of the inputs of a backbone that isn't built."""
-    types = inspect.signature(BACKBONES.get(architecture["name"])).parameters.get("num_types")
-    known = types is not None and architecture.get("num_types", types.default)
-    return _INPUTS if known else _INPUTS[:2]
+    if _setting(BACKBONES.get(architecture["name"]), architecture, "num_types"):
+        return _INPUTS
+    return _INPUTS[:2]
+
+
+def _setting(kind: Any, node: Mapping[str, Any], key: str) -> Any:
+    """A setting of a registered class, by its section or its default; None where it has no such setting."""
+    parameter = inspect.signature(kind).parameters.get(key)
+    return node.get(key, parameter.default if parameter else None)
 
 
 def _texts_of(item: Any) -> tuple[str] | tuple[str, str]:
     """The text of an item, or both of a pair; an ItemError where it is something else."""
     texts = item
     if isinstance(item, Mapping):
-        texts = tuple(item[key] for key in ("text", "text_pair") if item.get(key) is not None)
+        texts = tuple(item[key] for key in _KEYS if item.get(key) is not None)
     elif isinstance(item, str):
         texts = (item,)
     if isinstance(texts, list | tuple) and len(texts) in (1, 2) and all(isinstance(t, str) for t in texts):

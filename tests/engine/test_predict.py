@@ -235,7 +235,7 @@ def test_foreign_weights_and_formats_are_refused(checkpoint, tmp_path, invoke):
         Predictor(bare)
     done = invoke("predict", "--weights", checkpoint, tmp_path / "val", "--out", tmp_path / "r.xlsx")
     assert done.returncode == 2
-    assert "name it .csv or .json" in done.stderr
+    assert "name it .csv, .json or .tsv" in done.stderr
     two = ("--out", tmp_path / "r.csv", tmp_path / "r.json")
     assert (
         "r.json is no image; each file to write has its own --out"

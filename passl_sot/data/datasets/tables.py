@@ -84,6 +84,24 @@ def form_of(path: str, given: Form | None) -> Form:
     return form
 
 
+def column_names(path: str, form: Form, *, quoting: bool) -> list[str]:
+    """The names in the first line of a table; of JSON those of the first object, none where it is none.
+
+    Raises:
+        DataError: It can't be read.
+    """
+    text = decode(path, read_bytes(path), "utf-8")
+    if form != "jsonl":
+        records = _quoted(text, form) if quoting else _plain(text, form)
+        first = next((cells for _, cells in records), [])
+        return [] if isinstance(first, str) else [name.strip() for name in first]
+    try:
+        found = json.loads(text.strip().partition("\n")[0])
+    except (ValueError, RecursionError):
+        return []
+    return list(found) if isinstance(found, dict) else []
+
+
 def read_rows(path: str, layout: Layout, label_fault: Callable[[str], str] = lambda label: "") -> Rows:
     """Reads a table.
 

@@ -47,6 +47,7 @@ class LabelledTexts(LabelledItems):
     Attributes:
         tokenizer: Its `max_length` counts, which a tokenizer that comes as a text brings along.
         lengths: Tokens of each text, int32 [N].
+        num_types: Kinds of tokens, 2 where second texts are told apart.
         num_cut: Texts that were cut.
         num_unknown: Tokens that aren't in the vocabulary.
     """
@@ -103,6 +104,7 @@ class LabelledTexts(LabelledItems):
         # Flat, so that workers share them.
         self._ids = np.concatenate(ids)
         self._types = np.concatenate(types)
+        self.num_types = 1 + int(self._types.max())
         self._ends = np.cumsum(self.lengths, dtype=np.int64)
         self.num_unknown = int((self._ids == self.tokenizer.unknown_id).sum())
         self.num_cut = int((cut > 0).sum())
