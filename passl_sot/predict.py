@@ -1,7 +1,7 @@
 """Predictions with class names, by the preprocessing that travels in the checkpoint."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ AUTO = "auto"
 EXPORTED = {CARD, LABELS, TOKENIZER, *(name for names in FILES.values() for name in names)}
 # Of a row, what isn't about the item itself.
 _OF_CLASSES = ("classes", "names", "probabilities", "error")
+_AHEAD = 16  # batches of texts that are read at one time
 _MOST_MEASURED = 8  # of a batch: speed per item changes little beyond
 
 
@@ -156,11 +157,13 @@ class Predictor:
             ThreadPoolExecutor(2) as pool,
             progress_bar(total=len(items), desc="predict", shown=progress) as bar,
         ):
-            for start in range(0, len(items), self.batch_size):
-                batch = items[start : start + self.batch_size]
-                prepared = list(pool.map(self._read, batch))
-                yield from self._predict_batch(batch, prepared)
-                bar.update(len(prepared))
+            size = self.batch_size
+            if self.task.takes_texts:
+                size *= _AHEAD
+            for start in range(0, len(items), size):
+                part = items[start : start + size]
+                prepared = list(pool.map(self._read, part))
+                yield from self._predict_part(part, prepared, bar.update)
 
     def read(self, item: Any) -> dict[str, Any]:
         """One item, prepared for the model: what `rows` takes; an ItemError says why it can't be read."""
@@ -189,12 +192,22 @@ class Predictor:
             # One bad file among thousands: its row says so, and the others go on.
             return None, str(error)
 
-    def _predict_batch(self, items: Sequence, prepared: list[tuple[dict | None, str]]) -> Iterator[Any]:
-        samples = [sample for sample, _ in prepared if sample is not None]
-        rows = iter(self.rows(samples) if samples else ())
-        for item, (sample, error) in zip(items, prepared, strict=True):
-            values = {} if sample is None else next(rows)
-            yield self.task.row(item, error, values)
+    def _predict_part(
+        self, items: Sequence, prepared: list[tuple[dict | None, str]], count: Callable[[int], object]
+    ) -> Iterator[Any]:
+        places = [place for place, (sample, _) in enumerate(prepared) if sample is not None]
+        if len(places) > self.batch_size:
+            # Texts of about one length together, so that little is padded.
+            places.sort(key=lambda place: len(prepared[place][0]["input_ids"]))  # type: ignore[index]
+        rows: dict[int, dict[str, Any]] = {}
+        for start in range(0, len(places), self.batch_size):
+            chosen = places[start : start + self.batch_size]
+            found = self.rows([prepared[place][0] for place in chosen])  # type: ignore[misc]
+            rows.update(zip(chosen, found, strict=True))
+            count(len(chosen))
+        count(len(items) - len(places))
+        for place, (item, (_, error)) in enumerate(zip(items, prepared, strict=True)):
+            yield self.task.row(item, error, rows.get(place, {}))
 
 
 def task_for(weights: str | Path) -> tuple[Task, dict[str, Any]]:
