@@ -27,6 +27,7 @@ from passl_sot.export import export_model
 from passl_sot.export.quantize import lower
 from passl_sot.launch.cpu_env import describe_cpu
 from passl_sot.tasks.base import header_for
+from passl_sot.tasks.classification import ClassificationTask
 from passl_sot.utils.cache import versions_of
 from passl_sot.utils.peer import Peer
 from passl_sot.zoo import find_config
@@ -77,7 +78,7 @@ with torch.no_grad():
 class Noise:
     """A dataset of eight images `[C, H, W]`, for calibration where only speed counts."""
 
-    multi_hot = ()
+    labels = np.zeros(BATCH, np.int64)
 
     def __init__(self, shape: Sequence[int]) -> None:
         self.shape = shape
@@ -85,8 +86,8 @@ class Noise:
     def __len__(self) -> int:
         return BATCH
 
-    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        return {"image": np.random.default_rng(i).standard_normal(self.shape, np.float32)}
+    def sample(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
+        return {"image": np.random.default_rng(key[1]).standard_normal(self.shape, np.float32)}
 
 
 def export(name: str, folder: Path) -> None:
@@ -103,7 +104,8 @@ def export(name: str, folder: Path) -> None:
         new.mkdir(exist_ok=True)
         for file in FILES["openvino"]:
             shutil.copy(ours / file, new)
-        lower(new, "int8", Noise([model.backbone.in_chans, *model.backbone.img_size]))
+        noise = Noise([model.backbone.in_chans, *model.backbone.img_size])
+        lower(new, "int8", ClassificationTask(), noise)
         new.rename(quantized)
 
 
