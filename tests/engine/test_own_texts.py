@@ -88,7 +88,9 @@ def test_usual_names_of_columns_and_pairs(dry, tmp_path):
 
 def test_numbers_to_predict(dry, tmp_path):
     content = [{"sentence": row["review"], "score": i / 7} for i, row in enumerate(rows(20))]
-    said = dry(write(tmp_path / "scores.csv", content), "task.score=pearson", "loss={name: MeanSquaredErrorLoss}")
+    said = dry(
+        write(tmp_path / "scores.csv", content), "task.score=pearson", "loss={name: MeanSquaredErrorLoss}"
+    )
     assert f"data: texts with a number each in {tmp_path}/scores.csv" in said
     assert "16 training, 4 validation sentences with a number each" in said
 
