@@ -28,12 +28,15 @@ from passl_sot.export.card import FILE as CARD
 from passl_sot.export.card import LABELS, TOKENIZER, ExportError, precision_of, read_card
 from passl_sot.metrics.classification import write_table
 from passl_sot.tasks.base import Task, check_card, load_trained, task_of
+from passl_sot.tasks.classification import Prediction
+from passl_sot.tasks.text_classification import TextPrediction
 from passl_sot.utils.files import replace_atomically
 from passl_sot.utils.logger import get_logger, progress_bar
 from passl_sot.utils.require import MissingExtraError, require_extra
 from passl_sot.weights.checkpoint import CheckpointError, is_checkpoint, read_header
 
 AUTO = "auto"
+Row = Prediction | TextPrediction  # of the project's own tasks
 # Files of an exported folder.
 EXPORTED = {CARD, LABELS, TOKENIZER, *(name for names in FILES.values() for name in names)}
 # Of a row, what isn't about the item itself.
@@ -126,7 +129,7 @@ class Predictor:
         """Name of each class, of a classifier."""
         return self.task.class_names  # type: ignore[attr-defined]
 
-    def __call__(self, items: Any) -> list[Any]:
+    def __call__(self, items: Any) -> list[Row]:
         """Predicts one item or several, in order.
 
         Args:
@@ -144,7 +147,7 @@ class Predictor:
         """
         return list(self.predict(self.task.items(items)))
 
-    def predict(self, items: Sequence, progress: bool = False) -> Iterator[Any]:
+    def predict(self, items: Sequence, progress: bool = False) -> Iterator[Row]:
         """Yields a prediction for each item, in order; unreadable ones carry an `error`.
 
         Args:
@@ -189,7 +192,7 @@ class Predictor:
             # One bad file among thousands: its row says so, and the others go on.
             return None, str(error)
 
-    def _predict_batch(self, items: Sequence, prepared: list[tuple[dict | None, str]]) -> Iterator[Any]:
+    def _predict_batch(self, items: Sequence, prepared: list[tuple[dict | None, str]]) -> Iterator[Row]:
         samples = [sample for sample, _ in prepared if sample is not None]
         rows = iter(self.rows(samples) if samples else ())
         for item, (sample, error) in zip(items, prepared, strict=True):
@@ -241,7 +244,7 @@ def _exported(model: nn.Layer, meta: Mapping[str, Any], engine: str) -> Path:
         return exported(model, meta, ["paddle"])
 
 
-def write_predictions(predictions: Sequence[Any], path: Path) -> None:
+def write_predictions(predictions: Sequence[Row], path: Path) -> None:
     """Writes a `.json` (a list of objects), a `.tsv` as GLUE takes it (of texts: `index`, `prediction`), or
     else a CSV (a row an item), whole or not at all.
 
@@ -259,15 +262,15 @@ def write_predictions(predictions: Sequence[Any], path: Path) -> None:
     replace_atomically(path, lambda file: write(predictions, Path(f"/dev/fd/{file.fileno()}")))
 
 
-def _write_json(predictions: Sequence[Any], path: Path) -> None:
+def _write_json(predictions: Sequence[Row], path: Path) -> None:
     text = json.dumps([vars(p) for p in predictions], ensure_ascii=False, indent=1)
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _write_glue(predictions: Sequence[Any], path: Path) -> None:
+def _write_glue(predictions: Sequence[Row], path: Path) -> None:
     lines = ["index\tprediction"]
     for number, p in enumerate(predictions):
-        if not hasattr(p, "index"):
+        if not isinstance(p, TextPrediction):
             raise UserError("a .tsv is GLUE's form, for predictions of texts: name a .csv or .json")
         if p.error:
             raise UserError(f"GLUE's form has no place for texts without a prediction: {p.error}")
@@ -276,7 +279,7 @@ def _write_glue(predictions: Sequence[Any], path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _write_csv(predictions: Sequence[Any], path: Path) -> None:
+def _write_csv(predictions: Sequence[Row], path: Path) -> None:
     depth = max((len(p.classes) for p in predictions), default=0)
     ranks = ["", *map(str, range(2, depth + 1))]
     if any(getattr(p, "value", None) is not None for p in predictions):

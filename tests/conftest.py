@@ -76,7 +76,7 @@ dataloader:
     dataset: {{dataroot: {folder}/val}}
 """
 
-WORDS = "a b the of and cat dog".split()
+WORDS = "a the".split()
 TEXTS = """
 epochs: 2
 seed: 1
@@ -95,7 +95,7 @@ log: {{interval: 1, visualdl: false}}
 dataloader:
   train:
     loader: {{num_workers: 0}}
-    sampler: {{batch_size: 8}}
+    sampler: {{batch_size: 8, group_by_length: true}}
     dataset: &texts
       name: TextTable
       file: {folder}/train.tsv
@@ -106,7 +106,7 @@ dataloader:
       max_length: 24
   val:
     loader: {{num_workers: 0}}
-    sampler: {{batch_size: 8}}
+    sampler: {{batch_size: 8, group_by_length: true}}
     dataset: {{<<: *texts, file: {folder}/val.tsv}}
 """
 
