@@ -1,6 +1,7 @@
 """Weights by name: fetched once, converted, kept with a note; in Python and by the commands."""
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -70,7 +71,7 @@ def test_sizes():
 
 
 def test_by_name(published, capfd):
-    get_logger().setLevel("INFO")  # a command of another test may have asked for less
+    get_logger().setLevel(logging.INFO)  # a command of another test may have asked for less
     model = create_model(published.config, pretrained="tiny")
     said = capfd.readouterr().out
     assert "all keys accounted for" in said and "licence of the weights: not stated" in said
