@@ -76,7 +76,7 @@ dataloader:
     dataset: {{dataroot: {folder}/val}}
 """
 
-WORDS = "a the".split()
+WORDS = ["a", "the"]
 TEXTS = """
 _base_: {base}
 epochs: 2

@@ -46,8 +46,8 @@ def test_linear():
     assert rates("LinearSchedule", min_lr=0.0) == pytest.approx([0.8 * (1 - t / 10) for t in range(10)])
     cooled = rates("LinearSchedule", min_lr=0.2, T_max=4, unit="step", at=[0, 1, 2.5, 4, 9])
     assert cooled == pytest.approx([0.8, 0.65, 0.425, 0.2, 0.2])
-    # As texts are fine-tuned: from 0 up over a fraction of the run, here of 60 updates, and down to 0 over the
-    # rest, (T - u) / (T - W) by update.
+    # As texts are fine-tuned: from 0 up over a fraction of the run, here of 60 updates, and down to 0 over
+    # the rest, (T - u) / (T - W) by update.
     texts = SCHEDULERS.build(
         {
             "name": "LinearSchedule",
