@@ -82,6 +82,7 @@ class Noise:
         return BATCH
 
     def sample(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
+        """One image."""
         return {"image": np.random.default_rng(key[1]).standard_normal((3, 224, 224), np.float32)}
 
 
