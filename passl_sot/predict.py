@@ -28,17 +28,19 @@ from passl_sot.export.card import FILE as CARD
 from passl_sot.export.card import LABELS, TOKENIZER, ExportError, precision_of, read_card
 from passl_sot.metrics.classification import write_table
 from passl_sot.tasks.base import Task, check_card, load_trained, task_of
+from passl_sot.tasks.classification import Prediction
+from passl_sot.tasks.text_classification import TextPrediction
 from passl_sot.utils.files import replace_atomically
 from passl_sot.utils.logger import get_logger, progress_bar
 from passl_sot.utils.require import MissingExtraError, require_extra
 from passl_sot.weights.checkpoint import CheckpointError, is_checkpoint, read_header
 
 AUTO = "auto"
+Row = Prediction | TextPrediction  # of the project's own tasks
 # Files of an exported folder.
 EXPORTED = {CARD, LABELS, TOKENIZER, *(name for names in FILES.values() for name in names)}
 # Of a row, what isn't about the item itself.
 _OF_CLASSES = ("classes", "names", "probabilities", "error")
-_AHEAD = 16  # batches of texts that are read at one time
 _MOST_MEASURED = 8  # of a batch: speed per item changes little beyond
 
 
@@ -127,7 +129,7 @@ class Predictor:
         """Name of each class, of a classifier."""
         return self.task.class_names  # type: ignore[attr-defined]
 
-    def __call__(self, items: Any) -> list[Any]:
+    def __call__(self, items: Any) -> list[Row]:
         """Predicts one item or several, in order.
 
         Args:
@@ -145,7 +147,7 @@ class Predictor:
         """
         return list(self.predict(self.task.items(items)))
 
-    def predict(self, items: Sequence, progress: bool = False) -> Iterator[Any]:
+    def predict(self, items: Sequence, progress: bool = False) -> Iterator[Row]:
         """Yields a prediction for each item, in order; unreadable ones carry an `error`.
 
         Args:
@@ -157,9 +159,7 @@ class Predictor:
             ThreadPoolExecutor(2) as pool,
             progress_bar(total=len(items), desc="predict", shown=progress) as bar,
         ):
-            size = self.batch_size
-            if self.task.takes_texts:
-                size *= _AHEAD
+            size = self.batch_size * self.task.batches_ahead
             for start in range(0, len(items), size):
                 part = items[start : start + size]
                 prepared = list(pool.map(self._read, part))
@@ -194,15 +194,13 @@ class Predictor:
 
     def _predict_part(
         self, items: Sequence, prepared: list[tuple[dict | None, str]], count: Callable[[int], object]
-    ) -> Iterator[Any]:
-        places = [place for place, (sample, _) in enumerate(prepared) if sample is not None]
-        if len(places) > self.batch_size:
-            # Texts of about one length together, so that little is padded.
-            places.sort(key=lambda place: len(prepared[place][0]["input_ids"]))  # type: ignore[index]
+    ) -> Iterator[Row]:
+        samples = {place: sample for place, (sample, _) in enumerate(prepared) if sample is not None}
+        places = sorted(samples, key=lambda place: self.task.size_of(samples[place]))
         rows: dict[int, dict[str, Any]] = {}
         for start in range(0, len(places), self.batch_size):
             chosen = places[start : start + self.batch_size]
-            found = self.rows([prepared[place][0] for place in chosen])  # type: ignore[misc]
+            found = self.rows([samples[place] for place in chosen])
             rows.update(zip(chosen, found, strict=True))
             count(len(chosen))
         count(len(items) - len(places))
@@ -254,7 +252,7 @@ def _exported(model: nn.Layer, meta: Mapping[str, Any], engine: str) -> Path:
         return exported(model, meta, ["paddle"])
 
 
-def write_predictions(predictions: Sequence[Any], path: Path) -> None:
+def write_predictions(predictions: Sequence[Row], path: Path) -> None:
     """Writes a `.json` (a list of objects), a `.tsv` as GLUE takes it (of texts: `index`, `prediction`), or
     else a CSV (a row an item), whole or not at all.
 
@@ -272,15 +270,15 @@ def write_predictions(predictions: Sequence[Any], path: Path) -> None:
     replace_atomically(path, lambda file: write(predictions, Path(f"/dev/fd/{file.fileno()}")))
 
 
-def _write_json(predictions: Sequence[Any], path: Path) -> None:
+def _write_json(predictions: Sequence[Row], path: Path) -> None:
     text = json.dumps([vars(p) for p in predictions], ensure_ascii=False, indent=1)
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _write_glue(predictions: Sequence[Any], path: Path) -> None:
+def _write_glue(predictions: Sequence[Row], path: Path) -> None:
     lines = ["index\tprediction"]
     for number, p in enumerate(predictions):
-        if not hasattr(p, "index"):
+        if not isinstance(p, TextPrediction):
             raise UserError("a .tsv is GLUE's form, for predictions of texts: name a .csv or .json")
         if p.error:
             raise UserError(f"GLUE's form has no place for texts without a prediction: {p.error}")
@@ -289,7 +287,7 @@ def _write_glue(predictions: Sequence[Any], path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _write_csv(predictions: Sequence[Any], path: Path) -> None:
+def _write_csv(predictions: Sequence[Row], path: Path) -> None:
     depth = max((len(p.classes) for p in predictions), default=0)
     ranks = ["", *map(str, range(2, depth + 1))]
     if any(getattr(p, "value", None) is not None for p in predictions):

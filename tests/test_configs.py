@@ -43,7 +43,8 @@ FAMILIES = {
 }
 
 
-OF_TEXTS = "gpt bert_base bert_large spanbert_base spanbert_large roberta_base roberta_large".split()
+SIZES = [f"{model}_{size}" for model in ("bert", "spanbert", "roberta") for size in ("base", "large")]
+OF_TEXTS = ["gpt", *SIZES]
 
 
 def test_names():
@@ -170,7 +171,7 @@ def test_values_against_the_golden_text(golden):
 
 @pytest.fixture(scope="module")
 def bodies(sampled_starts):
-    """Parameters and multiply-adds of the backbones for texts, each measured once, with few tokens and blocks.
+    """Parameters and multiply-adds of the backbones for texts, measured once, with few tokens and blocks.
 
     Blocks are alike, and so are the tokens' rows of a table.
     """

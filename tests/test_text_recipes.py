@@ -12,7 +12,7 @@ from passl_sot.optim.schedules import plan_batch
 from passl_sot.published.cards import cards
 from passl_sot.zoo import find_config
 
-# Scores without and with SoT's head on CoLA (Matthews correlation), RTE, MNLI and QNLI (accuracy), in percent.
+# Scores without and with SoT's head on CoLA (Matthews correlation), RTE, MNLI and QNLI (accuracy).
 SCORES = {
     "gpt": (54.32, 57.25, 63.17, 65.35, 82.10, 82.41, 86.36, 87.13),
     "bert_base": (54.82, 58.03, 67.15, 69.31, 83.47, 84.20, 90.11, 90.78),
@@ -172,7 +172,7 @@ def test_cards_and_comments(model):
             text = find_config(name).read_text(encoding="utf-8")
             assert f" {score:.2f} % (published" in text and f"--pretrained {model}\n" in text
             assert ("inferred" in text) == (
-                sot and model != "bert_base" or not sot and model.startswith("bert")
+                (sot and model != "bert_base") or (not sot and model.startswith("bert"))
             )
             devices, size = map(int, re.search(r"(\d) GPUs? x (\d+) texts", text).groups())
             batch = yaml.safe_load(text).get("lr_scheduler", {}).get("reference_batch")

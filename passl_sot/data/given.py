@@ -139,19 +139,33 @@ def _lines(path: str) -> Iterator[tuple[str, list[str]]]:
 def _rows(path: str, columns: Sequence[str], own: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     form = form_of(path, None)
     names = column_names(path, form, quoting=form == "csv")
-    chosen = [*columns]
-    if not chosen:
-        known = (tuple(own), *_COLUMNS)
-        chosen = [*next((some for some in known if some and set(some) <= set(names)), ())]
-    if not chosen:
-        listed = ", ".join(repr(name[:40]) for name in names[:20])
-        raise DataError(
-            f"{path} has no column of a usual name, such as 'text' or 'sentence', but {listed}: name it by "
-            "--columns A, or two of a pair by --columns A,B" + zh("name_columns")
-        )
+    how = "--columns A, or two of a pair by --columns A,B"
+    chosen = columns or choose_columns(path, names, own, how)
     text = chosen[0]
     second = chosen[1] if len(chosen) > 1 else None
     index = "index" if "index" in names else None
     layout = Layout(form=form, text=text, second=second, label=index, quoting=form == "csv", loose="longer")
     for number, row in enumerate(read_rows(path, layout, lambda label: "").rows):
         yield row.label if index else str(number), [row.text, row.second][: len(chosen)]
+
+
+def choose_columns(path: str, names: Sequence[str], own: Sequence[str], how: str) -> list[str]:
+    """The column of a table's texts, or the two of pairs: the own ones, or those usually named so.
+
+    Args:
+        path: The table.
+        names: Its columns.
+        own: Columns that count if the table has them.
+        how: How the user names others.
+
+    Raises:
+        DataError: It has none.
+    """
+    for known in (tuple(own), *_COLUMNS):
+        if known and set(known) <= set(names):
+            return [*known]
+    listed = ", ".join(repr(name[:40]) for name in names[:20])
+    raise DataError(
+        f"{path} has no column of a usual name, such as 'text' or 'sentence', but {listed}: name it by {how}"
+        + zh("name_columns")
+    )

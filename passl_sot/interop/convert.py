@@ -116,10 +116,10 @@ def export_state_dict(
             if official.endswith("running_mean"):
                 counter = official.removesuffix("running_mean") + "num_batches_tracked"
                 out[counter] = np.zeros((), "int64")
-    for name, value in _computed_tables(model).items():
+    for name, table in _computed_tables(model).items():
         kind, _, inside = f"{prefix}{name}".partition(".")
         if kind == "backbone" and _matches(rules.tables, inside):
-            out[_rename(prefix + name, way_back)] = value.numpy()
+            out[_rename(prefix + name, way_back)] = table.numpy()
     # Rules that send two names to one place would lose a layer silently.
     back, report = convert_state_dict(model, out, layout=layout)
     if not report.ok or report.naming != "official":
@@ -335,11 +335,11 @@ class _Conversion:
         if report.naming == "passl_sot":
             return
         for target in report.missing:
-            if _matches(self.family.zeros, target.removeprefix("backbone.")):
+            if self.family.trained_without_head and not has_head and target.startswith("head."):
+                report.left_new.append(target)
+            elif _matches(self.family.zeros, target.removeprefix("backbone.")):
                 self.out[target] = np.zeros(self.slots[target].shape, self.slots[target].dtype)
                 report.zeros.append(target)
-            elif self.family.trained_without_head and not has_head and target.startswith("head."):
-                report.left_new.append(target)
         report.missing = [name for name in report.missing if name not in {*report.zeros, *report.left_new}]
 
     def leave_the_last_layers_new(self) -> None:

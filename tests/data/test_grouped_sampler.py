@@ -114,6 +114,7 @@ def test_batches_are_alike_and_epochs_are_not():
     # Batches of one length stand anywhere in an epoch, and hold other items in the next.
     means = np.array([lengths[batch].mean() for batch in batches[1]])
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.2
+    assert 0.4 < (np.diff(means) > 0).mean() < 0.6
     grouped.set_epoch(1)
     following = {frozenset(index for _, index in keys) for keys in grouped}
     assert not following & set(map(frozenset, batches[1]))

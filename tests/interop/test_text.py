@@ -208,6 +208,12 @@ def test_gpt(prefix):
     if prefix:
         names = body.keys() | {"score.weight", "score.bias"}
         assert export_state_dict(model, arrays).keys() == names
+        # Theirs has no bias.
+        model.head.fc.bias.set_value(paddle.zeros([3]))
+        score = {"score.weight": arrays["head.fc.weight"].T}
+        check(model, body | score, left_new=(), zeros=["head.fc.bias"], naming="official")
+        del body["transformer.h.0.ln_1.bias"]
+        assert convert_state_dict(model, body | score)[1].missing == ["backbone.blocks.0.norm1.bias"]
 
 
 def test_tokens_of_tasks_are_new_rows():

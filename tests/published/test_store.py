@@ -13,7 +13,7 @@ import pytest
 from passl_sot import cli, create_model
 from passl_sot.config import ConfigError, find_config, list_models
 from passl_sot.engine.schema import load_config
-from passl_sot.published.cards import Card, NotPublishedError, card_of, cards, unreleased
+from passl_sot.published.cards import Card, NotPublishedError, card_of, cards, find_card, unreleased
 from passl_sot.published.fetch import FetchError
 from passl_sot.published.store import local_source, local_weights, published_weights
 from passl_sot.tasks.base import check_card, header_for
@@ -36,7 +36,8 @@ def same_logits(model, other) -> None:
 
 def test_every_model_has_a_card_or_says_why_not():
     shipped = set(cards())
-    assert set(list_models()) - shipped == set(unreleased()) and not shipped & set(unreleased())
+    begun = {name for name in list_models() if name not in shipped and find_card(name)}
+    assert set(list_models()) - shipped - begun == set(unreleased()) and not shipped & set(unreleased())
     for name, entry in unreleased().items():
         assert entry.get("nearest", "deit_tiny") in shipped
         with pytest.raises(NotPublishedError, match=f"no weights of {name} are published"):

@@ -17,7 +17,7 @@ from passl_sot.imageio.files import read_text
 
 Form = Literal["csv", "tsv", "jsonl"]
 TextEncoding = Literal["utf-8", "gb18030"]
-_FORMS: dict[str, Form] = {
+FORMS: dict[str, Form] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".txt": "tsv",
@@ -78,9 +78,9 @@ class Rows:
 
 def form_of(path: str, given: Form | None) -> Form:
     """The form of a table, by its ending where it isn't given."""
-    form = given or _FORMS.get(os.path.splitext(path)[1].lower())
+    form = given or FORMS.get(os.path.splitext(path)[1].lower())
     if form is None:
-        raise DataError(f"{path} ends in none of {' '.join(_FORMS)}: write format: csv, tsv or jsonl")
+        raise DataError(f"{path} ends in none of {' '.join(FORMS)}: write format: csv, tsv or jsonl")
     return form
 
 
