@@ -5,7 +5,7 @@ from paddle import nn
 
 from passl_sot.nn import ops
 from passl_sot.nn.initializers import linear
-from passl_sot.nn.layers import DropPath, LayerNorm
+from passl_sot.nn.layers import Dropout, DropPath, LayerNorm
 
 
 class Attention(nn.Layer):
@@ -38,7 +38,7 @@ class Attention(nn.Layer):
         self.qkv_by_head = qkv_by_head
         self.qkv = linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = linear(dim, dim)
-        self.proj_drop = nn.Dropout(proj_dropout)
+        self.proj_drop = Dropout(proj_dropout)
 
     def forward(self, x_bnc: paddle.Tensor, bias_whnm: paddle.Tensor | None = None) -> paddle.Tensor:
         """Args: x_bnc: ``[B, N, C]``; bias_whnm: see `ops.attention`. Returns: ``[B, N, C]``."""
@@ -77,7 +77,7 @@ class Mlp(nn.Layer):
             raise ValueError(f"mlp_ratio leaves the MLP of width {dim} without a hidden channel: raise it")
         self.fc1 = linear(dim, hidden_dim)
         self.fc2 = linear(hidden_dim, dim)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.drop_hidden = drop_hidden
         self.activation = ops.tanh_gelu if tanh_gelu else ops.gelu
 

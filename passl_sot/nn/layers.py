@@ -34,6 +34,14 @@ class GELU(nn.GELU):
         return ops.gelu(x)
 
 
+class Dropout(nn.Dropout):
+    """``nn.Dropout`` of single numbers."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Args: x: any shape. Returns: the same shape."""
+        return ops.dropout(x, self.p) if self.training and self.p else x
+
+
 class Conv2D(nn.Conv2D):
     """``nn.Conv2D`` without dilation, padded by zeros."""
 

@@ -12,6 +12,8 @@ from passl_sot.optim import build_optimizer
 LINEAR = {"name": "LinearHead", "num_classes": 3, "pool": "mean", "in_channels": 24, "num_prefix_tokens": 1}
 SIZE = {"img_size": 32}
 PLAIN = {"img_size": 32, "embed_dim": 24, "depth": 3, "num_heads": 2, "mlp_ratio": 2.0}
+TEXTS = {"vocab_size": 30, "max_positions": 12, "embed_dim": 24, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0}
+TEXTS |= {"drop_rate": 0.0, "attn_drop_rate": 0.0}
 PIT = {"img_size": 32, "patch_size": 4, "stride": 2, "head_dim": 6, "mlp_ratio": 2.0}
 STVIT = {
     "img_size": 32,
@@ -62,6 +64,9 @@ MODELS = {
         },
         {**LINEAR, "num_prefix_tokens": 0},
     ),
+    "BERT": ({"name": "BERT", **TEXTS}, SO_VIT),
+    "RoBERTa": ({"name": "RoBERTa", **TEXTS}, SECOND_ORDER),
+    "GPT": ({"name": "GPT", **TEXTS}, {**LINEAR, "pool": "token"}),
 }
 # The loss of update 1, 5, 10 and 20, in float64: SoT's power normalization doubles a rounding every other
 # update, so that in float32 the last one was 0.21, 0.30 or 0.44 by the processor's matrix products.
@@ -73,6 +78,9 @@ CURVES = {
     "PiT": [1.105485, 0.837932, 0.564094, 0.240984],
     "Swin": [1.119297, 0.744147, 0.518295, 0.228361],
     "STViT": [1.094373, 0.927289, 0.729464, 0.416299],
+    "BERT": [1.11068, 0.859155, 0.479156, 0.148083],
+    "RoBERTa": [1.117564, 0.910944, 0.563794, 0.173188],
+    "GPT": [1.084723, 0.837842, 0.569664, 0.222745],
 }
 
 
@@ -85,11 +93,19 @@ def curve(name: str) -> list[float]:
     optimizer.set_lr(3e-3)
     generator = np.random.default_rng(0)
     labels = np.arange(12) % 3
-    pictures = generator.standard_normal((12, 3, 32, 32)) + np.eye(3)[labels][:, :, None, None]
-    images, targets = paddle.to_tensor(pictures), paddle.to_tensor(labels)
+    if "vocab_size" in architecture:
+        lengths = generator.integers(2, 13, (12, 1))
+        mask = (np.arange(12) < lengths).astype("int64")
+        # Of each class other tokens, but for a half.
+        ids = generator.integers(2, 10, (12, 12)) + 8 * labels[:, None] * generator.integers(0, 2, (12, 12))
+        inputs = [ids * mask, mask]
+    else:
+        inputs = [generator.standard_normal((12, 3, 32, 32)) + np.eye(3)[labels][:, :, None, None]]
+    inputs = [paddle.to_tensor(array) for array in inputs]
+    targets = paddle.to_tensor(labels)
     loss_of, losses = CrossEntropyLoss(), []
     for _ in range(20):
-        loss = loss_of(model(images), targets)
+        loss = loss_of(model(*inputs), targets)
         loss.backward()
         optimizer.step()
         optimizer.clear_grad()

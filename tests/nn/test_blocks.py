@@ -7,11 +7,13 @@ import paddle
 import pytest
 
 from passl_sot.modeling.backbones import Backbone
+from passl_sot.nn import ops
 from passl_sot.nn.batch_norm import batch_norm, synchronize_batch_norm
 from passl_sot.nn.block import Attention, Block
 from passl_sot.nn.initializers import conv2d, linear, trunc_normal_
 from passl_sot.nn.layers import DropPath
 from passl_sot.nn.position import sinusoid_table
+from passl_sot.nn.post_norm import Group, Packing, PostNormBlock
 from passl_sot.nn.precision import softmax
 
 
@@ -143,3 +145,44 @@ def test_sinusoid_table():
     np.testing.assert_array_equal(table[0, 0].numpy(), [0, 1, 0, 1, 0, 1])
     np.testing.assert_allclose(table[0, 3, :2].numpy(), [math.sin(3), math.cos(3)], rtol=1e-6)
     np.testing.assert_allclose(table[0, 3, 4].numpy(), math.sin(3 / 10000 ** (4 / 6)), rtol=1e-6)
+
+
+def test_a_packing_puts_texts_of_one_length_together():
+    mask = np.array([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 1]], bool)
+    packing = Packing(mask)
+    assert packing.lengths == [(2, 2), (2, 3)] and packing.count == 10
+    numbers = paddle.arange(16).reshape([4, 4])
+    packed = packing.pack(numbers)
+    assert packed.tolist() == [4, 5, 12, 15, 0, 1, 2, 8, 9, 10]
+    rows = packed.unsqueeze(-1).astype("float32") + 1.0
+    np.testing.assert_array_equal(packing.unpack(rows).numpy()[..., 0], (numbers.numpy() + 1) * mask)
+    order = np.array([[2, 0, 1, 3], [1, 0, 2, 3], [2, 0, 1, 3], [3, 0, 1, 2]])
+    moved = packing.unpack(rows, order).numpy()[..., 0]
+    assert moved.tolist() == [[3, 1, 2, 0], [6, 5, 0, 0], [11, 9, 10, 0], [16, 13, 0, 0]]
+
+
+def test_post_norm_block_equals_its_definition():
+    block = PostNormBlock(12, 3, 2.0, 0.0, 0.0, 1e-5, tanh_gelu=True)
+    x = paddle.randn([2, 5, 12])
+    y = block.norm1(x + Attention.forward(block.attn, x))
+    hidden = paddle.nn.functional.gelu(block.mlp.fc1(y), approximate=True)
+    expected = block.norm2(y + block.mlp.fc2(hidden))
+    np.testing.assert_allclose(block(x, [Group(0, 0)]).numpy(), expected.numpy(), atol=1e-6)
+    # As rows, and as rows of groups of one text each.
+    for groups in ([Group(2, 5)], [Group(1, 5), Group(1, 5)]):
+        got = block(x.flatten(0, 1), groups).reshape([2, 5, 12])
+        np.testing.assert_allclose(got.numpy(), expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_tanh_gelu_and_its_gradient(dtype):
+    x = paddle.linspace(-9, 9, 1001).astype(dtype)
+    exact = x.astype("float64")
+    x.stop_gradient = exact.stop_gradient = False
+    out = ops.tanh_gelu(x)
+    want = exact * 0.5 * (1.0 + paddle.tanh(math.sqrt(2 / math.pi) * (exact + 0.044715 * exact**3)))
+    out.sum().backward()
+    want.sum().backward()
+    tolerance = 1e-6 if dtype == "float32" else 1e-12
+    np.testing.assert_allclose(out.numpy(), want.numpy(), atol=tolerance)
+    np.testing.assert_allclose(x.grad.numpy(), exact.grad.numpy(), atol=2 * tolerance)

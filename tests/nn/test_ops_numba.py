@@ -44,6 +44,42 @@ def test_what_is_not_finite_stays_so():
         assert np.isfinite(out[0, 0]).all() and not np.isfinite(out[0, 1, 1:4, 1:4]).any()
 
 
+def test_gelu_of_any_shape():
+    for shape in ([7], [3, 5, 9], [2, 4, 6, 5]):
+        x = 3.0 * numbers(shape, 1)
+        exact = x.astype("float64")
+        x.stop_gradient = exact.stop_gradient = False
+        upstream = numbers(shape, 2)
+        out, want = ops.gelu(x), F.gelu(exact)
+        np.testing.assert_allclose(out.numpy(), want.numpy(), atol=1e-6)
+        (out * upstream).sum().backward()
+        (want * upstream.astype("float64")).sum().backward()
+        np.testing.assert_allclose(x.grad.numpy(), exact.grad.numpy(), atol=2e-6)
+    with paddle.no_grad():
+        out = ops.gelu(paddle.to_tensor([float("nan"), float("inf"), 1.0]))
+    assert np.isnan(out[0].numpy()) and out[1].numpy() == float("inf")
+
+
+def test_dropout_drops_what_it_should():
+    x = paddle.ones([500, 400])
+    x.stop_gradient = False
+    paddle.seed(5)
+    one, two = (ops.dropout(x, 0.1) for _ in range(2))
+    paddle.seed(5)
+    np.testing.assert_array_equal(ops.dropout(x, 0.1).numpy(), one.numpy())
+    np.testing.assert_allclose(np.unique(one.numpy()), [0.0, 1 / 0.9], rtol=1e-6)
+    one.sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), one.numpy())  # the same ones
+    first, second = ((t.numpy() == 0).astype("float64") for t in (one, two))
+    assert abs(first.mean() - 0.1) < 0.003  # 4 stds
+    # Independent of each other, and of their neighbors in rows and columns: 4 stds of a correlation.
+    for a, b in ((first, second), (first[1:], first[:-1]), (first[:, 1:], first[:, :-1])):
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 4 / np.sqrt(a.size)
+    # No row or column has more of them than chance gives.
+    for axis, count in ((0, 500), (1, 400)):
+        assert abs(first.mean(axis=axis).std() / np.sqrt(0.09 / count) - 1) < 0.15
+
+
 def test_layers_use_the_loops_for_float32_alone():
     x = numbers([2, 4, 6, 5], 0)
     assert cpu_numba.available(x)

@@ -12,7 +12,7 @@ from paddle import nn
 
 from passl_sot.modeling.backbones.base import Backbone, Tokens
 from passl_sot.nn.initializers import embedding
-from passl_sot.nn.layers import LayerNorm
+from passl_sot.nn.layers import Dropout, LayerNorm
 from passl_sot.nn.position import repeat_positions, resize_parameter
 from passl_sot.nn.post_norm import Group, Packing, PostNormBlock
 
@@ -69,7 +69,7 @@ class TextBackbone(Backbone):
             self.type_embed = embedding(type_rows, width)
         if norm_epsilon is not None:
             self.embed_norm = LayerNorm(width, epsilon=norm_epsilon)
-        self.embed_drop = nn.Dropout(dropout)
+        self.embed_drop = Dropout(dropout)
 
     def add_blocks(
         self,

@@ -14,7 +14,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from passl_sot.nn.ops import cpu, cpu_numba
+from passl_sot.nn.ops import cpu, cpu_loops, cpu_numba
 from passl_sot.nn.precision import is_low_precision, softmax
 
 _MANY_KEYS = 10  # times the head width; above, scaling the products costs several % of a block
@@ -99,12 +99,21 @@ def windows(
 
 
 def gelu(x: paddle.Tensor) -> paddle.Tensor:
-    """Exact GELU of any shape; without gradients in the memory of ``x``."""
+    """Exact GELU of any shape; without gradients it may be in the memory of ``x``."""
+    if cpu_numba.available(x):
+        return cpu_loops.gelu(x)
     if not _on_cpu(x):
         return F.gelu(x)
     if _learning(x):
         return cpu.gelu(x)
     return x.multiply_(cpu.normal_cdf(x))
+
+
+def dropout(x: paddle.Tensor, rate: float) -> paddle.Tensor:
+    """Dropout of any shape, as while training."""
+    if cpu_numba.available(x):
+        return cpu_loops.dropout(x, rate)
+    return F.dropout(x, p=rate)
 
 
 def tanh_gelu(x: paddle.Tensor) -> paddle.Tensor:
@@ -230,7 +239,7 @@ def attention(
     k_bhnd: paddle.Tensor,
     v_bhnd: paddle.Tensor,
     scale: float,
-    dropout: float = 0.0,
+    dropout_rate: float = 0.0,
     bias_whnm: paddle.Tensor | None = None,
 ) -> paddle.Tensor:
     """softmax(scale · q kᵀ + bias) v, with dropout of attention weights.
@@ -240,7 +249,7 @@ def attention(
     """
     if bias_whnm is None and _fused_attention_serves(q_bhnd):
         q, k, v = (t.transpose([0, 2, 1, 3]) for t in (q_bhnd, k_bhnd, v_bhnd))
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_rate, scale=scale)
         return out.transpose([0, 2, 1, 3])
     # Scaled queries are fewer numbers than scaled products.
     if _many_keys(k_bhnd):
@@ -256,8 +265,8 @@ def attention(
         repeated = products.reshape([-1, *bias_whnm.shape]) + bias_whnm.astype(products.dtype)
         products = repeated.reshape([-1, *products.shape[1:]])
     attn_bhnm = softmax(products)
-    if dropout > 0.0:
-        attn_bhnm = F.dropout(attn_bhnm, p=dropout)
+    if dropout_rate > 0.0:
+        attn_bhnm = dropout(attn_bhnm, dropout_rate)
     return paddle.matmul(attn_bhnm, v_bhnd)
 
 
