@@ -76,8 +76,9 @@ dataloader:
     dataset: {{dataroot: {folder}/val}}
 """
 
-WORDS = "a the".split()
+WORDS = ["a", "the"]
 TEXTS = """
+_base_: {base}
 epochs: 2
 seed: 1
 device: cpu
@@ -86,27 +87,24 @@ task: {{name: TextClassificationTask, score: matthews}}
 model:
   architecture: {{name: BERT, vocab_size: 16, max_positions: 32, embed_dim: 16, depth: 2, num_heads: 2}}
   head: {{name: LinearHead, num_classes: 2, in_channels: 16}}
-loss: {{name: CrossEntropyLoss}}
-optimizer: {{name: AdamW, weight_decay: 0.01, clip_grad: 1.0, beta2: 0.98, epsilon: 1.0e-6}}
-lr_scheduler: {{name: LinearSchedule, learning_rate: 0.02, min_lr: 0, warmup_lr: 0, warmup_epochs: 0.2,
-  warmup_prefix: true, unit: step, reference_batch: 8}}
+optimizer: {{weight_decay: 0.01, beta2: 0.98, epsilon: 1.0e-6}}
+lr_scheduler: {{learning_rate: 0.02, warmup_epochs: 0.2, reference_batch: 8}}
 ema: {{decay: 0.1}}
 log: {{interval: 1, visualdl: false}}
 dataloader:
   train:
     loader: {{num_workers: 0}}
-    sampler: {{batch_size: 8, group_by_length: true}}
+    sampler: {{batch_size: 8, drop_last: true}}
     dataset: &texts
       name: TextTable
       file: {folder}/train.tsv
       text: sentence
-      label: label
       class_names: ["bad", "good"]
       tokenizer: {{format: wordpiece, path: {folder}/vocab.txt}}
       max_length: 24
   val:
     loader: {{num_workers: 0}}
-    sampler: {{batch_size: 8, group_by_length: true}}
+    sampler: {{batch_size: 8}}
     dataset: {{<<: *texts, file: {folder}/val.tsv}}
 """
 
@@ -190,7 +188,8 @@ def write_texts():
                 lines.append(f"{label}\t{' '.join(rng.permutation(words))}")
             (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n")
         path = folder / "texts.yaml"
-        path.write_text(TEXTS.format(folder=folder), encoding="utf-8")
+        base = ROOT / "configs" / "_base_" / "text.yaml"
+        path.write_text(TEXTS.format(base=base, folder=folder), encoding="utf-8")
         return path
 
     return write

@@ -126,8 +126,8 @@ class Task:
         """
         raise NotImplementedError
 
-    def counts(self, batch: Batch) -> dict[str, paddle.Tensor]:
-        """What the log counts of a batch beside its items, such as tokens; see `pace`."""
+    def counts(self, batch: Batch) -> dict[str, Any]:
+        """What the log counts of a batch beside its items, such as tokens: numbers or scalars; see `pace`."""
         return {}
 
     def pace(self, counts: Mapping[str, float], seconds: float) -> tuple[dict[str, float], str]:

@@ -20,7 +20,7 @@ from passl_sot.imageio.files import max_file_bytes
 from passl_sot.metrics import MultiLabelMeter, write_label_report
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.tasks.base import TASKS, Batch, Words, path_of
-from passl_sot.tasks.image_faults import find_faults, input_faults
+from passl_sot.tasks.image_faults import find_faults, input_faults, kind_faults
 from passl_sot.tasks.labelled import LabelledTask
 from passl_sot.weights.checkpoint import CheckpointError
 
@@ -87,6 +87,9 @@ class ClassificationTask(LabelledTask):
         every_item: bool = False,
     ) -> None:
         """As `Task.check`: class sets, labels and files; sizes and channels; classes of loss and Mixup."""
+        strangers = kind_faults(model, {"train": train, "val": val})
+        if strangers:
+            raise ConfigError(strangers)
         loader = section.train.loader
         options: dict[str, Any] = {"max_bad": loader.max_bad, "timeout": loader.timeout}
         if every_item:

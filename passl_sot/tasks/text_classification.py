@@ -158,10 +158,10 @@ class TextClassificationTask(LabelledTask):
         """Tokens and mask [B, L], and where the model knows types of tokens those."""
         return tuple(batch[name] for name in self.input_names)
 
-    def counts(self, batch: Batch) -> dict[str, paddle.Tensor]:
+    def counts(self, batch: Batch) -> dict[str, Any]:
         """Tokens, and all places of the batch, with the padding."""
         mask = batch["attention_mask"]
-        return {"tokens": mask.sum(), "places": paddle.to_tensor(mask.size)}
+        return {"tokens": mask.sum(), "places": mask.size}
 
     def pace(self, counts: Mapping[str, float], seconds: float) -> tuple[dict[str, float], str]:
         """Tokens per second, and the fraction of the places that were padding."""

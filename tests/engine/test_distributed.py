@@ -108,8 +108,6 @@ GPT = (
     "task={name: TextClassificationTask, score: matthews, lm_weight: 0.5}",
     "lr_scheduler.reference_batch=24",
     "lr_scheduler.warmup_epochs=0",
-    "dataloader.train.sampler.group_by_length=true",
-    "dataloader.val.sampler.group_by_length=true",
 )
 OPTIMIZERS = {name: f"optimizer={{name: {name}, weight_decay: 0.1}}" for name in ("Momentum", "Lamb")}
 

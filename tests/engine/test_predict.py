@@ -241,6 +241,11 @@ def test_foreign_weights_and_formats_are_refused(checkpoint, tmp_path, invoke):
         "r.json is no image; each file to write has its own --out"
         in invoke("predict", "--weights", checkpoint, tmp_path / "val", *two).stderr
     )
+    done = invoke("predict", "--weights", checkpoint, "--text", "a cat")
+    assert done.returncode == 2 and "is for images: --text and --columns are for texts" in done.stderr
+    done = invoke("predict", "--weights", checkpoint, "--out", tmp_path / "r.tsv")
+    assert done.returncode == 2 and "a .tsv is GLUE's form, for predictions of texts" in done.stderr
+    assert not (tmp_path / "r.tsv").exists()
     wrong = np.zeros((4, 4), np.uint8)
     assert "expected uint8 [H, W, 3]" in Predictor(checkpoint)(wrong)[0].error
 

@@ -55,7 +55,7 @@ parameters: {layer_decay: 0.8}
 checkpoint: {update_interval: 2, best_by: ema}
 dataloader:
   train:
-    sampler: {batch_size: 2, group_by_length: true}
+    sampler: {batch_size: 2}
 """
 
 

@@ -72,7 +72,7 @@ def test_a_checkpoint_alone_predicts(trained_texts, capsys, monkeypatch):
     assert predictor("is it good?")[0].names[0] == "good"
     (number, half) = predictor([3, "good \ud800"])
     assert "is no text and no pair" in number.error and "half a character" in half.error
-    with pytest.raises(TypeError, match="an? int is no text"):
+    with pytest.raises(TypeError, match=r"an? int is no text"):
         predictor(3)
     out = trained_texts / "given.csv"
     command = ["--weights", best, "--out", str(out)]
@@ -210,8 +210,10 @@ def test_all_faults_are_told_at_once(write_texts, tmp_path):
         "BERT doesn't predict the next token: write task.lm_weight: 0",
     ):
         assert part in said
-    with pytest.raises(DataError, match="write model.head.num_classes=2"):
+    with pytest.raises(DataError, match=r"write model.head.num_classes=2"):
         Trainer(load_config(config, ["model.head.num_classes=3"]), tmp_path / "classes", World())
+    with pytest.raises(ConfigError, match=r"val.dataset and model.architecture are for texts, and"):
+        Trainer(load_config(config, ["task=null"]), tmp_path / "task", World())
     images = load_config(
         config,
         [
@@ -220,7 +222,7 @@ def test_all_faults_are_told_at_once(write_texts, tmp_path):
         ],
     )
     with pytest.raises(
-        ConfigError, match="needs a backbone over texts .BERT, RoBERTa, GPT., and DeiT is none"
+        ConfigError, match=r"needs a backbone over texts .BERT, RoBERTa, GPT., and DeiT is none"
     ):
         Trainer(images, tmp_path / "images", World())
 
@@ -263,6 +265,6 @@ def test_a_header_holds_the_tokenizer_of_a_large_vocabulary(trained_texts, tmp_p
     write_checkpoint(large, saved.tensors, saved.meta)
     with pytest.raises(
         CheckpointError,
-        match="large.safetensors, written by version .* can't be built here: this is no tokenizer",
+        match=r"large.safetensors, written by version .* can't be built here: this is no tokenizer",
     ):
         Predictor(large)
