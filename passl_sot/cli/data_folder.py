@@ -186,16 +186,16 @@ def _describe(found: OwnFolder | OwnTexts, held_out: bool, training: bool) -> li
     said = [f"data: {len(found.class_names)} classes in {found.train}: {names}"]
     if not found.class_names:
         said = [f"data: texts with a number each in {found.train}"]
+    noun = "texts" if isinstance(found, OwnTexts) else "images"
     if held_out:
         line = f"data: no validation {found.kind}: some of each class are held out (dataset.val_share)"
         if not training:
             line = (
-                f"data: no validation {found.kind}: of each class the share that training holds out is taken; for "
-                "all add -o dataloader.val.dataset.part=all"
+                f"data: no validation {found.kind}: of each class the share that training holds out is "
+                f"taken; for all {noun} add -o dataloader.val.dataset.part=all"
             )
         said.append(line + zh("held_out"))
     elif found.held_out:
-        noun = "texts" if isinstance(found, OwnTexts) else "images"
         said.append(f"data: all {noun} of {found.val} are evaluated" + zh("all_evaluated"))
     else:
         said.append(f"data: validation in {found.val}")

@@ -16,6 +16,7 @@ _RATES = ("learning_rate", "min_lr", "warmup_lr")
 # Their step doesn't grow with the gradient: the rate follows the square root of the batch (Malladi et al.,
 # "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms", 2022), and else the batch.
 _ADAPTIVE = ("AdamW", "Lamb")
+_Counter = Callable[[int], int]
 
 
 class RunPlan:
@@ -27,8 +28,8 @@ class RunPlan:
 
     Args:
         tree: The unchecked config, with the user's overrides.
-        overrides: Those.
-        count_images: Counts the images to train on, up to a number.
+        told: Those.
+        count: Counts the images to train on, up to a number.
         noun: What they are.
 
     Attributes:
@@ -36,17 +37,11 @@ class RunPlan:
         lines: They in words.
     """
 
-    def __init__(
-        self,
-        tree: Mapping[str, Any],
-        overrides: Sequence[str],
-        count_images: Callable[[int], int],
-        noun: str = "images",
-    ):
+    def __init__(self, tree: Mapping[str, Any], told: Sequence[str], count: _Counter, noun: str = "images"):
         self.overrides: list[str] = []
         self.lines: list[str] = []
         self._noun = noun
-        self._told = [text.partition("=")[0].removeprefix("+").strip() for text in overrides]
+        self._told = [text.partition("=")[0].removeprefix("+").strip() for text in told]
         epochs = tree.get("epochs")
         batch = value_at(tree, f"{_SAMPLER}.batch_size")
         schedule = tree.get(_SCHEDULE)
@@ -66,7 +61,7 @@ class RunPlan:
         if not own_length:
             wanted = max(wanted, math.ceil(LEAST_UPDATES / epochs))
         enough = (wanted - 1) * recipe + 1
-        images = count_images(enough)
+        images = count(enough)
         if not self._is_told(f"{_SAMPLER}.batch_size") or batch * processes <= images:
             self._set(f"{_SAMPLER}.drop_last", "false")
         if images >= enough:
