@@ -182,8 +182,8 @@ def load_weights(
         model: The model; unchanged where the weights don't fit.
         weights: A checkpoint of ours, or `.safetensors` or `.pdparams` laid out as Paddle does it, under our
             names or PASSL's or PaddleClas's.
-        new_head: Whether the head's last layers may be missing or for another number of classes; they are
-            then left as they are.
+        new_head: Whether the head's last layers may be missing or for another number of classes, or all of it
+            missing; what lacks is then left as it is.
         related: Whether the weights may be of another model, with another head or other token embedding:
             what fits is taken, if that is half of the model's entries, and the rest left as it is.
 

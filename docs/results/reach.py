@@ -87,6 +87,7 @@ class Noise:
         return BATCH
 
     def sample(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
+        """One image."""
         return {"image": np.random.default_rng(key[1]).standard_normal(self.shape, np.float32)}
 
 

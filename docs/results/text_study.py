@@ -55,14 +55,16 @@ def prepare_data(args: argparse.Namespace) -> tuple[dict[str, tuple[str, ...]], 
             raise StudyError(f"{error.filename} can't be read: {error.strerror}") from error
         if not train:
             raise StudyError(f"{folder} holds no such texts: see the head of {Path(__file__).name}")
-        parts = {"train": train[: args.train], "val": held_out[: args.val]}
+        parts = {"train": train[: args.train]}
+        classes = sorted({row["label"] for row in parts["train"]})
+        # Of few texts some classes are missing.
+        parts["val"] = [row for row in held_out if row["label"] in classes][: args.val]
         target = args.out / "data" / name
         for part, rows in parts.items():
             text_data.write(rows, target / f"{part}.jsonl")
         baselines[name] = round(text_data.baseline(*parts.values()), 2)
         counts = map(len, parts.values())
         log.info("%s: %d training and %d held-out texts; TF-IDF %.2f %%", name, *counts, baselines[name])
-        classes = sorted({row["label"] for row in train})
         overrides[name] = (
             f"model.head.num_classes={len(classes)}",
             *(
@@ -81,13 +83,21 @@ def prepare_data(args: argparse.Namespace) -> tuple[dict[str, tuple[str, ...]], 
 def prepare_model(args: argparse.Namespace) -> Path:
     """MiniLM's weights in this project's form, without a head, which is new in every run."""
     target = args.out / "minilm.pdparams"
+    whole = args.out / "converted.pdparams"
     source = args.model / "model.safetensors"
     if not target.exists():
+        import paddle
+
         if not (args.model / "vocab.txt").exists():
             raise StudyError(f"{args.model} holds no vocab.txt: --model takes MiniLM's folder")
-        status = convert(["--config", str(STUDY.config), "--src", str(source), "--dst", str(target)])
+        command = ["--config", str(STUDY.config), "--src", str(source), "--dst", str(whole)]
+        own = [text for text in args.override if text.startswith("model.")]
+        status = convert([*command, "-o", *own] if own else command)
         if status:
             raise StudyError(f"{source} can't be converted")
+        body = {k: v for k, v in paddle.load(str(whole)).items() if not k.startswith("head.")}
+        paddle.save(body, str(whole))
+        whole.replace(target)
     return target
 
 
@@ -114,8 +124,8 @@ def main(argv: list[str] | None = None) -> int:
         "--out", type=Path, default=Path("output/text_study"), metavar="DIR", help="default output/text_study"
     )
     add("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="default 1 2 3")
-    add("--train", type=int, default=6000, metavar="N", help="training texts of each set, default 6000")
-    add("--val", type=int, default=2000, metavar="N", help="held-out texts of each set, default 2000")
+    add("--train", type=int, default=4000, metavar="N", help="training texts of each set, default 4000")
+    add("--val", type=int, default=1500, metavar="N", help="held-out texts of each set, default 1500")
     add("-o", "--override", nargs="+", default=[], metavar="KEY=VALUE", help="for every run")
     args = parser.parse_args(argv)
     log.info(tune())

@@ -297,6 +297,13 @@ def test_a_trained_head_is_never_left_aside():
     own = {name: value for name, value in arrays_of(source).items() if not name.startswith("head.")}
     _, report = convert_state_dict(source, own, layout="paddle")
     assert [name.split(".")[0] for name in report.missing] == ["head"] * 4
+    # A body is a start for any head where that may be new.
+    for head in (POOLER, SECOND):
+        model = make("BERT", head)
+        _, report = convert_state_dict(model, own, layout="paddle", new_head=True)
+        assert report.ok and {*report.left_new} == {
+            name for name in arrays_of(model) if name.startswith("head.")
+        }
 
 
 def test_parts_that_do_not_make_a_whole():
