@@ -1,7 +1,7 @@
 """Predictions with class names, by the preprocessing that travels in the checkpoint."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -159,11 +159,11 @@ class Predictor:
             ThreadPoolExecutor(2) as pool,
             progress_bar(total=len(items), desc="predict", shown=progress) as bar,
         ):
-            for start in range(0, len(items), self.batch_size):
-                batch = items[start : start + self.batch_size]
-                prepared = list(pool.map(self._read, batch))
-                yield from self._predict_batch(batch, prepared)
-                bar.update(len(prepared))
+            size = self.batch_size * self.task.batches_ahead
+            for start in range(0, len(items), size):
+                part = items[start : start + size]
+                prepared = list(pool.map(self._read, part))
+                yield from self._predict_part(part, prepared, bar.update)
 
     def read(self, item: Any) -> dict[str, Any]:
         """One item, prepared for the model: what `rows` takes; an ItemError says why it can't be read."""
@@ -192,12 +192,20 @@ class Predictor:
             # One bad file among thousands: its row says so, and the others go on.
             return None, str(error)
 
-    def _predict_batch(self, items: Sequence, prepared: list[tuple[dict | None, str]]) -> Iterator[Row]:
-        samples = [sample for sample, _ in prepared if sample is not None]
-        rows = iter(self.rows(samples) if samples else ())
-        for item, (sample, error) in zip(items, prepared, strict=True):
-            values = {} if sample is None else next(rows)
-            yield self.task.row(item, error, values)
+    def _predict_part(
+        self, items: Sequence, prepared: list[tuple[dict | None, str]], count: Callable[[int], object]
+    ) -> Iterator[Row]:
+        samples = {place: sample for place, (sample, _) in enumerate(prepared) if sample is not None}
+        places = sorted(samples, key=lambda place: self.task.size_of(samples[place]))
+        rows: dict[int, dict[str, Any]] = {}
+        for start in range(0, len(places), self.batch_size):
+            chosen = places[start : start + self.batch_size]
+            found = self.rows([samples[place] for place in chosen])
+            rows.update(zip(chosen, found, strict=True))
+            count(len(chosen))
+        count(len(items) - len(places))
+        for place, (item, (_, error)) in enumerate(zip(items, prepared, strict=True)):
+            yield self.task.row(item, error, rows.get(place, {}))
 
 
 def task_for(weights: str | Path) -> tuple[Task, dict[str, Any]]:

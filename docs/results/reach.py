@@ -26,6 +26,7 @@ from passl_sot.export import export_model
 from passl_sot.export.quantize import lower
 from passl_sot.launch.cpu_env import describe_cpu
 from passl_sot.tasks.base import header_for
+from passl_sot.tasks.classification import ClassificationTask
 from passl_sot.utils.cache import versions_of
 from passl_sot.utils.peer import Peer
 
@@ -75,13 +76,14 @@ with torch.no_grad():
 class Noise:
     """A dataset of eight images, for calibration where only speed counts."""
 
-    multi_hot = ()
+    labels = np.zeros(BATCH, np.int64)
 
     def __len__(self) -> int:
         return BATCH
 
-    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        return {"image": np.random.default_rng(i).standard_normal((3, 224, 224), np.float32)}
+    def sample(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
+        """One image."""
+        return {"image": np.random.default_rng(key[1]).standard_normal((3, 224, 224), np.float32)}
 
 
 def export(name: str, folder: Path) -> None:
@@ -98,7 +100,7 @@ def export(name: str, folder: Path) -> None:
         new.mkdir(exist_ok=True)
         for file in FILES["openvino"]:
             shutil.copy(ours / file, new)
-        lower(new, "int8", Noise())
+        lower(new, "int8", ClassificationTask(), Noise())
         new.rename(quantized)
 
 

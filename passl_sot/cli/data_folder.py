@@ -88,10 +88,8 @@ class Source:
             return
         for split in splits:
             node = getattr(experiment.dataloader, split).dataset
-            places = [
-                node[key] for key in ("dataroot", "list_file", "file") if isinstance(node.get(key), str)
-            ]
-            for place in places:
+            named = [node.get(key) for key in ("dataroot", "list_file", "file")]
+            for place in [place for place in named if isinstance(place, str)]:
                 if not os.path.exists(os.path.expanduser(place)):
                     raise DataError(
                         f"{self.path} was trained on data in {place}, which isn't here: name a folder of the "

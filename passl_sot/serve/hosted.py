@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from passl_sot.weights.checkpoint import CheckpointError
 
 log = get_logger()
 _TRIES = 3
+Kind = Literal["image", "text"]
 _Identity = tuple[tuple[str, int, int, int], ...]
 
 
@@ -45,7 +46,7 @@ class Hosted:
     A faulty newer model leaves the one in service where it is.
 
     Attributes:
-        kind: What the model takes, "image" or "text"; that of a newer one too.
+        kind: What the model takes, and a newer one must take too.
         fault: Why the newest attempt to load another failed; "" where it didn't.
 
     Raises:
@@ -56,7 +57,7 @@ class Hosted:
         self._settings = settings
         self._metrics = metrics
         self._asked = asyncio.Event()
-        self.kind = ""
+        self.kind: Kind | None = None
         self.fault = ""
         self.now = self._load()
 
@@ -106,8 +107,8 @@ class Hosted:
         else:
             # Of a folder the card may be the older's, and the graph the newer's.
             raise CheckpointError(f"{source} changes again and again while it is loaded")
-        kind = "text" if predictor.task.takes_texts else "image"
-        if self.kind not in ("", kind):
+        kind: Kind = "text" if predictor.task.takes_texts else "image"
+        if self.kind not in (None, kind):
             raise CheckpointError(
                 f"{source} takes {kind}s, and a model of {self.kind}s is in service: start another server"
             )

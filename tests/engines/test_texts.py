@@ -17,7 +17,7 @@ def test_the_same_rows_from_every_engine(trained_text, engine):
     wanted = Predictor(trained_text.checkpoint)(texts)
     assert np.std([row.probabilities[0] for row in wanted]) > 0.01
     assert not any(row.error for row in wanted)
-    for size in (1, 4, 12):
+    for size in (1, 4, 12):  # in the second case not in the order of the texts
         predictor = Predictor(trained_text.folder, engine=engine, batch_size=size)
         assert predictor.engine.name == engine
         for row, right in zip(predictor(texts), wanted, strict=True):

@@ -70,7 +70,7 @@ def test_families_of_texts(differences):
 
 def test_heads_on_texts(differences):
     architecture = {"name": "BERT", **TEXT}
-    assert max(differences(Heads(architecture, TEXT_HEADS)).values()) < 1e-5
+    assert max(differences(Heads(architecture, TEXT_HEADS)).values()) < LIMIT
 
 
 def test_a_graph_of_texts_takes_any_number_of_any_length(meta, stir, tmp_path):

@@ -13,7 +13,6 @@ from passl_sot import Predictor, cli
 from passl_sot.data.token_files import TokenizerSection
 from passl_sot.data.tokens import Tokenizer, pad
 from passl_sot.engine.schema import load_config
-from passl_sot.engines import ENGINES
 from passl_sot.export.card import read_facts
 from passl_sot.zoo import load_weights
 
@@ -49,7 +48,7 @@ def bert(minilm, tmp_path_factory) -> SimpleNamespace:
     weights = place / "minilm.pdparams"
     words = ["-c", config, "--num-classes", 3, "--src", minilm / "model.safetensors", "--dst", weights]
     assert cli.convert([str(word) for word in words]) == 0
-    words = ["-c", config, "--weights", weights, "--out", place / "exported"]
+    words = ["-c", config, "--weights", weights, "--out", place / "exported", "--formats", "onnx,openvino"]
     assert cli.export([str(word) for word in words]) == 0
     return SimpleNamespace(config=config, weights=weights, folder=place / "exported")
 
@@ -76,7 +75,7 @@ def test_sentences_are_as_similar_as_published(minilm, model, section):
 
 
 def test_every_engine_computes_it_at_any_length(bert):
-    assert set(read_facts(bert.folder)["differences"]) == set(ENGINES)
+    assert set(read_facts(bert.folder)["differences"]) == {"onnxruntime", "openvino"}
     assert max(read_facts(bert.folder)["differences"].values()) < 1e-5
 
 

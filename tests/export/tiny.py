@@ -91,8 +91,7 @@ class Together(nn.Layer):
         token_type_ids: paddle.Tensor | None = None,
     ) -> paddle.Tensor:
         given = [x, attention_mask, token_type_ids]
-        counts = [len(model.backbone.input_specs()) for model in self.models]
-        parts = [model(*given[:count]) for model, count in zip(self.models, counts, strict=True)]
+        parts = [model(*given[: len(model.backbone.input_specs())]) for model in self.models]
         return paddle.concat(parts, axis=1)
 
 
