@@ -51,7 +51,7 @@ class Predictor:
         weights: A checkpoint that training wrote (the suffix may be left out), or a folder that
             `passl-sot export` wrote.
         prefer: "raw" or "ema" weights of a checkpoint; default: those by which the run chose its best.
-        batch_size: Images computed at once.
+        batch_size: Images computed at once; "openvino" is fastest at full batches.
         top_k: Classes per prediction, clamped to the class count.
         engine: What computes the model: one of `passl_sot.engines.ENGINES`, or "auto", which measures them
             once and remembers. For others than "paddle" a checkpoint is exported once, and the folder kept
@@ -120,7 +120,8 @@ class Predictor:
             )
         self.engine: Engine
         if model is None:
-            self.engine = open_engine(engine, folder, precision=precision, threads=threads)
+            settings: dict[str, Any] = {"precision": precision, "threads": threads, "batch": batch_size}
+            self.engine = open_engine(engine, folder, **settings)
         else:
             self.engine = eager(model, threads)
 

@@ -54,6 +54,7 @@ class Task:
     Attributes:
         words: For log lines.
         takes_texts: Whether items are texts, which may stand on a command line.
+        batches_ahead: Batches of predicted items that are read before they are sorted by `size_of`.
         score: Name of the result that chooses the best weights; the higher the better.
         missing: Path of a setting that training needs and the config leaves empty; "" where none is.
         loss: The experiment's `loss:`, built.
@@ -61,6 +62,7 @@ class Task:
 
     words = Words()
     takes_texts = False
+    batches_ahead = 1
     score = "score"
     missing = ""
     loss: Any = None
@@ -243,6 +245,10 @@ class Task:
             ItemError: It can't be read.
         """
         raise NotImplementedError
+
+    def size_of(self, sample: Mapping[str, Any]) -> int:
+        """By what predicted samples are sorted into batches, so that alike ones are computed together."""
+        return 0
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
         """Makes a batch.

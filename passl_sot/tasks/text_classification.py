@@ -91,6 +91,7 @@ class TextClassificationTask(LabelledTask):
 
     new_meter = SentenceMeter
     takes_texts = True
+    batches_ahead = 16
 
     def __init__(
         self,
@@ -311,6 +312,10 @@ class TextClassificationTask(LabelledTask):
         except DataError as error:
             raise ItemError(repr(texts[0])[:80], str(error)) from error
         return {"input_ids": encoding.ids, "token_type_ids": encoding.types}
+
+    def size_of(self, sample: Mapping[str, Any]) -> int:
+        """As `Task.size_of`: tokens, so that little is padded."""
+        return len(sample["input_ids"])
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
         """As `Task.collate`; padded to the longest text, or to the length of the training."""

@@ -212,7 +212,9 @@ def test_all_faults_are_told_at_once(write_texts, tmp_path):
         assert part in said
     with pytest.raises(DataError, match=r"write model.head.num_classes=2"):
         Trainer(load_config(config, ["model.head.num_classes=3"]), tmp_path / "classes", World())
-    with pytest.raises(ConfigError, match=r"val.dataset and model.architecture are for texts, and"):
+    with pytest.raises(
+        ConfigError, match=r"dataloader.val.dataset and model.architecture are for texts, and"
+    ):
         Trainer(load_config(config, ["task=null"]), tmp_path / "task", World())
     images = load_config(
         config,

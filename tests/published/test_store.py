@@ -17,6 +17,7 @@ from passl_sot.published.cards import Card, NotPublishedError, card_of, cards, f
 from passl_sot.published.fetch import FetchError
 from passl_sot.published.store import local_source, local_weights, published_weights
 from passl_sot.tasks.base import check_card, header_for
+from passl_sot.utils.logger import get_logger
 from passl_sot.weights import CheckpointError
 from passl_sot.weights.checkpoint import read_checkpoint
 
@@ -69,6 +70,7 @@ def test_sizes():
 
 
 def test_by_name(published, capfd):
+    get_logger().setLevel("INFO")  # a command of another test may have asked for less
     model = create_model(published.config, pretrained="tiny")
     said = capfd.readouterr().out
     assert "all keys accounted for" in said and "licence of the weights: not stated" in said
