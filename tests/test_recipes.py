@@ -1,4 +1,5 @@
 """The published recipes: every value of every ImageNet config, as resolved, against the papers' table.
+Those of texts are in test_text_recipes.py.
 
 The table is the authors' launch commands and script defaults; what a family shares stands in `SHARED`, what
 differs by size in `SIZES`. A config that is in neither fails.
@@ -27,7 +28,11 @@ TRANSFERS = {
     "t2t_vit_19_cifar10": ("cifar10", 10),
     "t2t_vit_19_cifar100": ("cifar100", 100),
 }
-NAMES = [name for name in list_models() if name != "sot_digits" and name not in TRANSFERS]
+NAMES = [
+    name
+    for name in list_models()
+    if name != "sot_digits" and name not in TRANSFERS and find_config(name).parent.name != "text"
+]
 AUGMENTATION = ["RandomResizedCrop", "RandomHorizontalFlip", "RandAugment"]
 MIXING = ("mixup_alpha", "cutmix_alpha", "prob", "switch_prob", "label_smoothing")
 MIXED_FIRST = ["Mixup", "Normalize", "RandomErasing"]

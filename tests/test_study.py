@@ -22,11 +22,14 @@ HEADS = ("ClassT", "WordT", "ClassT+WordT")
 def load_script():
     spec = importlib.util.spec_from_file_location("study", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)
+        spec.loader.exec_module(module)
     return module
 
 
 study = load_script()
+comparison = sys.modules["comparison"]
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ def test_the_script_at_a_tiny_size(arguments, tmp_path, capsys):
     assert table.count("| unknown | one seed |") == 6
     with Image.open(out / "study.png") as picture:
         assert picture.size == (1440, 520)
-        for colour in study._COLOURS.values():
+        for colour in comparison.COLOURS.values():
             assert (np.asarray(picture) == colour).all(axis=-1).any()
 
     # A run that was killed after its last epoch: its numbers are taken from its folder, the others stay.
@@ -92,8 +95,8 @@ def test_the_script_at_a_tiny_size(arguments, tmp_path, capsys):
 
 def test_models_of_different_size_are_not_compared():
     with pytest.raises(study.StudyError, match=r"100 to 104 parameters, 4\.0 % apart"):
-        study.check_equal({"ClassT": 100, "WordT": 102, "ClassT+WordT": 104})
-    study.check_equal({"ClassT": 100, "WordT": 102, "ClassT+WordT": 103})
+        comparison.check_equal({"ClassT": 100, "WordT": 102, "ClassT+WordT": 104})
+    comparison.check_equal({"ClassT": 100, "WordT": 102, "ClassT+WordT": 103})
 
 
 def test_data_without_classes_are_refused(tmp_path, capsys):
@@ -104,8 +107,8 @@ def test_data_without_classes_are_refused(tmp_path, capsys):
 def test_the_page_and_the_picture_show_the_results():
     results = json.loads(SCRIPT.with_name("study.json").read_text())
     assert len(results["runs"]) == 18
-    assert study.tables(results) in PAGE.read_text()
-    drawn = study.draw(results, list(results["parameters"]))
+    assert comparison.tables(results) in PAGE.read_text()
+    drawn = comparison.draw(results, list(results["parameters"]), study.STUDY.label)
     with Image.open(SCRIPT.with_name("study.png")) as picture:
         assert picture.size == drawn.size
         # Fonts differ a little between versions of Pillow.

@@ -14,6 +14,7 @@ import shutil
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +27,10 @@ from passl_sot.export import export_model
 from passl_sot.export.quantize import lower
 from passl_sot.launch.cpu_env import describe_cpu
 from passl_sot.tasks.base import header_for
+from passl_sot.tasks.classification import ClassificationTask
 from passl_sot.utils.cache import versions_of
 from passl_sot.utils.peer import Peer
+from passl_sot.zoo import find_config
 
 BATCH = 8
 TIMM = {
@@ -73,24 +76,28 @@ with torch.no_grad():
 
 
 class Noise:
-    """A dataset of eight images, for calibration where only speed counts."""
+    """A dataset of eight images `[C, H, W]`, for calibration where only speed counts."""
 
-    multi_hot = ()
+    labels = np.zeros(BATCH, np.int64)
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = shape
 
     def __len__(self) -> int:
         return BATCH
 
-    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        return {"image": np.random.default_rng(i).standard_normal((3, 224, 224), np.float32)}
+    def sample(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
+        """One image."""
+        return {"image": np.random.default_rng(key[1]).standard_normal(self.shape, np.float32)}
 
 
 def export(name: str, folder: Path) -> None:
     """Writes what isn't there: our graphs, below `ours`, and those of 8 bits, below `int8`."""
     ours = folder / "ours"
+    experiment = load_config(find_config(name))
+    model = experiment.model.build()
+    model.eval()
     if not ours.is_dir():
-        experiment = load_config(name)
-        model = experiment.model.build()
-        model.eval()
         export_model(model, header_for(experiment), ours)
     quantized = folder / "int8"
     if not quantized.is_dir():
@@ -98,7 +105,8 @@ def export(name: str, folder: Path) -> None:
         new.mkdir(exist_ok=True)
         for file in FILES["openvino"]:
             shutil.copy(ours / file, new)
-        lower(new, "int8", Noise())
+        noise = Noise([model.backbone.in_chans, *model.backbone.img_size])
+        lower(new, "int8", ClassificationTask(), noise)
         new.rename(quantized)
 
 
@@ -135,7 +143,8 @@ def measure(name: str, folder: Path, args: argparse.Namespace) -> dict[tuple[str
             if precision == "int8":
                 place = folder / precision
             try:
-                runs[row] = partial(open_engine(engine, place, precision=precision, threads=1), images)
+                opened = open_engine(engine, place, precision=precision, threads=1, batch=BATCH)
+                runs[row] = partial(opened, images)
             except EngineError as error:
                 print(f"left out: {error}", file=sys.stderr)
                 continue

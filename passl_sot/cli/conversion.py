@@ -11,7 +11,7 @@ def convert(argv: list[str] | None = None) -> int:
     does = "Convert weights between PyTorch and this project; PyTorch is not needed."
     parser = make_parser("convert", does)
     add = parser.add_argument
-    kinds = ".pth, .pth.tar, .safetensors, .npz or .pdparams, or a published name (deit_small)"
+    kinds = ".pth, .bin, .safetensors, .npz, .pdparams, the folder of OpenAI's GPT, or a published name (gpt)"
     add("--src", required=True, metavar="FILE", help=kinds)
     add("--dst", required=True, metavar="FILE", help=".pdparams to write; a card (.json) goes beside it")
     add("--key", help="which state dict of the file: model, state_dict, state_dict_ema ...")

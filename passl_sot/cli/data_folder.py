@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from passl_sot.cli import own_texts
 from passl_sot.cli.run_plan import RunPlan
 from passl_sot.config import ConfigError, Fault, find_config, get_config, value_at, zh
 from passl_sot.data import DataError
 from passl_sot.data.datasets.folders import VAL_SHARE, OwnFolder, find_splits
+from passl_sot.data.own_texts import OwnTexts
 from passl_sot.engine.schema import Experiment, load_config
+from passl_sot.published.store import TOKENIZER_PATH
 from passl_sot.tasks.base import check_card
 from passl_sot.weights.checkpoint import read_header
 
@@ -54,6 +57,13 @@ class Source:
         """As `engine.schema.load_config`."""
         return load_config(self.path, overrides, stored=self.stored)
 
+    def with_tokenizer(self, folder: Path) -> list[str]:
+        """The override that names the folder of a tokenizer, for a model of texts whose config names none."""
+        tree = self.stored or get_config(self.path)
+        section = value_at(tree, TOKENIZER_PATH.rpartition(".")[0])
+        named = not isinstance(section, Mapping) or section.get("path") or section.get("text")
+        return [] if named else [f"{TOKENIZER_PATH}={json.dumps(str(folder))}"]
+
     def experiment(
         self, root: str | None, overrides: Sequence[str], splits: Sequence[str], *, training: bool
     ) -> tuple[Experiment, list[str]]:
@@ -78,8 +88,8 @@ class Source:
             return
         for split in splits:
             node = getattr(experiment.dataloader, split).dataset
-            places = [node[key] for key in ("dataroot", "list_file") if isinstance(node.get(key), str)]
-            for place in places:
+            named = [node.get(key) for key in ("dataroot", "list_file", "file")]
+            for place in [place for place in named if isinstance(place, str)]:
                 if not os.path.exists(os.path.expanduser(place)):
                     raise DataError(
                         f"{self.path} was trained on data in {place}, which isn't here: name a folder of the "
@@ -90,6 +100,8 @@ class Source:
         self, root: str, overrides: Sequence[str], *, training: bool = True, plan: bool = True
     ) -> tuple[list[str], list[str]]:
         """The changes of `--data`: folders, number of classes, and the plan of a run on so many images.
+
+        Of a config that reads texts it is also a table, see `find_texts`.
 
         The config is only read, for its check comes with these overrides; for `root` see `find_splits`.
 
@@ -106,23 +118,30 @@ class Source:
             DataError: The folder isn't laid out as it should be.
             ConfigError: The config reads its images from something else than folders.
         """
-        tree = get_config(self.path, overrides, schema=Experiment, stored=self.stored)
+        texts = own_texts.reads_texts(get_config(self.path, stored=self.stored))
+        told = own_texts.not_of_datasets(overrides) if texts else overrides
+        tree = get_config(self.path, told, schema=Experiment, stored=self.stored)
         if not all(isinstance(value_at(tree, f"dataloader.{split}.dataset"), Mapping) for split in _BOTH):
             return [], []
-        found = find_splits(root)
         own_classes = training or self.stored is None
+        # An evaluated checkpoint's training data stay as they are: they may be gone.
+        splits = _BOTH if own_classes else ("val",)
+        added = own_texts.same_layout(tree, root, splits) if texts else []
+        if added:
+            return added, [f"data: GLUE in {root}"]
+        found = own_texts.find(tree, root, overrides, own_classes) if texts else find_splits(root)
         held_out = found.held_out
         if not own_classes and value_at(tree, "dataloader.train.dataset.part") != "train":
             held_out = False
-        added = self._folders(tree, found, held_out)
+        if isinstance(found, OwnTexts):
+            added = own_texts.datasets(tree, found, held_out, splits)
+        else:
+            added = self._folders(tree, found, held_out)
         if own_classes:
-            added.append(f"model.head.num_classes={len(found.class_names)}")
+            added.append(f"model.head.num_classes={len(found.class_names) or 1}")
         lines = _describe(found, held_out, training)
         if training and plan:
-            share = value_at(tree, "dataloader.train.dataset.val_share")
-            if not isinstance(share, float):  # left out, or faulty, which the check of the whole config tells
-                share = VAL_SHARE
-            fitted = RunPlan(tree, overrides, lambda most: found.count_images(most, share))
+            fitted = _plan(tree, overrides, found)
             added += fitted.overrides
             lines += fitted.lines
         return added, lines
@@ -150,21 +169,34 @@ class Source:
         return added
 
 
-def _describe(found: OwnFolder, held_out: bool, training: bool) -> list[str]:
+def _plan(tree: Mapping[str, Any], overrides: Sequence[str], found: OwnFolder | OwnTexts) -> RunPlan:
+    """The recipe fitted to the number of images, or texts."""
+    share = value_at(tree, "dataloader.train.dataset.val_share")
+    if not isinstance(share, float):  # left out, or faulty, which the check of the whole config tells
+        share = VAL_SHARE
+    if isinstance(found, OwnTexts):
+        return RunPlan(tree, overrides, lambda most: found.count_texts(share), "texts")
+    return RunPlan(tree, overrides, lambda most: found.count_images(most, share))
+
+
+def _describe(found: OwnFolder | OwnTexts, held_out: bool, training: bool) -> list[str]:
     names = ", ".join(found.class_names[:10])
     if len(found.class_names) > 10:
         names += " ..."
     said = [f"data: {len(found.class_names)} classes in {found.train}: {names}"]
+    if not found.class_names:
+        said = [f"data: texts with a number each in {found.train}"]
+    noun = "texts" if isinstance(found, OwnTexts) else "images"
     if held_out:
-        line = "data: no validation folder: some of each class are held out (dataset.val_share)"
+        line = f"data: no validation {found.kind}: some of each class are held out (dataset.val_share)"
         if not training:
             line = (
-                "data: no validation folder: of each class the share that training holds out is taken; for "
-                "all images add -o dataloader.val.dataset.part=all"
+                f"data: no validation {found.kind}: of each class the share that training holds out is "
+                f"taken; for all {noun} add -o dataloader.val.dataset.part=all"
             )
         said.append(line + zh("held_out"))
     elif found.held_out:
-        said.append(f"data: all images of {found.val} are evaluated" + zh("all_evaluated"))
+        said.append(f"data: all {noun} of {found.val} are evaluated" + zh("all_evaluated"))
     else:
         said.append(f"data: validation in {found.val}")
     return said

@@ -46,6 +46,7 @@ _EXTRAS = {
         "no ONNX, OpenVINO or int8, and no engine but Paddle's",
     ),
     "serve": (("fastapi", "uvicorn", "python_multipart", "prometheus_client"), "no passl-sot serve"),
+    "text": (("tokenizers",), "no models of texts"),
 }
 _PADDLE = "3.3.1"
 _INSTALL = f"pip install paddlepaddle=={_PADDLE}"

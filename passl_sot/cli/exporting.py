@@ -84,7 +84,7 @@ def _export(args: argparse.Namespace) -> None:
         formats,
         precision=args.precision,
         calibration=data,
-        images=_some_files(data),
+        items=_some_items(data),
         dynamic=args.dynamic_size,
         paddlex_name=args.paddlex_name or source.name,
     )
@@ -93,7 +93,7 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _open_data(args: argparse.Namespace, source: Any, model: Any, meta: dict[str, Any]) -> Any:
-    """The images of `--calibrate` or the validation, as the model takes them; None where there are none."""
+    """The items of `--calibrate` or the validation, as the model takes them; None where there are none."""
     from passl_sot.config import ConfigError
     from passl_sot.data import DataError
     from passl_sot.tasks.base import task_of
@@ -105,16 +105,19 @@ def _open_data(args: argparse.Namespace, source: Any, model: Any, meta: dict[str
     except (ConfigError, DataError, CheckpointError) as error:
         if args.calibrate:
             raise
-        get_logger().info("no validation images: noise alone is compared (%s)", str(error).partition("\n")[0])
+        get_logger().info(
+            "no validation data: made-up inputs alone are compared (%s)", str(error).partition("\n")[0]
+        )
         return None
     dataset.prepare(training=False)
     return dataset
 
 
-def _some_files(data: Any, most: int = 3) -> list[str]:
-    """A few image files, spread over a dataset; none of a packed copy, which holds no files."""
+def _some_items(data: Any, most: int = 3) -> list[Any]:
+    """A few image files or texts, spread over a dataset; none of a packed copy, which holds no files."""
     if data is None:
         return []
-    step = max(1, len(data) // most)
-    files = [data.path(i) for i in range(0, len(data), step)][:most]
-    return [file for file in files if Path(file).is_file()]
+    numbers = range(0, len(data), max(1, len(data) // most))[:most]
+    if hasattr(data, "texts"):
+        return [data.texts(i) for i in numbers]
+    return [data.path(i) for i in numbers if Path(data.path(i)).is_file()]

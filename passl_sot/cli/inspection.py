@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from passl_sot.cli.command import command, fail, guarded, importing, make_parser, prepare
 from passl_sot.cli.options import Parser, add_settings
 from passl_sot.config import UserError, did_you_mean, list_models, nearest, read_card
-from passl_sot.published.cards import cards
+from passl_sot.published.cards import cards, find_card
 from passl_sot.utils.logger import get_logger
 
 if TYPE_CHECKING:
@@ -255,19 +255,23 @@ def list_command(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def run() -> None:
-        line = "{:22} {:>14} {:>7} {:>19}  {}".format
+        line = "{:23} {:>14} {:>7} {:>14}  {}".format
         published = cards()
         rows: list[dict[str, Any]] = []
         for name in _matching(args.pattern):
             meta = read_card(name)
-            row = {key: meta.get(key) for key in ("params_m", "gmacs", "published_top1")}
-            weights = published[name].access if name in published else None
-            rows.append({"name": name, **row, "weights": weights})
+            keys = ("params_m", "gmacs", "published_top1", "published_score", "score")
+            row = {key: meta.get(key) for key in keys}
+            card = find_card(name, published)
+            rows.append({"name": name, **row, "weights": card and card.access})
         if args.json:
             _show(json.dumps(rows))
             return
-        lines = [line("model", "parameters (M)", "GMACs", "published top-1 (%)", "weights")]
-        lines += [line(*("-" if value is None else value for value in row.values())) for row in rows]
+        lines = [line("model", "parameters (M)", "GMACs", "published (%)", "weights")]
+        for row in rows:
+            published_score = row["published_top1"] or row["published_score"]
+            cells = (row["name"], row["params_m"], row["gmacs"], published_score, row["weights"])
+            lines.append(line(*("-" if cell is None else cell for cell in cells)))
         _show("\n".join(lines))
 
     return guarded(run, paddle=False)

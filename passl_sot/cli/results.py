@@ -13,6 +13,7 @@ from passl_sot.utils.logger import get_logger
 
 if TYPE_CHECKING:
     from passl_sot.engine.schema import Experiment
+    from passl_sot.tasks.base import Task
 
 
 @command
@@ -60,46 +61,22 @@ def _experiment_of(args: argparse.Namespace) -> "tuple[Experiment, list[str]]":
 
 @command
 def predict(argv: list[str] | None = None) -> int:
-    """`tools/predict.py`: predicts the classes of files, folders, patterns or lists."""
-    parser = make_parser("predict", "Predict images with a checkpoint.", config=False)
-    add = parser.add_argument
-    weights = "a checkpoint, a folder that `export` wrote, or a published name (deit_small)"
-    add("--weights", required=True, metavar="W", help=weights)
-    paths = "image, folder, pattern, or .txt list of images; default: the validation images of the training"
-    add("paths", nargs="*", metavar="PATH", help=paths)
-    add("--data", metavar="DIR", help="the validation images of this folder")
-    add("--out", action="append", default=[], metavar="FILE", help=".csv or .json to write; for both, twice")
-    add("--top-k", type=int, default=5, help="classes per image (default 5)")
-    add("--batch-size", type=int, default=32, help="images per forward pass (default 32)")
-    add("--use", choices=("raw", "ema"), help="which weights; default: what chose the best")
-    engines = "paddle (default), inference, onnxruntime, openvino, or auto: the fastest here"
-    add("--engine", default="paddle", metavar="NAME", help=engines)
-    numbers = "default: the exported folder's own; f32 of a checkpoint"
-    add("--precision", choices=PRECISIONS, help=numbers)
-    args = parser.parse_args(argv)
-    if args.data and args.paths:
-        parser.error("argument --data: not allowed with PATH")
+    """`tools/predict.py`: predicts the classes of files, folders, patterns or lists, or of texts."""
+    args = _parse_predict(argv)
     outputs = [Path(name) for name in args.out]
-    # Before the model is built: a typing error costs no minute.
-    wrong = [str(path) for path in outputs if path.suffix not in (".csv", ".json")]
-    if wrong:
-        parser.error(f"can't tell the format of {', '.join(wrong)}: name it .csv or .json")
-    tables = [path for path in args.paths if path.endswith((".csv", ".json"))]
-    if tables:
-        parser.error(f"{tables[0]} is no image; each file to write has its own --out")
-    if min(args.top_k, args.batch_size) < 1:
-        parser.error("--top-k and --batch-size must be at least 1")
     prepare(args)
 
     def run() -> int:
-        from passl_sot.predict import Predictor, collect_images, write_predictions
+        from passl_sot.predict import Predictor, task_for, write_predictions
         from passl_sot.published.store import local_weights
 
         try_outputs(outputs)
-        if not args.paths and Path(args.weights).is_dir():
-            raise UserError(f"{args.weights} is an exported folder, which knows no images: name some as PATH")
+        given = args.paths or args.text
+        if not given and Path(args.weights).is_dir():
+            raise UserError(f"{args.weights} is an exported folder, which has no data: name some as PATH")
         args.weights = str(local_weights(args.weights))
-        files = collect_images(args.paths) if args.paths else _validation_files(args)
+        task, meta = task_for(args.weights)
+        items = _items(args, task) if given else _validation_items(args, task, meta)
         predictor = Predictor(
             args.weights,
             prefer=args.use,
@@ -108,46 +85,101 @@ def predict(argv: list[str] | None = None) -> int:
             engine=args.engine,
             precision=args.precision,
         )
-        results = list(predictor.predict(files, progress=True))
+        results = list(predictor.predict(items, progress=True))
         for output in outputs:
             write_predictions(results, output)
-        return _show_predictions(results)
+        return _show_predictions(results, task.words.items)
 
     return guarded(run)
 
 
-def _validation_files(args: argparse.Namespace) -> list[str]:
-    """The files that evaluation would read."""
-    from passl_sot.data import DataError, build_dataset
+def _parse_predict(argv: list[str] | None) -> argparse.Namespace:
+    parser = make_parser("predict", "Predict images or texts with a checkpoint.", config=False)
+    add = parser.add_argument
+    weights = "a checkpoint, a folder that `export` wrote, or a published name (deit_small)"
+    add("--weights", required=True, metavar="W", help=weights)
+    paths = "image, folder, pattern, or .txt list of images; .txt (a text a line), .csv, .tsv or .jsonl of "
+    paths += "texts, or - for lines of standard input; default: the validation data of the training"
+    add("paths", nargs="*", metavar="PATH", help=paths)
+    add("--text", nargs="+", action="append", default=[], metavar="TEXT", help="a text, or two of a pair")
+    add("--columns", metavar="A[,B]", help="columns of the texts in a table; default: their usual names")
+    add("--data", metavar="DIR", help="the validation images of this folder")
+    files = ".csv, .json, or GLUE's .tsv (texts alone) to write; for several, several times"
+    add("--out", action="append", default=[], metavar="FILE", help=files)
+    add("--top-k", type=int, default=5, help="classes per item (default 5)")
+    add("--batch-size", type=int, default=32, help="items per forward pass (default 32)")
+    add("--use", choices=("raw", "ema"), help="which weights; default: what chose the best")
+    engines = "paddle (default), inference, onnxruntime, openvino, or auto: the fastest here"
+    add("--engine", default="paddle", metavar="NAME", help=engines)
+    numbers = "default: the exported folder's own; f32 of a checkpoint"
+    add("--precision", choices=PRECISIONS, help=numbers)
+    args = parser.parse_args(argv)
+    if bool(args.data) + bool(args.paths) + bool(args.text) > 1:
+        parser.error("PATH, --text and --data: not allowed together")
+    if any(len(texts) > 2 for texts in args.text):
+        parser.error("--text takes a text, or two of a pair; write --text once for each")
+    # Before the model is built: a typing error costs no minute.
+    wrong = [name for name in args.out if Path(name).suffix not in (".csv", ".json", ".tsv")]
+    if wrong:
+        parser.error(f"can't tell the format of {', '.join(wrong)}: name it .csv, .json or .tsv")
+    if min(args.top_k, args.batch_size) < 1:
+        parser.error("--top-k and --batch-size must be at least 1")
+    return args
+
+
+def _items(args: argparse.Namespace, task: "Task") -> list:
+    """What PATH or --text names."""
+    if not task.takes_texts and (args.text or args.columns):
+        raise UserError(f"{args.weights} is for {task.words.items}: --text and --columns are for texts")
+    if args.text:
+        return [tuple(texts) if len(texts) == 2 else texts[0] for texts in args.text]
+    tables = [path for path in args.paths if path.endswith((".csv", ".json"))]
+    if tables and not task.takes_texts:
+        raise UserError(f"{tables[0]} is no image; each file to write has its own --out")
+    columns = args.columns.split(",") if args.columns else []
+    if len(columns) > 2:
+        raise UserError(f"--columns {args.columns}: name the column of the texts, or the two of pairs")
+    return task.collect(args.paths, columns)
+
+
+def _validation_items(args: argparse.Namespace, task: "Task", meta: dict) -> list:
+    """What evaluation would read."""
+    from passl_sot.data import DataError
 
     experiment, lines = _experiment_of(argparse.Namespace(config=None, override=[], **vars(args)))
-    dataset = build_dataset(experiment.dataloader.val.dataset)
-    files = [dataset.path(i) for i in range(len(dataset))]
-    if not Path(files[0]).is_file():
+    node = experiment.dataloader.val.dataset
+    items = task.items_of(node, meta)
+    if isinstance(items[0], str) and not Path(items[0]).is_file():
         raise DataError(
-            f"{dataset.root} is a packed copy, which holds no files: `eval --weights {args.weights} --out "
-            "FILE` writes a prediction for each of its images" + zh("predict_packed")
+            f"{node['dataroot']} is a packed copy, which holds no files: `eval --weights {args.weights} "
+            "--out FILE` writes a prediction for each of its images" + zh("predict_packed")
         )
     if lines:
         get_logger().info("\n".join(lines))
-    return files
+    return items
 
 
-def _show_predictions(results: list, most: int = 20) -> int:
-    """Prints the first predictions and every unreadable file; 1 if nothing could be read."""
+def _show_predictions(results: list, noun: str, most: int = 20) -> int:
+    """Prints the first predictions and every unreadable item; 1 if nothing could be read."""
     for result in results[:most]:
+        shown = _printable(getattr(result, "text", "") or result.path)
         if result.names:
-            # Names come with a model, perhaps a stranger's: none shall steer the terminal.
-            name = "".join(c if c.isprintable() else "?" for c in result.names[0])
-            print(f"{result.path}  {name}  {100 * result.probabilities[0]:.2f} %")
+            print(f"{shown}  {_printable(result.names[0])}  {100 * result.probabilities[0]:.2f} %")
+        elif result.error:
+            print(f"{shown}  unreadable")
         else:
-            print(f"{result.path}  unreadable")
+            print(f"{shown}  {result.value:.3f}")
     if len(results) > most:
         print(f"... and {len(results) - most} more")
     unreadable = [result for result in results if result.error]
     for result in unreadable:
         print(f"unreadable: {result.error}", file=sys.stderr)
     if unreadable:
-        print(f"{len(unreadable)} of {len(results)} images could not be read", file=sys.stderr)
+        print(f"{len(unreadable)} of {len(results)} {noun} could not be read", file=sys.stderr)
     # A few bad files among many are no failure of the command.
     return int(len(unreadable) == len(results))
+
+
+def _printable(text: str) -> str:
+    """A text on a line; names come with a model, perhaps a stranger's, and none shall steer the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)

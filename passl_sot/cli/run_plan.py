@@ -16,6 +16,7 @@ _RATES = ("learning_rate", "min_lr", "warmup_lr")
 # Their step doesn't grow with the gradient: the rate follows the square root of the batch (Malladi et al.,
 # "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms", 2022), and else the batch.
 _ADAPTIVE = ("AdamW", "Lamb")
+_Counter = Callable[[int], int]
 
 
 class RunPlan:
@@ -27,18 +28,20 @@ class RunPlan:
 
     Args:
         tree: The unchecked config, with the user's overrides.
-        overrides: Those.
-        count_images: Counts the images to train on, up to a number.
+        told: Those.
+        count: Counts the images to train on, up to a number.
+        noun: What they are.
 
     Attributes:
         overrides: The changes.
         lines: They in words.
     """
 
-    def __init__(self, tree: Mapping[str, Any], overrides: Sequence[str], count_images: Callable[[int], int]):
+    def __init__(self, tree: Mapping[str, Any], told: Sequence[str], count: _Counter, noun: str = "images"):
         self.overrides: list[str] = []
         self.lines: list[str] = []
-        self._told = [text.partition("=")[0].removeprefix("+").strip() for text in overrides]
+        self._noun = noun
+        self._told = [text.partition("=")[0].removeprefix("+").strip() for text in told]
         epochs = tree.get("epochs")
         batch = value_at(tree, f"{_SAMPLER}.batch_size")
         schedule = tree.get(_SCHEDULE)
@@ -58,7 +61,7 @@ class RunPlan:
         if not own_length:
             wanted = max(wanted, math.ceil(LEAST_UPDATES / epochs))
         enough = (wanted - 1) * recipe + 1
-        images = count_images(enough)
+        images = count(enough)
         if not self._is_told(f"{_SAMPLER}.batch_size") or batch * processes <= images:
             self._set(f"{_SAMPLER}.drop_last", "false")
         if images >= enough:
@@ -77,8 +80,8 @@ class RunPlan:
             self._set(f"{_SAMPLER}.repeats", "1")  # copies of an image would fill a small batch
         self._set("epochs", str(length))
         self.lines.append(
-            f"plan: {update} images per update (recipe: {recipe}), {per_epoch} updates an epoch"
-            + f", none of the {images} images left out" * (not self._is_told(f"{_SAMPLER}.drop_last"))
+            f"plan: {update} {noun} per update (recipe: {recipe}), {per_epoch} updates an epoch"
+            + f", none of the {images} {noun} left out" * (not self._is_told(f"{_SAMPLER}.drop_last"))
             + zh("plan_batch")
         )
         warmup = self._fit_schedule(schedule, epochs, length)
@@ -150,7 +153,8 @@ class RunPlan:
                 self._set(f"{_SCHEDULE}.{key}", f"{schedule[key] * factor:.3e}")
         self.lines.append(
             f"plan: learning rate {schedule['learning_rate'] * factor:.3g} (recipe: "
-            f"{schedule['learning_rate']:g} for {reference} images per update), {rule}" + zh("plan_rate")
+            f"{schedule['learning_rate']:g} for {reference} {self._noun} per update), {rule}"
+            + zh("plan_rate")
         )
 
     def _is_told(self, path: str) -> bool:

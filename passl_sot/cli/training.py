@@ -66,9 +66,11 @@ def train(argv: list[str] | None = None) -> int:
         from passl_sot.zoo import find_start
 
         pretrained = None
+        tokenizer = None
         if args.pretrained:
             begin = find_start(args.config, args.pretrained)
             args.pretrained = str(begin.path)
+            tokenizer = begin.tokenizer
             # The engine doesn't know the zoo, so it gets a function that does.
             pretrained = functools.partial(begin.load, new_head=True)
         source = Source.of(args.config, _checkpoint_of(args))
@@ -79,6 +81,8 @@ def train(argv: list[str] | None = None) -> int:
             # What was planned for the run stands in its checkpoint.
             added, lines = source.on_folder(args.data, args.override, plan=not resumed)
             notes += lines
+        if tokenizer is not None:
+            added += source.with_tokenizer(tokenizer)
         if resumed:
             # It goes on in its own folder, wherever the command is given.
             added.append(f"output_dir={json.dumps(str(source.path.resolve().parent.parent))}")

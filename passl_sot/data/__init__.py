@@ -12,6 +12,7 @@ from passl_sot.data.datasets.folders import ImageFolder as ImageFolder
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.datasets.list_files import ListFile as ListFile
 from passl_sot.data.datasets.packed import PackedImages as PackedImages
+from passl_sot.data.datasets.texts import LabelledTexts as LabelledTexts
 from passl_sot.data.errors import DataError, ItemError
 from passl_sot.data.samplers import build_sampler
 from passl_sot.data.schema import SplitSection
@@ -19,6 +20,7 @@ from passl_sot.data.transforms.base import TRANSFORMS
 from passl_sot.data.transforms.compose import build_transforms
 from passl_sot.data.transforms.mixup import Mixup as Mixup
 from passl_sot.data.validate import check_data
+from passl_sot.data.validate_texts import check_texts as check_texts
 from passl_sot.imageio.errors import ImageError as ImageError
 from passl_sot.utils.environment import launcher_number
 from passl_sot.utils.memory import machine_memory

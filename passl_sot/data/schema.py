@@ -20,10 +20,10 @@ class BadFileRule(Rule):
 
 @dataclass(kw_only=True)
 class LoaderSection:
-    """`loader:`, how images are read.
+    """`loader:`, how items are read.
 
     Attributes:
-        num_workers: Processes that read images, per training process; 0 reads in a thread of the main
+        num_workers: Processes that read them, per training process; 0 reads in a thread of the main
             process; "auto" takes what the machine's cores allow, at most 8.
         use_shared_memory: Hand batches over in memory that the processes share, which is no part of /dev/shm;
             false sends them through pipes.
@@ -41,17 +41,19 @@ class LoaderSection:
 
 @dataclass(kw_only=True)
 class SamplerSection:
-    """`sampler:`, which images make a batch.
+    """`sampler:`, which items, images or texts, make a batch.
 
     Attributes:
-        batch_size: Images per batch and process.
+        batch_size: Items per batch and process.
         shuffle: New order in each epoch. By default true for training, false otherwise.
-        drop_last: Leave out the images of an incomplete last batch. By default true for training, false
-            otherwise. Evaluation always sees each image exactly once, so there both can't be true.
+        drop_last: Leave out the items of an incomplete last batch. By default true for training, false
+            otherwise. Evaluation always sees each item exactly once, so there both can't be true.
         repeats: Repeated augmentation: how often an image that an epoch uses stands in it, each time with
             other draws; an epoch is as long as without, so it uses as many fewer images. Training only.
-        balanced: Give each class the same share of an epoch: images of small classes stand in it several
+        balanced: Give each class the same share of an epoch: items of small classes stand in it several
             times, each time with other draws, and of large ones some are drawn. Training only.
+        group_by_length: Make batches of texts of similar length, with little padding. In training the order
+            is still drawn anew each epoch, with each text once; it excludes the two settings above.
     """
 
     batch_size: Count
@@ -59,6 +61,7 @@ class SamplerSection:
     drop_last: bool | None = None
     repeats: Count = 1
     balanced: bool = False
+    group_by_length: bool = False
 
 
 @dataclass(kw_only=True)
@@ -66,7 +69,7 @@ class SplitSection:
     """`dataloader.train` or `dataloader.val`."""
 
     sampler: SamplerSection
-    dataset: Annotated[dict, DATASETS]  # where images and labels are, and the transforms of an image
+    dataset: Annotated[dict, DATASETS]  # where items and labels are, and how they are prepared
     loader: LoaderSection = field(default_factory=LoaderSection)
 
 

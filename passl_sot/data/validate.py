@@ -4,13 +4,13 @@ import functools
 import logging
 import os
 from collections.abc import Sequence
-from typing import Literal, TypeGuard
+from typing import Literal, TypeGuard, TypeVar
 
 import numpy as np
 
 from passl_sot.config import zh
-from passl_sot.data.datasets.folders import ImageFolder
-from passl_sot.data.datasets.labelled import LabelledImages, nearest
+from passl_sot.data.datasets.labelled import LabelledImages
+from passl_sot.data.datasets.labelled_items import LabelledItems, nearest
 from passl_sot.data.datasets.list_files import ListFile
 from passl_sot.data.errors import DataError
 from passl_sot.data.schema import bad_file_limit
@@ -20,6 +20,7 @@ from passl_sot.launch.cpu_env import usable_cores
 
 _LOGGER = logging.getLogger("passl_sot.data")
 _SHOWN = 10
+Items = TypeVar("Items", bound=LabelledItems)
 
 
 def check_data(
@@ -48,27 +49,11 @@ def check_data(
         DataError: There are faults; it lists them all.
         WorkerError: A file was not read within `timeout` seconds.
     """
-    faults: list[str] = []
-    warnings: list[str] = []
-    present = [(name, dataset) for name, dataset in (("train", train), ("val", val)) if dataset is not None]
+    faults, warnings = check_classes(train, val, num_classes)
     if train is not None and val is not None:
-        faults += _class_sets(train, val)
+        faults += _multi_label_of_one(train, val)
         warnings += _shared_files(train, val)
-    for name, dataset in present:
-        faults += _labels_out_of_range(name, dataset)
-        # A small validation list may lack class 0 while the training list has it.
-        sure = train is None or name == "train" or _counts_from_one(train)
-        (faults if sure else warnings).extend(_labels_from_one(name, dataset))
-        count = len(dataset.class_names)
-        if (name == "train" or train is None) and num_classes not in (None, count):
-            faults.append(
-                f"the model's head has {num_classes} classes, the data ({dataset.root}) have {count}: write "
-                f"model.head.num_classes={count}" + zh("class_count_differs", count=count)
-            )
-        # A list file of a val split may leave classes out on purpose; training without images can't be meant.
-        sure = name == "train" or isinstance(dataset, ImageFolder)
-        (faults if sure else warnings).extend(_empty_classes(name, dataset))
-    for name, dataset in present:
+    for name, dataset in _present(train, val):
         count = len(dataset) if sample == "all" else min(sample, len(dataset))
         limit = 0  # evaluation ends at the first
         if name == "train":
@@ -82,7 +67,36 @@ def check_data(
     return warnings
 
 
-def _class_sets(train: LabelledImages, val: LabelledImages) -> list[str]:
+def check_classes(
+    train: Items | None, val: Items | None, num_classes: int | None
+) -> tuple[list[str], list[str]]:
+    """Faults of the classes of two splits, and warnings; see `check_data`."""
+    faults: list[str] = []
+    warnings: list[str] = []
+    if train is not None and val is not None:
+        faults += _class_sets(train, val)
+    for name, dataset in _present(train, val):
+        faults += _labels_out_of_range(name, dataset)
+        # A small validation list may lack class 0 while the training list has it.
+        sure = train is None or name == "train" or _counts_from_one(train)
+        (faults if sure else warnings).extend(_labels_from_one(name, dataset))
+        count = len(dataset.class_names)
+        if (name == "train" or train is None) and num_classes not in (None, count):
+            faults.append(
+                f"the model's head has {num_classes} classes, the data ({dataset.root}) have {count}: write "
+                f"model.head.num_classes={count}" + zh("class_count_differs", count=count)
+            )
+        # A list file of a val split may leave classes out on purpose; training without items can't be meant.
+        sure = name == "train" or dataset.folder_per_class
+        (faults if sure else warnings).extend(_empty_classes(name, dataset))
+    return faults, warnings
+
+
+def _present(train: Items | None, val: Items | None) -> list[tuple[str, Items]]:
+    return [(name, dataset) for name, dataset in (("train", train), ("val", val)) if dataset is not None]
+
+
+def _class_sets(train: LabelledItems, val: LabelledItems) -> list[str]:
     """Faults of two sets that don't have the same classes, or number them differently."""
     faults = []
     if not (train.named and val.named):
@@ -101,14 +115,16 @@ def _class_sets(train: LabelledImages, val: LabelledImages) -> list[str]:
             f"train and val number their classes differently: label {label} is '{ours}' in train and "
             f"'{theirs}' in val; give both the same class_names file" + zh("class_order_differs")
         )
-    if (train.multi_hot is None) != (val.multi_hot is None):
-        faults.append(
-            "multi_label is set for one of train and val: write it in both" + zh("splits_must_agree")
-        )
     return faults
 
 
-def _strangers(name: str, dataset: LabelledImages, other: str, reference: LabelledImages) -> list[str]:
+def _multi_label_of_one(train: LabelledImages, val: LabelledImages) -> list[str]:
+    if (train.multi_hot is None) == (val.multi_hot is None):
+        return []
+    return ["multi_label is set for one of train and val: write it in both" + zh("splits_must_agree")]
+
+
+def _strangers(name: str, dataset: LabelledItems, other: str, reference: LabelledItems) -> list[str]:
     known = set(reference.found_classes)
     strangers = [entry for entry in dataset.found_classes if entry not in known]
     faults = []
@@ -123,8 +139,10 @@ def _strangers(name: str, dataset: LabelledImages, other: str, reference: Labell
     return faults
 
 
-def _labels_out_of_range(name: str, dataset: LabelledImages) -> list[str]:
+def _labels_out_of_range(name: str, dataset: LabelledItems) -> list[str]:
     labels = dataset.labels
+    if labels is None:
+        return []
     count = len(dataset.class_names)
     wrong = np.flatnonzero((labels < 0) | (labels >= count))
     if not len(wrong):
@@ -140,13 +158,15 @@ def _labels_out_of_range(name: str, dataset: LabelledImages) -> list[str]:
     ]
 
 
-def _counts_from_one(dataset: LabelledImages) -> TypeGuard[ListFile]:
+def _counts_from_one(dataset: LabelledItems) -> TypeGuard[ListFile]:
     """Whether all labels are valid and a list file has no label 0."""
+    if not isinstance(dataset, ListFile):
+        return False
     labels = dataset.labels  # zeros, where there are several per image
-    return isinstance(dataset, ListFile) and labels.min() == 1 and labels.max() < len(dataset.class_names)
+    return labels.min() == 1 and labels.max() < len(dataset.class_names)
 
 
-def _labels_from_one(name: str, dataset: LabelledImages) -> list[str]:
+def _labels_from_one(name: str, dataset: LabelledItems) -> list[str]:
     if not _counts_from_one(dataset):
         return []
     return [
@@ -155,15 +175,15 @@ def _labels_from_one(name: str, dataset: LabelledImages) -> list[str]:
     ]
 
 
-def _empty_classes(name: str, dataset: LabelledImages) -> list[str]:
+def _empty_classes(name: str, dataset: LabelledItems) -> list[str]:
     empty = [dataset.class_names[i] for i in np.flatnonzero(dataset.class_counts() == 0)]
     # Where labels count from 1, class 0 is empty; that is said already.
     if not empty or (_counts_from_one(dataset) and empty == dataset.class_names[:1]):
         return []
-    said = f"{len(empty)} classes have no images"
+    said = f"{len(empty)} classes have no {dataset.noun}s"
     shown = empty[:_SHOWN]
-    if isinstance(dataset, ImageFolder):
-        said = f"{len(empty)} class folders hold no images"
+    if dataset.folder_per_class:
+        said = f"{len(empty)} class folders hold no {dataset.noun}s"
         shown = [os.path.join(dataset.root, entry) for entry in shown]
     listed = ", ".join(shown)
     if len(empty) > _SHOWN:

@@ -23,7 +23,7 @@ def describe_run(experiment: Experiment, parts: Parts, world_size: int) -> list[
     batch_size = experiment.dataloader.train.sampler.batch_size
     items = min(batch_size, _PROBE)
     probe = task.probe(parts.model, items)
-    stats = model_stats(parts.model, task.inputs(probe)[0][:1].shape)
+    stats = model_stats(parts.model, [value[:1] for value in task.inputs(probe)])
     seconds, fixed_gb, item_gb = _measure(experiment, parts, probe, items)
     per_epoch = math.ceil(len(parts.train_loader.dataset) / world_size) * seconds
     epoch, total = (timedelta(seconds=math.ceil(count * per_epoch)) for count in (1, experiment.epochs))

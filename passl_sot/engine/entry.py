@@ -149,6 +149,9 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
         if world.is_main:
             scores = "  ".join(f"{name} {value:.4g}" for name, value in results[kind].items())
             log.log(RESULT, "%s  %s", kind, scores)
+            doubt = task.doubt(meters[kind])
+            if doubt:
+                log.warning("%s", doubt)
     facts = {"weights": weights, "shown": shown}
     meter = meters[shown]
     report = {**facts, **results[shown], **results, **task.details(meter)}

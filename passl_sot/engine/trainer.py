@@ -215,7 +215,7 @@ class Trainer:
                     loss = losses["loss"] / group
                     parts.precision.backward(loss, self.progress)
                 loss_sum += float(loss)  # waits for the device, once a batch
-                speed.items += len(batch["index"]) * self.world.size
+                speed.take(len(batch["index"]) * self.world.size, self.task.counts(batch))
                 self.progress.batches += 1
                 bar.update()
                 if not last:
@@ -319,32 +319,36 @@ class Trainer:
             if "loss" in values:  # a task's meter need not have one
                 line += f" (loss {values['loss']:.3f})"
         self._say("%s", line)
-        doubt = self.learning.word(epoch, found, self.val_loader.dataset)
-        if doubt:
-            self._say("%s", doubt)
+        for doubt in (self.learning.word(epoch, found, self.val_loader.dataset), self.task.doubt(self.meter)):
+            if doubt:
+                self._say("%s", doubt)
         return {f"{kind}_{name}": v for kind, values in found.items() for name, v in values.items()}
 
     def _log_update(self, epoch: int, update: int, values: dict, speed: Speed) -> None:
-        rate, wait = speed.read()
+        seconds, rate, wait = speed.read()
         epochs = self.experiment.epochs
         updates = self.updates_per_epoch
         items = self.task.words.items
         items_left = ((epochs - epoch) * updates - update - 1) * self.plan.effective
         left = timedelta(seconds=round(max(0.0, items_left / max(rate, 1e-3))))
         values = {name: float(value) for name, value in values.items()}
+        counts = {name: float(count) for name, count in speed.counts.items()}
         # Each process has its own part of the batch, and its own workers.
-        values = self.world.mean({**values, "data_wait": wait, "memory_gb": memory_gb()})
+        values = self.world.mean({**values, **counts, "data_wait": wait, "memory_gb": memory_gb()})
+        counts = {name: values.pop(name) * self.world.size for name in counts}
+        paces, spoken = self.task.pace(counts, seconds)
         values = {
             **values,
             f"{items}_per_s": rate,
+            **paces,
             "skipped": self.progress.skipped,
             "bad_files": len(self.train_loader.bad_files),
         }
         self.folder.write("train", self.progress.step, epoch + 1, values)
         self._say(
             f"epoch {epoch + 1}/{epochs}  update {update + 1}/{updates}  loss {values['loss']:.4f}  "
-            f"lr {values['lr']:.2e}  {rate:.0f} {items}/s  data wait {100 * values['data_wait']:.0f} %  "
-            f"{values['memory_gb']:.1f} GB  ETA {left}"
+            f"lr {values['lr']:.2e}  {rate:.0f} {items}/s{spoken}  "
+            f"data wait {100 * values['data_wait']:.0f} %  {values['memory_gb']:.1f} GB  ETA {left}"
         )
         # An epoch's first update waits for the first batch, whatever is done; it may be the only one.
         counts = update > 0 or updates == 1

@@ -147,7 +147,12 @@ def difference(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def open_engine(
-    name: str, folder: Path, *, precision: Precision = "f32", threads: int | None = None
+    name: str,
+    folder: Path,
+    *,
+    precision: Precision = "f32",
+    threads: int | None = None,
+    batch: int | None = None,
 ) -> Engine:
     """Opens the model of an exported folder by an engine.
 
@@ -156,6 +161,8 @@ def open_engine(
         precision: Numbers that it computes in; "int8" is for a folder that was exported so.
         threads: Cores to use; None for all that the process may use (`usable_threads`). Of "paddle" all
             models in the process share this number.
+        batch: A number of inputs computed together to be fastest at: "openvino" then compiles the model once
+            more for it, when it first comes.
 
     Raises:
         EngineError: Unknown name; the folder lacks its files or they are damaged; it can't compute so.
@@ -172,7 +179,7 @@ def open_engine(
     module = importlib.import_module(f"passl_sot.engines.{name}_engine")
     make: Callable[..., Engine] = module.make
     try:
-        return make(folder, precision, threads or usable_threads())
+        return make(folder, precision, threads or usable_threads(), batch)
     except UserError:
         raise
     except Exception as error:  # each has types of its own

@@ -46,6 +46,7 @@ def choose_engine(
     precision: Precision = "f32",
     batches: Sequence[int] = (1, 8),
     threads: int | None = None,
+    length: int = process.LENGTH,
 ) -> str:
     """Chooses the engine by which an exported folder is computed fastest here; a line of the log says why.
 
@@ -55,6 +56,7 @@ def choose_engine(
 
     Args:
         batches: Numbers of inputs computed together; the sum of the relative times decides.
+        length: Tokens of a text, for a model of texts.
 
     Raises:
         EngineError: No engine can compute it.
@@ -67,16 +69,16 @@ def choose_engine(
         raise EngineError(
             f"{folder} has no files for an engine that is installed and computes in {precision}"
         )
-    key = _key(folder, names, precision, batches, threads)
+    key = _key(folder, names, precision, batches, threads, length)
     home = cache_folder() / "engines"
     try:
         with locked(home):
             found = _remembered(home / f"{key}.json", names) or _keep(
-                home / f"{key}.json", _measure(folder, names, precision, batches, threads)
+                home / f"{key}.json", _measure(folder, names, precision, batches, threads, length)
             )
     except OSError as error:
         get_logger().warning("%s: set %s to a folder where speeds can be kept", error, HOME)
-        found = _measure(folder, names, precision, batches, threads)
+        found = _measure(folder, names, precision, batches, threads, length)
     found["refused"] |= dict.fromkeys(missing, "not installed")
     _report(found, precision, threads)
     if not found["engine"]:
@@ -84,16 +86,14 @@ def choose_engine(
     return found["engine"]
 
 
-def _key(
-    folder: Path, names: Sequence[str], precision: Precision, batches: Sequence[int], threads: int
-) -> str:
+def _key(folder: Path, *settings: Any) -> str:
     """What all that was measured depends on, as a name of a file."""
     total = hashlib.sha256()
     for file in sorted({file for name in ENGINES for file in FILES[name] if (folder / file).is_file()}):
         total.update(sha256_of(folder / file).encode())
     cpu = [line for line in read_cpu().splitlines() if line.partition(":")[0].strip() in _CPU]
     versions = versions_of(("paddlepaddle", "paddlepaddle-gpu", *PACKAGES.values()))
-    total.update(json.dumps([cpu, versions, names, precision, list(batches), threads]).encode())
+    total.update(json.dumps([cpu, versions, *settings]).encode())
     return total.hexdigest()[:32]
 
 
@@ -116,7 +116,12 @@ def _keep(file: Path, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _measure(
-    folder: Path, names: Sequence[str], precision: Precision, batches: Sequence[int], threads: int
+    folder: Path,
+    names: Sequence[str],
+    precision: Precision,
+    batches: Sequence[int],
+    threads: int,
+    length: int,
 ) -> dict[str, Any]:
     """The engine chosen, "" where none can be; milliseconds by engine and batch; reasons of those refused."""
     get_logger().info("auto: measuring %s, once for this model and machine", ", ".join(names))
@@ -126,7 +131,7 @@ def _measure(
         wanted = [(name, precision) for name in names]
         if ("paddle", "f32") not in wanted and not missing_files("paddle", folder):
             wanted.append(("paddle", "f32"))
-        peers = _started(stack, folder, wanted, threads, refused)
+        peers = _started(stack, folder, wanted, threads, length, refused)
         reference = None
         if ("paddle", "f32") in peers:
             reference = _outputs(peers["paddle", "f32"], Path(scratch, "paddle"))
@@ -153,13 +158,14 @@ def _started(
     folder: Path,
     wanted: Sequence[tuple[str, Precision]],
     threads: int,
+    length: int,
     refused: dict[str, str],
 ) -> dict[tuple[str, Precision], Peer]:
     """The processes that came up; the others are refused."""
 
     def start(name: str, precision: Precision) -> Peer | str:
         try:
-            return Peer(process.command(folder, name, precision, threads))
+            return Peer(process.command(folder, name, precision, threads, length))
         except PeerError as error:
             return error.words or str(error)
 

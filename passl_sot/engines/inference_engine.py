@@ -13,7 +13,7 @@ from passl_sot.engines.program import read_program
 from passl_sot.utils.silence import silenced
 
 
-def make(folder: Path, precision: Precision, threads: int) -> Engine:
+def make(folder: Path, precision: Precision, threads: int, batch: int | None) -> Engine:
     """See `open_engine`."""
     inputs = _inputs(folder / FILES["inference"][0])
     config = inference.Config(*(str(folder / name) for name in FILES["inference"]))

@@ -9,7 +9,7 @@ from passl_sot.engines.base import FILES, PACKAGES, Engine, Input, Precision, kn
 from passl_sot.utils.require import require_extra
 
 
-def make(folder: Path, precision: Precision, threads: int) -> Engine:
+def make(folder: Path, precision: Precision, threads: int, batch: int | None) -> Engine:
     """See `open_engine`."""
     onnxruntime = require_extra(PACKAGES["onnxruntime"], "export", "the engine onnxruntime")
     options = onnxruntime.SessionOptions()

@@ -1,7 +1,9 @@
 """OpenVINO."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +11,7 @@ from passl_sot.engines.base import FILES, PACKAGES, Engine, EngineError, Input, 
 from passl_sot.utils.require import require_extra
 
 
-def make(folder: Path, precision: Precision, threads: int) -> Engine:
+def make(folder: Path, precision: Precision, threads: int, batch: int | None) -> Engine:
     """See `open_engine`."""
     openvino = require_extra(PACKAGES["openvino"], "export", "the engine openvino")
     core = openvino.Core()
@@ -24,14 +26,23 @@ def make(folder: Path, precision: Precision, threads: int) -> Engine:
         # Several processes, such as the workers of a server, would all bind themselves to the first cores.
         "ENABLE_CPU_PINNING": False,
     }
-    model = core.compile_model(core.read_model(folder / FILES["openvino"][0]), "CPU", settings)
+    file = folder / FILES["openvino"][0]
+    model = core.compile_model(core.read_model(file), "CPU", settings)
     computes_in = model.get_property("INFERENCE_PRECISION_HINT").to_string()
     if computes_in != hint:
         raise EngineError(f"openvino computes in {computes_in} on this processor, not in {precision}")
 
+    @functools.cache
+    def of_one_batch() -> Any:
+        # Of fixed shapes OpenVINO computes up to a fifth less long than of open ones.
+        graph = core.read_model(file)
+        graph.reshape({node: [batch, *list(node.partial_shape)[1:]] for node in graph.inputs})
+        return core.compile_model(graph, "CPU", settings)
+
     def compute(inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        found = model(list(inputs), share_inputs=True)
-        return [found[output] for output in model.outputs]
+        chosen = of_one_batch() if len(inputs[0]) == batch else model
+        found = chosen(list(inputs), share_inputs=True)
+        return [found[output] for output in chosen.outputs]
 
     found = []
     for node in model.inputs:

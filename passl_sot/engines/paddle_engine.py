@@ -17,7 +17,7 @@ from passl_sot.engines.program import read_program
 _GRAPHS = threading.RLock()
 
 
-def make(folder: Path, precision: Precision, threads: int) -> Engine:
+def make(folder: Path, precision: Precision, threads: int, batch: int | None) -> Engine:
     """See `open_engine`."""
     read_program(folder / FILES["paddle"][0])
     layer = paddle.jit.load(str(folder / STEM))

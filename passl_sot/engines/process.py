@@ -1,6 +1,6 @@
 """An engine in a process of its own, whose memory and faults are its own too; a `passl_sot.utils.peer.Peer`.
 
-    python -m passl_sot.engines.process FOLDER ENGINE PRECISION THREADS
+    python -m passl_sot.engines.process FOLDER ENGINE PRECISION THREADS LENGTH
 
 | task | answer |
 |---|---|
@@ -23,14 +23,14 @@ from passl_sot.config import UserError
 from passl_sot.engines.base import Engine, Input, Precision, open_engine
 from passl_sot.utils.peer import Peer
 
-# In place of sizes that a graph leaves open: of images, and of texts.
+# In place of sizes that a graph leaves open: of images, and the most tokens of texts.
 _OPEN = 224
-_OPEN_LENGTH = 128
+LENGTH = 128
 
 
-def command(folder: Path, name: str, precision: str, threads: int) -> str:
-    """The command line for a `Peer`."""
-    return module_command(__name__, folder, name, precision, threads)
+def command(folder: Path, name: str, precision: str, threads: int, length: int = LENGTH) -> str:
+    """The command line for a `Peer`; `length` as of `random_inputs`."""
+    return module_command(__name__, folder, name, precision, threads, length)
 
 
 def module_command(module: str, *arguments: object) -> str:
@@ -52,17 +52,23 @@ def counted(answer: Sequence[float], threads: int) -> float:
     return seconds
 
 
-def random_inputs(inputs: Sequence[Input], batch: int) -> list[np.ndarray]:
+def random_inputs(inputs: Sequence[Input], batch: int, length: int = LENGTH) -> list[np.ndarray]:
     """Arrays for a model, the same for the same batch in all processes.
 
-    Whole numbers are 0 and 1, which tokens, types and masks may all be; the first of each row is 1.
+    Whole numbers are 0 and 1, which tokens and their types may be; texts have no padding.
+
+    Args:
+        inputs: What it takes.
+        batch: Items.
+        length: Tokens of a text, where it takes texts of any length.
     """
     rng = np.random.default_rng(batch)
     arrays: list[np.ndarray] = []
     for known in inputs:
         if known.whole:
-            numbers = rng.integers(0, 2, [batch, *(size or _OPEN_LENGTH for size in known.shape[1:])])
-            numbers[:, 0] = 1
+            numbers = rng.integers(0, 2, [batch, *(size or length for size in known.shape[1:])])
+            if known.name == "attention_mask":
+                numbers[:] = 1
             arrays.append(numbers)
         else:
             size = [batch, *(size or _OPEN for size in known.shape[1:])]
@@ -76,8 +82,13 @@ def _most_memory() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6
 
 
-def answer(open_one: Callable[[], tuple[Engine, Sequence[Input]]]) -> None:
-    """Answers tasks on standard input, by an engine and its inputs, until there are no more."""
+def answer(open_one: Callable[[], tuple[Engine, Sequence[Input]]], length: int = LENGTH) -> None:
+    """Answers tasks on standard input, by an engine and its inputs, until there are no more.
+
+    Args:
+        open_one: Gives both.
+        length: As of `random_inputs`.
+    """
     # What libraries print goes elsewhere than the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -92,7 +103,7 @@ def answer(open_one: Callable[[], tuple[Engine, Sequence[Input]]]) -> None:
                 continue
             batch = int(words[0])
             if batch not in inputs:
-                inputs[batch] = random_inputs(known, batch)
+                inputs[batch] = random_inputs(known, batch, length)
             began = time.perf_counter()
             worked = time.process_time()
             output = engine(*inputs[batch])
@@ -107,13 +118,13 @@ def answer(open_one: Callable[[], tuple[Engine, Sequence[Input]]]) -> None:
 
 
 def _main() -> None:
-    folder, name, precision, threads = sys.argv[1:]
+    folder, name, precision, threads, length = sys.argv[1:]
 
     def open_one() -> tuple[Engine, Sequence[Input]]:
         engine = open_engine(name, Path(folder), precision=cast(Precision, precision), threads=int(threads))
         return engine, engine.inputs or []
 
-    answer(open_one)
+    answer(open_one, int(length))
 
 
 if __name__ == "__main__":

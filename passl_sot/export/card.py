@@ -20,6 +20,7 @@ from passl_sot.utils.files import sha256_of
 
 FILE = f"{STEM}.yml"
 LABELS = "labels.txt"
+TOKENIZER = "tokenizer.json"
 OURS = "passl_sot"
 FORMAT = 1
 _MOST_BYTES = 50_000_000
@@ -49,7 +50,7 @@ def plain(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_card(folder: Path, meta: Mapping[str, Any], facts: Mapping[str, Any], paddlex_name: str) -> str:
-    """Writes `inference.yml` and `labels.txt` beside the graphs of a model.
+    """Writes `inference.yml`, `labels.txt` and a text model's `tokenizer.json` beside the graphs of a model.
 
     Args:
         folder: Holds all other files of the export.
@@ -67,21 +68,27 @@ def write_card(folder: Path, meta: Mapping[str, Any], facts: Mapping[str, Any], 
     if names is not None:
         lines = [f"{number} {' '.join(name.split())}\n" for number, name in enumerate(names)]
         (folder / LABELS).write_text("".join(lines), encoding="utf-8")
+    if names is not None and not task.takes_texts:
         steps, reason = _steps_for_paddlex(task)
         post: dict[str, Any] = {"Topk": {"topk": min(5, len(names)), "label_list": names}}
         if task.several:
             post = {"MultiLabelThreshOutput": {"threshold": 0.5, "label_list": names}}
         if not reason:
             sections |= {"PreProcess": {"transform_ops": steps}, "PostProcess": post}
-    card = {"format": FORMAT, **facts, "files": checksums(folder), "header": plain(meta)}
-    text = ""
+    header = plain(meta)
+    if task.takes_texts:
+        # Where other programs look for it, and a card can still be read by people.
+        text = header["preprocessing"].pop("tokenizer")
+        (folder / TOKENIZER).write_text(text, encoding="utf-8")
+    card = {"format": FORMAT, **facts, "files": checksums(folder), "header": header}
+    first = ""
     if reason:
-        text = f"# No PreProcess, so that PaddleX refuses this model: {reason}.\n"
+        first = f"# No PreProcess, so that PaddleX refuses this model: {reason}.\n"
     # Names appear twice: YAML's marks for repeated lists, which PaddleX needn't know, are avoided by copies.
-    text += yaml.dump(
+    text = yaml.dump(
         plain({**sections, OURS: card}), Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=1000
     )
-    (folder / FILE).write_text(text, encoding="utf-8")
+    (folder / FILE).write_text(first + text, encoding="utf-8")
     return reason
 
 
@@ -183,11 +190,10 @@ def read_card(folder: Path) -> dict[str, Any]:
     A format that was deleted since is no fault: other engines can still be opened.
 
     Raises:
-        ExportError: As of `read_facts`; or a file was changed since.
+        ExportError: As of `read_facts`; or a file was changed since, or a text model's tokenizer is missing.
         CheckpointError: The header lacks something.
     """
     card = read_facts(folder)
-    check_card(folder / FILE, card["header"])
     if not all(isinstance(name, str) for name in card["files"]):
         raise ExportError(f"{folder / FILE} is damaged: its entry {OURS} names files by numbers")
     there = [name for name in card["files"] if name == Path(name).name and (folder / name).is_file()]
@@ -196,7 +202,14 @@ def read_card(folder: Path) -> dict[str, Any]:
             raise ExportError(
                 f"{folder / name} is not the file that was exported: changed or damaged since; export anew"
             )
-    return card["header"]
+    header = card["header"]
+    if TOKENIZER in card["files"]:
+        if TOKENIZER not in there:
+            raise ExportError(f"{folder} has no {TOKENIZER}, without which it reads no texts: export anew")
+        if isinstance(header.get("preprocessing"), dict):
+            header["preprocessing"]["tokenizer"] = (folder / TOKENIZER).read_text(encoding="utf-8")
+    check_card(folder / FILE, header)
+    return header
 
 
 def precision_of(folder: Path, asked: Precision | None = None) -> Precision:

@@ -20,6 +20,7 @@ from passl_sot.export.card import FILE, LABELS, ExportError, plain, read_card, r
 from passl_sot.export.folding import fold
 from passl_sot.export.proof import BATCHES, Inputs, prove
 from passl_sot.export.quantize import lower
+from passl_sot.modeling.backbones.text_backbone import TextBackbone
 from passl_sot.tasks.base import Task, task_of
 from passl_sot.utils.files import folder_replaced
 from passl_sot.utils.logger import get_logger, progress_bar
@@ -30,6 +31,9 @@ from passl_sot.version import __version__
 
 FORMATS = tuple(dict.fromkeys(FORMAT_OF.values()))
 OPSET = 17
+# Tokens of texts to prove a graph by, beside the most that it takes. Not fewer: of a matrix of lower rank a
+# normalization of several singular values makes noise.
+_LENGTHS = (5, 17)
 # What writes a format, and proves it.
 _PACKAGES = {"onnx": ("paddle2onnx", "onnxruntime"), "openvino": ("paddle2onnx", "onnxruntime", "openvino")}
 # "None": by default it installs packages into the user's environment.
@@ -85,7 +89,7 @@ def export_model(
     *,
     precision: Precision = "f32",
     calibration: Any = None,
-    images: Sequence[Any] = (),
+    items: Sequence[Any] = (),
     dynamic: bool = False,
     paddlex_name: str = "",
 ) -> dict[str, float]:
@@ -100,7 +104,7 @@ def export_model(
         folder: Made where it isn't there.
         formats: Among `FORMATS`.
         precision, calibration: As of `quantize.lower`; the graphs in float32 are proven first.
-        images: What the task reads, for the proof beside noise: paths, for instance.
+        items: What the task reads, for the proof beside made-up inputs: paths of images, texts.
         dynamic: Whether height and width stay open too.
         paddlex_name: The model's name for PaddleX; by default that of its backbone.
 
@@ -113,10 +117,12 @@ def export_model(
     check_packages(formats)
     check_target(folder)
     name = type(model.backbone).__name__
+    if dynamic and isinstance(model.backbone, TextBackbone):
+        raise ExportError(f"{name} takes no images, whose size could be left open; a text's length always is")
     if dynamic and model.backbone.size_obstacle:
         raise ExportError(f"a graph of {name} takes one size of images: {model.backbone.size_obstacle}")
     task = task_of(meta)
-    samples = [task.read(image) for image in images]
+    samples = [task.read(item) for item in items]
     lines: list[str] = []
     with folder_replaced(folder) as new, progress_bar(total=3, desc="export") as bar:
         _write_graphs(model, task, new, formats, dynamic)
@@ -126,11 +132,11 @@ def export_model(
         differences = prove(new, engines, task, _cases(model, given, dynamic))
         bar.update()
         if precision != "f32":
-            lines = lower(new, precision, calibration)
+            lines = lower(new, precision, task, calibration)
         facts = {"precision": precision, "opset": OPSET, "dynamic_size": dynamic, "versions": _versions()}
         rounded = {engine: float(f"{value:.2g}") for engine, value in differences.items()}
         refusal = write_card(new, meta, {**facts, "differences": rounded}, paddlex_name or name)
-        _prove_card(new, meta, images, samples)
+        _prove_card(new, meta, items, samples)
     if refusal:
         lines.append(f"PaddleX can't use this model: {refusal}")
     _report(differences, lines)
@@ -147,13 +153,17 @@ def _report(differences: Mapping[str, float], lines: Sequence[str]) -> None:
 def _cases(
     model: nn.Layer, given: Sequence[Inputs], dynamic: bool
 ) -> list[tuple[nn.Layer, Sequence[Inputs]]]:
-    """What to prove a graph by: the model and inputs, for open sizes also the model at two others."""
+    """What to prove a graph by: the model and inputs; of open sizes other sizes, of texts other lengths."""
     models = [model]
     for size in _other_sizes(model) if dynamic else ():
         resized = copy.deepcopy(model)
         resized.resize(size)
         models.append(resized)
     cases = [(m, [m.backbone.example_inputs(size, seed=size) for size in BATCHES]) for m in models]
+    if isinstance(model.backbone, TextBackbone):
+        most = model.backbone.max_positions
+        lengths = [min(length, most) for length in (*_LENGTHS, most)]
+        cases.append((model, [model.backbone.example_inputs(1, longest=length) for length in lengths]))
     return [(model, given), *cases]
 
 
@@ -249,14 +259,14 @@ def _versions() -> dict[str, str]:
 
 
 def _prove_card(
-    folder: Path, meta: Mapping[str, Any], images: Sequence[Any], samples: Sequence[Mapping[str, np.ndarray]]
+    folder: Path, meta: Mapping[str, Any], items: Sequence[Any], samples: Sequence[Mapping[str, np.ndarray]]
 ) -> None:
-    """Reads the folder's card as a user would; an ExportError where it prepares images otherwise."""
+    """Reads the folder's card as a user would; an ExportError where it prepares items otherwise."""
     header = read_card(folder)
     if header != plain(meta):
         raise ExportError("the card that was written is not the model's own: please report this")
     task = task_of(header)
-    for image, sample in zip(images, samples, strict=True):
-        again = task.read(image)
+    for item, sample in zip(items, samples, strict=True):
+        again = task.read(item)
         if any(not np.array_equal(again[key], sample[key]) for key in sample):
-            raise ExportError(f"the card that was written prepares {image} otherwise: please report this")
+            raise ExportError(f"the card that was written prepares {item} otherwise: please report this")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from passl_sot.export.card import ExportError
+from passl_sot.modeling.backbones.text_backbone import TextBackbone
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.tasks.base import header_for, load_trained
 from passl_sot.weights.checkpoint import is_checkpoint
@@ -64,7 +65,12 @@ def change_size(model: Classifier, meta: Mapping[str, Any], side: int) -> dict[s
 
     Sizes in the preprocessing keep their proportion to the model's: a resize to 256 before a crop of 224
     becomes one to 512 before a crop of 448, and `crop_pct` stays.
+
+    Raises:
+        ExportError: It takes no images.
     """
+    if isinstance(model.backbone, TextBackbone):
+        raise ExportError(f"{type(model.backbone).__name__} takes no images, whose size could be changed")
     old = model.backbone.img_size
     model.resize(side)
     sized = copy.deepcopy(dict(meta))

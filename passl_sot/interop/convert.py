@@ -47,8 +47,9 @@ def convert_state_dict(
             report has the one taken.
         layout: "paddle" for a state dict of another Paddle project (PASSL, PaddleClas) or of this
             one, in which a Linear's weight is ``[in, out]`` already.
-        new_head: Whether the head's last layers may be missing or for another number of classes;
-            they then have no entry in the result and are named in ``report.left_new``.
+        new_head: Whether the head's last layers may be missing or for another number of classes,
+            or all of it missing; what is left new has no entry in the result and is named in
+            ``report.left_new``.
 
     Returns:
         The state dict for ``model.set_state_dict`` (NumPy arrays in the model's types), and the
@@ -116,10 +117,10 @@ def export_state_dict(
             if official.endswith("running_mean"):
                 counter = official.removesuffix("running_mean") + "num_batches_tracked"
                 out[counter] = np.zeros((), "int64")
-    for name, value in _computed_tables(model).items():
+    for name, table in _computed_tables(model).items():
         kind, _, inside = f"{prefix}{name}".partition(".")
         if kind == "backbone" and _matches(rules.tables, inside):
-            out[_rename(prefix + name, way_back)] = value.numpy()
+            out[_rename(prefix + name, way_back)] = table.numpy()
     # Rules that send two names to one place would lose a layer silently.
     back, report = convert_state_dict(model, out, layout=layout)
     if not report.ok or report.naming != "official":
@@ -335,18 +336,20 @@ class _Conversion:
         if report.naming == "passl_sot":
             return
         for target in report.missing:
-            if _matches(self.family.zeros, target.removeprefix("backbone.")):
+            if self.family.trained_without_head and not has_head and target.startswith("head."):
+                report.left_new.append(target)
+            elif _matches(self.family.zeros, target.removeprefix("backbone.")):
                 self.out[target] = np.zeros(self.slots[target].shape, self.slots[target].dtype)
                 report.zeros.append(target)
-            elif self.family.trained_without_head and not has_head and target.startswith("head."):
-                report.left_new.append(target)
         report.missing = [name for name in report.missing if name not in {*report.zeros, *report.left_new}]
 
     def leave_the_last_layers_new(self) -> None:
-        """Takes entries that depend on the number of classes off the lists of faults."""
+        """Takes entries that depend on the number of classes off the lists of faults; of a body all of the head."""
         report = self.report
         last = self.last_layers()
         new = last.intersection(report.missing)
+        if not any(target.startswith("head.") for target in report.sources):
+            new |= {target for target in report.missing if target.startswith("head.")}
         for source, target, got, want in report.mismatched:
             # The last layers differ in one axis, their number of classes; more is another architecture.
             differing = sum(a != b for a, b in zip(got, want, strict=False))

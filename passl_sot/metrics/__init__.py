@@ -3,5 +3,14 @@
 from passl_sot.metrics.classification import ClassificationMeter, write_report
 from passl_sot.metrics.confusion_picture import save_confusion
 from passl_sot.metrics.multi_label import MultiLabelMeter, write_label_report
+from passl_sot.metrics.text import CorrelationMeter, SentenceMeter
 
-__all__ = ["ClassificationMeter", "MultiLabelMeter", "save_confusion", "write_label_report", "write_report"]
+__all__ = [
+    "ClassificationMeter",
+    "CorrelationMeter",
+    "MultiLabelMeter",
+    "SentenceMeter",
+    "save_confusion",
+    "write_label_report",
+    "write_report",
+]

@@ -9,13 +9,19 @@ import numpy as np
 
 
 class ClassificationMeter:
-    """Counts that add up over batches and processes: no average of averages. `k`, of top-k, is at most K."""
+    """Counts that add up over batches and processes: no average of averages. `k`, of top-k, is at most K.
+
+    Attributes:
+        noun: What is counted, in results and tables.
+    """
+
+    noun = "images"
 
     def __init__(self, num_classes: int, k: int = 5):
         self.num_classes = num_classes
         self.k = min(k, num_classes)
         self.confusion = np.zeros((num_classes, num_classes), np.int64)  # rows: true, columns: predicted
-        self.sums = np.zeros(3, np.float64)  # images, correct within top k, summed loss
+        self.sums = np.zeros(3, np.float64)  # items, correct within top k, summed loss
 
     def take(self, index: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
         """Takes in a batch: scores [B, K] and integer classes [B]; the places `index` [B] don't matter."""
@@ -34,7 +40,7 @@ class ClassificationMeter:
 
     @property
     def items(self) -> int:
-        """Images taken in."""
+        """Items taken in."""
         return int(self.sums[0])
 
     def result(self) -> dict[str, float]:
@@ -42,31 +48,36 @@ class ClassificationMeter:
 
         An empty meter gives NaN rather than an accuracy of nothing.
         """
-        images = self.items
-        if not images:
+        items = self.items
+        if not items:
             scores = ("top1", f"top{self.k}", "loss", "macro_f1")
-            return {**dict.fromkeys(scores, math.nan), "images": 0}
-        top_1 = 100 * float(np.trace(self.confusion)) / images
-        top_k = 100 * float(self.sums[1]) / images  # with k = 1 of the same name and value
+            return {**dict.fromkeys(scores, math.nan), self.noun: 0}
+        top_1 = 100 * float(np.trace(self.confusion)) / items
+        top_k = 100 * float(self.sums[1]) / items  # with k = 1 of the same name and value
         return {
             "top1": top_1,
             f"top{self.k}": top_k,
-            "loss": float(self.sums[2]) / images,
-            "macro_f1": float(np.mean([row["f1"] for row in self.per_class() if row["images"]])),
-            "images": images,
+            "loss": float(self.sums[2]) / items,
+            "macro_f1": self.macro_f1(),
+            self.noun: items,
         }
 
+    def macro_f1(self) -> float:
+        """The mean F1 (0 to 1) of the classes that have items."""
+        return float(np.mean([row["f1"] for row in self.per_class() if row[self.noun]]))
+
     def per_class(self) -> list[dict[str, float]]:
-        """Images, precision, recall and F1 (0 to 1) of each class; 0 where a quotient has no denominator."""
-        return class_rows(np.diag(self.confusion), self.confusion.sum(axis=1), self.confusion.sum(axis=0))
+        """Items, precision, recall and F1 (0 to 1) of each class; 0 where a quotient has no denominator."""
+        true = self.confusion.sum(axis=1)
+        return class_rows(self.noun, np.diag(self.confusion), true, self.confusion.sum(axis=0))
 
 
 def class_rows(
-    hits: np.ndarray, true: np.ndarray, predicted: np.ndarray, **more: np.ndarray
+    noun: str, hits: np.ndarray, true: np.ndarray, predicted: np.ndarray, **more: np.ndarray
 ) -> list[dict[str, float]]:
     """The rows of `per_class` by counts of each class; `more` are further scores."""
     columns = {
-        "images": true,
+        noun: true,
         **more,
         "precision": hits / np.maximum(predicted, 1),
         "recall": hits / np.maximum(true, 1),
@@ -80,21 +91,22 @@ def write_report(meter: ClassificationMeter, class_names: list[str], folder: Pat
     """Writes `per_class.csv` and `confusion.csv` into `folder`; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     per_class, confusion = (folder / name for name in ("per_class.csv", "confusion.csv"))
-    write_per_class(per_class, class_names, meter.per_class(), ("precision", "recall", "f1"))
+    write_per_class(per_class, class_names, meter.per_class(), (meter.noun, "precision", "recall", "f1"))
     counts = zip(class_names, meter.confusion.tolist(), strict=True)
     write_table(confusion, ["true \\ predicted", *class_names], ([name, *row] for name, row in counts))
     return [per_class, confusion]
 
 
 def write_per_class(
-    path: Path, class_names: Sequence[str], rows: Sequence[Mapping[str, float]], scores: Sequence[str]
+    path: Path, class_names: Sequence[str], rows: Sequence[Mapping[str, float]], columns: Sequence[str]
 ) -> None:
-    """Writes a .csv of the classes: number, name, images, and these scores of the rows of `per_class`."""
+    """Writes a .csv of the classes: number, name, and columns of the rows of `per_class`, a count first."""
+    count, *scores = columns
     cells = (
-        [index, name, row["images"], *(f"{row[score]:.6f}" for score in scores)]
+        [index, name, row[count], *(f"{row[score]:.6f}" for score in scores)]
         for index, (name, row) in enumerate(zip(class_names, rows, strict=True))
     )
-    write_table(path, ["class", "name", "images", *scores], cells)
+    write_table(path, ["class", "name", *columns], cells)
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:

@@ -17,9 +17,11 @@ _LONGEST = 28  # characters of a name
 _NO_FONT = "(by number: no font here has all characters of the names)"
 
 
-def save_confusion(path: Path, confusion: np.ndarray, class_names: Sequence[str], title: str = "") -> None:
+def save_confusion(
+    path: Path, confusion: np.ndarray, class_names: Sequence[str], title: str = "", noun: str = "images"
+) -> None:
     """Draws `confusion_figure` into a PNG. A line of the log tells where names can't be drawn."""
-    figure, named = confusion_figure(confusion, class_names, title)
+    figure, named = confusion_figure(confusion, class_names, title, noun)
     if not named:
         get_logger().info(
             "%s numbers the classes, as no font of this machine has all characters of their names: install "
@@ -30,7 +32,7 @@ def save_confusion(path: Path, confusion: np.ndarray, class_names: Sequence[str]
 
 
 def confusion_figure(
-    confusion: np.ndarray, class_names: Sequence[str], title: str = ""
+    confusion: np.ndarray, class_names: Sequence[str], title: str = "", noun: str = "images"
 ) -> "tuple[Figure, bool]":
     """A confusion matrix (rows: true classes; columns: predicted) with names, counts and accuracies.
 
@@ -53,7 +55,7 @@ def confusion_figure(
     axes.imshow(shades, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    lines = [_total(confusion)]
+    lines = [_total(confusion, noun)]
     if title:
         lines.insert(0, title)
     named = True
@@ -79,17 +81,17 @@ def confusion_figure(
     return figure, named
 
 
-def _total(confusion: np.ndarray) -> str:
-    images = int(confusion.sum())
-    right = 100 * float(np.trace(confusion)) / max(images, 1)
-    return f"top-1 {right:.2f} % of {images:,} images, {len(confusion)} classes"
+def _total(confusion: np.ndarray, noun: str) -> str:
+    items = int(confusion.sum())
+    right = 100 * float(np.trace(confusion)) / max(items, 1)
+    return f"top-1 {right:.2f} % of {items:,} {noun}, {len(confusion)} classes"
 
 
 def _write_accuracies(axes, confusion: np.ndarray, size: float) -> None:
-    """At the right of each row: the fraction of its images that is right, and their number."""
+    """At the right of each row: the fraction of its items that is right, and their number."""
     texts = []
     for hits, total in zip(np.diag(confusion), confusion.sum(axis=1), strict=True):
-        text = "no image"
+        text = "none"
         if total:
             text = f"{100 * hits / total:.0f} % of {total}"
         texts.append(text)

@@ -61,7 +61,7 @@ class MultiLabelMeter:
         true = self.labels > 0
         hits = (predicted & true).sum(axis=0)
         ap = np.array([_average_precision(*pair) for pair in zip(self.logits.T, true.T, strict=True)])
-        return class_rows(hits, true.sum(axis=0), predicted.sum(axis=0), ap=ap)
+        return class_rows("images", hits, true.sum(axis=0), predicted.sum(axis=0), ap=ap)
 
 
 def write_label_report(
@@ -76,7 +76,7 @@ def write_label_report(
     folder.mkdir(parents=True, exist_ok=True)
     per_class = folder / "per_class.csv"
     predictions = folder / "predictions.csv"
-    write_per_class(per_class, class_names, meter.per_class(), ("ap", "precision", "recall", "f1"))
+    write_per_class(per_class, class_names, meter.per_class(), ("images", "ap", "precision", "recall", "f1"))
     # Beyond ±700 an exp would overflow; the probability has been 0 or 1 for long.
     probabilities = 1 / (1 + np.exp(-np.clip(meter.logits, -700, 700)))
     rows = (

@@ -39,7 +39,8 @@ class Classifier(nn.Layer):
         faults = self._misfits(architecture, head)
         if faults:
             raise ConfigError(faults)
-        self.backbone.compute_padding = not self.head.mask_words
+        # A user's own head need not know of it.
+        self.backbone.compute_padding = not getattr(self.head, "mask_words", True)
 
     def _misfits(self, architecture: Mapping[str, Any], head: Mapping[str, Any]) -> list[Fault]:
         arch_path = _path(architecture, "model.architecture")

@@ -118,6 +118,20 @@ class CrossEntropyLoss(Loss):
 
 
 @LOSSES.register()
+class MeanSquaredErrorLoss(Loss):
+    """The mean square of the differences between outputs ``[B, K]`` and numbers of the same shape."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def _of_soft(self, logits_bk: paddle.Tensor, target_bk: paddle.Tensor) -> paddle.Tensor:
+        return F.mse_loss(logits_bk, target_bk)
+
+    def _of_classes(self, logits_bk: paddle.Tensor, label_b: paddle.Tensor) -> paddle.Tensor:
+        raise ValueError("MeanSquaredErrorLoss takes numbers, not classes: write CrossEntropyLoss")
+
+
+@LOSSES.register()
 class BinaryCrossEntropyLoss(Loss):
     """Sigmoid cross entropy: each class is a yes-or-no question; the mean over batch and classes.
 

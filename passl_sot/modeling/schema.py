@@ -76,13 +76,27 @@ def _within_memory(copies: int) -> Iterator[None]:
 
 @dataclass(kw_only=True)
 class MetaSection:
-    """`meta:` the model card of a leaf config; counts are checked by a test."""
+    """`meta:` the model card of a leaf config; counts are checked by a test.
+
+    Attributes:
+        params_m: Trainable parameters in millions.
+        gmacs: Billions of multiply-adds of one forward pass, attention products included; of a model of
+            texts for 128 tokens.
+        published_top1: On ImageNet-1K, in percent.
+        published_score: Of a model of texts, on the task's development set, in percent.
+        score: What that is, as `task.score`.
+        license: That of the pre-trained weights, where the authors state one.
+        measured_top1: In this project, in percent.
+    """
 
     paper: str
-    params_m: float  # trainable parameters in millions
-    gmacs: float  # billions of multiply-adds of one forward pass, attention products included
-    published_top1: float | None = None  # on ImageNet-1K, in percent
-    measured_top1: float | str = "not trained here"  # in this project, in percent
+    params_m: float
+    gmacs: float
+    published_top1: float | None = None
+    published_score: float | None = None
+    score: Literal["accuracy", "matthews"] | None = None
+    license: str | None = None
+    measured_top1: float | str = "not trained here"
 
 
 def read_model(config: str | Path, overrides: Sequence[str] = ()) -> ModelSection:

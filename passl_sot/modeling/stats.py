@@ -27,18 +27,27 @@ def count_parameters(model: nn.Layer) -> int:
     return sum(math.prod(p.shape) for p in model.parameters() if not p.stop_gradient)
 
 
-def model_stats(model: nn.Layer, shape: Sequence[int] | None = None) -> ModelStats:
-    """Size of a layer for one input of a shape ``[1, ...]``, by default that of its backbone.
+def model_stats(
+    model: nn.Layer, example: Sequence[int] | Sequence[paddle.Tensor] | None = None
+) -> ModelStats:
+    """Size of a layer for one input, by default of the shape that its backbone takes.
 
     It is traced, not run. A NotImplementedError for a product that is not known here.
+
+    Args:
+        model: The layer.
+        example: The shape ``[1, ...]`` of an input of the model's own numbers, or a tensor for each input.
     """
     dtype = model.parameters()[0].dtype
-    specs = [paddle.static.InputSpec(shape or [1], dtype)]
-    if shape is None:
+    if example is None:
         specs = getattr(model, "backbone", model).input_specs(1)
         for spec in specs:
             if spec.dtype == paddle.float32:
                 spec.dtype = dtype  # of the model's own numbers
+    elif isinstance(example[0], int):
+        specs = [paddle.static.InputSpec(example, dtype)]
+    else:
+        specs = [paddle.static.InputSpec.from_tensor(value) for value in example]
     layer_macs = 0
 
     def count(layer: nn.Layer, inputs: Any, output: Any) -> None:

@@ -4,11 +4,12 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from passl_sot.config import Config, ConfigError, Fault, UserError, make_section
+from passl_sot.config import Config, ConfigError, Fault, UserError, list_models, make_section
 from passl_sot.config.errors import Origin
 from passl_sot.config.yaml_text import Builder, read_text
 
@@ -33,6 +34,9 @@ class Card:
         key: The state dict in it; "" for the usual one.
         config: The model that it is of: a name of `list_models()`, or a path.
         settings: Overrides of that config, as after `-o`.
+        starts: Pattern of the configs that it is the start of, such as "bert_base_*"; "" where it is the
+            finished model of one.
+        tokenizer: Addresses of the files of its tokenizer, for models of texts.
         top1, top5: Published accuracies in percent.
         code_license, weights_license: As stated by the authors.
     """
@@ -47,10 +51,17 @@ class Card:
     size: int | str = ""
     key: str = ""
     settings: list[str] = field(default_factory=list)
+    starts: str = ""
+    tokenizer: list[str] = field(default_factory=list)
     top1: float | None = None
     top5: float | None = None
     code_license: str = NOT_STATED
     weights_license: str = NOT_STATED
+
+    @property
+    def tokenizer_files(self) -> dict[str, str]:
+        """Names of the tokenizer's files, and their addresses."""
+        return {_name_in(url): url for url in self.tokenizer}
 
     @property
     def access(self) -> str:
@@ -109,15 +120,21 @@ def _card(name: str, entry: dict[str, Any], base: str, place: str) -> Card:
     url = entry.get("url", "")
     if base and "url" not in entry:
         url = base + entry["file"]
-    file = entry.get("file") or PurePosixPath(urlsplit(url).path).name
-    # They become names in the cache folder, beside those of the store.
-    taken = (f"{name}.safetensors", f"{name}.json")
-    for text in (file, name):
-        if not re.fullmatch(r"\w[\w.-]*", text) or text in taken:
-            raise TypeError(f"no name of a file: {text!r}")
-    return make_section(
+    file = entry.get("file") or _name_in(url)
+    card = make_section(
         Card, Config({"config": name, **entry, "name": name, "url": url, "file": file}), place
     )
+    # They become names in the cache folder, beside those of the store.
+    taken = [f"{name}.safetensors", f"{name}.json"]
+    for text in (name, file, *map(_name_in, card.tokenizer)):
+        if not re.fullmatch(r"\w[\w.-]*", text) or text in taken:
+            raise TypeError(f"no name of a file: {text!r}")
+        taken.append(text)
+    return card
+
+
+def _name_in(url: str) -> str:
+    return PurePosixPath(urlsplit(url).path).name
 
 
 def unreleased() -> dict[str, dict[str, Any]]:
@@ -128,11 +145,20 @@ def unreleased() -> dict[str, dict[str, Any]]:
     return found
 
 
+def find_card(name: str, known: Mapping[str, Card] | None = None) -> Card | None:
+    """The card of that name, or that which a config of that name starts from, among `cards()`."""
+    if known is None:
+        known = cards()
+    if name in known or name not in list_models():
+        return known.get(name)
+    return next((card for card in known.values() if fnmatchcase(name, card.starts)), None)
+
+
 def card_of(name: str) -> Card:
-    """The card of that name; a NotPublishedError says that there is none, and what comes nearest."""
-    known = cards()
-    if name in known:
-        return known[name]
+    """As `find_card`; a NotPublishedError says that there is none, and what comes nearest."""
+    card = find_card(name)
+    if card is not None:
+        return card
     entry = unreleased().get(name, {})
     text = f"no weights of {name} are published"
     if "made_by" in entry:

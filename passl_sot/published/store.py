@@ -4,6 +4,7 @@
                                   deit_small.safetensors                 a checkpoint of this project
                                   deit_small.json                        where it comes from
 
+Files of a model's tokenizer, where it has one, lie beside them.
 A checkpoint rather than bare weights, so that all commands that take one know model and preprocessing.
 """
 
@@ -11,14 +12,14 @@ import datetime
 import json
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from passl_sot.config import find_config, zh
-from passl_sot.published.cards import Card, card_of, cards, unreleased
+from passl_sot.published.cards import MOST_BYTES, Card, card_of, find_card, unreleased
 from passl_sot.published.fetch import Expected, FetchError, check_address, download
 from passl_sot.utils.cache import HOME, cache_folder, locked
 from passl_sot.utils.files import sha256_of
@@ -29,6 +30,7 @@ from passl_sot.weights.checkpoint import explained, write_checkpoint, write_whol
 
 OFFLINE = "PASSL_SOT_OFFLINE"
 MIRROR = "PASSL_SOT_MIRROR"
+TOKENIZER_PATH = "dataloader.train.dataset.tokenizer.path"
 # What a name may stand for in the folder where a command is given: weights, or what was exported.
 _FILES = ("", ".safetensors", ".pdparams", "/inference.yml")
 
@@ -38,7 +40,7 @@ def is_published_name(given: str | Path) -> bool:
     name = str(given)
     if any(Path(f"{name}{rest}").is_file() for rest in _FILES):
         return False
-    return name in cards() or name in unreleased()
+    return find_card(name) is not None or name in unreleased()
 
 
 def local_weights(given: str | Path) -> Path:
@@ -56,24 +58,35 @@ def local_weights(given: str | Path) -> Path:
 def published_weights(name: str) -> Path:
     """As `local_weights`, by name alone, whatever files are called so."""
     card = card_of(name)
-    folder = cache_folder() / name
-    converted = folder / f"{name}.safetensors"
+    folder = cache_folder() / card.name
+    converted = folder / f"{card.name}.safetensors"
+    wanted = [converted, *(folder / file for file in card.tokenizer_files)]
     # Without the lock, for which a folder that others have filled may be read-only.
-    if _is_current(converted, _read_note(folder, card)):
+    if _is_current(wanted, _read_note(folder, card)):
         return converted
     with _locked(folder, card):
         note = _read_note(folder, card)
-        if not _is_current(converted, note):
+        if not _is_current(wanted, note):
             source, note = _local_source(card, folder, note)
+            for file, url in card.tokenizer_files.items():
+                note |= _tokenizer_file(card, folder / file, url, note)
             note |= _convert(card, source, converted)
             _write_note(folder, card, note)
             get_logger().info("kept %s; licence of the weights: %s", converted, card.weights_license)
     return converted
 
 
-def _is_current(converted: Path, note: dict[str, Any]) -> bool:
+def _is_current(wanted: Sequence[Path], note: dict[str, Any]) -> bool:
     # Another version may name layers otherwise; the authors' file is still there for it.
-    return converted.is_file() and note.get("version") == __version__
+    return all(path.is_file() for path in wanted) and note.get("version") == __version__
+
+
+def tokenizer_folder(name: str) -> Path | None:
+    """The folder with a card's or config's files of a tokenizer, which are fetched if need be.
+
+    None for models without one. Errors are those of `local_weights`.
+    """
+    return published_weights(name).parent if card_of(name).tokenizer else None
 
 
 def local_source(given: str | Path) -> Path:
@@ -106,28 +119,13 @@ def _local_source(card: Card, folder: Path, note: dict[str, Any]) -> tuple[Path,
     before = note.get("sha256", "")
     if before.startswith(card.sha256):
         expected = Expected(card.sizes(), before)
-    if target.is_file():
-        digest = sha256_of(target)
-        fault = expected.complaint(target.stat().st_size, digest)
-        if fault:
-            raise CheckpointError(f"{target}: {fault}: delete it{_to_accept(card, folder, before)}")
-        if before:
-            return target, note
-        url = "by hand"
-    else:
-        url = _address(card, target)
-        get_logger().info("fetching %s from %s", card.name, url)
-        try:
-            with explained(target, f"; free some space, or name another folder with {HOME}"):
-                digest = download(url, target, expected)
-        except FetchError as error:
-            raise FetchError(
-                f"{error}{_to_accept(card, folder, before)}. {_by_hand(card, target)}"
-            ) from error
+    digest, url = _fetched(card, target, card.url, expected, before)
+    if before and not url:
+        return target, note  # as it was
     found = {
         "name": card.name,
         "file": card.file,
-        "url": url,
+        "url": url or "by hand",
         "page": card.page,
         "sha256": digest,
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
@@ -137,36 +135,68 @@ def _local_source(card: Card, folder: Path, note: dict[str, Any]) -> tuple[Path,
     return target, note | found
 
 
+def _tokenizer_file(card: Card, target: Path, url: str, note: dict[str, Any]) -> dict[str, Any]:
+    """Fetches a file of a tokenizer; returns what the note says of it."""
+    before = note.get(target.name, "")
+    digest, _ = _fetched(card, target, url, Expected((1, MOST_BYTES), before), before)
+    return {target.name: digest}
+
+
+def _fetched(card: Card, target: Path, url: str, expected: Expected, before: str) -> tuple[str, str]:
+    """The sha256 of a file in the folder, and where it was fetched; "" if it was there."""
+    if target.is_file():
+        digest = sha256_of(target)
+        fault = expected.complaint(target.stat().st_size, digest)
+        if fault:
+            raise CheckpointError(f"{target}: {fault}: delete it{_to_accept(card, target.parent, before)}")
+        return digest, ""
+    url = _address(card, target, url)
+    get_logger().info("fetching %s from %s", card.name, url)
+    try:
+        with explained(target, f"; free some space, or name another folder with {HOME}"):
+            return download(url, target, expected), url
+    except FetchError as error:
+        raise FetchError(
+            f"{error}{_to_accept(card, target.parent, before)}. {_by_hand(card, target, url)}"
+        ) from error
+
+
 def _to_accept(card: Card, folder: Path, before: str) -> str:
     if not before or card.sha256:
         return ""
     return f" (if its authors have changed the file, delete {_note_path(folder, card)} too)"
 
 
-def _address(card: Card, target: Path) -> str:
-    """Where the file is fetched; a FetchError where it can't be, or mustn't."""
+def _address(card: Card, target: Path, url: str) -> str:
+    """Where a file is fetched; a FetchError where it can't be, or mustn't."""
     if os.environ.get(OFFLINE, "0") not in ("", "0"):
         raise FetchError(
-            f"{card.name} isn't in {target.parent}, and {OFFLINE} is set. {_by_hand(card, target)}"
+            f"{card.name} isn't in {target.parent}, and {OFFLINE} is set. {_by_hand(card, target, url)}"
         )
     mirror = os.environ.get(MIRROR)
     if mirror:
         check_address(mirror, urlsplit(mirror).hostname)
-        return f"{mirror.rstrip('/')}/{card.file}"
-    if not card.url:
-        raise FetchError(f"{card.name} can only be fetched by hand. {_by_hand(card, target)}")
-    return card.url
+        # All models have their words in files of the same names.
+        name = target.name if target.name == card.file else f"{card.name}-{target.name}"
+        return f"{mirror.rstrip('/')}/{name}"
+    if not url:
+        raise FetchError(f"{card.name} can only be fetched by hand. {_by_hand(card, target, url)}")
+    return url
 
 
-def _by_hand(card: Card, target: Path) -> str:
+def _by_hand(card: Card, target: Path, url: str) -> str:
     """How to get a file without this program."""
-    place = card.drive or card.url
-    convert = f"passl-sot convert --config {card.config} --src FILE --dst {card.name}.pdparams"
-    if card.settings:
-        convert += f" -o {shlex.join(card.settings)}"
+    place = url
+    or_else = ""
+    if target.name == card.file:
+        place = card.drive or url
+        or_else = f"; or `passl-sot convert --config {card.config} --src FILE --dst {card.name}.pdparams"
+        if card.settings:
+            or_else += f" -o {shlex.join(card.settings)}"
+        or_else += "`"
     return (
-        f"By hand: fetch {card.file} from {place} (its authors' page: {card.page}), put it at {target} and "
-        f"give the same command again; or `{convert}`. {MIRROR}=https://HOST/FOLDER/ names another host"
+        f"By hand: fetch {target.name} from {place} (its authors' page: {card.page}), put it at {target} and "
+        f"give the same command again{or_else}. {MIRROR}=https://HOST/FOLDER/ names another host"
         + zh("not_fetched")
     )
 
@@ -178,9 +208,14 @@ def _convert(card: Card, source: Path, target: Path) -> dict[str, Any]:
     from passl_sot.tasks.base import header_for
     from passl_sot.weights.find import read_source
 
-    experiment = load_config(find_config(card.config), card.settings)
+    settings = list(card.settings)
+    if card.tokenizer:
+        settings.append(f"{TOKENIZER_PATH}={json.dumps(str(target.parent))}")
+    experiment = load_config(find_config(card.config), settings)
     found = convert_source(read_source(source), experiment.model, name=card.name, key=card.key or None)
-    tensors = {f"model.{name}": array for name, array in found.arrays.items()}
+    # A head that the file lacks is each run's own.
+    kept = found.arrays.keys() - set(found.report.left_new)
+    tensors = {f"model.{name}": array for name, array in found.arrays.items() if name in kept}
     write_checkpoint(target, tensors, header_for(experiment))
     return {"version": __version__, "key": found.state.key, "naming": found.report.naming}
 

@@ -6,7 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
@@ -26,8 +26,10 @@ from passl_sot.serve.metrics import Metrics
 from passl_sot.serve.settings import Settings
 from passl_sot.serve.uploads import (
     FIELD,
+    TEXTS,
     FormFields,
     JsonImages,
+    JsonTexts,
     TooManyPixels,
     Upload,
     Uploads,
@@ -35,6 +37,7 @@ from passl_sot.serve.uploads import (
     read_uploads,
 )
 from passl_sot.tasks.classification import Prediction
+from passl_sot.tasks.text_classification import TextPrediction
 from passl_sot.version import __version__
 
 PAGE = Path(__file__).with_name("page")
@@ -46,10 +49,17 @@ class Predictions(BaseModel):
     predictions: list[Prediction]
 
 
+class TextPredictions(BaseModel):
+    """A row for each text, in order; all fields are those of `passl-sot predict --out rows.json`."""
+
+    predictions: list[TextPrediction]
+
+
 class ModelInfo(BaseModel):
     """What is in service, and what may be sent."""
 
     name: str
+    kind: Literal["image", "text"]
     engine: str
     precision: str
     class_names: list[str]
@@ -58,6 +68,7 @@ class ModelInfo(BaseModel):
     max_files: int
     max_request_mb: float
     max_megapixels: float
+    max_characters: int
 
 
 class State(BaseModel):
@@ -96,12 +107,17 @@ class Service:
         faults: dict[int | str, dict[str, Any]] = {
             status: {"model": ErrorBody} for status in errors.PREDICT_STATUSES
         }
-        body = {"requestBody": _request_body(self._settings)}
+        make_body = _images_body
+        predictions: type[BaseModel] = Predictions
+        if self.hosted.kind == "text":
+            make_body = _texts_body
+            predictions = TextPredictions
+        body = {"requestBody": {"required": True, "content": make_body(self._settings)}}
 
         def add(path: str, answer: Callable, **more: Any) -> None:
             app.add_api_route(path, answer, name=path.strip("/"), **more)
 
-        answers = {"response_model": Predictions, "responses": faults}
+        answers = {"response_model": predictions, "responses": faults}
         add("/predict", self._predict, methods=["POST"], openapi_extra=body, **answers)
         add("/model", self._model, response_model=ModelInfo)
         add("/health", self._health, response_model=State)
@@ -140,15 +156,15 @@ class Service:
 
     # -- answers ------------------------------------------------------------------------------------
     async def _predict(self, request: Request) -> JSONResponse:
-        """The most probable classes of one or more images, best first.
+        """The most probable classes of one or more images or texts, best first.
 
-        A request with images that can't be read gets the rows of the others, and an `error` in theirs; it
+        A request with items that can't be read gets the rows of the others, and an `error` in theirs; it
         fails where none can be read.
         """
         self._check_ready()
         with self._batcher.place() as place:
-            uploads = await read_uploads(request, self._settings)
-            place.take(len(uploads.images))
+            uploads = await read_uploads(request, self._settings, self.hosted.kind)
+            place.take(len(uploads.items))
             rows = await self._in_time(request, self._rows(uploads))
         # Not through the response model: JSON writes the digits that `predict` writes.
         return JSONResponse({"predictions": rows})
@@ -172,11 +188,11 @@ class Service:
     async def _rows(self, uploads: Uploads) -> list[dict[str, Any]]:
         model = self.hosted.now
         loop = asyncio.get_running_loop()
-        reads = [loop.run_in_executor(self._decoding, self._read, model, image) for image in uploads.images]
+        reads = [loop.run_in_executor(self._decoding, self._read, model, item) for item in uploads.items]
         samples = await asyncio.gather(*reads)
         faults = [sample for sample in samples if isinstance(sample, ItemError)]
         if len(faults) == len(samples):
-            raise _unreadable(faults[0])
+            raise _unreadable(faults[0], self.hosted.kind)
         waits = [
             self._batcher.submit(model, sample, uploads.top_k)
             for sample in samples
@@ -184,25 +200,26 @@ class Service:
         ]
         found = iter(await asyncio.gather(*waits))
         rows = []
-        for image, sample in zip(uploads.images, samples, strict=True):
+        task = model.predictor.task
+        for item, sample in zip(uploads.items, samples, strict=True):
+            named = item.name if self.hosted.kind == "image" else item.data
             if isinstance(sample, ItemError):
-                row = Prediction(path=image.name, error=str(sample))
+                row = task.row(named, str(sample), {})
             else:
-                # The batch may have been computed for others who want more.
-                best = {key: values[: uploads.top_k] for key, values in next(found).items()}
-                row = Prediction(path=image.name, **best)
+                row = task.row(named, "", _best(next(found), uploads.top_k))
             rows.append(vars(row))
         return rows
 
-    def _read(self, model: Loaded, image: Upload) -> dict[str, Any] | ItemError:
+    def _read(self, model: Loaded, item: Upload) -> dict[str, Any] | ItemError:
         """A sample, or why there is none."""
         try:
-            check_pixels(image, self._settings)
-            return model.predictor.read(image.data)
+            if self.hosted.kind == "image":
+                check_pixels(item, self._settings)
+            return model.predictor.read(item.data)
         except TooManyPixels as error:
             return error
         except ItemError as error:
-            return ItemError(image.place, error.reason)
+            return ItemError(item.place, error.reason)
 
     def _check_ready(self) -> None:
         if self.asgi.draining:
@@ -215,6 +232,7 @@ class Service:
         limits = self._settings
         return ModelInfo(
             name=model.name,
+            kind=self.hosted.kind,
             engine=model.predictor.engine.name,
             precision=model.predictor.precision,
             class_names=model.predictor.class_names,
@@ -223,6 +241,7 @@ class Service:
             max_files=limits.max_files,
             max_request_mb=limits.max_request_mb,
             max_megapixels=limits.max_megapixels,
+            max_characters=limits.max_characters,
         )
 
     async def _health(self) -> State:
@@ -247,14 +266,26 @@ async def _until_gone(request: Request) -> None:
         pass
 
 
-def _unreadable(error: ItemError) -> ApiError:
+def _best(row: dict[str, Any], top_k: int) -> dict[str, Any]:
+    """A row of no more classes: its batch may have been computed for others who want more."""
+    return {key: value[:top_k] if isinstance(value, list) else value for key, value in row.items()}
+
+
+def _unreadable(error: ItemError, kind: str) -> ApiError:
     if isinstance(error, TooManyPixels):
         return ApiError(413, "too_many_pixels", str(error))
-    return ApiError(422, "unreadable_image", str(error))
+    return ApiError(422, "unreadable_image" if kind == "image" else "unreadable_text", str(error))
 
 
-def _request_body(settings: Settings) -> dict[str, Any]:
-    """What `read_uploads` reads, for the OpenAPI description."""
+def _texts_body(settings: Settings) -> dict[str, Any]:
+    """What `read_uploads` reads of texts, for the OpenAPI description."""
+    schema = JsonTexts.model_json_schema()
+    schema["properties"][TEXTS] |= {"maxItems": settings.max_files}
+    return {"application/json": {"schema": schema}}
+
+
+def _images_body(settings: Settings) -> dict[str, Any]:
+    """The same of images."""
     form = FormFields.model_json_schema()
     files = {"type": "array", "items": {"type": "string", "format": "binary"}}
     form["properties"] = {FIELD: files, **form["properties"]}
@@ -262,5 +293,4 @@ def _request_body(settings: Settings) -> dict[str, Any]:
     plain = JsonImages.model_json_schema()
     for schema in (form, plain):
         schema["properties"][FIELD] |= {"minItems": 1, "maxItems": settings.max_files}
-    content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": plain}}
-    return {"required": True, "content": content}
+    return {"multipart/form-data": {"schema": form}, "application/json": {"schema": plain}}

@@ -1,4 +1,4 @@
-"""Dynamic batching: images of different requests that arrive close together are computed together.
+"""Dynamic batching: images, or texts, of different requests that arrive close together are computed together.
 
 Written here, as none of the small libraries for it has all that is needed: a limit on what waits, callers
 who leave, a model that is exchanged between two batches, a window that isn't waited out
@@ -22,7 +22,7 @@ from passl_sot.serve.settings import Settings
 
 @dataclass(frozen=True)
 class _Entry:
-    """One image that waits, and who waits for it."""
+    """One image or text that waits, and who waits for it."""
 
     model: Loaded
     sample: dict[str, Any]
@@ -32,23 +32,23 @@ class _Entry:
 
 
 class Place:
-    """The place of one request in the queue: one image until it is read, then as many as it holds."""
+    """The place of one request in the queue: one item until it is read, then as many as it holds."""
 
     def __init__(self, batcher: "Batcher"):
         self._batcher = batcher
-        self._images = 0
+        self._items = 0
 
-    def take(self, images: int) -> None:
-        """Takes room for so many images in all; an ApiError (429) where there is none."""
-        self._batcher.count(images - self._images)
-        self._images = images
+    def take(self, items: int) -> None:
+        """Takes room for so many items in all; an ApiError (429) where there is none."""
+        self._batcher.count(items - self._items)
+        self._items = items
 
 
 class Batcher:
     """Forms batches and has one thread compute them, one after the other.
 
     It waits up to the window for others where some are on their way (their requests are being read) or the
-    batch before had several images; a lone client's image is computed at once.
+    batch before had several items; a lone client's is computed at once.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics):
@@ -58,8 +58,8 @@ class Batcher:
         self._waiting: deque[_Entry] = deque()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "compute")
-        self._seconds = 0.0  # per image, of the last batch
-        self._last = 0  # its images
+        self._seconds = 0.0  # per item, of the last batch
+        self._last = 0  # its items
 
     @contextlib.contextmanager
     def place(self) -> Iterator[Place]:
@@ -71,18 +71,18 @@ class Batcher:
         finally:
             place.take(0)
 
-    def count(self, images: int) -> None:
-        """Counts images in, or out where negative; an ApiError where there is no room for more."""
+    def count(self, items: int) -> None:
+        """Counts items in, or out where negative; an ApiError where there is no room for more."""
         most = self._settings.max_queue
-        if images > 0 and self._admitted + images > most:
+        if items > 0 and self._admitted + items > most:
             after = max(1, math.ceil(self._admitted * self._seconds))
-            message = f"the queue holds {self._admitted} of {most} images: try again later"
+            message = f"the queue holds {self._admitted} of {most} items: try again later"
             raise ApiError(429, "overloaded", message, {"Retry-After": str(after)})
-        self._admitted += images
+        self._admitted += items
         self._metrics.queue.set(self._admitted)
 
     def submit(self, model: Loaded, sample: dict[str, Any], top_k: int) -> asyncio.Future:
-        """Gives an image to a coming batch; the future, which may be cancelled, gets its row."""
+        """Gives an item to a coming batch; the future, which may be cancelled, gets its row."""
         loop = asyncio.get_running_loop()
         entry = _Entry(model, sample, top_k, loop.time(), loop.create_future())
         self._waiting.append(entry)

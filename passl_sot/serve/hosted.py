@@ -4,8 +4,10 @@ import asyncio
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from passl_sot.weights.checkpoint import CheckpointError
 
 log = get_logger()
 _TRIES = 3
+Kind = Literal["image", "text"]
 _Identity = tuple[tuple[str, int, int, int], ...]
 
 
@@ -43,6 +46,7 @@ class Hosted:
     A faulty newer model leaves the one in service where it is.
 
     Attributes:
+        kind: What the model takes, and a newer one must take too.
         fault: Why the newest attempt to load another failed; "" where it didn't.
 
     Raises:
@@ -53,6 +57,7 @@ class Hosted:
         self._settings = settings
         self._metrics = metrics
         self._asked = asyncio.Event()
+        self.kind: Kind | None = None
         self.fault = ""
         self.now = self._load()
 
@@ -102,7 +107,13 @@ class Hosted:
         else:
             # Of a folder the card may be the older's, and the graph the newer's.
             raise CheckpointError(f"{source} changes again and again while it is loaded")
-        _try(predictor, source)
+        kind: Kind = "text" if predictor.task.takes_texts else "image"
+        if self.kind not in (None, kind):
+            raise CheckpointError(
+                f"{source} takes {kind}s, and a model of {self.kind}s is in service: start another server"
+            )
+        self.kind = kind
+        _try(predictor, source, *_TRIED[kind])
         self._metrics.loading.set(time.perf_counter() - began)
         self._metrics.loads.labels("loaded").inc()
         path = Path(source).absolute()
@@ -112,14 +123,23 @@ class Hosted:
         return Loaded(predictor, name, time.time(), identity)
 
 
-def _try(predictor: Predictor, source: str) -> None:
-    """Predicts a gray image, twice and once: compiles what is compiled, and finds a model of no numbers."""
+def _gray(predictor: Predictor) -> np.ndarray:
     channels = getattr(predictor.task, "channels", 3)
-    sample = predictor.read(np.full((64, 64, max(channels, 3)), 127, np.uint8))
+    return np.full((64, 64, max(channels, 3)), 127, np.uint8)
+
+
+# What a model of each kind is tried by.
+_TRIED = {"image": ("a gray image", _gray), "text": ("a short text", lambda predictor: "A short text.")}
+
+
+def _try(predictor: Predictor, source: str, what: str, make: Callable[[Predictor], Any]) -> None:
+    """Predicts one item, twice and once: compiles what is compiled, and finds a model of no numbers."""
+    sample = predictor.read(make(predictor))
     rows = [*predictor.rows([sample, sample]), *predictor.rows([sample])]
-    if not all(math.isfinite(number) for row in rows for number in row["probabilities"]):
+    numbers = [number for row in rows for number in (*row.get("probabilities", ()), row.get("value") or 0.0)]
+    if not all(map(math.isfinite, numbers)):
         raise CheckpointError(
-            f"{source} gives no numbers for a gray image: its weights are damaged" + zh("no_numbers")
+            f"{source} gives no numbers for {what}: its weights are damaged" + zh("no_numbers")
         )
 
 

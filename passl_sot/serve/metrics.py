@@ -24,11 +24,11 @@ class Metrics:
         )
         sizes = [*(2**power for power in range(11)), float("inf")]
         self.batches = Histogram(
-            "passl_sot_batch_size", "Images computed together", buckets=sizes, registry=registry
+            "passl_sot_batch_size", "Images or texts computed together", buckets=sizes, registry=registry
         )
         self.queue = Gauge(
             "passl_sot_queue_length",
-            "Images read, waiting or computed",
+            "Images or texts read, waiting or computed",
             registry=registry,
             multiprocess_mode="livesum",
         )

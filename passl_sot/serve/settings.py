@@ -24,14 +24,17 @@ class Settings:
     port: int = 8000
     hosts: tuple[str, ...] = ()
     workers: int = _option(1, "processes, each with a copy of the model")
-    max_batch: int = _option(32, "images computed together")
+    max_batch: int = _option(32, "images or texts computed together")
     window_ms: float = _option(
-        5.0, "milliseconds that an image waits for others to be computed with", least=0
+        5.0, "milliseconds that an image or text waits for others to be computed with", least=0
     )
-    max_queue: int = _option(256, "images read, waiting or computed at one time; others get status 429")
+    max_queue: int = _option(
+        256, "images or texts read, waiting or computed at one time; others get status 429"
+    )
     max_request_mb: float = _option(32.0, "megabytes of one request", least=0.001)
     max_held_mb: float = _option(512.0, "megabytes of all requests at one time", least=0.001)
-    max_files: int = _option(64, "images of one request")
+    max_files: int = _option(64, "images or texts of one request")
+    max_characters: int = _option(100_000, "characters of one text")
     max_megapixels: float = _option(50.0, "million pixels of one image", least=0.001)
     timeout: float = _option(30.0, "seconds until a request must be received and answered", least=0.1)
     watch: float = _option(

@@ -1,4 +1,4 @@
-"""From a request to the images in it."""
+"""From a request to the images or texts in it."""
 
 import asyncio
 import base64
@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Request
 from PIL import Image
@@ -22,10 +22,11 @@ from passl_sot.serve.errors import ApiError
 from passl_sot.serve.settings import Settings
 
 FIELD = "images"
+TEXTS = "texts"
 _ROOM = 16
 _LONGEST = 65_535  # JPEG's; what decoders do for each row makes images of one column slow
 _SCANS = 16  # of the largest image; encoders write about 10
-TopK = Annotated[int, Field(ge=1, le=1_000_000, description="classes per image")]
+TopK = Annotated[int, Field(ge=1, le=1_000_000, description="classes per image or text")]
 
 
 class JsonImages(BaseModel):
@@ -34,6 +35,16 @@ class JsonImages(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     images: list[Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]] = Field(
         min_length=1, description="files of images, in base64"
+    )
+    top_k: TopK = 5
+
+
+class JsonTexts(BaseModel):
+    """The body of a JSON request to a model of texts."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    texts: list[str | tuple[str, str]] = Field(
+        min_length=1, description="texts, or pairs of texts that belong together"
     )
     top_k: TopK = 5
 
@@ -47,32 +58,47 @@ class FormFields(BaseModel):
 
 @dataclass(frozen=True)
 class Upload:
-    """One image of a request: the bytes of a file, its place for messages, and the name it was sent under."""
+    """One image or text of a request.
 
-    data: bytes
+    Attributes:
+        data: The bytes of a file; a text or a pair.
+        place: For messages.
+        name: Under which a file was sent.
+    """
+
+    data: Any
     place: str
     name: str = ""
 
 
 @dataclass(frozen=True)
 class Uploads:
-    """What is asked: these images' classes, so many of each."""
+    """What is asked: the classes of these, so many of each."""
 
-    images: list[Upload]
+    items: list[Upload]
     top_k: int
 
 
-async def read_uploads(request: Request, settings: Settings) -> Uploads:
-    """The images of a request, whose form or JSON the OpenAPI description shows.
+async def read_uploads(request: Request, settings: Settings, kind: str) -> Uploads:
+    """The images or texts of a request, whose form or JSON the OpenAPI description shows.
+
+    Args:
+        request: The request.
+        settings: Its limits.
+        kind: What the model in service takes, "image" or "text".
 
     Raises:
         ApiError: It has none, too many, or another form.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media == "application/json":
+        read = _read_images if kind == "image" else _read_texts
+        return await asyncio.to_thread(read, await request.body(), settings)
+    if kind == "text":
+        message = 'a model of texts is in service: send application/json, {"texts": ["...", ...]}'
+        raise ApiError(415, "unsupported_media_type", message)
+    if media == "multipart/form-data":
         return await _read_form(request, settings)
-    if kind == "application/json":
-        return await asyncio.to_thread(_read_json, await request.body(), settings)
     message = "send images as multipart/form-data (curl -F images=@a.jpg) or application/json"
     raise ApiError(415, "unsupported_media_type", message)
 
@@ -122,7 +148,37 @@ def _too_many(settings: Settings) -> ApiError:
     return ApiError(413, "too_many_files", f"a request may have {settings.max_files} images")
 
 
-def _read_json(body: bytes, settings: Settings) -> Uploads:
+def _read_texts(body: bytes, settings: Settings) -> Uploads:
+    # As of images, but commas and brackets do stand in texts: what stands between them is counted.
+    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if plain.count(b'"') > 4 * settings.max_files + _ROOM:
+        raise _too_many_texts(settings)
+    between = b"".join(plain.split(b'"')[::2])
+    if sum(map(between.count, (b",", b"[", b"{"))) > 3 * settings.max_files + _ROOM:
+        raise ApiError(422, "invalid_value", 'the JSON is more than {"texts": [...], "top_k": 5}')
+    with _validation_faults(other=FIELD):
+        given = JsonTexts.model_validate_json(body)
+    if len(given.texts) > settings.max_files:
+        raise _too_many_texts(settings)
+    items = []
+    for number, text in enumerate(given.texts):
+        place = f"{TEXTS}[{number}]"
+        length = len(text) if isinstance(text, str) else max(map(len, text))
+        if length > settings.max_characters:
+            message = f"{place} has {length:,} characters, and a text may have {settings.max_characters:,}"
+            raise ApiError(413, "too_many_characters", message)
+        items.append(Upload(text, place))
+    return Uploads(items, given.top_k)
+
+
+def _too_many_texts(settings: Settings) -> ApiError:
+    return ApiError(413, "too_many_texts", f"a request may have {settings.max_files} texts")
+
+
+def _read_images(body: bytes, settings: Settings) -> Uploads:
+    if f'"{TEXTS}"'.encode() in body:
+        message = 'a model of images is in service: send {"images": [...]}, or files'
+        raise ApiError(422, "wrong_kind", message)
     # Neither stands in base64. Read as JSON, a body full of them would take a hundred times its size.
     if body.count(b",") > settings.max_files + _ROOM:
         raise _too_many(settings)
@@ -143,8 +199,11 @@ def _read_json(body: bytes, settings: Settings) -> Uploads:
 
 
 @contextlib.contextmanager
-def _validation_faults() -> Iterator[None]:
-    """Makes one sentence of pydantic's list of faults; what was sent isn't sent back."""
+def _validation_faults(other: str = "") -> Iterator[None]:
+    """Makes one sentence of pydantic's list of faults; what was sent isn't sent back.
+
+    `other` is a field that models of another kind take.
+    """
     try:
         yield
     except ValidationError as error:
@@ -153,6 +212,9 @@ def _validation_faults() -> Iterator[None]:
         words = [
             f"{place}: {fault['msg']}".lstrip(": ") for place, fault in zip(places, faults, strict=False)
         ]
+        if any(fault["loc"] == (other,) for fault in faults):
+            message = 'a model of texts is in service: send {"texts": [...]}'
+            raise ApiError(422, "wrong_kind", message) from error
         if faults[0]["type"] == "json_invalid":
             raise ApiError(400, "bad_request", words[0]) from error
         raise ApiError(422, "invalid_value", "; ".join(words)) from error

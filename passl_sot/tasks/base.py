@@ -6,7 +6,6 @@ a batch, a checkpoint's card and a model's outputs; the engine hands these on an
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ from passl_sot.data.schema import DataSection
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.losses import LOSSES
 from passl_sot.modeling.schema import ModelSection
+from passl_sot.tasks.words import Words
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
 from passl_sot.weights import state
@@ -28,30 +28,6 @@ log = get_logger()
 TASKS = Registry("task", "passl_sot.tasks")
 Batch = Mapping[str, paddle.Tensor]
 _DEFAULT = {"name": "ClassificationTask"}
-
-
-@dataclass(frozen=True)
-class Words:
-    """How log lines speak of a task.
-
-    Attributes:
-        item: One input of a model ("image").
-        score: The score that chooses the best weights.
-        unit: Follows the score's number.
-        if_flat: Likely causes of a loss that doesn't fall.
-        if_guessed: Likely causes of a falling loss beside a score that guessing reaches.
-    """
-
-    item: str = "item"
-    score: str = "score"
-    unit: str = ""
-    if_flat: str = "the learning rate may be far too low or too high, or the targets belong to other items"
-    if_guessed: str = "the two splits may not belong together, or there is too little to learn from"
-
-    @property
-    def items(self) -> str:
-        """The plural of `item`."""
-        return f"{self.item}s"
 
 
 class Meter(Protocol):
@@ -77,17 +53,19 @@ class Task:
 
     Attributes:
         words: For log lines.
+        takes_texts: Whether items are texts, which may stand on a command line.
+        batches_ahead: Batches of predicted items that are read before they are sorted by `size_of`.
         score: Name of the result that chooses the best weights; the higher the better.
         missing: Path of a setting that training needs and the config leaves empty; "" where none is.
         loss: The experiment's `loss:`, built.
-        row: Makes a row of predictions from `path`, `error` and the values that `decode` gives.
     """
 
     words = Words()
+    takes_texts = False
+    batches_ahead = 1
     score = "score"
     missing = ""
     loss: Any = None
-    row: Callable[..., Any] = dict
 
     @classmethod
     def complaint(cls, training_mode: str) -> str:
@@ -150,6 +128,19 @@ class Task:
         """
         raise NotImplementedError
 
+    def counts(self, batch: Batch) -> dict[str, Any]:
+        """What the log counts of a batch beside its items, such as tokens: numbers or scalars; see `pace`."""
+        return {}
+
+    def pace(self, counts: Mapping[str, float], seconds: float) -> tuple[dict[str, float], str]:
+        """What the log says of `counts`, summed over batches and processes: values, and their words.
+
+        Args:
+            counts: The sums.
+            seconds: The time that the batches took.
+        """
+        return {}, ""
+
     def probe(self, model: Classifier, size: int) -> Batch:
         """A made-up batch of `size` items, to estimate time and memory by."""
         raise NotImplementedError
@@ -195,6 +186,10 @@ class Task:
         """
         raise NotImplementedError
 
+    def doubt(self, meter: Any) -> str:
+        """A word of warning on an evaluation's scores, of a meter that was gathered; "" for none."""
+        return ""
+
     def details(self, meter: Any) -> dict[str, Any]:
         """Further entries of an evaluation's report."""
         return {}
@@ -215,6 +210,31 @@ class Task:
             card: A checkpoint's header, with what `describe` gave.
         """
 
+    def items_of(self, node: Mapping[str, Any], card: Mapping[str, Any]) -> list[Any]:
+        """The items of a `dataset:` section, for prediction; `card` as for `use_card`."""
+        raise NotImplementedError
+
+    def collect(self, arguments: Sequence[str], columns: Sequence[str]) -> list[Any]:
+        """The items that arguments of a command line name.
+
+        Args:
+            arguments: Files, folders, patterns.
+            columns: Where the items of tables are; () for the usual ones.
+
+        Raises:
+            UserError: They can't be read.
+            FileNotFoundError: An argument names nothing.
+        """
+        raise NotImplementedError
+
+    def items(self, given: Any) -> list[Any]:
+        """What a program gives for prediction, as a list of items; a TypeError where it is neither.
+
+        Args:
+            given: One item, or an iterable of several.
+        """
+        return list(given)
+
     def read(self, item: Any) -> dict[str, Any]:
         """Makes a sample for `collate`.
 
@@ -225,6 +245,10 @@ class Task:
             ItemError: It can't be read.
         """
         raise NotImplementedError
+
+    def size_of(self, sample: Mapping[str, Any]) -> int:
+        """By what predicted samples are sorted into batches, so that alike ones are computed together."""
+        return 0
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
         """Makes a batch.
@@ -255,6 +279,21 @@ class Task:
             top_k: Alternatives in a row, where there are as many.
         """
         raise NotImplementedError
+
+    def row(self, item: Any, error: str, values: Mapping[str, Any]) -> Any:
+        """The prediction for an item.
+
+        Args:
+            item: What `read` was given.
+            error: Why it can't be read; "" where it can.
+            values: What `decode` gave; none where it can't be read.
+        """
+        return {"path": path_of(item), "error": error, **values}
+
+
+def path_of(item: Any) -> str:
+    """The path that an item is; "" of one in memory."""
+    return str(item) if isinstance(item, str | Path) else ""
 
 
 def task_class(node: Mapping[str, Any] | None) -> type[Task]:

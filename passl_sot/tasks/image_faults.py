@@ -1,11 +1,27 @@
 """Where images, model and loss of a classification contradict each other, told before training begins."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from passl_sot.config import Fault, zh
 from passl_sot.data import LabelledImages
+from passl_sot.modeling.backbones.text_backbone import TextBackbone
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.losses import CrossEntropyLoss
+
+
+def kind_faults(model: Classifier, datasets: Mapping[str, Any]) -> list[Fault]:
+    """Whether it is images that the datasets, by split, hold and the model takes."""
+    others = [f"dataloader.{split}.dataset" for split, data in datasets.items() if hasattr(data, "tokenizer")]
+    if isinstance(model.backbone, TextBackbone):
+        others.append("model.architecture")
+    if not others:
+        return []
+    message = (
+        f"{' and '.join(others)} are for texts, and this task is for images: write "
+        "task: {name: TextClassificationTask}" + zh("needs_text_task")
+    )
+    return [Fault("task", message)]
 
 
 def find_faults(loss: Any, model: Classifier, train: LabelledImages, val: LabelledImages) -> list[Fault]:

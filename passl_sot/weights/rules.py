@@ -59,7 +59,7 @@ class KeyRules:
     # Regular expressions of what files may hold though not all models have a place for it, by its name in the
     # backbone or `head.*`; and why. Of a head only where the file has no last layer for classes.
     left_aside: tuple[tuple[str, str], ...] = ()
-    # Regular expressions of names in the backbone of what is zeros where a file lacks it.
+    # Regular expressions of what is zeros where a file lacks it, by such names.
     zeros: tuple[str, ...] = ()
     # Names in the backbone of convolutions over the image, of which at most one is there; their weights
     # follow `in_chans` when weights of other channels are loaded.

@@ -11,8 +11,8 @@ from passl_sot.weights.rules import KEY_RULES, TO_BACKBONE, KeyRules, Rules
 
 _PRETRAINING = "a head of the pre-training, which this model does without"
 _OTHER_HEAD = "of a head that this model does without"
-# Hugging Face's names of the heads of its other tasks.
-_TASKS = r"(cls|lm_head|qa_outputs|multiple_choice_head|score|classifier|pre_classifier)\..*"
+# Hugging Face's names of heads for other tasks than classification.
+_TASKS = r"(cls|lm_head|qa_outputs|multiple_choice_head)\..*"
 _OLD_NORMS: Rules = ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))  # of files from before 2019
 _JOINED = MappingProxyType({"qkv": ("query", "key", "value")})
 _TASK_TOKENS = 3  # that fine-tuning adds to GPT's vocabulary: start, delimiter, classify
@@ -199,6 +199,8 @@ class GPT(TextRules):
     to_official = (*_from_gpt, (r"^head\.fc\.", "score."), (r"^head\.", "transformer.pooler."))
     tables = (r"h\.\d+\.attn\.bias",)  # the mask of what a token may see
     pointwise = (r"transformer\.pooler\.representation\.conv_dr_block\.\d\.0\.weight",)
+    # Hugging Face's last layer for classes has no bias.
+    zeros = (r"head\.fc\.bias",)
     paddle_layout = (r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc\d)\.weight",)
     left_aside = ((_TASKS, _PRETRAINING), (r"head\.fc\.weight", _OTHER_HEAD))
 

@@ -11,9 +11,9 @@ from passl_sot import cli
 from passl_sot.config import ConfigError
 from passl_sot.data import ImageFolder, ListFile, PackedImages, build_dataloader, build_dataset, check_data
 from passl_sot.data.errors import DataError
+from passl_sot.data.given import collect_images
 from passl_sot.engine.schema import load_config
 from passl_sot.imageio.errors import ImageError
-from passl_sot.predict import collect_images
 from tests.data.conftest import EVAL
 
 REASONS = {

@@ -44,7 +44,7 @@ def test_scores_are_written_before_pictures(experiment, run, tmp_path, monkeypat
     def out_of_memory(*_, **__):
         raise MemoryError("for the picture")
 
-    monkeypatch.setattr("passl_sot.tasks.classification.save_confusion", out_of_memory)
+    monkeypatch.setattr("passl_sot.tasks.labelled.save_confusion", out_of_memory)
     out = tmp_path / "evaluation" / "metrics.json"
     with pytest.raises(MemoryError):
         cli.evaluate(["-c", str(experiment), "--weights", str(run / "best"), "--out", str(out)])

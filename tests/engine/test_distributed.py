@@ -99,6 +99,16 @@ PARAMETERS = (
     "seed=3",
 )
 SEVERAL = {"config": "several.yaml"}
+TEXTS = {"config": "texts.yaml"}
+# With the loss of the next token, which the task adds beside the wrapped model.
+GPT = (
+    "epochs=1",
+    "model.architecture={name: GPT, vocab_size: 16, max_positions: 32, embed_dim: 16, depth: 2, num_heads: 2,"
+    " drop_rate: 0.0, attn_drop_rate: 0.0}",
+    "task={name: TextClassificationTask, score: matthews, lm_weight: 0.5}",
+    "lr_scheduler.reference_batch=24",
+    "lr_scheduler.warmup_epochs=0",
+)
 OPTIMIZERS = {name: f"optimizer={{name: {name}, weight_decay: 0.1}}" for name in ("Momentum", "Lamb")}
 
 
@@ -117,11 +127,12 @@ def students(folder: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def folder(write_experiment, tmp_path_factory):
+def folder(write_experiment, write_texts, tmp_path_factory):
     """Experiments, and what one process makes of them."""
     folder = tmp_path_factory.mktemp("distributed")
     experiment = write_experiment(folder)
     several = write_several_labels(folder)
+    texts = write_texts(folder)
 
     def trainer(name: str, *settings: str, config: Path = experiment) -> Trainer:
         return Trainer(load_config(config, settings), folder / "one" / name, World())
@@ -130,6 +141,7 @@ def folder(write_experiment, tmp_path_factory):
     trainer("students", *students(folder), f"{TRAIN_SIZE}=24").fit()
     trainer("joined", *QUIET, f"{TRAIN_SIZE}=24").fit()
     trainer("several", "epochs=1", config=several).fit()
+    trainer("texts", *GPT, f"{TRAIN_SIZE}=24", config=texts).fit()
     trainer("batch_norm", *BATCH_NORM, f"{TRAIN_SIZE}=24").fit()
     trainer("accumulated", *ACCUMULATED, f"{TRAIN_SIZE}=24").fit()
     for name, optimizer in OPTIMIZERS.items():
@@ -171,6 +183,7 @@ def two(together, folder):
         ("two/joined", (*QUIET, size), {}),
         ("two/students", (*students(folder), size), {}),
         ("two/several", ("epochs=1", f"{TRAIN_SIZE}=4", "dataloader.val.sampler.batch_size=3"), SEVERAL),
+        ("two/texts", (*GPT, f"{TRAIN_SIZE}=12", "dataloader.val.sampler.batch_size=3"), TEXTS),
         *((f"two/{name}", (*PARAMETERS, optimizer, size), {}) for name, optimizer in OPTIMIZERS.items()),
         ("two/plain", (f"{TRAIN_SIZE}=4",), {}),
         ("one/cut", (*CUT, f"{TRAIN_SIZE}=2"), {"resume": "auto", "resume_override": [TRAIN_SIZE]}),
@@ -210,6 +223,25 @@ def test_two_processes_equal_one_on_the_joined_batch(folder, two, same_update):
     # What is logged is the mean over both, not the first one's.
     losses = rows_of(other, "train", "loss")
     np.testing.assert_allclose(losses, rows_of(one, "train", "loss"), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_texts_in_two_processes_equal_one(folder, two, same_update):
+    one, other = (folder / size / "texts" for size in ("one", "two"))
+    same_update(one / "last.safetensors", other / "last.safetensors")
+    names = ("matthews", "accuracy", "sentences")
+    assert rows_of(other, "val_raw", *names) == rows_of(one, "val_raw", *names)
+    assert rows_of(other, "val_raw", "sentences") == [(9,)]
+    # Tokens are those of both processes; each pads its own part of the batch.
+    per_text = [
+        row["tokens_per_s"] / row["sentences_per_s"]
+        for path in (one, other)
+        for row in read_metrics(path / "metrics.jsonl")
+        if row["kind"] == "train"
+    ]
+    assert per_text[0] == pytest.approx(per_text[1])
+    losses = rows_of(other, "train", "loss", "lm_loss")
+    np.testing.assert_allclose(losses, rows_of(one, "train", "loss", "lm_loss"), rtol=1e-5)
 
 
 @pytest.mark.slow

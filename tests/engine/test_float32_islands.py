@@ -137,6 +137,7 @@ def device(monkeypatch) -> Device16:
 SMALL = {"img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2}
 LINEAR = {"name": "LinearHead", "num_classes": 3, "pool": "mean", "in_channels": 24, "num_prefix_tokens": 1}
 SECOND = {"name": "SecondOrderHead", "num_classes": 3, "in_channels": 24, "num_heads": 2, "wr_dim": 6}
+TEXTS = {"vocab_size": 40, "max_positions": 12, "embed_dim": 24, "depth": 2, "num_heads": 2}
 STAGES = {"img_size": 32, "depths": [1, 2], "num_heads": [2, 4]}
 MODELS = {
     "SoT": ({"name": "SoT", "token_dim": 8, **SMALL}, {**SECOND, "normalization": {"name": "SvPN"}}),
@@ -164,11 +165,17 @@ MODELS = {
         },
         {**LINEAR, "num_prefix_tokens": 0},
     ),
+    "BERT": (
+        {"name": "BERT", **TEXTS},
+        {"name": "CrossCovarianceHead", "num_classes": 3, "in_channels": 24, "reduction": [8, 6]},
+    ),
+    "RoBERTa": ({"name": "RoBERTa", **TEXTS}, {"name": "PoolerHead", "num_classes": 3, "in_channels": 24}),
+    "GPT": ({"name": "GPT", **TEXTS}, {**SECOND, "normalization": {"name": "SvPN"}}),
 }
 
 
 # Matrix products in float32: covariances, power iterations, random features, association with super tokens.
-EXACT_PRODUCTS = {"SoT": 3, "So-ViT": 1, "T2TViT": 10, "STViT": 5}
+EXACT_PRODUCTS = {"SoT": 3, "So-ViT": 1, "T2TViT": 10, "STViT": 5, "BERT": 1, "GPT": 3}
 
 
 def test_every_backbone_is_here():
@@ -178,14 +185,14 @@ def test_every_backbone_is_here():
 def build(family: str):
     paddle.seed(0)
     architecture, head = MODELS[family]
-    images = paddle.to_tensor(np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype("float32"))
-    return Classifier(architecture=architecture, head=head), images
+    model = Classifier(architecture=architecture, head=head)
+    return model, list(map(paddle.to_tensor, model.backbone.example_inputs(4)))
 
 
-def loss_and_gradients(model: Classifier, images: paddle.Tensor, precision: Precision) -> tuple:
+def loss_and_gradients(model: Classifier, inputs: list[paddle.Tensor], precision: Precision) -> tuple:
     """Logits, the loss, and all gradients as one vector."""
     with precision.autocast():
-        logits = model(images)
+        logits = model(*inputs)
         loss = CrossEntropyLoss()(logits, paddle.to_tensor([0, 1, 2, 0]))
     loss.backward()
     gradients = [p.grad.astype("float32").numpy().ravel() for p in model.parameters() if p.grad is not None]
@@ -197,15 +204,15 @@ def loss_and_gradients(model: Classifier, images: paddle.Tensor, precision: Prec
 @pytest.mark.parametrize("family", MODELS)
 def test_every_family(family, level, kind, near, device):
     """Products are of 16 bits; norms, softmax, losses and islands of 32; the result is nearly float32's."""
-    model, images = build(family)
+    model, inputs = build(family)
     model.eval()
-    exact, _, slope = loss_and_gradients(model, images, Precision(None, on_gpu=True, has_bfloat16=True))
+    exact, _, slope = loss_and_gradients(model, inputs, Precision(None, on_gpu=True, has_bfloat16=True))
     model.clear_gradients()
     if level == "O2":
         amp_initialize([model], kind, None)  # what `Precision.prepare` comes to on a GPU
     device.seen.clear()
     precision = Precision(AmpSection(level=level, dtype=kind), on_gpu=True, has_bfloat16=True)
-    logits, loss, rough = loss_and_gradients(model, images, precision)
+    logits, loss, rough = loss_and_gradients(model, inputs, precision)
     assert np.abs(logits - exact).max() < near * np.abs(exact).max()
     assert loss.dtype == paddle.float32 and np.isfinite(rough).all()
     assert np.linalg.norm(rough - slope) < 3 * near * np.linalg.norm(slope)

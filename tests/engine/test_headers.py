@@ -155,7 +155,7 @@ def test_any_header_is_used_or_refused_in_words(run, tmp_path_factory, seed):
         ("config__task", {"name": "New"}, "written by version .* describes what can't be built here"),
         ("config__model__head__new", 1, r"describes what can't be built here: (.|\n)*has no argument 'new'"),
         ("preprocessing__channels", "x", r"preprocessing\.channels in its header is a str"),
-        ("preprocessing__colour", "BGR", r"prepares images by colour .* doesn't know: update passl_sot"),
+        ("preprocessing__colour", "BGR", r"prepares its input by colour .* doesn't know: update passl_sot"),
         ("preprocessing__transforms", [{"name": "New"}], "can't be built here: (.|\n)*'New'"),
         ("class_names", ["\ud800", "b", "c"], "is damaged: its header is no JSON text"),
         ("python", nested(120), "is damaged: its header has sections in each other, 122 deep"),

@@ -181,7 +181,7 @@ def test_a_class_of_one_image_can_not_be_split(experiment, tmp_path, capfd):
     write_photos(tmp_path / "photos", 3)
     write_photos(tmp_path / "photos", 1, classes=("rare",))
     error = refused(experiment, tmp_path / "photos", capfd)
-    assert "class 'rare' holds 1 image(s), and two are the least" in error
+    assert "class 'rare' holds 1 item(s), and two are the least" in error
 
 
 def test_the_document_is_checked_once(experiment, tmp_path, caplog):
@@ -226,5 +226,5 @@ def test_a_batch_that_was_asked_for_stays(experiment, tmp_path, capfd):
 
 def test_a_part_needs_images(tmp_path):
     write_photos(tmp_path, 1)
-    with pytest.raises(DataError, match="class 'cat 1' holds 1 image"):
+    with pytest.raises(DataError, match="class 'cat 1' holds 1 item"):
         ImageFolder(dataroot=str(tmp_path), transforms=NORMALIZE, part="val")

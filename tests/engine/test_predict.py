@@ -12,10 +12,11 @@ from PIL import Image
 
 from passl_sot import Predictor
 from passl_sot.data.errors import DataError
+from passl_sot.data.given import collect_images
 from passl_sot.engine.distributed import World
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
-from passl_sot.predict import collect_images, write_predictions
+from passl_sot.predict import write_predictions
 from passl_sot.weights.checkpoint import CheckpointError, write_checkpoint
 
 
@@ -234,12 +235,17 @@ def test_foreign_weights_and_formats_are_refused(checkpoint, tmp_path, invoke):
         Predictor(bare)
     done = invoke("predict", "--weights", checkpoint, tmp_path / "val", "--out", tmp_path / "r.xlsx")
     assert done.returncode == 2
-    assert "name it .csv or .json" in done.stderr
+    assert "name it .csv, .json or .tsv" in done.stderr
     two = ("--out", tmp_path / "r.csv", tmp_path / "r.json")
     assert (
         "r.json is no image; each file to write has its own --out"
         in invoke("predict", "--weights", checkpoint, tmp_path / "val", *two).stderr
     )
+    done = invoke("predict", "--weights", checkpoint, "--text", "a cat")
+    assert done.returncode == 2 and "is for images: --text and --columns are for texts" in done.stderr
+    done = invoke("predict", "--weights", checkpoint, "--out", tmp_path / "r.tsv")
+    assert done.returncode == 2 and "a .tsv is GLUE's form, for predictions of texts" in done.stderr
+    assert not (tmp_path / "r.tsv").exists()
     wrong = np.zeros((4, 4), np.uint8)
     assert "expected uint8 [H, W, 3]" in Predictor(checkpoint)(wrong)[0].error
 

@@ -47,6 +47,28 @@ loss: {name: CrossEntropyLoss, label_smoothing: 0.0}
 """
 
 
+# The same of texts, whose dropout draws.
+TEXTS = """
+epochs: 2
+lr_scheduler: {reference_batch: 4}
+parameters: {layer_decay: 0.8}
+checkpoint: {update_interval: 2, best_by: ema}
+dataloader:
+  train:
+    sampler: {batch_size: 2}
+"""
+
+
+@pytest.fixture
+def texts(write_texts, tmp_path) -> Path:
+    config = write_texts(tmp_path)
+    table = tmp_path / "train.tsv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:21]))
+    path = config.with_name("longer.yaml")
+    path.write_text(f"_base_: {config.name}\n{TEXTS}", encoding="utf-8")
+    return path
+
+
 @pytest.fixture
 def everything(experiment) -> Path:
     (experiment.parent / "train" / "c" / "0.png").unlink()
@@ -66,34 +88,40 @@ def kept(run: Path) -> tuple[dict, dict, list]:
     """What a run leaves behind, without what depends on the clock and on where it ran."""
     saved = read_checkpoint(run / "last.safetensors")
     meta = {k: saved.meta[k] for k in ("progress", "sampler", "ema_updates", "best_by", "class_names")}
-    timed = ("time", "images_per_s", "data_wait", "memory_gb")
+    timed = ("time", "images_per_s", "sentences_per_s", "tokens_per_s", "data_wait", "memory_gb")
     rows = [{k: v for k, v in row.items() if k not in timed} for row in read_metrics(run / "metrics.jsonl")]
     return saved.tensors, meta, rows
 
 
-def test_killed_runs_end_as_if_never_killed(everything, tmp_path, invoke):
+@pytest.mark.parametrize(
+    ("config", "kills"),
+    [
+        ("everything", [(0, "epoch 1/2  update 5/5"), (2, "epoch 2/2  update 3/5")]),
+        ("texts", [(2, "epoch 2/2  update 3/5")]),
+    ],
+)
+def test_killed_runs_end_as_if_never_killed(config, kills, request, tmp_path, invoke):
     """Ten updates equal some, kill -9 in the middle of an epoch, and the others; with 0 and 2 workers."""
-    done = invoke("train", *command(everything, tmp_path / "whole", 0)[2:])
+    config = request.getfixturevalue(config)
+    done = invoke("train", *command(config, tmp_path / "whole", 0)[2:])
     assert done.returncode == 0, done.stderr
-    tensors, meta, rows = kept(tmp_path / "whole" / "everything")
+    tensors, meta, rows = kept(tmp_path / "whole" / config.stem)
     assert meta["progress"]["step"] == meta["ema_updates"] == 10
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 11))
     assert any(name.startswith("ema.") for name in tensors)
-    for workers, last_line in ((0, "epoch 1/2  update 5/5"), (2, "epoch 2/2  update 3/5")):
+    for workers, last_line in kills:
         output = tmp_path / f"{workers}"
-        with subprocess.Popen(
-            command(everything, output, workers), stdout=subprocess.PIPE, text=True
-        ) as process:
+        with subprocess.Popen(command(config, output, workers), stdout=subprocess.PIPE, text=True) as process:
             for line in process.stdout:
                 if last_line in line:
                     process.kill()
                     break
-        at = read_checkpoint(output / "everything" / "last.safetensors").meta["progress"]
+        at = read_checkpoint(output / config.stem / "last.safetensors").meta["progress"]
         assert 4 <= at["step"] < 10
-        done = invoke("train", *command(everything, output, workers)[2:], "--resume", "auto")
+        done = invoke("train", *command(config, output, workers)[2:], "--resume", "auto")
         assert done.returncode == 0, done.stderr
         assert f"epoch {at['epoch'] + 1}, batch {at['batches']}, {at['step']} updates" in done.stdout
-        others, their_meta, their_rows = kept(output / "everything")
+        others, their_meta, their_rows = kept(output / config.stem)
         assert others.keys() == tensors.keys()
         for name, value in tensors.items():
             np.testing.assert_array_equal(others[name], value, err_msg=name)

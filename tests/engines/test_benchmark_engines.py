@@ -6,9 +6,12 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from passl_sot.cli import benchmark, predict
+from passl_sot.engine.schema import load_config
+from passl_sot.engines import open_engine
 
 ROOT = Path(__file__).parents[2]
 PEER = "import sys; print('ready', flush=True); [print(0.5, flush=True) for _ in sys.stdin]"
@@ -93,3 +96,20 @@ def test_the_script_of_the_table(trained, load_file, monkeypatch, capsys):
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
     assert cells[0] == "`run`" and cells[-1] == "-"
     assert all(float(cell) > 0 for cell in cells[2:4])
+
+
+def test_the_graphs_that_are_set_beside_official_ones(trained, load_file, tmp_path):
+    reach = load_file(ROOT / "docs" / "results" / "reach.py")
+    reach.export(str(trained.config), tmp_path)
+    whole = tmp_path / "ours" / "inference.bin"
+    quantized = tmp_path / "int8" / "inference.bin"
+    assert quantized.stat().st_size < whole.stat().st_size / 2
+    backbone = load_config(trained.config).model.build().backbone
+    noise = reach.Noise([backbone.in_chans, *backbone.img_size])
+    images = np.stack([noise[i]["image"] for i in range(len(noise))])
+    wanted = open_engine("openvino", whole.parent)(images)
+    found = open_engine("openvino", quantized.parent, precision="int8")(images)
+    assert 0 < np.abs(found - wanted).max() < 0.3 * np.abs(wanted).max()
+    before = quantized.stat().st_mtime_ns
+    reach.export(str(trained.config), tmp_path)  # what is there stays
+    assert quantized.stat().st_mtime_ns == before

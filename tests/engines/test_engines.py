@@ -49,7 +49,7 @@ def test_engines_report_nothing_to_their_makers(trained, tmp_path):
         environment.pop(name, None)
     code = "from pathlib import Path\n"
     code += "from passl_sot.engines import onnxruntime_engine as a, openvino_engine as b\n"
-    code += f"[engine.make(Path({str(trained.folder)!r}), 'f32', 1) for engine in (a, b)]"
+    code += f"[engine.make(Path({str(trained.folder)!r}), 'f32', 1, None) for engine in (a, b)]"
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert not (tmp_path / ".cache" / "Microsoft").exists() and not (tmp_path / "intel").exists()
 
@@ -137,6 +137,14 @@ def test_inputs_of_another_shape(trained, engine):
     for shape in ((3, 1, 32, 32), (2, 3, 32, 40), (3, 32, 32)):
         with pytest.raises(EngineError, match=r"the model takes \[\?, 3, 32, 32\], not \[" + str(shape[0])):
             opened(np.zeros(shape, np.float32))
+
+
+def test_a_batch_to_be_fastest_at(trained):
+    for engine in ENGINES:
+        opened = open_engine(engine, trained.folder, batch=3)
+        for size in (2, 3, 3, 4):
+            wanted = open_engine("paddle", trained.folder)(inputs(size))
+            assert abs(opened(inputs(size)) - wanted).max() < 1e-5 * abs(wanted).max(), engine
 
 
 def test_threads_share_a_predictor(trained):

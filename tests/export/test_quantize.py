@@ -9,26 +9,18 @@ from passl_sot import Predictor, cli
 from passl_sot.engines import EngineError
 from passl_sot.export.card import ExportError
 from passl_sot.export.quantize import change, lower
-
-
-class Labelled:
-    multi_hot = None
-    labels = np.array([0, 1, 1])
-
-
-class SeveralLabels(Labelled):
-    multi_hot = np.zeros((3, 2))
+from passl_sot.tasks.classification import ClassificationTask
 
 
 def test_a_change_is_measured():
     before = np.array([[2.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
     after = before.copy()
     after[1] = [2.0, 1.0]
-    found = change(before, after, Labelled(), [0, 1, 2])
+    found = change(before, after, np.array([0, 1, 1]), "3 images")
     assert found.logits == 2.0  # one standard deviation is 1
     assert found.top1 == (1.0, pytest.approx(2 / 3))
     assert "top-1 100.00% becomes 66.67% (of 3 images)" in str(found)
-    assert change(before, after, SeveralLabels(), [0, 1, 2]).top1 is None
+    assert change(before, after, None, "3 images").top1 is None
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +72,6 @@ def test_bf16_says_what_it_changes(trained, invoke, tmp_path):
 
 def test_fewer_bits_need_images(tmp_path):
     with pytest.raises(ExportError, match="--calibrate"):
-        lower(tmp_path, "int8", None)
+        lower(tmp_path, "int8", ClassificationTask(), None)
     with pytest.raises(ExportError, match="choose another format"):
-        lower(tmp_path, "int8", [0])
+        lower(tmp_path, "int8", ClassificationTask(), [0])

@@ -10,6 +10,8 @@ import paddle
 from paddle import nn
 
 from passl_sot.modeling.backbones import build_backbone
+from passl_sot.modeling.backbones.base import Tokens
+from passl_sot.modeling.backbones.text_backbone import TextBackbone
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.heads import build_head
 
@@ -31,6 +33,12 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
     "Swin": [{**STAGES, "embed_dim": 8, "patch_size": 6, "window_size": 3}],
     "STViT": [STVIT],
 }
+TEXT: dict[str, Any] = {**PLAIN, "vocab_size": 100, "max_positions": 40}
+TEXTS: dict[str, list[dict[str, Any]]] = {
+    "BERT": [{**TEXT, "depth": 2}, {**TEXT, "num_types": 3}],
+    "RoBERTa": [TEXT],
+    "GPT": [TEXT],
+}
 SVPN = {"name": "SvPN", "num_iters": 2}
 NORMS = [None, "default", {**SVPN, "num_sv": 3}, {**SVPN, "num_sv": None, "alpha": 0.7}]
 NORMS += [{"name": name} for name in ("EPN", "LN", "SqrtT", "SqrtD")]
@@ -41,10 +49,16 @@ FUSIONS = ("concat", "sum_loss", "aggre_all")
 HEADS += [{"name": "SecondOrderHead", "fusion_type": kind, "normalization": None} for kind in FUSIONS]
 HEADS += [{"name": "SecondOrderHead", "representation": kind} for kind in ("GAP", "GCP", "fc", "none")]
 HEADS += [{"name": "CrossCovarianceHead", "reduction": [6, 4], "normalization": n} for n in (SVPN, None)]
+# What of a head obeys the mask doesn't depend on the normalization either.
+TEXT_HEADS: list[dict[str, Any]] = [{"name": "PoolerHead"}]
+for _node in HEADS:
+    TEXT_HEADS.append(_node)
+    if _node["name"] in ("SecondOrderHead", "CrossCovarianceHead") and _node.get("normalization") is None:
+        TEXT_HEADS.append({**_node, "mask_words": False})
 
 
 class Together(nn.Layer):
-    """The outputs of several models of one input, side by side."""
+    """The outputs of several models of the same inputs, side by side; the first takes the most of them."""
 
     def __init__(self, models: list[Classifier]):
         super().__init__()
@@ -52,8 +66,10 @@ class Together(nn.Layer):
         self.eval()
 
     @property
-    def backbone(self) -> SimpleNamespace:
+    def backbone(self) -> Any:
         parts = [model.backbone for model in self.models]
+        if isinstance(parts[0], TextBackbone):
+            return parts[0]
         return SimpleNamespace(
             in_chans=parts[0].in_chans,
             img_size=parts[0].img_size,
@@ -68,8 +84,15 @@ class Together(nn.Layer):
         for model in self.models:
             model.resize(img_size)
 
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return paddle.concat([model(x) for model in self.models], axis=1)
+    def forward(
+        self,
+        x: paddle.Tensor,
+        attention_mask: paddle.Tensor | None = None,
+        token_type_ids: paddle.Tensor | None = None,
+    ) -> paddle.Tensor:
+        given = [x, attention_mask, token_type_ids]
+        parts = [model(*given[: len(model.backbone.input_specs())]) for model in self.models]
+        return paddle.concat(parts, axis=1)
 
 
 class Heads(nn.Layer):
@@ -84,15 +107,25 @@ class Heads(nn.Layer):
         self.heads = nn.LayerList(
             build_head({**node, **own, **small.get(node["name"], {})}) for node in heads
         )
+        self.backbone.compute_padding = not all(head.mask_words for head in self.heads)
 
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        tokens = self.backbone(x)
-        return paddle.concat([head(tokens) for head in self.heads], axis=1)
+    def forward(
+        self,
+        x: paddle.Tensor,
+        attention_mask: paddle.Tensor | None = None,
+        token_type_ids: paddle.Tensor | None = None,
+    ) -> paddle.Tensor:
+        given = [part for part in (x, attention_mask, token_type_ids) if part is not None]
+        tokens = self.backbone(*given)
+        tokens = tokens if isinstance(tokens, Tokens) else (tokens,)
+        return paddle.concat([head(*tokens) for head in self.heads], axis=1)
 
 
 def classifier(name: str, **settings: Any) -> Classifier:
-    """A family's model of 32-pixel images and 4 classes, with the head that its tokens ask for."""
-    architecture = {"name": name, "img_size": 32, **settings}
+    """A family's model of 4 classes, of 32-pixel images or texts, with the head that its tokens ask for."""
+    architecture = {"name": name, **settings}
+    if "vocab_size" not in settings:
+        architecture["img_size"] = 32
     backbone = build_backbone(architecture)
     head = {"num_classes": 4, "in_channels": backbone.num_features}
     head["num_prefix_tokens"] = backbone.num_prefix_tokens

@@ -12,13 +12,14 @@ from passl_sot.config import Config
 from passl_sot.interop import convert_state_dict, export_state_dict
 from passl_sot.modeling.backbones import build_backbone
 from passl_sot.weights.checkpoint import read_weights
-from passl_sot.zoo import model_config
+from passl_sot.zoo import find_config, model_config
 
 
 def smallest_of_each() -> list[str]:
     """A config for each kind of backbone on each kind of head that its authors gave it."""
     best: dict[tuple[str, str], tuple[float, str]] = {}
-    for name in list_models():
+    images = [name for name in list_models() if find_config(name).parent.name != "text"]
+    for name in images:
         cfg = model_config(name)
         size = cfg.meta.params_m if "meta" in cfg else 0.0
         key = cfg.model.architecture.name, cfg.model.head.name

@@ -143,6 +143,8 @@ def test_bert(prefix):
         old = {name.replace("Norm.bias", "Norm.beta"): value for name, value in old.items()}
         fine_tuned = old | pooler | linear("classifier", arrays, "head.fc")
         check(model, fine_tuned, left_new=())
+        names = {name.removeprefix("module.") for name in body | pooler}
+        assert export_state_dict(model, arrays).keys() == names | {"classifier.weight", "classifier.bias"}
 
 
 def test_bert_under_the_second_order_head():
@@ -203,6 +205,15 @@ def test_gpt(prefix):
     more = {f"{prefix}h.{i}.attn.bias": np.tril(np.ones((1, 1, 10, 10))) for i in range(2)}
     more["lm_head.weight"] = arrays["backbone.word_embed.weight"]
     check(model, body | more, ignored=more)
+    if prefix:
+        names = body.keys() | {"score.weight", "score.bias"}
+        assert export_state_dict(model, arrays).keys() == names
+        # Theirs has no bias.
+        model.head.fc.bias.set_value(paddle.zeros([3]))
+        score = {"score.weight": arrays["head.fc.weight"].T}
+        check(model, body | score, left_new=(), zeros=["head.fc.bias"], naming="official")
+        del body["transformer.h.0.ln_1.bias"]
+        assert convert_state_dict(model, body | score)[1].missing == ["backbone.blocks.0.norm1.bias"]
 
 
 def test_tokens_of_tasks_are_new_rows():
@@ -266,17 +277,6 @@ def test_round_trips_are_exact(name, head, tmp_path):
     assert create_model(str(config), pretrained=back).weights_report.naming == "passl_sot"
 
 
-def test_names_are_those_of_hugging_face(golden):
-    for fixture, name, prefix in (("bert_tiny", "BERT", "bert."), ("gpt_tiny", "GPT", "transformer.")):
-        entries, _ = golden.load(fixture)
-        head = POOLER if name == "BERT" else LINEAR
-        sizes = {"vocab_size": 100, "max_positions": 32, "embed_dim": 64, "depth": 2, "num_heads": 4}
-        model = Classifier(architecture={"name": name, **sizes}, head={**head, "in_channels": 64})
-        out = export_state_dict(model, arrays_of(model))
-        wanted = {prefix + entry["name"]: entry["shape"] for entry in entries["entries"]}
-        assert {key: list(value.shape) for key, value in out.items() if key.startswith(prefix)} == wanted
-
-
 def test_a_trained_head_is_never_left_aside():
     source = make("BERT")
     state = export_state_dict(source, arrays_of(source))
@@ -297,6 +297,13 @@ def test_a_trained_head_is_never_left_aside():
     own = {name: value for name, value in arrays_of(source).items() if not name.startswith("head.")}
     _, report = convert_state_dict(source, own, layout="paddle")
     assert [name.split(".")[0] for name in report.missing] == ["head"] * 4
+    # A body is a start for any head where that may be new.
+    for head in (POOLER, SECOND):
+        model = make("BERT", head)
+        _, report = convert_state_dict(model, own, layout="paddle", new_head=True)
+        assert report.ok and {*report.left_new} == {
+            name for name in arrays_of(model) if name.startswith("head.")
+        }
 
 
 def test_parts_that_do_not_make_a_whole():
@@ -322,6 +329,30 @@ def test_parts_that_do_not_make_a_whole():
     extra = {"bert.encoder.layer.7.attention.self.query.bias": np.zeros(WIDTH)}
     _, report = convert_state_dict(model, {**export_state_dict(model, arrays_of(model)), **extra})
     assert [name for name, _ in report.unexpected] == list(extra)
+
+
+def test_logits_are_verified(tmp_path, capsys):
+    model = make("BERT")
+    model.eval()
+    inputs = dict(zip(model.backbone.input_names, model.backbone.example_inputs(2), strict=True))
+    with paddle.no_grad():
+        logits = model(*map(paddle.to_tensor, inputs.values())).numpy()
+    config, src, fixture = tmp_path / "model.yaml", tmp_path / "a.safetensors", tmp_path / "fixture.npz"
+    config.write_text(json.dumps({"model": {"architecture": {"name": "BERT", **SIZES}, "head": POOLER}}))
+    save_file(export_state_dict(model, arrays_of(model)), src)
+    command = ["--config", str(config), "--src", str(src), "--dst", str(tmp_path / "b.pdparams")]
+    command += ["--verify", str(fixture)]
+    np.savez(fixture, logits=logits, **inputs)
+    assert convert(command) == 0
+    for change, said in (
+        ({"input_ids": inputs["input_ids"] % 7 + 1}, "the model does not give the logits"),
+        ({"input_ids": inputs["input_ids"] * 0.5}, "fixture.npz is for another model"),
+    ):
+        np.savez(fixture, logits=logits, **{**inputs, **change})
+        assert convert(command) == 1 and said in capsys.readouterr().err
+    np.savez(fixture, logits=logits, input_ids=inputs["input_ids"])
+    assert convert(command) == 2
+    assert "needs the arrays input_ids, attention_mask, token_type_ids and logits" in capsys.readouterr().err
 
 
 def test_files(writer, tmp_path):
@@ -396,3 +427,22 @@ def test_faults_of_shards(shards):
     (folder / "params_4.npy").unlink()
     with pytest.raises(CheckpointError, match=r"model lacks params_4\.npy"):
         read_source(folder)
+
+
+def test_a_real_bert(minilm, tmp_path, capfd):
+    """MiniLM, 6 blocks of width 384, as its authors publish it."""
+    src = minilm / "model.safetensors"
+    config, dst, back = tmp_path / "minilm.yaml", tmp_path / "a.pdparams", tmp_path / "b.safetensors"
+    sizes = {"vocab_size": 30522, "embed_dim": 384, "depth": 6, "num_heads": 12}
+    head = {**POOLER, "in_channels": 384}
+    config.write_text(json.dumps({"model": {"architecture": {"name": "BERT", **sizes}, "head": head}}))
+    assert convert(["--config", str(config), "--src", str(src), "--dst", str(dst)]) == 0
+    assert "all keys accounted for (official naming): 79 loaded" in capfd.readouterr().out
+    card = json.loads(dst.with_suffix(".json").read_text())
+    assert card["left_new"] == ["head.fc.weight", "head.fc.bias"] and card["keys"]["ignored"] == 1
+    assert convert(["--config", str(config), "--src", str(dst), "--dst", str(back), "--to-torch"]) == 0
+    there, here = load_file(src), load_file(back)
+    assert there.keys() - {name.removeprefix("bert.") for name in here} == {"embeddings.position_ids"}
+    for name, value in here.items():
+        if not name.startswith("classifier."):
+            np.testing.assert_array_equal(value, there[name.removeprefix("bert.")], err_msg=name)

@@ -60,7 +60,7 @@ def test_odd_names_and_classes_without_images(tmp_path):
     figure, named = confusion_figure(np.array([[0, 0, 0], [0, 3, 1], [0, 0, 0]]), names)
     axes = figure.axes[0]
     assert named and bare(axes.get_yticklabels()) == ["a?b?", "x" * 27 + "…", ""]
-    assert bare(axes.child_axes[0].get_yticklabels()) == ["no image", "75 % of 4", "no image"]
+    assert bare(axes.child_axes[0].get_yticklabels()) == ["none", "75 % of 4", "none"]
     save_confusion(tmp_path / "none.png", np.zeros((2, 2), np.int64), ["a", "b"])
 
 

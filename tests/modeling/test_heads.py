@@ -49,6 +49,15 @@ def test_class_token_alone(representation):
 
 
 @pytest.mark.parametrize("representation", ["MGCrP", "GAP", "GCP"])
+def test_words_alone(representation):
+    head = second_order(representation=representation, fusion_type="words")
+    x = paddle.randn([3, 10, 20])
+    other = paddle.concat([paddle.randn([3, 1, 20]), x[:, 1:]], axis=1)
+    np.testing.assert_array_equal(head(x).numpy(), head(other).numpy())
+    assert head(x).shape == [3, 7] and not hasattr(head, "cls_fc")
+
+
+@pytest.mark.parametrize("representation", ["MGCrP", "GAP", "GCP"])
 def test_without_a_class_token(representation):
     head = second_order(representation=representation, num_prefix_tokens=0)
     assert head(paddle.randn([2, 9, 20])).shape == [2, 7]

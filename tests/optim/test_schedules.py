@@ -46,6 +46,22 @@ def test_linear():
     assert rates("LinearSchedule", min_lr=0.0) == pytest.approx([0.8 * (1 - t / 10) for t in range(10)])
     cooled = rates("LinearSchedule", min_lr=0.2, T_max=4, unit="step", at=[0, 1, 2.5, 4, 9])
     assert cooled == pytest.approx([0.8, 0.65, 0.425, 0.2, 0.2])
+    # As texts are fine-tuned: from 0 up over a fraction of the run, here of 60 updates, and down to 0 over
+    # the rest, (T - u) / (T - W) by update.
+    texts = SCHEDULERS.build(
+        {
+            "name": "LinearSchedule",
+            "learning_rate": 0.8,
+            "min_lr": 0.0,
+            "warmup_lr": 0.0,
+            "warmup_epochs": 0.6,
+            "warmup_prefix": True,
+            "unit": "step",
+        }
+    )
+    found = [texts.lr(*texts.point(*divmod(update, 6), 6), 10) for update in range(60)]
+    up = [0.8 * update / 3.6 for update in range(4)]
+    assert found == pytest.approx([*up, *(0.8 * (60 - update) / (60 - 3.6) for update in range(4, 60))])
 
 
 def test_poly():

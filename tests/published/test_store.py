@@ -1,6 +1,7 @@
 """Weights by name: fetched once, converted, kept with a note; in Python and by the commands."""
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -13,10 +14,11 @@ import pytest
 from passl_sot import cli, create_model
 from passl_sot.config import ConfigError, find_config, list_models
 from passl_sot.engine.schema import load_config
-from passl_sot.published.cards import Card, NotPublishedError, card_of, cards, unreleased
+from passl_sot.published.cards import Card, NotPublishedError, card_of, cards, find_card, unreleased
 from passl_sot.published.fetch import FetchError
 from passl_sot.published.store import local_source, local_weights, published_weights
 from passl_sot.tasks.base import check_card, header_for
+from passl_sot.utils.logger import get_logger
 from passl_sot.weights import CheckpointError
 from passl_sot.weights.checkpoint import read_checkpoint
 
@@ -36,7 +38,8 @@ def same_logits(model, other) -> None:
 
 def test_every_model_has_a_card_or_says_why_not():
     shipped = set(cards())
-    assert set(list_models()) - shipped == set(unreleased()) and not shipped & set(unreleased())
+    begun = {name for name in list_models() if name not in shipped and find_card(name)}
+    assert set(list_models()) - shipped - begun == set(unreleased()) and not shipped & set(unreleased())
     for name, entry in unreleased().items():
         assert entry.get("nearest", "deit_tiny") in shipped
         with pytest.raises(NotPublishedError, match=f"no weights of {name} are published"):
@@ -68,6 +71,7 @@ def test_sizes():
 
 
 def test_by_name(published, capfd):
+    get_logger().setLevel(logging.INFO)  # a command of another test may have asked for less
     model = create_model(published.config, pretrained="tiny")
     said = capfd.readouterr().out
     assert "all keys accounted for" in said and "licence of the weights: not stated" in said

@@ -23,7 +23,8 @@ def test_the_pages_are_up_to_date(zoo):
 def test_all_that_is_known_is_on_them():
     data = json.loads((ROOT / "docs" / "models.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
-    assert [entry["name"] for entry in data["models"]] == list_models()
+    named = [entry["name"] for entry in (*data["models"], *data["text_models"])]
+    assert sorted(named) == list_models()
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
     for entry in [*data["models"], *data["more_weights"]]:
         row = rows.pop(entry["name"])
@@ -34,7 +35,13 @@ def test_all_that_is_known_is_on_them():
         for key in ("file", "url", "drive", "size", "sha256", "license"):
             assert weights[key] is None or f"{weights[key]}" in row, (entry["name"], key)
         assert entry["code_license"] in row and f" {weights['top1'] or '–'}" in row
-    assert not rows
+    for entry in data["text_models"]:
+        row = rows[f"{entry['name'].rpartition('_')[0]}_…"]
+        assert (
+            f" {entry['published_score']:.2f} |" in row
+            and f" | `{entry['weights']}` | {entry['license']} |" in row
+        )
+    assert all(name.endswith("_…") for name in rows)
 
 
 def test_cells(zoo):

@@ -104,6 +104,12 @@ class Dataset:
         """Class of each item, int64 [N], for `sampler.balanced`; a DataError where there are none."""
         raise DataError(f"sampler.balanced needs a class for each item, and {type(self).__name__} has none")
 
+    def item_lengths(self) -> np.ndarray:
+        """Length of each item, [N], for `sampler.group_by_length`; a DataError where items have none."""
+        raise DataError(
+            f"sampler.group_by_length needs items of different lengths, and {type(self).__name__} has none"
+        )
+
     def missing_speedups(self) -> list[str]:
         """Packages that aren't installed and with which reading would be faster."""
         return []

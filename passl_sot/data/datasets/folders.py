@@ -21,8 +21,8 @@ from passl_sot.utils.logger import progress_bar
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 EXTENSIONS = (*_JPEG, ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _LAYOUT = """Expected layout (one folder per class):
-    data/train/<class>/*.jpg
-    data/val/<class>/*.jpg
+    data/train/<class>/*.{ending}
+    data/val/<class>/*.{ending}
 and dataroot: data/train for training, data/val for validation.
 """
 # Fraction of each class that is held out where there is no folder for validation.
@@ -30,12 +30,18 @@ VAL_SHARE = 0.2
 
 # Folders that programs leave among the classes; hidden ones are left out anyway.
 _CLUTTER = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
-_TRAIN = ("train", "training")
-_VAL = ("val", "valid", "validation", "test")
+TRAIN = ("train", "training")
+VAL = ("val", "valid", "validation", "test")
 
 
-def _layout() -> str:
-    return _LAYOUT + zh("folder_layout", before="")
+# By the word for an item: a usual ending, and the dataset that reads labels from a list.
+_USUAL = {"image": ("jpg", "ListFile"), "text": ("txt", "TextTable")}
+_EXTENSIONS: dict[str, tuple[str, ...]] = {"image": EXTENSIONS, "text": (".txt",)}
+
+
+def _layout(noun: str = "image") -> str:
+    ending = _USUAL[noun][0]
+    return _LAYOUT.format(ending=ending) + zh("folder_layout", before="", ending=ending)
 
 
 @DATASETS.register()
@@ -55,6 +61,8 @@ class ImageFolder(LabelledImages):
             rule that depends on the paths alone (`choose_part`).
         val_share: Fraction of each class that is for "val".
     """
+
+    folder_per_class = True
 
     def __init__(
         self,
@@ -101,19 +109,27 @@ class FolderScan:
     ignored_files: int = 0  # hidden, or not named like an image
 
 
-def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: bool = False) -> FolderScan:
-    """Lists the class folders of `root` and the images in them; `progress` draws a bar over the classes.
+def scan_folder(
+    root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: bool = False, noun: str = "image"
+) -> FolderScan:
+    """Lists the class folders of `root` and the files in them.
+
+    Args:
+        root: The folder.
+        extensions: Endings of the files.
+        progress: Draw a bar over the classes.
+        noun: "image" or "text", for messages.
 
     Raises:
         DataError: The folder is missing or empty, or isn't laid out by classes; it shows the layout.
     """
-    folders = list_classes(root, extensions)
+    folders = list_classes(root, extensions, noun)
     # The commonest slip: the folder above train and val, which would be trained on as two classes.
-    splits = [name for name in folders if name.lower() in _TRAIN + _VAL]
+    splits = [name for name in folders if name.lower() in TRAIN + VAL]
     if len(splits) > 1 and len(splits) == len(folders):
         raise DataError(
             f"{root} holds the folders {', '.join(splits)}, which are splits, not classes: write "
-            f"dataroot: {os.path.join(root, splits[0])} in place of {root}.\n{_layout()}"
+            f"dataroot: {os.path.join(root, splits[0])} in place of {root}.\n{_layout(noun)}"
         )
     scan = FolderScan(folders)
     with progress_bar(folders, desc=f"reading {root}", unit="class", shown=progress) as bar:
@@ -126,14 +142,14 @@ def scan_folder(root: str, extensions: Sequence[str] = EXTENSIONS, *, progress: 
                     scan.labels.append(label)
     if not scan.paths:
         raise DataError(
-            f"{root} holds {len(folders)} class folders but no images (looked for "
-            f"{' '.join(_endings(extensions))}; {scan.ignored_files} other files).\n{_layout()}"
+            f"{root} holds {len(folders)} class folders but no {noun}s (looked for "
+            f"{' '.join(_endings(extensions))}; {scan.ignored_files} other files).\n{_layout(noun)}"
         )
     return scan
 
 
-def list_classes(root: str, extensions: Sequence[str] = EXTENSIONS) -> list[str]:
-    """Names of the class folders of `root`, in natural order.
+def list_classes(root: str, extensions: Sequence[str] = EXTENSIONS, noun: str = "image") -> list[str]:
+    """Names of the class folders of `root`, in natural order; arguments as of `scan_folder`.
 
     Raises:
         DataError: The folder is missing or holds none; it shows the layout.
@@ -145,7 +161,7 @@ def list_classes(root: str, extensions: Sequence[str] = EXTENSIONS) -> list[str]
         here = ""
         if not os.path.isabs(root):
             here = f" (looked for in {os.getcwd()})"
-        raise DataError(f"dataroot {root} {kind}{here}.\n{_layout()}")
+        raise DataError(f"dataroot {root} {kind}{here}.\n{_layout(noun)}")
     with os.scandir(root) as entries:
         shown = [entry for entry in entries if not _is_clutter(entry.name)]
     folders = [entry.name for entry in shown if _is_folder(entry)]
@@ -154,11 +170,11 @@ def list_classes(root: str, extensions: Sequence[str] = EXTENSIONS) -> list[str]
     files = [entry.name for entry in shown if entry.name.lower().endswith(_endings(extensions))]
     if files:
         raise DataError(
-            f"{root} holds {len(files)} images (such as {min(files, key=natural_key)}) but no class folders, "
-            "so their classes are unknown. Sort them into one folder per class, or use {name: ListFile} with "
-            f"a list of labels.\n{_layout()}"
+            f"{root} holds {len(files)} {noun}s (such as {min(files, key=natural_key)}) but no class "
+            "folders, so their classes are unknown. Sort them into one folder per class, or use "
+            f"{{name: {_USUAL[noun][1]}}} with a list of labels.\n{_layout(noun)}"
         )
-    raise DataError(f"{root} is empty: no class folders in it.\n{_layout()}")
+    raise DataError(f"{root} is empty: no class folders in it.\n{_layout(noun)}")
 
 
 def walk_class(
@@ -234,15 +250,16 @@ def choose_part(
     for name, count in zip(class_names, np.bincount(labels, minlength=len(class_names)), strict=True):
         if count < 2:
             raise DataError(
-                f"class '{name}' holds {count} image(s), and two are the least where some are held out for "
-                "validation: add images, or lay out train and val folders" + zh("two_images_per_class")
+                f"class '{name}' holds {count} item(s), and two are the least where some are held out for "
+                "validation: add some, or lay out train and val folders" + zh("two_items_per_class")
             )
-        held_out.update(ranked[start : start + _held_out_count(int(count), val_share)])
+        held_out.update(ranked[start : start + held_out_count(int(count), val_share)])
         start += count
     return np.flatnonzero([(image in held_out) == (part == "val") for image in images])
 
 
-def _held_out_count(images: int, share: float) -> int:
+def held_out_count(images: int, share: float) -> int:
+    """How many of a class's items are held out."""
     # A share, rounded, but at least one on each side.
     return min(max(1, round(share * images)), max(images - 1, 0))
 
@@ -255,31 +272,36 @@ class OwnFolder:
     val: str  # that of validation; the same where some of each class is to be held out
     class_names: list[str]  # of training, in natural order
     packed: Packed | None = None  # the training images, where the folder is a packed copy
+    noun: str = "image"  # or "text"
+    kind: str = "folder"
 
     @property
     def held_out(self) -> bool:
         """Whether validation images are to be taken from the training folder."""
         return self.train == self.val
 
-    def count_images(self, at_most: int, val_share: float) -> int:
-        """Images to train on, without those held out; counting stops when there are `at_most`."""
-        counts: Iterable[int] = (
-            sum(path is not None for path in walk_class(self.train, name)) for name in self.class_names
-        )
+    def class_counts(self) -> Iterable[int]:
+        """Items of each class, with those that are held out."""
         if self.packed is not None:
-            counts = np.bincount(self.packed.labels, minlength=len(self.class_names)).tolist()
+            return np.bincount(self.packed.labels, minlength=len(self.class_names)).tolist()
+        endings = _EXTENSIONS[self.noun]
+        walks = (walk_class(self.train, name, endings) for name in self.class_names)
+        return (sum(path is not None for path in walk) for walk in walks)
+
+    def count_images(self, at_most: int, val_share: float) -> int:
+        """Items to train on, without those held out; counting stops when there are `at_most`."""
         total = 0
-        for images in counts:
+        for images in self.class_counts():
             total += images
             if self.held_out:
-                total -= _held_out_count(images, val_share)
+                total -= held_out_count(images, val_share)
             if total >= at_most:  # ImageNet has a thousand folders, and a batch is full after one
                 break
         return total
 
 
-def find_splits(root: str) -> OwnFolder:
-    """Finds the training and validation images in a user's own folder.
+def find_splits(root: str, noun: str = "image") -> OwnFolder:
+    """Finds the training and validation images, or texts, in a user's own folder.
 
     Two layouts: `train` and `val` (also valid, validation, test) with one folder per class each; or one
     folder per class alone, of which a fraction of each class is held out for validation. Packed copies have
@@ -292,30 +314,32 @@ def find_splits(root: str) -> OwnFolder:
     packed = _find_packed(root)
     if packed is not None:
         return packed
-    folders = list_classes(root)
-    train = _first_of(_TRAIN, folders)
-    val = _first_of(_VAL, folders)
+    endings = _EXTENSIONS[noun]
+    folders = list_classes(root, endings, noun)
+    train = first_of(TRAIN, folders)
+    val = first_of(VAL, folders)
     train_root = val_root = root
     # A class of one's own may be called "train", beside others.
     if train is not None and (val is not None or len(folders) == 1):
         train_root = os.path.join(root, train)
         val_root = os.path.join(root, val or train)
-        folders = list_classes(train_root)
+        folders = list_classes(train_root, endings, noun)
     if len(folders) < 2:
         raise DataError(
             f"{train_root} holds one class folder, '{folders[0]}', and a classifier needs two or more: give "
-            f"each class a folder of its own.\n{_layout()}"
+            f"each class a folder of its own.\n{_layout(noun)}"
         )
-    found = OwnFolder(train_root, val_root, folders)
+    found = OwnFolder(train_root, val_root, folders, noun=noun)
     if not found.count_images(1, 0.5):
         raise DataError(
-            f"{train_root} holds {len(folders)} class folders ({', '.join(folders[:5])}) but no images "
-            f"(looked for {' '.join(EXTENSIONS)}).\n{_layout()}"
+            f"{train_root} holds {len(folders)} class folders ({', '.join(folders[:5])}) but no {noun}s "
+            f"(looked for {' '.join(endings)}).\n{_layout(noun)}"
         )
     return found
 
 
-def _first_of(names: tuple[str, ...], folders: list[str]) -> str | None:
+def first_of(names: tuple[str, ...], folders: list[str]) -> str | None:
+    """The first of some names that is among folders, in any case."""
     # Of train and Train the first counts.
     by_name = {folder.lower(): folder for folder in reversed(folders)}
     return next((by_name[name] for name in names if name in by_name), None)
@@ -323,8 +347,8 @@ def _first_of(names: tuple[str, ...], folders: list[str]) -> str | None:
 
 def _find_packed(root: str) -> OwnFolder | None:
     """The splits of a packed copy; None where the folder is none."""
-    train = os.path.join(root, _TRAIN[0])
-    val = os.path.join(root, _VAL[0])
+    train = os.path.join(root, TRAIN[0])
+    val = os.path.join(root, VAL[0])
     if is_packed(root):
         train = val = root
     elif not is_packed(train):

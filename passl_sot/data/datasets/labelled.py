@@ -1,9 +1,7 @@
 """The base class of the datasets of labelled image files."""
 
 import contextlib
-import difflib
 import logging
-import os
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from passl_sot.config import zh
-from passl_sot.data.datasets.base import Dataset, Empty, Read
+from passl_sot.data.datasets.base import Empty, Read
 from passl_sot.data.datasets.identity import Extent, differences, take_identity
+from passl_sot.data.datasets.labelled_items import LabelledItems
 from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError
 from passl_sot.data.loader.shared_buffers import size_of
@@ -29,7 +28,7 @@ from passl_sot.imageio.lazy_image import LazyImage, as_array
 _LOGGER = logging.getLogger("passl_sot.data")
 
 
-class LabelledImages(Dataset):
+class LabelledImages(LabelledItems):
     """Base class of the datasets of labelled image files.
 
     Batches hold `image` float32 [B, C, H, W], `label` int64 [B] or float32 [B, K] (soft targets of `Mixup`,
@@ -51,12 +50,11 @@ class LabelledImages(Dataset):
         multi_hot: Several labels per image, uint8 [N, C] of 0 and 1; None for one each.
 
     Attributes:
-        found_classes: Names of the classes that the data themselves hold; differs from `class_names` after
-            `use_class_names`.
         output_hw: Height and width of all images in the end, or None where they depend on the file.
     """
 
     noun = "image"
+    labels: np.ndarray
 
     def __init__(
         self,
@@ -93,13 +91,6 @@ class LabelledImages(Dataset):
         late = getattr(self.batch_stage, "transforms", [])
         self.output_hw = output_size([*self.transforms.transforms, *late])
         self.apply_exif = apply_exif
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def path(self, index: int) -> str:
-        """The file of one image."""
-        return os.path.join(self.root, self.paths[index])
 
     def read(self, index: int) -> np.ndarray:
         """One image before any transform: uint8 [H, W, 3], gray ones too, or [H, W, channels].
@@ -138,10 +129,6 @@ class LabelledImages(Dataset):
             reason = f"has {image.shape[2]} channel(s), and dataset.channels is {self.channels}"
             raise ImageError(path, reason + zh("channels_differ"))
         return image
-
-    def describe(self, index: int) -> str:
-        """As of `Dataset`."""
-        return self.path(index)
 
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
         """As `sample`."""
@@ -265,60 +252,3 @@ class LabelledImages(Dataset):
         """Packages of the extra `[fast]` that aren't installed."""
         found = {"numba": jit.available(), "simplejpeg": jpeg.available()}
         return [name for name, there in found.items() if not there]
-
-    def balanced_by(self) -> np.ndarray:
-        """The labels."""
-        if self.multi_hot is not None:
-            raise DataError(
-                "sampler.balanced is for one label per image; with multi_label weigh the classes by "
-                "loss.class_weights: auto" + zh("balanced_multi_label")
-            )
-        return self.labels
-
-    def class_counts(self) -> np.ndarray:
-        """Images per class, int64 [C]; labels out of range aren't counted."""
-        if self.multi_hot is not None:
-            return self.multi_hot.sum(axis=0, dtype=np.int64)
-        valid = self.labels[(self.labels >= 0) & (self.labels < len(self.class_names))]
-        return np.bincount(valid, minlength=len(self.class_names))
-
-    def use_class_names(self, class_names: Sequence[str]) -> None:
-        """Numbers the classes as another list does, such as a checkpoint's, which may hold more classes.
-
-        Raises:
-            DataError: These data hold a class that the list doesn't.
-        """
-        if self.named:
-            number = {name: label for label, name in enumerate(class_names)}
-            faults = [
-                f"{self.root} holds class '{name}', which {nearest(name, class_names)}"
-                for name in self.found_classes
-                if name not in number
-            ]
-            if faults:
-                raise DataError(faults)
-            table = np.array([number[name] for name in self.class_names], np.int64)  # old number to new
-        elif len(self.found_classes) > len(class_names):
-            raise DataError(
-                f"{self.root}: labels go up to {len(self.found_classes) - 1}, but there are "
-                f"{len(class_names)} classes" + zh("label_beyond_classes")
-            )
-        else:
-            table = np.arange(len(self.class_names))
-        if self.multi_hot is not None:
-            columns = np.zeros((len(self), len(class_names)), np.uint8)
-            columns[:, table] = self.multi_hot
-            self.multi_hot = columns
-        # Wrong labels stay as they are, for the check before a run to name.
-        known = (self.labels >= 0) & (self.labels < len(table))
-        self.labels = np.where(known, table[self.labels * known], self.labels)
-        self.class_names = list(class_names)
-
-
-def nearest(name: str, names: Sequence[str]) -> str:
-    """Words for an error about an unknown class name: "is not among the 10 known classes (nearest: ...)"."""
-    text = f"is not among the {len(names)} known classes"
-    close = difflib.get_close_matches(name, list(names)[:5000], n=2)  # more would take seconds
-    if close:
-        text += f" (nearest: {', '.join(map(repr, close))})"
-    return text

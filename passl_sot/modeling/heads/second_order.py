@@ -33,7 +33,8 @@ class SecondOrderHead(FusedHead):
             the class token goes through a Linear to ``fc_dim`` first; "none": the class token alone.
         fusion_type: "sum_fc" adds the logits of both; "concat" classifies the joined features;
             "sum_loss" trains both logits with a loss each and adds them in evaluation;
-            "aggre_all" pools all tokens, prefix included, and uses nothing else.
+            "aggre_all" pools all tokens, prefix included, and uses nothing else; "words" uses the pooled
+            words alone.
         num_heads: Heads h of MGCrP; with ``wr_dim`` it also settles the width √(2hd²) of GCP.
         wr_dim: Width d of one MGCrP head.
         qkv_bias: Whether MGCrP's projection has a bias.
@@ -52,7 +53,7 @@ class SecondOrderHead(FusedHead):
         num_classes: Count,
         in_channels: Count,
         representation: Literal["MGCrP", "GAP", "GCP", "fc", "none"] = "MGCrP",
-        fusion_type: Literal["sum_fc", "concat", "sum_loss", "aggre_all"] = "sum_fc",
+        fusion_type: Literal["sum_fc", "concat", "sum_loss", "aggre_all", "words"] = "sum_fc",
         num_heads: Count = 6,
         wr_dim: Count = 24,
         qkv_bias: bool = False,
@@ -86,7 +87,7 @@ class SecondOrderHead(FusedHead):
         if fusion_type == "concat":
             word_dim += in_channels
         # With "concat" and "aggre_all" cls_fc exists and gets no gradient, as in the official code.
-        self.cls_dim = cls_dim if num_prefix_tokens else 0
+        self.cls_dim = cls_dim if num_prefix_tokens and fusion_type != "words" else 0
         self.word_dim = word_dim
         self.reset_classifier(num_classes)
 
@@ -135,7 +136,7 @@ class SecondOrderHead(FusedHead):
         return self.representation(words, mask)
 
     def features(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> Parts:
-        """See `FusedHead.features`; with "concat" and "aggre_all" the second is all there is."""
+        """See `FusedHead.features`; with "concat", "aggre_all" and "words" the second is all there is."""
         self.check_tokens(x_bnc, pooled_allowed=False)
         if self.representation_name == "none":
             return x_bnc[:, 0], None
@@ -144,7 +145,7 @@ class SecondOrderHead(FusedHead):
         pooled = self.pool(x_bnc, mask_bn)
         if self.fusion_type == "concat":
             return None, paddle.concat([x_bnc[:, 0], pooled], axis=1)
-        if self.fusion_type == "aggre_all" or self.num_prefix_tokens == 0:
+        if self.fusion_type in ("aggre_all", "words") or self.num_prefix_tokens == 0:
             return None, pooled
         return x_bnc[:, 0], pooled
 

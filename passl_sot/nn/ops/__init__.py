@@ -8,6 +8,7 @@ are slow at is formulated otherwise there (`_traced`). Results are the same up t
 Legend: B batch, C channels, H rows, W columns, N = H·W pixels or tokens, h heads, d width of a head.
 """
 
+import math
 from typing import Any
 
 import paddle
@@ -120,6 +121,10 @@ def tanh_gelu(x: paddle.Tensor) -> paddle.Tensor:
     """GELU by its approximation with tanh, of any shape."""
     if _on_cpu(x) and _learning(x):
         return cpu.tanh_gelu(x)
+    if _traced():
+        # Written out: of the operator paddle2onnx makes the exact GELU. Engines know the formula.
+        inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x.pow(3))
+        return x * 0.5 * (1.0 + paddle.tanh(inner))
     return F.gelu(x, approximate=True)
 
 

@@ -1,4 +1,4 @@
-// Sends each image on its own, a few at a time (the server computes them together), and shows its classes.
+// Sends each image or text on its own, a few at a time (the server computes them together), and shows its classes.
 "use strict";
 
 const AT_ONE_TIME = 4;
@@ -6,6 +6,8 @@ const results = document.getElementById("results");
 const status = document.getElementById("status");
 const form = document.getElementById("form");
 const chooser = document.getElementById("files");
+const textForm = document.getElementById("text-form");
+const boxes = [document.getElementById("text"), document.getElementById("pair")];
 let limits = { max_request_mb: Infinity };
 const waiting = [];
 let running = 0;
@@ -37,6 +39,9 @@ async function showModel() {
     document.title = limits.name;
     document.getElementById("facts").textContent =
       `${limits.engine}, ${limits.precision} · ${classes} class${classes === 1 ? "" : "es"}`;
+    (limits.kind === "text" ? textForm : form).hidden = false;
+    document.getElementById("text-limits").textContent =
+      `up to ${limits.max_characters} characters each; Ctrl and Enter predict too`;
     document.getElementById("limits").textContent =
       `up to ${limits.max_request_mb} MB and ${limits.max_megapixels} million pixels each`;
   } catch (error) {
@@ -44,21 +49,42 @@ async function showModel() {
   }
 }
 
+function add(card, title, request) {
+  card.setAttribute("aria-busy", "true");
+  const side = element("div");
+  side.append(element("h2", "", title), element("p", "wait", "waiting"));
+  card.append(side);
+  results.prepend(card);
+  waiting.push({ request, card, side });
+}
+
 function take(files) {
+  if (limits.kind !== "image") return;
   for (const file of files) {
     const card = element("article");
-    card.setAttribute("aria-busy", "true");
     const picture = element("img");
     picture.alt = file.name;
     const address = URL.createObjectURL(file);
     picture.onload = picture.onerror = () => URL.revokeObjectURL(address);
     picture.src = address;
-    const side = element("div");
-    side.append(element("h2", "", file.name), element("p", "wait", "waiting"));
-    card.append(picture, side);
-    results.prepend(card);
-    waiting.push({ file, card, side });
+    card.append(picture);
+    add(card, file.name, () => {
+      if (file.size > limits.max_request_mb * 1e6 - 1000) {
+        throw new Error(`the file is larger than ${limits.max_request_mb} MB`);
+      }
+      const body = new FormData();
+      body.append("images", file, file.name);
+      return { body };
+    });
   }
+  next();
+}
+
+function takeTexts() {
+  const [text, pair] = boxes.map((box) => box.value);
+  const body = JSON.stringify({ texts: [pair ? [text, pair] : text] });
+  const title = pair ? `${text} | ${pair}` : text;
+  add(element("article", "text"), title, () => ({ body, headers: { "Content-Type": "application/json" } }));
   next();
 }
 
@@ -74,19 +100,15 @@ function next() {
     });
   }
   const left = running + waiting.length;
-  status.textContent = left ? `${left} to go` : done ? `${done} image${done === 1 ? "" : "s"} answered` : "";
+  status.textContent = left ? `${left} to go` : done ? `${done} ${limits.kind}${done === 1 ? "" : "s"} answered` : "";
 }
 
-async function predict({ file, side }) {
+async function predict({ request, side }) {
   let shown;
   try {
-    if (file.size > limits.max_request_mb * 1e6 - 1000) {
-      throw new Error(`the file is larger than ${limits.max_request_mb} MB`);
-    }
-    const body = new FormData();
-    body.append("images", file, file.name);
-    const { predictions } = await answer(await fetch("predict", { method: "POST", body }));
-    shown = bars(predictions[0]);
+    const { predictions } = await answer(await fetch("predict", { method: "POST", ...request() }));
+    const [row] = predictions;
+    shown = row.names.length ? bars(row) : element("p", "", `${row.value}`);
   } catch (error) {
     shown = element("p", "fault", error.message);
     shown.setAttribute("role", "alert");
@@ -115,6 +137,15 @@ chooser.addEventListener("change", () => {
   chooser.value = ""; // so that the same file can be chosen again
 });
 form.addEventListener("submit", (event) => event.preventDefault());
+textForm.addEventListener("submit", (event) => {
+  event.preventDefault();
+  takeTexts();
+});
+for (const box of boxes) {
+  box.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) textForm.requestSubmit();
+  });
+}
 // Anywhere on the page: a file dropped beside the frame would replace the page otherwise.
 for (const kind of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
