@@ -129,8 +129,10 @@ def collect_texts(
 
 
 def _lines(path: str) -> Iterator[tuple[str, list[str]]]:
-    data = sys.stdin.buffer.read() if path == "-" else read_bytes(path)
-    text = decode("standard input" if path == "-" else path, data, "utf-8")
+    if path == "-":
+        text = decode("standard input", sys.stdin.buffer.read(), "utf-8")
+    else:
+        text = decode(path, read_bytes(path), "utf-8")
     lines = (line.removesuffix("\r") for line in text.split("\n"))
     for number, line in enumerate(line for line in lines if line.strip()):
         yield str(number), line.split("\t") if line.count("\t") == 1 else [line]

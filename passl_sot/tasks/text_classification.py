@@ -36,12 +36,13 @@ from passl_sot.weights.checkpoint import CheckpointError
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _KEYS = ("text", "text_pair")
 _OF_NUMBERS = ("pearson", "spearman")
+# What log lines call them, and the unit.
 _SPOKEN = {
-    "accuracy": "accuracy",
-    "matthews": "Matthews correlation x 100",
-    "f1": "F1 x 100",
-    "pearson": "Pearson correlation x 100",
-    "spearman": "Spearman correlation x 100",
+    "accuracy": ("accuracy", " %"),
+    "matthews": ("Matthews correlation x 100", ""),
+    "f1": ("F1 x 100", ""),
+    "pearson": ("Pearson correlation x 100", ""),
+    "spearman": ("Spearman correlation x 100", ""),
 }
 _IF_FLAT = (
     "likely the learning rate is far too low or too high (fine-tuning takes about 2e-5), the labels don't "
@@ -104,8 +105,8 @@ class TextClassificationTask(LabelledTask):
         self.score = score
         self.regression = score in _OF_NUMBERS
         self.lm_weight = lm_weight
-        unit = " %" if score == "accuracy" else ""
-        self.words = Words("sentence", _SPOKEN[score], unit, _IF_FLAT, _IF_GUESSED)
+        spoken, unit = _SPOKEN[score]
+        self.words = Words("sentence", spoken, unit, _IF_FLAT, _IF_GUESSED)
         self.input_names: Sequence[str] = _INPUTS
 
     # -- before training ----------------------------------------------------------------------------
@@ -250,7 +251,9 @@ class TextClassificationTask(LabelledTask):
 
     def details(self, meter: Any) -> dict[str, Any]:
         """Scores of each class."""
-        return {} if self.regression else super().details(meter)
+        if self.regression:
+            return {}
+        return super().details(meter)
 
     def columns(self, val: Any) -> dict[str, list[str]]:
         """The texts."""
@@ -271,7 +274,9 @@ class TextClassificationTask(LabelledTask):
 
     def draw(self, meter: Any, folder: Path, title: str) -> list[Path]:
         """As `LabelledTask.draw`; nothing where labels are numbers."""
-        return [] if self.regression else super().draw(meter, folder, title)
+        if self.regression:
+            return []
+        return super().draw(meter, folder, title)
 
     # -- prediction ---------------------------------------------------------------------------------
     def use_card(self, card: Mapping[str, Any]) -> None:
@@ -324,7 +329,9 @@ class TextClassificationTask(LabelledTask):
 
     def probabilities(self, outputs: paddle.Tensor) -> paddle.Tensor:
         """As `LabelledTask.probabilities`; numbers stay as they are."""
-        return outputs if self.regression else super().probabilities(outputs)
+        if self.regression:
+            return outputs
+        return super().probabilities(outputs)
 
     def decode(self, outputs: paddle.Tensor, top_k: int) -> list[dict[str, Any]]:
         """As `LabelledTask.decode`; where labels are numbers the `value`."""

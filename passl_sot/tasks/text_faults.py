@@ -92,7 +92,7 @@ def _label_faults(task: Any, model: Classifier, train: Any) -> list[Fault]:
             message = f"the labels are numbers, and {task.score} is of classes: write score: pearson"
         faults.append(Fault("task.score", message + zh("score_kind")))
     elif numbers != isinstance(task.loss, MeanSquaredErrorLoss):
-        wanted = "MeanSquaredErrorLoss" if numbers else "CrossEntropyLoss"
+        wanted = {True: "MeanSquaredErrorLoss", False: "CrossEntropyLoss"}[numbers]
         message = f"{type(task.loss).__name__} is not for such labels: write {{name: {wanted}}}"
         faults.append(Fault("loss", message + zh("score_kind")))
     if numbers and model.num_classes != 1:

@@ -269,3 +269,15 @@ def test_losses(device):
             low = {operation for operation, where, _ in device.seen if where != paddle.float32}
             assert low <= {"argmax"}, (name, low)
             assert float(found) == pytest.approx(float(loss(logits.astype("float32"))), rel=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "near"), [("float16", 0.002), ("bfloat16", 0.02)])
+def test_the_loss_of_next_tokens(device, kind, near):
+    """GPT's, which a task adds to that of the classes."""
+    model, (ids, mask) = build("GPT")
+    model.eval()
+    exact = float(model.backbone.language_loss(model.backbone(ids, mask), ids))
+    with device.auto_cast(dtype=kind):
+        loss = model.backbone.language_loss(model.backbone(ids, mask), ids)
+    assert loss.dtype == paddle.float32
+    assert float(loss) == pytest.approx(exact, rel=near)

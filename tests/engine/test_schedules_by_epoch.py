@@ -9,7 +9,7 @@ from passl_sot.engine.run_dir import read_metrics
 from passl_sot.engine.schema import load_config
 from passl_sot.engine.trainer import Trainer
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Backbone
+from passl_sot.modeling.backbones.base import Backbone, ImageBackbone
 from passl_sot.nn.layers import DropPath
 
 SMALL = "img_size: 32, embed_dim: 16, depth: 3, num_heads: 2"
@@ -38,10 +38,10 @@ TRANSFORMS = """[{name: Resize, size: [32, 32]}, {name: ByEpoch, steps: {"0": []
 
 
 def test_every_backbone_has_a_run():
-    assert {text.split(",")[0].removeprefix("{name: ") for text in BACKBONE.values()} == set(
-        BACKBONES.names()
-    )
-    for name in BACKBONES.names():
+    # Those of texts drop no path.
+    names = [name for name in BACKBONES.names() if issubclass(BACKBONES.get(name), ImageBackbone)]
+    assert {text.split(",")[0].removeprefix("{name: ") for text in BACKBONE.values()} == set(names)
+    for name in names:
         hint = Signature.of(BACKBONES.get(name)).hints["drop_path_rate"]
         assert "linear" in str(hint), name
 
