@@ -5,12 +5,14 @@ import re
 import pytest
 import yaml
 
+from passl_sot import cli
 from passl_sot.config import read_card
 from passl_sot.engine.schema import load_config
 from passl_sot.optim import SCHEDULERS, build_optimizer
 from passl_sot.optim.schedules import plan_batch
 from passl_sot.published.cards import cards
 from passl_sot.zoo import find_config
+from tests.data.text_files import write_bpe, write_vocab
 
 # Scores without and with SoT's head on CoLA (Matthews correlation), RTE, MNLI and QNLI (accuracy).
 SCORES = {
@@ -195,3 +197,65 @@ def test_rates(name):
     for epoch, update, updates, fraction in RATES[name]:
         rate = schedule.lr(*schedule.point(epoch, update, updates), cfg.epochs)
         assert rate == pytest.approx(fraction * schedule.learning_rate, rel=1e-6), (epoch, update)
+
+
+# A line of training or development, by label; numbers of columns are those of the published files.
+LINES = {
+    "CoLA": (None, "gj04\t{label}\t\tthe cat sat on the mat"),
+    "RTE": ("index\tsentence1\tsentence2\tlabel", "{i}\tthe cat sat\tthe dog ran\t{label}"),
+    "QNLI": ("index\tquestion\tsentence\tlabel", "{i}\tthe cat sat\tthe dog ran\t{label}"),
+    "MNLI": (
+        "\t".join([*map(str, range(8)), "sentence1", "sentence2", "label1", "gold_label"]),
+        "\t".join("0" * 8) + "\tthe cat sat\tthe dog ran\t{label}\t{label}",
+    ),
+}
+LABELS = {
+    "CoLA": ("0", "1"),
+    "RTE": ("entailment", "not_entailment"),
+    "QNLI": ("entailment", "not_entailment"),
+    "MNLI": ("contradiction", "entailment", "neutral"),
+}
+
+
+@pytest.fixture(scope="module")
+def glue(tmp_path_factory):
+    """The four tasks as published, with 32 sentences each."""
+    root = tmp_path_factory.mktemp("glue")
+    for task, (head, line) in LINES.items():
+        (root / task).mkdir()
+        labels = LABELS[task]
+        lines = [line.format(i=i, label=labels[i % len(labels)]) for i in range(32)]
+        for split in ("train", "dev_matched" if task == "MNLI" else "dev"):
+            content = [head, *lines] if head else lines
+            (root / task / f"{split}.tsv").write_text("\n".join(content) + "\n")
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["bert_base_sot_cola", "bert_large_mnli", "spanbert_base_qnli", "roberta_base_sot_rte", "gpt_mnli"],
+)
+def test_recipe_under_dry_run(name, glue, tmp_path, capfd):
+    """As it is, but for narrow blocks and a tokenizer of few words."""
+    if name.startswith(("bert", "spanbert")):
+        tokenizer = write_vocab(tmp_path)
+    else:
+        tokenizer = write_bpe(tmp_path, "gpt" if name.startswith("gpt") else "roberta")
+    sizes = [f"model.architecture.{key}" for key in ("embed_dim=16", "depth=1", "num_heads=2")]
+    data = [
+        f"dataloader.train.dataset.{key}"
+        for key in (f"dataroot={glue}", f"tokenizer.path={tokenizer['path']}")
+    ]
+    workers = [f"dataloader.{part}.loader.num_workers=0" for part in ("train", "val")]
+    assert cli.train(["-c", name, "--dry-run", "-o", *sizes, *data, *workers]) == 0
+    said = capfd.readouterr().out
+    assert "32 training, 32 validation sentences" in said and "sentences/s per process" in said
+
+
+def test_without_a_tokenizer_it_says_where_one_comes_from(glue, capfd):
+    assert (
+        cli.train(["-c", "bert_base_cola", "--dry-run", "-o", f"dataloader.train.dataset.dataroot={glue}"])
+        == 2
+    )
+    assert "--pretrained" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""The study of texts in docs/results: its data are what its page says, and its script is run at a tiny size."""
+"""The study of texts in docs/results: its data are what its page says; it is run at a tiny size."""
 
 import json
 import re

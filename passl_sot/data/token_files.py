@@ -67,7 +67,7 @@ def build_tokenizer(library: ModuleType, section: TokenizerSection) -> tuple[Any
     if section.format is None or section.path is None:
         raise DataError(
             "dataset.tokenizer needs a format and a path, the folder with its files: they come with the "
-            "weights of the model" + zh("tokenizer_file_missing")
+            "weights of the model, as by --pretrained bert_base" + zh("tokenizer_file_missing")
         )
     files = _find(section.format, os.path.expanduser(section.path))
     return _BUILDERS[section.format](library, files, section.lower_case)

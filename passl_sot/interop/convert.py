@@ -344,7 +344,7 @@ class _Conversion:
         report.missing = [name for name in report.missing if name not in {*report.zeros, *report.left_new}]
 
     def leave_the_last_layers_new(self) -> None:
-        """Takes entries that depend on the number of classes off the lists of faults; of a body all of the head."""
+        """Takes entries that depend on the number of classes off the lists of faults; of a body the head."""
         report = self.report
         last = self.last_layers()
         new = last.intersection(report.missing)
