@@ -242,7 +242,7 @@ class TextBackbone(Backbone):
         bias = ((1.0 - allowed.astype(x.dtype)) * _MASKED).unsqueeze(1)
         groups = [Group(0, 0, bias)]
         found = []
-        for block in self.blocks[:depth]:
+        for block in list(self.blocks)[:depth]:
             x = self.run_block(block, x, groups)
             found.append(x)
         return found
@@ -255,7 +255,7 @@ class TextBackbone(Backbone):
         positions = packing.pack(self.positions(input_ids))
         packed_types = None if types is None else packing.pack(types)
         x = self.embed(packing.pack(input_ids), positions, packed_types)
-        groups = [Group(*real.shape, self._bias(real, x.dtype)) for real in packing.groups]
+        groups = [Group(len(real), real.shape[1], self._bias(real, x.dtype)) for real in packing.groups]
         for block in self.blocks:
             x = self.run_block(block, x, groups)
         order = self.class_first_order(mask)
