@@ -70,7 +70,9 @@ class Packing:
 class GroupedAttention(Attention):
     """Self-attention with biases, of each text among its own tokens."""
 
-    def forward(self, x: paddle.Tensor, groups: Sequence[Group]) -> paddle.Tensor:
+    def forward(  # type: ignore[override]
+        self, x: paddle.Tensor, groups: Sequence[Group]
+    ) -> paddle.Tensor:
         """Args: x: ``[B, L, C]``, or ``[M, C]`` of several groups. Returns: the same shape."""
         qkv = self.qkv(x)
         if x.ndim == 3:

@@ -240,7 +240,7 @@ class TextBackbone(Backbone):
         bias = ((1.0 - allowed.astype(x.dtype)) * _MASKED).unsqueeze(1)
         groups = [Group(0, 0, bias)]
         found = []
-        for block in self.blocks[:depth]:
+        for block in list(self.blocks)[:depth]:
             x = self.run_block(block, x, groups)
             found.append(x)
         return found
