@@ -28,7 +28,8 @@ def genres(folder: Path) -> tuple[list[Row], list[Row]]:
     documents: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(folder.glob("c[a-r][0-9][0-9]")):
         documents[path.name[1]].append(path)
-    train, held_out = [], []
+    train: list[Row] = []
+    held_out: list[Row] = []
     for letter, paths in documents.items():
         for number, path in enumerate(paths):
             part = held_out if number % _EVERY == _EVERY - 1 else train
