@@ -29,39 +29,27 @@ class Group(NamedTuple):
 
 
 class Packing:
-    """The real tokens of a batch of texts as a list of M rows, texts of about one length together.
+    """The real tokens of a batch of texts as one list of rows, texts of one length next to each other.
 
     Args:
         mask_bl: Which places hold real tokens, bool ``[B, L]``; at least one of each text.
-        fill: So many tokens of padding a text may get for its place in a group of longer ones.
-
-    Attributes:
-        groups: For each group which of its tokens are real, bool ``[texts, tokens]``; the shortest first.
     """
 
-    def __init__(self, mask_bl: np.ndarray, fill: int = 0) -> None:
-        texts, width = mask_bl.shape
+    def __init__(self, mask_bl: np.ndarray) -> None:
         lengths = mask_bl.sum(axis=1)
-        self.groups: list[np.ndarray] = []
-        # Real tokens of each text in order, then its others, which are never looked at.
-        places = np.argsort(~mask_bl, axis=1, kind="stable") + width * np.arange(texts)[:, None]
-        taken = []
-        self._rows = np.full(texts * width, -1)
-        count = 0
-        for members in _alike(lengths, fill):
-            longest = lengths[members[-1]]
-            real = np.arange(longest) < lengths[members][:, None]
-            own = places[members, :longest]
-            self._rows[own[real]] = count + np.flatnonzero(real)
-            self.groups.append(real)
-            taken.append(own.flatten())
-            count += real.size
-        self._taken = np.concatenate(taken)
+        text, place = np.nonzero(mask_bl)
+        order = np.argsort(lengths[text], kind="stable")
+        places = (text * mask_bl.shape[1] + place)[order]
+        self.count = len(places)
+        # How many texts are of each length, the shortest first.
+        found, counts = np.unique(lengths, return_counts=True)
+        self.lengths = list(zip(counts.tolist(), found.tolist(), strict=True))
+        self._places = places
         self._shape = mask_bl.shape
 
     def pack(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Values ``[B, L]`` of all places to those of the rows, ``[M]``."""
-        return paddle.index_select(x.flatten(), paddle.to_tensor(self._taken))
+        """Values ``[B, L]`` of all places to those of real tokens, ``[M]``."""
+        return paddle.index_select(x.flatten(), paddle.to_tensor(self._places))
 
     def unpack(self, x_mc: paddle.Tensor, order_bl: np.ndarray | None = None) -> paddle.Tensor:
         """Rows ``[M, C]`` to padded texts ``[B, L, C]``, with zeros where no real token is.
@@ -70,29 +58,21 @@ class Packing:
             x_mc: The rows.
             order_bl: Which place of the text each place takes; by default its own.
         """
-        rows = self._rows.reshape(self._shape)
+        rows = np.full(self._shape, self.count)
+        rows.reshape(-1)[self._places] = np.arange(self.count)
         if order_bl is not None:
             rows = np.take_along_axis(rows, order_bl, axis=1)
         zero = paddle.zeros([1, x_mc.shape[1]], x_mc.dtype)
-        rows = np.where(rows < 0, len(x_mc), rows)
         picked = paddle.index_select(paddle.concat([x_mc, zero]), paddle.to_tensor(rows.reshape(-1)))
         return picked.reshape([*self._shape, -1])
-
-
-def _alike(lengths: np.ndarray, fill: int) -> list[np.ndarray]:
-    """Numbers of texts by groups of about one length, the shortest first."""
-    order = np.argsort(lengths, kind="stable")
-    ends = [len(order)]
-    for i in reversed(range(len(order))):
-        if lengths[order[ends[0] - 1]] - lengths[order[i]] > fill:
-            ends.insert(0, i + 1)
-    return np.split(order, ends[:-1])
 
 
 class GroupedAttention(Attention):
     """Self-attention with biases, of each text among its own tokens."""
 
-    def forward(self, x: paddle.Tensor, groups: Sequence[Group]) -> paddle.Tensor:
+    def forward(  # type: ignore[override]
+        self, x: paddle.Tensor, groups: Sequence[Group]
+    ) -> paddle.Tensor:
         """Args: x: ``[B, L, C]``, or ``[M, C]`` of several groups. Returns: the same shape."""
         qkv = self.qkv(x)
         if x.ndim == 3:

@@ -18,8 +18,6 @@ from passl_sot.nn.post_norm import Group, Packing, PostNormBlock
 
 # Tokens of a text by which models are counted and timed: the length of the authors' fine-tuning on GLUE.
 _LENGTH = 128
-# A group of its own costs attention the time in which a model computes this over C² tokens; measured.
-_WORTH = 1e6
 # Takes the weight of a key to exactly 0 behind a softmax, and is still a float16.
 _MASKED = -3e4
 
@@ -242,7 +240,7 @@ class TextBackbone(Backbone):
         bias = ((1.0 - allowed.astype(x.dtype)) * _MASKED).unsqueeze(1)
         groups = [Group(0, 0, bias)]
         found = []
-        for block in self.blocks[:depth]:
+        for block in list(self.blocks)[:depth]:
             x = self.run_block(block, x, groups)
             found.append(x)
         return found
@@ -251,11 +249,11 @@ class TextBackbone(Backbone):
         self, input_ids: paddle.Tensor, attention_mask: paddle.Tensor, types: paddle.Tensor | None
     ) -> Tokens:
         mask = attention_mask.numpy() > 0
-        packing = Packing(mask, int(_WORTH / self.num_features**2))
+        packing = Packing(mask)
         positions = packing.pack(self.positions(input_ids))
         packed_types = None if types is None else packing.pack(types)
         x = self.embed(packing.pack(input_ids), positions, packed_types)
-        groups = [Group(*real.shape, self._bias(real, x.dtype)) for real in packing.groups]
+        groups = [Group(n, length, self._causal_bias(length, x.dtype)) for n, length in packing.lengths]
         for block in self.blocks:
             x = self.run_block(block, x, groups)
         order = self.class_first_order(mask)
@@ -263,19 +261,13 @@ class TextBackbone(Backbone):
             mask = np.take_along_axis(mask, order, axis=1)
         return Tokens(packing.unpack(x, order), paddle.to_tensor(mask))
 
-    def _bias(self, real: np.ndarray, dtype: Any) -> paddle.Tensor | None:
-        """Of a group of texts, ``[h, L, L]`` or ``[B, h, L, L]``; None where all tokens see all."""
-        count, length = real.shape
-        allowed = np.ones((1, 1, length, length), bool)
-        if self.causal:
-            allowed = np.tril(allowed)
-        if not real.all():
-            allowed = allowed & real[:, None, None, :]
-        if allowed.all():
+    def _causal_bias(self, length: int, dtype: Any) -> paddle.Tensor | None:
+        """``[h, L, L]``."""
+        if not self.causal:
             return None
+        table = np.triu(np.full((length, length), _MASKED, np.float32), 1)
         heads = self.blocks[0].attn.num_heads
-        table = np.where(allowed, np.float32(0.0), np.float32(_MASKED)).repeat(heads, axis=1)
-        return paddle.to_tensor(table if len(table) == count > 1 else table[0]).astype(dtype)
+        return paddle.to_tensor(np.broadcast_to(table, (heads, length, length))).astype(dtype)
 
     # Not translated: a graph has nothing to tell.
     @paddle.jit.not_to_static
