@@ -243,12 +243,10 @@ def test_recipe_under_dry_run(name, glue, tmp_path, capfd):
     else:
         tokenizer = write_bpe(tmp_path, "gpt" if name.startswith("gpt") else "roberta")
     sizes = [f"model.architecture.{key}" for key in ("embed_dim=16", "depth=1", "num_heads=2")]
-    data = [
-        f"dataloader.train.dataset.{key}"
-        for key in (f"dataroot={glue}", f"tokenizer.path={tokenizer['path']}")
-    ]
+    data = f"dataloader.train.dataset.tokenizer.path={tokenizer['path']}"
     workers = [f"dataloader.{part}.loader.num_workers=0" for part in ("train", "val")]
-    assert cli.train(["-c", name, "--dry-run", "-o", *sizes, *data, *workers]) == 0
+    command = ["-c", name, "--data", str(glue), "--dry-run"]
+    assert cli.train([*command, "-o", *sizes, data, *workers]) == 0
     said = capfd.readouterr().out
     assert "32 training, 32 validation sentences" in said and "sentences/s per process" in said
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -162,7 +163,8 @@ def _validation_items(args: argparse.Namespace, task: "Task", meta: dict) -> lis
 def _show_predictions(results: list, noun: str, most: int = 20) -> int:
     """Prints the first predictions and every unreadable item; 1 if nothing could be read."""
     for result in results[:most]:
-        shown = _printable(getattr(result, "text", "") or result.path)
+        text = textwrap.shorten(getattr(result, "text", ""), 100, placeholder=" ...")
+        shown = _printable(text or result.path)
         if result.names:
             print(f"{shown}  {_printable(result.names[0])}  {100 * result.probabilities[0]:.2f} %")
         elif result.error:

@@ -16,7 +16,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = make_parser("train", does, required=False)
     add_settings(parser)
     add = parser.add_argument
-    add("--data", metavar="DIR", help="your folder: train/ and val/, or one folder per class")
+    add(
+        "--data",
+        metavar="DIR",
+        help="your folder: train/ and val/, or one folder per class; of texts also a table",
+    )
     add("--resume", metavar="auto|PATH", help="go on with a run exactly where it stopped; PATH needs no -c")
     changed = "settings (a.b.c, or a section and its data) that may differ from the checkpoint's"
     add("--resume-override", nargs="+", action="extend", default=[], metavar="KEY", help=changed)

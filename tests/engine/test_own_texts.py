@@ -128,3 +128,5 @@ def test_train_and_evaluate(config, tmp_path, capfd):
     every = "dataloader.val.dataset.part=all"
     assert cli.evaluate(["--weights", str(folder / "best"), "--data", str(other), "-o", every]) == 0
     assert "sentences 10" in capfd.readouterr().out
+    assert cli.predict(["--weights", str(folder / "best"), "--text", "the cat was good " * 50]) == 0
+    assert re.search(r"^the cat was good .{,90} \.\.\.  \w+  \d+\.\d+ %$", capfd.readouterr().out, re.M)
