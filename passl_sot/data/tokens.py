@@ -95,7 +95,11 @@ class Tokenizer:
 
     @classmethod
     def from_text(cls, text: str) -> "Tokenizer":
-        """From what `to_text` gave."""
+        """From a `tokenizer.json`.
+
+        Args:
+            text: What `to_text` gave.
+        """
         return cls(text)
 
     def to_text(self) -> str:
@@ -141,6 +145,9 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[Text]) -> list[Encoding]:
         """Many texts or pairs at once, on all cores.
+
+        Args:
+            texts: Each a text, or a tuple of two.
 
         Raises:
             DataError: One isn't valid Unicode; says which.

@@ -29,12 +29,15 @@ class TextBackbone(Backbone):
     and 0 for the padding behind them; where the model knows two kinds of texts also ``token_type_ids``.
 
     On a CPU, ``forward`` computes real tokens alone; see `compute_padding`. A constructor calls
-    ``add_embeddings`` and ``add_blocks``. These settings mean the same in every family, others as in
-    `ImageBackbone`:
+    ``add_embeddings`` and ``add_blocks``. These settings mean the same in every family:
 
     * ``vocab_size``: tokens that the model knows;
     * ``max_positions``: tokens that a text may have;
-    * ``drop_rate``: dropout of the embeddings, and at the end of both branches of a block.
+    * ``embed_dim``: width C of the tokens; ``depth``: number of blocks;
+    * ``num_heads``: attention heads, which must divide the width;
+    * ``mlp_ratio``: hidden width of the MLPs over that of their blocks;
+    * ``drop_rate``: dropout of the embeddings, and at the end of both branches of a block;
+      ``attn_drop_rate``: dropout on attention weights.
 
     Args:
         vocab_size: The setting.
