@@ -12,6 +12,7 @@ from matplotlib import font_manager
 from PIL import Image
 
 from passl_sot.metrics.confusion_picture import confusion_figure, save_confusion
+from passl_sot.utils.logger import get_logger
 
 
 def matrix(classes: int) -> np.ndarray:
@@ -72,7 +73,9 @@ def test_a_thousand_classes_have_a_picture_without_names(tmp_path, caplog):
 
 
 def test_chinese_names_are_drawn_or_numbered_and_never_boxes(tmp_path, monkeypatch, caplog, recwarn):
-    monkeypatch.setattr(logging.getLogger("passl_sot"), "propagate", True)
+    # Once it is made, at the level that other tests may have changed.
+    monkeypatch.setattr(get_logger(), "propagate", True)
+    monkeypatch.setattr(get_logger(), "level", logging.INFO)
     names = ["猫", "狗"]
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
     save_confusion(tmp_path / "a.png", matrix(2), names, "猫")
