@@ -5,20 +5,23 @@ A study is a config, settings of it for each head, and overrides for each data s
 number), study.md (tables), study.png (curves), and a folder per run.
 """
 
+import argparse
 import hashlib
 import json
 import math
 import os
 import statistics
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from passl_sot.cli import train
-from passl_sot.cli.command import INTERRUPTED
+from passl_sot.cli.command import INTERRUPTED, USAGE_ERROR
+from passl_sot.launch.cpu_env import tune
 from passl_sot.utils.logger import get_logger
 
 log = get_logger()
@@ -47,6 +50,22 @@ class Study:
     metric: str
     label: str
     options: Sequence[str] = ()
+
+
+def run_command(
+    parser: argparse.ArgumentParser, study: Callable[[argparse.Namespace], int], argv: Sequence[str] | None
+) -> int:
+    """Runs a study by a command line, with the options that all studies have; the exit status."""
+    add = parser.add_argument
+    add("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="default 1 2 3")
+    add("-o", "--override", nargs="+", default=[], metavar="KEY=VALUE", help="for every run, of each head")
+    args = parser.parse_args(argv)
+    log.info(tune())
+    try:
+        return study(args)
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
 
 
 # -- runs ---------------------------------------------------------------------------------------------

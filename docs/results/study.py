@@ -14,10 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from comparison import Study, StudyError, compare_heads, log
-
-from passl_sot.cli.command import USAGE_ERROR
-from passl_sot.launch.cpu_env import tune
+from comparison import Study, StudyError, compare_heads, log, run_command
 
 STUDY = Study(
     config=Path(__file__).with_name("study.yaml"),
@@ -113,24 +110,9 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--data", type=Path, metavar="DIR", help="CIFAR-10 as train/ and test/ with a folder per class")
     add("--out", type=Path, default=Path("output/study"), metavar="DIR", help="default output/study")
-    add("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="default 1 2 3")
     add("--train-per-class", type=int, default=500, metavar="N", help="default 500, or all there are")
     add("--val-per-class", type=int, default=200, metavar="N", help="default 200, or all there are")
-    add(
-        "-o",
-        "--override",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="for every run, whatever its head",
-    )
-    args = parser.parse_args(argv)
-    log.info(tune())
-    try:
-        return study(args)
-    except StudyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE_ERROR
+    return run_command(parser, study, argv)
 
 
 if __name__ == "__main__":

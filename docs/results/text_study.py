@@ -15,11 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import text_data
-from comparison import Study, StudyError, compare_heads, log
+from comparison import Study, StudyError, compare_heads, log, run_command
 
 from passl_sot.cli import convert
-from passl_sot.cli.command import USAGE_ERROR
-from passl_sot.launch.cpu_env import tune
 
 STUDY = Study(
     config=Path(__file__).with_name("text_study.yaml"),
@@ -123,17 +121,9 @@ def main(argv: list[str] | None = None) -> int:
     add(
         "--out", type=Path, default=Path("output/text_study"), metavar="DIR", help="default output/text_study"
     )
-    add("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="default 1 2 3")
     add("--train", type=int, default=4000, metavar="N", help="training texts of each set, default 4000")
     add("--val", type=int, default=1500, metavar="N", help="held-out texts of each set, default 1500")
-    add("-o", "--override", nargs="+", default=[], metavar="KEY=VALUE", help="for every run")
-    args = parser.parse_args(argv)
-    log.info(tune())
-    try:
-        return study(args)
-    except StudyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE_ERROR
+    return run_command(parser, study, argv)
 
 
 if __name__ == "__main__":

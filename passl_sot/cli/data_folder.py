@@ -174,9 +174,7 @@ def _plan(tree: Mapping[str, Any], overrides: Sequence[str], found: OwnFolder | 
     share = value_at(tree, "dataloader.train.dataset.val_share")
     if not isinstance(share, float):  # left out, or faulty, which the check of the whole config tells
         share = VAL_SHARE
-    if isinstance(found, OwnTexts):
-        return RunPlan(tree, overrides, lambda most: found.count_texts(share), "texts")
-    return RunPlan(tree, overrides, lambda most: found.count_images(most, share))
+    return RunPlan(tree, overrides, lambda most: found.count_items(most, share), f"{found.noun}s")
 
 
 def _describe(found: OwnFolder | OwnTexts, held_out: bool, training: bool) -> list[str]:
@@ -186,17 +184,16 @@ def _describe(found: OwnFolder | OwnTexts, held_out: bool, training: bool) -> li
     said = [f"data: {len(found.class_names)} classes in {found.train}: {names}"]
     if not found.class_names:
         said = [f"data: texts with a number each in {found.train}"]
-    noun = "texts" if isinstance(found, OwnTexts) else "images"
     if held_out:
         line = f"data: no validation {found.kind}: some of each class are held out (dataset.val_share)"
         if not training:
             line = (
                 f"data: no validation {found.kind}: of each class the share that training holds out is "
-                f"taken; for all {noun} add -o dataloader.val.dataset.part=all"
+                f"taken; for all {found.noun}s add -o dataloader.val.dataset.part=all"
             )
         said.append(line + zh("held_out"))
     elif found.held_out:
-        said.append(f"data: all {noun} of {found.val} are evaluated" + zh("all_evaluated"))
+        said.append(f"data: all {found.noun}s of {found.val} are evaluated" + zh("all_evaluated"))
     else:
         said.append(f"data: validation in {found.val}")
     return said

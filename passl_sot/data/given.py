@@ -11,8 +11,9 @@ from pathlib import Path
 from passl_sot.config import zh
 from passl_sot.data.datasets.folders import EXTENSIONS
 from passl_sot.data.datasets.string_table import natural_key
-from passl_sot.data.datasets.tables import Layout, column_names, decode, form_of, read_bytes, read_rows
+from passl_sot.data.datasets.tables import Layout, column_names, decode, form_of, read_rows
 from passl_sot.data.errors import DataError, ItemError
+from passl_sot.data.text_files import read_bytes
 from passl_sot.imageio.files import read_text
 
 # Columns of texts by their usual names, those of GLUE and the SNLI corpus among them.
@@ -147,7 +148,7 @@ def _rows(path: str, columns: Sequence[str], own: Sequence[str]) -> Iterator[tup
     second = chosen[1] if len(chosen) > 1 else None
     index = "index" if "index" in names else None
     layout = Layout(form=form, text=text, second=second, label=index, quoting=form == "csv", loose="longer")
-    for number, row in enumerate(read_rows(path, layout, lambda label: "").rows):
+    for number, row in enumerate(read_rows(path, layout).rows):
         yield row.label if index else str(number), [row.text, row.second][: len(chosen)]
 
 

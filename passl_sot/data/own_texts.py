@@ -28,6 +28,7 @@ class OwnTexts:
         class_names: Of training, in natural order; none where labels are numbers.
         counts: Texts of each class, with those that are held out.
         kind: "table" or "folder".
+        noun: What they are.
     """
 
     train: str
@@ -36,14 +37,15 @@ class OwnTexts:
     class_names: list[str]
     counts: Sequence[int]
     kind: str
+    noun: str = "text"
 
     @property
     def held_out(self) -> bool:
         """Whether validation texts are to be taken from those of training."""
         return self.train == self.val
 
-    def count_texts(self, val_share: float) -> int:
-        """Texts to train on, without those held out."""
+    def count_items(self, at_most: int, val_share: float) -> int:
+        """Texts to train on, without those held out; all are counted, as they have been read."""
         if not self.held_out:
             return sum(self.counts)
         return sum(count - held_out_count(count, val_share) for count in self.counts)
@@ -126,7 +128,7 @@ def _columns(path: str, own: Mapping[str, Any], regression: bool) -> dict[str, A
         raise DataError(
             f"{path} has no column of labels of a usual name, such as 'label', but "
             f"{', '.join(map(repr, names))}: name it by "
-            " -o dataloader.train.dataset.label=A dataloader.val.dataset.label=A" + zh("name_label")
+            "-o dataloader.train.dataset.label=A dataloader.val.dataset.label=A" + zh("name_label")
         )
     found: dict[str, Any] = {"text": text, "label": label}
     if second:

@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 from passl_sot.config import zh
 from passl_sot.data.errors import DataError, stop_at
-from passl_sot.imageio.errors import ImageError
-from passl_sot.imageio.files import read_text
+from passl_sot.data.text_files import not_in_encoding, read_bytes
 
 # Names of the files in a folder; where there are several, the first that is there.
 _FILES: dict[str, list[tuple[str, ...]]] = {
@@ -236,14 +235,9 @@ def _require(file: str, vocab: Mapping[str, int], tokens: Sequence[str]) -> None
 
 def _read(file: str) -> str:
     try:
-        return read_text(file).decode("utf-8-sig")
-    except ImageError as error:
-        raise DataError(f"{file} can't be read ({error.reason})" + zh("list_unreadable")) from error
+        return read_bytes(file).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{file}:{line}: not UTF-8, as files of tokenizers are" + zh("save_as_utf8")
-        ) from error
+        raise not_in_encoding(file, error, ", as files of tokenizers are") from error
 
 
 def _lines(file: str) -> list[tuple[int, str]]:

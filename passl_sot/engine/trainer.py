@@ -351,8 +351,8 @@ class Trainer:
             f"data wait {100 * values['data_wait']:.0f} %  {values['memory_gb']:.1f} GB  ETA {left}"
         )
         # An epoch's first update waits for the first batch, whatever is done; it may be the only one.
-        counts = update > 0 or updates == 1
-        if values["data_wait"] > _LONG_WAIT and counts and not self.advice:
+        telling = update > 0 or updates == 1
+        if values["data_wait"] > _LONG_WAIT and telling and not self.advice:
             self.advice = self.train_loader.advice(rate / self.world.size / max(1 - wait, 0.01))
             if self.advice:
                 self._say("%.0f %% of the time went by waiting for data: %s", 100 * wait, self.advice)

@@ -72,6 +72,30 @@ class ClassificationMeter:
         return class_rows(self.noun, np.diag(self.confusion), true, self.confusion.sum(axis=0))
 
 
+class WholeSetMeter:
+    """Base of meters of scores that are of a whole set: outputs and labels of all items are kept.
+
+    Args:
+        outputs, labels: Zeros for all items, along the first axis.
+    """
+
+    def __init__(self, outputs: np.ndarray, labels: np.ndarray):
+        self.outputs = outputs
+        self.labels = labels
+        self.counted = np.zeros(len(outputs), np.int64)
+
+    def gather(self, total: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Joins the items of all processes, other ones each, by a function that sums an array."""
+        self.outputs = total(self.outputs)
+        self.labels = total(self.labels)
+        self.counted = total(self.counted)
+
+    @property
+    def items(self) -> int:
+        """Items taken in."""
+        return int(self.counted.sum())
+
+
 def class_rows(
     noun: str, hits: np.ndarray, true: np.ndarray, predicted: np.ndarray, **more: np.ndarray
 ) -> list[dict[str, float]]:

@@ -1,42 +1,30 @@
 """Exact scores of images with several labels each, in NumPy, and the files that show them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from passl_sot.metrics.classification import class_rows, write_per_class, write_table
+from passl_sot.metrics.classification import WholeSetMeter, class_rows, write_per_class, write_table
 
 
-class MultiLabelMeter:
+class MultiLabelMeter(WholeSetMeter):
     """Average precision and F1 of each of K classes.
 
     Scores of all images, over all processes, are kept: an average precision is one of the whole set.
     """
 
     def __init__(self, num_classes: int, images: int):
+        shape = (images, num_classes)
+        super().__init__(np.zeros(shape, np.float64), np.zeros(shape, np.int64))
         self.num_classes = num_classes
-        self.logits = np.zeros((images, num_classes), np.float64)
-        self.labels = np.zeros((images, num_classes), np.int64)
-        self.counted = np.zeros(images, np.int64)
 
     def take(self, index: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
         """Takes in a batch: places [B] in the set, scores [B, K] (above 0: yes), labels [B, K] of 0 and 1."""
-        self.logits[index] = logits
+        self.outputs[index] = logits
         self.labels[index, : labels.shape[1]] = labels  # a model may know more classes than the data
         self.counted[index] += 1
-
-    def gather(self, total: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Joins the images of all processes, other ones each, by a function that sums an array."""
-        self.logits = total(self.logits)
-        self.labels = total(self.labels)
-        self.counted = total(self.counted)
-
-    @property
-    def items(self) -> int:
-        """Images taken in."""
-        return int(self.counted.sum())
 
     def result(self) -> dict[str, float]:
         """Mean average precision and macro F1 in per cent, mean binary cross entropy, and number of images.
@@ -49,7 +37,7 @@ class MultiLabelMeter:
             result["map"] = 100 * float(np.mean([row["ap"] for row in rows]))
             result["macro_f1"] = 100 * float(np.mean([row["f1"] for row in rows]))
         if self.items:
-            x = self.logits
+            x = self.outputs
             # log(1 + exp(-|x|)) can't overflow.
             loss = np.maximum(x, 0) - x * self.labels + np.log1p(np.exp(-np.abs(x)))
             result["loss"] = float(loss.mean())
@@ -57,10 +45,10 @@ class MultiLabelMeter:
 
     def per_class(self) -> list[dict[str, float]]:
         """Images, average precision, precision, recall and F1 (0 to 1) of each class; 0 where undefined."""
-        predicted = self.logits > 0
+        predicted = self.outputs > 0
         true = self.labels > 0
         hits = (predicted & true).sum(axis=0)
-        ap = np.array([_average_precision(*pair) for pair in zip(self.logits.T, true.T, strict=True)])
+        ap = np.array([_average_precision(*pair) for pair in zip(self.outputs.T, true.T, strict=True)])
         return class_rows("images", hits, true.sum(axis=0), predicted.sum(axis=0), ap=ap)
 
 
@@ -78,10 +66,10 @@ def write_label_report(
     predictions = folder / "predictions.csv"
     write_per_class(per_class, class_names, meter.per_class(), ("images", "ap", "precision", "recall", "f1"))
     # Beyond ±700 an exp would overflow; the probability has been 0 or 1 for long.
-    probabilities = 1 / (1 + np.exp(-np.clip(meter.logits, -700, 700)))
+    probabilities = 1 / (1 + np.exp(-np.clip(meter.outputs, -700, 700)))
     rows = (
         [path, _numbers(true), _numbers(logits), *(f"{p:.6f}" for p in row)]
-        for path, true, logits, row in zip(paths, meter.labels, meter.logits, probabilities, strict=True)
+        for path, true, logits, row in zip(paths, meter.labels, meter.outputs, probabilities, strict=True)
     )
     write_table(predictions, ["path", "labels", "predicted", *class_names], rows)
     return [per_class, predictions]

@@ -1,11 +1,10 @@
 """Scores of texts, as GLUE has them: by counts for classes, over all sentences for numbers. In NumPy."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
-from passl_sot.metrics.classification import ClassificationMeter
+from passl_sot.metrics.classification import ClassificationMeter, WholeSetMeter
 
 
 class SentenceMeter(ClassificationMeter):
@@ -54,34 +53,21 @@ def matthews(confusion: np.ndarray) -> float:
     return float(covariance / math.sqrt(spread))
 
 
-class CorrelationMeter:
-    """How predicted numbers follow the true ones. All are kept, as a correlation is one of the whole set.
+class CorrelationMeter(WholeSetMeter):
+    """How predicted numbers follow the true ones; a correlation is one of the whole set.
 
     Args:
         sentences: Of the set.
     """
 
     def __init__(self, sentences: int):
-        self.outputs = np.zeros(sentences, np.float64)
-        self.labels = np.zeros(sentences, np.float64)
-        self.counted = np.zeros(sentences, np.int64)
+        super().__init__(np.zeros(sentences, np.float64), np.zeros(sentences, np.float64))
 
     def take(self, index: np.ndarray, outputs: np.ndarray, labels: np.ndarray) -> None:
         """Takes in a batch: places [B] in the set, outputs [B, 1], true numbers [B]."""
         self.outputs[index] = outputs[:, 0]
         self.labels[index] = labels
         self.counted[index] += 1
-
-    def gather(self, total: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Joins the sentences of all processes, other ones each, by a function that sums an array."""
-        self.outputs = total(self.outputs)
-        self.labels = total(self.labels)
-        self.counted = total(self.counted)
-
-    @property
-    def items(self) -> int:
-        """Sentences taken in."""
-        return int(self.counted.sum())
 
     def result(self) -> dict[str, float]:
         """Pearson's and Spearman's correlation times 100, mean squared error, and the number of sentences.

@@ -192,7 +192,7 @@ class Service:
         samples = await asyncio.gather(*reads)
         faults = [sample for sample in samples if isinstance(sample, ItemError)]
         if len(faults) == len(samples):
-            raise _unreadable(faults[0], self.hosted.now.kind)
+            raise _unreadable(faults[0], model.kind)
         waits = [
             self._batcher.submit(model, sample, uploads.top_k)
             for sample in samples
@@ -202,7 +202,7 @@ class Service:
         rows = []
         task = model.predictor.task
         for item, sample in zip(uploads.items, samples, strict=True):
-            named = item.name if self.hosted.now.kind == "image" else item.data
+            named = item.name if model.kind == "image" else item.data
             if isinstance(sample, ItemError):
                 row = task.row(named, str(sample), {})
             else:
@@ -213,7 +213,7 @@ class Service:
     def _read(self, model: Loaded, item: Upload) -> dict[str, Any] | ItemError:
         """A sample, or why there is none."""
         try:
-            if self.hosted.now.kind == "image":
+            if model.kind == "image":
                 check_pixels(item, self._settings)
             return model.predictor.read(item.data)
         except TooManyPixels as error:

@@ -46,7 +46,7 @@ def test_processes_join(data):
     whole.take(np.arange(200), logits, labels)
     for part, index in zip(parts, (np.arange(120), np.arange(120, 200)), strict=True):
         part.take(index, logits[index], labels[index])
-    arrays = iter([(p.logits, p.labels, p.counted) for p in parts][1])
+    arrays = iter([(p.outputs, p.labels, p.counted) for p in parts][1])
     parts[0].gather(lambda array: array + next(arrays))
     assert parts[0].result() == whole.result()
 

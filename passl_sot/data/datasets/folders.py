@@ -80,12 +80,7 @@ class ImageFolder(LabelledImages):
         if channels not in (1, 3):  # pictures can't be arrays of NumPy
             extensions = (*extensions, ARRAY_ENDING)
         scan = scan_folder(root, extensions)
-        paths = scan.paths
-        labels = np.array(scan.labels, np.int64)
-        if part != "all":
-            kept = choose_part(paths, labels, scan.class_names, part, val_share)
-            paths = [paths[i] for i in kept]
-            labels = labels[kept]
+        paths, labels = scan.part_of(part, val_share)
         self.ignored_files = scan.ignored_files
         super().__init__(
             root=root,
@@ -107,6 +102,14 @@ class FolderScan:
     paths: list[str] = field(default_factory=list)  # relative to the folder
     labels: list[int] = field(default_factory=list)
     ignored_files: int = 0  # hidden, or not named like an image
+
+    def part_of(self, part: str, val_share: float) -> tuple[list[str], np.ndarray]:
+        """Paths and labels of "all" files, or of a part of them; see `choose_part`."""
+        labels = np.array(self.labels, np.int64)
+        if part == "all":
+            return self.paths, labels
+        kept = choose_part(self.paths, labels, self.class_names, part, val_share)
+        return [self.paths[i] for i in kept], labels[kept]
 
 
 def scan_folder(
@@ -288,7 +291,7 @@ class OwnFolder:
         walks = (walk_class(self.train, name, endings) for name in self.class_names)
         return (sum(path is not None for path in walk) for walk in walks)
 
-    def count_images(self, at_most: int, val_share: float) -> int:
+    def count_items(self, at_most: int, val_share: float) -> int:
         """Items to train on, without those held out; counting stops when there are `at_most`."""
         total = 0
         for images in self.class_counts():
@@ -330,7 +333,7 @@ def find_splits(root: str, noun: str = "image") -> OwnFolder:
             f"each class a folder of its own.\n{_layout(noun)}"
         )
     found = OwnFolder(train_root, val_root, folders, noun=noun)
-    if not found.count_images(1, 0.5):
+    if not found.count_items(1, 0.5):
         raise DataError(
             f"{train_root} holds {len(folders)} class folders ({', '.join(folders[:5])}) but no {noun}s "
             f"(looked for {' '.join(endings)}).\n{_layout(noun)}"

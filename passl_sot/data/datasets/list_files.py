@@ -11,9 +11,8 @@ from passl_sot.data.datasets.base import DATASETS
 from passl_sot.data.datasets.labelled import LabelledImages
 from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.errors import DataError, stop_at
+from passl_sot.data.text_files import not_in_encoding, read_bytes
 from passl_sot.data.transforms.image import TRANSFORMS
-from passl_sot.imageio.errors import ImageError
-from passl_sot.imageio.files import read_text
 
 # Above any real number of classes; larger labels are dates or ids, and would each need a name.
 LARGEST_LABEL = 10_000_000
@@ -59,7 +58,7 @@ class ListFile(LabelledImages):
             paths, labels = read_list(self.list_file)
             count = int(labels.max()) + 1
         else:
-            lines = _parse(self.list_file, _read(self.list_file))
+            lines = _parse(self.list_file, read_bytes(self.list_file))
             read = _read_multi_hot if multi_label == "multi_hot" else _read_labels
             multi_hot = read(self.list_file, lines, len(names))
             paths = StringTable(line.path for line in lines)
@@ -97,7 +96,7 @@ def read_list(path: str) -> tuple[StringTable, np.ndarray]:
     Raises:
         DataError: The file can't be read, or a line is wrong; each fault is given as file:line.
     """
-    data = _read(path)  # once, as a shell's `<(...)` is a pipe
+    data = read_bytes(path)  # once, as a shell's `<(...)` is a pipe
     plain = _read_plain(data)
     if plain is not None:
         return plain
@@ -235,7 +234,7 @@ def read_class_names(path: str) -> list[str]:
     Raises:
         DataError: The file can't be read or is empty, or a name occurs twice.
     """
-    lines = [line for _, line in _lines(path, _read(path))]
+    lines = [line for _, line in _lines(path, read_bytes(path))]
     if not lines:
         raise DataError(f"{path} holds no class names")
     # Names may begin with a number ("3 musketeers"): only 0 to C-1, each once, are labels.
@@ -251,23 +250,13 @@ def read_class_names(path: str) -> list[str]:
     return lines
 
 
-def _read(path: str) -> bytes:
-    try:
-        return read_text(path)
-    except ImageError as error:
-        raise DataError(f"{path} can't be read ({error.reason})" + zh("list_unreadable")) from error
-
-
 def _lines(path: str, data: bytes) -> list[tuple[int, str]]:
     """Numbered lines that aren't empty, without line ends or outer blanks."""
     try:
         text = data.decode("utf-8-sig")  # editors on Windows begin a file with a byte-order mark
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}:{line}: not UTF-8; save the file as UTF-8, for example "
-            f"`iconv -f GBK -t UTF-8 {path}`" + zh("save_as_utf8")
-        ) from error
+        advice = f"; save the file as UTF-8, for example `iconv -f GBK -t UTF-8 {path}`"
+        raise not_in_encoding(path, error, advice) from error
     # Not tabs, which separate paths and labels.
     stripped = ((number, line.strip(" \r\n")) for number, line in enumerate(text.split("\n"), 1))
     return [(number, line) for number, line in stripped if line.strip()]

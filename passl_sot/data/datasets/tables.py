@@ -12,8 +12,7 @@ from typing import Any, Literal, NamedTuple
 from passl_sot.config import did_you_mean, zh
 from passl_sot.config import nearest as nearest_name
 from passl_sot.data.errors import DataError, stop_at
-from passl_sot.imageio.errors import ImageError
-from passl_sot.imageio.files import read_text
+from passl_sot.data.text_files import not_in_encoding, read_bytes
 
 Form = Literal["csv", "tsv", "jsonl"]
 TextEncoding = Literal["utf-8", "gb18030"]
@@ -135,24 +134,15 @@ def read_rows(path: str, layout: Layout, label_fault: Callable[[str], str] = lam
     return found
 
 
-def read_bytes(path: str) -> bytes:
-    """The bytes of a file of text; a DataError where it can't be read."""
-    try:
-        return read_text(path)
-    except ImageError as error:
-        raise DataError(f"{path} can't be read ({error.reason})" + zh("list_unreadable")) from error
-
-
 def decode(path: str, data: bytes, encoding: TextEncoding) -> str:
     """The text of a file, without a byte-order mark; a DataError names a line that isn't in its encoding."""
     try:
         return data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        advice = "save the file as UTF-8"
+        advice = "; save the file as UTF-8"
         if encoding == "utf-8" and _is_gb18030(data):
             advice += ", or write encoding: gb18030"
-        raise DataError(f"{path}:{line}: not {encoding.upper()}; {advice}" + zh("save_as_utf8")) from error
+        raise not_in_encoding(path, error, advice, encoding) from error
 
 
 def _is_gb18030(data: bytes) -> bool:

@@ -9,14 +9,15 @@ import numpy as np
 
 from passl_sot.config import Count, Range, zh
 from passl_sot.data.datasets.base import DATASETS
-from passl_sot.data.datasets.folders import VAL_SHARE, choose_part, scan_folder
+from passl_sot.data.datasets.folders import VAL_SHARE, scan_folder
 from passl_sot.data.datasets.identity import differences, digest, keep
 from passl_sot.data.datasets.labelled_items import LabelledItems
 from passl_sot.data.datasets.string_table import StringTable
-from passl_sot.data.datasets.tables import TextEncoding, decode, read_bytes, text_fault
+from passl_sot.data.datasets.tables import TextEncoding, decode, text_fault
 from passl_sot.data.errors import DataError, stop_at
 from passl_sot.data.loader.shared_buffers import size_of
 from passl_sot.data.rng import Key
+from passl_sot.data.text_files import read_bytes
 from passl_sot.data.token_files import TokenizerSection
 from passl_sot.data.tokens import Text, make_tokenizer, pad, padded_length
 from passl_sot.utils.logger import progress_bar
@@ -228,12 +229,7 @@ class TextFolder(LabelledTexts):
     ):
         root = os.path.expanduser(dataroot)
         scan = scan_folder(root, (".txt",), noun=self.noun)
-        paths = scan.paths
-        labels = np.array(scan.labels, np.int64)
-        if part != "all":
-            kept = choose_part(paths, labels, scan.class_names, part, val_share)
-            paths = [paths[i] for i in kept]
-            labels = labels[kept]
+        paths, labels = scan.part_of(part, val_share)
         super().__init__(
             root=root,
             paths=StringTable(paths),

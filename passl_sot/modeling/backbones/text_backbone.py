@@ -47,7 +47,6 @@ class TextBackbone(Backbone):
         depth: Number of blocks.
     """
 
-    size_obstacle = "graphs of texts take every length as they are"
     # Row of the position table for a text's first token; with rows before it one is for padding.
     first_position = 0
     pad_id: int | None = None  # the token whose embedding doesn't learn
