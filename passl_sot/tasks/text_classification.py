@@ -354,10 +354,8 @@ def _prepared(node: Mapping[str, Any], card: Mapping[str, Any]) -> Mapping[str, 
     if not card:
         return node
     own = card["preprocessing"]
-    length = Tokenizer.from_text(own["tokenizer"]).max_length
-    # The files that its tokenizer is from may be gone.
-    how = {"tokenizer": {"text": own["tokenizer"]}, "max_length": length, "pad_to": own.get("pad_to")}
-    return Config({**node, **how})
+    # The files that its tokenizer is from may be gone. Its text also says how long texts may be.
+    return Config({**node, "tokenizer": {"text": own["tokenizer"]}, "pad_to": own.get("pad_to")})
 
 
 def _inputs_of(architecture: Mapping[str, Any]) -> Sequence[str]:
