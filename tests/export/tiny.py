@@ -127,8 +127,11 @@ def classifier(name: str, **settings: Any) -> Classifier:
     if "vocab_size" not in settings:
         architecture["img_size"] = 32
     backbone = build_backbone(architecture)
-    head = {"num_classes": 4, "in_channels": backbone.num_features}
+    head: dict[str, Any] = {"num_classes": 4, "in_channels": backbone.num_features}
     head["num_prefix_tokens"] = backbone.num_prefix_tokens
+    if "vocab_size" in settings:
+        # The few words of a short text may lie across svPN's start vector, which enlarges every rounding.
+        head["normalization"] = None
     if backbone.num_prefix_tokens == 2:
         return Classifier(architecture, {"name": "DistilledHead", **head})
     return Classifier(architecture, {"name": "SecondOrderHead", "num_heads": 2, "wr_dim": 4, **head})
