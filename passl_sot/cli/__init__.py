@@ -10,6 +10,7 @@ from passl_sot.cli.conversion import convert
 from passl_sot.cli.doctor import doctor
 from passl_sot.cli.exporting import export
 from passl_sot.cli.inspection import benchmark, list_command, print_config
+from passl_sot.cli.looking import compare, preview
 from passl_sot.cli.packing import make_cache
 from passl_sot.cli.results import evaluate, predict
 from passl_sot.cli.serving import serve
@@ -24,6 +25,8 @@ COMMANDS = {
     "export": export,
     "serve": serve,
     "benchmark": benchmark,
+    "preview": preview,
+    "compare": compare,
     "convert": convert,
     "make-cache": make_cache,
     "print-config": print_config,

@@ -1,6 +1,7 @@
 """`tools/eval.py` and `tools/predict.py`: the outputs of a trained model."""
 
 import argparse
+import functools
 import sys
 import textwrap
 from pathlib import Path
@@ -11,6 +12,8 @@ from passl_sot.cli.options import PRECISIONS, add_settings
 from passl_sot.config import UserError, zh
 from passl_sot.launch.supervisor import supervise
 from passl_sot.utils.logger import get_logger
+
+_MOST_MISTAKES = 500  # that a sheet can hold
 
 if TYPE_CHECKING:
     from passl_sot.engine.schema import Experiment
@@ -28,7 +31,11 @@ def evaluate(argv: list[str] | None = None) -> int:
     add("--weights", required=True, metavar="W", help=weights)
     add("--data", metavar="DIR", help="other images: train/ and val/, or one folder per class")
     add("--out", metavar="FILE", help="metrics.json to write; tables and pictures go beside it")
+    worst = "with --out: the N most confident errors beside it, mistakes.png and mistakes.html"
+    add("--mistakes", type=int, metavar="N", help=worst)
     args = parser.parse_args(argv)
+    if args.mistakes is not None and not (args.out and 1 <= args.mistakes <= _MOST_MISTAKES):
+        parser.error(f"--mistakes takes 1 to {_MOST_MISTAKES}, and needs --out FILE to write them beside")
     status = supervise()
     if status is not None:
         return status
@@ -47,7 +54,12 @@ def evaluate(argv: list[str] | None = None) -> int:
         world = start(experiment.device)
         if lines and world.is_main:
             get_logger().info("\n".join(lines))
-        evaluate_run(experiment, args.weights, out, world)
+        also = None
+        if out and args.mistakes:
+            from passl_sot.vis.mistakes import save_mistakes
+
+            also = functools.partial(save_mistakes, folder=out.parent, most=args.mistakes)
+        evaluate_run(experiment, args.weights, out, world, also)
 
     return guarded(run)
 

@@ -1,7 +1,7 @@
 """The configuration language: YAML with inheritance and references, registries, and checks by signature."""
 
 from passl_sot.config.chinese import zh
-from passl_sot.config.display import diff, differences, format_tree, leaves
+from passl_sot.config.display import diff, differences, format_tree, leaves, texts
 from passl_sot.config.epoch_schedule import (
     NonNegativeByEpoch,
     ShareByEpoch,

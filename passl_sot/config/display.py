@@ -40,9 +40,8 @@ def differences(cfg_a: Mapping[str, Any], cfg_b: Mapping[str, Any]) -> dict[str,
     Returns:
         Lines "~ path: old -> new", "- path: old" (only in `cfg_a`), "+ path: new" (only in `cfg_b`).
     """
-    # Texts differ where values that are equal to Python do: true and 1, 1 and 1.0.
-    a = {place: _inline(value) for place, value in leaves(cfg_a).items()}
-    b = {place: _inline(value) for place, value in leaves(cfg_b).items()}
+    a = texts(cfg_a)
+    b = texts(cfg_b)
     lines = {}
     for place in {**a, **b}:
         if place not in b:
@@ -52,6 +51,12 @@ def differences(cfg_a: Mapping[str, Any], cfg_b: Mapping[str, Any]) -> dict[str,
         elif a[place] != b[place]:
             lines[place] = f"~ {place}: {a[place]} -> {b[place]}"
     return lines
+
+
+def texts(cfg: Mapping[str, Any]) -> dict[str, str]:
+    """Every value as YAML on one line, by its dotted path."""
+    # These differ where values that are equal to Python do: true and 1, 1 and 1.0.
+    return {place: _inline(value) for place, value in leaves(cfg).items()}
 
 
 def leaves(cfg: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Whole runs as the command line starts them: train, check, evaluate."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from passl_sot.config import diff, zh
 from passl_sot.data import build_dataloader
@@ -14,12 +16,14 @@ from passl_sot.engine.schema import Experiment
 from passl_sot.engine.train_state import check_run_card
 from passl_sot.engine.trainer import Trainer
 from passl_sot.launch.supervisor import STOPPED
-from passl_sot.tasks.base import build_task, check_card, model_section_of
+from passl_sot.tasks.base import Meter, Task, build_task, check_card, model_section_of
 from passl_sot.utils.logger import RESULT, get_logger
 from passl_sot.weights import state
 from passl_sot.weights.checkpoint import CheckpointError, read_checkpoint, read_weights
 
 log = get_logger()
+# Gets the task, the meter (with rows) of the weights that the files show, and its dataset; gives its files.
+Also = Callable[[Task, Meter, Any], list[Path]]
 
 
 def train_run(experiment: Experiment, folder: Path, world: World, args, pretrained: Fill | None) -> int:
@@ -108,13 +112,16 @@ def _check_start(experiment: Experiment, parts: Parts, folder: Path, args, pretr
         log.info("would resume from %s%s", saved.path, changes)
 
 
-def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: World) -> dict:
+def evaluate_run(
+    experiment: Experiment, weights: str, out: Path | None, world: World, also: Also | None = None
+) -> dict:
     """`tools/eval.py`: evaluates every kind of weights that `weights` holds on the validation split.
 
     A checkpoint brings its own model, preprocessing and class names; the config brings the data.
 
     Args:
         out: `metrics.json`; the task's tables and pictures come beside it.
+        also: Called when these are written.
 
     Returns:
         The content of `out`: scores of the weights by which the run chose its best ("shown"), the results of
@@ -163,6 +170,8 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
             files += task.draw(meter, out.parent, f"{Path(weights).name}: {shown} weights")
         except ImportError as error:
             log.warning("no picture: %s; pip install matplotlib", error)
+        if also:
+            files += also(task, meter, val)
         report["files"] = [str(path) for path in files]
         _write_json(out, report)
         log.info("written: %s", ", ".join(map(str, (out, *files))))

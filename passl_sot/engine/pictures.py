@@ -1,6 +1,7 @@
 """Pictures of a run that is complete, in its folder."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,16 +33,32 @@ def draw_run(folder: RunFolder, task: Task, chosen: str, evaluation: tuple[Meter
         log.info("drawn: %s", ", ".join(path.name for path in files))
 
 
+def series(rows: Sequence[dict], kind: str, name: str) -> tuple[list[int], list[float]]:
+    """Updates and values of what rows of one kind say under a name; NaN where it was not finite."""
+    found = [row for row in rows if row["kind"] == kind and name in row]
+    return [row["step"] for row in found], [math.nan if row[name] is None else row[name] for row in found]
+
+
+def epochs_at(rows: Sequence[dict], steps: Sequence[int]) -> list[float]:
+    """How many epochs a run had been through at some updates; NaN before the end of the first is known."""
+    # Evaluations stand at ends of epochs; a resumed run's epochs may have other numbers of updates.
+    ends = sorted({(row["step"], row["epoch"]) for row in rows if row["kind"] != "train"})
+    if not ends:
+        return [math.nan] * len(steps)
+    at, epochs = np.array([(0, 0), *ends], float).T
+    found = np.interp(steps, at, epochs)
+    # An epoch that isn't over is taken to be as long as those before it.
+    pace = (epochs[-1] - epochs[-2]) / max(at[-1] - at[-2], 1)
+    return (found + np.maximum(np.array(steps) - at[-1], 0) * pace).tolist()
+
+
 def _draw_curves(folder: Path, task: Task, chosen: str) -> Path:
     """Loss, score and rate over epochs, of all that `metrics.jsonl` holds."""
     rows = read_metrics(folder / "metrics.jsonl")
-    # Evaluations stand at ends of epochs; a resumed run's epochs may have other numbers of updates.
-    ends = np.array([(0, 0), *sorted((row["step"], row["epoch"]) for row in rows if row["kind"] != "train")])
 
     def curve(kind: str, name: str) -> Series:
-        found = [row for row in rows if row["kind"] == kind and name in row]
-        values = [math.nan if row[name] is None else row[name] for row in found]
-        return np.interp([row["step"] for row in found], *ends.T).tolist(), values
+        steps, values = series(rows, kind, name)
+        return epochs_at(rows, steps), values
 
     kinds = sorted({row["kind"] for row in rows} - {"train"}, key=lambda kind: kind != f"val_{chosen}")
     unit = task.words.unit.strip()

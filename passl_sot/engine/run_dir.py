@@ -17,6 +17,7 @@ import paddle
 
 from passl_sot.config import zh
 from passl_sot.engine.train_state import check_run_card
+from passl_sot.launch.cpu_env import cpu_fact, read_cpu, usable_cores
 from passl_sot.utils.files import replace_atomically
 from passl_sot.utils.logger import get_logger
 from passl_sot.version import __version__
@@ -24,7 +25,7 @@ from passl_sot.weights import checkpoint as ckpt
 
 log = get_logger()
 # What of a row of the metrics says when it was measured; the rest is numbers.
-_PLACE = {"kind", "step", "epoch", "time"}
+PLACE = {"kind", "step", "epoch", "time"}
 
 
 class RunFolder:
@@ -129,11 +130,12 @@ class RunFolder:
         log.warning("%s is mended: it now is %s%s", last, saved.path.name, aside)
 
     def record(self, config: str, overrides: tuple[str, ...], world_size: int) -> None:
-        """Writes `config.yaml` (resolved) and `run.json` (command, versions, commit)."""
+        """Writes `config.yaml` (resolved) and `run.json` (command, versions, commit, hardware)."""
         ckpt.remove_leftovers(self.path)
         with ckpt.explained(self.path / "config.yaml") as path:
             path.write_text(config, encoding="utf-8")
         facts = {"command": sys.argv, "overrides": list(overrides), "processes": world_size, **self.info}
+        facts["hardware"] = _hardware()
         with ckpt.explained(self.path / "run.json") as path:
             path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -191,7 +193,7 @@ class RunFolder:
         if "time" in row:  # rows of older versions have none
             at["walltime"] = round(1000 * row["time"])
         for name, value in row.items():
-            if name not in _PLACE:
+            if name not in PLACE:
                 number = math.nan if value is None else float(value)
                 self._visualdl.add_scalar(tag=f"{row['kind']}/{name}", value=number, **at)
 
@@ -215,6 +217,15 @@ def memory_gb() -> float:
     if paddle.device.get_device().startswith("gpu"):
         return paddle.device.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # Linux counts kilobytes
+
+
+def _hardware() -> dict[str, Any]:
+    """What this process computes on."""
+    cpu = cpu_fact(read_cpu(), "model name") or platform.processor()
+    found = {"device": paddle.device.get_device(), "processor": cpu, "cores": usable_cores()}
+    if found["device"].startswith("gpu"):
+        found["gpu"] = paddle.device.cuda.get_device_name()
+    return found
 
 
 def _commit() -> str:

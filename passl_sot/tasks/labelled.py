@@ -175,9 +175,10 @@ class LabelledTask(Task):
         if isinstance(meter, RowMeter):
             files.append(folder / "predictions.csv")
             shown = self.columns(val)
+            rows = meter.rows[:, :3].tolist()
             cells = (
                 [*item, int(true), int(best), self.class_names[int(best)], f"{probability:.6f}"]
-                for *item, (true, best, probability) in zip(*shown.values(), meter.rows.tolist(), strict=True)
+                for *item, (true, best, probability) in zip(*shown.values(), rows, strict=True)
             )
             write_table(files[-1], [*shown, "label", "class", "name", "probability"], cells)
         return files
@@ -211,7 +212,8 @@ class RowMeter:
 
     def __init__(self, meter: ClassificationMeter, items: int):
         self._meter = meter
-        self.rows = np.zeros((items, 3))  # label, predicted class and its probability
+        # Label, predicted class, and the probabilities of the latter and of the label.
+        self.rows = np.zeros((items, 4))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._meter, name)
@@ -222,7 +224,8 @@ class RowMeter:
         # Paddle's, so that evaluation and prediction agree to the last printed digit.
         probabilities = F.softmax(paddle.to_tensor(logits)).numpy()
         best = probabilities.argmax(axis=1)
-        self.rows[index] = np.column_stack([labels, best, probabilities.max(axis=1)])
+        of_label = probabilities[np.arange(len(labels)), labels]
+        self.rows[index] = np.column_stack([labels, best, probabilities.max(axis=1), of_label])
 
     def gather(self, total: Any) -> None:
         """As of `ClassificationMeter`."""
