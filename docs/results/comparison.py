@@ -16,13 +16,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from PIL import Image, ImageDraw, ImageFont
+from typing import TYPE_CHECKING, Any
 
 from passl_sot.cli import train
 from passl_sot.cli.command import INTERRUPTED, USAGE_ERROR
 from passl_sot.launch.cpu_env import tune
+from passl_sot.utils.figure import new_figure
 from passl_sot.utils.logger import get_logger
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 log = get_logger()
 LARGEST_DIFFERENCE = 0.03
@@ -247,130 +250,43 @@ def write_results(study: Study, out: Path, results: dict) -> None:
     (out / "study.md").write_text(tables(results), encoding="utf-8")
     drawn = [name for name in results["parameters"] if any(curves_of(results, name, head) for head in HEADS)]
     if drawn:
-        draw(results, drawn, study.label).save(out / "study.png", optimize=True)
+        draw(results, drawn, study.label).savefig(out / "study.png")
 
 
 # -- picture ------------------------------------------------------------------------------------------
 
-_FINE = 3  # drawn so many times as large, then reduced: smooth lines
-_PANEL = (720, 520)
-_INSIDE = (76, 54, 696, 456)  # left, top, right, bottom of the axes
-_INK, _GREY, _GRID = (34, 34, 34), (95, 95, 95), (225, 225, 225)
 # Okabe and Ito's: told apart by colour-blind readers too.
-COLOURS = {"ClassT": (0, 114, 178), "WordT": (213, 94, 0), "ClassT+WordT": (0, 142, 104)}
+COLOURS = {"ClassT": "#0072b2", "WordT": "#d55e00", "ClassT+WordT": "#008e68"}
 
 
-def _text(draw_: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, anchor: str, ink=_INK):
-    font = ImageFont.load_default(size * _FINE)
-    left, top = at
-    draw_.text((left * _FINE, top * _FINE), text, font=font, anchor=anchor, fill=ink)
-
-
-def _steps(low: float, high: float, most: int) -> list[float]:
-    """Round numbers that divide an axis into at most `most` parts, the first at or below `low`."""
-    for step in (1, 2, 5, 10, 20, 50):
-        if (high - low) / step <= most:
-            break
-    first = low // step * step
-    return [first + i * step for i in range(math.ceil((high - first) / step) + 1)]
-
-
-class _Axes:
-    """Epochs across and accuracies (%) upwards, to pixels of the fine picture."""
-
-    def __init__(self, epochs: int, low: float, high: float):
-        self.ticks = _steps(low, max(high, low + 1), 8)
-        self.epochs = epochs
-
-    def x(self, epoch: float) -> float:
-        left, _, right, _ = _INSIDE
-        return (left + (right - left) * (epoch - 1) / max(self.epochs - 1, 1)) * _FINE
-
-    def y(self, value: float) -> float:
-        _, top, _, bottom = _INSIDE
-        share = (value - self.ticks[0]) / (self.ticks[-1] - self.ticks[0])
-        return (bottom - (bottom - top) * share) * _FINE
-
-    def grid(self, pen: ImageDraw.ImageDraw) -> None:
-        """A line across at every tick."""
-        for value in self.ticks:
-            y = self.y(value)
-            pen.line([_INSIDE[0] * _FINE, y, _INSIDE[2] * _FINE, y], fill=_GRID, width=_FINE)
-
-    def draw(self, pen: ImageDraw.ImageDraw) -> None:
-        """The two axes, ticks and numbers."""
-        left, top, right, bottom = (v * _FINE for v in _INSIDE)
-        for value in self.ticks:
-            y = self.y(value)
-            _text(pen, (_INSIDE[0] - 8, y / _FINE), f"{value:g}", 15, "rm", _GREY)
-        every = -(-self.epochs // 12)
-        for epoch in range(1, self.epochs + 1, every):
-            x = self.x(epoch)
-            pen.line([x, bottom, x, bottom + 5 * _FINE], fill=_GREY, width=_FINE)
-            _text(pen, (x / _FINE, _INSIDE[3] + 10), str(epoch), 15, "mt", _GREY)
-        pen.line([left, top, left, bottom, right, bottom], fill=_GREY, width=_FINE)
-
-
-def _legend(pen: ImageDraw.ImageDraw, last: dict[str, list[float]]) -> None:
-    right = _INSIDE[2] - 14
-    bottom = _INSIDE[3] - 16
-    left = right - 258
-    height = 25
-    top = bottom - height * (len(last) + 1) - 10
-    box = [v * _FINE for v in (left - 12, top, right, bottom)]
-    pen.rectangle(box, fill=(255, 255, 255), outline=_GRID, width=_FINE)
-    _text(pen, (right - 10, top + 5 + height / 2), "after the last: mean ± deviation", 14, "rm", _GREY)
-    for row, (head, values) in enumerate(last.items(), 1):
-        y = top + 5 + height * (row + 0.5)
-        line = [v * _FINE for v in (left, y, left + 26, y)]
-        pen.line(line, fill=COLOURS[head], width=3 * _FINE)
-        _text(pen, (left + 36, y), head, 15, "lm")
-        _text(pen, (right - 10, y), summary(values), 15, "rm")
-
-
-def _panel(results: dict, name: str, label: str) -> Image.Image:
-    epochs = results["settings"]["epochs"][name]
-    curves = {head: curves_of(results, name, head) for head in HEADS if curves_of(results, name, head)}
-    # From the lowest accuracy after a third of the epochs: what differs at the end is then to be seen.
-    late = [value for several in curves.values() for curve in several for value in curve[epochs // 3 :]]
-    highest = max(value for several in curves.values() for curve in several for value in curve)
-    axes = _Axes(epochs, min(late), highest)
-    panel = Image.new("RGBA", [v * _FINE for v in _PANEL], (255, 255, 255, 255))
-    axes.grid(ImageDraw.Draw(panel))
-    lines = {}
-    for head, several in curves.items():
-        by_epoch = list(enumerate(zip(*several, strict=True), 1))
-        upper = [(axes.x(epoch), axes.y(max(values))) for epoch, values in by_epoch]
-        lower = [(axes.x(epoch), axes.y(min(values))) for epoch, values in by_epoch]
-        lines[head] = [(axes.x(epoch), axes.y(statistics.mean(values))) for epoch, values in by_epoch]
-        band = Image.new("RGBA", panel.size, (0, 0, 0, 0))
-        if epochs > 1:
-            ImageDraw.Draw(band).polygon(upper + lower[::-1], fill=(*COLOURS[head], 46))
-        panel = Image.alpha_composite(panel, band)
-    pen = ImageDraw.Draw(panel)
-    for head, points in lines.items():
-        pen.line(points, fill=COLOURS[head], width=3 * _FINE, joint="curve")
-        for x, y in points:
-            pen.circle((x, y), 4 * _FINE, fill=COLOURS[head])
-    # What lies below the axis is cut off.
-    pen.rectangle([0, _INSIDE[3] * _FINE + 1, panel.width, panel.height], fill=(255, 255, 255, 255))
-    axes.draw(pen)
-    middle = (_INSIDE[0] + _INSIDE[2]) / 2
-    seeds = max(len(several) for several in curves.values())
-    title = f"mean and range of {seeds} seeds" if seeds > 1 else "one seed"
-    _text(pen, (middle, 26), f"{name}: {title}", 19, "mm")
-    _text(pen, (middle, _PANEL[1] - 18), "epoch", 16, "mm")
-    _legend(pen, {head: [curve[-1] for curve in several] for head, several in curves.items()})
-    side = Image.new("RGBA", (400 * _FINE, 24 * _FINE), (255, 255, 255, 255))
-    _text(ImageDraw.Draw(side), (200, 12), label, 16, "mm")
-    panel.paste(side.rotate(90, expand=True), (8 * _FINE, 55 * _FINE))
-    return panel
-
-
-def draw(results: dict, names: Sequence[str], label: str) -> Image.Image:
+def draw(results: dict, names: Sequence[str], label: str) -> "Figure":
     """Accuracy over epochs, a panel per data set: mean lines in bands from the worst seed to the best."""
-    whole = Image.new("RGB", (_PANEL[0] * len(names), _PANEL[1]), (255, 255, 255))
-    for place, name in enumerate(names):
-        panel = _panel(results, name, label).convert("RGB").resize(_PANEL, Image.Resampling.BOX)
-        whole.paste(panel, (place * _PANEL[0], 0))
-    return whole
+    figure = new_figure(7.2 * len(names), 5.2)
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        _draw_panel(axes, results, name)
+        axes.set_ylabel(label)
+    figure.tight_layout()
+    return figure
+
+
+def _draw_panel(axes: Any, results: dict, name: str) -> None:
+    curves = {head: curves_of(results, name, head) for head in HEADS if curves_of(results, name, head)}
+    epochs = range(1, results["settings"]["epochs"][name] + 1)
+    for head, several in curves.items():
+        by_epoch = list(zip(*several, strict=True))
+        mean = [statistics.mean(values) for values in by_epoch]
+        said = f"{head}: {summary([curve[-1] for curve in several])}"
+        axes.plot(epochs, mean, "o-", color=COLOURS[head], label=said, linewidth=2)
+        worst, best = (list(map(choose, by_epoch)) for choose in (min, max))
+        axes.fill_between(epochs, worst, best, color=COLOURS[head], alpha=0.18, linewidth=0)
+    # From the lowest accuracy after a third of the epochs: what differs at the end is then to be seen.
+    late = [value for several in curves.values() for curve in several for value in curve[len(epochs) // 3 :]]
+    highest = max(value for several in curves.values() for curve in several for value in curve)
+    margin = max(highest - min(late), 1) / 20
+    axes.set_ylim(min(late) - margin, highest + margin)
+    axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(axis="y", alpha=0.4)
+    axes.legend(loc="lower right", title="after the last: mean ± deviation")
+    seeds = max(len(several) for several in curves.values())
+    axes.set_title(f"{name}: mean and range of {seeds} seeds" if seeds > 1 else f"{name}: one seed")

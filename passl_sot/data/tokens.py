@@ -37,24 +37,6 @@ class Encoding(NamedTuple):
     cut: int
 
 
-class Piece(NamedTuple):
-    """A token for the eye.
-
-    Attributes:
-        id: Its number.
-        text: The part of the text that it stands for; of a special token its name.
-        special: Whether the model's form adds it, as [CLS].
-        continues: Whether it goes on with the word of the token before it.
-        kept: Whether the model reads it; otherwise it was cut off.
-    """
-
-    id: int
-    text: str
-    special: bool
-    continues: bool
-    kept: bool
-
-
 class Tokenizer:
     """Texts to numbers of tokens in a model's form, such as [CLS] text [SEP], of at most `max_length`.
 
@@ -182,32 +164,6 @@ class Tokenizer:
             raise
         return [self._cut(text, found) for text, found in zip(texts, whole, strict=True)]
 
-    def pieces(self, text: Text) -> list[Piece]:
-        """The tokens of a text or a pair, with what is cut off; those kept are the ones that `encode` gives."""
-        texts = text if isinstance(text, tuple) else (text,)
-        whole = self._ready().encode(*texts)
-        lengths = self._kept_lengths([whole.sequence_ids.count(part) for part in range(len(texts))])
-        found: list[Piece] = []
-        before: tuple = (None, None)
-        columns = (whole.ids, whole.tokens, whole.offsets, whole.sequence_ids, whole.word_ids)
-        for number, token, (start, end), part, word in zip(*columns, strict=True):
-            if part is None:
-                found.append(Piece(number, token, True, False, True))
-            else:
-                kept = lengths[part] > 0
-                lengths[part] -= 1
-                continues = word is not None and (part, word) == before
-                found.append(Piece(number, texts[part][start:end], False, continues, kept))
-            before = (part, word)
-        return found
-
-    def _kept_lengths(self, lengths: list[int]) -> list[int]:
-        """Tokens kept of one or two texts of so many, without special ones."""
-        special = self._ready().num_special_tokens_to_add(is_pair=len(lengths) == 2)
-        if sum(lengths) + special <= self.max_length:
-            return lengths
-        return _shares(lengths, self.max_length - special)
-
     def _cut(self, text: Text, whole: Any) -> Encoding:
         ids = whole.ids
         types = whole.type_ids
@@ -216,7 +172,8 @@ class Tokenizer:
             backend = self._ready()
             pair = isinstance(text, tuple)
             parts = [backend.encode(part, add_special_tokens=False) for part in (text if pair else [text])]
-            for part, length in zip(parts, self._kept_lengths(list(map(len, parts))), strict=True):
+            room = self.max_length - backend.num_special_tokens_to_add(is_pair=pair)
+            for part, length in zip(parts, _shares(list(map(len, parts)), room), strict=True):
                 part.truncate(length)
             # The package cuts pairs too, but gives an odd token to the second text rather than to the first.
             kept = backend.post_process(*parts)

@@ -87,8 +87,8 @@ def _of_one_class(names: Sequence[str], rows: np.ndarray, most: int) -> Mistakes
     worst = wrong[np.argsort(-probability[wrong], kind="stable")][:most]
     said = [
         (
-            f"{names[int(labels[i])]} {_percent(of_label[i])}",
-            f"{names[int(predicted[i])]} {_percent(probability[i])}",
+            f"{names[int(labels[i])]} ({_percent(of_label[i])})",
+            f"{names[int(predicted[i])]} ({_percent(probability[i])})",
         )
         for i in worst
     ]
@@ -111,7 +111,7 @@ def _of_several(names: Sequence[str], meter: MultiLabelMeter, most: int) -> Mist
     def named(place: int, which: np.ndarray) -> str:
         classes = np.flatnonzero(which[place])
         classes = classes[np.argsort(-sure[place, classes], kind="stable")]
-        shown = [f"{names[c]} {_percent(probabilities[place, c])}" for c in classes[:_SHOWN]]
+        shown = [f"{names[c]} ({_percent(probabilities[place, c])})" for c in classes[:_SHOWN]]
         return ", ".join(shown) + " ..." * (len(classes) > _SHOWN) or "none"
 
     said = [(named(i, true & ~predicted), named(i, predicted & ~true)) for i in worst]

@@ -1,5 +1,6 @@
 """Sheets to look at: PNG files of many small pictures with words below each, or of texts."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,18 +90,19 @@ def save_texts(path: Path, title: str, items: Sequence[Sequence[str]]) -> None:
     words, fonts = drawable([title, *(line for item in items for line in item)])
     measure = _Writer(_WIDTH, 100, fonts)
     texts = iter(words[1:])
-    broken = []
-    for item in items:
-        lines = [part for _ in item for part in measure.broken(next(texts), _WIDTH - 2 * _GAP)]
-        broken.append(lines)
+    broken = [
+        [part for _ in item for part in measure.broken(next(texts), _WIDTH - 2 * _GAP)] for item in items
+    ]
+    lines_of_all = [line for lines in broken for line in lines]
+    width = min(_WIDTH, 2 * _GAP + max([_WIDTH // 2, *map(measure.wide, lines_of_all)]))
     head = 2 * _GAP + _LINE * (1 + title.count("\n"))
     height = head + sum(len(lines) * _LINE + _GAP for lines in broken)
-    writer = _Writer(_WIDTH, height, fonts)
-    writer.write(_GAP, _GAP, words[0], _WIDTH - 2 * _GAP, size=_HEAD)
+    writer = _Writer(width, height, fonts)
+    writer.write(_GAP, _GAP, words[0], width - 2 * _GAP, size=_HEAD)
     top = head
     for lines in broken:
         for line in lines:
-            writer.write(_GAP, top, line, _WIDTH)
+            writer.write(_GAP, top, line, width)
             top += _LINE
         top += _GAP
     writer.save(path)
@@ -146,7 +148,7 @@ class _Writer:
             kept = self._fitting(line, width, size)
             while kept < len(line) and kept > 2:
                 short = f"{line[: kept // 2]}…{line[kept // 2 - kept + 1 :]}"
-                if self._wide(short, size) <= width:
+                if self.wide(short, size) <= width:
                     break
                 kept -= 1
             self._known[key] = short
@@ -156,14 +158,15 @@ class _Writer:
         """How many characters of a line fit."""
         kept = len(line)
         while kept > 1:
-            wide = self._wide(line[:kept], size)
+            wide = self.wide(line[:kept], size)
             if wide <= width:
                 break
             kept = max(1, min(kept - 1, int(kept * width / wide) + 1))
         return kept
 
-    def _wide(self, line: str, size: float) -> float:
+    def wide(self, line: str, size: float = _POINTS) -> int:
+        """Pixels from a line's begin to its end."""
         drawn = self.figure.text(0, 0, line, fontsize=size, **self._style)
-        wide = drawn.get_window_extent().width
+        wide = math.ceil(drawn.get_window_extent().width)
         drawn.remove()
         return wide
