@@ -4,7 +4,9 @@ from pathlib import Path
 
 from passl_sot.cli.command import command, guarded, make_parser, prepare, try_outputs
 from passl_sot.cli.options import Parser, add_settings
-from passl_sot.utils.logger import get_logger
+from passl_sot.cli.visualize import PAGE
+from passl_sot.utils.files import folder_filled
+from passl_sot.utils.logger import RESULT, get_logger
 
 
 @command
@@ -17,7 +19,12 @@ def preview(argv: list[str] | None = None) -> int:
     add_settings(parser)
     add = parser.add_argument
     add("--data", metavar="DIR", help="your folder, as for `train`")
-    add("--out", default="preview", metavar="DIR", help="where preview.html goes (default preview)")
+    add(
+        "--out",
+        default="preview",
+        metavar="DIR",
+        help="a folder for index.html and pictures (default preview)",
+    )
     add("--batches", type=int, default=1, metavar="N", help="so many of the epoch (default 1)")
     add("--epoch", type=int, default=1, metavar="E", help="counted from 1, as in the log (default 1)")
     args = parser.parse_args(argv)
@@ -32,12 +39,13 @@ def preview(argv: list[str] | None = None) -> int:
         out = Path(args.out)
         source = Source.of(args.config, None)
         experiment, lines = source.experiment(args.data, args.override, ("train", "val"), training=True)
-        try_outputs([out / "preview.html"])
+        try_outputs([out / PAGE])
         if lines:
             get_logger().info("\n".join(lines))
         place = {"seed": experiment.seed, "epoch": args.epoch - 1, "count": args.batches}
-        files = save_preview(experiment.dataloader, out, **place)
-        get_logger().info("written: %s", ", ".join(map(str, files)))
+        with folder_filled(out) as folder:
+            save_preview(experiment.dataloader, folder / PAGE, **place)
+        get_logger().log(RESULT, "see %s", out / PAGE)
 
     return guarded(run)
 
@@ -55,7 +63,12 @@ def compare(argv: list[str] | None = None) -> int:
         metavar="RUN",
         help="folder of a run, as output/sot_small; it may still be training",
     )
-    add("--out", default="compare", metavar="DIR", help="where compare.html goes (default compare)")
+    add(
+        "--out",
+        default="compare",
+        metavar="DIR",
+        help="a folder for index.html, picture and tables (default compare)",
+    )
     add("-q", "--quiet", action="store_true", help="only warnings and errors")
     args = parser.parse_args(argv)
     args.verbose = False
@@ -65,8 +78,9 @@ def compare(argv: list[str] | None = None) -> int:
         from passl_sot.vis.runs import save_comparison
 
         out = Path(args.out)
-        try_outputs([out / "compare.html"])
-        files = save_comparison([Path(name) for name in args.runs], out)
-        get_logger().info("written: %s", ", ".join(map(str, files)))
+        try_outputs([out / PAGE])
+        with folder_filled(out) as folder:
+            save_comparison([Path(name) for name in args.runs], folder / PAGE)
+        get_logger().log(RESULT, "see %s", out / PAGE)
 
     return guarded(run)

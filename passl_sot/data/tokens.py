@@ -166,6 +166,10 @@ class Tokenizer:
         """Numbers of the tokens that a model's form adds to texts, such as [CLS] and [SEP]."""
         return sorted({int(i) for encoding in self.encode(["", ("", "")]) for i in encoding.ids})
 
+    def name_of(self, number: int) -> str:
+        """What the vocabulary calls a token."""
+        return str(self._ready().id_to_token(number))
+
     def _ready(self) -> Any:
         if self._backend is None:
             self._backend = self._load()

@@ -15,7 +15,7 @@ from passl_sot.config import UserError
 from passl_sot.data import LabelledImages, LabelledTexts, Mixup, build_dataloader
 from passl_sot.data.rng import Key, batch_rng
 from passl_sot.data.schema import DataSection, SplitSection
-from passl_sot.data.tokens import Piece
+from passl_sot.data.tokens import Text, Tokenizer
 from passl_sot.data.transforms.image import Normalize
 from passl_sot.vis.page import Page
 from passl_sot.vis.sheet import SIDE, Tile, as_picture, save_sheet, save_texts, small
@@ -36,6 +36,7 @@ _LEGEND = (
     "Blue: special tokens. Joined: pieces of one word. Red: not in the vocabulary. Crossed out: cut off, "
     "which the model doesn't read. Dotted: padding."
 )
+_MARKS = "[X]: special; a·b: pieces of one word; <x>: not in the vocabulary; {...}: cut off, or padding"
 
 
 @dataclass(frozen=True)
@@ -80,16 +81,16 @@ def training_batches(
     return loader.dataset, batches, len(loader)
 
 
-def save_preview(data: DataSection, folder: Path, *, seed: int, epoch: int, count: int) -> list[Path]:
-    """Writes preview.html and a PNG for each of its sections: batches of training, items of validation.
+def save_preview(data: DataSection, page: Path, *, seed: int, epoch: int, count: int) -> None:
+    """Writes a page and beside it a PNG of each of its sections: batches of training, items of validation.
 
     Args:
         data: `dataloader:`.
-        folder: Where they go.
+        page: Where the page goes.
         seed, epoch, count: As of `training_batches`.
 
-    Returns:
-        The files, the page first.
+    Raises:
+        UserError: The items are neither images nor texts.
     """
     train, batches, total = training_batches(data.train, seed=seed, epoch=epoch, count=count)
     val = build_dataloader(data.val, mode="val", seed=seed).dataset
@@ -97,24 +98,21 @@ def save_preview(data: DataSection, folder: Path, *, seed: int, epoch: int, coun
         if not isinstance(dataset, LabelledImages | LabelledTexts):
             raise UserError(f"preview shows images and texts, not items of {type(dataset).__name__}")
     facts = f"{len(train)} {train.noun}s for training, {len(val)} for validation, in {train.root}"
-    page = Page(f"Preview of epoch {epoch + 1}, seed {seed}", facts)
-    files = []
+    shown = Page(f"Preview of epoch {epoch + 1}, seed {seed}", facts)
     for number, batch in enumerate(batches, 1):
         heading = f"Training: epoch {epoch + 1}, batch {number} of {total}"
-        files.append(folder / f"train_{number}.png")
+        picture = page.with_name(f"train_{number}.png")
         if isinstance(train, LabelledTexts):
-            _show_texts(page, files[-1], heading, train, batch.arrays)
+            _show_texts(shown, picture, heading, train, batch.arrays)
         else:
-            _show_batch(page, files[-1], heading, train, batch)
-    files.append(folder / "val.png")
-    chosen = np.unique(np.linspace(0, len(val) - 1, _VAL).astype(np.int64))
+            _show_batch(shown, picture, heading, train, batch)
+    chosen = np.unique(np.linspace(0, len(val) - 1, _VAL).astype(np.int64)).tolist()
     if isinstance(val, LabelledTexts):
-        arrays = val.collate([val.sample(int(index)) for index in chosen])
-        _show_texts(page, files[-1], "Validation", val, arrays)
+        arrays = val.collate([val.sample(index) for index in chosen])
+        _show_texts(shown, page.with_name("val.png"), "Validation", val, arrays)
     else:
-        _show_val(page, files[-1], val, chosen.tolist())
-    page.save(folder / "preview.html")
-    return [folder / "preview.html", *files]
+        _show_val(shown, page.with_name("val.png"), val, chosen)
+    shown.save(page)
 
 
 # -- images ---------------------------------------------------------------------------------------
@@ -126,14 +124,11 @@ def viewable(dataset: LabelledImages, image: np.ndarray) -> np.ndarray:
     What lies outside of their range, as the noise of RandomErasing, is cut off.
     """
     normalize = _find(dataset, Normalize)
-    pixels = image.transpose(1, 2, 0)
-    if normalize is None:
-        # By a transform of the user's own: its brightest and darkest become white and black.
-        low = pixels.min()
-        pixels = (pixels - low) / max(float(pixels.max() - low), 1e-12)
-    else:
-        pixels = pixels * np.array(normalize.std, np.float32) + np.array(normalize.mean, np.float32)
-    return np.rint(np.clip(255 * pixels, 0, 255)).astype(np.uint8)
+    if normalize is not None:
+        return normalize.undo(image)
+    # By a transform of the user's own: its darkest and brightest become black and white.
+    pixels = image.transpose(1, 2, 0) - image.min()
+    return np.rint(pixels * (255 / max(float(pixels.max()), 1e-12))).astype(np.uint8)
 
 
 def label_words(label: Any, class_names: Sequence[str], floor: float = 0.0) -> list[str]:
@@ -269,56 +264,66 @@ def _show_texts(
     items = []
     for place in range(min(count, _MOST)):
         index = int(arrays["index"][place])
-        pieces = dataset.tokenizer.pieces(dataset.texts(index))
+        pieces = pieces_of(dataset.tokenizer, dataset.texts(index))
         padded = width - int(arrays["attention_mask"][place].sum())
+        if padded:
+            pieces.append(Piece(f"{padded} padding", "padding"))
         label = ""
         if "label" in arrays:
-            number = arrays["label"][place]
-            label = f"{number:g}"
+            label = f"{arrays['label'][place]:g}"
             if not dataset.regression:
-                (label,) = label_words(number, dataset.class_names)
-        unknown = dataset.tokenizer.unknown_id
+                (label,) = label_words(arrays["label"][place], dataset.class_names)
         said = f"{label}  ({dataset.paths[index]})".strip()
-        tokens = _html(pieces, unknown, padded)
-        page.markup(f'<div class="wide tokens"><b dir="auto">{escape(said)}</b><br>{tokens}</div>')
-        items.append([said, *_plain(pieces, unknown, padded)])
-    marks = "name: special; a·b: pieces of a word; <x>: not in the vocabulary"
-    save_texts(path, f"{heading}: {words}\n{marks}", items)
+        spans = [f'<span class="{piece.kinds}">{escape(piece.text)}</span>' for piece in pieces]
+        page.markup(f'<div class="wide tokens"><b dir="auto">{escape(said)}</b><br>{" ".join(spans)}</div>')
+        items.append([said, _plain(pieces)])
+    save_texts(path, f"{heading}: {words}\n{_MARKS}", items)
 
 
-def _html(pieces: Sequence[Piece], unknown: int, padded: int) -> str:
-    spans = []
+@dataclass(frozen=True)
+class Piece:
+    """A part of a text as the model reads it, or doesn't.
+
+    Attributes:
+        text: What is shown.
+        kinds: Of "special", "goes-on" (with the word of the token before it), "unknown", "cut" (off) and
+            "padding", with blanks between them.
+    """
+
+    text: str
+    kinds: str = ""
+
+
+def pieces_of(tokenizer: Tokenizer, text: Text) -> list[Piece]:
+    """The tokens of a text or a pair, as parts of it, and what is cut off behind the last one of each."""
+    parts = text if isinstance(text, tuple) else (text,)
+    places = tokenizer.places(text)
+    encoding = tokenizer.encode([text])[0]
+    last = [max((p.end for p in places if p is not None and p.text == part), default=0) for part in (0, 1)]
+    found = []
+    before: Any = None
+    for number, place in zip(encoding.ids.tolist(), places, strict=True):
+        if place is None:
+            found.append(Piece(tokenizer.name_of(number), "special"))
+            before = None
+            continue
+        kinds = ["goes-on"] * (before == place[:2]) + ["unknown"] * (number == tokenizer.unknown_id)
+        found.append(Piece(parts[place.text][place.begin : place.end].strip() or "␣", " ".join(kinds)))
+        before = place[:2]
+        rest = parts[place.text][place.end :].strip()
+        if encoding.cut and place.end == last[place.text] and rest:
+            found.append(Piece(rest, "cut"))
+    return found
+
+
+def _plain(pieces: Sequence[Piece]) -> str:
+    """The same on one line, without colors."""
+    line = ""
     for piece in pieces:
-        kinds = {
-            "special": piece.special,
-            "goes-on": piece.continues,
-            "unknown": piece.id == unknown,
-            "cut": not piece.kept,
-        }
-        names = " ".join(kind for kind, holds in kinds.items() if holds)
-        text = escape(_shown(piece))
-        spans.append(f'<span class="{names}">{text}</span>')
-    if padded:
-        spans.append(f'<span class="padding">{padded} padding</span>')
-    return " ".join(spans)
-
-
-def _shown(piece: Piece) -> str:
-    return piece.text.strip().encode("utf-8", "replace").decode() or "␣"
-
-
-def _plain(pieces: Sequence[Piece], unknown: int, padded: int) -> list[str]:
-    """The same as lines: what the model reads, and what was cut off."""
-    lines = []
-    for kept in (True, False):
-        line = ""
-        for piece in (piece for piece in pieces if piece.kept == kept):
-            text = _shown(piece)
-            if piece.id == unknown:
-                text = f"<{text}>"
-            line += ("·" if piece.continues else " ") + text
-        lines.append(line.strip().replace("\n", " "))
-    read, cut = lines
-    if padded:
-        read += f"  + {padded} padding"
-    return [read, *([f"cut off: {cut}"] if cut else [])]
+        text = piece.text
+        if "unknown" in piece.kinds:
+            text = f"<{text}>"
+        elif piece.kinds in ("cut", "padding"):
+            text = f"{{{text}}}"
+        line += ("·" if "goes-on" in piece.kinds else " ") + text
+    return " ".join(line.split())

@@ -13,7 +13,6 @@ from passl_sot.engine.pictures import epochs_at, series
 from passl_sot.engine.run_dir import PLACE, read_metrics
 from passl_sot.metrics.classification import write_table
 from passl_sot.utils.figure import drawable, new_figure
-from passl_sot.utils.files import replace_atomically
 from passl_sot.utils.logger import get_logger
 from passl_sot.vis.page import Page, png
 
@@ -77,15 +76,12 @@ class Run:
         return values[-1] if values else None
 
 
-def save_comparison(folders: Sequence[Path], out: Path) -> list[Path]:
-    """Writes compare.html, curves.png, compare.json and compare.csv.
+def save_comparison(folders: Sequence[Path], page: Path) -> None:
+    """Writes a page, and beside it curves.png, runs.json and runs.csv.
 
     Args:
         folders: Of runs, which may still train.
-        out: Where they go.
-
-    Returns:
-        The four files.
+        page: Where the page goes.
 
     Raises:
         UserError: A folder is none of a run, or is named twice; lists all such faults.
@@ -97,23 +93,20 @@ def save_comparison(folders: Sequence[Path], out: Path) -> list[Path]:
     figures = [figures_of(run) for run in runs]
     settings = differing(runs)
     curves = draw_curves(runs)
-    files = [out / name for name in ("compare.html", "curves.png", "compare.json", "compare.csv")]
-    page, picture, as_json, as_csv = files
     _make_page(runs, figures, settings, curves).save(page)
-    replace_atomically(picture, lambda file: file.write(png(curves)))
+    page.with_name("curves.png").write_bytes(png(curves))
     found = {
         "runs": [{"path": str(run.path), **row} for run, row in zip(runs, figures, strict=True)],
         "settings": {key: dict(zip(row_names(runs), row, strict=True)) for key, row in settings.items()},
     }
     text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
-    replace_atomically(as_json, lambda file: file.write(text.encode()))
+    page.with_name("runs.json").write_text(text, encoding="utf-8")
     heads = list(dict.fromkeys(name for row in figures for name in row))
     rows = (
         [*(row.get(name) for name in heads), *(values[place] for values in settings.values())]
         for place, row in enumerate(figures)
     )
-    write_table(as_csv, [*heads, *settings], rows)
-    return files
+    write_table(page.with_name("runs.csv"), [*heads, *settings], rows)
 
 
 # -- reading --------------------------------------------------------------------------------------

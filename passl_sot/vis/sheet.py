@@ -37,13 +37,11 @@ class Tile:
 
 
 def as_picture(pixels: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, C] as something to look at, [H, W, 3]: of one or two channels the first, as gray.
-
-    Of more than three the first three are taken for red, green and blue.
-    """
-    if pixels.shape[2] < 3:
-        return np.repeat(pixels[:, :, :1], 3, axis=2)
-    return np.ascontiguousarray(pixels[:, :, :3])
+    """uint8 [H, W, C] as something to look at, [H, W, 3]: of other channels than three the mean, as gray."""
+    if pixels.shape[2] == 3:
+        return pixels
+    gray = pixels.mean(axis=2, keepdims=True)
+    return np.rint(gray).astype(np.uint8).repeat(3, axis=2)
 
 
 def small(picture: np.ndarray, side: int = SIDE) -> np.ndarray:

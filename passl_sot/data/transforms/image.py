@@ -339,6 +339,11 @@ class Normalize(BaseTransform):
                 "values, or one for all" + zh("normalize_channels")
             )
 
+    def undo(self, image: np.ndarray) -> np.ndarray:
+        """The bytes, uint8 [H, W, C], that float32 [C, H, W] was made of; values out of range are cut off."""
+        pixels = (image.transpose(1, 2, 0) - self.bias) / self.scale
+        return np.rint(np.clip(pixels, 0, 255)).astype(np.uint8)
+
     def apply(self, image: LazyImage, rng: Generator, epoch: int = 0, out: Out = None) -> np.ndarray:
         """float32 [C, H, W], in `out` if that has this shape."""
         shape = (len(self.mean), *image.shape[:2])
