@@ -29,6 +29,8 @@ _FEW = 10  # runs that the usual colors tell apart
 _MARKED = 40  # points of a curve that are marked
 _ACROSS = 3  # names in a row of the legend
 _FACTS = ("version", "paddle", "numpy", "python", "commit", "processes", "overrides")
+# Figures of the second table.
+_OF_TIME = "run,status,epochs done,updates,minutes,rate,rate of,memory (GB),hardware".split(",")
 
 
 @dataclass
@@ -192,7 +194,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 def figures_of(run: Run) -> dict[str, Any]:
     """The figures of a run by name; None for those that it has none of yet."""
     score = run.score
-    found: dict[str, Any] = {"run": run.name, "status": _status(run), "epochs": _epochs(run)}
+    found: dict[str, Any] = {"run": run.name, "status": _status(run), "epochs done": _epochs(run)}
     found["updates"] = max((row["step"] for row in run.rows), default=0)
     found["score"] = score or None
     for kind in ("raw", "ema"):
@@ -330,8 +332,7 @@ def _make_page(
     page.section("Curves")
     page.figure(curves, alt="loss, score and learning rate of each run over epochs and updates")
     heads = list(dict.fromkeys(name for row in figures for name in row))
-    told = ["run", "status", "epochs", "updates", "minutes", "rate", "rate of", "memory (GB)", "hardware"]
-    scored = ["run", *(name for name in heads if name not in told)]
+    scored = ["run", *(name for name in heads if name not in _OF_TIME)]
     page.section("Figures", "After the last evaluation, and at the best one of each kind of weights.")
     page.table(scored, [[row.get(name) for name in scored] for row in figures])
     page.section(
@@ -339,7 +340,7 @@ def _make_page(
         "Minutes from the first row of the log to the last, pauses included; the rate is items per second "
         "in training, the median over the log.",
     )
-    page.table(told, [[row.get(name) for name in told] for row in figures])
+    page.table(_OF_TIME, [[row.get(name) for name in _OF_TIME] for row in figures])
     page.section("Settings that differ", "" if settings else "None.")
     if settings:
         page.table(["setting", *row_names(runs)], [[key, *row] for key, row in settings.items()])
