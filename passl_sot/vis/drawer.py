@@ -26,12 +26,12 @@ _TRUST = (
     "Beside each that of a random order; a map that isn't better says nothing."
 )
 _IMAGES = (
-    "Blue is where the image speaks least for the class, red where most; each map has a scale of its own, from "
-    "its least to its greatest value. The image is what the model sees, as cropped and resized for it."
+    "Blue is where the image speaks least for the class, red where most; each map has a scale of its own, "
+    "from its least to its greatest value. The image is what the model sees, as cropped and resized for it."
 )
 _WORDS = (
-    "A word is as relevant as the most relevant of its tokens; the colours run linearly from the weakest word "
-    "of a text to the strongest. Special tokens aren't shown; what has no box was cut off."
+    "A word is as relevant as the most relevant of its tokens; the colours run linearly from the weakest "
+    "word of a text to the strongest. Special tokens aren't shown; what has no box was cut off."
 )
 _SHOWN = 236  # pixels of a picture on the page: four stand side by side
 
@@ -101,10 +101,11 @@ class _Card:
         self._first = first
         self._label = first.label_of(read.item)
         self._name = path_of(read.item)
+        self._stem = Path(self._name).stem
         make: Any = self._panels
         self._sheet: Any = overlay.sheet
         if first.takes_texts:
-            self._name = " | ".join(texts_of(read.item))
+            self._name = self._stem = " | ".join(texts_of(read.item))
             make = self._sentences
             self._sheet = words.sheet
         self.rows = [self._row(index, s) for index, seen in by_class.items() for s in seen]
@@ -113,7 +114,7 @@ class _Card:
 
     def save(self, folder: Path) -> None:
         """Draws the PNG."""
-        slug = re.sub(r"[^\w.-]+", "_", Path(self._name).stem)[:40]
+        slug = re.sub(r"[^\w.-]+", "_", self._stem)[:40]
         figure = self._sheet(textwrap.fill(self._title, 100), self._drawn)
         (folder / f"{self._read.number + 1:03}_{slug}.png").write_bytes(png(figure))
 
