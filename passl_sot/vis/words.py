@@ -1,5 +1,6 @@
 """Relevance of the words of texts: in boxes from blue, the weakest, to green, the strongest."""
 
+import itertools
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ _WIDTH = 1000  # pixels of a sheet
 _MARGIN = 16
 _LINE = 30
 _POINTS = 11.0
+_PAD, _APART, _BLANK = 4, 3, 5  # pixels: in a box, between boxes, for a blank
 _MOST_CUT = 200  # characters of what was cut off that are shown
 
 
@@ -188,33 +190,43 @@ class _Writer:
 
     def _text(self, pieces: Sequence[Piece], top: float) -> float:
         from_right = runs_leftwards("".join(piece.text for piece in pieces))
+        line: list[_Box] = []
         used = 0.0
         for piece in pieces:
-            if not piece.text.strip():
-                used += 5
+            if line and not piece.text.strip():
+                line[-1].wide += _BLANK
+                used += _BLANK
                 continue
             for text in self._fitting(self._known[piece.text], piece.value is None):
-                wide = self._wide(text) + 8
-                if used and used + wide > _WIDTH - 2 * _MARGIN:
-                    top += _LINE
+                wide = self._wide(text) + 2 * _PAD + _APART
+                if line and used + wide > _WIDTH - 2 * _MARGIN:
+                    self._place(line, from_right, top)
+                    line = []
                     used = 0
-                left = _MARGIN + used
-                if from_right:
-                    left = _WIDTH - _MARGIN - used - wide
-                style: dict[str, Any] = {"color": "#555555"}
-                if piece.value is not None:
-                    ground, ink = color_of(piece.value)
-                    box = {"boxstyle": "round,pad=0.22", "facecolor": ground, "edgecolor": "none"}
-                    style = {"color": ink, "bbox": box}
-                self._put(left + 4, top, text, **style)
-                used += wide + 3
+                    top += _LINE
+                line.append(_Box(text, wide, piece.value))
+                used += wide
+        self._place(line, from_right, top)
         return top
+
+    def _place(self, line: Sequence["_Box"], from_right: bool, top: float) -> None:
+        left: float = _MARGIN
+        if from_right:
+            left = _WIDTH - _MARGIN - sum(box.wide for box in line)
+        for box in _as_seen(line, from_right):
+            style: dict[str, Any] = {"color": "#555555"}
+            if box.value is not None:
+                ground, ink = color_of(box.value)
+                shape = {"boxstyle": "round,pad=0.22", "facecolor": ground, "edgecolor": "none"}
+                style = {"color": ink, "bbox": shape}
+            self._put(left + _PAD, top, box.text, **style)
+            left += box.wide
 
     def _fitting(self, text: str, divide: bool) -> list[str]:
         """A piece as one or, between words, several that may stand on different lines."""
         if divide:
             return text.split()
-        room = _WIDTH - 2 * _MARGIN - 8
+        room = _WIDTH - 2 * _MARGIN - 2 * _PAD
         wide = self._wide(text)
         if wide > room:
             return [f"{text[: int(len(text) * room / wide) - 2]}…"]
@@ -244,7 +256,27 @@ class _Writer:
         return figure
 
 
-def runs_leftwards(text: str) -> bool:
-    """Whether a text runs from right to left, by the first letter of it that tells."""
+@dataclass
+class _Box:
+    """What stands in a line, as wide as it is with what lies behind it."""
+
+    text: str
+    wide: float
+    value: float | None
+
+
+def _as_seen(line: Sequence[_Box], from_right: bool) -> list[_Box]:
+    """A line's boxes from left to right: words of one direction that follow each other stand in it."""
+    ordered: list[_Box] = []
+    for leftwards, run in itertools.groupby(line, lambda box: runs_leftwards(box.text, from_right)):
+        boxes = list(run)
+        if leftwards:
+            boxes.reverse()
+        ordered = [*boxes, *ordered] if from_right else [*ordered, *boxes]
+    return ordered
+
+
+def runs_leftwards(text: str, otherwise: bool = False) -> bool:
+    """Whether a text runs from right to left, by the first letter of it that tells, if one does."""
     kinds = (unicodedata.bidirectional(letter) for letter in text)
-    return next((kind != "L" for kind in kinds if kind in ("L", "R", "AL")), False)
+    return next((kind != "L" for kind in kinds if kind in ("L", "R", "AL")), otherwise)
