@@ -24,7 +24,7 @@ FLOORS = (
     ("tasks",),
     ("engine", "export", "interop"),
     ("published",),
-    ("bench", "predict", "zoo"),
+    ("bench", "judging", "predict", "zoo"),
     ("model", "serve"),
     ("cli",),
     ("__main__",),
