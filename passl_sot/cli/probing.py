@@ -34,7 +34,8 @@ def features(argv: list[str] | None = None) -> int:
     """`passl-sot features`: writes features of images or texts, before the head, as safetensors."""
     parser = _parser("features", "Write features of a frozen model; what stands in the file isn't computed.")
     add = parser.add_argument
-    add("--split", choices=("train", "val"), default="val", help="part of the data (default val)")
+    split = "part of the data, of a folder without parts as training divides it; default: what eval reads"
+    add("--split", choices=("train", "val"), help=split)
     add("--out", required=True, metavar="FILE", help=".safetensors to write")
     args = parser.parse_args(argv)
     if Path(args.out).suffix != ".safetensors":
@@ -44,8 +45,9 @@ def features(argv: list[str] | None = None) -> int:
     def run() -> None:
         path = Path(args.out)
         try_outputs([path])
-        maker, data = _open(args, (args.split,))
-        dataset = maker.open(getattr(data, args.split).dataset)
+        split = args.split or "val"
+        maker, data = _open(args, (split,), divided=args.split is not None)
+        dataset = maker.open(getattr(data, split).dataset)
         bank, computed = maker.bank(dataset, data.val, path)
         items, width = bank.features.shape
         words = "written" if computed else "there already, nothing was computed"
@@ -74,7 +76,7 @@ def probe(argv: list[str] | None = None) -> int:
         check_extra(["sklearn"], "judging", "the linear probe")
         if args.out:
             try_outputs([Path(args.out)])
-        maker, data = _open(args, ("train", "val"))
+        maker, data = _open(args, ("train", "val"), divided=True)
         train, val = _banks(maker, data)
         sets: Any = (train.features, train.labels, val.features, val.labels, len(train.facts["class_names"]))
         rows = [*knn(*sets), linear_probe(*sets)]
@@ -95,8 +97,13 @@ def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _open(args: argparse.Namespace, splits: tuple[str, ...]) -> "tuple[FeatureMaker, DataSection]":
-    """What makes the features, and the data; a DataError where these aren't here."""
+def _open(
+    args: argparse.Namespace, splits: tuple[str, ...], *, divided: bool
+) -> "tuple[FeatureMaker, DataSection]":
+    """What makes the features, and the data; a DataError where these aren't here.
+
+    With `divided` a folder without parts is divided as for training.
+    """
     from passl_sot.cli.data_folder import Source
     from passl_sot.export.source import read_source
     from passl_sot.judging.features import FeatureMaker
@@ -111,8 +118,7 @@ def _open(args: argparse.Namespace, splits: tuple[str, ...]) -> "tuple[FeatureMa
         load_weights(model, weights)
     added: list[str] = []
     if args.data:
-        # As for a training: the classes are those of the data, and some may have to be held out.
-        added, lines = source.on_folder(args.data, args.override, plan=False)
+        added, lines = source.on_folder(args.data, args.override, training=divided, plan=False)
         get_logger().info("\n".join(lines))
     experiment = source.load([*added, *args.override])
     source.require_data(experiment, splits)

@@ -16,6 +16,7 @@ NEIGHBOURS = (10, 20, 100, 200)
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 _HELD_OUT = 0.2  # of the training items, to choose among them
 _CHUNK = 1024
+_LEAST = 1e-300  # of a probability
 
 log = get_logger()
 
@@ -96,7 +97,7 @@ def linear_probe(
     """Accuracies of a logistic regression on standardized features.
 
     Its strength of regularization is the one that is best on a fifth of the training items, held out for
-    that; then all are learned from.
+    that, by accuracy and then by cross entropy; then all are learned from.
 
     Args:
         train, labels, queries, wanted, classes: As for `knn`.
@@ -119,12 +120,14 @@ def linear_probe(
         np.arange(len(labels)), test_size=_HELD_OUT, random_state=0, stratify=stratify
     )
     held_out = {}
+    losses = {}
     with progress_bar(STRENGTHS, desc="linear probe") as strengths:
         for strength in strengths:
             scores = _fit(train[learn], labels[learn], train[choose], classes, strength)
             held_out[strength] = accuracies(scores, labels[choose])["top1"]
-    # Of equals the one that holds weights back the most.
-    best = max(STRENGTHS, key=lambda strength: held_out[strength])
+            losses[strength] = -scores[np.arange(len(choose)), labels[choose]].mean()
+    # Few items leave many strengths with one accuracy: then it is the most certain one that is right.
+    best = max(STRENGTHS, key=lambda strength: (held_out[strength], -losses[strength]))
     if best in (STRENGTHS[0], STRENGTHS[-1]) and len({*held_out.values()}) > 1:
         log.info("linear probe: the best C, %g, is the last one tried", best)
     scores = _fit(train, labels, queries, classes, best)
@@ -134,7 +137,7 @@ def linear_probe(
 def _fit(
     train: np.ndarray, labels: np.ndarray, queries: np.ndarray, classes: int, strength: float
 ) -> np.ndarray:
-    """Scores [Q, K] of queries; classes that the training items lack have none to win by."""
+    """Logarithms of the probabilities [Q, K] of queries; classes that the training items lack have none."""
     linear = require_extra("sklearn.linear_model", "judging", "the linear probe")
     preprocessing = require_extra("sklearn.preprocessing", "judging", "the linear probe")
     exceptions = require_extra("sklearn.exceptions", "judging", "the linear probe")
@@ -144,6 +147,6 @@ def _fit(
         # After so many steps what is left changes little; weak regularizations seldom end sooner.
         warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
         model.fit(scaler.transform(train), labels)
-    scores = np.full((len(queries), classes), -np.inf)
-    scores[:, model.classes_] = model.predict_log_proba(scaler.transform(queries))
-    return scores
+    scores = np.zeros((len(queries), classes))
+    scores[:, model.classes_] = model.predict_proba(scaler.transform(queries))
+    return np.log(np.maximum(scores, _LEAST))

@@ -16,7 +16,7 @@ NAMES = ["a b", "c", "猫"]
 
 @pytest.fixture(scope="session")
 def small(write_experiment, stir, tmp_path_factory) -> SimpleNamespace:
-    """Of images: `folder`, `config`, `checkpoint` with raw and averaged weights, `val`, its files by class."""
+    """Of images: `folder`, `config`, `checkpoint` with raw and averaged weights, `val`, files by class."""
     folder = tmp_path_factory.mktemp("small")
     config = write_experiment(folder)
     experiment = load_config(config)

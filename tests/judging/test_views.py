@@ -1,4 +1,4 @@
-"""Test-time augmentation: means of probabilities by hand, and the same rows from evaluation and prediction."""
+"""Test-time augmentation: means of probabilities by hand; the same rows from evaluation and prediction."""
 
 import csv
 

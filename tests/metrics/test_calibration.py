@@ -98,7 +98,9 @@ def test_processes_with_parts_give_the_whole():
     sums = iter([np.sum(group, axis=0) for group in arrays])
     parts[0].gather(lambda array: next(sums))
     assert parts[0].result() == whole.result()
-    assert math.isnan(CalibrationMeter(4).result()["ece"]) and math.isnan(CalibrationMeter(4).result()["brier"])
+    assert math.isnan(CalibrationMeter(4).result()["ece"]) and math.isnan(
+        CalibrationMeter(4).result()["brier"]
+    )
 
 
 def test_the_picture(tmp_path):
