@@ -44,6 +44,8 @@ setup(
         "digits": ["scikit-learn>=1.5"],
         "fast": FAST,
         "text": ["tokenizers>=0.22"],
+        # Linear probes.
+        "judging": ["scikit-learn>=1.5"],
         # Other engines than Paddle's own, and how to get there.
         "export": [
             "paddle2onnx==2.1.0",

@@ -12,6 +12,7 @@ from passl_sot.cli.exporting import export
 from passl_sot.cli.inspection import benchmark, list_command, print_config
 from passl_sot.cli.looking import compare, preview
 from passl_sot.cli.packing import make_cache
+from passl_sot.cli.probing import features, probe
 from passl_sot.cli.results import evaluate, predict
 from passl_sot.cli.serving import serve
 from passl_sot.cli.training import train
@@ -24,6 +25,8 @@ COMMANDS = {
     "eval": evaluate,
     "predict": predict,
     "visualize": visualize,
+    "features": features,
+    "probe": probe,
     "export": export,
     "serve": serve,
     "benchmark": benchmark,

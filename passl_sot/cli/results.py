@@ -5,37 +5,26 @@ import functools
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from passl_sot.cli.command import command, guarded, make_parser, prepare, try_outputs
-from passl_sot.cli.options import PRECISIONS, add_settings
+from passl_sot.cli.options import PRECISIONS, add_settings, numbers, words
 from passl_sot.config import UserError, zh
 from passl_sot.launch.supervisor import supervise
 from passl_sot.utils.logger import get_logger
-
-_MOST_MISTAKES = 500  # that a sheet can hold
 
 if TYPE_CHECKING:
     from passl_sot.engine.schema import Experiment
     from passl_sot.tasks.base import Task
 
+_MOST_MISTAKES = 500  # that a sheet can hold
+_TTA = "test-time augmentation, the mean of views of each image: flip, crops, or flip,crops"
+
 
 @command
 def evaluate(argv: list[str] | None = None) -> int:
     """`tools/eval.py`: evaluates a checkpoint: accuracy, per-class scores, confusion matrix."""
-    does = "Evaluate weights on the validation split of a config, by default the checkpoint's own."
-    parser = make_parser("eval", does, required=False)
-    add_settings(parser, {"--batch-size": ("dataloader.val.sampler.batch_size", "N")})
-    add = parser.add_argument
-    weights = "a checkpoint, .safetensors or .pdparams, or a published name (deit_small)"
-    add("--weights", required=True, metavar="W", help=weights)
-    add("--data", metavar="DIR", help="other images: train/ and val/, or one folder per class")
-    add("--out", metavar="FILE", help="metrics.json to write; tables and pictures go beside it")
-    worst = "with --out: the N most confident errors beside it, mistakes.png and mistakes.html"
-    add("--mistakes", type=int, metavar="N", help=worst)
-    args = parser.parse_args(argv)
-    if args.mistakes is not None and not (args.out and 1 <= args.mistakes <= _MOST_MISTAKES):
-        parser.error(f"--mistakes takes 1 to {_MOST_MISTAKES}, and needs --out FILE to write them beside")
+    args = _parse_evaluate(argv)
     status = supervise()
     if status is not None:
         return status
@@ -44,31 +33,77 @@ def evaluate(argv: list[str] | None = None) -> int:
     def run() -> None:
         from passl_sot.engine.distributed import start
         from passl_sot.engine.entry import evaluate_run
+        from passl_sot.judging.sizes import resolution_curve
+        from passl_sot.judging.soup import make_soup
         from passl_sot.published.store import local_weights
 
-        args.weights = str(local_weights(args.weights))
-        experiment, lines = _experiment_of(args)
+        given = [str(local_weights(name)) for name in args.weights]
+        experiment, lines = _experiment_of(args, given[0])
         out = Path(args.out) if args.out else None
         if out:
             try_outputs([out])
         world = start(experiment.device)
         if lines and world.is_main:
             get_logger().info("\n".join(lines))
-        also = None
-        if out and args.mistakes:
-            from passl_sot.vis.mistakes import save_mistakes
-
-            also = functools.partial(save_mistakes, folder=out.parent, most=args.mistakes)
-        evaluate_run(experiment, args.weights, out, world, also)
+        weights: Any = given[0]
+        if args.average:
+            folder = out.parent if out else None
+            weights = make_soup(given, args.average, experiment, world, folder, tta=args.tta)
+        if args.sizes:
+            resolution_curve(experiment, weights, args.sizes, out, world, tta=args.tta)
+        else:
+            also = functools.partial(_save_mistakes, args.mistakes) if args.mistakes else None
+            evaluate_run(experiment, weights, out, world, tta=args.tta, also=also)
 
     return guarded(run)
 
 
-def _experiment_of(args: argparse.Namespace) -> "tuple[Experiment, list[str]]":
+def _parse_evaluate(argv: list[str] | None) -> argparse.Namespace:
+    does = "Evaluate weights on the validation split of a config, by default the checkpoint's own."
+    parser = make_parser("eval", does, required=False)
+    add_settings(parser, {"--batch-size": ("dataloader.val.sampler.batch_size", "N")})
+    add = parser.add_argument
+    weights = (
+        "a checkpoint, .safetensors or .pdparams, or a published name (deit_small); with --average several"
+    )
+    add("--weights", nargs="+", required=True, metavar="W", help=weights)
+    add("--data", metavar="DIR", help="other images: train/ and val/, or one folder per class")
+    add("--out", metavar="FILE", help="metrics.json to write; tables and pictures go beside it")
+    mean = (
+        "evaluate the mean of several checkpoints: of all (uniform), or of those that make it better on the "
+    )
+    mean += "validation data (greedy); beside --out it is average.safetensors"
+    add("--average", nargs="?", choices=("uniform", "greedy"), const="uniform", help=mean)
+    add("--tta", type=words, default=[], metavar="VIEWS", help=_TTA)
+    sizes = "evaluate the shown weights at images of these sides instead, as 160,192,224"
+    add("--sizes", type=numbers, metavar="N,...", help=sizes)
+    worst = "with --out: the N most confident errors beside it, mistakes.png and mistakes.html"
+    add("--mistakes", type=int, metavar="N", help=worst)
+    args = parser.parse_args(argv)
+    if args.average and len(args.weights) < 2:
+        parser.error("--average takes several checkpoints: --weights A B")
+    if len(args.weights) > 1 and not args.average:
+        parser.error("several --weights go with --average")
+    if args.sizes and min(args.sizes) < 1:
+        parser.error("--sizes must be at least 1")
+    if args.mistakes is not None and (args.sizes or not args.out or not 1 <= args.mistakes <= _MOST_MISTAKES):
+        parser.error(
+            f"--mistakes takes 1 to {_MOST_MISTAKES} and needs --out FILE; it does not go with --sizes"
+        )
+    return args
+
+
+def _save_mistakes(most: int, *evaluated: Any) -> list[Path]:
+    from passl_sot.vis.mistakes import save_mistakes  # not before it is needed: it draws
+
+    return save_mistakes(*evaluated, most=most)
+
+
+def _experiment_of(args: argparse.Namespace, weights: str) -> "tuple[Experiment, list[str]]":
     """What `-c` or the checkpoint describes, on the data of `--data` or its own; lines on these."""
     from passl_sot.cli.data_folder import Source
 
-    source = Source.of(args.config, args.weights)
+    source = Source.of(args.config, weights)
     return source.experiment(args.data, args.override, ("val",), training=False)
 
 
@@ -97,6 +132,7 @@ def predict(argv: list[str] | None = None) -> int:
             top_k=args.top_k,
             engine=args.engine,
             precision=args.precision,
+            tta=args.tta,
         )
         results = list(predictor.predict(items, progress=True))
         for output in outputs:
@@ -124,8 +160,9 @@ def _parse_predict(argv: list[str] | None) -> argparse.Namespace:
     add("--use", choices=("raw", "ema"), help="which weights; default: what chose the best")
     engines = "paddle (default), inference, onnxruntime, openvino, or auto: the fastest here"
     add("--engine", default="paddle", metavar="NAME", help=engines)
-    numbers = "default: the exported folder's own; f32 of a checkpoint"
-    add("--precision", choices=PRECISIONS, help=numbers)
+    arithmetic = "default: the exported folder's own; f32 of a checkpoint"
+    add("--precision", choices=PRECISIONS, help=arithmetic)
+    add("--tta", type=words, default=[], metavar="VIEWS", help=_TTA)
     args = parser.parse_args(argv)
     if bool(args.data) + bool(args.paths) + bool(args.text) > 1:
         parser.error("PATH, --text and --data: not allowed together")
@@ -159,7 +196,9 @@ def _validation_items(args: argparse.Namespace, task: "Task", meta: dict) -> lis
     """What evaluation would read."""
     from passl_sot.data import DataError
 
-    experiment, lines = _experiment_of(argparse.Namespace(config=None, override=[], **vars(args)))
+    experiment, lines = _experiment_of(
+        argparse.Namespace(config=None, override=[], **vars(args)), args.weights
+    )
     node = experiment.dataloader.val.dataset
     items = task.items_of(node, meta)
     if isinstance(items[0], str) and not Path(items[0]).is_file():

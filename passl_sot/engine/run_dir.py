@@ -222,8 +222,9 @@ def memory_gb() -> float:
 def _hardware() -> dict[str, Any]:
     """What this process computes on."""
     cpu = cpu_fact(read_cpu(), "model name") or platform.processor()
-    found = {"device": paddle.device.get_device(), "processor": cpu, "cores": usable_cores()}
-    if found["device"].startswith("gpu"):
+    device = paddle.device.get_device()
+    found = {"device": device, "processor": cpu, "cores": usable_cores()}
+    if device.startswith("gpu"):
         found["gpu"] = paddle.device.cuda.get_device_name()
     return found
 

@@ -139,18 +139,25 @@ class ClassificationTask(LabelledTask):
 
         Classes that the model alone knows are named by their numbers.
         """
+        val = self.open_data(model, node, card, self.known_classes(card))
+        self._set_several(val.multi_hot is not None)
+        self.name_classes(model, val)
+        return val
+
+    def open_data(
+        self, model: Classifier, node: Config, card: Mapping[str, Any], names: Sequence[str] | None = None
+    ) -> LabelledImages:
+        """As `LabelledTask.open_data`."""
         if card:
             node = Config({**node, **card["preprocessing"]})
-        val = build_dataset(node, class_names=self.known_classes(card))
-        faults = input_faults("val", model, val)
+        dataset = build_dataset(node, class_names=names)
+        faults = input_faults("val", model, dataset)
         if faults and card:
             message = f"the checkpoint prepares images that its model doesn't take: {faults[0].message}"
             raise CheckpointError(message)
         if faults:
             raise ConfigError(faults)
-        self._set_several(val.multi_hot is not None)
-        self.name_classes(model, val)
-        return val
+        return dataset
 
     def meter(self, model: Classifier, val: LabelledImages, *, rows: bool = False) -> Any:
         """As `Task.meter`."""

@@ -72,8 +72,9 @@ def training_batches(
     # Draws don't depend on the number of workers, and starting them takes longer than a few batches.
     section = replace(section, loader=replace(section.loader, num_workers=0))
     loader = build_dataloader(section, mode="train", seed=seed)
-    loader.sampler.set_epoch(epoch)
-    keys = itertools.islice(copy.copy(loader.sampler), count)
+    sampler: Any = loader.sampler
+    sampler.set_epoch(epoch)
+    keys = itertools.islice(copy.copy(sampler), count)
     batches = [
         TrainingBatch(asked, {name: tensor.numpy() for name, tensor in batch.items()})
         for asked, batch in zip(keys, loader, strict=False)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 log = get_logger()
-_STYLES = {
+_STYLES: dict[str, dict[str, Any]] = {
     "train": {"linewidth": 0.8, "alpha": 0.55},
     "val_raw": {"linewidth": 1.5, "marker": "o"},
     "val_ema": {"linewidth": 1.5, "marker": "^", "linestyle": "--"},
@@ -30,7 +30,17 @@ _MARKED = 40  # points of a curve that are marked
 _ACROSS = 3  # names in a row of the legend
 _FACTS = ("version", "paddle", "numpy", "python", "commit", "processes", "overrides")
 # Figures of the second table.
-_OF_TIME = "run,status,epochs done,updates,minutes,rate,rate of,memory (GB),hardware".split(",")
+_OF_TIME = [
+    "run",
+    "status",
+    "epochs done",
+    "updates",
+    "minutes",
+    "rate",
+    "rate of",
+    "memory (GB)",
+    "hardware",
+]
 
 
 @dataclass
@@ -274,7 +284,7 @@ def draw_curves(runs: Sequence[Run]) -> "Figure":
     height = 2.7 * len(panels) + legend
     figure = new_figure(13, height)
     grid = figure.subplots(len(panels), 2, sharex="col", squeeze=False)
-    colors = [f"C{place}" for place in range(len(runs))]
+    colors: list[Any] = [f"C{place}" for place in range(len(runs))]
     if len(runs) > _FEW:
         colors = [colormaps["turbo"](place / (len(runs) - 1)) for place in range(len(runs))]
     for (left, right), panel in zip(grid, panels, strict=True):

@@ -123,7 +123,7 @@ class _Writer:
 
     def broken(self, text: str, width: int) -> list[str]:
         """A line as several that are no wider than `width`, where it can be at blanks."""
-        lines = []
+        lines: list[str] = []
         while True:
             kept = self._fitting(text, width, _POINTS)
             if kept == len(text):
