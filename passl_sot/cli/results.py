@@ -93,10 +93,10 @@ def _parse_evaluate(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _save_mistakes(most: int, *evaluated: Any) -> list[Path]:
+def _save_mistakes(most: int, task: "Task", meter: Any, val: Any, folder: Path) -> list[Path]:
     from passl_sot.vis.mistakes import save_mistakes  # not before it is needed: it draws
 
-    return save_mistakes(*evaluated, most=most)
+    return save_mistakes(task, meter, val, folder, most)
 
 
 def _experiment_of(args: argparse.Namespace, weights: str) -> "tuple[Experiment, list[str]]":

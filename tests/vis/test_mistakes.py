@@ -45,12 +45,12 @@ def planted(several: int) -> tuple[np.ndarray, np.ndarray, list[RowMeter]]:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_of_one_class_at_any_number_of_processes(processes):
     *_, meters = planted(processes)
-    # As `World.sum` does: each process gives its own array, and gets the sum of all.
-    confusion, sums, rows = (
-        sum(parts) for parts in zip(*([m.confusion, m.sums, m.rows] for m in meters), strict=True)
-    )
-    totals = iter([confusion, sums, rows])
-    meters[0].gather(lambda array: next(totals))
+    # As `World.sum` does: each process gives its own arrays, in one order, and gets the sums of all.
+    given = [[] for _ in meters]
+    for meter, arrays in zip(meters, given, strict=True):
+        meter.gather(lambda array, arrays=arrays: arrays.append(array) or array)
+    sums = (sum(parts) for parts in zip(*given, strict=True))
+    meters[0].gather(lambda array: next(sums))
     found = find_mistakes(TASK, meters[0], 3)
     # Of equal probability the first.
     assert (found.indices, found.total, found.heads) == ([3, 5, 0], 4, ("true", "predicted"))
@@ -138,10 +138,13 @@ def test_texts_stand_in_a_table(trained_text, invoke, tmp_path):
     assert (tmp_path / "mistakes.png").stat().st_size > 2000
 
 
-@pytest.mark.parametrize("words", [["--mistakes", 3], ["--out", "m.json", "--mistakes", 0]])
+@pytest.mark.parametrize(
+    "words",
+    [["--mistakes", 3], ["--out", "m", "--mistakes", 0], ["--out", "m", "--mistakes", 3, "--sizes", 32]],
+)
 def test_wrong_words(words, invoke):
     done = invoke("eval", "--weights", "none", *words)
-    assert done.returncode == 2 and "--mistakes takes 1 to 500, and needs --out FILE" in done.stderr
+    assert done.returncode == 2 and "--mistakes takes 1 to 500 and needs --out FILE" in done.stderr
 
 
 def test_sheets_of_long_names_and_odd_sizes(tmp_path, recwarn):

@@ -100,7 +100,7 @@ def test_the_page_of_images(config, invoke, tmp_path, browser, requested):
     requested()
     browser.get((out / "index.html").as_uri())
     sizes = browser.execute_script("return [...document.images].map((i) => [i.naturalWidth, i.complete])")
-    assert len(sizes) == 34 and all(width > 0 and done for width, done in sizes)
+    assert len(sizes) == 8 + 2 * 9 and all(width > 0 and done for width, done in sizes)
     assert not [url for url in requested() if not url.startswith(("file:", "data:"))]
 
 
