@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ class Tile:
     """
 
     picture: np.ndarray
-    lines: Sequence[str] = field(default=())
+    lines: Sequence[str] = ()
 
 
 def as_picture(pixels: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from passl_sot.config import UserError
 from passl_sot.metrics import ClassificationMeter, CorrelationMeter, MultiLabelMeter
 from passl_sot.tasks.labelled import RowMeter
 from passl_sot.vis.mistakes import find_mistakes
-from passl_sot.vis.sheet import Tile, save_sheet, save_texts
+from passl_sot.vis.sheet import Tile, as_picture, save_sheet, save_texts, small
 
 NAMES = ["cat", "dog", "龟"]
 TASK = SimpleNamespace(class_names=NAMES)
@@ -145,6 +145,17 @@ def test_texts_stand_in_a_table(trained_text, invoke, tmp_path):
 def test_wrong_words(words, invoke):
     done = invoke("eval", "--weights", "none", *words)
     assert done.returncode == 2 and "--mistakes takes 1 to 500 and needs --out FILE" in done.stderr
+
+
+def test_any_number_of_channels_can_be_looked_at():
+    for channels in (1, 2, 5):
+        pixels = np.arange(4 * 6 * channels, dtype=np.uint8).reshape(4, 6, channels)
+        seen = as_picture(pixels)
+        np.testing.assert_array_equal(seen[..., 1], np.rint(pixels.mean(axis=2)))
+        assert seen.shape == (4, 6, 3) and seen.dtype == np.uint8
+    # Tiny ones are enlarged by whole pixels, large ones reduced.
+    np.testing.assert_array_equal(small(seen, 13)[::2, ::2], seen)
+    assert small(np.zeros((300, 100, 3), np.uint8), 60).shape == (60, 20, 3)
 
 
 def test_sheets_of_long_names_and_odd_sizes(tmp_path, recwarn):

@@ -144,9 +144,10 @@ def test_another_normalization_is_stretched(config):
         ("{name: Resize, size: 72}, {name: CenterCrop, size: 72}", (0, 0.05, 1, 0.95)),
     ],
 )
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3, 5])
 def test_the_frame_is_what_the_crop_leaves(config, transforms, expected, channels):
-    overrides = [f"{VAL}.transforms=[{transforms}, {{name: Normalize}}]", f"{VAL}.channels={channels}"]
+    normalize = "{name: Normalize, mean: [0.5], std: [0.2]}"
+    overrides = [f"{VAL}.transforms=[{transforms}, {normalize}]", f"{VAL}.channels={channels}"]
     dataset = build_dataset(load_config(config, overrides).dataloader.val.dataset)
     assert crop_frame(dataset, 36, 40) == pytest.approx(expected, abs=0.03)
 
