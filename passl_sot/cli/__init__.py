@@ -14,6 +14,7 @@ from passl_sot.cli.packing import make_cache
 from passl_sot.cli.results import evaluate, predict
 from passl_sot.cli.serving import serve
 from passl_sot.cli.training import train
+from passl_sot.cli.visualize import visualize
 from passl_sot.config import did_you_mean, nearest
 from passl_sot.version import __version__
 
@@ -21,6 +22,7 @@ COMMANDS = {
     "train": train,
     "eval": evaluate,
     "predict": predict,
+    "visualize": visualize,
     "export": export,
     "serve": serve,
     "benchmark": benchmark,

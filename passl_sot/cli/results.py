@@ -77,7 +77,7 @@ def predict(argv: list[str] | None = None) -> int:
             raise UserError(f"{args.weights} is an exported folder, which has no data: name some as PATH")
         args.weights = str(local_weights(args.weights))
         task, meta = task_for(args.weights)
-        items = _items(args, task) if given else _validation_items(args, task, meta)
+        items = items_of(args, task) if given else _validation_items(args, task, meta)
         predictor = Predictor(
             args.weights,
             prefer=args.use,
@@ -128,8 +128,8 @@ def _parse_predict(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _items(args: argparse.Namespace, task: "Task") -> list:
-    """What PATH or --text names."""
+def items_of(args: argparse.Namespace, task: "Task") -> list:
+    """What PATH or --text names for prediction."""
     if not task.takes_texts and (args.text or args.columns):
         raise UserError(f"{args.weights} is for {task.words.items}: --text and --columns are for texts")
     if args.text:

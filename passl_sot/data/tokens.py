@@ -37,6 +37,22 @@ class Encoding(NamedTuple):
     cut: int
 
 
+class Place(NamedTuple):
+    """Where in a text a token is from.
+
+    Attributes:
+        text: 0, or 1 for the second of a pair.
+        word: Number of the word there that it belongs to, as the tokenizer divides texts into words.
+        begin: Its first character's number in the text.
+        end: That of the character behind it.
+    """
+
+    text: int
+    word: int
+    begin: int
+    end: int
+
+
 class Tokenizer:
     """Texts to numbers of tokens in a model's form, such as [CLS] text [SEP], of at most `max_length`.
 
@@ -138,6 +154,18 @@ class Tokenizer:
         numbers = (backend.token_to_id(token) for token in ("[UNK]", "<unk>"))
         return next((number for number in numbers if number is not None), -1)
 
+    @property
+    def mask_id(self) -> int:
+        """Number of the token that stands for a hidden word; `pad_id` where there is none."""
+        backend = self._ready()
+        numbers = (backend.token_to_id(token) for token in ("[MASK]", "<mask>"))
+        return next((number for number in numbers if number is not None), self.pad_id)
+
+    @property
+    def added_ids(self) -> list[int]:
+        """Numbers of the tokens that a model's form adds to texts, such as [CLS] and [SEP]."""
+        return sorted({int(i) for encoding in self.encode(["", ("", "")]) for i in encoding.ids})
+
     def _ready(self) -> Any:
         if self._backend is None:
             self._backend = self._load()
@@ -164,22 +192,42 @@ class Tokenizer:
             raise
         return [self._cut(text, found) for text, found in zip(texts, whole, strict=True)]
 
+    def places(self, text: Text) -> list[Place | None]:
+        """Where in a text each of its tokens is from, in the order of `encode`; None for those that it adds.
+
+        Args:
+            text: A text that `encode` takes, or a tuple of two.
+        """
+        parts = text if isinstance(text, tuple) else (text,)
+        kept = self._kept(text, self._ready().encode(*parts))
+        places: list[Place | None] = []
+        for number, (of_text, word, span) in enumerate(
+            zip(kept.sequence_ids, kept.word_ids, kept.offsets, strict=True)
+        ):
+            if of_text is None:
+                places.append(None)
+                continue
+            # A token that belongs to no word is one by itself.
+            places.append(Place(of_text, -1 - number if word is None else word, *span))
+        return places
+
     def _cut(self, text: Text, whole: Any) -> Encoding:
-        ids = whole.ids
-        types = whole.type_ids
-        cut = max(0, len(ids) - self.max_length)
-        if cut:
-            backend = self._ready()
-            pair = isinstance(text, tuple)
-            parts = [backend.encode(part, add_special_tokens=False) for part in (text if pair else [text])]
-            room = self.max_length - backend.num_special_tokens_to_add(is_pair=pair)
-            for part, length in zip(parts, _shares(list(map(len, parts)), room), strict=True):
-                part.truncate(length)
-            # The package cuts pairs too, but gives an odd token to the second text rather than to the first.
-            kept = backend.post_process(*parts)
-            ids = kept.ids
-            types = kept.type_ids
-        return Encoding(np.array(ids, np.int32), np.array(types, np.int32), cut)
+        kept = self._kept(text, whole)
+        cut = max(0, len(whole.ids) - self.max_length)
+        return Encoding(np.array(kept.ids, np.int32), np.array(kept.type_ids, np.int32), cut)
+
+    def _kept(self, text: Text, whole: Any) -> Any:
+        """The package's encoding of a text, cut to the greatest length."""
+        if len(whole.ids) <= self.max_length:
+            return whole
+        backend = self._ready()
+        pair = isinstance(text, tuple)
+        parts = [backend.encode(part, add_special_tokens=False) for part in (text if pair else [text])]
+        room = self.max_length - backend.num_special_tokens_to_add(is_pair=pair)
+        for part, length in zip(parts, _shares(list(map(len, parts)), room), strict=True):
+            part.truncate(length)
+        # The package cuts pairs too, but gives an odd token to the second text rather than to the first.
+        return backend.post_process(*parts)
 
 
 def _shares(lengths: Sequence[int], room: int) -> list[int]:

@@ -257,7 +257,7 @@ class TextClassificationTask(LabelledTask):
 
     def columns(self, val: Any) -> dict[str, list[str]]:
         """The texts."""
-        items = [_texts_of(val.texts(i)) for i in range(len(val))]
+        items = [texts_of(val.texts(i)) for i in range(len(val))]
         return {"text": [texts[0] for texts in items], "text_pair": ["".join(texts[1:]) for texts in items]}
 
     def write_files(self, meter: Any, val: Any, folder: Path) -> list[Path]:
@@ -294,7 +294,7 @@ class TextClassificationTask(LabelledTask):
     def items_of(self, node: Mapping[str, Any], card: Mapping[str, Any]) -> list[Any]:
         """The texts, numbered from 0."""
         dataset = build_dataset(_prepared(node, card))
-        items = [_texts_of(dataset.texts(i)) for i in range(len(dataset))]
+        items = [texts_of(dataset.texts(i)) for i in range(len(dataset))]
         return [{**dict(zip(_KEYS, texts, strict=False)), "index": i} for i, texts in enumerate(items)]
 
     def collect(self, arguments: Sequence[str], columns: Sequence[str]) -> list[Any]:
@@ -311,7 +311,7 @@ class TextClassificationTask(LabelledTask):
 
     def read(self, item: Any) -> dict[str, Any]:
         """A text, a pair of texts, or a mapping with `text` and perhaps `text_pair`, as numbers of tokens."""
-        texts = _texts_of(item)
+        texts = texts_of(item)
         try:
             encoding = self.tokenizer.encode([texts if len(texts) == 2 else texts[0]])[0]
         except DataError as error:
@@ -345,7 +345,7 @@ class TextClassificationTask(LabelledTask):
         if isinstance(item, Mapping):
             place = {key: str(item[key]) for key in ("path", "index") if key in item}
         if not error:
-            place |= zip(_KEYS, _texts_of(item), strict=False)
+            place |= zip(_KEYS, texts_of(item), strict=False)
         return TextPrediction(error=error, **place, **values)
 
 
@@ -371,7 +371,7 @@ def _setting(kind: Any, node: Mapping[str, Any], key: str) -> Any:
     return node.get(key, parameter.default if parameter else None)
 
 
-def _texts_of(item: Any) -> tuple[str] | tuple[str, str]:
+def texts_of(item: Any) -> tuple[str] | tuple[str, str]:
     """The text of an item, or both of a pair; an ItemError where it is something else."""
     texts = item
     if isinstance(item, Mapping):

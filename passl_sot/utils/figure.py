@@ -31,30 +31,49 @@ def fonts_for(texts: Iterable[str]) -> list[str] | None:
 
     matplotlib would draw an empty box for each character that is missing, with a warning for each.
     """
+    fonts, missing = nearest_fonts(texts)
+    return None if missing else fonts
+
+
+def nearest_fonts(texts: Iterable[str]) -> tuple[list[str], set[str]]:
+    """The default font and another that between them have the most characters of some texts; and the rest.
+
+    The rest are characters that can't be drawn.
+    """
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 
     wanted = {ord(character) for text in texts for character in text}
     wanted -= FT2Font(font_manager.findfont(_DEFAULT)).get_charmap().keys()
-    if not wanted:
-        return [_DEFAULT]
-    for path in sorted(font_manager.findSystemFonts()):
-        try:
-            font = FT2Font(path)
-        except (RuntimeError, OSError):  # of a kind that it can't draw
-            continue
-        if wanted <= font.get_charmap().keys():
-            font_manager.fontManager.addfont(path)
-            return [_DEFAULT, font.family_name]
-    return None
+    fonts = [_DEFAULT]
+    missing = wanted
+    if wanted:
+        for path in sorted(font_manager.findSystemFonts()):
+            try:
+                font = FT2Font(path)
+            except (RuntimeError, OSError):  # of a kind that it can't draw
+                continue
+            lacking = wanted - font.get_charmap().keys()
+            if len(lacking) < len(missing):
+                missing = lacking
+                font_manager.fontManager.addfont(path)
+                fonts = [_DEFAULT, font.family_name]
+            if not missing:
+                break
+    return fonts, set(map(chr, missing))
+
+
+def drawable(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Texts with "?" for characters that no font of this machine has, and the fonts that have the rest."""
+    fonts, missing = nearest_fonts(text.replace("\n", "") for text in texts)
+    marks = str.maketrans(dict.fromkeys(missing, "?"))
+    return [text.translate(marks) for text in texts], fonts
 
 
 def heading(text: str) -> dict[str, Any]:
     """A heading as arguments for matplotlib; characters that no font of this machine has become "?"."""
-    fonts = fonts_for([text.replace("\n", "")])
-    if fonts is None:
-        text = text.encode("ascii", "replace").decode()
-    return {"t": text, "family": fonts or [_DEFAULT], "parse_math": False}
+    (text,), fonts = drawable([text])
+    return {"t": text, "family": fonts, "parse_math": False}
 
 
 def save_curves(path: Path, title: str, axis: str, panels: Mapping[str, Mapping[str, Series]]) -> None:

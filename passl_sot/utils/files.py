@@ -80,6 +80,25 @@ def folder_replaced(folder: Path) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+@contextmanager
+def folder_filled(folder: Path) -> Iterator[Path]:
+    """A new folder whose files are moved into `folder` at the end of the block, if that is reached.
+
+    Files of the same names are replaced; whatever else is in `folder` stays.
+    """
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = temporary_name(folder)
+    new.mkdir()
+    try:
+        yield new
+        folder.mkdir(exist_ok=True)
+        for path in sorted(new.iterdir()):
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
 def _remove_unlocked(folder: Path) -> None:
     """Deletes a folder that no living process writes to."""
     with suppress(OSError):

@@ -74,7 +74,7 @@ class Page:
 
     def text(self, text: str) -> None:
         """A paragraph; its line breaks are kept."""
-        self.markup(f'<p dir="auto">{_text(text)}</p>')
+        self.markup(f'<div class="wide"><p dir="auto">{_text(text)}</p></div>')
 
     def figure(
         self,
