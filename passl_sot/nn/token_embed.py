@@ -331,7 +331,7 @@ class TokenEmbed(nn.Layer):
         numbers = dict.fromkeys(_TITLES, 0)
         for layer in self.tokens.stage:
             kind = type(layer)
-            stride *= layer._stride[0] if kind is nn.Conv2D else getattr(layer, "stride", 1)
+            stride *= layer._stride[0] if isinstance(layer, nn.Conv2D) else getattr(layer, "stride", 1)
             if kind in _TITLES:
                 numbers[kind] += 1
                 steps.append((f"{_TITLES[kind]} {numbers[kind]}", layer, stride))
