@@ -16,9 +16,15 @@ from passl_sot.nn.normalization import ISQRTCOV, MatrixNorm, SvPN
 from passl_sot.utils.figure import heading, new_figure
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _HEADS = 8  # whose matrices are drawn, at most
+# Inches: the whole, a head's matrix at least, the bar of colors, titles, a line of words, charts.
+_WIDTH, _SMALLEST_PANEL = 11.0, 1.5
+_BAR, _HEAD, _LINE, _CHART = 0.9, 0.85, 0.28, 3.6
+_MARGIN = 0.15
+_CENTER: dict[str, Any] = {"fontsize": 10, "ha": "center", "va": "top"}
 _SMALLEST = 1e-6  # of the largest singular value; what is below is rounding noise of float32
 _SAME = 0.005  # a change of a fraction that doesn't count
 _COLORS = ("#1f6fb4", "#d1651f")
@@ -107,38 +113,32 @@ class Spectra:
         Args:
             title: Of the item, or of all of them.
         """
-        heads = min(_HEADS, len(self.means[0]))
-        panel = 4.0 if heads == 1 else 1.75
-        width = max(9.0, panel * heads + 1.4)
-        figure = new_figure(width, 4.1 + 2.05 * panel if heads > 1 else 4.1 + panel)
-        maps, charts = figure.subfigures(2, 1, height_ratios=(figure.get_figheight() - 4.0, 3.6))
+        count, rows, columns = self.means[0].shape
+        heads = min(_HEADS, count)
+        gap = max(1, columns // 10)
+        joined = heads * (columns + gap) - gap
+        # A single matrix leaves room for the other beside it.
+        wide = (_WIDTH - 2 * _BAR) / 2
+        if heads > 1:
+            wide = max(_WIDTH - _BAR, heads * _SMALLEST_PANEL)
+        high = wide * rows / joined
+        places = [(0.0, _HEAD), (wide + _BAR, _HEAD)]
+        if heads > 1:
+            places = [(0.0, _HEAD), (0.0, _HEAD + high + 2 * _LINE)]
+        bottom = places[1][1] + high + 2 * _LINE
+        figure = new_figure(max(_WIDTH, wide + _BAR), bottom + _CHART)
         title_words = heading(f"{title}\n{self.verdict()}")
-        figure.suptitle(title_words.pop("t"), **title_words, fontsize=10)
-        self._draw_maps(maps, heads)
-        self._draw_charts(charts)
-        figure.set_layout_engine("constrained")
+        figure.text(0.5, 1 - 0.1 / figure.get_figheight(), title_words.pop("t"), **title_words, **_CENTER)
+        for name, matrices, (left, top) in zip(_NAMES, self.means, places, strict=True):
+            axes = _axes_at(figure, left + _MARGIN, top, wide - _MARGIN, high)
+            bar = _axes_at(figure, left + wide + 0.08, top, 0.13, high)
+            _draw_matrices(axes, bar, name, matrices, gap)
+        half = figure.get_figwidth() / 2
+        charts = [_axes_at(figure, x + 0.75, bottom + _LINE, half - 0.9, _CHART - 0.85) for x in (0.0, half)]
+        self._draw_charts(*charts)
         return figure
 
-    def _draw_maps(self, place: "SubFigure", heads: int) -> None:
-        if heads == 1:
-            rows = place.subplots(1, 2, squeeze=False).T
-        else:
-            rows = place.subplots(2, heads, squeeze=False)
-        for name, matrices, row in zip(_NAMES, self.means, rows, strict=True):
-            # Few entries, mostly of a diagonal, would leave all others pale.
-            limit = float(np.percentile(np.abs(matrices), 99.5)) or 1.0
-            for number, (axes, matrix) in enumerate(zip(row, matrices, strict=False), 1):
-                picture = axes.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-                axes.set_xticks([0, matrix.shape[1] - 1], ["1", str(matrix.shape[1])], fontsize=7)
-                axes.set_yticks([0, matrix.shape[0] - 1], ["1", str(matrix.shape[0])], fontsize=7)
-                label = f"{name}, head {number} of {len(matrices)}" if len(matrices) > 1 else name
-                axes.set_title(label, fontsize=8.5)
-            bar = place.colorbar(picture, ax=list(row), extend="both", shrink=0.85, pad=0.02)
-            bar.set_label("entries", fontsize=8)
-            bar.ax.tick_params(labelsize=7)
-
-    def _draw_charts(self, place: "SubFigure") -> None:
-        whole, shape = place.subplots(1, 2)
+    def _draw_charts(self, whole: "Axes", shape: "Axes") -> None:
         floor = _SMALLEST * max(values.max() for values in self.singular_values)
         for name, color, values in zip(_NAMES, _COLORS, self.singular_values, strict=True):
             logs = np.ma.log10(np.ma.masked_less_equal(values, floor))
@@ -155,7 +155,9 @@ class Spectra:
             relative = (logs - logs[..., :1]).mean(axis=(0, 1))
             style = "-" if name == "before" else "--"
             shape.plot(numbers, 10.0**relative, style, color=color, linewidth=2, label=name)
-        whole.set_title("singular values (thin: each head; thick: their mean)", fontsize=8.5)
+        items, heads, _ = self.singular_values[0].shape
+        kinds = ["thin: each head"] * (heads > 1) + ["band: one std over items"] * (items > 1)
+        whole.set_title("; ".join(["singular values (mean)", *kinds]), fontsize=8.5)
         shape.set_title("divided by the first: the spectrum's shape", fontsize=8.5)
         whole.set_ylabel("singular value")
         shape.set_ylabel("of the first")
@@ -164,6 +166,37 @@ class Spectra:
             axes.set_xlabel("number of the singular value")
             axes.grid(alpha=0.3)
             axes.legend(fontsize=8)
+
+
+def _axes_at(figure: "Figure", left: float, top: float, wide: float, high: float) -> "Axes":
+    """A pair of axes at a place in inches from above left."""
+    # By hand: matplotlib's own layout draws everything twice, half a second for each figure.
+    width, height = figure.get_size_inches()
+    return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
+
+
+def _draw_matrices(axes: "Axes", bar: "Axes", name: str, matrices: np.ndarray, gap: int) -> None:
+    """Matrices of heads side by side; what of the entries is beyond the 99.5th percentile has its color."""
+    count, rows, columns = matrices.shape
+    # Few entries, such as a diagonal's, would leave all others pale.
+    limit = float(np.percentile(np.abs(matrices), 99.5)) or 1.0
+    shown = matrices[:_HEADS]
+    joined = np.full((rows, len(shown) * (columns + gap) - gap), np.nan)
+    starts = np.arange(len(shown)) * (columns + gap)
+    for start, matrix in zip(starts, shown, strict=True):
+        joined[:, start : start + columns] = matrix
+    picture = axes.imshow(
+        joined, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest", aspect="auto"
+    )
+    labels = [f"head {number}" for number in range(1, len(shown) + 1)] if count > 1 else [""]
+    axes.set_xticks(starts + (columns - 1) / 2, labels, fontsize=8)
+    axes.set_yticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    left = f" (the first {_HEADS} of {count} heads)" if count > _HEADS else ""
+    axes.set_title(f"{name} normalization: {rows}×{columns}{left}", fontsize=9)
+    axes.figure.colorbar(picture, cax=bar, extend="both").set_label("entries", fontsize=8)
+    bar.tick_params(labelsize=7)
 
 
 def _facts(values_nhk: np.ndarray) -> tuple[float, float, float]:
