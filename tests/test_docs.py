@@ -26,12 +26,13 @@ PAGES = (
     "docs/paddleclas.md",
     "docs/performance.md",
     "docs/serving.md",
+    "docs/seeing.md",
     "docs/results/README.md",
     "docs/results/text/README.md",
     "docs/text.md",
 )
 OWN_MODEL = "docs/own_model.md"  # run by test_own_model
-CHINESE = ("docs/zh/first_hour.md", "docs/zh/own_model.md", "docs/zh/text.md")
+CHINESE = ("docs/zh/first_hour.md", "docs/zh/own_model.md", "docs/zh/text.md", "docs/zh/seeing.md")
 # Run elsewhere: the demo by test_demo below, the tests by whoever runs this one, the study and the benchmark
 # of processes at a tiny size by test_study and test_benchmark, the server in
 # tests/serve, the trainings on ImageNet and GLUE by somebody with the data (test_configs checks their

@@ -50,8 +50,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--top-k", type=int, default=0, metavar="K", help="maps of the K most probable classes instead")
     add("--method", metavar="NAME", help="such as grad_cam, rollout; default: the model's best")
     add("--parts", action="store_true", help="a fused head by its parts: ClassT, WordT, ClassT+WordT")
-    steps = "of insertion and deletion, by which maps are judged (default 20; 0: don't)"
-    add("--steps", type=int, default=20, metavar="N", help=steps)
+    steps = "of insertion and deletion, by which maps are judged (default 10; 0: don't)"
+    add("--steps", type=int, default=10, metavar="N", help=steps)
     add("--limit", type=int, default=100, metavar="N", help="of more items N, spread evenly (default 100)")
     add("--batch-size", type=int, default=8, metavar="N", help="items per forward pass (default 8)")
     add("--use", choices=("raw", "ema"), help="which weights; default: what chose the best")
