@@ -15,6 +15,7 @@ from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.layers import DropPath
 from passl_sot.nn.precision import check_floats
 from passl_sot.nn.recompute import recompute_block
+from passl_sot.nn.token_embed import TokenEmbed
 
 Grid = tuple[int, int]
 
@@ -34,12 +35,38 @@ class Tokens(NamedTuple):
 Features = paddle.Tensor | Tokens
 
 
+class TokenStep(NamedTuple):
+    """A step by which an image becomes tokens, to be recorded by a hook.
+
+    Attributes:
+        title: What is done, in a few words.
+        layer: The layer whose output it is: a map ``[B, C, H, W]``, or tokens ``[B, N, C]``.
+        stride: Pixels per token along each side.
+        grid: Rows and columns of such tokens.
+        enters: Whether it is what the layer takes instead.
+        window: Where tokens overlap, the pixels of one along each side, and the first of these of the first
+            token (negative beyond the border).
+    """
+
+    title: str
+    layer: nn.Layer
+    stride: int
+    grid: Grid | None = None
+    enters: bool = False
+    window: tuple[int, int] | None = None
+
+
 def as_pair(img_size: int | Sequence[int]) -> tuple[int, int]:
     """Height and width from one number or two; a ValueError unless they are positive whole numbers."""
     pair = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
     if len(pair) != 2 or any(not isinstance(side, int) or side < 1 for side in pair):
         raise ValueError(f"img_size must be a positive number or [height, width], got {img_size!r}")
     return pair[0], pair[1]
+
+
+def steps_of(embed: TokenEmbed) -> list[TokenStep]:
+    """Those of a token embedding."""
+    return [TokenStep(*step) for step in embed.steps()]
 
 
 def halved(grid: Grid) -> Grid:
@@ -271,6 +298,15 @@ class ImageBackbone(Backbone):
             if s in chosen:
                 maps[s] = self.as_map(s, x)
         return [maps[s] for s in chosen]
+
+    def token_steps(self) -> list[TokenStep]:
+        """How images become tokens before the first block, in order; for pictures."""
+        embed = getattr(self, "patch_embed", None)
+        if embed is None:
+            return []
+        if isinstance(embed, TokenEmbed):
+            return steps_of(embed)
+        return [TokenStep("patch embedding", embed, self.feature_info[0]["reduction"], self.grids[0])]
 
     def as_map(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
         """Output of stage s as a map ``[B, C, H, W]``."""

@@ -26,7 +26,7 @@ from paddle import nn
 
 from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Grid, as_pair, prepend
+from passl_sot.modeling.backbones.base import Grid, TokenStep, as_pair, prepend
 from passl_sot.modeling.backbones.staged import Stage, StagedBackbone
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import conv2d, linear, torch_default_
@@ -152,6 +152,11 @@ class PiT(StagedBackbone):
         words = self.pos_drop(words + table)
         words = words.flatten(2).transpose([0, 2, 1])
         return prepend([self.cls_token[:, i : i + 1] for i in range(self.num_prefix_tokens)], words)
+
+    def token_steps(self) -> list[TokenStep]:
+        """See `ImageBackbone.token_steps`: overlapping patches."""
+        window = (self.patch_size, 0)
+        return [TokenStep("patch embedding", self.patch_embed, self.stride, window=window)]
 
     def run_stage(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
         """The blocks of stage s, on ``[B, P+N, C]``; before them the pooling that leads to it."""

@@ -6,18 +6,33 @@ Beside tokens ``[B, P+N, C]`` every head takes a mask ``[B, P+N]``, or None: wor
 as the padding of texts, are not pooled.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import paddle
 from paddle import nn
 
 from passl_sot.nn.initializers import linear
+from passl_sot.nn.normalization import MatrixNorm
 
 # How a last layer starts: normal with std 0.02 and zero bias (DeiT), or as PyTorch starts every Linear, for
 # models whose authors initialize none (PiT).
 LinearInit = Literal["trunc_normal", "torch"]
 # By the class token and by words.
 Parts = tuple[paddle.Tensor | None, paddle.Tensor | None]
+
+
+class Matrices(NamedTuple):
+    """Second-order matrices of a batch, each float32 ``[B, h, rows, columns]`` of h heads.
+
+    Attributes:
+        before: As the words give them.
+        after: Normalized, without dropout.
+        norm: What normalizes them.
+    """
+
+    before: paddle.Tensor
+    after: paddle.Tensor
+    norm: MatrixNorm
 
 
 class Head(nn.Layer):
@@ -69,6 +84,15 @@ class Head(nn.Layer):
             mask_bn: Which of them count.
         """
         raise NotImplementedError(f"{type(self).__name__} has no pre_logits")
+
+    def matrices(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> Matrices | None:
+        """The second-order matrices by which words are pooled, for pictures; None where there are none.
+
+        Args:
+            x_bnc: Tokens ``[B, P+N, C]``.
+            mask_bn: Which of them count.
+        """
+        return None
 
     def check_tokens(self, x: paddle.Tensor, pooled_allowed: bool) -> None:
         """Raise a readable error for an input that is no ``[B, P+N, C]`` (or ``[B, C]``)."""

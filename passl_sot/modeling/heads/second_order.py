@@ -16,7 +16,7 @@ import paddle
 
 from passl_sot.config import Count, Natural
 from passl_sot.modeling.heads import HEADS
-from passl_sot.modeling.heads.base import FusedHead, Parts
+from passl_sot.modeling.heads.base import FusedHead, Matrices, Parts
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.normalization import ISQRTCOV, NORMALIZATIONS, MatrixNorm, SvPN, build_normalization
 from passl_sot.nn.second_order import CrossCovariance, MGCrP, covariance, masked_mean
@@ -127,13 +127,29 @@ class SecondOrderHead(FusedHead):
 
     def pool(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> paddle.Tensor:
         """Pooled words (all tokens for "aggre_all"), ``[B, features]``."""
-        first = 0 if self.fusion_type == "aggre_all" else self.num_prefix_tokens
-        words, mask = self.words(x_bnc, mask_bn, first)
+        words, mask = self.words(x_bnc, mask_bn, self._first_word)
         if self.representation_name == "GAP":
             return masked_mean(words, mask)
         if self.representation_name == "GCP":
             return self.normalization(covariance(self.dr(words), mask)).astype(x_bnc.dtype)
         return self.representation(words, mask)
+
+    @property
+    def _first_word(self) -> int:
+        return 0 if self.fusion_type == "aggre_all" else self.num_prefix_tokens
+
+    def matrices(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> Matrices | None:
+        """See `Head.matrices`: h of MGCrP, one of GCP."""
+        words, mask = self.words(x_bnc, mask_bn, self._first_word)
+        if self.representation_name == "MGCrP":
+            before = self.representation.matrices(words, mask)
+            norm = self.representation.norm
+        elif self.representation_name == "GCP":
+            before = covariance(self.dr(words), mask).unsqueeze(1)
+            norm = self.normalization
+        else:
+            return None
+        return Matrices(before, norm.matrix(before.flatten(0, 1)).reshape(before.shape), norm)
 
     def features(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> Parts:
         """See `FusedHead.features`; with "concat", "aggre_all" and "words" the second is all there is."""
@@ -212,6 +228,12 @@ class CrossCovarianceHead(FusedHead):
         if hasattr(self.normalization, "drop"):
             pooled = self.normalization.drop(pooled)
         return pooled
+
+    def matrices(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> Matrices:
+        """See `Head.matrices`: one, ``[b, a]``."""
+        before = self.representation(*self.words(x_bnc, mask_bn, self.num_prefix_tokens))
+        after = self.normalization.matrix(before)
+        return Matrices(before.unsqueeze(1), after.unsqueeze(1), self.normalization)
 
     def features(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> Parts:
         """See `FusedHead.features`."""
