@@ -164,6 +164,14 @@ class PiT(StagedBackbone):
             x = self.pools[s - 1](x, self.num_prefix_tokens, self.grids[s - 1])
         return self.run_blocks(self.transformers[s].blocks, x)
 
+    def localizing_layer(self) -> nn.Layer:
+        """See `PlainBackbone.localizing_layer`."""
+        return self.transformers[-1].blocks[-1].norm1
+
+    def attention_blocks(self) -> list[nn.Layer]:
+        """See `Backbone.attention_blocks`; those of the last stage, as poolings mix the tokens before."""
+        return list(self.transformers[-1].blocks)
+
     def no_weight_decay(self) -> set[str]:
         """The position map and the class tokens, as in the official code."""
         return {"pos_embed", "cls_token"}
