@@ -141,9 +141,9 @@ def _open(args: argparse.Namespace) -> "list[Subject]":
 
 
 def _names(weights: Sequence[str]) -> list[str]:
-    """Short names that tell weights apart: of the files, or with the folders that they are in."""
+    """Short names that tell weights apart: of the files with the folders that they are in, their runs."""
     paths = [Path(given) for given in weights]
-    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+    for depth in range(2, max(len(path.parts) for path in paths) + 2):
         names = ["/".join([*path.parent.parts, path.stem][-depth:]) for path in paths]
         if len(set(names)) == len(names):
             return names
