@@ -13,6 +13,7 @@ from passl_sot.serve.errors import ApiError
 from passl_sot.serve.explained import require_maps
 from passl_sot.serve.hosted import Loaded
 from passl_sot.vis.overlay import fitted
+from passl_sot.vis.relevance import methods_of
 from passl_sot.vis.subject import Subject
 from tests.serve.test_page import cards, give, page, text  # noqa: F401
 from tests.serve.test_texts import text_server  # noqa: F401
@@ -33,7 +34,7 @@ def test_an_image_comes_with_a_map_of_what_it_is_taken_for(server, ask, images, 
         assert (row["name"], row["index"], row["method"]) == (
             predicted.names[0],
             predicted.classes[0],
-            "grad_cam",
+            methods_of(predictor.model)[0],
         )
         shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(row["picture"])))).astype(float)
         picture = fitted(subject.picture(predictor.read(data)))
@@ -67,7 +68,9 @@ def test_the_page_shows_maps_beside_the_classes(page, images):  # noqa: F811
     shown = card.find_elements("tag name", "img")
     assert len(shown) == 2 and page.execute_script("return arguments[0].naturalWidth >= 100", shown[1])
     first = card.find_element("css selector", "li .name").text
-    assert text(page, ".seen") == f"what speaks for {first} (grad_cam)" == shown[1].get_attribute("alt")
+    assert (
+        text(page, ".seen") == f"what speaks for {first} (gradient_rollout)" == shown[1].get_attribute("alt")
+    )
     assert not card.find_elements("css selector", '[role="alert"], .wait')
     sides = page.execute_script("return [...arguments[0].children].map((c) => c.offsetLeft)", card)
     assert sides == sorted(set(sides)) and len(sides) == 3
