@@ -42,11 +42,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--text", nargs="+", action="append", default=[], metavar="TEXT", help="a text, or two of a pair")
     add("--columns", metavar="A[,B]", help="columns of the texts in a table; default: their usual names")
     add("--out", required=True, metavar="DIR", help=f"gets {PAGE}, a PNG of each item, and tables")
-    add("--show", choices=tuple(SHOWN), default="maps", help="maps of what speaks for a class (default)")
+    shown = "maps of what speaks for a class (default); tokens: how an image becomes them, and super tokens; "
+    shown += "matrices: the second-order ones of the head, before and after normalization"
+    add("--show", choices=tuple(SHOWN), default="maps", help=shown)
     named = "the class that maps are of, by name or number; default: the label, else what is predicted"
     add("--class", dest="named", metavar="NAME", help=named)
     add("--top-k", type=int, default=0, metavar="K", help="maps of the K most probable classes instead")
-    add("--method", metavar="NAME", help="such as grad_cam, rollout; default: the model's best")
+    add("--method", metavar="NAME", help="such as grad_cam, rollout; default: the model's most faithful")
     add("--parts", action="store_true", help="a fused head by its parts: ClassT, WordT, ClassT+WordT")
     steps = "of insertion and deletion, by which maps are judged (default 10; 0: don't)"
     add("--steps", type=int, default=10, metavar="N", help=steps)
@@ -61,6 +63,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--text takes a text, or two of a pair; write --text once for each")
     if args.named is not None and args.top_k:
         parser.error("--class and --top-k: not allowed together")
+    given = [name for key, name in _OF_MAPS.items() if getattr(args, key) != parser.get_default(key)]
+    if args.show != "maps" and given:
+        parser.error(f"{given[0]} goes with --show maps")
     if args.override and not args.config:
         parser.error("-o changes a config: name one with -c")
     if min(args.limit, args.batch_size) < 1 or min(args.top_k, args.steps) < 0:
@@ -136,9 +141,9 @@ def _open(args: argparse.Namespace) -> "list[Subject]":
 
 
 def _names(weights: Sequence[str]) -> list[str]:
-    """Short names that tell weights apart: of the files, or with the folders that they are in."""
+    """Short names that tell weights apart: of the files with the folders that they are in, their runs."""
     paths = [Path(given) for given in weights]
-    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+    for depth in range(2, max(len(path.parts) for path in paths) + 2):
         names = ["/".join([*path.parent.parts, path.stem][-depth:]) for path in paths]
         if len(set(names)) == len(names):
             return names
@@ -160,4 +165,17 @@ def _show_maps(
     return draw_maps(views, items, folder, page, **options)
 
 
-SHOWN: dict[str, Show] = {"maps": _show_maps}
+def _show_inside(
+    subjects: "Sequence[Subject]", items: Sequence[Any], args: argparse.Namespace, folder: Path, page: "Page"
+) -> list[str]:
+    """How images become tokens, or second-order matrices; see `Show`."""
+    from passl_sot.vis.inside import draw_matrices, draw_tokens
+
+    draw = {"tokens": draw_tokens, "matrices": draw_matrices}[args.show]
+    return draw(subjects, items, folder, page, batch_size=args.batch_size)
+
+
+SHOWN: dict[str, Show] = {"maps": _show_maps, "tokens": _show_inside, "matrices": _show_inside}
+# Options that say something of maps alone, by their names among the arguments.
+_OF_MAPS = {"named": "--class", "top_k": "--top-k", "method": "--method", "parts": "--parts"}
+_OF_MAPS["steps"] = "--steps"

@@ -46,14 +46,18 @@ class Attention(nn.Layer):
 
     def attend(self, qkv: paddle.Tensor, bias_whnm: paddle.Tensor | None = None) -> paddle.Tensor:
         """The joint projection's result ``[B, N, 3·C]`` to what the last projection takes, ``[B, N, C]``."""
+        q, k, v = self.split(qkv)
+        dropout = self.attn_dropout if self.training else 0.0
+        out = ops.attention(q, k, v, self.scale, dropout, bias_whnm)
+        return out.transpose([0, 2, 1, 3]).reshape([0, 0, self.num_heads * self.head_dim])
+
+    def split(self, qkv: paddle.Tensor) -> list[paddle.Tensor]:
+        """Queries, keys and values ``[B, h, N, d]`` of the joint projection's result."""
         if self.qkv_by_head:
             qkv = qkv.reshape([0, 0, self.num_heads, 3, self.head_dim]).transpose([3, 0, 2, 1, 4])
         else:
             qkv = qkv.reshape([0, 0, 3, self.num_heads, self.head_dim]).transpose([2, 0, 3, 1, 4])
-        q, k, v = qkv.unbind(0)
-        dropout = self.attn_dropout if self.training else 0.0
-        out = ops.attention(q, k, v, self.scale, dropout, bias_whnm)
-        return out.transpose([0, 2, 1, 3]).reshape([0, 0, self.num_heads * self.head_dim])
+        return qkv.unbind(0)
 
 
 class Mlp(nn.Layer):

@@ -91,6 +91,21 @@ class MGCrP(nn.Layer):
 
     def forward(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> paddle.Tensor:
         """Args: x_bnc: ``[B, N, C]``. Returns: ``[B, out_features]``, h·d² for whole matrices."""
+        product = self.matrices(x_bnc, mask_bn)
+        with autocast_off():
+            pooled = self.norm(product.flatten(0, 1))
+        return pooled.reshape([-1, self.out_features]).astype(x_bnc.dtype)
+
+    def matrices(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> paddle.Tensor:
+        """WᵀR / N of every head, not normalized.
+
+        Args:
+            x_bnc: ``[B, N, C]``.
+            mask_bn: Which tokens count.
+
+        Returns:
+            ``[B, h, d, d]``, float32 for 16-bit inputs.
+        """
         wr = self.wr(x_bnc)
         with autocast_off():
             wr = at_least_float32(wr).reshape([0, 0, 2, self.num_heads, self.wr_dim])
@@ -103,9 +118,7 @@ class MGCrP(nn.Layer):
                 count = _count(weights)
             w = remove_scalar_mean(w, weights)
             r = remove_scalar_mean(r, weights)
-            product = paddle.matmul(w, r, transpose_x=True) / count
-            pooled = self.norm(product.flatten(0, 1))
-        return pooled.reshape([-1, self.out_features]).astype(x_bnc.dtype)
+            return paddle.matmul(w, r, transpose_x=True) / count
 
 
 class CrossCovariance(nn.Layer):

@@ -98,17 +98,7 @@ class SuperTokenAttention(nn.Layer):
             out = self.stoken_refine(pixels.flatten(1, 2)).transpose([0, 2, 1])
             return out.reshape([0, 0, height, width])
         s = self.window
-        rows = (height + s - 1) // s
-        columns = (width + s - 1) // s
-        if isinstance(rows, int):
-            padded = rows * s != height or columns * s != width
-            pixels = ops.pad_grid(pixels, rows * s - height, columns * s - width)
-        else:
-            padded = True
-            pixels = ops.pad_grid(pixels, s - 1, s - 1)[:, : rows * s, : columns * s]
-        # In two steps, each of which moves longer pieces than one transposition of six axes would.
-        pixels = pixels.reshape([0, rows, s, columns, s * dim]).transpose([0, 1, 3, 2, 4])
-        pixels = pixels.reshape([0, rows * columns, s * s, dim])
+        pixels, rows, columns = self._cut(pixels)
         with autocast_off():
             exact = at_least_float32(pixels)
             weights, mass = self.associate(exact, rows, columns)
@@ -119,9 +109,47 @@ class SuperTokenAttention(nn.Layer):
         out = paddle.matmul(weights.astype(near.dtype), near)
         out = out.reshape([0, rows, columns, s, s * dim]).transpose([0, 1, 3, 2, 4])
         out = out.reshape([0, rows * s, columns * s, dim]).transpose([0, 3, 1, 2])
-        if padded:
+        if not isinstance(rows, int) or rows * s != height or columns * s != width:
             out = out[:, :, :height, :width]
         return out
+
+    def assign(self, x_bchw: paddle.Tensor, norm: nn.LayerNorm) -> tuple[np.ndarray, tuple[int, int]]:
+        """The super token of every pixel: of those around it the one with the largest weight, for pictures.
+
+        A neighbor outside the grid takes part in the softmax, as in ``associate``, and gets no pixel.
+
+        Args:
+            x_bchw: As of ``forward``.
+            norm: The same.
+
+        Returns:
+            Numbers of the last iteration's super tokens, int64 ``[B, H, W]``, counted row by row from 0; and
+            rows and columns of these.
+        """
+        height, width = x_bchw.shape[2:]
+        s = self.window
+        pixels, rows, columns = self._cut(norm(x_bchw.transpose([0, 2, 3, 1])))
+        with autocast_off():
+            weights, _ = self.associate(at_least_float32(pixels), rows, columns)
+        table = neighbor_table(rows, columns)[None, :, None]
+        strongest = np.where(table < rows * columns, weights.numpy(), -1.0).argmax(axis=-1)
+        numbers = np.take_along_axis(table, strongest[..., None], axis=-1)
+        numbers = numbers.reshape(-1, rows, columns, s, s).transpose(0, 1, 3, 2, 4)
+        return numbers.reshape(-1, rows * s, columns * s)[:, :height, :width], (rows, columns)
+
+    def _cut(self, pixels_bhwc: paddle.Tensor) -> tuple[paddle.Tensor, int, int]:
+        """Pixels by window, ``[B, M, n, C]``, padded where windows don't fit; rows and columns of windows."""
+        height, width, dim = pixels_bhwc.shape[1:]
+        s = self.window
+        rows = (height + s - 1) // s
+        columns = (width + s - 1) // s
+        if isinstance(rows, int):
+            pixels = ops.pad_grid(pixels_bhwc, rows * s - height, columns * s - width)
+        else:
+            pixels = ops.pad_grid(pixels_bhwc, s - 1, s - 1)[:, : rows * s, : columns * s]
+        # In two steps, each of which moves longer pieces than one transposition of six axes would.
+        pixels = pixels.reshape([0, rows, s, columns, s * dim]).transpose([0, 1, 3, 2, 4])
+        return pixels.reshape([0, rows * columns, s * s, dim]), rows, columns
 
     def associate(
         self, pixels_bmnc: paddle.Tensor, rows: int, columns: int

@@ -230,6 +230,15 @@ class _LinearTokens(nn.Layer):
         return self.proj(x_bchw).flatten(2).transpose([0, 2, 1])
 
 
+_TITLES = {
+    _DenseBlock: "dense block",
+    _DenseTransition: "transition",
+    _Bottleneck: "bottleneck",
+    _InceptionBlock: "Inception block",
+    _NonLocalBlock: "non-local block",
+}
+
+
 def _stride_at(img_size: tuple[int, int]) -> int:
     return 16 if min(img_size) >= _FULL_SIZE else 8
 
@@ -312,6 +321,21 @@ class TokenEmbed(nn.Layer):
     def stride(self) -> int:
         """Pixels per token along each side."""
         return self.tokens.stride
+
+    def steps(self) -> list[tuple[str, nn.Layer, int]]:
+        """The way from an image to tokens: titles, layers that give a map each, and its pixels per place."""
+        if isinstance(self.tokens, _LinearTokens):
+            return [("patch projection", self.tokens.proj, self.stride)]
+        stride = 2
+        steps = [("stem", self.tokens.stem, stride)]
+        numbers = dict.fromkeys(_TITLES, 0)
+        for layer in self.tokens.stage:
+            kind = type(layer)
+            stride *= layer._stride[0] if isinstance(layer, nn.Conv2D) else getattr(layer, "stride", 1)
+            if kind in _TITLES:
+                numbers[kind] += 1
+                steps.append((f"{_TITLES[kind]} {numbers[kind]}", layer, stride))
+        return [*steps, ("1×1 projection", self.tokens.transition, stride)]
 
     def grid_size(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of tokens for an image, at the present stride.

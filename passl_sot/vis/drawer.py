@@ -1,7 +1,6 @@
 """Draws what models see of items into PNG files and a page, and writes the table of how far to trust it."""
 
 import json
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from passl_sot.metrics.classification import write_table
-from passl_sot.tasks.base import path_of
 from passl_sot.tasks.text_classification import texts_of
 from passl_sot.vis import overlay, words
 from passl_sot.vis.maps import AREAS, Seen, View, choose_classes, see
@@ -100,27 +98,22 @@ class _Card:
         self._read = read
         self._first = first
         self._label = first.label_of(read.item)
-        self._name = path_of(read.item)
-        self._stem = Path(self._name).stem
         make: Any = self._panels
         self._sheet: Any = overlay.sheet
         if first.takes_texts:
-            self._name = self._stem = " | ".join(texts_of(read.item))
             make = self._sentences
             self._sheet = words.sheet
         self.rows = [self._row(index, s) for index, seen in by_class.items() for s in seen]
         self._drawn = {self._about(index): make(seen) for index, seen in by_class.items()}
-        self._title = f"{read.number + 1}. {textwrap.shorten(self._name, 200, placeholder=' …')}"
 
     def save(self, folder: Path) -> None:
         """Draws the PNG."""
-        slug = re.sub(r"[^\w.-]+", "_", self._stem)[:40]
-        figure = self._sheet(textwrap.fill(self._title, 100), self._drawn)
-        (folder / f"{self._read.number + 1:03}_{slug}.png").write_bytes(png(figure))
+        figure = self._sheet(textwrap.fill(self._read.title, 100), self._drawn)
+        (folder / f"{self._read.stem}.png").write_bytes(png(figure))
 
     def write(self, page: Page) -> None:
         """Writes a section."""
-        page.section(self._title)
+        page.section(self._read.title)
         for about, shown in self._drawn.items():
             page.text(about)
             for one in shown:
@@ -177,7 +170,7 @@ class _Card:
     def _row(self, index: int, seen: Seen) -> dict[str, Any]:
         names = self._first.class_names
         return {
-            "item": self._name,
+            "item": self._read.name,
             "view": seen.view.name,
             "class": index,
             "name": names[index],

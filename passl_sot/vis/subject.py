@@ -1,6 +1,8 @@
 """Trained models as they are looked into: with their task, which reads inputs, and the pictures they see."""
 
 import itertools
+import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ from passl_sot.config import UserError, did_you_mean, nearest
 from passl_sot.data import ItemError
 from passl_sot.data.transforms.image import Normalize
 from passl_sot.modeling.classifier import Classifier
+from passl_sot.tasks.base import path_of
+from passl_sot.tasks.text_classification import texts_of
 from passl_sot.utils.logger import progress_bar
 
 
@@ -125,14 +129,28 @@ class Read:
     """An item as each of the subjects takes it.
 
     Attributes:
-        number: Its number among the items.
+        number: Its number among the items, from 0.
         item: As the user gave it.
+        name: Its path, or the texts themselves.
+        stem: What its files are called by.
         samples: By the names of the subjects.
     """
 
     number: int
     item: Any
+    name: str
+    stem: str
     samples: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def title(self) -> str:
+        """Its number, from 1, and its name."""
+        return f"{self.number + 1}. {textwrap.shorten(self.name, 200, placeholder=' …')}"
+
+
+def file_name(text: str) -> str:
+    """A text as a part of a file's name."""
+    return re.sub(r"[^\w.-]+", "_", text)[:40]
 
 
 def read_items(
@@ -148,6 +166,7 @@ def read_items(
         batch_size: Items of a batch; unreadable ones are missing.
         errors: Filled.
     """
+    takes_texts = subjects[0].takes_texts
     with progress_bar(total=len(items), desc="visualize") as bar:
         for start in range(0, len(items), batch_size):
             batch = []
@@ -155,7 +174,10 @@ def read_items(
             for number, item in enumerate(part, start):
                 try:
                     samples = {subject.name: subject.read(item) for subject in subjects}
-                    batch.append(Read(number, item, samples))
+                    name = stem = " | ".join(texts_of(item)) if takes_texts else path_of(item)
+                    if not takes_texts:
+                        stem = Path(name).stem
+                    batch.append(Read(number, item, name, f"{number + 1:03}_{file_name(stem)}", samples))
                 except ItemError as error:
                     errors.append(str(error))
             if batch:

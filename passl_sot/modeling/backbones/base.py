@@ -15,6 +15,7 @@ from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.layers import DropPath
 from passl_sot.nn.precision import check_floats
 from passl_sot.nn.recompute import recompute_block
+from passl_sot.nn.token_embed import TokenEmbed
 
 Grid = tuple[int, int]
 
@@ -34,12 +35,38 @@ class Tokens(NamedTuple):
 Features = paddle.Tensor | Tokens
 
 
+class TokenStep(NamedTuple):
+    """A step by which an image becomes tokens, to be recorded by a hook.
+
+    Attributes:
+        title: What is done, in a few words.
+        layer: The layer whose output it is: a map ``[B, C, H, W]``, or tokens ``[B, N, C]``.
+        stride: Pixels per token along each side.
+        grid: Rows and columns of such tokens.
+        enters: Whether it is what the layer takes instead.
+        window: Where tokens overlap, the pixels of one along each side, and the first of these of the first
+            token (negative beyond the border).
+    """
+
+    title: str
+    layer: nn.Layer
+    stride: int
+    grid: Grid | None = None
+    enters: bool = False
+    window: tuple[int, int] | None = None
+
+
 def as_pair(img_size: int | Sequence[int]) -> tuple[int, int]:
     """Height and width from one number or two; a ValueError unless they are positive whole numbers."""
     pair = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
     if len(pair) != 2 or any(not isinstance(side, int) or side < 1 for side in pair):
         raise ValueError(f"img_size must be a positive number or [height, width], got {img_size!r}")
     return pair[0], pair[1]
+
+
+def steps_of(embed: TokenEmbed) -> list[TokenStep]:
+    """Those of a token embedding."""
+    return [TokenStep(*step) for step in embed.steps()]
 
 
 def halved(grid: Grid) -> Grid:
@@ -73,6 +100,7 @@ class Backbone(nn.Layer):
     feature_info: list[dict[str, Any]]
     # Whether what a head takes for padding must be computed; else it may be zeros.
     compute_padding = False
+    recompute = False  # see set_recompute
 
     def __init__(self, num_features: int = 0, num_prefix_tokens: int = 0, depths: Sequence[int] = ()) -> None:
         super().__init__()
@@ -80,7 +108,6 @@ class Backbone(nn.Layer):
         self.num_prefix_tokens = num_prefix_tokens
         self.depths = list(depths)
         self.num_layers = sum(depths) + 1  # the greatest number that layer_of gives
-        self._recompute = False
         self._drop_path_rate: float | Mapping[str, float | str] | None = None
 
     def input_specs(self, batch: int | None = None) -> list[paddle.static.InputSpec]:
@@ -122,7 +149,7 @@ class Backbone(nn.Layer):
 
     def set_recompute(self, on: bool = True) -> None:
         """Trade time for memory: recompute activations of the blocks in the backward pass."""
-        self._recompute = on
+        self.recompute = on
 
     def schedule_drop_path(self, rate: float | Mapping[str, float | str]) -> None:
         """Set the stochastic depth of all blocks, by a rate in [0, 1) or a schedule; ends a constructor."""
@@ -132,6 +159,22 @@ class Backbone(nn.Layer):
     def rates_of_blocks(self, rate: float, depth: int) -> list[float]:
         """The drop-path rates of ``depth`` blocks in order: linearly from 0 up to ``rate`` for the last."""
         return [rate * i / max(depth - 1, 1) for i in range(depth)]
+
+    def localizing_layer(self) -> nn.Layer:
+        """The layer whose output says best where the evidence of a class lies: `passl_sot.vis` reads it.
+
+        Of images its output has the form of the last stage's, of texts that of the embeddings.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say where its tokens tell places (localizing_layer)"
+        )
+
+    def attention_blocks(self) -> list[nn.Layer]:
+        """The last blocks that mix tokens by a layer ``attn``, an `Attention` among all, and nothing else.
+
+        There may be none. The first takes what stands on the last stage's grid.
+        """
+        return []
 
     def pick_maps(self, indices: int | Sequence[int] | None) -> list[int]:
         """Positions in ``feature_info``, none negative; see `forward_intermediates`."""
@@ -160,7 +203,7 @@ class Backbone(nn.Layer):
     def run_block(self, block: nn.Layer, x: paddle.Tensor, *more: Any) -> paddle.Tensor:
         """Call a block, with recomputation when it is on and there are gradients to save for."""
         # A frozen backbone in evaluation mode saves nothing, and a static graph has its own way.
-        if self._recompute and (self.training or not x.stop_gradient) and paddle.in_dynamic_mode():
+        if self.recompute and (self.training or not x.stop_gradient) and paddle.in_dynamic_mode():
             return recompute_block(block, x, *more)
         return block(x, *more)
 
@@ -271,6 +314,15 @@ class ImageBackbone(Backbone):
             if s in chosen:
                 maps[s] = self.as_map(s, x)
         return [maps[s] for s in chosen]
+
+    def token_steps(self) -> list[TokenStep]:
+        """How images become tokens before the first block, in order; for pictures."""
+        embed = getattr(self, "patch_embed", None)
+        if embed is None:
+            return []
+        if isinstance(embed, TokenEmbed):
+            return steps_of(embed)
+        return [TokenStep("patch embedding", embed, self.feature_info[0]["reduction"], self.grids[0])]
 
     def as_map(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
         """Output of stage s as a map ``[B, C, H, W]``."""

@@ -26,7 +26,7 @@ from paddle import nn
 
 from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Grid, as_pair, prepend
+from passl_sot.modeling.backbones.base import Grid, TokenStep, as_pair, prepend
 from passl_sot.modeling.backbones.staged import Stage, StagedBackbone
 from passl_sot.nn.block import Block
 from passl_sot.nn.initializers import conv2d, linear, torch_default_
@@ -153,11 +153,24 @@ class PiT(StagedBackbone):
         words = words.flatten(2).transpose([0, 2, 1])
         return prepend([self.cls_token[:, i : i + 1] for i in range(self.num_prefix_tokens)], words)
 
+    def token_steps(self) -> list[TokenStep]:
+        """See `ImageBackbone.token_steps`: overlapping patches."""
+        window = (self.patch_size, 0)
+        return [TokenStep("patch embedding", self.patch_embed, self.stride, window=window)]
+
     def run_stage(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
         """The blocks of stage s, on ``[B, P+N, C]``; before them the pooling that leads to it."""
         if s:
             x = self.pools[s - 1](x, self.num_prefix_tokens, self.grids[s - 1])
         return self.run_blocks(self.transformers[s].blocks, x)
+
+    def localizing_layer(self) -> nn.Layer:
+        """See `PlainBackbone.localizing_layer`."""
+        return self.transformers[-1].blocks[-1].norm1
+
+    def attention_blocks(self) -> list[nn.Layer]:
+        """See `Backbone.attention_blocks`; those of the last stage, as poolings mix the tokens before."""
+        return list(self.transformers[-1].blocks)
 
     def no_weight_decay(self) -> set[str]:
         """The position map and the class tokens, as in the official code."""

@@ -116,6 +116,15 @@ class PlainBackbone(ImageBackbone):
         if "pos_embed" in self._buffers:
             self.use_sinusoid(4)
 
+    def localizing_layer(self) -> nn.Layer:
+        """See `Backbone.localizing_layer`; what the last attention reads."""
+        # Behind the last attention words no longer reach the class token: its logits have no gradient there.
+        return self.blocks[-1].norm1
+
+    def attention_blocks(self) -> list[nn.Layer]:
+        """See `Backbone.attention_blocks`; all."""
+        return list(self.blocks)
+
     def run_stage(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
         """Block s, on ``[B, P+N, C]``."""
         return self.run_block(self.blocks[s], x)

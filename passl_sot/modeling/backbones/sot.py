@@ -16,7 +16,7 @@ import paddle
 
 from passl_sot.config import Count, Positive, Share, ShareByEpoch, Width
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import as_pair
+from passl_sot.modeling.backbones.base import TokenStep, as_pair, steps_of
 from passl_sot.modeling.backbones.plain import PlainBackbone
 from passl_sot.nn.token_embed import TokenEmbed, TokenEmbedName
 
@@ -79,3 +79,7 @@ class SoT(PlainBackbone):
     def make_words(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to visual words ``[B, N, C]``."""
         return self.visual_tokens(x_bchw)
+
+    def token_steps(self) -> list[TokenStep]:
+        """See `ImageBackbone.token_steps`."""
+        return steps_of(self.visual_tokens)

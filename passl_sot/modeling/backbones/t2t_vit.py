@@ -29,7 +29,7 @@ from paddle import nn
 
 from passl_sot.config import Count, Positive, Share, ShareByEpoch, Width
 from passl_sot.modeling.backbones import BACKBONES
-from passl_sot.modeling.backbones.base import Grid, as_pair, halved
+from passl_sot.modeling.backbones.base import Grid, TokenStep, as_pair, halved
 from passl_sot.modeling.backbones.plain import PlainBackbone
 from passl_sot.nn import ops
 from passl_sot.nn.initializers import linear
@@ -117,6 +117,7 @@ class T2TViT(PlainBackbone):
         super().__init__(in_chans, embed_dim, 1, [depth])
         if token_dim < 2:
             raise ValueError(f"T2TViT: token_dim must be at least 2, got {token_dim}")
+        self.tokens_type = tokens_type
         self.tokens_to_token = _TokensToToken(tokens_type, in_chans, embed_dim, token_dim)
         self.add_prefix_tokens()
         self.add_blocks(num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, drop_path_rate, 1e-5)
@@ -159,6 +160,21 @@ class T2TViT(PlainBackbone):
         if self.size_open:
             grids = self._grids_of(*x_bchw.shape[2:])
         return self.tokens_to_token(x_bchw, grids, self.run_block)
+
+    def token_steps(self) -> list[TokenStep]:
+        """See `ImageBackbone.token_steps`: cut, attend, cut, attend, cut, project."""
+        module = self.tokens_to_token
+        layers = (module.attention1, module.attention2, module.project)
+        titles = (f"{self.tokens_type} 1", f"{self.tokens_type} 2", "projection")
+        # A 3×3 window of 7-pixel windows every 4 pixels spans 15, and one of these 31; padding adds up too.
+        windows = ((7, -2), (15, -6), (31, -14))
+        steps = []
+        for i in range(3):
+            place = {"layer": layers[i], "stride": 4 * 2**i, "grid": self._cut_grids[i]}
+            cut = ("7×7 pixels every 4", "3×3 tokens every 2", "3×3 tokens every 2")[i]
+            steps.append(TokenStep(f"soft split {i + 1}: {cut}", **place, enters=True, window=windows[i]))
+            steps.append(TokenStep(titles[i], **place))
+        return steps
 
     def grid_of(self, height: Any, width: Any) -> tuple[Any, Any]:
         """See :meth:`PlainBackbone.grid_of`."""

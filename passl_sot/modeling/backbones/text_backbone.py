@@ -193,6 +193,14 @@ class TextBackbone(Backbone):
         """The same as places ``[B, L]`` that the tokens are taken from; None where nothing moves."""
         return None
 
+    def localizing_layer(self) -> nn.Layer:
+        """See `Backbone.localizing_layer`; the last of the embeddings'."""
+        return self.embed_drop
+
+    def attention_blocks(self) -> list[nn.Layer]:
+        """See `Backbone.attention_blocks`; all."""
+        return list(self.blocks)
+
     def hidden_states(
         self,
         input_ids: paddle.Tensor,

@@ -16,7 +16,7 @@ import paddle
 
 from passl_sot.config import Count, Natural
 from passl_sot.modeling.heads import HEADS
-from passl_sot.modeling.heads.base import FusedHead, Parts
+from passl_sot.modeling.heads.base import FUSED_PARTS, FusedHead, Matrices, Parts
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.normalization import ISQRTCOV, NORMALIZATIONS, MatrixNorm, SvPN, build_normalization
 from passl_sot.nn.second_order import CrossCovariance, MGCrP, covariance, masked_mean
@@ -89,6 +89,9 @@ class SecondOrderHead(FusedHead):
         # With "concat" and "aggre_all" cls_fc exists and gets no gradient, as in the official code.
         self.cls_dim = cls_dim if num_prefix_tokens and fusion_type != "words" else 0
         self.word_dim = word_dim
+        # With "aggre_all" one matrix holds both.
+        if fusion_type == "concat" or (self.cls_dim and word_dim and fusion_type != "aggre_all"):
+            self.parts = FUSED_PARTS
         self.reset_classifier(num_classes)
 
     def _check_choices(self) -> None:
@@ -138,13 +141,29 @@ class SecondOrderHead(FusedHead):
 
     def pool(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> paddle.Tensor:
         """Pooled words (all tokens for "aggre_all"), ``[B, features]``."""
-        first = 0 if self.fusion_type == "aggre_all" else self.num_prefix_tokens
-        words, mask = self.words(x_bnc, mask_bn, first)
+        words, mask = self.words(x_bnc, mask_bn, self._first_word)
         if self.representation_name == "GAP":
             return masked_mean(words, mask)
         if self.representation_name == "GCP":
             return self.normalization(covariance(self.dr(words), mask)).astype(x_bnc.dtype)
         return self.representation(words, mask)
+
+    @property
+    def _first_word(self) -> int:
+        return 0 if self.fusion_type == "aggre_all" else self.num_prefix_tokens
+
+    def matrices(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> Matrices | None:
+        """See `Head.matrices`: h of MGCrP, one of GCP."""
+        words, mask = self.words(x_bnc, mask_bn, self._first_word)
+        if self.representation_name == "MGCrP":
+            before = self.representation.matrices(words, mask)
+            norm = self.representation.norm
+        elif self.representation_name == "GCP":
+            before = covariance(self.dr(words), mask).unsqueeze(1)
+            norm = self.normalization
+        else:
+            return None
+        return Matrices(before, norm.matrix(before.flatten(0, 1)).reshape(before.shape), norm)
 
     def features(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> Parts:
         """See `FusedHead.features`; with "concat", "aggre_all" and "words" the second is all there is."""
@@ -159,6 +178,16 @@ class SecondOrderHead(FusedHead):
         if self.fusion_type in ("aggre_all", "words") or self.num_prefix_tokens == 0:
             return None, pooled
         return x_bnc[:, 0], pooled
+
+    def forward_part(
+        self, part: str, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None
+    ) -> paddle.Tensor:
+        """See `FusedHead.forward_part`; with "concat" the bias is in neither part."""
+        if self.fusion_type != "concat" or part not in self.parts:
+            return super().forward_part(part, x_bnc, mask_bn)
+        # The class token's features come first.
+        rows = slice(self.in_channels) if part == "ClassT" else slice(self.in_channels, None)
+        return paddle.matmul(self.pre_logits(x_bnc, mask_bn)[:, rows], self.visual_fc.weight[rows])
 
     def forward(
         self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None
@@ -210,6 +239,8 @@ class CrossCovarianceHead(FusedHead):
             raise ValueError("CrossCovarianceHead: the matrix is not symmetric; write vec: full")
         self.word_dim = reduction[0] * reduction[1]
         self.cls_dim = in_channels if num_prefix_tokens else 0
+        if num_prefix_tokens:
+            self.parts = FUSED_PARTS
         self.reset_classifier(num_classes)
 
     @property
@@ -229,6 +260,12 @@ class CrossCovarianceHead(FusedHead):
         if hasattr(self.normalization, "drop"):
             pooled = self.normalization.drop(pooled)
         return pooled
+
+    def matrices(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> Matrices:
+        """See `Head.matrices`: one, ``[b, a]``."""
+        before = self.representation(*self.words(x_bnc, mask_bn, self.num_prefix_tokens))
+        after = self.normalization.matrix(before)
+        return Matrices(before.unsqueeze(1), after.unsqueeze(1), self.normalization)
 
     def features(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> Parts:
         """See `FusedHead.features`."""
