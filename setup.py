@@ -27,7 +27,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["passl_sot", "passl_sot.*"]) + config_packages,
     package_dir={"passl_sot.configs": "configs"},
-    package_data={"passl_sot": ["py.typed"], "passl_sot.serve": ["page/*"]}
+    package_data={"passl_sot": ["py.typed"], "passl_sot.serve": ["page/*"], "passl_sot.vis": ["*.html"]}
     | {name: ["*.yaml"] for name in ("passl_sot.config", "passl_sot.published", *config_packages)},
     install_requires=[
         "numpy>=2,<2.6",

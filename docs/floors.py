@@ -24,7 +24,7 @@ FLOORS = (
     ("tasks",),
     ("engine", "export", "interop"),
     ("published",),
-    ("bench", "predict", "zoo"),
+    ("bench", "predict", "vis", "zoo"),
     ("model", "serve"),
     ("cli",),
     ("__main__",),
