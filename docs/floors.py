@@ -24,7 +24,7 @@ FLOORS = (
     ("tasks",),
     ("engine", "export", "interop"),
     ("published",),
-    ("bench", "predict", "vis", "zoo"),
+    ("bench", "judging", "predict", "vis", "zoo"),
     ("model", "serve"),
     ("cli",),
     ("__main__",),

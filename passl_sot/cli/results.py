@@ -1,6 +1,7 @@
 """`tools/eval.py` and `tools/predict.py`: the outputs of a trained model."""
 
 import argparse
+import functools
 import sys
 import textwrap
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from passl_sot.cli.command import command, guarded, make_parser, prepare, try_outputs
 from passl_sot.cli.options import PRECISIONS, add_settings
+from passl_sot.cli.suites import judge
 from passl_sot.config import UserError, zh
 from passl_sot.launch.supervisor import supervise
 from passl_sot.utils.logger import get_logger
@@ -24,22 +26,37 @@ def evaluate(argv: list[str] | None = None) -> int:
     parser = make_parser("eval", does, required=False)
     add_settings(parser, {"--batch-size": ("dataloader.val.sampler.batch_size", "N")})
     add = parser.add_argument
-    weights = "a checkpoint, .safetensors or .pdparams, or a published name (deit_small)"
-    add("--weights", required=True, metavar="W", help=weights)
+    weights = (
+        "a checkpoint, .safetensors or .pdparams, or a published name (deit_small); several with --suite"
+    )
+    add("--weights", required=True, nargs="+", metavar="W", help=weights)
     add("--data", metavar="DIR", help="other images: train/ and val/, or one folder per class")
     add("--out", metavar="FILE", help="metrics.json to write; tables and pictures go beside it")
+    sets = "sets of ImageNet-1K's classes: val, real, v2, sketch, a, r, c (docs/judging.md)"
+    add("--suite", nargs="+", action="extend", metavar="NAME=DIR", help=sets)
+    add(
+        "--partial",
+        action="store_true",
+        help="with --suite: score sets of which a part is missing, and say so",
+    )
     args = parser.parse_args(argv)
+    if args.suite and args.data:
+        parser.error("--data and --suite: not allowed together")
+    if not args.suite and (len(args.weights) > 1 or args.partial):
+        parser.error("several --weights, and --partial, are for --suite NAME=DIR")
     status = supervise()
     if status is not None:
         return status
     prepare(args)
+    if args.suite:
+        return guarded(functools.partial(judge, args))
 
     def run() -> None:
         from passl_sot.engine.distributed import start
         from passl_sot.engine.entry import evaluate_run
         from passl_sot.published.store import local_weights
 
-        args.weights = str(local_weights(args.weights))
+        args.weights = str(local_weights(args.weights[0]))
         experiment, lines = _experiment_of(args)
         out = Path(args.out) if args.out else None
         if out:

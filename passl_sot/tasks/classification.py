@@ -141,7 +141,10 @@ class ClassificationTask(LabelledTask):
         """
         if card:
             node = Config({**node, **card["preprocessing"]})
-        val = build_dataset(node, class_names=self.known_classes(card))
+        val = build_dataset(node)
+        known = self.known_classes(card, val.found_classes)
+        if known is not None:
+            val.use_class_names(known)
         faults = input_faults("val", model, val)
         if faults and card:
             message = f"the checkpoint prepares images that its model doesn't take: {faults[0].message}"
@@ -150,6 +153,8 @@ class ClassificationTask(LabelledTask):
             raise ConfigError(faults)
         self._set_several(val.multi_hot is not None)
         self.name_classes(model, val)
+        if "class_ids" in card:  # the data may call them by these
+            self.class_names = card["class_names"]
         return val
 
     def meter(self, model: Classifier, val: LabelledImages, *, rows: bool = False) -> Any:

@@ -1,0 +1,1 @@
+"""Judging trained models: on the sets that others are judged on too."""
