@@ -1,8 +1,8 @@
 """The sets that classifiers of ImageNet-1K are judged on, in the layouts in which their authors give them.
 
 val: Russakovsky et al., arXiv 1409.0575; real: Beyer et al., 2006.07159; v2: Recht et al., 1902.10811;
-sketch: Wang et al., 1905.13549; a: Hendrycks et al., 1907.07174; r: Hendrycks et al., 2006.16241; c: Hendrycks
-and Dietterich, 1903.12261.
+sketch: Wang et al., 1905.13549; a: Hendrycks et al., 1907.07174; r: Hendrycks et al., 2006.16241; c:
+Hendrycks and Dietterich, 1903.12261.
 """
 
 import os
@@ -197,7 +197,7 @@ def _check_size(name: str, root: str, images: int, classes: int, partial: bool) 
     text = (
         f"{kind.title} has {kind.images:,} images of {wanted:,} classes, and {root} {images:,} of {classes:,}"
     )
-    same = [other.title for other in KINDS.values() if other.images == images]
+    same = [other.title for other in KINDS.values() if other.images == images != kind.images]
     if same:
         text += f", as many as {' or '.join(same)}"
     if images > kind.images:
@@ -270,21 +270,20 @@ def _real(folder: str, paths: list[str]) -> tuple[list[str], list[list[int]]]:
 
 def _corrupted(folder: str, partial: bool) -> list[ImageSet]:
     """The parts of ImageNet-C: folders `corruption/severity/class`, below those of the archives or not."""
-    parts: list[ImageSet] = []
+    roots: dict[str, str] = {}
     lacking = []
-    for archive, corruption in [(key, name) for key, names in CORRUPTIONS.items() for name in names]:
-        places = (os.path.join(folder, corruption), os.path.join(folder, archive, corruption))
-        root = next(filter(os.path.isdir, places), "")
-        whole = [severity for severity in SEVERITIES if os.path.isdir(os.path.join(root, str(severity)))]
-        if not root or len(whole) < len(SEVERITIES):
-            lacking.append(corruption)
-            continue
-        for severity in SEVERITIES:
-            place = os.path.join(root, str(severity))
-            parts.append(_by_folders("c", folder, place, partial, corruption=corruption, severity=severity))
-    if lacking and (not partial or not parts):
+    for archive, name in [(archive, name) for archive, names in CORRUPTIONS.items() for name in names]:
+        for place in (os.path.join(folder, name), os.path.join(folder, archive, name)):
+            if all(os.path.isdir(os.path.join(place, str(severity))) for severity in SEVERITIES):
+                roots[name] = place
+        lacking += [name] * (name not in roots)
+    if lacking and (not partial or not roots):
         raise DataError(
             f"ImageNet-C has 15 corruptions, each with folders 1 to 5 of its severities, and {folder} lacks "
             f"{', '.join(lacking)}: fetch them, or score what is there with --partial" + zh("suite_partial")
         )
-    return parts
+    return [
+        _by_folders("c", folder, f"{root}/{severity}", partial, corruption=name, severity=severity)
+        for name, root in roots.items()
+        for severity in SEVERITIES
+    ]

@@ -171,9 +171,9 @@ def read_real(path: Path) -> list[list[int]]:
 
 
 def _are_classes(entry: Any) -> bool:
-    if not isinstance(entry, list) or len(set(map(str, entry))) != len(entry):
+    if not isinstance(entry, list) or not all(type(label) is int and 0 <= label < COUNT for label in entry):
         return False
-    return all(type(label) is int and 0 <= label < COUNT for label in entry)
+    return len(set(entry)) == len(entry)
 
 
 def as_answers(labels: Sequence[Sequence[int]]) -> np.ndarray:

@@ -1,0 +1,28 @@
+"""The list of ImageNet-1K's classes."""
+
+from passl_sot.data.imagenet import imagenet_classes
+
+# By the lists of Caffe, PaddleClas and torchvision.
+KNOWN = {
+    0: ("n01440764", "tench, Tinca tinca"),
+    1: ("n01443537", "goldfish, Carassius auratus"),
+    65: ("n01751748", "sea snake"),
+    134: ("n02012849", "crane (wading bird)"),
+    281: ("n02123045", "tabby, tabby cat"),
+    517: ("n03126707", "crane (lifting device)"),
+    639: ("n03710721", "maillot, tank suit"),
+    970: ("n09193705", "alp"),
+    999: ("n15075141", "toilet tissue, toilet paper, bathroom tissue"),
+}
+
+
+def test_order_and_sets():
+    classes = imagenet_classes()
+    ids = [known.id for known in classes]
+    assert len(classes) == 1000 and ids == sorted(set(ids))
+    assert len({known.name for known in classes}) == 1000 and all(known.name.strip() for known in classes)
+    for number, (identity, name) in KNOWN.items():
+        assert (classes[number].id, classes[number].name) == (identity, name)
+    for letter in "AR":
+        assert sum(letter in known.sets for known in classes) == 200
+    assert {known.sets for known in classes} == {"-", "A", "R", "AR"}
