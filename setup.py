@@ -44,8 +44,9 @@ setup(
     extras_require={
         "digits": ["scikit-learn>=1.5"],
         "fast": FAST,
-        "judging": ["scikit-learn>=1.5"],
         "text": ["tokenizers>=0.22"],
+        # Linear probes, and the devkit of ImageNet.
+        "judging": ["scikit-learn>=1.5"],
         # Other engines than Paddle's own, and how to get there.
         "export": [
             "paddle2onnx==2.1.0",

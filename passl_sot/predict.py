@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -30,6 +31,7 @@ from passl_sot.metrics.classification import write_table
 from passl_sot.tasks.base import Task, check_card, load_trained, task_of
 from passl_sot.tasks.classification import Prediction
 from passl_sot.tasks.text_classification import TextPrediction
+from passl_sot.tasks.views import Views
 from passl_sot.utils.files import replace_atomically
 from passl_sot.utils.logger import get_logger, progress_bar
 from passl_sot.utils.require import MissingExtraError, require_extra
@@ -60,6 +62,7 @@ class Predictor:
             checkpoint. "int8" is for a folder exported so.
         threads: Cores to use; by default "paddle" keeps the number of the process (OMP_NUM_THREADS, or 1)
             with a checkpoint, and all others use what the process may use.
+        tta: Test-time augmentation: names of `passl_sot.tasks.views.VIEWS`, whose mean probabilities count.
 
     One predictor may serve several threads.
 
@@ -70,6 +73,7 @@ class Predictor:
 
     Raises:
         CheckpointError: `weights` is no checkpoint, or lacks the weights asked for, or parts of its header.
+        UserError: There is no such view, or items have none.
         ExportError: `weights` is no exported folder, or a changed one; or the model can't be exported.
         EngineError: The engine can't be had.
         MissingExtraError: Its package isn't installed.
@@ -85,6 +89,7 @@ class Predictor:
         engine: str = "paddle",
         precision: Precision | None = None,
         threads: int | None = None,
+        tta: Sequence[str] = (),
     ):
         _check_engine(engine, precision or "f32")
         folder = Path(weights)
@@ -105,6 +110,7 @@ class Predictor:
                 folder = _exported(model, meta, engine)
                 model = None
         self.task = task_of(meta)
+        self._views = Views(tta, self.task) if tta else None
         self.precision = precision
         self.batch_size = batch_size
         self.top_k = top_k
@@ -179,11 +185,17 @@ class Predictor:
         """
         batch = self.task.collate(samples)
         try:
-            outputs = self.engine(*self.task.inputs(batch))
+            outputs = self._compute(*self.task.inputs(batch))
         except ValueError as fault:  # of an input's size
             message = f"the checkpoint prepares inputs that its model doesn't take: {fault}"
             raise CheckpointError(message) from fault
-        return self.task.decode(paddle.to_tensor(outputs), top_k or self.top_k)
+        return self.task.decode(outputs, top_k or self.top_k)
+
+    def _compute(self, *inputs: np.ndarray) -> paddle.Tensor:
+        """Logits, of all views of the inputs where that is asked."""
+        if self._views is None:
+            return paddle.to_tensor(self.engine(*inputs))
+        return self._views(lambda x: paddle.to_tensor(self.engine(x.numpy())), *map(paddle.to_tensor, inputs))
 
     def _read(self, item: Any) -> tuple[dict | None, str]:
         """A sample, or the reason why there is none."""

@@ -57,9 +57,8 @@ def write_text_experiment(folder: Path) -> Path:
     return path
 
 
-def make_trained(folder: Path, stir: Callable[[Any], Any]) -> SimpleNamespace:
-    """`config`; `checkpoint`; `texts`, those of its validation; `folder`, the export in all formats."""
-    from passl_sot import cli
+def make_checkpoint(folder: Path, stir: Callable[[Any], Any]) -> tuple[Path, Path]:
+    """The config and the checkpoint."""
     from passl_sot.engine.schema import load_config
     from passl_sot.tasks.base import header_for
     from passl_sot.weights.checkpoint import write_checkpoint
@@ -70,6 +69,14 @@ def make_trained(folder: Path, stir: Callable[[Any], Any]) -> SimpleNamespace:
     arrays = {f"model.{name}": tensor.numpy() for name, tensor in model.state_dict().items()}
     checkpoint = folder / "text_run" / "best.safetensors"
     write_checkpoint(checkpoint, arrays, header_for(experiment, NAMES))
+    return config, checkpoint
+
+
+def make_trained(folder: Path, stir: Callable[[Any], Any]) -> SimpleNamespace:
+    """`config`; `checkpoint`; `texts`, those of its validation; `folder`, the export in all formats."""
+    from passl_sot import cli
+
+    config, checkpoint = make_checkpoint(folder, stir)
     exported = folder / "export"
     assert cli.export(["--weights", str(checkpoint), "--out", str(exported)]) == 0
     lines = (folder / "val.csv").read_text(encoding="utf-8").splitlines()[1:]

@@ -11,6 +11,7 @@ from passl_sot.cli.doctor import doctor
 from passl_sot.cli.exporting import export
 from passl_sot.cli.inspection import benchmark, list_command, print_config
 from passl_sot.cli.packing import make_cache
+from passl_sot.cli.probing import features, probe
 from passl_sot.cli.results import evaluate, predict
 from passl_sot.cli.serving import serve
 from passl_sot.cli.training import train
@@ -21,6 +22,8 @@ COMMANDS = {
     "train": train,
     "eval": evaluate,
     "predict": predict,
+    "features": features,
+    "probe": probe,
     "export": export,
     "serve": serve,
     "benchmark": benchmark,

@@ -47,6 +47,7 @@ _EXTRAS = {
     ),
     "serve": (("fastapi", "uvicorn", "python_multipart", "prometheus_client"), "no passl-sot serve"),
     "text": (("tokenizers",), "no models of texts"),
+    "judging": (("sklearn",), "no linear probe"),
 }
 _PADDLE = "3.3.1"
 _INSTALL = f"pip install paddlepaddle=={_PADDLE}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from passl_sot.cli.command import command, fail, guarded, importing, make_parser, prepare
-from passl_sot.cli.options import Parser, add_settings
+from passl_sot.cli.options import Parser, add_settings, numbers, words
 from passl_sot.config import UserError, did_you_mean, list_models, nearest, read_card
 from passl_sot.published.cards import cards, find_card
 from passl_sot.utils.logger import get_logger
@@ -98,11 +98,11 @@ def benchmark(argv: list[str] | None = None) -> int:
     several = "in mode processes: train with so many, beside one at the same global batch (default 2)"
     parser.add_argument("--nproc", type=int, default=2, metavar="N", help=several)
     batch = "images per batch (default 8); with --engine also several, as 1,8,64"
-    parser.add_argument("--batch", "--batch-size", type=_numbers, default=[8], metavar="N", help=batch)
+    parser.add_argument("--batch", "--batch-size", type=numbers, default=[8], metavar="N", help=batch)
     engine = "a table of engines: all, or some of eager, paddle, inference, onnxruntime, openvino, as a,b"
-    parser.add_argument("--engine", type=_words, metavar="NAMES", help=engine)
+    parser.add_argument("--engine", type=words, metavar="NAMES", help=engine)
     precision = "with --engine: f32, bf16, int8, or several as f32,bf16; default: the folder's own, or f32"
-    parser.add_argument("--precision", type=_words, metavar="NAMES", help=precision)
+    parser.add_argument("--precision", type=words, metavar="NAMES", help=precision)
     parser.add_argument("--repeats", type=int, default=10, help="batches that count (default 10)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     compare = (
@@ -147,22 +147,6 @@ def benchmark(argv: list[str] | None = None) -> int:
                 print(f"{name:{width}} {value}")
 
     return guarded(run)
-
-
-def _numbers(text: str) -> list[int]:
-    """As `1,8,64`."""
-    try:
-        return [int(word) for word in _words(text)]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"no number, or several as 1,8: {text!r}") from None
-
-
-def _words(text: str) -> list[str]:
-    """As `f32,bf16`."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not words:
-        raise argparse.ArgumentTypeError("nothing is named")
-    return words
 
 
 def _check_engines(parser: Parser, args: argparse.Namespace) -> None:

@@ -97,6 +97,22 @@ def add_settings(parser: argparse.ArgumentParser, settings: dict[str, tuple[str,
         )
 
 
+def numbers(text: str) -> list[int]:
+    """The value of an option, as `1,8,64`."""
+    try:
+        return [int(word) for word in words(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"no number, or several as 1,8: {text!r}") from None
+
+
+def words(text: str) -> list[str]:
+    """The value of an option, as `f32,bf16`."""
+    found = [word.strip() for word in text.split(",") if word.strip()]
+    if not found:
+        raise argparse.ArgumentTypeError("nothing is named")
+    return found
+
+
 def _settings_of(found: argparse.Namespace) -> list[str]:
     """The settings that the command's config may have; none where it can't be read."""
     if not getattr(found, "config", None):

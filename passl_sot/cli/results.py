@@ -5,10 +5,10 @@ import functools
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from passl_sot.cli.command import command, guarded, make_parser, prepare, try_outputs
-from passl_sot.cli.options import PRECISIONS, add_settings
+from passl_sot.cli.options import PRECISIONS, add_settings, numbers, words
 from passl_sot.cli.suites import judge
 from passl_sot.config import UserError, zh
 from passl_sot.launch.supervisor import supervise
@@ -17,6 +17,8 @@ from passl_sot.utils.logger import get_logger
 if TYPE_CHECKING:
     from passl_sot.engine.schema import Experiment
     from passl_sot.tasks.base import Task
+
+_TTA = "test-time augmentation, the mean of views of each image: flip, crops, or flip,crops"
 
 
 @command
@@ -27,23 +29,35 @@ def evaluate(argv: list[str] | None = None) -> int:
     add_settings(parser, {"--batch-size": ("dataloader.val.sampler.batch_size", "N")})
     add = parser.add_argument
     weights = (
-        "a checkpoint, .safetensors or .pdparams, or a published name (deit_small); several with --suite"
+        "a checkpoint, .safetensors or .pdparams, or a published name (deit_small); with --suite or "
+        "--average several"
     )
-    add("--weights", required=True, nargs="+", metavar="W", help=weights)
+    add("--weights", nargs="+", required=True, metavar="W", help=weights)
     add("--data", metavar="DIR", help="other images: train/ and val/, or one folder per class")
     add("--out", metavar="FILE", help="metrics.json to write; tables and pictures go beside it")
     sets = "sets of ImageNet-1K's classes: val, real, v2, sketch, a, r, c (docs/judging.md)"
     add("--suite", nargs="+", action="extend", metavar="NAME=DIR", help=sets)
-    add(
-        "--partial",
-        action="store_true",
-        help="with --suite: score sets of which a part is missing, and say so",
+    partial = "with --suite: score sets of which a part is missing, and say so"
+    add("--partial", action="store_true", help=partial)
+    mean = (
+        "evaluate the mean of several checkpoints: of all (uniform), or of those that make it better on the "
     )
+    mean += "validation data (greedy); beside --out it is average.safetensors"
+    add("--average", nargs="?", choices=("uniform", "greedy"), const="uniform", help=mean)
+    add("--tta", type=words, default=[], metavar="VIEWS", help=_TTA)
+    sizes = "evaluate the shown weights at images of these sides instead, as 160,192,224"
+    add("--sizes", type=numbers, metavar="N,...", help=sizes)
     args = parser.parse_args(argv)
-    if args.suite and args.data:
-        parser.error("--data and --suite: not allowed together")
-    if not args.suite and (len(args.weights) > 1 or args.partial):
-        parser.error("several --weights, and --partial, are for --suite NAME=DIR")
+    if args.suite and (args.data or args.average or args.sizes):
+        parser.error("--suite: not allowed together with --data, --average or --sizes")
+    if args.partial and not args.suite:
+        parser.error("--partial goes with --suite")
+    if args.average and len(args.weights) < 2:
+        parser.error("--average takes several checkpoints: --weights A B")
+    if len(args.weights) > 1 and not (args.average or args.suite):
+        parser.error("several --weights go with --average or --suite")
+    if args.sizes and min(args.sizes) < 1:
+        parser.error("--sizes must be at least 1")
     status = supervise()
     if status is not None:
         return status
@@ -54,26 +68,35 @@ def evaluate(argv: list[str] | None = None) -> int:
     def run() -> None:
         from passl_sot.engine.distributed import start
         from passl_sot.engine.entry import evaluate_run
+        from passl_sot.judging.sizes import resolution_curve
+        from passl_sot.judging.soup import make_soup
         from passl_sot.published.store import local_weights
 
-        args.weights = str(local_weights(args.weights[0]))
-        experiment, lines = _experiment_of(args)
+        given = [str(local_weights(name)) for name in args.weights]
+        experiment, lines = _experiment_of(args, given[0])
         out = Path(args.out) if args.out else None
         if out:
             try_outputs([out])
         world = start(experiment.device)
         if lines and world.is_main:
             get_logger().info("\n".join(lines))
-        evaluate_run(experiment, args.weights, out, world)
+        weights: Any = given[0]
+        if args.average:
+            folder = out.parent if out else None
+            weights = make_soup(given, args.average, experiment, world, folder, tta=args.tta)
+        if args.sizes:
+            resolution_curve(experiment, weights, args.sizes, out, world, tta=args.tta)
+        else:
+            evaluate_run(experiment, weights, out, world, tta=args.tta)
 
     return guarded(run)
 
 
-def _experiment_of(args: argparse.Namespace) -> "tuple[Experiment, list[str]]":
+def _experiment_of(args: argparse.Namespace, weights: str) -> "tuple[Experiment, list[str]]":
     """What `-c` or the checkpoint describes, on the data of `--data` or its own; lines on these."""
     from passl_sot.cli.data_folder import Source
 
-    source = Source.of(args.config, args.weights)
+    source = Source.of(args.config, weights)
     return source.experiment(args.data, args.override, ("val",), training=False)
 
 
@@ -102,6 +125,7 @@ def predict(argv: list[str] | None = None) -> int:
             top_k=args.top_k,
             engine=args.engine,
             precision=args.precision,
+            tta=args.tta,
         )
         results = list(predictor.predict(items, progress=True))
         for output in outputs:
@@ -129,8 +153,9 @@ def _parse_predict(argv: list[str] | None) -> argparse.Namespace:
     add("--use", choices=("raw", "ema"), help="which weights; default: what chose the best")
     engines = "paddle (default), inference, onnxruntime, openvino, or auto: the fastest here"
     add("--engine", default="paddle", metavar="NAME", help=engines)
-    numbers = "default: the exported folder's own; f32 of a checkpoint"
-    add("--precision", choices=PRECISIONS, help=numbers)
+    arithmetic = "default: the exported folder's own; f32 of a checkpoint"
+    add("--precision", choices=PRECISIONS, help=arithmetic)
+    add("--tta", type=words, default=[], metavar="VIEWS", help=_TTA)
     args = parser.parse_args(argv)
     if bool(args.data) + bool(args.paths) + bool(args.text) > 1:
         parser.error("PATH, --text and --data: not allowed together")
@@ -164,7 +189,9 @@ def _validation_items(args: argparse.Namespace, task: "Task", meta: dict) -> lis
     """What evaluation would read."""
     from passl_sot.data import DataError
 
-    experiment, lines = _experiment_of(argparse.Namespace(config=None, override=[], **vars(args)))
+    experiment, lines = _experiment_of(
+        argparse.Namespace(config=None, override=[], **vars(args)), args.weights
+    )
     node = experiment.dataloader.val.dataset
     items = task.items_of(node, meta)
     if isinstance(items[0], str) and not Path(items[0]).is_file():

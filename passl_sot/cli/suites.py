@@ -35,7 +35,7 @@ def judge(args: argparse.Namespace) -> None:
         experiment = Source.of(args.config, path).load(args.override)
         entrants.append(functools.partial(Entrant.read, name, path, experiment))
     world = start(experiment.device)
-    rows = run_suite(entrants, groups, world, lambda rows: _write(stem, rows))
+    rows = run_suite(entrants, groups, world, lambda rows: _write(stem, rows), tta=args.tta)
     if world.is_main:
         get_logger().log(RESULT, "\n%s", as_markdown(rows))
 

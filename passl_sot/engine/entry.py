@@ -1,23 +1,26 @@
 """Whole runs as the command line starts them: train, check, evaluate."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from passl_sot.config import diff, zh
-from passl_sot.data import build_dataloader
 from passl_sot.engine.build import Parts
 from passl_sot.engine.distributed import World
-from passl_sot.engine.evaluate import evaluate
+from passl_sot.engine.evaluate import Evaluation
 from passl_sot.engine.resume import Fill, accept_changes, accept_data
 from passl_sot.engine.run_dir import RunFolder
 from passl_sot.engine.schema import Experiment
 from passl_sot.engine.train_state import check_run_card
 from passl_sot.engine.trainer import Trainer
 from passl_sot.launch.supervisor import STOPPED
-from passl_sot.tasks.base import build_task, check_card, model_section_of
+from passl_sot.tasks.base import Meter, check_card, model_section_of
 from passl_sot.utils.logger import RESULT, get_logger
 from passl_sot.weights import state
-from passl_sot.weights.checkpoint import CheckpointError, read_checkpoint, read_weights
+from passl_sot.weights.checkpoint import Checkpoint, CheckpointError, read_checkpoint, read_weights
 
 log = get_logger()
 
@@ -108,13 +111,22 @@ def _check_start(experiment: Experiment, parts: Parts, folder: Path, args, pretr
         log.info("would resume from %s%s", saved.path, changes)
 
 
-def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: World) -> dict:
+def evaluate_run(
+    experiment: Experiment,
+    weights: str | Checkpoint,
+    out: Path | None,
+    world: World,
+    *,
+    tta: Sequence[str] = (),
+) -> dict:
     """`tools/eval.py`: evaluates every kind of weights that `weights` holds on the validation split.
 
     A checkpoint brings its own model, preprocessing and class names; the config brings the data.
 
     Args:
+        weights: A file, or what stands in one.
         out: `metrics.json`; the task's tables and pictures come beside it.
+        tta: Views of `tasks.views`, whose mean probabilities are scored.
 
     Returns:
         The content of `out`: scores of the weights by which the run chose its best ("shown"), the results of
@@ -123,28 +135,22 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
     Raises:
         CheckpointError: The weights don't fit the model, or their classes aren't those of the data.
     """
-    arrays, card = read_weights(weights)
-    # Bare weights have no card: the config's model and preprocessing count then.
-    by_kind = {"raw": arrays}
+    by_kind, card = weights_by_kind(weights)
+    name = getattr(weights, "path", weights)
     section = experiment.model
     if card:
-        by_kind = read_checkpoint(weights, check_card).weights()
         section = model_section_of(card)
         difference = diff(experiment.to_dict()["model"], card["config"]["model"])
         if difference:
             log.warning("the checkpoint's own model is used; it differs from the config's:\n%s", difference)
-    task = build_task(experiment.task, experiment.loss)
-    split = experiment.dataloader.val
-    model = section.build()
-    val = task.prepare_evaluation(model, split.dataset, card)
-    loader = build_dataloader(split, mode="val", seed=0, rank=world.rank, world_size=world.size, dataset=val)
+    evaluation = Evaluation(experiment, section.build(), card, world, tta=tta)
+    task = evaluation.task
     shown = card.get("best_by", "raw")
     results = {}
     meters = {}
     for kind in sorted(by_kind, key=lambda k: k != shown):  # the one that the files show comes first
-        state.load_model(model, by_kind[kind], weights)
-        rows = kind == shown
-        meters[kind] = evaluate(model, loader, task, world, description=f"eval {kind}", rows=rows)
+        state.load_model(evaluation.model, by_kind[kind], str(name))
+        meters[kind] = evaluation.run(f"eval {kind}")
         results[kind] = meters[kind].result()
         if world.is_main:
             scores = "  ".join(f"{name} {value:.4g}" for name, value in results[kind].items())
@@ -152,23 +158,44 @@ def evaluate_run(experiment: Experiment, weights: str, out: Path | None, world: 
             doubt = task.doubt(meters[kind])
             if doubt:
                 log.warning("%s", doubt)
-    facts = {"weights": weights, "shown": shown}
+    facts: dict[str, Any] = {"weights": str(name), "shown": shown}
+    if tta:
+        facts["tta"] = list(tta)
     meter = meters[shown]
     report = {**facts, **results[shown], **results, **task.details(meter)}
     if out and world.is_main:
-        # The scores first, whatever becomes of tables and pictures.
-        _write_json(out, report)
-        files = task.write_files(meter, val, out.parent)
-        try:
-            files += task.draw(meter, out.parent, f"{Path(weights).name}: {shown} weights")
-        except ImportError as error:
-            log.warning("no picture: %s; pip install matplotlib", error)
-        report["files"] = [str(path) for path in files]
-        _write_json(out, report)
-        log.info("written: %s", ", ".join(map(str, (out, *files))))
+        _write_report(out, report, evaluation, meter, f"{Path(name).name}: {shown} weights")
     return report
 
 
-def _write_json(path: Path, content: dict) -> None:
+def weights_by_kind(weights: str | Checkpoint) -> tuple[dict[str, dict[str, np.ndarray]], dict]:
+    """The weights of a file, or of what stands in one, by kind ("raw", "ema"), and the header.
+
+    Bare weights have no header, {}: the config's model and preprocessing count then.
+    """
+    if isinstance(weights, Checkpoint):
+        return weights.weights(), weights.meta
+    arrays, card = read_weights(weights)
+    if not card:
+        return {"raw": arrays}, {}
+    return read_checkpoint(weights, check_card).weights(), card
+
+
+def _write_report(out: Path, report: dict, evaluation: Evaluation, meter: Meter, title: str) -> None:
+    """Writes `metrics.json` and what the task writes and draws beside it, whose paths the report gets."""
+    # The scores first, whatever becomes of tables and pictures.
+    write_json(out, report)
+    files = evaluation.task.write_files(meter, evaluation.val, out.parent)
+    try:
+        files += evaluation.task.draw(meter, out.parent, title)
+    except ImportError as error:
+        log.warning("no picture: %s; pip install matplotlib", error)
+    report["files"] = [str(path) for path in files]
+    write_json(out, report)
+    log.info("written: %s", ", ".join(map(str, (out, *files))))
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes a report, and the folder it is in."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,11 +1,18 @@
 """Evaluation that counts every item exactly once, at any number of processes."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import paddle
 
+from passl_sot.data import build_dataloader
 from passl_sot.engine.distributed import World
+from passl_sot.engine.schema import Experiment
 from passl_sot.engine.train_state import StopRequest
-from passl_sot.tasks.base import Meter, Task
+from passl_sot.modeling.classifier import Classifier
+from passl_sot.tasks.base import Meter, Task, build_task
+from passl_sot.tasks.views import ViewedModel, Views
 
 
 @paddle.no_grad()
@@ -52,3 +59,45 @@ def evaluate(
     if meter.items != len(loader.dataset):
         raise RuntimeError(f"evaluated {meter.items} {task.words.items} of {len(loader.dataset)}")
     return meter
+
+
+class Evaluation:
+    """A model on the validation split of a config, for one set of weights after the other.
+
+    Args:
+        experiment: It brings the data.
+        model: It may have any weights yet.
+        card: Of a checkpoint, whose preprocessing and class names count; {} for the config's.
+        tta: Views of `tasks.views`, whose mean probabilities are scored.
+
+    Attributes:
+        model: The one given.
+        task: What the run means.
+        val: The dataset.
+
+    Raises:
+        CheckpointError: Model and data don't fit each other.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        model: Classifier,
+        card: Mapping[str, Any],
+        world: World,
+        *,
+        tta: Sequence[str] = (),
+    ):
+        self.model = model
+        self.task = build_task(experiment.task, experiment.loss)
+        split = experiment.dataloader.val
+        self.val = self.task.prepare_evaluation(model, split.dataset, card)
+        place = {"rank": world.rank, "world_size": world.size}
+        self._loader = build_dataloader(split, mode="val", seed=0, dataset=self.val, **place)
+        self._asked: Any = ViewedModel(model, Views(tta, self.task)) if tta else model
+        self._world = world
+
+    def run(self, description: str) -> Meter:
+        """The meter, with rows, of the model as it is now; `description` is shown beside the bar."""
+        asked = (self._asked, self._loader, self.task, self._world)
+        return evaluate(*asked, description=description, rows=True)  # type: ignore[return-value]

@@ -1,1 +1,1 @@
-"""Judging trained models: on the sets that others are judged on too."""
+"""Judging models: on the sets that others are judged on, averages, sizes of images, features and probes."""

@@ -22,21 +22,22 @@ from passl_sot.data.datasets.string_table import StringTable
 from passl_sot.data.imagenet import COUNT, imagenet_classes
 from passl_sot.data.schema import SplitSection
 from passl_sot.engine.distributed import World
+from passl_sot.engine.entry import weights_by_kind
 from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.schema import Experiment
 from passl_sot.judging.corruption import corruption_errors
 from passl_sot.judging.sets import ImageSet
 from passl_sot.metrics import ClassificationMeter
 from passl_sot.published.cards import find_card
-from passl_sot.tasks.base import Task, check_card, header_for, model_section_of, task_class, task_of
+from passl_sot.tasks.base import header_for, model_section_of, task_class, task_of
 from passl_sot.tasks.classification import ClassificationTask
 from passl_sot.tasks.labelled import RowMeter
+from passl_sot.tasks.views import ViewedModel, Views
 from passl_sot.utils.cache import HOME, cache_folder
 from passl_sot.utils.files import replace_atomically, sha256_of
 from passl_sot.utils.logger import RESULT, get_logger
 from passl_sot.version import __version__
 from passl_sot.weights import state
-from passl_sot.weights.checkpoint import read_checkpoint, read_weights
 
 log = get_logger()
 Row = dict[str, Any]
@@ -73,12 +74,8 @@ class Entrant:
             CheckpointError: It can't be read.
             UserError: It is no model of images, or of other classes than ImageNet-1K's.
         """
-        arrays, card = read_weights(path)
-        weights = {"raw": arrays}
-        if card:
-            weights = read_checkpoint(path, check_card).weights()
-        else:
-            card = header_for(experiment)
+        weights, card = weights_by_kind(str(path))
+        card = card or header_for(experiment)
         if not issubclass(task_class(card["config"].get("task")), ClassificationTask):
             raise UserError(f"{name} is no classifier of images, for which the sets of --suite are")
         split = experiment.dataloader.val
@@ -145,6 +142,8 @@ def run_suite(
     groups: Sequence[Sequence[ImageSet]],
     world: World,
     report: Callable[[list[Row]], None],
+    *,
+    tta: Sequence[str] = (),
 ) -> list[Row]:
     """Judges checkpoints on sets.
 
@@ -152,10 +151,11 @@ def run_suite(
         entrants: Each reads one, when its turn comes.
         groups: What `find_set` gave for each set.
         report: Called in the main process with all rows so far, whenever there is another one.
+        tta: Views of `tasks.views`, whose mean probabilities are scored.
 
     Returns:
-        The rows: `checkpoint`, `weights`, `set`, `folder`, `images`, `partial`, scores by their names, and
-        `published` and `difference` of top-1 where the set is the one that the figure is of.
+        The rows: `checkpoint`, `weights`, `tta`, `set`, `folder`, `images`, `partial`, scores by their names,
+        and `published` and `difference` of top-1 where the figure is of this very set, seen in one view.
     """
     rows: list[Row] = []
     for read in entrants:
@@ -166,8 +166,8 @@ def run_suite(
             clean: list[Row] = []
             # The errors on ImageNet-C are compared with that on the clean images.
             for group in sorted(groups, key=lambda group: group[0].name == "c"):
-                results = [_result(entrant, kind, model, part, world) for part in group]
-                row = _row(entrant, kind, group, results, clean)
+                results = [_result(entrant, kind, model, part, world, tta) for part in group]
+                row = _row(entrant, kind, group, results, clean, tta)
                 clean += [row] * (row["name"] == "val")
                 rows.append(row)
                 if world.is_main:
@@ -176,38 +176,32 @@ def run_suite(
 
 
 def _result(
-    entrant: Entrant, kind: str, model: paddle.nn.Layer, part: ImageSet, world: World
+    entrant: Entrant, kind: str, model: paddle.nn.Layer, part: ImageSet, world: World, tta: Sequence[str]
 ) -> dict[str, float]:
     """The scores of one part, kept from before or computed."""
     data = _dataset(entrant, part)
-    file = cache_folder() / "suites" / f"{_key(entrant, kind, part, data)}.json"
     what = f"{entrant.name} {kind} on {part.title}"
+    home = cache_folder() / "suites"
     kept = None
     if world.is_main:
+        file = home / f"{_key(entrant, kind, part, data, tta)}.json"
         kept = _kept(file)
-    # All have to compute, or none.
-    if world.sum(np.array([kept is not None], np.int64))[0]:
-        kept = kept or {"scores": {}, "date": ""}
-        log.info("%s: kept from %s, not computed again (%s)", what, kept["date"], file.parent)
+    kept = world.gather_objects(kept)[0]  # all have to compute, or none
+    if kept is not None:
+        if world.is_main:
+            log.info("%s: kept from %s, not computed again (%s)", what, kept["date"], home)
         return kept["scores"]
-    task = task_of(entrant.card)
-    columns = entrant.columns[part.classes]
-    task.new_meter = lambda _: SetMeter(part.answers, columns)  # type: ignore[attr-defined]
-    scores = _measure(entrant, task, model, data, world, what)
+    task: Any = task_of(entrant.card)
+    task.new_meter = lambda _: SetMeter(part.answers, entrant.columns[part.classes])
+    asked = ViewedModel(model, Views(tta, task)) if tta else model
+    place = {"rank": world.rank, "world_size": world.size}
+    loader = build_dataloader(entrant.split, mode="val", seed=0, dataset=data, **place)
+    scores = evaluate(asked, loader, task, world, description=what).result()  # type: ignore[union-attr]
     if world.is_main:
         _keep(file, {"what": what, "folder": part.folder, "date": _today(), "scores": scores})
         shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
         log.log(RESULT, "%s: %s", what, shown)
     return scores
-
-
-def _measure(
-    entrant: Entrant, task: Task, model: paddle.nn.Layer, data: LabelledImages, world: World, what: str
-) -> dict[str, float]:
-    split = entrant.split
-    place = {"seed": 0, "rank": world.rank, "world_size": world.size}
-    loader = build_dataloader(split, mode="val", dataset=data, **place)  # type: ignore[arg-type]
-    return evaluate(model, loader, task, world, description=what).result()  # type: ignore[union-attr]
 
 
 def _dataset(entrant: Entrant, part: ImageSet) -> LabelledImages:
@@ -239,7 +233,7 @@ def _of_cut_images(transforms: Sequence[Mapping[str, Any]]) -> Iterator[dict[str
             yield dict(node)
 
 
-def _key(entrant: Entrant, kind: str, part: ImageSet, data: LabelledImages) -> str:
+def _key(entrant: Entrant, kind: str, part: ImageSet, data: LabelledImages, tta: Sequence[str]) -> str:
     """All that the scores depend on, as the name of a file."""
     total = hashlib.sha256()
     settings = [
@@ -249,7 +243,7 @@ def _key(entrant: Entrant, kind: str, part: ImageSet, data: LabelledImages) -> s
         entrant.card["config"]["model"],
         entrant.card["preprocessing"],
     ]
-    total.update(json.dumps([*settings, part.title, entrant.columns.tolist()], sort_keys=True).encode())
+    total.update(json.dumps([*settings, part.title, entrant.columns.tolist(), *tta], sort_keys=True).encode())
     for array in (part.classes, part.answers, *data.identity().values()):
         total.update(array.tobytes())
     return total.hexdigest()[:32]
@@ -285,6 +279,7 @@ def _row(
     group: Sequence[ImageSet],
     results: Sequence[Mapping[str, float]],
     clean: list[Row],
+    tta: Sequence[str],
 ) -> Row:
     """The row of a set, by the scores of its parts."""
     first = group[0]
@@ -296,6 +291,7 @@ def _row(
     row = {
         "checkpoint": entrant.name,
         "weights": kind,
+        "tta": ", ".join(tta),
         "name": first.name,
         "set": first.kind.title,
         "folder": first.folder,
@@ -306,6 +302,6 @@ def _row(
     if first.name == "c":
         row |= corruption_errors(group, results, clean)
     figure = entrant.published().get(first.name)
-    if figure is not None and not row["partial"]:
+    if figure is not None and not row["partial"] and not tta:
         row |= {"published": figure, "difference": row["top1"] - figure}
     return row

@@ -14,6 +14,7 @@ from passl_sot.utils.table import markdown
 _HEADS = {
     "checkpoint": "checkpoint",
     "weights": "weights",
+    "tta": "views",
     "set": "set",
     "images": "images",
     "top1": "top-1 (%)",

@@ -139,23 +139,30 @@ class ClassificationTask(LabelledTask):
 
         Classes that the model alone knows are named by their numbers.
         """
-        if card:
-            node = Config({**node, **card["preprocessing"]})
-        val = build_dataset(node)
+        val = self.open_data(model, node, card)
         known = self.known_classes(card, val.found_classes)
         if known is not None:
             val.use_class_names(known)
-        faults = input_faults("val", model, val)
-        if faults and card:
-            message = f"the checkpoint prepares images that its model doesn't take: {faults[0].message}"
-            raise CheckpointError(message)
-        if faults:
-            raise ConfigError(faults)
         self._set_several(val.multi_hot is not None)
         self.name_classes(model, val)
         if "class_ids" in card:  # the data may call them by these
             self.class_names = card["class_names"]
         return val
+
+    def open_data(
+        self, model: Classifier, node: Config, card: Mapping[str, Any], names: Sequence[str] | None = None
+    ) -> LabelledImages:
+        """As `LabelledTask.open_data`."""
+        if card:
+            node = Config({**node, **card["preprocessing"]})
+        dataset = build_dataset(node, class_names=names)
+        faults = input_faults("val", model, dataset)
+        if faults and card:
+            message = f"the checkpoint prepares images that its model doesn't take: {faults[0].message}"
+            raise CheckpointError(message)
+        if faults:
+            raise ConfigError(faults)
+        return dataset
 
     def meter(self, model: Classifier, val: LabelledImages, *, rows: bool = False) -> Any:
         """As `Task.meter`."""

@@ -8,8 +8,14 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from passl_sot.config import ConfigError, Fault, NonNegativeByEpoch, NotEmpty, value_of_epoch, zh
-from passl_sot.metrics import ClassificationMeter, save_confusion, write_report
+from passl_sot.config import Config, ConfigError, Fault, NonNegativeByEpoch, NotEmpty, value_of_epoch, zh
+from passl_sot.metrics import (
+    CalibrationMeter,
+    ClassificationMeter,
+    save_confusion,
+    save_reliability,
+    write_report,
+)
 from passl_sot.metrics.classification import write_table
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.nn.precision import at_least_float32
@@ -123,6 +129,22 @@ class LabelledTask(Task):
             )
 
     # -- evaluation ---------------------------------------------------------------------------------
+    def open_data(
+        self, model: Classifier, node: Config, card: Mapping[str, Any], names: Sequence[str] | None = None
+    ) -> Any:
+        """The dataset of a `dataset:` section, prepared for a model as its card says.
+
+        Args:
+            node: The section.
+            card: As for `prepare_evaluation`, of which this is the first part.
+            names: Of the classes, in label order; None for the data's own, whatever classes the model has.
+
+        Raises:
+            CheckpointError: The model doesn't take items that are prepared so.
+            DataError: The data hold other classes.
+        """
+        raise NotImplementedError
+
     def known_classes(self, card: Mapping[str, Any], found: Sequence[str] = ()) -> Sequence[str] | None:
         """The names by which a checkpoint's classes are numbered; None for the data's own.
 
@@ -173,9 +195,12 @@ class LabelledTask(Task):
         meter.take(batch["index"].numpy(), logits, batch["label"].numpy())
 
     def details(self, meter: Any) -> dict[str, Any]:
-        """Scores of each class."""
+        """Scores of each class and, of a meter with rows, what its reliability picture shows."""
         pairs = zip(self.class_names, meter.per_class(), strict=True)
-        return {"per_class": [{"name": name, **row} for name, row in pairs]}
+        found: dict[str, Any] = {"per_class": [{"name": name, **row} for name, row in pairs]}
+        if isinstance(meter, RowMeter):
+            found["reliability"] = meter.calibration.groups(meter.noun)
+        return found
 
     def columns(self, val: Any) -> dict[str, list[str]]:
         """What stands for each item of a dataset in tables, by the name of a column."""
@@ -195,10 +220,13 @@ class LabelledTask(Task):
         return files
 
     def draw(self, meter: Any, folder: Path, title: str) -> list[Path]:
-        """`confusion.png`."""
-        path = folder / "confusion.png"
-        save_confusion(path, meter.confusion, self.class_names, title, meter.noun)
-        return [path]
+        """`confusion.png` and, of a meter with rows, `reliability.png`."""
+        files = [folder / "confusion.png"]
+        save_confusion(files[0], meter.confusion, self.class_names, title, meter.noun)
+        if isinstance(meter, RowMeter):
+            files.append(folder / "reliability.png")
+            save_reliability(files[-1], meter.calibration, title, meter.noun)
+        return files
 
     # -- prediction ---------------------------------------------------------------------------------
     def probabilities(self, outputs: paddle.Tensor) -> paddle.Tensor:
@@ -223,6 +251,7 @@ class RowMeter:
 
     def __init__(self, meter: ClassificationMeter, items: int):
         self._meter = meter
+        self.calibration = CalibrationMeter(items)
         self.rows = np.zeros((items, 3))  # label, predicted class and its probability
 
     def __getattr__(self, name: str) -> Any:
@@ -231,6 +260,7 @@ class RowMeter:
     def take(self, index: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
         """As of `ClassificationMeter`."""
         self._meter.take(index, logits, labels)
+        self.calibration.take(index, logits, labels)
         # Paddle's, so that evaluation and prediction agree to the last printed digit.
         probabilities = F.softmax(paddle.to_tensor(logits)).numpy()
         best = probabilities.argmax(axis=1)
@@ -239,5 +269,11 @@ class RowMeter:
     def gather(self, total: Any) -> None:
         """As of `ClassificationMeter`."""
         self._meter.gather(total)
+        self.calibration.gather(total)
         # Every item is evaluated by one process and 0 in the others, so the sum is the whole.
         self.rows = total(self.rows)
+
+    def result(self) -> dict[str, float]:
+        """As of `ClassificationMeter`, with the scores of `CalibrationMeter`."""
+        *scores, items = self._meter.result().items()
+        return dict([*scores, *self.calibration.result().items(), items])

@@ -205,21 +205,28 @@ class TextClassificationTask(LabelledTask):
         Classes that the model alone knows are named by their numbers.
         """
         known = None if self.regression else self.known_classes(card)
-        val = build_dataset(_prepared(node, card), class_names=known)
-        faults = kind_faults(model, {"val": val}) or input_faults("val", model, val)
-        if faults and card:
-            message = f"the checkpoint prepares texts that its model doesn't take: {faults[0].message}"
-            raise CheckpointError(message)
-        if faults:
-            raise ConfigError(faults)
+        val = self.open_data(model, node, card, known)
         if val.labels is None:
             raise DataError(
                 "the texts have no labels, as those of a test set: `passl-sot predict` writes predictions"
                 + zh("texts_without_labels")
             )
-        self.input_names = model.backbone.input_names
         self.name_classes(model, val)
         return val
+
+    def open_data(
+        self, model: Classifier, node: Config, card: Mapping[str, Any], names: Sequence[str] | None = None
+    ) -> Any:
+        """As `LabelledTask.open_data`."""
+        dataset = build_dataset(_prepared(node, card), class_names=names)
+        faults = kind_faults(model, {"val": dataset}) or input_faults("val", model, dataset)
+        if faults and card:
+            message = f"the checkpoint prepares texts that its model doesn't take: {faults[0].message}"
+            raise CheckpointError(message)
+        if faults:
+            raise ConfigError(faults)
+        self.input_names = model.backbone.input_names
+        return dataset
 
     def guess(self, val: Any) -> float | None:
         """As `Task.guess`; None where it isn't known for the score."""

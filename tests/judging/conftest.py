@@ -1,4 +1,4 @@
-"""A classifier of 1,000 colors with planted errors, and images of any class in any layout."""
+"""Checkpoints as if they had been trained, of images and texts, and one that reads classes off colors."""
 
 import json
 import os
@@ -11,7 +11,12 @@ import pytest
 from PIL import Image
 
 from passl_sot.data.imagenet import imagenet_classes
+from passl_sot.engine.schema import load_config
+from passl_sot.tasks.base import header_for
+from passl_sot.weights.checkpoint import read_checkpoint, write_checkpoint
+from tests.text_experiment import make_checkpoint
 
+KINDS = ["a b", "c", "猫"]
 IDS = [known.id for known in imagenet_classes()]
 NAMES = [known.name for known in imagenet_classes()]
 # Ten values of each channel: class 123 has the second of red, the third of green, the fourth of blue.
@@ -36,10 +41,6 @@ def colors(tmp_path_factory) -> SimpleNamespace:
 
     `bare`: the raw weights as .pdparams.
     """
-    from passl_sot.engine.schema import load_config
-    from passl_sot.tasks.base import header_for
-    from passl_sot.weights.checkpoint import write_checkpoint
-
     folder = tmp_path_factory.mktemp("colors")
     config = folder / "colors.yaml"
     config.write_text(CONFIG.format(root=Path(__file__).parents[2], folder=folder))
@@ -88,14 +89,15 @@ def pictures(tmp_path_factory):
     return put
 
 
-@pytest.fixture(autouse=True)
-def own_home(tmp_path, monkeypatch):
-    """Nothing is kept from one test to another."""
+@pytest.fixture
+def own_home(tmp_path, monkeypatch) -> Path:
+    """A cache folder in `tmp_path`, so that nothing is kept from one test to another."""
     monkeypatch.setenv("PASSL_SOT_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
 
 
 @pytest.fixture
-def suite(invoke, tmp_path):
+def suite(invoke, own_home, tmp_path):
     """Runs `eval --suite` on 32-pixel colors; gives the result, and the rows by set and kind of weights."""
 
     def run(colors, *sets: str, more=(), weights=None):
@@ -106,3 +108,41 @@ def suite(invoke, tmp_path):
         return done, {(row["name"], row["weights"]): row for row in rows}
 
     return run
+
+
+@pytest.fixture(scope="session")
+def small(write_experiment, stir, tmp_path_factory) -> SimpleNamespace:
+    """Of images: `folder`, `config`, `checkpoint` with raw and averaged weights, `val`, files by class."""
+    folder = tmp_path_factory.mktemp("small")
+    config = write_experiment(folder)
+    experiment = load_config(config)
+    model = stir(experiment.model.build())
+    arrays = {}
+    for name, tensor in model.state_dict().items():
+        arrays |= {f"model.{name}": tensor.numpy(), f"ema.{name}": 0.9 * tensor.numpy()}
+    checkpoint = folder / "run" / "best.safetensors"
+    write_checkpoint(checkpoint, arrays, header_for(experiment, KINDS))
+    val = [sorted((folder / "val" / name).glob("*.png")) for name in KINDS]
+    return SimpleNamespace(folder=folder, config=config, checkpoint=checkpoint, val=val)
+
+
+@pytest.fixture(scope="session")
+def small_text(stir, tmp_path_factory) -> SimpleNamespace:
+    """Of texts: `folder`, `config`, `checkpoint`."""
+    folder = tmp_path_factory.mktemp("small_text")
+    config, checkpoint = make_checkpoint(folder, stir)
+    return SimpleNamespace(folder=folder, config=config, checkpoint=checkpoint)
+
+
+@pytest.fixture
+def variant(small, tmp_path):
+    """Writes another checkpoint of the same run: weights and header are changed by functions."""
+
+    def write(name: str, change=lambda arrays: arrays, header=lambda meta: meta) -> Path:
+        saved = read_checkpoint(small.checkpoint)
+        path = tmp_path / f"{name}.safetensors"
+        arrays = {key: np.array(array) for key, array in saved.tensors.items()}
+        write_checkpoint(path, change(arrays), header(saved.meta))
+        return path
+
+    return write

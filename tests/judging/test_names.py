@@ -19,9 +19,9 @@ families:
 
 
 @pytest.fixture
-def published(colors, tmp_path, monkeypatch):
+def published(colors, own_home, tmp_path, monkeypatch):
     """Weights that go by a name, fetched by hand."""
-    folder = tmp_path / "home" / "colors"
+    folder = own_home / "colors"
     folder.mkdir(parents=True)
     (folder / "colors.pdparams").write_bytes(colors.bare.read_bytes())
     (tmp_path / "cards.yaml").write_text(CARDS.format(config=colors.config))

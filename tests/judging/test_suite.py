@@ -21,7 +21,7 @@ ALL = [name for names in CORRUPTIONS.values() for name in names]
 
 
 @pytest.fixture
-def entrant(colors) -> Entrant:
+def entrant(colors, own_home) -> Entrant:
     return Entrant.read("colors", colors.checkpoint, load_config(colors.config))
 
 
@@ -231,9 +231,10 @@ def test_usage(colors, invoke, tmp_path):
     weights = ["--weights", colors.checkpoint]
     both = ["--weights", colors.checkpoint, colors.checkpoint]
     for arguments, message in (
-        ([*weights, "--suite", "val=x", "--data", "x"], "--data and --suite: not allowed together"),
-        (both, "several --weights, and --partial, are for --suite NAME=DIR"),
-        ([*weights, "--partial"], "several --weights, and --partial, are for --suite NAME=DIR"),
+        ([*weights, "--suite", "val=x", "--data", "x"], "--suite: not allowed together with --data"),
+        ([*both, "--suite", "val=x", "--average"], "--suite: not allowed together with --data, --average"),
+        (both, "several --weights go with --average or --suite"),
+        ([*weights, "--partial"], "--partial goes with --suite"),
         ([*weights, "--suite", tmp_path], f"--suite {tmp_path}: write NAME=FOLDER"),
         ([*weights, "--suite", "skech=x"], "there is no set 'skech'; did you mean 'sketch'?"),
         (

@@ -61,6 +61,11 @@ class Head(nn.Layer):
     def _add_classifier(self) -> None:
         raise NotImplementedError
 
+    @property
+    def pooling(self) -> str:
+        """What ``pre_logits`` gives, in words."""
+        return f"what {type(self).__name__} pools"
+
     def pre_logits(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> paddle.Tensor:
         """The features ``[B, F]`` that the last layers take.
 

@@ -55,6 +55,11 @@ class LinearHead(Head):
         pooled = self.pre_logits(x, mask_bn)
         return self.fc(pooled) if self.num_classes else pooled
 
+    @property
+    def pooling(self) -> str:
+        """See `Head.pooling`."""
+        return {"token": "class token", "mean": "mean of words"}[self.pool]
+
     def pre_logits(self, x: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> paddle.Tensor:
         """See `Head.pre_logits`; the pooled token, ``[B, C]``."""
         self.check_tokens(x, pooled_allowed=True)
@@ -98,6 +103,11 @@ class PoolerHead(Head):
 
     def _add_classifier(self) -> None:
         self.fc = linear(self.in_channels, self.num_classes)
+
+    @property
+    def pooling(self) -> str:
+        """See `Head.pooling`."""
+        return "class token through the pooler"
 
     def pre_logits(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> paddle.Tensor:
         """See `Head.pre_logits`; the pooler's output, ``[B, C]``."""
@@ -144,6 +154,11 @@ class DistilledHead(Head):
         self.head_dist = linear(self.in_channels, self.num_classes)
         if self.init == "torch":
             torch_default_(self)
+
+    @property
+    def pooling(self) -> str:
+        """See `Head.pooling`."""
+        return "mean of class and distillation token"
 
     def pre_logits(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> paddle.Tensor:
         """See `Head.pre_logits`; the mean of both tokens, ``[B, C]``, as in timm."""

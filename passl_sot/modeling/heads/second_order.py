@@ -125,6 +125,17 @@ class SecondOrderHead(FusedHead):
             )
         return norm
 
+    @property
+    def pooling(self) -> str:
+        """See `Head.pooling`."""
+        by = {"fc": "class token through a Linear", "none": "class token"}
+        words = f"words by {self.representation_name}"
+        if self.fusion_type == "aggre_all":
+            words = f"all tokens by {self.representation_name}"
+        elif self.fusion_type != "words" and self.num_prefix_tokens:
+            words = f"class token, then {words}"
+        return by.get(self.representation_name, words)
+
     def pool(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> paddle.Tensor:
         """Pooled words (all tokens for "aggre_all"), ``[B, features]``."""
         first = 0 if self.fusion_type == "aggre_all" else self.num_prefix_tokens
@@ -200,6 +211,12 @@ class CrossCovarianceHead(FusedHead):
         self.word_dim = reduction[0] * reduction[1]
         self.cls_dim = in_channels if num_prefix_tokens else 0
         self.reset_classifier(num_classes)
+
+    @property
+    def pooling(self) -> str:
+        """See `Head.pooling`."""
+        words = "words by their cross-covariance"
+        return f"class token, then {words}" if self.num_prefix_tokens else words
 
     def pool(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> paddle.Tensor:
         """Pooled words, ``[B, a·b]``."""
