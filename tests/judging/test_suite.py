@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -58,6 +59,9 @@ def test_planted_errors(colors, pictures, suite, tmp_path):
         assert rows[name, "raw"]["images"] == 4 and rows[name, "raw"]["top5"] == 75
         assert rows[name, "raw"]["partial"].startswith("4 of "), name
         assert "published" not in rows[name, "raw"]  # the figure is of the whole set
+        assert {"ece", "brier", "loss"} <= rows[name, "raw"].keys()
+            name
+        )  # sure, and right in three of four
     with (tmp_path / "table.csv").open(encoding="utf-8-sig", newline="") as file:
         table = list(csv.DictReader(file))
     assert [(row["set"], row["weights"], float(row["top-1 (%)"])) for row in table[:4]] == [
@@ -220,7 +224,11 @@ def test_what_is_finished_is_kept(colors, pictures, suite, tmp_path):
     done, rows = suite(colors, *sets, more=["--partial"])
     assert rows["v2", "raw"]["top1"] == 50
     assert done.stdout.count("not computed again") == 2
-    # Other preprocessing is another checkpoint; a damaged note is no result.
+    # Other views are other scores.
+    done, rows = suite(colors, *sets, more=["--partial", "--tta", "flip"])
+    assert "not computed again" not in done.stdout and rows["v2", "raw"]["tta"] == "flip"
+    assert rows["v2", "raw"]["top1"] == 50
+    # A damaged note is no result.
     for note in (tmp_path / "home" / "suites").glob("*.json"):
         note.write_text('{"scores": {"top1": "high"}, "date": "today"}')
     done, rows = suite(colors, *sets, more=["--partial"])
@@ -244,3 +252,18 @@ def test_usage(colors, invoke, tmp_path):
     ):
         done = invoke("eval", *arguments)
         assert done.returncode == 2 and message in done.stderr, done.stderr
+
+
+def test_two_processes(colors, pictures, suite, launch, tmp_path):
+    """Each reads its own images; what is kept is computed by none of them."""
+    for label, shown in ((0, 0), (1, 1), (2, 700), (3, 3), (4, 4)):
+        pictures(tmp_path / "val" / IDS[label] / "x.JPEG", shown)
+        pictures(tmp_path / "v2" / str(label) / "x.jpeg", label)
+    assert suite(colors, f"val={tmp_path}/val", more=["--partial"])[0].returncode == 0
+    out = tmp_path / "table.json"
+    words = ["--weights", colors.checkpoint, "--partial", "--out", out, "--suite"]
+    words += [f"{name}={tmp_path}/{name}" for name in ("val", "v2")]
+    done = launch(2, *words, script=Path(__file__).parents[2] / "tools" / "eval.py")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("not computed again") == 2
+    assert [row["top1"] for row in json.loads(out.read_text())] == [80, 100, 0, 0]
