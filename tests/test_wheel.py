@@ -78,6 +78,7 @@ def test_what_it_carries_and_needs(wheel):
         "configs/sot/sot_small.yaml",
         "configs/_base_/sot.yaml",
         "config/chinese.yaml",
+        "data/imagenet_classes.txt",
         "py.typed",
         "published/cards.yaml",
         "serve/page/index.html",

@@ -24,6 +24,42 @@ _TTA = "test-time augmentation, the mean of views of each image: flip, crops, or
 @command
 def evaluate(argv: list[str] | None = None) -> int:
     """`tools/eval.py`: evaluates a checkpoint: accuracy, per-class scores, confusion matrix."""
+    args = _parse_evaluate(argv)
+    status = supervise()
+    if status is not None:
+        return status
+    prepare(args)
+    if args.suite:
+        return guarded(functools.partial(judge, args))
+
+    def run() -> None:
+        from passl_sot.engine.distributed import start
+        from passl_sot.engine.entry import evaluate_run
+        from passl_sot.judging.sizes import resolution_curve
+        from passl_sot.judging.soup import make_soup
+        from passl_sot.published.store import local_weights
+
+        given = [str(local_weights(name)) for name in args.weights]
+        experiment, lines = _experiment_of(args, given[0])
+        out = Path(args.out) if args.out else None
+        if out:
+            try_outputs([out])
+        world = start(experiment.device)
+        if lines and world.is_main:
+            get_logger().info("\n".join(lines))
+        weights: Any = given[0]
+        if args.average:
+            folder = out.parent if out else None
+            weights = make_soup(given, args.average, experiment, world, folder, tta=args.tta)
+        if args.sizes:
+            resolution_curve(experiment, weights, args.sizes, out, world, tta=args.tta)
+        else:
+            evaluate_run(experiment, weights, out, world, tta=args.tta)
+
+    return guarded(run)
+
+
+def _parse_evaluate(argv: list[str] | None) -> argparse.Namespace:
     does = "Evaluate weights on the validation split of a config, by default the checkpoint's own."
     parser = make_parser("eval", does, required=False)
     add_settings(parser, {"--batch-size": ("dataloader.val.sampler.batch_size", "N")})
@@ -58,38 +94,7 @@ def evaluate(argv: list[str] | None = None) -> int:
         parser.error("several --weights go with --average or --suite")
     if args.sizes and min(args.sizes) < 1:
         parser.error("--sizes must be at least 1")
-    status = supervise()
-    if status is not None:
-        return status
-    prepare(args)
-    if args.suite:
-        return guarded(functools.partial(judge, args))
-
-    def run() -> None:
-        from passl_sot.engine.distributed import start
-        from passl_sot.engine.entry import evaluate_run
-        from passl_sot.judging.sizes import resolution_curve
-        from passl_sot.judging.soup import make_soup
-        from passl_sot.published.store import local_weights
-
-        given = [str(local_weights(name)) for name in args.weights]
-        experiment, lines = _experiment_of(args, given[0])
-        out = Path(args.out) if args.out else None
-        if out:
-            try_outputs([out])
-        world = start(experiment.device)
-        if lines and world.is_main:
-            get_logger().info("\n".join(lines))
-        weights: Any = given[0]
-        if args.average:
-            folder = out.parent if out else None
-            weights = make_soup(given, args.average, experiment, world, folder, tta=args.tta)
-        if args.sizes:
-            resolution_curve(experiment, weights, args.sizes, out, world, tta=args.tta)
-        else:
-            evaluate_run(experiment, weights, out, world, tta=args.tta)
-
-    return guarded(run)
+    return args
 
 
 def _experiment_of(args: argparse.Namespace, weights: str) -> "tuple[Experiment, list[str]]":

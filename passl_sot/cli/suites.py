@@ -32,7 +32,7 @@ def judge(args: argparse.Namespace) -> None:
     entrants = []
     for name in args.weights:
         path = local_weights(name)
-        experiment = Source.of(args.config, path).load(args.override)
+        experiment = Source.of(args.config, str(path)).load(args.override)
         entrants.append(functools.partial(Entrant.read, name, path, experiment))
     world = start(experiment.device)
     rows = run_suite(entrants, groups, world, lambda rows: _write(stem, rows), tta=args.tta)

@@ -194,7 +194,7 @@ def _result(
     task: Any = task_of(entrant.card)
     task.new_meter = lambda _: SetMeter(part.answers, entrant.columns[part.classes])
     asked = ViewedModel(model, Views(tta, task)) if tta else model
-    place = {"rank": world.rank, "world_size": world.size}
+    place: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
     loader = build_dataloader(entrant.split, mode="val", seed=0, dataset=data, **place)
     scores = evaluate(asked, loader, task, world, description=what).result()  # type: ignore[union-attr]
     if world.is_main:
@@ -288,7 +288,7 @@ def _row(
     means.pop("images")
     if not first.kind.top5:
         means.pop("top5", None)
-    row = {
+    row: Row = {
         "checkpoint": entrant.name,
         "weights": kind,
         "tta": ", ".join(tta),

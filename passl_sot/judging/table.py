@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from passl_sot.utils.files import replace_atomically
 from passl_sot.utils.table import markdown
+from passl_sot.weights.checkpoint import write_whole
 
 # Columns by the keys of rows, in this order; other scores stand before the last under their own names.
 _HEADS = {
@@ -69,5 +69,5 @@ def write_tables(stem: Path, rows: Sequence[dict[str, Any]]) -> list[Path]:
     for suffix, content in contents.items():
         paths.append(stem.with_suffix(suffix))
         data = content.encode("utf-8", "replace")  # names of files may hold halves of characters
-        replace_atomically(paths[-1], lambda file, data=data: file.write(data))
+        write_whole(paths[-1], data)
     return paths

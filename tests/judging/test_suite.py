@@ -60,8 +60,6 @@ def test_planted_errors(colors, pictures, suite, tmp_path):
         assert rows[name, "raw"]["partial"].startswith("4 of "), name
         assert "published" not in rows[name, "raw"]  # the figure is of the whole set
         assert {"ece", "brier", "loss"} <= rows[name, "raw"].keys()
-            name
-        )  # sure, and right in three of four
     with (tmp_path / "table.csv").open(encoding="utf-8-sig", newline="") as file:
         table = list(csv.DictReader(file))
     assert [(row["set"], row["weights"], float(row["top-1 (%)"])) for row in table[:4]] == [
