@@ -48,6 +48,11 @@ def _write(stem: Path | None, rows: list[dict[str, Any]]) -> None:
     from passl_sot.vis.page import Page
 
     write_tables(stem, rows)
-    page = Page("Checkpoints and sets", "Accuracies on the sets of ImageNet-1K's classes, in percent.")
-    page.table(*as_table(rows))
+    page = Page("Checkpoints and sets")
+    # A table for each set: checkpoints stand below each other, and columns that it lacks are left out.
+    for name, folder in dict.fromkeys((row["set"], row["folder"]) for row in rows):
+        page.section(name, folder)
+        page.table(
+            *as_table([{**row, "set": ""} for row in rows if (row["set"], row["folder"]) == (name, folder)])
+        )
     page.save(stem.with_suffix(".html"))
