@@ -1,5 +1,7 @@
 """The list of ImageNet-1K's classes."""
 
+import hashlib
+
 from passl_sot.data.imagenet import imagenet_classes
 
 # By the lists of Caffe, PaddleClas and torchvision.
@@ -16,6 +18,10 @@ KNOWN = {
 }
 
 
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def test_order_and_sets():
     classes = imagenet_classes()
     ids = [known.id for known in classes]
@@ -23,6 +29,9 @@ def test_order_and_sets():
     assert len({known.name for known in classes}) == 1000 and all(known.name.strip() for known in classes)
     for number, (identity, name) in KNOWN.items():
         assert (classes[number].id, classes[number].name) == (identity, name)
-    for letter in "AR":
-        assert sum(letter in known.sets for known in classes) == 200
+    # The lists in the authors' own eval.py, of all ids and of the numbers of either set's 200 classes.
+    assert digest(" ".join(ids)) == "791ce0333040dd24"
+    for letter, wanted in (("A", "a2d0b3a7d6a8360f"), ("R", "1bfdbfb1fe9bc564")):
+        own = [number for number, known in enumerate(classes) if letter in known.sets]
+        assert (len(own), digest(str(own))) == (200, wanted)
     assert {known.sets for known in classes} == {"-", "A", "R", "AR"}
