@@ -28,6 +28,7 @@ setup(
     packages=find_packages(include=["passl_sot", "passl_sot.*"]) + config_packages,
     package_dir={"passl_sot.configs": "configs"},
     package_data={"passl_sot": ["py.typed"], "passl_sot.serve": ["page/*"], "passl_sot.vis": ["*.html"]}
+    | {"passl_sot.data": ["*.txt"]}
     | {name: ["*.yaml"] for name in ("passl_sot.config", "passl_sot.published", *config_packages)},
     install_requires=[
         "numpy>=2,<2.6",
@@ -44,7 +45,7 @@ setup(
         "digits": ["scikit-learn>=1.5"],
         "fast": FAST,
         "text": ["tokenizers>=0.22"],
-        # Linear probes.
+        # Linear probes, and the devkit of ImageNet.
         "judging": ["scikit-learn>=1.5"],
         # Other engines than Paddle's own, and how to get there.
         "export": [

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from passl_sot.cli import main
+
 ROOT = Path(__file__).parent.parent
 PAGES = (
     "README.md",
@@ -23,6 +25,7 @@ PAGES = (
     "docs/recipes.md",
     "docs/convert.md",
     "docs/export.md",
+    "docs/judging.md",
     "docs/paddleclas.md",
     "docs/performance.md",
     "docs/serving.md",
@@ -75,6 +78,8 @@ def run(kind: str, text: str, folder: Path, monkeypatch) -> None:
             run_code(words[2], folder, monkeypatch)
         elif words[:1] == ["python"] and words[1].endswith(".py"):
             run_script(words[1:], folder, monkeypatch)
+        elif words[:1] == ["passl-sot"] and not re.search("[|<>&;]", command):
+            run_command(words, folder, monkeypatch)
         else:
             run_process(["bash", "-c", command], folder)
 
@@ -92,6 +97,13 @@ def run_script(words: list[str], folder: Path, monkeypatch) -> None:
     with pytest.raises(SystemExit) as end:
         runpy.run_path(words[0], run_name="__main__")
     assert not end.value.code, words
+
+
+def run_command(words: list[str], folder: Path, monkeypatch) -> None:
+    """Runs `passl-sot ...` in this process, for the same reason."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", words)
+    assert main() == 0, words
 
 
 def run_process(arguments: list[str], folder: Path) -> None:

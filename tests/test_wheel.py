@@ -78,6 +78,7 @@ def test_what_it_carries_and_needs(wheel):
         "configs/sot/sot_small.yaml",
         "configs/_base_/sot.yaml",
         "config/chinese.yaml",
+        "data/imagenet_classes.txt",
         "py.typed",
         "published/cards.yaml",
         "serve/page/index.html",
@@ -131,7 +132,13 @@ def test_the_first_hour(environment, tmp_path, write_images):
     report = json.loads(scores.read_text(encoding="utf-8"))
     assert report["images"] == 6
     pictures = {Path(name).name for name in report["files"]}
-    assert pictures == {"per_class.csv", "confusion.csv", "confusion.png", "predictions.csv"}
+    assert pictures == {
+        "per_class.csv",
+        "confusion.csv",
+        "predictions.csv",
+        "confusion.png",
+        "reliability.png",
+    }
     assert len(table.read_text(encoding="utf-8-sig").splitlines()) == 1 + 6
     assert converted.stat().st_size
     assert passl_sot("doctor").splitlines()[-1] == "fit for work"

@@ -37,7 +37,7 @@ def export(argv: list[str] | None = None) -> int:
     add(
         "--labels",
         metavar="FILE",
-        help="names of the classes, one a line, also as PaddleClas writes: id name",
+        help="names of the classes, one a line, also as PaddleClas writes: id name; or imagenet-1k",
     )
     add("--paddlex-name", metavar="NAME", help="the model's name for PaddleX; default: the run's or config's")
     args = parser.parse_args(argv)

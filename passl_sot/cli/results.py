@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from passl_sot.cli.command import command, guarded, make_parser, prepare, try_outputs
 from passl_sot.cli.options import PRECISIONS, add_settings, numbers, words
+from passl_sot.cli.suites import judge
 from passl_sot.config import UserError, zh
 from passl_sot.launch.supervisor import supervise
 from passl_sot.utils.logger import get_logger
@@ -29,6 +30,8 @@ def evaluate(argv: list[str] | None = None) -> int:
     if status is not None:
         return status
     prepare(args)
+    if args.suite:
+        return guarded(functools.partial(judge, args))
 
     def run() -> None:
         from passl_sot.engine.distributed import start
@@ -64,11 +67,16 @@ def _parse_evaluate(argv: list[str] | None) -> argparse.Namespace:
     add_settings(parser, {"--batch-size": ("dataloader.val.sampler.batch_size", "N")})
     add = parser.add_argument
     weights = (
-        "a checkpoint, .safetensors or .pdparams, or a published name (deit_small); with --average several"
+        "a checkpoint, .safetensors or .pdparams, or a published name (deit_small); with --suite or "
+        "--average several"
     )
     add("--weights", nargs="+", required=True, metavar="W", help=weights)
     add("--data", metavar="DIR", help="other images: train/ and val/, or one folder per class")
     add("--out", metavar="FILE", help="metrics.json to write; tables and pictures go beside it")
+    sets = "sets of ImageNet-1K's classes: val, real, v2, sketch, a, r, c (docs/judging.md)"
+    add("--suite", nargs="+", action="extend", metavar="NAME=DIR", help=sets)
+    partial = "with --suite: score sets of which a part is missing, and say so"
+    add("--partial", action="store_true", help=partial)
     mean = (
         "evaluate the mean of several checkpoints: of all (uniform), or of those that make it better on the "
     )
@@ -80,16 +88,20 @@ def _parse_evaluate(argv: list[str] | None) -> argparse.Namespace:
     worst = "with --out: the N most confident errors beside it, mistakes.png and mistakes.html"
     add("--mistakes", type=int, metavar="N", help=worst)
     args = parser.parse_args(argv)
+    if args.suite and (args.data or args.average or args.sizes):
+        parser.error("--suite: not allowed together with --data, --average or --sizes")
+    if args.partial and not args.suite:
+        parser.error("--partial goes with --suite")
     if args.average and len(args.weights) < 2:
         parser.error("--average takes several checkpoints: --weights A B")
-    if len(args.weights) > 1 and not args.average:
-        parser.error("several --weights go with --average")
+    if len(args.weights) > 1 and not (args.average or args.suite):
+        parser.error("several --weights go with --average or --suite")
     if args.sizes and min(args.sizes) < 1:
         parser.error("--sizes must be at least 1")
-    if args.mistakes is not None and (args.sizes or not args.out or not 1 <= args.mistakes <= _MOST_MISTAKES):
-        parser.error(
-            f"--mistakes takes 1 to {_MOST_MISTAKES} and needs --out FILE; it does not go with --sizes"
-        )
+    if args.mistakes is not None and (args.suite or args.sizes):
+        parser.error("--mistakes: not allowed together with --suite or --sizes")
+    if args.mistakes is not None and not (args.out and 1 <= args.mistakes <= _MOST_MISTAKES):
+        parser.error(f"--mistakes takes 1 to {_MOST_MISTAKES}, and needs --out FILE to write them beside")
     return args
 
 

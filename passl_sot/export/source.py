@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from passl_sot.data.imagenet import imagenet_classes
 from passl_sot.export.card import ExportError
 from passl_sot.modeling.backbones.text_backbone import TextBackbone
 from passl_sot.modeling.classifier import Classifier
@@ -41,14 +42,15 @@ def read_source(
 def read_labels(path: Path, count: int) -> list[str]:
     """Names of `count` classes: one a line in order, or `id name` with ids from 0, as PaddleClas has them.
 
+    "imagenet-1k" in place of a file stands for that set's classes, in the order of the sorted synset ids.
+
     Raises:
         ExportError: There are more or fewer, or the file is no UTF-8 text.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
-    except UnicodeDecodeError as error:
-        raise ExportError(f"{path} is no UTF-8 text: save it as UTF-8") from error
-    names = [line for line in lines if line]
+    if str(path) == "imagenet-1k":
+        names = [known.name for known in imagenet_classes()]
+    else:
+        names = _read_lines(path)
     if len(names) != count:
         raise ExportError(
             f"{path} names {len(names)} classes, and the model has {count}: write a name a line"
@@ -58,6 +60,14 @@ def read_labels(path: Path, count: int) -> list[str]:
         by_number = {int(number): name for number, name in pairs}
         names = [by_number[number] for number in range(count)]
     return names
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
+    except UnicodeDecodeError as error:
+        raise ExportError(f"{path} is no UTF-8 text: save it as UTF-8") from error
+    return [line for line in lines if line]
 
 
 def change_size(model: Classifier, meta: Mapping[str, Any], side: int) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Judging models: averages of several, sizes of images, features, k-NN and linear probes."""
+"""Judging models: on the sets that others are judged on, averages, sizes of images, features and probes."""

@@ -127,10 +127,11 @@ def save_reliability(path: Path, meter: CalibrationMeter, title: str, noun: str)
     figure = new_figure(5, 6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.bar(left, bins.accuracy, width, align="edge", color="C0", edgecolor="white", label="accuracy")
-    # From what was right to what was said: red where it said too much or too little.
+    # From what was right to what was said.
     gap = bins.confidence - bins.accuracy
-    style = {"align": "edge", "color": "C3", "alpha": 0.35, "edgecolor": "C3", "hatch": "//"}
-    upper.bar(left, gap, width, bottom=bins.accuracy, label="gap to confidence", **style)
+    for label, color, chosen in (("too sure", "C3", gap > 0), ("too unsure", "C1", gap < 0)):
+        place = (left[chosen], gap[chosen], width[chosen], bins.accuracy[chosen])
+        upper.bar(*place, align="edge", color=color, edgecolor="white", hatch="//", label=label)
     upper.plot([0, 1], [0, 1], "--", color="0.4", linewidth=1, label="calibrated")
     upper.set_ylabel("accuracy")
     upper.set_ylim(0, 1)

@@ -83,6 +83,7 @@ class MetaSection:
         gmacs: Billions of multiply-adds of one forward pass, attention products included; of a model of
             texts for 128 tokens.
         published_top1: On ImageNet-1K, in percent.
+        published_imagenet_a: Top-1 on ImageNet-A as SoT's README has it, in percent.
         published_score: Of a model of texts, on the task's development set, in percent.
         score: What that is, as `task.score`.
         license: That of the pre-trained weights, where the authors state one.
@@ -93,6 +94,7 @@ class MetaSection:
     params_m: float
     gmacs: float
     published_top1: float | None = None
+    published_imagenet_a: float | None = None
     published_score: float | None = None
     score: Literal["accuracy", "matthews"] | None = None
     license: str | None = None

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from passl_sot.config import Config, ConfigError, Fault, UserError, list_models, make_section
@@ -37,7 +37,8 @@ class Card:
         starts: Pattern of the configs that it is the start of, such as "bert_base_*"; "" where it is the
             finished model of one.
         tokenizer: Addresses of the files of its tokenizer, for models of texts.
-        top1, top5: Published accuracies in percent.
+        classes: "imagenet-1k" where the outputs are its 1,000 classes in the usual order; "" for others.
+        top1, top5: Published accuracies in percent, on those classes' validation set where `classes` says so.
         code_license, weights_license: As stated by the authors.
     """
 
@@ -53,6 +54,7 @@ class Card:
     settings: list[str] = field(default_factory=list)
     starts: str = ""
     tokenizer: list[str] = field(default_factory=list)
+    classes: Literal["", "imagenet-1k"] = ""
     top1: float | None = None
     top5: float | None = None
     code_license: str = NOT_STATED

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from passl_sot.config import find_config, zh
+from passl_sot.data.imagenet import imagenet_classes
 from passl_sot.published.cards import MOST_BYTES, Card, card_of, find_card, unreleased
 from passl_sot.published.fetch import Expected, FetchError, check_address, download
 from passl_sot.utils.cache import HOME, cache_folder, locked
@@ -62,11 +63,11 @@ def published_weights(name: str) -> Path:
     converted = folder / f"{card.name}.safetensors"
     wanted = [converted, *(folder / file for file in card.tokenizer_files)]
     # Without the lock, for which a folder that others have filled may be read-only.
-    if _is_current(wanted, _read_note(folder, card)):
+    if _is_current(card, wanted, _read_note(folder, card)):
         return converted
     with _locked(folder, card):
         note = _read_note(folder, card)
-        if not _is_current(wanted, note):
+        if not _is_current(card, wanted, note):
             source, note = _local_source(card, folder, note)
             for file, url in card.tokenizer_files.items():
                 note |= _tokenizer_file(card, folder / file, url, note)
@@ -76,9 +77,10 @@ def published_weights(name: str) -> Path:
     return converted
 
 
-def _is_current(wanted: Sequence[Path], note: dict[str, Any]) -> bool:
-    # Another version may name layers otherwise; the authors' file is still there for it.
-    return all(path.is_file() for path in wanted) and note.get("version") == __version__
+def _is_current(card: Card, wanted: Sequence[Path], note: dict[str, Any]) -> bool:
+    # Another version may name layers or classes otherwise; the authors' file is still there for it.
+    made = (note.get("version"), note.get("classes", ""))
+    return all(path.is_file() for path in wanted) and made == (__version__, card.classes)
 
 
 def tokenizer_folder(name: str) -> Path | None:
@@ -216,8 +218,18 @@ def _convert(card: Card, source: Path, target: Path) -> dict[str, Any]:
     # A head that the file lacks is each run's own.
     kept = found.arrays.keys() - set(found.report.left_new)
     tensors = {f"model.{name}": array for name, array in found.arrays.items() if name in kept}
-    write_checkpoint(target, tensors, header_for(experiment))
-    return {"version": __version__, "key": found.state.key, "naming": found.report.naming}
+    names: list[str] = []
+    ids: list[str] = []
+    if card.classes:
+        names = [known.name for known in imagenet_classes()]
+        ids = [known.id for known in imagenet_classes()]
+    write_checkpoint(target, tensors, header_for(experiment, names, ids))
+    return {
+        "version": __version__,
+        "classes": card.classes,
+        "key": found.state.key,
+        "naming": found.report.naming,
+    }
 
 
 def _note_path(folder: Path, card: Card) -> Path:

@@ -368,12 +368,13 @@ def load_trained(weights: str | Path, prefer: str | None = None) -> tuple[Classi
     return model, meta
 
 
-def header_for(experiment: Any, names: Sequence[str] = ()) -> dict[str, Any]:
+def header_for(experiment: Any, names: Sequence[str] = (), ids: Sequence[str] = ()) -> dict[str, Any]:
     """A checkpoint's header for weights that came without one, by the config that describes them.
 
     Args:
         experiment: The config.
         names: What the model's outputs are called; without them they are numbered, and `classes_unnamed`.
+        ids: What their folders are called, where that is something else.
     """
     task = build_task(experiment.task, experiment.loss, trial=True)
     numbers = [str(number) for number in range(experiment.model.head["num_classes"])]
@@ -385,6 +386,8 @@ def header_for(experiment: Any, names: Sequence[str] = ()) -> dict[str, Any]:
         "version": __version__,
         "best_by": "raw",
     }
+    if ids:
+        header["class_ids"] = list(ids)
     # As it is once it was written and read.
     return json.loads(json.dumps(header))
 

@@ -139,9 +139,14 @@ class ClassificationTask(LabelledTask):
 
         Classes that the model alone knows are named by their numbers.
         """
-        val = self.open_data(model, node, card, self.known_classes(card))
+        val = self.open_data(model, node, card)
+        known = self.known_classes(card, val.found_classes)
+        if known is not None:
+            val.use_class_names(known)
         self._set_several(val.multi_hot is not None)
         self.name_classes(model, val)
+        if "class_ids" in card:  # the data may call them by these
+            self.class_names = card["class_names"]
         return val
 
     def open_data(

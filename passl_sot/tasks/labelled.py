@@ -98,17 +98,19 @@ class LabelledTask(Task):
                 f"{path} prepares its input by {', '.join(sorted(unknown))} (preprocessing in its header), "
                 "which this version doesn't know: update passl_sot" + zh("written_by_newer")
             )
-        names = meta["class_names"]
-        if not all(isinstance(name, str) for name in names):
-            raise CheckpointError(
-                f"{path} is damaged: class_names in its header holds something else than names"
-            )
         classes = meta["config"]["model"]["head"]["num_classes"]
-        if len(names) != classes:
-            raise CheckpointError(
-                f"{path} is damaged: class_names in its header has {len(names)} entries, but its model "
-                f"{classes} classes ({HEAD})"
-            )
+        for key in [key for key in ("class_names", "class_ids") if key in meta]:
+            require(path, meta, {key: list})
+            names = meta[key]
+            if not all(isinstance(name, str) for name in names):
+                raise CheckpointError(
+                    f"{path} is damaged: {key} in its header holds something else than names"
+                )
+            if len(names) != classes:
+                raise CheckpointError(
+                    f"{path} is damaged: {key} in its header has {len(names)} entries, but its model "
+                    f"{classes} classes ({HEAD})"
+                )
 
     @classmethod
     def preparations(cls) -> tuple[dict[str, type], dict[str, type]]:
@@ -143,12 +145,22 @@ class LabelledTask(Task):
         """
         raise NotImplementedError
 
-    def known_classes(self, card: Mapping[str, Any]) -> Sequence[str] | None:
-        """The names by which a checkpoint's classes are numbered; None for the data's own."""
-        # Published weights come without.
+    def known_classes(self, card: Mapping[str, Any], found: Sequence[str] = ()) -> Sequence[str] | None:
+        """The names by which a checkpoint's classes are numbered; None for the data's own.
+
+        Args:
+            found: What the data call their classes: where the checkpoint's have ids, folders may have these
+                for names, or the numbers.
+        """
+        # Bare weights come without.
         if card.get("classes_unnamed"):
             return None
-        return card.get("class_names")
+        names = card.get("class_names")
+        ids = card.get("class_ids")
+        if names and ids:
+            numbers = [str(number) for number in range(len(ids))]
+            return next((choice for choice in (ids, numbers) if choice and set(found) <= set(choice)), names)
+        return names
 
     def name_classes(self, model: Classifier, val: Any) -> None:
         """Names the model's classes as the data do; those that it alone knows get their numbers.

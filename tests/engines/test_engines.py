@@ -42,6 +42,16 @@ def test_the_same_rows_from_every_engine(trained, engine, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_the_same_views_of_images(trained, engine):
+    wanted = Predictor(trained.checkpoint, tta=["flip"])(trained.images)
+    plain = Predictor(trained.checkpoint)(trained.images)
+    found = Predictor(trained.folder, engine=engine, tta=["flip"])(trained.images)
+    for row, right, other in zip(found, wanted, plain, strict=True):
+        assert row.probabilities == pytest.approx(right.probabilities, abs=1e-5)
+        assert row.probabilities != pytest.approx(other.probabilities, abs=1e-5)
+
+
 def test_engines_report_nothing_to_their_makers(trained, tmp_path):
     """By default they keep a number of this machine in the user's folder, to send with their reports."""
     environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}

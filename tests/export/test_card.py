@@ -4,6 +4,7 @@ import datetime
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -143,6 +144,9 @@ def test_label_files(tmp_path):
     assert read_labels(path, 3) == ["a b", "猫", "c"]
     with pytest.raises(ExportError, match="names 3 classes, and the model has 4"):
         read_labels(path, 4)
+    assert read_labels(Path("imagenet-1k"), 1000)[281] == "tabby, tabby cat"
+    with pytest.raises(ExportError, match="names 1000 classes, and the model has 4"):
+        read_labels(Path("imagenet-1k"), 4)
     path.write_bytes("狗的名字\n".encode("gbk"))
     with pytest.raises(ExportError, match="is no UTF-8 text"):
         read_labels(path, 1)

@@ -12,7 +12,7 @@ import paddle
 import pytest
 
 from passl_sot import cli, create_model
-from passl_sot.config import ConfigError, find_config, list_models
+from passl_sot.config import ConfigError, find_config, list_models, model_config
 from passl_sot.engine.schema import load_config
 from passl_sot.published.cards import Card, NotPublishedError, card_of, cards, find_card, unreleased
 from passl_sot.published.fetch import FetchError
@@ -53,6 +53,8 @@ def test_cards_are_in_order():
         assert not card.sha256 or f"-{card.sha256}.pth" in card.file, card
         assert 0 < card.sizes()[0] <= card.sizes()[1], card
         assert card.config in list_models(), card
+        classes = model_config(card.config, tuple(card.settings))["model"]["head"]["num_classes"]
+        assert (card.classes == "imagenet-1k") == (classes == 1000), card
 
 
 def test_checkpoints_of_published_weights_say_enough_for_every_command():

@@ -139,12 +139,17 @@ def test_texts_stand_in_a_table(trained_text, invoke, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words",
-    [["--mistakes", 3], ["--out", "m", "--mistakes", 0], ["--out", "m", "--mistakes", 3, "--sizes", 32]],
+    ("words", "said"),
+    [
+        (["--mistakes", 3], "--mistakes takes 1 to 500, and needs --out FILE"),
+        (["--mistakes", 0, "--out", "m"], "--mistakes takes 1 to 500"),
+        (["--mistakes", 3, "--out", "m", "--sizes", 32], "not allowed together with --suite or --sizes"),
+        (["--mistakes", 3, "--out", "m", "--suite", "val=x"], "not allowed together with --suite or --sizes"),
+    ],
 )
-def test_wrong_words(words, invoke):
+def test_wrong_words(words, said, invoke):
     done = invoke("eval", "--weights", "none", *words)
-    assert done.returncode == 2 and "--mistakes takes 1 to 500 and needs --out FILE" in done.stderr
+    assert done.returncode == 2 and said in done.stderr
 
 
 def test_any_number_of_channels_can_be_looked_at():
