@@ -41,7 +41,7 @@ async function showModel() {
       `${limits.engine}, ${limits.precision} · ${classes} class${classes === 1 ? "" : "es"}`;
     (limits.kind === "text" ? textForm : form).hidden = false;
     document.getElementById("text-limits").textContent =
-      `up to ${limits.max_characters} characters each; Ctrl and Enter predict too`;
+      `up to ${limits.max_characters.toLocaleString("en")} characters each; Ctrl and Enter predict too`;
     document.getElementById("limits").textContent =
       `up to ${limits.max_request_mb} MB and ${limits.max_megapixels} million pixels each`;
   } catch (error) {
