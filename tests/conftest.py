@@ -197,7 +197,7 @@ def write_texts():
 
 @pytest.fixture(autouse=True)
 def same_draws() -> None:
-    """Each test draws the same weights every time it runs; what doesn't use Paddle doesn't load it for this."""
+    """Each test draws the same weights in every run; what needs no Paddle does not load it for this."""
     if "paddle" in sys.modules:
         sys.modules["paddle"].seed(0)
 

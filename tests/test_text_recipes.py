@@ -1,5 +1,6 @@
 """The recipes of the models of texts, as resolved, against the authors' commands, scripts and tables."""
 
+import json
 import re
 
 import pytest
@@ -228,6 +229,9 @@ def glue(tmp_path_factory):
         for split in ("train", "dev_matched" if task == "MNLI" else "dev"):
             content = [head, *lines] if head else lines
             (root / task / f"{split}.tsv").write_text("\n".join(content) + "\n")
+    head, line = LINES["MNLI"]
+    lines = [line.format(label="neutral")] * 5
+    (root / "MNLI" / "dev_mismatched.tsv").write_text("\n".join([head, *lines]) + "\n")
     return root
 
 
@@ -249,6 +253,26 @@ def test_recipe_under_dry_run(name, glue, tmp_path, capfd):
     assert cli.train([*command, "-o", *sizes, data, *workers]) == 0
     said = capfd.readouterr().out
     assert "32 training, 32 validation sentences" in said and "sentences/s per process" in said
+
+
+@pytest.mark.slow
+def test_both_parts_of_mnli(glue, tmp_path, capfd):
+    """32 sentences of every label in turn, and five of one label."""
+    tokenizer = write_vocab(tmp_path)["path"]
+    sizes = [f"model.architecture.{key}" for key in ("embed_dim=16", "depth=1", "num_heads=2")]
+    settings = [*sizes, "epochs=1", f"output_dir={tmp_path}", "lr_scheduler.warmup_epochs=0"]
+    settings += [f"dataloader.train.dataset.tokenizer.path={tokenizer}"]
+    settings += [f"dataloader.{part}.loader.num_workers=0" for part in ("train", "val")]
+    assert cli.train(["-c", "bert_base_mnli", "--data", str(glue), "-o", *settings]) == 0
+    found = {}
+    for split in ("dev", "dev_mismatched"):
+        out = tmp_path / f"{split}.json"
+        command = ["--weights", str(tmp_path / "bert_base_mnli" / "last"), "--out", str(out)]
+        assert cli.evaluate([*command, "-o", f"dataloader.val.dataset.split={split}"]) == 0
+        found[split] = json.loads(out.read_text())
+    # A model that has learned nothing calls all of these equal sentences the same.
+    assert found["dev"]["accuracy"] == pytest.approx(100 * 11 / 32, abs=4)
+    assert found["dev_mismatched"]["accuracy"] in (0, 100)
 
 
 def test_without_a_tokenizer_it_says_where_one_comes_from(glue, capfd):

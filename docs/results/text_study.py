@@ -29,6 +29,8 @@ STUDY = Study(
     metric="accuracy",
     label="accuracy on held-out texts (%)",
 )
+# Training and held-out texts: a run takes some ten minutes of one core.
+SIZES = {"genres": (2400, 1000), "senses": (4000, 1500)}
 # What a data set changes in the config, for all heads.
 DATA = {
     "genres": (),
@@ -39,9 +41,15 @@ DATA = {
 }
 
 
-def prepare_data(args: argparse.Namespace) -> tuple[dict[str, tuple[str, ...]], dict[str, float]]:
-    """Writes the tables; by data set the overrides that name them, and the accuracy (%) of a plain method."""
+def prepare_data(
+    args: argparse.Namespace,
+) -> tuple[dict[str, tuple[str, ...]], dict[str, list[int]], dict[str, float]]:
+    """Writes the tables; by data set overrides, numbers of texts, and the accuracy (%) of a plain method.
+
+    The overrides name the tables and their classes; the numbers are of training and of held-out texts.
+    """
     overrides = {}
+    counts = {}
     baselines = {}
     for name, folder, read in (
         ("genres", args.brown, text_data.genres),
@@ -53,16 +61,20 @@ def prepare_data(args: argparse.Namespace) -> tuple[dict[str, tuple[str, ...]], 
             raise StudyError(f"{error.filename} can't be read: {error.strerror}") from error
         if not train:
             raise StudyError(f"{folder} holds no such texts: see the head of {Path(__file__).name}")
-        parts = {"train": train[: args.train]}
+        num_train, num_val = SIZES[name]
+        parts = {"train": train[: args.train or num_train]}
         classes = sorted({row["label"] for row in parts["train"]})
         # Of few texts some classes are missing.
-        parts["val"] = [row for row in held_out if row["label"] in classes][: args.val]
+        parts["val"] = [row for row in held_out if row["label"] in classes]
+        parts["val"] = parts["val"][: args.val or num_val]
         target = args.out / "data" / name
         for part, rows in parts.items():
             text_data.write(rows, target / f"{part}.jsonl")
         baselines[name] = round(text_data.baseline(*parts.values()), 2)
-        counts = map(len, parts.values())
-        log.info("%s: %d training and %d held-out texts; TF-IDF %.2f %%", name, *counts, baselines[name])
+        counts[name] = [len(rows) for rows in parts.values()]
+        log.info(
+            "%s: %d training and %d held-out texts; TF-IDF %.2f %%", name, *counts[name], baselines[name]
+        )
         overrides[name] = (
             f"model.head.num_classes={len(classes)}",
             *(
@@ -75,7 +87,7 @@ def prepare_data(args: argparse.Namespace) -> tuple[dict[str, tuple[str, ...]], 
             ),
             *DATA[name],
         )
-    return overrides, baselines
+    return overrides, counts, baselines
 
 
 def prepare_model(args: argparse.Namespace) -> Path:
@@ -103,10 +115,10 @@ def study(args: argparse.Namespace) -> int:
     """Everything that is not done yet; the exit status."""
     tokenizer = f"dataloader.train.dataset.tokenizer.path={args.model}"
     args.out.mkdir(parents=True, exist_ok=True)
-    data, baselines = prepare_data(args)
+    data, counts, baselines = prepare_data(args)
     overrides = {name: (*own, tokenizer, *args.override) for name, own in data.items()}
     weights = prepare_model(args)
-    settings = {"train": args.train, "val": args.val, "tfidf": baselines}
+    settings = {"texts": counts, "tfidf": baselines}
     tuned = replace(STUDY, options=("--pretrained", str(weights)))
     return compare_heads(tuned, args.out, args.seeds, overrides, settings, args.override)
 
@@ -121,8 +133,8 @@ def main(argv: list[str] | None = None) -> int:
     add(
         "--out", type=Path, default=Path("output/text_study"), metavar="DIR", help="default output/text_study"
     )
-    add("--train", type=int, default=4000, metavar="N", help="training texts of each set, default 4000")
-    add("--val", type=int, default=1500, metavar="N", help="held-out texts of each set, default 1500")
+    add("--train", type=int, metavar="N", help="training texts, default 2,400 genres and 4,000 senses")
+    add("--val", type=int, metavar="N", help="held-out texts, default 1,000 and 1,500")
     return run_command(parser, study, argv)
 
 

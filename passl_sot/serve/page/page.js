@@ -43,7 +43,7 @@ async function showModel() {
     (limits.kind === "text" ? textForm : form).hidden = false;
     document.getElementById("maps-line").hidden = !limits.maps;
     document.getElementById("text-limits").textContent =
-      `up to ${limits.max_characters} characters each; Ctrl and Enter predict too`;
+      `up to ${limits.max_characters.toLocaleString("en")} characters each; Ctrl and Enter predict too`;
     document.getElementById("limits").textContent =
       `up to ${limits.max_request_mb} MB and ${limits.max_megapixels} million pixels each`;
   } catch (error) {

@@ -1,0 +1,131 @@
+"""Makes the table of docs/performance.md that sets BERT-base in eager mode beside `transformers`.
+
+    python docs/results/text_speed.py --peer-python PYTHON [--rounds 7]
+
+PYTHON is an interpreter that has torch and transformers. One core, processor time, in turns: 8 texts that
+fill 128 tokens each, and 8 of 16 to 128 tokens in one batch; a forward pass, and an update by AdamW.
+"""
+
+import argparse
+import os
+import shlex
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from text_engines import batch_of
+
+from passl_sot.engine.schema import load_config
+from passl_sot.launch.cpu_env import describe_cpu
+from passl_sot.modeling.losses import LOSSES
+from passl_sot.optim import build_optimizer
+from passl_sot.utils.cache import versions_of
+from passl_sot.utils.peer import Peer
+from passl_sot.zoo import find_config
+
+LENGTHS = {"128": [128] * 8, "16 to 128": [128, 16, 32, 48, 64, 80, 96, 112]}
+MODES = ("infer", "train")
+# What the other interpreter runs: a peer with the same numbers of words and classes.
+PEER = """
+import sys, time, numpy, torch, transformers
+torch.set_num_threads(1)
+mode, file = sys.argv[1:]
+config = transformers.BertConfig(vocab_size=28996)
+model = transformers.BertForSequenceClassification(config).train(mode == "train")
+ids, mask, types = torch.from_numpy(numpy.load(file))
+given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+labels = torch.zeros(len(ids), dtype=torch.long)
+optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
+
+def infer():
+    with torch.no_grad():
+        model(**given)
+
+def train():
+    model(**given, labels=labels).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+step = {"infer": infer, "train": train}[mode]
+step()
+print("ready", flush=True)
+for _ in sys.stdin:
+    began = time.process_time()
+    step()
+    print(time.process_time() - began, flush=True)
+"""
+
+
+def step_of(mode: str, batch: np.ndarray) -> Callable[[], None]:
+    """One pass of our model, as a recipe of GLUE builds and trains it."""
+    experiment = load_config(find_config("bert_base_cola"))
+    model: Any = experiment.model.build()
+    given = [paddle.to_tensor(part) for part in batch]
+    labels = paddle.zeros([len(batch[0])], "int64")
+    loss = LOSSES.build(experiment.loss)
+    optimizer = build_optimizer(experiment.optimizer)(model)
+
+    def infer() -> None:
+        with paddle.no_grad():
+            model(*given).numpy()
+
+    def train() -> None:
+        value = loss(model(*given), labels)
+        value.backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        float(value)
+
+    if mode == "train":
+        model.train()
+        return train
+    model.eval()
+    return infer
+
+
+def seconds(mode: str, lengths: list[int], peer_python: str, rounds: int) -> tuple[float, float]:
+    """Median seconds of ours and of the peer's."""
+    batch = batch_of(lengths)
+    batch[0] %= 28996
+    step = step_of(mode, batch)
+    ours = []
+    theirs = []
+    with tempfile.TemporaryDirectory() as scratch:
+        file = str(Path(scratch, "batch.npy"))
+        np.save(file, batch)
+        command = shlex.join([peer_python, "-W", "ignore", "-c", PEER, mode, file])
+        with Peer(command) as peer:
+            step()
+            for _ in range(rounds):
+                began = time.process_time()
+                step()
+                ours.append(time.process_time() - began)
+                theirs.append(peer.run())
+    return statistics.median(ours), statistics.median(theirs)
+
+
+def main() -> None:
+    """Measures and prints a row as soon as it is known."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--peer-python", required=True)
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    print(
+        f"{describe_cpu()}, one core; {', '.join(versions_of(('paddlepaddle',)))}; medians of {args.rounds}\n"
+    )
+    print("| pass | tokens of 8 texts | ours, s | transformers, s | times as fast |")
+    print("|---|---|---|---|---|")
+    for mode in MODES:
+        for name, lengths in LENGTHS.items():
+            ours, theirs = seconds(mode, lengths, args.peer_python, args.rounds)
+            print(f"| {mode} | {name} | {ours:.2f} | {theirs:.2f} | {theirs / ours:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
