@@ -174,7 +174,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool | np.bool_):
-        return mark(value)
+        return mark(bool(value))
     if isinstance(value, float | np.floating):
         return f"{value:.4g}"
     return _text(str(value))
