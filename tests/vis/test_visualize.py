@@ -196,7 +196,7 @@ def test_words_of_texts(made, tmp_path, invoke):
         ),
         (["plain"], ["--parts"], "best has no parts to show: its LinearHead doesn't add logits"),
         (["fused", "other"], [], "other were trained on different classes"),
-        (["fused", "texts"], [], "fused/best is for images, seen0/texts for sentences"),
+        (["fused", "texts"], [], "texts for sentences: maps of both"),
         (["fused"], ["--text", "a cat"], "PATH or --text"),
         (["fused"], ["--top-k", "2", "--class", "c"], "--class and --top-k: not allowed together"),
         (["fused"], ["-o", "epochs=1"], "-o changes a config: name one with -c"),
