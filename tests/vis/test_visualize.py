@@ -138,7 +138,7 @@ def test_models_side_by_side_and_a_class_by_name(made, tmp_path, invoke):
     assert "2 of 4 images, spread evenly" in done.stdout
     rows = rows_of(tmp_path / "o" / "faithfulness.csv")
     assert [(row["view"], row["name"]) for row in rows] == 2 * [("fused/best", "猫"), ("plain/best", "猫")]
-    assert [Path(row["item"]).name for row in rows[::2]] == ["0.png", "gray.png"]
+    assert [Path(row["item"]).name for row in rows[::2]] == ["0.png", "2.png"]
 
 
 def test_the_most_probable_classes_without_figures_of_trust(made, tmp_path, invoke):
