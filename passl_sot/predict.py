@@ -67,6 +67,7 @@ class Predictor:
         engine: Called with arrays, gives the output `[B, K]`; its `name` says which one it is.
         precision: The numbers it computes in.
         task: The task it was trained for, which reads inputs and outputs.
+        model: A checkpoint's model, where "paddle" computes it as it is; None where gradients can't be had.
 
     Raises:
         CheckpointError: `weights` is no checkpoint, or lacks the weights asked for, or parts of its header.
@@ -118,6 +119,7 @@ class Predictor:
                 threads=threads,
                 length=min(LENGTH, getattr(tokenizer, "max_length", LENGTH)),
             )
+        self.model = model
         self.engine: Engine
         if model is None:
             settings: dict[str, Any] = {"precision": precision, "threads": threads, "batch": batch_size}

@@ -48,7 +48,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     named = "the class that maps are of, by name or number; default: the label, else what is predicted"
     add("--class", dest="named", metavar="NAME", help=named)
     add("--top-k", type=int, default=0, metavar="K", help="maps of the K most probable classes instead")
-    add("--method", metavar="NAME", help="such as grad_cam, rollout; default: the model's best")
+    add("--method", metavar="NAME", help="such as grad_cam, rollout; default: the model's most faithful")
     add("--parts", action="store_true", help="a fused head by its parts: ClassT, WordT, ClassT+WordT")
     steps = "of insertion and deletion, by which maps are judged (default 10; 0: don't)"
     add("--steps", type=int, default=10, metavar="N", help=steps)
@@ -141,9 +141,9 @@ def _open(args: argparse.Namespace) -> "list[Subject]":
 
 
 def _names(weights: Sequence[str]) -> list[str]:
-    """Short names that tell weights apart: of the files, or with the folders that they are in."""
+    """Short names that tell weights apart: of the files with the folders that they are in, their runs."""
     paths = [Path(given) for given in weights]
-    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+    for depth in range(2, max(len(path.parts) for path in paths) + 2):
         names = ["/".join([*path.parent.parts, path.stem][-depth:]) for path in paths]
         if len(set(names)) == len(names):
             return names

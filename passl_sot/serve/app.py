@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from passl_sot.launch.cpu_env import usable_cores
 from passl_sot.serve import errors
 from passl_sot.serve.batcher import Batcher
 from passl_sot.serve.errors import ApiError, ErrorBody
+from passl_sot.serve.explained import Explanation, Explanations, explained, require_maps
 from passl_sot.serve.guard import Guard
 from passl_sot.serve.hosted import Hosted, Loaded
 from passl_sot.serve.metrics import Metrics
@@ -63,6 +65,7 @@ class ModelInfo(BaseModel):
     engine: str
     precision: str
     class_names: list[str]
+    maps: bool
     since: float
     fault: str
     max_files: int
@@ -117,8 +120,10 @@ class Service:
         def add(path: str, answer: Callable, **more: Any) -> None:
             app.add_api_route(path, answer, name=path.strip("/"), **more)
 
-        answers = {"response_model": predictions, "responses": faults}
+        answers: dict[str, Any] = {"response_model": predictions, "responses": faults}
         add("/predict", self._predict, methods=["POST"], openapi_extra=body, **answers)
+        answers["response_model"] = Explanations
+        add("/explain", self._explain, methods=["POST"], openapi_extra=body, **answers)
         add("/model", self._model, response_model=ModelInfo)
         add("/health", self._health, response_model=State)
         add("/ready", self._ready, response_model=State, responses={503: {"model": ErrorBody}})
@@ -169,6 +174,37 @@ class Service:
         # Not through the response model: JSON writes the digits that `predict` writes.
         return JSONResponse({"predictions": rows})
 
+    async def _explain(self, request: Request) -> Explanations:
+        """What speaks for the most probable class of each image or text; see `Explanation`.
+
+        Only of a checkpoint on Paddle's own engine; others have no gradients.
+        """
+        self._check_ready()
+        model = self.hosted.now
+        require_maps(model)
+        with self._batcher.place() as place:
+            uploads = await read_uploads(request, self._settings, model.kind)
+            place.take(len(uploads.items))
+            rows = await self._in_time(request, self._maps(model, uploads.items))
+        return Explanations(explanations=rows)
+
+    async def _maps(self, model: Loaded, items: list[Upload]) -> list[Explanation]:
+        samples = await self._samples(model, items)
+        rows = [Explanation(path=item.name) for item in items]
+        for row, sample in zip(rows, samples, strict=True):
+            if isinstance(sample, ItemError):
+                row.error = str(sample)
+        readable = [number for number, row in enumerate(rows) if not row.error]
+        most = self._settings.max_batch
+        for start in range(0, len(readable), most):
+            chosen = readable[start : start + most]
+            work = functools.partial(
+                explained, model, [items[i].data for i in chosen], [samples[i] for i in chosen]
+            )
+            for number, row in zip(chosen, await self._batcher.alone(work), strict=True):
+                rows[number] = row.model_copy(update={"path": items[number].name})
+        return rows
+
     async def _in_time(self, request: Request, work: Coroutine[Any, Any, list]) -> list:
         """Awaits work, unless time is over or the client leaves; what is not computed yet never is then."""
         task = asyncio.ensure_future(work)
@@ -187,12 +223,7 @@ class Service:
 
     async def _rows(self, uploads: Uploads) -> list[dict[str, Any]]:
         model = self.hosted.now
-        loop = asyncio.get_running_loop()
-        reads = [loop.run_in_executor(self._decoding, self._read, model, item) for item in uploads.items]
-        samples = await asyncio.gather(*reads)
-        faults = [sample for sample in samples if isinstance(sample, ItemError)]
-        if len(faults) == len(samples):
-            raise _unreadable(faults[0], model.kind)
+        samples = await self._samples(model, uploads.items)
         waits = [
             self._batcher.submit(model, sample, uploads.top_k)
             for sample in samples
@@ -209,6 +240,16 @@ class Service:
                 row = task.row(named, "", _best(next(found), uploads.top_k))
             rows.append(vars(row))
         return rows
+
+    async def _samples(self, model: Loaded, items: list[Upload]) -> list[Any]:
+        """Of each item a sample or an ItemError; an ApiError where none can be read."""
+        loop = asyncio.get_running_loop()
+        reads = [loop.run_in_executor(self._decoding, self._read, model, item) for item in items]
+        samples = await asyncio.gather(*reads)
+        faults = [sample for sample in samples if isinstance(sample, ItemError)]
+        if len(faults) == len(samples):
+            raise _unreadable(faults[0], model.kind)
+        return samples
 
     def _read(self, model: Loaded, item: Upload) -> dict[str, Any] | ItemError:
         """A sample, or why there is none."""
@@ -236,6 +277,7 @@ class Service:
             engine=model.predictor.engine.name,
             precision=model.predictor.precision,
             class_names=model.predictor.class_names,
+            maps=model.predictor.model is not None,
             since=model.since,
             fault=self.hosted.fault,
             max_files=limits.max_files,

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -88,6 +88,10 @@ class Batcher:
         self._waiting.append(entry)
         self._arrived.set()
         return entry.row
+
+    async def alone(self, work: Callable[[], Any]) -> Any:
+        """Computes something else in between two batches, in their thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def run(self) -> None:
         """Computes batches until it is cancelled."""

@@ -22,6 +22,7 @@ Code = Literal[
     "unsupported_media_type",
     "invalid_value",
     "wrong_kind",
+    "no_maps",
     "unreadable_image",
     "unreadable_text",
     "overloaded",

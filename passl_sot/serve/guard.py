@@ -13,7 +13,7 @@ from passl_sot.serve.errors import CLIENT_LEFT, ApiError, error_response
 from passl_sot.serve.metrics import Metrics
 from passl_sot.serve.settings import Settings
 
-PATHS = ("/", "/predict", "/model", "/health", "/ready", "/metrics", "/openapi.json")
+PATHS = ("/", "/predict", "/explain", "/model", "/health", "/ready", "/metrics", "/openapi.json")
 # Names of the loopback. Other names that lead here are a foreign page's trick (DNS rebinding).
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _HEADERS = [

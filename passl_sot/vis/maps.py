@@ -139,6 +139,7 @@ def see(view: View, batch: Sequence[Read], classes: np.ndarray, steps: int) -> l
     if steps and not subject.predicts_numbers:
         if subject.takes_texts:
             options["baseline"] = subject.task.tokenizer.mask_id
+        options["probabilities"] = subject.task.probabilities
         curves = faithfulness(subject.model, inputs, found.maps, classes, steps=steps, **options)
         areas = curves.areas()
     outputs = subject.task.probabilities(paddle.to_tensor(found.logits)).numpy()

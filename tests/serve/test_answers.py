@@ -115,7 +115,7 @@ def test_metrics_count_what_happened(server, ask, images, number):
 
 def test_the_description_is_true(server, ask, images):
     described = ask(server, "GET", "/openapi.json").json
-    assert set(described["paths"]) == {"/predict", "/model", "/health", "/ready", "/metrics"}
+    assert set(described["paths"]) == {"/predict", "/explain", "/model", "/health", "/ready", "/metrics"}
     predict = described["paths"]["/predict"]["post"]
     content = predict["requestBody"]["content"]
     assert set(content) == {"multipart/form-data", "application/json"}

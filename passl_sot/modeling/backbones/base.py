@@ -11,6 +11,7 @@ import paddle
 from paddle import nn
 
 from passl_sot.config import value_of_epoch
+from passl_sot.nn.block import Attention
 from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.layers import DropPath
 from passl_sot.nn.precision import check_floats
@@ -100,6 +101,7 @@ class Backbone(nn.Layer):
     feature_info: list[dict[str, Any]]
     # Whether what a head takes for padding must be computed; else it may be zeros.
     compute_padding = False
+    recompute = False  # see set_recompute
 
     def __init__(self, num_features: int = 0, num_prefix_tokens: int = 0, depths: Sequence[int] = ()) -> None:
         super().__init__()
@@ -107,7 +109,6 @@ class Backbone(nn.Layer):
         self.num_prefix_tokens = num_prefix_tokens
         self.depths = list(depths)
         self.num_layers = sum(depths) + 1  # the greatest number that layer_of gives
-        self._recompute = False
         self._drop_path_rate: float | Mapping[str, float | str] | None = None
 
     def input_specs(self, batch: int | None = None) -> list[paddle.static.InputSpec]:
@@ -149,7 +150,7 @@ class Backbone(nn.Layer):
 
     def set_recompute(self, on: bool = True) -> None:
         """Trade time for memory: recompute activations of the blocks in the backward pass."""
-        self._recompute = on
+        self.recompute = on
 
     def schedule_drop_path(self, rate: float | Mapping[str, float | str]) -> None:
         """Set the stochastic depth of all blocks, by a rate in [0, 1) or a schedule; ends a constructor."""
@@ -159,6 +160,19 @@ class Backbone(nn.Layer):
     def rates_of_blocks(self, rate: float, depth: int) -> list[float]:
         """The drop-path rates of ``depth`` blocks in order: linearly from 0 up to ``rate`` for the last."""
         return [rate * i / max(depth - 1, 1) for i in range(depth)]
+
+    def localizing_layer(self) -> tuple[int, nn.Layer]:
+        """A stage, and the layer in it whose output says best where the evidence of a class lies.
+
+        The output has the form of what the blocks of that stage take; of texts it is that of the embeddings.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say which layer's tokens tell places (localizing_layer)"
+        )
+
+    def attentions(self) -> list[tuple[int, Attention]]:
+        """The layers of attention among a stage's tokens, in order, each with the number of the stage."""
+        return []
 
     def pick_maps(self, indices: int | Sequence[int] | None) -> list[int]:
         """Positions in ``feature_info``, none negative; see `forward_intermediates`."""
@@ -187,7 +201,7 @@ class Backbone(nn.Layer):
     def run_block(self, block: nn.Layer, x: paddle.Tensor, *more: Any) -> paddle.Tensor:
         """Call a block, with recomputation when it is on and there are gradients to save for."""
         # A frozen backbone in evaluation mode saves nothing, and a static graph has its own way.
-        if self._recompute and (self.training or not x.stop_gradient) and paddle.in_dynamic_mode():
+        if self.recompute and (self.training or not x.stop_gradient) and paddle.in_dynamic_mode():
             return recompute_block(block, x, *more)
         return block(x, *more)
 

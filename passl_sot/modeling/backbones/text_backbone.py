@@ -11,6 +11,7 @@ import paddle
 from paddle import nn
 
 from passl_sot.modeling.backbones.base import Backbone, Tokens
+from passl_sot.nn.block import Attention
 from passl_sot.nn.initializers import embedding
 from passl_sot.nn.layers import Dropout, LayerNorm
 from passl_sot.nn.position import repeat_positions, resize_parameter
@@ -192,6 +193,14 @@ class TextBackbone(Backbone):
     def class_first_order(self, mask_bl: np.ndarray) -> np.ndarray | None:
         """The same as places ``[B, L]`` that the tokens are taken from; None where nothing moves."""
         return None
+
+    def localizing_layer(self) -> tuple[int, nn.Layer]:
+        """See `Backbone.localizing_layer`; the last of the embeddings'."""
+        return 0, self.embed_drop
+
+    def attentions(self) -> list[tuple[int, Attention]]:
+        """See `Backbone.attentions`."""
+        return [(i, block.attn) for i, block in enumerate(self.blocks)]
 
     def hidden_states(
         self,

@@ -46,6 +46,7 @@ class Head(nn.Layer):
 
     last_layers: tuple[str, ...] = ()  # names of those that depend on K; a head may lack some
     mask_words = True  # whether the mask is obeyed
+    parts: tuple[str, ...] = ()  # whose logits can be had alone, by `forward_part`
 
     def __init__(self, num_classes: int, in_channels: int, num_prefix_tokens: int) -> None:
         super().__init__()
@@ -94,6 +95,22 @@ class Head(nn.Layer):
         """
         return None
 
+    def forward_part(
+        self, part: str, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None
+    ) -> paddle.Tensor:
+        """Tokens ``[B, P+N, C]`` to the logits ``[B, K]`` of one of ``parts``; a ValueError for others."""
+        raise self.no_part(part)
+
+    def no_part(self, part: str) -> ValueError:
+        """The error for a part that this head does not have."""
+        name = type(self).__name__
+        if self.parts:
+            return ValueError(f"{name} has the parts {', '.join(self.parts)}, and no {part!r}")
+        return ValueError(
+            f"{name} has no part {part!r}, as this one's logits are not a sum of the class token's and the "
+            "words': take all of them"
+        )
+
     def check_tokens(self, x: paddle.Tensor, pooled_allowed: bool) -> None:
         """Raise a readable error for an input that is no ``[B, P+N, C]`` (or ``[B, C]``)."""
         pooled = pooled_allowed and x.ndim == 2
@@ -103,6 +120,10 @@ class Head(nn.Layer):
             if pooled_allowed:
                 forms += f" or [batch, {self.in_channels}]"
             raise ValueError(f"{type(self).__name__} takes {forms}, got {list(x.shape)}")
+
+
+# Of heads that add up logits of the class token and of words; SoT's document names them so.
+FUSED_PARTS = ("ClassT", "WordT")
 
 
 class FusedHead(Head):
@@ -145,6 +166,14 @@ class FusedHead(Head):
             None if cls_features is None else self.cls_fc(cls_features),
             None if word_features is None else self.visual_fc(word_features),
         )
+
+    def forward_part(
+        self, part: str, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None
+    ) -> paddle.Tensor:
+        """See `Head.forward_part`; "ClassT" and "WordT" add up to what ``forward`` gives."""
+        if part not in self.parts:
+            raise self.no_part(part)
+        return self.forward_parts(x_bnc, mask_bn)[FUSED_PARTS.index(part)]
 
     def forward(
         self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None

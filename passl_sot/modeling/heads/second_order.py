@@ -16,7 +16,7 @@ import paddle
 
 from passl_sot.config import Count, Natural
 from passl_sot.modeling.heads import HEADS
-from passl_sot.modeling.heads.base import FusedHead, Matrices, Parts
+from passl_sot.modeling.heads.base import FUSED_PARTS, FusedHead, Matrices, Parts
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.normalization import ISQRTCOV, NORMALIZATIONS, MatrixNorm, SvPN, build_normalization
 from passl_sot.nn.second_order import CrossCovariance, MGCrP, covariance, masked_mean
@@ -89,6 +89,9 @@ class SecondOrderHead(FusedHead):
         # With "concat" and "aggre_all" cls_fc exists and gets no gradient, as in the official code.
         self.cls_dim = cls_dim if num_prefix_tokens and fusion_type != "words" else 0
         self.word_dim = word_dim
+        # With "aggre_all" one matrix holds both.
+        if fusion_type == "concat" or (self.cls_dim and word_dim and fusion_type != "aggre_all"):
+            self.parts = FUSED_PARTS
         self.reset_classifier(num_classes)
 
     def _check_choices(self) -> None:
@@ -165,6 +168,16 @@ class SecondOrderHead(FusedHead):
             return None, pooled
         return x_bnc[:, 0], pooled
 
+    def forward_part(
+        self, part: str, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None
+    ) -> paddle.Tensor:
+        """See `FusedHead.forward_part`; with "concat" the bias is in neither part."""
+        if self.fusion_type != "concat" or part not in self.parts:
+            return super().forward_part(part, x_bnc, mask_bn)
+        # The class token's features come first.
+        rows = slice(self.in_channels) if part == "ClassT" else slice(self.in_channels, None)
+        return paddle.matmul(self.pre_logits(x_bnc, mask_bn)[:, rows], self.visual_fc.weight[rows])
+
     def forward(
         self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None
     ) -> paddle.Tensor | tuple[paddle.Tensor, ...]:
@@ -215,6 +228,8 @@ class CrossCovarianceHead(FusedHead):
             raise ValueError("CrossCovarianceHead: the matrix is not symmetric; write vec: full")
         self.word_dim = reduction[0] * reduction[1]
         self.cls_dim = in_channels if num_prefix_tokens else 0
+        if num_prefix_tokens:
+            self.parts = FUSED_PARTS
         self.reset_classifier(num_classes)
 
     def pool(self, x_bnc: paddle.Tensor, mask_bn: paddle.Tensor | None = None) -> paddle.Tensor:

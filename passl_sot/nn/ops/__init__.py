@@ -256,6 +256,16 @@ def attention(
         q, k, v = (t.transpose([0, 2, 1, 3]) for t in (q_bhnd, k_bhnd, v_bhnd))
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_rate, scale=scale)
         return out.transpose([0, 2, 1, 3])
+    attn_bhnm = attention_weights(q_bhnd, k_bhnd, scale, bias_whnm)
+    if dropout_rate > 0.0:
+        attn_bhnm = dropout(attn_bhnm, dropout_rate)
+    return paddle.matmul(attn_bhnm, v_bhnd)
+
+
+def attention_weights(
+    q_bhnd: paddle.Tensor, k_bhnd: paddle.Tensor, scale: float, bias_whnm: paddle.Tensor | None = None
+) -> paddle.Tensor:
+    """softmax(scale · q kᵀ + bias), ``[B, h, N, M]``; arguments as for `attention`."""
     loops = cpu_numba.available(q_bhnd)
     # Scaled queries are fewer numbers than scaled products.
     if _many_keys(k_bhnd) and not loops:
@@ -271,10 +281,7 @@ def attention(
         # Without axes of size 1 in front: with them Paddle's CPU kernels take eight times as long.
         repeated = products.reshape([-1, *bias_whnm.shape]) + bias_whnm.astype(products.dtype)
         products = repeated.reshape([-1, *products.shape[1:]])
-    attn_bhnm = cpu_loops.softmax(products, scale) if loops else softmax(products)
-    if dropout_rate > 0.0:
-        attn_bhnm = dropout(attn_bhnm, dropout_rate)
-    return paddle.matmul(attn_bhnm, v_bhnd)
+    return cpu_loops.softmax(products, scale) if loops else softmax(products)
 
 
 # Not translated, as what follows: a graph would decide anew in every run.

@@ -7,6 +7,7 @@ const status = document.getElementById("status");
 const form = document.getElementById("form");
 const chooser = document.getElementById("files");
 const textForm = document.getElementById("text-form");
+const maps = document.getElementById("maps");
 const boxes = [document.getElementById("text"), document.getElementById("pair")];
 let limits = { max_request_mb: Infinity };
 const waiting = [];
@@ -40,6 +41,7 @@ async function showModel() {
     document.getElementById("facts").textContent =
       `${limits.engine}, ${limits.precision} · ${classes} class${classes === 1 ? "" : "es"}`;
     (limits.kind === "text" ? textForm : form).hidden = false;
+    document.getElementById("maps-line").hidden = !limits.maps;
     document.getElementById("text-limits").textContent =
       `up to ${limits.max_characters} characters each; Ctrl and Enter predict too`;
     document.getElementById("limits").textContent =
@@ -103,17 +105,51 @@ function next() {
   status.textContent = left ? `${left} to go` : done ? `${done} ${limits.kind}${done === 1 ? "" : "s"} answered` : "";
 }
 
-async function predict({ request, side }) {
-  let shown;
+async function predict({ request, card, side }) {
+  const wait = side.querySelector(".wait");
   try {
     const { predictions } = await answer(await fetch("predict", { method: "POST", ...request() }));
     const [row] = predictions;
-    shown = row.names.length ? bars(row) : element("p", "", `${row.value}`);
+    wait.before(row.names.length ? bars(row) : element("p", "", `${row.value}`));
+    if (maps.checked && limits.maps) await explain(request, card, wait);
   } catch (error) {
-    shown = element("p", "fault", error.message);
-    shown.setAttribute("role", "alert");
+    const fault = element("p", "fault", error.message);
+    fault.setAttribute("role", "alert");
+    wait.before(fault);
   }
-  side.querySelector(".wait").replaceWith(shown);
+  wait.remove();
+}
+
+async function explain(request, card, wait) {
+  const { explanations } = await answer(await fetch("explain", { method: "POST", ...request() }));
+  const [row] = explanations;
+  const said = `what speaks for ${row.name || "a greater number"} (${row.method})`;
+  if (row.picture) {
+    const bytes = Uint8Array.from(atob(row.picture), (letter) => letter.charCodeAt(0));
+    const picture = element("img");
+    picture.alt = said;
+    picture.src = URL.createObjectURL(new Blob([bytes], { type: "image/jpeg" }));
+    picture.onload = () => URL.revokeObjectURL(picture.src);
+    card.querySelector("img").after(picture);
+    card.classList.add("explained");
+  }
+  wait.before(element("p", "seen", said));
+  for (const pieces of row.words || []) {
+    const line = element("p", "map");
+    line.dir = "auto";
+    for (const { text, value } of pieces) {
+      if (value === null) {
+        line.append(text);
+        continue;
+      }
+      const word = element("span", "", text);
+      // Linearly from blue, the weakest, to green.
+      word.style.background = `color-mix(in srgb, rgb(92 219 116) ${100 * value}%, rgb(59 95 192))`;
+      word.style.color = value > 0.47 ? "black" : "white";
+      line.append(word);
+    }
+    wait.before(line);
+  }
 }
 
 function bars(row) {
