@@ -15,7 +15,9 @@ its prefix tokens. Methods, by name, where a model has several the more faithful
 * ``hires_cam``, of images (Draelos and Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations
   of convolutional neural networks", arXiv 2011.08891): the same with the gradient of each place in place of
   the mean, which tells more where the head is none on a mean of words.
-* ``gradient_input``, of texts: PLACEHOLDER.
+* ``gradient_input``, of texts: what the embeddings give times the logit's gradient there, summed over the
+  channels, and 0 where it is negative. Its absolute value and the length of the gradient alone, which
+  others draw, do not tell words for a class from words against it, and were half as faithful.
 
 Legend: B batch, H and W rows and columns of tokens, L tokens of a text, K classes.
 """
@@ -71,7 +73,7 @@ def methods_of(model: Classifier) -> tuple[str, ...]:
     """The methods that a model has, the one to take first."""
     backbone = model.backbone
     if isinstance(backbone, TextBackbone):
-        return ("gradient_input", *_BY_ATTENTION)
+        return ("grad_sam", "gradient_input", "rollout")
     if not isinstance(backbone, ImageBackbone):
         return ()
     if isinstance(backbone, PlainBackbone):
@@ -143,7 +145,7 @@ def _by_gradient(
     (grad,) = gradients(picked(logits, chosen), [leaf.x])
     activation = leaf.x.detach()
     if isinstance(backbone, TextBackbone):
-        return (activation * grad).sum(axis=-1).abs().flatten(), logits, chosen
+        return F.relu((activation * grad).sum(axis=-1)).flatten(), logits, chosen
     activation, grad = (backbone.as_map(stage, tokens) for tokens in (activation, grad))
     if method == "grad_cam":
         grad = grad.mean(axis=[2, 3], keepdim=True)
