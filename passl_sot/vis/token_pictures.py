@@ -1,7 +1,7 @@
 """Pictures of tokens: an image's way through the steps and stages of a backbone, and its super tokens."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -79,7 +79,7 @@ class _Canvas:
         """Borders of cells of so many pixels over a picture that is shown there; the last may be cut."""
         height, width = picture.shape[:2]
         pixel = wide / width
-        style = {"colors": "white", "linewidth": 0.4, "alpha": 0.8}
+        style: dict[str, Any] = {"colors": "white", "linewidth": 0.4, "alpha": 0.8}
         self.axes.hlines(top + np.arange(step, height, step) * pixel, left, left + wide, **style)
         self.axes.vlines(left + np.arange(step, width, step) * pixel, top, top + height * pixel, **style)
 
