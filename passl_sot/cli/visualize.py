@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from passl_sot.cli.command import command, guarded, make_parser, prepare, try_outputs
 from passl_sot.config import UserError
 from passl_sot.utils.logger import RESULT, get_logger
@@ -102,7 +100,7 @@ def _visualize(args: argparse.Namespace) -> int:
         line = f"{args.limit} of {len(items)} {subjects[0].task.words.items}, spread evenly; see --limit"
         get_logger().info(line)
         facts.append(line)
-        items = [items[i] for i in np.linspace(0, len(items) - 1, args.limit).astype(int)]
+        items = [items[i * len(items) // args.limit] for i in range(args.limit)]
     named = ", ".join(subject.name for subject in subjects)
     page = Page(f"What a model looks at: {named}"[:200], "\n".join(facts))
     with folder_filled(out) as folder:

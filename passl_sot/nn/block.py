@@ -1,5 +1,7 @@
 """The pre-norm transformer block. Legend: B batch, N tokens, C width, h heads, d = C / h."""
 
+from collections.abc import Callable
+
 import paddle
 from paddle import nn
 
@@ -18,6 +20,9 @@ class Attention(nn.Layer):
         qkv_by_head: Whether the joint projection gives queries, keys and values of the first head, then of
             the second, and so on, in place of all queries, all keys, all values.
     """
+
+    # Given what `attend` took and gave, at every call: for those who want to see inside.
+    recorder: Callable[[paddle.Tensor, paddle.Tensor | None, paddle.Tensor], None] | None = None
 
     def __init__(
         self,
@@ -49,10 +54,17 @@ class Attention(nn.Layer):
         q, k, v = self.split(qkv)
         dropout = self.attn_dropout if self.training else 0.0
         out = ops.attention(q, k, v, self.scale, dropout, bias_whnm)
-        return out.transpose([0, 2, 1, 3]).reshape([0, 0, self.num_heads * self.head_dim])
+        out = out.transpose([0, 2, 1, 3]).reshape([0, 0, self.num_heads * self.head_dim])
+        if self.recorder is not None:
+            self.recorder(qkv, bias_whnm, out)
+        return out
+
+    def in_order(self, x: paddle.Tensor) -> paddle.Tensor:
+        """What belongs to the tokens of ``attend``, as to those that the layer takes: here the same."""
+        return x
 
     def split(self, qkv: paddle.Tensor) -> list[paddle.Tensor]:
-        """Queries, keys and values ``[B, h, N, d]`` of the joint projection's result."""
+        """Queries, keys and values ``[B, h, N, d]`` of the joint projection's result ``[B, N, 3·C]``."""
         if self.qkv_by_head:
             qkv = qkv.reshape([0, 0, self.num_heads, 3, self.head_dim]).transpose([3, 0, 2, 1, 4])
         else:

@@ -149,5 +149,8 @@ class WindowAttention(Attention):
         if self.padded:
             x_blc = paddle.concat([x_blc, paddle.zeros_like(x_blc[:, :1])], axis=1)
         windows = paddle.gather(x_blc, self.order, axis=1).reshape([-1, self.window**2, dim])
-        out = super().forward(windows, self.bias())
-        return paddle.gather(out.reshape([-1, self.order.shape[0], dim]), self.places, axis=1)
+        return self.in_order(super().forward(windows, self.bias()))
+
+    def in_order(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Tokens of windows ``[B·W, N, D]`` to those of the grid ``[B, L, D]``, without padding."""
+        return paddle.gather(x.reshape([-1, self.order.shape[0], x.shape[-1]]), self.places, axis=1)

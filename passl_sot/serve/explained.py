@@ -58,6 +58,7 @@ def require_maps(model: Loaded) -> None:
 def explained(model: Loaded, items: Sequence[Any], samples: Sequence[dict[str, Any]]) -> list[Explanation]:
     """Computes the maps of a batch; `require_maps` first."""
     predictor = model.predictor
+    assert predictor.model is not None
     subject = Subject(model.name, predictor.model, predictor.task, {})
     (view,) = views_of([subject])
     # The items themselves: their files' names are the client's, and tell no label.
@@ -72,7 +73,7 @@ def explained(model: Loaded, items: Sequence[Any], samples: Sequence[dict[str, A
         one = Explanation(index=index, name=name, method=view.method)
         if subject.takes_texts:
             texts = texts_of(item)
-            places = predictor.task.tokenizer.places(texts if len(texts) == 2 else texts[0])
+            places = subject.task.tokenizer.places(texts if len(texts) == 2 else texts[0])
             one.words = [
                 [Word(text=piece.text, value=piece.value) for piece in pieces]
                 for pieces in pieces_of(texts, places, seen.map)

@@ -19,8 +19,9 @@ from passl_sot.vis.subject import Read, read_items
 from passl_sot.vis.words import Sentence
 
 _TRUST = (
-    "Insertion: the class's probability while an empty input is filled in the order of the map, as the area "
-    "below that curve; higher is better. Deletion: the same while the input is emptied; lower is better. "
+    "Insertion: the class's probability while a blurred image, or a text of hidden words, is filled in the "
+    "order of the map, as the area below that curve; higher is better. Deletion: the same while the input is "
+    "emptied; lower is better. "
     "Beside each that of a random order; a map that isn't better says nothing."
 )
 _IMAGES = (
@@ -60,21 +61,22 @@ def draw_maps(
         A line for each item that can't be read.
     """
     errors: list[str] = []
-    cards = []
+    rows: list[dict[str, Any]] = []
+    sections = Page("")
     subjects = list({view.subject.name: view.subject for view in views}.values())
     for batch in read_items(subjects, items, batch_size, errors):
         classes = choose_classes(subjects[0], batch, asked=asked, top_k=top_k)
         seen = [[see(view, batch, chosen, steps) for view in views] for chosen in classes.T]
         for i, read in enumerate(batch):
             by_class = {int(classes[i, k]): [row[i] for row in rows] for k, rows in enumerate(seen)}
-            cards.append(_Card(read, by_class))
-            cards[-1].save(folder)
-    rows = [row for card in cards for row in card.rows]
+            card = _Card(read, by_class)
+            card.save(folder)
+            card.write(sections)
+            rows += card.rows
     if rows and AREAS[0] in rows[0]:
         _write_means(rows, folder, page)
     _write_legend(views, page)
-    for card in cards:
-        card.write(page)
+    page.extend(sections)
     if errors:
         page.section("Unreadable", "\n".join(errors))
     return errors
@@ -127,7 +129,10 @@ class _Card:
     def _about(self, index: int) -> str:
         if self._first.predicts_numbers:
             return "What speaks for a greater number"
-        about = f'What speaks for "{self._first.class_names[index]}"'
+        name = self._first.class_names[index]
+        about = f'What speaks for "{name}"'
+        if self._first.class_names.count(name) > 1:
+            about += f" ({index})"
         if self._label == index:
             about += " (the label)"
         return about

@@ -89,9 +89,11 @@ def faithfulness(
             raise ExplainError("texts need a baseline: the number of the mask token, or of padding")
         places = word_mask(model.backbone, inputs, special_ids)
         empty = blurred = np.where(places, baseline, first)
+        of_channels = first.shape
     else:
         places = np.ones((len(first), first[0, 0].size), bool)
         empty = np.zeros_like(first)
+        of_channels = (len(first), 1, *first.shape[2:])
         blurred = np.stack([_blur(image) for image in first])
     random = np.stack([_random_map(item, maps.shape[1:]) for item in first])
 
@@ -103,7 +105,7 @@ def faithfulness(
         for step in range(steps + 1):
             # As many of each text's own words.
             count = np.round(places.sum(axis=1, keepdims=True) * (step / steps))
-            done = (order < count).reshape(len(first), *[1] * (first.ndim - 3), *first.shape[-2:])
+            done = (order < count).reshape(of_channels)
             item = paddle.to_tensor(np.where(done, end, start))
             found.append(probabilities(logits_of(model, [item, *inputs[1:]], part)).numpy()[rows, classes])
         return np.stack(found, axis=1).astype(np.float32)

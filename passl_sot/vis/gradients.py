@@ -46,16 +46,6 @@ def at_rest(model: nn.Layer) -> Iterator[None]:
         model.backbone.set_recompute(recompute)
 
 
-@contextmanager
-def hooks(*removers: Any) -> Iterator[None]:
-    """A block at whose end hooks are taken away."""
-    try:
-        yield
-    finally:
-        for remover in removers:
-            remover.remove()
-
-
 class Leaf:
     """Where a graph begins: a tensor inside the network, cut off from what made it."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from passl_sot.vis.matrices import Spectra, second_order
 from passl_sot.vis.page import Page, png
 from passl_sot.vis.subject import Subject, VisualizeError, file_name, read_items
-from passl_sot.vis.token_pictures import token_pictures
+from passl_sot.vis.token_pictures import HOW_TO_READ, token_pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +31,7 @@ def draw_tokens(
     for subject in subjects:
         if subject.takes_texts:
             raise VisualizeError(f"{subject.name} takes texts: only images have grids of tokens to draw")
+    page.section("How to read the pictures", HOW_TO_READ)
     errors: list[str] = []
     for batch in read_items(subjects, items, batch_size, errors):
         for read in batch:

@@ -121,7 +121,7 @@ class Spectra:
         wide = (_WIDTH - 2 * _BAR) / 2
         if heads > 1:
             wide = max(_WIDTH - _BAR, heads * _SMALLEST_PANEL)
-        high = wide * rows / joined
+        high = (wide - _MARGIN) * rows / joined
         places = [(0.0, _HEAD), (wide + _BAR, _HEAD)]
         if heads > 1:
             places = [(0.0, _HEAD), (0.0, _HEAD + high + 2 * _LINE)]

@@ -57,8 +57,7 @@ class Page:
     def __init__(self, title: str, facts: str = "") -> None:
         self.title = title
         self.facts = facts
-        self._headings: list[str] = []
-        self._sections: list[list[str]] = [[]]
+        self._sections: list[tuple[str, list[str]]] = [("", [])]  # heading and contents of each
 
     def section(self, heading: str, text: str = "") -> None:
         """Begins a section; what follows stands in it.
@@ -67,8 +66,7 @@ class Page:
             heading: Its heading.
             text: As for `text`.
         """
-        self._headings.append(heading)
-        self._sections.append([f'<h2 id="s{len(self._headings)}" dir="auto">{_text(heading)}</h2>'])
+        self._sections.append((heading, []))
         if text:
             self.text(text)
 
@@ -129,16 +127,32 @@ class Page:
 
     def markup(self, html: str) -> None:
         """HTML of one's own; `<div class="wide">` takes a whole line. Texts in it are to be escaped."""
-        self._sections[-1].append(html)
+        self._sections[-1][1].append(html)
+
+    def extend(self, other: "Page") -> None:
+        """Adds the sections of another page behind one's own.
+
+        Args:
+            other: The page, filled.
+        """
+        self._sections += other._sections
 
     def html(self) -> str:
         """The page."""
         template = Template(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+        links = []
+        body = []
+        for number, (heading, parts) in enumerate(self._sections):
+            above = ""
+            if heading:
+                links.append(f'<a href="#s{number}" dir="auto">{_text(heading)}</a>')
+                above = f'<h2 id="s{number}" dir="auto">{_text(heading)}</h2>\n'
+            if heading or parts:
+                joined = "\n".join(parts)
+                body.append(f"<section>{above}{joined}</section>")
         contents = ""
-        if len(self._headings) > _FEW:
-            links = (f'<a href="#s{i}" dir="auto">{_text(h)}</a>' for i, h in enumerate(self._headings, 1))
+        if len(links) > _FEW:
             contents = f"<nav>{''.join(links)}</nav>"
-        body = [f"<section>{chr(10).join(parts)}</section>" for parts in self._sections if parts]
         return template.substitute(
             title=_text(self.title),
             version=__version__,

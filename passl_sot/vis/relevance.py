@@ -4,20 +4,22 @@ There is no layer to choose and nothing to reshape: a backbone knows the layer t
 its prefix tokens. Methods, by name, where a model has several the more faithful first (by
 `vis.faithfulness`, on small models of every family that were trained to find a pattern in noise):
 
-* ``gradient_rollout`` and ``rollout``: see `vis.attention_flow`. Of plain backbones and of texts through
-  all blocks, of PiT through those of the last stage, as poolings lie before. Swin's windows and merged
-  tokens, STViT's super tokens and convolutions mix tokens by more than attention among all: there roll-outs
-  would mean nothing, and are not offered. T2T-ViT's performers have no attention weights, and lie before
-  the blocks: its roll-outs are of tokens that have already seen what is around them.
+* ``grad_sam`` and ``rollout``: see `vis.attention_maps`. The first of all families, of STViT by the stages
+  without super tokens. T2T-ViT's performers have no attention weights, and lie before the blocks: its
+  scores are of tokens that have already seen what is around them. Roll-outs are of plain backbones and of
+  texts; PiT's poolings, Swin's windows and merged tokens, STViT's super tokens and convolutions mix tokens
+  by more than attention among all: there they would mean nothing, and are not offered.
+* ``grad_cam``, of images (Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv 1610.02391): the output of the
+  layer that localizes, each channel times the mean over the map of the logit's gradient there, summed; what
+  is negative becomes 0.
 * ``hires_cam``, of images (Draelos and Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations
-  of convolutional neural networks", arXiv 2011.08891): the layer's output times the logit's gradient there,
-  summed over the channels; what is negative becomes 0.
-* ``grad_cam``, of images (Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv 1610.02391): the same with each
-  channel's gradient averaged over the map, as of a network that ends in a global mean. Heads of second
-  order don't: a word's gradient depends on the others.
-* ``gradient_input``, of texts: PLACEHOLDER.
+  of convolutional neural networks", arXiv 2011.08891): the same with the gradient of each place in place of
+  the mean, which tells more where the head is none on a mean of words.
+* ``gradient_input``, of texts: what the embeddings give times the logit's gradient there, summed over the
+  channels, and 0 where it is negative. Its absolute value and the length of the gradient alone, which
+  others draw, do not tell words for a class from words against it, and were half as faithful.
 
-Legend: B batch, H and W rows and columns of the last stage's tokens, L tokens of a text, K classes.
+Legend: B batch, H and W rows and columns of tokens, L tokens of a text, K classes.
 """
 
 from collections.abc import Collection, Sequence
@@ -29,10 +31,11 @@ import paddle
 import paddle.nn.functional as F
 
 from passl_sot.modeling.backbones.base import ImageBackbone
+from passl_sot.modeling.backbones.plain import PlainBackbone
 from passl_sot.modeling.backbones.text_backbone import TextBackbone
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.nn.post_norm import Packing
-from passl_sot.vis.attention_flow import AttentionFlow
+from passl_sot.vis.attention_maps import Attentions
 from passl_sot.vis.gradients import (
     ALL,
     Classes,
@@ -41,12 +44,11 @@ from passl_sot.vis.gradients import (
     as_classes,
     at_rest,
     gradients,
-    hooks,
     logits_of,
     picked,
 )
 
-_ROLLOUTS = ("gradient_rollout", "rollout")
+_BY_ATTENTION = ("grad_sam", "rollout")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Relevance:
     """Where a batch's items speak for a class.
 
     Attributes:
-        maps: float32 ``[B, H, W]``, on the grid of the last stage's tokens; of texts ``[B, L]``, 0 for
+        maps: float32 ``[B, H, W]``, on a grid of tokens; of texts ``[B, L]``, 0 for
             special tokens and padding. Not below 0, and in no unit.
         classes: int64 ``[B]``, the class of each.
         logits: float32 ``[B, K]``, of the part that was asked for.
@@ -71,12 +73,12 @@ def methods_of(model: Classifier) -> tuple[str, ...]:
     """The methods that a model has, the one to take first."""
     backbone = model.backbone
     if isinstance(backbone, TextBackbone):
-        return ("gradient_input", *_ROLLOUTS)
+        return ("grad_sam", "gradient_input", "rollout")
     if not isinstance(backbone, ImageBackbone):
         return ()
-    if not backbone.attention_blocks():
-        return ("hires_cam", "grad_cam")
-    return ("gradient_rollout", "hires_cam", "grad_cam", "rollout")
+    if isinstance(backbone, PlainBackbone):
+        return ("grad_sam", "hires_cam", "grad_cam", "rollout")
+    return ("grad_sam", "grad_cam", "hires_cam") if backbone.attentions() else ("grad_cam", "hires_cam")
 
 
 def parts_of(model: Classifier) -> tuple[str, ...]:
@@ -115,7 +117,7 @@ def explain(
         known = ", ".join(methods) or "none"
         raise ExplainError(f"{type(model.backbone).__name__} has no method {method!r}; it has: {known}")
     with at_rest(model):
-        if method in _ROLLOUTS:
+        if method in _BY_ATTENTION:
             scores, logits, chosen = _by_attention(model, inputs, classes, part, method)
         else:
             scores, logits, chosen = _by_gradient(model, inputs, classes, part, method)
@@ -130,37 +132,36 @@ def explain(
 def _by_gradient(
     model: Classifier, inputs: Sequence[paddle.Tensor], classes: Classes, part: str, method: str
 ) -> tuple[paddle.Tensor, paddle.Tensor, np.ndarray]:
-    """Scores ``[B, H, W]``, or of tokens of texts; logits; classes."""
+    """Scores ``[B, H, W]``, of texts of all their tokens; logits; classes."""
     backbone = model.backbone
+    stage, layer = backbone.localizing_layer()
     leaf = Leaf()
-    with hooks(leaf.after(backbone.localizing_layer())):
+    hook = leaf.after(layer)
+    try:
         logits = logits_of(model, inputs, part)
+    finally:
+        hook.remove()
     chosen = as_classes(classes, logits)
     (grad,) = gradients(picked(logits, chosen), [leaf.x])
     activation = leaf.x.detach()
     if isinstance(backbone, TextBackbone):
-        return (activation * grad).sum(axis=-1).abs(), logits, chosen
-    activation, grad = (backbone.as_map(-1, tokens) for tokens in (activation, grad))
-    weights = grad if method == "hires_cam" else grad.mean(axis=[2, 3], keepdim=True)
-    return F.relu((weights * activation).sum(axis=1)), logits, chosen
+        return F.relu((activation * grad).sum(axis=-1)).flatten(), logits, chosen
+    activation, grad = (backbone.as_map(stage, tokens) for tokens in (activation, grad))
+    if method == "grad_cam":
+        grad = grad.mean(axis=[2, 3], keepdim=True)
+    return F.relu((grad * activation).sum(axis=1)), logits, chosen
 
 
 def _by_attention(
-    model: Classifier,
-    inputs: Sequence[paddle.Tensor],
-    classes: Classes,
-    part: str,
-    method: str,
+    model: Classifier, inputs: Sequence[paddle.Tensor], classes: Classes, part: str, method: str
 ) -> tuple[paddle.Tensor, paddle.Tensor, np.ndarray]:
     """The same."""
-    backbone = model.backbone
-    record = AttentionFlow(backbone.attention_blocks())
-    with record.recording():
+    attentions = Attentions(model.backbone)
+    with attentions.recording():
         logits = logits_of(model, inputs, part)
     chosen = as_classes(classes, logits)
-    scores = record.back(picked(logits, chosen), method == _ROLLOUTS[0])
-    if isinstance(backbone, ImageBackbone):
-        scores = backbone.as_map(-1, scores.unsqueeze(-1)).squeeze(1)
+    score = picked(logits, chosen)
+    scores = attentions.rollout(score) if method == "rollout" else attentions.grad_sam(score)
     return scores, logits, chosen
 
 
@@ -170,9 +171,12 @@ def _of_texts(
     inputs: Sequence[paddle.Tensor],
     special_ids: Collection[int],
 ) -> np.ndarray:
-    """Scores of tokens in the order of the texts, float32 ``[B, L]``."""
-    if scores.ndim == 1:  # of real tokens alone
-        scores = Packing(_real_tokens(inputs)).unpack(scores.unsqueeze(-1)).squeeze(-1)
+    """Scores of all tokens, or of the real ones in the backbone's own order, as float32 ``[B, L]``."""
+    real = _real_tokens(inputs)
+    if scores.size == real.size:
+        scores = scores.reshape(real.shape)
+    else:
+        scores = Packing(real).unpack(scores.unsqueeze(-1)).squeeze(-1)
     return scores.astype("float32").numpy() * word_mask(backbone, inputs, special_ids)
 
 

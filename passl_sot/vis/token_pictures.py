@@ -1,7 +1,7 @@
 """Pictures of tokens: an image's way through the steps and stages of a backbone, and its super tokens."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,6 +23,12 @@ _FINEST = 64  # cells along a side whose borders can be told apart in a panel
 _SIDE = 448  # pixels of an image's longer side on which borders are drawn, at least
 _WINDOWS = ("#ffdc00", "#00e6ff")
 _INK = (255, 220, 0)
+HOW_TO_READ = (
+    "First the image, and how each grid cuts it; where tokens overlap, the windows of two neighbors. Then "
+    "the tokens of each step and stage: their three principal components as red, green and blue, each "
+    "stretched to the whole range. So tokens of one color are alike within a picture, not between pictures. "
+    "The percentage is the part of the tokens' variance that the three components hold."
+)
 
 
 class Drawn(NamedTuple):
@@ -48,7 +54,7 @@ def token_pictures(backbone: Backbone, image_bchw: paddle.Tensor, shown: np.ndar
         shown: The same as pixels, uint8 ``[H, W, 3]``.
     """
     flow = token_flow(backbone, image_bchw)
-    drawn = [Drawn("tokens", _draw_flow(flow.maps, shown), _FLOW)]
+    drawn = [Drawn("tokens", _draw_flow(flow.maps, shown), "How the image becomes tokens, step by step.")]
     for number, stage in enumerate(flow.super_tokens, 1):
         drawn.append(Drawn(f"super-tokens-{number}", _draw_super_tokens(stage, shown), _caption(stage)))
     return drawn
@@ -73,7 +79,7 @@ class _Canvas:
         """Borders of cells of so many pixels over a picture that is shown there; the last may be cut."""
         height, width = picture.shape[:2]
         pixel = wide / width
-        style = {"colors": "white", "linewidth": 0.4, "alpha": 0.8}
+        style: dict[str, Any] = {"colors": "white", "linewidth": 0.4, "alpha": 0.8}
         self.axes.hlines(top + np.arange(step, height, step) * pixel, left, left + wide, **style)
         self.axes.vlines(left + np.arange(step, width, step) * pixel, top, top + height * pixel, **style)
 
@@ -83,14 +89,6 @@ def _size(grid: Sequence[int]) -> str:
 
 
 # -- the flow ---------------------------------------------------------------------------------------
-_FLOW = (
-    "First the image, and how each grid cuts it; where tokens overlap, the windows of two neighbors. Then "
-    "the tokens of each step: their three principal components as red, green and blue, each stretched to the "
-    "whole range. So tokens of one color are alike within a picture, not between pictures. The percentage is "
-    "the part of the tokens' variance that the three components hold."
-)
-
-
 def _draw_flow(maps: Sequence[Map], shown: np.ndarray) -> "Figure":
     # Of each grid that can be drawn, the way to it whose windows can be seen.
     cuts: dict[Grid, Map] = {}
@@ -171,7 +169,7 @@ def _caption(stage: SuperTokens) -> str:
     return (
         f"{stage.title}, last block: each place of the map belongs to that of the nine super tokens around "
         f"it which has the largest weight. {moved:.0f} % of them belong to another than that of their own "
-        f"window; {used} of {stage.grid[0] * stage.grid[1]} super tokens are the largest anywhere."
+        f"window; {used} of {stage.grid[0] * stage.grid[1]} super tokens have such places."
     )
 
 

@@ -6,7 +6,6 @@ Legend: H, W of the image in pixels; R rows and C columns of a grid of tokens.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import cv2
@@ -83,27 +82,22 @@ class TokenFlow:
 
 @contextmanager
 def _recording(steps: Sequence[TokenStep], attentions: Sequence[nn.Layer]) -> Iterator[tuple[dict, dict]]:
-    """Keeps what the steps' layers and the attentions see in a forward pass in this block."""
-    seen: dict[int, paddle.Tensor] = {}
-    taken: dict[int, tuple[Any, ...]] = {}
+    """Keeps, by number, what the steps' layers give or take and what the attentions take in this block."""
+    seen: dict[int, Any] = {}
+    taken: dict[int, Any] = {}
 
-    def keep_taken(place: int, layer: nn.Layer, inputs: tuple[Any, ...]) -> None:
-        taken[place] = inputs
+    def keep(store: dict[int, Any], place: int) -> Any:
+        def hook(layer: nn.Layer, inputs: tuple[Any, ...], *outputs: Any) -> None:
+            store[place] = outputs[0] if outputs else inputs
 
-    def keep_input(place: int, layer: nn.Layer, inputs: tuple[Any, ...]) -> None:
-        seen[place] = inputs[0]
+        return hook
 
-    def keep_output(place: int, layer: nn.Layer, inputs: tuple[Any, ...], output: Any) -> None:
-        seen[place] = output
-
-    hooks = []
+    hooks = [layer.register_forward_pre_hook(keep(taken, i)) for i, layer in enumerate(attentions)]
     for i, step in enumerate(steps):
+        register: Any = step.layer.register_forward_post_hook
         if step.enters:
-            hooks.append(step.layer.register_forward_pre_hook(partial(keep_input, i)))
-        else:
-            hooks.append(step.layer.register_forward_post_hook(partial(keep_output, i)))
-    for i, layer in enumerate(attentions):
-        hooks.append(layer.register_forward_pre_hook(partial(keep_taken, i)))
+            register = step.layer.register_forward_pre_hook
+        hooks.append(register(keep(seen, i)))
     try:
         yield seen, taken
     finally:
@@ -122,7 +116,7 @@ def token_flow(backbone: Backbone, image_bchw: paddle.Tensor) -> TokenFlow:
         raise UserError(f"{type(backbone).__name__} takes texts: only images have grids of tokens to draw")
     steps = backbone.token_steps()
     sampled = _sampling(backbone)
-    chosen = range(len(backbone.feature_info))
+    chosen = list(range(len(backbone.feature_info)))
     if len(backbone.depths) == 1:
         chosen = sorted({round(i) for i in np.linspace(0, len(chosen) - 1, _BLOCKS)})
     with paddle.no_grad(), _recording(steps, list(sampled.values())) as (seen, taken):
@@ -131,8 +125,9 @@ def token_flow(backbone: Backbone, image_bchw: paddle.Tensor) -> TokenFlow:
         assigned = [layer.assign(*taken[i]) for i, layer in enumerate(sampled.values())]
     flow = TokenFlow()
     for i, step in enumerate(steps):
-        values = seen[i][0].numpy()
-        if values.ndim == 2:
+        tensor = seen[i][0] if step.enters else seen[i]
+        values = tensor[0].numpy()
+        if step.grid is not None and values.ndim == 2:
             values = values.T.reshape(-1, *step.grid)
         flow.maps.append(Map(step.title, values, step.stride, step.window))
     for s, output in zip(chosen, outputs, strict=True):

@@ -68,9 +68,7 @@ def test_the_page_shows_maps_beside_the_classes(page, images):  # noqa: F811
     shown = card.find_elements("tag name", "img")
     assert len(shown) == 2 and page.execute_script("return arguments[0].naturalWidth >= 100", shown[1])
     first = card.find_element("css selector", "li .name").text
-    assert (
-        text(page, ".seen") == f"what speaks for {first} (gradient_rollout)" == shown[1].get_attribute("alt")
-    )
+    assert text(page, ".seen") == f"what speaks for {first} (grad_sam)" == shown[1].get_attribute("alt")
     assert not card.find_elements("css selector", '[role="alert"], .wait')
     sides = page.execute_script("return [...arguments[0].children].map((c) => c.offsetLeft)", card)
     assert sides == sorted(set(sides)) and len(sides) == 3

@@ -119,7 +119,7 @@ def test_the_figure_shows_them(heads):
     generator = np.random.default_rng(0)
     spectra = of(SvPN(input_dim=5, init_weight="one"), generator.standard_normal((4, heads, 5, 5)))
     spectra.add(Matrices(*(paddle.zeros([1, heads, 5, 5]),) * 2, spectra.norm))  # a text without words
-    figure = spectra.figure("猫.png $x_1$")
+    figure = spectra.figure("a_1 $x$")
     before = spectra.means[0]
     axes = figure.axes[0]
     count = min(heads, 8)

@@ -32,9 +32,11 @@ def test_texts_are_no_markup_and_numbers_are_short(page, tmp_path):
     assert "<title>Maps of &lt;model&gt; 丹顶鹤</title>" in text and "red &lt;b&gt;" in text
     assert '<td class="number" dir="auto">0.1235</td>' in text and ">–<" in text and ">?<" in text
     assert "<nav>" not in text
+    other = Page("")
     for heading in ("three", "four"):
-        page.section(heading)
-    assert '<a href="#s4" dir="auto">four</a>' in page.html()
+        other.section(heading)
+    page.extend(other)
+    assert '<a href="#s5" dir="auto">four</a>' in page.html()
     # Nothing but data: no address of another file.
     assert not re.search(r"(src|href)=\"(?!data:image/|#s)|https?:|url\(|<script", text)
 

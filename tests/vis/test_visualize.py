@@ -4,53 +4,12 @@ import csv
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
-from passl_sot.engine.schema import load_config
-from passl_sot.tasks.base import header_for
-from passl_sot.weights.checkpoint import write_checkpoint
-from tests.text_experiment import NAMES, write_text_experiment
-
-CLASSES = ["a b", "c", "猫"]
-
-
-def write(path: Path, experiment, names, stir, **header) -> Path:
-    model = stir(experiment.model.build())
-    arrays = {f"model.{name}": tensor.numpy() for name, tensor in model.state_dict().items()}
-    write_checkpoint(path, arrays, {**header_for(experiment, names), **header})
-    return path
-
-
-@pytest.fixture(scope="module")
-def made(write_experiment, stir, tmp_path_factory) -> SimpleNamespace:
-    """Checkpoints of several kinds, `val/` with images of odd shapes, and one that is none."""
-    folder = tmp_path_factory.mktemp("seen")
-    images = load_config(write_experiment(folder))
-    plain = load_config(
-        folder / "run.yaml", ["model.head={name: LinearHead, num_classes: 3, in_channels: 16}"]
-    )
-    cv2.imwrite(str(folder / "val" / "c" / "gray.png"), np.arange(600, dtype=np.uint8).reshape(60, 10))
-    (folder / "texts").mkdir()
-    texts = load_config(write_text_experiment(folder / "texts"))
-    return SimpleNamespace(
-        folder=folder,
-        fused=write(folder / "fused" / "best.safetensors", images, CLASSES, stir),
-        plain=write(folder / "plain" / "best.safetensors", plain, CLASSES, stir),
-        other=write(folder / "other.safetensors", images, ["a b", "c", "d"], stir),
-        unnamed=write(folder / "unnamed.safetensors", images, (), stir),
-        synonyms=write(
-            folder / "synonyms.safetensors",
-            images,
-            ["tench, Tinca tinca", "crane", "crane, machine"],
-            stir,
-            class_ids=["n1", "n2", "c"],
-        ),
-        texts=write(folder / "texts.safetensors", texts, NAMES, stir),
-    )
+from tests.vis.conftest import CLASSES
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -138,7 +97,7 @@ def test_models_side_by_side_and_a_class_by_name(made, tmp_path, invoke):
     assert "2 of 4 images, spread evenly" in done.stdout
     rows = rows_of(tmp_path / "o" / "faithfulness.csv")
     assert [(row["view"], row["name"]) for row in rows] == 2 * [("fused/best", "猫"), ("plain/best", "猫")]
-    assert [Path(row["item"]).name for row in rows[::2]] == ["0.png", "gray.png"]
+    assert [Path(row["item"]).name for row in rows[::2]] == ["0.png", "2.png"]
 
 
 def test_the_most_probable_classes_without_figures_of_trust(made, tmp_path, invoke):
@@ -196,7 +155,7 @@ def test_words_of_texts(made, tmp_path, invoke):
         ),
         (["plain"], ["--parts"], "best has no parts to show: its LinearHead doesn't add logits"),
         (["fused", "other"], [], "other were trained on different classes"),
-        (["fused", "texts"], [], "fused/best is for images, seen0/texts for sentences"),
+        (["fused", "texts"], [], "texts for sentences: maps of both"),
         (["fused"], ["--text", "a cat"], "PATH or --text"),
         (["fused"], ["--top-k", "2", "--class", "c"], "--class and --top-k: not allowed together"),
         (["fused"], ["-o", "epochs=1"], "-o changes a config: name one with -c"),

@@ -11,6 +11,7 @@ import paddle
 from paddle import nn
 
 from passl_sot.config import value_of_epoch
+from passl_sot.nn.block import Attention
 from passl_sot.nn.initializers import trunc_normal_
 from passl_sot.nn.layers import DropPath
 from passl_sot.nn.precision import check_floats
@@ -160,20 +161,17 @@ class Backbone(nn.Layer):
         """The drop-path rates of ``depth`` blocks in order: linearly from 0 up to ``rate`` for the last."""
         return [rate * i / max(depth - 1, 1) for i in range(depth)]
 
-    def localizing_layer(self) -> nn.Layer:
-        """The layer whose output says best where the evidence of a class lies: `passl_sot.vis` reads it.
+    def localizing_layer(self) -> tuple[int, nn.Layer]:
+        """A stage, and the layer in it whose output says best where the evidence of a class lies.
 
-        Of images its output has the form of the last stage's, of texts that of the embeddings.
+        The output has the form of what the blocks of that stage take; of texts it is that of the embeddings.
         """
         raise NotImplementedError(
-            f"{type(self).__name__} does not say where its tokens tell places (localizing_layer)"
+            f"{type(self).__name__} does not say which layer's tokens tell places (localizing_layer)"
         )
 
-    def attention_blocks(self) -> list[nn.Layer]:
-        """The last blocks that mix tokens by a layer ``attn``, an `Attention` among all, and nothing else.
-
-        There may be none. The first takes what stands on the last stage's grid.
-        """
+    def attentions(self) -> list[tuple[int, Attention]]:
+        """The layers of attention among a stage's tokens, in order, each with the number of the stage."""
         return []
 
     def pick_maps(self, indices: int | Sequence[int] | None) -> list[int]:

@@ -28,7 +28,7 @@ from passl_sot.config import Count, Positive, Share, ShareByEpoch
 from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import Grid, TokenStep, as_pair, prepend
 from passl_sot.modeling.backbones.staged import Stage, StagedBackbone
-from passl_sot.nn.block import Block
+from passl_sot.nn.block import Attention, Block
 from passl_sot.nn.initializers import conv2d, linear, torch_default_
 from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.position import interpolate_map, resize_parameter, resize_position_map
@@ -164,13 +164,15 @@ class PiT(StagedBackbone):
             x = self.pools[s - 1](x, self.num_prefix_tokens, self.grids[s - 1])
         return self.run_blocks(self.transformers[s].blocks, x)
 
-    def localizing_layer(self) -> nn.Layer:
-        """See `PlainBackbone.localizing_layer`."""
-        return self.transformers[-1].blocks[-1].norm1
+    def localizing_layer(self) -> tuple[int, nn.Layer]:
+        """See `Backbone.localizing_layer`; what the last attention before the last stage reads."""
+        # The class token has read most by then, and the few tokens of the last stage hardly tell places.
+        s = max(len(self.transformers) - 2, 0)
+        return s, self.transformers[s].blocks[-1].norm1
 
-    def attention_blocks(self) -> list[nn.Layer]:
-        """See `Backbone.attention_blocks`; those of the last stage, as poolings mix the tokens before."""
-        return list(self.transformers[-1].blocks)
+    def attentions(self) -> list[tuple[int, Attention]]:
+        """See `Backbone.attentions`."""
+        return [(s, block.attn) for s, stage in enumerate(self.transformers) for block in stage.blocks]
 
     def no_weight_decay(self) -> set[str]:
         """The position map and the class tokens, as in the official code."""

@@ -10,7 +10,7 @@ import paddle
 from paddle import nn
 
 from passl_sot.modeling.backbones.base import Grid, ImageBackbone, prepend
-from passl_sot.nn.block import Block
+from passl_sot.nn.block import Attention, Block
 from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.position import interpolate_map, resize_parameter, resize_position_table, sinusoid_table
 
@@ -116,14 +116,14 @@ class PlainBackbone(ImageBackbone):
         if "pos_embed" in self._buffers:
             self.use_sinusoid(4)
 
-    def localizing_layer(self) -> nn.Layer:
+    def localizing_layer(self) -> tuple[int, nn.Layer]:
         """See `Backbone.localizing_layer`; what the last attention reads."""
         # Behind the last attention words no longer reach the class token: its logits have no gradient there.
-        return self.blocks[-1].norm1
+        return len(self.blocks) - 1, self.blocks[-1].norm1
 
-    def attention_blocks(self) -> list[nn.Layer]:
-        """See `Backbone.attention_blocks`; all."""
-        return list(self.blocks)
+    def attentions(self) -> list[tuple[int, Attention]]:
+        """See `Backbone.attentions`."""
+        return [(i, block.attn) for i, block in enumerate(self.blocks)]
 
     def run_stage(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
         """Block s, on ``[B, P+N, C]``."""

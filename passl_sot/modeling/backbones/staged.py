@@ -34,9 +34,9 @@ class StagedBackbone(ImageBackbone):
         strides = [stride * 2**s for s in range(len(self.dims))]
         self.plan_maps(modules, self.dims, strides, self.grids_of_stages(first_grid))
 
-    def localizing_layer(self) -> nn.Layer:
+    def localizing_layer(self) -> tuple[int, nn.Layer]:
         """See `Backbone.localizing_layer`; the last block's second norm, as there is no class token."""
-        return self.layers[-1].blocks[-1].norm2
+        return len(self.layers) - 1, self.layers[-1].blocks[-1].norm2
 
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """See `ImageBackbone.embed`."""

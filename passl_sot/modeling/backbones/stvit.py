@@ -30,6 +30,7 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import halved
 from passl_sot.modeling.backbones.staged import Stage, StagedBackbone
 from passl_sot.nn.batch_norm import batch_norm
+from passl_sot.nn.block import Attention
 from passl_sot.nn.conv_mlp import Conv3x3, ConvMlp, ResidualDepthwise
 from passl_sot.nn.initializers import torch_default_
 from passl_sot.nn.layers import GELU, DropPath, LayerNorm, Linear
@@ -159,6 +160,11 @@ class STViT(StagedBackbone):
         # Nothing in the network depends on the size: any works. Every convolution that halves a side rounds
         # up, so that they round up together.
         self.plan_stages(4, halved(halved(size)))
+
+    def attentions(self) -> list[tuple[int, Attention]]:
+        """See `Backbone.attentions`; those of stages without super tokens, which lie on another grid."""
+        blocks = [(s, block.attn) for s, stage in enumerate(self.layers) for block in stage.blocks]
+        return [(s, attn.stoken_refine) for s, attn in blocks if attn.window == 1]
 
     def as_map(self, s: int, x: paddle.Tensor) -> paddle.Tensor:
         """Output of stage s, which is a map as it is."""

@@ -27,7 +27,7 @@ from passl_sot.modeling.backbones import BACKBONES
 from passl_sot.modeling.backbones.base import as_pair, halved
 from passl_sot.modeling.backbones.staged import Stage, StagedBackbone
 from passl_sot.nn import ops
-from passl_sot.nn.block import Block
+from passl_sot.nn.block import Attention, Block
 from passl_sot.nn.initializers import linear
 from passl_sot.nn.layers import LayerNorm
 from passl_sot.nn.patch_embed import PatchEmbed
@@ -157,6 +157,10 @@ class Swin(StagedBackbone):
                 block.attn.plan(grid, window)
             if stage.downsample is not None:
                 stage.downsample.grid = grid
+
+    def attentions(self) -> list[tuple[int, Attention]]:
+        """See `Backbone.attentions`."""
+        return [(s, block.attn) for s, stage in enumerate(self.layers) for block in stage.blocks]
 
     def no_weight_decay(self) -> set[str]:
         """The bias tables of relative positions."""

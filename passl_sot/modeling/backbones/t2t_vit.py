@@ -170,7 +170,7 @@ class T2TViT(PlainBackbone):
         windows = ((7, -2), (15, -6), (31, -14))
         steps = []
         for i in range(3):
-            place = {"layer": layers[i], "stride": 4 * 2**i, "grid": self._cut_grids[i]}
+            place: dict[str, Any] = {"layer": layers[i], "stride": 4 * 2**i, "grid": self._cut_grids[i]}
             cut = ("7×7 pixels every 4", "3×3 tokens every 2", "3×3 tokens every 2")[i]
             steps.append(TokenStep(f"soft split {i + 1}: {cut}", **place, enters=True, window=windows[i]))
             steps.append(TokenStep(titles[i], **place))

@@ -11,6 +11,7 @@ import paddle
 from paddle import nn
 
 from passl_sot.modeling.backbones.base import Backbone, Tokens
+from passl_sot.nn.block import Attention
 from passl_sot.nn.initializers import embedding
 from passl_sot.nn.layers import Dropout, LayerNorm
 from passl_sot.nn.position import repeat_positions, resize_parameter
@@ -193,13 +194,13 @@ class TextBackbone(Backbone):
         """The same as places ``[B, L]`` that the tokens are taken from; None where nothing moves."""
         return None
 
-    def localizing_layer(self) -> nn.Layer:
+    def localizing_layer(self) -> tuple[int, nn.Layer]:
         """See `Backbone.localizing_layer`; the last of the embeddings'."""
-        return self.embed_drop
+        return 0, self.embed_drop
 
-    def attention_blocks(self) -> list[nn.Layer]:
-        """See `Backbone.attention_blocks`; all."""
-        return list(self.blocks)
+    def attentions(self) -> list[tuple[int, Attention]]:
+        """See `Backbone.attentions`."""
+        return [(i, block.attn) for i, block in enumerate(self.blocks)]
 
     def hidden_states(
         self,
