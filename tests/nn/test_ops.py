@@ -120,6 +120,27 @@ def test_layer_norm(dtype, tolerance):
     assert bool(paddle.isfinite(constant.grad).all())
 
 
+@pytest.mark.parametrize("frozen", [(0,), (1,), (2,), (1, 2), (0, 1), (0, 2)])
+def test_layer_norm_with_frozen_parts(frozen):
+    layer = LayerNorm(12, epsilon=1e-3)
+    tensors = [numbers([3, 5, 12], 0), layer.weight, layer.bias]
+    layer.to(dtype="float64")
+    layer.weight.set_value(numbers([12], 1))
+    tensors[0].stop_gradient = False
+    grads = []
+    for _ in range(2):
+        (layer(tensors[0]) * numbers([3, 5, 12], 9)).sum().backward()
+        grads.append([None if t.grad is None else t.grad.numpy() for t in tensors])
+        for i, t in enumerate(tensors):
+            t.clear_gradient(False)
+            t.stop_gradient = i in frozen
+    for i, (whole, part) in enumerate(zip(*grads, strict=True)):
+        if i in frozen:
+            assert part is None
+        else:
+            np.testing.assert_allclose(part, whole, rtol=1e-8, atol=1e-8)
+
+
 def plain_depthwise(x, kernel, bias, before=None):
     if before is not None:
         x = F.gelu(x + before.reshape([-1, 1, 1]))

@@ -57,6 +57,7 @@ class _LayerNorm(PyLayer):
     @staticmethod
     def forward(ctx, x, weight, bias, epsilon):
         ctx.save_for_backward(x, weight)
+        ctx.frozen = weight.stop_gradient, bias.stop_gradient
         ctx.epsilon = epsilon
         return F.layer_norm(x, [x.shape[-1]], weight, bias, epsilon)
 
@@ -73,12 +74,13 @@ class _LayerNorm(PyLayer):
         scale = _inverse_std(x, normal, ctx.epsilon)
         both = grad * normal
         ones = paddle.ones([1, x.shape[0]], dtype=x.dtype)
-        grad_weight = paddle.matmul(ones, both).squeeze(0)
-        grad_bias = paddle.matmul(ones, grad).squeeze(0)
+        sums = []
+        for terms, frozen in zip((both, grad), ctx.frozen, strict=True):
+            sums.append(None if frozen else paddle.matmul(ones, terms).squeeze(0))
         mean_weight = (weight / width).unsqueeze(-1)
         along_normal = normal.multiply_(paddle.matmul(both, mean_weight))
         grad_x = (grad * weight).subtract_(along_normal).subtract_(paddle.matmul(grad, mean_weight))
-        return grad_x.multiply_(scale).reshape(shape), grad_weight, grad_bias
+        return grad_x.multiply_(scale).reshape(shape), *sums
 
 
 def _inverse_std(x: paddle.Tensor, normal: paddle.Tensor, epsilon: float) -> paddle.Tensor:
@@ -165,7 +167,8 @@ class _Depthwise(PyLayer):
         return grad_x, grad_kernel
 
 
-# Differentiable functions; each gives gradients to all its tensors, but `linear`, whose x may be frozen.
+# Differentiable functions; each gives gradients to all its tensors, but `linear`, whose x may be frozen, and
+# `layer_norm`, whose scale and shift may.
 gelu = _Gelu.apply
 tanh_gelu = _TanhGelu.apply
 layer_norm = _LayerNorm.apply
