@@ -2,8 +2,8 @@
 
     python docs/results/maps.py [CONFIG ...] [--images 100] [--batch 20]
 
-Prints, for each shipped config and method, the seconds of a forward pass with the gradients of all parameters,
-those of the maps, and their ratio.
+Prints, for each config and method, the processor seconds of a forward pass with the gradients of all
+parameters, those of the maps, and their ratio.
 """
 
 import argparse
@@ -14,12 +14,12 @@ from passl_sot.launch.cpu_env import tune
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
-    """Of all repeats, after one that warms up."""
+    """Of processor time, of all repeats after one that warms up."""
     work()
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(repeats):
         work()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def main() -> None:

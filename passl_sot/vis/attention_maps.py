@@ -70,7 +70,7 @@ class Attentions:
         self.backbone = backbone
         self._layers = backbone.attentions()
         self._calls: list[list[_Call]] = [[] for _ in self._layers]
-        self._last: paddle.Tensor | None = None
+        self._last: paddle.Tensor
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -103,7 +103,7 @@ class Attentions:
         for calls in self._calls:
             found.append([_positive(call, next(grads)) for call in calls])
         if not isinstance(self.backbone, ImageBackbone):
-            return sum(_flat(parts) for parts in found)
+            return paddle.add_n([_flat(parts) for parts in found])
         finest = self.backbone.grids[self._layers[0][0]]
         maps = []
         for (stage, layer), parts in zip(self._layers, found, strict=True):
@@ -112,7 +112,7 @@ class Attentions:
             if grid != finest:
                 scores = F.interpolate(scores.unsqueeze(1), finest, mode="bilinear").squeeze(1)
             maps.append(scores * (math.prod(grid) / math.prod(finest)))
-        return sum(maps)
+        return paddle.add_n(maps)
 
     @paddle.no_grad()
     def rollout(self, score: paddle.Tensor) -> paddle.Tensor:

@@ -14,7 +14,7 @@ Legend: B batch, n places of an item: pixels of an image, tokens of a text, K cl
 """
 
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import cv2
@@ -89,25 +89,17 @@ def faithfulness(
             raise ExplainError("texts need a baseline: the number of the mask token, or of padding")
         places = word_mask(model.backbone, inputs, special_ids)
         empty = blurred = np.where(places, baseline, first)
-        of_channels = first.shape
     else:
         places = np.ones((len(first), first[0, 0].size), bool)
         empty = np.zeros_like(first)
-        of_channels = (len(first), 1, *first.shape[2:])
         blurred = np.stack([_blur(image) for image in first])
     random = np.stack([_random_map(item, maps.shape[1:]) for item in first])
 
-    rows = np.arange(len(first))
-
     def curve(scores: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-        order = _ranks(scores, random, first.shape, places)
         found = []
-        for step in range(steps + 1):
-            # As many of each text's own words.
-            count = np.round(places.sum(axis=1, keepdims=True) * (step / steps))
-            done = (order < count).reshape(of_channels)
-            item = paddle.to_tensor(np.where(done, end, start))
-            found.append(probabilities(logits_of(model, [item, *inputs[1:]], part)).numpy()[rows, classes])
+        for item in _steps(_ranks(scores, random, first.shape, places), places, steps, start, end):
+            outputs = probabilities(logits_of(model, [paddle.to_tensor(item), *inputs[1:]], part))
+            found.append(outputs.numpy()[np.arange(len(first)), classes])
         return np.stack(found, axis=1).astype(np.float32)
 
     with at_rest(model), paddle.no_grad():
@@ -117,6 +109,18 @@ def faithfulness(
             random_insertion=curve(random, blurred, first),
             random_deletion=curve(random, first, empty),
         )
+
+
+def _steps(
+    ranks: np.ndarray, places: np.ndarray, steps: int, start: np.ndarray, end: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Items on the way from ``start`` to ``end``, place by place in the order of ``ranks`` ``[B, n]``."""
+    # A place of an image is a pixel, in all its channels.
+    shape = start.shape if start.ndim == 2 else (len(start), 1, *start.shape[2:])
+    for step in range(steps + 1):
+        # Of each text as many of its own words.
+        count = np.round(places.sum(axis=1, keepdims=True) * (step / steps))
+        yield np.where((ranks < count).reshape(shape), end, start)
 
 
 def _blur(image_chw: np.ndarray) -> np.ndarray:

@@ -64,7 +64,8 @@ class Leaf:
 
     def before(self, layer: nn.Layer) -> Any:
         """In place of a layer's first input; gives the hook."""
-        return layer.register_forward_pre_hook(lambda _, inputs: (self(inputs[0]), *inputs[1:]))
+        hook: Any = lambda _, inputs: (self(inputs[0]), *inputs[1:])  # noqa: E731
+        return layer.register_forward_pre_hook(hook)
 
 
 def logits_of(model: Classifier, inputs: Sequence[paddle.Tensor], part: str) -> paddle.Tensor:

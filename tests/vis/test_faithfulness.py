@@ -112,7 +112,7 @@ def test_equal_values_are_in_no_order(planted, images):
     rows = np.arange(1024, 0, -1, dtype=np.float32).reshape(1, 32, 32).repeat(3, 0)
     flat = np.zeros((3, 4, 4), np.float32)
     found = [faithfulness(planted, images, maps, np.ones(3, int), steps=4).deletion for maps in (flat, rows)]
-    assert (np.abs(found[0][:, 2] - found[1][:, 2]) > 1e-3).all()
+    assert np.abs(found[0] - found[1]).max() > 0.1
 
 
 def test_of_texts_words_alone_are_taken_away():
