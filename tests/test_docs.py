@@ -129,8 +129,9 @@ def few_digits(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def copy_of_the_checkout(tmp_path, few_digits) -> Path:
-    """A folder that looks like the checkout, with data in it, so that nothing is left in ours."""
+def copy_of_the_checkout(tmp_path, few_digits, monkeypatch) -> Path:
+    """A folder that looks like the checkout, with data in it, so that nothing is left in ours or at home."""
+    monkeypatch.setenv("PASSL_SOT_HOME", str(tmp_path / "home"))
     for name in ("configs", "tools", "ppcls_tools", "passl_sot"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copytree(few_digits, tmp_path / "data" / "digits")

@@ -15,7 +15,7 @@ NEIGHBOURS = (10, 20, 100, 200)
 # Of LogisticRegression's C: the larger, the less its weights are held back.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 _HELD_OUT = 0.2  # of the training items, to choose among them
-_CHUNK = 1024
+_AT_ONCE = 1 << 26  # cosines, a quarter of a gigabyte
 _LEAST = 1e-300  # of a probability
 
 log = get_logger()
@@ -57,10 +57,11 @@ def neighbour_votes(
     queries = _normalized(queries)
     most = min(max(neighbours), len(train))
     votes = {k: np.zeros((len(queries), classes)) for k in neighbours}
-    with progress_bar(range(0, len(queries), _CHUNK), desc="k-NN") as starts:
+    chunk = max(1, _AT_ONCE // len(train))
+    with progress_bar(range(0, len(queries), chunk), desc="k-NN") as starts:
         for start in starts:
-            cosines = queries[start : start + _CHUNK] @ train.T
-            nearest = np.argpartition(-cosines, most - 1, axis=1)[:, :most]
+            cosines = queries[start : start + chunk] @ train.T
+            nearest = np.argpartition(cosines, len(train) - most, axis=1)[:, -most:]
             found = np.take_along_axis(cosines, nearest, axis=1)
             order = np.argsort(-found, axis=1, kind="stable")
             nearest = np.take_along_axis(nearest, order, axis=1)

@@ -65,7 +65,7 @@ def make_soup(
     else:
         total, chosen = _Greedy(paths, headers[0], experiment, world, tta).run()
     statistics = total.statistics()
-    if statistics:
+    if statistics and world.is_main:
         log.info("the statistics of %d BatchNorm layers are averaged like weights", statistics)
     kept = {key: value for key, value in headers[0].items() if key not in _OF_TRAINING}
     made_of = [_ingredient(paths[i], headers[i]) for i in chosen]

@@ -1,6 +1,7 @@
 """Averages of checkpoints: the mean by hand, the greedy choice, what is refused, the written checkpoint."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,3 +146,18 @@ def test_what_is_no_checkpoint_is_named(small, tmp_path, invoke):
     for words in (["--average"], ["--weights", small.checkpoint, small.checkpoint]):
         done = invoke("eval", "--weights", small.checkpoint, *words)
         assert done.returncode == 2 and "--average" in done.stderr
+
+
+def test_two_processes_choose_and_score_as_one(small, variant, launch, invoke, tmp_path):
+    near = variant("near", shifted(1e-6))
+    words = ["--weights", small.checkpoint, near, "--average", "greedy", "--out"]
+    script = Path(__file__).parents[2] / "tools" / "eval.py"
+    done = launch(2, *words, tmp_path / "two" / "metrics.json", script=script)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("optimistic") == 1
+    assert invoke("eval", *words, tmp_path / "one" / "metrics.json").returncode == 0
+    two, one = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("two", "one"))
+    assert two["images"] == 9 and two["raw"] == pytest.approx(one["raw"], rel=1e-5)
+    assert two["reliability"] == [pytest.approx(row, rel=1e-5) for row in one["reliability"]]
+    made = [read_checkpoint(tmp_path / name / "average").meta["average"] for name in ("two", "one")]
+    assert made[0] == made[1]
