@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,13 @@ def model(study, tmp_path_factory) -> Path:
         cli.convert(["--config", str(config), "--src", str(weights), "--dst", str(target), "--to-torch"]) == 0
     )
     return folder
+
+
+def test_the_page_shows_the_results(study):
+    results = json.loads(PAGE.with_name("study.json").read_text())
+    assert len(results["runs"]) == 18
+    assert sys.modules["comparison"].tables(results) in PAGE.read_text()
+    assert results["settings"]["texts"] == {name: [*sizes] for name, sizes in study.SIZES.items()}
 
 
 @pytest.mark.slow
