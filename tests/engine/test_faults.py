@@ -51,18 +51,34 @@ def halve(handle):
 
 checkpoint.os.fsync = halve
 """
-# Ends the process at the third update.
-KILL_AT_AN_UPDATE = """
+# Something happens at the third update, once.
+AT_AN_UPDATE = """
+from multiprocessing import active_children
+from pathlib import Path
 from passl_sot.engine.trainer import Trainer
 agree = Trainer._agree
+done = []
 
 def meet_with_it(self, *args, **more):
-    if self.progress.step == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if self.progress.step == 2 and not done:
+        done.append(True)
+        {accident}
     return agree(self, *args, **more)
 
 Trainer._agree = meet_with_it
 """
+KILL_AT_AN_UPDATE = AT_AN_UPDATE.format(accident="os.kill(os.getpid(), signal.SIGKILL)")
+# To the data workers, their server, and the run itself.
+SIGTERM_TO_ALL = AT_AN_UPDATE.format(
+    accident="""
+        workers = [process.pid for process in active_children()]
+        stat = Path(f"/proc/{workers[0]}/stat").read_text()
+        server = int(stat.rpartition(")")[2].split()[1])
+        assert len({*workers, server, os.getpid()}) == 4
+        for pid in (server, *workers, os.getpid()):
+            os.kill(pid, signal.SIGTERM)
+"""
+)
 WORKERS = "dataloader.train.loader.num_workers=2"
 
 
@@ -370,19 +386,12 @@ def test_a_killed_run_gives_its_folder_free_at_once(experiment, run, left_behind
     RunFolder(tmp_path / "output" / "run").claim()
 
 
-def test_sigterm_to_every_process_of_a_run_saves(experiment, at_the_third_update, tmp_path, capfd):
+def test_sigterm_to_every_process_of_a_run_saves(run, tmp_path):
     """As service managers and schedulers send it, to the data workers and their server too."""
-
-    def send(workers):
-        stat = Path(f"/proc/{workers[0]}/stat").read_text()
-        server = int(stat.rpartition(")")[2].split()[1])
-        for pid in (server, *workers, os.getpid()):
-            os.kill(pid, signal.SIGTERM)
-
-    at_the_third_update(send)
     many = ("dataloader.train.sampler.batch_size=1", "lr_scheduler.reference_batch=4", WORKERS)
-    assert cli.train(["-c", str(experiment), "-o", *many]) == 143
-    assert "stopped by SIGTERM; saved" in capfd.readouterr().out
+    done = run(*many, accident=SIGTERM_TO_ALL)
+    assert done.returncode == 143, done.stderr
+    assert "stopped by SIGTERM; saved" in done.stdout
     saved = read_checkpoint(tmp_path / "output" / "run" / "last.safetensors").meta["progress"]
     assert saved["step"] == 4  # the update that it came in was decided already
 
