@@ -7,6 +7,7 @@ Tests of `ppcls_tools` run these programs in them. Standard library only.
 """
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,7 @@ def _make(client: str) -> bool:
     commands += [[*pip, *packages] for packages in CLIENTS[client]]
     for command in commands:
         if subprocess.run(command, check=False).returncode:
+            shutil.rmtree(folder, ignore_errors=True)  # its disk space may be what failed
             print(f"{client} could not be installed; the tests that need it are skipped", file=sys.stderr)
             return False
     (folder / _STAMP).write_text(_digest(client))

@@ -4,14 +4,16 @@
                                                 train, evaluate and predict on handwritten digits
     python3 tools/start.py test [pytest args]   lint, type-check and test
     python3 tools/start.py test --quick         the same without the slow tests, for while you work
+    python3 tools/start.py setup                only install what the tests need
 
-Both make `.venv` beside this checkout and install into it; a second call finds it there and goes on.
+Each makes `.venv` beside this checkout and installs into it; a second call finds it there and goes on.
 """
 
 import argparse
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,7 +48,10 @@ def set_up(command: str) -> None:
     stamps = {name: VENV / f"installed-{name}.sha256" for name in EXTRAS}
     if any(stamps[name].exists() and stamps[name].read_text() == wanted for name in (command, "test")):
         return
-    size = {"demo": 300, "test": 600}[command]
+    size, room = {"demo": (300, 2.5), "test": (600, 3.5)}[command]
+    free = shutil.disk_usage(ROOT).free / 1e9
+    if free < room:
+        sys.exit(f"setting up {VENV} takes up to {room} GB; {free:.1f} GB are free there: make room")
     print(f"setting up {VENV} (about {size} MB to download, a minute or two)", flush=True)
     if not PYTHON.exists():
         made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=False, capture_output=True)
@@ -118,15 +123,16 @@ def main() -> None:
     several = "processes that train: a number, or auto (default), by the cores; two trained 1.5 times as fast"
     options.add_argument("--nproc", default="auto", help=f"{several} as one on two idle cores")
     commands.add_parser("test", add_help=False)
+    commands.add_parser("setup", help="only install what the tests need")
     args, rest = parser.parse_known_args()
     if rest and args.command != "test":
         parser.error(f"unknown arguments: {' '.join(rest)}")
-    set_up(args.command)
+    set_up("demo" if args.command == "demo" else "test")
     if args.command == "demo":
         cores = min(len(os.sched_getaffinity(0)), 8)
         # A power of two divides the batch of 32.
         demo(args.seed, 1 << (cores.bit_length() - 1) if args.nproc == "auto" else int(args.nproc))
-    else:
+    elif args.command == "test":
         test(rest)
 
 

@@ -11,19 +11,15 @@ import os
 import shlex
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import paddle
-from text_engines import batch_of
+from text_engines import batch_of, spent
 
+from passl_sot.bench.model import step_of
 from passl_sot.engine.schema import load_config
 from passl_sot.launch.cpu_env import describe_cpu, tune
-from passl_sot.modeling.losses import LOSSES
-from passl_sot.optim import build_optimizer
+from passl_sot.tasks.base import build_task
 from passl_sot.utils.cache import versions_of
 from passl_sot.utils.peer import Peer
 from passl_sot.zoo import find_config
@@ -61,38 +57,12 @@ for _ in sys.stdin:
 """
 
 
-def step_of(mode: str, batch: np.ndarray) -> Callable[[], None]:
-    """One pass of our model, as a recipe of GLUE builds and trains it."""
-    experiment = load_config(find_config("bert_base_cola"))
-    model: Any = experiment.model.build()
-    given = [paddle.to_tensor(part) for part in batch]
-    labels = paddle.zeros([len(batch[0])], "int64")
-    loss = LOSSES.build(experiment.loss)
-    optimizer = build_optimizer(experiment.optimizer)(model)
-
-    def infer() -> None:
-        with paddle.no_grad():
-            model(*given).numpy()
-
-    def train() -> None:
-        value = loss(model(*given), labels)
-        value.backward()
-        optimizer.step()
-        optimizer.clear_grad()
-        float(value)
-
-    if mode == "train":
-        model.train()
-        return train
-    model.eval()
-    return infer
-
-
 def seconds(mode: str, lengths: list[int], peer_python: str, rounds: int) -> tuple[float, float]:
-    """Median seconds of ours and of the peer's."""
+    """Median seconds of ours, a recipe of GLUE, and of the peer's."""
+    experiment = load_config(find_config("bert_base_cola"))
+    task = build_task(experiment.task, experiment.loss)
     batch = batch_of(lengths)
-    batch[0] %= 28996
-    step = step_of(mode, batch)
+    step = step_of(experiment, task, experiment.model.build(), list(batch), mode)
     ours = []
     theirs = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -102,9 +72,7 @@ def seconds(mode: str, lengths: list[int], peer_python: str, rounds: int) -> tup
         with Peer(command) as peer:
             step()
             for _ in range(rounds):
-                began = time.process_time()
-                step()
-                ours.append(time.process_time() - began)
+                ours.append(spent(step))
                 theirs.append(peer.run())
     return statistics.median(ours), statistics.median(theirs)
 

@@ -41,16 +41,13 @@ DATA = {
 }
 
 
-def prepare_data(
-    args: argparse.Namespace,
-) -> tuple[dict[str, tuple[str, ...]], dict[str, list[int]], dict[str, float]]:
-    """Writes the tables; by data set overrides, numbers of texts, and the accuracy (%) of a plain method.
+def prepare_data(args: argparse.Namespace) -> tuple[dict[str, tuple[str, ...]], dict[str, dict]]:
+    """Writes the tables; gives by data set the overrides that name them and their classes, and facts.
 
-    The overrides name the tables and their classes; the numbers are of training and of held-out texts.
+    The facts are numbers of training and of held-out texts, and the accuracy (%) of a plain method.
     """
     overrides = {}
-    counts = {}
-    baselines = {}
+    facts: dict[str, dict] = {"texts": {}, "tfidf": {}}
     for name, folder, read in (
         ("genres", args.brown, text_data.genres),
         ("senses", args.wordnet, text_data.senses),
@@ -65,16 +62,16 @@ def prepare_data(
         parts = {"train": train[: args.train or num_train]}
         classes = sorted({row["label"] for row in parts["train"]})
         # Of few texts some classes are missing.
-        parts["val"] = [row for row in held_out if row["label"] in classes]
-        parts["val"] = parts["val"][: args.val or num_val]
+        known = [row for row in held_out if row["label"] in classes]
+        parts["val"] = known[: args.val or num_val]
         target = args.out / "data" / name
         for part, rows in parts.items():
             text_data.write(rows, target / f"{part}.jsonl")
-        baselines[name] = round(text_data.baseline(*parts.values()), 2)
-        counts[name] = [len(rows) for rows in parts.values()]
-        log.info(
-            "%s: %d training and %d held-out texts; TF-IDF %.2f %%", name, *counts[name], baselines[name]
-        )
+        counts = [len(rows) for rows in parts.values()]
+        accuracy = round(text_data.baseline(*parts.values()), 2)
+        log.info("%s: %d training and %d held-out texts; TF-IDF %.2f %%", name, *counts, accuracy)
+        facts["texts"][name] = counts
+        facts["tfidf"][name] = accuracy
         overrides[name] = (
             f"model.head.num_classes={len(classes)}",
             *(
@@ -87,7 +84,7 @@ def prepare_data(
             ),
             *DATA[name],
         )
-    return overrides, counts, baselines
+    return overrides, facts
 
 
 def prepare_model(args: argparse.Namespace) -> Path:
@@ -115,12 +112,11 @@ def study(args: argparse.Namespace) -> int:
     """Everything that is not done yet; the exit status."""
     tokenizer = f"dataloader.train.dataset.tokenizer.path={args.model}"
     args.out.mkdir(parents=True, exist_ok=True)
-    data, counts, baselines = prepare_data(args)
+    data, facts = prepare_data(args)
     overrides = {name: (*own, tokenizer, *args.override) for name, own in data.items()}
     weights = prepare_model(args)
-    settings = {"texts": counts, "tfidf": baselines}
     tuned = replace(STUDY, options=("--pretrained", str(weights)))
-    return compare_heads(tuned, args.out, args.seeds, overrides, settings, args.override)
+    return compare_heads(tuned, args.out, args.seeds, overrides, facts, args.override)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,16 +5,18 @@ Machines differ and are shared, so a figure alone says little: the ratio to a `P
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import paddle
 
 from passl_sot.engine.run_dir import memory_gb
 from passl_sot.engine.schema import Experiment
 from passl_sot.engines.base import inputs_of
 from passl_sot.engines.process import random_inputs
+from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.stats import model_stats
 from passl_sot.optim import build_optimizer
 from passl_sot.tasks.base import Task, build_task
@@ -28,7 +30,14 @@ def make_step(
     model = experiment.model.build()
     gflops = 2 * model_stats(model).macs / 1e9
     specs = inputs_of(model.backbone.input_specs(batch))
-    inputs = [paddle.to_tensor(array) for array in random_inputs(specs, batch)]
+    return step_of(experiment, task, model, random_inputs(specs, batch), mode), gflops
+
+
+def step_of(
+    experiment: Experiment, task: Task, model: Classifier, arrays: Sequence[np.ndarray], mode: str
+) -> Callable[[], object]:
+    """A function that runs one batch of given inputs of the model in a mode of `measure`."""
+    inputs = [paddle.to_tensor(array) for array in arrays]
     if mode == "infer":
         model.eval()
 
@@ -36,10 +45,10 @@ def make_step(
         def infer() -> object:
             return model(*inputs).numpy()  # waits for the device
 
-        return infer, gflops
-    labels = paddle.zeros([batch], "int64")
+        return infer
+    labels = paddle.zeros([len(arrays[0])], "int64")
     if getattr(task, "regression", False):
-        labels = paddle.zeros([batch, 1])
+        labels = paddle.zeros([len(arrays[0]), 1])
     optimizer = build_optimizer(experiment.optimizer)(model)
     model.train()
 
@@ -51,7 +60,7 @@ def make_step(
         optimizer.clear_grad()
         return float(loss)
 
-    return train, gflops
+    return train
 
 
 def measure(

@@ -6,7 +6,6 @@ machine allows no namespaces, these tests are skipped. Faults of several process
 """
 
 import logging
-import multiprocessing
 import os
 import resource
 import shutil
@@ -14,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +51,8 @@ checkpoint.os.fsync = halve
 """
 # Something happens at the third update, once.
 AT_AN_UPDATE = """
+import time
+from contextlib import suppress
 from multiprocessing import active_children
 from pathlib import Path
 from passl_sot.engine.trainer import Trainer
@@ -68,6 +68,16 @@ def meet_with_it(self, *args, **more):
 Trainer._agree = meet_with_it
 """
 KILL_AT_AN_UPDATE = AT_AN_UPDATE.format(accident="os.kill(os.getpid(), signal.SIGKILL)")
+# The worker dies in the middle of an update: it has ended, or waits for its parent to notice.
+KILL_A_WORKER = AT_AN_UPDATE.format(
+    accident="""
+        worker = active_children()[0].pid
+        os.kill(worker, signal.SIGKILL)
+        with suppress(OSError):
+            while "\\nState:\\tZ" not in Path(f"/proc/{worker}/status").read_text():
+                time.sleep(0.01)
+"""
+)
 # To the data workers, their server, and the run itself.
 SIGTERM_TO_ALL = AT_AN_UPDATE.format(
     accident="""
@@ -327,44 +337,14 @@ def test_two_runs_in_one_folder(experiment, start, tmp_path, capfd):
 
 
 # -- data workers -------------------------------------------------------------------------------------
-@pytest.fixture
-def at_the_third_update(monkeypatch):
-    """Calls a function with the ids of the data workers, once."""
-
-    def arrange(accident) -> None:
-        agree, done = Trainer._agree, []
-
-        def meet_with_it(self, *args, **more):
-            if self.progress.step == 2 and not done:
-                done.append(True)
-                accident([process.pid for process in multiprocessing.active_children()])
-            return agree(self, *args, **more)
-
-        monkeypatch.setattr(Trainer, "_agree", meet_with_it)
-
-    return arrange
-
-
-def end_of(pid: int) -> None:
-    """Waits until a process has ended or waits for its parent to notice."""
-    with suppress(OSError):
-        while "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
-            time.sleep(0.01)
-
-
-def test_a_killed_data_worker_is_named_and_the_run_resumed(experiment, at_the_third_update, tmp_path, capfd):
+def test_a_killed_data_worker_is_named_and_the_run_resumed(experiment, run, tmp_path):
     """The worker dies while the main process is in the middle of an update."""
-
-    def kill(workers):
-        os.kill(workers[0], signal.SIGKILL)
-        end_of(workers[0])
-
-    at_the_third_update(kill)
     saved = tmp_path / "output" / "run" / "last.safetensors"
     many = ("epochs=1", "dataloader.train.sampler.batch_size=1", "lr_scheduler.reference_batch=1", WORKERS)
     many += ("checkpoint.update_interval=1",)
-    assert cli.train(["-c", str(experiment), "-o", *many]) == 1
-    said = capfd.readouterr().err
+    done = run(*many, accident=KILL_A_WORKER)
+    assert done.returncode == 1
+    said = done.stderr
     assert "error: a data worker process died: worker " in said
     assert "was ended by SIGKILL; it " in said
     assert "Traceback" not in said

@@ -124,14 +124,15 @@ class Heads(nn.Layer):
 def classifier(name: str, **settings: Any) -> Classifier:
     """A family's model of 4 classes, of 32-pixel images or texts, with the head that its tokens ask for."""
     architecture = {"name": name, **settings}
-    if "vocab_size" not in settings:
-        architecture["img_size"] = 32
-    backbone = build_backbone(architecture)
-    head: dict[str, Any] = {"num_classes": 4, "in_channels": backbone.num_features}
-    head["num_prefix_tokens"] = backbone.num_prefix_tokens
+    head: dict[str, Any] = {"num_classes": 4}
     if "vocab_size" in settings:
         # The few words of a short text may lie across svPN's start vector, which enlarges every rounding.
         head["normalization"] = None
+    else:
+        architecture["img_size"] = 32
+    backbone = build_backbone(architecture)
+    head["in_channels"] = backbone.num_features
+    head["num_prefix_tokens"] = backbone.num_prefix_tokens
     if backbone.num_prefix_tokens == 2:
         return Classifier(architecture, {"name": "DistilledHead", **head})
     return Classifier(architecture, {"name": "SecondOrderHead", "num_heads": 2, "wr_dim": 4, **head})
