@@ -1,4 +1,4 @@
-"""The training study of docs/results: its script is run at a tiny size, and its page shows its results."""
+"""The training study of docs/results: its scripts run at a tiny size, and its pages show their results."""
 
 import importlib.util
 import json
@@ -19,16 +19,17 @@ PAGE = SCRIPT.with_name("README.md")
 HEADS = ("ClassT", "WordT", "ClassT+WordT")
 
 
-def load_script():
-    spec = importlib.util.spec_from_file_location("study", SCRIPT)
+def load_script(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPT.parent)
+        patch.syspath_prepend(path.parent)
         spec.loader.exec_module(module)
     return module
 
 
-study = load_script()
+study = load_script(SCRIPT)
+seeing = load_script(SCRIPT.with_name("seeing.py"))
 comparison = sys.modules["comparison"]
 
 
@@ -80,6 +81,8 @@ def test_the_script_at_a_tiny_size(arguments, tmp_path, capsys):
         for colour in comparison.COLOURS.values():
             assert (np.asarray(picture.convert("RGB")) == ImageColor.getrgb(colour)).all(axis=-1).any()
 
+    _check_seeing(out)
+
     # A run that was killed after its last epoch: its numbers are taken from its folder, the others stay.
     killed = dict(results, runs={k: v for k, v in results["runs"].items() if k != names[1]})
     (out / "study.json").write_text(json.dumps(killed))
@@ -91,6 +94,49 @@ def test_the_script_at_a_tiny_size(arguments, tmp_path, capsys):
     capsys.readouterr()
     assert study.main([*arguments, "optimizer.weight_decay=0.1"]) == 2
     assert "study.json is of other settings" in capsys.readouterr().err
+
+
+def _check_seeing(folder: Path) -> None:
+    """The script that looks into the models of a study."""
+    out = folder.parent / "seeing"
+    assert seeing.main([f"--study={folder}", f"--out={out}", "--images=2", "--steps=2"]) == 0
+    results = json.loads((out / "seeing.json").read_text())
+    assert list(results["data"]) == ["CIFAR-10", "digits"]
+    of_digits = results["data"]["digits"]["7"]
+    trained = json.loads((folder / "study.json").read_text())["runs"]["digits/ClassT/7"]
+    assert of_digits["calibration"]["ClassT"]["top1"] == pytest.approx(trained["top1"][0], abs=1e-3)
+    for method in seeing.METHODS:
+        views = of_digits["views"][method]
+        assert list(views) == [*HEADS, "ClassT of ClassT+WordT", "WordT of ClassT+WordT"]
+        for view in views.values():
+            assert -1 <= view["details"] <= 1 and 0 < view["area"] <= 1
+            curve = view["insertion curve"]
+            area = np.mean([*curve[:-1], *curve[1:]])
+            assert len(curve) == 3 and view["insertion"] == pytest.approx(area, abs=1e-3)
+    for name in ("curves", "maps_CIFAR-10", "maps_digits"):
+        with Image.open(out / f"{name}.png") as picture:
+            assert min(picture.size) > 400
+    assert seeing.tables(results) == (out / "seeing.md").read_text()
+
+
+def test_measures_of_maps():
+    left = np.zeros((1, 4, 4), np.float32)
+    left[:, :, 0] = 1
+    assert seeing.share_of_area(left)[0] == pytest.approx(0.25)
+    assert seeing.share_of_area(np.ones((1, 4, 4), np.float32))[0] == pytest.approx(1)
+    assert seeing.rank_correlation(left, left)[0] == pytest.approx(1)
+    assert seeing.rank_correlation(left, -left)[0] == pytest.approx(-1)
+    assert seeing.rank_correlation(left, np.ones_like(left))[0] == 0
+    # An edge between the second and the third of four columns of cells.
+    image = np.zeros((1, 3, 16, 16), np.float32)
+    image[:, :, :, 8:] = 1
+    details = seeing.details_of(image, (4, 4))
+    assert (details[0, :, [1, 2]] > 0).all() and (details[0, :, [0, 3]] == 0).all()
+
+
+def test_models_without_a_study_are_refused(tmp_path, capsys):
+    assert seeing.main([f"--study={tmp_path}"]) == 2
+    assert "study.json is missing: run docs/results/study.py before" in capsys.readouterr().err
 
 
 def test_models_of_different_size_are_not_compared():
