@@ -287,6 +287,8 @@ def _draw_panel(axes: Any, results: dict, name: str) -> None:
     axes.set_xlabel("epoch")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(axis="y", alpha=0.4)
-    axes.legend(loc="lower right", title="after the last: mean ± deviation")
+    # Below: inside it would lie on the curves.
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": len(HEADS), "fontsize": 9}
+    axes.legend(**below, title="after the last: mean ± deviation", title_fontsize=9)
     seeds = max(len(several) for several in curves.values())
     axes.set_title(f"{name}: mean and range of {seeds} seeds" if seeds > 1 else f"{name}: one seed")
