@@ -1,16 +1,19 @@
 """The classifier: fit of backbone and head, names, delegation."""
 
 import copy
+import gc
 
 import numpy as np
 import paddle
 import pytest
+from paddle.base import core
 
 from passl_sot.config import Config, ConfigError
 from passl_sot.modeling.backbones import BACKBONES, Backbone
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.heads import HEADS, Head
 from passl_sot.modeling.stats import model_stats
+from tests.modeling.test_models import build, inputs, node
 
 ARCH = {"name": "SoT", "img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2, "token_dim": 8}
 HEAD = {"name": "SecondOrderHead", "num_classes": 5, "in_channels": 24, "num_heads": 2, "wr_dim": 4}
@@ -24,6 +27,33 @@ def test_forward_in_two_steps():
     np.testing.assert_array_equal(model.forward_head(tokens).numpy(), model(x).numpy())
     assert model.num_classes == 5
     assert {key.split(".")[0] for key in model.state_dict()} == {"backbone", "head"}
+
+
+@pytest.mark.parametrize("name", BACKBONES.names())
+@pytest.mark.parametrize("ask", ["nothing", "grad", "backward"])
+def test_a_graph_that_nobody_needs_any_more_is_freed(name, ask):
+    backbone = build(name)
+    head = {**HEAD, "in_channels": backbone.num_features, "num_prefix_tokens": backbone.num_prefix_tokens}
+    model = Classifier(architecture=node(name), head=head)
+    x = inputs(backbone)
+    first, *others = model.parameters()
+    for parameter in others:
+        parameter.stop_gradient = True
+
+    def allocated() -> int:
+        score = model(*x).sum()
+        if ask == "grad":
+            paddle.grad(score, [first])
+        elif ask == "backward":
+            score.backward()
+            model.clear_gradients()
+        del score
+        gc.collect()
+        return core.host_memory_stat_current_value("Allocated", 0)
+
+    # The first call may keep what later ones need again.
+    before = allocated()
+    assert [allocated() for _ in range(3)] == [before] * 3
 
 
 def test_nodes_stay_unchanged():

@@ -106,7 +106,8 @@ class _Softmax(PyLayer):
         rows = (-1, x.shape[-1])
         out = paddle.empty_like(x)
         _softmax_rows(_view(x, *rows), _F(scale * _LOG2E), _view(out, *rows))
-        ctx.save_for_backward(out)
+        # Not itself: it will hold this node, which would hold it, and a graph without backward() stayed for ever.
+        ctx.save_for_backward(out.detach())
         return out
 
     @staticmethod
