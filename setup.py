@@ -45,8 +45,8 @@ setup(
         "digits": ["scikit-learn>=1.5"],
         "fast": FAST,
         "text": ["tokenizers>=0.22"],
-        # Linear probes, and the devkit of ImageNet.
-        "judging": ["scikit-learn>=1.5"],
+        # Linear probes, and the devkit of ImageNet; scikit-image for corruptions, see docs/judging.md.
+        "judging": ["scikit-learn>=1.5", "scikit-image>=0.25"],
         # Other engines than Paddle's own, and how to get there.
         "export": [
             "paddle2onnx==2.1.0",
@@ -76,6 +76,7 @@ setup(
             "pytest-xdist>=3",
             "hypothesis>=6",
             "scikit-learn>=1.5",
+            "scikit-image>=0.25",
             "tokenizers>=0.22",
             "httpx>=0.27",
             "selenium>=4.25",

@@ -227,7 +227,29 @@ def stir():
 
 
 @pytest.fixture(scope="session")
-def trained(write_experiment, tmp_path_factory) -> SimpleNamespace:
+def write_trained(write_experiment):
+    """Writes a small model as if it had been trained: a config, a checkpoint with averaged weights too."""
+
+    def write(folder: Path) -> tuple[Path, Path]:
+        from passl_sot.engine.schema import load_config
+        from passl_sot.tasks.base import header_for
+        from passl_sot.weights.checkpoint import write_checkpoint
+
+        config = write_experiment(folder)
+        experiment = load_config(config)
+        model = _stir(experiment.model.build())
+        arrays = {}
+        for name, tensor in model.state_dict().items():
+            arrays |= {f"model.{name}": tensor.numpy(), f"ema.{name}": 0.9 * tensor.numpy()}
+        checkpoint = folder / "small_run" / "best.safetensors"
+        write_checkpoint(checkpoint, arrays, header_for(experiment, ["a b", "c", "猫"]))
+        return config, checkpoint
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def trained(write_trained, tmp_path_factory) -> SimpleNamespace:
     """A small model as if it had been trained, and its export by the command, made once for all tests.
 
     `config`; `checkpoint`, with raw and averaged weights; `images`, the files of its validation; `folder`,
@@ -236,20 +258,10 @@ def trained(write_experiment, tmp_path_factory) -> SimpleNamespace:
     import paddle
 
     from passl_sot import cli
-    from passl_sot.engine.schema import load_config
-    from passl_sot.tasks.base import header_for
-    from passl_sot.weights.checkpoint import write_checkpoint
 
     paddle.seed(0)
     place = tmp_path_factory.mktemp("trained")
-    config = write_experiment(place)
-    experiment = load_config(config)
-    model = _stir(experiment.model.build())
-    arrays = {}
-    for name, tensor in model.state_dict().items():
-        arrays |= {f"model.{name}": tensor.numpy(), f"ema.{name}": 0.9 * tensor.numpy()}
-    checkpoint = place / "small_run" / "best.safetensors"
-    write_checkpoint(checkpoint, arrays, header_for(experiment, ["a b", "c", "猫"]))
+    config, checkpoint = write_trained(place)
     folder = place / "export"
     assert cli.export(["--weights", str(checkpoint), "--out", str(folder)]) == 0
     images = sorted(str(path) for path in (place / "val").rglob("*.png"))

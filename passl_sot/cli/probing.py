@@ -81,8 +81,7 @@ def probe(argv: list[str] | None = None) -> int:
         sets: Any = (train.features, train.labels, val.features, val.labels, len(train.facts["class_names"]))
         rows = [*knn(*sets), linear_probe(*sets)]
         heads = [name for name in ("probe", "top1", "top5", "C") if name in rows[-1]]
-        cells = [[_cell(row.get(head, "")) for head in heads] for row in rows]
-        table = "\n".join(markdown(heads, cells))
+        table = "\n".join(markdown(heads, [[row.get(head, "") for head in heads] for row in rows]))
         facts = {"features": maker.pooling, "train": len(train.features), "val": len(val.features)}
         text = "features: %s, learned from %d %s, tried on %d\n%s"
         noun = maker.task.words.items
@@ -91,10 +90,6 @@ def probe(argv: list[str] | None = None) -> int:
             write_json(Path(args.out), {"weights": args.weights, **facts, "probes": rows})
 
     return guarded(run)
-
-
-def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _open(

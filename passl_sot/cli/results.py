@@ -73,7 +73,7 @@ def _parse_evaluate(argv: list[str] | None) -> argparse.Namespace:
     add("--weights", nargs="+", required=True, metavar="W", help=weights)
     add("--data", metavar="DIR", help="other images: train/ and val/, or one folder per class")
     add("--out", metavar="FILE", help="metrics.json to write; tables and pictures go beside it")
-    sets = "sets of ImageNet-1K's classes: val, real, v2, sketch, a, r, c (docs/judging.md)"
+    sets = "sets of ImageNet-1K's classes: val, real, v2, sketch, a, r, c, c-val (docs/judging.md)"
     add("--suite", nargs="+", action="extend", metavar="NAME=DIR", help=sets)
     partial = "with --suite: score sets of which a part is missing, and say so"
     add("--partial", action="store_true", help=partial)

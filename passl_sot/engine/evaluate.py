@@ -72,6 +72,7 @@ class Evaluation:
 
     Attributes:
         model: The one given.
+        asked: What answers: the model, or with `tta` the mean of its views.
         task: What the run means.
         val: The dataset.
 
@@ -94,10 +95,10 @@ class Evaluation:
         self.val = self.task.prepare_evaluation(model, split.dataset, card)
         place = {"rank": world.rank, "world_size": world.size}
         self._loader = build_dataloader(split, mode="val", seed=0, dataset=self.val, **place)
-        self._asked: Any = ViewedModel(model, Views(tta, self.task)) if tta else model
+        self.asked: Any = ViewedModel(model, Views(tta, self.task)) if tta else model
         self._world = world
 
     def run(self, description: str) -> Meter:
         """The meter, with rows, of the model as it is now; `description` is shown beside the bar."""
-        asked = (self._asked, self._loader, self.task, self._world)
+        asked = (self.asked, self._loader, self.task, self._world)
         return evaluate(*asked, description=description, rows=True)  # type: ignore[return-value]

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import math
+import os
 import platform
 import resource
 import subprocess
@@ -135,7 +136,7 @@ class RunFolder:
         with ckpt.explained(self.path / "config.yaml") as path:
             path.write_text(config, encoding="utf-8")
         facts = {"command": sys.argv, "overrides": list(overrides), "processes": world_size, **self.info}
-        facts["hardware"] = _hardware()
+        facts["hardware"] = hardware()
         with ckpt.explained(self.path / "run.json") as path:
             path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -219,11 +220,13 @@ def memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # Linux counts kilobytes
 
 
-def _hardware() -> dict[str, Any]:
+def hardware() -> dict[str, Any]:
     """What this process computes on."""
     cpu = cpu_fact(read_cpu(), "model name") or platform.processor()
     device = paddle.device.get_device()
-    found = {"device": device, "processor": cpu, "cores": usable_cores()}
+    # As Paddle, when it is imported, writes the number that it keeps to.
+    threads = int(os.environ["OMP_NUM_THREADS"])
+    found = {"device": device, "processor": cpu, "cores": usable_cores(), "threads": threads}
     if device.startswith("gpu"):
         found["gpu"] = paddle.device.cuda.get_device_name()
     return found

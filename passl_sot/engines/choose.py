@@ -1,5 +1,6 @@
 """`auto`: the fastest engine that is right, measured once for each model, machine and precision."""
 
+import functools
 import hashlib
 import json
 import tempfile
@@ -24,8 +25,8 @@ from passl_sot.engines.base import (
     missing_files,
 )
 from passl_sot.launch.cpu_env import read_cpu, usable_threads
-from passl_sot.utils.cache import HOME, cache_folder, locked, versions_of
-from passl_sot.utils.files import replace_atomically, sha256_of
+from passl_sot.utils.cache import HOME, cache_folder, keep_note, kept_note, locked, versions_of
+from passl_sot.utils.files import sha256_of
 from passl_sot.utils.logger import get_logger
 from passl_sot.utils.peer import Peer, PeerError
 
@@ -69,13 +70,14 @@ def choose_engine(
         raise EngineError(
             f"{folder} has no files for an engine that is installed and computes in {precision}"
         )
-    key = _key(folder, names, precision, batches, threads, length)
     home = cache_folder() / "engines"
+    file = home / f"{_key(folder, names, precision, batches, threads, length)}.json"
     try:
         with locked(home):
-            found = _remembered(home / f"{key}.json", names) or _keep(
-                home / f"{key}.json", _measure(folder, names, precision, batches, threads, length)
-            )
+            kept = kept_note(file, functools.partial(_fits, names))
+            found = kept or _measure(folder, names, precision, batches, threads, length)
+            if not kept:
+                keep_note(file, found)
     except OSError as error:
         get_logger().warning("%s: set %s to a folder where speeds can be kept", error, HOME)
         found = _measure(folder, names, precision, batches, threads, length)
@@ -97,22 +99,9 @@ def _key(folder: Path, *settings: Any) -> str:
     return total.hexdigest()[:32]
 
 
-def _remembered(file: Path, names: Sequence[str]) -> dict[str, Any] | None:
-    """What was found before of these engines; None where nothing was, or it can't be read."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if found["engine"] in ("", *names) and isinstance(found["refused"], dict):
-            _shown(found)
-            return found
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        pass
-    return None
-
-
-def _keep(file: Path, found: dict[str, Any]) -> dict[str, Any]:
-    text = json.dumps(found, indent=1) + "\n"
-    replace_atomically(file, lambda opened: opened.write(text.encode()))
-    return found
+def _fits(names: Sequence[str], found: dict[str, Any]) -> bool:
+    """Whether a note is about these engines and whole."""
+    return found["engine"] in ("", *names) and isinstance(found["refused"], dict) and bool(_shown(found))
 
 
 def _measure(

@@ -29,13 +29,13 @@ ALEXNET_CLEAN = 0.435  # the paper's table 1
 
 
 def corruption_errors(
-    parts: Sequence[ImageSet], results: Sequence[Mapping[str, float]], clean: Sequence[Mapping[str, Any]]
+    parts: Sequence[ImageSet], results: Sequence[Mapping[str, float]], clean: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """mCE and relative mCE in percent, AlexNet's being 100, by the scores of ImageNet-C's parts.
 
     Args:
         results: Of each part, with `top1` in percent.
-        clean: A row of ImageNet-1K val, or none.
+        clean: The row of ImageNet-1K val, or None.
 
     Returns:
         `mce`; `relative_mce` where there is such a row, of the whole set; `corruptions`: for each one the
@@ -51,8 +51,8 @@ def corruption_errors(
         "mce": float(np.mean([entry["ce"] for entry in table.values()])),
         "corruptions": table,
     }
-    if clean and not clean[0]["partial"]:
-        error = 100 - clean[0]["top1"]
+    if clean and not clean["partial"]:
+        error = 100 - clean["top1"]
         more = [(np.mean(found) - error) / (ALEXNET[name] - ALEXNET_CLEAN) for name, found in errors.items()]
         row["relative_mce"] = float(np.mean(more))
     whole = sum(map(len, CORRUPTIONS.values()))

@@ -108,18 +108,9 @@ def linear_probe(
 
     Raises:
         MissingExtraError: scikit-learn isn't installed.
-        UserError: The training items are of one class.
+        UserError: The training items are of one class, or each of another one.
     """
-    selection = require_extra("sklearn.model_selection", "judging", "the linear probe")
-    present = np.unique_counts(labels).counts
-    if len(present) < 2:
-        raise UserError("the training items are all of one class: a linear probe needs two")
-    # Each class in both parts, where there are enough items for that.
-    enough = present.min() > 1 and _HELD_OUT * len(labels) >= len(present)
-    stratify = labels if enough else None
-    learn, choose = selection.train_test_split(
-        np.arange(len(labels)), test_size=_HELD_OUT, random_state=0, stratify=stratify
-    )
+    learn, choose = _divide(labels)
     held_out = {}
     losses = {}
     with progress_bar(STRENGTHS, desc="linear probe") as strengths:
@@ -133,6 +124,23 @@ def linear_probe(
         log.info("linear probe: the best C, %g, is the last one tried", best)
     scores = _fit(train, labels, queries, classes, best)
     return {"probe": "linear", **accuracies(scores, wanted), "C": best, "held_out": held_out}
+
+
+def _divide(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the training items that are learned from, and of a fifth of them, to choose a strength by."""
+    selection = require_extra("sklearn.model_selection", "judging", "the linear probe")
+    places = np.arange(len(labels))
+    _, first, counts = np.unique(labels, return_index=True, return_counts=True)
+    if len(first) < 2:
+        raise UserError("the training items are all of one class: a linear probe needs two")
+    # Each class in both parts, where there are enough items for that.
+    if counts.min() > 1 and _HELD_OUT * len(labels) >= len(first):
+        return selection.train_test_split(places, test_size=_HELD_OUT, random_state=0, stratify=labels)
+    others = np.delete(places, first)  # one item of each class has to be learned from
+    if not len(others):
+        raise UserError("no two training items are of one class: a linear probe needs some that are")
+    choose = np.random.default_rng(0).permutation(others)[: max(1, round(_HELD_OUT * len(labels)))]
+    return np.delete(places, choose), choose
 
 
 def _fit(

@@ -1,13 +1,13 @@
 """The sets that classifiers of ImageNet-1K are judged on, in the layouts in which their authors give them.
 
 val: Russakovsky et al., arXiv 1409.0575; real: Beyer et al., 2006.07159; v2: Recht et al., 1902.10811;
-sketch: Wang et al., 1905.13549; a: Hendrycks et al., 1907.07174; r: Hendrycks et al., 2006.16241; c:
-Hendrycks and Dietterich, 1903.12261.
+sketch: Wang et al., 1905.13549; a: Hendrycks et al., 1907.07174; r: Hendrycks et al., 2006.16241; c, and
+c-val, which is made here: Hendrycks and Dietterich, 1903.12261.
 """
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from passl_sot.data import DataError
 from passl_sot.data.datasets.folders import walk_class
 from passl_sot.data.imagenet import COUNT, imagenet_classes
 from passl_sot.judging import val_labels
+from passl_sot.judging.corrupted import check_packages
 from passl_sot.utils.logger import progress_bar
 
 
@@ -43,6 +44,7 @@ KINDS = {
     "a": Kind("ImageNet-A", 7_500, letter="A"),
     "r": Kind("ImageNet-R", 30_000, letter="R"),
     "c": Kind("ImageNet-C", val_labels.IMAGES),
+    "c-val": Kind("ImageNet-C made here", val_labels.IMAGES),
 }
 _NUMBERED = {str(number): number for number in range(COUNT)}
 # ImageNet-C's corruptions, by the archives in which they come.
@@ -57,7 +59,7 @@ SEVERITIES = range(1, 6)
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """A set, or of ImageNet-C one corruption at one severity.
+    """A set, or of `c` and `c-val` one corruption at one severity.
 
     Attributes:
         name: As in `KINDS`.
@@ -66,7 +68,7 @@ class ImageSet:
         answers: The right classes of each image, as places in `classes`, int64 [N, M]; -1 fills rows up.
         classes: The classes that compete, as numbers of ImageNet-1K, int64 [K].
         partial: What is missing, as "40 of 50,000 images"; "" for nothing.
-        corruption, severity: Of ImageNet-C.
+        corruption, severity: Of `c` and `c-val`.
     """
 
     name: str
@@ -83,6 +85,11 @@ class ImageSet:
     def kind(self) -> Kind:
         """What is known of the set."""
         return KINDS[self.name]
+
+    @property
+    def made_here(self) -> bool:
+        """Whether the images are corrupted as they are read."""
+        return self.name == "c-val"
 
     @property
     def title(self) -> str:
@@ -107,7 +114,7 @@ def parse_sets(given: list[str]) -> list[tuple[str, str]]:
 
 
 def find_set(name: str, folder: str, *, partial: bool = False) -> list[ImageSet]:
-    """Lists the images of a set with their right classes; of ImageNet-C all its 75 parts.
+    """Lists the images of a set with their right classes; of `c` and `c-val` all their 75 parts.
 
     Args:
         name: One of `KINDS`.
@@ -115,11 +122,19 @@ def find_set(name: str, folder: str, *, partial: bool = False) -> list[ImageSet]
 
     Raises:
         DataError: The folder holds another set or only a part of it, or labels that aren't its own.
+        MissingExtraError: What makes the images of `c-val` isn't installed.
     """
     if not os.path.isdir(folder):
         raise DataError(f"{KINDS[name].title}: there is no folder {folder}" + zh("suite_no_folder"))
     if name == "c":
         return _corrupted(folder, partial)
+    if name == "c-val":
+        check_packages()
+        clean = _validation("val", folder, partial)
+        pairs = [
+            (one, severity) for names in CORRUPTIONS.values() for one in names for severity in SEVERITIES
+        ]
+        return [replace(clean, name=name, corruption=one, severity=severity) for one, severity in pairs]
     if name in ("val", "real"):
         return [_validation(name, folder, partial)]
     return [_by_folders(name, folder, folder, partial)]
@@ -175,7 +190,7 @@ def _strange(name: str, root: str, folders: list[str], strangers: list[str]) -> 
         return f"{text}: it holds no folders" + zh("suite_foreign")
     shown = ", ".join(map(repr, strangers[:3]))
     text += f": it holds {shown}" + f" and {len(strangers) - 3} more" * (len(strangers) > 3)
-    likely = [other for other in KINDS if other != "real" and set(folders) <= _class_names(other).keys()]
+    likely = [other for other in KINDS if set(folders) <= _class_names(other).keys()]
     inside = [
         folder for folder in folders if _class_names(name).keys() & _folders(os.path.join(root, folder))
     ]
@@ -199,7 +214,7 @@ def _check_size(name: str, root: str, images: int, classes: int, partial: bool) 
     )
     same = [other.title for other in KINDS.values() if other.images == images != kind.images]
     if same:
-        text += f", as many as {' or '.join(same)}"
+        text += f", as many as {same[0]}"
     if images > kind.images:
         raise DataError(f"{text}: it is something else" + zh("suite_foreign"))
     if not images:
@@ -280,7 +295,8 @@ def _corrupted(folder: str, partial: bool) -> list[ImageSet]:
     if lacking and (not partial or not roots):
         raise DataError(
             f"ImageNet-C has 15 corruptions, each with folders 1 to 5 of its severities, and {folder} lacks "
-            f"{', '.join(lacking)}: fetch them, or score what is there with --partial" + zh("suite_partial")
+            f"{', '.join(lacking)}: fetch them, score what is there with --partial, or have them made of "
+            "validation images: c-val=FOLDER" + zh("suite_partial")
         )
     return [
         _by_folders("c", folder, f"{root}/{severity}", partial, corruption=name, severity=severity)

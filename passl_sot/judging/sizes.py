@@ -1,12 +1,8 @@
 """The resolution curve: how a model does on images of other sizes than those of its training."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import paddle
 
 from passl_sot.engine.distributed import World
 from passl_sot.engine.entry import weights_by_kind, write_json
@@ -14,6 +10,7 @@ from passl_sot.engine.evaluate import Evaluation
 from passl_sot.engine.schema import Experiment
 from passl_sot.export.card import ExportError
 from passl_sot.export.source import change_size
+from passl_sot.judging.speed import Stopwatch
 from passl_sot.metrics.classification import write_table
 from passl_sot.tasks.base import header_for, model_section_of
 from passl_sot.utils.figure import save_curves
@@ -46,8 +43,8 @@ def resolution_curve(
         tta: Views of `tasks.views`.
 
     Returns:
-        A row for each size: `size`; the scores and `images_per_s`, of the model's computing alone, of one
-        process; or `error`, why there are none.
+        A row for each size: `size`; the scores and `images_per_s`, of one process, without reading, all views
+        counted as one image; or `error`, why there are none.
 
     Raises:
         CheckpointError: The weights don't fit the model, or their classes aren't those of the data.
@@ -70,8 +67,8 @@ def resolution_curve(
             rows.append({"size": size, "error": str(error)})
             continue
         evaluation = Evaluation(experiment, model, sized, world, tta=tta)
-        watch = _Stopwatch(model)
-        scores = evaluation.run(f"size {size}").result()
+        with Stopwatch(evaluation.asked) as watch:
+            scores = evaluation.run(f"size {size}").result()
         rows.append({"size": size, **scores, "images_per_s": watch.rate(world)})
     if world.is_main:
         log.log(RESULT, "%s at other sizes:\n%s", name, "\n".join(_table(rows)))
@@ -79,30 +76,6 @@ def resolution_curve(
             files = _write(out, rows, Path(name).name)
             log.info("written: %s", ", ".join(map(str, files)))
     return rows
-
-
-class _Stopwatch:
-    """Times the calls of a model."""
-
-    def __init__(self, model: Any):
-        self._calls: list[tuple[int, float]] = []
-        self._began = 0.0
-        model.register_forward_pre_hook(self._begin)
-        model.register_forward_post_hook(self._end)
-
-    def _begin(self, model: Any, inputs: Any) -> None:
-        self._began = time.perf_counter()
-
-    def _end(self, model: Any, inputs: Any, outputs: paddle.Tensor) -> None:
-        outputs.numpy()  # a GPU is waited for
-        self._calls.append((len(outputs), time.perf_counter() - self._began))
-
-    def rate(self, world: World) -> float:
-        """Images per second of one process."""
-        # The first call also prepares what later ones find; of a small set it is all there is.
-        counted = self._calls[1:] or self._calls
-        images, seconds = world.sum(np.array(counted, np.float64).reshape(-1, 2).sum(axis=0))
-        return float(images / max(seconds, 1e-9))
 
 
 def _columns(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -113,13 +86,7 @@ def _columns(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
     heads = _columns(rows)
-    return markdown(heads, [[_cell(row.get(head, "")) for head in heads] for row in rows])
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value).partition("\n")[0]
+    return markdown(heads, [[row.get(head, "") for head in heads] for row in rows])
 
 
 def _write(out: Path, rows: list[dict[str, Any]], title: str) -> list[Path]:

@@ -6,6 +6,7 @@ have all computed anew.
 """
 
 import datetime
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,16 +26,18 @@ from passl_sot.engine.distributed import World
 from passl_sot.engine.entry import weights_by_kind
 from passl_sot.engine.evaluate import evaluate
 from passl_sot.engine.schema import Experiment
+from passl_sot.judging.corrupted import CorruptedImages, makers
 from passl_sot.judging.corruption import corruption_errors
 from passl_sot.judging.sets import ImageSet
+from passl_sot.judging.speed import machine, throughput
 from passl_sot.metrics import ClassificationMeter
 from passl_sot.published.cards import find_card
 from passl_sot.tasks.base import header_for, model_section_of, task_class, task_of
 from passl_sot.tasks.classification import ClassificationTask
 from passl_sot.tasks.labelled import RowMeter
 from passl_sot.tasks.views import ViewedModel, Views
-from passl_sot.utils.cache import HOME, cache_folder
-from passl_sot.utils.files import replace_atomically, sha256_of
+from passl_sot.utils.cache import HOME, cache_folder, keep_note, kept_note
+from passl_sot.utils.files import sha256_of
 from passl_sot.utils.logger import RESULT, get_logger
 from passl_sot.version import __version__
 from passl_sot.weights import state
@@ -155,24 +158,41 @@ def run_suite(
 
     Returns:
         The rows: `checkpoint`, `weights`, `tta`, `set`, `folder`, `images`, `partial`, scores by their names,
-        and `published` and `difference` of top-1 where the figure is of this very set, seen in one view.
+        and `published` and `difference` of top-1 where the figure is of this very set, seen in one view;
+        `images_per_s`, of the checkpoint's `speed.throughput`, all views counted as one image, on `machine`.
     """
     rows: list[Row] = []
     for read in entrants:
         entrant = read()
         model = model_section_of(entrant.card).build()
+        speed = _speed(entrant, model, world, tta)
         for kind in sorted(entrant.weights, key=lambda kind: kind != entrant.card.get("best_by", "raw")):
             state.load_model(model, entrant.weights[kind], entrant.name)
-            clean: list[Row] = []
-            # The errors on ImageNet-C are compared with that on the clean images.
-            for group in sorted(groups, key=lambda group: group[0].name == "c"):
+            clean = None
+            # The errors on corrupted images are compared with that on the clean ones.
+            for group in sorted(groups, key=lambda group: bool(group[0].corruption)):
                 results = [_result(entrant, kind, model, part, world, tta) for part in group]
-                row = _row(entrant, kind, group, results, clean, tta)
-                clean += [row] * (row["name"] == "val")
+                row = _row(entrant, kind, group, results, clean, tta) | speed
+                if row["name"] == "val":
+                    clean = row
                 rows.append(row)
                 if world.is_main:
                     report(rows)
     return rows
+
+
+def _asked(entrant: Entrant, model: paddle.nn.Layer, tta: Sequence[str]) -> tuple[Any, paddle.nn.Layer]:
+    """A checkpoint's task, and what answers: the model, or the mean of its views."""
+    task = task_of(entrant.card)
+    return task, ViewedModel(model, Views(tta, task)) if tta else model
+
+
+def _speed(entrant: Entrant, model: paddle.nn.Layer, world: World, tta: Sequence[str]) -> Row:
+    """What rows say of a checkpoint's speed: measured each time, as scores alone are kept."""
+    asked = _asked(entrant, model, tta)[1]
+    asked.eval()
+    image = (model.backbone.in_chans, *model.backbone.img_size)
+    return {"images_per_s": throughput(asked, image, world), "machine": machine()}
 
 
 def _result(
@@ -185,15 +205,14 @@ def _result(
     kept = None
     if world.is_main:
         file = home / f"{_key(entrant, kind, part, data, tta)}.json"
-        kept = _kept(file)
+        kept = kept_note(file, _fits)
     kept = world.gather_objects(kept)[0]  # all have to compute, or none
     if kept is not None:
         if world.is_main:
             log.info("%s: kept from %s, not computed again (%s)", what, kept["date"], home)
         return kept["scores"]
-    task: Any = task_of(entrant.card)
+    task, asked = _asked(entrant, model, tta)
     task.new_meter = lambda _: SetMeter(part.answers, entrant.columns[part.classes])
-    asked = ViewedModel(model, Views(tta, task)) if tta else model
     place: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
     loader = build_dataloader(entrant.split, mode="val", seed=0, dataset=data, **place)
     scores = evaluate(asked, loader, task, world, description=what).result()  # type: ignore[union-attr]
@@ -208,10 +227,13 @@ def _dataset(entrant: Entrant, part: ImageSet) -> LabelledImages:
     """The images of a part, prepared as the checkpoint says."""
     node = entrant.card["preprocessing"]
     transforms = node["transforms"]
-    if part.name == "c":
+    if part.corruption:
         transforms = list(_of_cut_images(transforms))
     known = imagenet_classes()
-    return LabelledImages(
+    kind: Any = LabelledImages
+    if part.made_here:
+        kind = functools.partial(CorruptedImages, part.corruption, part.severity)
+    return kind(
         root=part.root,
         paths=StringTable(part.paths),
         labels=part.answers[:, 0],
@@ -243,28 +265,23 @@ def _key(entrant: Entrant, kind: str, part: ImageSet, data: LabelledImages, tta:
         entrant.card["config"]["model"],
         entrant.card["preprocessing"],
     ]
+    if part.made_here:
+        settings += makers()
     total.update(json.dumps([*settings, part.title, entrant.columns.tolist(), *tta], sort_keys=True).encode())
     for array in (part.classes, part.answers, *data.identity().values()):
         total.update(array.tobytes())
     return total.hexdigest()[:32]
 
 
-def _kept(file: Path) -> dict[str, Any] | None:
-    """What was kept there; None where nothing was, or it can't be read."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if all(isinstance(value, float | int) for value in found["scores"].values()) and found["date"]:
-            return found
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        pass
-    return None
+def _fits(found: Row) -> bool:
+    """Whether a note of scores is whole."""
+    return all(isinstance(value, float | int) for value in found["scores"].values()) and bool(found["date"])
 
 
-def _keep(file: Path, found: dict[str, Any]) -> None:
-    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+def _keep(file: Path, found: Row) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        replace_atomically(file, lambda opened: opened.write(text.encode()))
+        keep_note(file, found)
     except OSError as error:
         log.warning("%s: set %s to a folder where scores can be kept", error, HOME)
 
@@ -278,7 +295,7 @@ def _row(
     kind: str,
     group: Sequence[ImageSet],
     results: Sequence[Mapping[str, float]],
-    clean: list[Row],
+    clean: Row | None,
     tta: Sequence[str],
 ) -> Row:
     """The row of a set, by the scores of its parts."""
@@ -299,7 +316,7 @@ def _row(
         "partial": first.partial,
         **means,
     }
-    if first.name == "c":
+    if first.corruption:
         row |= corruption_errors(group, results, clean)
     figure = entrant.published().get(first.name)
     if figure is not None and not row["partial"] and not tta:

@@ -10,7 +10,7 @@ from typing import Any
 from passl_sot.utils.table import markdown
 from passl_sot.weights.checkpoint import write_whole
 
-# Columns by the keys of rows, in this order; other scores stand before the last under their own names.
+# Columns by the keys of rows, in this order; other scores stand before the last ones under their own names.
 _HEADS = {
     "checkpoint": "checkpoint",
     "weights": "weights",
@@ -23,8 +23,11 @@ _HEADS = {
     "top5": "top-5 (%)",
     "mce": "mCE (%)",
     "relative_mce": "relative mCE (%)",
+    "ece": "ECE (%)",
+    "adaptive_ece": "adaptive ECE (%)",
+    "brier": "Brier score",
 }
-_LAST = {"partial": "partial"}
+_LAST = {"images_per_s": "images/s", "machine": "machine", "partial": "partial"}
 _HIDDEN = ("name", "folder", "corruptions")
 
 

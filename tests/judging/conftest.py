@@ -111,17 +111,10 @@ def suite(invoke, own_home, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def small(write_experiment, stir, tmp_path_factory) -> SimpleNamespace:
+def small(write_trained, tmp_path_factory) -> SimpleNamespace:
     """Of images: `folder`, `config`, `checkpoint` with raw and averaged weights, `val`, files by class."""
     folder = tmp_path_factory.mktemp("small")
-    config = write_experiment(folder)
-    experiment = load_config(config)
-    model = stir(experiment.model.build())
-    arrays = {}
-    for name, tensor in model.state_dict().items():
-        arrays |= {f"model.{name}": tensor.numpy(), f"ema.{name}": 0.9 * tensor.numpy()}
-    checkpoint = folder / "run" / "best.safetensors"
-    write_checkpoint(checkpoint, arrays, header_for(experiment, KINDS))
+    config, checkpoint = write_trained(folder)
     val = [sorted((folder / "val" / name).glob("*.png")) for name in KINDS]
     return SimpleNamespace(folder=folder, config=config, checkpoint=checkpoint, val=val)
 

@@ -68,6 +68,11 @@ def test_the_linear_probe_is_scikit_learns_at_the_chosen_strength():
     # A class that the training items lack can't win, and one of a single item doesn't hinder.
     odd = np.append(labels[:-1], 8)
     assert 0 < linear_probe(train, odd, queries, wanted, 10)["top1"] < 100
+    # However few there are of a class, one is learned from.
+    for few in ([0] * 6 + [1], [0, 0, 1], [0, 1, 2, 2]):
+        assert linear_probe(train[: len(few)], np.array(few), queries, wanted, 7)["C"] > 0
+    with pytest.raises(UserError, match="no two training items are of one class"):
+        linear_probe(train[:3], np.arange(3), queries, wanted, 7)
     with pytest.raises(UserError, match="all of one class"):
         linear_probe(train, np.zeros(140, int), queries, wanted, 7)
 

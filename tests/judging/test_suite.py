@@ -60,6 +60,9 @@ def test_planted_errors(colors, pictures, suite, tmp_path):
         assert rows[name, "raw"]["partial"].startswith("4 of "), name
         assert "published" not in rows[name, "raw"]  # the figure is of the whole set
         assert {"ece", "brier", "loss"} <= rows[name, "raw"].keys()
+        # Once for a checkpoint, whatever set and kind of weights.
+        speed = (rows["val", "ema"]["images_per_s"], rows["val", "ema"]["machine"])
+        assert (rows[name, "raw"]["images_per_s"], rows[name, "raw"]["machine"]) == speed and speed[0] > 0
     with (tmp_path / "table.csv").open(encoding="utf-8-sig", newline="") as file:
         table = list(csv.DictReader(file))
     assert [(row["set"], row["weights"], float(row["top-1 (%)"])) for row in table[:4]] == [
@@ -70,9 +73,12 @@ def test_planted_errors(colors, pictures, suite, tmp_path):
     ]
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert lines[0].startswith("| checkpoint ") and "| 75.00 " in lines[2] and len(lines) == 8
+    assert f"| {speed[0]:.2f} " in lines[2] and float(table[0]["images/s"]) == speed[0]
+    assert table[0]["machine"] == speed[1] and "| images/s | machine " in lines[0]
     assert lines[2] in done.stdout
     page = (tmp_path / "table.html").read_text()
     assert page.count("<tr>") == 3 * 3 and ">ImageNet-Sketch</h2>" in page and "4 of 10,000 images" in page
+    assert page.count(">images/s<") == 3
 
 
 @pytest.mark.parametrize("name", ["a", "r"])
@@ -142,12 +148,13 @@ def test_images_that_are_cut_already_are_not_cut_again(entrant, tmp_path):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")
-    part = ImageSet("c", "", str(tmp_path), ["x.png"], np.zeros((1, 1), np.int64), np.arange(1000))
+    answers = np.zeros((1, 1), np.int64)
+    part = ImageSet("c", "", str(tmp_path), ["x.png"], answers, np.arange(1000), corruption="fog", severity=1)
     node = entrant.card["preprocessing"]["transforms"][-1]
     wanted = (pixels / 255 - np.array(node["mean"])) / np.array(node["std"])
     seen = _dataset(entrant, part)[0]["image"]
     np.testing.assert_allclose(seen, wanted.transpose(2, 0, 1), atol=1e-5)
-    clean = ImageSet(**{**vars(part), "name": "val"})
+    clean = ImageSet(**{**vars(part), "name": "val", "corruption": ""})
     assert np.abs(_dataset(entrant, clean)[0]["image"] - seen).max() > 0.1
 
 
@@ -221,7 +228,7 @@ def test_what_is_finished_is_kept(colors, pictures, suite, tmp_path):
     pictures(moved, 400)
     done, rows = suite(colors, *sets, more=["--partial"])
     assert rows["v2", "raw"]["top1"] == 50
-    assert done.stdout.count("not computed again") == 2
+    assert done.stdout.count("not computed again") == 2 and rows["val", "raw"]["images_per_s"] > 0
     # Other views are other scores.
     done, rows = suite(colors, *sets, more=["--partial", "--tta", "flip"])
     assert "not computed again" not in done.stdout and rows["v2", "raw"]["tta"] == "flip"
