@@ -12,6 +12,7 @@ from passl_sot.serve.hosted import Loaded
 from passl_sot.tasks.text_classification import texts_of
 from passl_sot.vis import overlay
 from passl_sot.vis.maps import choose_classes, see, views_of
+from passl_sot.vis.pixels import fitted
 from passl_sot.vis.relevance import upsample
 from passl_sot.vis.subject import Read, Subject
 from passl_sot.vis.words import pieces_of
@@ -79,7 +80,7 @@ def explained(model: Loaded, items: Sequence[Any], samples: Sequence[dict[str, A
                 for pieces in pieces_of(texts, places, seen.map)
             ]
         else:
-            picture = overlay.fitted(subject.picture(sample))
+            picture = fitted(subject.picture(sample))
             values = overlay.scaled(upsample(seen.map[np.newaxis], picture.shape[:2])[0])
             one.picture = base64.b64encode(overlay.jpeg(overlay.overlay(picture, values))).decode()
         found.append(one)
