@@ -32,7 +32,7 @@ def charts_of(curves: Faithfulness) -> np.ndarray:
     """
     canvas = Canvas(WIDE, HIGH, dpi=2 * DPI)
     for number, (kind, sign) in enumerate(KINDS.items()):
-        axes = canvas.axes(22 + 122 * number, 16, 92, HIGH - 32)
+        axes = canvas.axes(22 + 116 * number, 16, 90, HIGH - 32)
         percent, values, random = _of_kind(curves, kind)
         better = sign * (values - random) >= 0
         for where, color in ((better, _GREEN), (~better, _RED)):

@@ -105,7 +105,7 @@ def sheet(title: str, rows: Mapping[str, Sequence[Panel]]) -> "Figure":
     tall = [_SIDE * max(p.picture.shape[0] / max(p.picture.shape[:2]) for p in row) for row in rows.values()]
     head = 20 + 23 * (title.count("\n") + 1)
     above = 3 * _LINE + 20
-    below = 20 + _LINE * (1 + max(caption.note.count("\n") for caption in captions))
+    below = 30 + _LINE * (1 + max(caption.note.count("\n") for caption in captions))
     if any(caption.chart is not None for caption in captions):
         below += HIGH
     width = max(map(len, rows.values())) * (_SIDE + _GAP) + _GAP + 55
@@ -126,7 +126,7 @@ def sheet(title: str, rows: Mapping[str, Sequence[Panel]]) -> "Figure":
             axes.set_axis_off()
             canvas.write(left, top + high + 5, panel.caption.note)
             if panel.caption.chart is not None:
-                canvas.show(left, top + high + below - HIGH - 15, halved(panel.caption.chart))
+                canvas.show(left, top + high + below - HIGH - 25, halved(panel.caption.chart))
         top += high + below
     bar = canvas.axes(width - 50, head + above, 10, tall[0])
     bar.imshow(np.linspace(_TO, _FROM, 256)[:, None], cmap=_COLORS, vmin=0, vmax=1, aspect="auto")
