@@ -88,7 +88,8 @@ class Canvas:
             if kept == len(text):
                 return [*lines, text]
             blank = text.rfind(" ", 1, kept + 1)
-            kept = blank if blank > 0 else max(1, kept)
+            if blank > 0:
+                kept = blank
             lines.append(text[:kept])
             text = text[kept:].lstrip(" ")
 

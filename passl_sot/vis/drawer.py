@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from passl_sot.metrics.classification import write_table
-from passl_sot.tasks.text_classification import texts_of
 from passl_sot.vis import overlay, words
 from passl_sot.vis.curves import WIDE, as_png, charts_of, mean_charts
 from passl_sot.vis.faithfulness import KINDS, Faithfulness
@@ -18,7 +17,6 @@ from passl_sot.vis.maps import Seen, View, choose_classes, see
 from passl_sot.vis.overlay import Caption, Panel
 from passl_sot.vis.page import Page, png
 from passl_sot.vis.pixels import fitted
-from passl_sot.vis.relevance import upsample
 from passl_sot.vis.subject import Read, read_items
 from passl_sot.vis.words import Sentence
 
@@ -118,7 +116,12 @@ class _Card:
             make = self._sentences
             self._sheet = words.sheet
         self.rows = [self._row(s) for seen in by_class.values() for s in seen]
-        self._drawn = {self._about(index): make(seen) for index, seen in by_class.items()}
+        self._one_view = len(by_class) > 1 and all(len(seen) == 1 for seen in by_class.values())
+        groups = {self._about(index): seen for index, seen in by_class.items()}
+        if self._one_view:  # its classes side by side, rather than rows of one map each
+            every = [seen for (seen,) in by_class.values()]
+            groups = {every[0].view.name: every}
+        self._drawn = {heading: make(seen) for heading, seen in groups.items()}
 
     def save(self, folder: Path) -> None:
         """Draws the PNG."""
@@ -128,8 +131,8 @@ class _Card:
     def write(self, page: Page) -> None:
         """Writes a section."""
         page.section(self._read.title)
-        for about, shown in self._drawn.items():
-            page.text(about)
+        for heading, shown in self._drawn.items():
+            page.text(heading)
             if self._first.takes_texts:
                 _write_sentences(shown, page)
             else:
@@ -150,19 +153,15 @@ class _Card:
         first = self._first.picture(self._read.samples[self._first.name])
         panels = [Panel(fitted(first), Caption("image", "as the model sees it"))]
         for s in seen:
-            subject = s.view.subject
-            picture = fitted(subject.picture(self._read.samples[subject.name]))
-            values = overlay.scaled(upsample(s.map[None], picture.shape[:2])[0])
-            panels.append(Panel(overlay.overlay(picture, values), self._caption(s)))
+            picture = s.view.subject.picture(self._read.samples[s.view.subject.name])
+            panels.append(Panel(overlay.shaded(picture, s.map), self._caption(s)))
         return panels
 
     def _sentences(self, seen: Sequence[Seen]) -> list[Sentence]:
-        texts = texts_of(self._read.item)
         sentences = []
         for s in seen:
-            given: Any = texts if len(texts) == 2 else texts[0]
-            places = s.view.subject.task.tokenizer.places(given)
-            sentences.append(Sentence(words.pieces_of(texts, places, s.map), self._caption(s)))
+            pieces = words.words_of(s.view.subject.task.tokenizer, self._read.item, s.map)
+            sentences.append(Sentence(pieces, self._caption(s)))
         return sentences
 
     def _caption(self, seen: Seen) -> Caption:
@@ -179,9 +178,12 @@ class _Card:
         chart = None
         if seen.curves:
             chart = charts_of(seen.curves)
-            areas = seen.curves.areas()
+            areas = seen.areas
             note = "\n".join(f"{k} {areas[k]:.2f} (random {areas[f'random_{k}']:.2f})" for k in KINDS)
-        return Caption(seen.view.name, verdict, right, note, chart)
+        name = seen.view.name
+        if self._one_view:
+            name = self._about(seen.index)
+        return Caption(name, verdict, right, note, chart)
 
     def _row(self, seen: Seen) -> dict[str, Any]:
         names = self._first.class_names
@@ -195,7 +197,7 @@ class _Card:
             "predicted_name": names[seen.predicted],
             "probability": seen.probability,
             "probability_of_class": seen.of_class,
-            **_areas(seen.curves),
+            **seen.areas,
         }
 
 
@@ -216,10 +218,6 @@ def _write_sentences(sentences: Sequence[Sentence], page: Page) -> None:
     for caption in (sentence.caption for sentence in sentences):
         if caption.chart is not None:
             page.figure(as_png(caption.chart), f"{caption.name}\n{caption.note}", width=WIDE)
-
-
-def _areas(curves: Faithfulness | None) -> dict[str, float]:
-    return {name: float(area) for name, area in curves.areas().items()} if curves else {}
 
 
 def _percent(probability: float) -> str:

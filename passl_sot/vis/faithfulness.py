@@ -24,7 +24,7 @@ import paddle.nn.functional as F
 
 from passl_sot.modeling.backbones.text_backbone import TextBackbone
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.vis.gradients import ALL, ExplainError, at_rest, logits_of
+from passl_sot.vis.gradients import ALL, ExplainError, as_inputs, at_rest, logits_of
 from passl_sot.vis.relevance import upsample, word_mask
 
 # A greater area of the one speaks for a map, of the other against it.
@@ -81,7 +81,7 @@ def faithfulness(
     Raises:
         ExplainError: A text without a baseline; steps below 1.
     """
-    inputs = [inputs] if isinstance(inputs, paddle.Tensor) else list(inputs)
+    inputs = as_inputs(inputs)
     if steps < 1:
         raise ExplainError(f"steps must be at least 1, got {steps}")
     first = inputs[0].numpy()

@@ -55,6 +55,13 @@ class Seen:
     of_class: float
     curves: Faithfulness | None
 
+    @property
+    def areas(self) -> dict[str, float]:
+        """Below the curves, by their names; empty without them."""
+        if self.curves is None:
+            return {}
+        return {name: float(area) for name, area in self.curves.areas().items()}
+
 
 def views_of(subjects: Sequence[Subject], *, parts: bool = False, method: str | None = None) -> list[View]:
     """The views of models, each as a whole or, with `parts`, by the parts of its head and then as a whole.

@@ -10,6 +10,8 @@ import numpy as np
 from passl_sot.utils.figure import drawable
 from passl_sot.vis.canvas import Canvas
 from passl_sot.vis.curves import HIGH
+from passl_sot.vis.pixels import fitted
+from passl_sot.vis.relevance import upsample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,6 +45,17 @@ def overlay(picture: np.ndarray, map_hw: np.ndarray) -> np.ndarray:
     levels = np.rint(255 * (_FROM + (_TO - _FROM) * map_hw)).astype(np.uint8)
     colors = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
     return cv2.addWeighted(picture, 1 - _STRENGTH, colors, _STRENGTH, 0)
+
+
+def shaded(pixels: np.ndarray, map_hw: np.ndarray) -> np.ndarray:
+    """An image in a size to look at, with a map of any size and scale over it.
+
+    Args:
+        pixels: uint8 [H, W, C].
+        map_hw: Relevances, float32 on a grid of tokens.
+    """
+    picture = fitted(pixels)
+    return overlay(picture, scaled(upsample(map_hw[np.newaxis], picture.shape[:2])[0]))
 
 
 def jpeg(picture: np.ndarray) -> bytes:

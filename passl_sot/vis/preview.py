@@ -149,8 +149,13 @@ def crop_frame(dataset: LabelledImages, height: int, width: int) -> tuple[float,
     """
     spans = []
     for axis, length in enumerate((height, width)):
-        ramp = np.linspace(0, 255, length).astype(np.uint8).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        channels = 3 if dataset.channels == 1 else dataset.channels
+        shape = [1, 1, 1]
+        shape[axis] = length
+        ramp = np.linspace(0, 255, length).astype(np.uint8).reshape(shape)
+        # Gray images are read in three channels.
+        channels = dataset.channels
+        if channels == 1:
+            channels = 3
         picture = np.ascontiguousarray(np.broadcast_to(ramp, (height, width, channels)))
         seen = viewable(every_transform(dataset), dataset.transforms(picture, np.random.default_rng(0)))
         spans.append((float(seen.min()) / 255, float(seen.max()) / 255))

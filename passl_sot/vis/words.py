@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from passl_sot.data.tokens import Place
+from passl_sot.data.tokens import Place, Tokenizer
+from passl_sot.tasks.text_classification import texts_of
 from passl_sot.utils.figure import drawable
 from passl_sot.vis.canvas import Canvas
 from passl_sot.vis.curves import HIGH, WIDE
@@ -80,6 +81,15 @@ def pieces_of(texts: Sequence[str], places: Sequence[Place | None], scores: np.n
     for (number, _), (begin, end, _), value in zip(words, words.values(), values, strict=True):
         found[number].append((int(begin), int(end), float(value)))
     return [_divided(text, sorted(spans)) for text, spans in zip(texts, found, strict=True)]
+
+
+def words_of(tokenizer: Tokenizer, item: Any, scores: np.ndarray) -> list[list[Piece]]:
+    """The same of an item as its task takes it, a text or two."""
+    texts = texts_of(item)
+    given: Any = texts[0]
+    if len(texts) == 2:
+        given = texts
+    return pieces_of(texts, tokenizer.places(given), scores)
 
 
 def _divided(text: str, spans: Sequence[tuple[int, int, float]]) -> list[Piece]:

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 import shutil
+from html import unescape
 from pathlib import Path
 
 import cv2
@@ -123,7 +125,16 @@ def test_the_most_probable_classes_without_figures_of_trust(made, tmp_path, invo
         "mine.txt",
     ]
     page = (tmp_path / "o" / "index.html").read_text()
-    assert [page.count(f"What speaks for &quot;{name}&quot;") for name in CLASSES] == [1, 1, 1]
+    # One image and a map of each class, side by side.
+    captions = [unescape(text) for text in re.findall("<figcaption[^>]*>(.*?)\n", page)]
+    said = {caption.rpartition("</span> ")[2] for caption in captions}
+    assert said == {
+        "image",
+        'What speaks for "a b"',
+        'What speaks for "c" (the label)',
+        'What speaks for "猫"',
+    }
+    assert len(captions) == 4
     assert "By rollout." in page and "How far" not in page
 
 
