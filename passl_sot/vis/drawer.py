@@ -29,7 +29,8 @@ _TRUST = (
 )
 _IMAGES = (
     "Blue is where the image speaks least for the class, red where most; each map has a scale of its own, "
-    "from its least to its greatest value. The image is what the model sees, as cropped and resized for it."
+    "from its least to its greatest value, and one that is blue all over is empty. The image is what the "
+    "model sees, as cropped and resized for it."
 )
 _WORDS = (
     "A word is as relevant as the most relevant of its tokens; the colours run linearly from the weakest "
@@ -207,8 +208,9 @@ def _write_panels(panels: Sequence[Panel], page: Page) -> None:
         chart = b""
         if caption.chart is not None:
             chart = as_png(caption.chart)
-        said = "\n".join(filter(None, (caption.name, caption.verdict, caption.note)))
-        page.figure(overlay.jpeg(panel.picture), said, right=caption.right, width=WIDE, chart=chart)
+        said = "\n".join(filter(None, (caption.verdict, caption.note)))
+        options: dict[str, Any] = {"title": caption.name, "right": caption.right, "chart": chart}
+        page.figure(overlay.jpeg(panel.picture), said, width=WIDE, **options)
 
 
 def _write_sentences(sentences: Sequence[Sentence], page: Page) -> None:
@@ -217,7 +219,7 @@ def _write_sentences(sentences: Sequence[Sentence], page: Page) -> None:
     # Below all, as sentences are to be compared: charts between them would part them.
     for caption in (sentence.caption for sentence in sentences):
         if caption.chart is not None:
-            page.figure(as_png(caption.chart), f"{caption.name}\n{caption.note}", width=WIDE)
+            page.figure(as_png(caption.chart), caption.note, title=caption.name, width=WIDE)
 
 
 def _percent(probability: float) -> str:
@@ -246,7 +248,7 @@ def _write_means(
         means.append(mean)
         cells.append(row)
     page.section("How far the maps can be trusted", _TRUST)
-    page.figure(mean_charts(mean_curves), f"Mean of {means[0]['maps']} maps of each.")
+    page.figure(mean_charts(mean_curves), "Means over all maps.")
     heads = [head for kind in KINDS for head in (kind, "of a random map", "maps that are better")]
     page.table(["", "maps", *heads], cells)
     text = json.dumps({"means": means, "maps": rows}, ensure_ascii=False, indent=1)

@@ -82,6 +82,7 @@ class Page:
         alt: str = "",
         width: int | None = None,
         right: bool | None = None,
+        title: str = "",
         chart: bytes = b"",
     ) -> None:
         """A picture; those that follow each other stand in a row as far as there is room.
@@ -92,13 +93,15 @@ class Page:
             alt: What those hear who can't see it; by default the caption.
             width: On the page, in pixels; by default as wide as it is.
             right: Whether what it shows is right, as a tick or a cross before the caption; None for neither.
+            title: Above it.
             chart: A second file of a picture, below it and as wide; the caption says what it shows.
         """
         images = _image(picture, alt or caption, width)
         if chart:
             images += _image(chart, "", width)
         below = _element("figcaption", mark(right) + _text(caption))
-        self.markup(f"<figure>{images}{below}</figure>")
+        above = _element("b", _text(title))
+        self.markup(f"<figure>{above}{images}{below}</figure>")
 
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "") -> None:
         """A table.
