@@ -4,8 +4,7 @@ from pathlib import Path
 
 from passl_sot.cli.command import command, guarded, make_parser, prepare, try_outputs
 from passl_sot.cli.options import Parser, add_settings
-from passl_sot.cli.visualize import PAGE
-from passl_sot.utils.files import folder_filled
+from passl_sot.cli.visualize import PAGE, pictures_in
 from passl_sot.utils.logger import RESULT, get_logger
 
 
@@ -43,7 +42,7 @@ def preview(argv: list[str] | None = None) -> int:
         if lines:
             get_logger().info("\n".join(lines))
         place = {"seed": experiment.seed, "epoch": args.epoch - 1, "count": args.batches}
-        with folder_filled(out) as folder:
+        with pictures_in(out) as folder:
             save_preview(experiment.dataloader, folder / PAGE, **place)
         get_logger().log(RESULT, "see %s", out / PAGE)
 
@@ -79,7 +78,7 @@ def compare(argv: list[str] | None = None) -> int:
 
         out = Path(args.out)
         try_outputs([out / PAGE])
-        with folder_filled(out) as folder:
+        with pictures_in(out) as folder:
             save_comparison([Path(name) for name in args.runs], folder / PAGE)
         get_logger().log(RESULT, "see %s", out / PAGE)
 

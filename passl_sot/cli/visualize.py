@@ -1,12 +1,14 @@
 """`passl-sot visualize`: pictures of what trained models look at."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from passl_sot.cli.command import command, guarded, make_parser, prepare, try_outputs
 from passl_sot.config import UserError
+from passl_sot.config.errors import listing
 from passl_sot.utils.logger import RESULT, get_logger
 
 if TYPE_CHECKING:
@@ -86,7 +88,6 @@ def _tell_apart(args: argparse.Namespace) -> None:
 
 def _visualize(args: argparse.Namespace) -> int:
     from passl_sot.cli.results import items_of
-    from passl_sot.utils.files import folder_filled
     from passl_sot.vis.page import Page
     from passl_sot.vis.subject import check_alike
 
@@ -102,8 +103,8 @@ def _visualize(args: argparse.Namespace) -> int:
         facts.append(line)
         items = [items[i * len(items) // args.limit] for i in range(args.limit)]
     named = ", ".join(subject.name for subject in subjects)
-    page = Page(f"What a model looks at: {named}"[:200], "\n".join(facts))
-    with folder_filled(out) as folder:
+    page = Page(f"{_TITLES[args.show]}: {named}"[:200], "\n".join(facts))
+    with pictures_in(out) as folder:
         errors = SHOWN[args.show](subjects, items, args, folder, page)
         if len(errors) == len(items):
             raise UserError("\n".join(errors))
@@ -112,6 +113,22 @@ def _visualize(args: argparse.Namespace) -> int:
         get_logger().warning("unreadable: %s", error)
     get_logger().log(RESULT, "%d of %d drawn: see %s", len(items) - len(errors), len(items), out / PAGE)
     return 0
+
+
+@contextmanager
+def pictures_in(out: Path) -> Iterator[Path]:
+    """A new folder whose files are moved into `out` when the block ends well; see `folder_filled`.
+
+    A line of the log tells what `out` holds besides: pictures of another day are easily taken for these.
+    """
+    from passl_sot.utils.files import folder_filled
+
+    with folder_filled(out) as folder:
+        yield folder
+        drawn = {path.name for path in folder.iterdir()}
+    older = sorted(path.name for path in out.iterdir() if path.name not in drawn)
+    if older:
+        get_logger().warning("%s also holds what was not drawn now: %s", out, listing(older, 5))
 
 
 def _open(args: argparse.Namespace) -> "list[Subject]":
@@ -174,6 +191,11 @@ def _show_inside(
 
 
 SHOWN: dict[str, Show] = {"maps": _show_maps, "tokens": _show_inside, "matrices": _show_inside}
+_TITLES = {
+    "maps": "What a model looks at",
+    "tokens": "How an image becomes tokens",
+    "matrices": "Second-order matrices",
+}
 # Options that say something of maps alone, by their names among the arguments.
 _OF_MAPS = {"named": "--class", "top_k": "--top-k", "method": "--method", "parts": "--parts"}
 _OF_MAPS["steps"] = "--steps"

@@ -4,17 +4,14 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel
 
 from passl_sot.serve.errors import ApiError
 from passl_sot.serve.hosted import Loaded
-from passl_sot.tasks.text_classification import texts_of
 from passl_sot.vis import overlay
 from passl_sot.vis.maps import choose_classes, see, views_of
-from passl_sot.vis.relevance import upsample
 from passl_sot.vis.subject import Read, Subject
-from passl_sot.vis.words import pieces_of
+from passl_sot.vis.words import words_of
 
 
 class Word(BaseModel):
@@ -72,15 +69,10 @@ def explained(model: Loaded, items: Sequence[Any], samples: Sequence[dict[str, A
         name = "" if subject.predicts_numbers else subject.class_names[index]
         one = Explanation(index=index, name=name, method=view.method)
         if subject.takes_texts:
-            texts = texts_of(item)
-            places = subject.task.tokenizer.places(texts if len(texts) == 2 else texts[0])
-            one.words = [
-                [Word(text=piece.text, value=piece.value) for piece in pieces]
-                for pieces in pieces_of(texts, places, seen.map)
-            ]
+            pieces = words_of(subject.task.tokenizer, item, seen.map)
+            one.words = [[Word(text=piece.text, value=piece.value) for piece in text] for text in pieces]
         else:
-            picture = overlay.fitted(subject.picture(sample))
-            values = overlay.scaled(upsample(seen.map[np.newaxis], picture.shape[:2])[0])
-            one.picture = base64.b64encode(overlay.jpeg(overlay.overlay(picture, values))).decode()
+            picture = overlay.shaded(subject.picture(sample), seen.map)
+            one.picture = base64.b64encode(overlay.jpeg(picture)).decode()
         found.append(one)
     return found

@@ -1,5 +1,6 @@
 """Draws what models see of items into PNG files and a page, and writes the table of how far to trust it."""
 
+import itertools
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -9,30 +10,32 @@ from typing import Any
 import numpy as np
 
 from passl_sot.metrics.classification import write_table
-from passl_sot.tasks.text_classification import texts_of
 from passl_sot.vis import overlay, words
-from passl_sot.vis.maps import AREAS, Seen, View, choose_classes, see
+from passl_sot.vis.curves import WIDE, as_png, charts_of, mean_charts
+from passl_sot.vis.faithfulness import KINDS, Faithfulness
+from passl_sot.vis.maps import Seen, View, choose_classes, see
 from passl_sot.vis.overlay import Caption, Panel
 from passl_sot.vis.page import Page, png
-from passl_sot.vis.relevance import upsample
+from passl_sot.vis.pixels import fitted
 from passl_sot.vis.subject import Read, read_items
 from passl_sot.vis.words import Sentence
 
 _TRUST = (
-    "Insertion: the class's probability while a blurred image, or a text of hidden words, is filled in the "
-    "order of the map, as the area below that curve; higher is better. Deletion: the same while the input is "
-    "emptied; lower is better. "
-    "Beside each that of a random order; a map that isn't better says nothing."
+    "Insertion: a blurred image, or a text of hidden words, is filled step by step, first what the map calls "
+    "most relevant; the sooner the class's probability rises, the better, so a large area below that curve "
+    "is good. Deletion: the image or text is emptied in the same order; a small area is good. Each stands "
+    "beside the same by a random map (dashed): a map that isn't better says nothing. In the small charts "
+    "green is where the map is better than the random one, red where it is worse."
 )
 _IMAGES = (
     "Blue is where the image speaks least for the class, red where most; each map has a scale of its own, "
-    "from its least to its greatest value. The image is what the model sees, as cropped and resized for it."
+    "from its least to its greatest value, and one that is blue all over is empty. The image is what the "
+    "model sees, as cropped and resized for it."
 )
 _WORDS = (
     "A word is as relevant as the most relevant of its tokens; the colours run linearly from the weakest "
     "word of a text to the strongest. Special tokens aren't shown; what has no box was cut off."
 )
-_SHOWN = 236  # pixels of a picture on the page: four stand side by side
 
 
 def draw_maps(
@@ -62,19 +65,27 @@ def draw_maps(
     """
     errors: list[str] = []
     rows: list[dict[str, Any]] = []
+    curves: dict[str, list[Faithfulness]] = {}
     sections = Page("")
     subjects = list({view.subject.name: view.subject for view in views}.values())
     for batch in read_items(subjects, items, batch_size, errors):
         classes = choose_classes(subjects[0], batch, asked=asked, top_k=top_k)
+        # By class and view, of all items of the batch.
         seen = [[see(view, batch, chosen, steps) for view in views] for chosen in classes.T]
         for i, read in enumerate(batch):
-            by_class = {int(classes[i, k]): [row[i] for row in rows] for k, rows in enumerate(seen)}
+            by_class = {
+                int(chosen[i]): [of_view[i] for of_view in of_class]
+                for chosen, of_class in zip(classes.T, seen, strict=True)
+            }
+            for s in itertools.chain(*by_class.values()):
+                if s.curves:
+                    curves.setdefault(s.view.name, []).append(s.curves)
             card = _Card(read, by_class)
             card.save(folder)
             card.write(sections)
             rows += card.rows
-    if rows and AREAS[0] in rows[0]:
-        _write_means(rows, folder, page)
+    if curves:
+        _write_means(curves, rows, folder, page)
     _write_legend(views, page)
     page.extend(sections)
     if errors:
@@ -105,8 +116,13 @@ class _Card:
         if first.takes_texts:
             make = self._sentences
             self._sheet = words.sheet
-        self.rows = [self._row(index, s) for index, seen in by_class.items() for s in seen]
-        self._drawn = {self._about(index): make(seen) for index, seen in by_class.items()}
+        self.rows = [self._row(s) for seen in by_class.values() for s in seen]
+        self._one_view = len(by_class) > 1 and all(len(seen) == 1 for seen in by_class.values())
+        groups = {self._about(index): seen for index, seen in by_class.items()}
+        if self._one_view:  # its classes side by side, rather than rows of one map each
+            every = [seen for (seen,) in by_class.values()]
+            groups = {every[0].view.name: every}
+        self._drawn = {heading: make(seen) for heading, seen in groups.items()}
 
     def save(self, folder: Path) -> None:
         """Draws the PNG."""
@@ -116,15 +132,12 @@ class _Card:
     def write(self, page: Page) -> None:
         """Writes a section."""
         page.section(self._read.title)
-        for about, shown in self._drawn.items():
-            page.text(about)
-            for one in shown:
-                if isinstance(one, Sentence):
-                    page.markup(words.markup(one))
-                    continue
-                caption = one.caption
-                said = "\n".join(filter(None, (caption.name, caption.verdict, caption.note)))
-                page.figure(overlay.jpeg(one.picture), said, right=caption.right, width=_SHOWN)
+        for heading, shown in self._drawn.items():
+            page.text(heading)
+            if self._first.takes_texts:
+                _write_sentences(shown, page)
+            else:
+                _write_panels(shown, page)
 
     def _about(self, index: int) -> str:
         if self._first.predicts_numbers:
@@ -139,86 +152,105 @@ class _Card:
 
     def _panels(self, seen: Sequence[Seen]) -> list[Panel]:
         first = self._first.picture(self._read.samples[self._first.name])
-        panels = [Panel(overlay.fitted(first), Caption("image", "as the model sees it"))]
+        panels = [Panel(fitted(first), Caption("image", "as the model sees it"))]
         for s in seen:
-            subject = s.view.subject
-            picture = overlay.fitted(subject.picture(self._read.samples[subject.name]))
-            values = overlay.scaled(upsample(s.map[None], picture.shape[:2])[0])
-            panels.append(Panel(overlay.overlay(picture, values), self._caption(s)))
+            picture = s.view.subject.picture(self._read.samples[s.view.subject.name])
+            panels.append(Panel(overlay.shaded(picture, s.map), self._caption(s)))
         return panels
 
     def _sentences(self, seen: Sequence[Seen]) -> list[Sentence]:
-        texts = texts_of(self._read.item)
         sentences = []
         for s in seen:
-            given: Any = texts if len(texts) == 2 else texts[0]
-            places = s.view.subject.task.tokenizer.places(given)
-            sentences.append(Sentence(words.pieces_of(texts, places, s.map), self._caption(s)))
+            pieces = words.words_of(s.view.subject.task.tokenizer, self._read.item, s.map)
+            sentences.append(Sentence(pieces, self._caption(s)))
         return sentences
 
     def _caption(self, seen: Seen) -> Caption:
         task = seen.view.subject.task
         verdict = f"{seen.probability:.3f}"
         if not seen.view.subject.predicts_numbers:
-            verdict = f"{task.class_names[seen.predicted]} {100 * seen.probability:.1f}\u00a0%"
+            verdict = f"{task.class_names[seen.predicted]} ({_percent(seen.probability)})"
+            if seen.predicted != seen.index:
+                verdict += f"; this class {_percent(seen.of_class)}"
         right = None
         if self._label is not None:
             right = seen.predicted == self._label
-        areas = seen.areas
-        note = "\n".join(
-            f"{name} {areas[name]:.2f} (random {areas[f'random_{name}']:.2f})"
-            for name in ("insertion", "deletion")
-            if areas
-        )
-        return Caption(seen.view.name, verdict, right, note)
+        note = ""
+        chart = None
+        if seen.curves:
+            chart = charts_of(seen.curves)
+            areas = seen.areas
+            note = "\n".join(f"{k} {areas[k]:.2f} (random {areas[f'random_{k}']:.2f})" for k in KINDS)
+        name = seen.view.name
+        if self._one_view:
+            name = self._about(seen.index)
+        return Caption(name, verdict, right, note, chart)
 
-    def _row(self, index: int, seen: Seen) -> dict[str, Any]:
+    def _row(self, seen: Seen) -> dict[str, Any]:
         names = self._first.class_names
         return {
             "item": self._read.name,
             "view": seen.view.name,
-            "class": index,
-            "name": names[index],
+            "class": seen.index,
+            "name": names[seen.index],
             "label": self._label,
             "predicted": seen.predicted,
             "predicted_name": names[seen.predicted],
             "probability": seen.probability,
+            "probability_of_class": seen.of_class,
             **seen.areas,
         }
 
 
-def _write_means(rows: Sequence[Mapping[str, Any]], folder: Path, page: Page) -> None:
-    """Writes `faithfulness.csv` and `.json`, and the means of each view."""
+def _write_panels(panels: Sequence[Panel], page: Page) -> None:
+    for panel in panels:
+        caption = panel.caption
+        chart = b""
+        if caption.chart is not None:
+            chart = as_png(caption.chart)
+        said = "\n".join(filter(None, (caption.verdict, caption.note)))
+        options: dict[str, Any] = {"title": caption.name, "right": caption.right, "chart": chart}
+        page.figure(overlay.jpeg(panel.picture), said, width=WIDE, **options)
+
+
+def _write_sentences(sentences: Sequence[Sentence], page: Page) -> None:
+    for sentence in sentences:
+        page.markup(words.markup(sentence))
+    # Below all, as sentences are to be compared: charts between them would part them.
+    for caption in (sentence.caption for sentence in sentences):
+        if caption.chart is not None:
+            page.figure(as_png(caption.chart), caption.note, title=caption.name, width=WIDE)
+
+
+def _percent(probability: float) -> str:
+    return f"{100 * probability:.1f}\u00a0%"
+
+
+def _write_means(
+    curves: Mapping[str, Sequence[Faithfulness]], rows: Sequence[dict[str, Any]], folder: Path, page: Page
+) -> None:
+    """Writes `faithfulness.csv` and `.json`, and the means of each view: curves and areas."""
+    mean_curves = {}
     means = []
-    for view in dict.fromkeys(row["view"] for row in rows):
-        own = [row for row in rows if row["view"] == view]
-        values = {name: np.array([row[name] for row in own]) for name in AREAS}
-        mean: dict[str, Any] = {"view": view, "maps": len(own)}
-        mean |= {name: float(value.mean()) for name, value in values.items()}
-        mean["insertion_better"] = float((values["insertion"] > values["random_insertion"]).mean())
-        mean["deletion_better"] = float((values["deletion"] < values["random_deletion"]).mean())
+    cells = []
+    for view, found in curves.items():
+        areas = Faithfulness(*map(np.stack, zip(*found, strict=True))).areas()
+        mean: dict[str, Any] = {"view": view, "maps": len(found)}
+        row: list[Any] = [view, len(found)]
+        for kind, sign in KINDS.items():
+            random = f"random_{kind}"
+            better = float((sign * (areas[kind] - areas[random]) > 0).mean())
+            values = {kind: float(areas[kind].mean()), random: float(areas[random].mean())}
+            mean |= {**values, f"{kind}_better": better}
+            row += [*values.values(), f"{100 * better:.0f}\u00a0%"]
+        mean_curves[view] = Faithfulness(*(np.mean(each, axis=0) for each in zip(*found, strict=True)))
+        mean["curves"] = {name: curve.tolist() for name, curve in mean_curves[view]._asdict().items()}
         means.append(mean)
-    heads = [
-        "",
-        "maps",
-        "insertion",
-        "of a random map",
-        "better in",
-        "deletion",
-        "of a random map",
-        "better in",
-    ]
-    cells = [
-        [
-            *(m[key] for key in ("view", "maps", "insertion", "random_insertion")),
-            f"{100 * m['insertion_better']:.0f}\u00a0%",
-            *(m[key] for key in ("deletion", "random_deletion")),
-            f"{100 * m['deletion_better']:.0f}\u00a0%",
-        ]
-        for m in means
-    ]
+        cells.append(row)
     page.section("How far the maps can be trusted", _TRUST)
-    page.table(heads, cells)
+    page.figure(mean_charts(mean_curves), "Means over all maps.")
+    heads = [head for kind in KINDS for head in (kind, "of a random map", "maps that are better")]
+    page.table(["", "maps", *heads], cells)
     text = json.dumps({"means": means, "maps": rows}, ensure_ascii=False, indent=1)
     (folder / "faithfulness.json").write_text(text + "\n", encoding="utf-8")
     write_table(folder / "faithfulness.csv", list(rows[0]), [list(row.values()) for row in rows])

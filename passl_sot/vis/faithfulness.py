@@ -15,7 +15,7 @@ Legend: B batch, n places of an item: pixels of an image, tokens of a text, K cl
 
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -24,33 +24,34 @@ import paddle.nn.functional as F
 
 from passl_sot.modeling.backbones.text_backbone import TextBackbone
 from passl_sot.modeling.classifier import Classifier
-from passl_sot.vis.gradients import ALL, ExplainError, at_rest, logits_of
+from passl_sot.vis.gradients import ALL, ExplainError, as_inputs, at_rest, logits_of
 from passl_sot.vis.relevance import upsample, word_mask
 
+# A greater area of the one speaks for a map, of the other against it.
+KINDS = {"insertion": 1, "deletion": -1}
 _SEED = 0
 _BLUR = (11, 11)
 _BLUR_STD = 5.0
 
 
-@dataclass(frozen=True)
-class Faithfulness:
+class Faithfulness(NamedTuple):
     """Probability of each item's class, float32 ``[B, steps + 1]``, as places are put back or taken away.
 
     Attributes:
         insertion: From the blurred image to the whole one.
+        random_insertion: The same by a random map.
         deletion: From the whole image to an empty one.
-        random_insertion, random_deletion: The same by a random map.
+        random_deletion: The same by a random map.
     """
 
     insertion: np.ndarray
-    deletion: np.ndarray
     random_insertion: np.ndarray
+    deletion: np.ndarray
     random_deletion: np.ndarray
 
     def areas(self) -> dict[str, np.ndarray]:
         """The area below each curve, ``[B]``, from 0 to 1, by the names of the curves."""
-        curves = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: (curve[:, 1:] + curve[:, :-1]).mean(axis=1) / 2 for name, curve in curves.items()}
+        return {name: (c[..., 1:] + c[..., :-1]).mean(axis=-1) / 2 for name, c in self._asdict().items()}
 
 
 def faithfulness(
@@ -80,7 +81,7 @@ def faithfulness(
     Raises:
         ExplainError: A text without a baseline; steps below 1.
     """
-    inputs = [inputs] if isinstance(inputs, paddle.Tensor) else list(inputs)
+    inputs = as_inputs(inputs)
     if steps < 1:
         raise ExplainError(f"steps must be at least 1, got {steps}")
     first = inputs[0].numpy()
@@ -105,8 +106,8 @@ def faithfulness(
     with at_rest(model), paddle.no_grad():
         return Faithfulness(
             insertion=curve(maps, blurred, first),
-            deletion=curve(maps, first, empty),
             random_insertion=curve(random, blurred, first),
+            deletion=curve(maps, first, empty),
             random_deletion=curve(random, first, empty),
         )
 

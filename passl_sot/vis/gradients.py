@@ -68,12 +68,25 @@ class Leaf:
         return layer.register_forward_pre_hook(hook)
 
 
+def as_inputs(inputs: paddle.Tensor | Sequence[paddle.Tensor]) -> list[paddle.Tensor]:
+    """The arguments of a model's call, where one may be given alone."""
+    if isinstance(inputs, paddle.Tensor):
+        return [inputs]
+    return list(inputs)
+
+
+def as_arguments(features: paddle.Tensor | Tokens) -> tuple[Any, ...]:
+    """What a backbone gives as the arguments of a head's call."""
+    if isinstance(features, Tokens):
+        return tuple(features)
+    return (features,)
+
+
 def logits_of(model: Classifier, inputs: Sequence[paddle.Tensor], part: str) -> paddle.Tensor:
     """Logits ``[B, K]`` of the whole head, or of a part of it."""
     if part == ALL:
         return model(*inputs)
-    tokens = model.forward_features(*inputs)
-    return model.head.forward_part(part, *(tokens if isinstance(tokens, Tokens) else (tokens,)))
+    return model.head.forward_part(part, *as_arguments(model.forward_features(*inputs)))
 
 
 def as_classes(classes: Classes, logits: paddle.Tensor) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What models, or parts of their fused heads, see of items: maps, predictions, and how far to trust them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,12 +9,11 @@ import paddle
 
 from passl_sot.config import did_you_mean, nearest
 from passl_sot.config.errors import listing
-from passl_sot.vis.faithfulness import faithfulness
+from passl_sot.vis.faithfulness import Faithfulness, faithfulness
 from passl_sot.vis.relevance import explain, methods_of, parts_of
 from passl_sot.vis.subject import Read, Subject, VisualizeError
 
 WHOLE = "all"
-AREAS = ("insertion", "random_insertion", "deletion", "random_deletion")
 
 
 @dataclass(frozen=True)
@@ -40,17 +39,28 @@ class Seen:
 
     Attributes:
         view: The view.
+        index: The class.
         map: Relevances, float32 [H, W] or, of a text, [L].
         predicted: The class that the view's logits predict.
         probability: Its; where labels are numbers the number that is predicted.
-        areas: By the names of `AREAS`; empty without them.
+        of_class: The probability of the class `index`.
+        curves: Of insertion and deletion, float32 [steps + 1] each; None without steps, and of numbers.
     """
 
     view: View
+    index: int
     map: np.ndarray
     predicted: int
     probability: float
-    areas: dict[str, float] = field(default_factory=dict)
+    of_class: float
+    curves: Faithfulness | None
+
+    @property
+    def areas(self) -> dict[str, float]:
+        """Below the curves, by their names; empty without them."""
+        if self.curves is None:
+            return {}
+        return {name: float(area) for name, area in self.curves.areas().items()}
 
 
 def views_of(subjects: Sequence[Subject], *, parts: bool = False, method: str | None = None) -> list[View]:
@@ -134,23 +144,25 @@ def see(view: View, batch: Sequence[Read], classes: np.ndarray, steps: int) -> l
     if subject.takes_texts:
         options["special_ids"] = subject.task.tokenizer.added_ids
     found = explain(subject.model, inputs, classes, method=view.method, **options)
-    areas = {}
+    curves: list[Faithfulness | None] = [None] * len(batch)
     # Numbers have no probability whose curve could be drawn.
     if steps and not subject.predicts_numbers:
         if subject.takes_texts:
             options["baseline"] = subject.task.tokenizer.mask_id
         options["probabilities"] = subject.task.probabilities
-        curves = faithfulness(subject.model, inputs, found.maps, classes, steps=steps, **options)
-        areas = curves.areas()
+        of_all = faithfulness(subject.model, inputs, found.maps, classes, steps=steps, **options)
+        curves = [Faithfulness(*of_one) for of_one in zip(*of_all, strict=True)]
     outputs = subject.task.probabilities(paddle.to_tensor(found.logits)).numpy()
     best = outputs.argmax(axis=1)
     return [
         Seen(
             view=view,
+            index=int(classes[i]),
             map=found.maps[i],
             predicted=int(best[i]),
             probability=float(outputs[i, best[i]]),
-            areas={name: float(values[i]) for name, values in areas.items()},
+            of_class=float(outputs[i, classes[i]]),
+            curves=curves[i],
         )
         for i in range(len(batch))
     ]

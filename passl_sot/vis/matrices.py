@@ -9,11 +9,11 @@ import numpy as np
 import paddle
 
 from passl_sot.config import UserError
-from passl_sot.modeling.backbones.base import Tokens
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.heads.base import Matrices
 from passl_sot.nn.normalization import ISQRTCOV, MatrixNorm, SvPN
 from passl_sot.utils.figure import heading, new_figure
+from passl_sot.vis.gradients import as_arguments
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,8 +41,7 @@ def second_order(model: Classifier, inputs: tuple[paddle.Tensor, ...]) -> Matric
     found = None
     if hasattr(model.head, "matrices"):
         with paddle.no_grad():
-            features = model.forward_features(*inputs)
-            found = model.head.matrices(*(features if isinstance(features, Tokens) else (features,)))
+            found = model.head.matrices(*as_arguments(model.forward_features(*inputs)))
     if found is None:
         kind = getattr(model.head, "representation_name", "none")
         raise UserError(
@@ -140,7 +139,8 @@ class Spectra:
 
     def _draw_charts(self, whole: "Axes", shape: "Axes") -> None:
         floor = _SMALLEST * max(values.max() for values in self.singular_values)
-        for name, color, values in zip(_NAMES, _COLORS, self.singular_values, strict=True):
+        kinds = zip(_NAMES, _COLORS, ("-", "--"), self.singular_values, strict=True)
+        for name, color, style, values in kinds:
             logs = np.ma.log10(np.ma.masked_less_equal(values, floor))
             numbers = np.arange(1, values.shape[-1] + 1)
             for head in logs.mean(axis=0):
@@ -153,11 +153,10 @@ class Spectra:
                     numbers, 10.0 ** (mean - spread), 10.0 ** (mean + spread), color=color, alpha=0.15
                 )
             relative = (logs - logs[..., :1]).mean(axis=(0, 1))
-            style = "-" if name == "before" else "--"
             shape.plot(numbers, 10.0**relative, style, color=color, linewidth=2, label=name)
         items, heads, _ = self.singular_values[0].shape
-        kinds = ["thin: each head"] * (heads > 1) + ["band: one std over items"] * (items > 1)
-        whole.set_title("; ".join(["singular values (mean)", *kinds]), fontsize=8.5)
+        shown = ["thin: each head"] * (heads > 1) + ["band: one std over items"] * (items > 1)
+        whole.set_title("; ".join(["singular values (mean)", *shown]), fontsize=8.5)
         shape.set_title("divided by the first: the spectrum's shape", fontsize=8.5)
         whole.set_ylabel("singular value")
         shape.set_ylabel("of the first")
@@ -193,7 +192,7 @@ def _draw_matrices(axes: "Axes", bar: "Axes", name: str, matrices: np.ndarray, g
     axes.set_yticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    left = f" (the first {_HEADS} of {count} heads)" if count > _HEADS else ""
+    left = f" (the first {_HEADS} of {count} heads)" * (count > _HEADS)
     axes.set_title(f"{name} normalization: {rows}×{columns}{left}", fontsize=9)
     axes.figure.colorbar(picture, cax=bar, extend="both").set_label("entries", fontsize=8)
     bar.tick_params(labelsize=7)

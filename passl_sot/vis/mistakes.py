@@ -13,7 +13,8 @@ from passl_sot.metrics import CorrelationMeter, MultiLabelMeter
 from passl_sot.tasks.base import Task
 from passl_sot.tasks.labelled import RowMeter
 from passl_sot.vis.page import Page
-from passl_sot.vis.sheet import Tile, as_picture, save_sheet, save_texts, small
+from passl_sot.vis.pixels import fitted
+from passl_sot.vis.sheet import SIDE, Tile, save_sheet, save_texts
 
 _SHOWN = 3  # classes of one item that are named, where it may have several
 
@@ -139,7 +140,7 @@ def _show_images(found: Mistakes, val: LabelledImages, page: Page, picture: Path
     tiles = []
     for index, said in zip(found.indices, found.said, strict=True):
         words = [f"{head}: {text}" for head, text in zip(found.heads, said, strict=True)]
-        tile = Tile(small(as_picture(val.read(index))), [*words, val.paths[index]])
+        tile = Tile(fitted(val.read(index), SIDE), [*words, val.paths[index]])
         tiles.append(tile)
         page.figure(tile.picture, "\n".join(tile.lines), width=max(tile.picture.shape[1], 130))
     save_sheet(picture, title, tiles)

@@ -82,6 +82,8 @@ class Page:
         alt: str = "",
         width: int | None = None,
         right: bool | None = None,
+        title: str = "",
+        chart: bytes = b"",
     ) -> None:
         """A picture; those that follow each other stand in a row as far as there is room.
 
@@ -91,17 +93,15 @@ class Page:
             alt: What those hear who can't see it; by default the caption.
             width: On the page, in pixels; by default as wide as it is.
             right: Whether what it shows is right, as a tick or a cross before the caption; None for neither.
+            title: Above it.
+            chart: A second file of a picture, below it and as wide; the caption says what it shows.
         """
-        data = png(picture)
-        kind = "jpeg" if data.startswith(_JPEG) else "png"
-        url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-        image = f'<img src="{url}" alt="{_text(alt or caption)}"'
-        if width:
-            image += f' width="{width}"'
-        if isinstance(picture, np.ndarray) and max(picture.shape[:2]) <= _SMALL:
-            image += ' class="small"'
+        images = _image(picture, alt or caption, width)
+        if chart:
+            images += _image(chart, "", width)
         below = _element("figcaption", mark(right) + _text(caption))
-        self.markup(f"<figure>{image}>{below}</figure>")
+        above = _element("b", _text(title))
+        self.markup(f"<figure>{above}{images}{below}</figure>")
 
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "") -> None:
         """A table.
@@ -175,6 +175,17 @@ def mark(right: bool | None) -> str:
     if right:
         return '<span class="right" aria-label="right">✓</span> '
     return '<span class="wrong" aria-label="wrong">✗</span> '
+
+
+def _image(picture: "np.ndarray | bytes | Path | Figure", alt: str, width: int | None) -> str:
+    data = png(picture)
+    kind = "jpeg" if data.startswith(_JPEG) else "png"
+    image = f'<img src="data:image/{kind};base64,{base64.b64encode(data).decode()}" alt="{_text(alt)}"'
+    if width:
+        image += f' width="{width}"'
+    if isinstance(picture, np.ndarray) and max(picture.shape[:2]) <= _SMALL:
+        image += ' class="small"'
+    return f"{image}>"
 
 
 def _element(name: str, html: str) -> str:

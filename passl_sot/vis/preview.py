@@ -16,9 +16,9 @@ from passl_sot.data import LabelledImages, LabelledTexts, Mixup, build_dataloade
 from passl_sot.data.rng import Key, batch_rng
 from passl_sot.data.schema import DataSection, SplitSection
 from passl_sot.data.tokens import Text, Tokenizer
-from passl_sot.data.transforms.image import Normalize
 from passl_sot.vis.page import Page
-from passl_sot.vis.sheet import SIDE, Tile, as_picture, save_sheet, save_texts, small
+from passl_sot.vis.pixels import fitted, viewable
+from passl_sot.vis.sheet import SIDE, Tile, save_sheet, save_texts
 
 _MOST = 64  # items of a batch that are shown
 _VAL = 16
@@ -119,19 +119,6 @@ def save_preview(data: DataSection, page: Path, *, seed: int, epoch: int, count:
 # -- images ---------------------------------------------------------------------------------------
 
 
-def viewable(dataset: LabelledImages, image: np.ndarray) -> np.ndarray:
-    """A normalized image, float32 [C, H, W], as the bytes that it was: uint8 [H, W, C].
-
-    What lies outside of their range, as the noise of RandomErasing, is cut off.
-    """
-    normalize = _find(dataset, Normalize)
-    if normalize is not None:
-        return normalize.undo(image)
-    # By a transform of the user's own: its darkest and brightest become black and white.
-    pixels = image.transpose(1, 2, 0) - image.min()
-    return np.rint(pixels * (255 / max(float(pixels.max()), 1e-12))).astype(np.uint8)
-
-
 def label_words(label: Any, class_names: Sequence[str], floor: float = 0.0) -> list[str]:
     """A label of a batch in lines of words: "cat"; "0.7 cat", "+ 0.3 dog" where it is mixed or smoothed.
 
@@ -162,19 +149,23 @@ def crop_frame(dataset: LabelledImages, height: int, width: int) -> tuple[float,
     """
     spans = []
     for axis, length in enumerate((height, width)):
-        ramp = np.linspace(0, 255, length).astype(np.uint8).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        channels = 3 if dataset.channels == 1 else dataset.channels
+        shape = [1, 1, 1]
+        shape[axis] = length
+        ramp = np.linspace(0, 255, length).astype(np.uint8).reshape(shape)
+        # Gray images are read in three channels.
+        channels = dataset.channels
+        if channels == 1:
+            channels = 3
         picture = np.ascontiguousarray(np.broadcast_to(ramp, (height, width, channels)))
-        seen = viewable(dataset, dataset.transforms(picture, np.random.default_rng(0)))
+        seen = viewable(every_transform(dataset), dataset.transforms(picture, np.random.default_rng(0)))
         spans.append((float(seen.min()) / 255, float(seen.max()) / 255))
     (top, bottom), (left, right) = spans
     return top, left, bottom, right
 
 
-def _find(dataset: LabelledImages, kind: type) -> Any:
-    """A transform of the dataset, of images or of batches; None where it has none of that kind."""
-    every = [*dataset.transforms.transforms, *getattr(dataset.batch_stage, "transforms", [])]
-    return next((transform for transform in every if isinstance(transform, kind)), None)
+def every_transform(dataset: LabelledImages) -> list[Any]:
+    """The transforms of a dataset's images, and behind them those of its batches."""
+    return [*dataset.transforms.transforms, *getattr(dataset.batch_stage, "transforms", [])]
 
 
 def _mixing(mixup: Mixup | None, dataset: LabelledImages, batch: TrainingBatch) -> tuple[float, str]:
@@ -197,7 +188,7 @@ def _mixing(mixup: Mixup | None, dataset: LabelledImages, batch: TrainingBatch) 
 
 
 def _show_batch(page: Page, path: Path, heading: str, dataset: LabelledImages, batch: TrainingBatch) -> None:
-    mixup = _find(dataset, Mixup)
+    mixup = next((one for one in every_transform(dataset) if isinstance(one, Mixup)), None)
     own, words = _mixing(mixup, dataset, batch)
     floor = 0.0
     if mixup is not None and dataset.multi_hot is None:
@@ -218,7 +209,7 @@ def _show_batch(page: Page, path: Path, heading: str, dataset: LabelledImages, b
         if key[1] != places[number]:
             files.append(f"in place of {dataset.paths[key[1]]}")
         said = label_words(labels[number], dataset.class_names, floor)
-        tiles.append(Tile(small(as_picture(viewable(dataset, image))), [*said, *files]))
+        tiles.append(Tile(fitted(viewable(every_transform(dataset), image), SIDE), [*said, *files]))
         page.figure(tiles[-1].picture, "\n".join(tiles[-1].lines), width=SIDE)
     save_sheet(path, f"{heading}\n{words.strip()}", tiles)
 
@@ -233,17 +224,17 @@ def _show_val(page: Page, path: Path, dataset: LabelledImages, chosen: list[int]
         height, width = whole.shape[:2]
         top, left, bottom, right = crop_frame(dataset, height, width)
         seen = 100 * (bottom - top) * (right - left)
-        thumbnail = small(as_picture(whole)).copy()
+        thumbnail = fitted(whole, SIDE).copy()
         high, wide = thumbnail.shape[:2]
         first = (round(left * (wide - 1)), round(top * (high - 1)))
         last = (round(right * (wide - 1)), round(bottom * (high - 1)))
         cv2.rectangle(thumbnail, first, last, _FRAME, 2)
-        image = viewable(dataset, sample["image"])
+        image = viewable(every_transform(dataset), sample["image"])
         said = label_words(sample["label"], dataset.class_names)
         size = f"{image.shape[1]}x{image.shape[0]}"
         tiles += [
             Tile(thumbnail, [*said, f"{width}x{height}, {seen:.0f} % seen", dataset.paths[index]]),
-            Tile(small(as_picture(image)), [*said, size]),
+            Tile(fitted(image, SIDE), [*said, size]),
         ]
         for tile in tiles[-2:]:
             page.figure(tile.picture, "\n".join(tile.lines), width=max(tile.picture.shape[1], 120))

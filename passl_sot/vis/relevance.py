@@ -42,6 +42,7 @@ from passl_sot.vis.gradients import (
     ExplainError,
     Leaf,
     as_classes,
+    as_inputs,
     at_rest,
     gradients,
     logits_of,
@@ -78,7 +79,9 @@ def methods_of(model: Classifier) -> tuple[str, ...]:
         return ()
     if isinstance(backbone, PlainBackbone):
         return ("grad_sam", "hires_cam", "grad_cam", "rollout")
-    return ("grad_sam", "grad_cam", "hires_cam") if backbone.attentions() else ("grad_cam", "hires_cam")
+    if backbone.attentions():
+        return ("grad_sam", "grad_cam", "hires_cam")
+    return ("grad_cam", "hires_cam")
 
 
 def parts_of(model: Classifier) -> tuple[str, ...]:
@@ -110,7 +113,7 @@ def explain(
         ExplainError: The model has no such method or class.
         ValueError: The head has no such part, or the inputs are not the model's.
     """
-    inputs = [inputs] if isinstance(inputs, paddle.Tensor) else list(inputs)
+    inputs = as_inputs(inputs)
     methods = methods_of(model)
     method = method or next(iter(methods), "")
     if method not in methods:

@@ -13,11 +13,11 @@ import paddle
 
 from passl_sot.config import UserError, did_you_mean, nearest
 from passl_sot.data import ItemError
-from passl_sot.data.transforms.image import Normalize
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.tasks.base import path_of
 from passl_sot.tasks.text_classification import texts_of
 from passl_sot.utils.logger import progress_bar
+from passl_sot.vis.pixels import as_picture, viewable
 
 
 class VisualizeError(UserError, ValueError):
@@ -69,14 +69,7 @@ class Subject:
 
         Of other channels than three, one is shown as gray, of several the mean.
         """
-        pixels_chw = sample["image"]
-        for transform in self.task.transforms.transforms:
-            if isinstance(transform, Normalize):
-                bias = transform.bias[:, None, None]
-                pixels_chw = (pixels_chw - bias) / transform.scale[:, None, None]
-        if len(pixels_chw) != 3:
-            pixels_chw = pixels_chw.mean(axis=0, keepdims=True).repeat(3, axis=0)
-        return np.rint(pixels_chw.clip(0, 255)).astype(np.uint8).transpose(1, 2, 0)
+        return as_picture(viewable(self.task.transforms.transforms, sample["image"]))
 
     def find_class(self, asked: str) -> int:
         """The number of a class that is asked for by its name, its id, a part of its name, or its number.

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from passl_sot.data.tokens import Place
-from passl_sot.utils.figure import DPI, drawable, new_figure
-from passl_sot.vis.overlay import Caption, scaled
+from passl_sot.data.tokens import Place, Tokenizer
+from passl_sot.tasks.text_classification import texts_of
+from passl_sot.utils.figure import drawable
+from passl_sot.vis.canvas import Canvas
+from passl_sot.vis.curves import HIGH, WIDE
+from passl_sot.vis.overlay import Caption, halved, scaled
 from passl_sot.vis.page import mark
 
 if TYPE_CHECKING:
@@ -80,6 +83,15 @@ def pieces_of(texts: Sequence[str], places: Sequence[Place | None], scores: np.n
     return [_divided(text, sorted(spans)) for text, spans in zip(texts, found, strict=True)]
 
 
+def words_of(tokenizer: Tokenizer, item: Any, scores: np.ndarray) -> list[list[Piece]]:
+    """The same of an item as its task takes it, a text or two."""
+    texts = texts_of(item)
+    given: Any = texts[0]
+    if len(texts) == 2:
+        given = texts
+    return pieces_of(texts, tokenizer.places(given), scores)
+
+
 def _divided(text: str, spans: Sequence[tuple[int, int, float]]) -> list[Piece]:
     pieces = []
     done = 0
@@ -127,8 +139,7 @@ def markup(sentence: Sentence) -> str:
                 )
             inside.append(text)
         lines.append(f'<p class="words" dir="auto">{"".join(inside)}</p>')
-    lines.append(f'<div class="note">{escape(caption.note)}</div></div>')
-    return "".join(lines)
+    return "".join([*lines, "</div>"])
 
 
 def bar_markup() -> str:
@@ -139,21 +150,20 @@ def bar_markup() -> str:
 
 
 def sheet(title: str, rows: Mapping[str, Sequence[Sentence]]) -> "Figure":
-    """Sentences below each other under headings, and the bar of the colours."""
+    """Sentences below each other under headings, with the curves of each, and the bar of the colours."""
     texts = [title, *rows]
     for s in (sentence for row in rows.values() for sentence in row):
-        texts += [
-            s.caption.name,
-            s.caption.marked[0],
-            *(piece.text for pieces in s.texts for piece in pieces),
-        ]
+        texts += [s.caption.name, s.caption.marked[0]]
+        texts += [piece.text for pieces in s.texts for piece in pieces]
     words, fonts = drawable(texts)
     writer = _Writer(fonts, dict(zip(texts, words, strict=True)))
     top = _MARGIN + 22.0 * (1 + title.count("\n"))
     for heading, row in rows.items():
-        top = writer.heading(heading, top)
+        writer.put(_MARGIN, top, heading, color="#555555")
+        top += _LINE + 14
         for sentence in row:
             top = writer.sentence(sentence, top)
+        top = writer.notes([sentence.caption for sentence in row], top)
     return writer.figure(title, top + 36)
 
 
@@ -161,32 +171,43 @@ class _Writer:
     """Lays out words in boxes line by line, from the left or, where the text runs so, from the right."""
 
     def __init__(self, fonts: list[str], known: dict[str, str]):
-        from matplotlib.font_manager import FontProperties
-
         self._known = known  # how texts are written in these fonts
-        self._style: dict[str, Any] = {"family": fonts, "parse_math": False, "va": "center"}
-        self._font = FontProperties(family=fonts, size=_POINTS)
-        self._measure = new_figure(1, 1).canvas.get_renderer()  # type: ignore[attr-defined]
-        self._drawn: list[tuple[float, float, str, dict[str, Any]]] = []
+        self._fonts = fonts
+        self._measure = Canvas(_WIDTH, 100, fonts)
+        self._written: list[tuple[float, float, str, dict[str, Any]]] = []
+        self._charts: list[tuple[float, float, np.ndarray]] = []
 
-    def heading(self, text: str, top: float) -> float:
-        """Lays out a heading; see `sentence`."""
-        self._put(_MARGIN, top + 4, text, color="#555555")
-        return top + _LINE + 4
+    def put(self, left: float, top: float, text: str, **style: Any) -> None:
+        """Lays out a line."""
+        self._written.append((left, top, self._known.get(text, text), {"size": _POINTS, **style}))
 
     def sentence(self, sentence: Sentence, top: float) -> float:
         """Lays out a sentence below `top`; gives where it ends, in pixels."""
         caption = sentence.caption
-        self._put(_MARGIN, top, caption.name)
         verdict, ink = caption.marked
-        self._put(_MARGIN + self._wide(self._known[caption.name]) + 12, top, verdict, color=ink)
+        self.put(_MARGIN, top, caption.name, va="center")
+        self.put(_MARGIN + self._wide(self._known[caption.name]) + 12, top, verdict, va="center", color=ink)
         top += _LINE
         for pieces in sentence.texts:
             top = self._text(pieces, top) + _LINE
-        if caption.note:
-            self._put(_MARGIN, top - 4, caption.note.replace("\n", "; "), fontsize=9, color="#555555")
-            top += 22
-        return top + 10
+        return top + 6
+
+    def notes(self, captions: Sequence[Caption], top: float) -> float:
+        """Lays out curves side by side, with the notes below; gives where they end."""
+        step = WIDE + _MARGIN
+        across = (_WIDTH - _MARGIN) // step
+        for first in range(0, len(captions), across):
+            row = captions[first : first + across]
+            if not any(caption.note for caption in row):
+                continue
+            for place, caption in enumerate(row):
+                left = _MARGIN + place * step
+                self.put(left, top, caption.name, size=9, width=WIDE)
+                if caption.chart is not None:
+                    self._charts.append((left, top + 18, halved(caption.chart)))
+                self.put(left, top + 18 + HIGH, caption.note, size=9, color="#555555")
+            top += 36 + HIGH + 18 * max(caption.note.count("\n") for caption in row) + _MARGIN
+        return top
 
     def _text(self, pieces: Sequence[Piece], top: float) -> float:
         from_right = runs_leftwards("".join(piece.text for piece in pieces))
@@ -219,7 +240,7 @@ class _Writer:
                 ground, ink = color_of(box.value)
                 shape = {"boxstyle": "round,pad=0.22", "facecolor": ground, "edgecolor": "none"}
                 style = {"color": ink, "bbox": shape}
-            self._put(left + _PAD, top, box.text, **style)
+            self.put(left + _PAD, top, box.text, va="center", **style)
             left += box.wide
 
     def _fitting(self, text: str, divide: bool) -> list[str]:
@@ -233,27 +254,24 @@ class _Writer:
         return [text]
 
     def _wide(self, text: str) -> float:
-        return self._measure.get_text_width_height_descent(text, self._font, False)[0]
-
-    def _put(self, x: float, y: float, text: str, **style: Any) -> None:
-        text = self._known.get(text, text)
-        self._drawn.append((x, y, text, {"fontsize": _POINTS, **self._style, **style}))
+        return self._measure.wide(text, _POINTS)
 
     def figure(self, title: str, height: float) -> "Figure":
         """All that was laid out, under a title."""
-        figure = new_figure(_WIDTH / DPI, height / DPI)
-        style = {**self._style, "va": "top"}
-        figure.text(_MARGIN / _WIDTH, 1 - _MARGIN / height, self._known[title], fontsize=_POINTS, **style)
-        for x, y, text, drawn in self._drawn:
-            figure.text(x / _WIDTH, 1 - y / height, text, **drawn)
+        canvas = Canvas(_WIDTH, height, self._fonts)
+        canvas.write(_MARGIN, _MARGIN, self._known[title], size=_POINTS)
+        for left, top, text, style in self._written:
+            canvas.write(left, top, text, **style)
+        for place in self._charts:
+            canvas.show(*place)
         colors = np.array([WEAK, STRONG]) / 255
         ramp = colors[0] + np.linspace(0, 1, 256)[:, None] * (colors[1] - colors[0])
-        axes = figure.add_axes(((_MARGIN + 40) / _WIDTH, 14 / height, 200 / _WIDTH, 12 / height))
-        axes.imshow(ramp[None], aspect="auto")
-        axes.set_axis_off()
-        for x, word in ((_MARGIN, "weak"), (_MARGIN + 248, "strong")):
-            figure.text(x / _WIDTH, 20 / height, word, fontsize=9, va="center")
-        return figure
+        bar = canvas.axes(_MARGIN + 40, height - 26, 200, 12)
+        bar.imshow(ramp[None], aspect="auto")
+        bar.set_axis_off()
+        for left, word in ((_MARGIN, "weak"), (_MARGIN + 248, "strong")):
+            canvas.write(left, height - 20, word, size=9, va="center")
+        return canvas.figure
 
 
 @dataclass

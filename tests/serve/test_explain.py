@@ -12,7 +12,7 @@ from passl_sot import Predictor
 from passl_sot.serve.errors import ApiError
 from passl_sot.serve.explained import require_maps
 from passl_sot.serve.hosted import Loaded
-from passl_sot.vis.overlay import fitted
+from passl_sot.vis.pixels import fitted
 from passl_sot.vis.relevance import methods_of
 from passl_sot.vis.subject import Subject
 from tests.serve.test_page import cards, give, page, text  # noqa: F401

@@ -129,7 +129,7 @@ def test_of_texts_words_alone_are_taken_away():
     options = {"steps": 2, "baseline": 3, "special_ids": {1, 2}}
     curves = faithfulness(model, inputs, maps, np.array([0, 1]), **options)
     hook.remove()
-    insertion, deletion = np.stack(seen[:3]), np.stack(seen[3:6])
+    insertion, deletion = np.stack(seen[:3]), np.stack(seen[6:9])
     assert insertion.tolist() == [
         [[1, 3, 3, 3, 3, 2], [1, 3, 3, 2, 0, 0]],
         [[1, 7, 5, 3, 3, 2], [1, 3, 7, 2, 0, 0]],

@@ -14,7 +14,8 @@ from passl_sot.config import UserError
 from passl_sot.metrics import ClassificationMeter, CorrelationMeter, MultiLabelMeter
 from passl_sot.tasks.labelled import RowMeter
 from passl_sot.vis.mistakes import find_mistakes
-from passl_sot.vis.sheet import Tile, as_picture, save_sheet, save_texts, small
+from passl_sot.vis.pixels import as_picture, fitted
+from passl_sot.vis.sheet import Tile, save_sheet, save_texts
 
 NAMES = ["cat", "dog", "龟"]
 TASK = SimpleNamespace(class_names=NAMES)
@@ -159,8 +160,8 @@ def test_any_number_of_channels_can_be_looked_at():
         np.testing.assert_array_equal(seen[..., 1], np.rint(pixels.mean(axis=2)))
         assert seen.shape == (4, 6, 3) and seen.dtype == np.uint8
     # Tiny ones are enlarged by whole pixels, large ones reduced.
-    np.testing.assert_array_equal(small(seen, 13)[::2, ::2], seen)
-    assert small(np.zeros((300, 100, 3), np.uint8), 60).shape == (60, 20, 3)
+    np.testing.assert_array_equal(fitted(seen, 13)[::2, ::2], seen)
+    assert fitted(np.zeros((300, 100, 3), np.uint8), 60).shape == (60, 20, 3)
 
 
 def test_sheets_of_long_names_and_odd_sizes(tmp_path, recwarn):

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from passl_sot.data import build_transforms
-from passl_sot.vis.overlay import Caption, Panel, fitted, jpeg, overlay, scaled, sheet
+from passl_sot.vis.curves import HIGH, WIDE
+from passl_sot.vis.overlay import Caption, Panel, jpeg, overlay, scaled, sheet
+from passl_sot.vis.pixels import fitted
 from passl_sot.vis.subject import Subject
 
 RNG = np.random.default_rng(0)
@@ -35,17 +37,17 @@ def test_the_least_is_blue_and_the_most_is_red():
     [
         ((28, 28), (224, 224)),
         ((32, 20), (224, 140)),
-        ((1, 1), (224, 224)),
+        ((1, 1), (240, 240)),
         ((224, 224), (224, 224)),
-        ((1, 2000), (1, 448)),
-        ((900, 600), (448, 298)),
+        ((1, 2000), (1, 240)),
+        ((900, 600), (240, 160)),
     ],
 )
 def test_pictures_get_a_size_to_look_at(size, wanted):
     picture = RNG.integers(0, 255, (*size, 3)).astype(np.uint8)
     shown = fitted(picture)
     assert shown.shape == (*wanted, 3)
-    if max(size) < 224:  # by whole pixels
+    if max(size) < 120:  # by whole pixels
         assert np.array_equal(shown[:: wanted[0] // size[0], :: wanted[0] // size[0]], picture)
     assert jpeg(shown).startswith(b"\xff\xd8")
 
@@ -73,11 +75,21 @@ def test_the_picture_is_what_the_model_sees(channels):
 
 def test_a_sheet_names_what_it_shows():
     picture = fitted(RNG.integers(0, 255, (40, 20, 3)).astype(np.uint8))
-    row = [Panel(picture, Caption("image")), Panel(picture, Caption("ClassT", "猫 93.1 %", False, "a\nb"))]
-    figure = sheet("1. $x_1$ 猫", {"What speaks for 猫": row, "What speaks for c": row})
+    chart = np.full((2 * HIGH, 2 * WIDE, 3), 255, np.uint8)
+    caption = Caption("ClassT", "猫 93.1 %", False, "a\nb", chart)
+    row = [Panel(picture, Caption("image")), Panel(picture, caption)]
+    rows = {"What speaks for 猫": row, "What speaks for c": row}
+    figure = sheet("1. $x_1$ 猫", rows)
     said = [text.get_text() for text in figure.texts]
     assert said.count("✗ 猫 93.1 %") == 2 and "1. $x_1$ 猫" in said and said.count("a\nb") == 2
     width, height = figure.get_size_inches()
     assert height > width  # two rows of tall pictures
+    assert [image.get_size() for image in figure.images] == [(HIGH, WIDE)] * 2
+    # Words that are too long don't run into the next picture's.
+    long = Panel(picture, Caption("ClassT", f"{'tench, ' * 20}(93.1 %)"))
+    figure = sheet("T", {"h": [long, long]})
+    said = [text for text in figure.texts if "tench" in text.get_text()]
+    assert all(text.get_text().endswith("(93.1 %)") for text in said)
+    assert said[0].get_window_extent().x1 < said[1].get_window_extent().x0
     boxes = [axes.get_position() for axes in figure.axes]
     assert all(0 <= box.x0 < box.x1 <= 1 and 0 <= box.y0 < box.y1 <= 1 for box in boxes)

@@ -11,7 +11,8 @@ from passl_sot.data.transforms.base import TRANSFORMS, BaseTransform
 from passl_sot.engine.build import Parts
 from passl_sot.engine.distributed import World
 from passl_sot.engine.schema import load_config
-from passl_sot.vis.preview import crop_frame, label_words, pieces_of, training_batches, viewable
+from passl_sot.vis.pixels import viewable
+from passl_sot.vis.preview import crop_frame, every_transform, label_words, pieces_of, training_batches
 
 MIXED = [
     "dataloader.train.sampler={batch_size: 8, repeats: 3}",
@@ -110,12 +111,14 @@ def test_normalization_is_undone_to_the_byte(config, tmp_path):
         dataset = build_dataset(
             load_config(config, [*overrides, f"{VAL}.channels={channels}"]).dataloader.val.dataset
         )
-        seen = viewable(dataset, dataset.sample((0, 4))["image"])
+        seen = viewable(every_transform(dataset), dataset.sample((0, 4))["image"])
         assert seen.shape == (32, 32, channels)
         again = dataset.transforms.transforms[-1](seen, np.random.default_rng(0))
         np.testing.assert_allclose(again, dataset.sample((0, 4))["image"], atol=1e-6)
         # What RandomErasing adds has no byte.
-        assert {*np.unique(viewable(dataset, np.full((channels, 2, 2), 99, np.float32)))} == {255}
+        assert {
+            *np.unique(viewable(every_transform(dataset), np.full((channels, 2, 2), 99, np.float32)))
+        } == {255}
 
 
 def test_another_normalization_is_stretched(config):
@@ -130,7 +133,7 @@ def test_another_normalization_is_stretched(config):
         dataset = build_dataset(
             load_config(config, [f"{VAL}.transforms=[{{name: Halved}}]"]).dataloader.val.dataset
         )
-        seen = viewable(dataset, dataset.sample((0, 0))["image"])
+        seen = viewable(every_transform(dataset), dataset.sample((0, 0))["image"])
         assert seen.shape == (36, 40, 3) and seen.min() == 0 and seen.max() == 255
     finally:
         TRANSFORMS._objects.pop("Halved", None)

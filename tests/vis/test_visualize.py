@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 import shutil
+from html import unescape
 from pathlib import Path
 
 import cv2
@@ -44,6 +46,11 @@ def test_parts_of_a_head_side_by_side(made, page_of):
     whole = [row for row in report["maps"] if row["view"] == "ClassT+WordT"]
     mean = report["means"][2]
     assert mean["insertion"] == pytest.approx(np.mean([row["insertion"] for row in whole]))
+    # The area below the mean curve is the mean area.
+    assert mean["insertion"] == pytest.approx(np.dot(mean["curves"]["insertion"], [0.25, 0.5, 0.25]))
+    for row in whole:
+        wanted = row["probability"] if row["predicted"] == row["class"] else 0.0
+        assert row["probability_of_class"] == pytest.approx(wanted, abs=1e-5) or wanted == 0.0
     better = np.mean([row["deletion"] < row["random_deletion"] for row in whole])
     assert mean["deletion_better"] == pytest.approx(better) and mean["maps"] == 10
 
@@ -54,10 +61,17 @@ def test_the_page_in_a_browser(page_of, browser, requested):
     requested()
     browser.get((page_of / "index.html").as_uri())
     figures = browser.find_elements("css selector", "figure")
-    assert len(figures) == 40
+    assert len(figures) == 41
+    # A chart below each map, as wide.
+    assert [len(figure.find_elements("tag name", "img")) for figure in figures] == [1, *[1, 2, 2, 2] * 10]
+    script = "return [...document.querySelectorAll('figure')].slice(1).map((f) => f.offsetWidth)"
+    assert len(set(browser.execute_script(script))) == 1
+    del figures[0]
     assert browser.execute_script("return [...document.images].every((i) => i.naturalWidth >= 100)")
     captions = [figure.find_element("tag name", "figcaption").text for figure in figures]
-    assert captions[0] == "image\nas the model sees it"
+    assert captions[0] == "as the model sees it"
+    titles = [title.text for title in browser.find_elements("css selector", "figure > b")]
+    assert titles == ["image", "ClassT", "WordT", "ClassT+WordT"] * 10
     marks = {
         row["item"]: row["label"] == row["predicted"]
         for row in rows_of(page_of / "faithfulness.csv")
@@ -71,7 +85,7 @@ def test_the_page_in_a_browser(page_of, browser, requested):
     assert [address for address in requested() if not address.startswith("data:")] == [browser.current_url]
     # Four pictures side by side; on a telephone below each other, without scrolling sideways.
     tops = browser.execute_script("return [...document.querySelectorAll('figure')].map((f) => f.offsetTop)")
-    assert len(set(tops[:4])) == 1
+    assert len(set(tops[1:5])) == 1
     for width in (1200, 500):
         browser.set_window_size(width, 900)
         assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
@@ -106,13 +120,22 @@ def test_the_most_probable_classes_without_figures_of_trust(made, tmp_path, invo
     command = ("visualize", "--weights", made.fused, made.folder / "val" / "c" / "gray.png", "--out")
     done = invoke(*command, tmp_path / "o", "--top-k", 9, "--steps", 0, "--method", "rollout")
     assert done.returncode == 0, done.stderr
+    assert "o also holds what was not drawn now: mine.txt" in done.stdout
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
         "001_gray.png",
         "index.html",
         "mine.txt",
     ]
     page = (tmp_path / "o" / "index.html").read_text()
-    assert [page.count(f"What speaks for &quot;{name}&quot;") for name in CLASSES] == [1, 1, 1]
+    # One image and a map of each class, side by side.
+    titles = [unescape(text) for text in re.findall('<figure><b dir="auto">(.*?)</b>', page)]
+    assert titles[0] == "image"
+    assert set(titles[1:]) == {
+        'What speaks for "a b"',
+        'What speaks for "c" (the label)',
+        'What speaks for "猫"',
+    }
+    assert len(titles) == 4
     assert "By rollout." in page and "How far" not in page
 
 
@@ -126,7 +149,8 @@ def test_words_of_texts(made, tmp_path, invoke):
         "002_بيت_on_the_mat.png",
     ]
     page = (tmp_path / "index.html").read_text()
-    assert [page.count(f"<b>{name}</b>") for name in ("ClassT", "WordT", "ClassT+WordT")] == [2, 2, 2]
+    assert [page.count(f"<b>{name}</b> ") for name in ("ClassT", "WordT", "ClassT+WordT")] == [2, 2, 2]
+    assert page.count("<figure>") == 7
     for word in ("cat", "它", "بيت"):
         assert page.count(f'">{word}</span>') == 3
     assert "[CLS]" not in page and "CLS" not in page

@@ -8,6 +8,7 @@ import pytest
 from passl_sot.data.token_files import TokenizerSection
 from passl_sot.data.tokens import Place, Tokenizer
 from passl_sot.vis import words
+from passl_sot.vis.curves import HIGH, WIDE
 from passl_sot.vis.overlay import Caption
 from passl_sot.vis.words import Piece, Sentence, pieces_of
 from tests.data.text_files import write_bpe, write_vocab
@@ -88,15 +89,19 @@ def test_words_stand_in_the_order_in_which_they_are_read():
 
 def test_a_sheet_has_room_for_every_script():
     pieces = [Piece("猫" * 200, 1.0), Piece(" "), *(Piece("שלום", 0.0), Piece(" ")) * 60, Piece("rest …")]
+    chart = np.zeros((2 * HIGH, 2 * WIDE, 3), np.uint8)
     rows = {
-        'What speaks for "$x$"': [Sentence([pieces, pieces[2:4]], Caption("ClassT", "猫 99 %", True, "n"))]
+        'What speaks for "$x$"': [
+            Sentence([pieces, pieces[2:4]], Caption("ClassT", "猫 99 %", True, "n", chart))
+        ]
+        * 4
     }
     figure = words.sheet("1. 猫", rows)
     width, height = figure.get_size_inches() * figure.dpi
     for text in figure.texts:
         box = text.get_window_extent()
         assert box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height, text
-    assert sum(text.get_text() == "שלום" for text in figure.texts) == 61
+    assert sum(text.get_text() == "שלום" for text in figure.texts) == 4 * 61
 
 
 def test_markup_escapes():
