@@ -159,7 +159,7 @@ def look(
             "right": seen.logits.argmax(axis=1) == labels,
             "details": rank_correlation(seen.maps, details_of(inputs[0].numpy(), seen.maps.shape[1:])),
             "area": share_of_area(seen.maps),
-            **{f"{name} curve": curve for name, curve in vars(judged).items()},
+            **{f"{name} curve": curve for name, curve in judged._asdict().items()},
             **judged.areas(),
         }
         for name, value in values.items():
@@ -341,7 +341,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     add("--out", type=Path, default=Path("output/seeing"), metavar="DIR", help="default output/seeing")
     add("--images", type=int, default=100, metavar="N", help="images of each data set (default 100)")
-    add("--steps", type=int, default=20, metavar="N", help="of insertion and deletion (default 20)")
+    add("--steps", type=int, default=10, metavar="N", help="of insertion and deletion (default 10)")
     args = parser.parse_args(argv)
     log.info(tune())
     try:

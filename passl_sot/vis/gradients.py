@@ -111,8 +111,18 @@ def picked(logits: paddle.Tensor, classes: np.ndarray) -> paddle.Tensor:
 
 
 def gradients(score: paddle.Tensor, places: Sequence[paddle.Tensor]) -> list[paddle.Tensor]:
-    """The gradient at each place; zeros where the score does not depend on it."""
+    """The gradient at each place; zeros where the score does not depend on it.
+
+    Raises:
+        ExplainError: They are not finite.
+    """
     found = paddle.grad(score, list(places), allow_unused=True)
-    return [
+    grads = [
         paddle.zeros_like(place) if grad is None else grad for place, grad in zip(places, found, strict=True)
     ]
+    # A map of them would be empty, as one of a model that sees nothing in particular.
+    if not all(paddle.isfinite(grad).all() for grad in grads):
+        raise ExplainError(
+            "gradients of these inputs aren't finite, so there is no map: weights are damaged or too large"
+        )
+    return grads

@@ -11,6 +11,7 @@ import pytest
 from passl_sot.modeling.backbones import BACKBONES, build_backbone
 from passl_sot.modeling.backbones.base import ImageBackbone
 from passl_sot.modeling.classifier import Classifier
+from passl_sot.vis.gradients import ExplainError
 from passl_sot.vis.relevance import explain, methods_of, parts_of, upsample
 from tests.modeling.test_models import OVER_IMAGES, SIZES, inputs, node
 
@@ -324,3 +325,12 @@ def test_maps_grow():
     assert grown.shape == (1, 4, 6)
     assert grown[0, 0, 0] == 0 and grown[0, 0, 5] == 1 and grown[0, 3, 0] == 1
     assert grown.min() >= 0 and grown.max() <= 1
+
+
+def test_gradients_that_are_not_finite_give_no_map():
+    model = make("DeiT")
+    norm = model.backbone.blocks[-1].norm1
+    norm.weight.set_value(paddle.full_like(norm.weight, float("nan")))
+    for method in methods_of(model):
+        with pytest.raises(ExplainError, match="aren't finite, so there is no map"):
+            explain(model, inputs(model.backbone), 0, method=method)

@@ -106,7 +106,8 @@ class _Softmax(PyLayer):
         rows = (-1, x.shape[-1])
         out = paddle.empty_like(x)
         _softmax_rows(_view(x, *rows), _F(scale * _LOG2E), _view(out, *rows))
-        # Not itself: it will hold this node, which would hold it, and a graph without backward() stayed for ever.
+        # Detached: `out` itself will hold this node, and a node that held it would never be freed where
+        # there is no backward().
         ctx.save_for_backward(out.detach())
         return out
 
