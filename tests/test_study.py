@@ -113,9 +113,10 @@ def _check_seeing(folder: Path) -> None:
             curve = view["insertion curve"]
             area = np.mean([*curve[:-1], *curve[1:]])
             assert len(curve) == 3 and view["insertion"] == pytest.approx(area, abs=1e-3)
-    for name in ("curves", "maps_CIFAR-10", "maps_digits"):
-        with Image.open(out / f"{name}.png") as picture:
-            assert min(picture.size) > 400
+    for data in results["data"]:
+        for name in (f"curves_{data}.png", f"maps_{data}.jpg"):
+            with Image.open(out / name) as picture:
+                assert min(picture.size) > 300
     assert seeing.tables(results) == (out / "seeing.md").read_text()
 
 

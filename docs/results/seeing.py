@@ -3,7 +3,7 @@
     python docs/results/seeing.py [--study output/study] [--out output/seeing] [--images 100]
 
 After docs/results/study.py, of whose runs it takes those that are done for all three heads. Written:
-seeing.json (every number), seeing.md (tables), curves.png, and maps_DATA.png for each data set.
+seeing.json (every number), seeing.md (tables), and for each data set curves_DATA.png and maps_DATA.jpg.
 """
 
 import argparse
@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from comparison import COLOURS, HEADS, StudyError, log
+from comparison import HEADS, StudyError, log
 from scipy.stats import spearmanr
 
 from passl_sot.cli import evaluate
 from passl_sot.cli.command import USAGE_ERROR
 from passl_sot.launch.cpu_env import tune
-from passl_sot.utils.figure import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -250,28 +249,20 @@ def tables(results: Mapping[str, Any]) -> str:
 # -- pictures -----------------------------------------------------------------------------------------
 
 
-def draw_curves(results: Mapping[str, Any]) -> "Figure":
-    """Mean insertion and deletion curves of the three heads by the first method, a row per data set."""
+def draw_curves(seeds: Mapping[str, Any]) -> "Figure":
+    """Insertion and deletion of the three heads by the first method, means over images and seeds."""
+    from passl_sot.vis.curves import mean_charts
+    from passl_sot.vis.faithfulness import Faithfulness
+
     method = next(iter(METHODS))
-    figure = new_figure(10, 3.6 * len(results["data"]))
-    grid = figure.subplots(len(results["data"]), 2, squeeze=False, sharex=True)
-    share = np.linspace(0, 100, results["settings"]["steps"] + 1)
-    for row, (data, seeds) in zip(grid, results["data"].items(), strict=True):
-        for axes, curve in zip(row, ("insertion", "deletion"), strict=True):
-            for head in HEADS:
-                own = [seed["views"][method][head] for seed in seeds.values()]
-                for name, style in ((f"{curve} curve", "-"), (f"random_{curve} curve", ":")):
-                    mean = np.mean([one[name] for one in own], axis=0)
-                    label = head if style == "-" else f"{head}, random map"
-                    axes.plot(share, mean, style, color=COLOURS[head], linewidth=2, label=label)
-            axes.set_title(f"{data}: {curve}")
-            axes.set_ylabel("probability of the label")
-            axes.set_xlabel("pixels put back (%)" if curve == "insertion" else "pixels taken away (%)")
-            axes.grid(alpha=0.4)
-            axes.set_ylim(bottom=0)
-    grid[0][0].legend(fontsize=8)
-    figure.tight_layout()
-    return figure
+    views = {}
+    for head in HEADS:
+        own = [seed["views"][method][head] for seed in seeds.values()]
+        curves = {
+            name: np.mean([one[f"{name} curve"] for one in own], axis=0) for name in Faithfulness._fields
+        }
+        views[head] = Faithfulness(**curves)
+    return mean_charts(views)
 
 
 def draw_sheet(study: Path, data: str, seed: int, paths: Sequence[Path]) -> "Figure":
@@ -284,17 +275,17 @@ def draw_sheet(study: Path, data: str, seed: int, paths: Sequence[Path]) -> "Fig
     for path in paths:
         first = subjects[HEADS[0]]
         sample = first.read(path)
-        label = first.label_of(path)
+        label = np.array([first.label_of(path)])
         picture = overlay.fitted(first.picture(sample))
         title = f"{path.parent.name}, {path.stem}"
         rows[title] = [overlay.Panel(picture, overlay.Caption("image"))]
         for view, (head, part) in VIEWS.items():
             inputs = subjects[head].inputs([sample])
-            seen = explain(subjects[head].model, inputs, [label], part=part)
+            seen = explain(subjects[head].model, inputs, label, part=part)
             values = overlay.scaled(upsample(seen.maps, picture.shape[:2])[0])
             best = int(seen.probabilities[0].argmax())
             verdict = f"{first.class_names[best]} {100 * seen.probabilities[0, best]:.0f} %"
-            caption = overlay.Caption(view, verdict, best == label)
+            caption = overlay.Caption(view, verdict, best == label[0])
             rows[title].append(overlay.Panel(overlay.overlay(picture, values), caption))
     return overlay.sheet(f"{data}: what speaks for the label, by Grad-SAM", rows)
 
@@ -305,23 +296,22 @@ def draw_sheet(study: Path, data: str, seed: int, paths: Sequence[Path]) -> "Fig
 def see(args: argparse.Namespace) -> int:
     """Everything; the exit status."""
     results: dict[str, Any] = {"settings": {"images": args.images, "steps": args.steps}, "data": {}}
-    seeds = find_seeds(args.study)
     args.out.mkdir(parents=True, exist_ok=True)
-    for data, own in seeds.items():
+    for data, seeds in find_seeds(args.study).items():
         folder = args.study / "data" / data / "val"
         paths = spread_evenly(folder, args.images)
-        results["data"][data] = {}
-        for seed in own:
+        found = {}
+        for seed in seeds:
             log.info("%s, seed %d: %d images", data, seed, len(paths))
-            results["data"][data][str(seed)] = look_at_seed(args, data, seed, paths)
-        draw_sheet(args.study, data, own[0], spread_evenly(folder, SHOWN)).savefig(
-            args.out / f"maps_{data}.png"
-        )
+            found[str(seed)] = look_at_seed(args, data, seed, paths)
+        results["data"][data] = found
+        sheet = draw_sheet(args.study, data, seeds[0], spread_evenly(folder, SHOWN))
+        sheet.savefig(args.out / f"maps_{data}.jpg")
+        draw_curves(found).savefig(args.out / f"curves_{data}.png")
     temporary = args.out / "seeing.json.tmp"
     temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, args.out / "seeing.json")
     (args.out / "seeing.md").write_text(tables(results), encoding="utf-8")
-    draw_curves(results).savefig(args.out / "curves.png")
     log.info("done: %s", args.out / "seeing.md")
     return 0
 

@@ -44,6 +44,7 @@ def corruption_errors(
     errors: dict[str, list[float]] = {}
     for part, scores in zip(parts, results, strict=True):
         errors.setdefault(part.corruption, []).append(100 - scores["top1"])
+    # Of each corruption first the mean over its severities, as AlexNet's are.
     table = {
         name: {"errors": found, "ce": float(np.mean(found)) / ALEXNET[name]} for name, found in errors.items()
     }
@@ -51,6 +52,7 @@ def corruption_errors(
         "mce": float(np.mean([entry["ce"] for entry in table.values()])),
         "corruptions": table,
     }
+    # Of other images the clean error would be another one.
     if clean and not clean["partial"]:
         error = 100 - clean["top1"]
         more = [(np.mean(found) - error) / (ALEXNET[name] - ALEXNET_CLEAN) for name, found in errors.items()]

@@ -54,6 +54,7 @@ def make_soup(
     """
     headers = [_header(path) for path in paths]
     for path, header in zip(paths[1:], headers[1:], strict=True):
+        # Before any weights are read: these may be many gigabytes.
         found = _difference(headers[0], header)
         if found:
             raise CheckpointError(f"{path} can't be averaged with {paths[0]}: {found}")
@@ -63,6 +64,7 @@ def make_soup(
             total = total.plus(read_weights(path)[0], str(path))
         chosen = list(range(len(paths)))
     else:
+        # Weights are read anew for each trial, so that two of them at the most are in memory.
         total, chosen = _Greedy(paths, headers[0], experiment, world, tta).run()
     statistics = total.statistics()
     if statistics and world.is_main:
@@ -93,6 +95,7 @@ def _ingredient(path: str | Path, header: Mapping[str, Any]) -> dict[str, Any]:
 def _difference(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """What forbids a mean of two checkpoints, by their headers; "" for nothing."""
     ours, theirs = (_asked(header) for header in (first, other))
+    # One difference tells enough; the rest often follows from it.
     lines = list(differences(ours, theirs).values())
     if lines:
         return lines[0][:_LONGEST]
@@ -142,6 +145,7 @@ class _Greedy:
             path = self.paths[place]
             trial = total.plus(read_weights(path)[0], str(path))
             score = self._score(trial.mean(), "the mean with it")
+            # An equal score counts, as in the authors' recipe: more models make a steadier mean.
             kept = score >= best
             self._tell("%s: %s with it: %s", path, f"{score:.4g}", "kept" if kept else "left out")
             if kept:

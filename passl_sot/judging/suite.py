@@ -77,6 +77,7 @@ class Entrant:
             CheckpointError: It can't be read.
             UserError: It is no model of images, or of other classes than ImageNet-1K's.
         """
+        # Of bare weights there is no header: their config says what one would.
         weights, card = weights_by_kind(str(path))
         card = card or header_for(experiment)
         if not issubclass(task_class(card["config"].get("task")), ClassificationTask):
@@ -100,6 +101,7 @@ def _columns(name: str, card: Mapping[str, Any]) -> np.ndarray:
     names = card["class_names"]
     for theirs in (card.get("class_ids", names), names):
         for ours in ([c.id for c in known], [c.name for c in known]):
+            # A model of more classes, such as of ImageNet-21K with names, will do.
             if set(ours) <= set(theirs):
                 places = {text: place for place, text in enumerate(theirs)}
                 return np.array([places[text] for text in ours], np.int64)
@@ -133,6 +135,7 @@ class SetMeter:
         logits = logits[:, self._columns]
         best = logits.argmax(axis=1)
         answers = self._answers[index]
+        # Answers are filled up with -1, which no class is.
         right = (answers == best[:, None]).any(axis=1)
         self._meter.take(index, logits, np.where(right, best, answers[:, 0]))
 
@@ -161,6 +164,7 @@ def run_suite(
         and `published` and `difference` of top-1 where the figure is of this very set, seen in one view;
         `images_per_s`, of the checkpoint's `speed.throughput`, all views counted as one image, on `machine`.
     """
+    # One checkpoint at a time, so that a long list of large ones needs the memory of one.
     rows: list[Row] = []
     for read in entrants:
         entrant = read()
@@ -212,6 +216,7 @@ def _result(
             log.info("%s: kept from %s, not computed again (%s)", what, kept["date"], home)
         return kept["scores"]
     task, asked = _asked(entrant, model, tta)
+    # The usual meter counts all of the outputs; here those of the set's classes compete alone.
     task.new_meter = lambda _: SetMeter(part.answers, entrant.columns[part.classes])
     place: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
     loader = build_dataloader(entrant.split, mode="val", seed=0, dataset=data, **place)
@@ -266,6 +271,7 @@ def _key(entrant: Entrant, kind: str, part: ImageSet, data: LabelledImages, tta:
         entrant.card["preprocessing"],
     ]
     if part.made_here:
+        # Another version of these packages may draw other pixels.
         settings += makers()
     total.update(json.dumps([*settings, part.title, entrant.columns.tolist(), *tta], sort_keys=True).encode())
     for array in (part.classes, part.answers, *data.identity().values()):
@@ -301,6 +307,7 @@ def _row(
     """The row of a set, by the scores of its parts."""
     first = group[0]
     means = {name: float(np.mean([scores[name] for scores in results])) for name in results[0]}
+    # No author of these sets gives it, and of parts of a set it would not be a mean.
     means.pop("macro_f1")
     means.pop("images")
     if not first.kind.top5:

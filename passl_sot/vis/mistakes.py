@@ -85,6 +85,7 @@ def find_mistakes(task: Any, meter: Any, most: int) -> Mistakes:
 def _of_one_class(names: Sequence[str], rows: np.ndarray, most: int) -> Mistakes:
     labels, predicted, probability, of_label = rows.T
     wrong = np.flatnonzero(labels != predicted)
+    # Stable, so that several processes and packed copies list equal ones in the same order.
     worst = wrong[np.argsort(-probability[wrong], kind="stable")][:most]
     said = [
         (
@@ -100,6 +101,7 @@ def _of_one_class(names: Sequence[str], rows: np.ndarray, most: int) -> Mistakes
 
 
 def _of_several(names: Sequence[str], meter: MultiLabelMeter, most: int) -> Mistakes:
+    # Beyond 709 exp overflows in float64.
     probabilities = 1 / (1 + np.exp(-np.clip(meter.outputs, -700, 700)))
     true = meter.labels > 0
     predicted = meter.outputs > 0
@@ -137,6 +139,7 @@ def _percent(probability: float) -> str:
 
 def _show_images(found: Mistakes, val: LabelledImages, page: Page, picture: Path, title: str) -> None:
     page.section("Images", "Whole, as they are stored; the model may see a part.")
+    # The stored image rather than the model's view: what is wrong may be what the crop left out.
     tiles = []
     for index, said in zip(found.indices, found.said, strict=True):
         words = [f"{head}: {text}" for head, text in zip(found.heads, said, strict=True)]

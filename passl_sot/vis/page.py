@@ -112,6 +112,7 @@ class Page:
                 count; booleans as ticks and crosses; None where there is nothing.
             caption: Above it.
         """
+        # A table without rows still has its heads.
         columns = list(zip(*rows, strict=True)) or [()] * len(heads)
         styles = [' class="number"' * any(map(_is_number, column)) for column in columns]
         head = "".join(f"<th{style}>{_text(text)}</th>" for text, style in zip(heads, styles, strict=True))
@@ -140,6 +141,7 @@ class Page:
     def html(self) -> str:
         """The page."""
         template = Template(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+        # Numbers rather than headings as anchors: headings are any text, and may come twice.
         links = []
         body = []
         for number, (heading, parts) in enumerate(self._sections):
@@ -163,6 +165,7 @@ class Page:
 
     def save(self, path: Path) -> None:
         """Writes the page, whole or not at all; an OSError says that it can't be written."""
+        # Built before the file is opened: an error leaves an older page as it is.
         data = self.html().encode()
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_atomically(path, lambda file: file.write(data))

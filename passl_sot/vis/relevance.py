@@ -124,6 +124,7 @@ def explain(
             scores, logits, chosen = _by_attention(model, inputs, classes, part, method)
         else:
             scores, logits, chosen = _by_gradient(model, inputs, classes, part, method)
+        # Weights may be of fewer bits.
         logits = logits.detach().astype("float32")
         if isinstance(model.backbone, TextBackbone):
             maps = _of_texts(model.backbone, scores, inputs, special_ids)
@@ -176,6 +177,7 @@ def _of_texts(
 ) -> np.ndarray:
     """Scores of all tokens, or of the real ones in the backbone's own order, as float32 ``[B, L]``."""
     real = _real_tokens(inputs)
+    # Texts of one length come as a block, others as their real tokens in a row.
     if scores.size == real.size:
         scores = scores.reshape(real.shape)
     else:
@@ -200,6 +202,7 @@ def word_mask(
     """
     real = _real_tokens(inputs)
     words = real & ~np.isin(inputs[0].numpy(), list(special_ids))
+    # GPT's class token is the last real one.
     order = backbone.class_first_order(real)
     words[np.arange(len(words)), 0 if order is None else order[:, 0]] = False
     return words

@@ -32,6 +32,7 @@ class Tile:
 
 def save_sheet(path: Path, title: str, tiles: Sequence[Tile], across: int = _ACROSS) -> None:
     """Draws small pictures in rows of `across`, pixel for pixel, with their words."""
+    # All texts at once: one choice of fonts has to serve the whole sheet.
     words, fonts = drawable([title, *(line for tile in tiles for line in tile.lines)])
     across = max(1, min(across, len(tiles)))
     cell = max([SIDE, *(tile.picture.shape[1] for tile in tiles)])
@@ -41,6 +42,7 @@ def save_sheet(path: Path, title: str, tiles: Sequence[Tile], across: int = _ACR
         for row in rows
     ]
     head = 2 * _GAP + _LINE * (1 + title.count("\n"))
+    # Few tiles still leave room for the title.
     width = max(_GAP + across * (cell + _GAP), _WIDTH // 2)
     canvas = Canvas(width, head + sum(heights), fonts)
     texts = iter(words)
@@ -60,6 +62,7 @@ def save_sheet(path: Path, title: str, tiles: Sequence[Tile], across: int = _ACR
 def save_texts(path: Path, title: str, items: Sequence[Sequence[str]]) -> None:
     """Draws texts below each other: each item has lines, which are broken where they are too long."""
     words, fonts = drawable([title, *(line for item in items for line in item)])
+    # Its height doesn't matter: only how wide words are is asked of it.
     measure = Canvas(_WIDTH, 100, fonts)
     texts = iter(words[1:])
     broken = [

@@ -80,6 +80,7 @@ class Subject:
         names = self.class_names
         known = {} if self.meta.get("classes_unnamed") else {name: i for i, name in enumerate(names)}
         ids = self.meta.get("class_ids") or ()
+        # Names first: a class may be called "7" and be the third.
         numbers = {str(i): i for i in range(len(names))}
         for exact in (known, {name: i for i, name in enumerate(ids)}, numbers):
             if asked in exact:

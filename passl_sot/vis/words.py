@@ -68,6 +68,7 @@ def pieces_of(texts: Sequence[str], places: Sequence[Place | None], scores: np.n
     """
     words: dict[tuple[int, int], list[float]] = {}
     for place, score in zip(places, scores[: len(places)], strict=True):
+        # Special tokens, and those that stand for no letter.
         if place is None or place.begin == place.end:
             continue
         word = words.setdefault((place.text, place.word), [place.begin, place.end, float(score)])
@@ -96,6 +97,7 @@ def _divided(text: str, spans: Sequence[tuple[int, int, float]]) -> list[Piece]:
     pieces = []
     done = 0
     for begin, end, value in spans:
+        # Byte-level tokens may share a character: it is shown once.
         start = max(begin, done)
         # Tokens of some kinds hold the blank before them.
         start += len(text[start:end]) - len(text[start:end].lstrip())
@@ -116,6 +118,7 @@ def _divided(text: str, spans: Sequence[tuple[int, int, float]]) -> list[Piece]:
 def color_of(value: float) -> tuple[str, str]:
     """The colour of a box, and that of the letters on it."""
     rgb = [round(low + value * (high - low)) for low, high in zip(WEAK, STRONG, strict=True)]
+    # The eye's weights of the three colours.
     light = 0.3 * rgb[0] + 0.59 * rgb[1] + 0.11 * rgb[2]
     ink = "#000000"
     if light < 130:
@@ -214,6 +217,7 @@ class _Writer:
         line: list[_Box] = []
         used = 0.0
         for piece in pieces:
+            # A blank belongs to the word before, so that no line begins with one.
             if line and not piece.text.strip():
                 line[-1].wide += _BLANK
                 used += _BLANK
@@ -245,6 +249,7 @@ class _Writer:
 
     def _fitting(self, text: str, divide: bool) -> list[str]:
         """A piece as one or, between words, several that may stand on different lines."""
+        # What has no box may be broken at its blanks; a word may not.
         if divide:
             return text.split()
         room = _WIDTH - 2 * _MARGIN - 2 * _PAD

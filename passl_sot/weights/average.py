@@ -30,13 +30,16 @@ class WeightSum:
         """
         more = WeightSum()
         more.count = self.count + 1
+        # The first model's types are those of the mean.
         more._kinds = self._kinds or {name: array.dtype for name, array in arrays.items()}
+        # Sorted, so that an error names the same tensor each time.
         for name in sorted({*more._kinds, *arrays}):
             if name not in arrays or name not in more._kinds:
                 raise CheckpointError(f"{source} has not the weights of the first: {name} is in one alone")
             array = np.asarray(arrays[name])
             if self.count:
                 self._check(name, array, source)
+            # Counters and tables of indices: alike in all models, or refused.
             if more._kinds[name].kind != "f":
                 more._sums[name] = array
             elif self.count:
