@@ -2,13 +2,13 @@
 
     python docs/results/seeing.py [--study output/study] [--out output/seeing] [--images 100]
 
-After docs/results/study.py, of whose runs it takes those that are done for all three heads. Written:
-seeing.json (every number), seeing.md (tables), and for each data set curves_DATA.png and maps_DATA.jpg.
+After docs/results/study.py, of whose runs it takes those that are done for all three heads; the same command
+goes on where it was stopped. Written: seeing.json (every number), and for each data set curves_DATA.png and
+maps_DATA.jpg; tables are printed.
 """
 
 import argparse
 import json
-import os
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from comparison import HEADS, StudyError, log
+from comparison import HEADS, StudyError, log, open_results
 from scipy.stats import spearmanr
 
 from passl_sot.cli import evaluate
 from passl_sot.cli.command import USAGE_ERROR
 from passl_sot.launch.cpu_env import tune
+from passl_sot.utils.files import replace_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -208,48 +209,49 @@ def over_seeds(values: Sequence[float], digits: int = 2) -> str:
     return f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
-def tables(results: Mapping[str, Any]) -> str:
-    """Markdown: calibration, faithfulness, and where maps lie."""
-    calibration = [
-        "| data | head | top-1 (%) | ECE (%) | adaptive ECE (%) | Brier | loss |",
-        "|---" * 7 + "|",
-    ]
-    faith = [
-        "| data | method | view | insertion | random | better in | deletion | random | better in |",
-        "|---" * 9 + "|",
-    ]
-    lies = ["| data | method | view | share of area (%) | correlation with details |", "|---" * 5 + "|"]
-    agree = ["| data | method | maps of | rank correlation |", "|---" * 4 + "|"]
-    for data, seeds in results["data"].items():
+def tables(results: Mapping[str, Any]) -> dict[str, str]:
+    """Markdown, by what each table is of."""
+    scores = {"top1": 2, "ece": 2, "adaptive_ece": 2, "brier": 3, "loss": 3}
+    calibration = ["data | head | top-1 (%) | ECE (%) | adaptive ECE (%) | Brier | loss"]
+    faithfulness = ["data | method | view | insertion | random | better in | deletion | random | better in"]
+    places = ["data | method | view | share of area (%) | correlation with details"]
+    agreement = ["data | method | maps of | rank correlation"]
+    for data in results["data"]:
+        seeds = of_seeds(results, data)
         for head in HEADS:
-            own = [seed["calibration"][head] for seed in seeds.values()]
             cells = [
-                over_seeds([one[name] for one in own], digits)
-                for name, digits in (("top1", 2), ("ece", 2), ("adaptive_ece", 2), ("brier", 3), ("loss", 3))
+                over_seeds([s["calibration"][head][name] for s in seeds], n) for name, n in scores.items()
             ]
-            calibration.append(f"| {' | '.join([data, head, *cells])} |")
+            calibration.append(" | ".join([data, head, *cells]))
         for method, name in METHODS.items():
             for view in VIEWS:
-                own = [seed["views"][method][view] for seed in seeds.values()]
+                own = [seed["views"][method][view] for seed in seeds]
                 cells = []
                 for curve in ("insertion", "deletion"):
                     cells += [over_seeds([one[key] for one in own]) for key in (curve, f"random_{curve}")]
                     cells.append(f"{100 * statistics.mean(one[f'{curve}_better'] for one in own):.0f} %")
-                faith.append(f"| {' | '.join([data, name, view, *cells])} |")
-                area = over_seeds([100 * one["area"] for one in own], 0)
-                lies.append(
-                    f"| {data} | {name} | {view} | {area} | {over_seeds([one['details'] for one in own])} |"
-                )
-            for pair in next(iter(seeds.values()))["agreement"][method]:
-                values = [seed["agreement"][method][pair] for seed in seeds.values()]
-                agree.append(f"| {data} | {name} | {pair} | {over_seeds(values)} |")
-    return "\n".join([*calibration, "", *faith, "", *lies, "", *agree, ""])
+                faithfulness.append(" | ".join([data, name, view, *cells]))
+                cells = [over_seeds([100 * one["area"] for one in own], 0)]
+                cells.append(over_seeds([one["details"] for one in own]))
+                places.append(" | ".join([data, name, view, *cells]))
+            for pair in seeds[0]["agreement"][method]:
+                value = over_seeds([seed["agreement"][method][pair] for seed in seeds])
+                agreement.append(" | ".join([data, name, pair, value]))
+    found = {"calibration": calibration, "faithfulness": faithfulness, "places": places}
+    return {name: as_table(rows) for name, rows in (found | {"agreement": agreement}).items()}
+
+
+def as_table(rows: Sequence[str]) -> str:
+    """Rows of cells as a table, the first one as its heads."""
+    lines = [f"| {row} |" for row in rows]
+    lines.insert(1, "|---" * (rows[0].count("|") + 1) + "|")
+    return "\n".join(lines)
 
 
 # -- pictures -----------------------------------------------------------------------------------------
 
 
-def draw_curves(seeds: Mapping[str, Any]) -> "Figure":
+def draw_curves(seeds: Sequence[Mapping[str, Any]]) -> "Figure":
     """Insertion and deletion of the three heads by the first method, means over images and seeds."""
     from passl_sot.vis.curves import mean_charts
     from passl_sot.vis.faithfulness import Faithfulness
@@ -257,7 +259,7 @@ def draw_curves(seeds: Mapping[str, Any]) -> "Figure":
     method = next(iter(METHODS))
     views = {}
     for head in HEADS:
-        own = [seed["views"][method][head] for seed in seeds.values()]
+        own = [seed["views"][method][head] for seed in seeds]
         curves = {
             name: np.mean([one[f"{name} curve"] for one in own], axis=0) for name in Faithfulness._fields
         }
@@ -294,26 +296,37 @@ def draw_sheet(study: Path, data: str, seed: int, paths: Sequence[Path]) -> "Fig
 
 
 def see(args: argparse.Namespace) -> int:
-    """Everything; the exit status."""
-    results: dict[str, Any] = {"settings": {"images": args.images, "steps": args.steps}, "data": {}}
+    """Everything that is not done yet; the exit status."""
     args.out.mkdir(parents=True, exist_ok=True)
-    for data, seeds in find_seeds(args.study).items():
+    results = open_results(args.out / "seeing.json", {"images": args.images, "steps": args.steps})
+    results["data"] = find_seeds(args.study)
+    for data, seeds in results["data"].items():
         folder = args.study / "data" / data / "val"
         paths = spread_evenly(folder, args.images)
-        found = {}
         for seed in seeds:
-            log.info("%s, seed %d: %d images", data, seed, len(paths))
-            found[str(seed)] = look_at_seed(args, data, seed, paths)
-        results["data"][data] = found
+            key = f"{data}/{seed}"
+            if key not in results["runs"]:
+                log.info("%s: %d images", key, len(paths))
+                results["runs"][key] = look_at_seed(args, data, seed, paths)
+                keep(args.out / "seeing.json", results)
         sheet = draw_sheet(args.study, data, seeds[0], spread_evenly(folder, SHOWN))
         sheet.savefig(args.out / f"maps_{data}.jpg")
-        draw_curves(found).savefig(args.out / f"curves_{data}.png")
-    temporary = args.out / "seeing.json.tmp"
-    temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, args.out / "seeing.json")
-    (args.out / "seeing.md").write_text(tables(results), encoding="utf-8")
-    log.info("done: %s", args.out / "seeing.md")
+        draw_curves(of_seeds(results, data)).savefig(args.out / f"curves_{data}.png")
+    keep(args.out / "seeing.json", results)
+    for name, lines in tables(results).items():
+        log.info("%s\n%s", name, lines)
     return 0
+
+
+def keep(path: Path, results: Mapping[str, Any]) -> None:
+    """Writes what was found so far, whole or not at all."""
+    data = f"{json.dumps(results, indent=1)}\n".encode()
+    replace_atomically(path, lambda file: file.write(data))
+
+
+def of_seeds(results: Mapping[str, Any], data: str) -> list[dict[str, Any]]:
+    """What was found of each seed of a data set."""
+    return [results["runs"][f"{data}/{seed}"] for seed in results["data"][data]]
 
 
 def main(argv: list[str] | None = None) -> int:
