@@ -286,7 +286,7 @@ def draw_sheet(study: Path, data: str, seed: int, paths: Sequence[Path]) -> "Fig
             seen = explain(subjects[head].model, inputs, label, part=part)
             values = overlay.scaled(upsample(seen.maps, picture.shape[:2])[0])
             best = int(seen.probabilities[0].argmax())
-            verdict = f"{first.class_names[best]} {100 * seen.probabilities[0, best]:.0f} %"
+            verdict = f"{first.class_names[best]}: {100 * seen.probabilities[0, best]:.0f} %"
             caption = overlay.Caption(view, verdict, best == label[0])
             rows[title].append(overlay.Panel(overlay.overlay(picture, values), caption))
     return overlay.sheet(f"{data}: what speaks for the label, by Grad-SAM", rows)
