@@ -31,19 +31,21 @@ PAGES = (
     "docs/serving.md",
     "docs/seeing.md",
     "docs/results/README.md",
+    "docs/results/seeing.md",
     "docs/results/text/README.md",
     "docs/text.md",
 )
 OWN_MODEL = "docs/own_model.md"  # run by test_own_model
 CHINESE = ("docs/zh/first_hour.md", "docs/zh/own_model.md", "docs/zh/text.md", "docs/zh/seeing.md")
-# Run elsewhere: the demo by test_demo below, the tests by whoever runs this one, the study and the benchmark
-# of processes at a tiny size by test_study and test_benchmark, the server in
-# tests/serve, the trainings on ImageNet and GLUE by somebody with the data (test_configs checks their
-# configs), what is fetched by the tests of tests/published.
+# Run elsewhere: the demo by test_demo below, the tests by whoever runs this one, the studies and the
+# benchmark of processes at a tiny size by test_study and test_benchmark, the server in tests/serve, the
+# trainings on ImageNet and GLUE by somebody with the data (test_configs checks their configs), what is
+# fetched by the tests of tests/published.
 ELSEWHERE = (
     "tools/start.py",
     "source ",
     "docs/results/study.py",
+    "docs/results/seeing.py",
     "docs/results/text_study.py",
     "--pretrained bert_base",
     "data/glue",
