@@ -62,10 +62,17 @@ def run_command(
     add = parser.add_argument
     add("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="default 1 2 3")
     add("-o", "--override", nargs="+", default=[], metavar="KEY=VALUE", help="for every run, of each head")
+    return run_script(parser, study, argv)
+
+
+def run_script(
+    parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], int], argv: Sequence[str] | None
+) -> int:
+    """Works by a command line, with Paddle's fast settings; the exit status."""
     args = parser.parse_args(argv)
     log.info(tune())
     try:
-        return study(args)
+        return work(args)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR

@@ -17,12 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from comparison import HEADS, StudyError, log, open_results
+from comparison import HEADS, StudyError, log, open_results, run_script
 from scipy.stats import spearmanr
 
 from passl_sot.cli import evaluate
-from passl_sot.cli.command import USAGE_ERROR
-from passl_sot.launch.cpu_env import tune
 from passl_sot.utils.files import replace_atomically
 
 if TYPE_CHECKING:
@@ -56,19 +54,14 @@ def find_seeds(study: Path) -> dict[str, list[int]]:
     if not path.is_file():
         raise StudyError(f"{path} is missing: run docs/results/study.py before, or name its --out by --study")
     results = json.loads(path.read_text(encoding="utf-8"))
-    epochs = results["settings"]["epochs"]
-    done = [
-        key.split("/")
-        for key, run in results["runs"].items()
-        if len(run["top1"]) == epochs[key.split("/")[0]]
-    ]
+    runs = results["runs"]
+    seeds = sorted({int(key.rpartition("/")[2]) for key in runs})
     found = {}
-    for data in epochs:
-        seeds = [
-            {int(seed) for name, head, seed in done if (name, head) == (data, wanted)} for wanted in HEADS
-        ]
-        if set.intersection(*seeds):
-            found[data] = sorted(set.intersection(*seeds))
+    for data, epochs in results["settings"]["epochs"].items():
+        done = {key for key, run in runs.items() if len(run["top1"]) == epochs}
+        whole = [seed for seed in seeds if all(f"{data}/{head}/{seed}" in done for head in HEADS)]
+        if whole:
+            found[data] = whole
     if not found:
         raise StudyError(f"{path} has no seed whose three heads are done: go on with docs/results/study.py")
     return found
@@ -108,12 +101,12 @@ def spread_evenly(folder: Path, count: int) -> list[Path]:
     return [paths[i * len(paths) // count] for i in range(min(count, len(paths)))]
 
 
-def batches(subject: "Subject", paths: Sequence[Path]) -> Iterator[tuple[tuple, list[Path], np.ndarray]]:
-    """Inputs, paths and labels, batch by batch."""
+def batches(subject: "Subject", paths: Sequence[Path]) -> Iterator[tuple[tuple, np.ndarray]]:
+    """Inputs and labels, batch by batch."""
     for start in range(0, len(paths), BATCH):
-        part = list(paths[start : start + BATCH])
+        part = paths[start : start + BATCH]
         labels = np.array([subject.label_of(path) for path in part])
-        yield subject.inputs([subject.read(path) for path in part]), part, labels
+        yield subject.inputs([subject.read(path) for path in part]), labels
 
 
 def details_of(images_nchw: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
@@ -151,7 +144,7 @@ def look(
     from passl_sot.vis.relevance import explain
 
     found: dict[str, list[np.ndarray]] = {}
-    for inputs, _, labels in batches(subject, paths):
+    for inputs, labels in batches(subject, paths):
         seen = explain(subject.model, inputs, labels, method=method, part=part)
         judged = faithfulness(subject.model, inputs, seen.maps, labels, steps=steps, part=part)
         values = {
@@ -161,6 +154,7 @@ def look(
             "area": share_of_area(seen.maps),
             **{f"{name} curve": curve for name, curve in judged._asdict().items()},
             **judged.areas(),
+            **{f"{kind}_better": better for kind, better in judged.better().items()},
         }
         for name, value in values.items():
             found.setdefault(name, []).append(value)
@@ -170,10 +164,8 @@ def look(
 def summarize(seen: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The means that the page shows."""
     mean: dict[str, Any] = {name: float(value.mean()) for name, value in seen.items() if value.ndim == 1}
-    mean["insertion_better"] = float((seen["insertion"] > seen["random_insertion"]).mean())
-    mean["deletion_better"] = float((seen["deletion"] < seen["random_deletion"]).mean())
-    for name in ("insertion", "random_insertion", "deletion", "random_deletion"):
-        mean[f"{name} curve"] = seen[f"{name} curve"].mean(axis=0).round(4).tolist()
+    for name in [name for name in seen if name.endswith(" curve")]:
+        mean[name] = seen[name].mean(axis=0).round(4).tolist()
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in mean.items()}
 
 
@@ -270,7 +262,8 @@ def draw_curves(seeds: Sequence[Mapping[str, Any]]) -> "Figure":
 def draw_sheet(study: Path, data: str, seed: int, paths: Sequence[Path]) -> "Figure":
     """The maps of a few images, a row each: the three models, and the parts of the fused head."""
     from passl_sot.vis import overlay
-    from passl_sot.vis.relevance import explain, upsample
+    from passl_sot.vis.pixels import fitted
+    from passl_sot.vis.relevance import explain
 
     subjects = {head: open_model(study, data, head, seed) for head in HEADS}
     rows: dict[str, list[overlay.Panel]] = {}
@@ -278,17 +271,16 @@ def draw_sheet(study: Path, data: str, seed: int, paths: Sequence[Path]) -> "Fig
         first = subjects[HEADS[0]]
         sample = first.read(path)
         label = np.array([first.label_of(path)])
-        picture = overlay.fitted(first.picture(sample))
+        picture = first.picture(sample)
         title = f"{path.parent.name}, {path.stem}"
-        rows[title] = [overlay.Panel(picture, overlay.Caption("image"))]
+        rows[title] = [overlay.Panel(fitted(picture), overlay.Caption("image"))]
         for view, (head, part) in VIEWS.items():
             inputs = subjects[head].inputs([sample])
             seen = explain(subjects[head].model, inputs, label, part=part)
-            values = overlay.scaled(upsample(seen.maps, picture.shape[:2])[0])
             best = int(seen.probabilities[0].argmax())
             verdict = f"{first.class_names[best]}: {100 * seen.probabilities[0, best]:.0f} %"
             caption = overlay.Caption(view, verdict, best == label[0])
-            rows[title].append(overlay.Panel(overlay.overlay(picture, values), caption))
+            rows[title].append(overlay.Panel(overlay.shaded(picture, seen.maps[0]), caption))
     return overlay.sheet(f"{data}: what speaks for the label, by Grad-SAM", rows)
 
 
@@ -345,13 +337,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--out", type=Path, default=Path("output/seeing"), metavar="DIR", help="default output/seeing")
     add("--images", type=int, default=100, metavar="N", help="images of each data set (default 100)")
     add("--steps", type=int, default=10, metavar="N", help="of insertion and deletion (default 10)")
-    args = parser.parse_args(argv)
-    log.info(tune())
-    try:
-        return see(args)
-    except StudyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE_ERROR
+    return run_script(parser, see, argv)
 
 
 if __name__ == "__main__":

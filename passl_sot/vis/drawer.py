@@ -234,16 +234,17 @@ def _write_means(
     means = []
     cells = []
     for view, found in curves.items():
-        areas = Faithfulness(*map(np.stack, zip(*found, strict=True))).areas()
+        every = Faithfulness(*map(np.stack, zip(*found, strict=True)))
+        areas = every.areas()
         mean: dict[str, Any] = {"view": view, "maps": len(found)}
         row: list[Any] = [view, len(found)]
-        for kind, sign in KINDS.items():
+        for kind, is_better in every.better().items():
             random = f"random_{kind}"
-            better = float((sign * (areas[kind] - areas[random]) > 0).mean())
+            better = float(is_better.mean())
             values = {kind: float(areas[kind].mean()), random: float(areas[random].mean())}
             mean |= {**values, f"{kind}_better": better}
             row += [*values.values(), f"{100 * better:.0f}\u00a0%"]
-        mean_curves[view] = Faithfulness(*(np.mean(each, axis=0) for each in zip(*found, strict=True)))
+        mean_curves[view] = Faithfulness(*(curve.mean(axis=0) for curve in every))
         mean["curves"] = {name: curve.tolist() for name, curve in mean_curves[view]._asdict().items()}
         means.append(mean)
         cells.append(row)

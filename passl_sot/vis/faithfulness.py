@@ -53,6 +53,11 @@ class Faithfulness(NamedTuple):
         """The area below each curve, ``[B]``, from 0 to 1, by the names of the curves."""
         return {name: (c[..., 1:] + c[..., :-1]).mean(axis=-1) / 2 for name, c in self._asdict().items()}
 
+    def better(self) -> dict[str, np.ndarray]:
+        """Whether the map's area is better than the random map's, bool ``[B]``, by the names of `KINDS`."""
+        areas = self.areas()
+        return {kind: sign * (areas[kind] - areas[f"random_{kind}"]) > 0 for kind, sign in KINDS.items()}
+
 
 def faithfulness(
     model: Classifier,
