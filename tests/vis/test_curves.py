@@ -5,6 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
+from passl_sot.utils.figure import drawable
 from passl_sot.vis.curves import HIGH, WIDE, as_png, charts_of, mean_charts
 from passl_sot.vis.faithfulness import Faithfulness
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from passl_sot.data import build_transforms
+from passl_sot.utils.figure import drawable
 from passl_sot.vis.curves import HIGH, WIDE
 from passl_sot.vis.overlay import Caption, Panel, jpeg, overlay, scaled, sheet
 from passl_sot.vis.pixels import fitted
