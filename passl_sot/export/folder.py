@@ -186,7 +186,7 @@ def _write_graphs(model: nn.Layer, task: Task, folder: Path, formats: Sequence[s
     with silenced(), short_stacks():
         paddle.jit.save(_Graph(fold(model), task), stem, input_spec=[specs])
     if {"onnx", "openvino"} & set(formats):
-        _convert("onnx", _write_onnx, stem)
+        _convert("onnx", write_onnx, stem)
     if "openvino" in formats:
         _convert("openvino", _write_openvino, stem)
     wanted = {file for engine in ENGINES if FORMAT_OF[engine] in formats for file in FILES[engine]}
@@ -204,7 +204,8 @@ def _convert(name: str, write: Callable[[str], None], stem: str) -> None:
             raise ExportError(f"this model can't be written as {name}: {reason}") from error
 
 
-def _write_onnx(stem: str) -> None:
+def write_onnx(stem: str) -> None:
+    """Writes `STEM.onnx` from `STEM.json` and `STEM.pdiparams`; an ExportError where it can't be."""
     # In a process of its own, which an operator that paddle2onnx doesn't know aborts.
     done = subprocess.run(
         [sys.executable, "-c", _TO_ONNX, stem, str(OPSET)], check=False, capture_output=True, text=True
