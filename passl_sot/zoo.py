@@ -88,7 +88,10 @@ def create_model(
         start = find_start(name, pretrained)
     # Of the file only the `model:` section is read, so one without data will do.
     try:
-        model = read_model(name, _overrides(options, num_classes)).build()
+        section = read_model(name, _overrides(options, num_classes))
+        if features_only and start is None:  # whose width may be another than the head's
+            return _in_evaluation(FeatureMaps(section.build_backbone(), out_indices))
+        model = section.build()
     except ConfigError as error:  # an argument stands on no command line
         faults = [replace(f, origin=f.origin if f.origin and f.origin.line else None) for f in error.faults]
         raise ConfigError(faults) from None
@@ -97,13 +100,16 @@ def create_model(
         model.weights_report = start.load(model, new_head=new_head)
     if num_classes == 0:
         model.reset_classifier(0)
-    model.eval()
     if not features_only:
-        return model
+        return _in_evaluation(model)
     maps = FeatureMaps(model.backbone, out_indices)
     maps.weights_report = model.weights_report
-    maps.eval()
-    return maps
+    return _in_evaluation(maps)
+
+
+def _in_evaluation(model: Any) -> Any:
+    model.eval()
+    return model
 
 
 def _overrides(architecture: dict[str, Any], num_classes: int | None) -> list[str]:
