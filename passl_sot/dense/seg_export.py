@@ -10,6 +10,7 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from passl_sot.config.yaml_text import dump_yaml
+from passl_sot.dense.resizing import for_engines
 from passl_sot.engines.base import STEM, open_engine
 from passl_sot.export.card import ExportError
 from passl_sot.export.folder import check_packages, write_onnx
@@ -73,7 +74,7 @@ def export_segmenter(
         sizes.append((height + 21, width - 5))
     graph = _Graph(model, logits)
     with folder_filled(output) as new:
-        with silenced(), short_stacks():
+        with silenced(), short_stacks(), for_engines():
             paddle.jit.save(graph, str(new / STEM), input_spec=[spec])
         engines = ["inference"]
         if onnx:

@@ -207,8 +207,8 @@ class Segmentation:
         Args:
             weights: A `.pdparams` file, or a folder with `model.pdparams`.
             images: Files.
-            output: Gets for each image `NAME.png`, the number of each pixel's class (8 bits and colors; for more
-                than 256 classes 16 bits), and `NAME_overlay.jpg`, the colors over the image.
+            output: Gets for each image `NAME.png`, each pixel's class as a number (8 bits and colors; for
+                more than 256 classes 16 bits), and `NAME_overlay.jpg`, the colors over the image.
 
         Returns:
             The files, in the images' order.

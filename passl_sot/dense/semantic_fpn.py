@@ -8,7 +8,6 @@ Importing this module registers the class. Legend: B batch, C channels, H rows, 
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import paddle
 import paddle.nn.functional as F
@@ -66,19 +65,20 @@ class PasslSotSemanticFPN(nn.Layer):
     def forward(self, x_bchw: paddle.Tensor) -> list[paddle.Tensor]:
         """Images to a list of one tensor of logits, of the same height and width."""
         maps = self.backbone(x_bchw)
-        levels = [lateral(features) for lateral, features in zip(self.laterals, maps, strict=True)]
-        for i in range(len(levels) - 2, -1, -1):
-            levels[i] = levels[i] + _resized(levels[i + 1], levels[i], "nearest")
-        # A side that isn't a whole number of coarse places is doubled to a few places more, hence the last step.
-        parts = [
-            _resized(branch(out(level)), levels[0], "bilinear")
-            for out, branch, level in zip(self.outs, self.branches, levels, strict=True)
-        ]
+        coarser = None
+        parts = []
+        # By numbers: Paddle's translator to static graphs knows no `zip(strict=True)`.
+        for i in range(len(maps) - 1, -1, -1):
+            level = self.laterals[i](maps[i])
+            if coarser is not None:
+                level = level + _resized(coarser, level)
+            coarser = level
+            parts.append(self.branches[i](self.outs[i](level)))
+        # A side that isn't a whole number of coarse places is doubled to a few places more.
+        parts = [_resized(part, parts[-1]) for part in parts]
         logits = self.classifier(self.dropout(paddle.add_n(parts)))
-        return [_resized(logits, x_bchw, "bilinear")]
+        return [_resized(logits, x_bchw)]
 
 
-def _resized(
-    x_bchw: paddle.Tensor, like: paddle.Tensor, mode: Literal["nearest", "bilinear"]
-) -> paddle.Tensor:
-    return F.interpolate(x_bchw, paddle.shape(like)[2:], mode=mode)
+def _resized(x: paddle.Tensor, like: paddle.Tensor) -> paddle.Tensor:
+    return F.interpolate(x, paddle.shape(like)[2:], mode="bilinear")

@@ -39,9 +39,9 @@ _PACKAGES = {"onnx": ("paddle2onnx", "onnxruntime"), "openvino": ("paddle2onnx",
 # "None": by default it installs packages into the user's environment.
 _TO_ONNX = """
 import sys, paddle2onnx
-stem = sys.argv[1]
-files = stem + ".json", stem + ".pdiparams", stem + ".onnx"
-paddle2onnx.export(*files, opset_version=int(sys.argv[2]), optimize_tool="None")
+program, stem, opset = sys.argv[1:]
+files = program, stem + ".pdiparams", stem + ".onnx"
+paddle2onnx.export(*files, opset_version=int(opset), optimize_tool="None")
 """
 log = get_logger()
 
@@ -206,10 +206,15 @@ def _convert(name: str, write: Callable[[str], None], stem: str) -> None:
 
 def write_onnx(stem: str) -> None:
     """Writes `STEM.onnx` from `STEM.json` and `STEM.pdiparams`; an ExportError where it can't be."""
+    # Paddle 3.3 writes numbers such as a padding's value in float64; paddle2onnx 2.1.0 reads float32 alone, and
+    # takes what its memory holds for the rest (its issue 1646).
+    program = Path(f"{stem}.floats.json")
+    text = Path(f"{stem}.json").read_text(encoding="utf-8")
+    program.write_text(text.replace('"0.a_f64"', '"0.a_f32"'), encoding="utf-8")
     # In a process of its own, which an operator that paddle2onnx doesn't know aborts.
-    done = subprocess.run(
-        [sys.executable, "-c", _TO_ONNX, stem, str(OPSET)], check=False, capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", _TO_ONNX, str(program), stem, str(OPSET)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    program.unlink()
     if not Path(f"{stem}.onnx").is_file():
         said = f"{done.stdout}\n{done.stderr}".strip().splitlines()
         raise ExportError("\n".join(line for line in said if "Error" in line or "ERROR" in line) or said[-1])
