@@ -58,8 +58,8 @@ class PasslSotPyramid(nn.Layer):
     """A backbone of this project, by its name as ``model``, for PaddleSeg and PaddleDetection.
 
     Images of any size come in; they are padded by zeros, on the right and below, to whole tokens of the
-    finest map. PaddleSeg gives a tensor and reads ``feat_channels``; PaddleDetection gives a dict with ``image`` and
-    reads ``out_shape``.
+    finest map. PaddleSeg gives a tensor and reads ``feat_channels``; PaddleDetection gives a dict with
+    ``image`` and reads ``out_shape``.
 
     Args:
         model: A name of ``list_models()``, or a YAML file with a ``model:`` section.
