@@ -12,10 +12,10 @@ import paddle.nn.functional as F
 def for_engines() -> Iterator[None]:
     """Has every bilinear `F.interpolate` traced in the block written as a trilinear one of depth 1.
 
-    On CPUs Paddle Inference 3.3.1 raises at bilinear ones: their oneDNN form takes no numbers in float64 (Paddle's
-    issue 77340). Trilinear ones have no such form.
+    On CPUs Paddle Inference 3.3.1 raises at bilinear ones, whose oneDNN form takes no numbers in float64
+    (issue 77340 of Paddle). Trilinear ones have no such form.
     """
-    plain = F.interpolate
+    plain: Any = F.interpolate
 
     def resize(
         x: paddle.Tensor,
@@ -37,7 +37,7 @@ def for_engines() -> Iterator[None]:
         deep = plain(x.unsqueeze(2), sizes, None, "trilinear", align_corners, align_mode, "NCDHW")
         return deep.squeeze(2)
 
-    F.interpolate = resize
+    F.interpolate = resize  # type: ignore[assignment]
     try:
         yield
     finally:

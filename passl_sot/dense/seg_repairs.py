@@ -5,6 +5,7 @@ left alone.
 """
 
 import importlib
+import random
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -30,6 +31,8 @@ def repair() -> None:
     loss._post_process_loss = _mean_loss
     dataset = importlib.import_module("paddleseg.datasets").Dataset
     dataset.__getitem__ = _wide_labels(dataset.__getitem__)
+    # With `category_max_ratio` the labels came out as the image.
+    importlib.import_module("paddleseg.transforms").RandomPaddingCrop.__call__ = _crop
 
 
 class _WithoutFlops:
@@ -52,6 +55,7 @@ def _mend_training(training: ModuleType) -> None:
         return paddle.add_n(list(losses)).reshape([])
 
     training.paddle = _WithoutFlops()  # type: ignore[attr-defined]
+    training.worker_init_fn = _seed_worker  # type: ignore[attr-defined]
     # The log reads `loss.numpy()[0]` of each loss, which has no dimension since Paddle 2.5, and
     # `float(sum of them)`, which NumPy 2.4 refuses where there is one.
     training.loss_computation = with_dimension  # type: ignore[attr-defined]
@@ -114,6 +118,30 @@ def _wide_labels(read: Callable[[Any, int], dict[str, Any]]) -> Callable[[Any, i
         return data
 
     return read_wide
+
+
+def _crop(self: Any, data: dict[str, Any]) -> dict[str, Any]:
+    """A random crop; of `loop_times` the first in which no class takes more than `category_max_ratio`."""
+    data = self._padding(data)
+    size = data["img"].shape[:2]
+    for _ in range(self.loop_times):
+        left, top, right, bottom = self._get_crop_coordinates(size)
+        if self.category_max_ratio >= 1:
+            break
+        labels, counts = np.unique(data["label"][top:bottom, left:right], return_counts=True)
+        counts = counts[labels != self.ignore_index]
+        if len(counts) > 1 and counts.max() < self.category_max_ratio * counts.sum():
+            break
+    for key in ("img", *data.get("gt_fields", [])):
+        data[key] = data[key][top:bottom, left:right]
+    return data
+
+
+def _seed_worker(number: int) -> None:
+    """Seeds a process that reads images; the suite gave all of them the same random numbers."""
+    seed = random.randint(0, 2**31) + number
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 def drop_unused(model: nn.Layer) -> None:

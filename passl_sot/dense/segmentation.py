@@ -1,6 +1,7 @@
 """Semantic segmentation, driven through PaddleSeg's trainer, evaluation and inference."""
 
 import inspect
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,8 +73,8 @@ class Segmentation:
         """Makes the suite's complaints about a file the user's to mend; the innermost counts."""
         from paddleseg.utils import logger
 
-        if not get_logger().isEnabledFor(20):
-            logger.log_level = 1
+        # It shows each section that it builds; `config.yaml` of a run has them all.
+        logger.log_level = 1
         try:
             yield
         except (RuntimeError, AssertionError) as error:
@@ -84,6 +85,8 @@ class Segmentation:
                     raise cause from None
             words = str(cause) or type(cause).__name__
             raise UserError(f"{self.config.path}: PaddleSeg refuses it: {words}") from error
+        finally:
+            logger.log_level = 2 if _talks() else 1
 
     def build(self) -> nn.Layer:
         """The model, as the file starts it; no data is needed."""
@@ -126,6 +129,8 @@ class Segmentation:
             everything = {**sections, "train": self.config.options, "meta": self.config.meta}
             (output / "config.yaml").write_text(dump_yaml(everything), encoding="utf-8")
         model = self.build()
+        # Of each process its own, for dropped paths and augmentation; their models are made the same below.
+        set_seed(seed + paddle.distributed.get_rank())
         with self._explained():
             parts = self._parts
             given = (parts.train_dataset, parts.val_dataset, parts.optimizer)
@@ -158,7 +163,7 @@ class Segmentation:
         known = inspect.signature(function).parameters
         options = {k: v for k, v in (self.config.sections.get("test_config") or {}).items() if k in known}
         if "print_detail" in known:
-            options["print_detail"] = get_logger().isEnabledFor(20)
+            options["print_detail"] = _talks()
         return options
 
     def evaluate(self, weights: str) -> dict[str, float]:
@@ -260,6 +265,10 @@ class Segmentation:
         return export_segmenter(
             model, transforms, output, example, open_size=size is None, onnx=onnx, logits=logits
         )
+
+
+def _talks() -> bool:
+    return get_logger().isEnabledFor(logging.INFO)
 
 
 def _checkpoint(output: Path, resume: str | None, iters: int) -> Path | None:

@@ -206,8 +206,8 @@ def _convert(name: str, write: Callable[[str], None], stem: str) -> None:
 
 def write_onnx(stem: str) -> None:
     """Writes `STEM.onnx` from `STEM.json` and `STEM.pdiparams`; an ExportError where it can't be."""
-    # Paddle 3.3 writes numbers such as a padding's value in float64; paddle2onnx 2.1.0 reads float32 alone, and
-    # takes what its memory holds for the rest (its issue 1646).
+    # Paddle 3.3 writes numbers such as a padding's value in float64. paddle2onnx 2.1.0 reads float32 alone,
+    # and takes whatever its memory holds for the others (its issue 1646).
     program = Path(f"{stem}.floats.json")
     text = Path(f"{stem}.json").read_text(encoding="utf-8")
     program.write_text(text.replace('"0.a_f64"', '"0.a_f32"'), encoding="utf-8")
