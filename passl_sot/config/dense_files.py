@@ -1,4 +1,4 @@
-"""Files of segmenters and detectors, which PaddleSeg and PaddleDetection read: where they lie, what they say."""
+"""Files of segmenters and detectors, for PaddleSeg and PaddleDetection: where they are, what they say."""
 
 import difflib
 from pathlib import Path

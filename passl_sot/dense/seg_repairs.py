@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import paddle
+import paddle.distributed as dist
 from paddle import nn
 
 
@@ -56,10 +57,27 @@ def _mend_training(training: ModuleType) -> None:
 
     training.paddle = _WithoutFlops()  # type: ignore[attr-defined]
     training.worker_init_fn = _seed_worker  # type: ignore[attr-defined]
+    training.evaluate = _evaluate_alike(training.evaluate)  # type: ignore[attr-defined]
     # The log reads `loss.numpy()[0]` of each loss, which has no dimension since Paddle 2.5, and
     # `float(sum of them)`, which NumPy 2.4 refuses where there is one.
     training.loss_computation = with_dimension  # type: ignore[attr-defined]
     training.sum = total  # type: ignore[attr-defined]
+
+
+def _evaluate_alike(evaluate: Callable[..., Any]) -> Callable[..., Any]:
+    """Evaluates the model that is saved, the first process's.
+
+    Each process evaluated its images by BatchNorm statistics of its own.
+    """
+
+    def evaluate_alike(model: nn.Layer, *args: Any, **options: Any) -> Any:
+        if dist.get_world_size() > 1:
+            for tensor in model.state_dict().values():
+                if tensor.stop_gradient:
+                    dist.broadcast(tensor, src=0)
+        return evaluate(model, *args, **options)
+
+    return evaluate_alike
 
 
 def class_areas(

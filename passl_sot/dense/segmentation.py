@@ -148,6 +148,9 @@ class Segmentation:
             to_static_training=sections.get("to_static_training", False),
             **self.config.options,
         )
+        if paddle.distributed.get_world_size() > 1:
+            # The first process may still be writing what all read now.
+            paddle.distributed.barrier()
         return self.evaluate(str(output / "best_model" / "model.pdparams"))
 
     def _check_batches(self, images: int) -> None:
