@@ -27,18 +27,23 @@ log = get_logger()
 class _Graph(nn.Layer):
     """What deployment wants of a segmenter: classes `[B, H, W]`, or logits `[B, K, H, W]`."""
 
-    def __init__(self, model: nn.Layer, logits: bool) -> None:
+    def __init__(self, model: nn.Layer, logits: bool, open_size: bool) -> None:
         super().__init__()
         self.model = model
         self.logits = logits
+        # Only shapes that stay open need Paddle's translator, which doesn't know all of Python.
+        self.run = self._run if open_size else paddle.jit.not_to_static(self._run)
         self.eval()
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Prepared images to what is wanted."""
-        found = self.model(x_bchw)[0]
+        found = self.run(x_bchw)
         if self.logits:
             return found
         return paddle.argmax(found, axis=1, dtype="int32")
+
+    def _run(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        return self.model(x_bchw)[0]
 
 
 def export_segmenter(
@@ -66,13 +71,18 @@ def export_segmenter(
     """
     if onnx:
         check_packages(["onnx"])
+    obstacle = getattr(getattr(model.backbone, "backbone", None), "size_obstacle", "")
+    if open_size and obstacle:
+        raise ExportError(f"a graph of this model takes one size of images, name it by --size: {obstacle}")
     channels, height, width = example.shape[1:]
     sides: list[int | None] = [None, None] if open_size else [height, width]
     spec = InputSpec([None, channels, *sides], "float32", "image")
     sizes = [(height, width)]
     if open_size:
         sizes.append((height + 21, width - 5))
-    graph = _Graph(model, logits)
+    graph = _Graph(model, logits, open_size)
+    with paddle.no_grad():
+        graph(example)  # windows are planned for a size when it first comes
     with folder_filled(output) as new:
         with silenced(), short_stacks(), for_engines():
             paddle.jit.save(graph, str(new / STEM), input_spec=[spec])
