@@ -13,8 +13,8 @@ def for_engines() -> Iterator[None]:
     """Writes bilinear `F.interpolate` and `F.adaptive_avg_pool2d` otherwise into graphs traced in the block.
 
     On CPUs Paddle Inference 3.3.1 raises at bilinear resizing, whose oneDNN form takes no numbers in float64
-    (issue 77340 of Paddle); trilinear resizing of one slice has no such form. paddle2onnx 2.1.0 knows adaptive
-    pooling only of sizes that its bins divide; sums of products go everywhere.
+    (issue 77340 of Paddle); trilinear resizing of one slice has no such form. Of adaptive pooling paddle2onnx
+    2.1.0 knows only sizes that its bins divide; sums of products go everywhere.
     """
     interpolate: Any = F.interpolate
     pool: Any = F.adaptive_avg_pool2d

@@ -31,19 +31,24 @@ class _Graph(nn.Layer):
         super().__init__()
         self.model = model
         self.logits = logits
+
+        # Not a method: the mark would stay on it for all graphs of the process.
+        def untranslated(x_bchw: paddle.Tensor) -> paddle.Tensor:
+            return model(x_bchw)[0]
+
         # Only shapes that stay open need Paddle's translator, which doesn't know all of Python.
-        self.run = self._run if open_size else paddle.jit.not_to_static(self._run)
+        self.untranslated = None if open_size else paddle.jit.not_to_static(untranslated)
         self.eval()
 
     def forward(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Prepared images to what is wanted."""
-        found = self.run(x_bchw)
+        if self.untranslated is None:
+            found = self.model(x_bchw)[0]
+        else:
+            found = self.untranslated(x_bchw)
         if self.logits:
             return found
         return paddle.argmax(found, axis=1, dtype="int32")
-
-    def _run(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
-        return self.model(x_bchw)[0]
 
 
 def export_segmenter(
