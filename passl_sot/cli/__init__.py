@@ -7,6 +7,7 @@ import sys
 
 from passl_sot.cli.command import USAGE_ERROR
 from passl_sot.cli.conversion import convert
+from passl_sot.cli.dense import dense
 from passl_sot.cli.doctor import doctor
 from passl_sot.cli.exporting import export
 from passl_sot.cli.inspection import benchmark, list_command, print_config
@@ -28,6 +29,7 @@ COMMANDS = {
     "features": features,
     "probe": probe,
     "export": export,
+    "dense": dense,
     "serve": serve,
     "benchmark": benchmark,
     "preview": preview,

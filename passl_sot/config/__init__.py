@@ -1,6 +1,7 @@
 """The configuration language: YAML with inheritance and references, registries, and checks by signature."""
 
 from passl_sot.config.chinese import zh
+from passl_sot.config.dense_files import dense_configs, find_dense_config, read_meta, suite_of
 from passl_sot.config.display import diff, differences, format_tree, leaves, texts
 from passl_sot.config.epoch_schedule import (
     NonNegativeByEpoch,

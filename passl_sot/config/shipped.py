@@ -12,6 +12,8 @@ from passl_sot.config.yaml_text import Builder, read_text
 
 # Parts of other projects' names that say sizes: patch16, window7, 224.
 _SIZE = re.compile(r"(?:patch|window)\d+|\d{3}")
+# The folder of configs that other projects read: those of segmenters and detectors.
+DENSE = "dense"
 
 
 def config_folder() -> Path:
@@ -25,7 +27,9 @@ def config_folder() -> Path:
 
 
 def _files() -> dict[str, Path]:
-    return {p.stem: p for p in sorted(config_folder().glob("*/*.yaml")) if not p.parent.name.startswith("_")}
+    others = ("_", DENSE)
+    found = sorted(config_folder().glob("*/*.yaml"))
+    return {path.stem: path for path in found if not path.parent.name.startswith(others)}
 
 
 def list_models(pattern: str | Sequence[str] = "*") -> list[str]:

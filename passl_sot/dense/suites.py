@@ -4,6 +4,7 @@ import importlib.util
 from importlib import metadata
 
 from passl_sot.utils.require import MissingExtraError
+from passl_sot.utils.silence import silenced
 
 # Both ask for versions of NumPy and OpenCV from before Python 3.11, hence without what they require; the
 # extra has what they import.
@@ -38,7 +39,8 @@ def register_in_installed() -> None:
         if PasslSotPyramid.__name__ not in manager.BACKBONES.components_dict:
             manager.BACKBONES.add_component(PasslSotPyramid)
     if installed_version("ppdet"):
-        from ppdet.core import workspace
+        with silenced():  # it complains about packages for tracking, which nothing here needs
+            from ppdet.core import workspace
 
         from passl_sot.dense.pyramid import PasslSotPyramid
 

@@ -39,9 +39,9 @@ _PACKAGES = {"onnx": ("paddle2onnx", "onnxruntime"), "openvino": ("paddle2onnx",
 # "None": by default it installs packages into the user's environment.
 _TO_ONNX = """
 import sys, paddle2onnx
-stem = sys.argv[1]
-files = stem + ".json", stem + ".pdiparams", stem + ".onnx"
-paddle2onnx.export(*files, opset_version=int(sys.argv[2]), optimize_tool="None")
+program, stem, opset = sys.argv[1:]
+files = program, stem + ".pdiparams", stem + ".onnx"
+paddle2onnx.export(*files, opset_version=int(opset), optimize_tool="None")
 """
 log = get_logger()
 
@@ -186,7 +186,7 @@ def _write_graphs(model: nn.Layer, task: Task, folder: Path, formats: Sequence[s
     with silenced(), short_stacks():
         paddle.jit.save(_Graph(fold(model), task), stem, input_spec=[specs])
     if {"onnx", "openvino"} & set(formats):
-        _convert("onnx", _write_onnx, stem)
+        _convert("onnx", write_onnx, stem)
     if "openvino" in formats:
         _convert("openvino", _write_openvino, stem)
     wanted = {file for engine in ENGINES if FORMAT_OF[engine] in formats for file in FILES[engine]}
@@ -204,11 +204,17 @@ def _convert(name: str, write: Callable[[str], None], stem: str) -> None:
             raise ExportError(f"this model can't be written as {name}: {reason}") from error
 
 
-def _write_onnx(stem: str) -> None:
+def write_onnx(stem: str) -> None:
+    """Writes `STEM.onnx` from `STEM.json` and `STEM.pdiparams`; an ExportError where it can't be."""
+    # Paddle 3.3 writes numbers such as a padding's value in float64. paddle2onnx 2.1.0 reads float32 alone,
+    # and takes whatever its memory holds for the others (its issue 1646).
+    program = Path(f"{stem}.floats.json")
+    text = Path(f"{stem}.json").read_text(encoding="utf-8")
+    program.write_text(text.replace('"0.a_f64"', '"0.a_f32"'), encoding="utf-8")
     # In a process of its own, which an operator that paddle2onnx doesn't know aborts.
-    done = subprocess.run(
-        [sys.executable, "-c", _TO_ONNX, stem, str(OPSET)], check=False, capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", _TO_ONNX, str(program), stem, str(OPSET)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    program.unlink()
     if not Path(f"{stem}.onnx").is_file():
         said = f"{done.stdout}\n{done.stderr}".strip().splitlines()
         raise ExportError("\n".join(line for line in said if "Error" in line or "ERROR" in line) or said[-1])

@@ -11,6 +11,12 @@ from paddle import nn
 from passl_sot.utils.silence import silenced
 from passl_sot.utils.tracing import short_stacks
 
+# Operators whose output shares the memory of their input, or is a parameter or an input of the model.
+_VIEWS = (
+    *("reshape", "flatten", "squeeze", "unsqueeze", "transpose", "slice", "split", "unbind"),
+    *("share_data", "builtin.parameter", "data"),
+)
+
 
 @dataclass(frozen=True)
 class ModelStats:
@@ -19,6 +25,7 @@ class ModelStats:
     parameters: int
     macs: int  # of all matrix products and convolutions
     layer_macs: int  # of Linear and convolution layers only, as thop counts and papers often give
+    values: int  # that all operations put out, but those that only look at a tensor in another shape
 
 
 def count_parameters(model: nn.Layer) -> int:
@@ -80,7 +87,19 @@ def model_stats(
         # Every layer as it was, frozen ones too.
         for layer, mode in zip(layers, modes, strict=True):
             layer.training = mode
-    return ModelStats(count_parameters(model), _macs_of_block(program.global_block()), layer_macs)
+    block = program.global_block()
+    return ModelStats(count_parameters(model), _macs_of_block(block), layer_macs, _values_of_block(block))
+
+
+def _values_of_block(block: Any) -> int:
+    here = sum(_values(op) for op in block.ops if op.name().removeprefix("pd_op.").rstrip("_") not in _VIEWS)
+    return here + sum(_values_of_block(inner) for op in block.ops for inner in op.blocks())
+
+
+def _values(op: Any) -> int:
+    # Of lists of tensors, and of what an operator may leave out, the type has no shape.
+    shapes = [result.shape for result in op.results() if result.is_dense_tensor_type()]
+    return sum(math.prod(shape) for shape in shapes if all(side > 0 for side in shape))
 
 
 def _macs_of_block(block: Any) -> int:

@@ -195,7 +195,7 @@ def test_engines_leave_no_memory_behind(tmp_path):
     stem = str(tmp_path / STEM)
     paddle.jit.save(model, stem, input_spec=[paddle.static.InputSpec([None, 3, 16, 16], "float32", "image")])
     with silenced():
-        writers._write_onnx(stem)
+        writers.write_onnx(stem)
         writers._write_openvino(stem)
     images = np.zeros((2, 3, 16, 16), np.float32)
     for engine in ENGINES:

@@ -1,0 +1,57 @@
+"""Runs of segmenters and detectors: which suite a file is for, what it says of itself, what it will cost."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from paddle import nn
+
+from passl_sot.config import suite_of
+from passl_sot.modeling.stats import model_stats
+
+# Height and width at which the suites' users compare costs.
+SIZES = {"PaddleSeg": (512, 512), "PaddleDetection": (800, 1280)}
+# In float32: a parameter, its gradient, and the two moments of AdamW.
+_BYTES_OF_PARAMETER = 4 * 4
+
+
+class Run(Protocol):
+    """What a cost is estimated of; `Segmentation` and `Detection` are such, and do alike beyond that."""
+
+    suite: str
+
+    def build(self) -> nn.Layer:
+        """The model, without data."""
+
+    def example(self, height: int, width: int) -> list[Any]:
+        """What the model takes for one image."""
+
+
+def open_run(config: Path, overrides: Sequence[str] = ()) -> Any:
+    """The driver of a file, which is read and checked: a `Segmentation` or a `Detection`.
+
+    Raises:
+        UserError: The file is for neither suite, the suite isn't installed, or something is wrong with it.
+    """
+    if suite_of(config) == "PaddleDetection":
+        from passl_sot.dense.detection import Detection
+
+        return Detection(config, overrides)
+    from passl_sot.dense.segmentation import Segmentation
+
+    return Segmentation(config, overrides)
+
+
+def describe(run: Run, height: int, width: int) -> list[str]:
+    """Lines on size, compute and memory at one image of a size; the model is traced, not run."""
+    stats = model_stats(run.build(), run.example(height, width))
+    fixed = _BYTES_OF_PARAMETER * stats.parameters / 1e9
+    image = 4 * stats.values / 1e9
+    return [
+        f"image        {height}x{width} pixels",
+        f"parameters   {stats.parameters / 1e6:.3f} M trainable",
+        f"compute      {stats.macs / 1e9:.1f} GMACs forward, one image",
+        f"memory       {fixed:.2f} GB + at most {image:.2f} GB an image, without recompute, in float32",
+        "             counted: parameters, gradients, two moments of the optimizer; what each operation of",
+        "             the forward pass puts out. Not counted: the loss, buffers of the libraries",
+    ]
