@@ -25,7 +25,7 @@ FLOORS = (
     ("engine", "export", "interop"),
     ("published",),
     ("bench", "judging", "predict", "vis", "zoo"),
-    ("model", "serve"),
+    ("dense", "model", "serve"),
     ("cli",),
     ("__main__",),
     ("__init__",),

@@ -24,7 +24,9 @@ def executed(folder: str | Path) -> Any:
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(NOTEBOOK.parents[1]), os.getenv("PYTHONPATH")])
     )
-    NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(folder)}}).execute()
+    # A busy machine sends what a cell prints in several pieces, an idle one in one.
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=None, coalesce_streams=True, resources=resources).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of day
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}

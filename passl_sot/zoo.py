@@ -1,7 +1,8 @@
 """Models by name: every name is a YAML file under configs/, and sizes live there alone."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -87,23 +88,36 @@ def create_model(
     if pretrained:
         start = find_start(name, pretrained)
     # Of the file only the `model:` section is read, so one without data will do.
-    try:
-        model = read_model(name, _overrides(options, num_classes)).build()
-    except ConfigError as error:  # an argument stands on no command line
-        faults = [replace(f, origin=f.origin if f.origin and f.origin.line else None) for f in error.faults]
-        raise ConfigError(faults) from None
+    with _faults_of_arguments():
+        section = read_model(name, _overrides(options, num_classes))
+        if features_only and start is None:  # whose width may be another than the head's
+            return _in_evaluation(FeatureMaps(section.build_backbone(), out_indices))
+        model = section.build()
     if start is not None:
         new_head = num_classes is not None or features_only
         model.weights_report = start.load(model, new_head=new_head)
     if num_classes == 0:
         model.reset_classifier(0)
-    model.eval()
     if not features_only:
-        return model
+        return _in_evaluation(model)
     maps = FeatureMaps(model.backbone, out_indices)
     maps.weights_report = model.weights_report
-    maps.eval()
-    return maps
+    return _in_evaluation(maps)
+
+
+@contextmanager
+def _faults_of_arguments() -> Iterator[None]:
+    """A block whose faults stand in a file or in arguments, and on no command line."""
+    try:
+        yield
+    except ConfigError as error:
+        faults = [replace(f, origin=f.origin if f.origin and f.origin.line else None) for f in error.faults]
+        raise ConfigError(faults) from None
+
+
+def _in_evaluation(model: Any) -> Any:
+    model.eval()
+    return model
 
 
 def _overrides(architecture: dict[str, Any], num_classes: int | None) -> list[str]:

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 import paddle
 
 from passl_sot.config import ConfigError, Fault, make_section, model_config
-from passl_sot.modeling.backbones import BACKBONES
+from passl_sot.modeling.backbones import BACKBONES, build_backbone
+from passl_sot.modeling.backbones.base import Backbone
 from passl_sot.modeling.classifier import Classifier
 from passl_sot.modeling.heads import HEADS
 from passl_sot.utils.memory import machine_memory
@@ -38,6 +39,11 @@ class ModelSection:
         """
         with _within_memory(copies):
             return Classifier(architecture=self.architecture, head=self.head)
+
+    def build_backbone(self) -> Backbone:
+        """The backbone alone, with new weights; a ConfigError as of `build`."""
+        with _within_memory(1):
+            return build_backbone(self.architecture)
 
 
 @contextmanager

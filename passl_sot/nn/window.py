@@ -97,12 +97,16 @@ class WindowAttention(Attention):
         self.relative_position_bias_table = trunc_normal_(table, 0.02)
         self.plan(grid, window_size)
 
-    def plan(self, grid: tuple[int, int], window_size: int) -> None:
-        """Plan for another grid or window; the bias table is interpolated where the window changes."""
-        window = min(window_size, *grid)
-        # As published: one window over the shorter side needs no shift.
+    def plan(self, grid: tuple[int, int], window_size: int, whole: bool = False) -> None:
+        """Plan for another grid or window; the bias table is interpolated where the window changes.
+
+        With ``whole`` a window stays whole on a smaller grid, which is padded, and is shifted on every grid,
+        as in the authors' detection code: the bias table is then that of any grid.
+        """
+        window = window_size if whole else min(window_size, *grid)
+        # As published for classification: one window over the shorter side needs no shift.
         self.shift = 0
-        if self.shifted and min(grid) > window_size:
+        if self.shifted and (whole or min(grid) > window_size):
             self.shift = window_size // 2
         if window != self.window:
             sides = (self.window, window)
@@ -118,6 +122,15 @@ class WindowAttention(Attention):
         elif "attn_mask" in self._buffers:
             del self.attn_mask
         self._set_indices()
+
+    def share_plan(self, other: "WindowAttention") -> None:
+        """Take the plan of a layer of the same width and window, and its tensors."""
+        self.grid = other.grid
+        self.shift = other.shift
+        self.padded: bool = other.padded
+        for name in ("attn_mask", "order", "places"):
+            if name in other._buffers:
+                self.register_buffer(name, getattr(other, name), persistable=False)
 
     def _set_indices(self) -> None:
         order, places = window_order(self.grid, self.window, self.shift)

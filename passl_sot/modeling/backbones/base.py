@@ -265,9 +265,11 @@ class ImageBackbone(Backbone):
         raise NotImplementedError
 
     def open_size(self) -> None:
-        """Compute from now on for the size of each image, as after ``resize`` to it: for export.
+        """Compute from now on for the size of each batch of images: for graphs, and for dense tasks.
 
-        What a network decides by its size, such as the stride of a token embedding, stays as planned.
+        Learned tables stay as they are and are interpolated in every pass, so that they can be trained on
+        images of many sizes. What a network decides by its size, such as the stride of a token embedding,
+        stays as planned.
         """
         self.size_open = True
 
@@ -341,6 +343,8 @@ class ImageBackbone(Backbone):
             elif len(shape) == 3:
                 cure = ": a single image is a batch of one, write x.unsqueeze(0)"
             raise ValueError(f"{name} takes images [batch, {', '.join(map(str, wanted))}], got {shape}{cure}")
+        if self.size_open:
+            return
         if _differs(shape[2], self.img_size[0]) or _differs(shape[3], self.img_size[1]):
             raise ValueError(
                 f"{name} is planned for images of {self.img_size[0]}x{self.img_size[1]} pixels, got "

@@ -81,7 +81,7 @@ class PlainBackbone(ImageBackbone):
             :, 1 - self.num_prefix_tokens :
         ]
         # Recomputed from the size, hence never saved: checkpoints of any size load.
-        self.register_buffer("pos_embed", table.astype(self.norm.weight.dtype), persistable=False)
+        self.register_buffer("pos_embed", table.astype(self.blocks[0].norm1.weight.dtype), persistable=False)
 
     def make_words(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to word tokens ``[B, N, C]``, row by row."""
@@ -90,6 +90,8 @@ class PlainBackbone(ImageBackbone):
     def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to the tokens before the first block ``[B, P+N, C]``."""
         self.check_images(x_bchw)
+        if self.size_open:
+            self.grids = [self.grid_of(*x_bchw.shape[2:])] * self.depths[0]
         x = self.make_words(x_bchw)
         if self.num_prefix_tokens:
             x = prepend([getattr(self, name) for name in _PREFIX_TOKENS[: self.num_prefix_tokens]], x)
@@ -104,14 +106,18 @@ class PlainBackbone(ImageBackbone):
         if not self.size_open:
             return self.pos_embed
         if "pos_embed" in self._buffers:
-            return self.pos_embed[:, : x_bnc.shape[1]]  # a sinusoid knows no grid: row by row the same
+            # A sinusoid knows no grid: row by row the same.
+            count = x_bnc.shape[1]
+            if paddle.in_dynamic_mode() and count > self.pos_embed.shape[1]:
+                self.use_sinusoid(-(-count // (self.grid_size[0] * self.grid_size[1])))
+            return self.pos_embed[:, :count]
         prefix = self.num_prefix_tokens
         words = self.pos_embed[:, prefix:].transpose([0, 2, 1]).reshape([1, -1, *self.grid_size])
         words = interpolate_map(words, self.grid_of(*x_bchw.shape[2:])).flatten(2).transpose([0, 2, 1])
         return paddle.concat([self.pos_embed[:, :prefix], words], axis=1)
 
     def open_size(self) -> None:
-        """See :meth:`ImageBackbone.open_size`; a sinusoid serves up to 4 times as many words."""
+        """See :meth:`ImageBackbone.open_size`; in a graph a sinusoid serves up to 4 times as many words."""
         super().open_size()
         if "pos_embed" in self._buffers:
             self.use_sinusoid(4)

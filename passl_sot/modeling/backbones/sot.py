@@ -12,6 +12,8 @@ and odd ones too; the position table is not in the state dict; ``class_token: fa
 process share nothing; dropouts are there, at 0 in every published recipe.
 """
 
+from typing import Any
+
 import paddle
 
 from passl_sot.config import Count, Positive, Share, ShareByEpoch, Width
@@ -75,6 +77,10 @@ class SoT(PlainBackbone):
         self.plan_grid(self.visual_tokens.grid_size(*size), self.visual_tokens.stride)
         # Made anew for the grid, where the official table is fixed to 14x14.
         self.use_sinusoid()
+
+    def grid_of(self, height: Any, width: Any) -> tuple[Any, Any]:
+        """See :meth:`PlainBackbone.grid_of`."""
+        return self.visual_tokens.grid_size(height, width)
 
     def make_words(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         """Images ``[B, in_chans, H, W]`` to visual words ``[B, N, C]``."""

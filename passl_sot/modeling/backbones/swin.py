@@ -158,6 +158,31 @@ class Swin(StagedBackbone):
             if stage.downsample is not None:
                 stage.downsample.grid = grid
 
+    def open_size(self) -> None:
+        """See `ImageBackbone.open_size`; windows stay whole, as in the authors' detection code."""
+        super().open_size()
+        self._plan_windows(self.img_size)
+
+    def _plan_windows(self, size: tuple[int, int]) -> None:
+        """Whole windows for images of that size, and their masks."""
+        self.grids = self.grids_of_stages(self.patch_embed.grid_size(*size))
+        self.open_grid = self.grids[0]
+        for stage, grid, window in zip(self.layers, self.grids, self.window_size, strict=True):
+            # The first two blocks' plans serve all: masks of large images take time and memory.
+            for i, block in enumerate(stage.blocks):
+                if i < 2:
+                    block.attn.plan(grid, window, whole=True)
+                else:
+                    block.attn.share_plan(stage.blocks[i % 2].attn)
+            if stage.downsample is not None:
+                stage.downsample.grid = grid
+
+    def embed(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
+        """See `ImageBackbone.embed`."""
+        if self.size_open and self.patch_embed.grid_size(*x_bchw.shape[2:]) != self.open_grid:
+            self._plan_windows(tuple(x_bchw.shape[2:]))
+        return super().embed(x_bchw)
+
     def attentions(self) -> list[tuple[int, Attention]]:
         """See `Backbone.attentions`."""
         return [(s, block.attn) for s, stage in enumerate(self.layers) for block in stage.blocks]
