@@ -4,22 +4,22 @@
 """
 
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import paddle
+import paddle.nn.functional as F
 
 
-class _OlderPaddle:
-    """Stands for the name `paddle` in a module of the suite: some functions are as they were in Paddle 2.4.
+class _With:
+    """Stands for a module in a module of the suite that imports it: some of its functions are others."""
 
-    A single number was a tensor of shape [1] there, and has shape [] now.
-    """
-
-    def __init__(self, **older: Any) -> None:
-        self.__dict__.update(older)
+    def __init__(self, module: ModuleType, **functions: Any) -> None:
+        self.__dict__.update(functions)
+        self._module = module
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(paddle, name)
+        return getattr(self._module, name)
 
 
 def _concat(x: Sequence[paddle.Tensor], axis: int = 0, name: str | None = None) -> paddle.Tensor:
@@ -30,6 +30,16 @@ def _concat(x: Sequence[paddle.Tensor], axis: int = 0, name: str | None = None) 
 def _first_of_slice(*args: Any, **settings: Any) -> paddle.Tensor:
     """`paddle.slice` of a single number, which `range` takes as a tensor of shape [] only."""
     return paddle.slice(*args, **settings)[0]
+
+
+def _double(x: paddle.Tensor, scale_factor: float, mode: str) -> paddle.Tensor:
+    """`interpolate` as the suite's FPN calls it, always by 2 and "nearest": each place becomes 2×2 places.
+
+    Paddle Inference with oneDNN, its default, refuses the program of the original one, for its list of factors.
+    """
+    channels, height, width = x.shape[1:]
+    places = x.reshape([-1, channels, height, 1, width, 1])
+    return places.expand([-1, -1, -1, 2, -1, 2]).reshape([-1, channels, 2 * height, 2 * width])
 
 
 def _count_in_a_list(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,12 +77,14 @@ def repair() -> None:
     """Makes training, evaluation, prediction and export of R-CNN detectors with masks work; may be repeated."""
     from ppdet.modeling import ops, post_process
     from ppdet.modeling.heads import cascade_head
+    from ppdet.modeling.necks import fpn
     from ppdet.modeling.proposal_generator import rpn_head, target
 
     # Counts of boxes, by image, are joined from single numbers.
-    rpn_head.paddle = _OlderPaddle(concat=_concat, slice=_first_of_slice)
+    rpn_head.paddle = _With(paddle, concat=_concat, slice=_first_of_slice)
     for module in (target, cascade_head, post_process):
-        module.paddle = _OlderPaddle(concat=_concat)
+        module.paddle = _With(paddle, concat=_concat)
+    fpn.F = _With(F, interpolate=_double)
     ops.multiclass_nms = _multiclass_nms
     head = rpn_head.RPNHead
     head._gen_proposal = _count_in_a_list(head._gen_proposal)
