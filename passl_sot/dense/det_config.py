@@ -5,6 +5,7 @@ They are read with line numbers, and checked against the suite's classes before 
 
 import inspect
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,8 @@ def check_data(tree: Mapping[str, Any], *sections: str) -> None:
 
 def _load(path: str, chain: tuple[str, ...], faults: list[Fault]) -> tuple[dict[str, Any], dict[str, Origin]]:
     text = read_text(path)
-    if ": !" in text or "- !" in text or " !" in text.replace("!!", ""):
+    if re.search(r"^[^#]*[\s\[{,]![A-Za-z]", text, re.MULTILINE):
+        # Lines are then those of the text without tags.
         text = yaml.safe_dump(yaml.load(text, _Text), sort_keys=False)
     built = Builder(text, path)
     faults += built.faults

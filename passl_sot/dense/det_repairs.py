@@ -3,12 +3,14 @@
 `repair` changes functions of its modules in place; call it after importing the suite and before using it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
 import paddle
 import paddle.nn.functional as F
+from PIL import ImageDraw, ImageFile
 
 
 class _With:
@@ -73,17 +75,31 @@ def _multiclass_nms(
     return boxes, count, index if return_index else None
 
 
+class _Draw(ImageDraw.ImageDraw):
+    """A drawing with the method that Pillow 10 has taken away."""
+
+    def textsize(self, text: str) -> tuple[int, int]:
+        """Width and height of a text, in pixels."""
+        _, _, right, bottom = self.textbbox((0, 0), text)
+        return math.ceil(right), math.ceil(bottom)
+
+
 def repair() -> None:
     """Makes training, evaluation, prediction and export of R-CNN detectors with masks work; may be repeated."""
+    import ppdet.engine  # noqa: F401
     from ppdet.modeling import ops, post_process
     from ppdet.modeling.heads import cascade_head
     from ppdet.modeling.necks import fpn
+    from ppdet.utils import visualizer
     from ppdet.modeling.proposal_generator import rpn_head, target
 
     # Counts of boxes, by image, are joined from single numbers.
     rpn_head.paddle = _With(paddle, concat=_concat, slice=_first_of_slice)
     for module in (target, cascade_head, post_process):
         module.paddle = _With(paddle, concat=_concat)
+    visualizer.ImageDraw = _With(ImageDraw, Draw=_Draw)
+    # The suite has Pillow, in the whole process, fill what is missing of damaged files.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     fpn.F = _With(F, interpolate=_double)
     ops.multiclass_nms = _multiclass_nms
     head = rpn_head.RPNHead
