@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+BASES = Path(__file__).parents[2] / "configs" / "dense"
 CATEGORIES = ({"id": 3, "name": "ellipse"}, {"id": 7, "name": "rectangle"})
 Sizes = Sequence[tuple[int, int]]
 
@@ -64,4 +65,50 @@ def write_coco(folder: Path, sizes: Sizes = ((64, 80),) * 4, *, empty: Sequence[
     content = {"images": images, "annotations": annotations, "categories": list(CATEGORIES)}
     path = folder / "instances.json"
     path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+TINY = """
+_BASE_: [{bases}/_coco_instance.yaml, {bases}/_{head}.yaml, {bases}/_schedule_1x.yaml]
+num_classes: 2
+worker_num: 0
+use_gpu: false
+epoch: 2
+log_iter: 1
+TrainDataset: {{dataset_dir: {data}, image_dir: images, anno_path: instances.json}}
+EvalDataset: {{dataset_dir: {data}, image_dir: images, anno_path: instances.json}}
+TestDataset: {{dataset_dir: {data}, anno_path: instances.json}}
+TrainReader:
+  sample_transforms:
+    - Decode: {{}}
+    - RandomResize: {{target_size: [[64, 96]], interp: 2, keep_ratio: true}}
+    - RandomFlip: {{prob: 0.5}}
+    - NormalizeImage: {{mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5], is_scale: true}}
+    - Permute: {{}}
+EvalReader:
+  sample_transforms: &look
+    - Decode: {{}}
+    - Resize: {{target_size: [64, 96], interp: 2, keep_ratio: true}}
+    - NormalizeImage: {{mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5], is_scale: true}}
+    - Permute: {{}}
+TestReader: {{sample_transforms: *look}}
+PasslSotPyramid:
+  model: swin_tiny
+  settings: {{embed_dim: 16, depths: [1, 1, 1, 1], num_heads: [1, 2, 4, 8]}}
+FPN: {{out_channel: 16}}
+TwoFCHead: {{out_channel: 32}}
+CascadeTwoFCHead: {{out_channel: 32}}
+MaskFeat: {{out_channel: 16, num_convs: 1}}
+LearningRate:
+  base_lr: 0.002
+  schedulers:
+    - {{name: PiecewiseDecay, gamma: 0.1, milestones: [100]}}
+    - {{name: LinearWarmup, start_factor: 0.1, steps: 2}}
+"""
+
+
+def write_config(folder: Path, data: Path, head: str = "mask_rcnn") -> Path:
+    """Writes a detector of tiny widths, on the shipped bases, for a data set of `write_coco`."""
+    path = folder / f"{head}.yaml"
+    path.write_text(TINY.format(bases=BASES, head=head, data=data), encoding="utf-8")
     return path
