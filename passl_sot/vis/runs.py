@@ -335,7 +335,10 @@ def _draw_panel(left: Any, right: Any, run: Run, name: str, color: Any) -> None:
 def _make_page(
     runs: Sequence[Run], figures: Sequence[dict], settings: dict[str, list[str]], curves: "Figure"
 ) -> Page:
-    page = Page(f"{len(runs)} runs", "\n".join(f"{run.name}: {run.path}" for run in runs))
+    title = "A run"
+    if len(runs) > 1:
+        title = f"{len(runs)} runs"
+    page = Page(title, "\n".join(f"{run.name}: {run.path}" for run in runs))
     faults = [fault for run in runs for fault in run.faults]
     if faults:
         page.section("Not read", "\n".join(faults))
