@@ -33,6 +33,10 @@ def export_detector(trainer: Any, output: Path, size: tuple[int, int] | None) ->
     Raises:
         ExportError: The graph can't be written, or finds other objects; nothing is written.
     """
+    example = _example(size or (96, 128))
+    # First of all, as backbones with windows lay them out for a new size, which they can't in a graph.
+    with paddle.no_grad():
+        found = trainer.model({name: paddle.to_tensor(array) for name, array in example.items()})
     with folder_filled(output) as new:
         with silenced():
             _, specs = trainer._get_infer_cfg_and_input_spec(str(new), prune_input=False)
@@ -41,27 +45,29 @@ def export_detector(trainer: Any, output: Path, size: tuple[int, int] | None) ->
         for name in ("im_shape", "scale_factor"):
             specs[0][name] = InputSpec([1, 2], "float32", name)
         with silenced():
+            # Ours is written for graphs as it stands; the heads have branches that Paddle must translate.
+            backbone = trainer.model.backbone
+            backbone.forward = paddle.jit.not_to_static(backbone.forward)
             # The suite's own way asks a graph of half the model, which has no program to save.
             graph = paddle.jit.to_static(trainer.model, input_spec=specs, full_graph=True)
             paddle.jit.save(graph, str(new / STEM), input_spec=specs)
-            trainer.model.forward.rollback()
-        worst = _difference(trainer.model, new, size or (96, 128))
+        worst = _difference(found["bbox"].numpy(), new, example)
         if not worst <= _LIMIT:
             raise ExportError(f"the exported graph finds other objects ({worst:.1e}); nothing is written")
         log.info("boxes and scores differ from the model's by at most %.1e", worst)
     return output
 
 
-def _difference(model: Any, folder: Path, size: tuple[int, int]) -> float:
-    """The greatest difference between a box of one side and the nearest of the other."""
-    image = np.random.default_rng(0).standard_normal([1, 3, *size], np.float32)
-    inputs = {
-        "image": image,
+def _example(size: tuple[int, int]) -> dict[str, np.ndarray]:
+    return {
+        "image": np.random.default_rng(0).standard_normal([1, 3, *size], np.float32),
         "im_shape": np.array([size], np.float32),
         "scale_factor": np.ones([1, 2], np.float32),
     }
-    with paddle.no_grad():
-        wanted = model({name: paddle.to_tensor(array) for name, array in inputs.items()})["bbox"].numpy()
+
+
+def _difference(wanted: np.ndarray, folder: Path, inputs: dict[str, np.ndarray]) -> float:
+    """The greatest difference between a box of one side and the nearest of the other."""
     with silenced():
         found = run_exported(folder, inputs)[0]
     if len(found) != len(wanted):
