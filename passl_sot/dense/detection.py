@@ -205,7 +205,9 @@ class Detection:
         settings = self._settings(**more)
         section = {"train": "TrainDataset", "eval": "EvalDataset"}.get(mode)
         try:
-            trainer = Trainer(settings, mode)
+            # An optimizer's state is stored by Paddle's names of parameters, which count from the start here.
+            with paddle.utils.unique_name.guard():
+                trainer = Trainer(settings, mode)
         except (KeyError, AssertionError) as error:
             if section:
                 _explain(self._tree[section], section, error)
