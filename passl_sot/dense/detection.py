@@ -28,6 +28,7 @@ from passl_sot.engine.distributed import World, start
 from passl_sot.utils.logger import get_logger
 from passl_sot.weights.checkpoint import read_weights
 
+_METRICS = ("box_ap", "box_ap50", "mask_ap", "mask_ap50")
 log = get_logger()
 
 
@@ -95,7 +96,7 @@ class Detection:
             seed: Of weights, order and augmentation.
 
         Returns:
-            As `evaluate`, of the best epoch by box AP; on other processes than the first nothing.
+            As `evaluate`, of the best epoch by box AP; on other processes than the first zeros.
 
         Raises:
             UserError: The data or the snapshot isn't there, or doesn't fit.
@@ -108,28 +109,31 @@ class Detection:
         np.random.seed(seed + world.rank)  # noqa: NPY002 - the suite's transforms draw from it
         paddle.seed(seed)
         (output / "evaluation").mkdir(parents=True, exist_ok=True)
-        places = {"save_dir": str(output.parent), "filename": output.name}
-        trainer = self._trainer("train", output_eval=str(output / "evaluation"), **places)
         if world.is_main:
             text = dump_yaml({**self._tree, "meta": self.meta})
             (output / "config.yaml").write_text(text, encoding="utf-8")
+        # The optimizer's state is stored by Paddle's own names, which count from the start here.
+        with paddle.utils.unique_name.guard():
+            metrics = self._run(world, output, resume)
+        if world.is_main and not metrics:
+            log.warning("no evaluation found any object: there is no best_model, model_final is the last epoch's")
+        return metrics or dict.fromkeys(_METRICS, 0.0)
+
+    def _run(self, world: World, output: Path, resume: str | None) -> dict[str, float]:
+        places = {"save_dir": str(output.parent), "filename": output.name}
+        trainer = self._trainer("train", output_eval=str(output / "evaluation"), **places)
         if len(trainer.loader) < 1:
             size = self._tree["TrainReader"].get("batch_size", 1) * world.size
             raise UserError(f"TrainDataset has fewer images than one step takes ({size}): lower batch_size")
+        watcher = _watcher(trainer, world, output / "best.json")
+        trainer.register_callbacks([watcher])
         if resume:
             trainer.resume_weights(resume)
+            watcher.recall()
         elif self._tree.get("pretrain_weights"):
             trainer.load_weights(self._tree["pretrain_weights"])
-        best = _watcher(trainer, world, output / "best.json")
-        if resume:
-            best.recall()
-        trainer.register_callbacks([best])
         trainer.train(validate=True)
-        if not world.is_main:
-            return {}
-        if not best.metrics:
-            log.warning("no evaluation found any object: there is no best_model, model_final is the last epoch's")
-        return best.metrics or dict.fromkeys(("box_ap", "box_ap50", "mask_ap", "mask_ap50"), 0.0)
+        return watcher.metrics
 
     def evaluate(self, weights: str) -> dict[str, float]:
         """Evaluates weights on `EvalDataset`, as COCO does.
@@ -144,7 +148,7 @@ class Detection:
             trainer.register_callbacks([watcher])
             with paddle.no_grad():
                 trainer.evaluate()
-        return watcher.metrics or dict.fromkeys(("box_ap", "box_ap50", "mask_ap", "mask_ap50"), 0.0)
+        return watcher.metrics or dict.fromkeys(_METRICS, 0.0)
 
     def predict(
         self, weights: str, images: Sequence[Path], output: Path, threshold: float = 0.5
@@ -205,9 +209,7 @@ class Detection:
         settings = self._settings(**more)
         section = {"train": "TrainDataset", "eval": "EvalDataset"}.get(mode)
         try:
-            # An optimizer's state is stored by Paddle's names of parameters, which count from the start here.
-            with paddle.utils.unique_name.guard():
-                trainer = Trainer(settings, mode)
+            trainer = Trainer(settings, mode)
         except (KeyError, AssertionError) as error:
             if section:
                 _explain(self._tree[section], section, error)
