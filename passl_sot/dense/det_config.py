@@ -18,11 +18,12 @@ from passl_sot.config.overrides import apply_overrides
 from passl_sot.config.yaml_text import Builder, read_text
 
 # What the suite's trainer, callbacks and shared settings read from the top level of a file.
-_OPTIONS = (
-    "amp amp_level architecture bias classwise custom_black_list custom_white_list ema_decay ema_decay_type "
-    "epoch find_unused_parameters init_loss_scaling log_iter metric num_classes output_eval pretrain_weights "
-    "print_flops print_params save_dir snapshot_epoch use_ema use_gpu use_vdl vdl_log_dir weights worker_num"
-).split()
+_OPTIONS = frozenset(
+    """amp amp_level architecture bias classwise custom_black_list custom_white_list ema_decay ema_decay_type
+    epoch find_unused_parameters init_loss_scaling log_iter metric num_classes output_eval pretrain_weights
+    print_flops print_params save_dir snapshot_epoch use_ema use_gpu use_vdl vdl_log_dir weights
+    worker_num""".split()  # noqa: SIM905 - a list of one word a line would be longer than all that it is for
+)
 _DATA = {"dataset_dir": Path.is_dir, "image_dir": Path.is_dir, "anno_path": Path.is_file}
 
 
@@ -101,7 +102,9 @@ def _load(path: str, chain: tuple[str, ...], faults: list[Fault]) -> tuple[dict[
     faults += built.faults
     tree = built.value
     if not isinstance(tree, dict):
-        raise ConfigError([*faults, Fault("", "the top level must be keys with values", Origin(path), "yaml")])
+        raise ConfigError(
+            [*faults, Fault("", "the top level must be keys with values", Origin(path), "yaml")]
+        )
     bases = tree.pop("_BASE_", None) or []
     below: dict[str, Any] = {}
     origins: dict[str, Origin] = {}
@@ -156,7 +159,7 @@ def _check(tree: dict[str, Any]) -> Iterator[tuple[str, str, str | None]]:
             yield from _check_settings(key, value, key, tree)
         elif key not in options and key not in classes:
             yield key, "PaddleDetection has no such class or option", nearest(key, {*options, *classes})
-    name = tree.get("architecture")
+    name = str(tree.get("architecture"))
     if "architecture" in tree and name not in classes:
         yield "architecture", f"PaddleDetection has no {show(name)}", nearest(name, classes)
     elif isinstance(tree.get(name), dict):

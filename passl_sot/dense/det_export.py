@@ -21,8 +21,8 @@ log = get_logger()
 def export_detector(trainer: Any, output: Path, size: tuple[int, int] | None) -> Path:
     """Writes `inference.json`, `inference.pdiparams` and the suite's `infer_cfg.yml`.
 
-    The graph takes one image a time, as `image` [1, 3, H, W], `im_shape` [1, 2] and `scale_factor` [1, 2], and
-    gives boxes [N + 1, 6] (class, score, corners), their number [1] and masks [N + 1, H, W]; the last box is
+    The graph takes one image, as `image` [1, 3, H, W], `im_shape` [1, 2] and `scale_factor` [1, 2], and gives
+    boxes [N + 1, 6] (class, score, corners), their number [1] and masks [N + 1, H, W]; the last box is
     the suite's filler of score 0, for images without objects.
 
     Args:

@@ -37,7 +37,7 @@ def _first_of_slice(*args: Any, **settings: Any) -> paddle.Tensor:
 def _double(x: paddle.Tensor, scale_factor: float, mode: str) -> paddle.Tensor:
     """`interpolate` as the suite's FPN calls it, always by 2 and "nearest": each place becomes 2×2 places.
 
-    Paddle Inference with oneDNN, its default, refuses the program of the original one, for its list of factors.
+    Paddle Inference with oneDNN, its default, refuses the original one's program, for its list of factors.
     """
     channels, height, width = x.shape[1:]
     places = x.reshape([-1, channels, height, 1, width, 1])
@@ -71,7 +71,7 @@ def _multiclass_nms(
 ) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor | None]:
     """The suite's function, whose form for static graphs is of the kind that Paddle 3 has given up."""
     settings = (score_threshold, nms_top_k, keep_top_k, nms_threshold, normalized, nms_eta, background_label)
-    boxes, index, count = paddle._C_ops.multiclass_nms3(bboxes, scores, rois_num, *settings)
+    boxes, index, count = paddle._C_ops.multiclass_nms3(bboxes, scores, rois_num, *settings)  # type: ignore[arg-type]
     return boxes, count, index if return_index else None
 
 
@@ -85,14 +85,16 @@ class _Draw(ImageDraw.ImageDraw):
 
 
 def repair() -> None:
-    """Makes training, evaluation, prediction and export of R-CNN detectors with masks work; may be repeated."""
+    """Makes training, evaluation, prediction and export of R-CNN detectors with masks work."""
     import ppdet.engine  # noqa: F401
     from ppdet.modeling import ops, post_process
     from ppdet.modeling.heads import cascade_head
     from ppdet.modeling.necks import fpn
-    from ppdet.utils import visualizer
     from ppdet.modeling.proposal_generator import rpn_head, target
+    from ppdet.utils import visualizer
 
+    if isinstance(rpn_head.paddle, _With):
+        return
     # Counts of boxes, by image, are joined from single numbers.
     rpn_head.paddle = _With(paddle, concat=_concat, slice=_first_of_slice)
     for module in (target, cascade_head, post_process):

@@ -106,7 +106,7 @@ class Detection:
             _require(resume, ".pdparams", ".pdopt")
         world = start("auto")
         random.seed(seed + world.rank)
-        np.random.seed(seed + world.rank)  # noqa: NPY002 - the suite's transforms draw from it
+        np.random.seed(seed + world.rank)
         paddle.seed(seed)
         (output / "evaluation").mkdir(parents=True, exist_ok=True)
         if world.is_main:
@@ -116,7 +116,9 @@ class Detection:
         with paddle.utils.unique_name.guard():
             metrics = self._run(world, output, resume)
         if world.is_main and not metrics:
-            log.warning("no evaluation found any object: there is no best_model, model_final is the last epoch's")
+            log.warning(
+                "no evaluation found any object: there is no best_model, model_final is the last epoch's"
+            )
         return metrics or dict.fromkeys(_METRICS, 0.0)
 
     def _run(self, world: World, output: Path, resume: str | None) -> dict[str, float]:

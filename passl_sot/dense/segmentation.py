@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import nn
+from paddle.utils import unique_name
 from PIL import Image
 
 from passl_sot.config import UserError
@@ -115,30 +116,47 @@ class Segmentation:
             ConfigError: The data isn't there.
             UserError: There is nothing to go on from, or nothing left to do.
         """
-        from paddleseg import core
         from paddleseg.utils import set_seed
 
         check_data(self.config, "train_dataset", "val_dataset")
         if output.exists() and not output.is_dir():
             raise UserError(f"{output} is a file: name a folder to write to")
-        sections = self.config.sections
-        resumed = _checkpoint(output, resume, sections["iters"])
+        resumed = _checkpoint(output, resume, self.config.sections["iters"])
         set_seed(seed)
         output.mkdir(parents=True, exist_ok=True)
-        if paddle.distributed.get_rank() == 0:
-            everything = {**sections, "train": self.config.options, "meta": self.config.meta}
+        rank = paddle.distributed.get_rank()
+        if rank == 0:
+            everything = {**self.config.sections, "train": self.config.options, "meta": self.config.meta}
             (output / "config.yaml").write_text(dump_yaml(everything), encoding="utf-8")
-        model = self.build()
-        # Of each process its own, for dropped paths and augmentation; their models are made the same below.
-        set_seed(seed + paddle.distributed.get_rank())
+        # The optimizer's state is stored by names that count what was made before.
+        with unique_name.guard():
+            self._parts = self._make_builder()
+            model = self.build()
+            if resumed:
+                self._read(resumed / "model.pdparams", model)
+            # Of each process its own, for dropped paths and augmentation; the models are made alike below.
+            set_seed(seed + rank)
+            self._train(model, output, resumed)
+        if paddle.distributed.get_world_size() > 1:
+            # The first process may still be writing what all read now.
+            paddle.distributed.barrier()
+        return self.evaluate(str(output / "best_model"))
+
+    def _train(self, model: nn.Layer, output: Path, resumed: Path | None) -> None:
+        from paddleseg import core
+
+        sections = self.config.sections
         with self._explained():
-            parts = self._parts
-            given = (parts.train_dataset, parts.val_dataset, parts.optimizer)
-            losses = parts.loss
-        self._check_batches(len(given[0]))
+            data = self._parts.train_dataset
+            val_data = self._parts.val_dataset
+            optimizer = self._parts.optimizer
+            losses = self._parts.loss
+        self._check_batches(len(data))
         core.train(
             model,
-            *given,
+            data,
+            val_data,
+            optimizer,
             save_dir=str(output),
             resume_model=resumed and str(resumed),
             iters=sections["iters"],
@@ -148,10 +166,6 @@ class Segmentation:
             to_static_training=sections.get("to_static_training", False),
             **self.config.options,
         )
-        if paddle.distributed.get_world_size() > 1:
-            # The first process may still be writing what all read now.
-            paddle.distributed.barrier()
-        return self.evaluate(str(output / "best_model" / "model.pdparams"))
 
     def _check_batches(self, images: int) -> None:
         """The suite would go round for ever without a whole batch."""
@@ -193,6 +207,12 @@ class Segmentation:
         path = Path(weights)
         if path.is_dir():
             path /= "model.pdparams"
+        self._read(path, model)
+        model.eval()
+        return model
+
+    def _read(self, path: Path, model: nn.Layer) -> None:
+        """Fills a model; a UserError where the file isn't of it."""
         if not path.is_file():
             raise UserError(f"there are no weights {path}: name a .pdparams file, or a folder that has one")
         found = paddle.load(str(path))
@@ -206,8 +226,6 @@ class Segmentation:
                 f"{listing(wrong, 5)} of {len(wanted)} tensors"
             )
         model.set_state_dict({name: found[name] for name in wanted})
-        model.eval()
-        return model
 
     def predict(self, weights: str, images: Sequence[Path], output: Path) -> list[Path]:
         """Predicts the classes of all pixels.

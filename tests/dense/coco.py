@@ -16,13 +16,17 @@ def _outline(kind: int, box: tuple[int, int, int, int]) -> np.ndarray:
     """Corners, [n, 2], of a shape that fills a box of left, top, width, height."""
     left, top, width, height = box
     if kind:
-        return np.array([(left, top), (left + width, top), (left + width, top + height), (left, top + height)])
+        return np.array(
+            [(left, top), (left + width, top), (left + width, top + height), (left, top + height)]
+        )
     angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
     around = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     return np.array([left, top]) + (around + 1) / 2 * np.array([width, height])
 
 
-def write_coco(folder: Path, sizes: Sizes = ((64, 80),) * 4, *, empty: Sequence[int] = (), seed: int = 0) -> Path:
+def write_coco(
+    folder: Path, sizes: Sizes = ((64, 80),) * 4, *, empty: Sequence[int] = (), seed: int = 0
+) -> Path:
     """Writes `images/` and `instances.json`.
 
     Args:
@@ -44,7 +48,10 @@ def write_coco(folder: Path, sizes: Sizes = ((64, 80),) * 4, *, empty: Sequence[
         picture = rng.integers(0, 60, (height, width, 3)).astype(np.uint8)
         for kind in range(2 * (number not in empty)):
             side = [max(1, int(length * rng.uniform(0.3, 0.5))) for length in (width, height)]
-            place = [int(rng.integers(0, max(1, length - s))) for length, s in zip((width, height), side, strict=True)]
+            place = [
+                int(rng.integers(0, max(1, length - s)))
+                for length, s in zip((width, height), side, strict=True)
+            ]
             outline = _outline(kind, (place[0], place[1], side[0], side[1]))
             colour = (40, 60, 230) if kind else (60, 220, 60)
             cv2.fillPoly(picture, [np.round(outline).astype(np.int32)], colour)

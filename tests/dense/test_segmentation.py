@@ -250,7 +250,7 @@ def test_missing_data_is_told_by_its_key(config, tmp_path):
     ):
         driver.train(tmp_path / "out", None, 0)
     driver = Segmentation(config, ["val_dataset.dataset_root=null"])
-    with pytest.raises(ConfigError, match="val_dataset.dataset_root: name the folder of the data"):
+    with pytest.raises(ConfigError, match=r"val_dataset\.dataset_root: name the folder"):
         driver.evaluate("nothing")
 
 
@@ -270,7 +270,7 @@ def test_more_than_255_classes(config, tmp_path):
     driver = Segmentation(config, [*count, *ignored, *padding])
     model = driver.build()
     # Whatever it sees, the last class.
-    model.classifier.bias[299] = 1e6
+    model.classifier.bias.set_value(1e6 * paddle.eye(300)[299])
     paddle.save(model.state_dict(), str(tmp_path / "model.pdparams"))
     file = driver.predict(str(tmp_path), [config.parent / "val0.png"], tmp_path)[0]
     assert (np.asarray(Image.open(file)) == 299).all()
