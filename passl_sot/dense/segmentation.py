@@ -19,8 +19,8 @@ from passl_sot.config.yaml_text import dump_yaml
 from passl_sot.dense.seg_config import check_data, read_segmentation
 from passl_sot.dense.seg_export import export_segmenter
 from passl_sot.dense.seg_repairs import drop_unused, repair
-from passl_sot.dense.suites import check_suite
 from passl_sot.utils.logger import get_logger
+from passl_sot.utils.suites import check_suite
 
 # Of the picture in an overlay; the rest is the color of the class.
 _IMAGE_WEIGHT = 0.6
