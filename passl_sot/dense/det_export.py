@@ -1,0 +1,91 @@
+"""Detectors as files for Paddle Inference, proven against the model."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle.static import InputSpec
+
+from passl_sot.engines.base import STEM
+from passl_sot.export.card import ExportError
+from passl_sot.utils.files import folder_filled
+from passl_sot.utils.logger import get_logger
+from passl_sot.utils.silence import silenced
+
+# Of a coordinate in pixels, a score, and a class.
+_LIMIT = 1e-3
+log = get_logger()
+
+
+def export_detector(trainer: Any, output: Path, size: tuple[int, int] | None) -> Path:
+    """Writes `inference.json`, `inference.pdiparams` and the suite's `infer_cfg.yml`.
+
+    The graph takes one image, as `image` [1, 3, H, W], `im_shape` [1, 2] and `scale_factor` [1, 2], and gives
+    boxes [N + 1, 6] (class, score, corners), their number [1] and masks [N + 1, H, W]; the last box is
+    the suite's filler of score 0, for images without objects.
+
+    Args:
+        trainer: The suite's, with weights, in its form for one image (`export_onnx`).
+        output: Files of these names in it are replaced.
+        size: H and W, of whole 32 pixels; None for graphs of any size.
+
+    Raises:
+        ExportError: The graph can't be written, or finds other objects; nothing is written.
+    """
+    example = _example(size or (96, 128))
+    # First of all, as backbones with windows lay them out for a new size, which they can't in a graph.
+    with paddle.no_grad():
+        found = trainer.model({name: paddle.to_tensor(array) for name, array in example.items()})
+    with folder_filled(output) as new:
+        with silenced():
+            _, specs = trainer._get_infer_cfg_and_input_spec(str(new), prune_input=False)
+        sides = size or (None, None)
+        specs[0]["image"] = InputSpec([1, 3, *sides], "float32", "image")
+        for name in ("im_shape", "scale_factor"):
+            specs[0][name] = InputSpec([1, 2], "float32", name)
+        with silenced():
+            # Ours is written for graphs as it stands; the heads have branches that Paddle must translate.
+            backbone = trainer.model.backbone
+            backbone.forward = paddle.jit.not_to_static(backbone.forward)
+            # The suite's own way asks a graph of half the model, which has no program to save.
+            graph = paddle.jit.to_static(trainer.model, input_spec=specs, full_graph=True)
+            paddle.jit.save(graph, str(new / STEM), input_spec=specs)
+        worst = _difference(found["bbox"].numpy(), new, example)
+        if not worst <= _LIMIT:
+            raise ExportError(f"the exported graph finds other objects ({worst:.1e}); nothing is written")
+        log.info("boxes and scores differ from the model's by at most %.1e", worst)
+    return output
+
+
+def _example(size: tuple[int, int]) -> dict[str, np.ndarray]:
+    return {
+        "image": np.random.default_rng(0).standard_normal([1, 3, *size], np.float32),
+        "im_shape": np.array([size], np.float32),
+        "scale_factor": np.ones([1, 2], np.float32),
+    }
+
+
+def _difference(wanted: np.ndarray, folder: Path, inputs: dict[str, np.ndarray]) -> float:
+    """The greatest difference between a box of one side and the nearest of the other."""
+    with silenced():
+        found = run_exported(folder, inputs)[0]
+    if len(found) != len(wanted):
+        return float("inf")
+    # Boxes of the same score stand in any order.
+    apart = np.abs(wanted[:, None] - found[None]).max(-1)
+    return float(max(apart.min(0).max(), apart.min(1).max()))
+
+
+def run_exported(folder: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Boxes, their number and masks, from Paddle Inference without oneDNN, which fails at these graphs."""
+    from paddle import inference
+
+    config = inference.Config(str(folder / f"{STEM}.json"), str(folder / f"{STEM}.pdiparams"))
+    config.disable_mkldnn()
+    config.disable_glog_info()
+    predictor = inference.create_predictor(config)
+    for name in predictor.get_input_names():
+        predictor.get_input_handle(name).copy_from_cpu(inputs[name])
+    predictor.run()
+    return [predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names()]

@@ -1,0 +1,328 @@
+"""Detection of objects with masks, driven through PaddleDetection's trainer, readers and metrics.
+
+The suite keeps its settings in one table of the process. Each method here sets it anew, so that several
+detectors can be used in one process, one after the other.
+"""
+
+import copy
+import json
+import random
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+from PIL import Image, ImageOps
+
+from passl_sot.config import UserError
+from passl_sot.config.errors import listing
+from passl_sot.config.yaml_text import dump_yaml
+from passl_sot.dense.det_config import check_data, read_detection
+from passl_sot.dense.det_export import export_detector
+from passl_sot.dense.det_repairs import repair
+from passl_sot.dense.suites import check_suite
+from passl_sot.engine.distributed import World, start
+from passl_sot.utils.logger import get_logger
+from passl_sot.weights.checkpoint import read_weights
+
+_METRICS = ("box_ap", "box_ap50", "mask_ap", "mask_ap50")
+log = get_logger()
+
+
+class Detection:
+    """A detector that a YAML file of PaddleDetection describes.
+
+    Args:
+        config: The file, with `_BASE_`; its section `meta` is not for the suite.
+        overrides: "a.b.0.c=value" with the value in YAML.
+
+    Attributes:
+        meta: The recipe's source, and what was published for it.
+
+    Raises:
+        MissingExtraError: PaddleDetection isn't installed.
+        ConfigError: Everything that is wrong with the file.
+    """
+
+    suite = "PaddleDetection"
+
+    def __init__(self, config: Path, overrides: Sequence[str] = ()) -> None:
+        check_suite("ppdet")
+        repair()
+        self.path = config
+        self._tree, self.meta = read_detection(config, overrides)
+
+    def _settings(self, **more: Any) -> Any:
+        """The suite's table, with this file's settings and nothing of another's."""
+        from ppdet.core import workspace
+        from ppdet.core.config.schema import SchemaDict
+
+        table = workspace.global_config
+        for name, value in list(table.items()):
+            if isinstance(value, SchemaDict):
+                value.clear()
+            else:
+                del table[name]
+        settings = copy.deepcopy(self._tree) | {"filename": self.path.stem} | more
+        if settings.get("use_gpu") is None:
+            settings["use_gpu"] = bool(paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count())
+        workspace.merge_config({"use_npu": False, "use_mlu": False, "use_xpu": False, **settings})
+        return table
+
+    def build(self) -> nn.Layer:
+        """The model, as the file starts it; no data is needed."""
+        from ppdet.core import workspace
+
+        return workspace.create(self._settings()["architecture"])
+
+    def example(self, height: int, width: int) -> dict[str, paddle.Tensor]:
+        """The input of one image: `image` `[1, 3, height, width]`, its size, and how it was scaled."""
+        return {
+            "image": paddle.zeros([1, 3, height, width]),
+            "im_shape": paddle.to_tensor([[float(height), float(width)]]),
+            "scale_factor": paddle.ones([1, 2]),
+        }
+
+    def train(self, output: Path, resume: str | None, seed: int) -> dict[str, float]:
+        """Trains, and evaluates every `snapshot_epoch` epochs; process 0 alone evaluates and writes.
+
+        Args:
+            output: Gets `config.yaml`, `best_model`, `model_final` and numbered snapshots, each `.pdparams`
+                with `.pdopt`, and `best.json`.
+            resume: A snapshot; its optimizer, schedule and epoch go on, the order of images begins anew.
+            seed: Of weights, order and augmentation.
+
+        Returns:
+            As `evaluate`, of the best epoch by box AP; on other processes than the first zeros.
+
+        Raises:
+            UserError: The data or the snapshot isn't there, or doesn't fit.
+        """
+        check_data(self._tree, "TrainDataset", "EvalDataset")
+        if resume:
+            _require(resume, ".pdparams", ".pdopt")
+        world = start("auto")
+        random.seed(seed + world.rank)
+        np.random.seed(seed + world.rank)
+        paddle.seed(seed)
+        (output / "evaluation").mkdir(parents=True, exist_ok=True)
+        if world.is_main:
+            text = dump_yaml({**self._tree, "meta": self.meta})
+            (output / "config.yaml").write_text(text, encoding="utf-8")
+        # The optimizer's state is stored by Paddle's own names, which count from the start here.
+        with paddle.utils.unique_name.guard():
+            metrics = self._run(world, output, resume)
+        if world.is_main and not metrics:
+            log.warning(
+                "no evaluation found any object: there is no best_model, model_final is the last epoch's"
+            )
+        return metrics or dict.fromkeys(_METRICS, 0.0)
+
+    def _run(self, world: World, output: Path, resume: str | None) -> dict[str, float]:
+        places = {"save_dir": str(output.parent), "filename": output.name}
+        trainer = self._trainer("train", output_eval=str(output / "evaluation"), **places)
+        if len(trainer.loader) < 1:
+            size = self._tree["TrainReader"].get("batch_size", 1) * world.size
+            raise UserError(f"TrainDataset has fewer images than one step takes ({size}): lower batch_size")
+        watcher = _watcher(trainer, world, output / "best.json")
+        trainer.register_callbacks([watcher])
+        if resume:
+            trainer.resume_weights(resume)
+            watcher.recall()
+        elif self._tree.get("pretrain_weights"):
+            trainer.load_weights(self._tree["pretrain_weights"])
+        trainer.train(validate=True)
+        return watcher.metrics
+
+    def evaluate(self, weights: str) -> dict[str, float]:
+        """Evaluates weights on `EvalDataset`, as COCO does.
+
+        Returns:
+            `box_ap`, `box_ap50`, `mask_ap`, `mask_ap50`: in [0, 1], or -1 where no image has an object.
+        """
+        check_data(self._tree, "EvalDataset")
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = self._loaded("eval", weights, output_eval=folder)
+            watcher = _watcher(trainer, World(), None)
+            trainer.register_callbacks([watcher])
+            with paddle.no_grad():
+                trainer.evaluate()
+        return watcher.metrics or dict.fromkeys(_METRICS, 0.0)
+
+    def predict(
+        self, weights: str, images: Sequence[Path], output: Path, threshold: float = 0.5
+    ) -> list[Path]:
+        """Finds objects.
+
+        Args:
+            weights: A `.pdparams` file of the detector.
+            images: Files.
+            output: Gets the images with boxes and masks, by their names, and `results.json`: a list in the
+                form of COCO's results, with `file_name`.
+            threshold: Of the score, for what is drawn; the list has all.
+
+        Returns:
+            The pictures, in the images' order, and the list.
+        """
+        from ppdet.core import workspace
+        from ppdet.data.source.category import get_categories
+        from ppdet.metrics import get_infer_results
+
+        names = [path.name for path in images]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise UserError(f"several images are called {listing(twice, 5)}: predict them into other folders")
+        for path in images:
+            if not path.is_file():
+                raise UserError(f"there is no image {path}")
+        check_data({"TestDataset": {**self._tree["TestDataset"], "image_dir": None}}, "TestDataset")
+        trainer = self._loaded("test", weights)
+        numbers, categories = get_categories("COCO", trainer.dataset.get_anno())
+        trainer.dataset.set_images([str(path) for path in images])
+        output.mkdir(parents=True, exist_ok=True)
+        results: list[dict[str, Any]] = []
+        files: list[Path] = []
+        # Not the suite's own method: it keeps the masks of all images in memory, and fails with NumPy 2.4.
+        for batch in workspace.create("TestReader")(trainer.dataset, 0):
+            with paddle.no_grad():
+                found = {key: value.numpy() for key, value in trainer.model(batch).items()}
+            found["im_id"] = batch["im_id"].numpy()
+            parts = get_infer_results(found, numbers)
+            for number in found["im_id"].ravel():
+                path = images[int(number)]
+                here = {key: [x for x in part if x["image_id"] == number] for key, part in parts.items()}
+                files.append(output / path.name)
+                _draw(path, here, categories, threshold).save(files[-1])
+                results += _joined(here, path)
+        (output / "results.json").write_text(json.dumps(results), encoding="utf-8")
+        return [*files, output / "results.json"]
+
+    def export(self, weights: str, output: Path, size: tuple[int, int] | None) -> Path:
+        """Writes a folder for deployment; see `export_detector`."""
+        trainer = self._loaded("test", weights, export_onnx=True)
+        return export_detector(trainer, output, size)
+
+    def _trainer(self, mode: str, **more: Any) -> Any:
+        from ppdet.engine import Trainer
+
+        settings = self._settings(**more)
+        section = {"train": "TrainDataset", "eval": "EvalDataset"}.get(mode)
+        try:
+            trainer = Trainer(settings, mode)
+        except (KeyError, AssertionError) as error:
+            if section:
+                _explain(self._tree[section], section, error)
+            raise
+        classes = getattr(trainer.dataset, "catid2clsid", None)
+        wanted = self._tree["num_classes"]
+        if classes is not None and len(classes) != wanted:
+            raise UserError(
+                f"{self.path}: num_classes is {wanted}, and {trainer.dataset.get_anno()} has "
+                f"{len(classes)} categories: write num_classes: {len(classes)}"
+            )
+        return trainer
+
+    def _loaded(self, mode: str, weights: str, **more: Any) -> Any:
+        found, _ = read_weights(weights)
+        trainer = self._trainer(mode, **more)
+        wanted = trainer.model.state_dict()
+        wrong = [n for n, x in wanted.items() if n not in found or list(found[n].shape) != list(x.shape)]
+        if wrong:
+            raise UserError(
+                f"{weights} isn't of the model in {self.path}: it lacks, or has in another shape, "
+                f"{listing(wrong, 5)} of {len(wanted)} tensors"
+            )
+        trainer.model.set_state_dict({name: found[name] for name in wanted})
+        trainer.model.eval()
+        return trainer
+
+
+def _require(snapshot: str, *suffixes: str) -> None:
+    stem = snapshot.removesuffix(".pdparams")
+    missing = [stem + suffix for suffix in suffixes if not Path(stem + suffix).is_file()]
+    if missing:
+        raise UserError(f"can't resume: there is no {listing(missing)}; name a snapshot, such as output/5")
+
+
+def _explain(settings: dict[str, Any], section: str, error: Exception) -> None:
+    """A UserError for faults of a COCO file that the suite ends at with a bare KeyError or assertion."""
+    path = Path(settings.get("dataset_dir") or "") / settings["anno_path"]
+    content = json.loads(path.read_text(encoding="utf-8"))
+    known = {category["id"] for category in content.get("categories", [])}
+    for item in content.get("annotations", []):
+        if item.get("category_id") not in known:
+            raise UserError(
+                f"{section}.anno_path: {path}: the annotation with id {item.get('id')} has category_id "
+                f"{item.get('category_id')}, which is none of the {len(known)} categories in the file"
+            ) from error
+    if "coco record" in str(error):
+        raise UserError(
+            f"{section}: {path} has no image with objects whose file is in "
+            f"{path.parent / str(settings.get('image_dir'))}"
+        ) from error
+
+
+def _draw(path: Path, found: dict[str, list], categories: dict[int, str], threshold: float) -> Image.Image:
+    from ppdet.utils.visualizer import visualize_results
+
+    with Image.open(path) as file:
+        image = ImageOps.exif_transpose(file.convert("RGB"))
+    boxes = found.get("bbox", [])
+    number = boxes[0]["image_id"] if boxes else 0
+    rest = (None, None, None)
+    return visualize_results(image, boxes, found.get("mask"), *rest, number, categories, threshold)
+
+
+def _joined(found: dict[str, list], path: Path) -> list[dict[str, Any]]:
+    """Boxes with their masks, as COCO's tools read them."""
+    rows = []
+    for index, box in enumerate(found.get("bbox", [])):
+        row = {"file_name": path.name, **box}
+        if "mask" in found:
+            row["segmentation"] = found["mask"][index]["segmentation"]
+        rows.append(row)
+    return rows
+
+
+def _watcher(trainer: Any, world: World, file: Path | None) -> Any:
+    """A callback that keeps the metrics of the best evaluation, and the processes together."""
+    from ppdet.engine.callbacks import Callback, Checkpointer
+
+    class Watcher(Callback):
+        """Writes metrics to `file`; before each step the processes wait for each other."""
+
+        def __init__(self) -> None:
+            super().__init__(trainer)
+            self.metrics: dict[str, float] = {}
+
+        def on_step_begin(self, status: dict[str, Any]) -> None:
+            # While the first evaluates, gloo would give it up.
+            if status["mode"] == "train":
+                world.barrier()
+
+        def on_epoch_end(self, status: dict[str, Any]) -> None:
+            if status["mode"] != "eval":
+                return
+            found = trainer._metrics[0].get_results()
+            metrics = {}
+            for ours, theirs in (("box", "bbox"), ("mask", "mask")):
+                if theirs in found:
+                    metrics[f"{ours}_ap"] = float(found[theirs][0])
+                    metrics[f"{ours}_ap50"] = float(found[theirs][1])
+            if metrics and metrics["box_ap"] >= self.metrics.get("box_ap", -1000.0):
+                self.metrics = metrics
+                if file:
+                    file.write_text(json.dumps(metrics), encoding="utf-8")
+
+        def recall(self) -> None:
+            """The suite forgets the best of before: a worse model would replace it."""
+            if file and file.is_file():
+                self.metrics = json.loads(file.read_text(encoding="utf-8"))
+                for callback in trainer._callbacks:
+                    if isinstance(callback, Checkpointer):
+                        callback.best_ap = self.metrics["box_ap"]
+
+    return Watcher()
