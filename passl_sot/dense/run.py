@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import paddle
 from paddle import nn
 
 from passl_sot.config import suite_of
-from passl_sot.modeling.stats import model_stats
+from passl_sot.dense.pyramid import PasslSotPyramid
+from passl_sot.modeling.stats import ModelStats, count_parameters, macs_of_layer, model_stats
 
 # Height and width at which the suites' users compare costs.
 SIZES = {"PaddleSeg": (512, 512), "PaddleDetection": (800, 1280)}
@@ -23,8 +25,8 @@ class Run(Protocol):
     def build(self) -> nn.Layer:
         """The model, without data."""
 
-    def example(self, height: int, width: int) -> list[Any]:
-        """What the model takes for one image."""
+    def example(self, height: int, width: int) -> Any:
+        """What the model takes for one image: a list of tensors, or a dict of them as its only argument."""
 
 
 def open_run(config: Path, overrides: Sequence[str] = ()) -> Any:
@@ -42,9 +44,40 @@ def open_run(config: Path, overrides: Sequence[str] = ()) -> Any:
     return Segmentation(config, overrides)
 
 
+def _detector_stats(model: nn.Layer, inputs: dict[str, paddle.Tensor]) -> ModelStats:
+    """The size of a detector, whose graph depends on what it finds: of the pyramid traced, of the rest run."""
+    pyramid = next(layer for layer in model.sublayers() if isinstance(layer, PasslSotPyramid))
+    stats = model_stats(pyramid, [inputs["image"]])
+    inside = {id(layer) for layer in pyramid.sublayers(include_self=True)}
+    rest = [layer for layer in model.sublayers() if id(layer) not in inside and not layer.sublayers()]
+    macs = values = 0
+
+    def count(layer: nn.Layer, _: Any, output: Any) -> None:
+        nonlocal macs, values
+        macs += macs_of_layer(layer, output)
+        values += output.size
+
+    hooks = [layer.register_forward_post_hook(count) for layer in rest if layer.parameters()]
+    model.eval()
+    try:
+        with paddle.no_grad():
+            model(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ModelStats(
+        count_parameters(model), stats.macs + macs, stats.layer_macs + macs, stats.values + values
+    )
+
+
 def describe(run: Run, height: int, width: int) -> list[str]:
-    """Lines on size, compute and memory at one image of a size; the model is traced, not run."""
-    stats = model_stats(run.build(), run.example(height, width))
+    """Lines on size, compute and memory at one image of a size; of a detector with all its proposals."""
+    model = run.build()
+    inputs = run.example(height, width)
+    for layer in model.sublayers():
+        if isinstance(layer, PasslSotPyramid):
+            layer.plan(height, width)
+    stats = _detector_stats(model, inputs) if isinstance(inputs, dict) else model_stats(model, inputs)
     fixed = _BYTES_OF_PARAMETER * stats.parameters / 1e9
     image = 4 * stats.values / 1e9
     return [
