@@ -45,14 +45,14 @@ def open_run(config: Path, overrides: Sequence[str] = ()) -> Any:
 
 
 def _detector_stats(model: nn.Layer, inputs: dict[str, paddle.Tensor]) -> ModelStats:
-    """The size of a detector, whose graph depends on what it finds: of the pyramid traced, of the rest run."""
+    """The size of a detector, of which only the pyramid can be traced; the rest is run."""
     pyramid = next(layer for layer in model.sublayers() if isinstance(layer, PasslSotPyramid))
     stats = model_stats(pyramid, [inputs["image"]])
     inside = {id(layer) for layer in pyramid.sublayers(include_self=True)}
     rest = [layer for layer in model.sublayers() if id(layer) not in inside and not layer.sublayers()]
     macs = values = 0
 
-    def count(layer: nn.Layer, _: Any, output: Any) -> None:
+    def count(layer: nn.Layer, _: Any, output: Any) -> Any:
         nonlocal macs, values
         macs += macs_of_layer(layer, output)
         values += output.size
@@ -65,9 +65,9 @@ def _detector_stats(model: nn.Layer, inputs: dict[str, paddle.Tensor]) -> ModelS
     finally:
         for hook in hooks:
             hook.remove()
-    return ModelStats(
-        count_parameters(model), stats.macs + macs, stats.layer_macs + macs, stats.values + values
-    )
+    macs += stats.macs
+    values += stats.values
+    return ModelStats(count_parameters(model), macs, macs, values)
 
 
 def describe(run: Run, height: int, width: int) -> list[str]:
@@ -78,12 +78,15 @@ def describe(run: Run, height: int, width: int) -> list[str]:
         if isinstance(layer, PasslSotPyramid):
             layer.plan(height, width)
     stats = _detector_stats(model, inputs) if isinstance(inputs, dict) else model_stats(model, inputs)
+    beside = ""
+    if isinstance(inputs, dict):
+        beside = "; masks are computed for what is found, and come on top"
     fixed = _BYTES_OF_PARAMETER * stats.parameters / 1e9
     image = 4 * stats.values / 1e9
     return [
         f"image        {height}x{width} pixels",
         f"parameters   {stats.parameters / 1e6:.3f} M trainable",
-        f"compute      {stats.macs / 1e9:.1f} GMACs forward, one image",
+        f"compute      {stats.macs / 1e9:.1f} GMACs forward, one image{beside}",
         f"memory       {fixed:.2f} GB + at most {image:.2f} GB an image, without recompute, in float32",
         "             counted: parameters, gradients, two moments of the optimizer; what each operation of",
         "             the forward pass puts out. Not counted: the loss, buffers of the libraries",
