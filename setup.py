@@ -42,6 +42,17 @@ setup(
         *FAST,
     ],
     extras_require={
+        # What PaddleSeg and PaddleDetection import. They themselves come second, without what they require,
+        # which is of Python 3.8's time: pip install --no-deps paddleseg==2.8.0 paddledet==2.6.0
+        "dense": [
+            "filelock",
+            "prettytable",
+            "pycocotools>=2.0.8",
+            "requests",
+            "scikit-learn>=1.5",
+            "scipy>=1.14",
+            "six",
+        ],
         "digits": ["scikit-learn>=1.5"],
         "fast": FAST,
         "text": ["tokenizers>=0.22"],

@@ -8,12 +8,14 @@ from pathlib import Path
 from passl_sot.cli.command import command, guarded, make_parser, prepare
 from passl_sot.cli.options import Parser
 from passl_sot.config import (
+    UserError,
     dense_configs,
     did_you_mean,
     find_dense_config,
     nearest,
     read_meta,
 )
+from passl_sot.utils.environment import launcher_number
 from passl_sot.utils.logger import RESULT, get_logger
 from passl_sot.utils.table import markdown
 
@@ -83,7 +85,6 @@ def _run(args: argparse.Namespace) -> None:
     if args.action == "train":
         _train(args, run, config.stem)
     elif args.action == "eval":
-        _start()
         _show(args, run.evaluate(args.weights))
     elif args.action == "predict":
         from passl_sot.data.given import collect_images
@@ -93,6 +94,8 @@ def _run(args: argparse.Namespace) -> None:
         get_logger().log(RESULT, "%d files in %s", len(files), args.output)
     else:
         options = {name: True for name in ("onnx", "logits") if getattr(args, name)}
+        if options and run.suite != "PaddleSeg":
+            raise UserError("--onnx and --logits are for segmenters alone")
         folder = run.export(args.weights, Path(args.output), args.size, **options)
         get_logger().log(RESULT, "exported to %s", folder)
 
@@ -104,19 +107,11 @@ def _train(args: argparse.Namespace, run, name: str) -> None:
         for height, width in args.dry_run or [SIZES[run.suite]]:
             print("\n".join(describe(run, height, width)))
         return
-    main = _start()
     output = Path(args.output or Path("output") / name)
     metrics = run.train(output, args.resume, args.seed)
-    if main:
+    if launcher_number("PADDLE_TRAINER_ID", 0, least=0) == 0:
         get_logger().log(RESULT, "the best weights are in %s", output)
         _show(args, metrics)
-
-
-def _start() -> bool:
-    """Chooses the device and joins the processes of a launcher; whether this one talks."""
-    from passl_sot.engine.distributed import start
-
-    return start("auto").is_main
 
 
 def _show(args: argparse.Namespace, metrics: dict[str, float]) -> None:

@@ -24,6 +24,7 @@ from passl_sot.cli.options import Parser
 from passl_sot.launch.cpu_env import MARK, cpu_fact, read_cpu, settings, usable_cores
 from passl_sot.utils.memory import machine_memory
 from passl_sot.utils.require import MissingPaddleError, require_paddle
+from passl_sot.utils.suites import INSTALL, SUITES, installed_version
 from passl_sot.version import __version__
 
 _Level = Literal["ok", "note", "FAULT"]  # a note: work goes on, but slower, or with less to show
@@ -48,6 +49,10 @@ _EXTRAS = {
     "serve": (("fastapi", "uvicorn", "python_multipart", "prometheus_client"), "no passl-sot serve"),
     "text": (("tokenizers",), "no models of texts"),
     "judging": (("sklearn",), "no linear probe"),
+    "dense": (
+        ("filelock", "prettytable", "pycocotools", "requests", "scipy", "six", "sklearn"),
+        "no segmentation, no detection",
+    ),
 }
 _PADDLE = "3.3.1"
 _INSTALL = f"pip install paddlepaddle=={_PADDLE}"
@@ -141,6 +146,12 @@ def _packages() -> Iterator[Finding]:
             yield Finding("note", f"extra {extra}", words, f"pip install 'passl_sot[{extra}]'")
         else:
             yield Finding("ok", f"extra {extra}", ", ".join(modules))
+    for module, (package, name) in SUITES.items():
+        version = installed_version(module)
+        if version:
+            yield Finding("ok", name, f"{package} {version}")
+        else:
+            yield Finding("note", name, "not installed: no passl-sot dense with it", INSTALL)
 
 
 def _paddle() -> Iterator[Finding]:

@@ -23,9 +23,9 @@ from passl_sot.config.yaml_text import dump_yaml
 from passl_sot.dense.det_config import check_data, read_detection
 from passl_sot.dense.det_export import export_detector
 from passl_sot.dense.det_repairs import repair
-from passl_sot.dense.suites import check_suite
 from passl_sot.engine.distributed import World, start
 from passl_sot.utils.logger import get_logger
+from passl_sot.utils.suites import check_suite
 from passl_sot.weights.checkpoint import read_weights
 
 _METRICS = ("box_ap", "box_ap50", "mask_ap", "mask_ap50")

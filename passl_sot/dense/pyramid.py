@@ -162,6 +162,11 @@ class PasslSotPyramid(nn.Layer):
         sizes = zip(self.feat_channels, self.strides, strict=True)
         return [ShapeSpec(channels=channels, stride=stride) for channels, stride in sizes]
 
+    def plan(self, height: int, width: int) -> None:
+        """Lays out what depends on the images' size, such as Swin's windows, before a graph is traced."""
+        with paddle.no_grad():
+            self.backbone.embed(self._padded(paddle.zeros([1, self.backbone.in_chans, height, width])))
+
     def forward(self, inputs: paddle.Tensor | Mapping[str, paddle.Tensor]) -> list[paddle.Tensor]:
         """Images to maps ``[B, C, H/s, W/s]`` for each stride s, rounded up.
 

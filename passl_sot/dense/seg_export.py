@@ -10,6 +10,7 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from passl_sot.config.yaml_text import dump_yaml
+from passl_sot.dense.pyramid import PasslSotPyramid
 from passl_sot.dense.resizing import for_engines
 from passl_sot.engines.base import STEM, open_engine
 from passl_sot.export.card import ExportError
@@ -86,8 +87,9 @@ def export_segmenter(
     if open_size:
         sizes.append((height + 21, width - 5))
     graph = _Graph(model, logits, open_size)
-    with paddle.no_grad():
-        graph(example)  # windows are planned for a size when it first comes
+    for layer in model.sublayers():
+        if isinstance(layer, PasslSotPyramid):
+            layer.plan(height, width)
     with folder_filled(output) as new:
         with silenced(), short_stacks(), for_engines():
             paddle.jit.save(graph, str(new / STEM), input_spec=[spec])

@@ -19,8 +19,9 @@ from passl_sot.config.yaml_text import dump_yaml
 from passl_sot.dense.seg_config import check_data, read_segmentation
 from passl_sot.dense.seg_export import export_segmenter
 from passl_sot.dense.seg_repairs import drop_unused, repair
-from passl_sot.dense.suites import check_suite
+from passl_sot.engine.distributed import start
 from passl_sot.utils.logger import get_logger
+from passl_sot.utils.suites import check_suite
 
 # Of the picture in an overlay; the rest is the color of the class.
 _IMAGE_WEIGHT = 0.6
@@ -119,13 +120,13 @@ class Segmentation:
         from paddleseg.utils import set_seed
 
         check_data(self.config, "train_dataset", "val_dataset")
+        world = start("auto")
         if output.exists() and not output.is_dir():
             raise UserError(f"{output} is a file: name a folder to write to")
         resumed = _checkpoint(output, resume, self.config.sections["iters"])
         set_seed(seed)
         output.mkdir(parents=True, exist_ok=True)
-        rank = paddle.distributed.get_rank()
-        if rank == 0:
+        if world.is_main:
             everything = {**self.config.sections, "train": self.config.options, "meta": self.config.meta}
             (output / "config.yaml").write_text(dump_yaml(everything), encoding="utf-8")
         # The optimizer's state is stored by names that count what was made before.
@@ -135,11 +136,9 @@ class Segmentation:
             if resumed:
                 self._read(resumed / "model.pdparams", model)
             # Of each process its own, for dropped paths and augmentation; the models are made alike below.
-            set_seed(seed + rank)
+            set_seed(seed + world.rank)
             self._train(model, output, resumed)
-        if paddle.distributed.get_world_size() > 1:
-            # The first process may still be writing what all read now.
-            paddle.distributed.barrier()
+        world.wait_for_all()  # the first may still be writing what all read now
         return self.evaluate(str(output / "best_model"))
 
     def _train(self, model: nn.Layer, output: Path, resumed: Path | None) -> None:

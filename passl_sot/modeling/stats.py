@@ -59,9 +59,7 @@ def model_stats(
 
     def count(layer: nn.Layer, inputs: Any, output: Any) -> None:
         nonlocal layer_macs
-        # Per output value: a Linear's weight is [in, out], a convolution's [out, in, ...].
-        weight = layer.weight.shape[:1] if isinstance(layer, nn.Linear) else layer.weight.shape[1:]
-        layer_macs += math.prod(output.shape) * math.prod(weight)
+        layer_macs += macs_of_layer(layer, output)
 
     # On a traced graph, so that attention and covariance products are in, which counters that only look
     # at layers leave out. In a function of its own: handing the layer to to_static would replace its
@@ -72,8 +70,7 @@ def model_stats(
         return model(*inputs)
 
     layers = model.sublayers(include_self=True)
-    kinds = (nn.Linear, nn.Conv1D, nn.Conv2D, nn.Conv3D)
-    hooks = [layer.register_forward_post_hook(count) for layer in layers if isinstance(layer, kinds)]
+    hooks = [layer.register_forward_post_hook(count) for layer in layers]
     modes = [layer.training for layer in layers]
     model.eval()
     try:
@@ -100,6 +97,15 @@ def _values(op: Any) -> int:
     # Of lists of tensors, and of what an operator may leave out, the type has no shape.
     shapes = [result.shape for result in op.results() if result.is_dense_tensor_type()]
     return sum(math.prod(shape) for shape in shapes if all(side > 0 for side in shape))
+
+
+def macs_of_layer(layer: nn.Layer, output: Any) -> int:
+    """Multiply-adds of one call of a Linear or convolution layer that gave this; of other layers 0."""
+    if not isinstance(layer, (nn.Linear, nn.Conv1D, nn.Conv2D, nn.Conv3D)):
+        return 0
+    # Per output value: a Linear's weight is [in, out], a convolution's [out, in, ...].
+    weight = layer.weight.shape[:1] if isinstance(layer, nn.Linear) else layer.weight.shape[1:]
+    return math.prod(output.shape) * math.prod(weight)
 
 
 def _macs_of_block(block: Any) -> int:

@@ -164,7 +164,7 @@ def test_norms_and_biases_are_not_decayed(config):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("overrides", "size"), [([], None), (UPERNET, None), (["model.backbone.model=swin_tiny"], (64, 96))]
+    ("overrides", "size"), [(UPERNET, None), (["model.backbone.model=swin_tiny"], (64, 96))]
 )
 def test_exports_compute_what_the_model_does(overrides, size, config, tmp_path):
     pytest.importorskip("paddle2onnx", reason="the extra export is not installed")
