@@ -5,8 +5,8 @@
 
 brain: axial slices of the MNI ICBM152 template (nilearn), grey and white matter, for PaddleSeg; slices of the
 two parts lie in blocks, with a gap between.
-cells: a microscope image of nuclei (stardist) in tiles of 128 pixels, for PaddleDetection; the right quarter is
-held out.
+cells: a microscope image of nuclei (stardist) in tiles of 128 pixels, for PaddleDetection; the right quarter
+is held out.
 bears: photographs of toy bears (paddlelabel), for PaddleDetection: two to train on, one held out.
 """
 
@@ -24,22 +24,27 @@ import numpy as np
 from PIL import Image
 
 _HEADER = 352  # bytes of a NIfTI-1 file before its numbers
+_CUT = np.s_[2:194, 4:228]  # to multiples of 32, as PaddleSeg's own small models want
 _SLICES = range(40, 150)  # with both kinds of matter
-_BLOCK, _EVERY, _GAP = 10, 4, 2  # slices of a block; of so many blocks one is held out; slices left out beside
+_BLOCK, _EVERY, _GAP = (
+    10,
+    4,
+    2,
+)  # slices of a block; of so many blocks one is held out; slices left out beside
 _TILE, _STEP = 128, 64
 _LEAST = 20  # pixels of an object that counts
 
 
 def volume(path: Path) -> np.ndarray:
-    """The bytes of a NIfTI-1 file as ``[x, y, z]``, each from 0 to 1."""
+    """The bytes of a NIfTI-1 file as ``[x, y, z]``, each from 0 to 1, without the outermost ones."""
     data = gzip.decompress(path.read_bytes())
     sides = struct.unpack("<8h", data[40:56])[1:4]
     numbers = np.frombuffer(data, np.uint8, offset=_HEADER, count=int(np.prod(sides)))
-    return numbers.reshape(sides, order="F") / max(1, int(numbers.max()))
+    return numbers.reshape(sides, order="F")[_CUT] / max(1, int(numbers.max()))
 
 
 def brain(packages: Path, out: Path) -> dict[str, int]:
-    """Writes images, labels (0 neither, 1 grey, 2 white matter), train.txt and val.txt; gives their lengths."""
+    """Writes images, labels (1 grey, 2 white matter, 0 else), train.txt and val.txt; gives their lengths."""
     files = packages / "nilearn" / "datasets" / "data"
     kinds = ("t1", "gm", "wm")
     head, grey, white = (volume(files / f"mni_icbm152_{k}_tal_nlin_sym_09a_converted.nii.gz") for k in kinds)
@@ -67,7 +72,7 @@ def outlines(mask: np.ndarray) -> list[list[float]]:
 
 
 def objects(masks: np.ndarray) -> Iterator[dict[str, Any]]:
-    """COCO's annotations of the numbered objects of an image ``[H, W]``; small ones at its edge are left out."""
+    """COCO's annotations of the numbered objects of an image ``[H, W]``, without those of few pixels."""
     for number in np.unique(masks[masks > 0]):
         mask = masks == number
         ys, xs = np.nonzero(mask)
@@ -139,7 +144,9 @@ def bears(packages: Path, out: Path) -> dict[str, int]:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("packages", type=Path)
     parser.add_argument("--out", type=Path, default=Path("data/dense"))
     options = parser.parse_args()

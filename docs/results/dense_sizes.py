@@ -72,7 +72,9 @@ def main() -> None:
     """The command."""
     from passl_sot.launch.cpu_env import describe_cpu, tune
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", default=SIZES)
     options = parser.parse_args()
     tune()  # the processes below inherit it
