@@ -172,12 +172,14 @@ class PasslSotPyramid(nn.Layer):
         # Paddle's train() of a model around this one sets the flags of all its layers.
         for layer in self._frozen:
             layer.training = False
-        maps = self.backbone.forward_intermediates(self._padded(x_bchw), sorted(set(self.sources)))
-        by_source = dict(zip(sorted(set(self.sources)), maps, strict=True))
-        parts = zip(self.strides, self.sources, self.changes, self.norms, strict=True)
-        return [
-            norm(self._cropped(change(by_source[i]), stride, x_bchw)) for stride, i, change, norm in parts
-        ]
+        sources = sorted(set(self.sources))
+        maps = self.backbone.forward_intermediates(self._padded(x_bchw), sources)
+        found = []
+        # By numbers: Paddle's translator to static graphs knows no `zip(strict=True)`.
+        for i, source in enumerate(self.sources):
+            here = self.changes[i](maps[sources.index(source)])
+            found.append(self.norms[i](self._cropped(here, self.strides[i], x_bchw)))
+        return found
 
     def _padded(self, x_bchw: paddle.Tensor) -> paddle.Tensor:
         height, width = x_bchw.shape[2:]
