@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import paddle
+import paddle.distributed as dist
 from paddle import nn
 from PIL import Image, ImageOps
 
@@ -29,6 +30,7 @@ from passl_sot.utils.suites import check_suite
 from passl_sot.weights.checkpoint import read_weights
 
 _METRICS = ("box_ap", "box_ap50", "mask_ap", "mask_ap50")
+_FINAL = "model_final"  # the suite's name of the last epoch's snapshot
 log = get_logger()
 
 
@@ -92,7 +94,8 @@ class Detection:
         Args:
             output: Gets `config.yaml`, `best_model`, `model_final` and numbered snapshots, each `.pdparams`
                 with `.pdopt`, and `best.json`.
-            resume: A snapshot; its optimizer, schedule and epoch go on, the order of images begins anew.
+            resume: A snapshot, or "auto" for the newest in `output`, or for none where there is none. Optimizer,
+                schedule and epoch go on; the order of images begins anew.
             seed: Of weights, order and augmentation.
 
         Returns:
@@ -102,9 +105,8 @@ class Detection:
             UserError: The data or the snapshot isn't there, or doesn't fit.
         """
         check_data(self._tree, "TrainDataset", "EvalDataset")
-        if resume:
-            _require(resume, ".pdparams", ".pdopt")
-        world = start("auto")
+        snapshot = _snapshot(output, resume)
+        world = _join()
         random.seed(seed + world.rank)
         np.random.seed(seed + world.rank)
         paddle.seed(seed)
@@ -114,14 +116,14 @@ class Detection:
             (output / "config.yaml").write_text(text, encoding="utf-8")
         # The optimizer's state is stored by Paddle's own names, which count from the start here.
         with paddle.utils.unique_name.guard():
-            metrics = self._run(world, output, resume)
+            metrics = self._run(world, output, snapshot)
         if world.is_main and not metrics:
             log.warning(
                 "no evaluation found any object: there is no best_model, model_final is the last epoch's"
             )
         return metrics or dict.fromkeys(_METRICS, 0.0)
 
-    def _run(self, world: World, output: Path, resume: str | None) -> dict[str, float]:
+    def _run(self, world: World, output: Path, snapshot: Path | None) -> dict[str, float]:
         places = {"save_dir": str(output.parent), "filename": output.name}
         trainer = self._trainer("train", output_eval=str(output / "evaluation"), **places)
         if len(trainer.loader) < 1:
@@ -129,8 +131,12 @@ class Detection:
             raise UserError(f"TrainDataset has fewer images than one step takes ({size}): lower batch_size")
         watcher = _watcher(trainer, world, output / "best.json")
         trainer.register_callbacks([watcher])
-        if resume:
-            trainer.resume_weights(resume)
+        if snapshot:
+            trainer.resume_weights(str(snapshot))
+            if trainer.start_epoch >= trainer.end_epoch:
+                raise UserError(
+                    f"{snapshot} is after all {trainer.end_epoch} epochs: raise epoch to train on"
+                )
             watcher.recall()
         elif self._tree.get("pretrain_weights"):
             trainer.load_weights(self._tree["pretrain_weights"])
@@ -200,8 +206,23 @@ class Detection:
         (output / "results.json").write_text(json.dumps(results), encoding="utf-8")
         return [*files, output / "results.json"]
 
-    def export(self, weights: str, output: Path, size: tuple[int, int] | None) -> Path:
-        """Writes a folder for deployment; see `export_detector`."""
+    def export(
+        self,
+        weights: str,
+        output: Path,
+        size: tuple[int, int] | None,
+        *,
+        onnx: bool = False,
+        logits: bool = False,
+    ) -> Path:
+        """Writes a folder for deployment; see `export_detector`. Of `onnx` and `logits` it has neither."""
+        if onnx:
+            raise UserError(
+                "a detector can't be written as ONNX: Paddle2ONNX 2.1 has no generate_proposals and no "
+                "distribute_fpn_proposals; export without onnx, for Paddle Inference"
+            )
+        if logits:
+            raise UserError("logits are of segmenters; a detector gives boxes, scores and masks")
         trainer = self._loaded("test", weights, export_onnx=True)
         return export_detector(trainer, output, size)
 
@@ -240,11 +261,29 @@ class Detection:
         return trainer
 
 
-def _require(snapshot: str, *suffixes: str) -> None:
-    stem = snapshot.removesuffix(".pdparams")
-    missing = [stem + suffix for suffix in suffixes if not Path(stem + suffix).is_file()]
+def _join() -> World:
+    """The processes of the launcher, which may have been joined before."""
+    if not dist.is_initialized():
+        return start("auto")
+    return World(rank=dist.get_rank(), size=dist.get_world_size(), gloo=dist.get_backend() == "GLOO")
+
+
+def _snapshot(output: Path, resume: str | None) -> Path | None:
+    """What to go on from, without a suffix; a UserError where it isn't there."""
+    if resume is None:
+        return None
+    snapshot = Path(resume.removesuffix(".pdparams"))
+    if resume == "auto":
+        found = [path for path in output.glob("*.pdopt") if path.stem.isdecimal() or path.stem == _FINAL]
+        if not found:
+            return None
+        snapshot = max(found, key=lambda path: path.stat().st_mtime).with_suffix("")
+    missing = [
+        f"{snapshot}{end}" for end in (".pdparams", ".pdopt") if not Path(f"{snapshot}{end}").is_file()
+    ]
     if missing:
         raise UserError(f"can't resume: there is no {listing(missing)}; name a snapshot, such as output/5")
+    return snapshot
 
 
 def _explain(settings: dict[str, Any], section: str, error: Exception) -> None:

@@ -110,12 +110,28 @@ def test_the_exported_detector_finds_the_same_boxes(trained, tmp_path: Path):
 def test_training_goes_on_from_a_snapshot_and_keeps_the_best(trained, tmp_path: Path):
     detector, output, metrics = trained
     (tmp_path / "best.json").write_text(json.dumps({**metrics, "box_ap": 0.99}))
-    found = detector.train(tmp_path, str(output / "0"), seed=0)
+    for suffix in (".pdparams", ".pdopt"):
+        (tmp_path / f"0{suffix}").write_bytes((output / f"0{suffix}").read_bytes())
+    found = detector.train(tmp_path, "auto", seed=0)
     assert found["box_ap"] == 0.99
-    assert not (tmp_path / "0.pdparams").exists()
+    assert (tmp_path / "model_final.pdparams").exists()
     assert not (tmp_path / "best_model.pdparams").exists()
+    for resume in ("auto", str(output / "model_final")):
+        with pytest.raises(UserError, match=r"model_final is after all 2 epochs"):
+            detector.train(tmp_path, resume, seed=0)
     with pytest.raises(UserError, match=r"can't resume: there is no .*nowhere.pdparams"):
         detector.train(tmp_path, str(tmp_path / "nowhere"), seed=0)
+
+
+def test_what_cannot_be_exported_is_said_before(trained, tmp_path: Path):
+    detector, output, _ = trained
+    with pytest.raises(UserError, match="Paddle2ONNX 2.1 has no generate_proposals"):
+        detector.export(str(output / "best_model"), tmp_path, (64, 96), onnx=True)
+    with pytest.raises(UserError, match=r"takes one size of images, name it by --size"):
+        detector.export(str(output / "best_model"), tmp_path, None)
+    with pytest.raises(UserError, match=r"whole 32 pixels, got 60x96; the nearest are 64x96"):
+        detector.export(str(output / "best_model"), tmp_path, (60, 96))
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_of_another_detector_are_refused(trained, tmp_path: Path):
@@ -146,6 +162,8 @@ def test_two_processes_train_one_model(data: Path, tmp_path: Path):
     script = tmp_path / "train.py"
     script.write_text(
         "import sys; from pathlib import Path; from passl_sot.dense.detection import Detection\n"
+        "from passl_sot.engine.distributed import start\n"
+        "start('auto')  # as the command does\n"
         "folder = Path(sys.argv[1])\n"
         "overrides = ['TrainReader.batch_size=1', 'TrainDataset.allow_empty=true', 'epoch=1']\n"
         "detector = Detection(folder / 'mask_rcnn.yaml', overrides)\n"
