@@ -143,9 +143,13 @@ def test_tools_are_short():
 
 
 def test_leaf_configs_are_short_and_say_how_to_run_them():
-    for path in sorted((ROOT / "configs").glob("[!_]*/*.yaml")):
+    for path in sorted((ROOT / "configs").glob("[!_]*/[!_]*.yaml")):
         lines = path.read_text(encoding="utf-8").splitlines()
         assert len(lines) <= 32, path
+        if (
+            path.parent.name == "dense"
+        ):  # `meta` says where a recipe is from; how to run them is said in bases
+            continue
         assert lines[0].startswith("# ")
         assert "python" in lines[1]
         assert "top-1" in lines[2] or (path.parent.name == "text" and "Expected" in lines[2])

@@ -91,13 +91,7 @@ def export_segmenter(
         if isinstance(layer, PasslSotPyramid):
             layer.plan(height, width)
     with folder_filled(output) as new:
-        with silenced(), short_stacks(), for_engines():
-            paddle.jit.save(graph, str(new / STEM), input_spec=[spec])
-        engines = ["inference"]
-        if onnx:
-            with silenced():
-                write_onnx(str(new / STEM))
-            engines.append("onnxruntime")
+        _write(graph, spec, str(new / STEM), onnx)
         deploy = {
             "model": f"{STEM}.json",
             "params": f"{STEM}.pdiparams",
@@ -107,12 +101,25 @@ def export_segmenter(
             "output_dtype": "float32" if logits else "int32",
         }
         (new / "deploy.yaml").write_text(dump_yaml({"Deploy": deploy}), encoding="utf-8")
-        for engine in engines:
+        for engine in ["inference", *["onnxruntime"] * onnx]:
             worst = max(_difference(graph, new, engine, channels, size) for size in sizes)
             if not worst <= _LIMIT:
                 raise ExportError(f"{engine} computes something else ({worst:.1e}); nothing is written")
             log.info("%s: differs from the model by at most %.1e", engine, worst)
     return output
+
+
+def _write(graph: _Graph, spec: InputSpec, stem: str, onnx: bool) -> None:
+    with silenced() as unseen:
+        try:
+            with short_stacks(), for_engines():
+                paddle.jit.save(graph, stem, input_spec=[spec])
+            if onnx:
+                write_onnx(stem)
+        except Exception as error:  # of whatever kind: Paddle's translator and the converters have many
+            reason = str(error).strip() or unseen()
+            advice = "" if graph.untranslated else "; a graph of one size may do, named by --size"
+            raise ExportError(f"this model can't be written{advice}: {reason}") from error
 
 
 def _difference(graph: _Graph, folder: Path, engine: str, channels: int, size: tuple[int, int]) -> float:
