@@ -36,7 +36,7 @@ def trained(request, data: Path, tmp_path_factory: pytest.TempPathFactory):
     return detector, folder / "output", metrics
 
 
-def test_training_leaves_its_config_snapshots_and_best_metrics(trained):
+def test_training_leaves_its_config_snapshots_and_best_metrics(trained, capfd):
     detector, output, metrics = trained
     assert {"config.yaml", "best.json", "best_model.pdparams", "0.pdopt", "model_final.pdparams"} <= {
         path.name for path in output.iterdir()
@@ -46,6 +46,10 @@ def test_training_leaves_its_config_snapshots_and_best_metrics(trained):
     again = Detection(output / "config.yaml")
     assert again.evaluate(str(output / "best_model.pdparams")) == pytest.approx(metrics)
     assert not Path("bbox.json").exists()
+    # Standard output is for results.
+    capfd.readouterr()
+    again.evaluate(str(output / "best_model"))
+    assert capfd.readouterr().out == ""
 
 
 def test_predictions_are_pictures_and_a_list_in_cocos_form(trained, data: Path, tmp_path: Path):
@@ -75,6 +79,25 @@ def test_one_pixel_and_thin_images_are_predicted(trained, tmp_path: Path):
         Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(paths[-1])
     files = detector.predict(str(output / "best_model"), paths, tmp_path / "out")
     assert [Image.open(path).size for path in files[:-1]] == [Image.open(path).size for path in paths]
+
+
+def test_images_that_cannot_be_predicted_are_named(trained, data: Path, tmp_path: Path):
+    detector, output, _ = trained
+    weights = str(output / "best_model")
+    good = data / "images" / "0.png"
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(good.read_bytes()[:500])
+    (tmp_path / "0.png").write_bytes(good.read_bytes())
+    for images, message in (
+        ([broken], "broken.png is no image that can be read"),
+        ([tmp_path / "none.png"], "there is no image"),
+        ([tmp_path / "image.webp"], "PaddleDetection reads .jpg"),
+        ([good, tmp_path / "0.png"], "several images are called 0.png"),
+    ):
+        with pytest.raises(UserError, match=message):
+            detector.predict(weights, images, tmp_path / "out")
+    with pytest.raises(UserError, match="would be replaced by its picture"):
+        detector.predict(weights, [good], good.parent)
 
 
 @pytest.mark.slow
@@ -125,7 +148,7 @@ def test_training_goes_on_from_a_snapshot_and_keeps_the_best(trained, tmp_path: 
 
 def test_what_cannot_be_exported_is_said_before(trained, tmp_path: Path):
     detector, output, _ = trained
-    with pytest.raises(UserError, match="Paddle2ONNX 2.1 has no generate_proposals"):
+    with pytest.raises(UserError, match=r"Paddle2ONNX 2\.1 has no generate_proposals"):
         detector.export(str(output / "best_model"), tmp_path, (64, 96), onnx=True)
     with pytest.raises(UserError, match=r"takes one size of images, name it by --size"):
         detector.export(str(output / "best_model"), tmp_path, None)
