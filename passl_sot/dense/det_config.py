@@ -24,6 +24,11 @@ _OPTIONS = frozenset(
     print_flops print_params save_dir snapshot_epoch use_ema use_gpu use_vdl vdl_log_dir weights
     worker_num""".split()  # noqa: SIM905 - a list of one word a line would be longer than all that it is for
 )
+_NEEDED = (
+    *("architecture", "metric", "num_classes", "epoch", "log_iter", "snapshot_epoch", "worker_num"),
+    *("LearningRate", "OptimizerBuilder", "TrainDataset", "EvalDataset", "TestDataset"),
+    *("TrainReader", "EvalReader", "TestReader"),
+)
 _DATA = {"dataset_dir": Path.is_dir, "image_dir": Path.is_dir, "anno_path": Path.is_file}
 
 
@@ -151,9 +156,11 @@ def _check(tree: dict[str, Any]) -> Iterator[tuple[str, str, str | None]]:
     """Place, fault and nearest name of all that the suite would ignore, or fail at later."""
     classes = _classes()
     options = {*_OPTIONS, *(key for one in classes.values() for key in one.shared), "meta"}
-    for key in ("architecture", "num_classes", "TrainDataset", "EvalDataset", "TestDataset", "TrainReader"):
+    for key in _NEEDED:
         if key not in tree:
             yield key, "this is needed", None
+    if tree.get("metric", "COCO") != "COCO":
+        yield "metric", "only COCO is driven here", None
     for key, value in tree.items():
         if key in classes and isinstance(value, dict):
             yield from _check_settings(key, value, key, tree)
@@ -225,5 +232,8 @@ def _check_reader(settings: dict[str, Any], path: str) -> Iterator[tuple[str, st
                 found = getattr(transform, name, None)
                 if found is None:
                     yield place, "PaddleDetection has no such transform", nearest(name, vars(transform))
-                else:
-                    yield from _unknown(arguments or {}, inspect.signature(found).parameters, place, name)
+                    continue
+                if name == "NormalizeImage" and not {"mean", "std"} <= set(arguments or {}):
+                    # The suite reads them from here for deployment, without defaults.
+                    yield place, "mean and std are needed", None
+                yield from _unknown(arguments or {}, inspect.signature(found).parameters, place, name)

@@ -198,7 +198,11 @@ class Detection:
             parts = get_infer_results(found, numbers)
             for number in found["im_id"].ravel():
                 path = Path(trainer.dataset.get_imid2path()[int(number)])
-                here = {key: [x for x in part if x["image_id"] == number] for key, part in parts.items()}
+                # Where nothing is found, the suite gives a box of score 0.
+                here = {
+                    key: [row for row in part if row["image_id"] == number and row["score"] > 0]
+                    for key, part in parts.items()
+                }
                 files.append(output / path.name)
                 _draw(path, here, categories, threshold).save(files[-1])
                 results += _joined(here, path)
@@ -300,7 +304,7 @@ def _explain(settings: dict[str, Any], section: str, error: Exception) -> None:
     if "coco record" in str(error):
         raise UserError(
             f"{section}: {path} has no image with objects whose file is in "
-            f"{path.parent / str(settings.get('image_dir'))}"
+            f"{Path(settings.get('dataset_dir') or '') / str(settings.get('image_dir'))}"
         ) from error
 
 
@@ -308,7 +312,7 @@ def _draw(path: Path, found: dict[str, list], categories: dict[int, str], thresh
     from ppdet.utils.visualizer import visualize_results
 
     with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file.convert("RGB"))
+        image = ImageOps.exif_transpose(file).convert("RGB")
     boxes = found.get("bbox", [])
     number = boxes[0]["image_id"] if boxes else 0
     rest = (None, None, None)

@@ -81,6 +81,16 @@ def test_one_pixel_and_thin_images_are_predicted(trained, tmp_path: Path):
     assert [Image.open(path).size for path in files[:-1]] == [Image.open(path).size for path in paths]
 
 
+def test_where_nothing_is_found_the_picture_is_the_image(trained, data: Path, tmp_path: Path):
+    detector, output, _ = trained
+    strict = Detection(detector.path, ["BBoxPostProcess.nms.score_threshold=0.999"])
+    images = [data / "images" / "0.png"]
+    picture, rows = strict.predict(str(output / "best_model"), images, tmp_path / "out", threshold=0.0)
+    assert json.loads(rows.read_text()) == []
+    assert (np.asarray(Image.open(picture)) == np.asarray(Image.open(images[0]).convert("RGB"))).all()
+    assert set(strict.evaluate(str(output / "best_model")).values()) == {0.0}
+
+
 def test_images_that_cannot_be_predicted_are_named(trained, data: Path, tmp_path: Path):
     detector, output, _ = trained
     weights = str(output / "best_model")
@@ -213,6 +223,8 @@ def test_two_processes_train_one_model(data: Path, tmp_path: Path):
         ("MaskRCNN.neck=FPM", "PaddleDetection has no 'FPM'; did you mean 'FPN'"),
         ("architecture=MaskRCN", "PaddleDetection has no 'MaskRCN'; did you mean 'MaskRCNN'"),
         ("TrainDataset.name=COCODataset", "did you mean 'COCODataSet'"),
+        ("metric=VOC", "metric: only COCO is driven here"),
+        ("TestReader.sample_transforms=[{NormalizeImage: {}}]", "mean and std are needed"),
         ("EvalReader.sample_transforms=[{Decodes: {}}]", "no such transform; did you mean 'Decode'"),
     ],
 )
@@ -220,6 +232,19 @@ def test_a_wrong_setting_names_the_nearest(data: Path, tmp_path: Path, override:
     with pytest.raises(ConfigError) as caught:
         Detection(write_config(tmp_path, data), [override])
     assert message in str(caught.value)
+
+
+def test_faults_of_bases_say_where(tmp_path: Path):
+    config = tmp_path / "detector.yaml"
+    config.write_text("_BASE_: [none.yaml]\n")
+    with pytest.raises(ConfigError, match=rf"detector.yaml:1: _BASE_: there is no {tmp_path}/none.yaml"):
+        Detection(config)
+    config.write_text("_BASE_: [detector.yaml]\n")
+    with pytest.raises(ConfigError, match="is its own base"):
+        Detection(config)
+    config.write_text("epoch: 3\n")
+    with pytest.raises(ConfigError, match="architecture: this is needed"):
+        Detection(config)
 
 
 def test_keys_of_a_class_that_the_file_lacks_can_be_set(data: Path, tmp_path: Path):
