@@ -138,7 +138,7 @@ def _may_add(text: str) -> str:
     """An override of a key that the file lacks is good where the suite's class has the key."""
     parts = text.partition("=")[0].split(".")
     known = _classes()
-    if len(parts) == 1 and parts[0] in _OPTIONS:
+    if len(parts) == 1 and parts[0] in _options():
         return f"+{text}"
     if len(parts) == 2 and parts[0] in known and parts[1] in known[parts[0]].schema:
         return f"+{text}"
@@ -152,10 +152,15 @@ def _classes() -> dict[str, Any]:
     return workspace.get_registered_modules()
 
 
+def _options() -> set[str]:
+    """The keys of the top level that are no classes."""
+    return {*_OPTIONS, *(key for one in _classes().values() for key in one.shared), "meta"}
+
+
 def _check(tree: dict[str, Any]) -> Iterator[tuple[str, str, str | None]]:
     """Place, fault and nearest name of all that the suite would ignore, or fail at later."""
     classes = _classes()
-    options = {*_OPTIONS, *(key for one in classes.values() for key in one.shared), "meta"}
+    options = _options()
     for key in _NEEDED:
         if key not in tree:
             yield key, "this is needed", None

@@ -174,8 +174,11 @@ def test_weights_of_another_detector_are_refused(trained, tmp_path: Path):
         other.evaluate(str(output / "best_model"))
 
 
-def test_images_without_objects_are_trained_on(data: Path, tmp_path: Path):
-    write_coco(tmp_path / "data", SIZES, empty=[0, 1, 2])
+@pytest.mark.parametrize(
+    ("sizes", "empty"), [(SIZES, (0, 1, 2)), (((1, 1), (3, 150), (150, 3), (37, 53)), ())]
+)
+def test_images_without_objects_and_of_odd_sizes_are_trained_on(sizes, empty, tmp_path: Path):
+    write_coco(tmp_path / "data", sizes, empty=empty)
     overrides = ["TrainDataset.allow_empty=true", "epoch=1"]
     for head in HEADS:
         detector = Detection(write_config(tmp_path, tmp_path / "data", head), overrides)
