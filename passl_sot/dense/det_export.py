@@ -106,7 +106,7 @@ def _difference(wanted: np.ndarray, folder: Path, inputs: dict[str, np.ndarray])
     # Boxes of the same score stand in any order.
     apart = np.abs(wanted[:, None] - found[None]).max(-1)
     nearest = np.concatenate([apart.min(0), apart.min(1)])
-    return float(np.quantile(nearest, 1 - _ALONE, method="lower"))
+    return float(np.sort(nearest)[-1 - int(_ALONE * len(nearest))])
 
 
 def run_exported(folder: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
