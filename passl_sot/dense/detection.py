@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import paddle
-import paddle.distributed as dist
 from paddle import nn
 from PIL import Image, ImageOps
 
@@ -24,13 +23,15 @@ from passl_sot.config.yaml_text import dump_yaml
 from passl_sot.dense.det_config import check_data, read_detection
 from passl_sot.dense.det_export import export_detector
 from passl_sot.dense.det_repairs import repair
-from passl_sot.engine.distributed import World, start
+from passl_sot.dense.det_run import aside, find_snapshot, joined, watch
+from passl_sot.engine.distributed import World
 from passl_sot.utils.logger import get_logger
 from passl_sot.utils.suites import check_suite
 from passl_sot.weights.checkpoint import read_weights
 
 _METRICS = ("box_ap", "box_ap50", "mask_ap", "mask_ap50")
-_FINAL = "model_final"  # the suite's name of the last epoch's snapshot
+_COCO_CLASSES = 80
+_READ = (".jpg", ".jpeg", ".png", ".bmp")
 log = get_logger()
 
 
@@ -74,6 +75,7 @@ class Detection:
         workspace.merge_config({"use_npu": False, "use_mlu": False, "use_xpu": False, **settings})
         return table
 
+    @aside()
     def build(self) -> nn.Layer:
         """The model, as the file starts it; no data is needed."""
         from ppdet.core import workspace
@@ -88,14 +90,15 @@ class Detection:
             "scale_factor": paddle.ones([1, 2]),
         }
 
+    @aside()
     def train(self, output: Path, resume: str | None, seed: int) -> dict[str, float]:
         """Trains, and evaluates every `snapshot_epoch` epochs; process 0 alone evaluates and writes.
 
         Args:
             output: Gets `config.yaml`, `best_model`, `model_final` and numbered snapshots, each `.pdparams`
                 with `.pdopt`, and `best.json`.
-            resume: A snapshot, or "auto" for the newest in `output`, or for none where there is none. Optimizer,
-                schedule and epoch go on; the order of images begins anew.
+            resume: A snapshot, or "auto" for the newest in `output`, or for none where there is none.
+                Optimizer, schedule and epoch go on; the order of images begins anew.
             seed: Of weights, order and augmentation.
 
         Returns:
@@ -105,8 +108,8 @@ class Detection:
             UserError: The data or the snapshot isn't there, or doesn't fit.
         """
         check_data(self._tree, "TrainDataset", "EvalDataset")
-        snapshot = _snapshot(output, resume)
-        world = _join()
+        snapshot = find_snapshot(output, resume)
+        world = joined()
         random.seed(seed + world.rank)
         np.random.seed(seed + world.rank)
         paddle.seed(seed)
@@ -129,7 +132,7 @@ class Detection:
         if len(trainer.loader) < 1:
             size = self._tree["TrainReader"].get("batch_size", 1) * world.size
             raise UserError(f"TrainDataset has fewer images than one step takes ({size}): lower batch_size")
-        watcher = _watcher(trainer, world, output / "best.json")
+        watcher = watch(trainer, world, output / "best.json")
         trainer.register_callbacks([watcher])
         if snapshot:
             trainer.resume_weights(str(snapshot))
@@ -143,6 +146,7 @@ class Detection:
         trainer.train(validate=True)
         return watcher.metrics
 
+    @aside()
     def evaluate(self, weights: str) -> dict[str, float]:
         """Evaluates weights on `EvalDataset`, as COCO does.
 
@@ -152,12 +156,13 @@ class Detection:
         check_data(self._tree, "EvalDataset")
         with tempfile.TemporaryDirectory() as folder:
             trainer = self._loaded("eval", weights, output_eval=folder)
-            watcher = _watcher(trainer, World(), None)
+            watcher = watch(trainer, World(), None)
             trainer.register_callbacks([watcher])
             with paddle.no_grad():
                 trainer.evaluate()
         return watcher.metrics or dict.fromkeys(_METRICS, 0.0)
 
+    @aside()
     def predict(
         self, weights: str, images: Sequence[Path], output: Path, threshold: float = 0.5
     ) -> list[Path]:
@@ -177,14 +182,8 @@ class Detection:
         from ppdet.data.source.category import get_categories
         from ppdet.metrics import get_infer_results
 
-        names = [path.name for path in images]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise UserError(f"several images are called {listing(twice, 5)}: predict them into other folders")
-        for path in images:
-            if not path.is_file():
-                raise UserError(f"there is no image {path}")
-        check_data({"TestDataset": {**self._tree["TestDataset"], "image_dir": None}}, "TestDataset")
+        _check_images(images, output)
+        self._check_names()
         trainer = self._loaded("test", weights)
         numbers, categories = get_categories("COCO", trainer.dataset.get_anno())
         trainer.dataset.set_images([str(path) for path in images])
@@ -198,14 +197,19 @@ class Detection:
             found["im_id"] = batch["im_id"].numpy()
             parts = get_infer_results(found, numbers)
             for number in found["im_id"].ravel():
-                path = images[int(number)]
-                here = {key: [x for x in part if x["image_id"] == number] for key, part in parts.items()}
+                path = Path(trainer.dataset.get_imid2path()[int(number)])
+                # Where nothing is found, the suite gives a box of score 0.
+                here = {
+                    key: [row for row in part if row["image_id"] == number and row["score"] > 0]
+                    for key, part in parts.items()
+                }
                 files.append(output / path.name)
                 _draw(path, here, categories, threshold).save(files[-1])
                 results += _joined(here, path)
         (output / "results.json").write_text(json.dumps(results), encoding="utf-8")
         return [*files, output / "results.json"]
 
+    @aside()
     def export(
         self,
         weights: str,
@@ -223,8 +227,14 @@ class Detection:
             )
         if logits:
             raise UserError("logits are of segmenters; a detector gives boxes, scores and masks")
+        self._check_names()
         trainer = self._loaded("test", weights, export_onnx=True)
         return export_detector(trainer, output, size)
+
+    def _check_names(self) -> None:
+        """Where there is no annotation file, the suite takes COCO's categories for ours."""
+        if self._tree["num_classes"] != _COCO_CLASSES:
+            check_data({"TestDataset": {**self._tree["TestDataset"], "image_dir": None}}, "TestDataset")
 
     def _trainer(self, mode: str, **more: Any) -> Any:
         from ppdet.engine import Trainer
@@ -261,29 +271,23 @@ class Detection:
         return trainer
 
 
-def _join() -> World:
-    """The processes of the launcher, which may have been joined before."""
-    if not dist.is_initialized():
-        return start("auto")
-    return World(rank=dist.get_rank(), size=dist.get_world_size(), gloo=dist.get_backend() == "GLOO")
-
-
-def _snapshot(output: Path, resume: str | None) -> Path | None:
-    """What to go on from, without a suffix; a UserError where it isn't there."""
-    if resume is None:
-        return None
-    snapshot = Path(resume.removesuffix(".pdparams"))
-    if resume == "auto":
-        found = [path for path in output.glob("*.pdopt") if path.stem.isdecimal() or path.stem == _FINAL]
-        if not found:
-            return None
-        snapshot = max(found, key=lambda path: path.stat().st_mtime).with_suffix("")
-    missing = [
-        f"{snapshot}{end}" for end in (".pdparams", ".pdopt") if not Path(f"{snapshot}{end}").is_file()
-    ]
-    if missing:
-        raise UserError(f"can't resume: there is no {listing(missing)}; name a snapshot, such as output/5")
-    return snapshot
+def _check_images(images: Sequence[Path], output: Path) -> None:
+    names = [path.name for path in images]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"several images are called {listing(twice, 5)}: predict them into other folders")
+    for path in images:
+        if path.suffix.lower() not in _READ:
+            raise UserError(f"{path}: PaddleDetection reads {', '.join(_READ)} alone")
+        if path.parent.resolve() == output.resolve():
+            raise UserError(f"{path} would be replaced by its picture: write to another folder")
+        try:
+            with Image.open(path) as file:
+                file.load()
+        except FileNotFoundError:
+            raise UserError(f"there is no image {path}") from None
+        except (OSError, ValueError, SyntaxError) as error:
+            raise UserError(f"{path} is no image that can be read: {error}") from None
 
 
 def _explain(settings: dict[str, Any], section: str, error: Exception) -> None:
@@ -300,7 +304,7 @@ def _explain(settings: dict[str, Any], section: str, error: Exception) -> None:
     if "coco record" in str(error):
         raise UserError(
             f"{section}: {path} has no image with objects whose file is in "
-            f"{path.parent / str(settings.get('image_dir'))}"
+            f"{Path(settings.get('dataset_dir') or '') / str(settings.get('image_dir'))}"
         ) from error
 
 
@@ -308,7 +312,7 @@ def _draw(path: Path, found: dict[str, list], categories: dict[int, str], thresh
     from ppdet.utils.visualizer import visualize_results
 
     with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file.convert("RGB"))
+        image = ImageOps.exif_transpose(file).convert("RGB")
     boxes = found.get("bbox", [])
     number = boxes[0]["image_id"] if boxes else 0
     rest = (None, None, None)
@@ -324,44 +328,3 @@ def _joined(found: dict[str, list], path: Path) -> list[dict[str, Any]]:
             row["segmentation"] = found["mask"][index]["segmentation"]
         rows.append(row)
     return rows
-
-
-def _watcher(trainer: Any, world: World, file: Path | None) -> Any:
-    """A callback that keeps the metrics of the best evaluation, and the processes together."""
-    from ppdet.engine.callbacks import Callback, Checkpointer
-
-    class Watcher(Callback):
-        """Writes metrics to `file`; before each step the processes wait for each other."""
-
-        def __init__(self) -> None:
-            super().__init__(trainer)
-            self.metrics: dict[str, float] = {}
-
-        def on_step_begin(self, status: dict[str, Any]) -> None:
-            # While the first evaluates, gloo would give it up.
-            if status["mode"] == "train":
-                world.barrier()
-
-        def on_epoch_end(self, status: dict[str, Any]) -> None:
-            if status["mode"] != "eval":
-                return
-            found = trainer._metrics[0].get_results()
-            metrics = {}
-            for ours, theirs in (("box", "bbox"), ("mask", "mask")):
-                if theirs in found:
-                    metrics[f"{ours}_ap"] = float(found[theirs][0])
-                    metrics[f"{ours}_ap50"] = float(found[theirs][1])
-            if metrics and metrics["box_ap"] >= self.metrics.get("box_ap", -1000.0):
-                self.metrics = metrics
-                if file:
-                    file.write_text(json.dumps(metrics), encoding="utf-8")
-
-        def recall(self) -> None:
-            """The suite forgets the best of before: a worse model would replace it."""
-            if file and file.is_file():
-                self.metrics = json.loads(file.read_text(encoding="utf-8"))
-                for callback in trainer._callbacks:
-                    if isinstance(callback, Checkpointer):
-                        callback.best_ap = self.metrics["box_ap"]
-
-    return Watcher()
