@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -138,3 +139,38 @@ def test_study_and_its_pictures(scripts, data, tmp_path, monkeypatch):
     pictures.save(pictures.objects(folder / "cells", Path("output/dense")), tmp_path / "cells.jpg")
     for name in ("brain.png", "cells.jpg"):
         assert np.asarray(Image.open(tmp_path / name)).std() > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "length", "metric", "least"),
+    # Of slices, what the most frequent class everywhere would get is 0.21.
+    [("brain/STViT", 30, "miou", 0.4), ("brain/Swin", 30, "miou", 0.4), ("cells/STViT", 2, "mask_ap50", 0.1)],
+)
+def test_small_models_learn_from_real_images(name, length, metric, least, scripts, tmp_path, monkeypatch):
+    packages = ROOT / ".dense_data"
+    if not packages.is_dir():
+        pytest.skip("the packages with images are not installed")
+    pytest.importorskip("paddleseg", reason="no PaddleSeg")
+    pytest.importorskip("ppdet", reason="no PaddleDetection")
+    kind = name.partition("/")[0]
+    getattr(scripts["dense_data"], kind)(packages, tmp_path / "data" / "dense" / kind)
+    monkeypatch.chdir(tmp_path)
+    assert scripts["dense_study"].train(name, length, 1, tmp_path / "output")[metric] > least
+
+
+def test_the_page_has_the_numbers_of_the_study(scripts):
+    page = (RESULTS / "dense.md").read_text(encoding="utf-8")
+    table = json.loads((RESULTS / "dense" / "study.json").read_text(encoding="utf-8"))
+    assert set(table["runs"]) == set(scripts["dense_study"].RUNS)
+    assert all(len(run["seeds"]) == 3 for run in table["runs"].values())
+    for line in scripts["dense_study"].summary(table):
+        assert line in page
+    sizes = json.loads((RESULTS / "dense" / "sizes.json").read_text(encoding="utf-8"))["rows"]
+    guide = (ROOT / "docs" / "dense.md").read_text(encoding="utf-8")
+    figures = {(row["case"], row["size"]): row["gb"] for row in sizes}
+    said = re.search(r"takes (\S+) GB an image, (\S+) GB recomputed; at 1024 it is (\S+) GB, (\S+)\s", guide)
+    cases = [("STViT-S", 512), ("STViT-S, recomputed", 512), ("STViT-S", 1024)]
+    cases.append(("STViT-S, windows 16, 8, 2, 1", 1024))
+    wanted = [figures[case] for case in cases]
+    assert [float(number) for number in said.groups()] == pytest.approx(wanted, abs=0.05)

@@ -10,7 +10,7 @@ from typing import Any
 
 import paddle
 import paddle.nn.functional as F
-from PIL import ImageDraw, ImageFile
+from PIL import ImageDraw
 
 
 class _With:
@@ -100,8 +100,6 @@ def repair() -> None:
     for module in (target, cascade_head, post_process):
         module.paddle = _With(paddle, concat=_concat)
     visualizer.ImageDraw = _With(ImageDraw, Draw=_Draw)
-    # The suite has Pillow, in the whole process, fill what is missing of damaged files.
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
     fpn.F = _With(F, interpolate=_double)
     ops.multiclass_nms = _multiclass_nms
     head = rpn_head.RPNHead

@@ -1,5 +1,7 @@
 """Our name in the registries of PaddleSeg and PaddleDetection."""
 
+from PIL import ImageFile
+
 from passl_sot.utils.silence import silenced
 from passl_sot.utils.suites import installed_version
 
@@ -14,8 +16,11 @@ def register_in_installed() -> None:
         if PasslSotPyramid.__name__ not in manager.BACKBONES.components_dict:
             manager.BACKBONES.add_component(PasslSotPyramid)
     if installed_version("ppdet"):
+        complete = ImageFile.LOAD_TRUNCATED_IMAGES
         with silenced():  # it complains about packages for tracking, which nothing here needs
             from ppdet.core import workspace
+        # It has Pillow, in the whole process, make up what is missing of damaged files.
+        ImageFile.LOAD_TRUNCATED_IMAGES = complete
 
         from passl_sot.dense.pyramid import PasslSotPyramid
 
