@@ -137,7 +137,12 @@ class Segmentation:
                 self._read(resumed / "model.pdparams", model)
             # Of each process its own, for dropped paths and augmentation; the models are made alike below.
             set_seed(seed + world.rank)
-            self._train(model, output, resumed)
+            try:
+                self._train(model, output, resumed)
+            except IndexError as error:
+                if "label value" not in str(error):
+                    raise
+                raise UserError(f"a label file of train_dataset has a class too many: {error}") from error
         world.wait_for_all()  # the first may still be writing what all read now
         return self.evaluate(str(output / "best_model"))
 

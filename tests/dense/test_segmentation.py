@@ -76,6 +76,7 @@ def test_the_same_seed_trains_the_same_weights(run, config, tmp_path):
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_it_learns(config, tmp_path):
     before = Segmentation(config, ["iters=2", "lr_scheduler.learning_rate=1.0e-9"])
     after = Segmentation(config, ["iters=60", "train.save_interval=60", "batch_size=4"])
@@ -283,6 +284,12 @@ def test_labels_of_16_bits_keep_their_numbers(tmp_path):
     data = Dataset("val", str(tmp_path), [], 50000, val_path=str(tmp_path / "list.txt"), ignore_index=65535)
     loader = paddle.io.DataLoader(data, batch_size=1)
     assert next(iter(loader))["label"].astype("int64").unique().tolist() == [40000]
+
+
+def test_a_class_too_many_is_told(config, tmp_path):
+    fewer = [f"{section}.num_classes=2" for section in ("model", "train_dataset", "val_dataset")]
+    with pytest.raises(UserError, match="a label file of train_dataset has a class too many"):
+        Segmentation(config, fewer).train(tmp_path, None, 0)
 
 
 def test_areas_are_those_that_are_counted_one_by_one():
