@@ -86,7 +86,8 @@ def objects(masks: np.ndarray) -> Iterator[dict[str, Any]]:
 
 def write_coco(path: Path, images: Sequence[dict[str, Any]], category: str) -> int:
     """Writes COCO's file of images, each with its name, sides and annotations; gives their number."""
-    heads, annotations = [], []
+    heads: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for i, image in enumerate(images, 1):
         heads.append({"id": i} | {key: image[key] for key in ("file_name", "height", "width")})
         for annotation in image["objects"]:

@@ -10,6 +10,7 @@ numbers are in docs/results/dense/study.json, with pictures of predictions besid
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,21 @@ def length_for(name: str, seconds: float, folder: Path) -> int:
     return max(2, round(seconds / each))
 
 
+def summary(table: dict[str, Any]) -> list[str]:
+    """Rows of the page: parameters, steps, then each metric's mean and seeds in percent."""
+    lines = []
+    for name, run in table["runs"].items():
+        seeds = [run["seeds"][seed] for seed in sorted(run["seeds"])]
+        metrics = [key for key in ("miou", "mask_ap", "mask_ap50", "box_ap") if key in seeds[0]]
+        cells = []
+        for metric in metrics:
+            values = [100 * seed[metric] for seed in seeds]
+            cells.append(f"{statistics.mean(values):.1f} ({', '.join(f'{value:.1f}' for value in values)})")
+        size = f"{seeds[0]['parameters'] / 1e6:.2f} M"
+        lines.append(f"| {name.partition('/')[2]} | {size} | {run['length']} | {' | '.join(cells)} |")
+    return lines
+
+
 def main() -> None:
     """The command."""
     from passl_sot.launch.cpu_env import describe_cpu, tune
@@ -104,6 +120,7 @@ def main() -> None:
                 known["seeds"][seed] = train(name, known["length"], int(seed), folder)
                 print(name, known["length"], seed, known["seeds"][seed], flush=True)
             options.table.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    print("\n".join(summary(table)))
 
 
 if __name__ == "__main__":
