@@ -24,6 +24,11 @@ _OPTIONS = frozenset(
     print_flops print_params save_dir snapshot_epoch use_ema use_gpu use_vdl vdl_log_dir weights
     worker_num""".split()  # noqa: SIM905 - a list of one word a line would be longer than all that it is for
 )
+_NEEDED = (
+    *("architecture", "metric", "num_classes", "epoch", "log_iter", "snapshot_epoch", "worker_num"),
+    *("LearningRate", "OptimizerBuilder", "TrainDataset", "EvalDataset", "TestDataset"),
+    *("TrainReader", "EvalReader", "TestReader"),
+)
 _DATA = {"dataset_dir": Path.is_dir, "image_dir": Path.is_dir, "anno_path": Path.is_file}
 
 
@@ -133,7 +138,7 @@ def _may_add(text: str) -> str:
     """An override of a key that the file lacks is good where the suite's class has the key."""
     parts = text.partition("=")[0].split(".")
     known = _classes()
-    if len(parts) == 1 and parts[0] in _OPTIONS:
+    if len(parts) == 1 and parts[0] in _options():
         return f"+{text}"
     if len(parts) == 2 and parts[0] in known and parts[1] in known[parts[0]].schema:
         return f"+{text}"
@@ -147,13 +152,20 @@ def _classes() -> dict[str, Any]:
     return workspace.get_registered_modules()
 
 
+def _options() -> set[str]:
+    """The keys of the top level that are no classes."""
+    return {*_OPTIONS, *(key for one in _classes().values() for key in one.shared), "meta"}
+
+
 def _check(tree: dict[str, Any]) -> Iterator[tuple[str, str, str | None]]:
     """Place, fault and nearest name of all that the suite would ignore, or fail at later."""
     classes = _classes()
-    options = {*_OPTIONS, *(key for one in classes.values() for key in one.shared), "meta"}
-    for key in ("architecture", "num_classes", "TrainDataset", "EvalDataset", "TestDataset", "TrainReader"):
+    options = _options()
+    for key in _NEEDED:
         if key not in tree:
             yield key, "this is needed", None
+    if tree.get("metric", "COCO") != "COCO":
+        yield "metric", "only COCO is driven here", None
     for key, value in tree.items():
         if key in classes and isinstance(value, dict):
             yield from _check_settings(key, value, key, tree)
@@ -225,5 +237,8 @@ def _check_reader(settings: dict[str, Any], path: str) -> Iterator[tuple[str, st
                 found = getattr(transform, name, None)
                 if found is None:
                     yield place, "PaddleDetection has no such transform", nearest(name, vars(transform))
-                else:
-                    yield from _unknown(arguments or {}, inspect.signature(found).parameters, place, name)
+                    continue
+                if name == "NormalizeImage" and not {"mean", "std"} <= set(arguments or {}):
+                    # The suite reads them from here for deployment, without defaults.
+                    yield place, "mean and std are needed", None
+                yield from _unknown(arguments or {}, inspect.signature(found).parameters, place, name)

@@ -23,12 +23,20 @@ from passl_sot.config.yaml_text import dump_yaml
 from passl_sot.dense.det_config import check_data, read_detection
 from passl_sot.dense.det_export import export_detector
 from passl_sot.dense.det_repairs import repair
+<<<<<<< HEAD
 from passl_sot.engine.distributed import World, start
+=======
+from passl_sot.dense.det_run import aside, find_snapshot, joined, watch
+from passl_sot.dense.suites import check_suite
+from passl_sot.engine.distributed import World
+>>>>>>> densD
 from passl_sot.utils.logger import get_logger
 from passl_sot.utils.suites import check_suite
 from passl_sot.weights.checkpoint import read_weights
 
 _METRICS = ("box_ap", "box_ap50", "mask_ap", "mask_ap50")
+_COCO_CLASSES = 80
+_READ = (".jpg", ".jpeg", ".png", ".bmp")
 log = get_logger()
 
 
@@ -72,6 +80,7 @@ class Detection:
         workspace.merge_config({"use_npu": False, "use_mlu": False, "use_xpu": False, **settings})
         return table
 
+    @aside()
     def build(self) -> nn.Layer:
         """The model, as the file starts it; no data is needed."""
         from ppdet.core import workspace
@@ -86,13 +95,15 @@ class Detection:
             "scale_factor": paddle.ones([1, 2]),
         }
 
+    @aside()
     def train(self, output: Path, resume: str | None, seed: int) -> dict[str, float]:
         """Trains, and evaluates every `snapshot_epoch` epochs; process 0 alone evaluates and writes.
 
         Args:
             output: Gets `config.yaml`, `best_model`, `model_final` and numbered snapshots, each `.pdparams`
                 with `.pdopt`, and `best.json`.
-            resume: A snapshot; its optimizer, schedule and epoch go on, the order of images begins anew.
+            resume: A snapshot, or "auto" for the newest in `output`, or for none where there is none.
+                Optimizer, schedule and epoch go on; the order of images begins anew.
             seed: Of weights, order and augmentation.
 
         Returns:
@@ -102,9 +113,8 @@ class Detection:
             UserError: The data or the snapshot isn't there, or doesn't fit.
         """
         check_data(self._tree, "TrainDataset", "EvalDataset")
-        if resume:
-            _require(resume, ".pdparams", ".pdopt")
-        world = start("auto")
+        snapshot = find_snapshot(output, resume)
+        world = joined()
         random.seed(seed + world.rank)
         np.random.seed(seed + world.rank)
         paddle.seed(seed)
@@ -114,29 +124,34 @@ class Detection:
             (output / "config.yaml").write_text(text, encoding="utf-8")
         # The optimizer's state is stored by Paddle's own names, which count from the start here.
         with paddle.utils.unique_name.guard():
-            metrics = self._run(world, output, resume)
+            metrics = self._run(world, output, snapshot)
         if world.is_main and not metrics:
             log.warning(
                 "no evaluation found any object: there is no best_model, model_final is the last epoch's"
             )
         return metrics or dict.fromkeys(_METRICS, 0.0)
 
-    def _run(self, world: World, output: Path, resume: str | None) -> dict[str, float]:
+    def _run(self, world: World, output: Path, snapshot: Path | None) -> dict[str, float]:
         places = {"save_dir": str(output.parent), "filename": output.name}
         trainer = self._trainer("train", output_eval=str(output / "evaluation"), **places)
         if len(trainer.loader) < 1:
             size = self._tree["TrainReader"].get("batch_size", 1) * world.size
             raise UserError(f"TrainDataset has fewer images than one step takes ({size}): lower batch_size")
-        watcher = _watcher(trainer, world, output / "best.json")
+        watcher = watch(trainer, world, output / "best.json")
         trainer.register_callbacks([watcher])
-        if resume:
-            trainer.resume_weights(resume)
+        if snapshot:
+            trainer.resume_weights(str(snapshot))
+            if trainer.start_epoch >= trainer.end_epoch:
+                raise UserError(
+                    f"{snapshot} is after all {trainer.end_epoch} epochs: raise epoch to train on"
+                )
             watcher.recall()
         elif self._tree.get("pretrain_weights"):
             trainer.load_weights(self._tree["pretrain_weights"])
         trainer.train(validate=True)
         return watcher.metrics
 
+    @aside()
     def evaluate(self, weights: str) -> dict[str, float]:
         """Evaluates weights on `EvalDataset`, as COCO does.
 
@@ -146,12 +161,13 @@ class Detection:
         check_data(self._tree, "EvalDataset")
         with tempfile.TemporaryDirectory() as folder:
             trainer = self._loaded("eval", weights, output_eval=folder)
-            watcher = _watcher(trainer, World(), None)
+            watcher = watch(trainer, World(), None)
             trainer.register_callbacks([watcher])
             with paddle.no_grad():
                 trainer.evaluate()
         return watcher.metrics or dict.fromkeys(_METRICS, 0.0)
 
+    @aside()
     def predict(
         self, weights: str, images: Sequence[Path], output: Path, threshold: float = 0.5
     ) -> list[Path]:
@@ -171,14 +187,8 @@ class Detection:
         from ppdet.data.source.category import get_categories
         from ppdet.metrics import get_infer_results
 
-        names = [path.name for path in images]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise UserError(f"several images are called {listing(twice, 5)}: predict them into other folders")
-        for path in images:
-            if not path.is_file():
-                raise UserError(f"there is no image {path}")
-        check_data({"TestDataset": {**self._tree["TestDataset"], "image_dir": None}}, "TestDataset")
+        _check_images(images, output)
+        self._check_names()
         trainer = self._loaded("test", weights)
         numbers, categories = get_categories("COCO", trainer.dataset.get_anno())
         trainer.dataset.set_images([str(path) for path in images])
@@ -192,18 +202,44 @@ class Detection:
             found["im_id"] = batch["im_id"].numpy()
             parts = get_infer_results(found, numbers)
             for number in found["im_id"].ravel():
-                path = images[int(number)]
-                here = {key: [x for x in part if x["image_id"] == number] for key, part in parts.items()}
+                path = Path(trainer.dataset.get_imid2path()[int(number)])
+                # Where nothing is found, the suite gives a box of score 0.
+                here = {
+                    key: [row for row in part if row["image_id"] == number and row["score"] > 0]
+                    for key, part in parts.items()
+                }
                 files.append(output / path.name)
                 _draw(path, here, categories, threshold).save(files[-1])
                 results += _joined(here, path)
         (output / "results.json").write_text(json.dumps(results), encoding="utf-8")
         return [*files, output / "results.json"]
 
-    def export(self, weights: str, output: Path, size: tuple[int, int] | None) -> Path:
-        """Writes a folder for deployment; see `export_detector`."""
+    @aside()
+    def export(
+        self,
+        weights: str,
+        output: Path,
+        size: tuple[int, int] | None,
+        *,
+        onnx: bool = False,
+        logits: bool = False,
+    ) -> Path:
+        """Writes a folder for deployment; see `export_detector`. Of `onnx` and `logits` it has neither."""
+        if onnx:
+            raise UserError(
+                "a detector can't be written as ONNX: Paddle2ONNX 2.1 has no generate_proposals and no "
+                "distribute_fpn_proposals; export without onnx, for Paddle Inference"
+            )
+        if logits:
+            raise UserError("logits are of segmenters; a detector gives boxes, scores and masks")
+        self._check_names()
         trainer = self._loaded("test", weights, export_onnx=True)
         return export_detector(trainer, output, size)
+
+    def _check_names(self) -> None:
+        """Where there is no annotation file, the suite takes COCO's categories for ours."""
+        if self._tree["num_classes"] != _COCO_CLASSES:
+            check_data({"TestDataset": {**self._tree["TestDataset"], "image_dir": None}}, "TestDataset")
 
     def _trainer(self, mode: str, **more: Any) -> Any:
         from ppdet.engine import Trainer
@@ -240,11 +276,23 @@ class Detection:
         return trainer
 
 
-def _require(snapshot: str, *suffixes: str) -> None:
-    stem = snapshot.removesuffix(".pdparams")
-    missing = [stem + suffix for suffix in suffixes if not Path(stem + suffix).is_file()]
-    if missing:
-        raise UserError(f"can't resume: there is no {listing(missing)}; name a snapshot, such as output/5")
+def _check_images(images: Sequence[Path], output: Path) -> None:
+    names = [path.name for path in images]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"several images are called {listing(twice, 5)}: predict them into other folders")
+    for path in images:
+        if path.suffix.lower() not in _READ:
+            raise UserError(f"{path}: PaddleDetection reads {', '.join(_READ)} alone")
+        if path.parent.resolve() == output.resolve():
+            raise UserError(f"{path} would be replaced by its picture: write to another folder")
+        try:
+            with Image.open(path) as file:
+                file.load()
+        except FileNotFoundError:
+            raise UserError(f"there is no image {path}") from None
+        except (OSError, ValueError, SyntaxError) as error:
+            raise UserError(f"{path} is no image that can be read: {error}") from None
 
 
 def _explain(settings: dict[str, Any], section: str, error: Exception) -> None:
@@ -261,7 +309,7 @@ def _explain(settings: dict[str, Any], section: str, error: Exception) -> None:
     if "coco record" in str(error):
         raise UserError(
             f"{section}: {path} has no image with objects whose file is in "
-            f"{path.parent / str(settings.get('image_dir'))}"
+            f"{Path(settings.get('dataset_dir') or '') / str(settings.get('image_dir'))}"
         ) from error
 
 
@@ -269,7 +317,7 @@ def _draw(path: Path, found: dict[str, list], categories: dict[int, str], thresh
     from ppdet.utils.visualizer import visualize_results
 
     with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file.convert("RGB"))
+        image = ImageOps.exif_transpose(file).convert("RGB")
     boxes = found.get("bbox", [])
     number = boxes[0]["image_id"] if boxes else 0
     rest = (None, None, None)
@@ -285,44 +333,3 @@ def _joined(found: dict[str, list], path: Path) -> list[dict[str, Any]]:
             row["segmentation"] = found["mask"][index]["segmentation"]
         rows.append(row)
     return rows
-
-
-def _watcher(trainer: Any, world: World, file: Path | None) -> Any:
-    """A callback that keeps the metrics of the best evaluation, and the processes together."""
-    from ppdet.engine.callbacks import Callback, Checkpointer
-
-    class Watcher(Callback):
-        """Writes metrics to `file`; before each step the processes wait for each other."""
-
-        def __init__(self) -> None:
-            super().__init__(trainer)
-            self.metrics: dict[str, float] = {}
-
-        def on_step_begin(self, status: dict[str, Any]) -> None:
-            # While the first evaluates, gloo would give it up.
-            if status["mode"] == "train":
-                world.barrier()
-
-        def on_epoch_end(self, status: dict[str, Any]) -> None:
-            if status["mode"] != "eval":
-                return
-            found = trainer._metrics[0].get_results()
-            metrics = {}
-            for ours, theirs in (("box", "bbox"), ("mask", "mask")):
-                if theirs in found:
-                    metrics[f"{ours}_ap"] = float(found[theirs][0])
-                    metrics[f"{ours}_ap50"] = float(found[theirs][1])
-            if metrics and metrics["box_ap"] >= self.metrics.get("box_ap", -1000.0):
-                self.metrics = metrics
-                if file:
-                    file.write_text(json.dumps(metrics), encoding="utf-8")
-
-        def recall(self) -> None:
-            """The suite forgets the best of before: a worse model would replace it."""
-            if file and file.is_file():
-                self.metrics = json.loads(file.read_text(encoding="utf-8"))
-                for callback in trainer._callbacks:
-                    if isinstance(callback, Checkpointer):
-                        callback.best_ap = self.metrics["box_ap"]
-
-    return Watcher()

@@ -36,7 +36,7 @@ def trained(request, data: Path, tmp_path_factory: pytest.TempPathFactory):
     return detector, folder / "output", metrics
 
 
-def test_training_leaves_its_config_snapshots_and_best_metrics(trained):
+def test_training_leaves_its_config_snapshots_and_best_metrics(trained, capfd):
     detector, output, metrics = trained
     assert {"config.yaml", "best.json", "best_model.pdparams", "0.pdopt", "model_final.pdparams"} <= {
         path.name for path in output.iterdir()
@@ -46,6 +46,10 @@ def test_training_leaves_its_config_snapshots_and_best_metrics(trained):
     again = Detection(output / "config.yaml")
     assert again.evaluate(str(output / "best_model.pdparams")) == pytest.approx(metrics)
     assert not Path("bbox.json").exists()
+    # Standard output is for results.
+    capfd.readouterr()
+    again.evaluate(str(output / "best_model"))
+    assert capfd.readouterr().out == ""
 
 
 def test_predictions_are_pictures_and_a_list_in_cocos_form(trained, data: Path, tmp_path: Path):
@@ -75,6 +79,35 @@ def test_one_pixel_and_thin_images_are_predicted(trained, tmp_path: Path):
         Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(paths[-1])
     files = detector.predict(str(output / "best_model"), paths, tmp_path / "out")
     assert [Image.open(path).size for path in files[:-1]] == [Image.open(path).size for path in paths]
+
+
+def test_where_nothing_is_found_the_picture_is_the_image(trained, data: Path, tmp_path: Path):
+    detector, output, _ = trained
+    strict = Detection(detector.path, ["BBoxPostProcess.nms.score_threshold=0.999"])
+    images = [data / "images" / "0.png"]
+    picture, rows = strict.predict(str(output / "best_model"), images, tmp_path / "out", threshold=0.0)
+    assert json.loads(rows.read_text()) == []
+    assert (np.asarray(Image.open(picture)) == np.asarray(Image.open(images[0]).convert("RGB"))).all()
+    assert set(strict.evaluate(str(output / "best_model")).values()) == {0.0}
+
+
+def test_images_that_cannot_be_predicted_are_named(trained, data: Path, tmp_path: Path):
+    detector, output, _ = trained
+    weights = str(output / "best_model")
+    good = data / "images" / "0.png"
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(good.read_bytes()[:500])
+    (tmp_path / "0.png").write_bytes(good.read_bytes())
+    for images, message in (
+        ([broken], "broken.png is no image that can be read"),
+        ([tmp_path / "none.png"], "there is no image"),
+        ([tmp_path / "image.webp"], "PaddleDetection reads .jpg"),
+        ([good, tmp_path / "0.png"], "several images are called 0.png"),
+    ):
+        with pytest.raises(UserError, match=message):
+            detector.predict(weights, images, tmp_path / "out")
+    with pytest.raises(UserError, match="would be replaced by its picture"):
+        detector.predict(weights, [good], good.parent)
 
 
 @pytest.mark.slow
@@ -107,15 +140,45 @@ def test_the_exported_detector_finds_the_same_boxes(trained, tmp_path: Path):
     assert (wanted["mask"].numpy() != masks[nearest]).mean() < 1e-3
 
 
+@pytest.mark.slow
+def test_sizes_stay_open_where_the_backbone_has_no_windows(data: Path, tmp_path: Path):
+    from passl_sot.dense.det_export import run_exported
+
+    tiny = "{embed_dim: [8, 8, 16, 16], depths: [1, 1, 1, 1], num_heads: [1, 1, 2, 2]}"
+    overrides = ["PasslSotPyramid.model=stvit_small", f"PasslSotPyramid.settings={tiny}"]
+    detector = Detection(write_config(tmp_path, data), overrides)
+    paddle.save(detector.build().state_dict(), str(tmp_path / "weights.pdparams"))
+    folder = detector.export(str(tmp_path / "weights"), tmp_path / "deploy", None)
+    for height, width in ((64, 160), (160, 64)):
+        inputs = {name: array.numpy() for name, array in detector.example(height, width).items()}
+        assert run_exported(folder, inputs)[2].shape[1:] == (height, width)
+
+
 def test_training_goes_on_from_a_snapshot_and_keeps_the_best(trained, tmp_path: Path):
     detector, output, metrics = trained
     (tmp_path / "best.json").write_text(json.dumps({**metrics, "box_ap": 0.99}))
-    found = detector.train(tmp_path, str(output / "0"), seed=0)
+    for suffix in (".pdparams", ".pdopt"):
+        (tmp_path / f"0{suffix}").write_bytes((output / f"0{suffix}").read_bytes())
+    found = detector.train(tmp_path, "auto", seed=0)
     assert found["box_ap"] == 0.99
-    assert not (tmp_path / "0.pdparams").exists()
+    assert (tmp_path / "model_final.pdparams").exists()
     assert not (tmp_path / "best_model.pdparams").exists()
+    for resume in ("auto", str(output / "model_final")):
+        with pytest.raises(UserError, match=r"model_final is after all 2 epochs"):
+            detector.train(tmp_path, resume, seed=0)
     with pytest.raises(UserError, match=r"can't resume: there is no .*nowhere.pdparams"):
         detector.train(tmp_path, str(tmp_path / "nowhere"), seed=0)
+
+
+def test_what_cannot_be_exported_is_said_before(trained, tmp_path: Path):
+    detector, output, _ = trained
+    with pytest.raises(UserError, match=r"Paddle2ONNX 2\.1 has no generate_proposals"):
+        detector.export(str(output / "best_model"), tmp_path, (64, 96), onnx=True)
+    with pytest.raises(UserError, match=r"takes one size of images, name it by --size"):
+        detector.export(str(output / "best_model"), tmp_path, None)
+    with pytest.raises(UserError, match=r"whole 32 pixels, got 60x96; the nearest are 64x96"):
+        detector.export(str(output / "best_model"), tmp_path, (60, 96))
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_of_another_detector_are_refused(trained, tmp_path: Path):
@@ -125,8 +188,11 @@ def test_weights_of_another_detector_are_refused(trained, tmp_path: Path):
         other.evaluate(str(output / "best_model"))
 
 
-def test_images_without_objects_are_trained_on(data: Path, tmp_path: Path):
-    write_coco(tmp_path / "data", SIZES, empty=[0, 1, 2])
+@pytest.mark.parametrize(
+    ("sizes", "empty"), [(SIZES, (0, 1, 2)), (((1, 1), (3, 150), (150, 3), (37, 53)), ())]
+)
+def test_images_without_objects_and_of_odd_sizes_are_trained_on(sizes, empty, tmp_path: Path):
+    write_coco(tmp_path / "data", sizes, empty=empty)
     overrides = ["TrainDataset.allow_empty=true", "epoch=1"]
     for head in HEADS:
         detector = Detection(write_config(tmp_path, tmp_path / "data", head), overrides)
@@ -146,6 +212,8 @@ def test_two_processes_train_one_model(data: Path, tmp_path: Path):
     script = tmp_path / "train.py"
     script.write_text(
         "import sys; from pathlib import Path; from passl_sot.dense.detection import Detection\n"
+        "from passl_sot.engine.distributed import start\n"
+        "start('auto')  # as the command does\n"
         "folder = Path(sys.argv[1])\n"
         "overrides = ['TrainReader.batch_size=1', 'TrainDataset.allow_empty=true', 'epoch=1']\n"
         "detector = Detection(folder / 'mask_rcnn.yaml', overrides)\n"
@@ -172,6 +240,8 @@ def test_two_processes_train_one_model(data: Path, tmp_path: Path):
         ("MaskRCNN.neck=FPM", "PaddleDetection has no 'FPM'; did you mean 'FPN'"),
         ("architecture=MaskRCN", "PaddleDetection has no 'MaskRCN'; did you mean 'MaskRCNN'"),
         ("TrainDataset.name=COCODataset", "did you mean 'COCODataSet'"),
+        ("metric=VOC", "metric: only COCO is driven here"),
+        ("TestReader.sample_transforms=[{NormalizeImage: {}}]", "mean and std are needed"),
         ("EvalReader.sample_transforms=[{Decodes: {}}]", "no such transform; did you mean 'Decode'"),
     ],
 )
@@ -179,6 +249,19 @@ def test_a_wrong_setting_names_the_nearest(data: Path, tmp_path: Path, override:
     with pytest.raises(ConfigError) as caught:
         Detection(write_config(tmp_path, data), [override])
     assert message in str(caught.value)
+
+
+def test_faults_of_bases_say_where(tmp_path: Path):
+    config = tmp_path / "detector.yaml"
+    config.write_text("_BASE_: [none.yaml]\n")
+    with pytest.raises(ConfigError, match=rf"detector.yaml:1: _BASE_: there is no {tmp_path}/none.yaml"):
+        Detection(config)
+    config.write_text("_BASE_: [detector.yaml]\n")
+    with pytest.raises(ConfigError, match="is its own base"):
+        Detection(config)
+    config.write_text("epoch: 3\n")
+    with pytest.raises(ConfigError, match="architecture: this is needed"):
+        Detection(config)
 
 
 def test_keys_of_a_class_that_the_file_lacks_can_be_set(data: Path, tmp_path: Path):
@@ -277,7 +360,7 @@ def test_shipped_configs_build(path: Path):
     assert detector.meta["published"]
     backbone = path.stem.split("rcnn_")[1].rsplit("_", 2)[0]
     assert detector._tree["PasslSotPyramid"]["model"] == backbone
-    if "small" in path.stem and "mask_rcnn_stvit" in path.stem:
+    if path.stem == "cascade_mask_rcnn_stvit_small_3x_coco":
         model = detector.build()
         model.eval()
         with paddle.no_grad():
