@@ -23,13 +23,8 @@ from passl_sot.config.yaml_text import dump_yaml
 from passl_sot.dense.det_config import check_data, read_detection
 from passl_sot.dense.det_export import export_detector
 from passl_sot.dense.det_repairs import repair
-<<<<<<< HEAD
-from passl_sot.engine.distributed import World, start
-=======
 from passl_sot.dense.det_run import aside, find_snapshot, joined, watch
-from passl_sot.dense.suites import check_suite
 from passl_sot.engine.distributed import World
->>>>>>> densD
 from passl_sot.utils.logger import get_logger
 from passl_sot.utils.suites import check_suite
 from passl_sot.weights.checkpoint import read_weights
