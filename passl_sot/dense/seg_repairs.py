@@ -15,6 +15,7 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle import nn
+from paddle.distributed import fleet
 
 
 def repair() -> None:
@@ -36,8 +37,40 @@ def repair() -> None:
     importlib.import_module("paddleseg.transforms").RandomPaddingCrop.__call__ = _crop
 
 
-class _WithoutFlops:
+class _OneGroup:
+    """Stands for fleet on CPUs: the processes keep the one group that they have.
+
+    Fleet makes two more, whose members look for each other under the keys of the first, and a process that is
+    ahead finds ports that are closed: gloo's "Connection refused", now and then.
+    """
+
+    Fleet = fleet.Fleet
+
+    def init(self, is_collective: bool) -> None:
+        """Nothing: the processes have met."""
+
+    def distributed_optimizer(self, optimizer: Any) -> Any:
+        """The optimizer; gradients are averaged by the model."""
+        return optimizer
+
+    def distributed_model(self, model: nn.Layer) -> nn.Layer:
+        """The model, whose processes average its gradients."""
+        return paddle.DataParallel(model)
+
+
+class _Distributed:
+    """Stands for `paddle.distributed` in the suite's trainer."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "fleet" and paddle.get_device() == "cpu":
+            return _OneGroup()
+        return getattr(dist, name)
+
+
+class _Paddle:
     """Stands for Paddle in the suite's trainer, which ends by `paddle.flops`: NumPy 2.4 makes that raise."""
+
+    distributed = _Distributed()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(paddle, name)
@@ -55,7 +88,7 @@ def _mend_training(training: ModuleType) -> None:
     def total(losses: Sequence[paddle.Tensor]) -> paddle.Tensor:
         return paddle.add_n(list(losses)).reshape([])
 
-    training.paddle = _WithoutFlops()  # type: ignore[attr-defined]
+    training.paddle = _Paddle()  # type: ignore[attr-defined]
     training.worker_init_fn = _seed_worker  # type: ignore[attr-defined]
     training.evaluate = _evaluate_alike(training.evaluate)  # type: ignore[attr-defined]
     # The log reads `loss.numpy()[0]` of each loss, which has no dimension since Paddle 2.5, and
