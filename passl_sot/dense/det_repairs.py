@@ -10,7 +10,9 @@ from typing import Any
 
 import paddle
 import paddle.nn.functional as F
-from PIL import ImageDraw
+from PIL import ImageDraw, ImageFile
+
+from passl_sot.dense.reading import naming_the_file, raise_faults_of_readers
 
 
 class _With:
@@ -75,6 +77,10 @@ def _multiclass_nms(
     return boxes, count, index if return_index else None
 
 
+def _file_of(dataset: Any, index: int) -> str:
+    return str(dataset.roidbs[index % len(dataset.roidbs)].get("im_file"))
+
+
 class _Draw(ImageDraw.ImageDraw):
     """A drawing with the method that Pillow 10 has taken away."""
 
@@ -87,6 +93,7 @@ class _Draw(ImageDraw.ImageDraw):
 def repair() -> None:
     """Makes training, evaluation, prediction and export of R-CNN detectors with masks work."""
     import ppdet.engine  # noqa: F401
+    from ppdet.data.source import dataset
     from ppdet.modeling import ops, post_process
     from ppdet.modeling.heads import cascade_head
     from ppdet.modeling.necks import fpn
@@ -100,6 +107,11 @@ def repair() -> None:
     for module in (target, cascade_head, post_process):
         module.paddle = _With(paddle, concat=_concat)
     visualizer.ImageDraw = _With(ImageDraw, Draw=_Draw)
+    # The suite has Pillow, in the whole process, make up what is missing of damaged files.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    images = dataset.DetDataset
+    images.__getitem__ = naming_the_file(images.__getitem__, _file_of)
+    raise_faults_of_readers()
     fpn.F = _With(F, interpolate=_double)
     ops.multiclass_nms = _multiclass_nms
     head = rpn_head.RPNHead

@@ -17,6 +17,8 @@ import paddle.distributed as dist
 from paddle import nn
 from paddle.distributed import fleet
 
+from passl_sot.dense.reading import naming_the_file, raise_faults_of_readers
+
 
 def repair() -> None:
     """Mends the suite; a second call changes nothing."""
@@ -32,7 +34,8 @@ def repair() -> None:
     # Labels in int64 met a mask in float32, which Paddle 3 no longer multiplies.
     loss._post_process_loss = _mean_loss
     dataset = importlib.import_module("paddleseg.datasets").Dataset
-    dataset.__getitem__ = _wide_labels(dataset.__getitem__)
+    dataset.__getitem__ = naming_the_file(_wide_labels(dataset.__getitem__), _files_of)
+    raise_faults_of_readers()
     # With `category_max_ratio` the labels came out as the image.
     importlib.import_module("paddleseg.transforms").RandomPaddingCrop.__call__ = _crop
 
@@ -157,6 +160,11 @@ def _mean_loss(
         losses, chosen = paddle.topk(losses.flatten(), count)
         weights = weights.flatten()[chosen]
     return losses.mean() / (weights.mean() + self.EPS)
+
+
+def _files_of(dataset: Any, index: int) -> str:
+    """The image with its label."""
+    return " with ".join(str(path) for path in dataset.file_list[index])
 
 
 def _wide_labels(read: Callable[[Any, int], dict[str, Any]]) -> Callable[[Any, int], dict[str, Any]]:

@@ -110,6 +110,18 @@ def test_images_that_cannot_be_predicted_are_named(trained, data: Path, tmp_path
         detector.predict(weights, [good], good.parent)
 
 
+@pytest.mark.parametrize("part", ["train", "evaluate"])
+def test_a_damaged_image_is_named(part, trained, tmp_path: Path):
+    path = write_coco(tmp_path / "data")
+    (path.parent / "images" / "1.png").write_bytes(b"nothing")
+    detector = Detection(write_config(tmp_path, tmp_path / "data", trained[0].path.stem))
+    with pytest.raises(UserError, match=r"images/1\.png can't be read"):
+        if part == "train":
+            detector.train(tmp_path / "out", None, 0)
+        else:
+            detector.evaluate(str(trained[1] / "best_model"))
+
+
 @pytest.mark.slow
 def test_the_exported_detector_finds_the_same_boxes(trained, tmp_path: Path):
     from passl_sot.dense.det_export import run_exported

@@ -286,6 +286,15 @@ def test_labels_of_16_bits_keep_their_numbers(tmp_path):
     assert next(iter(loader))["label"].astype("int64").unique().tolist() == [40000]
 
 
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_damaged_image_is_named(workers, write_segmentation, tmp_path):
+    config = write_segmentation(tmp_path / "data")
+    damaged = tmp_path / "data" / "train3.png"
+    damaged.write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"^[^\n]*train3\.png with .*can't be read"):
+        Segmentation(config, [f"+train.num_workers={workers}"]).train(tmp_path / "out", None, 0)
+
+
 def test_a_class_too_many_is_told(config, tmp_path):
     fewer = [f"{section}.num_classes=2" for section in ("model", "train_dataset", "val_dataset")]
     with pytest.raises(UserError, match="a label file of train_dataset has a class too many"):
