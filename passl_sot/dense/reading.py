@@ -63,7 +63,7 @@ def _raising(read_next: Callable[[Any], Any]) -> Callable[[Any], Any]:
                 # Paddle puts a worker's traceback before it.
                 fault = UserError(str(fault).strip().rpartition("UserError: ")[2])
             # Processes that read are asked to end by a queue that some no longer read, and waited for.
-            core._erase_process_pids(id(self))
+            core._erase_process_pids(id(self))  # type: ignore[attr-defined]
             for process in getattr(self, "_workers", ()):
                 process.kill()
             raise fault from None
