@@ -42,6 +42,7 @@ RUNS: dict[str, tuple[str, list[str], str]] = {
     "bears/STViT": ("bears", _detector("stvit_small", STVIT), "epoch"),
     "bears/Swin": ("bears", _detector("swin_tiny", SWIN), "epoch"),
 }
+_TIMED = {"brain": (5, 15), "cells": (1, 2), "bears": (2, 22)}  # an epoch of bears is one step
 ONE_RUN = """
 import json, sys, time
 from pathlib import Path
@@ -71,7 +72,7 @@ def train(name: str, length: int, seed: int, output: Path) -> dict[str, Any]:
 
 def length_for(name: str, seconds: float, folder: Path) -> int:
     """The iterations or epochs that fit into processor seconds, by two short trainings."""
-    short, long = (5, 15) if RUNS[name][2] == "iters" else (1, 2)
+    short, long = _TIMED[name.partition("/")[0]]
     taken = [train(name, length, 0, folder / "timing")["seconds"] for length in (short, long)]
     each = (taken[1] - taken[0]) / (long - short)
     return max(2, round(seconds / each))

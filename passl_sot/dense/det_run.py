@@ -13,6 +13,7 @@ import paddle.distributed as dist
 
 from passl_sot.config import UserError
 from passl_sot.config.errors import listing
+from passl_sot.dense.suites import detection_loggers, send_to
 from passl_sot.engine.distributed import World, start
 from passl_sot.utils.logger import get_logger
 
@@ -26,13 +27,9 @@ def aside() -> Iterator[None]:
     Where our logger has no INFO, it goes nowhere.
     """
     shown = get_logger().isEnabledFor(logging.INFO)
-    for name in list(logging.root.manager.loggerDict):
-        if name.startswith(("ppdet", "reader")):
-            logger = logging.getLogger(name)
-            logger.setLevel(logging.INFO if shown else logging.WARNING)
-            for handler in logger.handlers:
-                if type(handler) is logging.StreamHandler:  # the suite's, not one of a file
-                    handler.stream = sys.stderr
+    for logger in detection_loggers():
+        logger.setLevel(logging.INFO if shown else logging.WARNING)
+        send_to(sys.stderr, logger)
     with redirect_stdout(sys.stderr if shown else io.StringIO()):
         yield
 

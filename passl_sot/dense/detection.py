@@ -150,6 +150,9 @@ class Detection:
     def evaluate(self, weights: str) -> dict[str, float]:
         """Evaluates weights on `EvalDataset`, as COCO does.
 
+        Args:
+            weights: A `.pdparams` file of the detector.
+
         Returns:
             `box_ap`, `box_ap50`, `mask_ap`, `mask_ap50`: in [0, 1], or -1 where no image has an object.
         """
@@ -219,7 +222,15 @@ class Detection:
         onnx: bool = False,
         logits: bool = False,
     ) -> Path:
-        """Writes a folder for deployment; see `export_detector`. Of `onnx` and `logits` it has neither."""
+        """Writes a folder for deployment; see `export_detector`.
+
+        Args:
+            weights: As of `evaluate`.
+            output: The folder.
+            size: The only height and width that the graph takes; None for any, where the backbone allows it.
+            onnx: Refused: Paddle2ONNX lacks operators of detectors.
+            logits: Refused: a detector has none.
+        """
         if onnx:
             raise UserError(
                 "a detector can't be written as ONNX: Paddle2ONNX 2.1 has no generate_proposals and no "

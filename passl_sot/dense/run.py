@@ -32,6 +32,10 @@ class Run(Protocol):
 def open_run(config: Path, overrides: Sequence[str] = ()) -> Any:
     """The driver of a file, which is read and checked: a `Segmentation` or a `Detection`.
 
+    Args:
+        config: A YAML file of PaddleSeg or PaddleDetection.
+        overrides: "a.b.0.c=value" with the value in YAML.
+
     Raises:
         UserError: The file is for neither suite, the suite isn't installed, or something is wrong with it.
     """

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +20,13 @@ from passl_sot.config.yaml_text import dump_yaml
 from passl_sot.dense.seg_config import check_data, read_segmentation
 from passl_sot.dense.seg_export import export_segmenter
 from passl_sot.dense.seg_repairs import drop_unused, repair
-from passl_sot.engine.distributed import start
+from passl_sot.engine.distributed import World, start
 from passl_sot.utils.logger import get_logger
 from passl_sot.utils.suites import check_suite
 
 # Of the picture in an overlay; the rest is the color of the class.
 _IMAGE_WEIGHT = 0.6
+_BEST, _BEFORE = "best_model", "best_before"  # folders of the best weights, and of those before a resumption
 
 
 class Segmentation:
@@ -129,6 +131,9 @@ class Segmentation:
         if world.is_main:
             everything = {**self.config.sections, "train": self.config.options, "meta": self.config.meta}
             (output / "config.yaml").write_text(dump_yaml(everything), encoding="utf-8")
+            # The suite begins to look for the best anew.
+            if resumed and (output / _BEST).is_dir() and not (output / _BEFORE).is_dir():
+                shutil.copytree(output / _BEST, output / _BEFORE)
         # The optimizer's state is stored by names that count what was made before.
         with unique_name.guard():
             self._parts = self._make_builder()
@@ -144,7 +149,23 @@ class Segmentation:
                     raise
                 raise UserError(f"a label file of train_dataset has a class too many: {error}") from error
         world.wait_for_all()  # the first may still be writing what all read now
-        return self.evaluate(str(output / "best_model"))
+        return self._best_of(output, world)
+
+    def _best_of(self, output: Path, world: World) -> dict[str, float]:
+        """The metrics of the best weights, which are those from before a resumption where they are better."""
+        metrics = self.evaluate(str(output / _BEST))
+        if (output / _BEFORE).is_dir():
+            before = self.evaluate(str(output / _BEFORE))
+            world.wait_for_all()
+            worse = _BEFORE
+            if before["miou"] > metrics["miou"]:
+                metrics = before
+                worse = _BEST
+            if world.is_main:
+                shutil.rmtree(output / worse)
+                if worse == _BEST:
+                    (output / _BEFORE).rename(output / _BEST)
+        return metrics
 
     def _train(self, model: nn.Layer, output: Path, resumed: Path | None) -> None:
         from paddleseg import core
@@ -189,6 +210,9 @@ class Segmentation:
 
     def evaluate(self, weights: str) -> dict[str, float]:
         """Evaluates weights on `val_dataset`, by `test_config`.
+
+        Args:
+            weights: A `.pdparams` file, or a folder with `model.pdparams`.
 
         Returns:
             `miou`, the mean over all classes of intersection over union, where a class that neither labels
@@ -283,7 +307,15 @@ class Segmentation:
         onnx: bool = False,
         logits: bool = False,
     ) -> Path:
-        """Writes a folder for deployment; see `export_segmenter`."""
+        """Writes a folder for deployment; see `export_segmenter`.
+
+        Args:
+            weights: As of `evaluate`.
+            output: The folder.
+            size: The only height and width that the graph takes; None for any, where the backbone allows it.
+            onnx: Whether to write `inference.onnx` too.
+            logits: Whether the graph gives logits, rather than classes.
+        """
         model = self._loaded(weights)
         transforms = self.config.sections["val_dataset"].get("transforms") or []
         example = self.example(*(size or (96, 128)))[0]

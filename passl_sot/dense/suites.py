@@ -1,9 +1,26 @@
 """Our name in the registries of PaddleSeg and PaddleDetection."""
 
+import logging
+import sys
+from typing import TextIO
+
 from PIL import ImageFile
 
 from passl_sot.utils.silence import silenced
 from passl_sot.utils.suites import installed_version
+
+
+def detection_loggers() -> list[logging.Logger]:
+    """Those of PaddleDetection."""
+    names = list(logging.root.manager.loggerDict)
+    return [logging.getLogger(name) for name in names if name.startswith(("ppdet", "reader"))]
+
+
+def send_to(stream: TextIO, logger: logging.Logger) -> None:
+    """Has what a logger shows, but what it writes to files, go to a stream."""
+    for handler in logger.handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.stream = stream
 
 
 def register_in_installed() -> None:
@@ -21,6 +38,8 @@ def register_in_installed() -> None:
             from ppdet.core import workspace
         # It has Pillow, in the whole process, make up what is missing of damaged files.
         ImageFile.LOAD_TRUNCATED_IMAGES = complete
+        for logger in detection_loggers():
+            send_to(sys.stdout, logger)  # as without us; what they were made with is closed
 
         from passl_sot.dense.pyramid import PasslSotPyramid
 

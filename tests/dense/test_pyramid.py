@@ -1,5 +1,6 @@
 """PasslSotPyramid: every backbone's maps, and the suites' own Swin."""
 
+import logging
 import re
 
 import numpy as np
@@ -210,5 +211,8 @@ def test_one_import_registers_it_in_both_suites():
     register_in_installed()  # once more is no error
     assert manager.BACKBONES["PasslSotPyramid"] is PasslSotPyramid
     assert "settings" in workspace.global_config["PasslSotPyramid"].schema
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if "ppdet" in name]
+    streams = [x.stream for logger in loggers for x in logger.handlers if hasattr(x, "stream")]
+    assert streams and not any(stream.closed for stream in streams)
     shapes = make("swin_tiny").out_shape
     assert [(shape.channels, shape.stride) for shape in shapes] == [(16, 4), (32, 8), (64, 16), (128, 32)]

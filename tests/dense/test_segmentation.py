@@ -99,6 +99,15 @@ def test_resuming_goes_on_from_the_newest_checkpoint(config, tmp_path):
         Segmentation(config, ["iters=3"]).train(tmp_path, "auto", seed=0)
 
 
+def test_better_weights_from_before_a_resumption_are_kept(config, tmp_path):
+    first = Segmentation(config, ["iters=2"]).train(tmp_path, None, seed=0)
+    path = str(tmp_path / "iter_2" / "model.pdparams")
+    paddle.save({name: paddle.zeros_like(value) for name, value in paddle.load(path).items()}, path)
+    assert Segmentation(config, ["iters=3"]).train(tmp_path, "auto", seed=0) == first
+    assert Segmentation(config).evaluate(str(tmp_path / "best_model")) == first
+    assert not (tmp_path / "best_before").exists()
+
+
 def test_there_must_be_something_to_resume(config, tmp_path):
     with pytest.raises(
         UserError, match=r"can't resume from .*nowhere: it lacks model.pdparams and model.pdopt"
