@@ -146,9 +146,7 @@ def test_leaf_configs_are_short_and_say_how_to_run_them():
     for path in sorted((ROOT / "configs").glob("[!_]*/[!_]*.yaml")):
         lines = path.read_text(encoding="utf-8").splitlines()
         assert len(lines) <= 32, path
-        if (
-            path.parent.name == "dense"
-        ):  # `meta` says where a recipe is from; how to run them is said in bases
+        if path.parent.name == "dense":  # whose `meta` says where a recipe is from
             continue
         assert lines[0].startswith("# ")
         assert "python" in lines[1]
