@@ -12,7 +12,7 @@ import paddle
 import paddle.nn.functional as F
 from PIL import ImageDraw, ImageFile
 
-from passl_sot.dense.reading import naming_the_file, raise_faults_of_readers
+from passl_sot.dense.faults import naming_the_file, raise_faults_of_readers
 
 
 class _With:

@@ -13,6 +13,7 @@ import paddle.distributed as dist
 
 from passl_sot.config import UserError
 from passl_sot.config.errors import listing
+from passl_sot.dense.faults import check_loss
 from passl_sot.dense.suites import detection_loggers, send_to
 from passl_sot.engine.distributed import World, start
 from passl_sot.utils.logger import get_logger
@@ -74,6 +75,10 @@ def watch(trainer: Any, world: World, file: Path | None) -> Any:
             # While the first evaluates, gloo would give it up.
             if status["mode"] == "train":
                 world.barrier()
+
+        def on_step_end(self, status: dict[str, Any]) -> None:
+            if status["mode"] == "train" and world.is_main:
+                check_loss(float(status["training_staus"].meters["loss"].value), "LearningRate.base_lr")
 
         def on_epoch_end(self, status: dict[str, Any]) -> None:
             if status["mode"] != "eval":

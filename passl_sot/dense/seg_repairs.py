@@ -17,7 +17,7 @@ import paddle.distributed as dist
 from paddle import nn
 from paddle.distributed import fleet
 
-from passl_sot.dense.reading import naming_the_file, raise_faults_of_readers
+from passl_sot.dense.faults import check_loss, naming_the_file, raise_faults_of_readers
 
 
 def repair() -> None:
@@ -89,7 +89,9 @@ def _mend_training(training: ModuleType) -> None:
         return [loss.reshape([1]) for loss in losses_of(*args, **options)]
 
     def total(losses: Sequence[paddle.Tensor]) -> paddle.Tensor:
-        return paddle.add_n(list(losses)).reshape([])
+        loss = paddle.add_n(list(losses)).reshape([])
+        check_loss(float(loss), "lr_scheduler.learning_rate")
+        return loss
 
     training.paddle = _Paddle()  # type: ignore[attr-defined]
     training.worker_init_fn = _seed_worker  # type: ignore[attr-defined]

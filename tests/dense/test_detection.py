@@ -122,6 +122,13 @@ def test_a_damaged_image_is_named(part, trained, tmp_path: Path):
             detector.evaluate(str(trained[1] / "best_model"))
 
 
+def test_a_loss_that_is_no_number_ends_training(data: Path, tmp_path: Path):
+    spoiled = ["LearningRate.base_lr=1e30", "epoch=4"]
+    detector = Detection(write_config(tmp_path, data), spoiled)
+    with pytest.raises(UserError, match=r"the loss has become (nan|inf).*Lower LearningRate\.base_lr"):
+        detector.train(tmp_path / "out", None, 0)
+
+
 @pytest.mark.slow
 def test_the_exported_detector_finds_the_same_boxes(trained, tmp_path: Path):
     from passl_sot.dense.det_export import run_exported

@@ -304,6 +304,12 @@ def test_a_damaged_image_is_named(workers, write_segmentation, tmp_path):
         Segmentation(config, [f"+train.num_workers={workers}"]).train(tmp_path / "out", None, 0)
 
 
+def test_a_loss_that_is_no_number_ends_training(config, tmp_path):
+    spoiled = ["lr_scheduler.learning_rate=1e30", "iters=4"]
+    with pytest.raises(UserError, match=r"the loss has become (nan|inf).*Lower lr_scheduler\.learning_rate"):
+        Segmentation(config, spoiled).train(tmp_path, None, 0)
+
+
 def test_a_class_too_many_is_told(config, tmp_path):
     fewer = [f"{section}.num_classes=2" for section in ("model", "train_dataset", "val_dataset")]
     with pytest.raises(UserError, match="a label file of train_dataset has a class too many"):

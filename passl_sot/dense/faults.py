@@ -1,5 +1,6 @@
-"""Faults in the data, while one of the suites reads it."""
+"""Faults while one of the suites trains: in the data that it reads, and in the loss."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,21 @@ from paddle.io.dataloader import dataloader_iter
 from passl_sot.config import UserError
 
 _Read = Callable[[Any, int], Any]
+
+
+class NonFiniteLossError(UserError):
+    """The loss is infinite or no number, and so will be all weights."""
+
+    status = 1
+
+
+def check_loss(loss: float, rate: str) -> None:
+    """Ends a training whose loss isn't finite, where the suites go on; `rate` is the learning rate's key."""
+    if not math.isfinite(loss):
+        raise NonFiniteLossError(
+            f"the loss has become {loss}: training can't go on. Lower {rate}, look at the images and labels "
+            "of the last steps, and go on from an earlier checkpoint with --resume"
+        )
 
 
 def raise_faults_of_readers() -> None:
