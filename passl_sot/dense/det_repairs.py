@@ -14,6 +14,8 @@ from PIL import ImageDraw, ImageFile
 
 from passl_sot.dense.faults import naming_the_file, raise_faults_of_readers
 
+_LEAST_SIDE = 1e-3  # pixels; in float32 it still shows beside the coordinates of large images
+
 
 class _With:
     """Stands for a module in a module of the suite that imports it: some of its functions are others."""
@@ -44,6 +46,17 @@ def _double(x: paddle.Tensor, scale_factor: float, mode: str) -> paddle.Tensor:
     channels, height, width = x.shape[1:]
     places = x.reshape([-1, channels, height, 1, width, 1])
     return places.expand([-1, -1, -1, 2, -1, 2]).reshape([-1, channels, 2 * height, 2 * width])
+
+
+def _roi_align(x: Any, boxes: paddle.Tensor, *args: Any, **settings: Any) -> paddle.Tensor:
+    """`roi_align` that takes boxes without area, which proposals may be.
+
+    Paddle 3.3.1 divides by their zero sampling points. A ReLU hides the NaN in the forward pass, and in the
+    backward pass all weights become NaN.
+    """
+    corner = boxes[:, :2]
+    boxes = paddle.concat([corner, paddle.maximum(boxes[:, 2:], corner + _LEAST_SIDE)], axis=1)
+    return paddle.vision.ops.roi_align(x, boxes, *args, **settings)
 
 
 def _count_in_a_list(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,7 +108,7 @@ def repair() -> None:
     import ppdet.engine  # noqa: F401
     from ppdet.data.source import dataset
     from ppdet.modeling import ops, post_process
-    from ppdet.modeling.heads import cascade_head
+    from ppdet.modeling.heads import cascade_head, roi_extractor
     from ppdet.modeling.necks import fpn
     from ppdet.modeling.proposal_generator import rpn_head, target
     from ppdet.utils import visualizer
@@ -112,6 +125,8 @@ def repair() -> None:
     images = dataset.DetDataset
     images.__getitem__ = naming_the_file(images.__getitem__, _file_of)
     raise_faults_of_readers()
+    vision = _With(paddle.vision, ops=_With(paddle.vision.ops, roi_align=_roi_align))
+    roi_extractor.paddle = _With(paddle, vision=vision)
     fpn.F = _With(F, interpolate=_double)
     ops.multiclass_nms = _multiclass_nms
     head = rpn_head.RPNHead

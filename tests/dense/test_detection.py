@@ -122,6 +122,21 @@ def test_a_damaged_image_is_named(part, trained, tmp_path: Path):
             detector.evaluate(str(trained[1] / "best_model"))
 
 
+def test_boxes_without_area_have_features_and_gradients():
+    from ppdet.modeling.heads.roi_extractor import RoIAlign
+
+    maps = [paddle.rand([1, 2, side, side]) for side in (16, 8, 4)]
+    for x in maps:
+        x.stop_gradient = False
+    boxes = [paddle.to_tensor([[0.0, 0.0, 0.0, 0.0], [4.0, 4.0, 40.0, 40.0], [9.0, 9.0, 9.0, 30.0]])]
+    align = RoIAlign(7, spatial_scale=[1 / 4, 1 / 8, 1 / 16], end_level=2, aligned=True)
+    features = align(maps, boxes, paddle.to_tensor([3], "int32"))
+    features.sum().backward()
+    assert np.isfinite(features.numpy()).all()
+    assert all(np.isfinite(x.grad.numpy()).all() for x in maps)
+    np.testing.assert_allclose(features[0].numpy()[:, 0, 0], maps[0][0, :, 0, 0].numpy(), atol=1e-3)
+
+
 def test_a_loss_that_is_no_number_ends_training(data: Path, tmp_path: Path):
     spoiled = ["LearningRate.base_lr=1e30", "epoch=4"]
     detector = Detection(write_config(tmp_path, data), spoiled)
