@@ -54,8 +54,10 @@ def _roi_align(x: Any, boxes: paddle.Tensor, *args: Any, **settings: Any) -> pad
     Paddle 3.3.1 divides by their zero sampling points. A ReLU hides the NaN in the forward pass, and in the
     backward pass all weights become NaN.
     """
-    corner = boxes[:, :2]
-    boxes = paddle.concat([corner, paddle.maximum(boxes[:, 2:], corner + _LEAST_SIDE)], axis=1)
+    # In exported graphs oneDNN refuses these operators. There is no backward pass there.
+    if paddle.in_dynamic_mode():
+        corner = boxes[:, :2]
+        boxes = paddle.concat([corner, paddle.maximum(boxes[:, 2:], corner + _LEAST_SIDE)], axis=1)
     return paddle.vision.ops.roi_align(x, boxes, *args, **settings)
 
 

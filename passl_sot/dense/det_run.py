@@ -78,7 +78,8 @@ def watch(trainer: Any, world: World, file: Path | None) -> Any:
 
         def on_step_end(self, status: dict[str, Any]) -> None:
             if status["mode"] == "train" and world.is_main:
-                check_loss(float(status["training_staus"].meters["loss"].value), "LearningRate.base_lr")
+                loss = status["training_staus"].meters["loss"].value.item()  # of no dimension, or of one
+                check_loss(loss, "LearningRate.base_lr")
 
         def on_epoch_end(self, status: dict[str, Any]) -> None:
             if status["mode"] != "eval":

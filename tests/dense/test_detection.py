@@ -125,6 +125,9 @@ def test_a_damaged_image_is_named(part, trained, tmp_path: Path):
 def test_boxes_without_area_have_features_and_gradients():
     from ppdet.modeling.heads.roi_extractor import RoIAlign
 
+    from passl_sot.dense.det_repairs import repair
+
+    repair()
     maps = [paddle.rand([1, 2, side, side]) for side in (16, 8, 4)]
     for x in maps:
         x.stop_gradient = False
