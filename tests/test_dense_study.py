@@ -144,7 +144,7 @@ def test_study_and_its_pictures(scripts, data, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "length", "metric", "least"),
-    # Of slices, what the most frequent class everywhere would get is 0.21.
+    # Of slices, what the most frequent class everywhere would get is 0.20.
     [("brain/STViT", 45, "miou", 0.4), ("brain/Swin", 30, "miou", 0.4), ("cells/STViT", 2, "mask_ap50", 0.1)],
 )
 def test_small_models_learn_from_real_images(name, length, metric, least, scripts, tmp_path, monkeypatch):
