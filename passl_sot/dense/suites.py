@@ -33,11 +33,10 @@ def register_in_installed() -> None:
         if PasslSotPyramid.__name__ not in manager.BACKBONES.components_dict:
             manager.BACKBONES.add_component(PasslSotPyramid)
     if installed_version("ppdet"):
-        complete = ImageFile.LOAD_TRUNCATED_IMAGES
         with silenced():  # it complains about packages for tracking, which nothing here needs
             from ppdet.core import workspace
         # It has Pillow, in the whole process, make up what is missing of damaged files.
-        ImageFile.LOAD_TRUNCATED_IMAGES = complete
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
         for logger in detection_loggers():
             send_to(sys.stdout, logger)  # as without us; what they were made with is closed
 
