@@ -45,6 +45,7 @@ def dense(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     _check(parser, args)
     prepare(args)
+    # Files alone are read for that; neither Paddle nor a suite need be there.
     if args.action == "list":
         return guarded(lambda: _list(args), paddle=False)
     return guarded(lambda: _run(args))

@@ -59,11 +59,13 @@ def read_detection(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str,
     Raises:
         ConfigError: All that is wrong, with places and the nearest valid names.
     """
+    # All faults of one kind together; later kinds would follow from earlier ones.
     faults: list[Fault] = []
     tree, origins = _load(str(path), (), faults)
     if not faults:
         apply_overrides(tree, origins, [_may_add(text) for text in overrides], None, faults)
     if not faults:
+        # Popped below, before the suite sees it.
         tree.setdefault("meta", {})
         faults += [
             Fault(place, message + did_you_mean(near), origins.get(place), "unknown", near)
@@ -85,6 +87,7 @@ def check_data(tree: Mapping[str, Any], *sections: str) -> None:
         root = Path(tree[section].get("dataset_dir") or "")
         for key, there in _DATA.items():
             value = tree[section].get(key)
+            # A test set of images alone has no annotations.
             if value is None:
                 continue
             target = root
@@ -115,10 +118,12 @@ def _load(path: str, chain: tuple[str, ...], faults: list[Fault]) -> tuple[dict[
     origins: dict[str, Origin] = {}
     for base in bases if isinstance(bases, list) else [bases]:
         target = os.path.normpath(os.path.join(os.path.dirname(path), os.path.expanduser(str(base))))
+        # The suite recurses until Python's stack ends.
         if target in (*chain, path):
             raise ConfigError([Fault("_BASE_", f"{target} is its own base", built.origins["_BASE_"], "base")])
         if not os.path.isfile(target):
             raise ConfigError([Fault("_BASE_", f"there is no {target}", built.origins["_BASE_"], "base")])
+        # Later bases win over earlier ones, as in the suite.
         base_tree, base_origins = _load(target, (*chain, path), faults)
         below = _merge(below, base_tree)
         origins |= base_origins

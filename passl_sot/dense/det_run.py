@@ -37,6 +37,7 @@ def aside() -> Iterator[None]:
 
 def joined() -> World:
     """The processes of the launcher, which may have been joined before."""
+    # A second start of the process group fails.
     if not dist.is_initialized():
         return start("auto")
     return World(rank=dist.get_rank(), size=dist.get_world_size(), gloo=dist.get_backend() == "GLOO")
@@ -51,6 +52,7 @@ def find_snapshot(output: Path, resume: str | None) -> Path | None:
         found = [path for path in output.glob("*.pdopt") if path.stem.isdecimal() or path.stem == _FINAL]
         if not found:
             return None
+        # By time: `model_final` has no number.
         snapshot = max(found, key=lambda path: path.stat().st_mtime).with_suffix("")
     missing = [
         f"{snapshot}{end}" for end in (".pdparams", ".pdopt") if not Path(f"{snapshot}{end}").is_file()

@@ -31,6 +31,7 @@ from passl_sot.weights.checkpoint import read_weights
 
 _METRICS = ("box_ap", "box_ap50", "mask_ap", "mask_ap50")
 _COCO_CLASSES = 80
+# What the suite's reader of folders takes; it passes others over in silence.
 _READ = (".jpg", ".jpeg", ".png", ".bmp")
 log = get_logger()
 
@@ -63,13 +64,16 @@ class Detection:
         from ppdet.core import workspace
         from ppdet.core.config.schema import SchemaDict
 
+        # A file's settings would else stay for the next: the suite merges into what is there.
         table = workspace.global_config
         for name, value in list(table.items()):
             if isinstance(value, SchemaDict):
+                # Classes stay registered, with their defaults again.
                 value.clear()
             else:
                 del table[name]
         settings = copy.deepcopy(self._tree) | {"filename": self.path.stem} | more
+        # The suite fails where it is told to use a GPU that isn't there.
         if settings.get("use_gpu") is None:
             settings["use_gpu"] = bool(paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count())
         workspace.merge_config({"use_npu": False, "use_mlu": False, "use_xpu": False, **settings})
@@ -108,8 +112,10 @@ class Detection:
             UserError: The data or the snapshot isn't there, or doesn't fit.
         """
         check_data(self._tree, "TrainDataset", "EvalDataset")
+        # Before processes join: a wrong name is one message of each, not a hanging run.
         snapshot = find_snapshot(output, resume)
         world = joined()
+        # Of each process its own, for augmentation; Paddle's is one, for weights that are alike.
         random.seed(seed + world.rank)
         np.random.seed(seed + world.rank)
         paddle.seed(seed)
@@ -127,8 +133,10 @@ class Detection:
         return metrics or dict.fromkeys(_METRICS, 0.0)
 
     def _run(self, world: World, output: Path, snapshot: Path | None) -> dict[str, float]:
+        # The suite writes to a folder by the config's name below `save_dir`.
         places = {"save_dir": str(output.parent), "filename": output.name}
         trainer = self._trainer("train", output_eval=str(output / "evaluation"), **places)
+        # The suite only warns, and ends each epoch at once.
         if len(trainer.loader) < 1:
             size = self._tree["TrainReader"].get("batch_size", 1) * world.size
             raise UserError(f"TrainDataset has fewer images than one step takes ({size}): lower batch_size")
@@ -157,6 +165,7 @@ class Detection:
             `box_ap`, `box_ap50`, `mask_ap`, `mask_ap50`: in [0, 1], or -1 where no image has an object.
         """
         check_data(self._tree, "EvalDataset")
+        # COCO's metric leaves its results as files, beside nothing that a user named.
         with tempfile.TemporaryDirectory() as folder:
             trainer = self._loaded("eval", weights, output_eval=folder)
             watcher = watch(trainer, World(), None)
@@ -185,6 +194,7 @@ class Detection:
         from ppdet.data.source.category import get_categories
         from ppdet.metrics import get_infer_results
 
+        # All before the first is predicted: a fault in the last would cost all others.
         _check_images(images, output)
         self._check_names()
         trainer = self._loaded("test", weights)
@@ -197,6 +207,7 @@ class Detection:
         for batch in workspace.create("TestReader")(trainer.dataset, 0):
             with paddle.no_grad():
                 found = {key: value.numpy() for key, value in trainer.model(batch).items()}
+            # By these numbers the suite's metrics tell images apart.
             found["im_id"] = batch["im_id"].numpy()
             parts = get_infer_results(found, numbers)
             for number in found["im_id"].ravel():
@@ -258,6 +269,7 @@ class Detection:
             if section:
                 _explain(self._tree[section], section, error)
             raise
+        # Else the first category too many fails deep inside a kernel.
         classes = getattr(trainer.dataset, "catid2clsid", None)
         wanted = self._tree["num_classes"]
         if classes is not None and len(classes) != wanted:
@@ -271,6 +283,7 @@ class Detection:
         found, _ = read_weights(weights)
         trainer = self._trainer(mode, **more)
         wanted = trainer.model.state_dict()
+        # The suite loads what fits and leaves the rest random, with a line in its log.
         wrong = [n for n, x in wanted.items() if n not in found or list(found[n].shape) != list(x.shape)]
         if wrong:
             raise UserError(
@@ -323,6 +336,7 @@ def _draw(path: Path, found: dict[str, list], categories: dict[int, str], thresh
     from ppdet.utils.visualizer import visualize_results
 
     with Image.open(path) as file:
+        # As the suite's reader turns it.
         image = ImageOps.exif_transpose(file).convert("RGB")
     boxes = found.get("bbox", [])
     number = boxes[0]["image_id"] if boxes else 0

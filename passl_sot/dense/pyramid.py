@@ -106,6 +106,7 @@ class PasslSotPyramid(nn.Layer):
         )
         self.backbone = _without_tail(maps)
         self.backbone.set_recompute(recompute)
+        # Detectors give images of other sizes in every batch; tables must stay parameters.
         self.backbone.open_size()
         self._plan(model)
         self._frozen: list[nn.Layer] = []
@@ -116,16 +117,19 @@ class PasslSotPyramid(nn.Layer):
 
     def _plan(self, model: str) -> None:
         """Choose for each stride the backbone's map, and what makes it from that."""
+        # Maps by stage; of one scale only the last is used.
         found = list(enumerate(self.backbone.feature_info))
         if isinstance(self.backbone, PlainBackbone):
             found = found[-1:]
         first = found[0][1]["reduction"]
         last = found[-1][1]["reduction"]
+        # Doubling and halving lead from powers of two to powers of two alone.
         if math.log2(first) % 1 or first > STRIDES[-1]:
             raise UserError(
                 f"PasslSotPyramid: {model} has a token every {first} pixels, from which no maps of every "
                 f"{', '.join(map(str, STRIDES))} pixels can be made: take one with a power of two up to 32"
             )
+        # Pixels of a place of the finest map: sides are padded to whole ones.
         self.multiple = first
         self.sources: list[int] = []
         self.feat_channels: list[int] = []
@@ -134,6 +138,7 @@ class PasslSotPyramid(nn.Layer):
             # The map of that stride, or the finest or coarsest that there is.
             i, info = next(item for item in found if item[1]["reduction"] == min(max(stride, first), last))
             channels = info["num_chs"]
+            # A layer also where nothing changes, so that names in checkpoints count alike.
             change: nn.Layer = nn.Identity()
             if stride < first:
                 times = int(math.log2(first // stride))
@@ -151,12 +156,14 @@ class PasslSotPyramid(nn.Layer):
         for layer in self.backbone.sublayers():
             if isinstance(layer, nn.BatchNorm2D):
                 self._frozen.append(layer)
+                # Scales and shifts too: with statistics fixed they would only drift.
                 for parameter in layer.parameters():
                     parameter.stop_gradient = True
 
     @property
     def out_shape(self) -> list[Any]:
         """What PaddleDetection's necks ask for: a ``ShapeSpec`` of each map."""
+        # PaddleSeg's users don't have it.
         from ppdet.modeling.shape_spec import ShapeSpec
 
         sizes = zip(self.feat_channels, self.strides, strict=True)
@@ -220,6 +227,7 @@ def _sum_over_processes(tensor: paddle.Tensor) -> paddle.Tensor:
 
 def _without_tail(maps: FeatureMaps) -> nn.Layer:
     """The backbone, without the layers behind its last map: no gradient would ever reach them."""
+    # An identity, as the backbone's own code may name the layer.
     for name in ("norm", "proj"):
         if hasattr(maps.backbone, name):
             setattr(maps.backbone, name, nn.Identity())

@@ -50,6 +50,7 @@ def open_run(config: Path, overrides: Sequence[str] = ()) -> Any:
 
 def _detector_stats(model: nn.Layer, inputs: dict[str, paddle.Tensor]) -> ModelStats:
     """The size of a detector, of which only the pyramid can be traced; the rest is run."""
+    # What follows it branches on numbers of boxes, which a graph can't be traced through.
     pyramid = next(layer for layer in model.sublayers() if isinstance(layer, PasslSotPyramid))
     stats = model_stats(pyramid, [inputs["image"]])
     inside = {id(layer) for layer in pyramid.sublayers(include_self=True)}
@@ -61,6 +62,7 @@ def _detector_stats(model: nn.Layer, inputs: dict[str, paddle.Tensor]) -> ModelS
         macs += macs_of_layer(layer, output)
         values += output.size
 
+    # Layers without parameters multiply nothing.
     hooks = [layer.register_forward_post_hook(count) for layer in rest if layer.parameters()]
     model.eval()
     try:

@@ -62,6 +62,7 @@ def read_segmentation(path: Path, overrides: Sequence[str] = ()) -> Segmentation
         faults += _classes(config)
     if faults:
         raise ConfigError(faults)
+    # Plain dicts: the suite's classes compare types.
     tree = config.to_dict()
     meta = tree.pop("meta", {})
     options = tree.pop("train", {})
@@ -97,6 +98,7 @@ def _fault(config: Config, path: str, message: str, kind: str, near: str | None 
 
 
 def _top_level(config: Config) -> Iterator[Fault]:
+    # The suite names missing sections one by one, each after another start.
     for name in _NEEDED:
         if name not in config:
             yield _fault(config, name, "this section is needed", "missing")
@@ -115,6 +117,7 @@ def _nodes(value: Any, path: str, config: Config) -> Iterator[Fault]:
         for index, item in enumerate(value):
             yield from _nodes(item, join_path(path, index), config)
     elif isinstance(value, dict):
+        # The suite's way to drop what a base has; our loader replaces a node by its name.
         if "_inherited_" in value:
             where = join_path(path, "_inherited_")
             yield _fault(config, where, "isn't read here: write the section in a file without bases", "base")
@@ -136,6 +139,7 @@ def _node(node: dict[str, Any], path: str, config: Config) -> Iterator[Fault]:
         yield _fault(config, join_path(path, "type"), message, "name", nearest(name, known))
         return
     parameters = inspect.signature(known[name]).parameters.values()
+    # Such a class takes any name, and passes it on.
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
     accepted = [parameter.name for parameter in parameters]

@@ -123,12 +123,14 @@ class Segmentation:
 
         check_data(self.config, "train_dataset", "val_dataset")
         world = start("auto")
+        # The suite would delete a file of that name.
         if output.exists() and not output.is_dir():
             raise UserError(f"{output} is a file: name a folder to write to")
         resumed = _checkpoint(output, resume, self.config.sections["iters"])
         set_seed(seed)
         output.mkdir(parents=True, exist_ok=True)
         if world.is_main:
+            # So that the run can be repeated by this file alone.
             everything = {**self.config.sections, "train": self.config.options, "meta": self.config.meta}
             (output / "config.yaml").write_text(dump_yaml(everything), encoding="utf-8")
             # The suite begins to look for the best anew.
@@ -176,6 +178,7 @@ class Segmentation:
             val_data = self._parts.val_dataset
             optimizer = self._parts.optimizer
             losses = self._parts.loss
+        # Without a whole batch the suite's loop never ends.
         self._check_batches(len(data))
         core.train(
             model,
@@ -204,6 +207,7 @@ class Segmentation:
         """The arguments that `test_config` has for a function of the suite."""
         known = inspect.signature(function).parameters
         options = {k: v for k, v in (self.config.sections.get("test_config") or {}).items() if k in known}
+        # Its table of classes goes to standard output.
         if "print_detail" in known:
             options["print_detail"] = _talks()
         return options
@@ -233,6 +237,7 @@ class Segmentation:
     def _loaded(self, weights: str) -> nn.Layer:
         model = self.build()
         path = Path(weights)
+        # The folders that training writes may be named as they are.
         if path.is_dir():
             path /= "model.pdparams"
         self._read(path, model)
@@ -273,6 +278,7 @@ class Segmentation:
         from paddleseg.transforms import Compose
         from paddleseg.utils import visualize
 
+        # Pictures get these names; one would replace the other.
         names = [path.stem for path in images]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -351,6 +357,7 @@ def _checkpoint(output: Path, resume: str | None, iters: int) -> Path | None:
 def _write(labels: np.ndarray, picture: np.ndarray, colors: np.ndarray, stem: Path) -> list[Path]:
     """The map of classes and the overlay; `picture` is `[H, W, 3]` in OpenCV's order, or `[H, W]`."""
     classes = stem.with_name(f"{stem.name}.png")
+    # PNG has palettes of 8 bits only.
     if len(colors) <= 256:
         image = Image.fromarray(labels.astype(np.uint8))
         image.putpalette(colors.ravel().tolist())
@@ -358,6 +365,7 @@ def _write(labels: np.ndarray, picture: np.ndarray, colors: np.ndarray, stem: Pa
         image = Image.fromarray(labels.astype(np.uint16))
     image.save(classes)
     overlay = stem.with_name(f"{stem.name}_overlay.jpg")
+    # An image of one channel, whose overlay has colors all the same.
     if picture.ndim == 2:
         picture = np.repeat(picture[:, :, None], 3, 2)
     mixed = _IMAGE_WEIGHT * picture[:, :, ::-1] + (1 - _IMAGE_WEIGHT) * colors[labels]

@@ -21,6 +21,7 @@ class _Branch(nn.Layer):
 
     def __init__(self, in_channels: int, channels: int, doublings: int) -> None:
         super().__init__()
+        # The level of stride 4, which is not doubled, has one convolution too.
         widths = [in_channels, *[channels] * max(doublings, 1)]
         self.convs = nn.LayerList(layers.ConvBNReLU(width, channels, 3, padding=1) for width in widths[:-1])
         self.doublings = doublings
