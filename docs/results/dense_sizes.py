@@ -33,7 +33,6 @@ from passl_sot.dense.pyramid import PasslSotPyramid
 case, size = json.loads(sys.argv[1]), int(sys.argv[2])
 pyramid = PasslSotPyramid(**case)
 pyramid.train()
-held = 0
 
 def step(side):
     began = time.process_time()

@@ -8,7 +8,6 @@ from pathlib import Path
 from passl_sot.cli.command import command, guarded, make_parser, prepare
 from passl_sot.cli.options import Parser
 from passl_sot.config import (
-    UserError,
     dense_configs,
     did_you_mean,
     find_dense_config,
@@ -95,8 +94,6 @@ def _run(args: argparse.Namespace) -> None:
         get_logger().log(RESULT, "%d files in %s", len(files), args.output)
     else:
         options = {name: True for name in ("onnx", "logits") if getattr(args, name)}
-        if options and run.suite != "PaddleSeg":
-            raise UserError("--onnx and --logits are for segmenters alone")
         folder = run.export(args.weights, Path(args.output), args.size, **options)
         get_logger().log(RESULT, "exported to %s", folder)
 

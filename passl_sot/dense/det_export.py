@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 from paddle.static import InputSpec
 
+from passl_sot.dense.pyramid import size_obstacle
 from passl_sot.engines.base import STEM
 from passl_sot.export.card import ExportError
 from passl_sot.utils.files import folder_filled
@@ -38,7 +39,7 @@ def export_detector(trainer: Any, output: Path, size: tuple[int, int] | None) ->
         ExportError: The graph can't be written, or finds other objects; nothing is written.
     """
     backbone = trainer.model.backbone
-    obstacle = getattr(getattr(backbone, "backbone", None), "size_obstacle", "")
+    obstacle = size_obstacle(trainer.model)
     if size is None and obstacle:
         raise ExportError(f"a graph of this model takes one size of images, name it by --size: {obstacle}")
     if size and any(side % _MULTIPLE for side in size):

@@ -18,16 +18,15 @@ from paddle import nn
 from PIL import Image, ImageOps
 
 from passl_sot.config import UserError
-from passl_sot.config.errors import listing
 from passl_sot.config.yaml_text import dump_yaml
 from passl_sot.dense.det_config import check_data, read_detection
 from passl_sot.dense.det_export import export_detector
 from passl_sot.dense.det_repairs import repair
 from passl_sot.dense.det_run import aside, find_snapshot, joined, watch
+from passl_sot.dense.files import load_into, refuse_same_names
 from passl_sot.engine.distributed import World
 from passl_sot.utils.logger import get_logger
 from passl_sot.utils.suites import check_suite
-from passl_sot.weights.checkpoint import read_weights
 
 _METRICS = ("box_ap", "box_ap50", "mask_ap", "mask_ap50")
 _COCO_CLASSES = 80
@@ -280,26 +279,14 @@ class Detection:
         return trainer
 
     def _loaded(self, mode: str, weights: str, **more: Any) -> Any:
-        found, _ = read_weights(weights)
         trainer = self._trainer(mode, **more)
-        wanted = trainer.model.state_dict()
-        # The suite loads what fits and leaves the rest random, with a line in its log.
-        wrong = [n for n, x in wanted.items() if n not in found or list(found[n].shape) != list(x.shape)]
-        if wrong:
-            raise UserError(
-                f"{weights} isn't of the model in {self.path}: it lacks, or has in another shape, "
-                f"{listing(wrong, 5)} of {len(wanted)} tensors"
-            )
-        trainer.model.set_state_dict({name: found[name] for name in wanted})
+        load_into(trainer.model, weights, self.path)
         trainer.model.eval()
         return trainer
 
 
 def _check_images(images: Sequence[Path], output: Path) -> None:
-    names = [path.name for path in images]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"several images are called {listing(twice, 5)}: predict them into other folders")
+    refuse_same_names([path.name for path in images])
     for path in images:
         if path.suffix.lower() not in _READ:
             raise UserError(f"{path}: PaddleDetection reads {', '.join(_READ)} alone")

@@ -215,6 +215,18 @@ class PasslSotPyramid(nn.Layer):
         return map_bchw[:, :, :rows, :columns]
 
 
+def size_obstacle(model: nn.Layer) -> str:
+    """Why a graph of a model on a pyramid can't leave the size of images open; "" where it can."""
+    return getattr(getattr(model.backbone, "backbone", None), "size_obstacle", "")
+
+
+def plan_pyramids(model: nn.Layer, height: int, width: int) -> None:
+    """See `PasslSotPyramid.plan`; of all in a model."""
+    for layer in model.sublayers():
+        if isinstance(layer, PasslSotPyramid):
+            layer.plan(height, width)
+
+
 def _is_known(*sizes: Any) -> bool:
     return all(isinstance(size, int) and size >= 0 for size in sizes)
 

@@ -8,7 +8,7 @@ import paddle
 from paddle import nn
 
 from passl_sot.config import suite_of
-from passl_sot.dense.pyramid import PasslSotPyramid
+from passl_sot.dense.pyramid import PasslSotPyramid, plan_pyramids
 from passl_sot.modeling.stats import ModelStats, count_parameters, macs_of_layer, model_stats
 
 # Height and width at which the suites' users compare costs.
@@ -80,9 +80,7 @@ def describe(run: Run, height: int, width: int) -> list[str]:
     """Lines on size, compute and memory at one image of a size; of a detector with all its proposals."""
     model = run.build()
     inputs = run.example(height, width)
-    for layer in model.sublayers():
-        if isinstance(layer, PasslSotPyramid):
-            layer.plan(height, width)
+    plan_pyramids(model, height, width)
     stats = _detector_stats(model, inputs) if isinstance(inputs, dict) else model_stats(model, inputs)
     beside = ""
     if isinstance(inputs, dict):

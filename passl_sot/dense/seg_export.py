@@ -10,7 +10,7 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from passl_sot.config.yaml_text import dump_yaml
-from passl_sot.dense.pyramid import PasslSotPyramid
+from passl_sot.dense.pyramid import plan_pyramids, size_obstacle
 from passl_sot.dense.resizing import for_engines
 from passl_sot.engines.base import STEM, open_engine
 from passl_sot.export.card import ExportError
@@ -77,7 +77,7 @@ def export_segmenter(
     """
     if onnx:
         check_packages(["onnx"])
-    obstacle = getattr(getattr(model.backbone, "backbone", None), "size_obstacle", "")
+    obstacle = size_obstacle(model)
     if open_size and obstacle:
         raise ExportError(f"a graph of this model takes one size of images, name it by --size: {obstacle}")
     channels, height, width = example.shape[1:]
@@ -87,9 +87,7 @@ def export_segmenter(
     if open_size:
         sizes.append((height + 21, width - 5))
     graph = _Graph(model, logits, open_size)
-    for layer in model.sublayers():
-        if isinstance(layer, PasslSotPyramid):
-            layer.plan(height, width)
+    plan_pyramids(model, height, width)
     with folder_filled(output) as new:
         _write(graph, spec, str(new / STEM), onnx)
         deploy = {

@@ -15,8 +15,8 @@ from paddle.utils import unique_name
 from PIL import Image
 
 from passl_sot.config import UserError
-from passl_sot.config.errors import listing
 from passl_sot.config.yaml_text import dump_yaml
+from passl_sot.dense.files import load_into, refuse_same_names
 from passl_sot.dense.seg_config import check_data, read_segmentation
 from passl_sot.dense.seg_export import export_segmenter
 from passl_sot.dense.seg_repairs import drop_unused, repair
@@ -248,17 +248,7 @@ class Segmentation:
         """Fills a model; a UserError where the file isn't of it."""
         if not path.is_file():
             raise UserError(f"there are no weights {path}: name a .pdparams file, or a folder that has one")
-        found = paddle.load(str(path))
-        wanted = model.state_dict()
-        wrong = [
-            name for name, value in wanted.items() if name not in found or found[name].shape != value.shape
-        ]
-        if wrong:
-            raise UserError(
-                f"{path} isn't of the model in {self.config.path}: it lacks, or has in another shape, "
-                f"{listing(wrong, 5)} of {len(wanted)} tensors"
-            )
-        model.set_state_dict({name: found[name] for name in wanted})
+        load_into(model, path, self.config.path)
 
     def predict(self, weights: str, images: Sequence[Path], output: Path) -> list[Path]:
         """Predicts the classes of all pixels.
@@ -278,11 +268,7 @@ class Segmentation:
         from paddleseg.transforms import Compose
         from paddleseg.utils import visualize
 
-        # Pictures get these names; one would replace the other.
-        names = [path.stem for path in images]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise UserError(f"several images are called {listing(twice, 5)}: predict them into other folders")
+        refuse_same_names([path.stem for path in images])
         model = self._loaded(weights)
         channels = self.config.sections["val_dataset"].get("img_channels", 3)
         with self._explained():
