@@ -39,6 +39,7 @@ def export_detector(trainer: Any, output: Path, size: tuple[int, int] | None) ->
         ExportError: The graph can't be written, or finds other objects; nothing is written.
     """
     backbone = trainer.model.backbone
+    # A backbone of the suite's own has no such word, and may fail below.
     obstacle = size_obstacle(trainer.model)
     if size is None and obstacle:
         raise ExportError(f"a graph of this model takes one size of images, name it by --size: {obstacle}")

@@ -16,6 +16,7 @@ def load_into(model: nn.Layer, path: str | Path, config: Path) -> None:
 
     The suites load what fits, leave the rest random, and run what a pickled file tells them to.
     """
+    # Its JSON part is of checkpoints of our own trainer, which neither suite writes.
     found, _ = read_weights(path)
     wanted = model.state_dict()
     wrong = [n for n, x in wanted.items() if n not in found or list(found[n].shape) != list(x.shape)]
